@@ -1,0 +1,27 @@
+"""Accuracy from logits: right or wrong for each image, and how far the outputs moved from the baseline's."""
+
+import numpy as np
+from scipy.special import log_softmax
+
+from optimizer.records import Accuracy
+
+
+def accuracy_of(logits: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None) -> Accuracy:
+    """Logits ``[N, K]`` of a variant and of its baseline; labels ``[N]``, or None without labels.
+
+    Without labels "correct" means "predicts what the uncompressed model predicts". ``sqnr_db`` is the
+    logits' signal-to-quantization-noise ratio in dB (None when nothing moved), ``kl`` the mean
+    Kullback-Leibler divergence of the variant's distribution from the baseline's, in nats.
+    """
+    predicted, expected = logits.argmax(1), baseline.argmax(1)
+    agrees = predicted == expected
+    noise = np.square(logits - baseline, dtype=np.float64).sum()
+    signal = np.square(baseline, dtype=np.float64).sum()
+    log_p, log_q = log_softmax(baseline, axis=1), log_softmax(logits, axis=1)
+    return Accuracy.of(
+        agrees if labels is None else predicted == labels,
+        reference="baseline" if labels is None else "labels",
+        agreement=int(agrees.sum()),
+        sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
+        kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
+    )

@@ -1,0 +1,618 @@
+"""The charts: for each one function that says what it shows, as frozen data (:mod:`optimizer.figures`).
+
+``figure(accuracy_info(results, selected=key), dark=True)`` is a plotly figure.
+"""
+
+import html
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from optimizer.errors import unknown
+from optimizer.figures import Axis, Bar, Bars, Lines, Point, Reference, Series, alternative, figure
+from optimizer.frame import Measure, Summary, frontier_mask, summarise
+from optimizer.metrics import format_count, format_ns, format_p, format_percent, metric
+from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
+from optimizer.records import LayerFacts, Result
+from optimizer.theme import ENGINE_LABELS, MARKERS
+
+__all__ = [
+    "accuracy_info",
+    "alternative",
+    "compare_info",
+    "complexity_info",
+    "figure",
+    "frontier_info",
+    "latency_info",
+    "layers_info",
+    "samples_info",
+    "size_info",
+]
+
+TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
+"""Metrics that a noisy or another machine spoils."""
+
+# Points of results
+
+
+def hover(summary: Summary) -> str:
+    """The recipe in words, every figure with its interval, and how it was measured; escaped for plotly."""
+    lines = [
+        f"<b>{html.escape(summary.description)}</b>",
+        html.escape(f"{summary.request.model} on {_engine(summary)}, {summary.images}"),
+        f"accuracy {summary.text('accuracy')}",
+        f"lost {summary.text('drop')}, {format_p(summary.drop.p)}",
+        f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
+        f" · compressed {summary.text('compressed_size')}",
+        f"latency {summary.text('latency')}",
+        f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict}",
+        f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
+        f"ran: {summary.realisation}, {summary.latency.rounds} rounds, {_count(summary.threads, 'thread')}, "
+        f"batch {summary.batch}",
+    ]
+    if summary.measures["memory"].value is not None:
+        lines.insert(5, f"memory {summary.text('memory')}")
+    if summary.shared_with:
+        lines.append(html.escape(f"time shared with: {summary.shared_with}"))
+    lines += [
+        html.escape(_clip(f"{badge.name}: {badge.words}"))
+        for badge in summary.badges
+        if badge.name != "measured"
+    ]
+    return "<br>".join(lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _clip(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def _point(summary: Summary, x: float, measure: Measure, timed: bool = False) -> Point | None:
+    """A result at ``x``. ``timed``: the figure is a time, so noise fades it."""
+    if measure.value is None or not math.isfinite(measure.value) or not math.isfinite(x):
+        return None
+    return Point(
+        x,
+        measure.value,
+        summary.key,
+        measure.low,
+        measure.high,
+        hover=hover(summary),
+        marker="x" if timed and summary.other_machine else MARKERS[summary.realisation],
+        simulated=bool(summary.simulated),
+        noisy=timed and bool(summary.noise),
+    )
+
+
+def family(recipe: Recipe) -> Recipe:
+    """What recipes on one line have in common: everything but the amount of pruning and the bits."""
+    return Recipe(
+        replace(recipe.prune, sparsity=None, threshold=None),
+        replace(recipe.quantize, weight_bits=32, activation_bits=32),
+    )
+
+
+def _main_family(summaries: Sequence[Summary], selected: str | None) -> Recipe:
+    """The family of the selected result, else the most frequent one."""
+    for summary in summaries:
+        if summary.key == selected:
+            return family(summary.recipe)
+    return Counter(family(summary.recipe) for summary in summaries).most_common(1)[0][0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A point, its series (still without points), and that one's place among the series."""
+
+    order: Any
+    series: Series
+    point: Point
+    main: bool = True
+
+
+def _group(placed: Iterable[_Placed], selected: str | None) -> tuple[Series, ...]:
+    """One point at each ``x`` of a series; whatever else lies there recedes to small faint points."""
+    lines: dict[tuple[Any, Series], dict[float, Point]] = {}
+    others: list[Point] = []
+    for item in placed:
+        if not item.main:
+            others.append(item.point)
+            continue
+        line = lines.setdefault((item.order, item.series), {})
+        there = line.setdefault(item.point.x, item.point)
+        if item.point.key == selected:
+            line[item.point.x], item = item.point, replace(item, point=there)
+            there = line[item.point.x]
+        if (item.point.y, item.point.low) != (there.y, there.low):  # equal when a measurement is shared
+            others.append(item.point)
+    series = [
+        replace(series, points=tuple(points[x] for x in sorted(points)))
+        for (_, series), points in sorted(lines.items(), key=lambda line: line[0][0])
+    ]
+    if others:
+        series.insert(0, Series("other recipes", "faint", tuple(others), line="none", small=True))
+    return tuple(series)
+
+
+def _selected(points: Iterable[Point], key: str | None) -> Point | None:
+    return next((point for point in points if point.key == key), None) if key is not None else None
+
+
+def _reference(summaries: Sequence[Summary], selected: str | None, name: str) -> Reference | None:
+    """The baseline of the selected result, or of all when they agree on it."""
+    chosen = [summary for summary in summaries if summary.key == selected] or summaries
+    values = {summary.measures[name].baseline for summary in chosen}
+    value = values.pop()
+    if values or value is None:
+        return None
+    written = "" if name == "drop" else f" {metric(name).format(value)}"
+    return Reference(f"uncompressed{written}", value)
+
+
+def _padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
+    room = (high - low) * share or max(abs(high) * share, 1e-9)
+    return low - room, high + room
+
+
+def _extent(points: Iterable[Point], reference: Reference | None) -> tuple[float, float]:
+    values = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
+    values += [reference.y] if reference else []
+    return min(values), max(values)
+
+
+def _from_zero(points: Iterable[Point], reference: Reference | None) -> tuple[float, float]:
+    return 0.0, 1.08 * _extent(points, reference)[1]
+
+
+def accuracy_info(
+    results: Iterable[Result], selected: str | None = None, cursor: float | None = None
+) -> Lines:
+    """Accuracy against sparsity, one line a bit width.
+
+    ``selected`` is a result's key; ``cursor`` is the sparsity in percent of one that is not measured yet.
+    """
+    summaries = [summarise(result) for result in results]
+    agreement = bool(summaries) and all(summary.reference == "baseline" for summary in summaries)
+    title = "agreement with the uncompressed model" if agreement else "top-1 accuracy"
+    x = Axis("weights removed", "%", span=(-3, 100))
+    if not summaries:
+        return Lines("Accuracy against sparsity", x, Axis(title, "%", "higher"), cursor=cursor)
+    main = _main_family(summaries, selected)
+    placed = [
+        _Placed(*_bits_series(summary), point, family(summary.recipe) == main)
+        for summary in summaries
+        if (point := _point(summary, summary.pruned_percent, summary.measures["accuracy"]))
+    ]
+    points = [item.point for item in placed]
+    baseline = _reference(summaries, selected, "accuracy")
+    low, high = _padded(*_extent(points, baseline))
+    return Lines(
+        "Accuracy against sparsity",
+        x,
+        Axis(f"{title}, {_images_of(summaries)}", "%", "higher", span=(max(low, -2), min(high, 102))),
+        _group(placed, selected),
+        baseline,
+        _selected(points, selected),
+        None if selected in {point.key for point in points} else cursor,
+        legend_title="weight bits",
+    )
+
+
+def _images_of(summaries: Sequence[Summary]) -> str:
+    images = {summary.images for summary in summaries}
+    return images.pop() if len(images) == 1 else f"{len(images)} sets of images"
+
+
+def _bits_series(summary: Summary) -> tuple[Any, Series]:
+    quantize = summary.recipe.quantize
+    rounded = quantize.activation_bits < 32
+    name = f"{quantize.weight_bits}" + (f", act. {quantize.activation_bits}" if rounded else "")
+    return (-quantize.weight_bits, rounded), Series(name, f"bits {quantize.weight_bits}", ())
+
+
+SIZES = {
+    "file as served": ("file_size", "file", "circle"),
+    "compressed (zstd)": ("compressed_size", "compressed", "diamond"),
+    "packed (counted)": ("packed_size", "packed", "triangle-up"),
+}
+"""The three sizes of the size chart: metric, colour role, marker. Packed ones are counted, so hollow."""
+
+
+def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
+    """Size against weight bits, one line a kind of size, at the selected result's pruning (else unpruned)."""
+    summaries = [summarise(result) for result in results]
+    x = Axis("weight bits", categories=tuple(map(str, WEIGHT_BITS)), span=(-0.4, len(WEIGHT_BITS) - 0.6))
+    if not summaries:
+        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
+    chosen = next((summary for summary in summaries if summary.key == selected), None)
+    prune = chosen.recipe.prune if chosen else Recipe().prune
+    at = [
+        summary
+        for summary in summaries
+        if summary.recipe.prune == prune or not (summary.recipe.prune.active or prune.active)
+    ]
+    if not at:
+        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
+    main = _main_family(at, selected)
+    lines = [summary for summary in at if family(summary.recipe) == main]
+    placed = [
+        _Placed(order, Series(name, colour, ()), replace(point, marker=marker, simulated=colour == "packed"))
+        for order, (name, (measured, colour, marker)) in enumerate(SIZES.items())
+        for summary in lines
+        if (point := _point(summary, _position(summary), summary.measures[measured]))
+    ]
+    points = [item.point for item in placed]
+    baseline = _reference(at, selected, "file_size")
+    return Lines(
+        f"Size against bits, {_pruned(prune)}",
+        x,
+        Axis("size, from 0", "B", "lower", span=_from_zero(points, baseline)),
+        _group(placed, selected),
+        baseline,
+        _selected(points, selected),
+    )
+
+
+def _position(summary: Summary) -> float:
+    return float(WEIGHT_BITS.index(summary.recipe.quantize.weight_bits))
+
+
+def _pruned(prune: PruneSpec) -> str:
+    return Recipe(prune).describe() if prune.active else "nothing pruned"
+
+
+def latency_info(
+    results: Iterable[Result],
+    selected: str | None = None,
+    cursor: float | None = None,
+    name: str = "latency_ratio",
+) -> Lines:
+    """Latency against sparsity, one line a realisation: what the kernels really did.
+
+    The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
+    time. Results of another machine are lines of their own, with crosses.
+    """
+    summaries = [summarise(result) for result in results]
+    measured = metric(name)
+    x = Axis("weights removed", "%", span=(-3, 100))
+    label = "time of a call ÷ uncompressed" if name == "latency_ratio" else f"{measured.label} of a call"
+    y = Axis(f"{label}, from 0", measured.unit, measured.direction)
+    if not summaries:
+        return Lines("Latency against sparsity", x, y, cursor=cursor)
+    engines = sorted({summary.request.engine for summary in summaries})
+    placed = [
+        _Placed(*_realisation_series(summary, engines), point)
+        for summary in summaries
+        if (point := _point(summary, summary.pruned_percent, summary.measures[name], timed=True))
+    ]
+    if not placed:
+        return Lines("Latency against sparsity", x, y, empty="This figure needs a full measurement.")
+    points = [item.point for item in placed]
+    baseline = _reference(summaries, selected, name)
+    return Lines(
+        "Latency against sparsity",
+        x,
+        replace(y, span=_from_zero(points, baseline)),
+        _group(placed, selected),
+        baseline,
+        _selected(points, selected),
+        None if selected in {point.key for point in points} else cursor,
+    )
+
+
+def _engine(summary: Summary) -> str:
+    return ENGINE_LABELS.get(summary.request.engine, summary.request.engine)
+
+
+def _realisation_series(summary: Summary, engines: Sequence[str]) -> tuple[Any, Series]:
+    """Its name, with the engine and the machine where these differ. The first engine's lines are solid."""
+    name, colour = summary.realisation, summary.realisation
+    if len(engines) > 1:
+        name += f", {_engine(summary)}"
+    if summary.other_machine:
+        name, colour = f"{name}, other machine", "unknown kernels"
+    order = (list(MARKERS).index(summary.realisation), summary.request.engine, summary.environment_key)
+    first = summary.request.engine == engines[0]
+    return order, Series(name, colour, (), line="solid" if first else "dash")
+
+
+LARGEST_DROP_POINTS = 15.0
+
+
+def frontier_info(
+    results: Iterable[Result],
+    selected: str | None = None,
+    cost: str = "file_size",
+    loss: str = "drop",
+    log: bool = False,
+) -> Lines:
+    """What accuracy is paid for a ``cost``: the Pareto-optimal results joined, the dominated ones faint.
+
+    Raises InputError for a metric that does not exist.
+    """
+    summaries = [summarise(result) for result in results]
+    paid, lost = metric(cost), metric(loss)
+    title = f"Frontier: {lost.label} against {paid.label}"
+    x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)
+    y = Axis(lost.label, lost.unit, lost.direction)
+    points: list[Point] = []
+    optimal: set[str] = set()
+    for summary, on_frontier in zip(summaries, frontier_mask(summaries, (cost, loss)), strict=True):
+        price = summary.measures[cost]
+        point = _point(
+            summary,
+            math.nan if price.value is None else price.value,
+            summary.measures[loss],
+            timed=cost in TIMES,
+        )
+        if point:
+            points.append(replace(point, x_low=price.low, x_high=price.high))
+            optimal |= {summary.key} if on_frontier else set()
+    if not points:
+        return Lines(title, x, y)
+    baseline = _reference(summaries, selected, loss)
+    near = [point for point in points if _is_near(point, loss) or point.key == selected]
+    low, high = _extent(near or points, baseline)
+    prices = [value for point in near or points for value in (point.x, point.x_high) if value]
+    best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
+    bits = {summary.key: summary.recipe.quantize.weight_bits for summary in summaries}
+    elsewhere = {summary.key for summary in summaries if cost in TIMES and summary.other_machine}
+    dominated = tuple(point for point in points if point.key not in optimal)
+    line = tuple(replace(point, hover="") for point in best if point.key not in elsewhere)
+    far = len(points) - len(near) if near else 0
+    return Lines(
+        title,
+        replace(x, span=(min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))),
+        replace(y, span=_padded(low, high, 0.14)),
+        (
+            Series("dominated", "faint", dominated, line="none", small=True),
+            Series("frontier", "baseline", line, line="steps", markers=False),
+            *(
+                Series(f"{width} bits", f"bits {width}", chosen, line="none")
+                for width in reversed(WEIGHT_BITS)
+                if (chosen := tuple(point for point in best if bits[point.key] == width))
+            ),
+        ),
+        baseline,
+        _selected(points, selected),
+        note=f"{far} above {LARGEST_DROP_POINTS:.0f} not shown" if far else "",
+    )
+
+
+def _is_near(point: Point, loss: str) -> bool:
+    """Whether a point deserves a place on the axis: a collapsed model would squeeze all the others."""
+    return loss != "drop" or point.y <= LARGEST_DROP_POINTS
+
+
+def samples_info(result: Result, view: Literal["rounds", "distribution"] = "rounds") -> Lines:
+    """The raw times of one comparison: round by round (drift and disturbances), or their distribution."""
+    latency, summary = result.latency, summarise(result)
+    first, second = latency.baseline_ns
+    top = 1.15 * float(np.percentile([*first, *second, *latency.variant_ns], 99))
+    beyond = sum(time > top for time in (*first, *second, *latency.variant_ns))
+    note = summary.latency.verdict + (f" · {_count(beyond, 'call')} took longer" if beyond else "")
+    ratio = summary.text("latency_ratio")
+    name = _clip(summary.description, 34)
+    if view == "distribution":
+        return Lines(
+            f"All calls by time: {ratio}",
+            Axis("time of a call, from 0", "ns", "lower", span=(0, top)),
+            Axis("calls that took at most so long", "%", span=(0, 102)),
+            (
+                _distribution("baseline", "baseline", (*first, *second)),
+                _distribution(name, summary.realisation, latency.variant_ns),
+            ),
+            note=note,
+        )
+    return Lines(
+        f"Round by round: {ratio}",
+        Axis("round", span=(0, len(latency.variant_ns) + 1)),
+        Axis("time of a call, from 0", "ns", span=(0, top)),
+        (
+            _rounds("baseline", "baseline", first, "circle"),
+            _rounds("baseline again", "faint", second, "circle"),
+            _rounds(name, summary.realisation, latency.variant_ns, MARKERS[summary.realisation]),
+        ),
+        note=note,
+    )
+
+
+def _distribution(name: str, colour: str, times_ns: Sequence[int]) -> Series:
+    share = 100 / len(times_ns)
+    points = tuple(
+        Point(
+            time,
+            share * rank,
+            hover=f"{html.escape(name)}<br>{share * rank:.1f} % took at most {format_ns(time)}",
+        )
+        for rank, time in enumerate(sorted(times_ns), start=1)
+    )
+    return Series(name, colour, points, markers=False)
+
+
+def _rounds(name: str, colour: str, times_ns: Sequence[int], marker: str) -> Series:
+    points = tuple(
+        Point(number, time, hover=f"{html.escape(name)}<br>round {number}: {format_ns(time)}", marker=marker)
+        for number, time in enumerate(times_ns, start=1)
+    )
+    return Series(name, colour, points, line="none", small=True)
+
+
+def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
+    """One metric of chosen configurations, one row each, with its interval.
+
+    Raises InputError for an unknown metric.
+    """
+    summaries = [summarise(result) for result in results]
+    measured = metric(name)
+    labels = tuple("\n".join(textwrap.wrap(_label(summary, summaries), 30)) for summary in summaries)
+    points = [
+        (
+            summary.recipe.quantize.weight_bits,
+            replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
+        )
+        for row, summary in enumerate(summaries)
+        if (point := _point(summary, row, summary.measures[name], timed=name in TIMES))
+    ]
+    title = measured.label[0].upper() + measured.label[1:]
+    x = Axis(measured.label, measured.unit, measured.direction)
+    y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
+    if not points:
+        return Lines(title, x, y, empty="Pin configurations to compare them here.")
+    values = [end for _, point in points for end in (point.x, point.x_low, point.x_high) if end is not None]
+    if measured.unit in ("%", "points", "dB"):
+        x = replace(x, span=_padded(min(values), max(values)))
+    else:
+        x = replace(x, title=f"{measured.label}, from 0", span=(0.0, 1.08 * max(values)))
+    series = tuple(
+        Series(f"{width} bits", f"bits {width}", chosen, line="none", legend=False)
+        for width in WEIGHT_BITS
+        if (chosen := tuple(point for bits, point in points if bits == width))
+    )
+    intervals = any(point.x_low is not None for _, point in points)
+    return Lines(title, x, y, series, note="with 95 % intervals" if intervals else "")
+
+
+def _label(summary: Summary, others: Sequence[Summary]) -> str:
+    """The recipe, and the model and engine where these differ."""
+    parts = [summary.description]
+    if len({other.request.model for other in others}) > 1:
+        parts.insert(0, summary.request.model)
+    if len({other.request.engine for other in others}) > 1:
+        parts.append(_engine(summary))
+    return " · ".join(parts)
+
+
+class Fit(Protocol):
+    """A fitted power law of time: ``slope`` on log axes with its interval, above ``floor_ns`` of overhead."""
+
+    @property
+    def slope(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def floor_ns(self) -> float: ...
+
+
+EXECUTIONS = {"dense": "dense fp32", "csr": "sparse kernels", "rows removed": "channels removed"}
+"""How a layer was executed on the Complexity page, and the realisation whose colour and marker it has."""
+
+
+def complexity_info(
+    points: pd.DataFrame, fits: Mapping[str, Fit], quantity: Literal["time", "operations"] = "time"
+) -> Lines:
+    """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
+
+    ``points`` has the columns ``execution`` (dense, csr, rows removed), ``n``, ``operations``, ``surviving``,
+    ``removed_share``, ``median_ns``, ``low_ns`` and ``high_ns``; ``fits`` has an entry an execution. Raises
+    InputError for an unknown execution.
+    """
+    timed = quantity == "time"
+    title = "Time against the number of weights" if timed else "Operations against the number of weights"
+    x = Axis("weights n before removal, log", log=True)
+    y = Axis("time, log" if timed else "weights visited, log", "ns" if timed else "", "lower", log=True)
+    if points.empty:
+        return Lines(title, x, y, empty="Not measured yet.<br>Start the measurement to see time against n.")
+    column = "median_ns" if timed else "operations"
+    series: list[Series] = []
+    floors: list[float] = []
+    for execution, rows in points[points[column] > 0].sort_values("n").groupby("execution", sort=False):
+        if execution not in EXECUTIONS:
+            raise unknown("execution", execution, EXECUTIONS)
+        name, role = str(execution), EXECUTIONS[str(execution)]
+        measured = tuple(_complexity_point(row, column, MARKERS[role]) for row in rows.to_dict("records"))
+        fit = fits.get(name) if timed else None
+        if fit is None:
+            series.append(Series(name, role, measured))
+            continue
+        label = f"{name}, slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+        series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
+        floors += [fit.floor_ns] if fit.floor_ns > 0 else []
+    floor = Reference(f"overhead of a call: {format_ns(min(floors))}", min(floors)) if floors else None
+    drawn = [point for line in series for point in line.points]
+    low, high = _extent(drawn, floor)
+    return Lines(
+        title,
+        replace(x, span=(min(point.x for point in drawn) / 1.6, max(point.x for point in drawn) * 1.6)),
+        replace(y, span=(low / 2.5, high * 1.6)),
+        tuple(series),
+        floor,
+    )
+
+
+def _complexity_point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
+    timed = column == "median_ns"
+    words = [
+        f"<b>{html.escape(row['execution'])}</b>, {format_percent(100 * row['removed_share'])} removed",
+        f"n = {format_count(row['n'])}, {format_count(row['surviving'])} survive",
+        f"weights visited {format_count(row['operations'])}",
+        f"time {format_ns(row['median_ns'], row['low_ns'], row['high_ns'])}",
+    ]
+    return Point(
+        row["n"],
+        row[column],
+        low=row["low_ns"] if timed else None,
+        high=row["high_ns"] if timed else None,
+        hover="<br>".join(words),
+        marker=marker,
+    )
+
+
+def _fitted(execution: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
+    """floor + c n^slope as a dotted line; c is the median over the points that stand clear of the floor."""
+    n, times = rows["n"].to_numpy(float), rows["median_ns"].to_numpy(float)
+    clear = times > 1.5 * fit.floor_ns
+    used = clear if clear.any() else times >= times.max()
+    scale = np.median(np.log(np.maximum(times[used] - fit.floor_ns, 1e-3)) - fit.slope * np.log(n[used]))
+    grid = np.geomspace(n.min(), n.max(), 60)
+    fitted = fit.floor_ns + np.exp(scale + fit.slope * np.log(grid))
+    return Series(
+        f"{execution}, fitted",
+        role,
+        tuple(Point(float(a), float(b)) for a, b in zip(grid, fitted, strict=True)),
+        line="dot",
+        markers=False,
+        legend=False,
+    )
+
+
+def layers_info(result: Result) -> Bars:
+    """The weights of each layer and how many of them are not zero, in the order of the network."""
+    summary = summarise(result)
+    return Bars(
+        f"Non-zero weights by layer: {summary.text('nonzero')} of {format_count(summary.size.elements)}",
+        Axis("weights, from 0"),
+        tuple(_bar(layer) for layer in result.inspection.layers),
+        note="coloured: not zero · grey: zero",
+    )
+
+
+def _bar(layer: LayerFacts) -> Bar:
+    share = 100 * layer.nonzero / layer.elements if layer.elements else 0.0
+    words = [
+        f"<b>{html.escape(layer.name)}</b>",
+        html.escape(f"{layer.kind}, {' × '.join(map(str, layer.shape))}"),
+        f"{format_count(layer.nonzero)} of {format_count(layer.elements)} not zero ({share:.3g} %)",
+        f"{layer.bits} bits a weight",
+        f"{format_count(layer.macs * share / 100)} of {format_count(layer.macs)} multiply-accumulates",
+    ]
+    if layer.threshold >= 0:
+        words.insert(4, f"|w| ≤ {layer.threshold:.3g} removed")
+    return Bar(
+        layer.name.removesuffix(".weight"),
+        layer.elements,
+        layer.nonzero,
+        f"bits {layer.bits}",
+        "<br>".join(words),
+    )

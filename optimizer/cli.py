@@ -1,0 +1,363 @@
+"""The dashboard's verbs from a shell, on the same store. ``--json`` prints JSON on standard output and nothing
+else there; progress and errors go to standard error. Exit codes: 0 done, 1 failed, 2 bad input."""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optimizer import __version__
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError
+from optimizer.folders import ROOTS_VARIABLE
+from optimizer.recipe import (
+    ACTIVATION_BITS,
+    GRANULARITIES,
+    RANGES,
+    SCOPES,
+    WEIGHT_BITS,
+    PruneSpec,
+    QuantizeSpec,
+    Recipe,
+)
+from optimizer.records import DataSpec, Request, Result, Settings
+from optimizer.store import Store
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ParetoscopeError as error:
+        print(f"paretoscope: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError | UnavailableError) else 1
+    except KeyboardInterrupt:
+        print("paretoscope: stopped; what was measured before is in the store", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Commands
+
+
+def _models(options: argparse.Namespace) -> None:
+    from optimizer.models import catalogue, problems
+
+    cards = [card for card in catalogue().values() if options.source in (None, card.source)]
+    for problem in problems():
+        print(f"paretoscope: {problem}", file=sys.stderr)
+    if options.json:
+        from optimizer.records import encode
+
+        print(encode(cards).decode())
+        return
+    print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")
+    for card in cards:
+        top1 = "" if card.published_top1 is None else f"{100 * card.published_top1:.1f} %"
+        weights = "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
+        download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
+        ready = "yes" if card.ready else "no"
+        print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    request = _request(options, _recipe(options))
+    result = _stored_or_measured(request, Store())
+    if options.json:
+        from optimizer.frame import as_json
+
+        print(json.dumps(as_json(result)))
+    else:
+        _print_result(result)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from optimizer.frame import as_json
+    from optimizer.sweep import Failure, grid, sweep
+
+    store = Store()
+    requests = grid(_request(options, _recipe(options)), options.sparsities, options.bits)
+    for number, outcome in enumerate(sweep(requests, lambda one: _stored_or_measured(one, store)), 1):
+        print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
+        if isinstance(outcome, Failure):
+            print(f"paretoscope: not measured: {outcome.message}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps(as_json(outcome)), flush=True)
+        else:
+            _print_result(outcome)
+
+
+def _complexity(options: argparse.Namespace) -> None:
+    from optimizer import complexity, scaling
+    from optimizer.records import encode
+
+    run = complexity.measure(
+        scaling.ComplexityRequest(
+            family=options.family,
+            removed_share=options.removed,
+            batch=options.batch,
+            threads=options.threads,
+            quick=options.quick,
+        ),
+        _tell,
+    )
+    Store().put_document("complexity", run.key, encode(run))
+    if options.json:
+        print(json.dumps(scaling.as_json(run)))
+    else:
+        print("\n".join(scaling.conclusions(run)))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from optimizer.export import EXPORTERS
+
+    exporter = EXPORTERS[options.format]
+    _write(options, exporter.write(_selected(options)), exporter.extension)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from optimizer.report import report
+
+    _write(options, report(_selected(options)).encode(), "html")
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from optimizer.resources import app_file, home
+
+    home()  # a folder that can't be written is said here, not in a page
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((options.host, options.port))
+        except OSError as error:
+            raise UnavailableError(
+                f"can't serve on {options.host}:{options.port} ({error.strerror}): "
+                f"give another port, such as --port {options.port + 1}"
+            ) from error
+    roots = [str(Path(root).expanduser().resolve()) for root in options.images]
+    for root in roots:
+        if not Path(root).is_dir():
+            raise InputError(f"image root {root} is not a folder: give a folder that holds image folders")
+    environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
+    if roots:
+        environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
+    app = app_file()
+    command = [sys.executable, "-m", "streamlit", "run", str(app)]
+    command += [f"--server.address={options.host}", f"--server.port={options.port}"]
+    command += [f"--server.headless={str(options.headless).lower()}"]
+    server = subprocess.Popen(command, cwd=app.parent, env=environment)
+    try:
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+    if server.returncode:
+        raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+# From options to requests
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    return Recipe(
+        PruneSpec(options.prune, options.sparsity, options.threshold, options.scope),
+        QuantizeSpec(
+            weight_bits=options.weight_bits,
+            activation_bits=options.activation_bits,
+            granularity=options.granularity,
+            symmetric=not options.asymmetric,
+            range=options.range,
+        ),
+    )
+
+
+def _request(options: argparse.Namespace, recipe: Recipe) -> Request:
+    data = DataSpec(
+        path=_absolute(options.data),
+        calibration=_absolute(options.calibration),
+        class_index=_absolute(options.class_index),
+        limit=options.limit,
+        seed=options.seed,
+    )
+    settings = Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
+    return Request(options.model, recipe, options.engine, data, settings)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())
+
+
+def _stored_or_measured(request: Request, store: Store) -> Result:
+    """The stored result of exactly this request, or a new one, which is stored."""
+    from optimizer.keys import request_key
+
+    result = store.get(request_key(request))
+    if result is None:
+        from optimizer.experiment import measure
+
+        result = measure(request, _tell, store.latency)
+        store.put(result)
+    return result
+
+
+def _selected(options: argparse.Namespace) -> list[Result]:
+    results = Store().results(model=options.model, engine=options.engine)
+    if not results:
+        raise InputError(
+            f"nothing is measured yet for model {options.model}: run `paretoscope sweep {options.model}` first"
+        )
+    return results
+
+
+def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
+    path = Path(options.output or f"{options.model.replace('/', '-')}.{extension}")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"can't write {path} ({error.strerror}): give another --output") from error
+    print(path, file=sys.stderr)
+
+
+# Words
+
+
+def _tell(share: float | None, message: str) -> None:
+    if sys.stderr.isatty():
+        percent = "" if share is None else f" {100 * share:.0f} %"
+        print(f"\r\033[K{message}{percent}", end="", file=sys.stderr, flush=True)
+        if share == 1:
+            print(file=sys.stderr)
+
+
+def _print_result(result: Result) -> None:
+    from optimizer.frame import summarise
+    from optimizer.metrics import METRICS
+
+    summary = summarise(result)
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
+    for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio"):
+        print(f"  {METRICS[name].label:<16} {summary.text(name)}")
+    print(f"  {'verdict':<16} {summary.latency.verdict}")
+    for note in (*summary.simulated, *summary.noise, *summary.notes):
+        print(f"  note: {note}")
+
+
+# Options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="paretoscope",
+        description="Prune and quantize a pretrained model; see accuracy, size and latency, measured here.",
+    )
+    parser.add_argument("--version", action="version", version=f"paretoscope {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    models = _command(commands, "models", _models, "list the models that can be picked")
+    models.add_argument("--source", help="only those of one source: bundled, torchvision, or a plugin's name")
+    models.add_argument("--json", action="store_true", help="one JSON array")
+
+    measure = _command(commands, "measure", _measure, "measure one recipe against the uncompressed model")
+    _add_experiment_options(measure)
+    measure.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    sweep = _command(commands, "sweep", _sweep, "measure a grid of sparsities and bit widths")
+    _add_experiment_options(sweep)
+    sweep.add_argument("--sparsities", type=_numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
+    sweep.add_argument("--bits", type=_numbers(int), default=[32, 8, 4], metavar="B,B")
+    sweep.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
+    complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
+    complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
+    complexity.add_argument("--batch", type=int, default=32, help="columns each layer multiplies (32)")
+    complexity.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+    complexity.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
+    complexity.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    export = _command(commands, "export", _export, "write the charts and the table of what was measured")
+    _add_selection(export)
+    export.add_argument("--format", choices=("csv", "json", "html", "png", "svg"), default="html")
+
+    report = _command(commands, "report", _report, "write one HTML report that opens without a network")
+    _add_selection(report)
+
+    dashboard = _command(commands, "dashboard", _dashboard, "serve the dashboard")
+    dashboard.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    dashboard.add_argument("--port", type=int, default=8501)
+    dashboard.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="open this folder to the page (repeat)",
+    )
+    dashboard.add_argument("--headless", action="store_true", help="do not open a browser")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], words: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_experiment_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="a name from `paretoscope models`")
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--data", metavar="PATH", help="image folder, one subfolder a class (default: bundled)"
+    )
+    images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
+    images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
+    images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--prune", default="magnitude", metavar="METHOD")
+    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
+    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
+    recipe.add_argument("--scope", default="global", help=" or ".join(SCOPES))
+    recipe.add_argument("--weight-bits", type=int, default=32, help=", ".join(map(str, WEIGHT_BITS)))
+    recipe.add_argument(
+        "--activation-bits", type=int, default=32, help=" or ".join(map(str, ACTIVATION_BITS))
+    )
+    recipe.add_argument("--granularity", default="channel", help=" or ".join(GRANULARITIES))
+    recipe.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
+    recipe.add_argument("--range", default="absmax", help=" or ".join(RANGES))
+    timing = parser.add_argument_group("timing")
+    timing.add_argument("--engine", default="openvino", help="openvino (default) or torch")
+    timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+    timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
+    timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
+    timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model")
+    parser.add_argument("--engine", help="only this engine's results")
+    parser.add_argument("--output", "-o", metavar="FILE")
+
+
+def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,0.5") from error
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,290 @@
+"""OpenVINO on the CPU, pinned to float32, and int8 kernels where weights and activations are 8-bit.
+
+A torch module is converted once (seconds); each recipe clones the converted graph, swaps in its weights
+(milliseconds) and compiles it anew, since constants edited after compiling are ignored by some layers. For
+8-bit activations NNCF places the activation quantizers and calibrates them on the compressed model; the
+weights are then written in the recipe's own codes and scales, so their values are exact and the int8
+kernels run.
+"""
+
+import importlib.util
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compress import CompressedModel, CompressedWeight
+from optimizer.engines.base import Array, Build, Engine, Runner
+from optimizer.errors import WorkError
+from optimizer.layers import multiplications, walk
+from optimizer.recipe import QuantizeSpec
+from optimizer.records import Execution, LayerExecution
+
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+EXECUTED = ("Convolution", "FullyConnected", "MatMul")
+SCORING_ELEMENTS = 50_000
+"""Small images are scored in batches of about this many input values; measured best between 20 k and 80 k."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The uncompressed graph, and for each layer the operation that multiplies with its weight."""
+
+    graph: Any
+    operations: dict[str, str]
+    input_shape: tuple[int, int, int]
+
+
+def problem() -> str | None:
+    for package in ("openvino", "nncf"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed (pip install {package})"
+    return None
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    """Convert once, and build from the converted graph."""
+    return partial(build, convert(model, input_shape))
+
+
+def convert(model: nn.Module, input_shape: tuple[int, int, int]) -> Converted:
+    """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
+    import openvino
+
+    try:
+        with _whole_attention_projections():
+            graph = openvino.convert_model(model, example_input=torch.zeros(1, *input_shape))
+        graph.reshape([1, *input_shape])
+    except Exception as error:  # the converter raises whatever its frontend or the model raises
+        raise WorkError(f"OpenVINO can't convert this model: {error}. Use engine torch for it.") from error
+    found = {
+        name: node.get_friendly_name()
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() in WEIGHTED
+        for name in _weight_names(node)
+    }
+    runs = multiplications(model, input_shape)
+    operations = {}
+    for layer in walk(model):
+        if not runs[layer.name]:  # a classifier for training only, as Inception's
+            continue
+        if layer.name not in found:
+            raise WorkError(
+                f"layer {layer.name} is not in OpenVINO's graph as a convolution or matrix product, "
+                "so its weights can't be replaced. Use engine torch for this model."
+            )
+        operations[layer.name] = found[layer.name]
+    converted = Converted(graph, operations, input_shape)
+    _check_weights(converted, model)
+    return converted
+
+
+@contextmanager
+def _whole_attention_projections() -> Iterator[None]:
+    """Keep torch off its fused attention while tracing: it cuts the joint projection into three."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _weight_names(node: Any) -> list[str]:
+    """Parameter paths that a node's weight may have, from the names that the torch frontend gives."""
+    constant = node.input_value(1).get_node().get_friendly_name()
+    operation = node.get_friendly_name().partition("/")[0]
+    return [constant.removeprefix("self."), f"{operation.removeprefix('__module.')}.weight"]
+
+
+def _check_weights(converted: Converted, model: nn.Module) -> None:
+    """A wrong match would give wrong accuracy in silence: compare every weight once."""
+    nodes = _nodes(converted.graph)
+    for layer in walk(model):
+        if layer.name not in converted.operations:
+            continue
+        source = nodes[converted.operations[layer.name]].input_value(1).get_node()
+        if source.get_type_name() != "Constant" or not np.array_equal(
+            source.get_data().ravel(), layer.weight.detach().numpy().ravel()
+        ):
+            raise WorkError(
+                f"layer {layer.name} has other weights in OpenVINO's graph than in torch, so they can't be "
+                "replaced. Use engine torch for this model."
+            )
+
+
+def _nodes(graph: Any) -> dict[str, Any]:
+    return {node.get_friendly_name(): node for node in graph.get_ops()}
+
+
+def build(
+    prepared: Converted, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+) -> Runner:
+    spec = compressed.recipe.quantize
+    graph = prepared.graph.clone()
+    _replace_weights(graph, prepared, compressed, as_codes=False)
+    if spec.activation_bits == 8:
+        graph = _quantize_activations(graph, calibration.numpy())
+        _replace_weights(graph, prepared, compressed, as_codes=_fits_int8(spec))
+
+    scoring_batch = max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape)))
+    timed = _compile(graph, [batch, *prepared.input_shape], "LATENCY", threads)
+    request = timed.create_infer_request()
+    scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads)
+
+    def infer(images: Array) -> Array:
+        return request.infer([images], share_inputs=True)[0]
+
+    return Runner(
+        infer=infer,
+        score=_scorer(scoring, scoring_batch),
+        execution=Execution(_executed(timed, prepared), tuple(_simulated(spec))),
+        memory_probe=lambda folder: _save(graph, Path(folder), threads),
+    )
+
+
+def _fits_int8(spec: QuantizeSpec) -> bool:
+    """Whether codes less their zero point fit a signed byte, which is what the int8 kernels take."""
+    return spec.weight_bits <= 7 or (spec.weight_bits == 8 and spec.symmetric)
+
+
+def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedModel, as_codes: bool) -> None:
+    nodes = _nodes(graph)
+    for name, operation in prepared.operations.items():
+        node = nodes[operation]
+        shape = list(node.input_value(1).get_shape())
+        weight = compressed.weights[name]
+        replacement = _int8_constant(weight, shape) if as_codes else _constant(weight.values, shape)
+        node.input(1).replace_source_output(replacement.output(0))
+
+
+def _constant(values: Tensor, shape: list[int]) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.constant(np.ascontiguousarray(values.numpy()).reshape(shape))
+
+
+def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
+    """int8 codes, a conversion and a scale a channel: the pattern that OpenVINO turns into int8 kernels."""
+    from openvino import opset13 as ops
+
+    assert weight.codes is not None
+    codes = weight.codes.centred.to(torch.int8).numpy().reshape(shape)
+    scale = weight.codes.scale.numpy().ravel()
+    channels = scale if scale.size > 1 else np.repeat(scale, weight.codes.centred.shape[0])
+    channels = channels.reshape([len(channels)] + [1] * (len(shape) - 1))
+    return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))
+
+
+def _quantize_activations(graph: Any, calibration: Array) -> Any:
+    """NNCF's post-training quantization without its bias correction: a recipe leaves biases alone."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    dataset = nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))])
+    transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
+    try:
+        return nncf.quantize(
+            graph,
+            dataset,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                disable_bias_correction=True,
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+            ),
+        )
+    except Exception as error:  # NNCF wraps errors of many kinds
+        raise WorkError(f"NNCF can't quantize the activations of this model: {error}") from error
+
+
+def _compile(graph: Any, shape: list[int], hint: str, threads: int) -> Any:
+    import openvino
+
+    batched = graph.clone()
+    batched.reshape(shape)
+    return openvino.Core().compile_model(
+        batched,
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads},
+    )
+
+
+def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
+    """Images in batches over every stream; the last batch is filled up and cut."""
+    import openvino
+
+    def score(images: Array) -> Array:
+        logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
+
+        def keep(request: Any, start: int) -> None:
+            end = min(start + batch, len(images))
+            logits[start:end] = request.get_output_tensor().data[: end - start]
+
+        queue = openvino.AsyncInferQueue(compiled)
+        queue.set_callback(keep)
+        for start in range(0, len(images), batch):
+            chunk = images[start : start + batch]
+            if len(chunk) < batch:
+                chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
+            queue.start_async([chunk], userdata=start)
+        queue.wait_all()
+        return logits
+
+    return score
+
+
+def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
+    """Precision and kernel of each layer, read off the executed graph.
+
+    Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
+    ``head/linear/Add``), so what is compared is the name without its last part.
+    """
+    ran: dict[str, tuple[str, str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        info = node.get_rt_info()
+        if "layerType" not in info or str(info["layerType"].value) not in EXECUTED:
+            continue
+        kernel = str(info["runtimePrecision"].value), str(info["primitiveType"].value)
+        for name in str(info["originalLayersNames"].value).split(","):
+            ran[_call_site(name)] = kernel
+    return tuple(
+        LayerExecution(name, *ran.get(_call_site(operation), ("unknown", "unknown")))
+        for name, operation in prepared.operations.items()
+    )
+
+
+def _call_site(operation: str) -> str:
+    return operation.rpartition("/")[0]
+
+
+def _simulated(spec: QuantizeSpec) -> list[str]:
+    if spec.activation_bits == 8 and _fits_int8(spec):
+        if spec.weight_bits == 8:
+            return []
+        return [f"{spec.weight_bits}-bit weights: the values are exact, the kernels are int8"]
+    words = []
+    if spec.weight_bits < 32:
+        words.append(f"{spec.weight_bits}-bit weights: the values are exact, the kernels are float32")
+    if spec.activation_bits == 8:
+        reason = "asymmetric 8-bit weights do" if spec.weight_bits == 8 else "the weights do"
+        words.append(f"8-bit activations: rounded between float32 kernels, since {reason} not fit int8")
+    return words
+
+
+def _save(graph: Any, folder: Path, threads: int) -> None:
+    import openvino
+
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+    (folder / "threads").write_text(str(threads))
+
+
+ENGINE = Engine(name="openvino", label="OpenVINO", problem=problem, prepare=prepare)

@@ -1,0 +1,106 @@
+"""torch eager, the reference: weights of every recipe are exact float32, activations are rounded in place."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compress import CompressedModel
+from optimizer.engines.base import Array, Engine, Runner
+from optimizer.layers import Layer, walk
+from optimizer.recipe import QuantizeSpec
+from optimizer.records import Execution, LayerExecution
+
+SCORING_BATCH = 32
+
+
+class RoundActivations:
+    """A forward pre-hook that rounds a layer's input to an asymmetric 8-bit grid. Picklable."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self.scale = max((high - low) / 255, 1e-12)
+        self.zero_point = round(-low / self.scale)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rounded = torch.fake_quantize_per_tensor_affine(inputs[0], self.scale, self.zero_point, 0, 255)
+        return (rounded, *inputs[1:])
+
+
+@torch.inference_mode()
+def activation_ranges(model: nn.Module, images: Tensor) -> dict[str, tuple[float, float]]:
+    """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered."""
+    ranges = {layer.name: (0.0, 0.0) for layer in walk(model)}
+
+    def observe(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            low, high = ranges[layer.name]
+            ranges[layer.name] = (min(low, inputs[0].min().item()), max(high, inputs[0].max().item()))
+
+        return hook
+
+    handles = [layer.module.register_forward_pre_hook(observe(layer)) for layer in walk(model)]
+    try:
+        for batch in images.split(SCORING_BATCH):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+@contextmanager
+def thread_count(threads: int) -> Iterator[None]:
+    """Run torch with ``threads`` threads, and put the old count back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
+    """A module takes any batch, so ``batch`` needs no preparation here."""
+    model = compressed.module
+    if compressed.recipe.quantize.activation_bits == 8:
+        ranges = activation_ranges(model, calibration)
+        for layer in walk(model):
+            layer.module.register_forward_pre_hook(RoundActivations(*ranges[layer.name]))
+
+    def infer(images: Array) -> Array:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images)).numpy()
+
+    def score(images: Array) -> Array:
+        with thread_count(threads):
+            parts = range(0, len(images), SCORING_BATCH)
+            return np.concatenate([infer(images[start : start + SCORING_BATCH]) for start in parts])
+
+    return Runner(
+        infer=infer,
+        score=score,
+        execution=Execution(
+            tuple(LayerExecution(layer.name, "f32", "torch eager") for layer in walk(model)),
+            tuple(_simulated(compressed.recipe.quantize)),
+        ),
+        memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
+        session=lambda: thread_count(threads),
+    )
+
+
+def _simulated(quantize: QuantizeSpec) -> Iterator[str]:
+    if quantize.weight_bits < 32:
+        yield f"{quantize.weight_bits}-bit weights: the values are exact, the kernels are float32"
+    if quantize.activation_bits < 32:
+        yield "8-bit activations: rounded between float32 kernels, which takes time of its own"
+
+
+ENGINE = Engine(
+    name="torch",
+    label="torch eager",
+    problem=lambda: None,
+    prepare=lambda model, input_shape: build,
+)

@@ -1,0 +1,239 @@
+"""This machine, as a result records it: the CPU, what this process may use of it, and library versions.
+
+Reads files and package metadata; starts no subprocess on Linux and never imports torch.
+"""
+
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Set
+from contextlib import contextmanager
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from optimizer import __version__
+from optimizer.records import Environment
+
+LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "numpy")
+
+INSTRUCTION_SETS = {
+    # /proc/cpuinfo on x86
+    "avx2": "avx2",
+    "avx_vnni": "avx_vnni",
+    "avx512f": "avx512f",
+    "avx512_vnni": "avx512_vnni",
+    "avx512_bf16": "avx512_bf16",
+    "avx512_fp16": "avx512_fp16",
+    "amx_int8": "amx_int8",
+    "amx_bf16": "amx_bf16",
+    # /proc/cpuinfo on Arm
+    "neon": "neon",
+    "asimd": "neon",
+    "asimddp": "dotprod",
+    "i8mm": "i8mm",
+    "bf16": "bf16",
+    "sve": "sve",
+    # sysctl hw.optional on macOS
+    "avx2_0": "avx2",
+    "FEAT_DotProd": "dotprod",
+    "FEAT_I8MM": "i8mm",
+    "FEAT_BF16": "bf16",
+}
+"""What systems call the instruction sets that decide how fast a network runs, and what we call them."""
+
+ACCELERATES = {
+    "int8": ("avx_vnni", "avx512_vnni", "amx_int8", "dotprod", "i8mm"),
+    "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
+}
+"""Instruction sets of which one is needed for a precision to have kernels of its own."""
+
+
+@cache
+def environment() -> Environment:
+    """This machine and these libraries, read once a process."""
+    cpu, instruction_sets = _cpu()
+    return Environment(
+        cpu=cpu,
+        instruction_sets=instruction_sets,
+        cores=min(_physical_cores(_usable_cpus()), threads_available()),
+        governor=_governor(_usable_cpus()),
+        memory_bytes=psutil.virtual_memory().total,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        libraries=_versions(),
+    )
+
+
+def threads_available() -> int:
+    """Threads that can run at once in this process: its CPUs, within the whole CPUs of a container's quota.
+
+    A quota of 1.5 CPUs counts as one: a second thread would be paused for half of every period.
+    """
+    return max(1, int(min(len(_usable_cpus()), _quota_cpus())))
+
+
+def describe(machine: Environment) -> str:
+    """One line for a caption or a report."""
+    return " · ".join(
+        [
+            machine.cpu,
+            ", ".join(machine.instruction_sets) or "instruction sets unknown",
+            f"{machine.cores} core{'s' if machine.cores > 1 else ''}",
+            *([f"governor {machine.governor}"] if machine.governor else []),
+            f"{machine.memory_bytes / 2**30:.1f} GiB",
+            machine.system,
+            f"Python {machine.python}",
+            ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
+        ]
+    )
+
+
+def missing(machine: Environment) -> tuple[str, ...]:
+    """Precisions that this CPU has no instructions for, so that they may run no faster: "int8", "bf16"."""
+    known = set(machine.instruction_sets)
+    return tuple(precision for precision, sets in ACCELERATES.items() if known.isdisjoint(sets))
+
+
+@contextmanager
+def stolen_share() -> Iterator[Callable[[], float]]:
+    """Measure CPU time that the host gave to other guests; the value yields the share, 0 to 1, when called.
+
+    It is a share of the time in which this process's CPUs wanted to run, from entering the block to the
+    call, or to the block's end once that is past. 0.0 where the system does not tell.
+
+    >>> with stolen_share() as stolen:
+    ...     total = sum(range(1000))
+    >>> 0 <= stolen() <= 1
+    True
+    """
+    cpus = _usable_cpus()
+    before = _cpu_ticks(cpus)
+    after: tuple[int, int] | None = None
+
+    def share() -> float:
+        busy, stolen = (max(0, b - a) for a, b in zip(before, after or _cpu_ticks(cpus), strict=True))
+        return stolen / (busy + stolen) if stolen else 0.0
+
+    try:
+        yield share
+    finally:
+        after = _cpu_ticks(cpus)
+
+
+def _cpu_ticks(cpus: Set[int], root: Path = Path("/")) -> tuple[int, int]:
+    """Clock ticks that ``cpus`` were busy, and that were stolen from them, since the machine started."""
+    busy = stolen = 0
+    for line in _read(root / "proc/stat").splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in cpus:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            busy += user + nice + system + irq + softirq
+            stolen += steal
+    return busy, stolen
+
+
+def _usable_cpus() -> Set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
+
+
+def _quota_cpus(root: Path = Path("/")) -> float:
+    """CPUs' worth of time that the control groups (v1 or v2) above this process allow; infinity for any."""
+    least = math.inf
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        if not controllers:
+            mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
+        elif "cpu" in controllers.split(","):
+            mounts = ("sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}")
+        else:
+            continue
+        for top in (root / mount for mount in mounts):
+            # Inside a container the group's path may be the host's: whatever part of it exists counts.
+            folder = top / group.lstrip("/")
+            least = min(
+                least, *(_quota(path) for path in (folder, *folder.parents) if path.is_relative_to(top))
+            )
+    return least
+
+
+def _quota(folder: Path) -> float:
+    quota_and_period = _read(folder / "cpu.max").split() or [
+        _read(folder / "cpu.cfs_quota_us"),
+        _read(folder / "cpu.cfs_period_us"),
+    ]
+    try:
+        quota, period = map(float, quota_and_period)
+    except ValueError:  # "max", or no such file
+        return math.inf
+    return quota / period if quota > 0 and period > 0 else math.inf
+
+
+def _physical_cores(cpus: Set[int], root: Path = Path("/")) -> int:
+    folder = root / "sys/devices/system/cpu"
+    siblings = {cpu: _read(folder / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
+    if all(siblings.values()):
+        return len(set(siblings.values()))
+    return min(len(cpus), psutil.cpu_count(logical=False) or len(cpus))
+
+
+def _governor(cpus: Set[int], root: Path = Path("/")) -> str | None:
+    folder = root / "sys/devices/system/cpu"
+    names = {_read(folder / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpus} - {""}
+    return ", ".join(sorted(names)) or None
+
+
+def _cpu() -> tuple[str, tuple[str, ...]]:
+    if text := _read(Path("/proc/cpuinfo")):
+        return _cpu_from_cpuinfo(text)
+    if platform.system() == "Darwin":
+        command = ["sysctl", "machdep.cpu.brand_string", "hw.optional"]
+        return _cpu_from_sysctl(subprocess.run(command, capture_output=True, text=True).stdout)
+    return platform.processor() or platform.machine(), ()
+
+
+def _cpu_from_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
+    fields: dict[str, dict[str, None]] = {}
+    for line in text.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), {})[" ".join(value.split())] = None
+    name = " + ".join(fields.get("model name", ())) or platform.machine()
+    # Clouds give one name to several generations of a CPU: these numbers tell them apart.
+    labels = {"cpu family": "family", "model": "model", "CPU implementer": "implementer", "CPU part": "part"}
+    numbers = [f"{label} {'/'.join(fields[key])}" for key, label in labels.items() if key in fields]
+    if numbers:
+        name += f" ({', '.join(numbers)})"
+    flags = [set(value.split()) for value in fields.get("flags", fields.get("Features", {}))]
+    return name, _known_sets(set.intersection(*flags) if flags else set())
+
+
+def _cpu_from_sysctl(text: str) -> tuple[str, tuple[str, ...]]:
+    values = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
+    on = {key.rpartition(".")[2] for key, value in values.items() if value == "1"}
+    return values.get("machdep.cpu.brand_string", platform.machine()), _known_sets(on)
+
+
+def _known_sets(flags: Set[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ours for theirs, ours in INSTRUCTION_SETS.items() if theirs in flags))
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**versions, "paretoscope": __version__}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,26 @@
+"""The one root exception. A message names the value, what is allowed, and what to do."""
+
+
+class ParetoscopeError(Exception):
+    """Anything this package refuses or cannot do, in words meant for its user."""
+
+
+class InputError(ParetoscopeError, ValueError):
+    """A value from outside that is not allowed: an unknown name, a sparsity of 1.5, an empty folder."""
+
+
+class UnavailableError(ParetoscopeError):
+    """Something this machine lacks: a network, a package, a writable folder, a free port."""
+
+
+class WorkError(ParetoscopeError):
+    """Work that was accepted and failed: a worker that died twice, a model an engine can't convert."""
+
+
+def unknown(kind: str, value: object, known: object) -> InputError:
+    """The error for a name that is not in a registry, listing the names that are.
+
+    >>> str(unknown("engine", "tvm", ["openvino", "torch"]))
+    "unknown engine 'tvm': use one of openvino, torch"
+    """
+    return InputError(f"unknown {kind} {value!r}: use one of {', '.join(map(str, known))}")  # type: ignore[call-overload]

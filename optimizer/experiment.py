@@ -1,0 +1,277 @@
+"""One experiment: a request in, a result out. And its fast first half, which runs no image.
+
+Everything that recipes share (the loaded model, its images, the converted graph, the scored baseline) is kept
+between calls in this process, so a new position of a slider costs only what is new in it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import numpy as np
+from torch import Tensor, nn
+
+from optimizer.accuracy import accuracy_of
+from optimizer.compress import CompressedWeight, compress, compress_weights
+from optimizer.data import Datasets, load_images
+from optimizer.engines import Runner, engine_named
+from optimizer.engines.base import Build
+from optimizer.engines.memory import measure_memory
+from optimizer.environment import environment, threads_available
+from optimizer.errors import InputError
+from optimizer.folders import fingerprint
+from optimizer.keys import request_key
+from optimizer.latency import measure_latency
+from optimizer.layers import fold_batch_norm, multiplications, walk
+from optimizer.models import LoadedModel, load
+from optimizer.recipe import Recipe
+from optimizer.records import (
+    Accuracy,
+    DataSpec,
+    Execution,
+    Inspection,
+    Latency,
+    LayerFacts,
+    Request,
+    Result,
+    Size,
+    digest,
+)
+from optimizer.size import size_of
+from optimizer.statistics import summarise_latency
+from optimizer.token import machine_token
+
+Report = Callable[[float | None, str], None]
+SharedLatency = Callable[[str, bool], Latency | None]
+ACTIVATION_CALIBRATION_IMAGES = 128
+TIMED_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model, its batch norm folded, ready for any recipe."""
+
+    loaded: LoadedModel
+    module: nn.Module
+    multiplications: dict[str, int]
+    size: Size
+    notes: tuple[str, ...]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.loaded.card.input_shape
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The uncompressed model on one engine, scored once."""
+
+    runner: Runner
+    logits: np.ndarray
+
+
+def quiet(share: float | None, message: str) -> None:
+    """A report that nobody reads."""
+
+
+@lru_cache(maxsize=2)
+def subject(model: str) -> Subject:
+    """Load a model and fold its batch norm, once. Raises InputError, UnavailableError."""
+    loaded = load(model)
+    module, notes = fold_batch_norm(loaded.module)
+    return Subject(
+        loaded,
+        module,
+        multiplications(module, loaded.card.input_shape),
+        size_of(module, compress_weights(module, Recipe()), Recipe()),
+        notes,
+    )
+
+
+def inspect(request: Request) -> Inspection:
+    """Exact counts and sizes of a recipe, without running an image. Raises InputError."""
+    return _inspection(
+        subject(request.model),
+        compress_weights(subject(request.model).module, request.recipe),
+        request.recipe,
+    )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A compressed model that has run over the evaluation images: logits ``[N, K]``, and its baseline's."""
+
+    images: Datasets
+    inspection: Inspection
+    runner: Runner
+    logits: np.ndarray
+    baseline: Baseline
+
+    @property
+    def accuracy(self) -> Accuracy:
+        return accuracy_of(self.logits, self.baseline.logits, self._labels)
+
+    @property
+    def baseline_accuracy(self) -> Accuracy:
+        return accuracy_of(self.baseline.logits, self.baseline.logits, self._labels)
+
+    @property
+    def _labels(self) -> np.ndarray | None:
+        labels = self.images.evaluation.labels
+        return None if labels is None else labels.numpy()
+
+
+def score(request: Request, report: Report = quiet) -> Scored:
+    """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
+    threads = resolve_threads(request.settings.threads)
+    report(None, "loading the model")
+    target = subject(request.model)
+    report(None, "reading the images")
+    images = _images(request.model, request.data, fingerprint(request.data))
+    report(None, f"preparing {request.engine}")
+    build = _build(request.model, request.engine)
+    compressed = compress(target.module, request.recipe)
+    evaluation = images.evaluation.images.numpy()
+    report(None, f"scoring {len(evaluation):,} images")
+    with machine_token():
+        baseline = _baseline(
+            request.model,
+            request.engine,
+            request.data,
+            fingerprint(request.data),
+            threads,
+            request.settings.batch,
+        )
+        if request.recipe.identity:
+            runner, logits = baseline.runner, baseline.logits
+        else:
+            runner = build(compressed, _calibration(images), threads, request.settings.batch)
+            logits = runner.score(evaluation)
+    return Scored(images, _inspection(target, compressed.weights, request.recipe), runner, logits, baseline)
+
+
+def measure(
+    request: Request, report: Report = quiet, shared_latency: SharedLatency = lambda *_: None
+) -> Result:
+    """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
+
+    ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
+    instructions whatever the weights' values, so unless it was noisy it is used instead of timing again.
+    """
+    scored = score(request, report)
+    settings = replace(request.settings, threads=resolve_threads(request.settings.threads))
+    baseline, runner = scored.baseline.runner, scored.runner
+    signature = _signature(request, runner.execution, settings.threads)
+    latency = shared_latency(signature, settings.quick)
+    if latency is None or _noisy(latency):
+        report(None, "timing")
+        images = scored.images.evaluation.images[:TIMED_IMAGES].numpy()
+        with machine_token():
+            latency = measure_latency(
+                baseline, runner, images, settings, signature, request.recipe.describe()
+            )
+    inspection = scored.inspection
+    if not settings.quick:
+        report(None, "measuring memory")
+        shape = (settings.batch, *subject(request.model).input_shape)
+        with machine_token():
+            inspection = _with_memory(inspection, baseline, runner, settings.threads, shape)
+    return Result(
+        key=request_key(request),
+        request=request,
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        inspection=inspection,
+        accuracy=scored.accuracy,
+        baseline_accuracy=scored.baseline_accuracy,
+        latency=latency,
+        execution=runner.execution,
+        notes=(*subject(request.model).notes, *scored.images.notes),
+    )
+
+
+def _noisy(latency: Latency) -> bool:
+    return bool(summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share).noise)
+
+
+def resolve_threads(asked: int) -> int:
+    """The thread count that is asked for, or every core for 0. Raises InputError."""
+    available = threads_available()
+    if asked > available:
+        raise InputError(
+            f"{asked} threads are more than this machine's {available} cores: use 1 to {available}"
+        )
+    return asked or available
+
+
+@lru_cache(maxsize=2)
+def _images(model: str, data: DataSpec, files: str) -> Datasets:
+    """``files`` is the fingerprint of the folder: images that changed are read anew."""
+    return load_images(subject(model).loaded, data)
+
+
+@lru_cache(maxsize=2)
+def _build(model: str, engine: str) -> Build:
+    target = subject(model)
+    return engine_named(engine).prepare(target.module, target.input_shape)
+
+
+@lru_cache(maxsize=2)
+def _baseline(model: str, engine: str, data: DataSpec, files: str, threads: int, batch: int) -> Baseline:
+    images = _images(model, data, files)
+    runner = _build(model, engine)(
+        compress(subject(model).module, Recipe()), _calibration(images), threads, batch
+    )
+    return Baseline(runner, runner.score(images.evaluation.images.numpy()))
+
+
+def _calibration(images: Datasets) -> Tensor:
+    """Images for activation ranges, drawn over the whole calibration set (folders come sorted by class)."""
+    everything = images.calibration.images
+    order = np.random.default_rng(0).permutation(len(everything))[:ACTIVATION_CALIBRATION_IMAGES]
+    return everything[order]
+
+
+def _inspection(target: Subject, weights: dict[str, CompressedWeight], recipe: Recipe) -> Inspection:
+    facts = tuple(
+        LayerFacts(
+            name=layer.name,
+            kind=layer.kind,
+            shape=tuple(layer.weight.shape),
+            elements=layer.weight.numel(),
+            nonzero=int(weights[layer.name].values.count_nonzero()),
+            threshold=weights[layer.name].threshold,
+            bits=recipe.quantize.weight_bits,
+            macs=layer.weight.numel() * target.multiplications[layer.name],
+        )
+        for layer in walk(target.module)
+    )
+    return Inspection(facts, size_of(target.module, weights, recipe), target.size)
+
+
+def _with_memory(
+    inspection: Inspection, baseline: Runner, runner: Runner, threads: int, shape: tuple[int, ...]
+) -> Inspection:
+    return replace(
+        inspection,
+        size=replace(inspection.size, memory_bytes=measure_memory(runner, threads, shape)),
+        baseline_size=replace(
+            inspection.baseline_size, memory_bytes=measure_memory(baseline, threads, shape)
+        ),
+    )
+
+
+def _signature(request: Request, execution: Execution, threads: int) -> str:
+    """Equal for configurations that run the same instructions: same shapes, kernels and precisions."""
+    return digest(
+        [
+            request.model,
+            request.engine,
+            execution.layers,
+            request.recipe.quantize.activation_bits,
+            threads,
+            request.settings.batch,
+            environment().key,
+        ]
+    )

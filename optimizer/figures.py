@@ -1,0 +1,453 @@
+"""What a chart says, as frozen data that tests can read, and the thin functions that draw it with plotly.
+
+Values are in base units (percent, bytes, nanoseconds); an axis knows how to write them. Figures have a
+transparent background, so that they sit on a page. On a Streamlit page pass ``theme=None``: these figures
+bring their own look.
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, singledispatch
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+
+from optimizer.theme import FONT, Theme, theme
+
+HEIGHT = 330
+MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
+LEGEND_PIXELS = 42
+"""From the axis down to the legend: tick labels and the axis title lie between."""
+
+SELECTED = "this setting"
+NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """``unit`` is ``%``, ``points``, ``B``, ``ns``, ``×`` or empty (a count). ``span`` is in that
+    unit; None means as far as the points go. ``categories`` are the labels, of one or more lines, of positions 0, 1, 2...
+    """
+
+    title: str
+    unit: str = ""
+    better: Literal["lower", "higher", ""] = ""
+    log: bool = False
+    span: tuple[float, float] | None = None
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """``low`` and ``high`` are the interval of ``y``, ``x_low`` and ``x_high`` that of ``x``."""
+
+    x: float
+    y: float
+    key: str = ""
+    low: float | None = None
+    high: float | None = None
+    x_low: float | None = None
+    x_high: float | None = None
+    hover: str = ""
+    marker: str = "circle"
+    simulated: bool = False
+    noisy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Points of one colour role (:mod:`optimizer.theme`) and how they are joined.
+
+    ``line``: measured values ``solid``, a fitted or predicted one ``dot``, a frontier ``steps``, or ``none``.
+    """
+
+    name: str
+    colour: str
+    points: tuple[Point, ...]
+    line: Literal["solid", "dash", "dot", "steps", "none"] = "solid"
+    markers: bool = True
+    small: bool = False
+    legend: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The grey dashed line of the baseline, with its name and a band for its interval."""
+
+    name: str
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """A chart of points and lines.
+
+    ``selected`` is the point under the sliders; ``cursor`` is the ``x`` where it will be, while it is not
+    measured yet. ``note`` is what else has to be known, such as what the chart leaves out. ``empty`` says
+    what to do when there is nothing to draw.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...] = ()
+    reference: Reference | None = None
+    selected: Point | None = None
+    cursor: float | None = None
+    legend_title: str = ""
+    note: str = ""
+    empty: str = NO_RESULTS
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    name: str
+    total: int
+    kept: int
+    colour: str
+    hover: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Horizontal bars, one a layer: the weights it has, and of these the ones that are not zero."""
+
+    title: str
+    x: Axis
+    bars: tuple[Bar, ...]
+    note: str = ""
+    empty: str = "This model has no layer that a recipe can touch."
+
+
+# Drawing
+
+_FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
+_SUFFIXES = {"B": "B", "ns": "s", "%": "", "points": "", "×": "×"}
+_ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
+_ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
+_DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
+
+
+@cache
+def template(dark: bool) -> go.layout.Template:
+    """Fonts, margins and axes of one mode; a transparent background."""
+    colours = theme(dark)
+    axis: dict[str, Any] = {
+        "gridcolor": colours.grid,
+        "linecolor": colours.grid,
+        "zerolinecolor": colours.grid,
+        "zerolinewidth": 1,
+        "tickfont": {"size": 11, "color": colours.muted},
+        "title": {"font": {"size": 12, "color": colours.muted}, "standoff": 6},
+        "automargin": True,
+        "ticks": "",
+        "fixedrange": False,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 12, "color": colours.text},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": MARGIN,
+            "xaxis": axis,
+            "yaxis": axis,
+            "hoverlabel": {
+                "bgcolor": colours.page,
+                "bordercolor": colours.muted,
+                "font": {"family": FONT, "size": 12, "color": colours.text},
+                "align": "left",
+            },
+            "hovermode": "closest",
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "yanchor": "top",
+                "font": {"size": 11, "color": colours.text},
+                "title": {"font": {"size": 11, "color": colours.muted}},
+                "bgcolor": "rgba(0,0,0,0)",
+                "itemwidth": 30,
+            },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": colours.muted, "activecolor": colours.text},
+        }
+    )
+
+
+@singledispatch
+def figure(info: object, dark: bool = False, height: int | None = None) -> go.Figure:
+    """The plotly figure of what an ``..._info`` function returned. Raises TypeError for anything else."""
+    raise TypeError(f"{type(info).__name__} is not a chart: pass what an _info function returns")
+
+
+@figure.register
+def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    heading = " · ".join(part for part in (_titled(info.y, _ARROWS_UP), info.note) if part)
+    rows = len(info.y.categories)
+    layout = _layout(info.title, heading, dark, height or max(HEIGHT, 110 + 44 * rows))
+    if not any(series.points for series in info.series):
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    traces = [_trace(series, info, colours) for series in info.series if series.points]
+    if info.selected:
+        traces.append(_selected_trace(info.selected, info, colours))
+    layout |= {"xaxis": _axis(info.x), "yaxis": _axis(info.y) | {"title": None}}
+    layout["xaxis"]["title"] = {"text": _titled(info.x, _ARROWS_ACROSS)}
+    layout["legend"] = {
+        "title": {"text": info.legend_title},
+        "y": -LEGEND_PIXELS / (layout["height"] - MARGIN["t"] - MARGIN["b"] - LEGEND_PIXELS),
+    }
+    layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
+    layout["shapes"], layout["annotations"] = _marks(info, colours)
+    return go.Figure(traces, layout)
+
+
+@figure.register
+def _figure_of_bars(info: Bars, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    layout = _layout(info.title, info.note, dark, height or max(HEIGHT, 100 + 16 * len(info.bars)))
+    if not info.bars:
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    rows = list(range(len(info.bars)))
+    shared = {"type": "bar", "orientation": "h", "y": rows, "hoverinfo": "text"}
+    hovers = [bar.hover for bar in info.bars]
+    traces = [
+        shared
+        | {
+            "name": "not zero",
+            "x": [bar.kept for bar in info.bars],
+            "marker": {"color": [colours.colours[bar.colour] for bar in info.bars]},
+            "hovertext": hovers,
+        },
+        shared
+        | {
+            "name": "zero",
+            "x": [bar.total - bar.kept for bar in info.bars],
+            "marker": {"color": colours.grid},
+            "hovertext": hovers,
+            "text": [f"{100 * bar.kept / bar.total:.3g} %" if bar.total else "" for bar in info.bars],
+            "textposition": "outside",
+            "textfont": {"size": 10, "color": colours.muted},
+            "cliponaxis": False,
+        },
+    ]
+    largest = max(bar.total for bar in info.bars)
+    layout |= {
+        "barmode": "stack",
+        "bargap": 0.25,
+        "showlegend": False,
+        "xaxis": {"title": {"text": info.x.title}, "range": [0, 1.14 * largest], "tickformat": "~s"},
+        "yaxis": {
+            "tickvals": rows,
+            "ticktext": [html.escape(_middle(bar.name)) for bar in info.bars],
+            "range": [len(rows) - 0.5, -0.5],
+            "showgrid": False,
+        },
+    }
+    return go.Figure(traces, layout)
+
+
+def _middle(name: str, most: int = 22) -> str:
+    """Both ends of a long name: layers differ at either."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+
+
+def _layout(title: str, heading: str, dark: bool, height: int | None) -> dict[str, Any]:
+    return {
+        "template": template(dark),
+        "height": height or HEIGHT,
+        "title": {
+            "text": f"<b>{html.escape(title)}</b><br>"
+            f'<span style="font-size:12px;color:{theme(dark).muted}">{html.escape(heading)}</span>',
+            "font": {"size": 14},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 6, "t": 20},
+        },
+    }
+
+
+def _titled(axis: Axis, arrows: Mapping[str, str]) -> str:
+    unit = f", {axis.unit}" if axis.unit in ("%", "points") else ""
+    return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
+
+
+def _nothing(words: str, colours: Theme) -> dict[str, Any]:
+    """An empty chart says what to do."""
+    return {
+        "xaxis": {"visible": False},
+        "yaxis": {"visible": False},
+        "annotations": [
+            {
+                "text": words,
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0.5,
+                "y": 0.5,
+                "font": {"size": 13, "color": colours.muted},
+            }
+        ],
+    }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    drawn: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
+    if axis.span:
+        ends = [end * _FACTORS.get(axis.unit, 1) for end in axis.span]
+        drawn["range"] = [math.log10(end) for end in ends] if axis.log else ends
+    if axis.categories:
+        labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
+        return drawn | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
+    drawn["ticksuffix"] = _SUFFIXES.get(axis.unit, "")
+    drawn["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
+    if axis.log:
+        drawn["dtick"] = 1
+        drawn["minor"] = {"showgrid": False}
+    return drawn
+
+
+def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
+    colour = colours.colours[series.colour]
+    points = series.points
+    modes = [mode for mode, on in (("lines", series.line != "none"), ("markers", series.markers)) if on]
+    size = 5 if series.small else 8
+    trace = _coordinates(points, info) | {
+        "name": html.escape(series.name),
+        "mode": "+".join(modes),
+        "showlegend": series.legend,
+        "line": {
+            "color": colour,
+            "width": 2 if series.markers else 1.6,
+            "dash": _DASHES[series.line],
+            "shape": "hv" if series.line == "steps" else "linear",
+        },
+    }
+    if series.markers:
+        trace["marker"] = {
+            "symbol": [point.marker for point in points],
+            "size": size,
+            "color": [colours.page if point.simulated else colour for point in points],
+            "line": {"color": colour, "width": 1 if series.small else 1.8},
+            "opacity": [0.45 if point.noisy else 1 for point in points],
+        }
+    return trace | _errors(points, info, colour)
+
+
+def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]:
+    accent = colours.colours["accent"]
+    marker = {
+        "symbol": point.marker,
+        "size": 13,
+        "color": colours.page if point.simulated else accent,
+        "line": {
+            "color": accent if point.simulated else colours.page,
+            "width": 3 if point.simulated else 1.5,
+        },
+    }
+    return (
+        _coordinates((point,), info)
+        | {"name": SELECTED, "mode": "markers", "showlegend": True, "marker": marker}
+        | _errors((point,), info, accent)
+    )
+
+
+def _coordinates(points: Sequence[Point], info: Lines) -> dict[str, Any]:
+    across, up = _FACTORS.get(info.x.unit, 1), _FACTORS.get(info.y.unit, 1)
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "x": [point.x * across for point in points],
+        "y": [point.y * up for point in points],
+        "hoverinfo": "text" if any(point.hover for point in points) else "skip",
+        "hovertext": [point.hover for point in points],
+    }
+    if any(point.key for point in points):
+        trace["customdata"] = [point.key for point in points]
+    return trace
+
+
+def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]:
+    bars: dict[str, Any] = {}
+    for name, axis, ends in (
+        ("error_y", info.y, [(point.y, point.low, point.high) for point in points]),
+        ("error_x", info.x, [(point.x, point.x_low, point.x_high) for point in points]),
+    ):
+        if any(low is not None and high is not None for _, low, high in ends):
+            factor = _FACTORS.get(axis.unit, 1)
+            bars[name] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [factor * ((value if high is None else high) - value) for value, _, high in ends],
+                "arrayminus": [factor * (value - (value if low is None else low)) for value, low, _ in ends],
+                "color": colour,
+                "thickness": 1.2,
+                "width": 2.5,
+            }
+    return bars
+
+
+def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes and annotations: the baseline, the place of a point not measured yet, and the note."""
+    shapes: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
+    if info.reference:
+        y = info.reference.y * _FACTORS.get(info.y.unit, 1)
+        line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
+        across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+        shapes.append({"type": "line", "y0": y, "y1": y, "line": line} | across)
+        annotations.append(
+            small
+            | {
+                "text": html.escape(info.reference.name),
+                "xref": "paper",
+                "x": 1,
+                "xanchor": "right",
+                "y": math.log10(y) if info.y.log else y,
+                "yanchor": "top" if _is_low(info.reference.y, info.y) else "bottom",
+            }
+        )
+    if info.cursor is not None:
+        accent = colours.colours["accent"]
+        shapes.append(
+            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": info.cursor, "x1": info.cursor}
+            | {"line": {"color": accent, "width": 1.5, "dash": "dot"}}
+        )
+    return shapes, annotations
+
+
+def _is_low(value: float, axis: Axis) -> bool:
+    """Whether ``value`` lies in the lower half of the axis, where a label has its place below the line."""
+    if axis.span is None:
+        return False
+    low, value, high = (math.log(v) if axis.log else v for v in (axis.span[0], value, axis.span[1]))
+    return value < (low + high) / 2
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def alternative(info: Lines | Bars) -> str:
+    """One sentence for a reader who does not see the chart."""
+    if isinstance(info, Bars):
+        return f"{info.title}, {_count(len(info.bars), 'layer')}."
+    lines = [
+        f"{series.name}: {_count(len(series.points), 'point')}" for series in info.series if series.points
+    ]
+    if not lines:
+        return f"{info.title}: nothing to show yet."
+    parts = [
+        f"{info.title}. {_titled(info.y, _ARROWS_UP)} against {_titled(info.x, _ARROWS_ACROSS)}",
+        "; ".join(lines),
+    ]
+    if info.reference:
+        parts.append(info.reference.name)
+    return ". ".join(parts) + "."

@@ -1,0 +1,549 @@
+"""What results say: every figure derived from the raw samples, a table, and one JSON object a result.
+
+Nothing here is stored. Figures are derived when they are read, and kept only in this process.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from threading import Lock
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from optimizer.environment import describe, environment
+from optimizer.frontier import pareto_mask
+from optimizer.metrics import METRICS, metric
+from optimizer.recipe import Recipe
+from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
+from optimizer.statistics import LatencySummary, PairedDrop, paired_drop, summarise_latency, wilson
+
+JSON_VERSION = 1
+"""Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not."""
+
+FRONTIER = ("drop", "file_size", "latency_ratio")
+"""The metrics of the frontier unless others are chosen."""
+
+BADGES = {
+    "measured": "the kernels that ran work in the precision that is shown",
+    "simulated": "the values are exact, but other kernels than the name suggests computed with them",
+    "noisy": "the machine was not quiet enough for this latency to be trusted",
+    "preliminary": "a short measurement, as behind the sliders: measure it in full before relying on it",
+    "other machine": "measured in another environment: its times can't be compared with those measured here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure in its metric's unit, its 95 % interval and the uncompressed model's. None is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """How far a figure can be trusted. ``name`` is one of :data:`BADGES`, ``words`` says why here."""
+
+    name: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Everything that one result says. ``measures`` has an entry for each metric.
+
+    ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
+    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
+    recipe that was really timed when another one with the same instructions was. ``simulated`` and
+    ``noise`` are reasons in words.
+    """
+
+    key: str
+    request: Request
+    description: str
+    images: str
+    measures: Mapping[str, Measure]
+    correct: int
+    baseline_correct: int
+    total: int
+    reference: str
+    drop: PairedDrop
+    latency: LatencySummary
+    size: Size
+    baseline_size: Size
+    pruned_percent: float
+    zeros_percent: float
+    batch: int
+    threads: int
+    quick: bool
+    shared_with: str | None
+    realisation: str
+    precisions: Mapping[str, int]
+    simulated: tuple[str, ...]
+    badges: tuple[Badge, ...]
+    environment: str
+    environment_key: str
+    created: str
+    notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    @property
+    def other_machine(self) -> bool:
+        return any(badge.name == "other machine" for badge in self.badges)
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        return self.latency.noise
+
+    def text(self, name: str, interval: bool = True) -> str:
+        """A metric as it is written, with its interval where it has one."""
+        measure = self.measures[name]
+        written = metric(name).format(measure.value, measure.low, measure.high)
+        return written if interval else written.partition(" (")[0]
+
+
+_MOST_SUMMARIES = 4096
+_summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
+_lock = Lock()
+
+
+def summarise(result: Result) -> Summary:
+    """All derived figures of a result, computed once for each measurement in this process.
+
+    Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
+    """
+    latency = result.latency
+    identity = (result.key, result.created, latency.signature, latency.quick)
+    with _lock:
+        if identity in _summaries:
+            _summaries.move_to_end(identity)
+            return _summaries[identity]
+    summary = _derive(result)
+    with _lock:
+        _summaries[identity] = summary
+        if len(_summaries) > _MOST_SUMMARIES:
+            _summaries.popitem(last=False)
+    return summary
+
+
+def _derive(result: Result) -> Summary:
+    accuracy, reference = result.accuracy, result.baseline_accuracy
+    drop = paired_drop(reference.outcomes, accuracy.outcomes)
+    latency, median_low_ns, median_high_ns = _latency_figures(result.latency)
+    size = result.inspection.size
+    recipe = result.request.recipe
+    shared = result.latency.measured_for
+    zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
+    asked = recipe.prune.sparsity or 0.0
+    return Summary(
+        key=result.key,
+        request=result.request,
+        description=recipe.describe(),
+        images=describe_images(result.request.data, accuracy.total),
+        measures=_measures(result, drop, latency, median_low_ns, median_high_ns),
+        correct=int(accuracy.outcomes.sum()),
+        baseline_correct=int(reference.outcomes.sum()),
+        total=accuracy.total,
+        reference=accuracy.reference,
+        drop=drop,
+        latency=latency,
+        size=size,
+        baseline_size=result.inspection.baseline_size,
+        pruned_percent=100 * asked if recipe.prune.threshold is None else zeros_percent,
+        zeros_percent=zeros_percent,
+        batch=result.latency.batch,
+        threads=result.latency.threads,
+        quick=result.latency.quick,
+        shared_with=None if shared == recipe.describe() else shared,
+        realisation=realisation(result.execution),
+        precisions=result.execution.precisions,
+        simulated=result.execution.simulated,
+        badges=_badges(result, latency),
+        environment=describe(result.environment),
+        environment_key=result.environment.key,
+        created=result.created,
+        notes=result.notes,
+    )
+
+
+@lru_cache(maxsize=64)
+def _latency_figures(latency: Latency) -> tuple[LatencySummary, float | None, float | None]:
+    """Its summary and a 95 % interval for the median by order statistics (None with too few samples).
+
+    Cached by the samples: configurations that share a measurement share its figures.
+    """
+    summary = summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share)
+    interval = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return summary, None, None
+    return summary, float(interval.low), float(interval.high)
+
+
+def _measures(
+    result: Result, drop: PairedDrop, latency: LatencySummary, low_ns: float | None, high_ns: float | None
+) -> dict[str, Measure]:
+    size, baseline_size = result.inspection.size, result.inspection.baseline_size
+    baseline_ns = float(np.median(result.latency.baseline_ns))
+    images = 1e9 * result.latency.batch
+    layers = result.inspection.layers
+    return {
+        "accuracy": _share(result.accuracy, _correct(result.baseline_accuracy)),
+        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
+        "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
+        "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
+        "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
+        "latency": Measure(latency.median_ns, low_ns, high_ns, baseline_ns),
+        "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
+        "latency_p95": Measure(latency.p95_ns),
+        "latency_p99": Measure(latency.p99_ns),
+        "throughput": Measure(
+            images / latency.median_ns,
+            None if high_ns is None else images / high_ns,
+            None if low_ns is None else images / low_ns,
+            images / baseline_ns,
+        ),
+        "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
+        "operations": Measure(
+            sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
+            baseline=sum(layer.macs for layer in layers),
+        ),
+        "agreement": _share_of(result.accuracy.agreement, result.accuracy.total, 100.0),
+        "sqnr": Measure(result.accuracy.sqnr_db),
+        "kl": Measure(result.accuracy.kl, baseline=0.0),
+    }
+
+
+def _correct(accuracy: Accuracy) -> float:
+    return 100 * float(accuracy.outcomes.mean())
+
+
+def _share(accuracy: Accuracy, baseline_percent: float) -> Measure:
+    return _share_of(int(accuracy.outcomes.sum()), accuracy.total, baseline_percent)
+
+
+def _share_of(count: int, total: int, baseline_percent: float) -> Measure:
+    low, high = wilson(count, total)
+    return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
+
+
+def describe_images(data: DataSpec, total: int) -> str:
+    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``."""
+    return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
+
+
+def realisation(execution: Execution) -> str:
+    """What the kernels really did, by the most compressed thing that any layer did."""
+    kernels = " ".join(layer.kernel.lower() for layer in execution.layers)
+    precisions = {layer.precision.lower() for layer in execution.layers}
+    if "sparse" in kernels or "csr" in kernels:
+        return "sparse kernels"
+    if precisions & {"i8", "u8", "int8", "uint8"}:
+        return "int8 kernels"
+    if precisions & {"f16", "bf16", "float16", "bfloat16"}:
+        return "half-precision kernels"
+    return "dense fp32" if precisions <= {"f32", "float32"} else "unknown kernels"
+
+
+def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
+    simulated = result.execution.simulated
+    reasons = {
+        "measured": "" if simulated else BADGES["measured"],
+        "simulated": "; ".join(simulated),
+        "noisy": "; ".join(latency.noise) or (BADGES["noisy"] if latency.verdict == "noisy" else ""),
+        "preliminary": BADGES["preliminary"] if result.latency.quick else "",
+        "other machine": ""
+        if result.environment.key == environment().key
+        else f"{BADGES['other machine']} ({describe(result.environment)})",
+    }
+    return tuple(Badge(name, words) for name, words in reasons.items() if words)
+
+
+# One row a result
+
+
+def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.DataFrame:
+    """One row a result, in their order; no rounding. Missing figures are NaN.
+
+    Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
+    ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
+    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name, among rows
+    that can be compared: same images, batch, threads and environment. Raises InputError for an unknown one.
+    """
+    summaries = [summarise(result) for result in results]
+    rows = [_row(summary) for summary in summaries]
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
+        {column: float for column in COLUMNS if column in _FLOATS}
+    )
+    table["frontier"] = frontier_mask(summaries, frontier)
+    return table
+
+
+def frontier_mask(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
+    """Boolean ``[N]``: no comparable summary is at least as good in all of ``metrics`` and better in one."""
+    losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
+    groups: dict[object, list[int]] = {}
+    for index, summary in enumerate(summaries):
+        comparable = (summary.request.data, summary.batch, summary.threads, summary.environment_key)
+        groups.setdefault(comparable, []).append(index)
+    mask = np.zeros(len(summaries), bool)
+    for members in groups.values():
+        mask[members] = pareto_mask(losses[members])
+    return mask
+
+
+def _values(summaries: Sequence[Summary], name: str) -> list[float]:
+    values = [summary.measures[name].value for summary in summaries]
+    return [math.nan if value is None else float(value) for value in values]
+
+
+_INTERVALS = ("accuracy", "drop", "latency", "latency_ratio", "throughput", "agreement")
+_FLOATS = [
+    f"{METRICS[name].column}{end}"
+    for name in METRICS
+    for end in (("", "_low", "_high") if name in _INTERVALS else ("",))
+]
+COLUMNS = (
+    "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "scope", "weight_bits",
+    "activation_bits", "granularity", "symmetric", "range", "pruned_percent", "zeros_percent",
+    *_FLOATS,
+    "correct", "total", "reference", "lost_images", "gained_images", "p_value", "baseline_accuracy_percent",
+    "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
+    "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "created",
+)  # fmt: skip
+"""Columns of :func:`frame`, before ``frontier``."""
+
+
+def _row(summary: Summary) -> dict[str, object]:
+    recipe = summary.recipe
+    figures: dict[str, object] = {}
+    for name, measure in summary.measures.items():
+        column = METRICS[name].column
+        figures[column] = measure.value
+        if name in _INTERVALS:
+            figures[f"{column}_low"], figures[f"{column}_high"] = measure.low, measure.high
+    return {
+        "key": summary.key,
+        "model": summary.request.model,
+        "engine": summary.request.engine,
+        "images": summary.images,
+        "recipe": summary.description,
+        "pruning": recipe.prune.method,
+        "sparsity": recipe.prune.sparsity,
+        "threshold": recipe.prune.threshold,
+        "scope": recipe.prune.scope,
+        "weight_bits": recipe.quantize.weight_bits,
+        "activation_bits": recipe.quantize.activation_bits,
+        "granularity": recipe.quantize.granularity,
+        "symmetric": recipe.quantize.symmetric,
+        "range": recipe.quantize.range,
+        "pruned_percent": summary.pruned_percent,
+        "zeros_percent": summary.zeros_percent,
+        **figures,
+        "correct": summary.correct,
+        "total": summary.total,
+        "reference": summary.reference,
+        "lost_images": summary.drop.lost,
+        "gained_images": summary.drop.gained,
+        "p_value": summary.drop.p,
+        "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
+        "baseline_file_bytes": summary.baseline_size.file_bytes,
+        "baseline_latency_ns": summary.measures["latency"].baseline,
+        "verdict": summary.latency.verdict,
+        "rounds": summary.latency.rounds,
+        "batch": summary.batch,
+        "threads": summary.threads,
+        "quick": summary.quick,
+        "realisation": summary.realisation,
+        "shared_with": summary.shared_with,
+        "badges": ", ".join(badge.name for badge in summary.badges),
+        "noise": "; ".join(summary.noise),
+        "simulated": "; ".join(summary.simulated),
+        "coding": summary.size.coding,
+        "environment": summary.environment,
+        "created": summary.created,
+    }
+
+
+TABLE = {
+    "accuracy": "accuracy",
+    "accuracy lost": "drop",
+    "file": "file_size",
+    "packed": "packed_size",
+    "compressed": "compressed_size",
+    "latency": "latency",
+    "ratio": "latency_ratio",
+    "non-zero": "nonzero",
+}
+"""Columns of :func:`table` that are metrics."""
+
+
+def table(results: Iterable[Result]) -> pd.DataFrame:
+    """The table that people read: one row a result, every figure written with its unit and interval."""
+    rows = []
+    summaries = [summarise(result) for result in results]
+    for summary, optimal in zip(summaries, frontier_mask(summaries), strict=True):
+        rows.append(
+            {
+                "model": summary.request.model,
+                "engine": summary.request.engine,
+                "recipe": summary.description,
+                **{label: summary.text(name) for label, name in TABLE.items()},
+                "verdict": summary.latency.verdict,
+                "badges": ", ".join(badge.name for badge in summary.badges),
+                "frontier": "yes" if optimal else "",
+            }
+        )
+    return pd.DataFrame(rows, columns=["model", "engine", "recipe", *TABLE, "verdict", "badges", "frontier"])
+
+
+# One JSON object a result
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """What ``paretoscope measure --json`` prints: plain data, no NaN, missing figures are null.
+
+    ================  ====================================================================================
+    ``version``       of this object, 1
+    ``key``           name of the result in the store
+    ``model``         name
+    ``engine``        name
+    ``recipe``        as plain data; ``recipe_words`` says it in words
+    ``data``          which images, and how many (``images``) were evaluated
+    ``accuracy``      shares from 0 to 1: ``value``, 95 % Wilson interval ``low``, ``high``; ``correct`` of
+                      ``total`` images; ``reference``: right against ``labels``, or against the
+                      uncompressed model's answers (``baseline``) where images have none
+    ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
+                      ``sqnr_db`` and ``kl_nats`` of the logits
+    ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
+                      ``latency_median_ns``
+    ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
+                      ``p`` of the exact McNemar test; images ``lost`` and ``gained``
+    ``size_bytes``    by kind: ``file``, ``packed``, ``compressed``, ``memory``; ``packed_coding`` says how
+    ``weights``       ``total``, ``nonzero``; ``operations``: multiply-accumulates that meet a non-zero one
+    ``latency``       ``median_ns`` of a call with ``low_ns``, ``high_ns``; ``ratio`` to the baseline with
+                      ``ratio_low``, ``ratio_high``; ``verdict`` (faster, slower, no difference that can be
+                      told, noisy); ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
+                      rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
+                      ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was timed, when
+                      another one with the same instructions was
+    ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
+                      words what the kernels did not do
+    ``badges``        names, see :data:`BADGES`
+    ``environment``   machine and libraries
+    ``notes``         what else to know about model and images
+    ``created``       when, UTC
+    ================  ====================================================================================
+    """
+    summary = summarise(result)
+    measures, latency, drop = summary.measures, summary.latency, summary.drop
+    plain: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "key": summary.key,
+        "model": summary.request.model,
+        "engine": summary.request.engine,
+        "recipe": summary.recipe.to_dict(),
+        "recipe_words": summary.description,
+        "data": {**msgspec.to_builtins(summary.request.data), "images": summary.total},
+        "accuracy": {
+            **_fractions(measures["accuracy"]),
+            "correct": summary.correct,
+            "total": summary.total,
+            "reference": summary.reference,
+        },
+        "agreement": {
+            **_fractions(measures["agreement"]),
+            "sqnr_db": measures["sqnr"].value,
+            "kl_nats": measures["kl"].value,
+        },
+        "baseline": {
+            "accuracy": {
+                **_fractions(_share_of(summary.baseline_correct, summary.total, 100.0)),
+                "correct": summary.baseline_correct,
+                "total": summary.total,
+                "reference": summary.reference,
+            },
+            "size_bytes": _size_bytes(summary.baseline_size),
+            "latency_median_ns": measures["latency"].baseline,
+        },
+        "drop": {
+            "points": drop.points,
+            "low": drop.low,
+            "high": drop.high,
+            "p": drop.p,
+            "lost": drop.lost,
+            "gained": drop.gained,
+        },
+        "size_bytes": _size_bytes(summary.size),
+        "packed_coding": summary.size.coding,
+        "weights": {
+            "total": summary.size.elements,
+            "nonzero": summary.size.nonzero,
+            "operations": measures["operations"].value,
+        },
+        "latency": {
+            "median_ns": latency.median_ns,
+            "low_ns": measures["latency"].low,
+            "high_ns": measures["latency"].high,
+            "ratio": latency.ratio,
+            "ratio_low": latency.ratio_low,
+            "ratio_high": latency.ratio_high,
+            "verdict": latency.verdict,
+            "rounds": latency.rounds,
+            "noise": list(latency.noise),
+            "p95_ns": latency.p95_ns,
+            "p99_ns": latency.p99_ns,
+            "aa_ratio": latency.aa_ratio,
+            "aa_low": latency.aa_low,
+            "aa_high": latency.aa_high,
+            "quick": summary.quick,
+            "batch": summary.batch,
+            "threads": summary.threads,
+            "shared_with": summary.shared_with,
+        },
+        "execution": {
+            "realisation": summary.realisation,
+            "precisions": dict(summary.precisions),
+            "simulated": list(summary.simulated),
+        },
+        "badges": [badge.name for badge in summary.badges],
+        "environment": msgspec.to_builtins(result.environment),
+        "notes": list(summary.notes),
+        "created": summary.created,
+    }
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain, enc_hook=_plain))
+    return decoded  # NaN has become null
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def _fractions(percent: Measure) -> dict[str, float | None]:
+    return {
+        name: None if value is None else value / 100
+        for name, value in (("value", percent.value), ("low", percent.low), ("high", percent.high))
+    }
+
+
+def _size_bytes(size: Size) -> dict[str, int | None]:
+    return {
+        "file": size.file_bytes,
+        "packed": size.packed_bytes,
+        "compressed": size.compressed_bytes,
+        "memory": size.memory_bytes,
+    }

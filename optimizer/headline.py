@@ -1,0 +1,133 @@
+"""The four figures at the top: accuracy, size, latency, operations; in words, with what has not come yet."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from optimizer.frame import Summary
+from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
+from optimizer.records import Inspection
+from optimizer.theme import ENGINE_LABELS
+
+Mood = Literal["better", "worse", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """``value`` large, ``interval`` small beside it, ``change`` against the baseline with its ``mood``, and one
+    line that says what the figure rests on."""
+
+    label: str
+    value: str = MISSING
+    interval: str = ""
+    change: str = ""
+    mood: Mood = "same"
+    basis: str = ""
+    help: str = ""
+
+
+def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[Headline, ...]:
+    """Accuracy, size, latency and operations; what is not known yet is a dash."""
+    return (_accuracy(summary), _size(inspection), _latency(summary), _operations(inspection))
+
+
+def _accuracy(summary: Summary | None) -> Headline:
+    if summary is None:
+        return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
+    labelled = summary.reference == "labels"
+    value, interval = _split(summary.text("accuracy"))
+    drop = summary.drop
+    told = drop.low > 0 or drop.high < 0
+    return Headline(
+        label="Accuracy" if labelled else "Agreement with the uncompressed model",
+        value=value,
+        interval=interval,
+        change=_points(-drop.points, -drop.high, -drop.low) if told else "no difference that can be told",
+        mood=("worse" if drop.points > 0 else "better") if told else "same",
+        basis=f"{summary.images}; uncompressed {format_percent(100 * summary.baseline_correct / summary.total)}",
+        help=f"{METRICS['accuracy'].help} The change is paired image by image: {drop.lost} were right before "
+        f"and are wrong now, {drop.gained} the reverse; exact McNemar p = {drop.p:.2g}.",
+    )
+
+
+def _size(inspection: Inspection | None) -> Headline:
+    help = METRICS["file_size"].help
+    if inspection is None:
+        return Headline("Size of the file", basis="being counted", help=help)
+    size, before = inspection.size, inspection.baseline_size
+    ratio = size.file_bytes / before.file_bytes
+    return Headline(
+        label="Size of the file",
+        value=format_bytes(size.file_bytes),
+        change="no change" if ratio == 1 else f"{ratio:.3g}× of {format_bytes(before.file_bytes)}",
+        mood="same" if ratio == 1 else "better" if ratio < 1 else "worse",
+        basis=f"packed {format_bytes(size.packed_bytes)} ({size.coding}); "
+        f"zstd {format_bytes(size.compressed_bytes)}",
+        help=f"{help} Packed is k bits a non-zero weight with the cheapest way to say which those are.",
+    )
+
+
+def _latency(summary: Summary | None) -> Headline:
+    if summary is None:
+        return Headline("Latency", basis="being measured", help=METRICS["latency"].help)
+    value, interval = _split(summary.text("latency"))
+    latency = summary.latency
+    mood: Mood = {"faster": "better", "slower": "worse"}.get(latency.verdict, "same")  # type: ignore[assignment]
+    images = "1 image" if summary.batch == 1 else f"{summary.batch} images"
+    threads = "1 thread" if summary.threads == 1 else f"{summary.threads} threads"
+    told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
+    percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
+    return Headline(
+        label="Latency",
+        value=value,
+        interval=interval,
+        change=told,
+        mood=mood,
+        basis=f"{ENGINE_LABELS.get(summary.request.engine, summary.request.engine)}, {summary.realisation}, "
+        f"{images}, {threads}{percentile}",
+        help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice and "
+        f"this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
+        + (
+            f" Timed with: {summary.shared_with}, which runs the same instructions."
+            if summary.shared_with
+            else ""
+        ),
+    )
+
+
+def _operations(inspection: Inspection | None) -> Headline:
+    if inspection is None:
+        return Headline("Operations", basis="being counted", help=METRICS["operations"].help)
+    size = inspection.size
+    left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
+    before = sum(layer.macs for layer in inspection.layers)
+    return Headline(
+        label="Operations on non-zero weights",
+        value=METRICS["operations"].format(left),
+        change="no change"
+        if left == before
+        else f"{left / before:.3g}× of {METRICS['operations'].format(before)}",
+        mood="same" if left == before else "better",
+        basis=f"{format_count(size.nonzero)} of {format_count(size.elements)} weights are not zero"
+        f"{_thresholds(inspection)}",
+        help=f"{METRICS['operations'].help} Fewer operations make a model faster only where kernels skip zeros.",
+    )
+
+
+def _thresholds(inspection: Inspection) -> str:
+    """What a sparsity comes to as ``|w| ≤ t``."""
+    pruned = [layer.threshold for layer in inspection.layers if layer.threshold >= 0]
+    if not pruned:
+        return ""
+    low, high = min(pruned), max(pruned)
+    if high - low <= 0.02 * high:
+        return f"; gone is |w| ≤ {high:.3g}"
+    return f"; gone is |w| ≤ {low:.2g} to {high:.2g} by layer"
+
+
+def _split(text: str) -> tuple[str, str]:
+    value, _, interval = text.partition(" (")
+    return value, interval.rstrip(")")
+
+
+def _points(points: float, low: float, high: float) -> str:
+    return f"{points:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")

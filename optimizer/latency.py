@@ -1,0 +1,138 @@
+"""Latency, interleaved: every round times the baseline twice and each variant once, in a shuffled order.
+
+Drift of the machine hits all of them alike, the two baseline runs show what "no difference" looks like here,
+and the raw nanoseconds are kept. Call it only while holding the machine token, in a process that does
+nothing else.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.engines.base import Runner
+from optimizer.environment import stolen_share
+from optimizer.records import Latency, Settings
+from optimizer.statistics import summarise_latency
+
+BASELINE = ("baseline", "baseline again")
+LONGEST_SERIES = 662
+"""Rounds after which even a 99th percentile has an upper bound at 99 % confidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``least_rounds``."""
+
+    warmup_calls: int
+    warmup_seconds: float
+    seconds: float
+    least_rounds: int
+
+
+EFFORTS = {
+    True: Effort(warmup_calls=10, warmup_seconds=0.05, seconds=0.3, least_rounds=20),
+    False: Effort(warmup_calls=10, warmup_seconds=1.0, seconds=10.0, least_rounds=40),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Nanoseconds a call, one column a round: the baseline twice, then each variant by name."""
+
+    baseline_ns: np.ndarray
+    variants_ns: Mapping[str, np.ndarray]
+    stolen_share: float
+    warmup_calls: int
+
+
+def time_interleaved(
+    baseline: Runner, variants: Mapping[str, Runner], images: np.ndarray, settings: Settings, effort: Effort
+) -> Series:
+    """One series of rounds over ``images`` ``[N, C, H, W]``; a round gives all runners the same batch."""
+    batches = _batches(images, settings.batch)
+    runners = {BASELINE[0]: baseline, BASELINE[1]: baseline, **variants}
+    names = list(runners)
+    random = np.random.default_rng(settings.seed)
+    samples: dict[str, list[int]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        for runner in {id(runner): runner for runner in runners.values()}.values():
+            stack.enter_context(runner.session())
+        calls = min(_warm_up(runner.infer, batches[0], effort) for runner in runners.values())
+        stack.enter_context(_no_garbage_collection())
+        stolen = stack.enter_context(stolen_share())
+        started = time.perf_counter()
+        for round_number in range(LONGEST_SERIES):
+            if round_number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
+                break
+            batch = batches[round_number % len(batches)]
+            for index in random.permutation(len(names)):
+                infer = runners[names[index]].infer
+                before = time.perf_counter_ns()
+                infer(batch)
+                samples[names[index]].append(time.perf_counter_ns() - before)
+    return Series(
+        baseline_ns=np.array([samples[name] for name in BASELINE]),
+        variants_ns={name: np.array(samples[name]) for name in variants},
+        stolen_share=stolen(),
+        warmup_calls=calls,
+    )
+
+
+def measure_latency(
+    baseline: Runner,
+    variant: Runner,
+    images: np.ndarray,
+    settings: Settings,
+    signature: str,
+    measured_for: str,
+) -> Latency:
+    """A comparison of one variant with its baseline; a noisy one is measured once more, then kept as it is."""
+    effort = EFFORTS[settings.quick]
+    for attempt in (1, 2):
+        series = time_interleaved(baseline, {"variant": variant}, images, settings, effort)
+        variant_ns = series.variants_ns["variant"]
+        if not summarise_latency(series.baseline_ns, variant_ns, series.stolen_share).noise:
+            break
+    return Latency(
+        signature=signature,
+        measured_for=measured_for,
+        baseline_ns=(tuple(series.baseline_ns[0].tolist()), tuple(series.baseline_ns[1].tolist())),
+        variant_ns=tuple(variant_ns.tolist()),
+        batch=settings.batch,
+        threads=settings.threads,
+        quick=settings.quick,
+        seed=settings.seed,
+        warmup_calls=series.warmup_calls,
+        stolen_share=series.stolen_share,
+        attempts=attempt,
+    )
+
+
+def _batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:
+    """Up to ``most`` contiguous batches; images are repeated where there are fewer than one batch."""
+    repeated = np.resize(np.arange(len(images)), max(batch, min(len(images), most * batch) // batch * batch))
+    return [np.ascontiguousarray(images[part]) for part in np.split(repeated, len(repeated) // batch)]
+
+
+def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: Effort) -> int:
+    started, calls = time.perf_counter(), 0
+    while calls < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:
+        infer(batch)
+        calls += 1
+    return calls
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

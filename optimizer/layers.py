@@ -1,0 +1,131 @@
+"""The one walk over the layers that a recipe may touch, and the batch norm folded before it.
+
+A layer here is a weight of two or more dimensions that multiplies activations: convolutions, linear layers and
+the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A weight and where it lives. ``name`` is its parameter's path, such as ``head.weight``."""
+
+    name: str
+    kind: str
+    module: nn.Module
+    weight: nn.Parameter
+
+    @property
+    def module_name(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+def walk(model: nn.Module) -> Iterator[Layer]:
+    """Every layer in definition order; a weight that several modules share comes once."""
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        kind = _kind(module)
+        if kind is None:
+            continue
+        attribute = "in_proj_weight" if kind == "attention projection" else "weight"
+        weight = getattr(module, attribute)
+        if weight is None or id(weight) in seen:
+            continue
+        seen.add(id(weight))
+        yield Layer(f"{path}.{attribute}" if path else attribute, kind, module, weight)
+
+
+def _kind(module: nn.Module) -> str | None:
+    if isinstance(module, CONVOLUTIONS):
+        depthwise = module.groups > 1 and module.groups == module.in_channels
+        return "depthwise convolution" if depthwise else "convolution"
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, nn.MultiheadAttention):
+        return "attention projection"
+    return None
+
+
+@torch.inference_mode()
+def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
+    """How often each weight of a layer is multiplied for one input of ``input_shape`` (``[C, H, W]``).
+
+    Pixels of the output for a convolution, tokens for a linear layer; times the weights it is the layer's
+    multiply-accumulates. Layers that do not run get 0.
+    """
+    counts = {layer.name: 0 for layer in walk(model)}
+    handles = []
+
+    def count(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            if layer.kind == "attention projection":
+                counts[layer.name] += inputs[0].shape[1 if module.batch_first else 0]  # type: ignore[index]
+            elif layer.kind == "linear":
+                counts[layer.name] += output.numel() // output.shape[-1]
+            else:
+                counts[layer.name] += output[0, 0].numel()
+
+        return hook
+
+    try:
+        handles = [layer.module.register_forward_hook(count(layer)) for layer in walk(model)]
+        model(torch.zeros(1, *input_shape))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counts
+
+
+class _LayerTracer(torch.fx.Tracer):
+    """Keeps convolutions and norms whole, also those of libraries that derive their own."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, CONVOLUTIONS + BATCH_NORMS) or super().is_leaf_module(m, module_qualified_name)
+
+
+def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+    """A copy in which each batch norm that alone follows a convolution is folded into it.
+
+    Returns the copy (in evaluation mode) and notes: what could not be folded, if anything. The argument is
+    left as it was.
+    """
+    folded = copy.deepcopy(model).eval()
+    for parameter in folded.parameters():
+        parameter.requires_grad_(False)
+    modules = dict(folded.named_modules())
+    if not any(isinstance(module, BATCH_NORMS) for module in modules.values()):
+        return folded, ()
+    try:
+        graph = _LayerTracer().trace(folded)
+    except Exception as error:  # tracing runs the model's own code: anything may come out of it
+        return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
+    calls: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            calls[node.target] = calls.get(node.target, 0) + 1
+    for node in graph.nodes:
+        if node.op != "call_module" or not isinstance(modules[node.target], BATCH_NORMS):
+            continue
+        source = node.args[0]
+        if (
+            source.op == "call_module"
+            and isinstance(modules[source.target], CONVOLUTIONS)
+            and len(source.users) == 1
+            and calls[source.target] == calls[node.target] == 1
+        ):
+            fused = fuse_conv_bn_eval(modules[source.target], modules[node.target])  # type: ignore[type-var]
+            folded.set_submodule(source.target, fused)
+            folded.set_submodule(node.target, nn.Identity())
+    left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
+    return folded, (f"{left} batch norms follow no convolution and stay as they are",) if left else ()

@@ -1,0 +1,259 @@
+"""What was asked, what was run and what was measured: frozen, versioned, and raw.
+
+A result holds the raw latency samples and one bit an image; medians, intervals and verdicts are derived
+when it is read (:mod:`optimizer.statistics`, :mod:`optimizer.frame`). No torch here.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from optimizer.errors import InputError
+from optimizer.recipe import Recipe
+
+T = TypeVar("T")
+
+SCHEMA = 1
+"""Version of everything in this file. A change of meaning raises it, and old results are measured anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """Which images. No path is the bundled set; a path is a folder with one subfolder a class.
+
+    ``calibration`` is a folder of its own; without it ``calibration_share`` of the images, chosen with
+    ``seed``, is set aside and never evaluated on. ``class_index`` is a file that maps folder names to the
+    model's outputs. At most ``limit`` images, drawn with ``seed``, are evaluated.
+    """
+
+    path: str | None = None
+    calibration: str | None = None
+    class_index: str | None = None
+    calibration_share: float = 0.2
+    limit: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.calibration_share < 1:
+            raise InputError(
+                f"calibration share {self.calibration_share:g} is out of range: between 0 and 1, such as 0.2"
+            )
+        if self.limit < 1:
+            raise InputError(f"image limit {self.limit} is too small: at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How latency is measured. ``quick`` is the short mode behind the sliders."""
+
+    threads: int = 0
+    batch: int = 1
+    quick: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InputError(f"batch {self.batch} is too small: at least 1 image")
+        if self.threads < 0:
+            raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One experiment: a model, its images, a recipe, an engine, and how to time it."""
+
+    model: str
+    recipe: Recipe = field(default_factory=Recipe)
+    engine: str = "openvino"
+    data: DataSpec = field(default_factory=DataSpec)
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What is known of a model before it is loaded. ``None`` is "not published", never 0."""
+
+    name: str
+    source: str
+    description: str
+    parameters: int | None
+    input_shape: tuple[int, int, int]
+    classes: int
+    published_top1: float | None = None
+    download_bytes: int | None = None
+    ready: bool = True
+    version: str = ""
+    bundled_images: bool = False
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The machine and the libraries that gave a number."""
+
+    cpu: str
+    instruction_sets: tuple[str, ...]
+    cores: int
+    governor: str | None
+    memory_bytes: int
+    system: str
+    python: str
+    libraries: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Equal for two results whose latencies may share an axis."""
+        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries])
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """One layer that a recipe may touch, counted after it."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    elements: int
+    nonzero: int
+    threshold: float
+    bits: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Four answers to "how big": each is a different number of bytes.
+
+    ``file_bytes``: the safetensors file as served (weights in the narrowest of int8, half and float32 that
+    holds them, with scales). ``packed_bytes``: k bits a surviving weight plus the cheapest way to say which
+    survive, named in ``coding``. ``compressed_bytes``: the file through zstd. ``memory_bytes``: growth of
+    the resident memory when the engine loads the model and runs once, in a process of its own.
+    """
+
+    file_bytes: int
+    packed_bytes: int
+    compressed_bytes: int
+    coding: str
+    elements: int
+    nonzero: int
+    memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Per-image outcomes. ``correct`` is packed bits, one an image, by ``numpy.packbits``.
+
+    ``reference`` says what "correct" is against: ``labels``, or ``baseline`` (the uncompressed model's own
+    prediction) where the images have none. ``agreement`` counts images whose prediction is the baseline's.
+    """
+
+    correct: bytes
+    total: int
+    reference: str
+    agreement: int
+    sqnr_db: float | None
+    kl: float
+
+    @classmethod
+    def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":
+        """From a boolean array ``[N]``."""
+        return cls(np.packbits(correct).tobytes(), len(correct), **others)
+
+    @property
+    def outcomes(self) -> np.ndarray:
+        """Boolean ``[N]``: whether each image was right."""
+        return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.total).astype(bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Raw samples of one comparison, in nanoseconds a call of ``batch`` images.
+
+    Round ``i`` timed the baseline twice (``baseline_ns[0][i]``, ``baseline_ns[1][i]``) and the variant once
+    (``variant_ns[i]``) in an order shuffled from ``seed``. ``measured_for`` describes the recipe that ran:
+    configurations of one execution signature run the same instructions and share a measurement.
+    """
+
+    signature: str
+    measured_for: str
+    baseline_ns: tuple[tuple[int, ...], tuple[int, ...]]
+    variant_ns: tuple[int, ...]
+    batch: int
+    threads: int
+    quick: bool
+    seed: int
+    warmup_calls: int
+    stolen_share: float
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class LayerExecution:
+    """How the engine really ran one layer, read off its executed graph."""
+
+    name: str
+    precision: str
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What ran, layer by layer, and in words what was only simulated."""
+
+    layers: tuple[LayerExecution, ...]
+    simulated: tuple[str, ...]
+
+    @property
+    def precisions(self) -> dict[str, int]:
+        """Layers by the precision they ran in."""
+        counts: dict[str, int] = {}
+        for layer in self.layers:
+            counts[layer.precision] = counts.get(layer.precision, 0) + 1
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a recipe does to the weights, known without running an image."""
+
+    layers: tuple[LayerFacts, ...]
+    size: Size
+    baseline_size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One experiment, whole: what was run and what was measured."""
+
+    key: str
+    request: Request
+    environment: Environment
+    created: str
+    inspection: Inspection
+    accuracy: Accuracy
+    baseline_accuracy: Accuracy
+    latency: Latency
+    execution: Execution
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+
+def encode(record: object) -> bytes:
+    """JSON bytes of any record in this file."""
+    return msgspec.json.encode(record, order="deterministic")
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    """Read back what :func:`encode` wrote. Raises InputError for anything else."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise InputError(f"not a {kind.__name__} record: {error}") from error
+
+
+def digest(value: object) -> str:
+    """A short, stable name for any value made of records and plain data."""
+    return hashlib.sha256(encode(value)).hexdigest()[:20]

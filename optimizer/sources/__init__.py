@@ -1,0 +1,54 @@
+"""What a source of models is. Each file beside this one is a source, or finds sources.
+
+A source is two functions, three when its models are downloaded. A package of a user's own adds one through
+an entry point in the group ``paretoscope.models`` that names a :class:`Source`, or a function without
+arguments that returns one::
+
+    [project.entry-points."paretoscope.models"]
+    mine = "my_package.models:source"
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor, nn
+
+from optimizer.records import ModelCard
+
+Report = Callable[[float | None, str], None]
+"""Called with the share done (0 to 1, or None where it can't be told) and what is being done."""
+
+
+def quiet(share: float | None, message: str) -> None:
+    """A report that nobody reads."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode, with what is needed to feed it and to read its logits ``[N, classes]``.
+
+    ``preprocess`` makes ``[C, H, W]`` float32 of an image in the mode that the card's channels ask for
+    (``L`` for one, ``RGB`` for three). ``wordnet_ids`` is empty, or has one id a class.
+    """
+
+    card: ModelCard
+    module: nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    classes: tuple[str, ...]
+    wordnet_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where some models come from.
+
+    ``cards()`` lists them by name and must be cheap: no weight is read. ``load(name, report)`` raises
+    InputError for a damaged file, UnavailableError for what this machine lacks. ``download(name, report,
+    force)`` fetches the weights, again with ``force``, and gives their path.
+    """
+
+    cards: Callable[[], dict[str, ModelCard]]
+    load: Callable[[str, Report], LoadedModel]
+    download: Callable[[str, Report, bool], Path] | None = None

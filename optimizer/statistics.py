@@ -1,0 +1,292 @@
+"""Intervals, tests and verdicts, derived from raw samples whenever a result is read.
+
+Nothing here draws random numbers: the bootstrap distribution of a median is computed exactly.
+"""
+
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import binom, binomtest, norm
+from scipy.stats import t as student_t
+
+from optimizer.errors import InputError
+
+BLOCK_ROUNDS = 10
+"""Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
+LEAST_BLOCKS = 5
+"""With too few rounds for this many blocks the blocks are shorter."""
+LEAST_ROUNDS = 6
+"""With fewer, not even the range of the rounds holds a median in 95 % of cases (2 / 2**5 > 0.05)."""
+PERCENTILE_ROUNDS = {0.95: 130, 0.99: 662}
+"""Rounds from which the second largest sample is an upper bound at 99 % confidence (as in MLPerf)."""
+
+SMALLEST_CHANGE = 0.02
+AA_LIMIT = 0.03
+SPREAD_LIMIT = 0.10
+STOLEN_LIMIT = 0.02
+HALVES_LIMIT = 0.05
+
+SAME = "no difference that can be told"
+VERDICTS = ("faster", "slower", SAME, "noisy")
+
+
+def wilson(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion, as shares between 0 and 1.
+
+    Raises InputError unless ``0 <= successes <= total``, ``total >= 1`` and ``0 < confidence < 1``.
+    """
+    if not (0 <= successes <= total and total >= 1):
+        raise InputError(
+            f"{successes} of {total} is not a proportion: give 0 <= successes <= total, total >= 1"
+        )
+    if not 0 < confidence < 1:
+        raise InputError(f"confidence {confidence:g} is out of range: between 0 and 1, such as 0.95")
+    interval = binomtest(successes, total).proportion_ci(confidence, method="wilson")
+    # Rounding must not put the proportion outside its own interval.
+    share = successes / total
+    return min(float(interval.low), share), max(float(interval.high), share)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDrop:
+    """What the variant loses against the baseline on the same images, in percentage points.
+
+    Positive is worse. ``lost`` images were right and are now wrong, ``gained`` the reverse; ``p`` is the
+    exact McNemar test on the two.
+    """
+
+    points: float
+    low: float
+    high: float
+    p: float
+    lost: int
+    gained: int
+
+
+def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = 0.95) -> PairedDrop:
+    """Compare outcomes, boolean ``[N]`` each, image by image.
+
+    The interval is Newcombe's for paired proportions: two Wilson intervals, squared and added, with the
+    continuity-corrected correlation (R. G. Newcombe, Statistics in Medicine 17, 1998, 2635-2650, method 10).
+    Raises InputError when the two are not boolean, are empty or differ in length.
+    """
+    before, after = np.asarray(baseline), np.asarray(variant)
+    if before.ndim != 1 or before.shape != after.shape or not len(before):
+        raise InputError(
+            f"outcomes of shapes {list(before.shape)} and {list(after.shape)} can't be paired: "
+            "give one boolean an image, for the same images, at least one"
+        )
+    if before.dtype != bool or after.dtype != bool:
+        raise InputError(
+            f"outcomes of types {before.dtype} and {after.dtype}: give booleans, True where right"
+        )
+    total = len(before)
+    both, lost = int((before & after).sum()), int((before & ~after).sum())
+    gained = int((~before & after).sum())
+    neither = total - both - lost - gained
+
+    share_before, share_after = (both + lost) / total, (both + gained) / total
+    low_before, high_before = wilson(both + lost, total, confidence)
+    low_after, high_after = wilson(both + gained, total, confidence)
+    correlation = _correlation(both, lost, gained, neither)
+    drop = (lost - gained) / total
+    below = _reach(share_before - low_before, high_after - share_after, correlation)
+    above = _reach(high_before - share_before, share_after - low_after, correlation)
+    flips = lost + gained
+    return PairedDrop(
+        points=100 * drop,
+        low=100 * (drop - below),
+        high=100 * (drop + above),
+        p=float(binomtest(lost, flips).pvalue) if flips else 1.0,
+        lost=lost,
+        gained=gained,
+    )
+
+
+def _correlation(both: int, lost: int, gained: int, neither: int) -> float:
+    """Newcombe's corrected phi; 0 where one of the two has a single outcome."""
+    product = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    if not product:
+        return 0.0
+    excess: float = both * neither - lost * gained
+    if excess > 0:
+        excess = max(excess - (both + lost + gained + neither) / 2, 0.0)
+    return excess / math.sqrt(product)
+
+
+def _reach(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
+    """What the samples of one comparison say, in nanoseconds a call and as ratios (1 is the baseline).
+
+    ``p95_ns`` and ``p99_ns`` are upper bounds: at 99 % confidence, that share of calls is no slower.
+    ``aa`` is the baseline against itself. The intervals are at 95 %; under six rounds no such interval
+    exists, so that they span what was seen and no difference is told. ``noise`` gives the reasons, in words
+    with figures, why the verdict is "noisy".
+    """
+
+    median_ns: float
+    p95_ns: float | None
+    p99_ns: float | None
+    rounds: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    aa_ratio: float
+    aa_low: float
+    aa_high: float
+    verdict: str
+    noise: tuple[str, ...]
+
+
+def summarise_latency(
+    baseline_ns: ArrayLike, variant_ns: ArrayLike, stolen_share: float = 0.0
+) -> LatencySummary:
+    """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
+
+    The ratio is the median of the per-round log ratios of the variant to either baseline call. (Against the
+    mean of the two it would be biased: the noise of a call is skewed, and averaging takes the skew out of
+    one side only.) Raises InputError on other shapes, fewer than two rounds and times that are not positive.
+    """
+    baseline, variant = np.asarray(baseline_ns, float), np.asarray(variant_ns, float)
+    rounds = variant.size
+    if variant.shape != (rounds,) or baseline.shape != (2, rounds) or rounds < 2:
+        raise InputError(
+            f"latency samples of shapes {list(baseline.shape)} and {list(variant.shape)} are no comparison: "
+            "give the baseline as [2, rounds] and the variant as [rounds], with at least 2 rounds"
+        )
+    for samples in (baseline, variant):
+        if not (np.isfinite(samples) & (samples > 0)).all():
+            raise InputError("latency samples must be finite and above 0 ns: measure again")
+    ratio, low, high = _median_ratio(np.log(variant / baseline).T)
+    aa_ratio, aa_low, aa_high = _median_ratio(np.log(baseline[:1] / baseline[1:]).T)
+    noise = (
+        *_aa_noise(aa_ratio, aa_low, aa_high),
+        *_series_noise("baseline", baseline),
+        *_series_noise("variant", variant[None]),
+        *_stolen_noise(stolen_share),
+    )
+    told = rounds >= LEAST_ROUNDS and not low <= 1 <= high
+    changed = abs(ratio - 1) > max(SMALLEST_CHANGE, (aa_high - aa_low) / 2)
+    direction = "faster" if ratio < 1 else "slower"
+    return LatencySummary(
+        median_ns=float(np.median(variant)),
+        p95_ns=_percentile_bound(variant, 0.95),
+        p99_ns=_percentile_bound(variant, 0.99),
+        rounds=rounds,
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        aa_ratio=aa_ratio,
+        aa_low=aa_low,
+        aa_high=aa_high,
+        verdict="noisy" if noise else direction if told and changed else SAME,
+        noise=noise,
+    )
+
+
+def _percentile_bound(samples: NDArray[np.float64], share: float) -> float | None:
+    """Smallest order statistic that ``share`` of all calls stay below, at 99 % confidence."""
+    if len(samples) < PERCENTILE_ROUNDS[share]:
+        return None
+    return float(np.sort(samples)[_bound_index(len(samples), share)])
+
+
+@cache
+def _bound_index(rounds: int, share: float) -> int:
+    return int(binom.ppf(0.99, rounds, share))
+
+
+def _median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Median of log ratios ``[R, K]`` (K a round) and its 95 % interval, as ratios."""
+    if len(logs) < LEAST_ROUNDS:
+        low, high = logs.min(), logs.max()
+    else:
+        low, high = _bootstrap_low(logs), -_bootstrap_low(-logs)
+    middle = np.median(logs)
+    return math.exp(middle), math.exp(min(low, middle)), math.exp(max(high, middle))
+
+
+def _bootstrap_low(values: NDArray[np.float64]) -> float:
+    """Lower end of the 95 % interval for the median of ``values`` ``[R, K]``, from blocks of rounds.
+
+    Circular block bootstrap (Politis and Romano, 1992), percentile interval, expanded for the small number
+    of blocks (T. Hesterberg, arXiv 1411.5279). A resampled median is at most x when half of the
+    resample is; the values up to x in it are a sum of independent blocks, so their distribution is a
+    convolution power, computed exactly where drawing resamples would only estimate it.
+    """
+    block = max(1, min(BLOCK_ROUNDS, len(values) // LEAST_BLOCKS))
+    blocks = len(values) // block
+    ordered = np.sort(values, axis=None)
+    index = bisect_left(
+        range(len(ordered)), _tail(blocks), key=lambda i: _chance_of_half(values <= ordered[i], block, blocks)
+    )
+    return float(ordered[index])
+
+
+@cache
+def _tail(blocks: int) -> float:
+    """Share of the bootstrap distribution to leave out at either end: 2.5 %, less for few blocks."""
+    return float(norm.sf(math.sqrt(blocks / (blocks - 1)) * student_t.ppf(0.975, blocks - 1)))
+
+
+def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:
+    """Chance that at least half of ``blocks`` drawn blocks of rounds is marked in ``marked`` ``[R, K]``."""
+    rounds, a_round = marked.shape
+    running = np.cumsum(np.resize(marked.sum(axis=1), rounds + block))
+    in_block = running[block:] - running[:-block]  # of the R circular blocks, one each
+    most = blocks * block * a_round
+    size = 2 ** most.bit_length()
+    spectrum = np.fft.rfft(np.bincount(in_block) / rounds, size)
+    return float(np.fft.irfft(spectrum**blocks, size)[(most + 1) // 2 : most + 1].sum())
+
+
+def _aa_noise(ratio: float, low: float, high: float) -> list[str]:
+    reasons = []
+    if not low <= 1 <= high:
+        reasons.append(
+            f"the baseline differs from itself: ratio {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+        )
+    if (half_width := (high - low) / 2) > AA_LIMIT:
+        reasons.append(
+            f"the baseline against itself is known to ±{_percent(half_width)} only "
+            f"(limit {_percent(AA_LIMIT)})"
+        )
+    return reasons
+
+
+def _series_noise(name: str, samples: NDArray[np.float64]) -> list[str]:
+    """Reasons that lie in one series ``[K, R]``: its spread, and its drift between the two halves."""
+    reasons = []
+    quartiles = np.percentile(samples, [25, 50, 75])
+    if (spread := (quartiles[2] - quartiles[0]) / quartiles[1]) > SPREAD_LIMIT:
+        reasons.append(
+            f"the middle half of the {name}'s samples spans {_percent(spread)} of their median "
+            f"(limit {_percent(SPREAD_LIMIT)})"
+        )
+    first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
+    if (drift := abs(second / first - 1)) > HALVES_LIMIT:
+        reasons.append(
+            f"the {name}'s second half is {_percent(drift)} {'slower' if second > first else 'faster'} "
+            f"than its first (limit {_percent(HALVES_LIMIT)})"
+        )
+    return reasons
+
+
+def _stolen_noise(share: float) -> list[str]:
+    if share <= STOLEN_LIMIT:
+        return []
+    return [
+        f"other guests of this host took {_percent(share)} of the CPU time (limit {_percent(STOLEN_LIMIT)})"
+    ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

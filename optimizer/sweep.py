@@ -1,0 +1,57 @@
+"""Many recipes on one model: a grid, and an iterator of results or recorded failures."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+from optimizer.errors import InputError, ParetoscopeError
+from optimizer.recipe import PruneSpec, QuantizeSpec
+from optimizer.records import Request, Result
+
+STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
+STARTER_BITS = (32, 8, 4, 3)
+LARGEST_GRID = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that gave no result, and why."""
+
+    request: Request
+    message: str
+
+
+def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:
+    """Every sparsity with every bit width, all else as in ``base``; the baseline's own recipe comes first.
+
+    Raises InputError for an empty axis, a value out of range, or more than 2,000 combinations.
+    """
+    if not sparsities or not weight_bits:
+        raise InputError("a sweep needs at least one sparsity and one bit width, such as 0,0.5 and 32,8")
+    if len(sparsities) * len(weight_bits) > LARGEST_GRID:
+        raise InputError(
+            f"{len(sparsities)} sparsities x {len(weight_bits)} bit widths are more than {LARGEST_GRID:,} "
+            "configurations: take fewer steps"
+        )
+    requests = [
+        replace(base, recipe=replace(base.recipe, prune=_prune(base, sparsity), quantize=_quantize(base, bits)))
+        for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
+    ]
+    return sorted(requests, key=lambda request: not request.recipe.identity)
+
+
+def _prune(base: Request, sparsity: float) -> PruneSpec:
+    return replace(base.recipe.prune, sparsity=sparsity or None, threshold=None)
+
+
+def _quantize(base: Request, bits: int) -> QuantizeSpec:
+    return replace(base.recipe.quantize, weight_bits=bits)
+
+
+def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failure]:
+    """Measure one after the other. A configuration that fails is recorded and the rest go on."""
+    for request in requests:
+        try:
+            yield measure(request)
+        except ParetoscopeError as error:
+            yield Failure(request, str(error))

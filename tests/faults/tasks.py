@@ -1,0 +1,182 @@
+"""What the workers of the pool's tests run, and what the store's tests keep."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.errors import InputError
+from optimizer.records import (
+    Accuracy,
+    Environment,
+    Execution,
+    Inspection,
+    Latency,
+    LayerExecution,
+    LayerFacts,
+    Request,
+    Result,
+    Size,
+)
+from optimizer.store import Store
+from optimizer.token import machine_token
+
+Report = Callable[[float | None, str], None]
+
+
+def make_result(key: str, **changes: Any) -> Result:
+    """A small, whole result; ``changes`` are fields of Result."""
+    size = Size(100, 50, 40, "bitmap", 25, 12)
+    accuracy = Accuracy(b"\xf0", 8, "labels", 7, 31.5, 0.01)
+    whole = Result(
+        key=key,
+        request=Request("fashion-mlp"),
+        environment=Environment(
+            "a cpu", ("avx2",), 2, None, 2**30, "Linux", "3.11", {"torch": "2.13", "openvino": "2026.4"}
+        ),
+        created="2026-11-24T12:00:00+00:00",
+        inspection=Inspection((LayerFacts("fc", "Linear", (5, 5), 25, 12, 0.1, 8, 25),), size, size),
+        accuracy=accuracy,
+        baseline_accuracy=accuracy,
+        latency=Latency("sig", "uncompressed", ((10, 11), (12, 13)), (9, 8), 1, 2, True, 0, 10, 0.0, 1),
+        execution=Execution((LayerExecution("fc", "f32", "gemm"),), ()),
+        notes=("a note",),
+    )
+    return replace(whole, **changes)
+
+
+def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """Poll until the condition holds and give back what it gave; AssertionError when it never does."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
+def note(file: str | Path, line: object) -> None:
+    """Append a line in one write, so that lines of several processes don't mix."""
+    with open(file, "a") as noted:
+        noted.write(f"{line}\n")
+
+
+def lines(file: str | Path) -> list[str]:
+    """The lines noted so far."""
+    path = Path(file)
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _wait(request: dict[str, str], report: Report) -> int:
+    """Note this process's id in ``begun``, then go on once ``go`` exists."""
+    report(0.5, "half way")
+    note(request["begun"], os.getpid())
+    until(Path(request["go"]).exists)
+    return os.getpid()
+
+
+def _die(request: tuple[str, int], report: Report) -> int:
+    """Be killed the first ``times`` times; give back how often this was tried."""
+    file, times = request
+    note(file, os.getpid())
+    if len(lines(file)) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return len(lines(file))
+
+
+def _fork(request: dict[str, str], report: Report) -> str:
+    """Fork a child that outlives this process and holds its pipes open, then wait. On a retry, say so."""
+    if lines(request["child"]):
+        return "again"
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    note(request["child"], child)
+    _wait(request, report)
+    return "undisturbed"
+
+
+def _chat(request: int, report: Report) -> int:
+    """Report from several threads at once, and go on reporting after the end."""
+
+    def talk(times: int) -> None:
+        for step in range(times):
+            report(step / times, "x" * 1000)
+
+    threads = [threading.Thread(target=talk, args=(request,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    threading.Thread(target=talk, args=(request * 10,), daemon=True).start()
+    return request
+
+
+def _noisy(request: object, report: Report) -> object:
+    """Print, and start a program that prints, where a library might."""
+    print("from python")
+    os.write(1, b"from C\n")
+    os.system("echo from a program")
+    return sys.stdin.read()
+
+
+def _warm(request: str | None, report: Report) -> None:
+    if request is not None:
+        note(request, "warm")
+
+
+def _refuse(request: str, report: Report) -> None:
+    note(request, "tried")
+    raise InputError("sparsity 1.5 is out of range")
+
+
+def _break(request: str, report: Report) -> None:
+    note(request, "tried")
+    raise ValueError("no such thing")
+
+
+def _note(request: tuple[str, str], report: Report) -> None:
+    note(*request)
+
+
+def _fill(request: tuple[str, str, str, int], report: Report) -> None:
+    """Put ``count`` results into the store at ``path``, noting in ``file`` each one that is in."""
+    path, file, prefix, count = request
+    store = Store(path)
+    for number in range(count):
+        key = f"{prefix}-{os.getpid()}-{number}"
+        store.put(make_result(key, notes=("x" * 20_000,)))
+        note(file, key)
+
+
+def _hold(request: dict[str, str], report: Report) -> None:
+    with machine_token(request["token"]):
+        _wait(request, report)
+
+
+TASKS: dict[str, Callable[[Any, Report], object]] = {
+    "warm": _warm,
+    "echo": lambda request, report: request,
+    "exit": lambda request, report: os._exit(3),
+    "lambda": lambda request, report: lambda: None,
+    "wait": _wait,
+    "die": _die,
+    "fork": _fork,
+    "chat": _chat,
+    "noisy": _noisy,
+    "refuse": _refuse,
+    "break": _break,
+    "note": _note,
+    "fill": _fill,
+    "hold": _hold,
+}
+
+
+def run(task: str, request: Any, report: Report) -> object:
+    return TASKS[task](request, report)

@@ -1,0 +1,294 @@
+import os
+import sqlite3
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from faults.tasks import make_result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimizer import store as module
+from optimizer.errors import UnavailableError
+from optimizer.records import SCHEMA, DataSpec, Request, Result
+from optimizer.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results.sqlite")
+
+
+def timed(key: str, signature: str, quick: bool, first_ns: int = 9, **changes: Any) -> Result:
+    plain = make_result(key)
+    latency = replace(plain.latency, signature=signature, quick=quick, variant_ns=(first_ns, 8))
+    return replace(plain, latency=latency, **changes)
+
+
+def test_a_result_comes_back_whole_and_a_second_one_replaces_it(store: Store) -> None:
+    first = make_result("k", latency=replace(make_result("k").latency, variant_ns=(2**62, 0)))
+    store.put(first)
+    assert store.get("k") == first
+    assert store.get("other") is None
+    second = make_result("k", notes=())
+    store.put(second)
+    assert store.results() == [second]
+    assert store.count() == 1
+    assert Store(store.path).get("k") == second
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from(["mlp", "vit"]),
+            st.sampled_from(["torch", "openvino"]),
+            st.sampled_from([DataSpec(), DataSpec(limit=7)]),
+            st.sampled_from(["2026-01-01", "2026-01-02", "2026-01-03"]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([None, "mlp"]),
+    st.sampled_from([None, "torch"]),
+    st.sampled_from([None, DataSpec(limit=7)]),
+    st.sampled_from([None, 1, 3]),
+)
+def test_results_are_those_asked_for_newest_last(
+    puts: list[tuple[str, str, str, DataSpec, str]],
+    model: str | None,
+    engine: str | None,
+    data: DataSpec | None,
+    limit: int | None,
+) -> None:
+    kept: dict[str, Result] = {}
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder, "results.sqlite"))
+        for key, its_model, its_engine, its_data, created in puts:
+            result = make_result(
+                key, request=Request(its_model, engine=its_engine, data=its_data), created=created
+            )
+            store.put(result)
+            kept.pop(key, None)
+            kept[key] = result
+        asked = [
+            result
+            for result in sorted(kept.values(), key=lambda result: result.created)
+            if model in (None, result.request.model)
+            and engine in (None, result.request.engine)
+            and data in (None, result.request.data)
+        ]
+        assert store.results(model, data, engine, limit) == asked[-limit if limit else 0 :]
+
+
+def test_rows_of_another_schema_are_passed_over(store: Store) -> None:
+    store.put(timed("old", "s", True, schema=SCHEMA + 1))
+    assert store.get("old") is None
+    assert store.results() == []
+    assert store.count() == 0
+    assert store.latency("s", quick=True) is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked_quick", "served"),
+    [
+        ([], True, None),
+        ([True], True, 0),
+        ([True], False, None),
+        ([False], False, 0),
+        ([False], True, 0),
+        ([True, False], True, 1),
+        ([False, True], True, 1),
+        ([False, True], False, 0),
+        ([True, True], True, 1),
+    ],
+)
+def test_the_newest_measurement_that_is_thorough_enough_is_shared(
+    store: Store, stored: list[bool], asked_quick: bool, served: int | None
+) -> None:
+    results = [timed(f"k{number}", "s", quick, number) for number, quick in enumerate(stored)]
+    for result in [timed("other", "t", False), *results]:
+        store.put(result)
+    assert store.latency("s", asked_quick) == (None if served is None else results[served].latency)
+
+
+def test_forgetting_drops_a_measurement_with_the_last_result_that_shares_it(store: Store) -> None:
+    for result in (timed("a", "s", True), timed("b", "s", True), timed("c", "t", True)):
+        store.put(result)
+    store.forget(["a", "never there"])
+    assert [result.key for result in store.results()] == ["b", "c"]
+    assert store.latency("s", True) is not None
+    store.forget(iter(["b"]))
+    assert store.latency("s", True) is None
+    assert store.latency("t", True) is not None
+
+
+def test_a_failure_stays_until_a_result_arrives_or_it_is_forgotten(store: Store) -> None:
+    request = Request("fashion-vit")
+    store.put_failure("a", request, "its worker was killed", 1)
+    store.put_failure("b", request, "no network", 1)
+    store.put_failure("a", request, "its worker was killed", 2)
+    failure = store.failure("a")
+    assert failure is not None
+    assert (failure.request, failure.message, failure.attempts) == (request, "its worker was killed", 2)
+    assert [failure.key for failure in store.failures()] == ["b", "a"]
+    store.put(make_result("a"))
+    assert store.failure("a") is None
+    store.forget(["b"])
+    assert store.failures() == []
+
+
+def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
+    store.put_document("pin", "x", b"[1]")
+    store.put_document("pin", "y", b"{}")
+    store.put_document("complexity", "x", b"2")
+    store.put_document("pin", "x", b"[3]")
+    assert store.get_document("pin", "x") == b"[3]"
+    assert store.get_document("pin", "z") is None
+    assert list(store.documents("pin").items()) == [("y", b"{}"), ("x", b"[3]")]
+    store.forget_document("pin", "x")
+    assert store.documents("pin") == {"y": b"{}"}
+    assert store.get_document("complexity", "x") == b"2"
+
+
+def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "elsewhere"))
+    assert Store().path == tmp_path / "elsewhere" / "results.sqlite"
+
+
+def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(make_result("k"))
+    monkeypatch.setattr(module, "MIGRATIONS", module.MIGRATIONS[:])
+
+    @module.migration
+    def add(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE later (x)")
+        connection.execute("INSERT INTO later VALUES (1)")
+
+    assert Store(store.path).get("k") == make_result("k")
+    assert store.get("k") == make_result("k")  # and it ran once: a second time the table would exist
+    assert query(store.path, "SELECT x FROM later") == [(1,)]
+
+
+def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = query(store.path, "PRAGMA user_version")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "MIGRATIONS", module.MIGRATIONS[:])
+
+        @module.migration
+        def half(connection: sqlite3.Connection) -> None:
+            connection.execute("CREATE TABLE half (x)")
+            connection.execute("not SQL")
+
+        with pytest.raises(UnavailableError, match="syntax error"):
+            store.count()
+    assert query(store.path, "PRAGMA user_version") == before
+    assert query(store.path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
+    store.put(make_result("k"))
+
+
+def test_a_newer_database_is_left_alone(store: Store) -> None:
+    query(store.path, "PRAGMA user_version = 1000")
+    for act in (lambda: Store(store.path), store.count, lambda: store.put(make_result("k"))):
+        with pytest.raises(UnavailableError, match=r"newer Paretoscope.*1000.*upgrade.*PARETOSCOPE_HOME"):
+            act()
+
+
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(b"no database at all " * 1000)
+    with pytest.raises(UnavailableError, match=r"results\.sqlite: file is not a database.*PARETOSCOPE_HOME"):
+        Store(path)
+    assert path.read_bytes() == b"no database at all " * 1000
+
+
+def test_damage_in_the_middle_is_named(store: Store) -> None:
+    for number in range(50):
+        store.put(make_result(f"k{number}", notes=("x" * 5000,)))
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises(UnavailableError, match=r"results\.sqlite: .*malformed.*PARETOSCOPE_HOME"):
+        store.results()
+
+
+def test_a_damaged_row_is_named(store: Store) -> None:
+    store.put(make_result("k"))
+    query(store.path, "UPDATE results SET json = '{\"key\": 1}'")
+    with pytest.raises(UnavailableError, match=r"results\.sqlite: not a Result record"):
+        store.results()
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"file.below.results\.sqlite.*PARETOSCOPE_HOME"):
+        Store(tmp_path / "file" / "below" / "results.sqlite")
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(UnavailableError, match=r"folder\.sqlite: unable to open.*PARETOSCOPE_HOME"):
+        Store(tmp_path / "folder.sqlite")
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UnavailableError, match=r"results\.sqlite.*PARETOSCOPE_HOME"):
+            Store(tmp_path / "results.sqlite")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_full_disk_loses_nothing_that_was_there(store: Store) -> None:
+    resource = pytest.importorskip("resource")
+    store.put(make_result("there"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UnavailableError, match=r"results\.sqlite: .*PARETOSCOPE_HOME"):
+            store.put(make_result("too large", notes=("x" * 1_000_000,)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [result.key for result in store.results()] == ["there"]
+    store.put(make_result("after"))
+    assert store.count() == 2
+
+
+def test_threads_may_share_a_store(store: Store) -> None:
+    errors: list[Exception] = []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(10):
+                store.put(make_result(f"{name}{number}"))
+                assert store.get(f"{name}{number}") is not None
+                store.results(limit=3)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert store.count() == 80
+
+
+def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor() as threads:
+        other.execute("BEGIN IMMEDIATE")
+        opened = threads.submit(Store, path)
+        time.sleep(0.2)
+        other.execute("ROLLBACK")
+        assert opened.result().count() == 0
+
+
+def query(path: Path, sql: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(sql).fetchall()
