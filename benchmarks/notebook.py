@@ -2,11 +2,12 @@
 
     python benchmarks/notebook.py [--json] [--images FOLDER] [--configurations 24]
 
-6 sparsities x 4 bit widths over the photographs of the classes with an odd index, accuracy and size. The loop
-copies the model, prunes with ``torch.nn.utils.prune``, fake-quantizes the weights and scores in eager mode at
-batch 32, and again at the batch size at which eager mode is fastest here. It is given the images as tensors, and
-the model with its batch norm folded, as ours has it: the loop gains from both, and the predictions can be
-compared. All take turns, configuration by configuration; ours pays for loading, reading and converting inside.
+6 sparsities x 4 bit widths over the photographs of the classes with an odd index, accuracy and size. The
+loop copies the model, prunes with ``torch.nn.utils.prune``, fake-quantizes the weights and scores in eager
+mode at batch 32, and again at the batch size at which eager mode is fastest here. It is given the images as
+tensors, and the model with its batch norm folded, as ours has it: the loop gains from both, and the
+predictions can be compared. All take turns, configuration by configuration; ours pays for loading, reading
+and converting inside.
 """
 
 import argparse

@@ -49,7 +49,8 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.second(torch.relu(self.first(x))) + self.shortcut(x))
+        residual: Tensor = self.second(torch.relu(self.first(x)))
+        return torch.relu(residual + self.shortcut(x))
 
 
 class ResNet(nn.Sequential):
@@ -84,7 +85,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = nn.functional.relu6(self.expand(x))
         hidden = nn.functional.relu6(self.depthwise(hidden))
-        projected = self.project(hidden)
+        projected: Tensor = self.project(hidden)
         return x + projected if self.residual else projected
 
 
@@ -125,7 +126,8 @@ class EncoderBlock(nn.Module):
         q, k, v = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + self.output(attended.transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm_mlp(x))
+        mixed: Tensor = self.mlp(self.norm_mlp(x))
+        return x + mixed
 
 
 class VisionTransformer(nn.Module):
@@ -141,7 +143,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position
-        return self.head(self.norm(self.blocks(tokens)).mean(1))
+        logits: Tensor = self.head(self.norm(self.blocks(tokens)).mean(1))
+        return logits
 
 
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {

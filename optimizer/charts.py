@@ -20,7 +20,7 @@ from optimizer.frame import Measure, Summary, frontier_mask, summarise
 from optimizer.metrics import format_count, format_ns, format_p, format_percent, metric
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
 from optimizer.records import LayerFacts, Result
-from optimizer.theme import ENGINE_LABELS, MARKERS
+from optimizer.theme import MARKERS, engine_label
 
 __all__ = [
     "accuracy_info",
@@ -45,7 +45,7 @@ def hover(summary: Summary) -> str:
     """The recipe in words, every figure with its interval, and how it was measured; escaped for plotly."""
     lines = [
         f"<b>{html.escape(summary.description)}</b>",
-        html.escape(f"{summary.request.model} on {_engine(summary)}, {summary.images}"),
+        html.escape(f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.images}"),
         f"accuracy {summary.text('accuracy')}",
         f"lost {summary.text('drop')}, {format_p(summary.drop.p)}",
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
@@ -309,15 +309,11 @@ def latency_info(
     )
 
 
-def _engine(summary: Summary) -> str:
-    return ENGINE_LABELS.get(summary.request.engine, summary.request.engine)
-
-
 def _realisation_series(summary: Summary, engines: Sequence[str]) -> tuple[Any, Series]:
     """Its name, with the engine and the machine where these differ. The first engine's lines are solid."""
     name, colour = summary.realisation, summary.realisation
     if len(engines) > 1:
-        name += f", {_engine(summary)}"
+        name += f", {engine_label(summary.request.engine)}"
     if summary.other_machine:
         name, colour = f"{name}, other machine", "unknown kernels"
     order = (list(MARKERS).index(summary.realisation), summary.request.engine, summary.environment_key)
@@ -331,7 +327,7 @@ LARGEST_DROP_POINTS = 15.0
 def frontier_info(
     results: Iterable[Result],
     selected: str | None = None,
-    cost: str = "file_size",
+    cost: str = "compressed_size",
     loss: str = "drop",
     log: bool = False,
 ) -> Lines:
@@ -488,12 +484,13 @@ def _label(summary: Summary, others: Sequence[Summary]) -> str:
     if len({other.request.model for other in others}) > 1:
         parts.insert(0, summary.request.model)
     if len({other.request.engine for other in others}) > 1:
-        parts.append(_engine(summary))
+        parts.append(engine_label(summary.request.engine))
     return " · ".join(parts)
 
 
 class Fit(Protocol):
-    """A fitted power law of time: ``slope`` on log axes with its interval, above ``floor_ns`` of overhead."""
+    """A power law of time above ``floor_ns`` of overhead: its ``slope`` on log axes and the interval. From
+    ``from_n`` on, the weights take longer than the overhead."""
 
     @property
     def slope(self) -> float: ...
@@ -503,6 +500,8 @@ class Fit(Protocol):
     def high(self) -> float: ...
     @property
     def floor_ns(self) -> float: ...
+    @property
+    def from_n(self) -> float: ...
 
 
 EXECUTIONS = {"dense": "dense fp32", "csr": "sparse kernels", "rows removed": "channels removed"}
@@ -510,18 +509,23 @@ EXECUTIONS = {"dense": "dense fp32", "csr": "sparse kernels", "rows removed": "c
 
 
 def complexity_info(
-    points: pd.DataFrame, fits: Mapping[str, Fit], quantity: Literal["time", "operations"] = "time"
+    points: pd.DataFrame,
+    fits: Mapping[str, Fit],
+    quantity: Literal["time", "operations"] = "time",
+    n_label: str = "weights n",
 ) -> Lines:
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
 
     ``points`` has the columns ``execution`` (dense, csr, rows removed), ``n``, ``operations``, ``surviving``,
-    ``removed_share``, ``median_ns``, ``low_ns`` and ``high_ns``; ``fits`` has an entry an execution. Raises
-    InputError for an unknown execution.
+    ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits`` has an entry an
+    execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
     """
     timed = quantity == "time"
     title = "Time against the number of weights" if timed else "Operations against the number of weights"
-    x = Axis("weights n before removal, log", log=True)
-    y = Axis("time, log" if timed else "weights visited, log", "ns" if timed else "", "lower", log=True)
+    x = Axis(f"{n_label} before removal, log", log=True)
+    y = Axis(
+        "time, log" if timed else "weights visited an input, log", "ns" if timed else "", "lower", log=True
+    )
     if points.empty:
         return Lines(title, x, y, empty="Not measured yet.<br>Start the measurement to see time against n.")
     column = "median_ns" if timed else "operations"
@@ -539,7 +543,9 @@ def complexity_info(
         label = f"{name}, slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
         series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
         floors += [fit.floor_ns] if fit.floor_ns > 0 else []
-    floor = Reference(f"overhead of a call: {format_ns(min(floors))}", min(floors)) if floors else None
+    floor = (
+        Reference(f"overhead of a layer's call: {format_ns(min(floors))}", min(floors)) if floors else None
+    )
     drawn = [point for line in series for point in line.points]
     low, high = _extent(drawn, floor)
     return Lines(
@@ -553,8 +559,9 @@ def complexity_info(
 
 def _complexity_point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
     timed = column == "median_ns"
+    name = html.escape(f"{row.get('name', '')} {row['execution']}".strip())
     words = [
-        f"<b>{html.escape(row['execution'])}</b>, {format_percent(100 * row['removed_share'])} removed",
+        f"<b>{name}</b>, {format_percent(100 * row['removed_share'])} removed",
         f"n = {format_count(row['n'])}, {format_count(row['surviving'])} survive",
         f"weights visited {format_count(row['operations'])}",
         f"time {format_ns(row['median_ns'], row['low_ns'], row['high_ns'])}",
@@ -569,22 +576,16 @@ def _complexity_point(row: dict[Hashable, Any], column: str, marker: str) -> Poi
     )
 
 
-def _fitted(execution: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
-    """floor + c n^slope as a dotted line; c is the median over the points that stand clear of the floor."""
-    n, times = rows["n"].to_numpy(float), rows["median_ns"].to_numpy(float)
-    clear = times > 1.5 * fit.floor_ns
-    used = clear if clear.any() else times >= times.max()
-    scale = np.median(np.log(np.maximum(times[used] - fit.floor_ns, 1e-3)) - fit.slope * np.log(n[used]))
-    grid = np.geomspace(n.min(), n.max(), 60)
-    fitted = fit.floor_ns + np.exp(scale + fit.slope * np.log(grid))
-    return Series(
-        f"{execution}, fitted",
-        role,
-        tuple(Point(float(a), float(b)) for a, b in zip(grid, fitted, strict=True)),
-        line="dot",
-        markers=False,
-        legend=False,
-    )
+def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
+    """The power law alone, where the weights and not the overhead take the time: straight on log axes."""
+    n, times_ns = rows["n"].to_numpy(float), rows["median_ns"].to_numpy(float)
+    clear = (n >= fit.from_n) & (times_ns > fit.floor_ns)
+    if not clear.any():
+        return Series(f"{name}, fitted", role, (), line="dot", markers=False, legend=False)
+    scale = np.median(np.log(times_ns[clear] - fit.floor_ns) - fit.slope * np.log(n[clear]))
+    ends = (n[clear].min(), n[clear].max())
+    line = tuple(Point(float(end), float(np.exp(scale + fit.slope * np.log(end)))) for end in ends)
+    return Series(f"{name}, fitted", role, line, line="dot", markers=False, legend=False)
 
 
 def layers_info(result: Result) -> Bars:

@@ -1,5 +1,8 @@
-"""The dashboard's verbs from a shell, on the same store. ``--json`` prints JSON on standard output and nothing
-else there; progress and errors go to standard error. Exit codes: 0 done, 1 failed, 2 bad input."""
+"""The dashboard's verbs from a shell, on the same store.
+
+``--json`` prints JSON on standard output and nothing else there; progress and errors go to standard error.
+Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks.
+"""
 
 import argparse
 import json
@@ -7,7 +10,6 @@ import os
 import socket
 import subprocess
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -280,8 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
     complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
     complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
-    complexity.add_argument("--batch", type=int, default=32, help="columns each layer multiplies (32)")
-    complexity.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+    complexity.add_argument("--batch", type=int, help="inputs a call (32 for stacks, 1 for a model)")
+    complexity.add_argument(
+        "--threads", type=int, default=1, help="1 (default) shows the work; 0 is every core"
+    )
     complexity.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
     complexity.add_argument("--json", action="store_true", help="one JSON object on standard output")
 

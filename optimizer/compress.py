@@ -19,7 +19,8 @@ class CompressedWeight:
     """One layer's weight after a recipe.
 
     ``values`` float32 are what the layer multiplies with; ``mask`` is True where a weight survived pruning;
-    ``codes`` hold the integer grid at 8 bits or fewer; ``threshold`` is the largest magnitude that went, or -1.
+    ``codes`` hold the integer grid at 8 bits or fewer; ``threshold`` is the largest magnitude that went, or
+    -1.
     """
 
     values: Tensor

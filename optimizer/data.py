@@ -109,7 +109,7 @@ def _archive(name: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels uint8 ``[N, 28, 28]`` and labels int64 ``[N]`` of a bundled set."""
     path = asset(name)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return archive["images"], archive["labels"].astype(np.int64)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(

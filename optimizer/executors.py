@@ -6,7 +6,6 @@ dashboard itself. A worker is told its work through standard input and answers t
 input ends when the server dies, however it dies, and it then ends itself and whatever it started.
 """
 
-import atexit
 import contextlib
 import functools
 import heapq
@@ -97,7 +96,6 @@ class Pool:
         ]
         for thread in self._threads:
             thread.start()
-        atexit.register(self.close)
 
     def submit(self, lane: str, task: str, request: object, key: str, priority: float = 0) -> Job:
         """Queue work under a key that names it wholly, or join it.
@@ -164,7 +162,6 @@ class Pool:
 
     def close(self) -> None:
         """Cancel everything and end the workers."""
-        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             for key in list(self._live):
@@ -221,7 +218,8 @@ class Pool:
 
     def _run(self, lane: "_Lane", job: Job) -> None:
         def report(progress: float | None, message: str) -> None:
-            job.progress, job.message = progress, message
+            if not job.over:
+                job.progress, job.message = progress, message
 
         payload = pickle.dumps(job.request)
         while True:
@@ -283,7 +281,7 @@ class _Worker:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._answers = self._process.stdin, self._process.stdout
-        self._killed = False
+        self._killed = False  # a killed process takes a moment to go
         self._runs = 0
         threading.Thread(target=self._bury, name="worker's end", daemon=True).start()
 

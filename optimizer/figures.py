@@ -27,8 +27,8 @@ NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill th
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """``unit`` is ``%``, ``points``, ``B``, ``ns``, ``×`` or empty (a count). ``span`` is in that
-    unit; None means as far as the points go. ``categories`` are the labels, of one or more lines, of positions 0, 1, 2...
+    """``unit`` is a metric's, empty for a count. ``span`` is in that
+    unit; None means as far as the points go. ``categories`` label the positions 0, 1, 2...
     """
 
     title: str
@@ -126,7 +126,7 @@ class Bars:
 # Drawing
 
 _FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
-_SUFFIXES = {"B": "B", "ns": "s", "%": "", "points": "", "×": "×"}
+_SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
 _ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
 _ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
 _DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
@@ -198,7 +198,8 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     layout["xaxis"]["title"] = {"text": _titled(info.x, _ARROWS_ACROSS)}
     layout["legend"] = {
         "title": {"text": info.legend_title},
-        "y": -LEGEND_PIXELS / (layout["height"] - MARGIN["t"] - MARGIN["b"] - LEGEND_PIXELS),
+        "y": -LEGEND_PIXELS
+        / max(LEGEND_PIXELS, layout["height"] - MARGIN["t"] - MARGIN["b"] - LEGEND_PIXELS),
     }
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
     layout["shapes"], layout["annotations"] = _marks(info, colours)
@@ -255,10 +256,10 @@ def _middle(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
-def _layout(title: str, heading: str, dark: bool, height: int | None) -> dict[str, Any]:
+def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]:
     return {
         "template": template(dark),
-        "height": height or HEIGHT,
+        "height": height,
         "title": {
             "text": f"<b>{html.escape(title)}</b><br>"
             f'<span style="font-size:12px;color:{theme(dark).muted}">{html.escape(heading)}</span>',
@@ -275,7 +276,7 @@ def _layout(title: str, heading: str, dark: bool, height: int | None) -> dict[st
 
 
 def _titled(axis: Axis, arrows: Mapping[str, str]) -> str:
-    unit = f", {axis.unit}" if axis.unit in ("%", "points") else ""
+    unit = f", {axis.unit}" if axis.unit and axis.unit not in _SUFFIXES else ""
     return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
 
 

@@ -35,6 +35,7 @@ BUNDLED_ARCHIVES = ("fashion-test.npz", "fashion-calibration.npz")
 CALIBRATION_LIMIT = 512
 """At most so many images of a folder calibrate: more change ranges little and cost memory."""
 ROOTS_VARIABLE = "PARETOSCOPE_IMAGE_ROOTS"
+OFFERED_SUBFOLDERS = 20
 NAMED_IN_NOTES = 5
 
 
@@ -313,17 +314,24 @@ def check_allowed(path: str | Path) -> Path:
 
 
 def image_folders(root: Path) -> list[Path]:
-    """What below ``root`` looks like an image set: ``root`` or a folder in it that holds images or class folders."""
-    visible = [entry for entry in (root, *_entries(root)) if entry.is_dir()]
-    return [folder for folder in visible if _looks_like_images(folder)]
+    """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders.
+
+    Looks two levels deep. The subfolders of a set with many classes are classes and are not offered.
+    """
+    with contextlib.suppress(InputError):
+        own = [root] if _holds_images(root) else []
+        children = [entry for entry in _entries(root) if entry.is_dir()]
+        if own and len(children) > OFFERED_SUBFOLDERS:
+            return own
+        return [*own, *filter(_holds_images, children)]
+    return []
 
 
-def _looks_like_images(folder: Path, depth: int = 1) -> bool:
+def _holds_images(folder: Path) -> bool:
     with contextlib.suppress(InputError):
         entries = _entries(folder)
-        if any(_is_image(entry) for entry in entries):
-            return True
-        return depth > 0 and any(_looks_like_images(entry, depth - 1) for entry in entries[:50] if entry.is_dir())
+        subfolders = [entry for entry in entries if entry.is_dir()][:OFFERED_SUBFOLDERS]
+        return any(map(_is_image, [*entries, *(file for place in subfolders for file in _entries(place))]))
     return False
 
 
@@ -372,14 +380,13 @@ def _files(top: Path) -> Iterator[Path]:
 
 
 def _reached(real: Path) -> Iterator[Path]:
-    """Where a resolved path, its folders and the links in them really lead."""
+    """A resolved path, and where the links below it lead."""
     yield real
     if real.is_dir():
         for folder, names in _walk(real):
-            yield Path(os.path.realpath(folder))
-            for name in names:
-                if os.path.islink(os.path.join(folder, name)):
-                    yield Path(os.path.realpath(os.path.join(folder, name)))
+            for place in (folder, *(os.path.join(folder, name) for name in names)):
+                if os.path.islink(place):
+                    yield Path(os.path.realpath(place))
 
 
 def _stamp(file: Path) -> tuple[int, int]:

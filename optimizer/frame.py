@@ -23,11 +23,12 @@ from optimizer.metrics import METRICS, metric
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
 from optimizer.statistics import LatencySummary, PairedDrop, paired_drop, summarise_latency, wilson
+from optimizer.theme import engine_label
 
 JSON_VERSION = 1
 """Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not."""
 
-FRONTIER = ("drop", "file_size", "latency_ratio")
+FRONTIER = ("drop", "compressed_size", "latency_ratio")
 """The metrics of the frontier unless others are chosen."""
 
 BADGES = {
@@ -153,8 +154,8 @@ def _derive(result: Result) -> Summary:
         description=recipe.describe(),
         images=describe_images(result.request.data, accuracy.total),
         measures=_measures(result, drop, latency, median_low_ns, median_high_ns),
-        correct=int(accuracy.outcomes.sum()),
-        baseline_correct=int(reference.outcomes.sum()),
+        correct=_correct(accuracy),
+        baseline_correct=_correct(reference),
         total=accuracy.total,
         reference=accuracy.reference,
         drop=drop,
@@ -185,10 +186,9 @@ def _latency_figures(latency: Latency) -> tuple[LatencySummary, float | None, fl
     Cached by the samples: configurations that share a measurement share its figures.
     """
     summary = summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share)
-    interval = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return summary, None, None
-    return summary, float(interval.low), float(interval.high)
+    interval: Any = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
+    low_ns, high_ns = float(interval.low), float(interval.high)
+    return (summary, low_ns, high_ns) if math.isfinite(low_ns + high_ns) else (summary, None, None)
 
 
 def _measures(
@@ -197,9 +197,11 @@ def _measures(
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     baseline_ns = float(np.median(result.latency.baseline_ns))
     images = 1e9 * result.latency.batch
-    layers = result.inspection.layers
+    layers, total = result.inspection.layers, result.accuracy.total
     return {
-        "accuracy": _share(result.accuracy, _correct(result.baseline_accuracy)),
+        "accuracy": _share(
+            _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
+        ),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
         "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
         "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
@@ -220,21 +222,17 @@ def _measures(
             sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
             baseline=sum(layer.macs for layer in layers),
         ),
-        "agreement": _share_of(result.accuracy.agreement, result.accuracy.total, 100.0),
+        "agreement": _share(result.accuracy.agreement, total, 100.0),
         "sqnr": Measure(result.accuracy.sqnr_db),
         "kl": Measure(result.accuracy.kl, baseline=0.0),
     }
 
 
-def _correct(accuracy: Accuracy) -> float:
-    return 100 * float(accuracy.outcomes.mean())
+def _correct(accuracy: Accuracy) -> int:
+    return int(accuracy.outcomes.sum())
 
 
-def _share(accuracy: Accuracy, baseline_percent: float) -> Measure:
-    return _share_of(int(accuracy.outcomes.sum()), accuracy.total, baseline_percent)
-
-
-def _share_of(count: int, total: int, baseline_percent: float) -> Measure:
+def _share(count: int, total: int, baseline_percent: float) -> Measure:
     low, high = wilson(count, total)
     return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
 
@@ -284,9 +282,9 @@ def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.D
     """
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(
-        {column: float for column in COLUMNS if column in _FLOATS}
-    )
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("sparsity", "threshold", *_FIGURES):  # a column of which all is missing has no type
+        table[column] = pd.to_numeric(table[column])
     table["frontier"] = frontier_mask(summaries, frontier)
     return table
 
@@ -310,7 +308,7 @@ def _values(summaries: Sequence[Summary], name: str) -> list[float]:
 
 
 _INTERVALS = ("accuracy", "drop", "latency", "latency_ratio", "throughput", "agreement")
-_FLOATS = [
+_FIGURES = [
     f"{METRICS[name].column}{end}"
     for name in METRICS
     for end in (("", "_low", "_high") if name in _INTERVALS else ("",))
@@ -318,7 +316,7 @@ _FLOATS = [
 COLUMNS = (
     "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "scope", "weight_bits",
     "activation_bits", "granularity", "symmetric", "range", "pruned_percent", "zeros_percent",
-    *_FLOATS,
+    *_FIGURES,
     "correct", "total", "reference", "lost_images", "gained_images", "p_value", "baseline_accuracy_percent",
     "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
     "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "created",
@@ -398,7 +396,7 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
         rows.append(
             {
                 "model": summary.request.model,
-                "engine": summary.request.engine,
+                "engine": engine_label(summary.request.engine),
                 "recipe": summary.description,
                 **{label: summary.text(name) for label, name in TABLE.items()},
                 "verdict": summary.latency.verdict,
@@ -458,19 +456,19 @@ def as_json(result: Result) -> dict[str, Any]:
         "recipe_words": summary.description,
         "data": {**msgspec.to_builtins(summary.request.data), "images": summary.total},
         "accuracy": {
-            **_fractions(measures["accuracy"]),
+            **_fraction(summary.correct, summary.total),
             "correct": summary.correct,
             "total": summary.total,
             "reference": summary.reference,
         },
         "agreement": {
-            **_fractions(measures["agreement"]),
+            **_fraction(result.accuracy.agreement, summary.total),
             "sqnr_db": measures["sqnr"].value,
             "kl_nats": measures["kl"].value,
         },
         "baseline": {
             "accuracy": {
-                **_fractions(_share_of(summary.baseline_correct, summary.total, 100.0)),
+                **_fraction(summary.baseline_correct, summary.total),
                 "correct": summary.baseline_correct,
                 "total": summary.total,
                 "reference": summary.reference,
@@ -533,11 +531,9 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
-def _fractions(percent: Measure) -> dict[str, float | None]:
-    return {
-        name: None if value is None else value / 100
-        for name, value in (("value", percent.value), ("low", percent.low), ("high", percent.high))
-    }
+def _fraction(count: int, total: int) -> dict[str, float]:
+    low, high = wilson(count, total)
+    return {"value": count / total, "low": low, "high": high}
 
 
 def _size_bytes(size: Size) -> dict[str, int | None]:

@@ -13,8 +13,7 @@ Mood = Literal["better", "worse", "same"]
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """``value`` large, ``interval`` small beside it, ``change`` against the baseline with its ``mood``, and one
-    line that says what the figure rests on."""
+    """One figure: ``value``, its ``interval``, the ``change`` against the baseline, and what it rests on."""
 
     label: str
     value: str = MISSING
@@ -43,9 +42,9 @@ def _accuracy(summary: Summary | None) -> Headline:
         interval=interval,
         change=_points(-drop.points, -drop.high, -drop.low) if told else "no difference that can be told",
         mood=("worse" if drop.points > 0 else "better") if told else "same",
-        basis=f"{summary.images}; uncompressed {format_percent(100 * summary.baseline_correct / summary.total)}",
-        help=f"{METRICS['accuracy'].help} The change is paired image by image: {drop.lost} were right before "
-        f"and are wrong now, {drop.gained} the reverse; exact McNemar p = {drop.p:.2g}.",
+        basis=f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
+        help=f"{METRICS['accuracy'].help} The change is paired image by image: {drop.lost} were right "
+        f"before and are wrong now, {drop.gained} the reverse; exact McNemar p = {drop.p:.2g}.",
     )
 
 
@@ -101,14 +100,13 @@ def _operations(inspection: Inspection | None) -> Headline:
     left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
     before = sum(layer.macs for layer in inspection.layers)
     return Headline(
-        label="Operations on non-zero weights",
+        label="Operations left",
         value=METRICS["operations"].format(left),
         change="no change"
         if left == before
         else f"{left / before:.3g}× of {METRICS['operations'].format(before)}",
         mood="same" if left == before else "better",
-        basis=f"{format_count(size.nonzero)} of {format_count(size.elements)} weights are not zero"
-        f"{_thresholds(inspection)}",
+        basis=f"{format_count(size.nonzero)} of {format_count(size.elements)} weights{_thresholds(inspection)}",
         help=f"{METRICS['operations'].help} Fewer operations make a model faster only where kernels skip zeros.",
     )
 
@@ -119,9 +117,9 @@ def _thresholds(inspection: Inspection) -> str:
     if not pruned:
         return ""
     low, high = min(pruned), max(pruned)
-    if high - low <= 0.02 * high:
-        return f"; gone is |w| ≤ {high:.3g}"
-    return f"; gone is |w| ≤ {low:.2g} to {high:.2g} by layer"
+    if high - low <= 0.1 * high:  # one threshold: each layer's largest weight to go comes close below it
+        return f"; gone: |w| ≤ {high:.3g}"
+    return f"; gone: |w| ≤ {low:.2g} to {high:.2g}"
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from optimizer.records import Latency, Settings
 from optimizer.statistics import summarise_latency
 
 BASELINE = ("baseline", "baseline again")
+ATTEMPTS = 2
 LONGEST_SERIES = 662
 """Rounds after which even a 99th percentile has an upper bound at 99 % confidence."""
 
@@ -90,9 +91,11 @@ def measure_latency(
     signature: str,
     measured_for: str,
 ) -> Latency:
-    """A comparison of one variant with its baseline; a noisy one is measured once more, then kept as it is."""
+    """Compare one variant with its baseline. A noisy series is measured once more, then kept as it is."""
     effort = EFFORTS[settings.quick]
-    for attempt in (1, 2):
+    attempts = 0
+    while attempts < ATTEMPTS:
+        attempts += 1
         series = time_interleaved(baseline, {"variant": variant}, images, settings, effort)
         variant_ns = series.variants_ns["variant"]
         if not summarise_latency(series.baseline_ns, variant_ns, series.stolen_share).noise:
@@ -108,7 +111,7 @@ def measure_latency(
         seed=settings.seed,
         warmup_calls=series.warmup_calls,
         stolen_share=series.stolen_share,
-        attempts=attempt,
+        attempts=attempts,
     )
 
 

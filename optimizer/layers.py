@@ -1,7 +1,7 @@
 """The one walk over the layers that a recipe may touch, and the batch norm folded before it.
 
-A layer here is a weight of two or more dimensions that multiplies activations: convolutions, linear layers and
-the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not.
+A layer here is a weight of two or more dimensions that multiplies activations: convolutions, linear layers
+and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and position embeddings are not.
 """
 
 import copy

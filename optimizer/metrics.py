@@ -197,19 +197,19 @@ METRICS: dict[str, Metric] = {
     ),
     "nonzero": Metric(
         "non-zero weights",
-        "weights",
+        "",
         "lower",
         "nonzero_weights",
         format_count,
         "Weights that are not zero after pruning and rounding; a weight that layers share counts once.",
     ),
     "operations": Metric(
-        "operations",
         "multiply-accumulates",
+        "",
         "lower",
         "operations",
         _format_large,
-        "Multiply-accumulates an image that meet a non-zero weight. Dense kernels do the others too.",
+        "For one image, those that meet a non-zero weight. Dense kernels do the others too.",
     ),
     "agreement": Metric(
         "agreement",

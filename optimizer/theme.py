@@ -71,5 +71,10 @@ DARK = _theme(
 )  # fmt: skip
 
 
+def engine_label(engine: str) -> str:
+    """An engine's name on screen; one that is not ours is called by its own name."""
+    return ENGINE_LABELS.get(engine, engine)
+
+
 def theme(dark: bool) -> Theme:
     return DARK if dark else LIGHT

@@ -188,7 +188,7 @@ def make_result(
     simulated = made.quantize.weight_bits < (8 if rounded else 32)
     words = f"{made.quantize.weight_bits}-bit weights: the values are exact, the kernels are {precision}"
     return Result(
-        key=digest([request, noisy, other_machine, ratio]),
+        key=digest([request, noisy, other_machine, ratio, notes, images, labelled, rounds]),
         request=request,
         environment=OTHER_MACHINE if other_machine else environment(),
         created="2026-11-02T10:00:00+00:00",
@@ -232,4 +232,4 @@ def make_sweep(
 
 def remade(result: Result, **changes: object) -> Result:
     """The same with other fields, and a key of its own."""
-    return replace(result, **({"key": digest([result.key, sorted(changes)])} | changes))  # type: ignore[arg-type]
+    return replace(result, **({"key": digest([result.key, changes])} | changes))  # type: ignore[arg-type]

@@ -252,7 +252,7 @@ def test_another_seed_draws_other_images(flat: Path) -> None:
 
 
 def test_too_few_images_to_share_out(fill: Fill) -> None:
-    with pytest.raises(InputError, match="too few images to set a share of 0.2 aside"):
+    with pytest.raises(InputError, match=r"too few images to set a share of 0\.2 aside"):
         select(DataSpec(str(fill("1.jpg"))), CLASSES)
 
 
@@ -386,6 +386,19 @@ def test_without_roots_nothing_is_allowed(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("PARETOSCOPE_IMAGE_ROOTS", raising=False)
     with pytest.raises(InputError, match="none, until the operator sets PARETOSCOPE_IMAGE_ROOTS"):
         check_allowed(tmp_path)
+
+
+def test_image_folders_to_offer(fill: Fill) -> None:
+    top = fill("sets/flowers/rose/1.jpg", "sets/flowers/tulip/2.jpg", "sets/flat/3.png", "sets/text/4.txt")
+    assert folders.image_folders(top / "sets") == [
+        top / "sets",
+        top / "sets" / "flat",
+        top / "sets" / "flowers",
+    ]
+    assert folders.image_folders(top) == [top / "sets"]
+    assert folders.image_folders(top / "missing") == []
+    fill(*(f"many/{number}/x.jpg" for number in range(folders.OFFERED_SUBFOLDERS + 1)))
+    assert folders.image_folders(top / "many") == [top / "many"]  # classes, not sets of their own
 
 
 def test_no_torch_is_needed_to_look_at_folders() -> None:

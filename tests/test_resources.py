@@ -55,7 +55,7 @@ def test_home_without_the_variable_is_the_platform_s_data_folder(
 def test_home_that_can_t_be_created_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "file" / "home"))
-    with pytest.raises(UnavailableError, match="can't create the data folder .*PARETOSCOPE_HOME"):
+    with pytest.raises(UnavailableError, match=r"can't create the data folder .*PARETOSCOPE_HOME"):
         resources.home()
 
 
@@ -63,5 +63,5 @@ def test_home_that_can_t_be_created_says_what_to_set(tmp_path: Path, monkeypatch
 def test_a_read_only_home_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o500)
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
-    with pytest.raises(UnavailableError, match="can't write to the data folder .*PARETOSCOPE_HOME"):
+    with pytest.raises(UnavailableError, match=r"can't write to the data folder .*PARETOSCOPE_HOME"):
         resources.home()

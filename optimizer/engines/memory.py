@@ -18,7 +18,10 @@ from optimizer.errors import WorkError
 
 
 def measure_memory(runner: Runner, threads: int, shape: tuple[int, ...]) -> int | None:
-    """Bytes of resident memory that loading and one call on ``shape`` ``[N, C, H, W]`` add; None without a probe."""
+    """Bytes of resident memory that loading and one call on ``shape`` ``[N, C, H, W]`` add.
+
+    None without a probe. Raises WorkError when the process fails.
+    """
     if runner.memory_probe is None:
         return None
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:

@@ -140,7 +140,8 @@ def build(
     scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads)
 
     def infer(images: Array) -> Array:
-        return request.infer([images], share_inputs=True)[0]
+        logits: Array = request.infer([images], share_inputs=True)[0]
+        return logits
 
     return Runner(
         infer=infer,

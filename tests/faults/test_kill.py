@@ -113,11 +113,20 @@ def test_cancelling_a_running_job_kills_its_worker_and_what_that_started(pool: P
     until(lambda: gone(lines(request["child"])[0]))
     assert pool.wait(queued, 60).result == "next"
     assert queued.attempts == 1
-    assert len(lines(request["begun"])) == 1
+    assert (job.message, job.error, len(lines(request["begun"]))) == ("half way", "", 1)
     Path(request["go"]).touch()
     again = pool.submit("measure", "wait", request, "k")
     assert again is not job
     assert pool.wait(again, 60).state == "done"
+
+
+def test_a_retry_can_be_cancelled(pool: Pool, tmp_path: Path) -> None:
+    job, request = begin(pool, tmp_path)
+    kill(lines(request["begun"])[0])
+    until_lines(request["begun"], 2)
+    assert pool.cancel("k")
+    assert serves(pool)
+    assert (job.state, job.error, job.attempts) == ("cancelled", "", 2)
 
 
 def test_cancelling_again_and_again_never_hurts_the_next_job(pool: Pool, tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""The dashboard's entry: page config, navigation, and the sidebar that every page shares."""
+
+import streamlit as st
+
+from pages import common
+
+st.set_page_config(
+    page_title="Paretoscope",
+    page_icon=":material/speed:",
+    layout="wide",
+    menu_items={
+        "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."
+    },
+)
+page = st.navigation(
+    [
+        st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
+        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+        st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
+        st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
+    ]
+)
+st.html("<style>.stMainBlockContainer { padding: 3.2rem 2.5rem 2rem; }</style>")  # four charts fit a laptop's screen
+with common.errors_in_words():
+    common.sidebar()
+    page.run()

@@ -1,0 +1,371 @@
+"""Time against the number of weights, measured: dense, CSR, and with rows removed.
+
+What is recorded, and all that follows from it, is in :mod:`optimizer.scaling`, which needs no torch.
+"""
+
+import math
+import time
+import timeit
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimizer.engines.torch import thread_count
+from optimizer.environment import environment, stolen_share, threads_available
+from optimizer.errors import InputError, UnavailableError
+from optimizer.experiment import Report, quiet, subject
+from optimizer.layers import walk
+from optimizer.models import card
+from optimizer.prune.magnitude import thresholds
+from optimizer.recipe import PruneSpec
+from optimizer.scaling import (
+    CSR,
+    DENSE,
+    ROWS,
+    STACK,
+    ComplexityPoint,
+    ComplexityRequest,
+    ComplexityRun,
+    LayerWork,
+    Timing,
+    check_share,
+    kept_count,
+    request_key,
+)
+from optimizer.token import machine_token
+
+WIDEST = 1024
+"""Rows and columns of a stack's layer, at most."""
+LARGEST_INPUT_BYTES = 2**30
+
+SERIES = (
+    (DENSE, False),
+    (DENSE, False),
+    (CSR, False),
+    (CSR, False),
+    (DENSE, True),
+    (CSR, True),
+    (ROWS, True),
+)
+"""What one round times: executions, and whether weights are removed. What is compared with comes twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long one point is measured. A sample lasts at least ``sample_ns``, so that neither the clock's
+    resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``least_rounds``."""
+
+    warmup_calls: int
+    warmup_seconds: float
+    sample_ns: int
+    seconds: float
+    least_rounds: int
+    most_rounds: int
+
+
+EFFORTS = {
+    True: Effort(2, 0.005, 100_000, 0.12, 6, 60),
+    False: Effort(3, 0.02, 300_000, 0.35, 12, 120),
+}
+"""By whether the request is quick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A layer's weight as a matrix ``[rows, columns]`` that multiplies ``pixels`` columns an input."""
+
+    name: str
+    kind: str
+    weight: Tensor
+    pixels: int
+
+
+def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun:
+    """Time every point of a family before and after weights are removed.
+
+    A stack of about n weights is one linear layer, and above 1024 x 1024 as many square ones as it takes. A
+    model's layers are timed one by one, convolutions as the matrix products that they are (im2col). Inputs
+    are random: no kernel here is faster for some numbers than for others. The machine token is held.
+
+    Raises InputError for an unknown model, more threads than there are cores, or a model without a layer to
+    time; UnavailableError where this build of torch can't multiply CSR matrices.
+    """
+    threads = _threads(request.threads)
+    report(None, "preparing the layers")
+    subjects, skipped = _subjects(request)
+    random = np.random.default_rng(request.seed)
+    points = []
+
+    def waiting(seconds: float) -> None:
+        report(None, f"waiting for another measurement on this machine ({seconds:.0f} s)")
+
+    with (
+        machine_token(waiting=waiting),
+        thread_count(threads),
+        torch.inference_mode(),
+        stolen_share() as stolen,
+    ):
+        _require_csr()
+        for done, one in enumerate(subjects):
+            report(done / len(subjects), f"timing {one.name}")
+            points.append(_time(one, request, random))
+    return ComplexityRun(
+        key=request_key(request),
+        request=request,
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        batch=request.inputs,
+        threads=threads,
+        points=(points[0], *sorted(points[1:], key=lambda point: point.n)),
+        skipped=skipped,
+        stolen_share=stolen(),
+    )
+
+
+def _threads(asked: int) -> int:
+    available = threads_available()
+    if asked > available:
+        raise InputError(
+            f"{asked} threads are more than this machine's {available} cores: use 1 to {available}"
+        )
+    return asked or available
+
+
+# What is timed
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What becomes a point. ``build`` makes its matrices only when their turn comes: ten million weights in
+    five forms are not kept while others are timed."""
+
+    name: str
+    family: str
+    inputs: int
+    build: Callable[[], list[Matrix]]
+
+
+def _subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[str, ...]]:
+    """The smallest stack, then the others or the model's layers; and which layers are skipped, and why."""
+    if request.family == STACK:
+        return [_stack_subject(n, request.inputs, request.seed) for n in request.stack_sizes], ()
+    layers, skipped = _layer_subjects(request)
+    # Two columns take the matrix kernels that a convolution takes; a single one would take the vector's.
+    smallest = _stack_subject(request.stack_sizes[0], max(2, request.inputs), request.seed)
+    return [smallest, *layers], skipped
+
+
+def stack_shapes(n: int) -> list[tuple[int, int]]:
+    """Rows and columns of the layers of a stack of about ``n`` weights, the first layer first."""
+    depth = math.ceil(n / WIDEST**2)
+    if depth > 1:
+        width = round(math.sqrt(n / depth))
+        return [(width, width)] * depth
+    rows = math.isqrt(n)
+    return [(rows, round(n / rows))]
+
+
+def stack(n: int, seed: int) -> list[Matrix]:
+    """A stack of about ``n`` normal weights, scaled so that what passes keeps its magnitude."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Matrix(f"layer {number}", "linear", torch.randn(shape, generator=generator) / math.sqrt(shape[1]), 1)
+        for number, shape in enumerate(stack_shapes(n), 1)
+    ]
+
+
+def _stack_subject(n: int, inputs: int, seed: int) -> Subject:
+    shapes = stack_shapes(n)
+    rows, columns = shapes[0]
+    layers = "a linear layer" if len(shapes) == 1 else f"{len(shapes)} linear layers"
+    return Subject(f"{layers} of {rows} × {columns}", STACK, inputs, partial(stack, n, seed))
+
+
+def _layer_subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[str, ...]]:
+    try:
+        card(request.family)
+    except InputError as error:
+        raise InputError(f"{error}; or {STACK} for stacks of linear layers") from error
+    target = subject(request.family)
+    layers, skipped = [], []
+    for layer in walk(target.module):
+        pixels = target.multiplications[layer.name]
+        weight = layer.weight.detach().flatten(1)
+        input_bytes = 4 * weight.shape[1] * pixels * request.inputs
+        if getattr(layer.module, "groups", 1) > 1:
+            skipped.append(f"{layer.name}: a grouped convolution is many small matrices, not one")
+        elif not pixels:
+            skipped.append(f"{layer.name}: it does not run on an image")
+        elif input_bytes > LARGEST_INPUT_BYTES:
+            skipped.append(f"{layer.name}: its unrolled input is over 1 GiB (use a smaller batch)")
+        else:
+            matrix = Matrix(layer.name, layer.kind, weight, pixels)
+            layers.append(Subject(layer.name, request.family, request.inputs, partial(list, (matrix,))))
+    if not layers:
+        raise InputError(
+            f"{request.family} has no layer to time: {'; '.join(skipped) or 'it has no weights'}"
+        )
+    return layers, tuple(skipped)
+
+
+# Removing weights
+
+
+Operands = dict[tuple[str, bool], list[Tensor]]
+
+
+def remove(matrices: Sequence[Matrix], share: float) -> tuple[tuple[LayerWork, ...], Operands]:
+    """Take ``share`` of each layer's weights away, and count.
+
+    Gives each layer's counts and, by execution and by whether weights are removed, the matrices
+    ``[rows, columns]`` to multiply with. By magnitude: a weight survives if ``|w| > threshold``, a row if its
+    norm is among the largest. Raises InputError for a share that is not 0 to 0.99.
+    """
+    check_share(share)
+    limits = thresholds(
+        {matrix.name: matrix.weight for matrix in matrices}, PruneSpec(sparsity=share, scope="layer")
+    )
+    # Where nothing is to go, 0 is the threshold that keeps whatever is not zero already.
+    limits = {name: max(0.0, limit) for name, limit in limits.items()}
+    full = [matrix.weight for matrix in matrices]
+    zeroed = [matrix.weight * (matrix.weight.abs() > limits[matrix.name]) for matrix in matrices]
+    small = remove_rows(full, share)
+    works = tuple(
+        LayerWork(
+            name=matrix.name,
+            kind=matrix.kind,
+            rows=matrix.weight.shape[0],
+            columns=matrix.weight.shape[1],
+            pixels=matrix.pixels,
+            threshold=limits[matrix.name],
+            nonzero=int(matrix.weight.count_nonzero()),
+            surviving=int(after.count_nonzero()),
+            kept_rows=cut.shape[0],
+            kept_columns=cut.shape[1],
+        )
+        for matrix, after, cut in zip(matrices, zeroed, small, strict=True)
+    )
+    return works, {
+        (DENSE, False): full,
+        (CSR, False): [to_csr(weight) for weight in full],
+        (DENSE, True): zeroed,
+        (CSR, True): [to_csr(weight) for weight in zeroed],
+        (ROWS, True): small,
+    }
+
+
+def remove_rows(weights: Sequence[Tensor], share: float) -> list[Tensor]:
+    """Smaller dense matrices: layers in pairs, of which the first loses rows (its outputs) and the second the
+    columns that they fed; a last layer without a partner loses rows.
+
+    So every layer loses exactly the share. If each lost rows *and* columns, ten layers at one half would
+    lose three quarters, and be compared with executions that lost half.
+    """
+    small: list[Tensor] = []
+    for index in range(0, len(weights), 2):
+        first, *partner = weights[index : index + 2]
+        norms = torch.linalg.vector_norm(first, dim=1)
+        kept = norms.topk(kept_count(len(first), share)).indices.sort().values
+        small.append(first[kept])
+        small.extend(second[:, kept].contiguous() for second in partner)
+    return small
+
+
+def to_csr(weight: Tensor) -> Tensor:
+    """``weight`` ``[rows, columns]`` without its zeros, with the 32-bit indices that MKL takes: 64-bit ones
+    would be converted in every call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        wide = weight.to_sparse_csr()
+        return torch.sparse_csr_tensor(
+            wide.crow_indices().int(),
+            wide.col_indices().int(),
+            wide.values(),
+            size=wide.shape,
+            check_invariants=True,
+        )
+
+
+# Timing
+
+
+def _time(one: Subject, request: ComplexityRequest, random: np.random.Generator) -> ComplexityPoint:
+    matrices = one.build()
+    layers, operands = remove(matrices, request.removed_share)
+    inputs = columns_in(matrices[0], one.inputs, request.seed)
+    calls = {series: chain(weights, inputs) for series, weights in operands.items()}
+    return ComplexityPoint(one.name, one.family, layers, _rounds(calls, EFFORTS[request.quick], random))
+
+
+def columns_in(matrix: Matrix, inputs: int, seed: int) -> Tensor:
+    """What a matrix multiplies: ``[columns, inputs x pixels]``.
+
+    A single column is a vector where there is MKL, whose product of CSR and a vector is three times as fast
+    as that of CSR and a matrix of one column.
+    """
+    columns, width = matrix.weight.shape[1], inputs * matrix.pixels
+    vector = width == 1 and torch.backends.mkl.is_available()
+    shape = (columns,) if vector else (columns, width)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def chain(weights: Sequence[Tensor], inputs: Tensor) -> Callable[[], Tensor]:
+    """The timed call: ``inputs`` ``[columns, width]`` through one matrix after the other."""
+
+    def call() -> Tensor:
+        values = inputs
+        for weight in weights:
+            values = weight @ values
+        return values
+
+    return call
+
+
+def _rounds(
+    calls: Mapping[tuple[str, bool], Callable[[], Tensor]], effort: Effort, random: np.random.Generator
+) -> tuple[Timing, ...]:
+    # timeit's own loop: the garbage collector is off in it, and on again between two samples.
+    timers = {series: timeit.Timer(call, timer=time.perf_counter_ns) for series, call in calls.items()}
+    repeats = {series: _warm_up(timer, effort) for series, timer in timers.items()}
+    samples: list[list[int]] = [[] for _ in SERIES]
+    started = time.perf_counter()
+    for number in range(effort.most_rounds):
+        if number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
+            break
+        for index in random.permutation(len(SERIES)):
+            series = SERIES[index]
+            samples[index].append(int(timers[series].timeit(repeats[series])))
+    return tuple(
+        Timing(
+            *series,
+            repeats=repeats[series],
+            samples_ns=tuple(
+                tuple(taken) for one, taken in zip(SERIES, samples, strict=True) if one == series
+            ),
+        )
+        for series in calls
+    )
+
+
+def _warm_up(timer: timeit.Timer, effort: Effort) -> int:
+    """Run until warm; the number of calls that fills a sample."""
+    started = time.perf_counter()
+    taken: list[float] = []
+    while len(taken) < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:
+        taken.append(timer.timeit(1))
+    return max(1, math.ceil(effort.sample_ns / max(1.0, min(taken))))
+
+
+def _require_csr() -> None:
+    try:
+        _ = to_csr(torch.eye(2)) @ torch.ones(2, 2)
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"this build of torch can't multiply CSR matrices ({error}): install torch for Linux with MKL"
+        ) from error

@@ -1,0 +1,664 @@
+"""How time grows with the number of weights: what was measured, the fits, and the sentences that follow.
+
+Inference loops over the layers and, in each, over the weights that remain, so its time is O(n). Here is what
+:mod:`optimizer.complexity` measures of that, and everything that is derived from it. No torch.
+
+In all of it ``n`` counts *visits*: how often one input makes the layers visit a weight when none is removed.
+In a stack of linear layers that is the number of weights; a convolution visits each weight once a pixel.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from optimizer import __version__
+from optimizer.environment import environment
+from optimizer.errors import InputError, unknown
+from optimizer.metrics import format_count, format_ns, format_ratio
+from optimizer.records import Environment, digest
+from optimizer.statistics import SAME, LatencySummary, summarise_latency
+
+SCHEMA = 1
+"""Version of the records here and of :func:`as_json`."""
+
+STACK = "stack"
+"""The family of stacks of linear layers; any other family is a model's name."""
+
+DENSE, CSR, ROWS = EXECUTIONS = ("dense", "csr", "rows removed")
+"""Dense multiplies the zeros too, CSR skips them, rows removed is a smaller dense layer."""
+
+AGAINST_DENSE = "csr against dense"
+
+QUICK_SIZES = tuple(10**k for k in range(1, 8))
+SIZES = tuple(sorted({*QUICK_SIZES, *(3 * size for size in QUICK_SIZES[:-1])}))
+SMALLEST, LARGEST = SIZES[0], SIZES[-1]
+MOST_INPUTS = 1024
+
+STACK_BATCH = 32
+"""Each weight that is fetched multiplies 32 columns, so that arithmetic sets the time. With one column the
+caches set it, and the line bends wherever n outgrows one; and torch's dense product of a matrix and a vector
+runs on one thread while its CSR product takes all."""
+MODEL_BATCH = 1
+"""A convolution multiplies many columns for one image already: its pixels."""
+
+FLOOR_FACTOR = 2.0
+"""From twice the overhead on, the weights take longer than the call."""
+LEAST_FIT_POINTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexityRequest:
+    """What to time: stacks of weights, or the layers of a model (``family`` is its name).
+
+    ``removed_share`` of each layer's weights goes. ``batch`` is the number of inputs in a call (None: 32 for
+    stacks, 1 for a model). One thread (the default) shows the work itself; with more, small layers stay on
+    one and large ones don't, which is a step in the line; 0 is every core. ``sizes`` are the stacks' numbers
+    of weights, 10 to 10,000,000 (empty: all decades); ``quick`` takes fewer of them, and fewer rounds.
+    """
+
+    family: str = STACK
+    removed_share: float = 0.5
+    batch: int | None = None
+    threads: int = 1
+    sizes: tuple[int, ...] = ()
+    quick: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_share(self.removed_share)
+        if self.batch is not None and not 1 <= self.batch <= MOST_INPUTS:
+            raise InputError(f"batch {self.batch} is out of range: 1 to {MOST_INPUTS} inputs a call")
+        if self.threads < 0:
+            raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} is not allowed: 0 or more")
+        if self.sizes and self.family != STACK:
+            raise InputError(
+                f"sizes are for the family {STACK!r}: the layers of {self.family} have their own"
+            )
+        for size in self.sizes:
+            if not SMALLEST <= size <= LARGEST:
+                raise InputError(f"{size:,} weights are out of range: {SMALLEST} to {LARGEST:,}")
+
+    @property
+    def inputs(self) -> int:
+        """Inputs in one call."""
+        return self.batch or (STACK_BATCH if self.family == STACK else MODEL_BATCH)
+
+    @property
+    def stack_sizes(self) -> tuple[int, ...]:
+        """Weights of each stack, ascending; the smallest is always among them: it shows the overhead."""
+        if self.family != STACK:
+            return (SMALLEST,)
+        return tuple(sorted({SMALLEST, *(self.sizes or (QUICK_SIZES if self.quick else SIZES))}))
+
+
+def check_share(share: float) -> None:
+    """Raises InputError unless ``share`` is from 0 to 0.99."""
+    if not 0 <= share <= 0.99:
+        raise InputError(
+            f"removed share {share:g} is out of range: the share of the weights that goes, "
+            "from 0 to 0.99 (0.5 removes half)"
+        )
+
+
+def request_key(request: ComplexityRequest) -> str:
+    """Equal for two requests that would give the same on this machine; the key of the run."""
+    return digest([SCHEMA, __version__, request, environment().key])
+
+
+@dataclass(frozen=True, slots=True)
+class LayerWork:
+    """One layer as a matrix ``[rows, columns]`` that multiplies ``pixels`` columns an input, and its weights
+    counted: ``nonzero`` before the removal, ``surviving`` (``|w| > threshold``) after it, and the
+    ``kept_rows`` x ``kept_columns`` that stay when rows are removed instead."""
+
+    name: str
+    kind: str
+    rows: int
+    columns: int
+    pixels: int
+    threshold: float
+    nonzero: int
+    surviving: int
+    kept_rows: int
+    kept_columns: int
+
+    @property
+    def weights(self) -> int:
+        return self.rows * self.columns
+
+    def operations(self, execution: str, removed: bool) -> int:
+        """Weights that ``execution`` visits for one input, each a multiplication and an addition.
+
+        ``removed`` says whether after the removal or before it. Raises InputError for an unknown execution.
+        """
+        visited = {
+            DENSE: self.weights,
+            CSR: self.surviving if removed else self.nonzero,
+            ROWS: self.kept_rows * self.kept_columns if removed else self.weights,
+        }
+        if execution not in visited:
+            raise unknown("execution", execution, visited)
+        return visited[execution] * self.pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Raw samples ``[K][R]`` in ns, each of ``repeats`` calls in a row.
+
+    Round i of all of a point's timings ran together, in an order shuffled from the request's seed. Before the
+    removal (not ``removed``) K is 2, so that the same can be compared with itself; after it K is 1. Rows
+    removed is dense before the removal, and timed as that.
+    """
+
+    execution: str
+    removed: bool
+    repeats: int
+    samples_ns: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexityPoint:
+    """A stack, or one layer of a model, and how long its executions took."""
+
+    name: str
+    family: str
+    layers: tuple[LayerWork, ...]
+    timings: tuple[Timing, ...]
+
+    @property
+    def n(self) -> int:
+        """Visits for one input when no weight is removed."""
+        return self.operations(DENSE, removed=False)
+
+    @property
+    def weights(self) -> int:
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def surviving(self) -> int:
+        """Visits of weights above the threshold, for one input."""
+        return self.operations(CSR, removed=True)
+
+    def operations(self, execution: str, removed: bool) -> int:
+        """Visits that an execution makes for one input. Raises InputError for an unknown execution."""
+        return sum(layer.operations(execution, removed) for layer in self.layers)
+
+    def call_ns(self, execution: str, removed: bool) -> NDArray[np.float64]:
+        """Nanoseconds a call ``[K, R]``. Raises InputError for an execution that wasn't timed."""
+        timed = DENSE if execution == ROWS and not removed else execution
+        for timing in self.timings:
+            if (timing.execution, timing.removed) == (timed, removed):
+                return np.array(timing.samples_ns) / timing.repeats
+        raise unknown("execution", execution, dict.fromkeys(timing.execution for timing in self.timings))
+
+    def median_ns(self, execution: str, removed: bool) -> float:
+        return float(np.median(self.call_ns(execution, removed)))
+
+
+@dataclass(frozen=True, slots=True)
+class ComplexityRun:
+    """What was asked, what ran, and every sample. ``points`` ascend in n and begin with the smallest stack,
+    whatever the family; ``skipped`` says which layers of a model were not timed, and why."""
+
+    key: str
+    request: ComplexityRequest
+    environment: Environment
+    created: str
+    batch: int
+    threads: int
+    points: tuple[ComplexityPoint, ...]
+    skipped: tuple[str, ...]
+    stolen_share: float
+    schema: int = SCHEMA
+
+    @property
+    def subjects(self) -> tuple[ComplexityPoint, ...]:
+        """The points of the family that was asked for."""
+        return tuple(point for point in self.points if point.family == self.request.family)
+
+
+def n_label(run: ComplexityRun) -> str:
+    """What n counts in this run, as the label of an axis."""
+    return "weights n" if run.request.family == STACK else "weights × output pixels n"
+
+
+def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
+    """One row a point and execution, after the removal or before it.
+
+    ``n``, ``operations`` and ``surviving`` count visits for one input, ``removed_share`` the weights that are
+    zero or gone. ``low_ns`` and ``high_ns`` are the median's 95 % interval by order statistics (rounds taken
+    as independent), or the range where there are too few rounds for one. Times are of a call of ``batch``
+    inputs.
+    """
+    return pd.DataFrame(
+        [_row(point, execution, removed) for execution in EXECUTIONS for point in run.points],
+    )
+
+
+def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any]:
+    operations = point.operations(execution, removed)
+    left = point.surviving if removed and execution == DENSE else operations
+    median, low, high = _median(point, execution, removed)
+    return {
+        "execution": execution,
+        "name": point.name,
+        "n": point.n,
+        "weights": point.weights,
+        "operations": operations,
+        "surviving": left,
+        "removed_share": 1 - left / point.n,
+        "median_ns": median,
+        "low_ns": low,
+        "high_ns": high,
+        "rounds": point.call_ns(execution, removed).shape[1],
+    }
+
+
+@lru_cache(maxsize=1024)
+def _median(point: ComplexityPoint, execution: str, removed: bool) -> tuple[float, float, float]:
+    """The median time of a call and its interval, in ns."""
+    samples = point.call_ns(execution, removed).ravel()
+    interval: Any = stats.quantile_test(samples, p=0.5).confidence_interval(0.95)
+    low, high = float(interval.low), float(interval.high)
+    if math.isnan(low + high):
+        low, high = float(samples.min()), float(samples.max())
+    return float(np.median(samples)), low, high
+
+
+def counts(run: ComplexityRun) -> pd.DataFrame:
+    """One row a layer: its matrix, its threshold, and the visits that each execution makes for one input."""
+    return pd.DataFrame(
+        [
+            {
+                "point": point.name,
+                "layer": layer.name,
+                "kind": layer.kind,
+                "rows": layer.rows,
+                "columns": layer.columns,
+                "pixels": layer.pixels,
+                "threshold": layer.threshold,
+                "visited before": layer.operations(DENSE, removed=False),
+                "above the threshold": layer.surviving * layer.pixels,
+                **{execution: layer.operations(execution, removed=True) for execution in EXECUTIONS},
+            }
+            for point in run.points
+            for layer in point.layers
+        ]
+    )
+
+
+def effect(run: ComplexityRun, execution: str, against: str | None = None) -> LatencySummary:
+    """What the removal does to an execution's time at :func:`headline`: its ratio to ``against`` before the
+    removal (None: to itself before it), with a block bootstrap interval.
+
+    Raises InputError for an unknown execution.
+    """
+    return _effect(headline(run), execution, against or execution, run.stolen_share)
+
+
+@lru_cache(maxsize=256)
+def _effect(
+    points: tuple[ComplexityPoint, ...], execution: str, against: str, stolen_share: float
+) -> LatencySummary:
+    """The effect on several points together: their times are added up, round by round."""
+    before = [point.call_ns(against, removed=False) for point in points]
+    after = [point.call_ns(execution, removed=True) for point in points]
+    rounds = min(samples.shape[1] for samples in after)
+    baseline, variant = (np.sum([each[:, :rounds] for each in group], axis=0) for group in (before, after))
+    return summarise_latency(baseline, variant[0], stolen_share)
+
+
+def effects(run: ComplexityRun) -> dict[str, LatencySummary]:
+    """The :func:`effect` on each execution, and that of CSR against dense as ``csr against dense``."""
+    found = {execution: effect(run, execution) for execution in EXECUTIONS}
+    return {**found, AGAINST_DENSE: effect(run, CSR, DENSE)}
+
+
+def headline(run: ComplexityRun) -> tuple[ComplexityPoint, ...]:
+    """What the effect of a removal is read off.
+
+    All layers of a model together; of the stacks the largest at which no comparison is noisy, or the largest
+    where all are.
+    """
+    if run.request.family != STACK:
+        return run.subjects
+    for point in reversed(_clear_everywhere(run)):
+        if not any(_effect((point,), one, one, run.stolen_share).noise for one in EXECUTIONS):
+            return (point,)
+    return run.subjects[-1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Time above the overhead as a power of n: its exponent with a 95 % interval, from ``points`` points.
+
+    ``floor_ns`` is the overhead of one layer's call. From ``from_n`` on the weights take longer than that.
+    """
+
+    slope: float
+    low: float
+    high: float
+    floor_ns: float
+    from_n: int
+    points: int
+
+
+def floor_ns(run: ComplexityRun, execution: str, removed: bool = True) -> float:
+    """The overhead of one layer's call: the median time of the smallest stack, whose few weights cost next to
+    nothing."""
+    return run.points[0].median_ns(execution, removed) / len(run.points[0].layers)
+
+
+def fits(run: ComplexityRun, removed: bool = True) -> dict[str, Fit]:
+    """The slope of each execution on log axes, by ordinary least squares.
+
+    Fitted is the time less the overhead of its layers' calls, at the points that take more than twice that
+    overhead: below, the slope would be the overhead's. The interval takes the points' scatter around the line
+    as independent. An execution with fewer than three such points has no entry.
+    """
+    fitted = {}
+    for execution in EXECUTIONS:
+        floor = floor_ns(run, execution, removed)
+        clear = _clear(run, execution, removed)
+        if len(clear) < LEAST_FIT_POINTS or len({point.n for point in clear}) < 2:
+            continue
+        work = [point.median_ns(execution, removed) - floor * len(point.layers) for point in clear]
+        line = stats.linregress(np.log([point.n for point in clear]), np.log(work))
+        half = float(stats.t.ppf(0.975, len(clear) - 2) * line.stderr)
+        slope = float(line.slope)
+        fitted[execution] = Fit(slope, slope - half, slope + half, floor, _from_n(run, clear), len(clear))
+    return fitted
+
+
+def _clear(run: ComplexityRun, execution: str, removed: bool) -> list[ComplexityPoint]:
+    """The points of the family that take more than twice their overhead."""
+    floor = floor_ns(run, execution, removed)
+    return [
+        point
+        for point in run.subjects
+        if point.median_ns(execution, removed) > FLOOR_FACTOR * floor * len(point.layers)
+    ]
+
+
+def _clear_everywhere(run: ComplexityRun) -> list[ComplexityPoint]:
+    clear_in = [_clear(run, execution, removed=True) for execution in EXECUTIONS]
+    return [point for point in run.subjects if all(point in points for points in clear_in)]
+
+
+def _from_n(run: ComplexityRun, clear: Sequence[ComplexityPoint]) -> int:
+    """The smallest n from which on every point is clear of the overhead; of the last clear one if none is."""
+    last_below = max((point.n for point in run.subjects if point not in clear), default=0)
+    return min((point.n for point in clear if point.n > last_below), default=clear[-1].n)
+
+
+def predicted(run: ComplexityRun, share: float) -> pd.DataFrame:
+    """What the linear model says for another share removed; nothing of it is measured.
+
+    Time = overhead + operations x cost of an operation, with each point's own cost as measured at the run's
+    share; between that share and none removed, on the line between the two measurements. Columns:
+    ``execution``, ``name``, ``n``, ``operations``, ``predicted_ns``. Raises InputError for another share.
+    """
+    check_share(share)
+    return pd.DataFrame(
+        [
+            {
+                "execution": execution,
+                "name": point.name,
+                "n": point.n,
+                "operations": _operations_at(point, execution, share),
+                "predicted_ns": _predicted_ns(run, point, execution, share),
+            }
+            for execution in EXECUTIONS
+            for point in run.points
+        ]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the linear model says of the headline's points together; ``ratio`` is to dense before the removal.
+    """
+
+    time_ns: float
+    ratio: float
+
+
+def predicted_effects(run: ComplexityRun, share: float) -> dict[str, Prediction]:
+    """:func:`predicted` summed over the headline's points, by execution. Raises InputError as it does."""
+    check_share(share)
+    points = headline(run)
+    dense = sum(point.median_ns(DENSE, removed=False) for point in points)
+    times = {
+        execution: sum(_predicted_ns(run, point, execution, share) for point in points)
+        for execution in EXECUTIONS
+    }
+    return {execution: Prediction(time, time / dense) for execution, time in times.items()}
+
+
+def _predicted_ns(run: ComplexityRun, point: ComplexityPoint, execution: str, share: float) -> float:
+    overhead = floor_ns(run, execution) * len(point.layers)
+    operations = [point.operations(execution, removed) for removed in (True, False)]
+    times = [point.median_ns(execution, removed) for removed in (True, False)]
+    return float(np.interp(_operations_at(point, execution, share), [0, *operations], [overhead, *times]))
+
+
+def _operations_at(point: ComplexityPoint, execution: str, share: float) -> int:
+    def weights(layer: LayerWork) -> int:
+        if execution == CSR:
+            return min(layer.nonzero, layer.weights - removed_count(layer.weights, share))
+        if execution == ROWS and layer.kept_columns < layer.columns:
+            return layer.rows * kept_count(layer.columns, share)
+        if execution == ROWS:
+            return layer.columns * kept_count(layer.rows, share)
+        return layer.weights
+
+    return sum(weights(layer) * layer.pixels for layer in point.layers)
+
+
+def removed_count(weights: int, share: float) -> int:
+    """How many of a layer's weights are to go for a share."""
+    return round(share * weights)
+
+
+def kept_count(rows: int, share: float) -> int:
+    """How many of a layer's rows stay when a share of them goes: rounded up, so at least one."""
+    # (1 - 0.7) * 10 is a little more than 3 in binary: that must not keep a fourth row.
+    return math.ceil(round((1 - share) * rows, 9))
+
+
+def predicted_break_even(run: ComplexityRun) -> float | None:
+    """The smallest share, in steps of 0.01, at which :func:`predicted` has CSR take no longer than dense did;
+    None if there is none."""
+    points = headline(run)
+    dense = sum(point.median_ns(DENSE, removed=False) for point in points)
+    for share in (step / 100 for step in range(100)):
+        if sum(_predicted_ns(run, point, CSR, share) for point in points) <= dense:
+            return share
+    return None
+
+
+def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
+    """What the numbers say, in sentences. ``others`` are runs at other shares: those that measured the same
+    points on this machine tell between which shares CSR and dense break even."""
+    told = effects(run)
+    removal = _removal(run, told, _break_even_bracket(run, others)) if run.request.removed_share else ()
+    return (*removal, *_growth(run, told), *_overheads(run))
+
+
+def _removal(
+    run: ComplexityRun, told: Mapping[str, LatencySummary], bracket: tuple[float, float] | None
+) -> Iterable[str]:
+    points, share = headline(run), _percent(run.request.removed_share)
+    doing = "Halving the weights" if run.request.removed_share == 0.5 else f"Removing {share} of the weights"
+    where = f"at n = {format_count(points[0].n)}"
+    if run.request.family != STACK:
+        where = f"in {len(points)} layers of {run.request.family} together"
+    before = sum(point.n for point in points)
+
+    def visits(execution: str) -> str:
+        after = sum(point.operations(execution, removed=True) for point in points)
+        return f"{format_count(after)} of {format_count(before)} visits"
+
+    yield (
+        f"{doing} {where}, dense execution: {_told(told[DENSE])}; "
+        f"the zeros are multiplied too ({visits(DENSE)})."
+    )
+    yield f"CSR: {_told(told[CSR], 'of its own time before')}; the zeros are skipped ({visits(CSR)})."
+    against = f"CSR with {share} removed against dense: {_told(told[AGAINST_DENSE], 'of the dense time')}"
+    if bracket:
+        low, high = map(_percent, bracket)
+        yield f"{against}; measured at other shares too, break-even lies between {low} and {high} removed."
+    elif (even := predicted_break_even(run)) is not None:
+        yield f"{against}; predicted, not measured: break-even at {_percent(even)} removed."
+    else:
+        yield f"{against}; predicted, not measured: it would not catch up even at 99 % removed."
+    yield f"Rows removed: {_told(told[ROWS])}; the layers are smaller and still dense ({visits(ROWS)})."
+
+
+def _told(summary: LatencySummary, of: str = "of the time before") -> str:
+    ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
+    if summary.verdict == "noisy":
+        return f"{ratio}, but noisy: {summary.noise[0]}"
+    if summary.verdict == SAME:
+        return f"no change that can be told, {ratio}"
+    return f"{summary.verdict}, {ratio}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"
+
+
+def _break_even_bracket(run: ComplexityRun, others: Iterable[ComplexityRun]) -> tuple[float, float] | None:
+    """Two neighbouring shares, at the lower of which CSR is told slower than dense, at the higher faster.
+
+    Read off the headline's points of ``run``, in all runs.
+    """
+    names = {point.name for point in headline(run)}
+    verdicts = {}
+    for one in [*(other for other in others if _setting(other) == _setting(run)), run]:
+        points = tuple(point for point in one.subjects if point.name in names)
+        verdicts[one.request.removed_share] = _effect(points, CSR, DENSE, one.stolen_share).verdict
+    told = [
+        (share, verdict) for share, verdict in sorted(verdicts.items()) if verdict in ("faster", "slower")
+    ]
+    for (low, before), (high, after) in pairwise(told):
+        if (before, after) == ("slower", "faster"):
+            return low, high
+    return None
+
+
+def _setting(run: ComplexityRun) -> tuple[object, ...]:
+    points = [(point.name, point.n) for point in run.subjects]
+    return run.request.family, run.batch, run.threads, run.environment.key, points
+
+
+def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[str]:
+    after = "After the removal" if run.request.removed_share else "With every weight"
+    if lines := fits(run):
+        slopes = ", ".join(
+            f"{execution} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+            for execution, fit in lines.items()
+        )
+        yield f"{after}, time above the overhead grows as {slopes}."
+    if (pair := _ten_times(run)) is None:
+        return
+    small, large = pair
+    factors = {execution: _factor(small, large, execution) for execution in EXECUTIONS}
+    took = ", ".join(f"{execution} {format_ratio(*factor)}" for execution, factor in factors.items())
+    more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
+    step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
+    if flat := [execution for execution, (_, low, _) in factors.items() if low <= 1]:
+        yield f"{after}, {step}. For {', '.join(flat)} these samples can tell no growth: measure again."
+    elif not run.request.removed_share:
+        yield f"{after}, {step}."
+    else:
+        fell = [execution for execution in EXECUTIONS if told[execution].verdict == "faster"]
+        constant = (
+            f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant can be told"
+        )
+        yield f"Pruning does not make the time constant: after it, {step}. {constant}, the order stays."
+
+
+def _ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:
+    """The headline's largest point (the largest of all if that is too small), and of those with at most half
+    its n the one nearest to a tenth, clear of the overhead in every execution."""
+    clear = _clear_everywhere(run)
+    for large in (headline(run)[-1], *clear[-1:]):
+        if smaller := [point for point in clear if 2 * point.n <= large.n]:
+            return min(smaller, key=lambda point: abs(math.log(10 * point.n / large.n))), large
+    return None
+
+
+def _factor(small: ComplexityPoint, large: ComplexityPoint, execution: str) -> tuple[float, float, float]:
+    """How many times as long the larger takes, and the extremes that the two medians' intervals allow."""
+    few, few_low, few_high = _median(small, execution, removed=True)
+    many, many_low, many_high = _median(large, execution, removed=True)
+    return many / few, many_low / few_high, many_high / few_low
+
+
+def _overheads(run: ComplexityRun) -> Iterable[str]:
+    if lines := fits(run):
+        floors = ", ".join(f"{execution} {format_ns(fit.floor_ns)}" for execution, fit in lines.items())
+        longer = ", ".join(f"{format_count(fit.from_n)} ({execution})" for execution, fit in lines.items())
+        smallest = format_count(run.points[0].n)
+        yield (
+            f"A layer's call has an overhead that no removal saves: {floors} (the smallest stack, "
+            f"n = {smallest}). The weights take longer than that from n = {longer}; only below does time "
+            "look constant, pruned or not."
+        )
+
+
+def as_json(run: ComplexityRun) -> dict[str, Any]:
+    """The figures derived from a run, as a JSON object versioned by ``schema``. Times are ns a call.
+
+    - ``family``, ``removed_share``, ``batch``, ``threads``, ``quick``, ``seed``, ``created``, ``environment``
+    - ``n_is``: what n counts
+    - ``layers``: the operations counted layer by layer, as in :func:`counts`
+    - ``before``, ``after``: a row a point and execution, as in :func:`frame`
+    - ``effects``: by execution, and for ``csr against dense``: ``ratio``, ``ratio_low``, ``ratio_high``,
+      ``verdict``, ``noise``, ``rounds``, at the points named in ``effects_at``
+    - ``fits_before``, ``fits_after``: by execution, the fields of :class:`Fit`
+    - ``predicted_break_even``: a share, or null
+    - ``conclusions``: sentences
+    - ``skipped``: layers that were not timed, and why
+    """
+    told = ("ratio", "ratio_low", "ratio_high", "verdict", "noise", "rounds")
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {
+            "schema": run.schema,
+            "family": run.request.family,
+            "removed_share": run.request.removed_share,
+            "batch": run.batch,
+            "threads": run.threads,
+            "quick": run.request.quick,
+            "seed": run.request.seed,
+            "created": run.created,
+            "environment": run.environment,
+            "n_is": n_label(run).removesuffix(" n"),
+            "layers": counts(run).to_dict("records"),
+            "before": frame(run, removed=False).to_dict("records"),
+            "after": frame(run).to_dict("records"),
+            "effects": {
+                name: {field: getattr(summary, field) for field in told}
+                for name, summary in effects(run).items()
+            },
+            "effects_at": [point.name for point in headline(run)],
+            "fits_before": fits(run, removed=False),
+            "fits_after": fits(run),
+            "predicted_break_even": predicted_break_even(run),
+            "conclusions": conclusions(run),
+            "skipped": run.skipped,
+        }
+    )
+    return plain

@@ -1,0 +1,320 @@
+"""The pieces that pages share: the pool and the store, the sidebar, and how results are shown."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import streamlit as st
+
+from optimizer.environment import describe, environment
+from optimizer.errors import ParetoscopeError
+from optimizer.executors import Job, Pool
+from optimizer.export import EXPORTERS, chrome, file_name
+from optimizer.figures import Bars, Lines, alternative, figure
+from optimizer.folders import allowed_roots, check_allowed, image_folders
+from optimizer.frame import Summary
+from optimizer.headline import Headline, Mood
+from optimizer.keys import request_key
+from optimizer.records import DataSpec, ModelCard, Request, Result, Settings
+from optimizer.store import Store
+from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.theme import ENGINE_LABELS
+from optimizer.work import TARGET, Catalogue
+
+T = TypeVar("T")
+POLL_SECONDS = 0.25
+INTERACTIVE, BACKGROUND = 0, 10
+"""Priorities: what a slider asks for goes before what a sweep asks for."""
+
+FIRST_MODEL = "fashion-resnet"
+Colour = Literal["red", "orange", "green", "violet", "gray"]
+BADGE_COLOURS: dict[str, Colour] = {
+    "measured": "green",
+    "simulated": "orange",
+    "noisy": "red",
+    "preliminary": "gray",
+    "other machine": "violet",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the sidebar says: every page works on it. ``problem`` says why it can't be measured yet."""
+
+    card: ModelCard
+    data: DataSpec
+    engine: str
+    problem: str = ""
+
+
+@contextmanager
+def errors_in_words() -> Iterator[None]:
+    """Show what this package refuses as a message; a page never ends in a stack trace for it."""
+    try:
+        yield
+    except ParetoscopeError as error:
+        st.error(str(error), icon=":material/error:")
+
+
+# Work
+
+
+@st.cache_resource
+def pool() -> Pool:
+    """The workers of this server, shared by all its visitors, warmed up once."""
+    workers = Pool(TARGET)
+    first = Request(FIRST_MODEL)
+    workers.warm(first)
+    if not store().count():  # the very first start: fill the curves while the visitor looks around
+        for request in grid(first, STARTER_SPARSITIES, STARTER_BITS):
+            workers.submit("measure", "measure", request, request_key(request), BACKGROUND)
+    return workers
+
+
+@st.cache_resource
+def store() -> Store:
+    return Store()
+
+
+@st.cache_resource(show_spinner="Listing the models…")
+def catalogue() -> Catalogue:
+    job = pool().submit("inspect", "catalogue", None, "catalogue")
+    return finished(pool().wait(job), Catalogue)
+
+
+def finished(job: Job, kind: type[T]) -> T:
+    """The result of a job that is over. Raises ParetoscopeError with its words when it failed."""
+    if job.state == "done":
+        assert isinstance(job.result, kind)
+        return job.result
+    raise ParetoscopeError(job.error or f"{job.task} was cancelled")
+
+
+def measured(request: Request) -> Result | None:
+    """The stored result of a request, in full where there is one."""
+    full = Request(request.model, request.recipe, request.engine, request.data, Settings(quick=False))
+    return store().get(request_key(full)) or store().get(request_key(request))
+
+
+def submit(request: Request, priority: int = INTERACTIVE) -> Job:
+    return pool().submit("measure", "measure", request, request_key(request), priority)
+
+
+def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
+    """Show what runs, and draw the page anew when one of the jobs ends."""
+    jobs = [*shown, *unseen]
+    if not jobs:
+        return
+    over = sum(job.over for job in jobs)
+
+    @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
+    def watch() -> None:
+        if sum(job.over for job in jobs) > over:
+            st.rerun()
+        for job in shown:
+            show_job(job)
+
+    watch()
+
+
+def show_job(job: Job) -> None:
+    """One line: what a job is doing, with its share done where it can tell."""
+    if job.state == "failed":
+        st.error(job.error, icon=":material/error:")
+    elif job.progress is not None:
+        st.progress(job.progress, job.message)
+    elif not job.over:
+        words = job.message if job.state == "running" and job.message else "waiting for its turn"
+        st.caption(f":material/hourglass_top: {words}…")
+
+
+def pin(key: str) -> None:
+    """Add a result to Compare's list, which lives in the address of that page."""
+    pinned = st.session_state.setdefault("pinned", [])
+    if key not in pinned:
+        pinned.append(key)
+    st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
+
+
+# Sidebar
+
+
+def sidebar() -> None:
+    """Model, images and engine; kept in the address, so that a link restores them."""
+    with st.sidebar:
+        cards = catalogue().cards
+        name = st.selectbox(
+            "Model",
+            list(cards),
+            index=list(cards).index(FIRST_MODEL),
+            format_func=lambda name: describe_card(cards[name]),
+            key="model",
+            bind="query-params",
+            help="Bundled models need no download. Everything else is listed under Models and data.",
+        )
+        data = _choose_images(cards[name])
+        engine = st.segmented_control(
+            "Engine",
+            list(ENGINE_LABELS),
+            format_func=ENGINE_LABELS.__getitem__,
+            default="openvino",
+            required=True,
+            key="engine",
+            bind="query-params",
+            help="What executes the model. The baseline always runs on the same engine and threads.",
+        )
+        st.divider()
+        st.caption(f":material/memory: {describe(environment())}")
+        st.caption("Nothing leaves this machine.")
+    st.session_state["selection"] = Selection(cards[name], data, engine, _problem(cards[name], data))
+
+
+def selection() -> Selection:
+    chosen = st.session_state["selection"]
+    assert isinstance(chosen, Selection)
+    return chosen
+
+
+def describe_card(card: ModelCard) -> str:
+    """A model in one line: what it was published with and what it costs to get."""
+    parts = [card.name]
+    if card.published_top1 is not None:
+        parts.append(f"{100 * card.published_top1:.1f} %")
+    if card.parameters is not None:
+        parts.append(f"{card.parameters / 1e6:.1f} M")
+    if not card.ready and card.download_bytes:
+        parts.append(f"{card.download_bytes / 1e6:.0f} MB to download")
+    return " · ".join(parts)
+
+
+def _choose_images(card: ModelCard) -> DataSpec:
+    folders = [str(folder) for root in allowed_roots() for folder in image_folders(root)]
+    options = [*(["bundled"] if card.bundled_images else []), *folders]
+    path = st.selectbox(
+        "Images",
+        options,
+        format_func=lambda path: "bundled test images" if path == "bundled" else Path(path).name,
+        key="images",
+        bind="query-params",
+        accept_new_options=True,
+        placeholder="Path of an image folder",
+        help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when the "
+        "dashboard was started with --images FOLDER.",
+    )
+    if path in (None, "bundled"):
+        return DataSpec()
+    with st.expander("Calibration and classes"):
+        calibration = st.text_input(
+            "Calibration folder",
+            key="calibration",
+            bind="query-params",
+            help="Without one, a fifth of the images is set aside and never evaluated.",
+        )
+        class_index = st.text_input(
+            "Class index file",
+            key="class_index",
+            bind="query-params",
+            help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
+        )
+        limit = st.number_input(
+            "Most images to evaluate", 1, 100_000, 1_000, key="limit", bind="query-params"
+        )
+    return DataSpec(
+        path=str(check_allowed(path)),
+        calibration=str(check_allowed(calibration)) if calibration else None,
+        class_index=str(check_allowed(class_index)) if class_index else None,
+        limit=limit,
+    )
+
+
+def _problem(card: ModelCard, data: DataSpec) -> str:
+    if not card.ready:
+        return f"{card.name} is not on this machine yet: get it under *Models and data*."
+    if data.path is None and not card.bundled_images:
+        return (
+            f"{card.name} needs images of yours: start the dashboard with `--images FOLDER`, and choose a folder "
+            "with one subfolder a class in the sidebar."
+        )
+    return ""
+
+
+# Showing
+
+
+MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
+
+
+def card(headline: Headline) -> None:
+    """One figure: large, with its interval, its change, and what it rests on."""
+    with st.container(border=True, height="stretch", gap="xxsmall"):
+        st.metric(
+            headline.label,
+            headline.value,
+            headline.change or None,
+            delta_color=MOODS[headline.mood],
+            delta_arrow="off",
+            help=headline.help,
+        )
+        st.caption(f"{headline.interval} · {headline.basis}" if headline.interval else headline.basis)
+
+
+def dark() -> bool:
+    return st.context.theme.type == "dark"
+
+
+def chart(info: Lines | Bars, key: str, height: int = 262) -> None:
+    """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
+    st.plotly_chart(
+        figure(info, dark=dark(), height=height),
+        theme=None,
+        key=key,
+        alt=alternative(info),
+        config={
+            "displaylogo": False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+            "toImageButtonOptions": {
+                "format": st.session_state.get("picture", "png"),
+                "filename": f"paretoscope-{key}",
+                "scale": 2,
+            },
+        },
+    )
+
+
+def badges(summary: Summary) -> None:
+    """How far the figures can be trusted, each badge with its reason."""
+    with st.container(horizontal=True, gap="xsmall"):
+        for badge in summary.badges:
+            st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=badge.words)
+
+
+def export_menu(results: Sequence[Result], name: str) -> None:
+    """Charts and table to take away, and the format of the charts' own camera button."""
+    with st.popover("Export", icon=":material/download:", disabled=not results):
+        st.segmented_control(
+            "Camera button of each chart saves",
+            ["png", "svg"],
+            format_func=str.upper,
+            default="png",
+            required=True,
+            key="picture",
+        )
+        for kind, exporter in EXPORTERS.items():
+            reason = chrome().problem if exporter.needs_chrome else ""
+            st.download_button(
+                exporter.label,
+                data=_writer(exporter.write, results),
+                file_name=file_name(name, exporter.extension),
+                mime=exporter.mime,
+                key=f"export {kind}",
+                on_click="ignore",
+                disabled=bool(reason),
+                help=reason or None,
+                width="stretch",
+            )
+
+
+def _writer(write: Callable[[Sequence[Result]], bytes], results: Sequence[Result]) -> Callable[[], bytes]:
+    return lambda: write(results)

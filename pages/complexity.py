@@ -1,0 +1,143 @@
+"""Complexity: time is O(n) in the weights that remain, and whether a clock shows it depends on what executes."""
+
+import json
+
+import streamlit as st
+
+from optimizer import charts, scaling
+from optimizer.metrics import METRICS, format_ns, format_ratio
+from optimizer.records import decode
+from optimizer.scaling import DENSE, EXECUTIONS, STACK, ComplexityRequest, ComplexityRun
+from pages import common
+
+LABELS = {
+    "dense": "Dense kernels (zeros are multiplied too)",
+    "csr": "CSR (zeros are skipped)",
+    "rows removed": "Rows removed (a smaller dense layer)",
+}
+
+
+def main() -> None:
+    st.header("What does it take to run n weights?")
+    st.caption(
+        "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the weights "
+        "that survive. Removing half of them halves the constant, never the order, and only where what executes "
+        "the model skips them. All times are of this machine."
+    )
+    request = controls()
+    key = scaling.request_key(request)
+    runs = stored()
+    run = runs.get(key)
+    if run is None:
+        job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
+        if job.state == "done":  # the store was emptied since
+            common.pool().forget(key)
+            st.rerun()
+        common.refresh_when_over([job])
+        run = alike(request, runs)
+        if run is None:
+            return
+        st.caption(
+            f"Shown until then: what was measured with {run.request.removed_share:.0%} removed, and what that "
+            f"predicts for {request.removed_share:.0%}."
+        )
+    effects(run, request.removed_share)
+    left, right = st.columns(2)
+    with left:
+        common.chart(charts.complexity_info(scaling.frame(run), scaling.fits(run)), "time", height=380)
+    with right:
+        common.chart(
+            charts.complexity_info(scaling.frame(run), scaling.fits(run), "operations"),
+            "operations",
+            height=380,
+        )
+    st.subheader("What the numbers say")
+    for sentence in scaling.conclusions(run, runs.values()):
+        st.markdown(f"- {sentence}")
+    with st.expander("Operations, layer by layer"):
+        st.dataframe(scaling.counts(run), hide_index=True)
+        for reason in run.skipped:
+            st.caption(reason)
+    take_away(run)
+
+
+def controls() -> ComplexityRequest:
+    family, share, effort = st.columns([3, 4, 2], vertical_alignment="bottom")
+    model = common.selection().card
+    with family:
+        what = st.segmented_control(
+            "Weights of", ["stacks", "model"], default="stacks", required=True, key="family", bind="query-params",
+            format_func={"stacks": "stacks of 10 to 10 M", "model": f"{model.name}'s layers"}.__getitem__,
+            disabled=not model.ready, help="Stacks of linear layers, or the own layers of the model in the sidebar.",
+        )  # fmt: skip
+    with share:
+        percent = st.slider(
+            "Share of the weights removed", 0, 99, 50, format="%d %%", key="removed", bind="query-params",
+            help="The smallest by magnitude in each layer. Predicted at once, measured a few seconds later.",
+        )  # fmt: skip
+    with effort:
+        full = st.toggle(
+            "Measure in full", key="full", bind="query-params",
+            help="More sizes and rounds: about 12 seconds in place of 3.",
+        )  # fmt: skip
+    return ComplexityRequest(
+        family=model.name if what == "model" and model.ready else STACK,
+        removed_share=percent / 100,
+        quick=not full,
+    )
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def parsed(document: bytes) -> ComplexityRun:
+    return decode(document, ComplexityRun)
+
+
+def stored() -> dict[str, ComplexityRun]:
+    documents = common.store().documents("complexity")
+    return {key: parsed(document) for key, document in documents.items()}
+
+
+def alike(request: ComplexityRequest, runs: dict[str, ComplexityRun]) -> ComplexityRun | None:
+    """The newest run of the same family, to predict from while the asked one is measured."""
+    same = [run for run in runs.values() if run.request.family == request.family]
+    return same[-1] if same else None
+
+
+def effects(run: ComplexityRun, share: float) -> None:
+    """What removing that share does to each execution: measured, or predicted until it is."""
+    measured = run.request.removed_share == share
+    predictions = scaling.predicted_effects(run, share)
+    for column, execution in zip(st.columns(len(EXECUTIONS)), EXECUTIONS, strict=True):
+        with column, st.container(border=True, height="stretch", gap="xxsmall"):
+            against = None if execution == DENSE else DENSE
+            effect = scaling.effect(run, execution, against)
+            value = effect.ratio if measured else predictions[execution].ratio
+            st.metric(
+                LABELS[execution],
+                format_ratio(value),
+                help=f"{METRICS['latency_ratio'].help} Here: time with {share:.0%} removed over dense time with none.",
+            )
+            if measured:
+                interval = format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
+                st.caption(f"of dense before: {interval}; {effect.verdict}")
+                st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")
+            else:
+                st.caption(
+                    f"of dense before: {format_ns(predictions[execution].time_ns)}, by the linear model"
+                )
+                st.badge("predicted", color="gray")
+
+
+def take_away(run: ComplexityRun) -> None:
+    with st.container(horizontal=True):
+        st.download_button(
+            "CSV", lambda: scaling.frame(run).to_csv(index=False).encode(), "paretoscope-complexity.csv", "text/csv",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "JSON", lambda: json.dumps(scaling.as_json(run)), "paretoscope-complexity.json", "application/json",
+            icon=":material/download:", on_click="ignore",
+        )  # fmt: skip
+
+
+main()

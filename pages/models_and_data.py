@@ -1,0 +1,125 @@
+"""Models and data: what there is, from where, what it costs to get, and what the chosen images come to."""
+
+import pandas as pd
+import streamlit as st
+
+from optimizer.folders import allowed_roots
+from optimizer.frame import describe_images, summarise
+from optimizer.headline import headlines
+from optimizer.recipe import Recipe
+from optimizer.records import ModelCard, Request, digest
+from optimizer.work import ImagesReport
+from pages import common
+
+
+def main() -> None:
+    st.header("Models and data")
+    catalogue = common.catalogue()
+    chosen = common.selection()
+    show_chosen(chosen)
+    st.subheader("Models")
+    for problem in catalogue.problems:
+        st.warning(problem, icon=":material/extension_off:")
+    st.dataframe(
+        pd.DataFrame([row(card) for card in catalogue.cards.values()]),
+        hide_index=True,
+        column_config={
+            "top-1": st.column_config.NumberColumn(
+                format="percent", help="As published, on ImageNet or the test split"
+            ),
+            "weights": st.column_config.NumberColumn(format="compact"),
+            "download": st.column_config.NumberColumn(format="bytes"),
+            "ready": st.column_config.CheckboxColumn(help="Whether its weights are on this machine"),
+        },
+    )
+
+
+def row(card: ModelCard) -> dict[str, object]:
+    return {
+        "model": card.name,
+        "source": card.source,
+        "top-1": card.published_top1,
+        "weights": card.parameters,
+        "download": card.download_bytes,
+        "ready": card.ready,
+        "input": "×".join(map(str, card.input_shape)),
+        "classes": card.classes,
+        "description": card.description,
+    }
+
+
+def show_chosen(chosen: common.Selection) -> None:
+    """The model and the images of the sidebar: get them, read them, score them uncompressed."""
+    st.subheader(chosen.card.name)
+    st.write(chosen.card.description)
+    if not chosen.card.ready:
+        get(chosen.card)
+        return
+    if chosen.problem:
+        st.info(chosen.problem, icon=":material/info:")
+        roots = ", ".join(f"`{root}`" for root in allowed_roots())
+        st.caption(f"Folders open to this page: {roots}" if roots else "No folder is open to this page yet.")
+        return
+    images, baseline = st.columns(2)
+    with images, st.container(border=True, height="stretch"):
+        read_images(chosen)
+    with baseline, st.container(border=True, height="stretch"):
+        score_baseline(chosen)
+
+
+def get(card: ModelCard) -> None:
+    """Download on request, never by itself, with its size said before."""
+    if card.download_bytes is None:
+        st.info(card.description, icon=":material/info:")
+        return
+    megabytes = f"{card.download_bytes / 1e6:.1f} MB"
+    key = f"download {card.name}"
+    if st.button(f"Download {megabytes}", icon=":material/download:", type="primary"):
+        common.pool().submit("inspect", "download", card.name, key)
+    job = common.pool().get(key)
+    if job:
+        common.refresh_when_over([job])
+        if job.state == "done":
+            common.catalogue.clear()
+            common.pool().forget("catalogue")
+            common.pool().forget(key)
+            st.rerun()
+
+
+def read_images(chosen: common.Selection) -> None:
+    st.markdown("**Images**")
+    key = f"images {digest([chosen.card.name, chosen.data])}"
+    job = common.pool().submit("inspect", "images", (chosen.card.name, chosen.data), key)
+    common.pool().wait(job, 0.3)
+    if not job.over:
+        common.refresh_when_over([job])
+        return
+    report = common.finished(job, ImagesReport)
+    labels = "with labels" if report.labelled else "without labels: agreement is measured"
+    st.write(
+        f"{describe_images(chosen.data, report.evaluated)}, {labels}; {report.calibrated:,} for calibration."
+    )
+    for note in report.notes:
+        st.caption(f":material/info: {note}")
+    if report.mapping.mapped:
+        with st.expander(f"{len(report.mapping.mapped)} classes mapped, {len(report.mapping.unmapped)} not"):
+            st.dataframe(pd.DataFrame(report.mapping.mapped), hide_index=True)
+            if report.mapping.unmapped:
+                st.write("Not mapped: " + ", ".join(report.mapping.unmapped))
+
+
+def score_baseline(chosen: common.Selection) -> None:
+    st.markdown("**Uncompressed**")
+    request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data)
+    result = common.measured(request)
+    if result is None:
+        common.refresh_when_over([common.submit(request)])
+        return
+    summary = summarise(result)
+    for headline in headlines(summary, result.inspection):
+        st.write(f"{headline.label}: **{headline.value}**")
+        st.caption(f"{headline.interval} · {headline.basis}" if headline.interval else headline.basis)
+    common.badges(summary)
+
+
+main()
