@@ -122,25 +122,30 @@ class _Placed:
 def _group(placed: Iterable[_Placed], selected: str | None) -> tuple[Series, ...]:
     """One point at each ``x`` of a series; whatever else lies there recedes to small faint points."""
     lines: dict[tuple[Any, Series], dict[float, Point]] = {}
-    others: list[Point] = []
+    others: dict[tuple[float, float, float | None], Point] = {}  # by place: a shared measurement is one point
     for item in placed:
         if not item.main:
-            others.append(item.point)
+            others[_place(item.point)] = item.point
             continue
         line = lines.setdefault((item.order, item.series), {})
-        there = line.setdefault(item.point.x, item.point)
+        kept, left = line.get(item.point.x, item.point), item.point
         if item.point.key == selected:
-            line[item.point.x], item = item.point, replace(item, point=there)
-            there = line[item.point.x]
-        if (item.point.y, item.point.low) != (there.y, there.low):  # equal when a measurement is shared
-            others.append(item.point)
+            kept, left = item.point, kept
+        line[item.point.x] = kept
+        if _place(left) != _place(kept):
+            others[_place(left)] = left
     series = [
         replace(series, points=tuple(points[x] for x in sorted(points)))
         for (_, series), points in sorted(lines.items(), key=lambda line: line[0][0])
     ]
     if others:
-        series.insert(0, Series("other recipes", "faint", tuple(others), line="none", small=True))
+        receding = Series("other recipes", "faint", tuple(others.values()), line="none", small=True)
+        series.insert(0, receding)
     return tuple(series)
+
+
+def _place(point: Point) -> tuple[float, float, float | None]:
+    return point.x, point.y, point.low
 
 
 def _selected(points: Iterable[Point], key: str | None) -> Point | None:

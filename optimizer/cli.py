@@ -214,7 +214,7 @@ def _selected(options: argparse.Namespace) -> list[Result]:
     results = Store().results(model=options.model, engine=options.engine)
     if not results:
         raise InputError(
-            f"nothing is measured yet for model {options.model}: run `paretoscope sweep {options.model}` first"
+            f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"
         )
     return results
 

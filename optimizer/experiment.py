@@ -24,7 +24,7 @@ from optimizer.folders import fingerprint
 from optimizer.keys import request_key
 from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
-from optimizer.models import LoadedModel, load
+from optimizer.models import LoadedModel, card, download, load
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -126,6 +126,8 @@ def score(request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
     threads = resolve_threads(request.settings.threads)
     report(None, "loading the model")
+    if not card(request.model).ready:
+        download(request.model, report)
     target = subject(request.model)
     report(None, "reading the images")
     images = _images(request.model, request.data, fingerprint(request.data))

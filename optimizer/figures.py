@@ -195,7 +195,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     if info.selected:
         traces.append(_selected_trace(info.selected, info, colours))
     layout |= {"xaxis": _axis(info.x), "yaxis": _axis(info.y) | {"title": None}}
-    layout["xaxis"]["title"] = {"text": _titled(info.x, _ARROWS_ACROSS)}
+    layout["xaxis"]["title"] = {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}
     layout["legend"] = {
         "title": {"text": info.legend_title},
         "y": -LEGEND_PIXELS

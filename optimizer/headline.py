@@ -83,8 +83,8 @@ def _latency(summary: Summary | None) -> Headline:
         mood=mood,
         basis=f"{ENGINE_LABELS.get(summary.request.engine, summary.request.engine)}, {summary.realisation}, "
         f"{images}, {threads}{percentile}",
-        help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice and "
-        f"this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
+        help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
+        f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
         + (
             f" Timed with: {summary.shared_with}, which runs the same instructions."
             if summary.shared_with
@@ -106,8 +106,9 @@ def _operations(inspection: Inspection | None) -> Headline:
         if left == before
         else f"{left / before:.3g}× of {METRICS['operations'].format(before)}",
         mood="same" if left == before else "better",
-        basis=f"{format_count(size.nonzero)} of {format_count(size.elements)} weights{_thresholds(inspection)}",
-        help=f"{METRICS['operations'].help} Fewer operations make a model faster only where kernels skip zeros.",
+        basis=f"{format_percent(100 * size.nonzero / size.elements)} of {format_count(size.elements)} weights"
+        f"{_thresholds(inspection)}",
+        help=f"{METRICS['operations'].help} Fewer operations take less time only where kernels skip zeros.",
     )
 
 

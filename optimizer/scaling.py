@@ -427,8 +427,7 @@ def predicted(run: ComplexityRun, share: float) -> pd.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the linear model says of the headline's points together; ``ratio`` is to dense before the removal.
-    """
+    """What the linear model says of the headline's points together; ``ratio`` is to dense, none removed."""
 
     time_ns: float
     ratio: float

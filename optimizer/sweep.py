@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.recipe import PruneSpec, QuantizeSpec
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
@@ -34,7 +34,7 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
             "configurations: take fewer steps"
         )
     requests = [
-        replace(base, recipe=replace(base.recipe, prune=_prune(base, sparsity), quantize=_quantize(base, bits)))
+        replace(base, recipe=Recipe(_prune(base, sparsity), _quantize(base, bits)))
         for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
     ]
     return sorted(requests, key=lambda request: not request.recipe.identity)

@@ -58,9 +58,10 @@ def _catalogue(request: None, report: Report) -> Catalogue:
 
 
 def _download(model: str, report: Report) -> str:
+    """Fetch a model's weights, also in place of a damaged file."""
     from optimizer import models
 
-    return str(models.download(model, report))
+    return str(models.download(model, report, force=True))
 
 
 def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import streamlit as st
 
@@ -92,6 +92,11 @@ def finished(job: Job, kind: type[T]) -> T:
     raise ParetoscopeError(job.error or f"{job.task} was cancelled")
 
 
+def in_address(key: str) -> dict[str, Any]:
+    """Arguments of a widget whose value is kept in the page's address, so that a link restores it."""
+    return {"key": key, "bind": "query-params"}
+
+
 def measured(request: Request) -> Result | None:
     """The stored result of a request, in full where there is one."""
     full = Request(request.model, request.recipe, request.engine, request.data, Settings(quick=False))
@@ -99,7 +104,12 @@ def measured(request: Request) -> Result | None:
 
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
-    return pool().submit("measure", "measure", request, request_key(request), priority)
+    """Have a request measured that has no stored result: one that was done once was forgotten since."""
+    key = request_key(request)
+    job = pool().get(key)
+    if job and job.state == "done":
+        pool().forget(key)
+    return pool().submit("measure", "measure", request, key, priority)
 
 
 def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
@@ -150,8 +160,7 @@ def sidebar() -> None:
             list(cards),
             index=list(cards).index(FIRST_MODEL),
             format_func=lambda name: describe_card(cards[name]),
-            key="model",
-            bind="query-params",
+            **in_address("model"),
             help="Bundled models need no download. Everything else is listed under Models and data.",
         )
         data = _choose_images(cards[name])
@@ -161,13 +170,14 @@ def sidebar() -> None:
             format_func=ENGINE_LABELS.__getitem__,
             default="openvino",
             required=True,
-            key="engine",
-            bind="query-params",
+            **in_address("engine"),
             help="What executes the model. The baseline always runs on the same engine and threads.",
         )
         st.divider()
-        st.caption(f":material/memory: {describe(environment())}")
-        st.caption("Nothing leaves this machine.")
+        st.caption(
+            f"Measured on {environment().cpu}, {environment().cores} cores. Nothing leaves this machine.",
+            help=describe(environment()),
+        )
     st.session_state["selection"] = Selection(cards[name], data, engine, _problem(cards[name], data))
 
 
@@ -196,30 +206,31 @@ def _choose_images(card: ModelCard) -> DataSpec:
         "Images",
         options,
         format_func=lambda path: "bundled test images" if path == "bundled" else Path(path).name,
-        key="images",
-        bind="query-params",
+        **in_address("images"),
         accept_new_options=True,
         placeholder="Path of an image folder",
-        help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when the "
-        "dashboard was started with --images FOLDER.",
+        help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when "
+        "the dashboard was started with --images FOLDER.",
     )
     if path in (None, "bundled"):
         return DataSpec()
     with st.expander("Calibration and classes"):
         calibration = st.text_input(
             "Calibration folder",
-            key="calibration",
-            bind="query-params",
+            **in_address("calibration"),
             help="Without one, a fifth of the images is set aside and never evaluated.",
         )
         class_index = st.text_input(
             "Class index file",
-            key="class_index",
-            bind="query-params",
+            **in_address("class_index"),
             help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
         )
         limit = st.number_input(
-            "Most images to evaluate", 1, 100_000, 1_000, key="limit", bind="query-params"
+            "Most images to evaluate",
+            1,
+            100_000,
+            1_000,
+            **in_address("limit"),
         )
     return DataSpec(
         path=str(check_allowed(path)),
@@ -234,7 +245,7 @@ def _problem(card: ModelCard, data: DataSpec) -> str:
         return f"{card.name} is not on this machine yet: get it under *Models and data*."
     if data.path is None and not card.bundled_images:
         return (
-            f"{card.name} needs images of yours: start the dashboard with `--images FOLDER`, and choose a folder "
+            f"{card.name} needs images of yours: start the dashboard with `--images FOLDER`, and choose one "
             "with one subfolder a class in the sidebar."
         )
     return ""
@@ -264,7 +275,7 @@ def dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def chart(info: Lines | Bars, key: str, height: int = 262) -> None:
+def chart(info: Lines | Bars, key: str, height: int = 240) -> None:
     """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
     st.plotly_chart(
         figure(info, dark=dark(), height=height),

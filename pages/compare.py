@@ -26,8 +26,7 @@ def main() -> None:
         "Configurations",
         list(reversed(results)),
         format_func=lambda key: f"{summaries[key].request.model} · {summaries[key].description}",
-        key="configurations",
-        bind="query-params",
+        **common.in_address("configurations"),
         placeholder="Choose as many as you like",
         help="Everything measured so far, newest first. Pin under Explore puts a configuration here.",
     )
@@ -53,8 +52,7 @@ def main() -> None:
         default="drop",
         required=True,
         format_func=lambda name: METRICS[name].label,
-        key="metric",
-        bind="query-params",
+        **common.in_address("metric"),
     )
     common.chart(charts.compare_info(chosen, metric), "compare", height=120 + 40 * len(chosen))
 

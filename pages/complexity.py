@@ -1,11 +1,11 @@
-"""Complexity: time is O(n) in the weights that remain, and whether a clock shows it depends on what executes."""
+"""Complexity: time is O(n) in the weights that remain; whether a clock shows it depends on what executes."""
 
 import json
 
 import streamlit as st
 
 from optimizer import charts, scaling
-from optimizer.metrics import METRICS, format_ns, format_ratio
+from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import decode
 from optimizer.scaling import DENSE, EXECUTIONS, STACK, ComplexityRequest, ComplexityRun
 from pages import common
@@ -20,9 +20,9 @@ LABELS = {
 def main() -> None:
     st.header("What does it take to run n weights?")
     st.caption(
-        "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the weights "
-        "that survive. Removing half of them halves the constant, never the order, and only where what executes "
-        "the model skips them. All times are of this machine."
+        "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
+        "weights that survive. Removing half of them halves the constant, never the order, and only where "
+        "what executes the model skips them. All times are of this machine."
     )
     request = controls()
     key = scaling.request_key(request)
@@ -38,7 +38,7 @@ def main() -> None:
         if run is None:
             return
         st.caption(
-            f"Shown until then: what was measured with {run.request.removed_share:.0%} removed, and what that "
+            f"Shown until then: what was measured with {run.request.removed_share:.0%} removed, and what it "
             f"predicts for {request.removed_share:.0%}."
         )
     effects(run, request.removed_share)
@@ -66,20 +66,31 @@ def controls() -> ComplexityRequest:
     model = common.selection().card
     with family:
         what = st.segmented_control(
-            "Weights of", ["stacks", "model"], default="stacks", required=True, key="family", bind="query-params",
+            "Weights of",
+            ["stacks", "model"],
+            default="stacks",
+            required=True,
+            **common.in_address("family"),
             format_func={"stacks": "stacks of 10 to 10 M", "model": f"{model.name}'s layers"}.__getitem__,
-            disabled=not model.ready, help="Stacks of linear layers, or the own layers of the model in the sidebar.",
-        )  # fmt: skip
+            disabled=not model.ready,
+            help="Stacks of linear layers, or the own layers of the model in the sidebar.",
+        )
     with share:
         percent = st.slider(
-            "Share of the weights removed", 0, 99, 50, format="%d %%", key="removed", bind="query-params",
+            "Share of the weights removed",
+            0,
+            99,
+            50,
+            format="%d %%",
+            **common.in_address("removed"),
             help="The smallest by magnitude in each layer. Predicted at once, measured a few seconds later.",
-        )  # fmt: skip
+        )
     with effort:
         full = st.toggle(
-            "Measure in full", key="full", bind="query-params",
+            "Measure in full",
+            **common.in_address("full"),
             help="More sizes and rounds: about 12 seconds in place of 3.",
-        )  # fmt: skip
+        )
     return ComplexityRequest(
         family=model.name if what == "model" and model.ready else STACK,
         removed_share=percent / 100,
@@ -115,7 +126,7 @@ def effects(run: ComplexityRun, share: float) -> None:
             st.metric(
                 LABELS[execution],
                 format_ratio(value),
-                help=f"{METRICS['latency_ratio'].help} Here: time with {share:.0%} removed over dense time with none.",
+                help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
             )
             if measured:
                 interval = format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
@@ -131,13 +142,21 @@ def effects(run: ComplexityRun, share: float) -> None:
 def take_away(run: ComplexityRun) -> None:
     with st.container(horizontal=True):
         st.download_button(
-            "CSV", lambda: scaling.frame(run).to_csv(index=False).encode(), "paretoscope-complexity.csv", "text/csv",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            "CSV",
+            lambda: scaling.frame(run).to_csv(index=False).encode(),
+            "paretoscope-complexity.csv",
+            "text/csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
         st.download_button(
-            "JSON", lambda: json.dumps(scaling.as_json(run)), "paretoscope-complexity.json", "application/json",
-            icon=":material/download:", on_click="ignore",
-        )  # fmt: skip
+            "JSON",
+            lambda: json.dumps(scaling.as_json(run)),
+            "paretoscope-complexity.json",
+            "application/json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
 
 
 main()

@@ -46,43 +46,73 @@ def controls() -> Recipe:
     mode, prune, bits, activations, more = st.columns([5, 8, 8, 4, 3], vertical_alignment="bottom")
     with mode:
         by = st.segmented_control(
-            "Prune by", ["sparsity", "threshold"], default="sparsity", required=True, key="by",
-            bind="query-params", format_func=str.capitalize,
+            "Prune by",
+            ["sparsity", "threshold"],
+            default="sparsity",
+            required=True,
+            **common.in_address("by"),
+            format_func=str.capitalize,
             help="Both say which small weights go: a share of them, or all with |w| ≤ t.",
-        )  # fmt: skip
+        )
     with prune:
         if by == "sparsity":
             percent = st.slider(
-                "Sparsity", 0, 99, 0, format="%d %%", key="sparsity", bind="query-params",
+                "Sparsity",
+                0,
+                99,
+                0,
+                format="%d %%",
+                **common.in_address("sparsity"),
                 help="The share of weights that is set to zero, smallest first.",
-            )  # fmt: skip
+            )
         else:
             threshold = st.slider(
-                "Threshold", 0.0, 0.5, 0.0, 0.002, format="|w| ≤ %.3f", key="threshold", bind="query-params",
+                "Threshold",
+                0.0,
+                0.5,
+                0.0,
+                0.002,
+                format="|w| ≤ %.3f",
+                **common.in_address("threshold"),
                 help="Every weight of at most this magnitude is set to zero.",
-            )  # fmt: skip
+            )
     with bits:
         weight_bits = st.select_slider(
-            "Weight bits", WEIGHT_BITS, 32, key="bits", bind="query-params",
+            "Weight bits",
+            WEIGHT_BITS,
+            32,
+            **common.in_address("bits"),
             help="2 to 8 round to an integer grid, 16 is half precision, 32 leaves the weights alone.",
-        )  # fmt: skip
+        )
     with activations:
         activation_bits = st.segmented_control(
-            "Activation bits", ACTIVATION_BITS, default=32, required=True, key="activations",
-            bind="query-params", help="8-bit weights and activations run on int8 kernels.",
-        )  # fmt: skip
+            "Activation bits",
+            ACTIVATION_BITS,
+            default=32,
+            required=True,
+            **common.in_address("activations"),
+            help="8-bit weights and activations run on int8 kernels.",
+        )
     with more, st.popover("More"):
         scope = st.segmented_control(
-            "Sparsity holds", SCOPES, default="global", required=True, key="scope", bind="query-params",
+            "Sparsity holds",
+            SCOPES,
+            default="global",
+            required=True,
+            **common.in_address("scope"),
             format_func={"layer": "in each layer", "global": "over all weights"}.__getitem__,
-        )  # fmt: skip
+        )
         granularity = st.segmented_control(
-            "One grid", GRANULARITIES, default="channel", required=True, key="granularity",
-            bind="query-params", format_func="a {}".format,
-        )  # fmt: skip
-        asymmetric = st.toggle("Asymmetric grid, with a zero point", key="asymmetric", bind="query-params")
+            "One grid",
+            GRANULARITIES,
+            default="channel",
+            required=True,
+            **common.in_address("granularity"),
+            format_func="a {}".format,
+        )
+        asymmetric = st.toggle("Asymmetric grid, with a zero point", **common.in_address("asymmetric"))
         least_squares = st.toggle(
-            "Range by least squared error", key="mse", bind="query-params", help="Else by the largest |w|."
+            "Range by least squared error", **common.in_address("mse"), help="Else by the largest |w|."
         )
     return Recipe(
         PruneSpec(sparsity=percent / 100 or None, scope=scope)
@@ -105,7 +135,12 @@ def ask(request: Request) -> list[Job]:
         waiting = common.pool().get(before)
         if waiting and waiting.state == "queued":
             common.pool().cancel(before)
-    st.session_state["asked"] = request_key(request)
+    key = st.session_state["asked"] = request_key(request)
+    job = common.pool().get(key)
+    if job and job.state == "failed":  # not tried again by itself: it would fail for ever
+        st.error(job.error, icon=":material/error:")
+        if not st.button("Try again", icon=":material/refresh:"):
+            return []
     return [common.submit(request)]
 
 
@@ -152,10 +187,12 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
         if result:
             common.badges(summarise(result))
         if st.button(
-            "Measure in full", icon=":material/timer:", disabled=not result or not result.latency.quick,
-            help="About 12 seconds of timing in place of the sliders' short one: percentiles, resident memory, "
-            "and intervals to rely on.",
-        ):  # fmt: skip
+            "Measure in full",
+            icon=":material/timer:",
+            disabled=not result or not result.latency.quick,
+            help="About 12 seconds of timing in place of the sliders' short one: percentiles, resident "
+            "memory, and intervals to rely on.",
+        ):
             common.submit(full)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             common.pin(result.key)
@@ -168,10 +205,14 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
             measured = len(wanted) - len(missing)
             st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
         elif missing and st.button(
-            f"Fill the curves ({len(missing)} to measure)", icon=":material/grid_on:",
-            help="Measures sparsities " + ", ".join(f"{sparsity:.0%}" for sparsity in STARTER_SPARSITIES)
-            + " at " + ", ".join(map(str, STARTER_BITS)) + " bits, with the other settings as they are.",
-        ):  # fmt: skip
+            f"Fill the curves ({len(missing)} to measure)",
+            icon=":material/grid_on:",
+            help="Measures sparsities "
+            + ", ".join(f"{sparsity:.0%}" for sparsity in STARTER_SPARSITIES)
+            + " at "
+            + ", ".join(map(str, STARTER_BITS))
+            + " bits, with the other settings as they are.",
+        ):
             for one in missing.values():
                 common.submit(one, common.BACKGROUND)
             st.rerun()

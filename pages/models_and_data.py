@@ -55,6 +55,9 @@ def show_chosen(chosen: common.Selection) -> None:
     if not chosen.card.ready:
         get(chosen.card)
         return
+    if chosen.card.download_bytes:
+        with st.expander("The file on this machine is damaged?"):
+            get(chosen.card)
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         roots = ", ".join(f"`{root}`" for root in allowed_roots())

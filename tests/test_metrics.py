@@ -111,7 +111,7 @@ def test_unknown_metric_lists_the_known_ones() -> None:
 
 @given(st.floats(1e-3, 1e12), st.floats(1e-4, 0.5))
 def test_written_value_lies_within_its_interval(value: float, share: float) -> None:
-    """Rounding never moves a value by more than a quarter of its interval's half-width, until digits are capped."""
+    """Rounding never moves a value by more than half of its interval's half-width."""
     half = value * share
     places = decimals(value, value - half, value + half)
     assert abs(round(value, places) - value) <= 0.5 * half + 1e-9 * value
