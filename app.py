@@ -18,14 +18,7 @@ st.set_page_config(
         "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."
     },
 )
-page = st.navigation(
-    [
-        st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
-        st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
-        st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
-        st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
-    ]
-)
+page = common.navigation()
 st.html(f"<style>{COMPACT}</style>")
 with common.errors_in_words():
     common.sidebar()

@@ -9,13 +9,14 @@ import textwrap
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from optimizer.errors import unknown
-from optimizer.figures import Axis, Bar, Bars, Lines, Point, Reference, Series, alternative, figure
+from optimizer.figures import Axis, Bar, Bars, Lines, Point, Reference, Series, alternative, count, figure
 from optimizer.frame import Measure, Summary, frontier_mask, summarise
 from optimizer.metrics import format_count, format_ns, format_p, format_percent, metric
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
@@ -41,19 +42,20 @@ TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
 # Points of results
 
 
+@lru_cache(maxsize=4096)
 def hover(summary: Summary) -> str:
     """The recipe in words, every figure with its interval, and how it was measured; escaped for plotly."""
     lines = [
         f"<b>{html.escape(summary.description)}</b>",
         html.escape(f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.images}"),
         f"accuracy {summary.text('accuracy')}",
-        f"lost {summary.text('drop')}, {format_p(summary.drop.p)}",
+        html.escape(f"lost {summary.text('drop')}, {format_p(summary.drop.p)}"),
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
         f" · compressed {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",
         f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
-        f"ran: {summary.realisation}, {summary.latency.rounds} rounds, {_count(summary.threads, 'thread')}, "
+        f"ran: {summary.realisation}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
         f"batch {summary.batch}",
     ]
     if summary.measures["memory"].value is not None:
@@ -66,10 +68,6 @@ def hover(summary: Summary) -> str:
         if badge.name != "measured"
     ]
     return "<br>".join(lines)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _clip(text: str, most: int = 90) -> str:
@@ -400,7 +398,7 @@ def samples_info(result: Result, view: Literal["rounds", "distribution"] = "roun
     first, second = latency.baseline_ns
     top = 1.15 * float(np.percentile([*first, *second, *latency.variant_ns], 99))
     beyond = sum(time > top for time in (*first, *second, *latency.variant_ns))
-    note = summary.latency.verdict + (f" · {_count(beyond, 'call')} took longer" if beyond else "")
+    note = summary.latency.verdict + (f" · {count(beyond, 'call')} took longer" if beyond else "")
     ratio = summary.text("latency_ratio")
     name = _clip(summary.description, 34)
     if view == "distribution":

@@ -48,6 +48,7 @@ class Job:
     task: str
     request: object = field(repr=False)
     lane: str
+    priority: float
     state: State = "queued"
     attempts: int = 0
     progress: float | None = None
@@ -74,8 +75,8 @@ class Pool:
     """Runs ``target(task, request, report)`` in one worker process a lane, one job at a time in each.
 
     ``target`` is named ``"module:function"`` and imported by the workers only, so what it needs (torch) never
-    loads here. What it tells ``report(progress, message)`` shows in the job. Requests and results are
-    pickled.
+    loads here. What it tells ``report(progress, message)`` shows in the job. Requests and results are pickled
+    on the way.
 
     Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
     fails the job at once. The last ``keep`` finished jobs are remembered. All methods are thread-safe.
@@ -117,10 +118,13 @@ class Pool:
             job = self._live.get(key)
             if job is None:
                 self._over.pop(key, None)
-                job = self._live[key] = Job(key, task, request, lane)
-            if job.state == "queued":  # a second entry is harmless: what runs or is over is passed by
-                heapq.heappush(self._lanes[job.lane].heap, (priority, next(self._arrivals), job))
-                self._changed.notify_all()
+                job = self._live[key] = Job(key, task, request, lane, priority)
+            elif job.state == "queued" and priority < job.priority:
+                job.priority = priority  # its first place in the heap is passed by once it has run
+            else:
+                return job
+            heapq.heappush(self._lanes[job.lane].heap, (priority, next(self._arrivals), job))
+            self._changed.notify_all()
             return job
 
     def warm(self, request: object = None) -> list[Job]:
@@ -273,7 +277,7 @@ class _Worker:
         # In a session of its own, so that killing the group takes along what the target started, and so that
         # Ctrl-C in the terminal reaches the server alone.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code, paths, target],
+            [sys.executable, "-P", "-c", code, paths, target],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -393,7 +397,7 @@ def _perform(
     target: str, task: str, payload: bytes, progress: Callable[[tuple[float | None, str]], None]
 ) -> tuple[str, object]:
     def report(share: float | None, message: str = "") -> None:
-        progress((share, message))
+        progress((None if share is None else float(share), str(message)))  # plain, whatever was given
 
     try:
         return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))

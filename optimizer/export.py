@@ -28,7 +28,7 @@ from plotly.utils import PlotlyJSONEncoder
 from optimizer import __version__
 from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
 from optimizer.errors import UnavailableError
-from optimizer.figures import Bars, Lines, alternative, figure
+from optimizer.figures import Bars, Lines, alternative, count, figure
 from optimizer.frame import frame, table
 from optimizer.metrics import METRICS, format_bytes
 from optimizer.records import Result
@@ -321,7 +321,7 @@ def _environments(results: Sequence[Result]) -> Section:
 def title_of(results: Sequence[Result]) -> str:
     models = sorted({result.request.model for result in results})
     names = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
-    number = f"{len(results)} configuration{'' if len(results) == 1 else 's'}"
+    number = count(len(results), "configuration")
     return f"{names}: {number}" if models else "Nothing measured yet"
 
 

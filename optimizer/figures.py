@@ -432,16 +432,17 @@ def _is_low(value: float, axis: Axis) -> bool:
     return value < (low + high) / 2
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``1 call``, ``1,200 calls``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def alternative(info: Lines | Bars) -> str:
     """One sentence for a reader who does not see the chart."""
     if isinstance(info, Bars):
-        return f"{info.title}, {_count(len(info.bars), 'layer')}."
+        return f"{info.title}, {count(len(info.bars), 'layer')}."
     lines = [
-        f"{series.name}: {_count(len(series.points), 'point')}" for series in info.series if series.points
+        f"{series.name}: {count(len(series.points), 'point')}" for series in info.series if series.points
     ]
     if not lines:
         return f"{info.title}: nothing to show yet."

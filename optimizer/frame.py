@@ -58,14 +58,14 @@ class Badge:
     words: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Summary:
     """Everything that one result says. ``measures`` has an entry for each metric.
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
     recipe that was really timed when another one with the same instructions was. ``simulated`` and
-    ``noise`` are reasons in words.
+    ``noise`` are reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
 
     key: str

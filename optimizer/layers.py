@@ -5,8 +5,9 @@ and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.fx
@@ -33,17 +34,26 @@ class Layer:
 
 def walk(model: nn.Module) -> Iterator[Layer]:
     """Every layer in definition order; a weight that several modules share comes once."""
-    seen: set[int] = set()
+    seen: set[str] = set()
+    for layer in uses(model):
+        if layer.name not in seen:
+            seen.add(layer.name)
+            yield layer
+
+
+def uses(model: nn.Module) -> Iterator[Layer]:
+    """Every module that multiplies with a weight of :func:`walk`; those that share one give the same name."""
+    names: dict[int, str] = {}
     for path, module in model.named_modules():
         kind = _kind(module)
         if kind is None:
             continue
         attribute = "in_proj_weight" if kind == "attention projection" else "weight"
         weight = getattr(module, attribute)
-        if weight is None or id(weight) in seen:
+        if not isinstance(weight, nn.Parameter):  # three weights instead of one, or computed from others
             continue
-        seen.add(id(weight))
-        yield Layer(f"{path}.{attribute}" if path else attribute, kind, module, weight)
+        name = names.setdefault(id(weight), f"{path}.{attribute}" if path else attribute)
+        yield Layer(name, kind, module, weight)
 
 
 def _kind(module: nn.Module) -> str | None:
@@ -64,22 +74,23 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     Pixels of the output for a convolution, tokens for a linear layer; times the weights it is the layer's
     multiply-accumulates. Layers that do not run get 0.
     """
-    counts = {layer.name: 0 for layer in walk(model)}
-    handles = []
+    names = {id(layer.weight): layer.name for layer in walk(model)}
+    counts = dict.fromkeys(names.values(), 0)
 
-    def count(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if layer.kind == "attention projection":
-                counts[layer.name] += inputs[0].shape[1 if module.batch_first else 0]  # type: ignore[index]
-            elif layer.kind == "linear":
-                counts[layer.name] += output.numel() // output.shape[-1]
-            else:
-                counts[layer.name] += output[0, 0].numel()
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        if isinstance(module, nn.MultiheadAttention):  # multiplies with both itself: out_proj is never called
+            weights = [module.in_proj_weight, module.out_proj.weight]
+            runs = output[0].numel() // output[0].shape[-1]
+        elif isinstance(module, nn.Linear):
+            weights, runs = [module.weight], output.numel() // output.shape[-1]
+        else:
+            weights, runs = [module.weight], output[0, 0].numel()
+        for weight in weights:
+            if id(weight) in names:
+                counts[names[id(weight)]] += runs
 
-        return hook
-
+    handles = [module.register_forward_hook(count) for module in model.modules() if _kind(module)]
     try:
-        handles = [layer.module.register_forward_hook(count(layer)) for layer in walk(model)]
         model(torch.zeros(1, *input_shape))
     finally:
         for handle in handles:
@@ -117,15 +128,16 @@ def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], BATCH_NORMS):
             continue
-        source = node.args[0]
+        source = (*node.args, *node.kwargs.values())[0]
         if (
             source.op == "call_module"
             and isinstance(modules[source.target], CONVOLUTIONS)
             and len(source.users) == 1
             and calls[source.target] == calls[node.target] == 1
+            and modules[node.target].running_mean is not None
         ):
             fused = fuse_conv_bn_eval(modules[source.target], modules[node.target])  # type: ignore[type-var]
             folded.set_submodule(source.target, fused)
             folded.set_submodule(node.target, nn.Identity())
     left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
-    return folded, (f"{left} batch norms follow no convolution and stay as they are",) if left else ()
+    return folded, (f"{left} batch norms can't be folded into a convolution and stay",) if left else ()

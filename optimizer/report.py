@@ -6,13 +6,14 @@ import pandas as pd
 
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
+from optimizer.figures import count
 from optimizer.frame import Summary, frontier_mask, summarise
 from optimizer.metrics import format_bytes, format_ns, format_p, format_ratio, metric
 from optimizer.records import Result
 from optimizer.statistics import SAME
 from optimizer.theme import engine_label
 
-TOLERATED_POINTS = 1.0
+TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""
 SIGNIFICANT = 0.05
 MOST_SENTENCES = 12
@@ -110,13 +111,11 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
     if not compressed:
         return None
     sure = [summary for summary in compressed if summary.drop.high <= TOLERATED_POINTS]
-    points = f"{TOLERATED_POINTS:g} point{'' if TOLERATED_POINTS == 1 else 's'}"
+    points = count(TOLERATED_POINTS, "point")
     if not sure:
         best = min(compressed, key=lambda summary: summary.drop.high)
-        words = f"No configuration is sure to lose at most {points}: every interval reaches further."
+        words = f"No configuration surely lost at most {points}: every interval reaches further."
         return Section("What was found", (words,), (f"The surest is {_with_sentences(best)}",))
-    count = f"{len(sure)} of {len(compressed)} compressed configurations"
-    are = "is" if len(sure) == 1 else "are"
     items = []
     faster = [summary for summary in sure if summary.latency.verdict == "faster"]
     if faster:
@@ -126,7 +125,8 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
         items.append("None of these is faster than the uncompressed model by a difference that can be told.")
     smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
     items.append(f"The smallest of these is {_with_sentences(smallest)}")
-    words = f"{count} {are} sure to lose at most {points}: the whole interval of the loss lies below."
+    number = f"{len(sure)} of {count(len(compressed), 'compressed configuration')}"
+    words = f"{number} surely lost at most {points}: the whole interval of the loss lies below."
     return Section("What was found", (words,), items)
 
 
@@ -155,7 +155,9 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
         {
             "recipe": summary.description,
             "images": summary.images,
-            "kernels": ", ".join(f"{count} layers {kind}" for kind, count in summary.precisions.items()),
+            "kernels": ", ".join(
+                f"{count(layers, 'layer')} {kind}" for kind, layers in summary.precisions.items()
+            ),
             "rounds": summary.latency.rounds,
             "batch": summary.batch,
             "threads": summary.threads,

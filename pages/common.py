@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import streamlit as st
+from streamlit.navigation.page import Page
 
 from optimizer.environment import describe, environment
 from optimizer.errors import ParetoscopeError
@@ -148,7 +149,19 @@ def pin(key: str) -> None:
     st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
 
 
-# Sidebar
+# Navigation and sidebar
+
+
+def navigation() -> Page:
+    """Declare the pages, and give the one that is asked for."""
+    return st.navigation(
+        [
+            st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
+            st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
+        ]
+    )
 
 
 def sidebar() -> None:
@@ -182,6 +195,14 @@ def sidebar() -> None:
 
 
 def selection() -> Selection:
+    """What the sidebar says.
+
+    Until a server has come to ``st.navigation`` once, Streamlit serves the files in ``pages/`` bare: when a
+    link into one of them is a server's first request, it is run again from the entry.
+    """
+    if "selection" not in st.session_state:
+        navigation()
+        st.rerun()
     chosen = st.session_state["selection"]
     assert isinstance(chosen, Selection)
     return chosen

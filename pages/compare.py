@@ -11,6 +11,7 @@ COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "ope
 
 
 def main() -> None:
+    common.selection()
     st.header("Compare")
     store = common.store()
     results = {result.key: result for result in store.results()}

@@ -6,7 +6,7 @@ import streamlit as st
 
 from optimizer import charts, scaling
 from optimizer.metrics import format_ns, format_ratio
-from optimizer.records import decode
+from optimizer.records import ModelCard, decode
 from optimizer.scaling import DENSE, EXECUTIONS, STACK, ComplexityRequest, ComplexityRun
 from pages import common
 
@@ -18,13 +18,14 @@ LABELS = {
 
 
 def main() -> None:
+    model = common.selection().card
     st.header("What does it take to run n weights?")
     st.caption(
         "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
         "weights that survive. Removing half of them halves the constant, never the order, and only where "
         "what executes the model skips them. All times are of this machine."
     )
-    request = controls()
+    request = controls(model)
     key = scaling.request_key(request)
     runs = stored()
     run = runs.get(key)
@@ -61,9 +62,8 @@ def main() -> None:
     take_away(run)
 
 
-def controls() -> ComplexityRequest:
+def controls(model: ModelCard) -> ComplexityRequest:
     family, share, effort = st.columns([3, 4, 2], vertical_alignment="bottom")
-    model = common.selection().card
     with family:
         what = st.segmented_control(
             "Weights of",

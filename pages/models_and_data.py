@@ -13,9 +13,9 @@ from pages import common
 
 
 def main() -> None:
+    chosen = common.selection()
     st.header("Models and data")
     catalogue = common.catalogue()
-    chosen = common.selection()
     show_chosen(chosen)
     st.subheader("Models")
     for problem in catalogue.problems:

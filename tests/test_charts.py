@@ -342,7 +342,7 @@ def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
         "fashion-resnet on OpenVINO, 10,000 bundled images",
         "accuracy 91.5 % (",
         "lost 1.92 points (",
-        "p &lt; 0.001" if "&lt;" in text else "p < 0.001",
+        "p &lt; 0.001",
         "file 593 kB",
         "ratio ",
         "rounds, 2 threads, batch 1",

@@ -17,6 +17,14 @@ TARGET = "faults.tasks:run"
 
 
 @pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A token of this test's own, with its lock file in the test's folder (ask for it before the pool)."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return f"{tmp_path.name}-{os.getpid()}"
+
+
+@pytest.fixture
 def pool() -> Iterator[Pool]:
     with Pool(TARGET, keep=20) as pool:
         yield pool
@@ -263,8 +271,8 @@ def test_closing_cancels_what_is_left_and_refuses_more(tmp_path: Path) -> None:
         pool.submit("measure", "echo", None, "l")
 
 
-def test_the_token_is_held_by_one_process_at_a_time(pool: Pool, tmp_path: Path) -> None:
-    token, begun, go = f"test {tmp_path.name} {os.getpid()}", tmp_path / "begun", tmp_path / "go"
+def test_the_token_is_held_by_one_process_at_a_time(token: str, pool: Pool, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
     job = pool.submit("measure", "hold", {"token": token, "begun": str(begun), "go": str(go)}, "k")
     until(lambda: lines(begun))
     waits: list[float] = []
@@ -283,8 +291,7 @@ def test_the_token_is_held_by_one_process_at_a_time(pool: Pool, tmp_path: Path) 
     assert lines(tmp_path / "order") == ["waited", "held"]
 
 
-def test_waiting_for_the_token_can_be_given_up_and_a_thread_does_not_share_it(tmp_path: Path) -> None:
-    token = f"test {tmp_path.name} {os.getpid()}"
+def test_waiting_for_the_token_can_be_given_up_and_a_thread_does_not_share_it(token: str) -> None:
     outcomes: list[str] = []
 
     def give_up(seconds: float) -> None:
@@ -305,12 +312,12 @@ def test_waiting_for_the_token_can_be_given_up_and_a_thread_does_not_share_it(tm
     assert outcomes == ["gave up", "held"]
 
 
-def test_a_lock_file_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
-    token = machine_token(f"test {tmp_path.name} {os.getpid()}")
-    with pytest.raises(UnavailableError, match=r"can't lock .*paretoscope-.*\.lock.*TMPDIR"), token:
-        pass
+def test_a_lock_file_that_cannot_be_used_is_named(token: str, tmp_path: Path) -> None:
+    taken = tmp_path / f"paretoscope-{os.getuid()}-{token}.lock"
+    taken.mkdir()
+    with pytest.raises(UnavailableError, match=r"can't lock .*paretoscope-.*\.lock.*TMPDIR"):  # noqa: SIM117
+        with machine_token(token):
+            pass
 
 
 def environment() -> dict[str, str]:

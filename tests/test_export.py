@@ -6,6 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from factories import OTHER_MACHINE, make_result, make_sweep, recipe
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 from optimizer import export
 from optimizer.charts import accuracy_info, layers_info
@@ -156,6 +158,31 @@ def test_html_escapes_what_users_name() -> None:
     assert "<img" not in text
     assert "alert(1)</script><" not in text.replace("\\u003c", "<").partition('id="figures"')[0]
     assert text.count("</script>") == 3
+
+
+@needs_chrome
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_html_draws_its_charts_and_pictures_without_a_network(
+    scheme: Literal["light", "dark"], tmp_path: Path
+) -> None:
+    page_file = tmp_path / "export.html"
+    page_file.write_bytes(EXPORTERS["html"].write(SWEEP))
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chrome().path, args=["--no-sandbox"])
+        page = browser.new_context(offline=True, color_scheme=scheme).new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(page_file.as_uri())
+        for name in charts_of(SWEEP):
+            assert page.locator(f"#chart-{name} .main-svg").first.is_visible()
+            picture = page.evaluate(f"Plotly.toImage('chart-{name}', {{format: 'png'}})")
+            assert picture.startswith("data:image/png;base64,")
+        colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
+        browser.close()
+    assert complaints == []
 
 
 def test_html_of_two_machines_warns() -> None:

@@ -80,14 +80,14 @@ def test_latency_is_said_by_its_verdict() -> None:
 
 def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
     words = words_of(report(make_sweep()))
-    assert re.search(r"\d+ of 29 compressed configurations are sure to lose at most 1 point", words)
+    assert re.search(r"\d+ of 29 compressed configurations surely lost at most 1 point", words)
     assert "The fastest of these is 8-bit weights · 8-bit activations (fashion-resnet on OpenVINO): " in words
     assert "The smallest of these is 50 % of all weights pruned · 8-bit weights" in words
 
 
 def test_report_says_so_when_nothing_is_sure_or_faster() -> None:
     nothing = words_of(report([make_result(), make_result(recipe(0.9)), make_result(recipe(0.8))]))
-    assert "No configuration is sure to lose at most 1 point" in nothing
+    assert "No configuration surely lost at most 1 point" in nothing
     assert "The surest is 80 % of all weights pruned" in nothing
     slow = words_of(report([make_result(), make_result(recipe(0.3))]))
     assert "None of these is faster than the uncompressed model" in slow

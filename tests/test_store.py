@@ -174,6 +174,7 @@ def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest
     assert Store(store.path).get("k") == make_result("k")
     assert store.get("k") == make_result("k")  # and it ran once: a second time the table would exist
     assert query(store.path, "SELECT x FROM later") == [(1,)]
+    assert query(Store(store.path.with_name("new")).path, "SELECT x FROM later") == [(1,)]
 
 
 def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,12 @@ kernels run.
 """
 
 import importlib.util
+import io
 import logging
+import re
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,10 +38,10 @@ SCORING_ELEMENTS = 50_000
 
 @dataclass(frozen=True)
 class Converted:
-    """The uncompressed graph, and for each layer the operation that multiplies with its weight."""
+    """The uncompressed graph, and for each layer the operations that multiply with its weight."""
 
     graph: Any
-    operations: dict[str, str]
+    operations: dict[str, tuple[str, ...]]
     input_shape: tuple[int, int, int]
 
 
@@ -59,28 +62,29 @@ def convert(model: nn.Module, input_shape: tuple[int, int, int]) -> Converted:
     import openvino
 
     try:
-        with _whole_attention_projections():
+        # What torch says of its own tracer is no concern of a user's.
+        with _whole_attention_projections(), warnings.catch_warnings(action="ignore"):
             graph = openvino.convert_model(model, example_input=torch.zeros(1, *input_shape))
         graph.reshape([1, *input_shape])
     except Exception as error:  # the converter raises whatever its frontend or the model raises
         raise WorkError(f"OpenVINO can't convert this model: {error}. Use engine torch for it.") from error
-    found = {
-        name: node.get_friendly_name()
-        for node in graph.get_ordered_ops()
-        if node.get_type_name() in WEIGHTED
-        for name in _weight_names(node)
+    names = {id(layer.weight): layer.name for layer in walk(model)}
+    aliases = {
+        alias: names[id(parameter)]
+        for alias, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) in names
     }
-    runs = multiplications(model, input_shape)
-    operations = {}
-    for layer in walk(model):
-        if not runs[layer.name]:  # a classifier for training only, as Inception's
-            continue
-        if layer.name not in found:
+    operations: dict[str, tuple[str, ...]] = {}
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() in WEIGHTED:
+            for name in {aliases[alias] for alias in _weight_names(node) if alias in aliases}:
+                operations[name] = (*operations.get(name, ()), node.get_friendly_name())
+    for name, runs in multiplications(model, input_shape).items():
+        if runs and name not in operations:  # without runs: a classifier for training only, as Inception's
             raise WorkError(
-                f"layer {layer.name} is not in OpenVINO's graph as a convolution or matrix product, "
+                f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
                 "so its weights can't be replaced. Use engine torch for this model."
             )
-        operations[layer.name] = found[layer.name]
     converted = Converted(graph, operations, input_shape)
     _check_weights(converted, model)
     return converted
@@ -107,17 +111,17 @@ def _weight_names(node: Any) -> list[str]:
 def _check_weights(converted: Converted, model: nn.Module) -> None:
     """A wrong match would give wrong accuracy in silence: compare every weight once."""
     nodes = _nodes(converted.graph)
-    for layer in walk(model):
-        if layer.name not in converted.operations:
-            continue
-        source = nodes[converted.operations[layer.name]].input_value(1).get_node()
-        if source.get_type_name() != "Constant" or not np.array_equal(
-            source.get_data().ravel(), layer.weight.detach().numpy().ravel()
-        ):
-            raise WorkError(
-                f"layer {layer.name} has other weights in OpenVINO's graph than in torch, so they can't be "
-                "replaced. Use engine torch for this model."
-            )
+    weights = {layer.name: layer.weight.detach().numpy().ravel() for layer in walk(model)}
+    for name, operations in converted.operations.items():
+        for operation in operations:
+            source = nodes[operation].input_value(1).get_node()
+            if source.get_type_name() != "Constant" or not np.array_equal(
+                source.get_data().ravel(), weights[name]
+            ):
+                raise WorkError(
+                    f"layer {name} has other weights in OpenVINO's graph than in torch, so they can't be "
+                    "replaced. Use engine torch for this model."
+                )
 
 
 def _nodes(graph: Any) -> dict[str, Any]:
@@ -158,12 +162,12 @@ def _fits_int8(spec: QuantizeSpec) -> bool:
 
 def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedModel, as_codes: bool) -> None:
     nodes = _nodes(graph)
-    for name, operation in prepared.operations.items():
-        node = nodes[operation]
-        shape = list(node.input_value(1).get_shape())
+    for name, operations in prepared.operations.items():
         weight = compressed.weights[name]
+        shape = list(nodes[operations[0]].input_value(1).get_shape())
         replacement = _int8_constant(weight, shape) if as_codes else _constant(weight.values, shape)
-        node.input(1).replace_source_output(replacement.output(0))
+        for operation in operations:
+            nodes[operation].input(1).replace_source_output(replacement.output(0))
 
 
 def _constant(values: Tensor, shape: list[int]) -> Any:
@@ -192,17 +196,18 @@ def _quantize_activations(graph: Any, calibration: Array) -> Any:
     dataset = nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))])
     transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
     try:
-        return nncf.quantize(
-            graph,
-            dataset,
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(calibration),
-            model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(
-                disable_bias_correction=True,
-                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-            ),
-        )
+        with redirect_stdout(io.StringIO()):  # where it draws its progress
+            return nncf.quantize(
+                graph,
+                dataset,
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(calibration),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    disable_bias_correction=True,
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+                ),
+            )
     except Exception as error:  # NNCF wraps errors of many kinds
         raise WorkError(f"NNCF can't quantize the activations of this model: {error}") from error
 
@@ -247,7 +252,7 @@ def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
     """Precision and kernel of each layer, read off the executed graph.
 
     Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
-    ``head/linear/Add``), so what is compared is the name without its last part.
+    ``head/linear/Add``), so what is compared is the call that they come from.
     """
     ran: dict[str, tuple[str, str]] = {}
     for node in compiled.get_runtime_model().get_ops():
@@ -257,14 +262,18 @@ def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
         kernel = str(info["runtimePrecision"].value), str(info["primitiveType"].value)
         for name in str(info["originalLayersNames"].value).split(","):
             ran[_call_site(name)] = kernel
-    return tuple(
-        LayerExecution(name, *ran.get(_call_site(operation), ("unknown", "unknown")))
-        for name, operation in prepared.operations.items()
-    )
+    layers = []
+    for name, operations in prepared.operations.items():
+        kernels = [ran.get(_call_site(operation), ("unknown", "unknown")) for operation in operations]
+        precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
+        layers.append(LayerExecution(name, precision, kernel))
+    return tuple(layers)
 
 
 def _call_site(operation: str) -> str:
-    return operation.rpartition("/")[0]
+    """``head/linear`` of ``head/linear/MatMul``, ``head/linear_1`` of ``head/linear/MatMul_1/Multiply``."""
+    found = re.match(r"(.*?aten::\w+)/[A-Za-z]+(_\d+)?(/|$)", operation)
+    return f"{found[1]}{found[2] or ''}" if found else operation
 
 
 def _simulated(spec: QuantizeSpec) -> list[str]:

@@ -1,6 +1,7 @@
 """torch eager, the reference: weights of every recipe are exact float32, activations are rounded in place."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,11 +11,13 @@ from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
 from optimizer.engines.base import Array, Engine, Runner
-from optimizer.layers import Layer, walk
+from optimizer.layers import uses, walk
 from optimizer.recipe import QuantizeSpec
 from optimizer.records import Execution, LayerExecution
 
 SCORING_BATCH = 32
+FACTORS = 3
+"""What a layer multiplies comes first: one input, or an attention's query, key and value."""
 
 
 class RoundActivations:
@@ -25,23 +28,24 @@ class RoundActivations:
         self.zero_point = round(-low / self.scale)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        rounded = torch.fake_quantize_per_tensor_affine(inputs[0], self.scale, self.zero_point, 0, 255)
-        return (rounded, *inputs[1:])
+        rounded = (
+            torch.fake_quantize_per_tensor_affine(tensor, self.scale, self.zero_point, 0, 255)
+            for tensor in inputs[:FACTORS]
+        )
+        return (*rounded, *inputs[FACTORS:])
 
 
 @torch.inference_mode()
-def activation_ranges(model: nn.Module, images: Tensor) -> dict[str, tuple[float, float]]:
+def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple[float, float]]:
     """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered."""
-    ranges = {layer.name: (0.0, 0.0) for layer in walk(model)}
+    ranges = {layer.module: (0.0, 0.0) for layer in uses(model)}
 
-    def observe(layer: Layer) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            low, high = ranges[layer.name]
-            ranges[layer.name] = (min(low, inputs[0].min().item()), max(high, inputs[0].max().item()))
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for tensor in inputs[:FACTORS]:
+            low, high = ranges[module]
+            ranges[module] = (min(low, tensor.min().item()), max(high, tensor.max().item()))
 
-        return hook
-
-    handles = [layer.module.register_forward_pre_hook(observe(layer)) for layer in walk(model)]
+    handles = [module.register_forward_pre_hook(observe) for module in ranges]
     try:
         for batch in torch.split(images, SCORING_BATCH):
             model(batch)
@@ -66,9 +70,9 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
     if compressed.recipe.quantize.activation_bits == 8:
-        ranges = activation_ranges(model, calibration)
-        for layer in walk(model):
-            layer.module.register_forward_pre_hook(RoundActivations(*ranges[layer.name]))
+        model = copy.deepcopy(model)
+        for module, span in activation_ranges(model, calibration).items():
+            module.register_forward_pre_hook(RoundActivations(*span))
 
     def infer(images: Array) -> Array:
         with torch.inference_mode():
@@ -85,18 +89,20 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         score=score,
         execution=Execution(
             tuple(LayerExecution(layer.name, "f32", "torch eager") for layer in walk(model)),
-            tuple(_simulated(compressed.recipe.quantize)),
+            tuple(_simulated(compressed.recipe.quantize, model)),
         ),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
         session=lambda: thread_count(threads),
     )
 
 
-def _simulated(quantize: QuantizeSpec) -> Iterator[str]:
+def _simulated(quantize: QuantizeSpec, model: nn.Module) -> Iterator[str]:
     if quantize.weight_bits < 32:
         yield f"{quantize.weight_bits}-bit weights: the values are exact, the kernels are float32"
     if quantize.activation_bits < 32:
         yield "8-bit activations: rounded between float32 kernels, which takes time of its own"
+        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+            yield "8-bit activations: attention's output projection, inside torch's own code, is left out"
 
 
 ENGINE = Engine(

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -22,16 +23,23 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
 
 @pytest.fixture
+def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A token of this test's own, with its lock file in the test's folder (ask for it before the pool)."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return f"{tmp_path.name}-{os.getpid()}"
+
+
+@pytest.fixture
 def pool() -> Iterator[Pool]:
     with Pool("tasks:run") as pool:
         yield pool
 
 
-def begin(pool: Pool, folder: Path, task: str = "wait", name: str = "k") -> tuple[Job, dict[str, str]]:
+def begin(pool: Pool, folder: Path, task: str = "wait", **more: str) -> tuple[Job, dict[str, str]]:
     """Submit a task that waits for ``go``, and come back when it runs."""
-    request = {part: str(folder / f"{name} {part}") for part in ("begun", "go", "child")}
-    request["token"] = f"test {folder.name} {os.getpid()}"
-    job = pool.submit("measure", task, request, name)
+    request = {part: str(folder / part) for part in ("begun", "go", "child")} | more
+    job = pool.submit("measure", task, request, "k")
     until(lambda: lines(request["begun"]))
     return job, request
 
@@ -177,13 +185,13 @@ def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> Non
         server.wait()
 
 
-def test_a_killed_holder_gives_the_token_back(pool: Pool, tmp_path: Path) -> None:
-    job, request = begin(pool, tmp_path, "hold")
+def test_a_killed_holder_gives_the_token_back(token: str, pool: Pool, tmp_path: Path) -> None:
+    job, _ = begin(pool, tmp_path, "hold", token=token)
 
     def cancel(seconds: float) -> None:
         pool.cancel("k")
 
-    with machine_token(request["token"], cancel):
+    with machine_token(token, cancel):
         assert job.state == "cancelled"
 
 
