@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from optimizer.resources import asset
 from pages import common
 
 # Four cards and four charts fit a laptop's screen.
@@ -12,7 +13,7 @@ COMPACT = """
 
 st.set_page_config(
     page_title="Paretoscope",
-    page_icon=":material/speed:",
+    page_icon=str(asset("logo.png")),  # an icon by name would be fetched from a font server
     layout="wide",
     menu_items={
         "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."

@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import log_softmax
 
+from optimizer.errors import WorkError
 from optimizer.records import Accuracy
 
 
@@ -12,7 +13,15 @@ def accuracy_of(logits: np.ndarray, baseline: np.ndarray, labels: np.ndarray | N
     Without labels "correct" means "predicts what the uncompressed model predicts". ``sqnr_db`` is the
     logits' signal-to-quantization-noise ratio in dB (None when nothing moved), ``kl`` the mean
     Kullback-Leibler divergence of the variant's distribution from the baseline's, in nats.
+
+    Raises WorkError for logits that are infinite or not a number.
     """
+    broken = int((~np.isfinite(logits) | ~np.isfinite(baseline)).any(1).sum())
+    if broken:
+        raise WorkError(
+            f"{broken:,} of {len(logits):,} images give logits that are not finite, so there is no accuracy: "
+            "compress less, or keep 32 bits where 16 overflow"
+        )
     predicted, expected = logits.argmax(1), baseline.argmax(1)
     agrees = predicted == expected
     noise = np.square(logits - baseline, dtype=np.float64).sum()

@@ -121,7 +121,7 @@ class Recipe:
         """Parse a recipe. Raises InputError when the text is not JSON or not a recipe."""
         try:
             return cls.from_dict(msgspec.json.decode(text))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise InputError(f"not a recipe: {error}") from error
 
     def describe(self) -> str:

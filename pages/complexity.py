@@ -45,10 +45,14 @@ def main() -> None:
     effects(run, request.removed_share)
     left, right = st.columns(2)
     with left:
-        common.chart(charts.complexity_info(scaling.frame(run), scaling.fits(run)), "time", height=380)
+        common.chart(
+            charts.complexity_info(scaling.frame(run), scaling.fits(run), n_label=scaling.n_label(run)),
+            "time",
+            height=380,
+        )
     with right:
         common.chart(
-            charts.complexity_info(scaling.frame(run), scaling.fits(run), "operations"),
+            charts.complexity_info(scaling.frame(run), scaling.fits(run), "operations", scaling.n_label(run)),
             "operations",
             height=380,
         )

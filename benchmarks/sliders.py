@@ -1,0 +1,116 @@
+"""What a slider waits for, and whether memory stays flat.
+
+    python benchmarks/sliders.py [--json] [--configurations 200]
+
+Four things, on the bundled residual CNN: the page drawn anew at a position that is already measured (the
+script's time on the server), exact counts and size of a new position, its accuracy on 10,000 images and quick
+latency, and the worker's resident memory over many configurations.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+from streamlit.testing.v1 import AppTest
+
+from optimizer.executors import Pool
+from optimizer.experiment import measure
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import Request
+from optimizer.store import Store
+from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.work import TARGET
+
+MODEL = "fashion-resnet"
+APP = Path(__file__).resolve().parents[1] / "app.py"
+
+
+def summary(seconds: list[float]) -> dict[str, float]:
+    return {
+        "median_ms": 1e3 * float(np.median(seconds)),
+        "worst_ms": 1e3 * max(seconds),
+        "runs": len(seconds),
+    }
+
+
+def page_at_measured_positions(repeats: int) -> dict[str, float]:
+    """Seconds of the whole script, all cards and charts, as the slider goes to and fro."""
+    store = Store()
+    for request in grid(Request(MODEL), STARTER_SPARSITIES, STARTER_BITS):
+        store.put(measure(request, shared_latency=store.latency))
+    page = AppTest.from_file(str(APP), default_timeout=120).run()
+    seconds = []
+    for number in range(repeats):
+        slider = page.slider(key="sparsity").set_value((30, 50, 70, 80)[number % 4])
+        started = time.perf_counter()
+        slider.run()
+        seconds.append(time.perf_counter() - started)
+        assert not page.exception
+    return summary(seconds[4:])  # each position once before: figures are derived when first read
+
+
+def new_positions(count: int) -> dict[str, dict[str, float]]:
+    """From submitting to the answer, through the workers as the page does it."""
+    waited: dict[str, list[float]] = {"inspect": [], "measure": []}
+    with Pool(TARGET) as pool:
+        for job in pool.warm(Request(MODEL)):
+            pool.wait(job)
+        for number in range(count + 1):
+            recipe = Recipe(PruneSpec(sparsity=0.11 + 0.03 * number), QuantizeSpec(weight_bits=5))
+            for lane, seconds in waited.items():
+                started = time.perf_counter()
+                job = pool.wait(pool.submit(lane, lane, Request(MODEL, recipe), f"{lane} {number}"))
+                seconds.append(time.perf_counter() - started)
+                assert job.state == "done", job.error
+    return {lane: summary(seconds[1:]) for lane, seconds in waited.items()}  # the first one loads the model
+
+
+def memory(configurations: int) -> dict[str, float]:
+    """Resident memory of one process that measures one configuration after the other."""
+    base, process, resident = Request(MODEL), psutil.Process(), []
+    for recipe in recipes(configurations):
+        measure(replace(base, recipe=recipe))
+        resident.append(process.memory_info().rss / 1e6)
+    settled = resident[len(resident) // 4 :]
+    slope = float(np.polyfit(np.arange(len(settled)), settled, 1)[0])
+    return {
+        "configurations": configurations,
+        "after_a_quarter_mb": settled[0],
+        "at_the_end_mb": settled[-1],
+        "growth_kb_a_configuration": 1e3 * slope,
+    }
+
+
+def recipes(count: int) -> Iterator[Recipe]:
+    for number in range(count):
+        yield Recipe(
+            PruneSpec(sparsity=(number + 1) / (count + 1)),
+            QuantizeSpec(weight_bits=(32, 8, 4)[number % 3], activation_bits=(32, 8)[number % 2]),
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--configurations", type=int, default=200, help="for the memory's curve (200)")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as home:
+        os.environ["PARETOSCOPE_HOME"] = home
+        figures = {
+            **new_positions(12),
+            "page_at_a_measured_position": page_at_measured_positions(24),
+            "memory": memory(options.configurations),
+        }
+    print(json.dumps(figures, indent=None if options.json else 2))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

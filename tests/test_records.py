@@ -1,0 +1,136 @@
+import dataclasses
+import hashlib
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from factories import make_result, recipe
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from optimizer.errors import InputError
+from optimizer.records import (
+    SCHEMA,
+    Accuracy,
+    DataSpec,
+    Environment,
+    Execution,
+    LayerExecution,
+    Request,
+    Result,
+    Settings,
+    decode,
+    digest,
+    encode,
+)
+
+MACHINE = Environment("a CPU", ("avx2",), 4, None, 2**33, "Linux 6", "3.12.1", {"torch": "2.13"})
+
+
+@given(hnp.arrays(bool, st.integers(0, 70)))
+def test_one_bit_an_image_holds_every_outcome(correct: np.ndarray) -> None:
+    accuracy = Accuracy.of(correct, reference="labels", agreement=0, sqnr_db=None, kl=0.0)
+    assert accuracy.total == len(correct)
+    assert len(accuracy.correct) == (len(correct) + 7) // 8
+    assert accuracy.outcomes.dtype == bool
+    assert accuracy.outcomes.tolist() == correct.tolist()
+
+
+@pytest.mark.parametrize("path", [None, "/photographs/ä ö"])
+def test_a_result_survives_json_whole(path: str | None) -> None:
+    result = make_result(recipe(0.5, 4), images=1_001, path=path, notes=("2 of 9 images skipped",))
+    data = encode(result)
+    assert decode(data, Result) == result
+    assert decode(data.decode(), Result) == result
+    assert encode(decode(data, Result)) == data
+    assert result.schema == json.loads(data)["schema"] == SCHEMA
+
+
+@given(st.binary())
+def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
+    with pytest.raises(InputError, match="not a Request record"):
+        decode(data, Request)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Result)])
+def test_a_result_without_a_field_is_refused_unless_it_has_a_default(field: str) -> None:
+    data = json.loads(encode(make_result(images=16)))
+    del data[field]
+    if field in ("notes", "schema"):
+        assert decode(json.dumps(data), Result)
+    else:
+        with pytest.raises(InputError, match=f"not a Result record.*{field}"):
+            decode(json.dumps(data), Result)
+
+
+def test_a_record_read_back_is_validated_like_a_new_one() -> None:
+    data = json.loads(encode(Request("fashion-resnet")))
+    data["recipe"]["prune"]["sparsity"] = 1.5
+    with pytest.raises(InputError, match="sparsity 1.5 is out of range"):
+        decode(json.dumps(data), Request)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan")])
+def test_a_calibration_share_lies_between_0_and_1(share: float) -> None:
+    with pytest.raises(InputError, match=f"calibration share {share:g} is out of range"):
+        DataSpec(calibration_share=share)
+
+
+def test_at_least_one_image_is_evaluated() -> None:
+    with pytest.raises(InputError, match="image limit 0 is too small: at least 1"):
+        DataSpec(limit=0)
+
+
+@pytest.mark.parametrize("batch", [0, -1])
+def test_a_batch_has_at_least_one_image(batch: int) -> None:
+    with pytest.raises(InputError, match=f"batch {batch} is too small: at least 1 image"):
+        Settings(batch=batch)
+
+
+def test_threads_are_not_negative() -> None:
+    with pytest.raises(InputError, match="threads -1 is not allowed: 1 or more, or 0 for every core"):
+        Settings(threads=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "shares_axis"),
+    [
+        ({"memory_bytes": 2**34}, True),
+        ({"system": "Linux 7"}, True),
+        ({"python": "3.13.0"}, True),
+        ({"cpu": "another"}, False),
+        ({"instruction_sets": ()}, False),
+        ({"cores": 2}, False),
+        ({"governor": "powersave"}, False),
+        ({"libraries": {"torch": "2.14"}}, False),
+    ],
+)
+def test_latencies_share_an_axis_on_equal_machines_and_libraries(
+    change: dict[str, object], shares_axis: bool
+) -> None:
+    assert (dataclasses.replace(MACHINE, **change).key == MACHINE.key) is shares_axis  # type: ignore[arg-type]
+
+
+def test_a_digest_is_of_the_value_and_not_of_the_order_of_a_dict() -> None:
+    libraries = {"numpy": "2", "torch": "2.13", "openvino": "2026"}
+    backwards = dict(reversed(libraries.items()))
+    one, other = (dataclasses.replace(MACHINE, libraries=order) for order in (libraries, backwards))
+    assert digest(one) == digest(other)
+    assert one.key == other.key
+    assert digest(Request("a")) == digest(Request("a")) != digest(Request("b"))
+    assert len(digest(None)) == 20
+    assert digest([1, "a", None]) == hashlib.sha256(b'[1,"a",null]').hexdigest()[:20]
+
+
+@given(st.lists(st.sampled_from(["f32", "i8", "u8"])))
+def test_precisions_count_the_layers(precisions: list[str]) -> None:
+    execution = Execution(tuple(LayerExecution(str(i), p, "") for i, p in enumerate(precisions)), ())
+    assert execution.precisions == {p: precisions.count(p) for p in precisions}
+
+
+def test_records_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        MACHINE.cpu = "faster"  # type: ignore[misc]
+    assert msgspec.json.decode(encode(MACHINE))["cpu"] == "a CPU"
