@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", _export, "write the charts and the table of what was measured")
     _add_selection(export)
-    export.add_argument("--format", choices=("csv", "json", "html", "png", "svg"), default="html")
+    export.add_argument("--format", choices=("csv", "json", "latex", "html", "png", "svg"), default="html")
 
     report = _command(commands, "report", _report, "write one HTML report that opens without a network")
     _add_selection(report)

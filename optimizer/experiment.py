@@ -5,6 +5,7 @@ between calls in this process, so a new position of a slider costs only what is 
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -135,8 +136,8 @@ def score(request: Request, report: Report = quiet) -> Scored:
     build = _build(request.model, request.engine)
     compressed = compress(target.module, request.recipe)
     evaluation = images.evaluation.images.numpy()
-    report(None, f"scoring {len(evaluation):,} images")
-    with machine_token():
+    with _turn(report):
+        report(None, f"scoring {len(evaluation):,} images")
         baseline = _baseline(
             request.model,
             request.engine,
@@ -167,17 +168,17 @@ def measure(
     signature = _signature(request, runner.execution, settings.threads)
     latency = shared_latency(signature, settings.quick)
     if latency is None or _noisy(latency):
-        report(None, "timing")
         images = scored.images.evaluation.images[:TIMED_IMAGES].numpy()
-        with machine_token():
+        with _turn(report):
+            report(None, "timing")
             latency = measure_latency(
                 baseline, runner, images, settings, signature, request.recipe.describe()
             )
     inspection = scored.inspection
     if not settings.quick:
-        report(None, "measuring memory")
         shape = (settings.batch, *subject(request.model).input_shape)
-        with machine_token():
+        with _turn(report):
+            report(None, "measuring memory")
             inspection = _with_memory(inspection, baseline, runner, settings.threads, shape)
     return Result(
         key=request_key(request),
@@ -190,6 +191,15 @@ def measure(
         latency=latency,
         execution=runner.execution,
         notes=(*subject(request.model).notes, *scored.images.notes),
+    )
+
+
+def _turn(report: Report) -> AbstractContextManager[None]:
+    """This machine to ourselves, for one phase: a CLI and a page take turns."""
+    return machine_token(
+        waiting=lambda seconds: report(
+            None, f"waiting for another measurement on this machine ({seconds:.0f} s)"
+        )
     )
 
 

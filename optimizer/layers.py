@@ -138,6 +138,6 @@ def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
         ):
             fused = fuse_conv_bn_eval(modules[source.target], modules[node.target])  # type: ignore[type-var]
             folded.set_submodule(source.target, fused)
-            folded.set_submodule(node.target, nn.Identity())
+            folded.set_submodule(node.target, nn.Identity().eval())
     left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
-    return folded, (f"{left} batch norms can't be folded into a convolution and stay",) if left else ()
+    return folded, (f"batch norms that can't be folded into a convolution: {left}",) if left else ()

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor, nn
 
 from optimizer.models import LoadedModel, load
+
+settings.register_profile("busy machine", deadline=None)
+settings.load_profile("busy machine")
 
 SMALL_SHAPE = (1, 8, 8)
 
