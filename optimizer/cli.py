@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks.
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -139,10 +140,10 @@ def _dashboard(options: argparse.Namespace) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((options.host, options.port))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise UnavailableError(
-                f"can't serve on {options.host}:{options.port} ({error.strerror}): "
-                f"give another port, such as --port {options.port + 1}"
+                f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
             ) from error
     roots = [str(Path(root).expanduser().resolve()) for root in options.images]
     for root in roots:
@@ -156,6 +157,8 @@ def _dashboard(options: argparse.Namespace) -> None:
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]
     command += [f"--server.headless={str(options.headless).lower()}"]
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
+    # Whoever ends this process (a service manager, kill) ends the server with it.
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         server.wait()
     finally:

@@ -20,7 +20,7 @@ def size_of(model: nn.Module, weights: Mapping[str, CompressedWeight], recipe: R
     """Sizes of ``model`` with ``weights`` in the place of its own. Resident memory is measured elsewhere."""
     names = {id(layer.weight): layer.name for layer in walk(model)}
     others = {
-        name: tensor.detach()
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)  # the file takes no views
         for name, tensor in {**dict(model.named_parameters()), **dict(model.named_buffers())}.items()
         if id(tensor) not in names
     }

@@ -18,6 +18,7 @@ from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
+from optimizer.metrics import format_bytes
 from optimizer.records import DataSpec, ModelCard, Request, Result, Settings
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
@@ -172,10 +173,10 @@ def sidebar() -> None:
             "Model",
             list(cards),
             index=list(cards).index(FIRST_MODEL),
-            format_func=lambda name: describe_card(cards[name]),
             **in_address("model"),
-            help="Bundled models need no download. Everything else is listed under Models and data.",
+            help="Bundled models need no download. Models and data shows accuracy and size of them all.",
         )
+        st.caption(describe_card(cards[name]))
         data = _choose_images(cards[name])
         engine = st.segmented_control(
             "Engine",
@@ -209,14 +210,14 @@ def selection() -> Selection:
 
 
 def describe_card(card: ModelCard) -> str:
-    """A model in one line: what it was published with and what it costs to get."""
-    parts = [card.name]
+    """A model in one line: where it is from, what it was published with and what it costs to get."""
+    parts = [card.source]
     if card.published_top1 is not None:
-        parts.append(f"{100 * card.published_top1:.1f} %")
+        parts.append(f"{100 * card.published_top1:.1f} % top-1")
     if card.parameters is not None:
-        parts.append(f"{card.parameters / 1e6:.1f} M")
+        parts.append(f"{card.parameters / 1e6:.1f} M weights")
     if not card.ready and card.download_bytes:
-        parts.append(f"{card.download_bytes / 1e6:.0f} MB to download")
+        parts.append(f"{format_bytes(card.download_bytes)} to download")
     return " · ".join(parts)
 
 

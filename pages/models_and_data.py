@@ -6,6 +6,7 @@ import streamlit as st
 from optimizer.folders import allowed_roots
 from optimizer.frame import describe_images, summarise
 from optimizer.headline import headlines
+from optimizer.metrics import format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.work import ImagesReport
@@ -16,7 +17,8 @@ def main() -> None:
     chosen = common.selection()
     st.header("Models and data")
     catalogue = common.catalogue()
-    show_chosen(chosen)
+    with common.errors_in_words():
+        show_chosen(chosen)
     st.subheader("Models")
     for problem in catalogue.problems:
         st.warning(problem, icon=":material/extension_off:")
@@ -75,9 +77,8 @@ def get(card: ModelCard) -> None:
     if card.download_bytes is None:
         st.info(card.description, icon=":material/info:")
         return
-    megabytes = f"{card.download_bytes / 1e6:.1f} MB"
     key = f"download {card.name}"
-    if st.button(f"Download {megabytes}", icon=":material/download:", type="primary"):
+    if st.button(f"Download {format_bytes(card.download_bytes)}", icon=":material/download:", type="primary"):
         common.pool().submit("inspect", "download", card.name, key)
     job = common.pool().get(key)
     if job:
