@@ -1,0 +1,444 @@
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+import torch
+from conftest import SMALL_MODELS, SMALL_SHAPE
+from torch import Tensor, nn
+
+from optimizer import engines
+from optimizer.architectures import ARCHITECTURES, IMAGE_SHAPE
+from optimizer.compress import compress
+from optimizer.engines import ENGINES, Runner, engine_named
+from optimizer.engines.memory import measure_memory
+from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.experiment import subject
+from optimizer.layers import fold_batch_norm, walk
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.resources import assets_dir
+
+Small = Callable[[str], nn.Module]
+
+INT8 = ("i8", "u8")
+PRUNED = PruneSpec(sparsity=0.5, scope="layer")
+EXACT = [
+    Recipe(),
+    Recipe(PRUNED),
+    Recipe(quantize=QuantizeSpec(weight_bits=16)),
+    Recipe(PRUNED, QuantizeSpec(weight_bits=4)),
+    Recipe(PRUNED, QuantizeSpec(weight_bits=2, symmetric=False, granularity="tensor", range="mse")),
+    Recipe(quantize=QuantizeSpec(weight_bits=8, symmetric=False)),
+]
+ON_INT8_KERNELS = [
+    Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)),
+    Recipe(PRUNED, QuantizeSpec(weight_bits=4, activation_bits=8)),
+    Recipe(quantize=QuantizeSpec(weight_bits=6, activation_bits=8, symmetric=False)),
+    Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8, granularity="tensor", range="mse")),
+]
+ROUNDED_ONLY = [
+    Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8, symmetric=False)),
+    Recipe(quantize=QuantizeSpec(weight_bits=32, activation_bits=8)),
+    Recipe(PRUNED, QuantizeSpec(weight_bits=16, activation_bits=8)),
+]
+
+
+def run(engine: str, model: nn.Module, recipe: Recipe, calibration: Tensor, batch: int = 1) -> Runner:
+    build = engine_named(engine).prepare(model, tuple(calibration.shape[1:]))  # type: ignore[arg-type]
+    return build(compress(model, recipe), calibration, 1, batch)
+
+
+def eager(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:
+    with torch.inference_mode():
+        return compress(model, recipe).module(images).numpy()
+
+
+def close(found: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for the order of float32 sums. (A bfloat16 kernel would be off by a hundred times as much.)"""
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def weights_in(graph: Any) -> list[np.ndarray]:
+    """What each convolution and matrix product of a saved graph multiplies with, worked out by hand."""
+
+    def value(node: Any) -> np.ndarray:
+        kind = node.get_type_name()
+        inputs = [source.get_source_output().get_node() for source in node.inputs()]
+        if kind == "Constant":
+            return np.array(node.get_data())
+        if kind == "Convert":
+            return value(inputs[0]).astype(np.float32)
+        assert kind == "Multiply", kind
+        return value(inputs[0]) * value(inputs[1])
+
+    return [
+        value(node.input_value(1).get_node())
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
+    ]
+
+
+@pytest.fixture(scope="module")
+def builds() -> Callable[[str, str], Any]:
+    """``builds(engine, model)``: prepared once for all tests here."""
+    cache: dict[tuple[str, str], Any] = {}
+
+    def prepared(engine: str, name: str) -> Any:
+        if (engine, name) not in cache:
+            cache[engine, name] = engine_named(engine).prepare(subject(name).module, IMAGE_SHAPE)
+        return cache[engine, name]
+
+    return prepared
+
+
+# Every engine
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_engines_compute_what_eager_torch_does(
+    small: Small, small_images: Tensor, engine: str, name: str
+) -> None:
+    """Shared, tied and never-called layers, and attention's projections, all carry the recipe's weights."""
+    model, _ = fold_batch_norm(small(name))
+    build = engine_named(engine).prepare(model, SMALL_SHAPE)
+    for recipe in EXACT:
+        runner = build(compress(model, recipe), small_images, 1, 1)
+        close(runner.score(small_images.numpy()), eager(model, recipe, small_images))
+        assert runner.execution.precisions.keys() == {"f32"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_infer_and_score_agree(small: Small, small_images: Tensor, engine: str, batch: int) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    images = small_images.numpy()
+    for recipe in (EXACT[3], ON_INT8_KERNELS[0]):
+        runner = run(engine, model, recipe, small_images, batch)
+        scored = runner.score(images)
+        assert scored.shape == (len(images), 10)
+        assert scored.dtype == np.float32
+        timed = [runner.infer(images[start : start + batch]) for start in range(0, len(images), batch)]
+        close(np.concatenate(timed), scored)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("count", [1, 7, 33])
+def test_scoring_takes_any_number_of_images(
+    small: Small, small_images: Tensor, engine: str, count: int
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run(engine, model, Recipe(), small_images)
+    images = small_images[:count]
+    close(runner.score(images.numpy()), eager(model, Recipe(), images))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_answer_is_not_overwritten_by_the_next(small: Small, small_images: Tensor, engine: str) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run(engine, model, Recipe(), small_images)
+    first = runner.infer(small_images[:1].numpy())
+    kept = first.copy()
+    runner.infer(small_images[1:2].numpy())
+    assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_building_leaves_the_compressed_model_and_torch_as_they_were(
+    small: Small, small_images: Tensor, engine: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A second runner of the same model gives the same answers, and nothing is printed."""
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named(engine).prepare(model, SMALL_SHAPE)
+    compressed = compress(model, ON_INT8_KERNELS[1])
+    before = {name: tensor.clone() for name, tensor in compressed.module.state_dict().items()}
+    random, threads = torch.get_rng_state(), torch.get_num_threads()
+    scores = [build(compressed, small_images, 1, 1).score(small_images.numpy()) for _ in range(2)]
+    close(scores[0], scores[1])
+    assert all(torch.equal(before[name], tensor) for name, tensor in compressed.module.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in compressed.module.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.get_num_threads() == threads
+    assert capfd.readouterr().out == ""
+
+
+def test_an_unknown_engine_is_refused_listing_the_known() -> None:
+    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, torch"):
+        engine_named("tvm")
+
+
+def test_an_engine_that_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = replace(ENGINES["openvino"], problem=lambda: "the package openvino is not installed")
+    monkeypatch.setitem(engines.ENGINES, "openvino", missing)
+    with pytest.raises(UnavailableError, match="engine openvino can't run here: the package openvino is not"):
+        engine_named("openvino")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_engines_are_registered_under_their_own_name(engine: str) -> None:
+    assert engine_named(engine).name == engine
+    assert engine_named(engine).problem() is None
+
+
+# The bundled models
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_openvino_agrees_with_eager_torch_on_the_bundled_models(
+    builds: Callable[[str, str], Any], name: str
+) -> None:
+    if not (assets_dir() / f"{name}.safetensors").exists():
+        pytest.skip(f"{name} is not in assets/ yet")
+    images = torch.randn(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
+    for recipe in (EXACT[0], EXACT[3]):
+        compressed = compress(subject(name).module, recipe)
+        runner = builds("openvino", name)(compressed, images, 1, 1)
+        close(runner.score(images.numpy()), eager(subject(name).module, recipe, images))
+        layers = [layer.name for layer in walk(subject(name).module)]
+        assert [layer.name for layer in runner.execution.layers] == layers
+        assert runner.execution.precisions == {"f32": len(layers)}
+        words = {32: (), 4: ("4-bit weights: the values are exact, the kernels are float32",)}
+        assert runner.execution.simulated == words[recipe.quantize.weight_bits]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_8_bit_weights_and_activations_run_on_int8_kernels_in_the_bundled_models(
+    builds: Callable[[str, str], Any], name: str
+) -> None:
+    if not (assets_dir() / f"{name}.safetensors").exists():
+        pytest.skip(f"{name} is not in assets/ yet")
+    images = torch.randn(16, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
+    runner = builds("openvino", name)(compress(subject(name).module, ON_INT8_KERNELS[0]), images, 1, 1)
+    assert set(runner.execution.precisions) <= set(INT8), runner.execution.layers
+    assert runner.execution.simulated == ()
+
+
+# OpenVINO
+
+
+@pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
+def test_codes_that_fit_a_byte_run_on_int8_kernels_with_exactly_their_values(
+    small: Small, small_images: Tensor, tmp_path: Path, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("openvino", model, recipe, small_images)
+    layers = [layer.name for layer in walk(model)]
+    assert [layer.name for layer in runner.execution.layers] == layers
+    assert {layer.precision for layer in runner.execution.layers} <= set(INT8), runner.execution.layers
+    bits = recipe.quantize.weight_bits
+    exact = f"{bits}-bit weights: the values are exact, the kernels are int8"
+    assert runner.execution.simulated == (() if bits == 8 else (exact,))
+
+    assert runner.memory_probe is not None
+    runner.memory_probe(str(tmp_path))
+    found = weights_in(openvino.Core().read_model(tmp_path / "model.xml"))
+    expected = compress(model, recipe).weights
+    assert len(found) == len(layers)
+    for values, name in zip(found, layers, strict=True):
+        assert np.array_equal(values.ravel(), expected[name].values.numpy().ravel())
+
+
+@pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
+def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
+    small: Small, small_images: Tensor, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("openvino", model, recipe, small_images)
+    assert runner.execution.precisions.keys() == {"f32"}
+    words = "\n".join(runner.execution.simulated)
+    assert "8-bit activations: rounded between float32 kernels" in words
+    assert "not fit int8" in words
+    bits = recipe.quantize.weight_bits
+    assert (f"{bits}-bit weights: the values are exact, the kernels are float32" in words) is (bits < 32)
+    rounded, plain = (
+        run("openvino", model, each, small_images).score(small_images.numpy())
+        for each in (recipe, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)))
+    )
+    assert not np.array_equal(rounded, plain)
+    assert np.abs(rounded - plain).max() < 0.1 * np.abs(plain).max()
+
+
+@pytest.mark.parametrize("name", ["encoder", "shared", "tied"])
+def test_int8_reaches_attention_shared_and_tied_layers(
+    small: Small, small_images: Tensor, tmp_path: Path, name: str
+) -> None:
+    model = small(name)
+    runner = run("openvino", model, ON_INT8_KERNELS[1], small_images)
+    assert {layer.precision for layer in runner.execution.layers} <= set(INT8), runner.execution.layers
+    assert runner.memory_probe is not None
+    runner.memory_probe(str(tmp_path))
+    found = weights_in(openvino.Core().read_model(tmp_path / "model.xml"))
+    values = [weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()]
+    assert all(any(np.array_equal(one.ravel(), value) for value in values) for one in found)
+    float32 = eager(model, EXACT[3], small_images)
+    assert np.abs(runner.score(small_images.numpy()) - float32).max() < 0.1 * np.abs(float32).max()
+
+
+def test_a_layer_that_never_runs_is_left_out_of_what_was_executed(small: Small, small_images: Tensor) -> None:
+    runner = run("openvino", small("auxiliary"), Recipe(), small_images)
+    assert [layer.name for layer in runner.execution.layers] == ["body.weight", "head.weight"]
+
+
+class Unconvertible(nn.Module):
+    """An operation that OpenVINO has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.head(x.flatten(1))[:, :, None] * torch.eye(8)
+        return torch.linalg.slogdet(square)[1][:, None]
+
+
+class Masked(nn.Module):
+    """Multiplies with its weight times a mask: no constant of the graph is the weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x.flatten(1), self.head.weight * 2) + self.head(x.flatten(1))
+
+
+def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
+    with pytest.raises(WorkError, match="OpenVINO can't convert this model.*Use engine torch"):
+        engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
+
+
+def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(WorkError):
+        engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# torch
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Watched(nn.Module):
+    """Logs torch's thread count; fails on images of ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(torch.get_num_threads())
+        if x.min() == 1:
+            raise RuntimeError("the kernel failed")
+        return x.flatten(1)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_torch_runs_with_the_threads_asked_for_and_puts_the_old_count_back(small_images: Tensor) -> None:
+    compressed = compress(Watched(), Recipe())
+    runner = engine_named("torch").prepare(compressed.module, SMALL_SHAPE)(compressed, small_images, 1, 1)
+    runner.score(small_images.numpy())
+    with runner.session():
+        runner.infer(small_images[:1].numpy())
+    assert torch.get_num_threads() == 2
+    with pytest.raises(RuntimeError, match="the kernel failed"):
+        runner.score(np.ones((1, *SMALL_SHAPE), np.float32))
+    assert torch.get_num_threads() == 2
+    with pytest.raises(RuntimeError, match="the kernel failed"), runner.session():
+        runner.infer(np.ones((1, *SMALL_SHAPE), np.float32))
+    assert torch.get_num_threads() == 2
+    assert set(compressed.module.seen) == {1}
+
+
+class Echo(nn.Module):
+    """A linear layer that does nothing: what comes out is what it multiplied with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64, bias=False)
+        nn.init.eye_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 3.0), (0.5, 2.0), (-2.0, -1.0), (0.0, 0.0)])
+def test_torch_rounds_activations_to_256_levels_between_the_calibration_extremes(
+    low: float, high: float
+) -> None:
+    images = torch.linspace(low, high, 64 * 64).reshape(64, *SMALL_SHAPE)
+    runner = run("torch", Echo().eval(), ROUNDED_ONLY[1], images)
+    levels = runner.score(images.numpy())
+    step = (max(high, 0) - min(low, 0)) / 255
+    assert len(np.unique(levels)) <= 256
+    assert np.abs(levels - images.flatten(1).numpy()).max() <= 0.51 * step
+    beyond = runner.score((images * 2).numpy())
+    assert levels.min() - step <= beyond.min()
+    assert beyond.max() <= levels.max() + step
+    assert not runner.score(np.zeros((1, *SMALL_SHAPE), np.float32)).any()
+
+
+def test_torch_says_that_everything_below_float32_is_simulated(small: Small, small_images: Tensor) -> None:
+    model = small("cnn")
+    assert run("torch", model, EXACT[1], small_images).execution.simulated == ()
+    weights, activations = run("torch", model, ON_INT8_KERNELS[1], small_images).execution.simulated
+    assert weights == "4-bit weights: the values are exact, the kernels are float32"
+    assert activations.startswith("8-bit activations: rounded between float32 kernels")
+    words = run("torch", small("encoder"), ON_INT8_KERNELS[1], small_images).execution.simulated
+    assert "attention's output projection" in words[-1]
+
+
+def test_torch_rounds_query_key_and_value_alike(small_images: Tensor) -> None:
+    """Attention over one token returns its value: only if that was rounded are there few levels."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(64, 1, bias=False, batch_first=True)
+            with torch.no_grad():
+                self.attention.in_proj_weight.copy_(torch.eye(64).repeat(3, 1))
+                self.attention.out_proj.weight.copy_(torch.eye(64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            token = x.flatten(1)[:, None]
+            return self.attention(token, token, token, need_weights=False)[0][:, 0]
+
+    levels = run("torch", Attention().eval(), ROUNDED_ONLY[1], small_images).score(small_images.numpy())
+    step = float(small_images.max() - small_images.min()) / 255
+    steps = levels / step
+    assert np.abs(steps - np.round(steps)).max() < 0.02
+    assert len(np.unique(np.round(steps))) > 100
+
+
+# Resident memory
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_resident_memory_is_at_least_the_weights(engine: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100_000), nn.Linear(100_000, 10)).eval()
+    weights_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
+    runner = run(engine, model, Recipe(), torch.zeros(1, *SMALL_SHAPE))
+    grown = measure_memory(runner, 1, (1, *SMALL_SHAPE))
+    assert grown is not None
+    assert grown > 0.9 * weights_bytes
+
+
+def test_a_runner_without_a_probe_has_no_memory_figure(small: Small, small_images: Tensor) -> None:
+    runner = run("torch", small("cnn"), Recipe(), small_images)
+    assert measure_memory(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
+
+
+def test_a_memory_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:
+    runner = run("torch", small("cnn"), Recipe(), small_images)
+    empty = replace(runner, memory_probe=lambda folder: None)
+    with pytest.raises(WorkError, match=r"(?s)resident memory could not be measured.*model.pt"):
+        measure_memory(empty, 1, (1, *SMALL_SHAPE))

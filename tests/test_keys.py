@@ -1,0 +1,57 @@
+"""Content keys: equal for the same work, different as soon as anything that matters changes."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from optimizer import keys
+from optimizer.keys import request_key
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec, Request, Settings
+
+PLAIN = Request("fashion-resnet")
+
+
+def test_equal_requests_have_equal_keys() -> None:
+    assert request_key(PLAIN) == request_key(
+        Request("fashion-resnet", Recipe(), "openvino", DataSpec(), Settings())
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(PLAIN, model="fashion-mlp"),
+        replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5))),
+        replace(PLAIN, recipe=Recipe(quantize=QuantizeSpec(weight_bits=8))),
+        replace(PLAIN, engine="torch"),
+        replace(PLAIN, data=DataSpec(limit=10)),
+        replace(PLAIN, settings=Settings(quick=False)),
+    ],
+)
+def test_any_part_of_a_request_changes_its_key(other: Request) -> None:
+    assert request_key(other) != request_key(PLAIN)
+
+
+def test_an_image_that_is_added_changes_the_key(tmp_path: Path) -> None:
+    folder = tmp_path / "images" / "bag"
+    folder.mkdir(parents=True)
+    Image.new("L", (28, 28)).save(folder / "a.png")
+    request = replace(PLAIN, data=DataSpec(path=str(tmp_path / "images")))
+    before = request_key(request)
+    assert request_key(request) == before
+    Image.new("L", (28, 28), 255).save(folder / "b.png")
+    assert request_key(request) != before
+
+
+def test_retrained_weights_change_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "fashion-resnet.safetensors"
+    monkeypatch.setattr(keys, "assets_dir", lambda: tmp_path)
+    weights.write_bytes(b"one")
+    before = request_key(PLAIN)
+    weights.write_bytes(b"two")
+    os.utime(weights, ns=(1, 1))
+    assert request_key(PLAIN) != before

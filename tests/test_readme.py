@@ -1,0 +1,68 @@
+"""The README is held against the code."""
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from optimizer.cli import _parser
+from optimizer.frame import BADGES
+from optimizer.resources import HOME_VARIABLE
+from optimizer.sources.plugins import GROUP
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line
+    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("paretoscope")])
+def test_every_command_parses(line: str) -> None:
+    options = _parser().parse_args(shlex.split(line)[1:])
+    assert callable(options.run)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
+def test_every_make_target_exists(line: str) -> None:
+    target = line.split()[1]
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_the_architecture_names_every_module() -> None:
+    table = README[README.index("## Architecture") :]
+    named = set(re.findall(r"`(\w+)/?`", table))
+    packages = {path.name for path in (ROOT / "optimizer").iterdir() if (path / "__init__.py").exists()}
+    modules = {path.stem for path in (ROOT / "optimizer").glob("*.py")} - {"__init__", "errors"}
+    assert not (packages | modules) - named
+
+
+def test_every_badge_is_explained() -> None:
+    assert all(f"*{badge}*" in README for badge in BADGES)
+
+
+def test_files_that_are_named_exist() -> None:
+    for path in re.findall(r"`((?:optimizer|benchmarks|assets|tools)/[\w./]+)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`python (\S+)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_screenshot_is_a_picture_of_a_page() -> None:
+    (path,) = re.findall(r"!\[.*?\]\((.*?)\)", README)
+    with Image.open(ROOT / path) as picture:
+        assert picture.width >= 1200
+
+
+def test_names_that_users_type_are_the_codes_own() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert HOME_VARIABLE in README
+    assert f'[project.entry-points."{GROUP}"]' in README
+    assert GROUP in project["entry-points"]
+    assert "imagenet" in project["optional-dependencies"]

@@ -1,0 +1,57 @@
+"""The workers' tasks, as the pages ask for them."""
+
+import pytest
+
+from optimizer.errors import InputError
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import DataSpec, Inspection, Request
+from optimizer.store import Store
+from optimizer.work import TASKS, Catalogue, ImagesReport, run
+
+SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
+
+
+def quiet(share: float | None, message: str) -> None:
+    pass
+
+
+def test_a_measurement_is_in_the_store_when_its_key_comes_back() -> None:
+    key = run("measure", SMALL, quiet)
+    result = Store().get(str(key))
+    assert result is not None
+    assert result.request == SMALL
+
+
+def test_a_failure_is_recorded_and_raised() -> None:
+    bad = Request("no-such-model")
+    with pytest.raises(InputError, match="no-such-model"):
+        run("measure", bad, quiet)
+    (failure,) = Store().failures()
+    assert failure.request == bad
+    assert "no-such-model" in failure.message
+
+
+def test_inspection_counts_what_a_measurement_counts() -> None:
+    counted = run("inspect", SMALL, quiet)
+    assert isinstance(counted, Inspection)
+    result = Store().get(str(run("measure", SMALL, quiet)))
+    assert result is not None
+    assert counted == result.inspection
+
+
+def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:
+    catalogue = run("catalogue", None, quiet)
+    assert isinstance(catalogue, Catalogue)
+    assert catalogue.cards["fashion-resnet"].bundled_images
+    assert catalogue.cards["resnet18"].download_bytes
+
+
+def test_images_are_counted_before_anything_is_measured() -> None:
+    report = run("images", ("fashion-resnet", DataSpec(limit=100)), quiet)
+    assert isinstance(report, ImagesReport)
+    assert (report.evaluated, report.calibrated, report.labelled) == (100, 1000, True)
+
+
+def test_an_unknown_task_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match=", ".join(TASKS)):
+        run("dance", None, quiet)
