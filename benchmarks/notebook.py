@@ -4,10 +4,9 @@
 
 6 sparsities x 4 bit widths over the photographs of the classes with an odd index, accuracy and size. The
 loop copies the model, prunes with ``torch.nn.utils.prune``, fake-quantizes the weights and scores in eager
-mode at batch 32, and again at the batch size at which eager mode is fastest here. It is given the images as
-tensors, and the model with its batch norm folded, as ours has it: the loop gains from both, and the
-predictions can be compared. All take turns, configuration by configuration; ours pays for loading, reading
-and converting inside.
+mode at batch 32, and again at the batch size at which eager mode is fastest here. It is given the model and
+the images as tensors; ours pays for loading, reading and converting inside. All take turns, configuration by
+configuration.
 """
 
 import argparse
@@ -29,7 +28,6 @@ from torch.nn.utils import prune
 from optimizer.data import load_images
 from optimizer.environment import describe, environment
 from optimizer.experiment import score
-from optimizer.layers import fold_batch_norm
 from optimizer.models import load
 from optimizer.records import DataSpec, Request
 from optimizer.sweep import grid
@@ -104,7 +102,7 @@ def compare(data: DataSpec, configurations: int) -> dict[str, object]:
     chosen = [requests[i] for i in np.linspace(0, len(requests) - 1, configurations).round().astype(int)]
     loaded = load(MODEL)
     evaluation = load_images(loaded, data).evaluation.images
-    model, _ = fold_batch_norm(loaded.module)
+    model = loaded.module
     best = fastest_batch(model, evaluation)
     loops = {"loop at batch 32": 32, "loop at its best batch": best}
     seconds = dict.fromkeys(["paretoscope", *loops], 0.0)

@@ -51,10 +51,14 @@ TIMED_IMAGES = 64
 
 @dataclass(frozen=True)
 class Subject:
-    """A loaded model, its batch norm folded, ready for any recipe."""
+    """A loaded model, its batch norm folded, ready for any recipe.
+
+    ``published`` are its layers' weights before folding, by name: by their magnitude weights are pruned.
+    """
 
     loaded: LoadedModel
     module: nn.Module
+    published: dict[str, Tensor]
     multiplications: dict[str, int]
     size: Size
     notes: tuple[str, ...]
@@ -62,6 +66,25 @@ class Subject:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         return self.loaded.card.input_shape
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a baseline depends on. ``files`` is the fingerprint of the images: changed ones are read anew."""
+
+    model: str
+    engine: str
+    data: DataSpec
+    files: str
+    threads: int
+    batch: int
+
+    @classmethod
+    def of(cls, request: Request) -> "Setting":
+        """Raises InputError for more threads than cores, or a folder that can't be used."""
+        threads = resolve_threads(request.settings.threads)
+        files = fingerprint(request.data)
+        return cls(request.model, request.engine, request.data, files, threads, request.settings.batch)
 
 
 @dataclass(frozen=True)
@@ -84,6 +107,7 @@ def subject(model: str) -> Subject:
     return Subject(
         loaded,
         module,
+        {layer.name: layer.weight.detach() for layer in walk(loaded.module)},
         multiplications(module, loaded.card.input_shape),
         size_of(module, compress_weights(module, Recipe()), Recipe()),
         notes,
@@ -92,11 +116,9 @@ def subject(model: str) -> Subject:
 
 def inspect(request: Request) -> Inspection:
     """Exact counts and sizes of a recipe, without running an image. Raises InputError."""
-    return _inspection(
-        subject(request.model),
-        compress_weights(subject(request.model).module, request.recipe),
-        request.recipe,
-    )
+    target = subject(request.model)
+    weights = compress_weights(target.module, request.recipe, target.published)
+    return _inspection(target, weights, request.recipe)
 
 
 @dataclass(frozen=True)
@@ -125,32 +147,22 @@ class Scored:
 
 def score(request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
-    threads = resolve_threads(request.settings.threads)
+    setting = Setting.of(request)
     report(None, "loading the model")
     if not card(request.model).ready:
         download(request.model, report)
     target = subject(request.model)
     report(None, "reading the images")
-    images = _images(request.model, request.data, fingerprint(request.data))
+    images = _images(setting.model, setting.data, setting.files)
     report(None, f"preparing {request.engine}")
     build = _build(request.model, request.engine)
-    compressed = compress(target.module, request.recipe)
+    compressed = compress(target.module, request.recipe, target.published)
     evaluation = images.evaluation.images.numpy()
     with _turn(report):
         report(None, f"scoring {len(evaluation):,} images")
-        baseline = _baseline(
-            request.model,
-            request.engine,
-            request.data,
-            fingerprint(request.data),
-            threads,
-            request.settings.batch,
-        )
-        if request.recipe.identity:
-            runner, logits = baseline.runner, baseline.logits
-        else:
-            runner = build(compressed, _calibration(images), threads, request.settings.batch)
-            logits = runner.score(evaluation)
+        baseline = _baseline(setting)
+        runner = build(compressed, _calibration(images), setting.threads, setting.batch)
+        logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
     return Scored(images, _inspection(target, compressed.weights, request.recipe), runner, logits, baseline)
 
 
@@ -172,7 +184,12 @@ def measure(
         with _turn(report):
             report(None, "timing")
             latency = measure_latency(
-                baseline, runner, images, settings, signature, request.recipe.describe()
+                (baseline, _twin(Setting.of(request))),
+                runner,
+                images,
+                settings,
+                signature,
+                request.recipe.describe(),
             )
     inspection = scored.inspection
     if not settings.quick:
@@ -230,12 +247,23 @@ def _build(model: str, engine: str) -> Build:
 
 
 @lru_cache(maxsize=2)
-def _baseline(model: str, engine: str, data: DataSpec, files: str, threads: int, batch: int) -> Baseline:
-    images = _images(model, data, files)
-    runner = _build(model, engine)(
-        compress(subject(model).module, Recipe()), _calibration(images), threads, batch
-    )
+def _baseline(setting: Setting) -> Baseline:
+    runner = _uncompressed(setting)
+    images = _images(setting.model, setting.data, setting.files)
     return Baseline(runner, runner.score(images.evaluation.images.numpy()))
+
+
+@lru_cache(maxsize=2)
+def _twin(setting: Setting) -> Runner:
+    """The baseline once more, built for itself: what it differs in from the first is what noise is here."""
+    return _uncompressed(setting)
+
+
+def _uncompressed(setting: Setting) -> Runner:
+    images = _images(setting.model, setting.data, setting.files)
+    compressed = compress(subject(setting.model).module, Recipe())
+    build = _build(setting.model, setting.engine)
+    return build(compressed, _calibration(images), setting.threads, setting.batch)
 
 
 def _calibration(images: Datasets) -> Tensor:

@@ -78,6 +78,7 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     counts = dict.fromkeys(names.values(), 0)
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        weights: list[Any]
         if isinstance(module, nn.MultiheadAttention):  # multiplies with both itself: out_proj is never called
             weights = [module.in_proj_weight, module.out_proj.weight]
             runs = output[0].numel() // output[0].shape[-1]

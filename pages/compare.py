@@ -1,10 +1,15 @@
 """Compare: pinned configurations side by side."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import streamlit as st
 
 from optimizer import charts, frame
 from optimizer.metrics import METRICS
+from optimizer.records import DataSpec, Result
 from optimizer.report import report
+from optimizer.theme import engine_label
 from pages import common
 
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
@@ -18,19 +23,20 @@ def main() -> None:
     if not results:
         st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
         return
-    summaries = {key: frame.summarise(result) for key, result in results.items()}
-    if "configurations" not in st.session_state and "configurations" not in st.query_params:
-        st.session_state["configurations"] = [
-            key for key in st.session_state.get("pinned", []) if key in results
-        ]
+    if "configurations" not in st.session_state:
+        asked = st.session_state.get("pinned") or st.query_params.get_all("configurations")
+        st.session_state["configurations"] = [key for key in asked if key in results]
     keys = st.multiselect(
         "Configurations",
         list(reversed(results)),
-        format_func=lambda key: f"{summaries[key].request.model} · {summaries[key].description}",
-        **common.in_address("configurations"),
+        format_func=labels(list(results.values())).__getitem__,
+        key="configurations",
         placeholder="Choose as many as you like",
         help="Everything measured so far, newest first. Pin under Explore puts a configuration here.",
     )
+    # By hand, as a bound widget would put its labels into the address, and labels change.
+    st.session_state["pinned"] = keys
+    st.query_params["configurations"] = keys
     chosen = [results[key] for key in keys if key in results]
     if not chosen:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
@@ -56,6 +62,21 @@ def main() -> None:
         **common.in_address("metric"),
     )
     common.chart(charts.compare_info(chosen, metric), "compare", height=120 + 40 * len(chosen))
+
+
+def labels(results: Sequence[Result]) -> dict[str, str]:
+    """Each result in words, by key. No two alike: Streamlit knows an option by its label alone."""
+    names = {}
+    for summary in map(frame.summarise, results):
+        request = summary.request
+        parts = [request.model, summary.description, engine_label(request.engine)]
+        if request.data != DataSpec():
+            parts.append(summary.images)
+        if not summary.quick:
+            parts.append("in full")
+        names[summary.key] = " · ".join(parts)
+    often = Counter(names.values())
+    return {key: name if often[name] == 1 else f"{name} · {key[:6]}" for key, name in names.items()}
 
 
 main()

@@ -253,12 +253,9 @@ def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
     assert "not fit int8" in words
     bits = recipe.quantize.weight_bits
     assert (f"{bits}-bit weights: the values are exact, the kernels are float32" in words) is (bits < 32)
-    rounded, plain = (
-        run("openvino", model, each, small_images).score(small_images.numpy())
-        for each in (recipe, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)))
-    )
-    assert not np.array_equal(rounded, plain)
-    assert np.abs(rounded - plain).max() < 0.1 * np.abs(plain).max()
+    float32 = eager(model, recipe, small_images)
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 1e-4 < noise < 0.1
 
 
 @pytest.mark.parametrize("name", ["encoder", "shared", "tied"])
@@ -274,7 +271,16 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     values = [weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()]
     assert all(any(np.array_equal(one.ravel(), value) for value in values) for one in found)
     float32 = eager(model, EXACT[3], small_images)
-    assert np.abs(runner.score(small_images.numpy()) - float32).max() < 0.1 * np.abs(float32).max()
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 0 < noise < 0.1
+
+
+def test_many_models_are_scored_and_let_go(small: Small, small_images: Tensor) -> None:
+    """Where a callback of a finished request was still waiting for Python, letting go waited for ever."""
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named("openvino").prepare(model, SMALL_SHAPE)
+    for _ in range(40):
+        build(compress(model, Recipe()), small_images, 1, 1).score(small_images.numpy())
 
 
 def test_a_layer_that_never_runs_is_left_out_of_what_was_executed(small: Small, small_images: Tensor) -> None:
@@ -306,8 +312,9 @@ class Masked(nn.Module):
 
 
 def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
-    with pytest.raises(WorkError, match="OpenVINO can't convert this model.*Use engine torch"):
+    with pytest.raises(WorkError, match="OpenVINO can't convert this model.*slogdet.*Use engine torch") as info:
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
+    assert "\n" not in str(info.value)
 
 
 def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:
