@@ -11,15 +11,16 @@ COMPACT = """
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 """
 
-page = common.navigation()
 st.set_page_config(
-    page_title=f"{page.title} · Paretoscope",
+    page_title="Paretoscope",
     page_icon=str(asset("logo.png")),  # an icon by name would be fetched from a font server
     layout="wide",
     menu_items={
         "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."
     },
 )
+page = common.navigation()
+st.set_page_config(page_title=f"{page.title} · Paretoscope")
 st.html(f"<style>{COMPACT}</style>")
 with common.errors_in_words():
     common.sidebar()

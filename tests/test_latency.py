@@ -50,29 +50,37 @@ class Log:
 
         return Runner(infer, infer, Execution((), ()), session=session)
 
+    def pair(self, work: Callable[[int], object] = lambda call: None) -> tuple[Runner, Runner]:
+        return self.runner("baseline", work), self.runner("baseline again", work)
+
     def rounds(self, runners: int, warm_up: int) -> list[list[str]]:
+        """The runners that each round timed, in order: each after an untimed call of its own."""
         names = [call[0] for call in self.calls[warm_up:]]
-        return [names[start : start + runners] for start in range(0, len(names), runners)]
+        assert names[::2] == names[1::2]
+        return [names[start : start + 2 * runners : 2] for start in range(0, len(names), 2 * runners)]
 
 
 def orders(seed: int) -> list[list[str]]:
     log = Log()
     variants = {name: log.runner(name) for name in ("one", "two")}
-    time_interleaved(log.runner("baseline"), variants, IMAGES, Settings(seed=seed), SHORT)
+    time_interleaved(log.pair(), variants, IMAGES, Settings(seed=seed), SHORT)
     return log.rounds(4, warm_up=4 * 3)
 
 
 def test_every_round_times_the_baseline_twice_and_each_variant_once() -> None:
     log = Log()
     series = time_interleaved(
-        log.runner("baseline"), {"one": log.runner("one"), "two": log.runner("two")}, IMAGES, Settings(), SHORT
+        log.pair(), {"one": log.runner("one"), "two": log.runner("two")}, IMAGES, Settings(), SHORT
     )
     assert series.baseline_ns.shape == (2, 12)
-    assert {name: samples.shape for name, samples in series.variants_ns.items()} == {"one": (12,), "two": (12,)}
+    assert {name: samples.shape for name, samples in series.variants_ns.items()} == {
+        "one": (12,),
+        "two": (12,),
+    }
     assert all((samples > 0).all() for samples in (series.baseline_ns, *series.variants_ns.values()))
     rounds = log.rounds(4, warm_up=4 * 3)
     assert len(rounds) == 12
-    assert all(sorted(names) == ["baseline", "baseline", "one", "two"] for names in rounds)
+    assert all(sorted(names) == ["baseline", "baseline again", "one", "two"] for names in rounds)
     assert series.warmup_calls == 3
     assert 0 <= series.stolen_share <= 1
 
@@ -80,9 +88,9 @@ def test_every_round_times_the_baseline_twice_and_each_variant_once() -> None:
 def test_samples_belong_to_their_runner_and_round() -> None:
     """A runner that is always the slowest, and in the fifth round by far, is found in its own column."""
     log = Log()
-    baseline = log.runner("baseline", lambda call: time.sleep(0.0005))
-    slow = log.runner("slow", lambda call: time.sleep(0.04 if call == 3 + 4 else 0.002))
-    series = time_interleaved(baseline, {"slow": slow}, IMAGES, Settings(), SHORT)
+    baselines = log.pair(lambda call: time.sleep(0.0005))
+    slow = log.runner("slow", lambda call: time.sleep(0.04 if call == 3 + 2 * 4 + 1 else 0.002))
+    series = time_interleaved(baselines, {"slow": slow}, IMAGES, Settings(), SHORT)
     assert series.variants_ns["slow"][4] >= 40_000_000
     assert (series.variants_ns["slow"] >= 2_000_000).all()
     assert (series.baseline_ns >= 500_000).all()
@@ -97,22 +105,22 @@ def test_the_order_is_shuffled_anew_each_round_and_comes_back_with_the_seed() ->
 
 def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_through_the_images() -> None:
     log = Log()
-    time_interleaved(log.runner("baseline"), {"one": log.runner("one")}, IMAGES, Settings(batch=2), SHORT)
+    time_interleaved(log.pair(), {"one": log.runner("one")}, IMAGES, Settings(batch=2), SHORT)
     firsts = [call[1] for call in log.calls[3 * 3 :]]
     assert {call[2] for call in log.calls} == {(2, 1, 2, 2)}
-    assert firsts == [value for index in range(12) for value in [index % 3 * 8.0] * 3]
+    assert firsts == [value for index in range(12) for value in [index % 3 * 8.0] * 6]
 
 
 @pytest.mark.parametrize("batch", [5, 6, 7, 20])
 def test_images_are_repeated_where_there_are_fewer_than_a_batch(batch: int) -> None:
     log = Log()
-    time_interleaved(log.runner("baseline"), {}, IMAGES, Settings(batch=batch), SHORT)
+    time_interleaved(log.pair(), {}, IMAGES, Settings(batch=batch), SHORT)
     assert {call[2] for call in log.calls} == {(batch, 1, 2, 2)}
 
 
 def test_rounds_end_where_a_99th_percentile_has_its_bound() -> None:
     effort = Effort(warmup_calls=0, warmup_seconds=0, seconds=float("inf"), least_rounds=1)
-    series = time_interleaved(Log().runner("baseline"), {}, IMAGES, Settings(), effort)
+    series = time_interleaved(Log().pair(), {}, IMAGES, Settings(), effort)
     assert series.baseline_ns.shape == (2, LONGEST_SERIES)
     assert summarise_latency(series.baseline_ns, series.baseline_ns[0]).p99_ns is not None
 
@@ -121,8 +129,8 @@ def test_a_warm_up_lasts_for_its_calls_and_for_its_time() -> None:
     log = Log()
     effort = Effort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1)
     slow = log.runner("slow", lambda call: time.sleep(0.02))
-    series = time_interleaved(log.runner("baseline"), {"slow": slow}, IMAGES, Settings(), effort)
-    calls = [call[0] for call in log.calls[:-3]]
+    series = time_interleaved(log.pair(), {"slow": slow}, IMAGES, Settings(), effort)
+    calls = [call[0] for call in log.calls[:-6]]
     assert series.warmup_calls == calls.count("slow") in (2, 3)  # the least of all runners
     assert calls.count("baseline") > 3
 
@@ -133,7 +141,7 @@ def test_garbage_collection_is_off_while_timing_and_put_back(enabled: bool) -> N
     log = Log()
     try:
         gc.enable() if enabled else gc.disable()
-        time_interleaved(log.runner("baseline"), {"one": log.runner("one")}, IMAGES, Settings(), SHORT)
+        time_interleaved(log.pair(), {"one": log.runner("one")}, IMAGES, Settings(), SHORT)
         assert gc.isenabled() is enabled
     finally:
         gc.enable() if before else gc.disable()
@@ -148,21 +156,22 @@ def fails_in_call(number: int) -> Callable[[int], object]:
     return work
 
 
-@pytest.mark.parametrize("call", [0, 3 + 5], ids=["in the warm-up", "while timing"])
+@pytest.mark.parametrize("call", [0, 3 + 2 * 5], ids=["in the warm-up", "while timing"])
 def test_a_runner_that_fails_leaves_nothing_switched(call: int) -> None:
     log = Log()
     broken = log.runner("broken", fails_in_call(call))
     with pytest.raises(RuntimeError, match="the kernel failed"):
-        time_interleaved(log.runner("baseline"), {"broken": broken}, IMAGES, Settings(), SHORT)
+        time_interleaved(log.pair(), {"broken": broken}, IMAGES, Settings(), SHORT)
     assert gc.isenabled()
-    assert log.sessions == ["baseline begins", "broken begins", "broken ends", "baseline ends"]
+    names = ["baseline", "baseline again", "broken"]
+    assert log.sessions == [f"{name} begins" for name in names] + [f"{name} ends" for name in names[::-1]]
 
 
 def test_each_runner_has_one_session_around_all_its_calls() -> None:
     log = Log()
-    baseline = log.runner("baseline")
-    time_interleaved(baseline, {"same": baseline, "one": log.runner("one")}, IMAGES, Settings(), SHORT)
-    assert log.sessions == ["baseline begins", "one begins", "one ends", "baseline ends"]
+    time_interleaved(log.pair(), {"one": log.runner("one")}, IMAGES, Settings(), SHORT)
+    names = ["baseline", "baseline again", "one"]
+    assert log.sessions == [f"{name} begins" for name in names] + [f"{name} ends" for name in names[::-1]]
 
 
 class Threads(nn.Module):
@@ -191,7 +200,7 @@ def test_torch_s_thread_count_is_set_and_put_back(fails: bool) -> None:
         runner = build(compressed, torch.zeros(1, 1, 2, 2), 1, 1)
         module.fails = fails
         try:
-            time_interleaved(runner, {}, IMAGES, Settings(threads=1), SHORT)
+            time_interleaved((runner, runner), {}, IMAGES, Settings(threads=1), SHORT)
         except RuntimeError:
             assert fails
         assert set(module.seen) == {1}
@@ -208,17 +217,20 @@ def small_network() -> Runner:
 
 
 def test_two_identical_variants_are_not_called_different() -> None:
-    runner, images = small_network(), np.zeros((4, 1, 28, 28), np.float32)
-    found = measure_latency(runner, runner, images, Settings(threads=1, quick=True), "signature", "uncompressed")
+    images = np.zeros((4, 1, 28, 28), np.float32)
+    one, two, three = (small_network() for _ in range(3))
+    found = measure_latency(
+        (one, two), three, images, Settings(threads=1, quick=True), "signature", "uncompressed"
+    )
     verdict = summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share).verdict
     assert verdict in (SAME, "noisy")
 
 
 def test_a_variant_that_does_twenty_times_the_work_is_not_called_the_same() -> None:
     log = Log()
-    baseline = log.runner("baseline", lambda call: time.sleep(0.0005))
+    baselines = log.pair(lambda call: time.sleep(0.0005))
     slow = log.runner("slow", lambda call: time.sleep(0.01))
-    found = measure_latency(baseline, slow, IMAGES, Settings(), "signature", "slow")
+    found = measure_latency(baselines, slow, IMAGES, Settings(), "signature", "slow")
     assert summarise_latency(found.baseline_ns, found.variant_ns).verdict in ("slower", "noisy")
     assert summarise_latency(found.baseline_ns, found.variant_ns).ratio > 1
 
@@ -226,7 +238,7 @@ def test_a_variant_that_does_twenty_times_the_work_is_not_called_the_same() -> N
 def test_the_record_holds_the_raw_samples_and_how_they_came_about() -> None:
     log = Log()
     settings = Settings(threads=1, batch=3, quick=True, seed=5)
-    found = measure_latency(log.runner("a"), log.runner("b"), IMAGES, settings, "the signature", "4-bit weights")
+    found = measure_latency(log.pair(), log.runner("b"), IMAGES, settings, "the signature", "4-bit weights")
     assert (found.signature, found.measured_for) == ("the signature", "4-bit weights")
     assert (found.threads, found.batch, found.quick, found.seed) == (1, 3, True, 5)
     assert len(found.baseline_ns) == 2
@@ -241,9 +253,9 @@ def test_the_record_holds_the_raw_samples_and_how_they_came_about() -> None:
 def test_a_noisy_measurement_is_made_once_more_and_then_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(latency.EFFORTS, True, SHORT)
     log = Log()
-    unsteady = log.runner("unsteady", lambda call: time.sleep(0.01 if call % 2 else 0))
-    found = measure_latency(log.runner("baseline"), unsteady, IMAGES, Settings(), "signature", "unsteady")
+    unsteady = log.runner("unsteady", lambda call: time.sleep(0.01 if call // 2 % 2 else 0))
+    found = measure_latency(log.pair(), unsteady, IMAGES, Settings(), "signature", "unsteady")
     assert found.attempts == 2
     assert len(found.variant_ns) == 12
-    assert len(log.sessions) == 2 * 4
+    assert len(log.sessions) == 2 * 6
     assert summarise_latency(found.baseline_ns, found.variant_ns).verdict == "noisy"

@@ -23,9 +23,9 @@ def figures(page: Page) -> dict[str, str]:
 def as_shown(measured: dict[str, Any]) -> tuple[str, str]:
     """Accuracy as the page writes it: value, and interval without its brackets."""
     accuracy = measured["accuracy"]
-    share = [100 * accuracy[name] for name in ("value", "low", "high")]
-    assert accuracy["correct"] / accuracy["total"] == accuracy["value"]
-    value, _, interval = METRICS["accuracy"].format(*share).partition(" (")
+    percent = 100 * accuracy["correct"] / accuracy["total"]
+    written = METRICS["accuracy"].format(percent, 100 * accuracy["low"], 100 * accuracy["high"])
+    value, _, interval = written.partition(" (")
     return value, interval.rstrip(")")
 
 
@@ -95,7 +95,7 @@ def test_every_other_control_changes_the_figures(visit: Visit, dashboard: Dashbo
         expect_figures(page, dashboard.measure(*recipe))
         seen.append(figures(page)["Accuracy"])
     for switch, arguments in [("Asymmetric", ["--asymmetric"]), ("least squared", ["--range", "mse"])]:
-        page.get_by_role("switch", name=switch).locator("..").click()
+        page.get_by_test_id("stCheckbox").filter(has_text=switch).click()
         settle(page)
         recipe += arguments
         expect_figures(page, dashboard.measure(*recipe))
