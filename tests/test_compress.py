@@ -162,3 +162,22 @@ def test_unknown_methods_are_refused_listing_the_known(small: Small) -> None:
         compress(small("cnn"), Recipe(PruneSpec(method="lottery")))
     with pytest.raises(InputError, match="unknown quantization method 'gptq': use one of nearest"):
         compress_weights(small("cnn"), Recipe(quantize=QuantizeSpec(method="gptq")))
+
+
+def test_published_weights_say_what_is_pruned_and_the_model_s_own_what_is_left(small: Small) -> None:
+    """Batch norm folded into a channel scales it: that must not decide which of its weights survive."""
+    model = small("cnn")
+    published = {layer.name: layer.weight.detach().clone() for layer in walk(model)}
+    with torch.no_grad():
+        for layer in walk(model):
+            layer.weight.mul_(torch.linspace(0.1, 10, len(layer.weight)).reshape(-1, *[1] * (layer.weight.dim() - 1)))
+    recipe = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8))
+    found = compress(model, recipe, published).weights
+    expected = compress_weights(small("cnn"), recipe)
+    for layer in walk(model):
+        weight = found[layer.name]
+        assert torch.equal(weight.mask, expected[layer.name].mask)
+        assert weight.threshold == expected[layer.name].threshold
+        assert weight.codes is not None
+        survivors = (layer.weight * weight.mask).detach()
+        torch.testing.assert_close(weight.values, survivors, rtol=0, atol=weight.codes.scale.max().item())

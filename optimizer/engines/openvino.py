@@ -198,8 +198,10 @@ def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
 
 def _quantize_activations(graph: Any, calibration: Array) -> Any:
     """NNCF's post-training quantization without its bias correction: a recipe leaves biases alone."""
+    kind_of_logger = logging.getLoggerClass()
     import nncf
 
+    logging.setLoggerClass(kind_of_logger)  # importing NNCF sets its own for every logger made later
     nncf.set_log_level(logging.ERROR)
     dataset = nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))])
     transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())

@@ -5,6 +5,7 @@ browser are gone before other tests time anything.
 """
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -24,7 +25,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 
+from optimizer.cli import main
 from optimizer.resources import PACKAGE, asset
+from optimizer.store import Store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -33,17 +36,28 @@ PATIENCE_MS = 60_000
 CLASSES = {"T-shirt top": 0, "Trouser": 1, "Sneaker": 7, "Bag": 8}
 """Class folders of the image folder that the tests make, and the label of each."""
 
+WATCH = """() => {
+    window.ran = false;
+    window.calmSince = undefined;
+    const app = document.querySelector("[data-testid=stApp]");
+    window.watcher ??= new MutationObserver(() => {
+        window.ran ||= app.dataset.testScriptState === "running";
+    });
+    window.watcher.observe(app, { attributeFilter: ["data-test-script-state"] });
+}"""
+"""Notes from now on whether a script has run."""
+
 SETTLED = """() => {
     const app = document.querySelector("[data-testid=stApp]");
     const waits = [...document.querySelectorAll("[data-testid=stIconMaterial]")]
         .some((icon) => icon.textContent === "hourglass_top");
-    const calm = app && app.dataset.testScriptState === "notRunning" && !waits
+    const calm = window.ran !== false && app?.dataset.testScriptState === "notRunning" && !waits
         && !document.querySelector("[data-testid=stProgress], [data-testid=stSpinner]")
         && document.querySelector("[data-testid=stMainBlockContainer]")?.innerText.trim();
     window.calmSince = calm ? window.calmSince ?? performance.now() : undefined;
-    return calm && performance.now() - window.calmSince > 700;
+    return calm && performance.now() - window.calmSince > 500;
 }"""
-"""No script runs and no job either, for longer than a widget waits before it tells its value."""
+"""No script runs and no job either, for longer than a slider waits before it tells its value."""
 
 
 @pytest.fixture(scope="package")
@@ -71,7 +85,7 @@ class Dashboard:
     images: Path
 
     def cli(self, *arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command on the dashboard's own data folder, or on another."""
+        """Run a command in a process of its own, on the dashboard's data folder or on another."""
         return subprocess.run(
             [sys.executable, "-m", "optimizer.cli", *arguments],
             env=_environment(home or self.home),
@@ -81,11 +95,14 @@ class Dashboard:
             timeout=120,
         )
 
-    def measure(self, *arguments: str, home: Path | None = None) -> dict[str, Any]:
-        """What ``paretoscope measure ... --quick --json`` prints."""
-        done = self.cli("measure", *arguments, "--quick", "--json", home=home)
-        assert done.returncode == 0, done.stderr
-        printed: dict[str, Any] = json.loads(done.stdout)
+    def measured(self, *arguments: str) -> dict[str, Any]:
+        """What ``paretoscope measure ... --quick --json`` prints for what the page has measured already."""
+        before = Store(self.home / "results.sqlite").count()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
+            patch.setenv("PARETOSCOPE_HOME", str(self.home))
+            assert main(["measure", *arguments, "--quick", "--json"]) == 0
+        assert Store(self.home / "results.sqlite").count() == before, "page and shell name it differently"
+        printed: dict[str, Any] = json.loads(output.getvalue())
         return printed
 
 
@@ -215,30 +232,35 @@ def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
 
 def settle(page: Page) -> None:
     """Wait until no script runs and nothing is being measured."""
-    page.evaluate("() => { window.calmSince = undefined }")
     page.wait_for_function(SETTLED, polling=100)
     assert page.get_by_test_id("stException").count() == 0
+
+
+def act(page: Page, action: Callable[[], object]) -> None:
+    """Do what makes the page run its script again, and wait until all that follows from it is shown."""
+    page.evaluate(WATCH)
+    action()
+    settle(page)
 
 
 def move(page: Page, slider: str, key: str, times: int = 1) -> None:
     """Press a key on a slider's thumb, as a visitor without a mouse does."""
     thumb = page.get_by_role("slider", name=slider)
-    for _ in range(times):
+    for _ in range(times - 1):
         thumb.press(key)
-    settle(page)
+    act(page, lambda: thumb.press(key))
 
 
 def choose(page: Page, group: str, option: str) -> None:
     """Press one of a group's buttons."""
-    page.get_by_role("radiogroup", name=group).get_by_role("radio", name=option, exact=True).click()
-    settle(page)
+    radio = page.get_by_role("radiogroup", name=group).get_by_role("radio", name=option, exact=True)
+    act(page, radio.click)
 
 
 def pick(page: Page, box: str, option: str) -> None:
     """Take one of a list's options, typing to find it."""
     page.get_by_role("combobox", name=box).fill(option)
-    page.get_by_role("option", name=option, exact=True).click()
-    settle(page)
+    act(page, page.get_by_role("option", name=option, exact=True).click)
 
 
 def card(page: Page, label: str) -> Locator:

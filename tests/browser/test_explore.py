@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from browser.conftest import Dashboard, Visit, card, cards, choose, downloaded, move, pick, settle
+from browser.conftest import Dashboard, Visit, act, card, cards, choose, downloaded, move, pick, settle
 from playwright.sync_api import Page, expect
 
 from optimizer.metrics import METRICS, format_bytes
@@ -63,20 +63,20 @@ def test_every_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) ->
     assert sparsity > 2
     pruned = figures(page)
     assert pruned["Operations left"] != before["Operations left"]
-    expect_figures(page, dashboard.measure("fashion-mlp", "--sparsity", str(sparsity / 100)))
+    expect_figures(page, dashboard.measured("fashion-mlp", "--sparsity", str(sparsity / 100)))
 
     move(page, "Weight bits", "ArrowLeft", 5)
     assert "bits=5" in page.url
     rounded = figures(page)
     assert rounded["Size of the file"] != pruned["Size of the file"]
     options = ["--sparsity", str(sparsity / 100), "--weight-bits", "5"]
-    expect_figures(page, dashboard.measure("fashion-mlp", *options))
+    expect_figures(page, dashboard.measured("fashion-mlp", *options))
 
     choose(page, "Prune by", "Threshold")
     move(page, "Threshold", "ArrowRight", 12)
     assert "threshold=0.024" in page.url
     expect_figures(
-        page, dashboard.measure("fashion-mlp", "--threshold", "0.024", "--weight-bits", "5")
+        page, dashboard.measured("fashion-mlp", "--threshold", "0.024", "--weight-bits", "5")
     )
 
 
@@ -92,13 +92,12 @@ def test_every_other_control_changes_the_figures(visit: Visit, dashboard: Dashbo
     for group, option, arguments in settings:
         choose(page, group, option)
         recipe += arguments
-        expect_figures(page, dashboard.measure(*recipe))
+        expect_figures(page, dashboard.measured(*recipe))
         seen.append(figures(page)["Accuracy"])
     for switch, arguments in [("Asymmetric", ["--asymmetric"]), ("least squared", ["--range", "mse"])]:
-        page.get_by_test_id("stCheckbox").filter(has_text=switch).click()
-        settle(page)
+        act(page, page.get_by_test_id("stCheckbox").filter(has_text=switch).click)
         recipe += arguments
-        expect_figures(page, dashboard.measure(*recipe))
+        expect_figures(page, dashboard.measured(*recipe))
         seen.append(figures(page)["Accuracy"])
     assert len(set(seen)) == len(seen)
     page.keyboard.press("Escape")

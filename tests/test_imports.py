@@ -1,0 +1,150 @@
+"""The import rule: a file imports only files above it, and what shows results never reaches torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "optimizer"
+
+ORDER = (
+    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("architectures", "sources", "models", "data"),
+    *("layers", "prune", "quantize", "compress", "engines", "accuracy", "size", "latency", "experiment"),
+    *("complexity", "sweep", "store", "executors", "work"),
+    *("frame", "headline", "charts", "export", "report", "cli"),
+)
+"""From the top down; a folder is one entry."""
+
+NEVER_TORCH = (
+    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("sweep", "store", "executors", "frame", "headline", "charts", "export", "report"),
+)
+"""Not even inside a function."""
+
+TORCH_WHEN_CALLED = ("work", "cli")
+"""Importing them is cheap; a task or a command imports what it needs."""
+
+TORCH = {"torch", "torchvision", "safetensors", "openvino", "nncf"}
+ARITHMETIC = {*TORCH, "numpy", "scipy", "math", "statistics"}
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "_bundle" not in path.parts)
+
+
+def name_of(path: Path) -> str:
+    """``optimizer.engines.torch`` of a path, ``optimizer.engines`` of a folder's ``__init__``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in files(PACKAGE)}
+
+
+def imported(tree: ast.AST, lazy: bool) -> Iterator[str]:
+    """Modules that a file names; with ``lazy`` also those inside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from imported(node, lazy)
+
+
+def imports(path: Path, lazy: bool = True) -> set[str]:
+    return set(imported(ast.parse(path.read_bytes()), lazy))
+
+
+def roots(names: set[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names}
+
+
+def ours(names: set[str]) -> set[str]:
+    """The files of the package that an import runs: the module, and every folder on the way."""
+    parts = [name.split(".") for name in names]
+    return {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)} & MODULES.keys()
+
+
+def reached(start: set[str], lazy: bool) -> set[str]:
+    """Everything imported by files of the package from ``start`` on, ours and others'."""
+    found: set[str] = set()
+    queue = [*ours(start)]
+    while queue:
+        module = queue.pop()
+        if module not in found:
+            found.add(module)
+            names = imports(MODULES[module], lazy)
+            found |= names - MODULES.keys()
+            queue += ours(names)
+    return found
+
+
+def entry(module: str) -> str:
+    """``engines`` of ``optimizer.engines.torch``."""
+    return module.split(".")[1]
+
+
+def test_every_file_has_its_place_in_the_order() -> None:
+    entries = {entry(module) for module in MODULES if module != "optimizer"}
+    assert entries == set(ORDER)
+    assert len(ORDER) == len(set(ORDER))
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "optimizer"])
+def test_a_file_imports_only_files_above_it(module: str) -> None:
+    above = set(ORDER[: ORDER.index(entry(module)) + 1])
+    used = {entry(other) for other in ours(imports(MODULES[module])) if other != "optimizer"}
+    assert used <= above, f"{module} imports from below: {sorted(used - above)}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_in_the_package_imports_streamlit(module: str) -> None:
+    assert not roots(imports(MODULES[module])) & {"streamlit", "pages", "app"}
+
+
+@pytest.mark.parametrize("name", NEVER_TORCH)
+def test_torch_is_never_reached(name: str) -> None:
+    assert not roots(reached({f"optimizer.{name}"}, lazy=True)) & TORCH
+
+
+@pytest.mark.parametrize("name", TORCH_WHEN_CALLED)
+def test_torch_is_reached_only_when_called(name: str) -> None:
+    assert not roots(reached({f"optimizer.{name}"}, lazy=False)) & TORCH
+    assert roots(reached({f"optimizer.{name}"}, lazy=True)) & TORCH
+
+
+@pytest.mark.parametrize("path", [ROOT / "app.py", *files(ROOT / "pages")], ids=lambda path: path.stem)
+def test_pages_draw_and_do_no_arithmetic(path: Path) -> None:
+    names = imports(path)
+    assert not roots(names) & ARITHMETIC
+    assert not roots(reached(names, lazy=False)) & TORCH
+
+
+def loaded_by(names: list[str]) -> set[str]:
+    """Top-level modules in a fresh interpreter once ``names`` are imported."""
+    code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_package_itself_is_light() -> None:
+    light = {"torch", "numpy", "pandas", "scipy", "plotly", "streamlit", "msgspec"}
+    assert not loaded_by(["optimizer"]) & light
+
+
+def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
+    """Other packages are followed too: this asks the interpreter."""
+    found = loaded_by([f"optimizer.{name}" for name in (*NEVER_TORCH, *TORCH_WHEN_CALLED)])
+    assert not found & {*TORCH, "streamlit"}
+    assert {"optimizer", "pandas", "plotly"} <= found
