@@ -1,7 +1,7 @@
 """What tests share: a data folder of their own, the bundled residual network, and small torch models.
 
-The small models take images ``[N, 1, 8, 8]`` and have weights, biases and batch norm statistics drawn from a fixed
-seed. Each test gets fresh ones.
+The small models take images ``[N, 1, 8, 8]``; weights, biases and batch norm statistics are drawn from a
+fixed seed. Each test gets fresh ones.
 """
 
 from collections.abc import Callable

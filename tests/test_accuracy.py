@@ -60,7 +60,9 @@ def test_outcomes_against_a_loop(both: np.ndarray) -> None:
     accuracy = accuracy_of(variant, baseline, labels)
     for outcome, row, label in zip(accuracy.outcomes, variant.tolist(), labels, strict=True):
         assert outcome == (row.index(max(row)) == label)
-    agreed = [a.index(max(a)) == b.index(max(b)) for a, b in zip(variant.tolist(), baseline.tolist(), strict=True)]
+    agreed = [
+        a.index(max(a)) == b.index(max(b)) for a, b in zip(variant.tolist(), baseline.tolist(), strict=True)
+    ]
     assert accuracy.agreement == sum(agreed)
     assert accuracy.kl >= -1e-6
 

@@ -89,9 +89,11 @@ def test_the_module_holds_the_weights_and_keeps_all_else(small: Small, name: str
         assert torch.equal(layer.weight, compressed.weights[layer.name].values)
     for other, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if other not in layers:
-            assert torch.equal(compressed.module.get_parameter(other), tensor) if isinstance(
-                tensor, nn.Parameter
-            ) else torch.equal(compressed.module.get_buffer(other), tensor)
+            assert (
+                torch.equal(compressed.module.get_parameter(other), tensor)
+                if isinstance(tensor, nn.Parameter)
+                else torch.equal(compressed.module.get_buffer(other), tensor)
+            )
 
 
 @pytest.mark.parametrize("recipe", SPARSE_AND_ROUNDED, ids=lambda recipe: str(recipe.quantize)[22:-1])
@@ -170,7 +172,9 @@ def test_published_weights_say_what_is_pruned_and_the_model_s_own_what_is_left(s
     published = {layer.name: layer.weight.detach().clone() for layer in walk(model)}
     with torch.no_grad():
         for layer in walk(model):
-            layer.weight.mul_(torch.linspace(0.1, 10, len(layer.weight)).reshape(-1, *[1] * (layer.weight.dim() - 1)))
+            layer.weight.mul_(
+                torch.linspace(0.1, 10, len(layer.weight)).reshape(-1, *[1] * (layer.weight.dim() - 1))
+            )
     recipe = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8))
     found = compress(model, recipe, published).weights
     expected = compress_weights(small("cnn"), recipe)

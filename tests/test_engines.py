@@ -57,7 +57,7 @@ def eager(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:
 
 
 def close(found: np.ndarray, expected: np.ndarray) -> None:
-    """Equal but for the order of float32 sums. (A bfloat16 kernel would be off by a hundred times as much.)"""
+    """Equal but for the order of float32 sums. (bfloat16 kernels would be off by a hundred times as much.)"""
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
@@ -159,7 +159,9 @@ def test_building_leaves_the_compressed_model_and_torch_as_they_were(
     scores = [build(compressed, small_images, 1, 1).score(small_images.numpy()) for _ in range(2)]
     close(scores[0], scores[1])
     assert all(torch.equal(before[name], tensor) for name, tensor in compressed.module.state_dict().items())
-    assert not any(module._forward_pre_hooks or module._forward_hooks for module in compressed.module.modules())
+    assert not any(
+        module._forward_pre_hooks or module._forward_hooks for module in compressed.module.modules()
+    )
     assert torch.equal(torch.get_rng_state(), random)
     assert torch.get_num_threads() == threads
     assert capfd.readouterr().out == ""
@@ -268,7 +270,9 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     assert runner.memory_probe is not None
     runner.memory_probe(str(tmp_path))
     found = weights_in(openvino.Core().read_model(tmp_path / "model.xml"))
-    values = [weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()]
+    values = [
+        weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()
+    ]
     assert all(any(np.array_equal(one.ravel(), value) for value in values) for one in found)
     float32 = eager(model, EXACT[3], small_images)
     noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
@@ -312,7 +316,9 @@ class Masked(nn.Module):
 
 
 def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
-    with pytest.raises(WorkError, match="OpenVINO can't convert this model.*slogdet.*Use engine torch") as info:
+    with pytest.raises(
+        WorkError, match="OpenVINO can't convert this model.*slogdet.*Use engine torch"
+    ) as info:
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
     assert "\n" not in str(info.value)
 

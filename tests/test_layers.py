@@ -161,7 +161,7 @@ def test_counting_leaves_no_hook_even_when_the_model_fails(small: Small) -> None
 
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "cnn"])
 def test_folding_gives_the_same_outputs_without_batch_norm(small: Small, name: str) -> None:
-    """Residuals, shortcuts and depthwise convolutions, with statistics that are not those of a fresh model."""
+    """Residuals, shortcuts and depthwise convolutions, with statistics other than a fresh model's."""
     if name == "cnn":
         model, images = small("cnn"), torch.randn(4, *SMALL_SHAPE)
     else:

@@ -1,4 +1,4 @@
-"""Laws of the grids. Where a tolerance of 1e-4 steps stands, it is for float32: the step itself is rounded."""
+"""Laws of the grids. A tolerance of 1e-4 steps is for float32: the step itself is rounded."""
 
 from collections.abc import Callable
 
@@ -214,14 +214,17 @@ def test_a_channel_of_one_sign_keeps_zero_on_its_grid(low: float, high: float, s
 
 
 def test_a_symmetric_grid_by_hand() -> None:
-    codes = quantize(torch.tensor([[1.0, -0.6, 0.2, 0.0], [-3.0, 1.4, 1.6, 0.5]]), QuantizeSpec(weight_bits=3))
+    codes = quantize(
+        torch.tensor([[1.0, -0.6, 0.2, 0.0], [-3.0, 1.4, 1.6, 0.5]]), QuantizeSpec(weight_bits=3)
+    )
     assert codes.scale.flatten().tolist() == pytest.approx([1 / 3, 1.0])
     assert codes.centred.tolist() == [[3, -2, 1, 0], [-3, 1, 2, 0]]  # 0.5 goes to the even code
 
 
 def test_an_asymmetric_grid_by_hand() -> None:
     codes = quantize(
-        torch.tensor([[-1.0, 2.0, 0.4, 0.6]]), QuantizeSpec(weight_bits=2, symmetric=False, granularity="tensor")
+        torch.tensor([[-1.0, 2.0, 0.4, 0.6]]),
+        QuantizeSpec(weight_bits=2, symmetric=False, granularity="tensor"),
     )
     assert codes.scale.item() == 1.0
     assert codes.zero_point.item() == 1

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import doctest
 import json
@@ -124,7 +125,15 @@ def test_what_is_no_recipe_is_refused_with_the_reason(data: object, words: str) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", b"\xff\xfe", "\ud800", '{"prune":{"threshold":NaN}}', '{"prune":{"sparsity":1e999}}', "[" * 100_000],
+    [
+        "",
+        "{",
+        b"\xff\xfe",
+        "\ud800",
+        '{"prune":{"threshold":NaN}}',
+        '{"prune":{"sparsity":1e999}}',
+        "[" * 100_000,
+    ],
     ids=["empty", "cut", "not UTF-8", "surrogate", "NaN", "too large", "too deep"],
 )
 def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
@@ -134,10 +143,8 @@ def test_text_that_is_not_json_is_refused(text: str | bytes) -> None:
 
 @given(st.text() | st.binary())
 def test_any_text_is_a_recipe_or_an_input_error(text: str | bytes) -> None:
-    try:
+    with contextlib.suppress(InputError):
         assert isinstance(Recipe.from_json(text), Recipe)
-    except InputError as error:
-        assert str(error)
 
 
 def test_missing_fields_take_their_defaults() -> None:
@@ -186,9 +193,7 @@ def test_rounded_activations_alone_are_no_identity() -> None:
             "30 % of all weights pruned · 8-bit weights · 8-bit activations",
         ),
         (
-            Recipe(
-                quantize=QuantizeSpec(weight_bits=3, granularity="tensor", symmetric=False, range="mse")
-            ),
+            Recipe(quantize=QuantizeSpec(weight_bits=3, granularity="tensor", symmetric=False, range="mse")),
             "3-bit weights (per tensor, asymmetric, least-squares range)",
         ),
     ],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -73,7 +73,9 @@ def unpack(bits: list[int], shape: tuple[int, int], width: int, coding: str) -> 
     rows, columns = shape
     found = [[0] * columns for _ in range(rows)]
     if coding == "index":
-        for offset in range(1, 10_000):  # the number of non-zero weights, and so a start's width, from the end
+        for offset in range(
+            1, 10_000
+        ):  # the number of non-zero weights, and so a start's width, from the end
             starts = width_of(offset)
             head = (rows + 1) * starts
             if head + (offset - 1) * (width + width_of(columns)) == len(bits):
@@ -105,12 +107,11 @@ def sparse_codes(draw: st.DrawFn) -> tuple[list[list[int]], int]:
     random = draw(st.randoms(use_true_random=False))
     code = st.integers(1, 2**width - 1)
     one = draw(code)
-    return [
-        [one if random.random() < filled else 0 for _ in range(columns)] for _ in range(rows)
-    ], width
+    return [[one if random.random() < filled else 0 for _ in range(columns)] for _ in range(rows)], width
 
 
 @given(sparse_codes())
+@example(([[5] + [0] * 99] * 3 + [[0] * 100] * 4, 4))  # 8 starts of 2 bits and 3 x (7 + 4): 49 bits, 7 bytes
 def test_packed_bytes_are_those_of_the_shortest_of_three_real_bit_streams(
     codes: tuple[list[list[int]], int],
 ) -> None:

@@ -1,0 +1,28 @@
+"""The very first start: the curves fill by themselves, and a visitor can stop that."""
+
+import re
+from pathlib import Path
+
+import pytest
+from browser.conftest import Dashboard, act, make_images, serve, visiting
+from playwright.sync_api import Browser, expect
+
+from optimizer.store import Store
+from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES
+
+pytestmark = pytest.mark.browser
+
+
+def test_starter_sweep_shows_its_progress_and_stops(chromium: Browser, tmp_path: Path) -> None:
+    asked = len(STARTER_SPARSITIES) * len(STARTER_BITS)
+    with serve(tmp_path / "home", tmp_path) as dashboard, visiting(chromium, dashboard) as visit:
+        page = visit(wait=False)
+        progress = page.get_by_test_id("stProgress").filter(has_text="Filling the curves")
+        expect(progress).to_have_text(re.compile(rf"[1-9]\d* of {asked} measured"))
+        act(page, page.get_by_role("button", name="Stop").click)
+        measured = Store(tmp_path / "home" / "results.sqlite").count()
+        assert 1 <= measured < asked
+        expect(page.get_by_role("button", name=f"({asked - measured} to measure)")).to_be_enabled()
+        expect(page.get_by_test_id("stMetricValue").first).to_contain_text("%")
+        page.reload()
+        expect(page.get_by_role("button", name=f"({asked - measured} to measure)")).to_be_enabled()

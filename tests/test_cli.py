@@ -1,0 +1,228 @@
+"""The command line: one JSON object on standard output, one clear line on standard error, and exit codes."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from optimizer import __version__
+from optimizer.cli import main
+from optimizer.export import EXPORTERS
+from optimizer.resources import asset
+from optimizer.store import Store
+
+QUICK = ["--limit", "200", "--quick"]
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Twelve bundled images as a user's folder, with what such folders also hold."""
+    with np.load(asset("fashion-test.npz")) as archive:
+        images, labels = archive["images"], archive["labels"]
+    folder = tmp_path / "photographs"
+    for name, label in (("bag", 8), ("sandal", 5)):
+        (folder / name).mkdir(parents=True)
+        for number, index in enumerate(np.flatnonzero(labels == label)[:6]):
+            Image.fromarray(images[index]).save(folder / name / f"{number}.png")
+    (folder / "bag" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    (folder / "bag" / "notes.txt").write_text("not a picture either")
+    (folder / "unicorn").mkdir()
+    Image.new("L", (28, 28)).save(folder / "unicorn" / "0.png")
+    return folder
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """The one line on standard error of a command that ends with ``code``."""
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("paretoscope: ")
+    return lines[0]
+
+
+def test_measure_prints_one_documented_object_and_nothing_else() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "optimizer.cli",
+        "measure",
+        "fashion-resnet",
+        "--sparsity",
+        "0.5",
+        *QUICK,
+    ]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    parts = "version model engine recipe accuracy baseline drop size_bytes latency environment"
+    assert set(parts.split()) <= set(found)
+    assert {"correct", "total", "low", "high"} <= set(found["accuracy"])
+    assert {"points", "low", "high", "p"} <= set(found["drop"])
+    assert {"median_ns", "ratio", "ratio_low", "ratio_high", "verdict", "rounds"} <= set(found["latency"])
+    assert found["recipe"]["prune"]["sparsity"] == 0.5
+    assert found["accuracy"]["total"] == 200
+
+
+def test_a_result_is_measured_once_and_then_read(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["measure", "fashion-mlp", "--weight-bits", "8", *QUICK, "--json"]
+    assert main(arguments) == main(arguments) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert json.loads(first) == json.loads(second)
+    assert Store().count() == 1
+
+
+def test_a_threshold_removes_what_lies_below_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "fashion-mlp", "--threshold", "0.02", *QUICK, "--json"]) == 0
+    weights = json.loads(capsys.readouterr().out)["weights"]
+    assert 0 < weights["nonzero"] < weights["total"]
+
+
+def test_words_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", "fashion-mlp", "--weight-bits", "4", *QUICK]) == 0
+    out = capsys.readouterr().out
+    assert "fashion-mlp on openvino: 4-bit weights" in out
+    assert "accuracy lost" in out
+    assert "the kernels are float32" in out
+
+
+def test_a_sweep_measures_the_grid_and_prints_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32,8", *QUICK, "--json"]
+    assert main(arguments) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    pairs = {(one["recipe"]["prune"]["sparsity"], one["recipe"]["quantize"]["weight_bits"]) for one in found}
+    assert pairs == {(None, 32), (0.5, 32), (None, 8), (0.5, 8)}
+
+
+def test_what_was_measured_is_exported_and_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", *QUICK]) == 0
+    table, page = tmp_path / "table.csv", tmp_path / "report.html"
+    assert main(["export", "fashion-mlp", "--format", "csv", "--output", str(table)]) == 0
+    assert main(["report", "fashion-mlp", "--output", str(page)]) == 0
+    assert len(pd.read_csv(table)) == 2
+    assert "fashion-mlp" in page.read_text()
+
+
+def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "fashion-mlp", "--format", "fax"])
+    err = capsys.readouterr().err
+    assert all(repr(name) in err or f" {name}" in err or f"{name}," in err for name in EXPORTERS)
+
+
+def test_complexity_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["complexity", "--quick", "--removed", "0.9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"]
+    assert "slope" in json.dumps(found)
+
+
+def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--source", "bundled", "--json"]) == 0
+    names = {card["name"] for card in json.loads(capsys.readouterr().out)}
+    assert names == {"fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit"}
+
+
+def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
+    photographs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["measure", "fashion-resnet", "--data", str(photographs), "--quick", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    notes = " ".join(found["notes"])
+    assert "broken.jpg" in notes
+    assert "unicorn" in notes
+    assert 0 < found["accuracy"]["total"] < 12  # a share is set aside for calibration
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["measure", "fashion-rennet"], "fashion-resnet"),
+        (["measure", "fashion-mlp", "--sparsity", "1.5"], "sparsity 1.5 is out of range"),
+        (["measure", "fashion-mlp", "--sparsity", "nan"], "sparsity nan is out of range"),
+        (["measure", "fashion-mlp", "--threshold", "nan"], "threshold nan is not allowed"),
+        (["measure", "fashion-mlp", "--sparsity", "0.5", "--threshold", "0.1"], "only one of them"),
+        (["measure", "fashion-mlp", "--weight-bits", "9"], "unknown weight bits 9: use one of 2, 3"),
+        (["measure", "fashion-mlp", "--activation-bits", "4"], "unknown activation bits 4"),
+        (["measure", "fashion-mlp", "--prune", "luck"], "unknown pruning method 'luck'"),
+        (["measure", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus': use one of"),
+        (["measure", "fashion-mlp", "--threads", "4096"], "4096 threads are more than"),
+        (["measure", "fashion-mlp", "--batch", "0"], "batch 0 is too small"),
+        (["measure", "fashion-mlp", "--limit", "0"], "image limit 0"),
+        (["measure", "fashion-mlp", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
+        (["sweep", "fashion-mlp", "--sparsities", "2", "--bits", "8"], "sparsity 2 is out of range"),
+        (["complexity", "--removed", "1"], "removed share 1 is out of range"),
+        (["export", "fashion-mlp"], "nothing is measured yet"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_answered_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(arguments, capsys)
+
+
+def test_an_empty_folder_and_one_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, file in (("empty", None), ("text", "a.txt")):
+        folder = tmp_path / name / "bag"
+        folder.mkdir(parents=True)
+        if file:
+            (folder / file).write_text("words")
+        assert name in refused(["measure", "fashion-mlp", "--data", str(tmp_path / name)], capsys)
+
+
+def test_a_truncated_weights_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optimizer.sources import bundled
+
+    for file in asset("fashion-mlp.json").parent.glob("fashion-mlp.*"):
+        (tmp_path / file.name).write_bytes(
+            file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None]
+        )
+    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+    from optimizer import experiment
+
+    experiment.subject.cache_clear()
+    try:
+        assert "fashion-mlp.safetensors" in refused(["measure", "fashion-mlp"], capsys)
+    finally:
+        experiment.subject.cache_clear()
+
+
+def test_a_data_folder_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "file" / "home"))
+    assert "set PARETOSCOPE_HOME" in refused(["measure", "fashion-mlp"], capsys)
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused(["dashboard", "--headless", "--port", str(port)], capsys)
+    assert f"can't serve on 127.0.0.1:{port}" in line
+    assert "--port" in line
+
+
+def test_an_image_root_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not a folder" in refused(
+        ["dashboard", "--port", "0", "--images", str(tmp_path / "no")], capsys
+    )
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.strip() == f"paretoscope {__version__}"

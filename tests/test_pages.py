@@ -1,0 +1,180 @@
+"""The pages without a browser: each runs from the entry, asks for real work, and shows it."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from optimizer.experiment import measure
+from optimizer.frame import summarise
+from optimizer.headline import headlines
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import Request, Result
+from optimizer.store import Store
+from pages import common
+
+ROOT = Path(__file__).parent.parent
+PLAIN = Request("fashion-resnet")
+HALF = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)))
+DEADLINE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with two results: the uncompressed network, and half of it at 4 bits.
+
+    The pages' tests share it and the workers, as visitors of one server do.
+    """
+    folder = tmp_path_factory.mktemp("measured")
+    store = Store(folder / "results.sqlite")
+    for request in (PLAIN, HALF):
+        store.put(measure(request, shared_latency=store.latency))
+    st.cache_resource.clear()
+    yield folder
+    common.pool().close()
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+
+
+def results() -> dict[Recipe, Result]:
+    return {result.request.recipe: result for result in Store().results()}
+
+
+def shown(page: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def words(page: AppTest) -> str:
+    kinds = (page.error, page.warning, page.info, page.caption, page.markdown, page.header, page.subheader)
+    return "\n".join(element.value for kind in kinds for element in kind)
+
+
+def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:
+    """Run the page again, as its poll would, until ``condition(page)`` holds."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition(page):
+        assert time.monotonic() < deadline, words(page)
+        time.sleep(0.1)
+        page.run()
+    assert not page.exception
+    return page
+
+
+def expected(result: Result) -> dict[str, str]:
+    return {card.label: card.value for card in headlines(summarise(result), result.inspection)}
+
+
+def test_a_measured_position_is_shown_at_once(app: AppTest) -> None:
+    page = app.run()
+    assert not page.exception
+    assert shown(page) == expected(results()[Recipe()])
+
+
+def test_sliders_move_the_figures(app: AppTest) -> None:
+    page = app.run()
+    page.slider(key="sparsity").set_value(50)
+    page.select_slider(key="bits").set_value(4).run()
+    assert shown(page) == expected(results()[HALF.recipe])
+    assert shown(page) != expected(results()[Recipe()])
+
+
+def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> None:
+    page = app.run()
+    page.slider(key="sparsity").set_value(37).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    recipe = Recipe(PruneSpec(sparsity=0.37))
+    assert shown(page) == expected(results()[recipe])
+
+
+def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
+    page = app.run()
+    page.segmented_control(key="by").set_value("threshold").run()
+    page.slider(key="threshold").set_value(0.02).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(PruneSpec(threshold=0.02)) in results()
+
+
+@pytest.mark.parametrize(
+    ("control", "key", "value", "quantize"),
+    [
+        ("segmented_control", "activations", 8, QuantizeSpec(weight_bits=8, activation_bits=8)),
+        ("segmented_control", "granularity", "tensor", QuantizeSpec(weight_bits=8, granularity="tensor")),
+        ("toggle", "asymmetric", True, QuantizeSpec(weight_bits=8, symmetric=False)),
+        ("toggle", "mse", True, QuantizeSpec(weight_bits=8, range="mse")),
+    ],
+)
+def test_every_other_control_is_part_of_the_recipe(
+    app: AppTest, control: str, key: str, value: object, quantize: QuantizeSpec
+) -> None:
+    page = app.run()
+    page.select_slider(key="bits").set_value(8)
+    getattr(page, control)(key=key).set_value(value).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(quantize=quantize) in results()
+
+
+def test_the_address_restores_the_view(app: AppTest) -> None:
+    app.query_params["sparsity"] = "50"
+    app.query_params["bits"] = "4"
+    assert shown(app.run()) == expected(results()[HALF.recipe])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("sparsity", "500"), ("bits", "9"), ("model", "nope"), ("engine", "x")]
+)
+def test_a_bad_value_in_the_address_is_dropped(app: AppTest, key: str, value: str) -> None:
+    app.query_params[key] = value
+    page = app.run()
+    assert not page.exception
+    assert shown(page) == expected(results()[Recipe()])
+
+
+def test_a_folder_that_is_not_open_is_refused_in_words(app: AppTest) -> None:
+    app.query_params["images"] = "/etc"
+    page = app.run()
+    assert not page.exception
+    assert "outside the folders that are allowed" in words(page)
+
+
+def test_a_model_without_images_says_what_to_do(app: AppTest) -> None:
+    app.query_params["model"] = "resnet18"
+    page = app.run()
+    assert not page.exception
+    assert "Models and data" in words(page) or "--images" in words(page)
+
+
+def test_compare_shows_pinned_configurations(app: AppTest) -> None:
+    app.session_state["pinned"] = [results()[recipe].key for recipe in (Recipe(), HALF.recipe)]
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert len(page.dataframe[0].value) == 2
+
+
+def test_compare_says_what_to_do_when_nothing_is_chosen(app: AppTest) -> None:
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert "pin them under Explore" in words(page)
+
+
+def test_complexity_measures_and_concludes(app: AppTest) -> None:
+    page = app.switch_page("pages/complexity.py").run()
+    settled(page, lambda page: "What the numbers say" in words(page))
+    assert "dense execution" in words(page)
+    assert len(page.metric) == 3
+
+
+def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) -> None:
+    page = app.switch_page("pages/models_and_data.py").run()
+    settled(page, lambda page: "10,000" in words(page))
+    table = page.dataframe[0].value.set_index("model")
+    assert table.loc["resnet18", "download"] > 40e6
+    assert table.loc["fashion-resnet", "top-1"] > 0.93
