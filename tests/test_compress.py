@@ -101,8 +101,9 @@ def test_pruned_weights_stay_zero_on_every_grid(small: Small, recipe: Recipe) ->
     model = small("cnn")
     with torch.no_grad():
         model.head.weight.add_(0.3)  # so that an asymmetric grid's zero point is far from its middle
-    for layer in walk(compress(model, recipe).module):
-        weight = compress_weights(model, recipe)[layer.name]
+    compressed = compress(model, recipe)
+    for layer in walk(compressed.module):
+        weight = compressed.weights[layer.name]
         assert not layer.weight[~weight.mask].any()
         assert weight.codes is None or not weight.codes.centred[~weight.mask].any()
 
@@ -111,7 +112,7 @@ def test_masks_of_a_recipe_do_not_depend_on_its_bits(small: Small) -> None:
     model = small("cnn")
     masks = [
         {name: weight.mask for name, weight in compress_weights(model, recipe).items()}
-        for recipe in SPARSE_AND_ROUNDED
+        for recipe in SPARSE_AND_ROUNDED[::5]
     ]
     assert all(torch.equal(mask, masks[0][name]) for found in masks[1:] for name, mask in found.items())
 

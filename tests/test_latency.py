@@ -97,10 +97,11 @@ def test_samples_belong_to_their_runner_and_round() -> None:
 
 
 def test_the_order_is_shuffled_anew_each_round_and_comes_back_with_the_seed() -> None:
-    assert orders(1) == orders(1)
-    assert orders(1) != orders(2)
-    assert len({tuple(names) for names in orders(1)}) > 3
-    assert len({names[0] for names in orders(1)}) > 1
+    first = orders(1)
+    assert first == orders(1)
+    assert first != orders(2)
+    assert len({tuple(names) for names in first}) > 3
+    assert len({names[0] for names in first}) > 1
 
 
 def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_through_the_images() -> None:
@@ -111,7 +112,7 @@ def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_th
     assert firsts == [value for index in range(12) for value in [index % 3 * 8.0] * 6]
 
 
-@pytest.mark.parametrize("batch", [5, 6, 7, 20])
+@pytest.mark.parametrize("batch", [5, 20])
 def test_images_are_repeated_where_there_are_fewer_than_a_batch(batch: int) -> None:
     log = Log()
     time_interleaved(log.pair(), {}, IMAGES, Settings(batch=batch), SHORT)

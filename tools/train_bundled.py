@@ -72,9 +72,7 @@ def split_calibration(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the training images and of the held-out calibration images."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     shuffled = labels[order]
-    held_out = torch.cat(
-        [order[shuffled == label][:CALIBRATION_PER_CLASS] for label in range(len(CLASSES))]
-    )
+    held_out = torch.cat([order[shuffled == label][:CALIBRATION_PER_CLASS] for label in range(len(CLASSES))])
     mask = torch.ones(len(labels), dtype=torch.bool)
     mask[held_out] = False
     return mask.nonzero().flatten(), held_out

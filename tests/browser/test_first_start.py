@@ -4,9 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from browser.conftest import Dashboard, act, make_images, serve, visiting
 from playwright.sync_api import Browser, expect
 
+from browser.conftest import act, serve, visiting
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES
 
