@@ -1,5 +1,6 @@
 """The pieces that pages share: the pool and the store, the sidebar, and how results are shown."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ INTERACTIVE, BACKGROUND = 0, 10
 """Priorities: what a slider asks for goes before what a sweep asks for."""
 
 FIRST_MODEL = "fashion-resnet"
+BUNDLED = "bundled test images"
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[str, Colour] = {
     "measured": "green",
@@ -223,18 +225,22 @@ def describe_card(card: ModelCard) -> str:
 
 def _choose_images(card: ModelCard) -> DataSpec:
     folders = [str(folder) for root in allowed_roots() for folder in image_folders(root)]
-    options = [*(["bundled"] if card.bundled_images else []), *folders]
+    often = Counter(Path(folder).name for folder in folders)
+    names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
+    options = [*([BUNDLED] if card.bundled_images else []), *folders]
+    if st.session_state.get("images", options) in ((None,) if card.bundled_images else (None, BUNDLED)):
+        st.session_state["images"] = next(iter(options), None)  # the model before had other images
     path = st.selectbox(
         "Images",
         options,
-        format_func=lambda path: "bundled test images" if path == "bundled" else Path(path).name,
+        format_func=lambda path: names.get(path, path),
         **in_address("images"),
         accept_new_options=True,
         placeholder="Path of an image folder",
         help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when "
         "the dashboard was started with --images FOLDER.",
     )
-    if path in (None, "bundled"):
+    if path in (None, BUNDLED):
         return DataSpec()
     with st.expander("Calibration and classes"):
         calibration = st.text_input(

@@ -1,10 +1,12 @@
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
 import torch
 from conftest import SMALL_MODELS, SMALL_SHAPE
@@ -61,8 +63,11 @@ def close(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-def weights_in(graph: Any) -> list[np.ndarray]:
+def weights_in(folder: Path) -> list[np.ndarray]:
     """What each convolution and matrix product of a saved graph multiplies with, worked out by hand."""
+    import openvino  # after the engine: it decides what OpenVINO reports home
+
+    graph = openvino.Core().read_model(folder / "model.xml")
 
     def value(node: Any) -> np.ndarray:
         kind = node.get_type_name()
@@ -236,7 +241,7 @@ def test_codes_that_fit_a_byte_run_on_int8_kernels_with_exactly_their_values(
 
     assert runner.memory_probe is not None
     runner.memory_probe(str(tmp_path))
-    found = weights_in(openvino.Core().read_model(tmp_path / "model.xml"))
+    found = weights_in(tmp_path)
     expected = compress(model, recipe).weights
     assert len(found) == len(layers)
     for values, name in zip(found, layers, strict=True):
@@ -269,7 +274,7 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     assert {layer.precision for layer in runner.execution.layers} <= set(INT8), runner.execution.layers
     assert runner.memory_probe is not None
     runner.memory_probe(str(tmp_path))
-    found = weights_in(openvino.Core().read_model(tmp_path / "model.xml"))
+    found = weights_in(tmp_path)
     values = [
         weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()
     ]
@@ -321,6 +326,31 @@ def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
     ) as info:
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
     assert "\n" not in str(info.value)
+
+
+REPORTING = """
+import sys, threading, torch
+from optimizer.compress import compress
+from optimizer.engines import engine_named
+from optimizer.recipe import QuantizeSpec, Recipe
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)).eval().requires_grad_(False)
+recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+build = engine_named("openvino").prepare(model, (1, 8, 8))
+build(compress(model, recipe), torch.zeros(2, 1, 8, 8), 1, 1)
+assert sys.modules["openvino_telemetry"] is None
+assert "nncf" in sys.modules
+"""
+
+
+def test_libraries_report_nothing_home(tmp_path: Path) -> None:
+    """Left alone, OpenVINO's converter and NNCF send events to Google Analytics, without asking."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:

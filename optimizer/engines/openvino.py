@@ -11,6 +11,7 @@ import importlib.util
 import io
 import logging
 import re
+import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,6 +31,10 @@ from optimizer.errors import WorkError
 from optimizer.layers import multiplications, walk
 from optimizer.recipe import QuantizeSpec
 from optimizer.records import Execution, LayerExecution
+
+# OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
+# unless this package is missing. Nothing is to leave the machine: it counts as missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")

@@ -143,9 +143,11 @@ def serve(home: Path, images: Path) -> Iterator[Dashboard]:
 def _await_health(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     end = time.monotonic() + PATIENCE_MS / 1000
     while time.monotonic() < end and server.poll() is None:
-        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=5):
-                return
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{url}/_stcore/health", timeout=5),
+        ):
+            return
         time.sleep(0.1)
     pytest.fail(f"the dashboard does not answer:\n{log.read_text()}")
 
@@ -164,8 +166,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> It
 
 
 def make_images(root: Path) -> Path:
-    """An image root with folders to choose: ``clothes`` (32 readable images of four classes, a damaged one, a text file
-    and a folder that is no class), ``strangers`` (no folder is a class), ``texts`` and ``nothing``."""
+    """An image root with folders to choose: ``clothes`` (32 readable images of four classes, a damaged one, a
+    text file and a folder that is no class), ``strangers`` (no folder is a class), ``texts`` and ``nothing``."""
     with np.load(asset("fashion-test.npz")) as archive:
         pixels, labels = archive["images"], archive["labels"]
     for folder, label in CLASSES.items():

@@ -68,10 +68,10 @@ def test_pictures_from_the_server(visit: Visit) -> None:
 @pytest.mark.parametrize(("kind", "signature"), [("PNG", b"\x89PNG"), ("SVG", b"<svg")])
 def test_a_charts_own_camera_saves_from_the_browser(visit: Visit, kind: str, signature: bytes) -> None:
     page = visit("/?sparsity=50")
-    page.get_by_role("button", name="Export").click()
-    radio = page.get_by_role("radiogroup", name=re.compile("Camera")).get_by_role("radio", name=kind)
-    act(page, radio.click)
-    page.keyboard.press("Escape")
+    if kind != "PNG":
+        page.get_by_role("button", name="Export").click()
+        act(page, page.get_by_role("radio", name=kind, exact=True).click)
+        page.keyboard.press("Escape")
     chart = page.get_by_role("figure", name="Accuracy against sparsity")
     chart.hover()
     camera = chart.locator("[data-title*='ownload plot']")
