@@ -228,8 +228,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
     often = Counter(Path(folder).name for folder in folders)
     names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
     options = [*([BUNDLED] if card.bundled_images else []), *folders]
-    if st.session_state.get("images", options) in ((None,) if card.bundled_images else (None, BUNDLED)):
-        st.session_state["images"] = next(iter(options), None)  # the model before had other images
+    kept = st.session_state.get("images", "")  # of the model before
+    if (kept == BUNDLED and not card.bundled_images) or (kept is None and card.bundled_images):
+        st.session_state["images"] = next(iter(options), None)
     path = st.selectbox(
         "Images",
         options,
