@@ -19,7 +19,7 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
 from optimizer.statistics import SAME, paired_drop, summarise_latency
 
-IMAGES = 200
+IMAGES = 120
 BASE = Request("fashion-resnet", data=DataSpec(limit=IMAGES), settings=Settings(threads=1))
 HALF = Recipe(PruneSpec(sparsity=0.5))
 FOUR_BITS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4))
@@ -90,7 +90,7 @@ def test_a_result_says_what_was_run_and_survives_json(
         layer.name for layer in result.inspection.layers
     ]
     assert (result.latency.threads, result.latency.batch, result.latency.quick) == (1, 1, True)
-    assert any("200 of 10,000 images are evaluated" in note for note in result.notes)
+    assert any(f"{IMAGES} of 10,000 images are evaluated" in note for note in result.notes)
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), HALF, FOUR_BITS, INT8], ids=Recipe.describe)
@@ -132,7 +132,13 @@ def test_a_harsh_recipe_shows_in_every_figure(measured: Measured) -> None:
 def test_progress_is_reported_from_loading_to_timing() -> None:
     messages: list[str] = []
     measure(request(HALF), lambda share, message: messages.append(message))
-    steps = ["loading the model", "reading the images", "preparing openvino", "scoring 200 images", "timing"]
+    steps = [
+        "loading the model",
+        "reading the images",
+        "preparing openvino",
+        f"scoring {IMAGES} images",
+        "timing",
+    ]
     assert [message for message in messages if message in steps] == steps
 
 

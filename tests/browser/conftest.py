@@ -165,8 +165,8 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> It
 
 
 def make_images(root: Path) -> Path:
-    """An image root: ``clothes`` (32 readable images of four classes, a damaged one, a text file and a folder that
-    is no class), ``strangers`` (no folder is a class), ``texts`` and ``nothing``."""
+    """An image root: ``clothes`` (32 readable images of four classes, a damaged one, a text file and a folder
+    that is no class), ``strangers`` (no folder is a class), ``texts`` and ``nothing``."""
     with np.load(asset("fashion-test.npz")) as archive:
         pixels, labels = archive["images"], archive["labels"]
     for folder, label in CLASSES.items():
