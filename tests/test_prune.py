@@ -1,4 +1,3 @@
-from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -85,10 +84,8 @@ def test_masks_of_rising_sparsities_are_nested(values: list[float], rising: list
 )
 def test_without_ties_exactly_the_share_goes(magnitudes: list[float], sparsity: float) -> None:
     mask = masks({"w": matrix(magnitudes)}, spec(sparsity=sparsity))["w"]
-    assert int((~mask).sum()) == round(sparsity * len(magnitudes))
-    assert abs(Fraction(int((~mask).sum()), len(magnitudes)) - Fraction(sparsity)) <= Fraction(
-        1, 2 * len(magnitudes)
-    )
+    gone = int((~mask).sum())
+    assert abs(gone - sparsity * len(magnitudes)) <= 0.5
 
 
 @given(weights, sparsities)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
@@ -284,3 +285,10 @@ def downloaded(page: Page, click: Callable[[], None]) -> tuple[str, bytes]:
         click()
     path = waiting.value.path()
     return waiting.value.suggested_filename, Path(path).read_bytes()
+
+
+def table_of(page: Page) -> pd.DataFrame:
+    """What a table shows, by the download in its toolbar."""
+    page.get_by_test_id("stDataFrame").hover()
+    button = page.get_by_role("button", name="Download as CSV")
+    return pd.read_csv(io.BytesIO(downloaded(page, button.click)[1]))

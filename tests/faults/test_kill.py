@@ -158,8 +158,9 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
         "from optimizer.executors import Pool\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "pool = Pool('tasks:run')\n"
         "begun, go, child, idle = sys.argv[1:]\n"
         "request = {'begun': begun, 'go': go, 'child': child}\n"

@@ -1,0 +1,56 @@
+"""Complexity in a real browser, with this machine's own times."""
+
+import io
+import json
+import re
+
+import pandas as pd
+import pytest
+from playwright.sync_api import Page, expect
+
+from browser.conftest import Visit, act, choose, downloaded
+
+pytestmark = pytest.mark.browser
+
+
+def ratio(page: Page, execution: str) -> float:
+    metric = page.get_by_test_id("stMetric").filter(has_text=execution)
+    return float(metric.get_by_test_id("stMetricValue").inner_text().rstrip("×"))
+
+
+def test_the_share_removed(visit: Visit) -> None:
+    page = visit("/complexity")
+    time = page.get_by_role("figure", name="Time against the number of weights")
+    slopes = dict(re.findall(r"([a-z][a-z ]+), slope ([\d.]+)", time.inner_text()))
+    assert set(slopes) == {"dense", "csr", "rows removed"}
+    assert 0.6 < float(slopes["dense"]) < 1.5  # O(n); a busy machine bends it a little
+    assert "50 % removed" in page.get_by_test_id("stMainBlockContainer").inner_text()
+    sentences = page.get_by_test_id("stMarkdown").get_by_role("listitem")
+    expect(sentences.filter(has_text="Pruning does not make the time constant")).to_have_count(1)
+    assert ratio(page, "Rows removed") < ratio(page, "Dense kernels")
+
+    thumb = page.get_by_role("slider", name="Share of the weights removed")
+
+    def until_measured() -> None:
+        thumb.press("End")
+        expect(page.get_by_text("predicted", exact=True).first).to_be_visible()
+
+    act(page, until_measured)
+    assert "removed=99" in page.url
+    expect(page.get_by_text("predicted", exact=True)).to_have_count(0)
+    assert ratio(page, "CSR") < ratio(page, "Dense kernels")
+    visits = page.get_by_role("figure", name="Operations against the number of weights")
+    expect(visits).to_be_visible()
+
+    name, content = downloaded(page, page.get_by_role("button", name="CSV").click)
+    assert name == "paretoscope-complexity.csv"
+    assert set(pd.read_csv(io.BytesIO(content)).execution) == set(slopes)
+    name, content = downloaded(page, page.get_by_role("button", name="JSON").click)
+    assert json.loads(content)["removed_share"] == 0.99
+
+
+def test_layers_of_the_model(visit: Visit) -> None:
+    page = visit("/complexity?model=fashion-mlp&removed=90")
+    choose(page, "Weights of", "fashion-mlp's layers")
+    page.get_by_text("Operations, layer by layer").click()
+    expect(page.get_by_test_id("stDataFrame")).to_be_visible()
