@@ -12,11 +12,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from optimizer import __version__
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.folders import ROOTS_VARIABLE
 from optimizer.recipe import (
     ACTIVATION_BITS,
@@ -54,7 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _models(options: argparse.Namespace) -> None:
     from optimizer.models import catalogue, problems
 
-    cards = [card for card in catalogue().values() if options.source in (None, card.source)]
+    known = catalogue().values()
+    sources = sorted({card.source for card in known})
+    if options.source not in (None, *sources):
+        raise unknown("source", options.source, sources)
+    cards = [card for card in known if options.source in (None, card.source)]
     for problem in problems():
         print(f"paretoscope: {problem}", file=sys.stderr)
     if options.json:
@@ -88,14 +93,20 @@ def _sweep(options: argparse.Namespace) -> None:
 
     store = Store()
     requests = grid(_request(options, _recipe(options)), options.sparsities, options.bits)
+    with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
+        _stored_or_measured(requests[0], store)
+    failures = 0
     for number, outcome in enumerate(sweep(requests, lambda one: _stored_or_measured(one, store)), 1):
         print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
         if isinstance(outcome, Failure):
+            failures += 1
             print(f"paretoscope: not measured: {outcome.message}", file=sys.stderr)
         elif options.json:
             print(json.dumps(as_json(outcome)), flush=True)
         else:
             _print_result(outcome)
+    if failures:
+        raise WorkError(f"{failures} of {len(requests)} configurations could not be measured: see above")
 
 
 def _complexity(options: argparse.Namespace) -> None:
@@ -260,8 +271,15 @@ def _print_result(result: Result) -> None:
 # Options
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse's own would print the usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="paretoscope",
         description="Prune and quantize a pretrained model; see accuracy, size and latency, measured here.",
     )

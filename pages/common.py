@@ -21,6 +21,7 @@ from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
 from optimizer.metrics import format_bytes
 from optimizer.records import DataSpec, ModelCard, Request, Result, Settings
+from optimizer.resources import asset
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.theme import ENGINE_LABELS
@@ -157,7 +158,14 @@ def pin(key: str) -> None:
 
 def navigation() -> Page:
     """Declare the pages, and give the one that is asked for."""
-    return st.navigation(
+    st.set_page_config(
+        page_icon=str(asset("logo.png")),  # before the pages: their icons would be fetched from a font server
+        layout="wide",
+        menu_items={
+            "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."
+        },
+    )
+    page = st.navigation(
         [
             st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
@@ -165,6 +173,8 @@ def navigation() -> Page:
             st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
         ]
     )
+    st.set_page_config(page_title=f"{page.title} · Paretoscope")
+    return page
 
 
 def sidebar() -> None:

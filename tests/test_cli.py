@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from factories import make_result
 from PIL import Image
+from torchvision.models import ResNet18_Weights
 
 from optimizer import __version__
 from optimizer.cli import main
 from optimizer.export import EXPORTERS
+from optimizer.frame import as_json
 from optimizer.resources import asset
+from optimizer.sources.torchvision_hub import checkpoint_path
 from optimizer.store import Store
 
 QUICK = ["--limit", "200", "--quick"]
@@ -68,6 +72,9 @@ def test_measure_prints_one_documented_object_and_nothing_else() -> None:
     assert {"median_ns", "ratio", "ratio_low", "ratio_high", "verdict", "rounds"} <= set(found["latency"])
     assert found["recipe"]["prune"]["sparsity"] == 0.5
     assert found["accuracy"]["total"] == 200
+    documented = str(as_json.__doc__)
+    for name in (*found, *found["accuracy"], *found["drop"], *found["size_bytes"], *found["latency"]):
+        assert f"``{name}``" in documented, name
 
 
 def test_a_result_is_measured_once_and_then_read(capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,7 +166,13 @@ def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
         (["measure", "fashion-mlp", "--limit", "0"], "image limit 0"),
         (["measure", "fashion-mlp", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["sweep", "fashion-mlp", "--sparsities", "2", "--bits", "8"], "sparsity 2 is out of range"),
+        (["sweep", "fashion-rennet"], "fashion-resnet"),
+        (["sweep", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus'"),
+        (["models", "--source", "thin air"], "unknown source 'thin air': use one of bundled"),
+        (["measure", "fashion-mlp", "--threshold", "inf"], "threshold inf is not allowed"),
+        (["measure", "fashion-mlp", "--class-index", "/nowhere.json"], "goes with an image folder"),
         (["complexity", "--removed", "1"], "removed share 1 is out of range"),
+        (["dashboard", "--port", "70000"], "port must be 0-65535"),
         (["export", "fashion-mlp"], "nothing is measured yet"),
     ],
 )  # fmt: skip
@@ -167,6 +180,28 @@ def test_bad_input_is_answered_in_one_line(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "required: command"),
+        (["weigh"], "invalid choice: 'weigh'"),
+        (["measure"], "required: model"),
+        (["measure", "fashion-mlp", "--sparsity", "half"], "invalid float value: 'half'"),
+        (["sweep", "fashion-mlp", "--bits", "8,four"], "'8,four' is not a list such as"),
+    ],
+)
+def test_a_command_that_cannot_be_read_is_answered_in_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("paretoscope")
+    assert words in line
+    assert "--help" in line
 
 
 def test_an_empty_folder_and_one_of_text_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +232,48 @@ def test_a_truncated_weights_file(
         experiment.subject.cache_clear()
 
 
+def test_a_truncated_download(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = checkpoint_path(ResNet18_Weights.DEFAULT)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PK\x03\x04 the first bytes of it")
+    line = refused(["measure", "resnet18", "--data", str(photographs)], capsys)
+    assert f"the weights file {file} of resnet18 is damaged" in line
+
+
+def test_a_damaged_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home.mkdir()
+    (home / "results.sqlite").write_bytes(b"no database at all" * 100)
+    assert "can't use the results in" in refused(["measure", "fashion-mlp"], capsys)
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Store().put(make_result(model="fashion-mlp"))
+    line = refused(["report", "fashion-mlp", "--output", str(tmp_path / "no" / "report.html")], capsys)
+    assert "give another --output" in line
+
+
+def test_pictures_without_a_chrome(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Store().put(make_result(model="fashion-mlp"))
+    monkeypatch.setenv("BROWSER_PATH", "/no/chrome/here")
+    assert "BROWSER_PATH" in refused(["export", "fashion-mlp", "--format", "png"], capsys)
+
+
+def test_a_reader_that_has_seen_enough() -> None:
+    command = [sys.executable, "-m", "optimizer.cli", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        assert listing.stdout.readline().startswith(b"name")
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+        assert listing.wait() == 0
+
+
 def test_a_data_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +290,21 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(["dashboard", "--headless", "--port", str(port)], capsys)
     assert f"can't serve on 127.0.0.1:{port}" in line
     assert "--port" in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
+def test_whoever_ends_the_dashboard_ends_its_server() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
+        assert dashboard.stdout is not None
+        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+        dashboard.terminate()
+        assert dashboard.wait() == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
 
 
 def test_an_image_root_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from factories import make_result
 from streamlit.testing.v1 import AppTest
 
 from optimizer.experiment import measure
@@ -152,11 +153,50 @@ def test_a_model_without_images_says_what_to_do(app: AppTest) -> None:
     assert "Models and data" in words(page) or "--images" in words(page)
 
 
+def test_images_follow_the_model(app: AppTest) -> None:
+    page = app.run()
+    page.selectbox(key="model").set_value("resnet18").run()
+    assert page.selectbox(key="images").value is None
+    page.selectbox(key="model").set_value("fashion-resnet").run()
+    assert not page.error
+    assert shown(page) == expected(results()[Recipe()])
+
+
 def test_compare_shows_pinned_configurations(app: AppTest) -> None:
     app.session_state["pinned"] = [results()[recipe].key for recipe in (Recipe(), HALF.recipe)]
     page = app.switch_page("pages/compare.py").run()
     assert not page.exception
     assert len(page.dataframe[0].value) == 2
+
+
+def test_what_is_pinned_is_compared(app: AppTest) -> None:
+    page = app.run()
+    next(button for button in page.button if button.label == "Pin for Compare").click().run()
+    page.switch_page("pages/compare.py").run()
+    assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
+    assert page.query_params["configurations"] == [results()[Recipe()].key]
+
+
+def test_compare_tells_configurations_of_one_recipe_apart(app: AppTest) -> None:
+    recipe = Recipe(PruneSpec(sparsity=0.4321))
+    kinds = [
+        {"quick": True},
+        {"quick": False},
+        {"engine": "torch"},
+        {"path": "/photographs"},
+        {"noisy": True},
+    ]
+    alike = [make_result(recipe, **kind) for kind in kinds]  # type: ignore[arg-type]
+    store = Store()
+    for result in alike:
+        store.put(result)
+    app.query_params["configurations"] = [result.key for result in alike]
+    page = app.switch_page("pages/compare.py").run()
+    store.forget(result.key for result in alike)
+    assert not page.exception
+    options = page.multiselect(key="configurations").options
+    assert len(set(options)) == len(options) == len(results()) + len(alike)
+    assert len(page.dataframe[0].value) == len(alike)
 
 
 def test_compare_says_what_to_do_when_nothing_is_chosen(app: AppTest) -> None:

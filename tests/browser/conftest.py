@@ -218,6 +218,7 @@ def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
             **{"viewport": {"width": 1440, "height": 900}, "accept_downloads": True} | options
         )
         contexts.append(context)
+        context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.on("console", noted)
@@ -287,8 +288,8 @@ def downloaded(page: Page, click: Callable[[], None]) -> tuple[str, bytes]:
     return waiting.value.suggested_filename, Path(path).read_bytes()
 
 
-def table_of(page: Page) -> pd.DataFrame:
-    """What a table shows, by the download in its toolbar."""
-    page.get_by_test_id("stDataFrame").hover()
-    button = page.get_by_role("button", name="Download as CSV")
-    return pd.read_csv(io.BytesIO(downloaded(page, button.click)[1]))
+def table_of(page: Page, number: int = 0) -> pd.DataFrame:
+    """What one of the page's tables shows, by the download in its toolbar."""
+    page.get_by_test_id("stDataFrame").nth(number).hover()
+    button = page.get_by_test_id("stElementToolbar").get_by_role("button", name="Download as CSV")
+    return pd.read_csv(io.BytesIO(downloaded(page, button.nth(number).click)[1]))
