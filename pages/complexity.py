@@ -57,8 +57,7 @@ def main() -> None:
             height=380,
         )
     st.subheader("What the numbers say")
-    for sentence in scaling.conclusions(run, runs.values()):
-        st.markdown(f"- {sentence}")
+    st.markdown("\n".join(f"- {sentence}" for sentence in scaling.conclusions(run, runs.values())))
     with st.expander("Operations, layer by layer"):
         st.dataframe(scaling.counts(run), hide_index=True)
         for reason in run.skipped:

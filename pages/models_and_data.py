@@ -6,7 +6,7 @@ import streamlit as st
 from optimizer.folders import allowed_roots
 from optimizer.frame import describe_images, summarise
 from optimizer.headline import headlines
-from optimizer.metrics import format_bytes
+from optimizer.metrics import MISSING, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.work import ImagesReport
@@ -25,6 +25,7 @@ def main() -> None:
     st.dataframe(
         pd.DataFrame([row(card) for card in catalogue.cards.values()]),
         hide_index=True,
+        placeholder=MISSING,
         column_config={
             "top-1": st.column_config.NumberColumn(
                 format="percent", help="As published, on ImageNet or the test split"

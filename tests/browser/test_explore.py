@@ -39,23 +39,23 @@ def test_opening(visit: Visit) -> None:
 
 
 def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp&bits=5")
+    page = visit("/?model=fashion-mlp&bits=16")
     seen = [cards(page)]
 
     move(page, "Weight bits", "ArrowLeft")
-    assert "bits=4" in page.url
-    expect_figures(page, dashboard.measured("fashion-mlp", "--weight-bits", "4"))
+    assert "bits=8" in page.url
+    expect_figures(page, dashboard.measured("fashion-mlp", "--weight-bits", "8"))
     seen.append(cards(page))
 
     move(page, "Sparsity", "PageUp")
     assert "sparsity=10" in page.url
-    expect_figures(page, dashboard.measured("fashion-mlp", "--sparsity", "0.1", "--weight-bits", "4"))
+    expect_figures(page, dashboard.measured("fashion-mlp", "--sparsity", "0.1", "--weight-bits", "8"))
     seen.append(cards(page))
 
     choose(page, "Prune by", "Threshold")
     move(page, "Threshold", "PageUp")
     assert "threshold=0.05" in page.url
-    expect_figures(page, dashboard.measured("fashion-mlp", "--threshold", "0.05", "--weight-bits", "4"))
+    expect_figures(page, dashboard.measured("fashion-mlp", "--threshold", "0.05", "--weight-bits", "8"))
     seen.append(cards(page))
 
     for before, after in pairwise(seen):  # the clock may not tell two positions apart: latency is left out
