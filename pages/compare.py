@@ -42,7 +42,9 @@ def main() -> None:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
     table = frame.table(chosen)
-    telling = [column for column in table if column not in ("model", "engine") or table[column].nunique() > 1]
+    telling = [
+        str(column) for column in table if column not in ("model", "engine") or table[column].nunique() > 1
+    ]
     st.dataframe(table, column_order=telling, hide_index=True)
     with st.container(horizontal=True):
         common.export_menu(chosen, "comparison")
