@@ -11,9 +11,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.parametrize("address", ["/?sparsity=50", "/compare", "/complexity", "/models_and_data"])
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
-    page = visit(address)
     for scheme, theme in (("light", LIGHT), ("dark", DARK)):
-        page.emulate_media(color_scheme=scheme)
+        page = visit(address, color_scheme=scheme)
         expect(page.get_by_test_id("stApp")).to_have_css("color-scheme", scheme)
         for chart in page.locator(".js-plotly-plot").all():
             expect(chart.locator(".gtitle")).to_have_css("fill", rgb(theme.text))
