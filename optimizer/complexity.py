@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from optimizer.engines.torch import thread_count
-from optimizer.environment import environment, stolen_share, threads_available
+from optimizer.environment import environment, stolen_share
 from optimizer.errors import InputError, UnavailableError
-from optimizer.experiment import Report, quiet, subject
+from optimizer.experiment import resolve_threads, subject, turn
 from optimizer.layers import walk
-from optimizer.models import card
+from optimizer.models import Report, card, quiet
 from optimizer.prune.magnitude import thresholds
 from optimizer.recipe import PruneSpec
 from optimizer.scaling import (
@@ -38,7 +38,6 @@ from optimizer.scaling import (
     kept_count,
     request_key,
 )
-from optimizer.token import machine_token
 
 WIDEST = 1024
 """Rows and columns of a stack's layer, at most."""
@@ -96,17 +95,14 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
     Raises InputError for an unknown model, more threads than there are cores, or a model without a layer to
     time; UnavailableError where this build of torch can't multiply CSR matrices.
     """
-    threads = _threads(request.threads)
+    threads = resolve_threads(request.threads)
     report(None, "preparing the layers")
     subjects, skipped = _subjects(request)
     random = np.random.default_rng(request.seed)
     points = []
 
-    def waiting(seconds: float) -> None:
-        report(None, f"waiting for another measurement on this machine ({seconds:.0f} s)")
-
     with (
-        machine_token(waiting=waiting),
+        turn(report),
         thread_count(threads),
         torch.inference_mode(),
         stolen_share() as stolen,
@@ -126,15 +122,6 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
         skipped=skipped,
         stolen_share=stolen(),
     )
-
-
-def _threads(asked: int) -> int:
-    available = threads_available()
-    if asked > available:
-        raise InputError(
-            f"{asked} threads are more than this machine's {available} cores: use 1 to {available}"
-        )
-    return asked or available
 
 
 # What is timed

@@ -25,7 +25,7 @@ from optimizer.folders import fingerprint
 from optimizer.keys import request_key
 from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
-from optimizer.models import LoadedModel, card, download, load
+from optimizer.models import LoadedModel, Report, card, download, load, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -43,7 +43,6 @@ from optimizer.size import size_of
 from optimizer.statistics import summarise_latency
 from optimizer.token import machine_token
 
-Report = Callable[[float | None, str], None]
 SharedLatency = Callable[[str, bool], Latency | None]
 ACTIVATION_CALIBRATION_IMAGES = 128
 TIMED_IMAGES = 64
@@ -95,10 +94,6 @@ class Baseline:
     logits: np.ndarray
 
 
-def quiet(share: float | None, message: str) -> None:
-    """A report that nobody reads."""
-
-
 @lru_cache(maxsize=2)
 def subject(model: str) -> Subject:
     """Load a model and fold its batch norm, once. Raises InputError, UnavailableError."""
@@ -125,6 +120,7 @@ def inspect(request: Request) -> Inspection:
 class Scored:
     """A compressed model that has run over the evaluation images: logits ``[N, K]``, and its baseline's."""
 
+    setting: Setting
     images: Datasets
     inspection: Inspection
     runner: Runner
@@ -158,12 +154,13 @@ def score(request: Request, report: Report = quiet) -> Scored:
     build = _build(request.model, request.engine)
     compressed = compress(target.module, request.recipe, target.published)
     evaluation = images.evaluation.images.numpy()
-    with _turn(report):
+    with turn(report):
         report(None, f"scoring {len(evaluation):,} images")
         baseline = _baseline(setting)
         runner = build(compressed, _calibration(images), setting.threads, setting.batch)
         logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
-    return Scored(images, _inspection(target, compressed.weights, request.recipe), runner, logits, baseline)
+    inspection = _inspection(target, compressed.weights, request.recipe)
+    return Scored(setting, images, inspection, runner, logits, baseline)
 
 
 def measure(
@@ -175,16 +172,16 @@ def measure(
     instructions whatever the weights' values, so unless it was noisy it is used instead of timing again.
     """
     scored = score(request, report)
-    settings = replace(request.settings, threads=resolve_threads(request.settings.threads))
+    settings = replace(request.settings, threads=scored.setting.threads)
     baseline, runner = scored.baseline.runner, scored.runner
     signature = _signature(request, runner.execution, settings.threads)
     latency = shared_latency(signature, settings.quick)
     if latency is None or _noisy(latency):
         images = scored.images.evaluation.images[:TIMED_IMAGES].numpy()
-        with _turn(report):
+        with turn(report):
             report(None, "timing")
             latency = measure_latency(
-                (baseline, _twin(Setting.of(request))),
+                (baseline, _twin(scored.setting)),
                 runner,
                 images,
                 settings,
@@ -194,7 +191,7 @@ def measure(
     inspection = scored.inspection
     if not settings.quick:
         shape = (settings.batch, *subject(request.model).input_shape)
-        with _turn(report):
+        with turn(report):
             report(None, "measuring memory")
             inspection = _with_memory(inspection, baseline, runner, settings.threads, shape)
     return Result(
@@ -211,7 +208,7 @@ def measure(
     )
 
 
-def _turn(report: Report) -> AbstractContextManager[None]:
+def turn(report: Report) -> AbstractContextManager[None]:
     """This machine to ourselves, for one phase: a CLI and a page take turns."""
     return machine_token(
         waiting=lambda seconds: report(

@@ -23,6 +23,11 @@ class Headline:
     basis: str = ""
     help: str = ""
 
+    @property
+    def caption(self) -> str:
+        """The line below the figure: its interval, where it has one, and its basis."""
+        return f"{self.interval} · {self.basis}" if self.interval else self.basis
+
 
 def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[Headline, ...]:
     """Accuracy, size, latency and operations; what is not known yet is a dash."""

@@ -307,7 +307,7 @@ def card(headline: Headline) -> None:
             delta_arrow="off",
             help=headline.help,
         )
-        st.caption(f"{headline.interval} · {headline.basis}" if headline.interval else headline.basis)
+        st.caption(headline.caption)
 
 
 def dark() -> bool:

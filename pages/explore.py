@@ -8,7 +8,7 @@ from optimizer import charts
 from optimizer.executors import Job
 from optimizer.frame import summarise
 from optimizer.headline import headlines
-from optimizer.keys import request_key
+from optimizer.keys import request_key, request_keys
 from optimizer.recipe import (
     ACTIVATION_BITS,
     GRANULARITIES,
@@ -181,7 +181,7 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
     full = replace(request, settings=Settings(quick=False))
     wanted = grid(_unpruned(request), STARTER_SPARSITIES, STARTER_BITS)
     done = {one.key for one in results}
-    missing = {key: one for one in wanted if (key := request_key(one)) not in done}
+    missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
         if result:

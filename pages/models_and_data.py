@@ -123,7 +123,7 @@ def score_baseline(chosen: common.Selection) -> None:
     summary = summarise(result)
     for headline in headlines(summary, result.inspection):
         st.write(f"{headline.label}: **{headline.value}**")
-        st.caption(f"{headline.interval} · {headline.basis}" if headline.interval else headline.basis)
+        st.caption(headline.caption)
     common.badges(summary)
 
 
