@@ -373,8 +373,8 @@ def frontier_info(
         replace(x, span=(min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))),
         replace(y, span=_padded(low, high, 0.14)),
         (
-            Series("dominated", "faint", dominated, line="none", small=True),
-            Series("frontier", "baseline", line, line="steps", markers=False),
+            Series("dominated", "faint", dominated, line="none", small=True, legend=False),
+            Series("frontier", "baseline", line, line="steps", markers=False, legend=False),
             *(
                 Series(f"{width} bits", f"bits {width}", chosen, line="none")
                 for width in reversed(WEIGHT_BITS)
@@ -383,7 +383,10 @@ def frontier_info(
         ),
         baseline,
         _selected(points, selected),
-        note=f"{far} above {LARGEST_DROP_POINTS:.0f} not shown" if far else "",
+        note=" · ".join(
+            ["faint: beaten in both"] * bool(dominated)
+            + [f"{far} above {LARGEST_DROP_POINTS:.0f} not shown"] * bool(far)
+        ),
     )
 
 

@@ -147,15 +147,16 @@ def _dashboard(options: argparse.Namespace) -> None:
     from optimizer.resources import app_file, home
 
     home()  # a folder that can't be written is said here, not in a page
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        family = socket.getaddrinfo(options.host, None)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((options.host, options.port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UnavailableError(
-                f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
-            ) from error
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(
+            f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
+        ) from error
     roots = [str(Path(root).expanduser().resolve()) for root in options.images]
     for root in roots:
         if not Path(root).is_dir():

@@ -21,6 +21,9 @@ MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
 LEGEND_PIXELS = 42
 """From the axis down to the legend: tick labels and the axis title lie between."""
 
+LABEL_PIXELS = 5
+"""From the baseline to its name: points near it keep their error bars clear of the words."""
+
 SELECTED = "this setting"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 
@@ -400,6 +403,7 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
     annotations: list[dict[str, Any]] = []
     small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
     if info.reference:
+        low = _is_low(info.reference.y, info.y)
         y = info.reference.y * _FACTORS.get(info.y.unit, 1)
         line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
@@ -412,7 +416,8 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
                 "x": 1,
                 "xanchor": "right",
                 "y": math.log10(y) if info.y.log else y,
-                "yanchor": "top" if _is_low(info.reference.y, info.y) else "bottom",
+                "yanchor": "top" if low else "bottom",
+                "yshift": -LABEL_PIXELS if low else LABEL_PIXELS,
             }
         )
     if info.cursor is not None:

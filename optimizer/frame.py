@@ -185,7 +185,9 @@ def _latency_figures(latency: Latency) -> tuple[LatencySummary, float | None, fl
 
     Cached by the samples: configurations that share a measurement share its figures.
     """
-    summary = summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share)
+    summary = summarise_latency(
+        latency.baseline_ns, latency.variant_ns, latency.stolen_share, latency.single_ns
+    )
     interval: Any = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
     low_ns, high_ns = float(interval.low), float(interval.high)
     return (summary, low_ns, high_ns) if math.isfinite(low_ns + high_ns) else (summary, None, None)
@@ -383,7 +385,6 @@ TABLE = {
     "compressed": "compressed_size",
     "latency": "latency",
     "ratio": "latency_ratio",
-    "non-zero": "nonzero",
 }
 """Columns of :func:`table` that are metrics."""
 
@@ -435,8 +436,9 @@ def as_json(result: Result) -> dict[str, Any]:
                       ``ratio_low``, ``ratio_high``; ``verdict`` (faster, slower, no difference that can be
                       told, noisy); ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
                       rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
-                      ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was timed, when
-                      another one with the same instructions was
+                      ``calls_a_sample``: short calls are timed several in a row, and percentiles are of
+                      single ones; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was
+                      timed, when another one with the same instructions was
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
     ``badges``        names, see :data:`BADGES`
@@ -506,6 +508,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "aa_ratio": latency.aa_ratio,
             "aa_low": latency.aa_low,
             "aa_high": latency.aa_high,
+            "calls_a_sample": result.latency.calls,
             "quick": summary.quick,
             "batch": summary.batch,
             "threads": summary.threads,

@@ -6,6 +6,7 @@ from typing import Literal
 from optimizer.frame import Summary
 from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
 from optimizer.records import Inspection
+from optimizer.statistics import SAME
 from optimizer.theme import ENGINE_LABELS
 
 Mood = Literal["better", "worse", "same"]
@@ -45,9 +46,11 @@ def _accuracy(summary: Summary | None) -> Headline:
         label="Accuracy" if labelled else "Agreement with the uncompressed model",
         value=value,
         interval=interval,
-        change=_points(-drop.points, -drop.high, -drop.low) if told else "no difference that can be told",
+        change=_points(-drop.points, -drop.high, -drop.low) if told else _same(summary),
         mood=("worse" if drop.points > 0 else "better") if told else "same",
-        basis=f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
+        basis=summary.images
+        if summary.recipe.identity
+        else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
         help=f"{METRICS['accuracy'].help} The change is paired image by image: {drop.lost} were right "
         f"before and are wrong now, {drop.gained} the reverse; exact McNemar p = {drop.p:.2g}.",
     )
@@ -79,6 +82,8 @@ def _latency(summary: Summary | None) -> Headline:
     images = "1 image" if summary.batch == 1 else f"{summary.batch} images"
     threads = "1 thread" if summary.threads == 1 else f"{summary.threads} threads"
     told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
+    if latency.verdict == SAME:
+        told = _same(summary)
     percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     return Headline(
         label="Latency",
@@ -96,6 +101,10 @@ def _latency(summary: Summary | None) -> Headline:
             else ""
         ),
     )
+
+
+def _same(summary: Summary) -> str:
+    return "this is the baseline" if summary.recipe.identity else SAME
 
 
 def _operations(inspection: Inspection | None) -> Headline:

@@ -6,6 +6,7 @@ else.
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,9 @@ BASELINE = ("baseline", "baseline again")
 ATTEMPTS = 2
 LONGEST_SERIES = 662
 """Rounds after which even a 99th percentile has an upper bound at 99 % confidence."""
+SHORTEST_SAMPLE_SECONDS = 1e-3
+"""Shorter calls are timed several in a row. One by one, identical builds of a network of 0.15 ms differed by
+2 to 3 % in the median, and by 0.5 to 0.9 % when a sample lasts 1 to 3 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class Effort:
     warmup_seconds: float
     seconds: float
     least_rounds: int
+    sample_seconds: float = SHORTEST_SAMPLE_SECONDS
 
 
 EFFORTS = {
@@ -42,10 +47,15 @@ EFFORTS = {
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Nanoseconds a call, one column a round: the baseline twice, then each variant by name."""
+    """Nanoseconds a call, one column a round: the baseline twice, then each variant by name.
+
+    A sample is the mean of ``calls`` calls in a row; ``single_ns`` has the first of them alone.
+    """
 
     baseline_ns: np.ndarray
     variants_ns: Mapping[str, np.ndarray]
+    single_ns: Mapping[str, np.ndarray]
+    calls: int
     stolen_share: float
     warmup_calls: int
 
@@ -68,10 +78,12 @@ def time_interleaved(
     names = list(runners)
     random = np.random.default_rng(settings.seed)
     samples: dict[str, list[int]] = {name: [] for name in names}
+    singles: dict[str, list[int]] = {name: [] for name in names}
     with ExitStack() as stack:
         for runner in runners.values():
             stack.enter_context(runner.session())
-        calls = min(_warm_up(runner.infer, batches[0], effort) for runner in runners.values())
+        warmups = [_warm_up(runner.infer, batches[0], effort) for runner in runners.values()]
+        calls = max(1, math.ceil(effort.sample_seconds / min(seconds for _, seconds in warmups)))
         stack.enter_context(_no_garbage_collection())
         stolen = stack.enter_context(stolen_share())
         started = time.perf_counter()
@@ -84,12 +96,17 @@ def time_interleaved(
                 infer(batch)  # untimed: what is timed follows a call of its own, not of another
                 before = time.perf_counter_ns()
                 infer(batch)
-                samples[names[index]].append(time.perf_counter_ns() - before)
+                singles[names[index]].append(time.perf_counter_ns() - before)
+                for _ in range(calls - 1):
+                    infer(batch)
+                samples[names[index]].append((time.perf_counter_ns() - before) // calls)
     return Series(
         baseline_ns=np.array([samples[name] for name in BASELINE]),
         variants_ns={name: np.array(samples[name]) for name in variants},
+        single_ns={name: np.array(singles[name]) for name in variants},
+        calls=calls,
         stolen_share=stolen(),
-        warmup_calls=calls,
+        warmup_calls=min(count for count, _ in warmups),
     )
 
 
@@ -122,6 +139,8 @@ def measure_latency(
         warmup_calls=series.warmup_calls,
         stolen_share=series.stolen_share,
         attempts=attempts,
+        calls=series.calls,
+        single_ns=tuple(series.single_ns["variant"].tolist()) if series.calls > 1 else (),
     )
 
 
@@ -131,12 +150,15 @@ def _batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]
     return [np.ascontiguousarray(images[part]) for part in np.split(repeated, len(repeated) // batch)]
 
 
-def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: Effort) -> int:
-    started, calls = time.perf_counter(), 0
+def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: Effort) -> tuple[int, float]:
+    """How many calls it took, and the seconds of the fastest."""
+    started, calls, fastest = time.perf_counter(), 0, math.inf
     while calls < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:
+        before = time.perf_counter()
         infer(batch)
+        fastest = min(fastest, time.perf_counter() - before)
         calls += 1
-    return calls
+    return calls, fastest
 
 
 @contextmanager

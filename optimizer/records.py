@@ -174,7 +174,9 @@ class Latency:
 
     Round ``i`` timed the baseline twice (``baseline_ns[0][i]``, ``baseline_ns[1][i]``) and the variant once
     (``variant_ns[i]``) in an order shuffled from ``seed``. ``measured_for`` describes the recipe that ran:
-    configurations of one execution signature run the same instructions and share a measurement.
+    configurations of one execution signature run the same instructions and share a measurement. Calls
+    under a millisecond are timed ``calls`` in a row: each sample above is then their mean, and ``single_ns``
+    has the first of each row of the variant alone.
     """
 
     signature: str
@@ -188,6 +190,8 @@ class Latency:
     warmup_calls: int
     stolen_share: float
     attempts: int
+    calls: int = 1
+    single_ns: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,9 +147,15 @@ class LatencySummary:
 
 
 def summarise_latency(
-    baseline_ns: ArrayLike, variant_ns: ArrayLike, stolen_share: float = 0.0
+    baseline_ns: ArrayLike,
+    variant_ns: ArrayLike,
+    stolen_share: float = 0.0,
+    single_ns: ArrayLike = (),
 ) -> LatencySummary:
     """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
+
+    Where a sample is the mean of several calls, ``single_ns`` has single ones of the variant: percentiles are
+    of these.
 
     The ratio is the median of the per-round log ratios of the variant to either baseline call. (Against the
     mean of the two it would be biased: the noise of a call is skewed, and averaging takes the skew out of
@@ -176,10 +182,12 @@ def summarise_latency(
     told = rounds >= LEAST_ROUNDS and not low <= 1 <= high
     changed = abs(ratio - 1) > max(SMALLEST_CHANGE, (aa_high - aa_low) / 2)
     direction = "faster" if ratio < 1 else "slower"
+    single = np.asarray(single_ns, float)
+    single = single if single.size else variant
     return LatencySummary(
         median_ns=float(np.median(variant)),
-        p95_ns=_percentile_bound(variant, 0.95),
-        p99_ns=_percentile_bound(variant, 0.99),
+        p95_ns=_percentile_bound(single, 0.95),
+        p99_ns=_percentile_bound(single, 0.99),
         rounds=rounds,
         ratio=ratio,
         ratio_low=low,

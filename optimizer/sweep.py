@@ -49,9 +49,13 @@ def _quantize(base: Request, bits: int) -> QuantizeSpec:
 
 
 def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failure]:
-    """Measure one after the other. A configuration that fails is recorded and the rest go on."""
+    """Measure one after the other. A configuration that fails, however, is recorded and the rest go on."""
     for request in requests:
         try:
-            yield measure(request)
+            result = measure(request)
         except ParetoscopeError as error:
             yield Failure(request, str(error))
+        except Exception as error:  # engines raise what they like, such as RuntimeError for want of memory
+            yield Failure(request, f"{type(error).__name__}: {error}")
+        else:
+            yield result

@@ -59,13 +59,13 @@ def _theme(
 
 LIGHT = _theme(
     page="#ffffff", text="#1f2933", muted="#5b6774", grid="#e7ebef",
-    accent="#d6117c", baseline="#7b8794", faint="#b3bcc6",
+    accent="#d6117c", baseline="#7b8794", faint="#a3aebb",
     bits=("#2f1f52", "#3a3a76", "#355488", "#2d6c94", "#28829b", "#2c959c", "#3aa89f", "#68bca4", "#8fcbae"),
     realisations=("#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#7b8794"),
 )  # fmt: skip
 DARK = _theme(
     page="#0e1117", text="#e6eaef", muted="#a3adb8", grid="#262c36",
-    accent="#ff5fb0", baseline="#8d99a6", faint="#55606d",
+    accent="#ff5fb0", baseline="#8d99a6", faint="#66727f",
     bits=("#7d66b0", "#6f78b8", "#638bbf", "#5d9dc3", "#60aec5", "#6fbdc4", "#85cbc3", "#afe0cd", "#d8f3e2"),
     realisations=("#3f9fe0", "#ee7a3b", "#1fbf8f", "#f2b632", "#8fd0f5", "#8d99a6"),
 )  # fmt: skip

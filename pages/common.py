@@ -239,7 +239,10 @@ def _choose_images(card: ModelCard) -> DataSpec:
     names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
     options = [*([BUNDLED] if card.bundled_images else []), *folders]
     kept = st.session_state.get("images", "")  # of the model before
-    if (kept == BUNDLED and not card.bundled_images) or (kept is None and card.bundled_images):
+    before = st.session_state.get("bundled_images", card.bundled_images)
+    st.session_state["bundled_images"] = card.bundled_images
+    foreign = kept == BUNDLED and not card.bundled_images
+    if foreign or before != card.bundled_images or (kept is None and card.bundled_images):
         st.session_state["images"] = next(iter(options), None)
     path = st.selectbox(
         "Images",

@@ -12,6 +12,11 @@ from optimizer.report import report
 from optimizer.theme import engine_label
 from pages import common
 
+QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
+    background-color: rgba(128, 136, 148, 0.18); color: inherit;
+}</style>"""
+"""The accent is for the configuration under the sliders, so the chosen ones are grey here."""
+
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
 
 
@@ -26,6 +31,7 @@ def main() -> None:
     if "configurations" not in st.session_state:
         asked = st.session_state.get("pinned") or st.query_params.get_all("configurations")
         st.session_state["configurations"] = [key for key in asked if key in results]
+    st.html(QUIET_TAGS)
     keys = st.multiselect(
         "Configurations",
         list(reversed(results)),
@@ -42,10 +48,9 @@ def main() -> None:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
     table = frame.table(chosen)
-    telling = [
-        str(column) for column in table if column not in ("model", "engine") or table[column].nunique() > 1
-    ]
-    st.dataframe(table, column_order=telling, hide_index=True)
+    alike = {name for name in ("model", "engine") if table[name].nunique() == 1}
+    shown = [str(column) for column in table if column not in alike | {"packed"}]
+    st.dataframe(table, column_order=shown, hide_index=True)
     with st.container(horizontal=True):
         common.export_menu(chosen, "comparison")
         st.download_button(

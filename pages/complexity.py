@@ -125,15 +125,18 @@ def effects(run: ComplexityRun, share: float) -> None:
         with column, st.container(border=True, height="stretch", gap="xxsmall"):
             against = None if execution == DENSE else DENSE
             effect = scaling.effect(run, execution, against)
-            value = effect.ratio if measured else predictions[execution].ratio
+            value, _, interval = (
+                format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
+                if measured
+                else format_ratio(predictions[execution].ratio)
+            ).partition(" ")
             st.metric(
                 LABELS[execution],
-                format_ratio(value),
+                value,
                 help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
             )
             if measured:
-                interval = format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
-                st.caption(f"of dense before: {interval}; {effect.verdict}")
+                st.caption(f"of dense before {interval}; {effect.verdict}")
                 st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")
             else:
                 st.caption(

@@ -184,6 +184,7 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{request.recipe.describe()}**", width="content")
         if result:
             common.badges(summarise(result))
         if st.button(

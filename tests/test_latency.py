@@ -5,7 +5,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from optimizer.recipe import Recipe
 from optimizer.records import Execution, Settings
 from optimizer.statistics import SAME, summarise_latency
 
-SHORT = Effort(warmup_calls=3, warmup_seconds=0, seconds=0, least_rounds=12)
+SHORT = Effort(warmup_calls=3, warmup_seconds=0, seconds=0, least_rounds=12, sample_seconds=0)
 IMAGES = np.arange(6 * 4, dtype=np.float32).reshape(6, 1, 2, 2)
 
 
@@ -112,6 +112,28 @@ def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_th
     assert firsts == [value for index in range(12) for value in [index % 3 * 8.0] * 6]
 
 
+def test_short_calls_are_timed_several_in_a_row_and_the_sample_is_their_mean() -> None:
+    log = Log()
+    effort = replace(SHORT, sample_seconds=0.003)
+    pair, variant = (
+        log.pair(lambda call: time.sleep(0.001)),
+        log.runner("one", lambda call: time.sleep(0.0012)),
+    )
+    series = time_interleaved(pair, {"one": variant}, IMAGES, Settings(), effort)
+    assert series.calls in (2, 3)
+    assert len(log.calls) == 3 * (3 + 12 * (1 + series.calls))
+    for samples in (series.variants_ns["one"], series.single_ns["one"]):
+        assert samples.shape == (12,)
+        assert (samples >= 1_200_000).all()
+    assert np.median(series.variants_ns["one"]) < 2 * 1_200_000, "a sample is of one call, not their sum"
+
+
+def test_percentiles_are_of_single_calls() -> None:
+    found = summarise_latency(np.ones((2, 200)), np.ones(200), single_ns=np.arange(1, 201))
+    assert found.p95_ns is not None
+    assert found.p95_ns > 190
+
+
 @pytest.mark.parametrize("batch", [5, 20])
 def test_images_are_repeated_where_there_are_fewer_than_a_batch(batch: int) -> None:
     log = Log()
@@ -128,7 +150,7 @@ def test_rounds_end_where_a_99th_percentile_has_its_bound() -> None:
 
 def test_a_warm_up_lasts_for_its_calls_and_for_its_time() -> None:
     log = Log()
-    effort = Effort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1)
+    effort = Effort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1, sample_seconds=0)
     slow = log.runner("slow", lambda call: time.sleep(0.02))
     series = time_interleaved(log.pair(), {"slow": slow}, IMAGES, Settings(), effort)
     calls = [call[0] for call in log.calls[:-6]]
