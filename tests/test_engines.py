@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from optimizer import engines
 from optimizer.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.compress import compress
-from optimizer.engines import ENGINES, Runner, engine_named
+from optimizer.engines import ENGINES, Runner, engine_named, openvino
 from optimizer.engines.memory import measure_memory
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.experiment import subject
 from optimizer.layers import fold_batch_norm, walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import LayerExecution
 from optimizer.resources import assets_dir
 
 Small = Callable[[str], nn.Module]
@@ -263,6 +264,13 @@ def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
     float32 = eager(model, recipe, small_images)
     noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
     assert 1e-4 < noise < 0.1
+
+
+def test_a_layer_that_int8_did_not_reach_is_named() -> None:
+    ran = [LayerExecution("stem", "u8", "brgconv"), LayerExecution("head", "f32", "gemm")]
+    words = openvino.simulated(QuantizeSpec(weight_bits=8, activation_bits=8), ran)
+    assert words == ["1 of 2 layers did not run on int8 kernels: head"]
+    assert openvino.simulated(QuantizeSpec(weight_bits=8, activation_bits=8), ran[:1]) == []
 
 
 @pytest.mark.parametrize("name", ["encoder", "shared", "tied"])

@@ -14,7 +14,7 @@ import re
 import sys
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cache, partial
@@ -37,6 +37,8 @@ from optimizer.records import Execution, LayerExecution
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+INT8_OR_IDLE = {"i8", "u8", "unknown"}
+"""Precisions of int8 kernels, and that of a layer which never runs."""
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
@@ -160,10 +162,11 @@ def build(
         logits: Array = timed().infer([images], share_inputs=True)[0]
         return logits
 
+    layers = _executed(scoring, prepared)
     return Runner(
         infer=infer,
         score=_scorer(scoring, scoring_batch),
-        execution=Execution(_executed(scoring, prepared), tuple(_simulated(spec))),
+        execution=Execution(layers, tuple(simulated(spec, layers))),
         memory_probe=lambda folder: _save(graph, Path(folder), threads),
     )
 
@@ -306,12 +309,17 @@ def _call_site(operation: str) -> str:
     return f"{found[1]}{found[2] or ''}" if found else operation
 
 
-def _simulated(spec: QuantizeSpec) -> list[str]:
-    if spec.activation_bits == 8 and _fits_int8(spec):
-        if spec.weight_bits == 8:
-            return []
-        return [f"{spec.weight_bits}-bit weights: the values are exact, the kernels are int8"]
+def simulated(spec: QuantizeSpec, layers: Sequence[LayerExecution]) -> list[str]:
+    """What the kernels did not do of a recipe, in words, by what was really executed."""
     words = []
+    if spec.activation_bits == 8 and _fits_int8(spec):
+        if spec.weight_bits < 8:
+            words.append(f"{spec.weight_bits}-bit weights: the values are exact, the kernels are int8")
+        others = [layer.name for layer in layers if not set(layer.precision.split(" and ")) <= INT8_OR_IDLE]
+        if others:
+            named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+            words.append(f"{len(others)} of {len(layers)} layers did not run on int8 kernels: {named}")
+        return words
     if spec.weight_bits < 32:
         words.append(f"{spec.weight_bits}-bit weights: the values are exact, the kernels are float32")
     if spec.activation_bits == 8:
