@@ -12,11 +12,16 @@ from optimizer.report import report
 from optimizer.theme import engine_label
 from pages import common
 
+# The accent is for the configuration under the sliders, so the chosen ones are grey here.
 QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
     background-color: rgba(128, 136, 148, 0.18); color: inherit;
 }</style>"""
-"""The accent is for the configuration under the sliders, so the chosen ones are grey here."""
 
+# What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
+COLUMNS = (
+    "model", "engine", "recipe", "accuracy", "accuracy lost", "file", "ratio", "verdict", "badges", "latency",
+    "compressed", "packed", "frontier",
+)  # fmt: skip
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
 
 
@@ -48,9 +53,8 @@ def main() -> None:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
     table = frame.table(chosen)
-    alike = {name for name in ("model", "engine") if table[name].nunique() == 1}
-    shown = [str(column) for column in table if column not in alike | {"packed"}]
-    st.dataframe(table, column_order=shown, hide_index=True)
+    alike = [name for name in ("model", "engine") if table[name].nunique() == 1]
+    st.dataframe(table, column_order=[name for name in COLUMNS if name not in alike], hide_index=True)
     with st.container(horizontal=True):
         common.export_menu(chosen, "comparison")
         st.download_button(

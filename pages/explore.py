@@ -184,7 +184,8 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{request.recipe.describe()}**", width="content")
+        words = request.recipe.describe()
+        st.markdown(f"**{words[0].upper()}{words[1:]}**", width="content")
         if result:
             common.badges(summarise(result))
         if st.button(
@@ -203,8 +204,6 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
                 for job in swept:
                     common.pool().cancel(job.key)
                 st.rerun()
-            measured = len(wanted) - len(missing)
-            st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
         elif missing and st.button(
             f"Fill the curves ({len(missing)} to measure)",
             icon=":material/grid_on:",
@@ -217,6 +216,9 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
             for one in missing.values():
                 common.submit(one, common.BACKGROUND)
             st.rerun()
+    if swept:
+        measured = len(wanted) - len(missing)
+        st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
     job = common.pool().get(request_key(full))
     return [*swept, *([job] if job and not job.over else [])]
 
