@@ -10,6 +10,7 @@ kernels run.
 import importlib.util
 import io
 import logging
+import os
 import re
 import sys
 import warnings
@@ -35,6 +36,10 @@ from optimizer.records import Execution, LayerExecution
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+# oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
+# with a megabyte a configuration that no other one uses. Enough for the float32 kernels of a network.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 INT8_OR_IDLE = {"i8", "u8", "unknown"}
