@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from itertools import pairwise
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from optimizer.errors import unknown
 from optimizer.figures import Axis, Bar, Bars, Lines, Point, Reference, Series, alternative, count, figure
 from optimizer.frame import Measure, Summary, frontier_mask, summarise
 from optimizer.metrics import format_count, format_ns, format_p, format_percent, metric
-from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
-from optimizer.records import LayerFacts, Result
+from optimizer.recipe import WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import Anatomy, LayerFacts, Result, Sensitivity
 from optimizer.theme import MARKERS, engine_label
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "complexity_info",
     "figure",
     "frontier_info",
+    "histogram_info",
     "latency_info",
     "layers_info",
     "samples_info",
+    "sensitivity_info",
     "size_info",
 ]
 
@@ -91,20 +94,39 @@ def _point(summary: Summary, x: float, measure: Measure, timed: bool = False) ->
     )
 
 
-def family(recipe: Recipe) -> Recipe:
-    """What recipes on one line have in common: everything but the amount of pruning and the bits."""
-    return Recipe(
-        replace(recipe.prune, sparsity=None, threshold=None),
-        replace(recipe.quantize, weight_bits=32, activation_bits=32),
+Family = tuple[PruneSpec | None, QuantizeSpec | None]
+"""What recipes on one line have in common; None, of what does not prune or does not round, goes with any."""
+
+
+def family(recipe: Recipe) -> Family:
+    """Everything but the amount of pruning and the bits."""
+    prune, quantize = recipe.prune, recipe.quantize
+    return (
+        replace(prune, sparsity=None, threshold=None) if prune.active else None,
+        replace(quantize.at(32), activation_bits=32, symmetric=quantize.automatic)
+        if quantize.integer
+        else None,
     )
 
 
-def _main_family(summaries: Sequence[Summary], selected: str | None) -> Recipe:
-    """The family of the selected result, else the most frequent one."""
-    for summary in summaries:
-        if summary.key == selected:
-            return family(summary.recipe)
-    return Counter(family(summary.recipe) for summary in summaries).most_common(1)[0][0]
+def _belongs(recipe: Recipe, line: Family) -> bool:
+    return all(None in pair or pair[0] == pair[1] for pair in zip(family(recipe), line, strict=True))
+
+
+def _main_family(summaries: Sequence[Summary], selected: str | None) -> Family:
+    """The family of the selected result; what it leaves open, and all without one, is the most frequent."""
+    chosen = next((family(summary.recipe) for summary in summaries if summary.key == selected), (None, None))
+    near = [family(summary.recipe) for summary in summaries if _belongs(summary.recipe, chosen)]
+    prune = chosen[0] or _most_common(one for one, _ in near)
+    return prune, chosen[1] or _most_common(two for one, two in near if one in (None, prune))
+
+
+T = TypeVar("T")
+
+
+def _most_common(values: Iterable[T | None]) -> T | None:
+    counted = Counter(value for value in values if value is not None).most_common(1)
+    return counted[0][0] if counted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +213,7 @@ def accuracy_info(
         return Lines("Accuracy against sparsity", x, Axis(title, "%", "higher"), cursor=cursor)
     main = _main_family(summaries, selected)
     placed = [
-        _Placed(*_bits_series(summary), point, family(summary.recipe) == main)
+        _Placed(*_bits_series(summary), point, _belongs(summary.recipe, main))
         for summary in summaries
         if (point := _point(summary, summary.pruned_percent, summary.measures["accuracy"]))
     ]
@@ -218,8 +240,15 @@ def _images_of(summaries: Sequence[Summary]) -> str:
 def _bits_series(summary: Summary) -> tuple[Any, Series]:
     quantize = summary.recipe.quantize
     rounded = quantize.activation_bits < 32
-    name = f"{quantize.weight_bits}" + (f", act. {quantize.activation_bits}" if rounded else "")
-    return (-quantize.weight_bits, rounded), Series(name, f"bits {quantize.weight_bits}", ())
+    bits = quantize.bits
+    name = f"{bits:g}{' mixed' if quantize.average_bits else ''}"
+    name += f", act. {quantize.activation_bits}" if rounded else ""
+    return (-bits, rounded, quantize.activation_bits), Series(name, _role(bits), ())
+
+
+def _role(bits: float) -> str:
+    """The colour role of the width that comes nearest."""
+    return f"bits {min(WEIGHT_BITS, key=lambda width: abs(width - bits))}"
 
 
 SIZES = {
@@ -246,7 +275,7 @@ def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
     if not at:
         return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
     main = _main_family(at, selected)
-    lines = [summary for summary in at if family(summary.recipe) == main]
+    lines = [summary for summary in at if _belongs(summary.recipe, main)]
     placed = [
         _Placed(order, Series(name, colour, ()), replace(point, marker=marker, simulated=colour == "packed"))
         for order, (name, (measured, colour, marker)) in enumerate(SIZES.items())
@@ -266,7 +295,7 @@ def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
 
 
 def _position(summary: Summary) -> float:
-    return float(WEIGHT_BITS.index(summary.recipe.quantize.weight_bits))
+    return float(np.interp(summary.recipe.quantize.bits, WEIGHT_BITS, range(len(WEIGHT_BITS))))
 
 
 def _pruned(prune: PruneSpec) -> str:
@@ -363,7 +392,7 @@ def frontier_info(
     low, high = _extent(near or points, baseline)
     prices = [value for point in near or points for value in (point.x, point.x_high) if value]
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
-    bits = {summary.key: summary.recipe.quantize.weight_bits for summary in summaries}
+    bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
     elsewhere = {summary.key for summary in summaries if cost in TIMES and summary.other_machine}
     dominated = tuple(point for point in points if point.key not in optimal)
     line = tuple(replace(point, hover="") for point in best if point.key not in elsewhere)
@@ -376,8 +405,8 @@ def frontier_info(
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
             Series("frontier", "baseline", line, line="steps", markers=False, legend=False),
             *(
-                Series(f"{width} bits", f"bits {width}", chosen, line="none")
-                for width in reversed(WEIGHT_BITS)
+                Series(f"{width:g} bits", _role(width), chosen, line="none")
+                for width in sorted(set(bits.values()), reverse=True)
                 if (chosen := tuple(point for point in best if bits[point.key] == width))
             ),
         ),
@@ -459,7 +488,7 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
     labels = tuple("\n".join(textwrap.wrap(_label(summary, summaries), 30)) for summary in summaries)
     points = [
         (
-            summary.recipe.quantize.weight_bits,
+            summary.recipe.quantize.bits,
             replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
         )
         for row, summary in enumerate(summaries)
@@ -476,8 +505,8 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
     else:
         x = replace(x, title=f"{measured.label}, from 0", span=(0.0, 1.08 * max(values)))
     series = tuple(
-        Series(f"{width} bits", f"bits {width}", chosen, line="none", legend=False)
-        for width in WEIGHT_BITS
+        Series(f"{width:g} bits", _role(width), chosen, line="none", legend=False)
+        for width in sorted({bits for bits, _ in points})
         if (chosen := tuple(point for bits, point in points if bits == width))
     )
     intervals = any(point.x_low is not None for _, point in points)
@@ -592,6 +621,91 @@ def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
     ends = (n[clear].min(), n[clear].max())
     line = tuple(Point(float(end), float(np.exp(scale + fit.slope * np.log(end)))) for end in ends)
     return Series(f"{name}, fitted", role, line, line="dot", markers=False, legend=False)
+
+
+def histogram_info(anatomy: Anatomy) -> Lines:
+    """A layer's weights, with the threshold and the grid of a recipe drawn in."""
+    middles = [(low + high) / 2 for low, high in pairwise(anatomy.edges)]
+
+    def counted(counts: Sequence[int]) -> tuple[Point, ...]:
+        return tuple(
+            Point(x, y, hover=f"{format_count(y)} weights near {x:.3g}")
+            for x, y in zip(middles, counts, strict=True)
+        )
+
+    top = 1.1 * max([*anatomy.before, *anatomy.after, 1])
+    series = [
+        Series("before", "faint", counted(anatomy.before), line="steps", markers=False),
+        Series("after, but for zeros", "accent", counted(anatomy.after), line="steps", markers=False),
+    ]
+    if anatomy.threshold >= 0:
+        series += [
+            Series(
+                "threshold",
+                "baseline",
+                (Point(end, 0), Point(end, top)),
+                line="dash",
+                markers=False,
+                legend=end > 0,
+            )
+            for end in (-anatomy.threshold, anatomy.threshold)
+        ]
+    if anatomy.levels:
+        levels = tuple(
+            Point(level, 0, hover=f"grid value {level:.3g}", marker="line-ns-open")
+            for level in anatomy.levels
+        )
+        series.append(Series("grid", "bits 4", levels, line="none"))
+    return Lines(
+        f"Weights of {anatomy.layer.removesuffix('.weight')}",
+        Axis("weight", span=(anatomy.edges[0], anatomy.edges[-1])),
+        Axis("weights in a bin, from 0", span=(0, top)),
+        tuple(series),
+        note=f"{format_count(anatomy.zeros)} of {format_count(sum(anatomy.before))} are zero",
+    )
+
+
+def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None = None) -> Lines:
+    """What each layer's change alone does to the outputs, in the order of the network."""
+    names = tuple(one.layer.removesuffix(".weight") for one in sensitivities)
+    widths = (4, 3, 2)
+    x = Axis("divergence from the uncompressed outputs, nats", "", "lower", log=True)
+    y = Axis("", categories=names, span=(len(names) - 0.5, -0.5))
+
+    def points(values: Iterable[float | None], words: str, simulated: bool) -> tuple[Point, ...]:
+        return tuple(
+            Point(
+                value,
+                row,
+                names[row],
+                hover=f"<b>{html.escape(names[row])}</b><br>{words}: {value:.3g} nats",
+                simulated=simulated,
+            )
+            for row, value in enumerate(values)
+            if value  # a log axis has no place for none
+        )
+
+    pruned = points((one.pruned for one in sensitivities), "its share of 60 % pruned, measured", False)
+    rounded = [
+        Series(
+            f"{bits} bits",
+            f"bits {bits}",
+            points((one.rounded.get(bits) for one in sensitivities), f"{bits} bits, predicted", True),
+            line="none",
+            small=True,
+        )
+        for bits in widths
+    ]
+    chosen = next((point for point in pruned if sensitivities[int(point.y)].layer == selected), None)
+    return Lines(
+        "Sensitivity of each layer alone",
+        x,
+        y,
+        (Series("its share of 60 % pruned", "dense fp32", pruned, line="none"), *rounded),
+        selected=chosen,
+        note="filled: measured · hollow: predicted from it",
+        empty="No layer of this model has been measured.",
+    )
 
 
 def layers_info(result: Result) -> Bars:

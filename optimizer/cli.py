@@ -21,13 +21,19 @@ from optimizer.errors import InputError, ParetoscopeError, UnavailableError, Wor
 from optimizer.folders import ROOTS_VARIABLE
 from optimizer.recipe import (
     ACTIVATION_BITS,
+    ALLOCATIONS,
+    EFFORTS,
     GRANULARITIES,
+    PATTERNS,
+    PRESETS,
+    PRUNING,
     RANGES,
-    SCOPES,
+    ROUNDING,
     WEIGHT_BITS,
     PruneSpec,
     QuantizeSpec,
     Recipe,
+    best_grid,
 )
 from optimizer.records import DataSpec, Request, Result, Settings
 from optimizer.store import Store
@@ -109,6 +115,22 @@ def _sweep(options: argparse.Namespace) -> None:
         raise WorkError(f"{failures} of {len(requests)} configurations could not be measured: see above")
 
 
+def _preset(options: argparse.Namespace) -> None:
+    from optimizer.frame import as_json
+    from optimizer.search import find
+
+    store = Store()
+    if options.preset not in PRESETS:
+        raise unknown("preset", options.preset, PRESETS)
+    base = _request(options, Recipe())
+    found = find(PRESETS[options.preset], base, lambda one: _stored_or_measured(one, store), _tell)
+    if options.json:
+        print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
+        return
+    print(found.words)
+    _print_result(found.result)
+
+
 def _complexity(options: argparse.Namespace) -> None:
     from optimizer import complexity, scaling
     from optimizer.records import encode
@@ -135,6 +157,15 @@ def _export(options: argparse.Namespace) -> None:
 
     exporter = EXPORTERS[options.format]
     _write(options, exporter.write(_selected(options)), exporter.extension)
+
+
+def _save(options: argparse.Namespace) -> None:
+    from optimizer.work import run
+
+    request = _request(options, _recipe(options))
+    content = run("artifact", (options.format, request), _tell)
+    assert isinstance(content, bytes)
+    _write(options, content, "zip")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -183,17 +214,63 @@ def _dashboard(options: argparse.Namespace) -> None:
 # From options to requests
 
 
+SCOPES = {"layer": "uniform", "global": "global"}
+"""What ``--scope`` says, as an allocation."""
+
+RECIPE_OPTIONS = {
+    **{"prune": None, "sparsity": None, "threshold": None, "allocation": None, "scope": None},
+    **{"pattern": None, "effort": None, "rounding": None, "weight_bits": None, "average_bits": None},
+    **{"activation_bits": None, "granularity": None, "asymmetric": False, "symmetric": False, "range": None},
+}
+"""What each is when it is not given: then the recipe's own default holds."""
+
+
 def _recipe(options: argparse.Namespace) -> Recipe:
+    """The recipe of a file, or of the options; of both would leave open which one counts."""
+    given = [name for name, absent in RECIPE_OPTIONS.items() if getattr(options, name) != absent]
+    if options.recipe is not None:
+        if given:
+            raise InputError(
+                f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
+                "it out"
+            )
+        return Recipe.from_json(_read(options.recipe))
+    if options.scope and options.allocation:
+        raise InputError("--scope is an older word for --allocation: give only one of them")
+    if options.scope not in (None, *SCOPES):
+        raise unknown("scope", options.scope, SCOPES)
+    if options.symmetric and options.asymmetric:
+        raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
+    method = options.prune or "magnitude"
+    by_method = "measured" if method == "compensated" else "global"
+    bits = options.average_bits or options.weight_bits or 32
+    symmetric = best_grid(options.rounding or "nearest", bits)
     return Recipe(
-        PruneSpec(options.prune, options.sparsity, options.threshold, options.scope),
+        PruneSpec(
+            method,
+            options.sparsity,
+            options.threshold,
+            allocation=options.allocation or SCOPES.get(options.scope, by_method),
+            pattern=options.pattern or "unstructured",
+            effort=options.effort or "fast",
+        ),
         QuantizeSpec(
-            weight_bits=options.weight_bits,
-            activation_bits=options.activation_bits,
-            granularity=options.granularity,
-            symmetric=not options.asymmetric,
-            range=options.range,
+            options.rounding or "nearest",
+            weight_bits=options.weight_bits or 32,
+            average_bits=options.average_bits,
+            activation_bits=options.activation_bits or 32,
+            granularity=options.granularity or "channel",
+            symmetric=options.symmetric or (symmetric and not options.asymmetric),
+            range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
         ),
     )
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path} ({error.strerror}): give a file that holds a recipe") from error
 
 
 def _request(options: argparse.Namespace, recipe: Recipe) -> Request:
@@ -205,7 +282,7 @@ def _request(options: argparse.Namespace, recipe: Recipe) -> Request:
         seed=options.seed,
     )
     settings = Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
-    return Request(options.model, recipe, options.engine, data, settings)
+    return Request(options.model, recipe.canonical(), options.engine, data, settings)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -301,6 +378,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--bits", type=_numbers(int), default=[32, 8, 4], metavar="B,B")
     sweep.add_argument("--json", action="store_true", help="one JSON object a line")
 
+    preset = _command(commands, "preset", _preset, "find a recipe for people in a hurry, on your own images")
+    preset.add_argument("preset", help=", ".join(PRESETS))
+    _add_experiment_options(preset, recipe=False)
+    preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
     complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
     complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
     complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
@@ -314,6 +396,15 @@ def _parser() -> argparse.ArgumentParser:
     export = _command(commands, "export", _export, "write the charts and the table of what was measured")
     _add_selection(export)
     export.add_argument("--format", choices=("csv", "json", "latex", "html", "png", "svg"), default="html")
+
+    save = _command(
+        commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"
+    )
+    _add_experiment_options(save)
+    save.add_argument(
+        "--format", choices=("safetensors", "packed", "onnx", "openvino"), default="safetensors"
+    )
+    save.add_argument("--output", "-o", metavar="FILE")
 
     report = _command(commands, "report", _report, "write one HTML report that opens without a network")
     _add_selection(report)
@@ -340,7 +431,7 @@ def _command(
     return parser
 
 
-def _add_experiment_options(parser: argparse.ArgumentParser) -> None:
+def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True) -> None:
     parser.add_argument("model", help="a name from `paretoscope models`")
     images = parser.add_argument_group("images")
     images.add_argument(
@@ -349,24 +440,44 @@ def _add_experiment_options(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
     images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--prune", default="magnitude", metavar="METHOD")
-    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
-    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
-    recipe.add_argument("--scope", default="global", help=" or ".join(SCOPES))
-    recipe.add_argument("--weight-bits", type=int, default=32, help=", ".join(map(str, WEIGHT_BITS)))
-    recipe.add_argument(
-        "--activation-bits", type=int, default=32, help=" or ".join(map(str, ACTIVATION_BITS))
-    )
-    recipe.add_argument("--granularity", default="channel", help=" or ".join(GRANULARITIES))
-    recipe.add_argument("--asymmetric", action="store_true", help="grids with a zero point")
-    recipe.add_argument("--range", default="absmax", help=" or ".join(RANGES))
+    if recipe:
+        _add_recipe_options(parser)
     timing = parser.add_argument_group("timing")
     timing.add_argument("--engine", default="openvino", help="openvino (default) or torch")
     timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
     timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
     timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
     timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
+
+
+def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
+    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNING))
+    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
+    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
+    recipe.add_argument(
+        "--allocation", help=f"{', '.join(ALLOCATIONS)} (global; measured when compensated)", metavar="HOW"
+    )
+    recipe.add_argument("--scope", help=argparse.SUPPRESS)
+    recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
+    recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
+    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
+    recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
+    recipe.add_argument(
+        "--average-bits", type=float, metavar="B", help="bits a weight on average, shared out by effect"
+    )
+    recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
+    recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")
+    recipe.add_argument(
+        "--asymmetric",
+        action="store_true",
+        help="grids with a zero point (when rounding is compensated to fewer than 8 bits)",
+    )
+    recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
+    recipe.add_argument(
+        "--range", help=f"{', '.join(RANGES)} (absmax; mse when rounding is compensated)", metavar="R"
+    )
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:

@@ -216,7 +216,7 @@ def remove(matrices: Sequence[Matrix], share: float) -> tuple[tuple[LayerWork, .
     """
     check_share(share)
     limits = thresholds(
-        {matrix.name: matrix.weight for matrix in matrices}, PruneSpec(sparsity=share, scope="layer")
+        {matrix.name: matrix.weight for matrix in matrices}, PruneSpec(sparsity=share, allocation="uniform")
     )
     # Where nothing is to go, 0 is the threshold that keeps whatever is not zero already.
     limits = {name: max(0.0, limit) for name, limit in limits.items()}

@@ -1,18 +1,19 @@
 """A recipe applied to a model: copy once, prune, then quantize on the fixed mask."""
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from optimizer.errors import unknown
+from optimizer.errors import InputError, unknown
 from optimizer.layers import walk
-from optimizer.prune import PRUNERS
-from optimizer.quantize import QUANTIZERS
+from optimizer.prune import PRUNERS, Pruned
+from optimizer.quantize import QUANTIZERS, bits
 from optimizer.quantize.grid import Codes
-from optimizer.recipe import Recipe
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.study import Study
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +21,26 @@ class CompressedWeight:
     """One layer's weight after a recipe.
 
     ``values`` float32 are what the layer multiplies with; ``mask`` is True where a weight survived pruning;
-    ``codes`` hold the integer grid at 8 bits or fewer; ``threshold`` is the largest magnitude that went, or
-    -1.
+    ``codes`` hold the integer grid at 8 bits or fewer, ``spec`` what holds for this layer, its ``bits`` among
+    it; ``threshold`` is the largest magnitude that went, or -1. ``bias_change`` float32 ``[out]`` is added to
+    the layer's bias: it keeps the mean of its outputs.
     """
 
     values: Tensor
     mask: Tensor
     codes: Codes | None
     threshold: float
+    spec: QuantizeSpec = field(default_factory=QuantizeSpec)
+    bias_change: Tensor | None = None
+
+    @property
+    def bits(self) -> int:
+        return self.spec.weight_bits
+
+    @property
+    def fits_int8(self) -> bool:
+        """Whether codes less their zero point fit a signed byte, which is what int8 kernels take."""
+        return self.codes is not None and not self.codes.grouped and (self.bits <= 7 or self.spec.symmetric)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +54,97 @@ class CompressedModel:
 
 @torch.no_grad()
 def compress_weights(
-    model: nn.Module, recipe: Recipe, published: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    published: Mapping[str, Tensor] | None = None,
+    study: Study | None = None,
 ) -> dict[str, CompressedWeight]:
     """The weights that ``recipe`` makes of ``model``, which is left as it was. Raises InputError.
 
-    ``published`` are the weights that pruning looks at, by name, where they are not the model's own: those
-    before batch norm was folded. Folding scales each output channel, and magnitudes across channels that tell
-    what matters are those the model was trained with: on EfficientNet-Lite0 30 % global sparsity keeps 0.82
-    by them and 0.48 by the folded ones. Ranges for rounding are those of the model's own.
+    ``published`` are the weights that pruning by magnitude looks at, by name, where they are not the model's
+    own: those before batch norm was folded. Folding scales each output channel, and magnitudes across
+    channels that tell what matters are those the model was trained with: on EfficientNet-Lite0 30 % global
+    sparsity keeps 0.82 by them and 0.48 by the folded ones. Ranges for rounding are those of the model's own.
+    ``study`` is what a recipe that needs data works from.
     """
-    if recipe.prune.method not in PRUNERS:
-        raise unknown("pruning method", recipe.prune.method, PRUNERS)
-    if recipe.quantize.method not in QUANTIZERS:
-        raise unknown("quantization method", recipe.quantize.method, QUANTIZERS)
     weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    for override in recipe.layers:
+        if override.layer not in weights:
+            raise unknown("layer", override.layer, weights)
+    if recipe.needs_data and study is None:
+        raise InputError(
+            f"{recipe.describe()} works from calibration images: give some, or take magnitude and nearest"
+        )
     scored = weights if published is None else {name: published[name] for name in weights}
-    masks = PRUNERS[recipe.prune.method](scored, recipe.prune)
+    pruned = _prune(weights, scored, recipe, study)
+    specs = _quantize_specs(weights, recipe, study)
     return {
-        name: _compress_weight(weight, masks[name], _threshold(scored[name], masks[name]), recipe)
+        name: _compressed(weight, pruned[name], scored[name], specs[name], name, study)
         for name, weight in weights.items()
     }
 
 
-def _threshold(weight: Tensor, mask: Tensor) -> float:
-    removed = weight[~mask]
-    return removed.abs().max().item() if removed.numel() else -1.0
+def _prune(
+    weights: Mapping[str, Tensor], scored: Mapping[str, Tensor], recipe: Recipe, study: Study | None
+) -> dict[str, Pruned]:
+    """Layers that one spec holds for are pruned together: a global share is shared out among them."""
+    pruned: dict[str, Pruned] = {}
+    for spec in dict.fromkeys(recipe.prune_for(name) for name in weights):
+        names = [name for name in weights if recipe.prune_for(name) == spec]
+        pruned |= PRUNERS[spec.method](
+            {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, study
+        )
+    return pruned
 
 
-def _compress_weight(weight: Tensor, mask: Tensor, threshold: float, recipe: Recipe) -> CompressedWeight:
-    values, codes = weight * mask, None
-    if recipe.quantize.integer:
-        codes = QUANTIZERS[recipe.quantize.method](values, recipe.quantize)
+def _quantize_specs(
+    weights: Mapping[str, Tensor], recipe: Recipe, study: Study | None
+) -> dict[str, QuantizeSpec]:
+    """What holds for each layer, with an average width shared out among the layers that it is asked of."""
+    specs = {name: recipe.quantize_for(name) for name in weights}
+    mixed = {name: weight for name, weight in weights.items() if specs[name].average_bits is not None}
+    if not mixed:
+        return specs
+    assert study is not None
+    return specs | bits.resolve(mixed, recipe.quantize, study)
+
+
+def _compressed(
+    original: Tensor, pruned: Pruned, scored: Tensor, spec: QuantizeSpec, name: str, study: Study | None
+) -> CompressedWeight:
+    removed = scored[~pruned.mask]
+    threshold = removed.abs().max().item() if removed.numel() else -1.0
+    values, codes, bias_change = pruned.weight, None, pruned.bias_change
+    if spec.integer:
+        rounded = QUANTIZERS[spec.method](original, pruned, spec, name, study)
+        codes, bias_change = rounded.codes, rounded.bias_change
         values = codes.values
-    elif recipe.quantize.weight_bits == 16:
+    elif spec.weight_bits == 16:
         values = values.half().float()
-    return CompressedWeight(values, mask, codes, threshold)
+    return CompressedWeight(values, pruned.mask, codes, threshold, spec, bias_change)
 
 
 @torch.no_grad()
 def compress(
-    model: nn.Module, recipe: Recipe, published: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    published: Mapping[str, Tensor] | None = None,
+    study: Study | None = None,
 ) -> CompressedModel:
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
-    weights = compress_weights(model, recipe, published)
+    weights = compress_weights(model, recipe, published, study)
     module = copy.deepcopy(model).eval()
     for layer in walk(module):
-        layer.weight.copy_(weights[layer.name].values)
+        compressed = weights[layer.name]
+        layer.weight.copy_(compressed.values)
+        if compressed.bias_change is not None and layer.bias is not None:
+            layer.bias.add_(compressed.bias_change)
     return CompressedModel(module, recipe, weights)
+
+
+def width_words(weights: Iterable[CompressedWeight]) -> str:
+    """``4-bit weights`` or ``2- to 8-bit weights``: the widths below 32 among them; empty without any."""
+    widths = sorted({weight.bits for weight in weights if weight.bits < 32})
+    if not widths:
+        return ""
+    return f"{widths[0]}-bit weights" if len(widths) == 1 else f"{widths[0]}- to {widths[-1]}-bit weights"

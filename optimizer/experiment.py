@@ -6,21 +6,23 @@ between calls in this process, so a new position of a slider costs only what is 
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from optimizer.accuracy import accuracy_of
-from optimizer.compress import CompressedWeight, compress, compress_weights
+from optimizer.anatomy import anatomy_of, sensitivities_of
+from optimizer.compress import CompressedModel, CompressedWeight, compress, compress_weights
 from optimizer.data import Datasets, load_images
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
 from optimizer.engines.memory import measure_memory
 from optimizer.environment import environment, threads_available
-from optimizer.errors import InputError
+from optimizer.errors import InputError, unknown
 from optimizer.folders import fingerprint
 from optimizer.keys import request_key
 from optimizer.latency import measure_latency
@@ -29,6 +31,7 @@ from optimizer.models import LoadedModel, Report, card, download, load, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
+    Anatomy,
     DataSpec,
     Execution,
     Inspection,
@@ -36,11 +39,15 @@ from optimizer.records import (
     LayerFacts,
     Request,
     Result,
+    Sensitivity,
     Size,
     digest,
 )
 from optimizer.size import size_of
 from optimizer.statistics import summarise_latency
+from optimizer.studies import IMAGES as STUDIED_IMAGES
+from optimizer.studies import study_of
+from optimizer.study import Study
 from optimizer.token import machine_token
 
 SharedLatency = Callable[[str, bool], Latency | None]
@@ -104,16 +111,53 @@ def subject(model: str) -> Subject:
         module,
         {layer.name: layer.weight.detach() for layer in walk(loaded.module)},
         multiplications(module, loaded.card.input_shape),
-        size_of(module, compress_weights(module, Recipe()), Recipe()),
+        size_of(module, compress_weights(module, Recipe())),
         notes,
     )
 
 
-def inspect(request: Request) -> Inspection:
-    """Exact counts and sizes of a recipe, without running an image. Raises InputError."""
+def inspect(request: Request, report: Report = quiet) -> Inspection:
+    """Exact counts and sizes of a recipe, without scoring an image. Raises InputError.
+
+    A recipe that needs data needs the study of it, which takes its time once.
+    """
     target = subject(request.model)
-    weights = compress_weights(target.module, request.recipe, target.published)
-    return _inspection(target, weights, request.recipe)
+    known = study(request, report) if request.recipe.needs_data else None
+    weights = compress_weights(target.module, request.recipe, target.published, known)
+    return _inspection(target, weights)
+
+
+def study(request: Request, report: Report = quiet) -> Study:
+    """What is known of the model on the request's calibration images; made once. Raises InputError."""
+    setting = Setting.of(request)
+    with turn(report):
+        return _study(setting.model, setting.data, setting.files, Telling(report))
+
+
+def compressed_model(request: Request, report: Report = quiet) -> CompressedModel:
+    """The model after the request's recipe. Raises InputError."""
+    target = subject(request.model)
+    known = study(request, report) if request.recipe.needs_data else None
+    return compress(target.module, request.recipe, target.published, known)
+
+
+def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
+    """One layer's weights before and after the request's recipe. Raises InputError for an unknown layer."""
+    target = subject(request.model)
+    before = {one.name: one.weight.detach() for one in walk(target.module)}
+    if layer not in before:
+        raise unknown("layer", layer, before)
+    known = study(request, report) if request.recipe.needs_data else None
+    after = compress_weights(target.module, request.recipe, target.published, known)[layer]
+    as_published = torch.equal(before[layer], target.published[layer])
+    return anatomy_of(layer, before[layer], after, as_published)
+
+
+def sensitivities(request: Request, report: Report = quiet) -> tuple[Sensitivity, ...]:
+    """What each layer's change alone does to the outputs, in the order of the network."""
+    known = study(request, report)
+    weights = {layer.name: layer.weight.detach() for layer in walk(subject(request.model).module)}
+    return sensitivities_of(weights, known)
 
 
 @dataclass(frozen=True)
@@ -151,15 +195,15 @@ def score(request: Request, report: Report = quiet) -> Scored:
     report(None, "reading the images")
     images = _images(setting.model, setting.data, setting.files)
     report(None, f"preparing {request.engine}")
-    build = _build(request.model, request.engine)
-    compressed = compress(target.module, request.recipe, target.published)
+    build = builder(request.model, request.engine)
+    compressed = compressed_model(request, report)
     evaluation = images.evaluation.images.numpy()
     with turn(report):
         report(None, f"scoring {len(evaluation):,} images")
         baseline = _baseline(setting)
         runner = build(compressed, _calibration(images), setting.threads, setting.batch)
         logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
-    inspection = _inspection(target, compressed.weights, request.recipe)
+    inspection = _inspection(target, compressed.weights)
     return Scored(setting, images, inspection, runner, logits, baseline)
 
 
@@ -237,8 +281,23 @@ def _images(model: str, data: DataSpec, files: str) -> Datasets:
     return load_images(subject(model).loaded, data)
 
 
+@dataclass(frozen=True)
+class Telling:
+    """A report that makes no difference to what is cached: all are equal."""
+
+    report: Report = field(compare=False)
+
+
 @lru_cache(maxsize=2)
-def _build(model: str, engine: str) -> Build:
+def _study(model: str, data: DataSpec, files: str, telling: Telling) -> Study:
+    target = subject(model)
+    calibration = _drawn(_images(model, data, files), STUDIED_IMAGES)
+    return study_of(target.module, calibration, telling.report)
+
+
+@lru_cache(maxsize=2)
+def builder(model: str, engine: str) -> Build:
+    """What an engine prepares of a model, once."""
     target = subject(model)
     return engine_named(engine).prepare(target.module, target.input_shape)
 
@@ -259,18 +318,28 @@ def _twin(setting: Setting) -> Runner:
 def _uncompressed(setting: Setting) -> Runner:
     images = _images(setting.model, setting.data, setting.files)
     compressed = compress(subject(setting.model).module, Recipe())
-    build = _build(setting.model, setting.engine)
+    build = builder(setting.model, setting.engine)
     return build(compressed, _calibration(images), setting.threads, setting.batch)
 
 
+def activation_images(request: Request) -> Tensor:
+    """The calibration images ``[N, C, H, W]`` that activation ranges are read from."""
+    setting = Setting.of(request)
+    return _calibration(_images(setting.model, setting.data, setting.files))
+
+
 def _calibration(images: Datasets) -> Tensor:
-    """Images for activation ranges, drawn over the whole calibration set (folders come sorted by class)."""
+    return _drawn(images, ACTIVATION_CALIBRATION_IMAGES)
+
+
+def _drawn(images: Datasets, count: int) -> Tensor:
+    """Calibration images drawn over the whole set (folders come sorted by class): a shorter draw begins a
+    longer."""
     everything = images.calibration.images
-    order = np.random.default_rng(0).permutation(len(everything))[:ACTIVATION_CALIBRATION_IMAGES]
-    return everything[order]
+    return everything[np.random.default_rng(0).permutation(len(everything))[:count]]
 
 
-def _inspection(target: Subject, weights: dict[str, CompressedWeight], recipe: Recipe) -> Inspection:
+def _inspection(target: Subject, weights: dict[str, CompressedWeight]) -> Inspection:
     facts = tuple(
         LayerFacts(
             name=layer.name,
@@ -279,12 +348,12 @@ def _inspection(target: Subject, weights: dict[str, CompressedWeight], recipe: R
             elements=layer.weight.numel(),
             nonzero=int(weights[layer.name].values.count_nonzero()),
             threshold=weights[layer.name].threshold,
-            bits=recipe.quantize.weight_bits,
+            bits=weights[layer.name].bits,
             macs=layer.weight.numel() * target.multiplications[layer.name],
         )
         for layer in walk(target.module)
     )
-    return Inspection(facts, size_of(target.module, weights, recipe), target.size)
+    return Inspection(facts, size_of(target.module, weights), target.size)
 
 
 def _with_memory(

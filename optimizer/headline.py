@@ -1,10 +1,12 @@
-"""The four figures at the top: accuracy, size, latency, operations; in words, with what has not come yet."""
+"""What a page says beside its charts: the four figures at the top, in words, and the table of layers."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from optimizer.frame import Summary
 from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
+from optimizer.recipe import Override, Recipe
 from optimizer.records import Inspection
 from optimizer.statistics import SAME
 from optimizer.theme import ENGINE_LABELS
@@ -33,6 +35,55 @@ class Headline:
 def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[Headline, ...]:
     """Accuracy, size, latency and operations; what is not known yet is a dash."""
     return (_accuracy(summary), _size(inspection), _latency(summary), _operations(inspection))
+
+
+OWN = {
+    "own sparsity": "sparsity",
+    "own bits": "weight_bits",
+    "own pruning": "pruning",
+    "own rounding": "rounding",
+}
+"""Columns of the table of layers that can be written to, and the fields of an override."""
+
+
+def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]]:
+    """One row a layer: what the recipe as a whole came to there, and what the layer has to itself.
+
+    Shares are in percent.
+    """
+    own = {override.layer: override for override in recipe.layers}
+    rows = []
+    for layer in inspection.layers:
+        row: dict[str, object] = {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "weights": layer.elements,
+            "removed": 100 * (1 - layer.nonzero / layer.elements) if layer.elements else 0.0,
+            "bits": layer.bits,
+        }
+        override = own.get(layer.name, Override(layer.name))
+        row |= {column: getattr(override, field) for column, field in OWN.items()}
+        row["own sparsity"] = None if override.sparsity is None else 100 * override.sparsity
+        rows.append(row)
+    return rows
+
+
+def overrides_of(rows: Iterable[Mapping[Any, Any]]) -> tuple[Override, ...]:
+    """Read back what was written into a table of :func:`layer_rows`. Raises InputError."""
+    found = []
+    for row in rows:
+        given = {field: row[column] for column, field in OWN.items() if not _missing(row[column])}
+        if "sparsity" in given:
+            given["sparsity"] = given["sparsity"] / 100
+        if "weight_bits" in given:
+            given["weight_bits"] = int(given["weight_bits"])
+        if given:
+            found.append(Override(row["layer"], **given))
+    return tuple(found)
+
+
+def _missing(value: object) -> bool:
+    return value is None or value != value or value == ""  # NaN is what a table makes of an empty number
 
 
 def _accuracy(summary: Summary | None) -> Headline:

@@ -31,6 +31,17 @@ class Layer:
     def module_name(self) -> str:
         return self.name.rpartition(".")[0]
 
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """What the layer adds to each of its outputs ``[out]``, if anything."""
+        name = self.bias_name.rpartition(".")[2]
+        bias = getattr(self.module, name, None)
+        return bias if isinstance(bias, nn.Parameter) else None
+
+    @property
+    def bias_name(self) -> str:
+        return f"{self.name.removesuffix('weight')}bias"
+
 
 def walk(model: nn.Module) -> Iterator[Layer]:
     """Every layer in definition order; a weight that several modules share comes once."""
@@ -99,7 +110,7 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     return counts
 
 
-class _LayerTracer(torch.fx.Tracer):
+class LayerTracer(torch.fx.Tracer):
     """Keeps convolutions and norms whole, also those of libraries that derive their own."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -119,7 +130,7 @@ def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     if not any(isinstance(module, BATCH_NORMS) for module in modules.values()):
         return folded, ()
     try:
-        graph = _LayerTracer().trace(folded)
+        graph = LayerTracer().trace(folded)
     except Exception as error:  # tracing runs the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
     calls: dict[str, int] = {}

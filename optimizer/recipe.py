@@ -2,18 +2,22 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import msgspec
 
 from optimizer.errors import InputError, unknown
 
-SCOPES = ("layer", "global")
-GRANULARITIES = ("tensor", "channel")
-RANGES = ("absmax", "mse")
+PRUNING = ("magnitude", "compensated")
+ALLOCATIONS = ("uniform", "global", "normalised", "measured")
+PATTERNS = ("unstructured", "2:4", "4:8", "1x4", "4x4", "16x1")
+EFFORTS = ("fast", "best")
+ROUNDING = ("nearest", "compensated")
+GRANULARITIES = ("tensor", "channel", "group")
+RANGES = ("absmax", "mse", "percentile")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
-ACTIVATION_BITS = (8, 32)
+ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 
 
 def _one_of(kind: str, value: object, known: Iterable[object]) -> None:
@@ -25,18 +29,28 @@ def _one_of(kind: str, value: object, known: Iterable[object]) -> None:
 class PruneSpec:
     """Which weights go: those with ``|w| <= threshold``, or the given share of them.
 
-    ``scope`` says whether the share holds in each layer or over the whole model. At most one of
-    ``sparsity`` (0 to 1, the share removed) and ``threshold`` (in units of the weights) is given; with
-    neither, nothing is pruned.
+    At most one of ``sparsity`` (0 to 1, the share removed) and ``threshold`` (in units of the weights) is
+    given; with neither, nothing is pruned. ``allocation`` shares a sparsity out: the same in each layer, by
+    magnitude over the whole model, the same relative to each layer's root mean square, or by what each
+    layer's weights were measured to be worth.
+
+    ``compensated`` chooses by second-order cost and refits the weights that stay, on calibration images; at
+    effort ``best`` it also searches for a better choice. Patterns ``N:M`` keep N of each M inputs in a row;
+    those with an x remove blocks of outputs x inputs whole.
     """
 
     method: str = "magnitude"
     sparsity: float | None = None
     threshold: float | None = None
-    scope: str = "global"
+    allocation: str = "global"
+    pattern: str = "unstructured"
+    effort: str = "fast"
 
     def __post_init__(self) -> None:
-        _one_of("scope", self.scope, SCOPES)
+        _one_of("pruning method", self.method, PRUNING)
+        _one_of("allocation", self.allocation, ALLOCATIONS)
+        _one_of("pattern", self.pattern, PATTERNS)
+        _one_of("effort", self.effort, EFFORTS)
         if self.sparsity is not None and self.threshold is not None:
             raise InputError("sparsity and threshold are two ways to say one thing: give only one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
@@ -49,52 +63,211 @@ class PruneSpec:
                 f"threshold {self.threshold:g} is not allowed: give a finite number of at least 0, "
                 "in units of the weights (0.05 removes every weight with |w| <= 0.05)"
             )
+        if self.threshold is not None and self.pattern != "unstructured":
+            raise InputError(
+                f"a threshold looks at one weight at a time: give a sparsity with pattern {self.pattern}, or "
+                "leave the pattern out"
+            )
+        if self.sparsity and self.fixed_sparsity not in (None, self.sparsity):
+            raise InputError(
+                f"sparsity {self.sparsity:g} does not go with pattern {self.pattern}, which removes "
+                f"{100 * (self.fixed_sparsity or 0):g} % of the layers it fits: leave the sparsity out, or take "
+                "pattern unstructured"
+            )
+
+    @property
+    def fixed_sparsity(self) -> float | None:
+        """The share that an ``N:M`` pattern removes; None for the patterns that leave it open."""
+        kept, colon, of = self.pattern.partition(":")
+        return 1 - int(kept) / int(of) if colon else None
+
+    @property
+    def share(self) -> float:
+        """The share to remove, by sparsity or by pattern; 0 with a threshold."""
+        return self.sparsity or self.fixed_sparsity or 0.0
 
     @property
     def active(self) -> bool:
         """Whether any weight can be removed."""
-        return bool(self.sparsity) or self.threshold is not None
+        return bool(self.share) or self.threshold is not None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it works from calibration images."""
+        shared_out = self.allocation == "measured" and self.threshold is None and not self.fixed_sparsity
+        return self.active and (self.method == "compensated" or shared_out)
+
+
+def best_grid(method: str, weight_bits: float) -> bool:
+    """Whether a symmetric grid is the better default.
+
+    Compensated rounding finds room for a zero point below 8 bits; at 8 it gains nothing and keeps int8
+    kernels from being used.
+    """
+    return method == "nearest" or weight_bits >= 8
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSpec:
-    """How numbers are rounded. 32 bits leave them alone, 16 is IEEE half, 2 to 8 is an integer grid."""
+    """How numbers are rounded. 32 bits leave them alone, 16 is IEEE half, 2 to 8 is an integer grid.
+
+    ``average_bits`` in the place of ``weight_bits`` gives each layer the width that its measured effect
+    deserves, 2 to 8, with so many bits a weight over the whole model. ``compensated`` lets the weights that
+    are yet to be rounded make up for those that were, on calibration images.
+    """
 
     method: str = "nearest"
     weight_bits: int = 32
+    average_bits: float | None = None
     activation_bits: int = 32
     granularity: str = "channel"
     symmetric: bool = True
     range: str = "absmax"
 
     def __post_init__(self) -> None:
+        _one_of("rounding", self.method, ROUNDING)
         _one_of("weight bits", self.weight_bits, WEIGHT_BITS)
         _one_of("activation bits", self.activation_bits, ACTIVATION_BITS)
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("range", self.range, RANGES)
+        if self.average_bits is None:
+            return
+        if not 2 <= self.average_bits <= 8:
+            raise InputError(
+                f"{self.average_bits:g} bits on average are out of range: layers take 2 to 8 bits, so give a "
+                "number from 2 to 8"
+            )
+        if self.weight_bits != 32:
+            raise InputError(
+                f"weight bits {self.weight_bits} and {self.average_bits:g} bits on average are two ways to "
+                "say one thing: give only one of them"
+            )
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight, on average where layers differ."""
+        return self.average_bits or float(self.weight_bits)
 
     @property
     def integer(self) -> bool:
         """Whether weights lie on an integer grid."""
-        return self.weight_bits <= 8
+        return self.bits <= 8
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the grid is symmetric or not as is best for its method and width."""
+        return self.symmetric == best_grid(self.method, self.bits)
+
+    def at(self, weight_bits: int) -> "QuantizeSpec":
+        """The same way of rounding at another width; what was best for the old one becomes best for the
+        new."""
+        symmetric = best_grid(self.method, weight_bits) if self.automatic else self.symmetric
+        return replace(self, weight_bits=weight_bits, average_bits=None, symmetric=symmetric)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether weights are rounded by what calibration images say."""
+        return self.integer and (self.method == "compensated" or self.average_bits is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What one layer, named as in the Layers page, has to itself. None is "as the recipe says"."""
+
+    layer: str
+    sparsity: float | None = None
+    weight_bits: int | None = None
+    pruning: str | None = None
+    rounding: str | None = None
+
+    def __post_init__(self) -> None:
+        PruneSpec(self.pruning or "magnitude", self.sparsity)
+        QuantizeSpec(self.rounding or "nearest", self.weight_bits or 32)
+
+    def prune(self, spec: PruneSpec) -> PruneSpec:
+        """``spec`` as it holds for this layer alone."""
+        changed = replace(spec, method=self.pruning or spec.method)
+        if self.sparsity is None:
+            return changed
+        return replace(
+            changed, sparsity=self.sparsity, threshold=None, allocation="uniform", pattern="unstructured"
+        )
+
+    def quantize(self, spec: QuantizeSpec) -> QuantizeSpec:
+        """``spec`` as it holds for this layer alone."""
+        changed = replace(spec, method=self.rounding or spec.method)
+        if self.weight_bits is None:
+            return changed
+        return replace(changed, weight_bits=self.weight_bits, average_bits=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A prune spec and a quantize spec: prune first, then quantize on the fixed mask."""
+    """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And layers apart."""
 
     prune: PruneSpec = field(default_factory=PruneSpec)
     quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
+    layers: tuple[Override, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [override.layer for override in self.layers]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    f"layer {name} is overridden twice: say all that it has to itself in one place"
+                )
 
     @property
     def identity(self) -> bool:
         """Whether the recipe leaves the model as it is (the baseline's recipe)."""
-        return (
-            not self.prune.active and self.quantize.weight_bits == 32 and self.quantize.activation_bits == 32
-        )
+        pruned = any(spec.active for spec in self.prune_specs)
+        rounded = any(spec.integer or spec.weight_bits < 32 for spec in self.quantize_specs)
+        return not pruned and not rounded and self.quantize.activation_bits == 32
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether the weights depend on calibration images."""
+        pruned = any(spec.needs_data for spec in self.prune_specs)
+        return pruned or any(spec.needs_data for spec in self.quantize_specs)
+
+    @property
+    def prune_specs(self) -> tuple[PruneSpec, ...]:
+        """The recipe's own, then those of its overrides."""
+        return (self.prune, *(override.prune(self.prune) for override in self.layers))
+
+    @property
+    def quantize_specs(self) -> tuple[QuantizeSpec, ...]:
+        """The recipe's own, then those of its overrides."""
+        return (self.quantize, *(override.quantize(self.quantize) for override in self.layers))
+
+    def prune_for(self, layer: str) -> PruneSpec:
+        """What holds for a layer."""
+        found = [override for override in self.layers if override.layer == layer]
+        return found[0].prune(self.prune) if found else self.prune
+
+    def quantize_for(self, layer: str) -> QuantizeSpec:
+        """What holds for a layer."""
+        found = [override for override in self.layers if override.layer == layer]
+        return found[0].quantize(self.quantize) if found else self.quantize
+
+    def canonical(self) -> "Recipe":
+        """The same recipe with what makes no difference at its default, so that equal work has one key."""
+        prune, quantize = self.prune, self.quantize
+        if not prune.active and not self.layers:
+            prune = PruneSpec()
+        if prune.threshold is not None or prune.fixed_sparsity:
+            prune = replace(prune, allocation="global", sparsity=None)
+        if prune.method == "magnitude":
+            prune = replace(prune, effort="fast")
+        if not any(spec.integer for spec in self.quantize_specs):
+            quantize = QuantizeSpec(
+                weight_bits=quantize.weight_bits, activation_bits=quantize.activation_bits
+            )
+        return replace(self, prune=prune, quantize=quantize)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        plain: dict[str, Any] = msgspec.json.decode(self.to_json())
+        return plain
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -111,6 +284,9 @@ class Recipe:
         for part, kind in (("prune", PruneSpec), ("quantize", QuantizeSpec)):
             if isinstance(data.get(part), dict):
                 _refuse_unknown_keys(part, data[part], kind)
+        for override in data["layers"] if isinstance(data.get("layers"), list | tuple) else ():
+            if isinstance(override, dict):
+                _refuse_unknown_keys("layers", override, Override)
         try:
             return msgspec.convert(data, cls)
         except msgspec.ValidationError as error:
@@ -132,7 +308,61 @@ class Recipe:
         """
         if self.identity:
             return "uncompressed"
-        return " · ".join([*_describe_prune(self.prune), *_describe_quantize(self.quantize)])
+        parts = [
+            *_describe_prune(self.prune),
+            *_describe_quantize(self.quantize),
+            *_describe_layers(self.layers),
+        ]
+        return " · ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A recipe to be found: the first of ``candidates`` that loses at most ``points`` of accuracy.
+
+    They come from the one that gains most to the one that loses least.
+    """
+
+    label: str
+    points: float
+    candidates: tuple[Recipe, ...]
+
+
+NORMAL = Recipe(PruneSpec("compensated", allocation="measured"), QuantizeSpec("compensated", range="mse"))
+"""How the dashboard prunes and rounds unless it is told otherwise; as it stands it does neither."""
+
+
+def _rounded(bits: int, activation_bits: int = 32, sparsity: float | None = None) -> Recipe:
+    prune = replace(NORMAL.prune, sparsity=sparsity)
+    quantize = replace(NORMAL.quantize.at(bits), activation_bits=activation_bits)
+    return Recipe(prune, quantize).canonical()
+
+
+def _mixed(bits: float) -> Recipe:
+    quantize = replace(NORMAL.quantize, average_bits=bits, symmetric=best_grid("compensated", bits))
+    return Recipe(NORMAL.prune, quantize).canonical()
+
+
+_INT8 = tuple(_rounded(bits, 8) for bits in (4, 6, 8))
+_HALF = Recipe(quantize=QuantizeSpec(weight_bits=16))
+PRESETS = {
+    "safe": Preset("At most 0.5 points lost", 0.5, (*_INT8[1:], _rounded(8), _HALF)),
+    "balanced": Preset("At most 1 point lost, int8 kernels", 1.0, (*_INT8, _rounded(6), _rounded(8))),
+    "small": Preset(
+        "The smallest file, at most 3 points lost",
+        3.0,
+        (
+            _rounded(3, sparsity=0.5),
+            _rounded(4, sparsity=0.5),
+            _mixed(3),
+            _mixed(4),
+            _rounded(4),
+            _rounded(6),
+        ),
+    ),
+    "fast": Preset("The lowest latency, at most 2 points lost", 2.0, (*_INT8, _HALF)),
+}
+"""For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search`)."""
 
 
 def _refuse_unknown_keys(where: str, data: dict[str, Any], kind: type) -> None:
@@ -142,27 +372,49 @@ def _refuse_unknown_keys(where: str, data: dict[str, Any], kind: type) -> None:
             raise unknown(f"key in {where}", key, known)
 
 
+SHARED_OUT = {
+    "normalised": "relative to each layer's weights",
+    "measured": "shared out by measured effect",
+}
+
+
 def _describe_prune(prune: PruneSpec) -> list[str]:
+    if not prune.active:
+        return []
+    how = []
     if prune.threshold is not None:
-        return [f"|w| ≤ {prune.threshold:.3g} pruned"]
-    if prune.sparsity:
-        what = "each layer" if prune.scope == "layer" else "all weights"
-        return [f"{100 * prune.sparsity:.4g} % of {what} pruned"]
-    return []
+        words = f"|w| ≤ {prune.threshold:.3g} pruned"
+    elif prune.fixed_sparsity:
+        words = f"pruned {prune.pattern}"
+    else:
+        what = "each layer" if prune.allocation == "uniform" else "all weights"
+        words = f"{100 * prune.share:.4g} % of {what} pruned"
+        how += [f"in blocks {prune.pattern}"] if prune.pattern != "unstructured" else []
+        how += [SHARED_OUT[prune.allocation]] if prune.allocation in SHARED_OUT else []
+    if prune.method == "compensated":
+        how.insert(0, "compensated" if prune.effort == "fast" else "compensated, best effort")
+    return [f"{words} ({', '.join(how)})" if how else words]
 
 
 def _describe_quantize(quantize: QuantizeSpec) -> list[str]:
     words = []
-    if quantize.weight_bits < 32:
+    if quantize.average_bits is not None:
+        words.append(f"{quantize.average_bits:g}-bit weights on average")
+    elif quantize.weight_bits < 32:
         words.append(f"{quantize.weight_bits}-bit weights")
     if quantize.integer:
         details = [
-            "per tensor" if quantize.granularity == "tensor" else "",
+            "compensated" if quantize.method == "compensated" else "",
+            {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
             "" if quantize.symmetric else "asymmetric",
-            "least-squares range" if quantize.range == "mse" else "",
+            {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
         ]
         if any(details):
             words[-1] += f" ({', '.join(filter(None, details))})"
     if quantize.activation_bits < 32:
         words.append(f"{quantize.activation_bits}-bit activations")
     return words
+
+
+def _describe_layers(layers: tuple[Override, ...]) -> list[str]:
+    return [f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart"] if layers else []

@@ -16,7 +16,7 @@ from optimizer.recipe import Recipe
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of everything in this file. A change of meaning raises it, and old results are measured anew."""
 
 
@@ -226,6 +226,38 @@ class Inspection:
     layers: tuple[LayerFacts, ...]
     size: Size
     baseline_size: Size
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """One layer's weights before and after a recipe, as a histogram.
+
+    Bin ``i`` spans ``edges[i]`` to ``edges[i + 1]``, in units of the weights: ``before`` counts what was
+    there, ``after`` what is there now, zeros left out. ``threshold`` is the largest magnitude that went (-1
+    for none) where magnitude decided; ``levels`` are the values of the grid of the channel with the widest
+    range.
+    """
+
+    layer: str
+    edges: tuple[float, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    zeros: int
+    threshold: float
+    levels: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What one layer's change does to the outputs: divergence (KL, nats) from the uncompressed model's.
+
+    ``pruned`` was measured with the layer pruned as far as in a model of 60 % sparsity and no other layer
+    touched; ``rounded`` is predicted from it for each bit width, with compensated rounding.
+    """
+
+    layer: str
+    pruned: float
+    rounded: dict[int, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optimizer.errors import InputError, UnavailableError
+from optimizer.keys import request_key
 from optimizer.records import SCHEMA, DataSpec, Latency, Request, Result, decode, digest, encode
 
 T = TypeVar("T")
@@ -104,6 +105,14 @@ class Store:
         """The result under ``key``, or None."""
         rows = self._read("SELECT json FROM results WHERE key = ? AND schema = ?", (key, SCHEMA))
         return self._decode(rows[0][0], Result) if rows else None
+
+    def best(self, request: Request) -> Result | None:
+        """The result of a request, timed in full where there is one, else in the quick mode."""
+        for quick in (False, True):
+            settings = replace(request.settings, quick=quick)
+            if found := self.get(request_key(replace(request, settings=settings))):
+                return found
+        return None
 
     def results(
         self,

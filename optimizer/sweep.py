@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import Recipe
 from optimizer.records import Request, Result
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
@@ -34,18 +34,20 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
             "configurations: take fewer steps"
         )
     requests = [
-        replace(base, recipe=Recipe(_prune(base, sparsity), _quantize(base, bits)))
+        replace(base, recipe=_recipe(base.recipe, sparsity, bits))
         for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
     ]
     return sorted(requests, key=lambda request: not request.recipe.identity)
 
 
-def _prune(base: Request, sparsity: float) -> PruneSpec:
-    return replace(base.recipe.prune, sparsity=sparsity or None, threshold=None)
-
-
-def _quantize(base: Request, bits: int) -> QuantizeSpec:
-    return replace(base.recipe.quantize, weight_bits=bits)
+def _recipe(base: Recipe, sparsity: float, bits: int) -> Recipe:
+    """``base`` with another amount of pruning and other bits. Raises InputError for a share that its pattern
+    refuses."""
+    if not sparsity:
+        prune = replace(base.prune, sparsity=None, threshold=None, pattern="unstructured")
+    else:
+        prune = replace(base.prune, sparsity=sparsity, threshold=None)
+    return replace(base, prune=prune, quantize=base.quantize.at(bits)).canonical()
 
 
 def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failure]:

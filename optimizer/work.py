@@ -10,7 +10,9 @@ from typing import Any
 from optimizer.errors import ParetoscopeError, unknown
 from optimizer.folders import ClassMapping
 from optimizer.keys import request_key
-from optimizer.records import DataSpec, Inspection, ModelCard, Request
+from optimizer.recipe import PRESETS
+from optimizer.records import Anatomy, DataSpec, Inspection, ModelCard, Request, Result, Sensitivity
+from optimizer.search import Found, find
 from optimizer.store import Store
 
 Report = Callable[[float | None, str], None]
@@ -80,7 +82,19 @@ def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
 def _inspect(request: Request, report: Report) -> Inspection:
     from optimizer import experiment
 
-    return experiment.inspect(request)
+    return experiment.inspect(request, report)
+
+
+def _anatomy(request: tuple[Request, str], report: Report) -> Anatomy:
+    from optimizer import experiment
+
+    return experiment.anatomy(*request, report)
+
+
+def _sensitivities(request: Request, report: Report) -> tuple[Sensitivity, ...]:
+    from optimizer import experiment
+
+    return experiment.sensitivities(request, report)
 
 
 def _measure(request: Request, report: Report) -> str:
@@ -95,6 +109,38 @@ def _measure(request: Request, report: Report) -> str:
         raise
     store.put(result)
     return result.key
+
+
+def _preset(request: tuple[str, Request], report: Report) -> Found:
+    """The recipe of a preset, and each one tried in the store."""
+    store = Store()
+
+    def measured(one: Request) -> Result:
+        known = store.best(one) or store.get(_measure(one, report))
+        assert known is not None
+        return known
+
+    return find(PRESETS[request[0]], request[1], measured, report)
+
+
+def _artifact(request: tuple[str, Request], report: Report) -> bytes:
+    """A file of the compressed model, with the figures that were measured of it."""
+    from optimizer import artifacts, experiment
+
+    kind, wanted = request
+    target = experiment.subject(wanted.model)
+    report(None, "compressing")
+    take_away = artifacts.TakeAway(
+        card=target.loaded.card,
+        module=target.module,
+        compressed=experiment.compressed_model(wanted, report),
+        calibration=experiment.activation_images(wanted),
+        threads=experiment.resolve_threads(wanted.settings.threads),
+        result=Store().best(wanted),
+        build=experiment.builder(wanted.model, "openvino") if kind == "openvino" else None,
+    )
+    report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")
+    return artifacts.write(kind, take_away)
 
 
 def _complexity(request: Any, report: Report) -> str:
@@ -112,6 +158,10 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
     "download": _download,
     "images": _images,
     "inspect": _inspect,
+    "anatomy": _anatomy,
+    "sensitivities": _sensitivities,
     "measure": _measure,
+    "preset": _preset,
+    "artifact": _artifact,
     "complexity": _complexity,
 }

@@ -1,5 +1,6 @@
 """The pieces that pages share: the pool and the store, the sidebar, and how results are shown."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,14 +14,15 @@ from streamlit.navigation.page import Page
 from optimizer.environment import describe, environment
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job, Pool
-from optimizer.export import EXPORTERS, chrome, file_name
+from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
 from optimizer.figures import Bars, Lines, alternative, figure
 from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
 from optimizer.metrics import format_bytes
-from optimizer.records import DataSpec, ModelCard, Request, Result, Settings
+from optimizer.recipe import NORMAL, Override, Recipe
+from optimizer.records import DataSpec, ModelCard, Request, Result
 from optimizer.resources import asset
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
@@ -70,8 +72,8 @@ def errors_in_words() -> Iterator[None]:
 def pool() -> Pool:
     """The workers of this server, shared by all its visitors, warmed up once."""
     workers = Pool(TARGET)
-    first = Request(FIRST_MODEL)
-    workers.warm(first)
+    first = Request(FIRST_MODEL, NORMAL)
+    workers.warm(Request(FIRST_MODEL))
     if not store().count():  # the very first start: fill the curves while the visitor looks around
         for request in grid(first, STARTER_SPARSITIES, STARTER_BITS):
             workers.submit("measure", "measure", request, request_key(request), BACKGROUND)
@@ -100,12 +102,6 @@ def finished(job: Job, kind: type[T]) -> T:
 def in_address(key: str) -> dict[str, Any]:
     """Arguments of a widget whose value is kept in the page's address, so that a link restores it."""
     return {"key": key, "bind": "query-params"}
-
-
-def measured(request: Request) -> Result | None:
-    """The stored result of a request, in full where there is one."""
-    full = Request(request.model, request.recipe, request.engine, request.data, Settings(quick=False))
-    return store().get(request_key(full)) or store().get(request_key(request))
 
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
@@ -153,6 +149,26 @@ def pin(key: str) -> None:
     st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
 
 
+def overrides(model: str) -> tuple[Override, ...]:
+    """The layers of a model that have something to themselves: kept for the visit, and in the address."""
+    kept = st.session_state.get("overrides")
+    if kept is None:  # a link brought them
+        text = st.query_params.get("layers", "[]")
+        with errors_in_words():
+            kept = (model, Recipe.from_json(f'{{"layers": {text}}}').layers)
+    named, found = kept or (model, ())
+    set_overrides(model, found if named == model else ())
+    return found if named == model else ()
+
+
+def set_overrides(model: str, layers: tuple[Override, ...]) -> None:
+    st.session_state["overrides"] = (model, layers)
+    if layers:
+        st.query_params["layers"] = json.dumps(Recipe(layers=layers).to_dict()["layers"])
+    else:
+        st.query_params.pop("layers", None)
+
+
 # Navigation and sidebar
 
 
@@ -168,6 +184,7 @@ def navigation() -> Page:
     page = st.navigation(
         [
             st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
+            st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
             st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
@@ -343,9 +360,23 @@ def badges(summary: Summary) -> None:
             st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=badge.words)
 
 
-def export_menu(results: Sequence[Result], name: str) -> None:
-    """Charts and table to take away, and the format of the charts' own camera button."""
+def export_menu(results: Sequence[Result], name: str, request: Request | None = None) -> None:
+    """What to take away: charts, table, the format of the charts' camera button, and a request's model."""
     with st.popover("Export", icon=":material/download:", disabled=not results):
+        if request:
+            st.caption(f"The model: {request.recipe.describe()}")
+            for kind, label in MODEL_FILES.items():
+                st.download_button(
+                    label,
+                    data=_model_file(kind, request),
+                    file_name=file_name(f"{request.model} {kind}", "zip"),
+                    mime="application/zip",
+                    key=f"model {kind}",
+                    on_click="ignore",
+                    help=MODEL_HELP[kind],
+                    width="stretch",
+                )
+            st.caption("What was measured")
         st.segmented_control(
             "Camera button of each chart saves",
             ["png", "svg"],
@@ -367,6 +398,26 @@ def export_menu(results: Sequence[Result], name: str) -> None:
                 help=reason or None,
                 width="stretch",
             )
+
+
+MODEL_HELP = {
+    "safetensors": "In the narrowest types that hold it; `optimizer.artifacts.load` restores it bit for bit.",
+    "packed": "k bits a surviving weight; `optimizer.artifacts.load` restores it bit for bit.",
+    "onnx": "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
+    "openvino": "The very graph that was measured here, at batch 1.",
+}
+
+
+def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
+    """Written by a worker when it is asked for, with recipe and model card."""
+
+    def written() -> bytes:
+        key = f"artifact {kind} {request_key(request)}"
+        job = pool().wait(pool().submit("inspect", "artifact", (kind, request), key))
+        pool().forget(key)  # megabytes
+        return finished(job, bytes)
+
+    return written
 
 
 def _writer(write: Callable[[Sequence[Result]], bytes], results: Sequence[Result]) -> Callable[[], bytes]:

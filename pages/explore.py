@@ -11,14 +11,19 @@ from optimizer.headline import headlines
 from optimizer.keys import request_key, request_keys
 from optimizer.recipe import (
     ACTIVATION_BITS,
+    EFFORTS,
     GRANULARITIES,
-    SCOPES,
+    PATTERNS,
+    PRESETS,
+    ROUNDING,
     WEIGHT_BITS,
     PruneSpec,
     QuantizeSpec,
     Recipe,
+    best_grid,
 )
 from optimizer.records import Inspection, Request, Result, Settings
+from optimizer.search import Found
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from pages import common
 
@@ -27,105 +32,235 @@ INSPECTION_SECONDS = 0.5
 
 def main() -> None:
     chosen = common.selection()
-    recipe = controls()
+    take_preset()
+    recipe = replace(controls(), layers=common.overrides(chosen.card.name))
+    st.session_state["way"] = recipe  # what Layers looks at
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
-    request = Request(chosen.card.name, recipe, chosen.engine, chosen.data)
-    result = common.measured(request)
+    request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data)
+    result = common.store().best(request)
     asked = [] if result else ask(request)
     cards(request, result)
     results = common.store().results(request.model, request.data, request.engine)
-    started = toolbar(request, result, results)
+    started = toolbar(request, recipe, result, results)
     common.refresh_when_over(asked, started)
     draw(results, result, recipe)
 
 
+METHODS = {"compensated": "Compensated", "magnitude": "Magnitude", "threshold": "Threshold"}
+ALLOCATION_WORDS = {
+    "measured": "by measured effect",
+    "global": "by magnitude",
+    "normalised": "by relative magnitude",
+    "uniform": "the same in each layer",
+}
+RANGE_WORDS = {"mse": "least squares", "absmax": "largest |w|", "percentile": "99.9th percentile"}
+GRIDS = ("automatic", "symmetric", "asymmetric")
+
+
 def controls() -> Recipe:
     """The sliders. Each has a default that works; the rest waits behind *More*."""
-    mode, prune, bits, activations, more = st.columns([5, 8, 8, 4, 3], vertical_alignment="bottom")
+    mode, prune, bits, activations, more = st.columns([11, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
-        by = st.segmented_control(
-            "Prune by",
-            ["sparsity", "threshold"],
-            default="sparsity",
+        method = st.segmented_control(
+            "Method",
+            list(METHODS),
+            default="compensated",
             required=True,
-            **common.in_address("by"),
-            format_func=str.capitalize,
-            help="Both say which small weights go: a share of them, or all with |w| ≤ t.",
+            **common.in_address("method"),
+            format_func=METHODS.__getitem__,
+            help="Compensated: calibration images tell which weights matter, and those that stay make up for "
+            "those that go. Magnitude: the smallest weights go; no images needed. Threshold: all with "
+            "|w| ≤ t go. Compensated also rounds so that later weights make up for earlier ones.",
         )
+    with more, st.popover("More"):
+        pruning, rounding = _more(method)
     with prune:
-        if by == "sparsity":
-            percent = st.slider(
-                "Sparsity",
-                0,
-                99,
-                0,
-                format="%d %%",
-                **common.in_address("sparsity"),
-                help="The share of weights that is set to zero, smallest first.",
-            )
-        else:
-            threshold = st.slider(
-                "Threshold",
-                0.0,
-                0.5,
-                0.0,
-                0.002,
-                format="|w| ≤ %.3f",
-                **common.in_address("threshold"),
-                help="Every weight of at most this magnitude is set to zero.",
-            )
+        pruning = _amount(method, pruning)
     with bits:
         weight_bits = st.select_slider(
-            "Weight bits",
+            "Average weight bits" if rounding.average_bits else "Weight bits",
             WEIGHT_BITS,
             32,
             **common.in_address("bits"),
             help="2 to 8 round to an integer grid, 16 is half precision, 32 leaves the weights alone.",
         )
     with activations:
-        activation_bits = st.segmented_control(
+        activation_bits = st.select_slider(
             "Activation bits",
             ACTIVATION_BITS,
-            default=32,
-            required=True,
+            32,
             **common.in_address("activations"),
-            help="8-bit weights and activations run on int8 kernels.",
+            help="8-bit weights and activations run on int8 kernels; fewer bits are simulated.",
         )
-    with more, st.popover("More"):
-        scope = st.segmented_control(
-            "Sparsity holds",
-            SCOPES,
-            default="global",
-            required=True,
-            **common.in_address("scope"),
-            format_func={"layer": "in each layer", "global": "over all weights"}.__getitem__,
-        )
-        granularity = st.segmented_control(
-            "One grid",
-            GRANULARITIES,
-            default="channel",
-            required=True,
-            **common.in_address("granularity"),
-            format_func="a {}".format,
-        )
-        asymmetric = st.toggle("Asymmetric grid, with a zero point", **common.in_address("asymmetric"))
-        least_squares = st.toggle(
-            "Range by least squared error", **common.in_address("mse"), help="Else by the largest |w|."
-        )
-    return Recipe(
-        PruneSpec(sparsity=percent / 100 or None, scope=scope)
-        if by == "sparsity"
-        else PruneSpec(threshold=threshold or None, scope=scope),
-        QuantizeSpec(
-            weight_bits=weight_bits,
-            activation_bits=activation_bits,
-            granularity=granularity,
-            symmetric=not asymmetric,
-            range="mse" if least_squares else "absmax",
-        ),
+    mixed = rounding.average_bits is not None and weight_bits <= 8
+    quantize = replace(
+        rounding,
+        weight_bits=32 if mixed else weight_bits,
+        average_bits=float(weight_bits) if mixed else None,
+        activation_bits=activation_bits,
+        symmetric=_symmetric(rounding.method, weight_bits),
     )
+    return Recipe(pruning, quantize)
+
+
+def take_preset() -> None:
+    """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late."""
+    job = common.pool().get(st.session_state.get("preset", ""))
+    if job is None or not job.over:
+        return
+    del st.session_state["preset"]
+    common.pool().forget(job.key)  # so that it can be asked for again, with other images perhaps
+    if job.state == "cancelled":
+        return
+    with common.errors_in_words():
+        found = common.finished(job, Found)
+        set_controls(found.result.request.recipe)
+        common.set_overrides(found.result.request.model, ())
+        icon = ":material/check:" if found.met else ":material/warning:"
+        st.toast(found.words, icon=icon, duration="long")
+
+
+def set_controls(recipe: Recipe) -> None:
+    """Every control as it must stand for ``recipe``, which has no threshold."""
+    prune, quantize = recipe.prune, recipe.quantize
+    method = prune.method if prune.active else "compensated"
+    bits = quantize.average_bits or quantize.weight_bits
+    values = {
+        "method": method,
+        "sparsity": round(100 * (prune.sparsity or 0)),
+        "pattern": prune.pattern,
+        "bits": round(bits),
+        "activations": quantize.activation_bits,
+        "mixed": quantize.average_bits is not None,
+    }
+    if prune.active:
+        values[f"{method}_allocation"] = prune.allocation
+    if quantize.integer:
+        values[f"{method}_rounding"] = quantize.method
+        values[f"{quantize.method}_range"] = quantize.range
+        values["granularity"] = quantize.granularity
+        automatic = best_grid(quantize.method, bits) == quantize.symmetric
+        values["grid"] = "automatic" if automatic else "symmetric" if quantize.symmetric else "asymmetric"
+    for key, value in values.items():
+        st.session_state[key] = value
+
+
+def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
+    """The spec with how much it is to prune."""
+    fixed = pruning.fixed_sparsity is not None
+    if method == "threshold":
+        threshold = st.slider(
+            "Threshold",
+            0.0,
+            0.5,
+            0.0,
+            0.002,
+            format="|w| ≤ %.3f",
+            **common.in_address("threshold"),
+            help="Every weight of at most this magnitude is set to zero.",
+        )
+        return replace(pruning, threshold=threshold or None)
+    percent = st.slider(
+        "Sparsity",
+        0,
+        99,
+        0,
+        format="%d %%",
+        **common.in_address("sparsity"),
+        disabled=fixed,
+        help="The share of weights that is set to zero. An N:M pattern fixes it.",
+    )
+    return replace(pruning, sparsity=None if fixed else percent / 100 or None)
+
+
+def _more(method: str) -> tuple[PruneSpec, QuantizeSpec]:
+    """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
+    mixed."""
+    pattern, allocation, effort = "unstructured", "global", "fast"
+    st.markdown("**Pruning**")
+    if method == "threshold":
+        st.caption("A threshold leaves nothing to choose.")
+    else:
+        by_method = "measured" if method == "compensated" else "global"
+        allocation = st.selectbox(
+            "Shared out over the layers",
+            list(ALLOCATION_WORDS),
+            index=list(ALLOCATION_WORDS).index(by_method),
+            **common.in_address(f"{method}_allocation"),
+            format_func=ALLOCATION_WORDS.__getitem__,
+        )
+        pattern = st.selectbox(
+            "Pattern",
+            PATTERNS,
+            **common.in_address("pattern"),
+            help="N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Blocks are "
+            "outputs × inputs that go together.",
+        )
+    if method == "compensated":
+        effort = st.segmented_control(
+            "Effort",
+            EFFORTS,
+            default="fast",
+            required=True,
+            **common.in_address("effort"),
+            format_func=str.capitalize,
+            help="Best searches longer for which weights to keep: several times the seconds.",
+        )
+    st.markdown("**Rounding**")
+    by_method = "compensated" if method == "compensated" else "nearest"
+    rounding = st.segmented_control(
+        "Weights are rounded",
+        ROUNDING,
+        default=by_method,
+        required=True,
+        **common.in_address(f"{method}_rounding"),
+        format_func={"nearest": "to nearest", "compensated": "compensated"}.__getitem__,
+    )
+    mixed = st.toggle(
+        "Widths differ by layer",
+        **common.in_address("mixed"),
+        help="The slider is then the average: layers that matter more get more bits, 2 to 8.",
+    )
+    granularity = st.segmented_control(
+        "One grid",
+        GRANULARITIES,
+        default="channel",
+        required=True,
+        **common.in_address("granularity"),
+        format_func="a {}".format,
+    )
+    st.segmented_control(
+        "Grid",
+        GRIDS,
+        default="automatic",
+        required=True,
+        **common.in_address("grid"),
+        format_func=str.capitalize,
+        help="Asymmetric grids have a zero point. Automatic takes one below 8 bits when compensated.",
+    )
+    range_ = st.selectbox(
+        "Range of a grid",
+        list(RANGE_WORDS),
+        index=0 if rounding == "compensated" else 1,
+        **common.in_address(f"{rounding}_range"),
+        format_func=RANGE_WORDS.__getitem__,
+    )
+    return (
+        PruneSpec(
+            "compensated" if method == "compensated" else "magnitude",
+            allocation=allocation,
+            pattern=pattern,
+            effort=effort,
+        ),
+        QuantizeSpec(rounding, average_bits=8 if mixed else None, granularity=granularity, range=range_),
+    )
+
+
+def _symmetric(rounding: str, weight_bits: int) -> bool:
+    grid = st.session_state.get("grid", "automatic")
+    return best_grid(rounding, weight_bits) if grid == "automatic" else grid == "symmetric"
 
 
 def ask(request: Request) -> list[Job]:
@@ -176,10 +311,13 @@ def draw(results: list[Result], result: Result | None, recipe: Recipe) -> None:
         common.chart(charts.frontier_info(results, key), "frontier")
 
 
-def toolbar(request: Request, result: Result | None, results: list[Result]) -> list[Job]:
-    """How far to trust this position and what to do with it; gives the jobs that its buttons started."""
+def toolbar(request: Request, way: Recipe, result: Result | None, results: list[Result]) -> list[Job]:
+    """How far to trust this position and what to do with it; gives the jobs that its buttons started.
+
+    ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
+    """
     full = replace(request, settings=Settings(quick=False))
-    wanted = grid(_unpruned(request), STARTER_SPARSITIES, STARTER_BITS)
+    wanted = grid(replace(request, recipe=_any_amount(way)), STARTER_SPARSITIES, STARTER_BITS)
     done = {one.key for one in results}
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
@@ -188,6 +326,9 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
         st.markdown(f"**{words[0].upper()}{words[1:]}**", width="content")
         if result:
             common.badges(summarise(result))
+        if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):
+            common.set_overrides(request.model, ())
+            st.rerun()
         if st.button(
             "Measure in full",
             icon=":material/timer:",
@@ -196,9 +337,10 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
             "memory, and intervals to rely on.",
         ):
             common.submit(full)
+        searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             common.pin(result.key)
-        common.export_menu(results, request.model)
+        common.export_menu(results, request.model, request)
         if swept:
             if st.button("Stop", icon=":material/stop:", help="Stop filling the curves."):
                 for job in swept:
@@ -219,13 +361,35 @@ def toolbar(request: Request, result: Result | None, results: list[Result]) -> l
     if swept:
         measured = len(wanted) - len(missing)
         st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
+    if searching:
+        common.show_job(searching)
+        if st.button("Stop the search", icon=":material/stop:"):
+            common.pool().cancel(searching.key)
+            st.rerun()
     job = common.pool().get(request_key(full))
-    return [*swept, *([job] if job and not job.over else [])]
+    return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
 
 
-def _unpruned(request: Request) -> Request:
-    spec = PruneSpec(scope=request.recipe.prune.scope)
-    return replace(request, recipe=replace(request.recipe, prune=spec))
+def presets(request: Request) -> Job | None:
+    """Recipes for people in a hurry; the search that runs, if one does."""
+    running = common.pool().get(st.session_state.get("preset", ""))
+    with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
+        st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
+        for name, preset in PRESETS.items():
+            if st.button(name.capitalize(), help=preset.label, width="stretch"):
+                base = replace(request, recipe=Recipe(), settings=Settings())
+                key = f"preset {name} {request_key(base)}"
+                running = common.pool().submit("measure", "preset", (name, base), key)
+                st.session_state["preset"] = key
+                st.rerun()
+    return running
+
+
+def _any_amount(way: Recipe) -> Recipe:
+    """The same way of pruning and rounding for every sparsity: N:M patterns know only one."""
+    if way.prune.fixed_sparsity is None:
+        return way
+    return replace(way, prune=replace(way.prune, pattern="unstructured"))
 
 
 main()

@@ -158,7 +158,7 @@ def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
         (["measure", "fashion-mlp", "--threshold", "nan"], "threshold nan is not allowed"),
         (["measure", "fashion-mlp", "--sparsity", "0.5", "--threshold", "0.1"], "only one of them"),
         (["measure", "fashion-mlp", "--weight-bits", "9"], "unknown weight bits 9: use one of 2, 3"),
-        (["measure", "fashion-mlp", "--activation-bits", "4"], "unknown activation bits 4"),
+        (["measure", "fashion-mlp", "--activation-bits", "9"], "unknown activation bits 9"),
         (["measure", "fashion-mlp", "--prune", "luck"], "unknown pruning method 'luck'"),
         (["measure", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus': use one of"),
         (["measure", "fashion-mlp", "--threads", "4096"], "4096 threads are more than"),

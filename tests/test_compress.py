@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from optimizer.compress import compress, compress_weights
 from optimizer.errors import InputError
 from optimizer.layers import walk
-from optimizer.recipe import GRANULARITIES, RANGES, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import GRANULARITIES, RANGES, WEIGHT_BITS, Override, PruneSpec, QuantizeSpec, Recipe
 
 Small = Callable[[str], nn.Module]
 
@@ -25,7 +25,7 @@ SPARSE_AND_ROUNDED = [
 ]
 RECIPES = [
     Recipe(),
-    Recipe(PruneSpec(sparsity=0.5, scope="layer")),
+    Recipe(PruneSpec(sparsity=0.5, allocation="uniform")),
     Recipe(PruneSpec(threshold=0.1)),
     Recipe(quantize=QuantizeSpec(weight_bits=16)),
     Recipe(PruneSpec(sparsity=0.7), QuantizeSpec(weight_bits=3, symmetric=False, range="mse")),
@@ -135,10 +135,10 @@ def test_16_bits_are_ieee_half(values: list[float]) -> None:
     assert rounded.flatten().tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_the_threshold_is_the_largest_magnitude_that_went(small: Small, scope: str) -> None:
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_the_threshold_is_the_largest_magnitude_that_went(small: Small, allocation: str) -> None:
     model = small("cnn")
-    found = compress_weights(model, Recipe(PruneSpec(sparsity=0.5, scope=scope)))
+    found = compress_weights(model, Recipe(PruneSpec(sparsity=0.5, allocation=allocation)))
     for layer in walk(model):
         weight = found[layer.name]
         removed = layer.weight[~weight.mask].abs()
@@ -160,11 +160,31 @@ def test_weights_alone_are_those_of_the_whole_model(small: Small) -> None:
         assert torch.equal(alone[name].values, whole[name].values)
 
 
-def test_unknown_methods_are_refused_listing_the_known(small: Small) -> None:
-    with pytest.raises(InputError, match="unknown pruning method 'lottery': use one of magnitude"):
-        compress(small("cnn"), Recipe(PruneSpec(method="lottery")))
-    with pytest.raises(InputError, match="unknown quantization method 'gptq': use one of nearest"):
-        compress_weights(small("cnn"), Recipe(quantize=QuantizeSpec(method="gptq")))
+def test_a_recipe_that_needs_data_says_so_when_there_is_none(small: Small) -> None:
+    with pytest.raises(InputError, match="works from calibration images: give some, or take magnitude"):
+        compress(small("cnn"), Recipe(PruneSpec("compensated", 0.5)))
+
+
+def test_an_override_of_no_layer_lists_the_layers(small: Small) -> None:
+    with pytest.raises(InputError, match=r"unknown layer 'neck.weight': use one of stem\.0\.weight"):
+        compress(small("cnn"), Recipe(layers=(Override("neck.weight", sparsity=0.5),)))
+
+
+def test_layers_apart_have_what_is_theirs_and_the_rest_shares_the_rest(small: Small) -> None:
+    model = small("cnn")
+    apart = (Override("stem.0.weight", sparsity=0.25), Override("head.weight", weight_bits=8))
+    recipe = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4), apart)
+    found = compress_weights(model, recipe)
+    stem = found.pop("stem.0.weight")
+    assert (~stem.mask).sum() == round(0.25 * stem.mask.numel())
+    assert stem.bits == 4
+    assert {name: weight.bits for name, weight in found.items()} == {
+        "depthwise.0.weight": 4,
+        "project.0.weight": 4,
+        "head.weight": 8,
+    }
+    rest = torch.cat([weight.mask.flatten() for weight in found.values()])
+    assert abs((~rest).sum() - 0.5 * len(rest)) <= 1
 
 
 def test_published_weights_say_what_is_pruned_and_the_model_s_own_what_is_left(small: Small) -> None:

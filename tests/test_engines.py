@@ -1,3 +1,4 @@
+import copy
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from optimizer import engines
 from optimizer.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.compress import compress
+from optimizer.compress import CompressedModel, CompressedWeight, compress
 from optimizer.engines import ENGINES, Runner, engine_named, openvino
 from optimizer.engines.memory import measure_memory
 from optimizer.errors import InputError, UnavailableError, WorkError
@@ -27,7 +28,7 @@ from optimizer.resources import assets_dir
 Small = Callable[[str], nn.Module]
 
 INT8 = ("i8", "u8")
-PRUNED = PruneSpec(sparsity=0.5, scope="layer")
+PRUNED = PruneSpec(sparsity=0.5, allocation="uniform")
 EXACT = [
     Recipe(),
     Recipe(PRUNED),
@@ -266,11 +267,59 @@ def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
     assert 1e-4 < noise < 0.1
 
 
-def test_a_layer_that_int8_did_not_reach_is_named() -> None:
+def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
     ran = [LayerExecution("stem", "u8", "brgconv"), LayerExecution("head", "f32", "gemm")]
-    words = openvino.simulated(QuantizeSpec(weight_bits=8, activation_bits=8), ran)
-    assert words == ["1 of 2 layers did not run on int8 kernels: head"]
-    assert openvino.simulated(QuantizeSpec(weight_bits=8, activation_bits=8), ran[:1]) == []
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+    compressed = compress(small("cnn"), recipe)
+    assert openvino.simulated(compressed, ran) == ["1 of 2 layers did not run on int8 kernels: head"]
+    assert openvino.simulated(compressed, ran[:1]) == []
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("bits", [6, 4])
+def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
+    small: Small, small_images: Tensor, engine: str, bits: int
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    float32 = eager(model, Recipe(), small_images)
+
+    def noise(width: int) -> float:
+        recipe = Recipe(quantize=QuantizeSpec(activation_bits=width))
+        answers = run(engine, model, recipe, small_images)
+        assert f"{width}-bit activations: rounded between float32 kernels" in " ".join(
+            answers.execution.simulated
+        )
+        return float(np.linalg.norm(answers.score(small_images.numpy()) - float32) / np.linalg.norm(float32))
+
+    assert 2 ** (8 - bits) / 2 < noise(bits) / noise(8) < 2 ** (8 - bits) * 2
+
+
+def test_bias_changes_reach_the_kernels(small: Small, small_images: Tensor) -> None:
+    for name in ("cnn", "encoder", "shared", "tied"):
+        model, _ = fold_batch_norm(small(name))
+        weights = {
+            layer.name: CompressedWeight(
+                layer.weight.detach(),
+                torch.ones_like(layer.weight, dtype=torch.bool),
+                None,
+                -1.0,
+                bias_change=torch.linspace(-1, 1, layer.weight.shape[0]) if layer.bias is not None else None,
+            )
+            for layer in walk(model)
+        }
+        module = copy.deepcopy(model)
+        with torch.no_grad():
+            for layer in walk(module):
+                change = weights[layer.name].bias_change
+                if layer.bias is not None and change is not None:
+                    layer.bias += change
+        built = openvino.prepare(model, small_images.shape[1:])(
+            CompressedModel(module, Recipe(), weights), small_images, 1, 1
+        )
+        with torch.inference_mode():
+            np.testing.assert_allclose(
+                built.score(small_images.numpy()), module(small_images).numpy(), rtol=1e-4, atol=1e-4
+            )
 
 
 @pytest.mark.parametrize("name", ["encoder", "shared", "tied"])

@@ -15,7 +15,7 @@ from optimizer.experiment import inspect, measure, score, subject
 from optimizer.keys import request_key
 from optimizer.latency import Effort
 from optimizer.models import LoadedModel
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
 from optimizer.statistics import SAME, paired_drop, summarise_latency
 
@@ -292,10 +292,9 @@ def test_equal_requests_have_one_key_and_others_another() -> None:
     ("bad", "words"),
     [
         (replace(BASE, model="fashion-lstm"), "unknown model 'fashion-lstm': use one of .*fashion-mlp"),
-        (request(Recipe(PruneSpec(method="lottery", sparsity=0.5))), "unknown pruning method 'lottery'"),
-        (request(Recipe(quantize=QuantizeSpec(method="gptq"))), "unknown quantization method 'gptq'"),
+        (request(Recipe(layers=(Override("stem"),))), "unknown layer 'stem': use one of "),
     ],
-    ids=["model", "pruning method", "quantization method"],
+    ids=["model", "layer"],
 )
 def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Request, words: str) -> None:
     with pytest.raises(InputError, match=words):

@@ -15,16 +15,18 @@ ORDER = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
     *("architectures", "sources", "models", "data"),
-    *("layers", "prune", "quantize", "compress", "engines", "accuracy", "size", "latency", "experiment"),
-    *("complexity", "sweep", "store", "executors", "work"),
-    *("frame", "headline", "charts", "export", "report", "cli"),
+    *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
+    *("curvature", "studies"),
+    *("recover", "engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
+    *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
+    *("artifacts", "work", "cli"),
 )
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
-    *("sweep", "store", "executors", "frame", "headline", "charts", "export", "report"),
+    *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
 )
 """Not even inside a function."""
 

@@ -14,14 +14,18 @@ from streamlit.testing.v1 import AppTest
 from optimizer.experiment import measure
 from optimizer.frame import summarise
 from optimizer.headline import headlines
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.store import Store
 from pages import common
 
 ROOT = Path(__file__).parent.parent
 PLAIN = Request("fashion-resnet")
-HALF = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)))
+HALF = replace(
+    PLAIN,
+    recipe=Recipe(replace(NORMAL.prune, sparsity=0.5), NORMAL.quantize.at(4)),
+)
+BY_MAGNITUDE = {"method": "Magnitude"}
 DEADLINE_SECONDS = 60
 
 
@@ -101,13 +105,13 @@ def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> No
     page = app.run()
     page.slider(key="sparsity").set_value(37).run()
     settled(page, lambda page: "–" not in shown(page).values())
-    recipe = Recipe(PruneSpec(sparsity=0.37))
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.37))
     assert shown(page) == expected(results()[recipe])
 
 
 def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
     page = app.run()
-    page.segmented_control(key="by").set_value("threshold").run()
+    page.segmented_control(key="method").set_value("threshold").run()
     page.slider(key="threshold").set_value(0.02).run()
     settled(page, lambda page: "–" not in shown(page).values())
     assert Recipe(PruneSpec(threshold=0.02)) in results()
@@ -116,20 +120,46 @@ def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
 @pytest.mark.parametrize(
     ("control", "key", "value", "quantize"),
     [
-        ("segmented_control", "activations", 8, QuantizeSpec(weight_bits=8, activation_bits=8)),
+        ("select_slider", "activations", 8, QuantizeSpec(weight_bits=8, activation_bits=8)),
         ("segmented_control", "granularity", "tensor", QuantizeSpec(weight_bits=8, granularity="tensor")),
-        ("toggle", "asymmetric", True, QuantizeSpec(weight_bits=8, symmetric=False)),
-        ("toggle", "mse", True, QuantizeSpec(weight_bits=8, range="mse")),
+        ("segmented_control", "grid", "asymmetric", QuantizeSpec(weight_bits=8, symmetric=False)),
+        ("selectbox", "nearest_range", "mse", QuantizeSpec(weight_bits=8, range="mse")),
+        (
+            "segmented_control",
+            "magnitude_rounding",
+            "compensated",
+            QuantizeSpec("compensated", weight_bits=8, range="mse"),
+        ),
     ],
 )
 def test_every_other_control_is_part_of_the_recipe(
     app: AppTest, control: str, key: str, value: object, quantize: QuantizeSpec
 ) -> None:
+    app.query_params |= BY_MAGNITUDE
     page = app.run()
     page.select_slider(key="bits").set_value(8)
     getattr(page, control)(key=key).set_value(value).run()
     settled(page, lambda page: "–" not in shown(page).values())
     assert Recipe(quantize=quantize) in results()
+
+
+def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None:
+    page = app.run()
+    page.select_slider(key="bits").set_value(4)
+    page.toggle(key="mixed").set_value(True).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    recipe = Recipe(quantize=replace(NORMAL.quantize.at(4), weight_bits=32, average_bits=4.0))
+    layers = results()[recipe].inspection.layers
+    assert len({layer.bits for layer in layers}) > 1
+    assert sum(layer.bits * layer.elements for layer in layers) <= 4 * sum(layer.elements for layer in layers)
+
+
+def test_a_pattern_fixes_the_sparsity(app: AppTest) -> None:
+    page = app.run()
+    page.selectbox(key="pattern").set_value("2:4").run()
+    assert page.slider(key="sparsity").disabled
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(PruneSpec("compensated", pattern="2:4")) in results()
 
 
 def test_the_address_restores_the_view(app: AppTest) -> None:

@@ -5,12 +5,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from optimizer.calibrate import collect
 from optimizer.compress import compress_weights
 from optimizer.prune import PRUNERS
 from optimizer.prune.magnitude import masks, thresholds
 from optimizer.recipe import PruneSpec, Recipe
+from optimizer.study import Study
 
 # Quarters, so that many magnitudes tie; and any finite float32.
 weights = st.lists(st.integers(-8, 8).map(lambda q: q / 4), min_size=1, max_size=60) | st.lists(
@@ -45,7 +47,7 @@ def test_a_weight_survives_if_it_is_larger_than_the_threshold(values: list[float
 @given(st.lists(weights, min_size=1, max_size=4), sparsities)
 def test_layer_by_layer_masks_against_brute_force(layers: list[list[float]], sparsity: float) -> None:
     named = {str(index): matrix(values) for index, values in enumerate(layers)}
-    found = masks(named, spec(sparsity=sparsity, scope="layer"))
+    found = masks(named, spec(sparsity=sparsity, allocation="uniform"))
     for name, weight in named.items():
         assert found[name].shape == weight.shape
         assert found[name].flatten().tolist() == survives_by_hand(weight, sparsity)
@@ -54,17 +56,17 @@ def test_layer_by_layer_masks_against_brute_force(layers: list[list[float]], spa
 @given(st.lists(weights, min_size=1, max_size=4), sparsities)
 def test_global_masks_are_those_of_one_long_layer(layers: list[list[float]], sparsity: float) -> None:
     named = {str(index): matrix(values) for index, values in enumerate(layers)}
-    found = masks(named, spec(sparsity=sparsity, scope="global"))
+    found = masks(named, spec(sparsity=sparsity, allocation="global"))
     together = torch.cat([found[name].flatten() for name in named])
     assert together.tolist() == survives_by_hand(torch.cat(list(named.values()), 1), sparsity)
 
 
-@given(weights, sparsities, st.sampled_from(["layer", "global"]))
+@given(weights, sparsities, st.sampled_from(["uniform", "global"]))
 def test_a_sparsity_and_the_threshold_it_becomes_give_the_same_mask(
-    values: list[float], sparsity: float, scope: str
+    values: list[float], sparsity: float, allocation: str
 ) -> None:
     named = {"w": matrix(values)}
-    share = spec(sparsity=sparsity, scope=scope)
+    share = spec(sparsity=sparsity, allocation=allocation)
     threshold = thresholds(named, share)["w"]
     mask = masks(named, share)["w"]
     if threshold >= 0:
@@ -96,11 +98,11 @@ def test_with_ties_at_least_the_share_goes_and_ties_go_together(values: list[flo
     assert not set(weight[mask].abs().tolist()) & set(weight[~mask].abs().tolist())
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_equal_weights_go_together_or_not_at_all(scope: str) -> None:
+@pytest.mark.parametrize("allocation", ["uniform", "global"])
+def test_equal_weights_go_together_or_not_at_all(allocation: str) -> None:
     named = {"w": torch.full((4, 5), -0.3)}
-    assert masks(named, spec(sparsity=0.02, scope=scope))["w"].all()  # less than half a weight
-    assert not masks(named, spec(sparsity=0.03, scope=scope))["w"].any()
+    assert masks(named, spec(sparsity=0.02, allocation=allocation))["w"].all()  # less than half a weight
+    assert not masks(named, spec(sparsity=0.03, allocation=allocation))["w"].any()
 
 
 def test_threshold_0_removes_zeros_only_and_no_spec_removes_nothing() -> None:
@@ -126,7 +128,7 @@ def test_99_percent_of_a_real_network(resnet) -> None:  # type: ignore[no-untype
     total = sum(weight.numel() for weight in named.values())
     kept = masks(named, spec(sparsity=0.99))
     assert sum(int(mask.sum()) for mask in kept.values()) == total - round(0.99 * total)
-    kept = masks(named, spec(sparsity=0.99, scope="layer"))
+    kept = masks(named, spec(sparsity=0.99, allocation="uniform"))
     for mask in kept.values():
         assert int(mask.sum()) == mask.numel() - round(0.99 * mask.numel())
 
@@ -157,7 +159,9 @@ def test_a_weight_that_two_modules_share_counts_once(small) -> None:  # type: ig
 def test_pruners_leave_the_weights_alone() -> None:
     weight = torch.randn(8, 8)
     before = weight.clone()
+    moments = collect(nn.Sequential(nn.Linear(8, 8)), torch.randn(40, 8))
+    study = Study({"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(["w"]))
     for pruner in PRUNERS.values():
-        for scope in ("layer", "global"):
-            pruner({"w": weight}, spec(sparsity=0.5, scope=scope))
+        for allocation in ("uniform", "global", "normalised", "measured"):
+            pruner({"w": weight}, {"w": weight}, spec(sparsity=0.5, allocation=allocation), study)
     assert np.array_equal(weight, before)

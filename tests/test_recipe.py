@@ -11,36 +11,56 @@ from optimizer import errors, recipe
 from optimizer.errors import InputError
 from optimizer.recipe import (
     ACTIVATION_BITS,
+    ALLOCATIONS,
+    EFFORTS,
     GRANULARITIES,
+    PATTERNS,
+    PRUNING,
     RANGES,
-    SCOPES,
+    ROUNDING,
     WEIGHT_BITS,
+    Override,
     PruneSpec,
     QuantizeSpec,
     Recipe,
 )
 
+ways = {
+    "method": st.sampled_from(PRUNING),
+    "allocation": st.sampled_from(ALLOCATIONS),
+    "effort": st.sampled_from(EFFORTS),
+}
 sparsities = st.builds(
     PruneSpec,
-    method=st.text(max_size=8),
     sparsity=st.none() | st.floats(0, 1, exclude_max=True),
-    scope=st.sampled_from(SCOPES),
+    pattern=st.sampled_from([pattern for pattern in PATTERNS if ":" not in pattern]),
+    **ways,
 )
-thresholds = st.builds(
-    PruneSpec,
-    threshold=st.floats(0, allow_infinity=False, allow_nan=False),
-    scope=st.sampled_from(SCOPES),
+thresholds = st.builds(PruneSpec, threshold=st.floats(0, allow_infinity=False, allow_nan=False), **ways)
+fixed = st.builds(PruneSpec, pattern=st.sampled_from(["2:4", "4:8"]), **ways)
+grids = {
+    "method": st.sampled_from(ROUNDING),
+    "activation_bits": st.sampled_from(ACTIVATION_BITS),
+    "granularity": st.sampled_from(GRANULARITIES),
+    "symmetric": st.booleans(),
+    "range": st.sampled_from(RANGES),
+}
+quantize_specs = st.builds(QuantizeSpec, weight_bits=st.sampled_from(WEIGHT_BITS), **grids) | st.builds(
+    QuantizeSpec, average_bits=st.floats(2, 8), **grids
 )
-quantize_specs = st.builds(
-    QuantizeSpec,
-    method=st.text(max_size=8),
-    weight_bits=st.sampled_from(WEIGHT_BITS),
-    activation_bits=st.sampled_from(ACTIVATION_BITS),
-    granularity=st.sampled_from(GRANULARITIES),
-    symmetric=st.booleans(),
-    range=st.sampled_from(RANGES),
-)
-recipes = st.builds(Recipe, sparsities | thresholds, quantize_specs)
+overrides = st.lists(
+    st.builds(
+        Override,
+        layer=st.text(max_size=8),
+        sparsity=st.none() | st.floats(0, 1, exclude_max=True),
+        weight_bits=st.none() | st.sampled_from(WEIGHT_BITS),
+        pruning=st.none() | st.sampled_from(PRUNING),
+        rounding=st.none() | st.sampled_from(ROUNDING),
+    ),
+    max_size=3,
+    unique_by=lambda override: override.layer,
+).map(tuple)
+recipes = st.builds(Recipe, sparsities | thresholds | fixed, quantize_specs, overrides)
 
 
 @given(recipes)
@@ -84,9 +104,10 @@ def test_weight_bits_that_do_not_exist_are_refused_listing_those_that_do(bits: i
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("activation_bits", 4, "activation bits 4: use one of 8, 32"),
-        ("granularity", "row", "granularity 'row': use one of tensor, channel"),
-        ("range", "max", "range 'max': use one of absmax, mse"),
+        ("activation_bits", 9, "activation bits 9: use one of 2, 3, 4, 5, 6, 7, 8, 32"),
+        ("method", "gptq", "rounding 'gptq': use one of nearest, compensated"),
+        ("granularity", "row", "granularity 'row': use one of tensor, channel, group"),
+        ("range", "max", "range 'max': use one of absmax, mse, percentile"),
     ],
 )
 def test_quantize_choices_are_checked(field: str, value: object, words: str) -> None:
@@ -94,17 +115,97 @@ def test_quantize_choices_are_checked(field: str, value: object, words: str) -> 
         QuantizeSpec(**{field: value})  # type: ignore[arg-type]
 
 
-def test_the_scope_is_checked() -> None:
-    with pytest.raises(InputError, match="scope 'block': use one of layer, global"):
-        PruneSpec(scope="block")
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("method", "random", "pruning method 'random': use one of magnitude, compensated"),
+        ("allocation", "block", "allocation 'block': use one of uniform, global, normalised, measured"),
+        ("pattern", "3:4", "pattern '3:4': use one of unstructured, 2:4, 4:8, 1x4, 4x4, 16x1"),
+        ("effort", "worst", "effort 'worst': use one of fast, best"),
+    ],
+)
+def test_prune_choices_are_checked(field: str, value: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        PruneSpec(**{field: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_a_pattern_that_fixes_the_sparsity_takes_no_other(pattern: str) -> None:
+    assert PruneSpec(pattern=pattern).active
+    assert PruneSpec(pattern=pattern).share == PruneSpec(pattern=pattern, sparsity=0.5).share == 0.5
+    with pytest.raises(
+        InputError,
+        match=f"sparsity 0.7 does not go with pattern {pattern}.*removes 50 % of the layers it fits",
+    ):
+        PruneSpec(pattern=pattern, sparsity=0.7)
+    with pytest.raises(InputError, match="one weight at a time"):
+        PruneSpec(pattern=pattern, threshold=0.1)
+
+
+@pytest.mark.parametrize("bits", [1.9, 8.1, float("nan"), float("inf")])
+def test_bits_on_average_out_of_range_are_refused(bits: float) -> None:
+    with pytest.raises(InputError, match="bits on average are out of range: layers take 2 to 8"):
+        QuantizeSpec(average_bits=bits)
+
+
+def test_bits_and_bits_on_average_together_are_refused() -> None:
+    with pytest.raises(InputError, match="give only one"):
+        QuantizeSpec(average_bits=4.0, weight_bits=4)
+
+
+def test_what_needs_data() -> None:
+    half, four = PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)
+    assert not Recipe(half, four).needs_data
+    assert Recipe(dataclasses.replace(half, method="compensated")).needs_data
+    assert Recipe(dataclasses.replace(half, allocation="measured")).needs_data
+    assert Recipe(quantize=dataclasses.replace(four, method="compensated")).needs_data
+    assert Recipe(quantize=QuantizeSpec(average_bits=4)).needs_data
+    assert not Recipe(PruneSpec("compensated"), QuantizeSpec("compensated")).needs_data  # nothing to be done
+    assert Recipe(half, four, (Override("a", pruning="compensated"),)).needs_data
+
+
+def test_an_override_is_what_its_layer_has_to_itself() -> None:
+    made = Recipe(
+        PruneSpec(sparsity=0.5, allocation="global"),
+        QuantizeSpec(average_bits=4),
+        (Override("a", sparsity=0.1), Override("b", weight_bits=8, rounding="compensated")),
+    )
+    assert made.prune_for("a") == PruneSpec(sparsity=0.1, allocation="uniform")
+    assert made.quantize_for("a") == made.quantize
+    assert made.prune_for("b") == made.prune_for("c") == made.prune
+    assert made.quantize_for("b") == QuantizeSpec("compensated", weight_bits=8)
+    with pytest.raises(InputError, match="layer a is overridden twice"):
+        Recipe(layers=(Override("a"), Override("a", sparsity=0.1)))
+    with pytest.raises(InputError, match="sparsity 1.5 is out of range"):
+        Override("a", sparsity=1.5)
+    with pytest.raises(InputError, match="weight bits 9"):
+        Override("a", weight_bits=9)
+
+
+@given(recipes)
+def test_the_canonical_recipe_does_the_same(made: Recipe) -> None:
+    canonical = made.canonical()
+    assert canonical.canonical() == canonical
+    assert canonical.describe() == made.describe()
+    assert canonical.identity == made.identity
+    assert canonical.needs_data == made.needs_data
+
+
+def test_what_makes_no_difference_is_not_in_the_canonical_recipe() -> None:
+    assert Recipe(PruneSpec("compensated", effort="best")).canonical() == Recipe()
+    assert Recipe(quantize=QuantizeSpec("compensated", symmetric=False)).canonical() == Recipe()
+    pattern = Recipe(PruneSpec(pattern="2:4", sparsity=0.5, allocation="uniform"))
+    assert pattern.canonical() == Recipe(PruneSpec(pattern="2:4"))
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        ({"prune": {"sparisty": 0.5}}, "'sparisty': use one of method, sparsity, threshold, scope"),
+        ({"prune": {"sparisty": 0.5}}, "'sparisty': use one of method, sparsity, threshold, allocation"),
         ({"quantise": {}}, "'quantise': use one of prune, quantize"),
         ({"quantize": {"bits": 4}}, "'bits': use one of method, weight_bits"),
+        ({"layers": [{"layer": "a", "bits": 4}]}, "'bits': use one of layer, sparsity, weight_bits"),
+        ({"layers": [{}]}, "missing required field `layer`"),
         ({"prune": {"sparsity": "0.5"}}, r"Expected `float \| null`, got `str`.*sparsity"),
         ({"prune": {"sparsity": 1.5}}, "sparsity 1.5 is out of range"),
         ({"prune": None}, "Expected `object`"),
@@ -183,7 +284,7 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         (Recipe(), "uncompressed"),
         (Recipe(quantize=QuantizeSpec(method="nearest", granularity="tensor", range="mse")), "uncompressed"),
         (Recipe(PruneSpec(sparsity=0.5)), "50 % of all weights pruned"),
-        (Recipe(PruneSpec(sparsity=0.955, scope="layer")), "95.5 % of each layer pruned"),
+        (Recipe(PruneSpec(sparsity=0.955, allocation="uniform")), "95.5 % of each layer pruned"),
         (Recipe(PruneSpec(threshold=0.05)), "|w| ≤ 0.05 pruned"),
         (Recipe(PruneSpec(threshold=0.0)), "|w| ≤ 0 pruned"),
         (Recipe(quantize=QuantizeSpec(weight_bits=16)), "16-bit weights"),
@@ -196,6 +297,21 @@ def test_rounded_activations_alone_are_no_identity() -> None:
             Recipe(quantize=QuantizeSpec(weight_bits=3, granularity="tensor", symmetric=False, range="mse")),
             "3-bit weights (per tensor, asymmetric, least-squares range)",
         ),
+        (
+            Recipe(PruneSpec("compensated", 0.5, allocation="measured")),
+            "50 % of all weights pruned (compensated, shared out by measured effect)",
+        ),
+        (Recipe(PruneSpec("compensated", pattern="2:4")), "pruned 2:4 (compensated)"),
+        (Recipe(PruneSpec(sparsity=0.5, pattern="1x4")), "50 % of all weights pruned (in blocks 1x4)"),
+        (
+            Recipe(PruneSpec("compensated", 0.5, effort="best")),
+            "50 % of all weights pruned (compensated, best effort)",
+        ),
+        (
+            Recipe(quantize=QuantizeSpec("compensated", average_bits=3.5, symmetric=False)),
+            "3.5-bit weights on average (compensated, asymmetric)",
+        ),
+        (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer apart"),
     ],
 )
 def test_recipes_in_words(made: Recipe, words: str) -> None:

@@ -22,7 +22,7 @@ Small = Callable[[str], nn.Module]
 RECIPES = [
     Recipe(),
     Recipe(PruneSpec(sparsity=0.5)),
-    Recipe(PruneSpec(sparsity=0.98, scope="layer")),
+    Recipe(PruneSpec(sparsity=0.98, allocation="uniform")),
     Recipe(quantize=QuantizeSpec(weight_bits=16)),
     Recipe(quantize=QuantizeSpec(weight_bits=8)),
     Recipe(PruneSpec(sparsity=0.8), QuantizeSpec(weight_bits=4)),
@@ -124,7 +124,7 @@ def test_packed_bytes_are_those_of_the_shortest_of_three_real_bit_streams(
     centred = torch.tensor(rows, dtype=torch.int16)
     held = Codes(centred, scale, torch.zeros_like(scale, dtype=torch.int16))
     weight = CompressedWeight(held.values, centred != 0, held, -1.0)
-    coding, size = packed_bytes(weight, QuantizeSpec(weight_bits=width, symmetric=False))
+    coding, size = packed_bytes(weight, width)
     shortest = min(len(stream) for stream in streams.values())
     assert len(streams[coding]) == shortest
     assert size == -(-shortest // 8) + shape[0] * (4 + 1)  # a float32 scale and a byte of zero point a row
@@ -137,13 +137,13 @@ def test_packed_bytes_are_those_of_the_shortest_of_three_real_bit_streams(
     [
         (RECIPES[0], "dense"),
         (RECIPES[1], "bitmap"),
-        (Recipe(PruneSpec(sparsity=0.99, scope="layer")), "index"),
+        (Recipe(PruneSpec(sparsity=0.99, allocation="uniform")), "index"),
         (RECIPES[4], "dense"),
     ],
 )
 def test_the_coding_is_named(recipe: Recipe, coding: str) -> None:
     model = nn.Linear(1000, 50)
-    assert size_of(model, compress_weights(model, recipe), recipe).coding == coding
+    assert size_of(model, compress_weights(model, recipe)).coding == coding
 
 
 def test_every_coding_that_a_layer_uses_is_named() -> None:
@@ -151,7 +151,7 @@ def test_every_coding_that_a_layer_uses_is_named() -> None:
     with torch.no_grad():
         model[1].weight.add_(torch.sign(model[1].weight) * 10)
     recipe = Recipe(PruneSpec(sparsity=0.94))
-    assert size_of(model, compress_weights(model, recipe), recipe).coding == "dense and index"
+    assert size_of(model, compress_weights(model, recipe)).coding == "dense and index"
 
 
 def served(model: nn.Module, weights: dict[str, CompressedWeight], recipe: Recipe) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ def test_file_bytes_are_those_of_a_written_file_that_restores_every_value(
 ) -> None:
     model = small(name)
     weights = compress_weights(model, recipe)
-    size = size_of(model, weights, recipe)
+    size = size_of(model, weights)
     path = tmp_path / "model.safetensors"
     save_file(served(model, weights, recipe), path)
     assert size.file_bytes == path.stat().st_size
@@ -203,7 +203,7 @@ def test_counts_against_a_loop_over_the_weights(small: Small, recipe: Recipe) ->
     model = small("encoder")
     weights = compress_weights(model, recipe)
     values = [value for weight in weights.values() for value in weight.values.flatten().tolist()]
-    size = size_of(model, weights, recipe)
+    size = size_of(model, weights)
     assert size.elements == len(values)
     assert size.nonzero == sum(value != 0 for value in values)
     assert size.memory_bytes is None
@@ -214,14 +214,14 @@ def test_zeros_that_quantization_makes_are_not_counted_as_weights() -> None:
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 0.1]]))
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=2))
-    size = size_of(model, compress_weights(model, recipe), recipe)
+    size = size_of(model, compress_weights(model, recipe))
     assert (size.elements, size.nonzero) == (2, 1)
 
 
 def test_tied_weights_count_once(small: Small) -> None:
     tied, apart = small("tied"), small("tied")
     apart.right.weight = nn.Parameter(tied.left.weight.detach().clone())
-    once, twice = (size_of(model, compress_weights(model, Recipe()), Recipe()) for model in (tied, apart))
+    once, twice = (size_of(model, compress_weights(model, Recipe())) for model in (tied, apart))
     weight = tied.left.weight.numel()
     assert twice.elements - once.elements == twice.nonzero - once.nonzero == weight
     assert twice.packed_bytes - once.packed_bytes == 4 * weight
@@ -230,7 +230,7 @@ def test_tied_weights_count_once(small: Small) -> None:
 
 def test_the_uncompressed_packed_size_is_4_bytes_a_number(small: Small) -> None:
     model = small("encoder")
-    size = size_of(model, compress_weights(model, Recipe()), Recipe())
+    size = size_of(model, compress_weights(model, Recipe()))
     assert size.packed_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -238,7 +238,7 @@ def test_the_uncompressed_packed_size_is_4_bytes_a_number(small: Small) -> None:
 def test_fewer_bits_and_fewer_weights_never_take_more_packed_bytes(resnet, bits: int) -> None:  # type: ignore[no-untyped-def]
     def packed(bits: int, sparsity: float) -> int:
         recipe = Recipe(PruneSpec(sparsity=sparsity), QuantizeSpec(weight_bits=bits))
-        return size_of(resnet.module, compress_weights(resnet.module, recipe), recipe).packed_bytes
+        return size_of(resnet.module, compress_weights(resnet.module, recipe)).packed_bytes
 
     sizes = [packed(bits, sparsity) for sparsity in (0.0, 0.3, 0.7, 0.95)]
     assert sizes == sorted(sizes, reverse=True)
@@ -247,9 +247,9 @@ def test_fewer_bits_and_fewer_weights_never_take_more_packed_bytes(resnet, bits:
 
 def test_memory_formats_do_not_matter(small: Small) -> None:
     model = small("cnn")
-    before = size_of(model, compress_weights(model, Recipe()), Recipe())
+    before = size_of(model, compress_weights(model, Recipe()))
     channels_last = small("cnn").to(memory_format=torch.channels_last)
-    assert size_of(channels_last, compress_weights(channels_last, Recipe()), Recipe()) == before
+    assert size_of(channels_last, compress_weights(channels_last, Recipe())) == before
 
 
 def test_views_of_other_tensors_can_be_sized() -> None:
@@ -262,5 +262,5 @@ def test_views_of_other_tensors_can_be_sized() -> None:
             self.head = nn.Linear(4, 2)
 
     model = Positions()
-    size = size_of(model, compress_weights(model, Recipe()), Recipe())
+    size = size_of(model, compress_weights(model, Recipe()))
     assert size.packed_bytes == 4 * (12 + 6 + 4 + 8 + 2)

@@ -11,7 +11,7 @@ from optimizer.sweep import LARGEST_GRID, STARTER_BITS, STARTER_SPARSITIES, Fail
 BASE = Request(
     "fashion-resnet",
     Recipe(
-        PruneSpec(threshold=0.1, scope="layer"),
+        PruneSpec(threshold=0.1, allocation="uniform"),
         QuantizeSpec(weight_bits=4, granularity="tensor", symmetric=False, range="mse"),
     ),
     "torch",
@@ -48,7 +48,7 @@ def test_all_else_is_as_in_the_base() -> None:
         assert (request.model, request.engine) == (BASE.model, BASE.engine)
         assert (request.data, request.settings) == (BASE.data, BASE.settings)
         prune, quantize = request.recipe.prune, request.recipe.quantize
-        assert (prune.threshold, prune.scope) == (None, "layer")
+        assert (prune.threshold, prune.allocation) == (None, "uniform")
         assert (quantize.granularity, quantize.symmetric, quantize.range) == ("tensor", False, "mse")
 
 

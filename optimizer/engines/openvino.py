@@ -26,11 +26,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel, CompressedWeight
+from optimizer.compress import CompressedModel, CompressedWeight, width_words
 from optimizer.engines.base import Array, Build, Engine, Runner
 from optimizer.errors import WorkError
 from optimizer.layers import multiplications, walk
-from optimizer.recipe import QuantizeSpec
 from optimizer.records import Execution, LayerExecution
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
@@ -53,10 +52,14 @@ batches leave the cache and score slower."""
 
 @dataclass(frozen=True)
 class Converted:
-    """The uncompressed graph, and for each layer the operations that multiply with its weight."""
+    """The uncompressed graph, and for each layer the operations that multiply with its weight.
+
+    ``biases``: for each layer that has one, the additions that follow those operations.
+    """
 
     graph: Any
     operations: dict[str, tuple[str, ...]]
+    biases: dict[str, tuple[str, ...]]
     input_shape: tuple[int, int, int]
 
 
@@ -102,7 +105,7 @@ def convert(model: nn.Module, input_shape: tuple[int, int, int]) -> Converted:
                 f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
                 "so its weights can't be replaced. Use engine torch for this model."
             )
-    converted = Converted(graph, operations, input_shape)
+    converted = Converted(graph, operations, _additions(graph, operations, model), input_shape)
     _check_weights(converted, model)
     return converted
 
@@ -141,6 +144,32 @@ def _check_weights(converted: Converted, model: nn.Module) -> None:
                 )
 
 
+def _additions(
+    graph: Any, operations: dict[str, tuple[str, ...]], model: nn.Module
+) -> dict[str, tuple[str, ...]]:
+    """Where each layer's bias is added: after every one of its operations, or the layer is left out."""
+    nodes = _nodes(graph)
+    found: dict[str, tuple[str, ...]] = {}
+    for layer in walk(model):
+        if layer.bias is None or layer.name not in operations:
+            continue
+        values = layer.bias.detach().numpy()
+        additions = [
+            user.get_friendly_name()
+            for operation in operations[layer.name]
+            for target in nodes[operation].output(0).get_target_inputs()
+            if (user := target.get_node()).get_type_name() == "Add" and _adds(user, values)
+        ]
+        if len(additions) == len(operations[layer.name]):
+            found[layer.name] = tuple(additions)
+    return found
+
+
+def _adds(node: Any, values: Array) -> bool:
+    constant = node.input_value(1).get_node()
+    return constant.get_type_name() == "Constant" and np.array_equal(constant.get_data().ravel(), values)
+
+
 def _nodes(graph: Any) -> dict[str, Any]:
     return {node.get_friendly_name(): node for node in graph.get_ops()}
 
@@ -148,12 +177,12 @@ def _nodes(graph: Any) -> dict[str, Any]:
 def build(
     prepared: Converted, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
 ) -> Runner:
-    spec = compressed.recipe.quantize
     graph = prepared.graph.clone()
     _replace_weights(graph, prepared, compressed, as_codes=False)
-    if spec.activation_bits == 8:
-        graph = _quantize_activations(graph, calibration.numpy())
-        _replace_weights(graph, prepared, compressed, as_codes=_fits_int8(spec))
+    _shift_biases(graph, prepared, compressed)
+    if compressed.recipe.quantize.activation_bits <= 8:
+        graph = _quantize_activations(graph, calibration.numpy(), compressed.recipe.quantize.activation_bits)
+        _replace_weights(graph, prepared, compressed, as_codes=True)
 
     scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
     scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads)
@@ -171,14 +200,9 @@ def build(
     return Runner(
         infer=infer,
         score=_scorer(scoring, scoring_batch),
-        execution=Execution(layers, tuple(simulated(spec, layers))),
+        execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=lambda folder: _save(graph, Path(folder), threads),
     )
-
-
-def _fits_int8(spec: QuantizeSpec) -> bool:
-    """Whether codes less their zero point fit a signed byte, which is what the int8 kernels take."""
-    return spec.weight_bits <= 7 or (spec.weight_bits == 8 and spec.symmetric)
 
 
 def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedModel, as_codes: bool) -> None:
@@ -186,9 +210,30 @@ def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedMode
     for name, operations in prepared.operations.items():
         weight = compressed.weights[name]
         shape = list(nodes[operations[0]].input_value(1).get_shape())
-        replacement = _int8_constant(weight, shape) if as_codes else _constant(weight.values, shape)
+        if as_codes and weight.fits_int8:
+            replacement = _int8_constant(weight, shape)
+        else:
+            replacement = _constant(weight.values, shape)
         for operation in operations:
             nodes[operation].input(1).replace_source_output(replacement.output(0))
+
+
+def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) -> None:
+    nodes = _nodes(graph)
+    for name, weight in compressed.weights.items():
+        if weight.bias_change is None or name not in prepared.operations:
+            continue
+        if name not in prepared.biases:
+            raise WorkError(
+                f"the bias of layer {name} is not in OpenVINO's graph as an addition, so it can't be "
+                "changed. Use engine torch for this model, or prune by magnitude and round to nearest."
+            )
+        for addition in prepared.biases[name]:
+            constant = nodes[addition].input_value(1).get_node()
+            values = torch.tensor(constant.get_data())
+            shifted = values + weight.bias_change.reshape(values.shape)
+            replacement = _constant(shifted, list(values.shape))
+            nodes[addition].input(1).replace_source_output(replacement.output(0))
 
 
 def _constant(values: Tensor, shape: list[int]) -> Any:
@@ -209,8 +254,11 @@ def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
     return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))
 
 
-def _quantize_activations(graph: Any, calibration: Array) -> Any:
-    """NNCF's post-training quantization without its bias correction: a recipe leaves biases alone."""
+def _quantize_activations(graph: Any, calibration: Array, bits: int) -> Any:
+    """NNCF's post-training quantization without its bias correction: biases are the recipe's business.
+
+    Its grids are of 8 bits; fewer take fewer levels between the same ends.
+    """
     kind_of_logger = logging.getLoggerClass()
     import nncf
 
@@ -220,7 +268,7 @@ def _quantize_activations(graph: Any, calibration: Array) -> Any:
     transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
     try:
         with redirect_stdout(io.StringIO()):  # where it draws its progress
-            return nncf.quantize(
+            quantized = nncf.quantize(
                 graph,
                 dataset,
                 preset=nncf.QuantizationPreset.MIXED,
@@ -233,6 +281,13 @@ def _quantize_activations(graph: Any, calibration: Array) -> Any:
             )
     except Exception as error:  # NNCF wraps errors of many kinds
         raise WorkError(f"NNCF can't quantize the activations of this model: {_one_line(error)}") from error
+    for node in quantized.get_ops():
+        if (
+            node.get_type_name() == "FakeQuantize"
+            and node.input_value(0).get_node().get_type_name() != "Constant"
+        ):
+            node.set_attribute("levels", 2**bits)
+    return quantized
 
 
 def _one_line(error: Exception) -> str:
@@ -314,22 +369,29 @@ def _call_site(operation: str) -> str:
     return f"{found[1]}{found[2] or ''}" if found else operation
 
 
-def simulated(spec: QuantizeSpec, layers: Sequence[LayerExecution]) -> list[str]:
+def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> list[str]:
     """What the kernels did not do of a recipe, in words, by what was really executed."""
+    weights = compressed.weights.values()
+    widths = width_words(weights)
+    activation_bits = compressed.recipe.quantize.activation_bits
+    if activation_bits == 32:
+        return [f"{widths}: the values are exact, the kernels are float32"] if widths else []
+    if activation_bits < 8:
+        rounded = f"{activation_bits}-bit activations: rounded between float32 kernels"
+        return [*([f"{widths}: the values are exact, the kernels are float32"] if widths else []), rounded]
+    if not any(weight.fits_int8 for weight in weights):
+        reason = (
+            "asymmetric 8-bit weights do" if any(weight.codes for weight in weights) else "the weights do"
+        )
+        words = [f"{widths}: the values are exact, the kernels are float32"] if widths else []
+        return [*words, f"8-bit activations: rounded between float32 kernels, since {reason} not fit int8"]
     words = []
-    if spec.activation_bits == 8 and _fits_int8(spec):
-        if spec.weight_bits < 8:
-            words.append(f"{spec.weight_bits}-bit weights: the values are exact, the kernels are int8")
-        others = [layer.name for layer in layers if not set(layer.precision.split(" and ")) <= INT8_OR_IDLE]
-        if others:
-            named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-            words.append(f"{len(others)} of {len(layers)} layers did not run on int8 kernels: {named}")
-        return words
-    if spec.weight_bits < 32:
-        words.append(f"{spec.weight_bits}-bit weights: the values are exact, the kernels are float32")
-    if spec.activation_bits == 8:
-        reason = "asymmetric 8-bit weights do" if spec.weight_bits == 8 else "the weights do"
-        words.append(f"8-bit activations: rounded between float32 kernels, since {reason} not fit int8")
+    if any(weight.bits < 8 for weight in weights):
+        words.append(f"{widths}: the values are exact, the kernels are int8")
+    others = [layer.name for layer in layers if not set(layer.precision.split(" and ")) <= INT8_OR_IDLE]
+    if others:
+        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        words.append(f"{len(others)} of {len(layers)} layers did not run on int8 kernels: {named}")
     return words
 
 

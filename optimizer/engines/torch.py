@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel
+from optimizer.compress import CompressedModel, width_words
 from optimizer.engines.base import Array, Engine, Runner
 from optimizer.layers import uses, walk
-from optimizer.recipe import QuantizeSpec
 from optimizer.records import Execution, LayerExecution
 
 SCORING_BATCH = 32
@@ -21,15 +20,16 @@ FACTORS = 3
 
 
 class RoundActivations:
-    """A forward pre-hook that rounds a layer's input to an asymmetric 8-bit grid. Picklable."""
+    """A forward pre-hook that rounds a layer's input to an asymmetric grid of ``bits``. Picklable."""
 
-    def __init__(self, low: float, high: float) -> None:
-        self.scale = max((high - low) / 255, 1e-12)
+    def __init__(self, low: float, high: float, bits: int = 8) -> None:
+        self.last = 2**bits - 1
+        self.scale = max((high - low) / self.last, 1e-12)
         self.zero_point = round(-low / self.scale)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rounded = (
-            torch.fake_quantize_per_tensor_affine(tensor, self.scale, self.zero_point, 0, 255)
+            torch.fake_quantize_per_tensor_affine(tensor, self.scale, self.zero_point, 0, self.last)
             for tensor in inputs[:FACTORS]
         )
         return (*rounded, *inputs[FACTORS:])
@@ -69,10 +69,11 @@ def thread_count(threads: int) -> Iterator[None]:
 def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
-    if compressed.recipe.quantize.activation_bits == 8:
+    bits = compressed.recipe.quantize.activation_bits
+    if bits <= 8:
         model = copy.deepcopy(model)
         for module, span in activation_ranges(model, calibration).items():
-            module.register_forward_pre_hook(RoundActivations(*span))
+            module.register_forward_pre_hook(RoundActivations(*span, bits))
 
     def infer(images: Array) -> Array:
         with torch.inference_mode():
@@ -89,20 +90,23 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         score=score,
         execution=Execution(
             tuple(LayerExecution(layer.name, "f32", "torch eager") for layer in walk(model)),
-            tuple(_simulated(compressed.recipe.quantize, model)),
+            tuple(_simulated(compressed, model)),
         ),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
         session=lambda: thread_count(threads),
     )
 
 
-def _simulated(quantize: QuantizeSpec, model: nn.Module) -> Iterator[str]:
-    if quantize.weight_bits < 32:
-        yield f"{quantize.weight_bits}-bit weights: the values are exact, the kernels are float32"
-    if quantize.activation_bits < 32:
-        yield "8-bit activations: rounded between float32 kernels, which takes time of its own"
+def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
+    widths, bits = width_words(compressed.weights.values()), compressed.recipe.quantize.activation_bits
+    if widths:
+        yield f"{widths}: the values are exact, the kernels are float32"
+    if bits < 32:
+        yield f"{bits}-bit activations: rounded between float32 kernels, which takes time of its own"
         if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            yield "8-bit activations: attention's output projection, inside torch's own code, is left out"
+            yield (
+                f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
+            )
 
 
 ENGINE = Engine(

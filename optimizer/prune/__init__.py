@@ -1,15 +1,23 @@
-"""Pruning: which weights survive. One file an algorithm, and the dict that names them.
+"""Pruning: which weights survive, and with what value. One file an algorithm, and the dict that names them.
 
-A pruner takes the weights of a model by name and a spec, and returns a mask for each: True survives.
+A pruner takes weights by layer name, the same as they were published (before batch norm was folded), a spec,
+and the study of the model where the spec needs one.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from optimizer.prune import magnitude
+from optimizer.prune import compensated, magnitude
+from optimizer.prune.pruned import Pruned
 from optimizer.recipe import PruneSpec
+from optimizer.study import Study
 
-Pruner = Callable[[Mapping[str, Tensor], PruneSpec], dict[str, Tensor]]
+Pruner = Callable[[Mapping[str, Tensor], Mapping[str, Tensor], PruneSpec, Study | None], dict[str, Pruned]]
 
-PRUNERS: dict[str, Pruner] = {"magnitude": magnitude.masks}
+PRUNERS: dict[str, Pruner] = {
+    "magnitude": magnitude.prune,  # the seed idea: a weight survives if ``|w| > threshold``
+    "compensated": compensated.prune,  # the cheapest by second-order cost go, and the rest is refitted
+}
+
+__all__ = ["PRUNERS", "Pruned", "Pruner"]

@@ -1,33 +1,22 @@
-"""Round to nearest, on a range by absolute maximum or by least squared error."""
+"""Round to nearest: needs no data."""
 
-import torch
 from torch import Tensor
 
-from optimizer.quantize.grid import Codes, extremes, round_to_grid
+from optimizer.prune.pruned import Pruned
+from optimizer.quantize.grid import Codes, Rounded, grid_between, nearest_codes, units
+from optimizer.quantize.ranges import RANGES
 from optimizer.recipe import QuantizeSpec
-
-SHRINK_FACTORS = tuple(1 - 0.025 * step for step in range(31))
-"""Shares of the absolute range that the least-squares search tries: 1 down to 0.25."""
+from optimizer.study import Study
 
 
-def quantize(weight: Tensor, spec: QuantizeSpec) -> Codes:
+def quantize(
+    original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, study: Study | None = None
+) -> Rounded:
+    """The pruned weight rounded; biases stay as pruning left them."""
+    return Rounded(round_to_nearest(pruned.weight, spec), pruned.bias_change)
+
+
+def round_to_nearest(weight: Tensor, spec: QuantizeSpec) -> Codes:
     """Codes of ``weight`` ``[out, ...]``, float32, at ``spec.weight_bits`` of 2 to 8."""
-    low, high = extremes(weight, spec)
-    if spec.range == "mse":
-        factor = _least_squares_factor(weight, low, high, spec)
-        low, high = low * factor, high * factor
-    return round_to_grid(weight, low, high, spec)
-
-
-def _least_squares_factor(weight: Tensor, low: Tensor, high: Tensor, spec: QuantizeSpec) -> Tensor:
-    """Each channel's best shrink factor, in the shape of ``low``."""
-    axes = tuple(axis for axis in range(weight.dim()) if low.shape[axis] == 1)
-    best = torch.ones_like(low)
-    least = torch.full_like(low, torch.inf)
-    for factor in SHRINK_FACTORS:
-        rounded = round_to_grid(weight, low * factor, high * factor, spec).values
-        error = (rounded - weight).square().sum(axes, keepdim=True)
-        better = error < least
-        least = torch.where(better, error, least)
-        best = torch.where(better, factor, best)
-    return best
+    low, high = RANGES[spec.range](units(weight, spec.granularity), spec, None)
+    return nearest_codes(weight, *grid_between(low, high, spec), spec)

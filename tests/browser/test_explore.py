@@ -39,7 +39,7 @@ def test_opening(visit: Visit) -> None:
 
 
 def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp&bits=16")
+    page = visit("/?model=fashion-mlp&bits=16&method=Magnitude")
     seen = [cards(page)]
 
     move(page, "Weight bits", "ArrowLeft")
@@ -52,7 +52,7 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
     expect_figures(page, dashboard.measured("fashion-mlp", "--sparsity", "0.1", "--weight-bits", "8"))
     seen.append(cards(page))
 
-    choose(page, "Prune by", "Threshold")
+    choose(page, "Method", "Threshold")
     move(page, "Threshold", "PageUp")
     assert "threshold=0.05" in page.url
     expect_figures(page, dashboard.measured("fashion-mlp", "--threshold", "0.05", "--weight-bits", "8"))
@@ -63,23 +63,23 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
 
 
 def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp&sparsity=60&bits=4")
+    page = visit("/?model=fashion-mlp&sparsity=60&bits=4&method=Magnitude")
     recipe = ["fashion-mlp", "--sparsity", "0.6", "--weight-bits", "4"]
     expect_figures(page, dashboard.measured(*recipe))
     page.get_by_role("button", name="More").click()
 
-    choose(page, "Sparsity holds", "in each layer")
+    pick(page, "Shared out over the layers", "the same in each layer")
     choose(page, "One grid", "a tensor")
-    recipe += ["--scope", "layer", "--granularity", "tensor"]
+    recipe += ["--allocation", "uniform", "--granularity", "tensor"]
     expect_figures(page, dashboard.measured(*recipe))
 
-    for switch in ("Asymmetric", "least squared"):
-        act(page, page.get_by_test_id("stCheckbox").filter(has_text=switch).click)
+    choose(page, "Grid", "Asymmetric")
+    pick(page, "Range of a grid", "least squares")
     recipe += ["--asymmetric", "--range", "mse"]
     expect_figures(page, dashboard.measured(*recipe))
     page.keyboard.press("Escape")
 
-    choose(page, "Activation bits", "8")
+    move(page, "Activation bits", "ArrowLeft")
     recipe += ["--activation-bits", "8"]
     expect_figures(page, dashboard.measured(*recipe))
     expect(card(page, "Latency")).to_contain_text("OpenVINO, int8 kernels")
@@ -89,10 +89,49 @@ def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboa
     expect(card(page, "Latency")).to_contain_text("torch eager, dense fp32")
 
 
+def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit("/?model=fashion-resnet&sparsity=70")
+    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.7")
+    compensated = dashboard.measured(*recipe)
+    expect_figures(page, compensated)
+    choose(page, "Method", "Magnitude")
+    by_magnitude = dashboard.measured("fashion-resnet", "--sparsity", "0.7")
+    expect_figures(page, by_magnitude)
+    assert compensated["accuracy"]["value"] > by_magnitude["accuracy"]["value"] + 0.1
+
+    choose(page, "Method", "Compensated")
+    page.get_by_role("button", name="More").click()
+    choose(page, "Effort", "Best")
+    expect_figures(page, dashboard.measured(*recipe, "--effort", "best"))
+    pick(page, "Pattern", "2:4")
+    pattern = ("fashion-resnet", "--prune", "compensated", "--pattern", "2:4", "--effort", "best")
+    expect_figures(page, dashboard.measured(*pattern))
+
+
+def test_bits_that_differ_by_layer(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit("/?model=fashion-resnet&bits=4")
+    recipe = ("fashion-resnet", "--rounding", "compensated")
+    expect_figures(page, dashboard.measured(*recipe, "--weight-bits", "4"))
+    page.get_by_role("button", name="More").click()
+    act(page, page.get_by_test_id("stCheckbox").filter(has_text="Widths differ").click)
+    expect_figures(page, dashboard.measured(*recipe, "--average-bits", "4"))
+
+
+def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit("/?model=fashion-mlp")
+    page.get_by_role("button", name="Presets").click()
+    page.get_by_role("button", name="Safe").click()
+    expect(page.get_by_test_id("stToast")).to_contain_text("At most 0.5 points lost", timeout=120_000)
+    found = json.loads(dashboard.cli("preset", "safe", "fashion-mlp", "--quick", "--json").stdout)
+    assert found["met"]
+    expect_figures(page, found)
+    assert f"bits={found['recipe']['quantize']['weight_bits']}" in page.url
+
+
 def test_another_model_scores_as_in_a_shell_of_its_own(
     visit: Visit, dashboard: Dashboard, tmp_path: Path
 ) -> None:
-    page = visit("/?sparsity=50")
+    page = visit("/?sparsity=50&method=Magnitude")
     pick(page, "Model", "fashion-mlp")
     done = dashboard.cli(
         *("measure", "fashion-mlp", "--sparsity", "0.5", "--quick", "--json"), home=tmp_path / "home"
@@ -107,7 +146,7 @@ def test_another_model_scores_as_in_a_shell_of_its_own(
 
 def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp&engine=torch+eager")
-    choose(page, "Prune by", "Threshold")
+    choose(page, "Method", "Threshold")
     move(page, "Threshold", "PageUp")
     move(page, "Weight bits", "ArrowLeft")
 
@@ -115,7 +154,7 @@ def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
     assert other.get_by_role("slider", name="Threshold").input_value() == "0.05"
     expect(other.get_by_test_id("stSlider").filter(has_text="Weight bits")).to_contain_text("16")
     expect(other.get_by_role("combobox", name="Model")).to_have_value("fashion-mlp")
-    for group, option in (("Prune by", "Threshold"), ("Engine", "torch eager")):
+    for group, option in (("Method", "Threshold"), ("Engine", "torch eager")):
         radio = other.get_by_role("radiogroup", name=group).get_by_role("radio", name=option)
         expect(radio).to_be_checked()
     assert cards(other) == cards(page)
@@ -125,8 +164,8 @@ def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
     "address",
     [
         "/?sparsity=500",
-        "/?by=Threshold&threshold=nan",
-        "/?bits=9&activations=4",
+        "/?method=Threshold&threshold=nan",
+        "/?bits=9&activations=1",
         "/?model=nope&engine=tvm",
         "/complexity?removed=120&family=sums",
     ],
@@ -135,7 +174,7 @@ def test_impossible_values_in_the_address_are_dropped(visit: Visit, address: str
     page = visit(address)
     expect(page.get_by_test_id("stMetricValue").first).to_be_visible()
     assert page.get_by_test_id("stAlert").count() == 0
-    assert page.url.partition("?")[2] in ("", "by=Threshold")
+    assert page.url.partition("?")[2] in ("", "method=Threshold")
 
 
 @pytest.mark.parametrize(
