@@ -32,5 +32,5 @@ $(VENV)/installed: pyproject.toml
 
 $(VENV)/installed-dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,imagenet,onnx]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,channels,imagenet,onnx]'
 	touch $@ $(VENV)/installed

@@ -22,7 +22,8 @@ def anatomy_of(layer: str, before: Tensor, after: CompressedWeight, as_published
     """Both histograms share their bins, which are symmetric about zero.
 
     A threshold is of the weights as they were published; where batch norm was folded into them since, it is
-    another one in each channel, and none is told.
+    another one in each channel, and none is told. Nor is it where something else than magnitude decided, so
+    that smaller weights stayed than went.
     """
     values = after.values.numpy().ravel()
     original = before.numpy().ravel()
@@ -33,10 +34,17 @@ def anatomy_of(layer: str, before: Tensor, after: CompressedWeight, as_published
         edges=tuple(edges.tolist()),
         before=tuple(np.histogram(original, edges)[0].tolist()),
         after=tuple(np.histogram(values[values != 0], edges)[0].tolist()),
-        zeros=int((values == 0).sum()),
-        threshold=after.threshold if as_published else -1.0,
+        zeros=original.size - int((values != 0).sum()),
+        threshold=after.threshold if as_published and _by_magnitude(before, after) else -1.0,
         levels=_levels(after.codes, after.spec) if after.codes is not None else (),
     )
+
+
+def _by_magnitude(before: Tensor, after: CompressedWeight) -> bool:
+    if before.shape != after.mask.shape:  # channels went
+        return False
+    kept = before[after.mask].abs()
+    return not kept.numel() or kept.min().item() >= after.threshold
 
 
 def _levels(codes: Codes, spec: QuantizeSpec) -> tuple[float, ...]:

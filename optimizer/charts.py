@@ -625,13 +625,15 @@ def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
 
 def histogram_info(anatomy: Anatomy) -> Lines:
     """A layer's weights, with the threshold and the grid of a recipe drawn in."""
-    middles = [(low + high) / 2 for low, high in pairwise(anatomy.edges)]
+    bins = list(pairwise(anatomy.edges))
 
     def counted(counts: Sequence[int]) -> tuple[Point, ...]:
-        return tuple(
-            Point(x, y, hover=f"{format_count(y)} weights near {x:.3g}")
-            for x, y in zip(middles, counts, strict=True)
-        )
+        """A step begins at the lower edge of its bin; the last one ends at the upper edge."""
+        steps = [
+            Point(low, y, hover=f"{count(y, 'weight')} from {low:.3g} to {high:.3g}")
+            for (low, high), y in zip(bins, counts, strict=True)
+        ]
+        return (*steps, replace(steps[-1], x=anatomy.edges[-1]))
 
     top = 1.1 * max([*anatomy.before, *anatomy.after, 1])
     series = [
@@ -641,68 +643,68 @@ def histogram_info(anatomy: Anatomy) -> Lines:
     if anatomy.threshold >= 0:
         series += [
             Series(
-                "threshold",
+                f"threshold, |w| ≤ {anatomy.threshold:.3g}",
                 "baseline",
                 (Point(end, 0), Point(end, top)),
                 line="dash",
                 markers=False,
-                legend=end > 0,
+                legend=side > 0,
             )
-            for end in (-anatomy.threshold, anatomy.threshold)
+            for side in (-1, 1)
+            for end in (side * anatomy.threshold,)
         ]
     if anatomy.levels:
         levels = tuple(
-            Point(level, 0, hover=f"grid value {level:.3g}", marker="line-ns-open")
+            Point(level, -0.035 * top, hover=f"grid value {level:.3g}", marker="line-ns-open")
             for level in anatomy.levels
         )
-        series.append(Series("grid", "bits 4", levels, line="none"))
+        series.append(Series("grid of the widest channel", "bits 4", levels, line="none"))
+    bottom = -0.07 * top if anatomy.levels else 0.0  # the grid lies in a row of its own below the counts
     return Lines(
         f"Weights of {anatomy.layer.removesuffix('.weight')}",
-        Axis("weight", span=(anatomy.edges[0], anatomy.edges[-1])),
-        Axis("weights in a bin, from 0", span=(0, top)),
+        Axis("value of a weight", "no unit", span=(anatomy.edges[0], anatomy.edges[-1])),
+        Axis("weights in a bin, from 0", span=(bottom, top)),
         tuple(series),
         note=f"{format_count(anatomy.zeros)} of {format_count(sum(anatomy.before))} are zero",
     )
 
 
 def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None = None) -> Lines:
-    """What each layer's change alone does to the outputs, in the order of the network."""
-    names = tuple(one.layer.removesuffix(".weight") for one in sensitivities)
-    widths = (4, 3, 2)
-    x = Axis("divergence from the uncompressed outputs, nats", "", "lower", log=True)
-    y = Axis("", categories=names, span=(len(names) - 0.5, -0.5))
+    """What each layer's change alone does to the outputs, in the order of the network.
 
-    def points(values: Iterable[float | None], words: str, simulated: bool) -> tuple[Point, ...]:
+    The ``selected`` layer's points are in the accent.
+    """
+    names = tuple(one.layer.removesuffix(".weight") for one in sensitivities)
+
+    def points(values: Iterable[float | None], words: str, marker: str, simulated: bool) -> tuple[Point, ...]:
         return tuple(
             Point(
                 value,
                 row,
                 names[row],
                 hover=f"<b>{html.escape(names[row])}</b><br>{words}: {value:.3g} nats",
+                marker=marker,
                 simulated=simulated,
             )
             for row, value in enumerate(values)
             if value  # a log axis has no place for none
         )
 
-    pruned = points((one.pruned for one in sensitivities), "its share of 60 % pruned, measured", False)
-    rounded = [
-        Series(
-            f"{bits} bits",
-            f"bits {bits}",
-            points((one.rounded.get(bits) for one in sensitivities), f"{bits} bits, predicted", True),
-            line="none",
-            small=True,
-        )
-        for bits in widths
-    ]
-    chosen = next((point for point in pruned if sensitivities[int(point.y)].layer == selected), None)
+    pruned = points(
+        (one.pruned for one in sensitivities), "its share of 60 % pruned, measured", "circle", False
+    )
+    found = [Series("pruned, its share of 60 %", "dense fp32", pruned, line="none")]
+    for bits, marker in {4: "square", 3: "diamond", 2: "triangle-up"}.items():
+        rounded = (one.rounded.get(bits) for one in sensitivities)
+        placed = points(rounded, f"{bits} bits, predicted", marker, True)
+        found.append(Series(f"{bits} bits", f"bits {bits}", placed, line="none"))
+    rows = [row for row, one in enumerate(sensitivities) if one.layer == selected]
+    chosen = tuple(point for series in found for point in series.points if point.y in rows)
     return Lines(
         "Sensitivity of each layer alone",
-        x,
-        y,
-        (Series("its share of 60 % pruned", "dense fp32", pruned, line="none"), *rounded),
-        selected=chosen,
+        Axis("divergence of the outputs, nats", "", "lower", log=True),
+        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        (*found, Series("this layer", "accent", chosen, line="none")),
         note="filled: measured · hollow: predicted from it",
         empty="No layer of this model has been measured.",
     )

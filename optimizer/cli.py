@@ -217,17 +217,16 @@ def _dashboard(options: argparse.Namespace) -> None:
 SCOPES = {"layer": "uniform", "global": "global"}
 """What ``--scope`` says, as an allocation."""
 
-RECIPE_OPTIONS = {
-    **{"prune": None, "sparsity": None, "threshold": None, "allocation": None, "scope": None},
-    **{"pattern": None, "effort": None, "rounding": None, "weight_bits": None, "average_bits": None},
-    **{"activation_bits": None, "granularity": None, "asymmetric": False, "symmetric": False, "range": None},
-}
-"""What each is when it is not given: then the recipe's own default holds."""
+RECIPE_OPTIONS = (
+    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "train"),
+    *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
+    "range",
+)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     """The recipe of a file, or of the options; of both would leave open which one counts."""
-    given = [name for name, absent in RECIPE_OPTIONS.items() if getattr(options, name) != absent]
+    given = [name for name in RECIPE_OPTIONS if getattr(options, name) not in (None, False)]
     if options.recipe is not None:
         if given:
             raise InputError(
@@ -242,7 +241,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     if options.symmetric and options.asymmetric:
         raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
     method = options.prune or "magnitude"
-    by_method = "measured" if method == "compensated" else "global"
+    by_method = "global" if method == "magnitude" else "measured"
     bits = options.average_bits or options.weight_bits or 32
     symmetric = best_grid(options.rounding or "nearest", bits)
     return Recipe(
@@ -253,6 +252,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             allocation=options.allocation or SCOPES.get(options.scope, by_method),
             pattern=options.pattern or "unstructured",
             effort=options.effort or "fast",
+            snap=options.snap or 1,
         ),
         QuantizeSpec(
             options.rounding or "nearest",
@@ -263,6 +263,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             symmetric=options.symmetric or (symmetric and not options.asymmetric),
             range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
         ),
+        training_seconds=options.train or 0.0,
     )
 
 
@@ -457,11 +458,17 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
     recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     recipe.add_argument(
-        "--allocation", help=f"{', '.join(ALLOCATIONS)} (global; measured when compensated)", metavar="HOW"
+        "--allocation",
+        help=f"{', '.join(ALLOCATIONS)} (global by magnitude; otherwise measured)",
+        metavar="HOW",
     )
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
     recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
     recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
+    recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
+    recipe.add_argument(
+        "--train", type=float, metavar="SECONDS", help="teach the pruned network to answer as the dense one"
+    )
     recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
     recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
     recipe.add_argument(

@@ -2,13 +2,13 @@
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from optimizer.errors import InputError, unknown
-from optimizer.layers import walk
+from optimizer.layers import uses, walk
 from optimizer.prune import PRUNERS, Pruned
 from optimizer.quantize import QUANTIZERS, bits
 from optimizer.quantize.grid import Codes
@@ -71,6 +71,11 @@ def compress_weights(
     for override in recipe.layers:
         if override.layer not in weights:
             raise unknown("layer", override.layer, weights)
+    if recipe.prune.shrinks:
+        raise InputError(
+            "channels are removed from the network before its weights are compressed: see "
+            "optimizer.prune.channels"
+        )
     if recipe.needs_data and study is None:
         raise InputError(
             f"{recipe.describe()} works from calibration images: give some, or take magnitude and nearest"
@@ -106,7 +111,8 @@ def _quantize_specs(
     if not mixed:
         return specs
     assert study is not None
-    return specs | bits.resolve(mixed, recipe.quantize, study)
+    widths = bits.resolve(mixed, recipe.quantize, study)
+    return specs | {name: replace(spec, method=specs[name].method) for name, spec in widths.items()}
 
 
 def _compressed(
@@ -134,11 +140,13 @@ def compress(
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
     weights = compress_weights(model, recipe, published, study)
     module = copy.deepcopy(model).eval()
-    for layer in walk(module):
+    biases: set[int] = set()
+    for layer in uses(module):  # modules may share a weight and have biases of their own, or share both
         compressed = weights[layer.name]
         layer.weight.copy_(compressed.values)
-        if compressed.bias_change is not None and layer.bias is not None:
+        if compressed.bias_change is not None and layer.bias is not None and id(layer.bias) not in biases:
             layer.bias.add_(compressed.bias_change)
+            biases.add(id(layer.bias))
     return CompressedModel(module, recipe, weights)
 
 

@@ -28,7 +28,8 @@ from optimizer.keys import request_key
 from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, Report, card, download, load, quiet
-from optimizer.recipe import Recipe
+from optimizer.prune.channels import Plan, plan, shrink
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import (
     Accuracy,
     Anatomy,
@@ -46,7 +47,7 @@ from optimizer.records import (
 from optimizer.size import size_of
 from optimizer.statistics import summarise_latency
 from optimizer.studies import IMAGES as STUDIED_IMAGES
-from optimizer.studies import study_of
+from optimizer.studies import study_of, trained
 from optimizer.study import Study
 from optimizer.token import machine_token
 
@@ -122,9 +123,13 @@ def inspect(request: Request, report: Report = quiet) -> Inspection:
     A recipe that needs data needs the study of it, which takes its time once.
     """
     target = subject(request.model)
+    request = replace(request, recipe=replace(request.recipe, training_seconds=0.0))  # which changes no count
+    if request.recipe.prune.shrinks:
+        compressed = compressed_model(request, report)
+        return _inspection(target, compressed.module, compressed.weights)
     known = study(request, report) if request.recipe.needs_data else None
     weights = compress_weights(target.module, request.recipe, target.published, known)
-    return _inspection(target, weights)
+    return _inspection(target, target.module, weights)
 
 
 def study(request: Request, report: Report = quiet) -> Study:
@@ -136,9 +141,57 @@ def study(request: Request, report: Report = quiet) -> Study:
 
 def compressed_model(request: Request, report: Report = quiet) -> CompressedModel:
     """The model after the request's recipe. Raises InputError."""
-    target = subject(request.model)
-    known = study(request, report) if request.recipe.needs_data else None
-    return compress(target.module, request.recipe, target.published, known)
+    target, recipe = subject(request.model), request.recipe
+    if recipe.trains:
+        return _trained_and_rounded(request, report)
+    if recipe.prune.shrinks:
+        small = shrunk(request, report)
+        rest = replace(recipe, prune=PruneSpec())
+        known = None
+        if rest.needs_data:
+            with turn(report):
+                known = study_of(small, _studied(request), report)
+        return replace(compress(small, rest, study=known), recipe=recipe)
+    known = study(request, report) if recipe.needs_data else None
+    return compress(target.module, recipe, target.published, known)
+
+
+def _trained_and_rounded(request: Request, report: Report) -> CompressedModel:
+    """Prune, train on what is left, and round that on the fixed mask."""
+    recipe = request.recipe
+    pruned = Recipe(recipe.prune, layers=tuple(replace(one, weight_bits=None) for one in recipe.layers))
+    student = compressed_model(replace(request, recipe=pruned), report)
+    images, teacher = _studied(request), subject(request.model).module
+    masks = {name: weight.mask for name, weight in student.weights.items()}
+    with turn(report):
+        module = trained(student.module, teacher, masks, images, recipe.training_seconds, report)
+    layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
+    rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
+    known = None
+    if rest.needs_data:
+        with turn(report):
+            known = study_of(module, images, report)
+    return replace(compress(module, rest, study=known), recipe=recipe)
+
+
+def build_of(request: Request, report: Report = quiet) -> Build:
+    """What an engine prepares for the request's recipe: of the model, or of the smaller one that comes of
+    it."""
+    if request.recipe.prune.shrinks:
+        shape = subject(request.model).input_shape
+        return _built_for(shrunk(request, report), request.engine, shape)
+    return builder(request.model, request.engine)
+
+
+def shrunk(request: Request, report: Report = quiet) -> nn.Module:
+    """The network without the channels that the request's recipe removes. Raises InputError,
+    UnavailableError."""
+    setting, spec = Setting.of(request), request.recipe.prune
+    with turn(report):
+        known = _plan(
+            setting.model, setting.data, setting.files, spec.allocation == "measured", Telling(report)
+        )
+        return _shrunk(known, spec.share, spec.snap)
 
 
 def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
@@ -195,15 +248,15 @@ def score(request: Request, report: Report = quiet) -> Scored:
     report(None, "reading the images")
     images = _images(setting.model, setting.data, setting.files)
     report(None, f"preparing {request.engine}")
-    build = builder(request.model, request.engine)
     compressed = compressed_model(request, report)
+    build = build_of(request, report)
     evaluation = images.evaluation.images.numpy()
     with turn(report):
         report(None, f"scoring {len(evaluation):,} images")
         baseline = _baseline(setting)
         runner = build(compressed, _calibration(images), setting.threads, setting.batch)
         logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
-    inspection = _inspection(target, compressed.weights)
+    inspection = _inspection(target, compressed.module, compressed.weights)
     return Scored(setting, images, inspection, runner, logits, baseline)
 
 
@@ -290,9 +343,28 @@ class Telling:
 
 @lru_cache(maxsize=2)
 def _study(model: str, data: DataSpec, files: str, telling: Telling) -> Study:
-    target = subject(model)
-    calibration = _drawn(_images(model, data, files), STUDIED_IMAGES)
-    return study_of(target.module, calibration, telling.report)
+    images = _drawn(_images(model, data, files), STUDIED_IMAGES)
+    return study_of(subject(model).module, images, telling.report)
+
+
+@lru_cache(maxsize=2)
+def _plan(model: str, data: DataSpec, files: str, measured: bool, telling: Telling) -> Plan:
+    """In which order channels go: with ``measured`` effects, from the moments of the study."""
+    target, images = subject(model), _drawn(_images(model, data, files), STUDIED_IMAGES)
+    if not measured:
+        return plan(target.module, images, order="magnitude", report=telling.report)
+    moments = _study(model, data, files, telling).moments
+    return plan(target.module, images, moments=moments, report=telling.report)
+
+
+@lru_cache(maxsize=2)
+def _shrunk(plan: Plan, ratio: float, snap: int) -> nn.Module:
+    return shrink(plan, ratio, multiple=snap).module
+
+
+@lru_cache(maxsize=2)
+def _built_for(module: nn.Module, engine: str, input_shape: tuple[int, int, int]) -> Build:
+    return engine_named(engine).prepare(module, input_shape)
 
 
 @lru_cache(maxsize=2)
@@ -328,6 +400,11 @@ def activation_images(request: Request) -> Tensor:
     return _calibration(_images(setting.model, setting.data, setting.files))
 
 
+def _studied(request: Request) -> Tensor:
+    setting = Setting.of(request)
+    return _drawn(_images(setting.model, setting.data, setting.files), STUDIED_IMAGES)
+
+
 def _calibration(images: Datasets) -> Tensor:
     return _drawn(images, ACTIVATION_CALIBRATION_IMAGES)
 
@@ -339,7 +416,9 @@ def _drawn(images: Datasets, count: int) -> Tensor:
     return everything[np.random.default_rng(0).permutation(len(everything))[:count]]
 
 
-def _inspection(target: Subject, weights: dict[str, CompressedWeight]) -> Inspection:
+def _inspection(target: Subject, module: nn.Module, weights: dict[str, CompressedWeight]) -> Inspection:
+    """Counts against the whole network's, also where ``module`` is a smaller one: what is gone is not
+    there."""
     facts = tuple(
         LayerFacts(
             name=layer.name,
@@ -353,7 +432,8 @@ def _inspection(target: Subject, weights: dict[str, CompressedWeight]) -> Inspec
         )
         for layer in walk(target.module)
     )
-    return Inspection(facts, size_of(target.module, weights), target.size)
+    size = replace(size_of(module, weights), elements=target.size.elements)
+    return Inspection(facts, size, target.size)
 
 
 def _with_memory(
@@ -376,6 +456,7 @@ def _signature(request: Request, execution: Execution, threads: int) -> str:
             request.engine,
             execution.layers,
             request.recipe.quantize.activation_bits,
+            request.recipe.prune if request.recipe.prune.shrinks else None,
             threads,
             request.settings.batch,
             environment().key,

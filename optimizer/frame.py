@@ -147,7 +147,8 @@ def _derive(result: Result) -> Summary:
     recipe = result.request.recipe
     shared = result.latency.measured_for
     zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
-    asked = recipe.prune.sparsity or 0.0
+    open_share = recipe.prune.threshold is not None or recipe.prune.fixed_sparsity or recipe.prune.shrinks
+    ran = realisation(result.execution)
     return Summary(
         key=result.key,
         request=result.request,
@@ -162,13 +163,13 @@ def _derive(result: Result) -> Summary:
         latency=latency,
         size=size,
         baseline_size=result.inspection.baseline_size,
-        pruned_percent=100 * asked if recipe.prune.threshold is None else zeros_percent,
+        pruned_percent=zeros_percent if open_share else 100 * recipe.prune.share,
         zeros_percent=zeros_percent,
         batch=result.latency.batch,
         threads=result.latency.threads,
         quick=result.latency.quick,
         shared_with=None if shared == recipe.describe() else shared,
-        realisation=realisation(result.execution),
+        realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
         badges=_badges(result, latency),

@@ -63,7 +63,7 @@ def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]
         }
         override = own.get(layer.name, Override(layer.name))
         row |= {column: getattr(override, field) for column, field in OWN.items()}
-        row["own sparsity"] = None if override.sparsity is None else 100 * override.sparsity
+        row["own sparsity"] = None if override.sparsity is None else round(100 * override.sparsity, 9)
         rows.append(row)
     return rows
 
@@ -74,7 +74,7 @@ def overrides_of(rows: Iterable[Mapping[Any, Any]]) -> tuple[Override, ...]:
     for row in rows:
         given = {field: row[column] for column, field in OWN.items() if not _missing(row[column])}
         if "sparsity" in given:
-            given["sparsity"] = given["sparsity"] / 100
+            given["sparsity"] = round(given["sparsity"] / 100, 11)
         if "weight_bits" in given:
             given["weight_bits"] = int(given["weight_bits"])
         if given:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from optimizer.compress import CompressedWeight
 from optimizer.errors import InputError, unknown
-from optimizer.quantize.grid import Codes
+from optimizer.quantize.grid import GROUP, Codes, spread
 from optimizer.recipe import WEIGHT_BITS
 
 CODINGS = ("dense", "bitmap", "index")
@@ -139,7 +139,8 @@ def unpack(packed: Packed) -> Tensor | Codes:
         sign = 1 << (layout.bits - 1)
         return Codes((codes ^ sign) - sign, packed.scale, torch.zeros_like(packed.scale, dtype=torch.int16))
     zero_point = packed.zero_point.to(torch.int16)
-    centred = (codes - zero_point) * torch.from_numpy(survives).reshape(layout.shape)
+    kept = torch.from_numpy(survives).reshape(layout.shape)
+    centred = (codes - spread(zero_point, kept.shape)) * kept
     return Codes(centred, packed.scale, zero_point)
 
 
@@ -164,8 +165,10 @@ def widen(tensors: Mapping[str, Tensor]) -> Tensor:
     codes = tensors[""]
     if ".scale" not in tensors:
         return codes.float()
-    centred = codes.to(torch.int16) - tensors[".zero_point"] if ".zero_point" in tensors else codes
-    return centred * tensors[".scale"]
+    centred = codes.to(torch.int16)
+    if ".zero_point" in tensors:
+        centred = centred - spread(tensors[".zero_point"], codes.shape)
+    return centred * spread(tensors[".scale"], codes.shape)
 
 
 # Patterns
@@ -197,7 +200,7 @@ def _codes(weight: CompressedWeight, bits: int) -> tuple[Tensor, Tensor | None]:
         raise InputError(f"values that are not those of their codes can't be packed in {bits} bits: use 32")
     if _signed(grid, bits):
         return grid.centred, None
-    codes = grid.centred + grid.zero_point
+    codes = grid.stored
     low, high = (int(extreme) for extreme in codes.aminmax())
     if low < 0 or high >= 1 << bits:
         raise InputError(f"codes from {low} to {high} don't fit in {bits} bits: use more bits")
@@ -292,8 +295,10 @@ def _check(packed: Packed) -> None:
 
 def check_grid(shape: Sequence[int], scale: Tensor, zero_point: Tensor | None) -> None:
     """Raises InputError unless a scale, and a zero point in its shape, go with a weight of ``shape``."""
-    fits = len(scale.shape) == len(shape) and all(
-        size in (1, whole) for size, whole in zip(scale.shape, shape, strict=True)
+    groups = [shape[0], math.ceil(math.prod(shape[1:]) / GROUP)]
+    fits = list(scale.shape) == groups or (
+        len(scale.shape) == len(shape)
+        and all(size in (1, whole) for size, whole in zip(scale.shape, shape, strict=True))
     )
     if scale.dtype != torch.float32 or not fits:
         raise _damaged(f"scales {list(scale.shape)} {scale.dtype} for a weight of shape {list(shape)}")

@@ -9,7 +9,8 @@ import msgspec
 
 from optimizer.errors import InputError, unknown
 
-PRUNING = ("magnitude", "compensated")
+PRUNING = ("magnitude", "compensated", "channels")
+SNAPS = (1, 8, 16)
 ALLOCATIONS = ("uniform", "global", "normalised", "measured")
 PATTERNS = ("unstructured", "2:4", "4:8", "1x4", "4x4", "16x1")
 EFFORTS = ("fast", "best")
@@ -17,6 +18,7 @@ ROUNDING = ("nearest", "compensated")
 GRANULARITIES = ("tensor", "channel", "group")
 RANGES = ("absmax", "mse", "percentile")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+LONGEST_TRAINING_SECONDS = 24 * 3600
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 
 
@@ -37,6 +39,10 @@ class PruneSpec:
     ``compensated`` chooses by second-order cost and refits the weights that stay, on calibration images; at
     effort ``best`` it also searches for a better choice. Patterns ``N:M`` keep N of each M inputs in a row;
     those with an x remove blocks of outputs x inputs whole.
+
+    ``channels`` removes that share of the channels that can go, so that a smaller network is left; in the
+    order of their magnitude, the same share everywhere, or with a measured allocation by what the outputs
+    lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
     """
 
     method: str = "magnitude"
@@ -45,8 +51,10 @@ class PruneSpec:
     allocation: str = "global"
     pattern: str = "unstructured"
     effort: str = "fast"
+    snap: int = 1
 
     def __post_init__(self) -> None:
+        _one_of("snap", self.snap, SNAPS)
         _one_of("pruning method", self.method, PRUNING)
         _one_of("allocation", self.allocation, ALLOCATIONS)
         _one_of("pattern", self.pattern, PATTERNS)
@@ -63,6 +71,8 @@ class PruneSpec:
                 f"threshold {self.threshold:g} is not allowed: give a finite number of at least 0, "
                 "in units of the weights (0.05 removes every weight with |w| <= 0.05)"
             )
+        if self.method == "channels" and (self.threshold is not None or self.pattern != "unstructured"):
+            raise InputError("channels go whole: give a sparsity, and neither a threshold nor a pattern")
         if self.threshold is not None and self.pattern != "unstructured":
             raise InputError(
                 f"a threshold looks at one weight at a time: give a sparsity with pattern {self.pattern}, or "
@@ -71,8 +81,8 @@ class PruneSpec:
         if self.sparsity and self.fixed_sparsity not in (None, self.sparsity):
             raise InputError(
                 f"sparsity {self.sparsity:g} does not go with pattern {self.pattern}, which removes "
-                f"{100 * (self.fixed_sparsity or 0):g} % of the layers it fits: leave the sparsity out, or take "
-                "pattern unstructured"
+                f"{100 * (self.fixed_sparsity or 0):g} % of the layers it fits: leave the sparsity out, or "
+                "take pattern unstructured"
             )
 
     @property
@@ -95,7 +105,12 @@ class PruneSpec:
     def needs_data(self) -> bool:
         """Whether it works from calibration images."""
         shared_out = self.allocation == "measured" and self.threshold is None and not self.fixed_sparsity
-        return self.active and (self.method == "compensated" or shared_out)
+        return self.active and (self.method in ("compensated", "channels") or shared_out)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether a smaller network comes of it."""
+        return self.method == "channels" and self.active
 
 
 def best_grid(method: str, weight_bits: float) -> bool:
@@ -181,6 +196,8 @@ class Override:
     rounding: str | None = None
 
     def __post_init__(self) -> None:
+        if self.pruning == "channels":
+            raise InputError("channels go from the network, not from one layer: override with another method")
         PruneSpec(self.pruning or "magnitude", self.sparsity)
         QuantizeSpec(self.rounding or "nearest", self.weight_bits or 32)
 
@@ -203,13 +220,22 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And layers apart."""
+    """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And layers apart.
+
+    ``training_seconds`` are spent between the two on teaching the pruned network to answer as the dense one.
+    """
 
     prune: PruneSpec = field(default_factory=PruneSpec)
     quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
     layers: tuple[Override, ...] = ()
+    training_seconds: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.training_seconds <= LONGEST_TRAINING_SECONDS:
+            raise InputError(
+                f"{self.training_seconds:g} seconds of training are not allowed: give 0 (none) to "
+                f"{LONGEST_TRAINING_SECONDS:,}"
+            )
         names = [override.layer for override in self.layers]
         for name in names:
             if names.count(name) > 1:
@@ -225,10 +251,15 @@ class Recipe:
         return not pruned and not rounded and self.quantize.activation_bits == 32
 
     @property
+    def trains(self) -> bool:
+        """Whether anything is trained: what was not pruned has nothing to recover from."""
+        return self.training_seconds > 0 and any(spec.active for spec in self.prune_specs)
+
+    @property
     def needs_data(self) -> bool:
         """Whether the weights depend on calibration images."""
         pruned = any(spec.needs_data for spec in self.prune_specs)
-        return pruned or any(spec.needs_data for spec in self.quantize_specs)
+        return pruned or self.trains or any(spec.needs_data for spec in self.quantize_specs)
 
     @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
@@ -257,13 +288,19 @@ class Recipe:
             prune = PruneSpec()
         if prune.threshold is not None or prune.fixed_sparsity:
             prune = replace(prune, allocation="global", sparsity=None)
-        if prune.method == "magnitude":
+        if prune.method != "compensated":
             prune = replace(prune, effort="fast")
+        if prune.method == "channels":
+            by_effect = prune.allocation == "measured"
+            prune = replace(prune, allocation="measured" if by_effect else "uniform")
+        else:
+            prune = replace(prune, snap=1)
         if not any(spec.integer for spec in self.quantize_specs):
             quantize = QuantizeSpec(
                 weight_bits=quantize.weight_bits, activation_bits=quantize.activation_bits
             )
-        return replace(self, prune=prune, quantize=quantize)
+        training_seconds = self.training_seconds if self.trains else 0.0
+        return replace(self, prune=prune, quantize=quantize, training_seconds=training_seconds)
 
     def to_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.json.decode(self.to_json())
@@ -310,6 +347,7 @@ class Recipe:
             return "uncompressed"
         parts = [
             *_describe_prune(self.prune),
+            *([f"trained for {self.training_seconds:g} s"] if self.trains else []),
             *_describe_quantize(self.quantize),
             *_describe_layers(self.layers),
         ]
@@ -382,6 +420,10 @@ def _describe_prune(prune: PruneSpec) -> list[str]:
     if not prune.active:
         return []
     how = []
+    if prune.shrinks:
+        how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
+        how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
+        return [f"{100 * prune.share:.4g} % of channels removed ({', '.join(how)})"]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
     elif prune.fixed_sparsity:

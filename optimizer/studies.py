@@ -1,14 +1,16 @@
 """Studies of models on images: made once, kept on disk by content, and read by every position of a slider."""
 
+import copy
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from optimizer.calibrate import Moments, as_rows, collect, quadratic
@@ -18,6 +20,7 @@ from optimizer.layers import walk
 from optimizer.models import Report, quiet
 from optimizer.prune.compensated import prune
 from optimizer.recipe import PruneSpec
+from optimizer.recover import recover
 from optimizer.resources import home
 from optimizer.sensitivity import Trial, divergences
 from optimizer.study import Study
@@ -56,6 +59,39 @@ def study_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
         return known
     except (OSError, UnavailableError):
         return make(model, images, report)
+
+
+def trained(
+    student: nn.Module,
+    teacher: nn.Module,
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    seconds: float,
+    report: Report = quiet,
+) -> nn.Module:
+    """The student after :func:`optimizer.recover.recover`: read, or trained and kept; both stay as they were.
+
+    How far it comes in its time depends on the machine, so a training is done once and its outcome kept.
+    """
+    module = copy.deepcopy(student)
+    name = hashlib.sha256(f"{_digest(student, images)} {_digest(teacher, images)} {seconds:g}".encode())
+    try:
+        path = home() / "studies" / f"{name.hexdigest()[:20]}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(path.parent / "lock"):
+            try:
+                module.load_state_dict(load_file(path))
+                os.utime(path)
+            except (OSError, SafetensorError, RuntimeError):
+                state = recover(student, teacher, masks, images, seconds, report).state
+                module.load_state_dict(state)
+                unfinished = path.with_suffix(f".{os.getpid()}")
+                save_file({key: value.contiguous().clone() for key, value in state.items()}, unfinished)
+                unfinished.replace(path)
+        _evict(path)
+    except (OSError, UnavailableError):
+        module.load_state_dict(recover(student, teacher, masks, images, seconds, report).state)
+    return module
 
 
 def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:

@@ -4,7 +4,7 @@ torch and its kin are imported inside the tasks, so that naming this module cost
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.errors import ParetoscopeError, unknown
@@ -132,12 +132,12 @@ def _artifact(request: tuple[str, Request], report: Report) -> bytes:
     report(None, "compressing")
     take_away = artifacts.TakeAway(
         card=target.loaded.card,
-        module=target.module,
+        module=experiment.shrunk(wanted, report) if wanted.recipe.prune.shrinks else target.module,
         compressed=experiment.compressed_model(wanted, report),
         calibration=experiment.activation_images(wanted),
         threads=experiment.resolve_threads(wanted.settings.threads),
         result=Store().best(wanted),
-        build=experiment.builder(wanted.model, "openvino") if kind == "openvino" else None,
+        build=experiment.build_of(replace(wanted, engine="openvino"), report) if kind == "openvino" else None,
     )
     report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")
     return artifacts.write(kind, take_away)

@@ -164,7 +164,11 @@ def overrides(model: str) -> tuple[Override, ...]:
 def set_overrides(model: str, layers: tuple[Override, ...]) -> None:
     st.session_state["overrides"] = (model, layers)
     if layers:
-        st.query_params["layers"] = json.dumps(Recipe(layers=layers).to_dict()["layers"])
+        given = [
+            {field: value for field, value in override.items() if value is not None}
+            for override in Recipe(layers=layers).to_dict()["layers"]
+        ]
+        st.query_params["layers"] = json.dumps(given, separators=(",", ":"))
     else:
         st.query_params.pop("layers", None)
 

@@ -13,9 +13,11 @@ from optimizer.recipe import (
     ACTIVATION_BITS,
     EFFORTS,
     GRANULARITIES,
+    LONGEST_TRAINING_SECONDS,
     PATTERNS,
     PRESETS,
     ROUNDING,
+    SNAPS,
     WEIGHT_BITS,
     PruneSpec,
     QuantizeSpec,
@@ -48,7 +50,12 @@ def main() -> None:
     draw(results, result, recipe)
 
 
-METHODS = {"compensated": "Compensated", "magnitude": "Magnitude", "threshold": "Threshold"}
+METHODS = {
+    "compensated": "Compensated",
+    "magnitude": "Magnitude",
+    "threshold": "Threshold",
+    "channels": "Channels",
+}
 ALLOCATION_WORDS = {
     "measured": "by measured effect",
     "global": "by magnitude",
@@ -61,7 +68,7 @@ GRIDS = ("automatic", "symmetric", "asymmetric")
 
 def controls() -> Recipe:
     """The sliders. Each has a default that works; the rest waits behind *More*."""
-    mode, prune, bits, activations, more = st.columns([11, 8, 8, 6, 4], vertical_alignment="bottom")
+    mode, prune, bits, activations, more = st.columns([14, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
         method = st.segmented_control(
             "Method",
@@ -72,10 +79,11 @@ def controls() -> Recipe:
             format_func=METHODS.__getitem__,
             help="Compensated: calibration images tell which weights matter, and those that stay make up for "
             "those that go. Magnitude: the smallest weights go; no images needed. Threshold: all with "
-            "|w| ≤ t go. Compensated also rounds so that later weights make up for earlier ones.",
+            "|w| ≤ t go. Channels: whole channels go, and a smaller network that runs faster everywhere is "
+            "left. Compensated and Channels also round so that later weights make up for earlier ones.",
         )
     with more, st.popover("More"):
-        pruning, rounding = _more(method)
+        pruning, rounding, seconds = _more(method)
     with prune:
         pruning = _amount(method, pruning)
     with bits:
@@ -102,7 +110,7 @@ def controls() -> Recipe:
         activation_bits=activation_bits,
         symmetric=_symmetric(rounding.method, weight_bits),
     )
-    return Recipe(pruning, quantize)
+    return Recipe(pruning, quantize, training_seconds=seconds)
 
 
 def take_preset() -> None:
@@ -163,34 +171,46 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         )
         return replace(pruning, threshold=threshold or None)
     percent = st.slider(
-        "Sparsity",
+        "Channels removed" if method == "channels" else "Sparsity",
         0,
         99,
         0,
         format="%d %%",
         **common.in_address("sparsity"),
         disabled=fixed,
-        help="The share of weights that is set to zero. An N:M pattern fixes it.",
+        help="The share of channels that go, of those that can."
+        if method == "channels"
+        else "The share of weights that is set to zero. An N:M pattern fixes it.",
     )
     return replace(pruning, sparsity=None if fixed else percent / 100 or None)
 
 
-def _more(method: str) -> tuple[PruneSpec, QuantizeSpec]:
+def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
     """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
     mixed."""
-    pattern, allocation, effort = "unstructured", "global", "fast"
+    pattern, allocation, effort, snap = "unstructured", "global", "fast", 1
     st.markdown("**Pruning**")
     if method == "threshold":
         st.caption("A threshold leaves nothing to choose.")
     else:
-        by_method = "measured" if method == "compensated" else "global"
+        ways = ["measured", "uniform"] if method == "channels" else list(ALLOCATION_WORDS)
         allocation = st.selectbox(
             "Shared out over the layers",
-            list(ALLOCATION_WORDS),
-            index=list(ALLOCATION_WORDS).index(by_method),
+            ways,
+            index=ways.index("global" if method == "magnitude" else "measured"),
             **common.in_address(f"{method}_allocation"),
             format_func=ALLOCATION_WORDS.__getitem__,
         )
+    if method == "channels":
+        snap = st.segmented_control(
+            "Channels left are a multiple of",
+            SNAPS,
+            default=1,
+            required=True,
+            **common.in_address("snap"),
+            help="One channel past a multiple of 16 can cost more time than it saves.",
+        )
+    elif method != "threshold":
         pattern = st.selectbox(
             "Pattern",
             PATTERNS,
@@ -208,8 +228,18 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec]:
             format_func=str.capitalize,
             help="Best searches longer for which weights to keep: several times the seconds.",
         )
+    seconds = st.number_input(
+        "Training after pruning, seconds",
+        0,
+        LONGEST_TRAINING_SECONDS,
+        0,
+        10,
+        **common.in_address("training"),
+        help="The pruned network learns to answer as the whole one, on unlabelled calibration images; the "
+        "best so far is kept. 0 trains nothing.",
+    )
     st.markdown("**Rounding**")
-    by_method = "compensated" if method == "compensated" else "nearest"
+    by_method = "nearest" if method in ("magnitude", "threshold") else "compensated"
     rounding = st.segmented_control(
         "Weights are rounded",
         ROUNDING,
@@ -249,12 +279,14 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec]:
     )
     return (
         PruneSpec(
-            "compensated" if method == "compensated" else "magnitude",
+            "magnitude" if method == "threshold" else method,
             allocation=allocation,
             pattern=pattern,
             effort=effort,
+            snap=snap,
         ),
         QuantizeSpec(rounding, average_bits=8 if mixed else None, granularity=granularity, range=range_),
+        float(seconds),
     )
 
 

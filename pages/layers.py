@@ -9,11 +9,20 @@ from optimizer import charts
 from optimizer.executors import Job
 from optimizer.headline import layer_rows, overrides_of
 from optimizer.keys import request_key
-from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Recipe
+from optimizer.metrics import MISSING
+from optimizer.recipe import NORMAL, PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
 from pages import common
 
 WAIT_SECONDS = 0.5
+HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
+STACKED = """
+.st-key-layer-charts [data-testid="stColumn"] { min-width: min(27rem, 100%); }
+"""
+"""Charts narrower than that come one below the other."""
+
+OWN_PRUNING = tuple(method for method in PRUNING if method != "channels")
+"""Channels go from layers that belong together, not from one."""
 
 
 def main() -> None:
@@ -23,7 +32,7 @@ def main() -> None:
         st.info(chosen.problem, icon=":material/info:")
         return
     layers = common.overrides(chosen.card.name)
-    way: Recipe = st.session_state.get("way", Recipe())
+    way: Recipe = st.session_state.get("way", NORMAL)
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
     words = recipe.describe()
@@ -32,6 +41,8 @@ def main() -> None:
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):
         draw(request, inspection, jobs)
+    elif layers:  # which may be what is wrong, when a link brought them
+        undo(request.model)
     common.refresh_when_over([job for job in jobs if not job.over])
 
 
@@ -56,49 +67,74 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         format_func=lambda name: name.removesuffix(".weight"),
     )
     plain = replace(request, recipe=Recipe())
-    left, right = st.columns(2)
+    st.html(f"<style>{STACKED}</style>")
+    left, right = st.container(key="layer-charts").columns(2)
     with left:
         anatomy = told(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
         if isinstance(anatomy, Anatomy):
-            common.chart(charts.histogram_info(anatomy), "histogram", 320)
+            common.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
     with right:
         found = told(jobs, "sensitivities", plain, request_key(plain))
         if isinstance(found, tuple):
-            common.chart(charts.sensitivity_info(found, layer), "sensitivity", max(320, 90 + 18 * len(names)))
+            height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
+            common.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
     edit(request, inspection)
 
 
 def edit(request: Request, inspection: Inspection) -> None:
     """The table of layers: its right half can be written to, and becomes part of the recipe."""
     st.subheader("What each layer got, and what it has to itself")
-    version = st.session_state.setdefault("layer table", 0)
-    rows = layer_rows(inspection, request.recipe)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(
+            "The four columns on the right can be written to: double-click a cell, or press Enter on it. "
+            "An empty one is as the recipe says.",
+            width="stretch",
+        )
+        if request.recipe.layers:
+            undo(request.model)
+    table = pd.DataFrame(layer_rows(inspection, request.recipe))
     edited = st.data_editor(
-        pd.DataFrame(rows),
-        key=f"layers {request.model} {version}",
+        table.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
+        key=f"layers {request.model} {version()}",
         hide_index=True,
+        height="content",
+        placeholder=MISSING,
+        alt="What each layer got, and what it has to itself",
         disabled=["layer", "kind", "weights", "removed", "bits"],
         column_config={
-            "weights": st.column_config.NumberColumn(format="compact"),
+            "layer": st.column_config.TextColumn(pinned=True),
+            "weights": st.column_config.NumberColumn(format="localized"),
             "removed": st.column_config.NumberColumn(format="%.1f %%", help="By the recipe as a whole"),
             "own sparsity": st.column_config.NumberColumn(
-                format="%.0f %%", min_value=0, max_value=99, step=1, help="Empty: as the recipe says"
+                format="%.4g %%", min_value=0, max_value=99, help="The share of its weights to remove"
             ),
             "own bits": st.column_config.SelectboxColumn(options=list(WEIGHT_BITS)),
-            "own pruning": st.column_config.SelectboxColumn(options=list(PRUNING)),
+            "own pruning": st.column_config.SelectboxColumn(options=list(OWN_PRUNING)),
             "own rounding": st.column_config.SelectboxColumn(options=list(ROUNDING)),
         },
     )
     with common.errors_in_words():
         wanted = overrides_of(edited.to_dict("records"))
-        if wanted != request.recipe.layers:
-            common.set_overrides(request.model, wanted)
-            st.session_state["layer table"] = version + 1
-            st.rerun()
-    if wanted and st.button("All layers as the rest", icon=":material/layers_clear:"):
-        common.set_overrides(request.model, ())
-        st.session_state["layer table"] = version + 1
-        st.rerun()
+        if wanted != overrides_of(table.to_dict("records")):
+            change(request.model, wanted)
+
+
+def undo(model: str) -> None:
+    if st.button("All layers as the rest", icon=":material/layers_clear:"):
+        change(model, ())
+
+
+def change(model: str, layers: tuple[Override, ...]) -> None:
+    """Take other overrides, and show the page anew with a table that has none of its edits left."""
+    common.set_overrides(model, layers)
+    st.session_state["layer table"] = version() + 1
+    st.rerun()
+
+
+def version() -> int:
+    """How often the overrides were changed here."""
+    changes: int = st.session_state.get("layer table", 0)
+    return changes
 
 
 main()

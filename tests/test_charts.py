@@ -364,7 +364,7 @@ def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
         "50 % of all weights pruned · 4-bit weights",
         "fashion-resnet on OpenVINO, 10,000 bundled images",
         "accuracy 91.4 % (",
-        "lost 1.92 points (",
+        "lost 1.97 points (",
         "p &lt; 0.001",
         "file 593 kB",
         "ratio ",

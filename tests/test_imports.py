@@ -16,8 +16,8 @@ ORDER = (
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
-    *("curvature", "studies"),
-    *("recover", "engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
+    *("curvature", "recover", "studies"),
+    *("engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
     *("artifacts", "work", "cli"),
 )

@@ -18,6 +18,7 @@ from optimizer.recipe import (
     PRUNING,
     RANGES,
     ROUNDING,
+    SNAPS,
     WEIGHT_BITS,
     Override,
     PruneSpec,
@@ -26,7 +27,7 @@ from optimizer.recipe import (
 )
 
 ways = {
-    "method": st.sampled_from(PRUNING),
+    "method": st.sampled_from([method for method in PRUNING if method != "channels"]),
     "allocation": st.sampled_from(ALLOCATIONS),
     "effort": st.sampled_from(EFFORTS),
 }
@@ -54,13 +55,22 @@ overrides = st.lists(
         layer=st.text(max_size=8),
         sparsity=st.none() | st.floats(0, 1, exclude_max=True),
         weight_bits=st.none() | st.sampled_from(WEIGHT_BITS),
-        pruning=st.none() | st.sampled_from(PRUNING),
+        pruning=st.none() | st.sampled_from(["magnitude", "compensated"]),
         rounding=st.none() | st.sampled_from(ROUNDING),
     ),
     max_size=3,
     unique_by=lambda override: override.layer,
 ).map(tuple)
-recipes = st.builds(Recipe, sparsities | thresholds | fixed, quantize_specs, overrides)
+channels = st.builds(
+    PruneSpec,
+    method=st.just("channels"),
+    sparsity=st.none() | st.floats(0, 1, exclude_max=True),
+    allocation=st.sampled_from(ALLOCATIONS),
+    snap=st.sampled_from(SNAPS),
+)
+recipes = st.builds(
+    Recipe, sparsities | thresholds | fixed | channels, quantize_specs, overrides, st.floats(0, 3600)
+)
 
 
 @given(recipes)
@@ -118,7 +128,7 @@ def test_quantize_choices_are_checked(field: str, value: object, words: str) -> 
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("method", "random", "pruning method 'random': use one of magnitude, compensated"),
+        ("method", "random", "pruning method 'random': use one of magnitude, compensated, channels"),
         ("allocation", "block", "allocation 'block': use one of uniform, global, normalised, measured"),
         ("pattern", "3:4", "pattern '3:4': use one of unstructured, 2:4, 4:8, 1x4, 4x4, 16x1"),
         ("effort", "worst", "effort 'worst': use one of fast, best"),
@@ -312,6 +322,10 @@ def test_rounded_activations_alone_are_no_identity() -> None:
             "3.5-bit weights on average (compensated, asymmetric)",
         ),
         (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer apart"),
+        (
+            Recipe(PruneSpec("channels", 0.2, allocation="measured", snap=8), training_seconds=30),
+            "20 % of channels removed (by measured effect, snapped to 8) · trained for 30 s",
+        ),
     ],
 )
 def test_recipes_in_words(made: Recipe, words: str) -> None:

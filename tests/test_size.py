@@ -122,14 +122,15 @@ def test_packed_bytes_are_those_of_the_shortest_of_three_real_bit_streams(
         assert unpack(stream, shape, width, coding) == rows
     scale = torch.ones(shape[0], 1)
     centred = torch.tensor(rows, dtype=torch.int16)
-    held = Codes(centred, scale, torch.zeros_like(scale, dtype=torch.int16))
+    held = Codes(centred, scale, torch.full_like(scale, 1, dtype=torch.int16))
     weight = CompressedWeight(held.values, centred != 0, held, -1.0)
     coding, size = packed_bytes(weight, width)
     shortest = min(len(stream) for stream in streams.values())
     assert len(streams[coding]) == shortest
     assert size == -(-shortest // 8) + shape[0] * (4 + 1)  # a float32 scale and a byte of zero point a row
-    _, symmetric = packed_bytes(weight, QuantizeSpec(weight_bits=width))
-    assert symmetric == size - shape[0]
+    signed = Codes(centred.clamp(max=1), scale, torch.zeros_like(scale, dtype=torch.int16))
+    _, symmetric = packed_bytes(CompressedWeight(signed.values, centred != 0, signed, -1.0), width)
+    assert symmetric == size - shape[0]  # no zero points
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
 from factories import make_result
 
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings
 from optimizer.sweep import LARGEST_GRID, STARTER_BITS, STARTER_SPARSITIES, Failure, grid, sweep
 
@@ -48,8 +49,18 @@ def test_all_else_is_as_in_the_base() -> None:
         assert (request.model, request.engine) == (BASE.model, BASE.engine)
         assert (request.data, request.settings) == (BASE.data, BASE.settings)
         prune, quantize = request.recipe.prune, request.recipe.quantize
-        assert (prune.threshold, prune.allocation) == (None, "uniform")
-        assert (quantize.granularity, quantize.symmetric, quantize.range) == ("tensor", False, "mse")
+        assert prune == (PruneSpec(sparsity=0.5, allocation="uniform") if prune.active else PruneSpec())
+        if quantize.integer:
+            assert quantize == QuantizeSpec(weight_bits=8, granularity="tensor", symmetric=False, range="mse")
+        else:
+            assert quantize == QuantizeSpec()
+
+
+def test_a_grid_that_was_best_for_its_width_is_best_for_every_other() -> None:
+    base = replace(BASE, recipe=NORMAL)
+    found = {request.recipe.quantize.weight_bits: request.recipe for request in grid(base, (0.0,), (8, 4))}
+    assert found[8].quantize == NORMAL.quantize.at(8)
+    assert (found[8].quantize.symmetric, found[4].quantize.symmetric) == (True, False)
 
 
 def test_a_value_given_twice_is_measured_once() -> None:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from optimizer.compress import CompressedModel, CompressedWeight, width_words
 from optimizer.engines.base import Array, Build, Engine, Runner
 from optimizer.errors import WorkError
-from optimizer.layers import multiplications, walk
+from optimizer.layers import multiplications, uses, walk
 from optimizer.records import Execution, LayerExecution
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
@@ -54,12 +54,12 @@ batches leave the cache and score slower."""
 class Converted:
     """The uncompressed graph, and for each layer the operations that multiply with its weight.
 
-    ``biases``: for each layer that has one, the additions that follow those operations.
+    ``additions``: the addition of a bias that follows an operation, where one does.
     """
 
     graph: Any
     operations: dict[str, tuple[str, ...]]
-    biases: dict[str, tuple[str, ...]]
+    additions: dict[str, str]
     input_shape: tuple[int, int, int]
 
 
@@ -144,28 +144,24 @@ def _check_weights(converted: Converted, model: nn.Module) -> None:
                 )
 
 
-def _additions(
-    graph: Any, operations: dict[str, tuple[str, ...]], model: nn.Module
-) -> dict[str, tuple[str, ...]]:
-    """Where each layer's bias is added: after every one of its operations, or the layer is left out."""
+def _additions(graph: Any, operations: dict[str, tuple[str, ...]], model: nn.Module) -> dict[str, str]:
+    """By operation, what adds its layer's bias. (The converter leaves out a bias of zeros.)"""
     nodes = _nodes(graph)
-    found: dict[str, tuple[str, ...]] = {}
-    for layer in walk(model):
-        if layer.bias is None or layer.name not in operations:
+    found: dict[str, str] = {}
+    for layer in uses(model):
+        if layer.bias is None:
             continue
         values = layer.bias.detach().numpy()
-        additions = [
-            user.get_friendly_name()
-            for operation in operations[layer.name]
-            for target in nodes[operation].output(0).get_target_inputs()
-            if (user := target.get_node()).get_type_name() == "Add" and _adds(user, values)
-        ]
-        if len(additions) == len(operations[layer.name]):
-            found[layer.name] = tuple(additions)
+        for operation in operations.get(layer.name, ()):
+            for target in nodes[operation].output(0).get_target_inputs():
+                if _adds(target.get_node(), values):
+                    found[operation] = target.get_node().get_friendly_name()
     return found
 
 
 def _adds(node: Any, values: Array) -> bool:
+    if node.get_type_name() != "Add":
+        return False
     constant = node.input_value(1).get_node()
     return constant.get_type_name() == "Constant" and np.array_equal(constant.get_data().ravel(), values)
 
@@ -219,21 +215,29 @@ def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedMode
 
 
 def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) -> None:
+    """Into the additions that are there, so that the graph stays the one that engines know to fuse."""
+    from openvino import opset13 as ops
+
     nodes = _nodes(graph)
-    for name, weight in compressed.weights.items():
-        if weight.bias_change is None or name not in prepared.operations:
+    for name, operations in prepared.operations.items():
+        change = compressed.weights[name].bias_change
+        if change is None:
             continue
-        if name not in prepared.biases:
-            raise WorkError(
-                f"the bias of layer {name} is not in OpenVINO's graph as an addition, so it can't be "
-                "changed. Use engine torch for this model, or prune by magnitude and round to nearest."
+        for operation in operations:
+            if operation in prepared.additions:
+                addition = nodes[prepared.additions[operation]]
+                bias = torch.tensor(addition.input_value(1).get_node().get_data())
+                shifted = _constant(bias + change.reshape(bias.shape), list(bias.shape))
+                addition.input(1).replace_source_output(shifted.output(0))
+                continue
+            output = nodes[operation].output(0)
+            users = output.get_target_inputs()
+            beside = (
+                0 if nodes[operation].get_type_name() == "MatMul" else len(output.get_partial_shape()) - 2
             )
-        for addition in prepared.biases[name]:
-            constant = nodes[addition].input_value(1).get_node()
-            values = torch.tensor(constant.get_data())
-            shifted = values + weight.bias_change.reshape(values.shape)
-            replacement = _constant(shifted, list(values.shape))
-            nodes[addition].input(1).replace_source_output(replacement.output(0))
+            added = ops.add(output, _constant(change, [len(change), *[1] * beside]))
+            for user in users:
+                user.replace_source_output(added.output(0))
 
 
 def _constant(values: Tensor, shape: list[int]) -> Any:

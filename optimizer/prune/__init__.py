@@ -19,5 +19,6 @@ PRUNERS: dict[str, Pruner] = {
     "magnitude": magnitude.prune,  # the seed idea: a weight survives if ``|w| > threshold``
     "compensated": compensated.prune,  # the cheapest by second-order cost go, and the rest is refitted
 }
+"""Method ``channels`` is not among them: it makes a smaller network (:mod:`optimizer.prune.channels`)."""
 
 __all__ = ["PRUNERS", "Pruned", "Pruner"]
