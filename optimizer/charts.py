@@ -636,10 +636,10 @@ def histogram_info(anatomy: Anatomy) -> Lines:
         return (*steps, replace(steps[-1], x=anatomy.edges[-1]))
 
     top = 1.1 * max([*anatomy.before, *anatomy.after, 1])
-    series = [
-        Series("before", "faint", counted(anatomy.before), line="steps", markers=False),
-        Series("after, but for zeros", "accent", counted(anatomy.after), line="steps", markers=False),
-    ]
+    series = [Series("before", "faint", counted(anatomy.before), line="steps", markers=False)]
+    if anatomy.after != anatomy.before:
+        after = counted(anatomy.after)
+        series.append(Series("after, but for zeros", "accent", after, line="steps", markers=False))
     if anatomy.threshold >= 0:
         series += [
             Series(

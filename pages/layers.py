@@ -85,13 +85,13 @@ def edit(request: Request, inspection: Inspection) -> None:
     """The table of layers: its right half can be written to, and becomes part of the recipe."""
     st.subheader("What each layer got, and what it has to itself")
     with st.container(horizontal=True, vertical_alignment="center"):
+        if request.recipe.layers:  # on the left: the table's own toolbar covers what is above its right end
+            undo(request.model)
         st.caption(
             "The four columns on the right can be written to: double-click a cell, or press Enter on it. "
             "An empty one is as the recipe says.",
             width="stretch",
         )
-        if request.recipe.layers:
-            undo(request.model)
     table = pd.DataFrame(layer_rows(inspection, request.recipe))
     edited = st.data_editor(
         table.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet

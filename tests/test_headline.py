@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
-from factories import make_result, recipe
+from factories import LAYERS, make_result, recipe
 
+from optimizer.errors import InputError
 from optimizer.frame import summarise
-from optimizer.headline import headlines
+from optimizer.headline import OWN, headlines, layer_rows, overrides_of
 from optimizer.metrics import MISSING
+from optimizer.recipe import Override
 from optimizer.records import Inspection, Result
 
 
@@ -63,3 +66,44 @@ def test_a_sparsity_is_also_shown_as_thresholds(thresholds: list[float], words: 
     basis = headlines(None, Inspection(layers, plain.size, plain.baseline_size))[3].basis
     assert basis.endswith(words)
     assert ("|w|" in basis) == bool(words)
+
+
+APART = (
+    Override("0.0.weight", sparsity=0.0, weight_bits=8),
+    Override("9.weight", sparsity=0.07, pruning="compensated", rounding="nearest"),
+)
+
+
+def test_layer_rows_say_what_each_layer_got_and_has_to_itself() -> None:
+    rows = layer_rows(make_result(recipe(0.5, 4)).inspection, replace(recipe(0.5, 4), layers=APART))
+    named = {row["layer"]: row for row in rows}
+    assert list(named) == list(LAYERS)
+    assert named["9.weight"]["removed"] == pytest.approx(50)
+    assert [named["9.weight"][column] for column in OWN] == [7, None, "compensated", "nearest"]
+    assert [named["0.0.weight"][column] for column in OWN] == [0, 8, None, None]
+    assert {named["3.first.0.weight"][column] for column in OWN} == {None}
+
+
+@pytest.mark.parametrize("layers", [(), APART, APART[1:]])
+def test_a_table_of_layers_is_read_back(layers: tuple[Override, ...]) -> None:
+    rows = layer_rows(make_result().inspection, replace(recipe(), layers=layers))
+    assert overrides_of(rows) == layers
+    table = pd.DataFrame(rows).astype({"own sparsity": float, "own bits": float})  # None becomes NaN
+    assert overrides_of(table.to_dict("records")) == layers
+
+
+def test_no_percentage_changes_on_its_way_through_the_table() -> None:
+    for percent in range(100):
+        layers = (Override("9.weight", sparsity=percent / 100),)
+        assert overrides_of(layer_rows(make_result().inspection, replace(recipe(), layers=layers))) == layers
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("own sparsity", 100), ("own sparsity", -1), ("own bits", 9), ("own rounding", "up")],
+)
+def test_what_no_layer_can_have_is_refused(column: str, value: object) -> None:
+    rows = layer_rows(make_result().inspection, recipe())
+    rows[0][column] = value
+    with pytest.raises(InputError):
+        overrides_of(rows)
