@@ -20,12 +20,12 @@ from optimizer.errors import InputError
 from optimizer.layers import walk
 from optimizer.models import Report, quiet
 
-FIRST_BATCH, BATCH = 32, 4
+FIRST_BATCH, BATCH = 16, 4
 """Images at a time: small batches stay in the cache; the mean of the first one is what the rest is centred
 on."""
 POINTWISE_POSITIONS = 400
 POSITIONS = 200
-DEPTHWISE_POSITIONS = 32
+DEPTHWISE_POSITIONS = 12
 """Positions of the output that are looked at, an image: the fewer, the more there is to compute at each."""
 NARROW = 64
 """Covariances of fewer columns are taken as they are: hundreds of images tell them well enough."""

@@ -34,6 +34,9 @@ HELD_OUT = 8
 CURVATURE_IMAGES = 32
 REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
 """The change whose effect is measured, one layer at a time."""
+NEGLIGIBLE = 0.005
+"""Layers that are expected to do less than this share of what all do are not measured: they are the early
+ones, whose replays take longest."""
 LARGEST_RATIO = 16.0
 """How far a measurement may correct a prediction: either can be nearly nothing."""
 KEPT_BYTES = 4 * 2**30
@@ -106,17 +109,24 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
-    predicted = Study(moments, effects, {}, biased)
+    predicted = Study(moments, effects, {}, frozenset(), biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     pruned = prune(weights, weights, REFERENCE, predicted)
-    trials = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
-    alone = divergences(model, held_out, trials, report)
+    alone = {}
     for name, weight in weights.items():
         change = as_rows(weight - pruned[name].weight, len(moments[name].mean))
-        expected = predicted.divergence(name, quadratic(change, predicted.matrix(name)))
-        ratio = alone[name] / expected if expected > 0 else 1.0
+        alone[name] = predicted.divergence(name, quadratic(change, predicted.matrix(name)))
+    least = NEGLIGIBLE * sum(alone.values())
+    trials = {
+        name: Trial(pruned[name].weight, pruned[name].bias_change)
+        for name, expected in alone.items()
+        if expected >= least
+    }
+    for name, divergence in divergences(model, held_out, trials, report).items():
+        ratio = divergence / alone[name] if alone[name] > 0 else 1.0
         effects[name] = effects[name] * min(max(ratio, 1 / LARGEST_RATIO), LARGEST_RATIO)
-    return Study(moments, effects, {name: max(0.0, one) for name, one in alone.items()}, biased)
+        alone[name] = max(0.0, divergence)
+    return Study(moments, effects, alone, frozenset(trials), biased)
 
 
 def _split(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,6 +155,7 @@ def _write(path: Path, study: Study) -> None:
     facts = {
         "shrinkage": {name: one.shrinkage for name, one in study.moments.items()},
         "alone": dict(study.alone),
+        "measured": sorted(study.measured),
         "biased": sorted(study.biased),
     }
     unfinished = path.with_suffix(f".{os.getpid()}")
@@ -163,7 +174,8 @@ def _read(path: Path) -> Study | None:
             for name, shrinkage in facts["shrinkage"].items()
         }
         effects = {name: tensors[f"effects {name}"] for name in moments}
-        study = Study(moments, effects, facts["alone"], frozenset(facts["biased"]))
+        measured, biased = frozenset(facts["measured"]), frozenset(facts["biased"])
+        study = Study(moments, effects, facts["alone"], measured, biased)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
     os.utime(path)  # used now: what goes first is what was not

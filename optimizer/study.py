@@ -13,14 +13,16 @@ class Study:
     """Moments of the layers' inputs, and what a change in each layer does to the outputs, by layer name.
 
     ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of
-    ``change M change`` in each row; ``alone``: that divergence as it was measured, with the layer pruned as
-    far as in a model of 60 % sparsity and no other layer touched. ``biased``: layers whose bias takes up what
-    a change does to the mean. Layers without moments (too wide, or never run) are in none of them.
+    ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
+    60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
+    ``biased``: layers whose bias takes up what a change does to the mean. Layers without moments (too wide,
+    or never run) are in none of them.
     """
 
     moments: Mapping[str, Moments]
     effects: Mapping[str, Tensor]
     alone: Mapping[str, float]
+    measured: frozenset[str]
     biased: frozenset[str]
 
     def matrix(self, name: str) -> Tensor:

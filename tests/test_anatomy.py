@@ -124,6 +124,7 @@ def test_sensitivities_are_of_the_layers_that_were_studied() -> None:
         moments={name: Moments(torch.eye(8)[None], torch.zeros(1, 8), 0.0) for name in ("first", "last")},
         effects={name: torch.full((4,), 0.1) for name in ("first", "last")},
         alone={"first": 0.3, "last": 0.02},
+        measured=frozenset(["first"]),
         biased=frozenset(),
     )
     found = sensitivities_of(weights, study)

@@ -144,7 +144,7 @@ def study_of(layers: dict[str, tuple[Tensor, Tensor]], effects: dict[str, float]
     }
     effects = effects or dict.fromkeys(layers, 1.0)
     by_row = {name: torch.full((len(weight),), effects[name]) for name, (weight, _) in layers.items()}
-    return Study(moments, by_row, effects, frozenset(layers))
+    return Study(moments, by_row, effects, frozenset(), frozenset(layers))
 
 
 EXAMPLES = ("plain", "few rows", "depthwise", "grouped", "wide")

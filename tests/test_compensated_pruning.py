@@ -44,7 +44,11 @@ def spec(sparsity: float | None = None, **options: object) -> PruneSpec:
 
 def study_of(moments: dict[str, Moments], biased: bool = True, **effects: float) -> Study:
     return Study(
-        moments=moments, effects=effects, alone={}, biased=frozenset(moments) if biased else frozenset()
+        moments=moments,
+        effects=effects,
+        alone={},
+        measured=frozenset(),
+        biased=frozenset(moments) if biased else frozenset(),
     )
 
 
@@ -199,7 +203,9 @@ def test_a_row_that_matters_more_keeps_more() -> None:
     moments = {"a": moments_of(correlated(400, 40)[None])}
     effects = torch.ones(20)
     effects[3] = 1000.0
-    study = Study(moments=moments, effects={"a": effects}, alone={}, biased=frozenset("a"))  # type: ignore[dict-item]
+    study = Study(
+        moments=moments, effects={"a": effects}, alone={}, measured=frozenset(), biased=frozenset("a")
+    )  # type: ignore[dict-item]
     for effort in ("fast", "best"):
         kept = prune({"a": weight}, {"a": weight}, spec(0.7, effort=effort), study)["a"].mask.sum(1)
         assert kept[3] > 36
@@ -224,7 +230,9 @@ def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
         groups[4] = 0
         moments["depthwise"] = Moments(groups, moments["depthwise"].mean, 0.0)
     moments["wide"] = Moments(wide, moments["wide"].mean, 0.0)
-    changed = Study(moments=moments, effects=study.effects, alone={}, biased=study.biased)
+    changed = Study(
+        moments=moments, effects=study.effects, alone={}, measured=frozenset(), biased=study.biased
+    )
     pruned = prune(weights, weights, spec(0.5, effort=effort), changed)
     total = sum(weight.numel() for weight in weights.values())
     assert sum(int((~one.mask).sum()) for one in pruned.values()) == round(0.5 * total)
@@ -243,7 +251,9 @@ def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
 
 def test_layers_without_a_bias_keep_it_so() -> None:
     weights, study = network()
-    plain = Study(moments=study.moments, effects=study.effects, alone={}, biased=frozenset())
+    plain = Study(
+        moments=study.moments, effects=study.effects, alone={}, measured=frozenset(), biased=frozenset()
+    )
     assert all(one.bias_change is None for one in prune(weights, weights, spec(0.5), plain).values())
 
 

@@ -49,7 +49,7 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
 
 def study_of(matrix: Tensor, biased: bool = True, mean: Tensor | None = None) -> Study:
     moments = Moments(matrix, torch.zeros(matrix.shape[:2]) if mean is None else mean, 0.0)
-    return Study({"a": moments}, {}, {}, frozenset({"a"} if biased else ()))
+    return Study({"a": moments}, {}, {}, frozenset(), frozenset({"a"} if biased else ()))
 
 
 def whole(weight: Tensor) -> Pruned:

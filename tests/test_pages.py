@@ -280,17 +280,24 @@ def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
     assert set(table["bits"]) == {4}
 
 
-def test_layers_apart_come_with_a_link_and_go_with_the_model(app: AppTest) -> None:
+def test_layers_apart_come_with_a_link(app: AppTest) -> None:
     app.query_params["layers"] = '[{"layer":"9.weight","sparsity":0.25,"weight_bits":8}]'
-    page = app.run()
-    page.switch_page("pages/layers.py").run()
+    page = app.switch_page("pages/layers.py").run()
     settled(page, lambda page: len(page.dataframe) == 1)
     row = page.dataframe[0].value.set_index("layer").loc["9.weight"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer apart" in words(page)
+
+
+def test_layers_apart_go_with_their_model(app: AppTest) -> None:
+    app.query_params["layers"] = '[{"layer":"9.weight","weight_bits":8}]'
+    page = app.run()
+    assert "1 layer apart" in words(page)
     page.selectbox(key="model").set_value("fashion-mlp").run()
     assert "apart" not in words(page)
     assert "layers" not in page.query_params
+    page.selectbox(key="model").set_value("fashion-resnet").run()
+    assert "apart" not in words(page)
 
 
 @pytest.mark.parametrize(

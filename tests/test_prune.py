@@ -160,7 +160,7 @@ def test_pruners_leave_the_weights_alone() -> None:
     weight = torch.randn(8, 8)
     before = weight.clone()
     moments = collect(nn.Sequential(nn.Linear(8, 8)), torch.randn(40, 8))
-    study = Study({"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(["w"]))
+    study = Study({"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(), frozenset(["w"]))
     for pruner in PRUNERS.values():
         for allocation in ("uniform", "global", "normalised", "measured"):
             pruner({"w": weight}, {"w": weight}, spec(sparsity=0.5, allocation=allocation), study)

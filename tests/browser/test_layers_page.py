@@ -24,14 +24,22 @@ def go(page: Page, name: str) -> None:
 
 def write(page: Page, row: int, column: int, text: str) -> None:
     """Type into a cell of the table, which is a canvas: by keyboard from its first cell."""
-    table = page.get_by_test_id("stDataFrame")
+    table, editor = page.get_by_test_id("stDataFrame"), page.locator(".gdg-input")
     table.locator("canvas").first.wait_for()
-    table.click(position=FIRST_ROW)
-    for key, times in (("ArrowDown", row), ("ArrowRight", column)):
-        for _ in range(times):
-            page.keyboard.press(key)
-    page.keyboard.press("Enter")
-    page.locator("#portal input").wait_for()
+    table.scroll_into_view_if_needed()
+
+    def opened() -> bool:
+        """A click while the table is still being laid out selects nothing: then it takes another."""
+        table.click(position=FIRST_ROW)
+        for key, times in (("ArrowDown", row), ("ArrowRight", column), ("Enter", 1)):
+            for _ in range(times):
+                page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        return editor.is_visible()
+
+    assert any(opened() for _ in range(5))
+    page.screenshot(path="/tmp/after.png")
+    assert ok
     page.keyboard.type(text)
     act(page, lambda: page.keyboard.press("Enter"))
 
