@@ -68,13 +68,11 @@ GRIDS = ("automatic", "symmetric", "asymmetric")
 
 def controls() -> Recipe:
     """The sliders. Each has a default that works; the rest waits behind *More*."""
-    mode, prune, bits, activations, more = st.columns([14, 8, 8, 6, 4], vertical_alignment="bottom")
+    mode, prune, bits, activations, more = st.columns([6, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
-        method = st.segmented_control(
+        method = st.selectbox(
             "Method",
             list(METHODS),
-            default="compensated",
-            required=True,
             **common.in_address("method"),
             format_func=METHODS.__getitem__,
             help="Compensated: calibration images tell which weights matter, and those that stay make up for "

@@ -43,15 +43,17 @@ def main() -> None:
         draw(request, inspection, jobs)
     elif layers:  # which may be what is wrong, when a link brought them
         undo(request.model)
-    common.refresh_when_over([job for job in jobs if not job.over])
+    if any(job.over for job in jobs):  # while the rest was drawn
+        st.rerun()
+    common.refresh_when_over(jobs)
 
 
 def told(jobs: list[Job], task: str, request: object, key: str) -> object | None:
-    """What a short task says; None while it runs, or with its error shown. Its job joins ``jobs``."""
+    """What a short task says; None with its error shown, or while it runs: then its job joins ``jobs``."""
     job = common.pool().submit("inspect", task, request, f"{task} {key}")
     common.pool().wait(job, WAIT_SECONDS)
-    jobs.append(job)
     if not job.over:
+        jobs.append(job)
         return None
     with common.errors_in_words():
         return common.finished(job, object)

@@ -111,7 +111,7 @@ def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> No
 
 def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
     page = app.run()
-    page.segmented_control(key="method").set_value("threshold").run()
+    page.selectbox(key="method").set_value("threshold").run()
     page.slider(key="threshold").set_value(0.02).run()
     settled(page, lambda page: "–" not in shown(page).values())
     assert Recipe(PruneSpec(threshold=0.02)) in results()

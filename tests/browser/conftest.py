@@ -266,7 +266,9 @@ def choose(page: Page, group: str, option: str) -> None:
 
 def pick(page: Page, box: str, option: str) -> None:
     """Take one of a list's options, typing to find it."""
-    page.get_by_role("combobox", name=box).fill(option)
+    field = page.get_by_role("combobox", name=box)
+    field.click()  # first: a list that is scrolled into view while it opens closes again
+    field.fill(option)
     act(page, page.get_by_role("option", name=option, exact=True).click)
 
 

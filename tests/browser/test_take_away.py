@@ -3,16 +3,23 @@
 import io
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from browser.conftest import Dashboard, Visit, act, choose, downloaded, move, table_of
+from optimizer import artifacts
+from optimizer.data import load_images
 from optimizer.export import chrome
 from optimizer.frame import COLUMNS
+from optimizer.layers import fold_batch_norm, walk
+from optimizer.models import load as load_model
+from optimizer.records import DataSpec
 
 pytestmark = pytest.mark.browser
 
@@ -46,7 +53,7 @@ def check_svg(content: bytes) -> None:
 
 
 def test_export_menu(visit: Visit, dashboard: Dashboard, chromium: Browser, tmp_path: Path) -> None:
-    page = visit("/?sparsity=50")
+    page = visit("/?sparsity=50&method=Magnitude")
     page.get_by_role("button", name="Export").click()
 
     def take(label: str) -> tuple[str, bytes]:
@@ -110,7 +117,7 @@ def test_camera_button_of_a_chart(visit: Visit) -> None:
 
 
 def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp_path: Path) -> None:
-    page = visit("/?sparsity=50")
+    page = visit("/?sparsity=50&method=Magnitude")
     act(page, page.get_by_role("button", name="Pin for Compare").click)
     move(page, "Sparsity", "Home")
     act(page, page.get_by_role("button", name="Pin for Compare").click)
@@ -133,3 +140,35 @@ def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp
     other = visit(page.url.removeprefix(page.url.partition("/compare")[0]))
     assert list(table_of(other).recipe) == recipes
     expect(other.get_by_role("radio", name="file size")).to_be_checked()
+
+
+@pytest.mark.parametrize("label", ["Weights as safetensors", "Weights packed to their bits"])
+def test_the_model_that_is_taken_away_is_the_one_that_was_measured(
+    visit: Visit, dashboard: Dashboard, label: str
+) -> None:
+    page = visit("/?model=fashion-mlp&sparsity=50&bits=4")
+    recipe = (
+        "--prune",
+        "compensated",
+        "--sparsity",
+        "0.5",
+        "--rounding",
+        "compensated",
+        "--weight-bits",
+        "4",
+    )
+    told = dashboard.measured("fashion-mlp", *recipe)
+    page.get_by_role("button", name="Export").click()
+    name, content = downloaded(page, page.get_by_role("button", name=label, exact=True).click)
+    assert re.fullmatch(r"paretoscope-fashion-mlp-(safetensors|packed)\.zip", name)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        assert json.loads(archive.read("recipe.json")) == told["recipe"]
+        assert f"{100 * told['accuracy']['value']:.1f} %" in archive.read("MODEL_CARD.md").decode()
+    loaded = load_model("fashion-mlp")
+    module = artifacts.load(content, fold_batch_norm(loaded.module)[0])
+    nonzero = sum(int(layer.weight.count_nonzero()) for layer in walk(module))
+    assert nonzero == told["weights"]["nonzero"]
+    images = load_images(loaded, DataSpec()).evaluation
+    with torch.inference_mode():
+        right = (module(images.images).argmax(1) == images.labels).sum()
+    assert abs(int(right) - told["accuracy"]["correct"]) <= 2  # kernels round sums in another order
