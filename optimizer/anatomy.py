@@ -60,4 +60,6 @@ def sensitivities_of(weights: Mapping[str, Tensor], study: Study) -> tuple[Sensi
     """Layers that the study knows, in the order of ``weights``."""
     known = {name: weight for name, weight in weights.items() if name in study.alone}
     predicted = bits.errors(known, study, QuantizeSpec("compensated", symmetric=False, range="mse"))
-    return tuple(Sensitivity(name, study.alone[name], predicted[name]) for name in known)
+    return tuple(
+        Sensitivity(name, study.alone[name], name in study.measured, predicted[name]) for name in known
+    )

@@ -676,7 +676,7 @@ def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None 
     """
     names = tuple(one.layer.removesuffix(".weight") for one in sensitivities)
 
-    def points(values: Iterable[float | None], words: str, marker: str, simulated: bool) -> tuple[Point, ...]:
+    def points(values: Iterable[float | None], words: str, marker: str) -> tuple[Point, ...]:
         return tuple(
             Point(
                 value,
@@ -684,19 +684,20 @@ def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None 
                 names[row],
                 hover=f"<b>{html.escape(names[row])}</b><br>{words}: {value:.3g} nats",
                 marker=marker,
-                simulated=simulated,
+                simulated=True,
             )
             for row, value in enumerate(values)
             if value  # a log axis has no place for none
         )
 
-    pruned = points(
-        (one.pruned for one in sensitivities), "its share of 60 % pruned, measured", "circle", False
+    pruned = tuple(
+        replace(point, simulated=not sensitivities[int(point.y)].measured)
+        for point in points((one.pruned for one in sensitivities), "its share of 60 % pruned", "circle")
     )
     found = [Series("pruned, its share of 60 %", "dense fp32", pruned, line="none")]
     for bits, marker in {4: "square", 3: "diamond", 2: "triangle-up"}.items():
         rounded = (one.rounded.get(bits) for one in sensitivities)
-        placed = points(rounded, f"{bits} bits, predicted", marker, True)
+        placed = points(rounded, f"{bits} bits, predicted", marker)
         found.append(Series(f"{bits} bits", f"bits {bits}", placed, line="none"))
     rows = [row for row, one in enumerate(sensitivities) if one.layer == selected]
     chosen = tuple(point for series in found for point in series.points if point.y in rows)

@@ -123,13 +123,18 @@ def inspect(request: Request, report: Report = quiet) -> Inspection:
     A recipe that needs data needs the study of it, which takes its time once.
     """
     target = subject(request.model)
-    request = replace(request, recipe=replace(request.recipe, training_seconds=0.0))  # which changes no count
+    request = _untrained(request)
     if request.recipe.prune.shrinks:
         compressed = compressed_model(request, report)
         return _inspection(target, compressed.module, compressed.weights)
     known = study(request, report) if request.recipe.needs_data else None
     weights = compress_weights(target.module, request.recipe, target.published, known)
     return _inspection(target, target.module, weights)
+
+
+def _untrained(request: Request) -> Request:
+    """Training changes no count, and would be waited for."""
+    return replace(request, recipe=replace(request.recipe, training_seconds=0.0).canonical())
 
 
 def study(request: Request, report: Report = quiet) -> Study:
@@ -200,8 +205,8 @@ def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
     before = {one.name: one.weight.detach() for one in walk(target.module)}
     if layer not in before:
         raise unknown("layer", layer, before)
-    known = study(request, report) if request.recipe.needs_data else None
-    after = compress_weights(target.module, request.recipe, target.published, known)[layer]
+    request = _untrained(request)
+    after = compressed_model(request, report).weights[layer]
     as_published = torch.equal(before[layer], target.published[layer])
     return anatomy_of(layer, before[layer], after, as_published)
 

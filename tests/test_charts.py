@@ -361,12 +361,13 @@ def test_layers_count_what_is_left_in_the_order_of_the_network() -> None:
 
 
 def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
-    text = hover(summarise(make_result(recipe(0.5, 4), noisy=True, quick=True)))
+    summary = summarise(make_result(recipe(0.5, 4), noisy=True, quick=True))
+    text = hover(summary)
     for part in (
         "50 % of all weights pruned · 4-bit weights",
         "fashion-resnet on OpenVINO, 10,000 bundled images",
-        "accuracy 91.4 % (",
-        "lost 1.97 points (",
+        f"accuracy {summary.text('accuracy')}",
+        f"lost {summary.text('drop')}",
         "p &lt; 0.001",
         "file 593 kB",
         "ratio ",
@@ -536,8 +537,8 @@ def test_unpaired_measurements_do_not_share_a_baseline_line() -> None:
 
 ANATOMY = Anatomy("3.first.0.weight", (-0.3, -0.1, 0.1, 0.3), (2, 5, 3), (2, 0, 3), 5, 0.08, (-0.2, 0.0, 0.2))
 SENSITIVITIES = (
-    Sensitivity("0.0.weight", 1e-6, {4: 1e-5, 3: 1e-4, 2: 1e-3}),
-    Sensitivity("9.weight", 0.0, {4: 2e-5, 3: 2e-4, 2: 2e-3}),
+    Sensitivity("0.0.weight", 1e-6, True, {4: 1e-5, 3: 1e-4, 2: 1e-3}),
+    Sensitivity("9.weight", 0.0, False, {4: 2e-5, 3: 2e-4, 2: 2e-3}),
 )
 
 
