@@ -251,8 +251,9 @@ class Anatomy:
 class Sensitivity:
     """What one layer's change does to the outputs: divergence (KL, nats) from the uncompressed model's.
 
-    ``pruned`` is with the layer pruned as far as in a model of 60 % sparsity and no other layer touched, as it
-    was ``measured``, or as expected where that is next to nothing; ``rounded`` is predicted from it for each bit width, with compensated rounding.
+    ``pruned`` is with the layer pruned as far as in a model of 60 % sparsity and no other layer touched, as
+    it was ``measured``, or as expected where that is next to nothing; ``rounded`` is predicted from it for
+    each bit width, with compensated rounding.
     """
 
     layer: str
