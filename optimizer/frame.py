@@ -147,7 +147,8 @@ def _derive(result: Result) -> Summary:
     recipe = result.request.recipe
     shared = result.latency.measured_for
     zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
-    open_share = recipe.prune.threshold is not None or recipe.prune.fixed_sparsity or recipe.prune.shrinks
+    prune = recipe.prune
+    counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
     ran = realisation(result.execution)
     return Summary(
         key=result.key,
@@ -163,7 +164,7 @@ def _derive(result: Result) -> Summary:
         latency=latency,
         size=size,
         baseline_size=result.inspection.baseline_size,
-        pruned_percent=zeros_percent if open_share else 100 * recipe.prune.share,
+        pruned_percent=zeros_percent if counted else 100 * prune.share,
         zeros_percent=zeros_percent,
         batch=result.latency.batch,
         threads=result.latency.threads,
