@@ -299,7 +299,7 @@ def _position(summary: Summary) -> float:
 
 
 def _pruned(prune: PruneSpec) -> str:
-    return Recipe(prune).describe() if prune.active else "nothing pruned"
+    return Recipe(prune).describe().partition(" (")[0] if prune.active else "nothing pruned"
 
 
 def latency_info(

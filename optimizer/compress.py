@@ -12,7 +12,7 @@ from optimizer.layers import uses, walk
 from optimizer.prune import PRUNERS, Pruned
 from optimizer.quantize import QUANTIZERS, bits
 from optimizer.quantize.grid import Codes
-from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.study import Study
 
 
@@ -84,7 +84,14 @@ def compress_weights(
     pruned = _prune(weights, scored, recipe, study)
     specs = _quantize_specs(weights, recipe, study)
     return {
-        name: _compressed(weight, pruned[name], scored[name], specs[name], name, study)
+        name: _compressed(
+            weight,
+            pruned[name],
+            _threshold(scored[name], pruned[name].mask, recipe.prune_for(name)),
+            specs[name],
+            name,
+            study,
+        )
         for name, weight in weights.items()
     }
 
@@ -115,11 +122,17 @@ def _quantize_specs(
     return specs | {name: replace(spec, method=specs[name].method) for name, spec in widths.items()}
 
 
+def _threshold(scored: Tensor, mask: Tensor, spec: PruneSpec) -> float:
+    """The largest magnitude that went, where nothing but magnitude decided."""
+    removed = scored[~mask]
+    if spec.method != "magnitude" or spec.pattern != "unstructured" or not removed.numel():
+        return -1.0
+    return removed.abs().max().item()
+
+
 def _compressed(
-    original: Tensor, pruned: Pruned, scored: Tensor, spec: QuantizeSpec, name: str, study: Study | None
+    original: Tensor, pruned: Pruned, threshold: float, spec: QuantizeSpec, name: str, study: Study | None
 ) -> CompressedWeight:
-    removed = scored[~pruned.mask]
-    threshold = removed.abs().max().item() if removed.numel() else -1.0
     values, codes, bias_change = pruned.weight, None, pruned.bias_change
     if spec.integer:
         rounded = QUANTIZERS[spec.method](original, pruned, spec, name, study)
