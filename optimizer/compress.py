@@ -22,8 +22,8 @@ class CompressedWeight:
 
     ``values`` float32 are what the layer multiplies with; ``mask`` is True where a weight survived pruning;
     ``codes`` hold the integer grid at 8 bits or fewer, ``spec`` what holds for this layer, its ``bits`` among
-    it; ``threshold`` is the largest magnitude that went, or -1. ``bias_change`` float32 ``[out]`` is added to
-    the layer's bias: it keeps the mean of its outputs.
+    it; ``threshold`` is the largest magnitude that went where magnitude alone decided, else -1.
+    ``bias_change`` float32 ``[out]`` is added to the layer's bias: it keeps the mean of its outputs.
     """
 
     values: Tensor
