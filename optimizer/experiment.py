@@ -265,6 +265,43 @@ def score(request: Request, report: Report = quiet) -> Scored:
     return Scored(setting, images, inspection, runner, logits, baseline)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """A compressed model and its baseline on one engine, with the same threads and folding, not yet run.
+
+    ``images`` ``[N, C, H, W]`` are some to time them with.
+    """
+
+    setting: Setting
+    compressed: CompressedModel
+    runner: Runner
+    baseline: Runner
+    images: np.ndarray
+
+    @property
+    def removed_share(self) -> float:
+        """Of the layers' weights that are left, the share that is zero."""
+        weights = [weight.values for weight in self.compressed.weights.values()]
+        return 1 - sum(int(w.count_nonzero()) for w in weights) / max(1, sum(w.numel() for w in weights))
+
+
+def pair(request: Request, report: Report = quiet) -> Pair:
+    """Compress and build, and score nothing. Raises InputError, UnavailableError, WorkError."""
+    setting = Setting.of(request)
+    report(None, "loading the model")
+    if not card(request.model).ready:
+        download(request.model, report)
+    images = _images(setting.model, setting.data, setting.files)
+    report(None, f"preparing {request.engine}")
+    compressed = compressed_model(request, report)
+    build = build_of(request, report)
+    with turn(report):
+        runner = build(compressed, _calibration(images), setting.threads, setting.batch)
+        baseline = _twin(setting)
+    timed = images.evaluation.images[:TIMED_IMAGES].numpy()
+    return Pair(setting, compressed, runner, baseline, timed)
+
+
 def measure(
     request: Request, report: Report = quiet, shared_latency: SharedLatency = lambda *_: None
 ) -> Result:

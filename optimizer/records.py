@@ -6,7 +6,7 @@ when it is read (:mod:`optimizer.statistics`, :mod:`optimizer.frame`). No torch 
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -217,6 +217,25 @@ class Execution:
         for layer in self.layers:
             counts[layer.precision] = counts.get(layer.precision, 0) + 1
         return counts
+
+
+Role = Literal["layer", "conversion", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """One operation of an executed graph: how it ran, and nanoseconds a call, one sample a profile.
+
+    ``name`` is the layer's where ``role`` is ``layer``, else the operation's own. A ``conversion`` is what a
+    change of precision or layout adds: re-quantization, reorders. ``other`` is all the rest, with what passes
+    between operations, so that the rows of a call add up to it. ``kernel`` is the engine's own word.
+    """
+
+    name: str
+    role: Role
+    precision: str
+    kernel: str
+    times_ns: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

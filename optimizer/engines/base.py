@@ -1,5 +1,6 @@
 """What an engine is: a name and two functions. What it gives back in the end is a runner."""
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -8,9 +9,38 @@ import numpy as np
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.records import Execution
+from optimizer.records import Execution, KernelTime
 
 Array = np.ndarray
+
+BETWEEN, BETWEEN_KERNEL = "between operations", "scheduling, and the call itself"
+"""The row of a profile for what a call takes beside its operations."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A network compiled for one way of serving it: so many images a request, threads, requests at once.
+
+    ``run`` answers ``requests`` requests for the same images ``[batch, C, H, W]``, as many at once as there
+    are streams, and gives the nanoseconds that each took ``[requests]``. ``session`` is entered around it.
+    """
+
+    run: Callable[[Array, int], Array]
+    session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+
+
+def one_by_one(infer: Callable[[Array], Array]) -> Callable[[Array, int], Array]:
+    """The ``run`` of a :class:`Service` with one stream."""
+
+    def run(images: Array, requests: int) -> Array:
+        taken = np.empty(requests, np.int64)
+        for number in range(requests):
+            begun = time.perf_counter_ns()
+            infer(images)
+            taken[number] = time.perf_counter_ns() - begun
+        return taken
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -21,6 +51,10 @@ class Runner:
     the runner was built for. Both run the same network in the same precision. ``session`` is entered around
     timed calls (thread counts are set and put back there). ``memory_probe`` writes what a fresh process
     needs to load the model into a folder, for :mod:`optimizer.engines.memory`.
+
+    ``profile`` times each operation over so many calls, with the engine's own profiler and in a network
+    compiled apart, so that the timed one is not slowed; each row has one sample. ``serve`` compiles the
+    network for a batch, threads and streams, anew each time. None: the engine has no such thing.
     """
 
     infer: Callable[[Array], Array]
@@ -28,6 +62,8 @@ class Runner:
     execution: Execution
     memory_probe: Callable[[str], None] | None = None
     session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+    profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
+    serve: Callable[[int, int, int], Service] | None = None
 
 
 Build = Callable[[CompressedModel, Tensor, int, int], Runner]

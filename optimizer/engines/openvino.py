@@ -13,11 +13,13 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,19 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel, CompressedWeight, width_words
-from optimizer.engines.base import Array, Build, Engine, Runner
+from optimizer.engines.base import (
+    BETWEEN,
+    BETWEEN_KERNEL,
+    Array,
+    Build,
+    Engine,
+    Runner,
+    Service,
+    one_by_one,
+)
 from optimizer.errors import WorkError
 from optimizer.layers import multiplications, uses, walk
-from optimizer.records import Execution, LayerExecution
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
@@ -198,6 +209,8 @@ def build(
         score=_scorer(scoring, scoring_batch),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=lambda folder: _save(graph, Path(folder), threads),
+        profile=_profiler(graph, prepared, [batch, *prepared.input_shape], threads),
+        serve=partial(_serve, graph, prepared.input_shape),
     )
 
 
@@ -298,16 +311,13 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _compile(graph: Any, shape: list[int], hint: str, threads: int) -> Any:
+def _compile(graph: Any, shape: list[int], hint: str, threads: int, **more: Any) -> Any:
     import openvino
 
     batched = graph.clone()
     batched.reshape(shape)
-    return openvino.Core().compile_model(
-        batched,
-        "CPU",
-        {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads},
-    )
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+    return openvino.Core().compile_model(batched, "CPU", settings | more)
 
 
 def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
@@ -343,6 +353,84 @@ def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
         return logits
 
     return score
+
+
+def _serve(graph: Any, input_shape: tuple[int, ...], batch: int, threads: int, streams: int) -> Service:
+    """One stream answers as the timed call does. More take as many requests at once, and time each from its
+    start to its end inside the engine."""
+    shape = [batch, *input_shape]
+    if streams == 1:
+        request = _compile(graph, shape, "LATENCY", threads).create_infer_request()
+        return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))
+    compiled = _compile(graph, shape, "THROUGHPUT", threads, NUM_STREAMS=streams)
+    waiting = [compiled.create_infer_request() for _ in range(streams)]
+
+    def run(images: Array, requests: int) -> Array:
+        taken = np.empty(requests, np.int64)
+        for number in range(requests + streams):
+            request = waiting[number % streams]
+            if number >= streams:
+                request.wait()
+                taken[number - streams] = round(1e6 * request.latency)  # from ms
+            if number < requests:
+                request.start_async([images], share_inputs=True)
+        return taken
+
+    return Service(run)
+
+
+CONVERSIONS = {"Convert", "FakeQuantize", "Reorder"}
+FIRST_CALLS = 3
+"""Calls that a profile leaves out: kernels are made in the first, and threads are started."""
+
+
+def _profiler(
+    graph: Any, prepared: Converted, shape: list[int], threads: int
+) -> Callable[[Array, int], tuple[KernelTime, ...]]:
+    layers = {_call_site(name): layer for layer, names in prepared.operations.items() for name in names}
+    types = {name: node.get_type_name() for name, node in _nodes(graph).items()}
+
+    def described(name: str, node: Any) -> tuple[str, Role, str, str]:
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        fused = info["originalLayersNames"].split(",")
+        how = info["runtimePrecision"], info["primitiveType"]
+        if info["layerType"] in EXECUTED:
+            for layer in (layers[site] for site in map(_call_site, fused) if site in layers):
+                return layer, "layer", *how
+        converts = info["layerType"] in CONVERSIONS or {types.get(one) for one in fused} <= CONVERSIONS
+        return name, "conversion" if converts else "other", *how
+
+    def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
+        compiled = _compile(graph, shape, "LATENCY", threads, PERF_COUNT=True)
+        request = compiled.create_infer_request()
+        for _ in range(FIRST_CALLS):
+            request.infer([images], share_inputs=True)
+        before, walls = _total_ns(request, FIRST_CALLS), []
+        for _ in range(calls):
+            begun = time.perf_counter_ns()
+            request.infer([images], share_inputs=True)
+            walls.append(time.perf_counter_ns() - begun)
+        after, nodes = _total_ns(request, FIRST_CALLS + calls), _nodes(compiled.get_runtime_model())
+        spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
+        between = max(0, round(np.median(walls)) - sum(spent.values()))
+        return (
+            *(KernelTime(*described(name, nodes[name]), (taken,)) for name, taken in spent.items()),
+            KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)),
+        )
+
+    return profile
+
+
+def _total_ns(request: Any, calls: int) -> dict[str, float]:
+    """Nanoseconds in each operation so far, fused ones left out. What OpenVINO tells is the mean of all calls
+    since compiling, in whole microseconds, cut off: on average by a half. (Below one it says "not run", too,
+    of what is run.)"""
+    return {
+        one.node_name: calls * 1000 * (microseconds + 0.5 if microseconds else 0)
+        for one in request.profiling_info
+        if one.exec_type != "undef"
+        for microseconds in (one.real_time // timedelta(microseconds=1),)
+    }
 
 
 def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
