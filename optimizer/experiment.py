@@ -418,7 +418,7 @@ def builder(model: str, engine: str) -> Build:
 
 @lru_cache(maxsize=2)
 def _baseline(setting: Setting) -> Baseline:
-    runner = _uncompressed(setting)
+    runner = uncompressed(setting)
     images = _images(setting.model, setting.data, setting.files)
     return Baseline(runner, runner.score(images.evaluation.images.numpy()))
 
@@ -426,10 +426,11 @@ def _baseline(setting: Setting) -> Baseline:
 @lru_cache(maxsize=2)
 def _twin(setting: Setting) -> Runner:
     """The baseline once more, built for itself: what it differs in from the first is what noise is here."""
-    return _uncompressed(setting)
+    return uncompressed(setting)
 
 
-def _uncompressed(setting: Setting) -> Runner:
+def uncompressed(setting: Setting) -> Runner:
+    """A baseline's runner, built anew."""
     images = _images(setting.model, setting.data, setting.files)
     compressed = compress(subject(setting.model).module, Recipe())
     build = builder(setting.model, setting.engine)

@@ -73,7 +73,7 @@ def time_interleaved(
     the cache better than the variants keep theirs (a false 2 to 8 % on small networks), and where in memory
     a runner happens to lie is part of what "no difference" looks like.
     """
-    batches = _batches(images, settings.batch)
+    parts = batches(images, settings.batch)
     runners = {**dict(zip(BASELINE, baselines, strict=True)), **variants}
     names = list(runners)
     random = np.random.default_rng(settings.seed)
@@ -82,15 +82,15 @@ def time_interleaved(
     with ExitStack() as stack:
         for runner in runners.values():
             stack.enter_context(runner.session())
-        warmups = [_warm_up(runner.infer, batches[0], effort) for runner in runners.values()]
+        warmups = [_warm_up(runner.infer, parts[0], effort) for runner in runners.values()]
         calls = max(1, math.ceil(effort.sample_seconds / min(seconds for _, seconds in warmups)))
-        stack.enter_context(_no_garbage_collection())
+        stack.enter_context(no_garbage_collection())
         stolen = stack.enter_context(stolen_share())
         started = time.perf_counter()
         for round_number in range(LONGEST_SERIES):
             if round_number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
                 break
-            batch = batches[round_number % len(batches)]
+            batch = parts[round_number % len(parts)]
             for index in random.permutation(len(names)):
                 infer = runners[names[index]].infer
                 infer(batch)  # untimed: what is timed follows a call of its own, not of another
@@ -144,7 +144,7 @@ def measure_latency(
     )
 
 
-def _batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:
+def batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:
     """Up to ``most`` contiguous batches; images are repeated where there are fewer than one batch."""
     repeated = np.resize(np.arange(len(images)), max(batch, min(len(images), most * batch) // batch * batch))
     return [np.ascontiguousarray(images[part]) for part in np.split(repeated, len(repeated) // batch)]
@@ -162,7 +162,8 @@ def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: E
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
+    """Collect once, and then not until the block ends."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()

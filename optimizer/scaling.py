@@ -25,7 +25,7 @@ from optimizer.environment import environment
 from optimizer.errors import InputError, unknown
 from optimizer.metrics import format_count, format_ns, format_ratio
 from optimizer.records import Environment, digest
-from optimizer.statistics import SAME, LatencySummary, summarise_latency
+from optimizer.statistics import SAME, LatencySummary, median_interval, summarise_latency
 
 SCHEMA = 1
 """Version of the records here and of :func:`as_json`."""
@@ -268,12 +268,7 @@ def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any
 @lru_cache(maxsize=1024)
 def _median(point: ComplexityPoint, execution: str, removed: bool) -> tuple[float, float, float]:
     """The median time of a call and its interval, in ns."""
-    samples = point.call_ns(execution, removed).ravel()
-    interval: Any = stats.quantile_test(samples, p=0.5).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    if math.isnan(low + high):
-        low, high = float(samples.min()), float(samples.max())
-    return float(np.median(samples)), low, high
+    return median_interval(point.call_ns(execution, removed).ravel())
 
 
 def counts(run: ComplexityRun) -> pd.DataFrame:

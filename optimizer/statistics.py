@@ -7,10 +7,11 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, norm, quantile_test
 from scipy.stats import t as student_t
 
 from optimizer.errors import InputError
@@ -171,8 +172,8 @@ def summarise_latency(
     for samples in (baseline, variant):
         if not (np.isfinite(samples) & (samples > 0)).all():
             raise InputError("latency samples must be finite and above 0 ns: measure again")
-    ratio, low, high = _median_ratio(np.log(variant / baseline).T)
-    aa_ratio, aa_low, aa_high = _median_ratio(np.log(baseline[:1] / baseline[1:]).T)
+    ratio, low, high = median_ratio(np.log(variant / baseline).T)
+    aa_ratio, aa_low, aa_high = median_ratio(np.log(baseline[:1] / baseline[1:]).T)
     noise = (
         *_aa_noise(aa_ratio, aa_low, aa_high),
         *_series_noise("baseline", baseline),
@@ -186,8 +187,8 @@ def summarise_latency(
     single = single if single.size else variant
     return LatencySummary(
         median_ns=float(np.median(variant)),
-        p95_ns=_percentile_bound(single, 0.95),
-        p99_ns=_percentile_bound(single, 0.99),
+        p95_ns=percentile_bound(single, 0.95),
+        p99_ns=percentile_bound(single, 0.99),
         rounds=rounds,
         ratio=ratio,
         ratio_low=low,
@@ -200,11 +201,23 @@ def summarise_latency(
     )
 
 
-def _percentile_bound(samples: NDArray[np.float64], share: float) -> float | None:
-    """Smallest order statistic that ``share`` of all calls stay below, at 99 % confidence."""
+def percentile_bound(samples: NDArray[np.float64], share: float) -> float | None:
+    """Smallest order statistic that ``share`` of all calls stay below, at 99 % confidence; None with fewer
+    samples than PERCENTILE_ROUNDS says of the share."""
     if len(samples) < PERCENTILE_ROUNDS[share]:
         return None
     return float(np.sort(samples)[_bound_index(len(samples), share)])
+
+
+def median_interval(samples: ArrayLike) -> tuple[float, float, float]:
+    """The median of ``samples`` ``[N]`` and its 95 % interval by order statistics: the range, where there are
+    too few for one. They are taken as independent."""
+    values = np.asarray(samples, float)
+    interval: Any = quantile_test(values, p=0.5).confidence_interval(0.95)
+    low, high = float(interval.low), float(interval.high)
+    if math.isnan(low + high):
+        low, high = float(values.min()), float(values.max())
+    return float(np.median(values)), low, high
 
 
 @cache
@@ -212,7 +225,7 @@ def _bound_index(rounds: int, share: float) -> int:
     return int(binom.ppf(0.99, rounds, share))
 
 
-def _median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
+def median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
     """Median of log ratios ``[R, K]`` (K a round) and its 95 % interval, as ratios."""
     if len(logs) < LEAST_ROUNDS:
         low, high = logs.min(), logs.max()
