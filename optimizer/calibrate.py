@@ -6,6 +6,7 @@ unrolled input. All data-aware pruning and rounding here minimises that (Optimal
 Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
@@ -23,10 +23,11 @@ from optimizer.models import Report, quiet
 FIRST_BATCH, BATCH = 16, 4
 """Images at a time: small batches stay in the cache; the mean of the first one is what the rest is centred
 on."""
-POINTWISE_POSITIONS = 400
-POSITIONS = 200
-DEPTHWISE_POSITIONS = 12
-"""Positions of the output that are looked at, an image: the fewer, the more there is to compute at each."""
+POSITIONS_A_COLUMN = 0.2
+FEWEST_POSITIONS, MOST_POSITIONS = 64, 200
+DEPTHWISE_POSITIONS = 8
+"""Positions of the output that are looked at, an image: a covariance of more columns takes more of them to
+tell, and neighbours say much the same."""
 NARROW = 64
 """Covariances of fewer columns are taken as they are: hundreds of images tell them well enough."""
 LARGEST_COLUMNS = 9_216
@@ -61,6 +62,25 @@ def as_rows(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, -1)
 
 
+def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy of the model and of ``images`` ``[N, C, H, W]`` with channels side by side in memory.
+
+    Convolutions and statistics are faster with them. Both come back as they are where the model's code can't
+    take that, or has no convolution of images.
+    """
+    if images.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        return model, images
+    twin = copy.deepcopy(model).eval()
+    twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    try:
+        with torch.inference_mode():
+            twin(laid_out[:1])
+    except RuntimeError:  # a view of activations that lie otherwise
+        return model, images
+    return twin, laid_out
+
+
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
     """Moments of every layer that runs, by name, over ``images`` ``[N, C, H, W]``.
 
@@ -90,6 +110,11 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
     return {layer.name: sums[layer.name].moments() for layer in walk(model) if layer.name in sums}
 
 
+def positions_for(columns: int) -> int:
+    """How many positions of an image are looked at, for so many columns."""
+    return min(max(round(POSITIONS_A_COLUMN * columns), FEWEST_POSITIONS), MOST_POSITIONS)
+
+
 class _Watch(TorchDispatchMode):
     """Sees every product with a layer's weight, whichever module or function makes it."""
 
@@ -110,7 +135,7 @@ class _Watch(TorchDispatchMode):
         return operation(*arguments, **(options or {}))
 
     def _inputs(self, operation: Any, inputs: Tensor, weight: Tensor, *others: Any) -> Tensor:
-        """Unrolled inputs ``[B, G, n, d]`` of at most ``POSITIONS`` output positions an image."""
+        """Unrolled inputs ``[B, G, n, d]`` of some output positions of each image."""
         if operation is aten.linear.default:
             return self._tokens(inputs)
         _, stride, padding, dilation, groups = (*others, *DEFAULTS[len(others) :])
@@ -125,12 +150,13 @@ class _Watch(TorchDispatchMode):
             tokens = inputs.reshape(-1, self.batch, columns).transpose(0, 1)
         else:  # as many as the images have parts of some kind
             tokens = inputs.reshape(-1, 1, columns)
-        return tokens[:, None, self._draw(tokens.shape[1], POINTWISE_POSITIONS)]
+        return tokens[:, None, self._draw(tokens.shape[1], positions_for(columns))]
 
     def _patches(
         self, inputs: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
     ) -> Tensor:
-        kernel = weight.shape[2:]
+        """Only what lies under the kernel at the drawn positions is read; nothing is padded or unrolled."""
+        kernel, sizes = weight.shape[2:], inputs.shape[2:]
         dims = len(kernel)
         stride, dilation = _each(stride, dims), _each(dilation, dims)
         spread = [(size - 1) * step for size, step in zip(kernel, dilation, strict=True)]
@@ -138,24 +164,25 @@ class _Watch(TorchDispatchMode):
             pads = [(total // 2, total - total // 2) for total in spread]
         else:
             pads = [(one, one) for one in _each(0 if padding == "valid" else padding, dims)]
-        padded = functional.pad(inputs, [one for pair in reversed(pads) for one in pair])
         counts = [
-            (size - extent - 1) // step + 1
-            for size, extent, step in zip(padded.shape[2:], spread, stride, strict=True)
+            (size + sum(pad) - extent - 1) // step + 1
+            for size, pad, extent, step in zip(sizes, pads, spread, stride, strict=True)
         ]
-        pointwise = all(size == 1 for size in kernel)
-        most = DEPTHWISE_POSITIONS if groups > 1 else POINTWISE_POSITIONS if pointwise else POSITIONS
+        most = DEPTHWISE_POSITIONS if groups > 1 else positions_for(weight[0].numel())
         drawn = self._draw(torch.Size(counts).numel(), most)
-        where = torch.unravel_index(drawn, counts)
-        indices = []
-        for axis, position in enumerate(where):
-            offsets = torch.arange(kernel[axis]) * dilation[axis]
+        indices, inside = [], torch.ones(())
+        for axis, position in enumerate(torch.unravel_index(drawn, counts)):
+            offsets = torch.arange(kernel[axis]) * dilation[axis] - pads[axis][0]
             shape = [len(drawn), *(1,) * axis, len(offsets), *(1,) * (dims - axis - 1)]
-            indices.append((position[:, None] * stride[axis] + offsets).reshape(shape))
-        patches = padded[(slice(None), slice(None), *indices)]  # [B, C, n, *kernel]
-        batch, channels, positions = patches.shape[:3]
-        split = patches.reshape(batch, groups, channels // groups, positions, -1)
-        return split.transpose(2, 3).reshape(batch, groups, positions, -1)
+            index = (position[:, None] * stride[axis] + offsets).reshape(shape)
+            inside = inside * ((index >= 0) & (index < sizes[axis]))
+            indices.append(index.clamp(0, sizes[axis] - 1))
+        patches = inputs.movedim(1, -1)[(slice(None), *indices)]  # [B, n, *kernel, C]
+        if any(sum(pad) for pad in pads):
+            patches = patches * inside.unsqueeze(-1)
+        batch, positions, channels = len(patches), len(drawn), patches.shape[-1]
+        split = patches.reshape(batch, positions, -1, groups, channels // groups)
+        return split.permute(0, 3, 1, 4, 2).reshape(batch, groups, positions, -1)
 
     def _draw(self, count: int, most: int) -> Tensor:
         """Which of ``count`` positions are looked at: all, or ``most`` drawn anew each time."""
@@ -191,10 +218,10 @@ class _Sums:
             self.first = torch.zeros(groups, columns)
             self.second = torch.zeros(groups, columns, columns)
         centred = inputs - self.shift[:, None]
-        rows = centred.transpose(0, 1).reshape(groups, -1, columns)
+        rows = centred.transpose(0, 1).reshape(groups, -1, columns).contiguous()
         self.images += len(inputs)
         self.first += rows.sum(1) / positions
-        self.second += rows.mT @ rows / positions
+        self.second.baddbmm_(rows.mT, rows, alpha=1 / positions)
         if columns >= NARROW:  # an image's own second moments have the norm of whichever product is smaller
             products = centred.mT @ centred if columns <= positions else centred @ centred.mT
             diagonal = centred.square().sum(2)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from optimizer.calibrate import Moments, as_rows, collect, quadratic
+from optimizer.calibrate import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.curvature import row_effects
 from optimizer.errors import UnavailableError
 from optimizer.layers import walk
@@ -25,7 +25,7 @@ from optimizer.resources import home
 from optimizer.sensitivity import Trial, divergences
 from optimizer.study import Study
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of what a study holds or how it comes about."""
 IMAGES = 256
 """Calibration images that a study looks at."""
@@ -34,7 +34,7 @@ HELD_OUT = 8
 CURVATURE_IMAGES = 32
 REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
 """The change whose effect is measured, one layer at a time."""
-NEGLIGIBLE = 0.005
+NEGLIGIBLE = 0.01
 """Layers that are expected to do less than this share of what all do are not measured: they are the early
 ones, whose replays take longest."""
 LARGEST_RATIO = 16.0
@@ -104,6 +104,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
     not.
     """
+    model, images = channels_last(model, images)
     seen, held_out = _split(images)
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}

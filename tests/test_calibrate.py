@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer import calibrate
-from optimizer.calibrate import as_rows, collect, damped, quadratic
+from optimizer.calibrate import as_rows, channels_last, collect, damped, positions_for, quadratic
 from optimizer.errors import InputError
 from optimizer.layers import walk
 
@@ -119,11 +119,49 @@ def test_constant_images_cost_nothing_and_break_nothing() -> None:
 
 
 def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "POSITIONS", 60)
+    monkeypatch.setattr(calibrate, "FEWEST_POSITIONS", 60)
     layer, images = nn.Conv2d(2, 3, 3), torch.randn(200, 2, 20, 20)
     drawn = collect(nn.Sequential(layer), images)["0.weight"]
     rows = by_hand(layer, images)
     assert (drawn.covariance[0] - torch.cov(rows[0].T)).abs().max() < 0.05
+
+
+def test_more_columns_get_more_positions_within_bounds() -> None:
+    found = [positions_for(columns) for columns in range(1, calibrate.LARGEST_COLUMNS + 1)]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (calibrate.FEWEST_POSITIONS, calibrate.MOST_POSITIONS)
+
+
+class Viewer(nn.Module):
+    """Its own code takes for granted how activations lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(2, 4, 3), nn.Linear(4 * 36, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x.view(len(x), -1))
+
+
+def test_channels_last_is_a_copy_that_tells_the_same(small: Small, small_images: Tensor) -> None:
+    model = small("cnn")
+    twin, images = channels_last(model, small_images)
+    assert twin is not model
+    assert torch.equal(images, small_images)
+    assert twin.project[0].weight.data_ptr() != model.project[0].weight.data_ptr()
+    found, expected = collect(twin, images), collect(model, small_images)
+    assert found.keys() == expected.keys()
+    for name, moments in expected.items():
+        torch.testing.assert_close(found[name].covariance, moments.covariance, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[name].mean, moments.mean, rtol=1e-3, atol=1e-4)
+
+
+def test_models_that_take_no_other_layout_stay_as_they_are(small: Small, small_images: Tensor) -> None:
+    viewer, linear = Viewer(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    for model, images in ((viewer, torch.randn(4, 2, 8, 8)), (linear, small_images)):
+        left, same = channels_last(model, images)
+        assert (left, same.data_ptr()) == (model, images.data_ptr())
 
 
 def test_layers_that_are_too_wide_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
