@@ -28,7 +28,7 @@ from optimizer.keys import request_key
 from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, Report, card, download, load, quiet
-from optimizer.prune.channels import Plan, plan, shrink
+from optimizer.prune.channels import Plan, shrink
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import (
     Accuracy,
@@ -47,7 +47,7 @@ from optimizer.records import (
 from optimizer.size import size_of
 from optimizer.statistics import summarise_latency
 from optimizer.studies import IMAGES as STUDIED_IMAGES
-from optimizer.studies import study_of, trained
+from optimizer.studies import plan_of, study_of, trained
 from optimizer.study import Study
 from optimizer.token import machine_token
 
@@ -394,9 +394,9 @@ def _plan(model: str, data: DataSpec, files: str, measured: bool, telling: Telli
     """In which order channels go: with ``measured`` effects, from the moments of the study."""
     target, images = subject(model), _drawn(_images(model, data, files), STUDIED_IMAGES)
     if not measured:
-        return plan(target.module, images, order="magnitude", report=telling.report)
+        return plan_of(target.module, images, "magnitude", report=telling.report)
     moments = _study(model, data, files, telling).moments
-    return plan(target.module, images, moments=moments, report=telling.report)
+    return plan_of(target.module, images, "compensated", moments, telling.report)
 
 
 @lru_cache(maxsize=2)

@@ -8,7 +8,7 @@ count too.
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +42,18 @@ class Recovered:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The best state of a training after ``spent`` of its seconds."""
+
+    state: dict[str, Tensor]
+    spent: float
+
+
+def forget(begun: Begun) -> None:
+    """Keeps nothing."""
+
+
 def recover(
     student: nn.Module,
     teacher: nn.Module,
@@ -49,12 +61,16 @@ def recover(
     images: Tensor,
     seconds: float,
     report: Report = quiet,
+    begun: Begun | None = None,
+    keep: Callable[[Begun], None] = forget,
 ) -> Recovered:
     """Train a copy of ``student`` for ``seconds`` on ``images`` ``[N, C, H, W]``; both models stay as they
     were.
 
     ``masks``, by layer name, are True where a weight survived. With 0 seconds the student comes back as it
-    is. Raises InputError for a budget below 0, or fewer than 16 images.
+    is. ``keep`` is given the best so far at each look at it, and ``begun`` is such a one of the same
+    training, stopped before its time: it goes on from there for what is left. Raises InputError for a budget
+    below 0, or fewer than 16 images.
     """
     if seconds < 0:
         raise InputError(f"{seconds:g} seconds of training are not allowed: give 0 (none) or more")
@@ -67,10 +83,15 @@ def recover(
         parameter.requires_grad_(True)
     wanted = _answers(teacher, held_out)
     before = best = _divergence(_answers(model, held_out), wanted)
-    state = _state(model)
+    state, earlier, words = _state(model), 0.0, "training"
+    if begun is not None and _fits(begun.state, state):
+        model.load_state_dict(begun.state)
+        now = _divergence(_answers(model, held_out), wanted)
+        earlier, words = begun.spent, f"training, going on from {begun.spent:.0f} s that were kept"
+        best, state = (now, _state(model)) if now < best else (best, state)
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0)
     random = torch.Generator().manual_seed(0)
-    start, steps, checked = time.monotonic(), 0, 0.0
+    start, steps, checked = time.monotonic() - earlier, 0, earlier
     while (spent := time.monotonic() - start) < seconds:
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * (1 - spent / seconds)
@@ -85,9 +106,17 @@ def recover(
             now = _divergence(_answers(model, held_out), wanted)
             if now < best:
                 best, state = now, _state(model)
-            told = f"training: {steps} steps, divergence {before:.3g} before and {best:.3g} now"
+            keep(Begun(state, min(spent, seconds)))
+            told = f"{words}: {steps} steps, divergence {before:.3g} before and {best:.3g} now"
             report(min(1.0, spent / seconds), told)
     return Recovered(state, before, best, steps)
+
+
+def _fits(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether both are states of one kind of model."""
+    return {name: one.shape for name, one in state.items()} == {
+        name: one.shape for name, one in other.items()
+    }
 
 
 def _without_every(images: Tensor, step: int) -> Tensor:

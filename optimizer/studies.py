@@ -1,28 +1,27 @@
-"""Studies of models on images: made once, kept on disk by content, and read by every position of a slider."""
+"""Studies of models on images, channel plans and trainings: made once, kept, and read by every position of a
+slider."""
 
 import copy
 import hashlib
-import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from optimizer.calibrate import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.curvature import row_effects
-from optimizer.errors import UnavailableError
 from optimizer.layers import walk
 from optimizer.models import Report, quiet
+from optimizer.prune.channels import Group, Plan, Ranking, plan, with_biases
 from optimizer.prune.compensated import prune
 from optimizer.recipe import PruneSpec
-from optimizer.recover import recover
-from optimizer.resources import home
+from optimizer.recover import Begun, recover
 from optimizer.sensitivity import Trial, divergences
+from optimizer.shelf import Parts, beside, kept, read, write
 from optimizer.study import Study
 
 VERSION = 2
@@ -39,8 +38,6 @@ NEGLIGIBLE = 0.01
 ones, whose replays take longest."""
 LARGEST_RATIO = 16.0
 """How far a measurement may correct a prediction: either can be nearly nothing."""
-KEPT_BYTES = 4 * 2**30
-"""What the folder of studies may hold; those that were not used for longest go first."""
 
 
 def study_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
@@ -50,18 +47,48 @@ def study_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     Where the data folder can't be written the study is made and not kept. Raises InputError without images.
     """
     images = images[:IMAGES]
-    try:
-        path = home() / "studies" / f"{_digest(model, images)}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        with FileLock(path.parent / "lock"):  # two processes that need the same one make it once
-            known = _read(path)
-            if known is None:
-                known = make(model, images, report)
-                _write(path, known)
-        _evict(path)
-        return known
-    except (OSError, UnavailableError):
-        return make(model, images, report)
+    content = _digest("study", model, images)
+    return kept(content, lambda _: make(model, images, report), _packed_study, _unpacked_study)
+
+
+def plan_of(
+    model: nn.Module,
+    images: Tensor,
+    order: str,
+    moments: Mapping[str, Moments] | None = None,
+    report: Report = quiet,
+) -> Plan:
+    """The channel plan :func:`optimizer.prune.channels.plan` makes, in ``order``: read, or made and kept.
+
+    ``moments`` are those of the study of the same model and images, where there is one: they are kept there.
+    Raises as :func:`optimizer.prune.channels.plan` does.
+    """
+    images = images[:IMAGES]
+
+    def pack(made: Plan) -> Parts:
+        tensors = {f"order {name}": one.order for name, one in made.rankings.items()}
+        tensors |= {f"losses {name}": one.losses for name, one in made.rankings.items()}
+        facts: dict[str, Any] = {"groups": [asdict(group) for group in made.groups], "macs": dict(made.macs)}
+        facts["read"] = sorted(made.moments)
+        if moments is None:
+            more, facts["shrinkage"] = _packed_moments(made.moments)
+            tensors |= more
+        return tensors, facts
+
+    def unpack(parts: Parts) -> Plan:
+        tensors, facts = parts
+        groups = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
+        rankings = {
+            name: Ranking(tensors[f"order {name}"], tensors[f"losses {name}"]) for name in facts["macs"]
+        }
+        found = _unpacked_moments(tensors, facts["shrinkage"]) if moments is None else moments
+        consumed = {name: found[name] for name in facts["read"]}
+        return Plan(with_biases(model), images, order, groups, rankings, facts["macs"], consumed)
+
+    def make_plan(_: Path | None) -> Plan:
+        return plan(model, images, order=order, moments=moments, report=report)
+
+    return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
 
 
 def trained(
@@ -74,27 +101,47 @@ def trained(
 ) -> nn.Module:
     """The student after :func:`optimizer.recover.recover`: read, or trained and kept; both stay as they were.
 
-    How far it comes in its time depends on the machine, so a training is done once and its outcome kept.
+    How far it comes in its time depends on the machine, so a training is done once and its outcome kept. One
+    that is stopped leaves its best so far; the next goes on from there for the time that was left.
     """
+    content = hashlib.sha256(
+        f"{_digest('student', student, images)} {_digest('teacher', teacher, images)} {seconds:g}".encode()
+    ).hexdigest()[:20]
+
+    def train(path: Path | None) -> State:
+        begun = _begun(beside(path)) if path else None
+
+        def keep(so_far: Begun) -> None:
+            if path:
+                with suppress(OSError):
+                    write(beside(path), (so_far.state, {"spent": so_far.spent}))
+
+        return recover(student, teacher, masks, images, seconds, report, begun=begun, keep=keep).state
+
     module = copy.deepcopy(student)
-    name = hashlib.sha256(f"{_digest(student, images)} {_digest(teacher, images)} {seconds:g}".encode())
-    try:
-        path = home() / "studies" / f"{name.hexdigest()[:20]}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        with FileLock(path.parent / "lock"):
-            try:
-                module.load_state_dict(load_file(path))
-                os.utime(path)
-            except (OSError, SafetensorError, RuntimeError):
-                state = recover(student, teacher, masks, images, seconds, report).state
-                module.load_state_dict(state)
-                unfinished = path.with_suffix(f".{os.getpid()}")
-                save_file({key: value.contiguous().clone() for key, value in state.items()}, unfinished)
-                unfinished.replace(path)
-        _evict(path)
-    except (OSError, UnavailableError):
-        module.load_state_dict(recover(student, teacher, masks, images, seconds, report).state)
+    expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    state = kept(content, train, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
+    module.load_state_dict(state)
     return module
+
+
+State = dict[str, Tensor]
+
+
+def _begun(path: Path) -> Begun | None:
+    parts = read(path)
+    if parts is None:
+        return None
+    with suppress(KeyError, TypeError, ValueError):
+        return Begun(dict(parts[0]), float(parts[1]["spent"]))
+    return None
+
+
+def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> State:
+    """Raises ValueError for what is not a state of those shapes."""
+    if {name: tensor.shape for name, tensor in state.items()} != expected:
+        raise ValueError("a state of another model")
+    return dict(state)
 
 
 def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
@@ -140,8 +187,8 @@ def _split(images: Tensor) -> tuple[Tensor, Tensor]:
     return images[~held_out], images[held_out]
 
 
-def _digest(model: nn.Module, images: Tensor) -> str:
-    digest = hashlib.sha256(f"{VERSION} {model.__class__.__qualname__} {tuple(images.shape)}".encode())
+def _digest(what: str, model: nn.Module, images: Tensor) -> str:
+    digest = hashlib.sha256(f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}".encode())
     tensors = {**model.state_dict(), "": images}
     for name, tensor in tensors.items():
         digest.update(name.encode())
@@ -149,46 +196,38 @@ def _digest(model: nn.Module, images: Tensor) -> str:
     return digest.hexdigest()[:20]
 
 
-def _write(path: Path, study: Study) -> None:
-    tensors = {f"covariance {name}": one.covariance for name, one in study.moments.items()}
-    tensors |= {f"mean {name}": one.mean for name, one in study.moments.items()}
+def _packed_moments(moments: Mapping[str, Moments]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Tensors, and the shrinkage of each."""
+    tensors = {f"covariance {name}": one.covariance for name, one in moments.items()}
+    tensors |= {f"mean {name}": one.mean for name, one in moments.items()}
+    return tensors, {name: one.shrinkage for name, one in moments.items()}
+
+
+def _unpacked_moments(tensors: Mapping[str, Tensor], shrinkage: Mapping[str, float]) -> dict[str, Moments]:
+    return {
+        name: Moments(tensors[f"covariance {name}"], tensors[f"mean {name}"], share)
+        for name, share in shrinkage.items()
+    }
+
+
+def _packed_study(study: Study) -> Parts:
+    tensors, shrinkage = _packed_moments(study.moments)
     tensors |= {f"effects {name}": one for name, one in study.effects.items()}
-    facts = {
-        "shrinkage": {name: one.shrinkage for name, one in study.moments.items()},
+    return tensors, {
+        "shrinkage": shrinkage,
         "alone": dict(study.alone),
         "measured": sorted(study.measured),
         "biased": sorted(study.biased),
     }
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    save_file(tensors, unfinished, {"facts": json.dumps(facts)})
-    unfinished.replace(path)
 
 
-def _read(path: Path) -> Study | None:
-    """A kept study, its tensors mapped and not copied; None where there is none, or a damaged one."""
-    try:
-        with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        moments = {
-            name: Moments(tensors[f"covariance {name}"], tensors[f"mean {name}"], shrinkage)
-            for name, shrinkage in facts["shrinkage"].items()
-        }
-        effects = {name: tensors[f"effects {name}"] for name in moments}
-        measured, biased = frozenset(facts["measured"]), frozenset(facts["biased"])
-        study = Study(moments, effects, facts["alone"], measured, biased)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
-        return None
-    os.utime(path)  # used now: what goes first is what was not
-    return study
+def _unpacked_study(parts: Parts) -> Study:
+    tensors, facts = parts
+    moments = _unpacked_moments(tensors, facts["shrinkage"])
+    effects = {name: tensors[f"effects {name}"] for name in moments}
+    return Study(moments, effects, facts["alone"], frozenset(facts["measured"]), frozenset(facts["biased"]))
 
 
-def _evict(used: Path) -> None:
-    """Keep the folder below its limit; the study in use stays, however large."""
-    studies = [path for path in used.parent.glob("*.safetensors") if path != used]
-    newest = sorted(studies, key=lambda path: path.stat().st_mtime, reverse=True)
-    total = used.stat().st_size if used.exists() else 0
-    for path in newest:
-        total += path.stat().st_size
-        if total > KEPT_BYTES:
-            path.unlink(missing_ok=True)
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}

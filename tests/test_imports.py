@@ -14,10 +14,12 @@ PACKAGE = ROOT / "optimizer"
 ORDER = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("coverage", "serving"),
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
-    *("curvature", "recover", "studies"),
+    *("shelf", "curvature", "recover", "studies"),
     *("engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
+    *("profiling", "throughput"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
     *("artifacts", "work", "cli"),
 )
@@ -26,6 +28,7 @@ ORDER = (
 NEVER_TORCH = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("coverage", "serving"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
 )
 """Not even inside a function."""

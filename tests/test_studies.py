@@ -1,5 +1,8 @@
-"""Studies: made once, kept on disk by content, and thrown away oldest first."""
+"""Studies, plans and trainings: made once, kept on disk by content, and thrown away oldest first."""
 
+import copy
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,16 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizer import studies
+from optimizer import shelf, studies
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm, walk
-from optimizer.studies import make, study_of
+from optimizer.prune.channels import Plan, shrink
+from optimizer.shelf import beside, kept, read, write
+from optimizer.studies import make, plan_of, study_of, trained
 from optimizer.study import Study
 
 Small = Callable[[str], nn.Module]
 
 
-def kept(home: Path) -> list[Path]:
+def files(home: Path) -> list[Path]:
     return sorted((home / "studies").glob("*.safetensors"))
 
 
@@ -42,7 +47,7 @@ def test_a_study_is_made_once_and_read_back_bit_for_bit(
 ) -> None:
     made = study_of(model, small_images)
     assert_equal(made, make(model, small_images))
-    assert len(kept(home)) == 1
+    assert len(files(home)) == 1
     monkeypatch.setattr(studies, "make", lambda *_: pytest.fail("it was made again"))
     assert_equal(study_of(model, small_images.clone()), made)
 
@@ -55,12 +60,12 @@ def test_other_weights_or_images_are_another_study(
     with torch.no_grad():
         next(walk(model)).weight[0] += 1
     study_of(model, small_images)
-    assert len(kept(home)) == 3
+    assert len(files(home)) == 3
 
 
 def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
     made = study_of(model, small_images)
-    (path,) = kept(home)
+    (path,) = files(home)
     path.write_bytes(path.read_bytes()[:200])
     assert_equal(study_of(model, small_images), made)
     assert_equal(study_of(model, small_images), made)
@@ -69,17 +74,15 @@ def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, h
 def test_those_that_were_not_used_for_longest_go_first(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     for age, count in enumerate((20, 24, 28)):
         study_of(model, small_images[:count])
-        newest = max(kept(home), key=lambda path: path.stat().st_mtime)
+        newest = max(files(home), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (age, age))
     study_of(model, small_images[:20])  # used again: the second is the oldest now
-    size = kept(home)[0].stat().st_size
-    monkeypatch.setattr(studies, "KEPT_BYTES", int(3.5 * size))
+    size = files(home)[0].stat().st_size
+    monkeypatch.setattr(shelf, "KEPT_BYTES", int(3.5 * size))
     study_of(model, small_images[:32])
-    assert len(kept(home)) == 3
+    assert len(files(home)) == 3
     made = []
     monkeypatch.setattr(studies, "make", lambda *_: made.append(1) or make(model, small_images[:24]))
     study_of(model, small_images[:20])
@@ -119,7 +122,7 @@ def test_bad_images_are_refused_and_nothing_is_kept(
 ) -> None:
     with pytest.raises(InputError, match="no calibration images"):
         study_of(model, small_images[:0])
-    assert not kept(home)
+    assert not files(home)
 
 
 @pytest.mark.parametrize("images", [torch.zeros(4, 1, 8, 8), torch.ones(1, 1, 8, 8)])
@@ -127,3 +130,137 @@ def test_constant_images_and_a_single_one_are_survived(model: nn.Module, images:
     made = make(model, images)
     assert all(torch.isfinite(one.covariance).all() for one in made.moments.values())
     assert all((effects >= 0).all() and effects.isfinite().all() for effects in made.effects.values())
+
+
+@pytest.fixture
+def plain() -> nn.Module:
+    """Whose channels can go."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        layers = [
+            nn.Conv2d(1, 16, 3),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(256, 10),
+        ]
+        return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("order", ["magnitude", "compensated"])
+def test_a_plan_is_made_once_and_removes_the_same_channels(
+    plain: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    moments = study_of(plain, small_images).moments if order == "compensated" else None
+    made = plan_of(plain, small_images, order, moments)
+    monkeypatch.setattr(studies, "plan", lambda *_, **__: pytest.fail("it was made again"))
+    again = plan_of(plain, small_images, order, moments)
+    assert (again.groups, again.order, again.macs) == (made.groups, order, made.macs)
+    assert again.moments.keys() == made.moments.keys()
+    for name, ranking in made.rankings.items():
+        assert torch.equal(again.rankings[name].order, ranking.order)
+        assert torch.equal(again.rankings[name].losses, ranking.losses)
+    states = [shrink(one, 0.5).module.state_dict() for one in (made, again)]
+    for name, tensor in states[1].items():  # sums over mapped memory round otherwise
+        torch.testing.assert_close(tensor, states[0][name])
+
+
+def test_plans_of_two_orders_are_kept_apart(plain: nn.Module, small_images: Tensor, home: Path) -> None:
+    moments = study_of(plain, small_images).moments
+    plans: list[Plan] = [
+        plan_of(plain, small_images, order, moments) for order in ("magnitude", "compensated")
+    ]
+    assert [plan.order for plan in plans] == ["magnitude", "compensated"]
+    assert len(files(home)) == 3
+
+
+def halved(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy without every second weight, and the masks."""
+    student, masks = copy.deepcopy(model), {}
+    for layer in walk(student):
+        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
+        masks[layer.name] = mask
+        layer.weight.data *= mask
+    return student, masks
+
+
+def test_a_training_is_done_once(
+    model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, masks = halved(model)
+    first = trained(student, model, masks, small_images, 0.5)
+    monkeypatch.setattr(studies, "recover", lambda *_, **__: pytest.fail("it was trained again"))
+    again = trained(student, model, masks, small_images, 0.5)
+    assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
+    assert len(files(home)) == 1, "what was begun is gone when it is done"
+
+
+def test_a_training_that_is_stopped_leaves_its_best_and_is_gone_on_with(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    student, masks = halved(model)
+
+    class Stopped(BaseException):
+        """As a killed worker's process: nothing of ours catches it."""
+
+    told: list[str] = []
+
+    def stop(share: float | None, words: str) -> None:
+        told.append(words)
+        if share is not None and share > 0.5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        trained(student, model, masks, small_images, 2.0, stop)
+    (path,) = files(home)
+    assert path.name.endswith("-begun.safetensors")
+    state, facts = read(path) or pytest.fail("it can't be read")
+    assert 1 < facts["spent"] < 2
+    assert not torch.equal(state["head.weight"], student.state_dict()["head.weight"])
+    assert all((state[name][~mask] == 0).all() for name, mask in masks.items())
+
+    told.clear()
+    started = time.monotonic()
+    trained(student, model, masks, small_images, 2.0, lambda _, words: told.append(words))
+    assert time.monotonic() - started < 1.8, "only what was left of its time"
+    assert all("going on from 1 s that were kept" in words for words in told)
+    assert told
+    assert not [path for path in files(home) if "begun" in path.name]
+
+
+def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Tensor, home: Path) -> None:
+    student, masks = halved(model)
+    trained(student, model, masks, small_images, 0.2)
+    (path,) = files(home)
+    write(beside(path), ({"other": torch.zeros(3)}, {"spent": 0.1}))
+    path.unlink()
+    told: list[str] = []
+    trained(student, model, masks, small_images, 0.2, lambda _, words: told.append(words))
+    assert told
+    assert not any("going on" in words for words in told)
+
+
+def test_what_making_raises_comes_through_and_leaves_nothing(home: Path) -> None:
+    tries: list[Path | None] = []
+
+    def fail(path: Path | None) -> Tensor:
+        tries.append(path)
+        raise OSError("a disk of the model's own")
+
+    with pytest.raises(OSError, match="of the model's own"):
+        kept("content", fail, lambda one: ({"one": one}, {}), lambda parts: parts[0]["one"])
+    assert len(tries) == 1
+    assert not files(home)
+
+
+def test_writings_that_were_never_finished_are_cleared_away(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    study_of(model, small_images[:20])
+    for name in ("half.123", "gone.lock", "recent.456"):
+        (home / "studies" / name).write_text("")
+    for name in ("half.123", "gone.lock"):
+        os.utime(home / "studies" / name, (0, 0))
+    study_of(model, small_images[:20])
+    assert {path.suffix for path in (home / "studies").iterdir()} == {".safetensors", ".lock", ".456"}

@@ -164,7 +164,7 @@ def plan(
     if order == "compensated" and not len(images):
         raise InputError("the compensated order works from calibration images: give some, or take magnitude")
     shape = tuple(images.shape[1:])
-    dense = _with_biases(model)
+    dense = with_biases(model)
     found = groups(dense, shape)
     if moments is None:
         moments = collect(dense, images, report) if len(images) else {}
@@ -287,7 +287,7 @@ def masked_model(plan: Plan, gone: Mapping[Group, Tensor]) -> nn.Module:
     return model
 
 
-def _with_biases(model: nn.Module) -> nn.Module:
+def with_biases(model: nn.Module) -> nn.Module:
     """A copy whose layers all have a bias: it takes up the mean of what goes."""
     copied = copy.deepcopy(model).eval()
     for layer in walk(copied):
