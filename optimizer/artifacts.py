@@ -6,35 +6,30 @@ holds the model's own files, ``recipe.json`` and ``MODEL_CARD.md``, and the same
 """
 
 import copy
-import importlib.util
 import io
 import json
 import struct
 import tempfile
-import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from optimizer import __version__
 from optimizer.compress import CompressedModel
-from optimizer.engines import openvino
+from optimizer.engines import onnx_graph, openvino
 from optimizer.engines.base import Build
-from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.export import MODEL_FILES
 from optimizer.frame import Summary, summarise
-from optimizer.layers import multiplications, uses, walk
+from optimizer.layers import walk
 from optimizer.metrics import METRICS
 from optimizer.packing import Layout, Packed, check_grid, narrow, pack, unpack, widen
 from optimizer.quantize.grid import Codes
@@ -411,236 +406,61 @@ def write_openvino(take_away: TakeAway) -> bytes:
 # ONNX
 
 
-def _onnx_needs() -> str | None:
-    lacking = [package for package in ("onnx", "onnxscript") if importlib.util.find_spec(package) is None]
-    if not lacking:
-        return None
-    return f"no package {' and '.join(lacking)} (pip install 'paretoscope[onnx]')"
-
-
 def write_onnx(take_away: TakeAway) -> bytes:
-    """An ONNX graph in QDQ form (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html).
-
-    Weights of 8 bits or fewer are int8 or uint8 codes and a DequantizeLinear by channel, which gives every
-    value back exactly; those of 16 are halves and a Cast. Where activations are rounded, each layer's input
-    goes through QuantizeLinear and DequantizeLinear over its range on the calibration images.
-    """
+    """The graph that the ONNX Runtime engine runs (:mod:`optimizer.engines.onnx_graph`)."""
     import onnx
 
     compressed, shape = take_away.compressed, take_away.card.input_shape
-    module, activation_bits = compressed.module, compressed.recipe.quantize.activation_bits
-    model, dynamic = _exported(module, shape)
-    _strip(model)
-    found = _layers_in(model.graph, module)
-    running = [name for name, runs in multiplications(module, shape).items() if runs]
-    notes = [] if dynamic else ["The graph takes one image at a time: this model can't be exported for more."]
-    if activation_bits < 32:
-        rounded = _round_inputs(model.graph, found, _ranges(take_away), activation_bits)
-        notes.append(
-            f"Activations are rounded to {activation_bits} bits at each layer's input, between its lowest "
-            f"and highest value on {len(take_away.calibration)} calibration images. Other engines choose "
-            "places and ranges of their own: their accuracy is not exactly this file's."
-        )
-        if left := [name for name in running if name not in rounded]:
-            notes.append(f"Inputs that are not rounded: those of {', '.join(left)}.")
-    narrowed = _narrow_weights(model.graph, found, compressed)
-    if left := [name for name in running if compressed.weights[name].bits < 32 and name not in narrowed]:
-        notes.append(f"Weights whose values are exact but kept in float32: {', '.join(left)}.")
-    onnx.helper.set_model_props(model, {"model": take_away.card.name, "recipe": compressed.recipe.to_json()})
     try:
-        content: bytes = model.SerializeToString()
+        exported = onnx_graph.export(take_away.module, shape)
+    except WorkError as error:
+        raise WorkError(f"{error}. Take it away in another format.") from error
+    graph = onnx_graph.graph_of(exported, compressed, take_away.calibration, take_away.threads)
+    onnx.helper.set_model_props(
+        graph.model, {"model": take_away.card.name, "recipe": compressed.recipe.to_json()}
+    )
+    try:
+        content: bytes = graph.model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB
         raise WorkError(f"{take_away.card.name} can't be written as ONNX: {error}") from error
-    loading = (
-        "import onnxruntime\n"
-        'session = onnxruntime.InferenceSession("model.onnx")\n'
-        f'logits = session.run(None, {{"images": images}})[0]  # images: float32 {_batch_of(shape, dynamic)}'
+    folded = compressed.recipe.quantize.integer and not graph.int8
+    loading = "\n".join(
+        [
+            "import onnxruntime",
+            "options = onnxruntime.SessionOptions()",
+            *(['options.add_session_config_entry("session.disable_quant_qdq", "1")'] if folded else []),
+            'session = onnxruntime.InferenceSession("model.onnx", options)',
+            'logits = session.run(None, {"images": images})[0]  # images: float32 '
+            f"{_batch_of(shape, graph.dynamic)}",
+        ]
     )
-    return _zip(take_away, {"model.onnx": content}, loading, tuple(notes))
+    return _zip(take_away, {"model.onnx": content}, loading, tuple(_onnx_notes(take_away, graph, folded)))
 
 
 def _batch_of(shape: tuple[int, int, int], dynamic: bool) -> str:
     return f"[{'N' if dynamic else 1}, {', '.join(map(str, shape))}]"
 
 
-def _exported(module: nn.Module, shape: tuple[int, int, int]) -> tuple[Any, bool]:
-    """The graph in float32, and whether it takes any number of images. Raises WorkError."""
-    try:
-        return _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},)), True
-    except Exception:  # the exporter raises whatever the model's code or its own passes raise
-        pass
-    try:
-        return _export(module, torch.zeros(1, *shape), None), False
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WorkError(
-            f"torch can't export this model to ONNX: {reason}. Take it away in another format."
-        ) from error
-
-
-def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            (images,),
-            dynamo=True,
-            dynamic_shapes=dynamic,
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
+def _onnx_notes(take_away: TakeAway, graph: onnx_graph.Graph, folded: bool) -> Iterator[str]:
+    bits, weights = take_away.compressed.recipe.quantize.activation_bits, take_away.compressed.weights
+    if not graph.dynamic:
+        yield "The graph takes one image at a time: this model can't be exported for more."
+    if bits < 32:
+        where = "at the layers' inputs" + (", and where int8 kernels want it" if graph.int8 else "")
+        yield (
+            f"Activations are rounded to {bits} bits {where}, between the lowest and highest value on "
+            f"{len(take_away.calibration)} calibration images. Other engines choose places and ranges of "
+            "their own: their accuracy is not exactly this file's."
         )
-    assert program is not None
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter says of its own and of torch's workings is no concern of a user's."""
-    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-        yield
-
-
-def _strip(model: Any) -> None:
-    """Take out what the exporter noted of its work: source lines, with the paths of this machine."""
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-    ):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
-
-
-def _layers_in(graph: Any, module: nn.Module) -> dict[str, tuple[str, bool]]:
-    """For each initializer that holds a layer's weight: the layer, and whether it is transposed there.
-
-    By value: the exporter names what it folds itself, and a wrong match would give wrong answers in silence.
-    """
-    from onnx import TensorProto, numpy_helper
-
-    names = {id(layer.weight): layer.name for layer in walk(module)}
-    aliases = {
-        alias: names[id(parameter)]
-        for alias, parameter in module.named_parameters(remove_duplicate=False)
-        if id(parameter) in names
-    }
-    weights = {layer.name: layer.weight.detach().numpy() for layer in walk(module)}
-    found: dict[str, tuple[str, bool]] = {}
-    for initializer in graph.initializer:
-        if len(initializer.dims) < 2 or initializer.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(initializer)
-        likely = aliases.get(initializer.name)
-        for name in sorted(weights, key=lambda name: name != likely):
-            weight = weights[name]
-            if np.array_equal(values, weight):
-                found[initializer.name] = (name, False)
-                break
-            if values.ndim == 2 and np.array_equal(values, weight.T):
-                found[initializer.name] = (name, True)
-                break
-    return found
-
-
-def _narrow_weights(graph: Any, found: dict[str, tuple[str, bool]], compressed: CompressedModel) -> set[str]:
-    """Put codes, or halves, and the node that makes float32 of them in the place of weights.
-
-    Returns the layers where that was done. Those in float32 stay, and so do grids by group of inputs.
-    """
-    from onnx import TensorProto, helper, numpy_helper
-
-    constants = {initializer.name: initializer for initializer in graph.initializer}
-    first, layers = [], set()
-    for tensor, (name, transposed) in found.items():
-        weight = compressed.weights[name]
-        if weight.bits == 32 or (weight.codes is not None and weight.codes.scale[0].numel() > 1):
-            continue
-        parts = {suffix: part.numpy() for suffix, part in narrow(weight, weight.bits).items()}
-        codes = parts.pop("")
-        arrays = {f"{tensor}_codes": np.ascontiguousarray(codes.T if transposed else codes)}
-        by_channel = bool(parts) and parts[".scale"].size > 1
-        for suffix, part in parts.items():
-            arrays[tensor + suffix.replace(".", "_")] = part.ravel() if by_channel else part.reshape(())
-        options: dict[str, Any] = {"axis": codes.ndim - 1 if transposed else 0} if by_channel else {}
-        operation = "DequantizeLinear" if parts else "Cast"
-        if not parts:
-            options = {"to": TensorProto.FLOAT}
-        first.append(helper.make_node(operation, list(arrays), [tensor], f"{tensor}_values", **options))
-        del constants[tensor]
-        constants |= {key: numpy_helper.from_array(array, key) for key, array in arrays.items()}
-        layers.add(name)
-    _replace(graph.initializer, list(constants.values()))
-    _replace(graph.node, [*first, *graph.node])
-    return layers
-
-
-def _ranges(take_away: TakeAway) -> dict[str, tuple[float, float]]:
-    """Lowest and highest input of each layer; modules that share a weight share the range."""
-    module = take_away.compressed.module
-    with thread_count(take_away.threads):
-        by_module = activation_ranges(module, take_away.calibration)
-    ranges: dict[str, tuple[float, float]] = {}
-    for layer in uses(module):
-        low, high = by_module[layer.module]
-        lowest, highest = ranges.get(layer.name, (0.0, 0.0))
-        ranges[layer.name] = (min(low, lowest), max(high, highest))
-    return ranges
-
-
-def _round_inputs(
-    graph: Any, found: dict[str, tuple[str, bool]], ranges: Mapping[str, tuple[float, float]], bits: int
-) -> set[str]:
-    """Round the other factor of each layer's product to ``bits``. Returns the layers where that was done."""
-    nodes, constants = [], list(graph.initializer)
-    rounded: dict[tuple[str, float, float], str] = {}
-    layers = set()
-    for node in graph.node:
-        name = found[node.input[1]][0] if len(node.input) > 1 and node.input[1] in found else None
-        if name and node.op_type in ("Conv", "Gemm", "MatMul") and ranges[name] != (0.0, 0.0):
-            place = (node.input[0], *ranges[name])
-            if place not in rounded:
-                rounded[place] = f"{node.input[0]}_rounded_{len(rounded)}"
-                added, needed = _rounding(node.input[0], rounded[place], ranges[name], bits)
-                nodes += added
-                constants += needed
-            node.input[0] = rounded[place]
-            layers.add(name)
-        nodes.append(node)
-    _replace(graph.initializer, constants)
-    _replace(graph.node, nodes)
-    return layers
-
-
-def _rounding(source: str, target: str, span: tuple[float, float], bits: int) -> tuple[list[Any], list[Any]]:
-    """Nodes that round ``source`` into ``target``, and the constants they take."""
-    from onnx import helper, numpy_helper
-
-    grid = RoundActivations(*span, bits)
-    arrays: dict[str, np.ndarray] = {
-        f"{target}_scale": np.array(grid.scale, np.float32),
-        f"{target}_zero_point": np.array(grid.zero_point, np.uint8),
-    }
-    factors, codes = list(arrays), f"{target}_codes"
-    nodes = [helper.make_node("QuantizeLinear", [source, *factors], [codes], codes)]
-    if bits < 8:  # the type holds 8: what lies beyond the grid's last code is clipped to it
-        arrays |= {f"{target}_first": np.array(0, np.uint8), f"{target}_last": np.array(grid.last, np.uint8)}
-        clipped = f"{target}_clipped"
-        nodes.append(helper.make_node("Clip", [codes, *list(arrays)[2:]], [clipped], clipped))
-        codes = clipped
-    nodes.append(helper.make_node("DequantizeLinear", [codes, *factors], [target], target))
-    return nodes, [numpy_helper.from_array(array, key) for key, array in arrays.items()]
-
-
-def _replace(field: Any, messages: list[Any]) -> None:
-    """The content of a repeated protobuf field, which may be among ``messages``."""
-    kept = copy.deepcopy(messages)
-    del field[:]
-    field.extend(kept)
+        if left := [name for name in graph.running if name not in graph.rounded]:
+            yield f"Inputs that are not rounded: those of {', '.join(left)}."
+    if left := [name for name in graph.running if weights[name].bits < 32 and name not in graph.narrowed]:
+        yield f"Weights whose values are exact but kept in float32: {', '.join(left)}."
+    if folded:
+        yield (
+            "Without the session's setting ONNX Runtime makes float32 of the weights in every call, which "
+            "takes longer than the products."
+        )
 
 
 # Model card
@@ -733,6 +553,6 @@ def _bullets(lines: Any) -> str:
 ARTIFACTS: dict[str, Artifact] = {
     "safetensors": Artifact(MODEL_FILES["safetensors"], lambda: None, write_safetensors),
     "packed": Artifact(MODEL_FILES["packed"], lambda: None, write_packed),
-    "onnx": Artifact(MODEL_FILES["onnx"], _onnx_needs, write_onnx),
+    "onnx": Artifact(MODEL_FILES["onnx"], onnx_graph.lacking, write_onnx),
     "openvino": Artifact(MODEL_FILES["openvino"], openvino.problem, write_openvino),
 }

@@ -259,7 +259,9 @@ def test_kinds(small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="unknown kind of file 'gguf': use one of safetensors, packed"):
         write("gguf", take_away)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UnavailableError, match=r"onnx and onnxscript .*pip install 'paretoscope\[onnx\]'"):
+    with pytest.raises(
+        UnavailableError, match=r"onnxscript and onnxruntime .*pip install 'paretoscope\[onnx\]'"
+    ):
         write("onnx", take_away)
     with pytest.raises(UnavailableError, match="pip install openvino"):
         write("openvino", take_away)
@@ -569,20 +571,26 @@ def test_onnx_answers_as_torch_does(small: Small, small_images: Tensor, name: st
     small_images = 1.2 * small_images  # some values lie beyond the calibrated ranges
     expected = torch_logits(take_away, small_images)
     found = onnx_logits(zipped, small_images)
+    kernels = chosen == "8 bits and activations"
     if recipe.quantize.activation_bits == 32:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(onnx_logits(zipped, small_images[:1]), expected[:1], rtol=1e-4, atol=1e-4)
+    elif kernels:  # rounded in more places than torch does it, and within 8 bits
+        assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.03
     else:  # a last bit apart before rounding is a step of the grid apart after it, but rarely
         apart = np.abs(found - expected)
-        assert np.median(apart) < 1e-6
-        assert apart.max() < 0.05 * np.abs(expected).max()
+        assert np.median(apart) < 1e-5
+        assert np.linalg.norm(apart) < 0.1 * np.linalg.norm(expected)
     check_nothing_is_left_out(zipped)
     layers = {"cnn": 4, "encoder": 4, "tied": 3, "shared": 3, "auxiliary": 2}[name]
     counts = operations(zipped)
     inputs = {"cnn": 4, "encoder": 3, "tied": 4, "shared": 4, "auxiliary": 2}[name]
+    if kernels:  # what the last convolution gives, their sum, and biases where products are
+        inputs += 2 * (name == "cnn")
     inputs *= recipe.quantize.activation_bits < 32
+    biases = kernels * {"cnn": 4, "tied": 4, "shared": 4, "auxiliary": 2}.get(name, 0)
     assert counts.get("QuantizeLinear", 0) == inputs
-    assert counts.get("DequantizeLinear", 0) == inputs + layers * recipe.quantize.integer
+    assert counts.get("DequantizeLinear", 0) == inputs + layers * recipe.quantize.integer + biases
     assert counts.get("Cast", 0) == layers * (recipe.quantize.weight_bits == 16)
 
 

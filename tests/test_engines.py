@@ -175,7 +175,7 @@ def test_building_leaves_the_compressed_model_and_torch_as_they_were(
 
 
 def test_an_unknown_engine_is_refused_listing_the_known() -> None:
-    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, torch"):
+    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
         engine_named("tvm")
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel, CompressedWeight, width_words
+from optimizer.compress import CompressedModel, CompressedWeight
 from optimizer.engines.base import (
     BETWEEN,
     BETWEEN_KERNEL,
@@ -39,6 +39,7 @@ from optimizer.engines.base import (
     Service,
     one_by_one,
 )
+from optimizer.engines.realised import simulated
 from optimizer.errors import WorkError
 from optimizer.layers import multiplications, uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -52,8 +53,6 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
-INT8_OR_IDLE = {"i8", "u8", "unknown"}
-"""Precisions of int8 kernels, and that of a layer which never runs."""
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
@@ -459,32 +458,6 @@ def _call_site(operation: str) -> str:
     """``head/linear`` of ``head/linear/MatMul``, ``head/linear_1`` of ``head/linear/MatMul_1/Multiply``."""
     found = re.match(r"(.*?aten::\w+)/[A-Za-z]+(_\d+)?(/|$)", operation)
     return f"{found[1]}{found[2] or ''}" if found else operation
-
-
-def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> list[str]:
-    """What the kernels did not do of a recipe, in words, by what was really executed."""
-    weights = compressed.weights.values()
-    widths = width_words(weights)
-    activation_bits = compressed.recipe.quantize.activation_bits
-    if activation_bits == 32:
-        return [f"{widths}: the values are exact, the kernels are float32"] if widths else []
-    if activation_bits < 8:
-        rounded = f"{activation_bits}-bit activations: rounded between float32 kernels"
-        return [*([f"{widths}: the values are exact, the kernels are float32"] if widths else []), rounded]
-    if not any(weight.fits_int8 for weight in weights):
-        reason = (
-            "asymmetric 8-bit weights do" if any(weight.codes for weight in weights) else "the weights do"
-        )
-        words = [f"{widths}: the values are exact, the kernels are float32"] if widths else []
-        return [*words, f"8-bit activations: rounded between float32 kernels, since {reason} not fit int8"]
-    words = []
-    if any(weight.bits < 8 for weight in weights):
-        words.append(f"{widths}: the values are exact, the kernels are int8")
-    others = [layer.name for layer in layers if not set(layer.precision.split(" and ")) <= INT8_OR_IDLE]
-    if others:
-        named = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
-        words.append(f"{len(others)} of {len(layers)} layers did not run on int8 kernels: {named}")
-    return words
 
 
 def _save(graph: Any, folder: Path, threads: int) -> None:
