@@ -152,6 +152,72 @@ def _complexity(options: argparse.Namespace) -> None:
         print("\n".join(scaling.conclusions(run)))
 
 
+def _coverage(options: argparse.Namespace) -> None:
+    from optimizer import coverage
+    from optimizer.records import decode, encode
+
+    store, request = Store(), _request(options, _recipe(options))
+    key = coverage.coverage_key(request)
+    document = store.get_document("coverage", key)
+    if document is None:
+        from optimizer import profiling
+
+        document = encode(profiling.profile(request, _tell))
+        store.put_document("coverage", key, document)
+    run = decode(document, coverage.Coverage)
+    if options.json:
+        print(json.dumps(coverage.as_json(run)))
+        return
+    _end_of_line()
+    print(coverage.table(run))
+    print("\n".join(coverage.conclusions(run, _latency(store, request))))
+
+
+def _latency(store: Store, request: Request) -> Any:
+    """What was measured of the same recipe, if anything."""
+    from optimizer.frame import summarise
+
+    result = store.best(request)
+    return None if result is None else summarise(result).latency
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    from optimizer import serving
+    from optimizer.records import decode, encode
+
+    asked = _request(options, _recipe(options))
+    request = serving.ServingRequest(
+        asked.model,
+        asked.recipe,
+        asked.engine,
+        asked.data,
+        tuple(options.batches),
+        tuple(options.thread_counts),
+        tuple(options.streams),
+        options.quick,
+        options.seed,
+    )
+    serving.configurations(request)  # what can't be is said before anything is loaded
+    if options.limit_ms is not None and not options.limit_ms > 0:
+        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
+    store, key = Store(), serving.serving_key(request)
+    document = store.get_document("throughput", key)
+    if document is None:
+        from optimizer import throughput
+
+        document = encode(throughput.measure(request, _tell))
+        store.put_document("throughput", key, document)
+    run = decode(document, serving.ServingRun)
+    best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
+    if options.json:
+        chosen = best and {"met": best.met, "network": best.network, "words": best.words}
+        print(json.dumps(serving.as_json(run) | ({"best": chosen} if best else {})))
+        return
+    _end_of_line()
+    print(serving.table(run))
+    print("\n".join((*serving.conclusions(run), *([best.words] if best else []))))
+
+
 def _export(options: argparse.Namespace) -> None:
     from optimizer.export import EXPORTERS
 
@@ -332,13 +398,18 @@ def _tell(share: float | None, message: str) -> None:
             print(file=sys.stderr)
 
 
+def _end_of_line() -> None:
+    """Wipe the progress that stands there."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def _print_result(result: Result) -> None:
     from optimizer.frame import summarise
     from optimizer.metrics import METRICS
 
     summary = summarise(result)
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
+    _end_of_line()
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
     for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
@@ -394,6 +465,19 @@ def _parser() -> argparse.ArgumentParser:
     complexity.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
     complexity.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
+    coverage = _command(
+        commands, "coverage", _coverage, "each layer's precision, kernel and share of the time, as it ran"
+    )
+    _add_experiment_options(coverage)
+    coverage.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    throughput = _command(
+        commands, "throughput", _throughput, "throughput against latency: batch sizes, threads and streams"
+    )
+    _add_experiment_options(throughput, grid=True)
+    throughput.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")
+    throughput.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
     export = _command(commands, "export", _export, "write the charts and the table of what was measured")
     _add_selection(export)
     export.add_argument("--format", choices=("csv", "json", "latex", "html", "png", "svg"), default="html")
@@ -432,7 +516,7 @@ def _command(
     return parser
 
 
-def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True) -> None:
+def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
     parser.add_argument("model", help="a name from `paretoscope models`")
     images = parser.add_argument_group("images")
     images.add_argument(
@@ -445,8 +529,23 @@ def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True
         _add_recipe_options(parser)
     timing = parser.add_argument_group("timing")
     timing.add_argument("--engine", default="openvino", help="openvino (default) or torch")
-    timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
-    timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
+    if grid:
+        timing.add_argument("--batches", type=_numbers(int), default=[1, 4, 16], metavar="B,B")
+        timing.add_argument(
+            "--threads",
+            type=_numbers(int),
+            dest="thread_counts",
+            default=[0],
+            metavar="T,T",
+            help="0: every core",
+        )
+        timing.add_argument(
+            "--streams", type=_numbers(int), default=[1], metavar="S,S", help="requests at once (1)"
+        )
+        parser.set_defaults(threads=0, batch=1)
+    else:
+        timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+        timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
     timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
     timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
 

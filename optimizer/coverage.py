@@ -13,7 +13,7 @@ import pandas as pd
 
 from optimizer.environment import missing
 from optimizer.keys import request_key
-from optimizer.metrics import format_ns, format_percent, format_ratio
+from optimizer.metrics import columns, format_ns, format_ratio
 from optimizer.records import Environment, KernelTime, Request, Role, digest
 from optimizer.statistics import LatencySummary
 
@@ -283,7 +283,26 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _percent(share: float) -> str:
-    return format_percent(100 * share) if share >= 0.1 else f"{100 * share:.2g} %"
+    return f"{100 * share:.1f} %"
+
+
+def table(run: Coverage) -> str:
+    """The operations as text, a line each, in columns."""
+    told = frame(run)
+    lines = [("operation", "precision", "kernel", "time", "share", "uncompressed")]
+    for row in told.to_dict("records"):
+        before = row["baseline_ns"]
+        lines.append(
+            (
+                row["name"],
+                row["precision"],
+                row["kernel"],
+                format_ns(row["time_ns"]),
+                _percent(row["share"]),
+                format_ns(before) if before == before else "",
+            )
+        )
+    return columns(lines)
 
 
 def as_json(run: Coverage) -> dict[str, Any]:

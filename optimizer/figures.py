@@ -24,6 +24,9 @@ LEGEND_PIXELS = 42
 LABEL_PIXELS = 5
 """From the baseline to its name: points near it keep their error bars clear of the words."""
 
+NEAR = 300
+"""Ends of a log axis whose ratio is less have ticks between the powers of ten."""
+
 SELECTED = "this setting"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 
@@ -44,7 +47,8 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """``low`` and ``high`` are the interval of ``y``, ``x_low`` and ``x_high`` that of ``x``."""
+    """``low`` and ``high`` are the interval of ``y``, ``x_low`` and ``x_high`` that of ``x``; ``label`` is
+    written beside it."""
 
     x: float
     y: float
@@ -57,6 +61,7 @@ class Point:
     marker: str = "circle"
     simulated: bool = False
     noisy: bool = False
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,20 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A dashed line across the other axis, with its name."""
+
+    name: str
+    x: float
+
+
+@dataclass(frozen=True, slots=True)
 class Lines:
     """A chart of points and lines.
 
     ``selected`` is the point under the sliders; ``cursor`` is the ``x`` where it will be, while it is not
-    measured yet. ``note`` is what else has to be known, such as what the chart leaves out. ``empty`` says
-    what to do when there is nothing to draw.
+    measured yet. ``limit`` is the ``x`` that nothing should lie beyond. ``note`` is what else has to be
+    known, such as what the chart leaves out. ``empty`` says what to do when there is nothing to draw.
     """
 
     title: str
@@ -101,6 +114,8 @@ class Lines:
     reference: Reference | None = None
     selected: Point | None = None
     cursor: float | None = None
+    limit: Limit | None = None
+    selected_name: str = SELECTED
     legend_title: str = ""
     note: str = ""
     empty: str = NO_RESULTS
@@ -124,6 +139,28 @@ class Bars:
     bars: tuple[Bar, ...]
     note: str = ""
     empty: str = "This model has no layer that a recipe can touch."
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """``part`` is what the legend names."""
+
+    part: str
+    value: float
+    colour: str
+    hover: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Horizontal bars that are each the sum of their segments, which come in the order of ``parts``."""
+
+    title: str
+    x: Axis
+    parts: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Segment, ...]], ...]
+    note: str = ""
+    empty: str = NO_RESULTS
 
 
 # Drawing
@@ -254,6 +291,45 @@ def _figure_of_bars(info: Bars, dark: bool = False, height: int | None = None) -
     return go.Figure(traces, layout)
 
 
+@figure.register
+def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    layout = _layout(info.title, info.note, dark, height or 150 + 48 * len(info.rows))
+    if not info.rows:
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    factor, places = _FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
+    colour_of = {segment.part: segment.colour for _, segments in info.rows for segment in segments}
+    traces = []
+    for part in info.parts:
+        colour = colour_of[part]
+        found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": html.escape(part),
+                "y": places,
+                "x": [one.value * factor if one else 0 for one in found],
+                "marker": {"color": colours.colours[colour], "line": {"color": colours.page, "width": 1}},
+                "hoverinfo": "text",
+                "hovertext": [one.hover if one else "" for one in found],
+            }
+        )
+    layout |= {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "legend": {"traceorder": "normal", "y": -LEGEND_PIXELS / max(1, layout["height"] - 138)},
+        "xaxis": _axis(info.x) | {"title": {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}},
+        "yaxis": {
+            "tickvals": places,
+            "ticktext": [html.escape(name).replace("\n", "<br>") for name, _ in info.rows],
+            "range": [len(places) - 0.5, -0.5],
+            "showgrid": False,
+        },
+    }
+    return go.Figure(traces, layout)
+
+
 def _middle(name: str, most: int = 22) -> str:
     """Both ends of a long name: layers differ at either."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
@@ -313,7 +389,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
     drawn["ticksuffix"] = _SUFFIXES.get(axis.unit, "")
     drawn["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
     if axis.log:
-        drawn["dtick"] = 1
+        near = axis.span is not None and axis.span[1] < NEAR * axis.span[0]
+        drawn["dtick"] = "D2" if near else 1  # 1, 2, 5, 10, or powers of ten alone
         drawn["minor"] = {"showgrid": False}
     return drawn
 
@@ -321,7 +398,9 @@ def _axis(axis: Axis) -> dict[str, Any]:
 def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
     colour = colours.colours[series.colour]
     points = series.points
-    modes = [mode for mode, on in (("lines", series.line != "none"), ("markers", series.markers)) if on]
+    labels = any(point.label for point in points)
+    shown = (("lines", series.line != "none"), ("markers", series.markers), ("text", labels))
+    modes = [mode for mode, on in shown if on]
     size = 5 if series.small else 8
     trace = _coordinates(points, info) | {
         "name": html.escape(series.name),
@@ -334,6 +413,13 @@ def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
             "shape": "hv" if series.line == "steps" else "linear",
         },
     }
+    if labels:
+        trace |= {
+            "text": [html.escape(point.label) for point in points],
+            "textposition": "top left",
+            "textfont": {"size": 11, "color": colour},
+            "cliponaxis": False,
+        }
     if series.markers:
         trace["marker"] = {
             "symbol": [point.marker for point in points],
@@ -358,7 +444,7 @@ def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]
     }
     return (
         _coordinates((point,), info)
-        | {"name": SELECTED, "mode": "markers", "showlegend": True, "marker": marker}
+        | {"name": html.escape(info.selected_name), "mode": "markers", "showlegend": True, "marker": marker}
         | _errors((point,), info, accent)
     )
 
@@ -426,6 +512,23 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
             {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": info.cursor, "x1": info.cursor}
             | {"line": {"color": accent, "width": 1.5, "dash": "dot"}}
         )
+    if info.limit:
+        x = info.limit.x * _FACTORS.get(info.x.unit, 1)
+        line = {"color": colours.text, "width": 1.5, "dash": "dash"}
+        shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line})
+        early = _is_low(info.limit.x, info.x)
+        annotations.append(
+            small
+            | {
+                "text": html.escape(info.limit.name),
+                "x": math.log10(x) if info.x.log else x,
+                "xanchor": "left" if early else "right",
+                "xshift": LABEL_PIXELS if early else -LABEL_PIXELS,
+                "yref": "paper",
+                "y": 0,
+                "yanchor": "bottom",
+            }
+        )
     return shapes, annotations
 
 
@@ -442,8 +545,15 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def alternative(info: Lines | Bars) -> str:
+def alternative(info: Lines | Bars | Stacks) -> str:
     """One sentence for a reader who does not see the chart."""
+    if isinstance(info, Stacks):
+        rows = [
+            f"{name}: {', '.join(f'{part.part} {part.hover}' for part in parts)}" for name, parts in info.rows
+        ]
+        return (
+            ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."
+        )
     if isinstance(info, Bars):
         return f"{info.title}, {count(len(info.bars), 'layer')}."
     lines = [

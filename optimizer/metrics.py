@@ -5,7 +5,7 @@ nanoseconds until they are written.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -243,3 +243,18 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     return METRICS[name]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, the first one the heads, in columns that fit: what begins with a digit to the right."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    right = [
+        all(cell[:1].isdigit() or len(cell) < 2 for cell in cells) for cells in zip(*rows[1:], strict=True)
+    ]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if numeric else cell.ljust(width)
+            for cell, width, numeric in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    )

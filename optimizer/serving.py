@@ -18,7 +18,7 @@ from optimizer import __version__
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError
 from optimizer.keys import request_key
-from optimizer.metrics import format_ns, format_ratio, metric
+from optimizer.metrics import MISSING, columns, format_ns, format_ratio, metric
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.statistics import (
@@ -298,6 +298,22 @@ def _name(run: ServingRun, network: str) -> str:
     return run.request.recipe.describe() if network == VARIANT else "the uncompressed model"
 
 
+def badges(run: ServingRun) -> dict[str, str]:
+    """How far the figures can be trusted: badges as of a result (:mod:`optimizer.frame`), and why."""
+    simulated, told = "; ".join(run.execution.simulated), comparisons(run)
+    noisy = sum(bool(one.fair.noise) for one in told)
+    found = {
+        "measured": "" if simulated else "The kernels that ran work in this precision.",
+        "simulated": simulated,
+        "noisy": f"{noisy} of {len(told)} configurations: the machine was not quiet enough." if noisy else "",
+        "preliminary": "The short timing: measure in full for narrower intervals."
+        if run.request.quick
+        else "",
+        "other machine": "" if run.environment.key == environment().key else run.environment.cpu,
+    }
+    return {name: words for name, words in found.items() if words}
+
+
 def conclusions(run: ServingRun) -> tuple[str, ...]:
     """What the numbers say, in sentences; the ratios to torch eager last, and as what they are."""
     told = comparisons(run)
@@ -341,7 +357,7 @@ def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
     else:
         yield (
             f"{name}: {most.configuration.words} brings {throughput(many.throughput)}, "
-            f"{many.throughput / few.throughput:.2g} times as many as {quickest.configuration.words}, and a "
+            f"{many.throughput / few.throughput:.1f} times as many as {quickest.configuration.words}, and a "
             f"request takes {format_ns(many.latency_ns)} in place of {format_ns(few.latency_ns)}."
         )
 
@@ -405,6 +421,25 @@ def _row(one: Comparison, network: str) -> dict[str, Any]:
         "rounds": one.fair.rounds,
         "eager_ratio": eager and eager.ratio,
     }
+
+
+def table(run: ServingRun) -> str:
+    """The comparisons as text, a line each, in columns."""
+    heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
+    lines: list[Sequence[str]] = [heads]
+    for one in comparisons(run):
+        figures, where = one.variant, one.configuration
+        lines.append(
+            (
+                *map(str, (where.batch, where.threads, where.streams)),
+                format_ns(figures.latency_ns),
+                MISSING if figures.p95_ns is None else format_ns(figures.p95_ns),
+                f"{figures.throughput:,.0f}",
+                f"{_ratio(one.fair)} {one.fair.verdict}",
+                format_ratio(one.eager.ratio) if one.eager else MISSING,
+            )
+        )
+    return columns(lines)
 
 
 def as_json(run: ServingRun) -> dict[str, Any]:

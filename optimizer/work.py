@@ -13,6 +13,7 @@ from optimizer.keys import request_key
 from optimizer.recipe import PRESETS
 from optimizer.records import Anatomy, DataSpec, Inspection, ModelCard, Request, Result, Sensitivity
 from optimizer.search import Found, find
+from optimizer.serving import ServingRequest
 from optimizer.store import Store
 
 Report = Callable[[float | None, str], None]
@@ -152,6 +153,24 @@ def _complexity(request: Any, report: Report) -> str:
     return run.key
 
 
+def _coverage(request: Request, report: Report) -> str:
+    from optimizer import profiling
+    from optimizer.records import encode
+
+    found = profiling.profile(request, report)
+    Store().put_document("coverage", found.key, encode(found))
+    return found.key
+
+
+def _throughput(request: ServingRequest, report: Report) -> str:
+    from optimizer import throughput
+    from optimizer.records import encode
+
+    run = throughput.measure(request, report)
+    Store().put_document("throughput", run.key, encode(run))
+    return run.key
+
+
 TASKS: dict[str, Callable[[Any, Report], object]] = {
     "warm": _warm,
     "catalogue": _catalogue,
@@ -164,4 +183,6 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
     "preset": _preset,
     "artifact": _artifact,
     "complexity": _complexity,
+    "coverage": _coverage,
+    "throughput": _throughput,
 }

@@ -15,7 +15,7 @@ from optimizer.environment import describe, environment
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job, Pool
 from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
-from optimizer.figures import Bars, Lines, alternative, figure
+from optimizer.figures import Bars, Lines, Stacks, alternative, figure
 from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
@@ -189,6 +189,7 @@ def navigation() -> Page:
         [
             st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
             st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
+            st.Page("pages/latency.py", title="Latency", icon=":material/speed:"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
             st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
@@ -338,7 +339,7 @@ def dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def chart(info: Lines | Bars, key: str, height: int = 240) -> None:
+def chart(info: Lines | Bars | Stacks, key: str, height: int = 240) -> None:
     """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
     st.plotly_chart(
         figure(info, dark=dark(), height=height),

@@ -1,0 +1,258 @@
+"""Latency: throughput against latency as one would serve it, and the kernels that really ran."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+import streamlit as st
+
+from optimizer import charts, coverage, serving
+from optimizer.coverage import Coverage
+from optimizer.environment import threads_available
+from optimizer.errors import ParetoscopeError
+from optimizer.executors import Job
+from optimizer.frame import summarise
+from optimizer.metrics import MISSING
+from optimizer.recipe import NORMAL, Override, QuantizeSpec, Recipe
+from optimizer.records import Request, Settings, decode
+from optimizer.serving import STREAMING, ServingRequest, ServingRun
+from pages import common
+
+T = TypeVar("T")
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
+STACKED = """
+.st-key-serving-charts [data-testid="stColumn"], .st-key-kernel-charts [data-testid="stColumn"] {
+    min-width: min(27rem, 100%);
+}
+"""
+"""Charts narrower than that come one below the other."""
+
+INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
+CHOICES = {"explore": "as set under Explore", "int8": "int8 weights and activations"}
+
+
+def main() -> None:
+    chosen = common.selection()
+    st.header("Latency")
+    if chosen.problem:
+        st.info(chosen.problem, icon=":material/info:")
+        return
+    recipe = choose_recipe(common.overrides(chosen.card.name))
+    request = Request(chosen.card.name, recipe, chosen.engine, chosen.data)
+    st.html(f"<style>{STACKED}</style>")
+    jobs: list[Job] = []
+    serve(request)
+    st.subheader("Which kernels ran")
+    kernels(request, jobs)
+    common.refresh_when_over(jobs)
+
+
+def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
+    """The sliders' recipe, or int8: what most people come for."""
+    way: Recipe = st.session_state.get("way", NORMAL)
+    explored = replace(way, layers=layers).canonical()
+    what = st.segmented_control(
+        "Recipe",
+        list(CHOICES),
+        format_func={**CHOICES, "explore": f"{explored.describe()}, {CHOICES['explore']}"}.__getitem__,
+        default="int8" if explored.identity else "explore",
+        required=True,
+        **common.in_address("what"),
+        help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
+    )
+    return Recipe(quantize=INT8).canonical() if what == "int8" else explored
+
+
+# Throughput against latency
+
+
+def serve(request: Request) -> None:
+    wanted, limit_ms = controls(request)
+    try:
+        grid = serving.configurations(wanted)
+    except ParetoscopeError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    key = serving.serving_key(wanted)
+    run = stored("throughput", key, ServingRun)
+    job = common.pool().get(key)
+    if run is None and (job is None or job.over):
+        offer(wanted, key, len(grid), job)
+    elif job is not None and not job.over:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Cancel", icon=":material/close:"):
+                common.pool().cancel(key)
+                st.rerun()
+            common.refresh_when_over([job])
+    limit_ns = limit_ms * 1e6 if limit_ms else None
+    best = serving.best_under(run, limit_ns) if run and limit_ns else None
+    if run:
+        with st.container(horizontal=True, gap="xsmall"):
+            for name, words in serving.badges(run).items():
+                st.badge(name, color=common.BADGE_COLOURS[name], help=words)
+    if best:
+        st.markdown(f":material/{'flag' if best.met else 'block'}: **{best.words}**")
+    if run is None:
+        common.chart(charts.serving_info(None), "serving", 200)
+        return
+    left, right = st.container(key="serving-charts").columns(2)
+    with left:
+        common.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
+    with right:
+        height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid))
+        common.chart(charts.gains_info(run), "gains", height)
+    sentences(serving.conclusions(run))
+    with st.expander("Every configuration, and torch eager beside it"):
+        st.dataframe(
+            serving.frame(run),
+            hide_index=True,
+            placeholder=MISSING,
+            alt="Every configuration that was served",
+        )
+        st.caption(
+            "Ratios are to the uncompressed model on the same engine, with the same batch, threads, streams "
+            "and folding. The last column is the ratio to torch eager, another engine: no baseline."
+        )
+    take_away("throughput", lambda: serving.frame(run).to_csv(index=False), lambda: serving.as_json(run))
+
+
+def controls(request: Request) -> tuple[ServingRequest, float | None]:
+    cores = threads_available()
+    counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < cores] + [cores]
+    streaming = request.engine in STREAMING
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+        batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
+        threads = pills("Threads", "threads", counts, [cores], "In all, shared by the streams.")
+        streams = pills(
+            "Streams",
+            "streams",
+            counts if streaming else [1],
+            [1],
+            "Requests worked on at once, each with its share of the threads. More of them answer more "
+            "images a second, and each one later. Only OpenVINO has them here.",
+        )
+        limit = st.number_input(
+            "Latency limit, ms",
+            min_value=0.001,
+            max_value=60_000.0,
+            value=None,
+            step=0.1,
+            placeholder="none",
+            width=150,
+            **common.in_address("limit"),
+            help="The best configuration under it is marked and named.",
+        )
+        full = st.toggle(
+            "Measure in full",
+            **common.in_address("full"),
+            help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
+        )
+    wanted = ServingRequest(
+        request.model,
+        request.recipe,
+        request.engine,
+        request.data,
+        tuple(batches or [1]),
+        tuple(threads or [cores]),
+        tuple(streams or [1]) if streaming else (1,),
+        quick=not full,
+    )
+    return wanted, limit
+
+
+def pills(label: str, key: str, options: list[int], default: list[int], words: str) -> list[int]:
+    picked: list[int] = st.pills(
+        label, options, selection_mode="multi", default=default, **common.in_address(key), help=words
+    )
+    return picked
+
+
+def offer(wanted: ServingRequest, key: str, count: int, job: Job | None) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Measure", type="primary", icon=":material/play_arrow:"):
+            common.pool().submit("measure", "throughput", wanted, key, common.INTERACTIVE)
+            st.rerun()
+        st.caption(
+            f"{count} configuration{'s' if count > 1 else ''}: in each the recipe, the uncompressed model "
+            "twice, and torch eager, all in turns. More streams than threads are no configuration."
+        )
+    if job is not None and job.state == "failed":
+        st.error(job.error, icon=":material/error:")
+
+
+# Kernels
+
+
+def kernels(request: Request, jobs: list[Job]) -> None:
+    asked = replace(request, settings=Settings())
+    key = coverage.coverage_key(asked)
+    run = stored("coverage", key, Coverage)
+    if run is None:
+        job = common.pool().submit("measure", "coverage", asked, key, common.INTERACTIVE)
+        if job.state == "done":  # the store was emptied since
+            common.pool().forget(key)
+            st.rerun()
+        jobs.append(job)
+        return
+    measured = common.store().best(asked)
+    left, right = st.container(key="kernel-charts").columns(2)
+    with left:
+        common.chart(charts.parts_info(run), "parts", 270)
+        sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
+    with right:
+        info = charts.kernels_info(run)
+        height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
+        common.chart(info, "kernels", height)
+    with st.expander("Every operation"):
+        st.dataframe(
+            coverage.frame(run),
+            hide_index=True,
+            placeholder=MISSING,
+            alt="Every operation that ran",
+            column_config={"share": st.column_config.NumberColumn(format="percent")},
+        )
+    take_away("kernels", lambda: coverage.frame(run).to_csv(index=False), lambda: coverage.as_json(run))
+
+
+# Both
+
+
+@st.cache_data(max_entries=200, show_spinner=False)
+def parsed(document: bytes, kind: type[T]) -> T:
+    return decode(document, kind)
+
+
+def stored(kind: str, key: str, record: type[T]) -> T | None:
+    document = common.store().get_document(kind, key)
+    return None if document is None else parsed(document, record)
+
+
+def sentences(words: tuple[str, ...]) -> None:
+    st.markdown("\n".join(f"- {sentence}" for sentence in words))
+
+
+def take_away(name: str, table: Callable[[], str], figures: Callable[[], object]) -> None:
+    with st.container(horizontal=True):
+        st.download_button(
+            "CSV",
+            table,
+            f"paretoscope-{name}.csv",
+            "text/csv",
+            key=f"{name} csv",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+        st.download_button(
+            "JSON",
+            lambda: json.dumps(figures()),
+            f"paretoscope-{name}.json",
+            "application/json",
+            key=f"{name} json",
+            icon=":material/download:",
+            on_click="ignore",
+        )
+
+
+main()
