@@ -35,6 +35,7 @@ from optimizer.records import (
     Anatomy,
     DataSpec,
     Execution,
+    GroupSensitivity,
     Inspection,
     Latency,
     LayerFacts,
@@ -47,7 +48,7 @@ from optimizer.records import (
 from optimizer.size import size_of
 from optimizer.statistics import summarise_latency
 from optimizer.studies import IMAGES as STUDIED_IMAGES
-from optimizer.studies import plan_of, study_of, trained
+from optimizer.studies import coupled, plan_of, study_of, trained
 from optimizer.study import Study
 from optimizer.token import machine_token
 
@@ -216,6 +217,13 @@ def sensitivities(request: Request, report: Report = quiet) -> tuple[Sensitivity
     known = study(request, report)
     weights = {layer.name: layer.weight.detach() for layer in walk(subject(request.model).module)}
     return sensitivities_of(weights, known)
+
+
+def coupled_sensitivities(request: Request, report: Report = quiet) -> tuple[GroupSensitivity, ...]:
+    """What changing coupled layers at once does to the outputs. Raises UnavailableError, WorkError."""
+    known, images = study(request, report), _studied(request)
+    with turn(report):
+        return coupled(subject(request.model).module, images, known, report)
 
 
 @dataclass(frozen=True)

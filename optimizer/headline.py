@@ -7,7 +7,7 @@ from typing import Any, Literal
 from optimizer.frame import Summary
 from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
 from optimizer.recipe import Override, Recipe
-from optimizer.records import Inspection
+from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
 from optimizer.theme import ENGINE_LABELS
 
@@ -66,6 +66,20 @@ def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]
         row["own sparsity"] = None if override.sparsity is None else round(100 * override.sparsity, 9)
         rows.append(row)
     return rows
+
+
+def group_rows(groups: Iterable[GroupSensitivity]) -> list[dict[str, object]]:
+    """One row a group of layers that give the same channels; divergences in nats."""
+    return [
+        {
+            "layers": " + ".join(layer.removesuffix(".weight") for layer in group.layers),
+            "why": group.tie,
+            "channels": group.channels,
+            "together": group.together,
+            "apart": group.apart,
+        }
+        for group in groups
+    ]
 
 
 def overrides_of(rows: Iterable[Mapping[Any, Any]]) -> tuple[Override, ...]:

@@ -282,6 +282,22 @@ class Sensitivity:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSensitivity:
+    """Layers that give the same ``channels``, and what a change in all of them does to the outputs (nats).
+
+    ``together`` is the divergence (KL) with each pruned to its share in a model of 60 % sparsity, all at once
+    and no other layer touched; ``apart`` is the sum of what they do one at a time. ``tie`` says what couples
+    them.
+    """
+
+    layers: tuple[str, ...]
+    channels: int
+    tie: str
+    together: float
+    apart: float
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One experiment, whole: what was run and what was measured."""
 

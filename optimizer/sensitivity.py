@@ -4,8 +4,8 @@ The model is run once with every intermediate value kept, a few images at a time
 replayed from where it stands: only what depends on it runs again.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,14 @@ def divergences(
 
     ``model`` takes ``images`` ``[N, C, H, W]`` and gives logits ``[N, K]``; it is left as it was.
     """
+    return divergences_together(model, images, {name: {name: one} for name, one in trials.items()}, report)
+
+
+@torch.inference_mode()
+def divergences_together(
+    model: nn.Module, images: Tensor, trials: Mapping[str, Mapping[str, Trial]], report: Report = quiet
+) -> dict[str, float]:
+    """As :func:`divergences`, each with several layers changed at once: ``trials`` by a name of their own."""
     layers = {layer.name: layer for layer in walk(model)}
     replay = _replay(model)
     totals = dict.fromkeys(trials, 0.0)
@@ -44,9 +52,11 @@ def divergences(
         report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
         logits, run = replay(images[start : start + BATCH])
         before = functional.log_softmax(logits, 1)
-        for name, trial in trials.items():
-            with changed(layers[name], trial):
-                after = functional.log_softmax(run(layers[name]), 1)
+        for name, parts in trials.items():
+            with ExitStack() as stack:
+                for part, trial in parts.items():
+                    stack.enter_context(changed(layers[part], trial))
+                after = functional.log_softmax(run([layers[part] for part in parts]), 1)
             totals[name] += functional.kl_div(after, before, reduction="sum", log_target=True).item()
     return {name: total / len(images) for name, total in totals.items()}
 
@@ -68,11 +78,11 @@ def changed(layer: Layer, trial: Trial) -> Iterator[None]:
 
 
 def _replay(model: nn.Module) -> Any:
-    """A function of images that gives logits, and a function of a layer that runs the rest again."""
+    """A function of images that gives logits, and a function of layers that runs the rest again."""
     try:
         graph = torch.fx.GraphModule(model, LayerTracer().trace(model))
     except Exception:  # tracing runs the model's own code; untraceable models run whole each time
-        return lambda images: (model(images), lambda layer: model(images))
+        return lambda images: (model(images), lambda layers: model(images))
     interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
     behind = {path: _downstream(graph.graph, path) for path, _ in graph.named_modules()}
 
@@ -80,8 +90,9 @@ def _replay(model: nn.Module) -> Any:
         logits = interpreter.run(images)
         values = dict(interpreter.env)
 
-        def run(layer: Layer) -> Tensor:
-            again = behind.get(layer.module_name) or {node for node in graph.graph.nodes}
+        def run(changed: Sequence[Layer]) -> Tensor:
+            everything = set(graph.graph.nodes)
+            again = set().union(*(behind.get(layer.module_name) or everything for layer in changed))
             kept = {node: value for node, value in values.items() if node not in again}
             result: Tensor = interpreter.run(images, initial_env=kept)
             return result

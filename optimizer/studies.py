@@ -16,11 +16,12 @@ from optimizer.calibrate import Moments, as_rows, channels_last, collect, quadra
 from optimizer.curvature import row_effects
 from optimizer.layers import walk
 from optimizer.models import Report, quiet
-from optimizer.prune.channels import Group, Plan, Ranking, plan, with_biases
+from optimizer.prune.channels import Group, Plan, Ranking, groups, plan, with_biases
 from optimizer.prune.compensated import prune
 from optimizer.recipe import PruneSpec
+from optimizer.records import GroupSensitivity
 from optimizer.recover import Begun, recover
-from optimizer.sensitivity import Trial, divergences
+from optimizer.sensitivity import Trial, divergences, divergences_together
 from optimizer.shelf import Parts, beside, kept, read, write
 from optimizer.study import Study
 
@@ -77,18 +78,64 @@ def plan_of(
 
     def unpack(parts: Parts) -> Plan:
         tensors, facts = parts
-        groups = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
+        described = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
         rankings = {
             name: Ranking(tensors[f"order {name}"], tensors[f"losses {name}"]) for name in facts["macs"]
         }
         found = _unpacked_moments(tensors, facts["shrinkage"]) if moments is None else moments
         consumed = {name: found[name] for name in facts["read"]}
-        return Plan(with_biases(model), images, order, groups, rankings, facts["macs"], consumed)
+        return Plan(with_biases(model), images, order, described, rankings, facts["macs"], consumed)
 
     def make_plan(_: Path | None) -> Plan:
         return plan(model, images, order=order, moments=moments, report=report)
 
     return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
+
+
+def coupled(
+    model: nn.Module, images: Tensor, study: Study, report: Report = quiet
+) -> tuple[GroupSensitivity, ...]:
+    """What coupled layers do to the outputs when all of them change; read, or measured and kept.
+
+    Coupled are the layers that make or pass on the same channels: those that a residual sum adds up, and a
+    depthwise convolution with the layer before it. Alone, one of a sum can seem to matter little, because the
+    others carry the channel on. ``study`` is that of the same ``model`` and ``images`` ``[N, C, H, W]``.
+    Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
+    """
+    images = images[:IMAGES]
+
+    def measure(_: Path | None) -> tuple[GroupSensitivity, ...]:
+        found = [
+            (group, members)
+            for group in groups(model, tuple(images.shape[1:]))
+            if len(members := [one for one in group.makers if one in study.moments]) > 1
+        ]
+        weights = {layer.name: layer.weight.detach() for layer in walk(model) if layer.name in study.moments}
+        pruned = prune(weights, weights, REFERENCE, study)
+        alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
+        trials = {group.name: {name: alone[name] for name in members} for group, members in found}
+        twin, laid_out = channels_last(model, images)
+        together = divergences_together(twin, _split(laid_out)[1], trials, report)
+        return tuple(
+            GroupSensitivity(
+                tuple(members),
+                group.channels,
+                group.held or "a depthwise convolution passes them on",
+                max(0.0, together[group.name]),
+                sum(study.alone[name] for name in members),
+            )
+            for group, members in found
+        )
+
+    def unpack(parts: Parts) -> tuple[GroupSensitivity, ...]:
+        return tuple(GroupSensitivity(**{**one, **_tuples(one)}) for one in parts[1]["groups"])
+
+    return kept(
+        _digest("coupled", model, images),
+        measure,
+        lambda made: ({}, {"groups": [asdict(one) for one in made]}),
+        unpack,
+    )
 
 
 def trained(

@@ -11,7 +11,16 @@ from optimizer.errors import ParetoscopeError, unknown
 from optimizer.folders import ClassMapping
 from optimizer.keys import request_key
 from optimizer.recipe import PRESETS
-from optimizer.records import Anatomy, DataSpec, Inspection, ModelCard, Request, Result, Sensitivity
+from optimizer.records import (
+    Anatomy,
+    DataSpec,
+    GroupSensitivity,
+    Inspection,
+    ModelCard,
+    Request,
+    Result,
+    Sensitivity,
+)
 from optimizer.search import Found, find
 from optimizer.serving import ServingRequest
 from optimizer.store import Store
@@ -98,6 +107,12 @@ def _sensitivities(request: Request, report: Report) -> tuple[Sensitivity, ...]:
     return experiment.sensitivities(request, report)
 
 
+def _coupled(request: Request, report: Report) -> tuple[GroupSensitivity, ...]:
+    from optimizer import experiment
+
+    return experiment.coupled_sensitivities(request, report)
+
+
 def _measure(request: Request, report: Report) -> str:
     """The key of the result, which is in the store by then: a later failure loses nothing."""
     from optimizer import experiment
@@ -179,6 +194,7 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
     "inspect": _inspect,
     "anatomy": _anatomy,
     "sensitivities": _sensitivities,
+    "coupled": _coupled,
     "measure": _measure,
     "preset": _preset,
     "artifact": _artifact,

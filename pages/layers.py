@@ -6,8 +6,9 @@ import pandas as pd
 import streamlit as st
 
 from optimizer import charts
+from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
-from optimizer.headline import layer_rows, overrides_of
+from optimizer.headline import group_rows, layer_rows, overrides_of
 from optimizer.keys import request_key
 from optimizer.metrics import MISSING
 from optimizer.recipe import NORMAL, PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
@@ -80,7 +81,38 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             common.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
+    job = common.pool().submit("inspect", "coupled", plain, f"coupled {request_key(plain)}")
+    jobs += [] if job.over else [job]
     edit(request, inspection)
+    coupled(job)
+
+
+def coupled(job: Job) -> None:
+    """Layers that give the same channels, changed together and one at a time."""
+    if not job.over:
+        return
+    try:
+        found = common.finished(job, tuple)
+    except ParetoscopeError as error:  # an optional package that is not there, or a model it can't follow
+        st.caption(f"Layers that belong together are not known: {error}")
+        return
+    if not found:
+        return
+    st.subheader("Layers that belong together")
+    st.caption(
+        "They give the same channels. What the outputs diverge by (KL, nats) when all of them lose their "
+        "share of 60 % sparsity at once, and the sum of what each does alone."
+    )
+    st.dataframe(
+        group_rows(found),
+        hide_index=True,
+        alt="Layers that belong together: divergence when all of them change, and when each does alone",
+        column_config={
+            "layers": st.column_config.TextColumn(width="large"),
+            "together": st.column_config.NumberColumn("together, nats", format="%.3g"),
+            "apart": st.column_config.NumberColumn("each alone, summed, nats", format="%.3g"),
+        },
+    )
 
 
 def edit(request: Request, inspection: Inspection) -> None:

@@ -8,10 +8,10 @@ from factories import LAYERS, make_result, recipe
 
 from optimizer.errors import InputError
 from optimizer.frame import summarise
-from optimizer.headline import OWN, headlines, layer_rows, overrides_of
+from optimizer.headline import OWN, group_rows, headlines, layer_rows, overrides_of
 from optimizer.metrics import MISSING
 from optimizer.recipe import Override
-from optimizer.records import Inspection, Result
+from optimizer.records import GroupSensitivity, Inspection, Result
 
 
 def of(result: Result) -> dict[str, object]:
@@ -107,3 +107,10 @@ def test_what_no_layer_can_have_is_refused(column: str, value: object) -> None:
     rows[0][column] = value
     with pytest.raises(InputError):
         overrides_of(rows)
+
+
+def test_a_row_for_each_group_of_layers() -> None:
+    group = GroupSensitivity(("stem.weight", "body.conv.weight"), 16, "a residual sum", 0.5, 0.2)
+    (row,) = group_rows([group])
+    assert row["layers"] == "stem + body.conv"
+    assert (row["why"], row["channels"], row["together"], row["apart"]) == ("a residual sum", 16, 0.5, 0.2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.layers import fold_batch_norm, walk
-from optimizer.sensitivity import Trial, divergences
+from optimizer.sensitivity import Trial, divergences, divergences_together
 
 Small = Callable[[str], nn.Module]
 
@@ -48,6 +48,31 @@ def test_a_replay_tells_what_a_whole_run_tells(small: Small, small_images: Tenso
 def test_on_a_residual_network_no_layer_that_matters_has_none(small: Small, small_images: Tensor) -> None:
     model, _ = fold_batch_norm(small("cnn"))
     assert min(divergences(model, small_images[:10], trials(model)).values()) > 1e-6
+
+
+def test_layers_that_change_together_are_replayed_together(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    made = trials(model)
+    images = small_images[:10]
+    pairs = {"sum": ("stem.0.weight", "project.0.weight"), "ends": ("head.weight", "depthwise.0.weight")}
+    found = divergences_together(
+        model, images, {name: {one: made[one] for one in pair} for name, pair in pairs.items()}
+    )
+    for name, (first, second) in pairs.items():
+        half = copy.deepcopy(model)
+        layer = {layer.name: layer for layer in walk(half)}[first]
+        with torch.no_grad():
+            layer.weight.copy_(made[first].weight)
+            if layer.bias is not None and made[first].bias_change is not None:
+                layer.bias.add_(made[first].bias_change)
+        whole = copy.deepcopy(half)
+        layer = {layer.name: layer for layer in walk(whole)}[second]
+        with torch.inference_mode():
+            layer.weight.copy_(made[second].weight)
+            layer.bias.add_(made[second].bias_change)
+            before, after = (functional.log_softmax(one(images), 1) for one in (model, whole))
+        expected = functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+        assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 class Fickle(nn.Module):

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from optimizer import shelf, studies
+from optimizer.data import load_images
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm, walk
+from optimizer.models import LoadedModel
 from optimizer.prune.channels import Plan, shrink
+from optimizer.records import DataSpec
+from optimizer.sensitivity import Trial, divergences_together
 from optimizer.shelf import beside, kept, read, write
-from optimizer.studies import make, plan_of, study_of, trained
+from optimizer.studies import coupled, make, plan_of, study_of, trained
 from optimizer.study import Study
 
 Small = Callable[[str], nn.Module]
@@ -264,3 +268,28 @@ def test_writings_that_were_never_finished_are_cleared_away(
         os.utime(home / "studies" / name, (0, 0))
     study_of(model, small_images[:20])
     assert {path.suffix for path in (home / "studies").iterdir()} == {".safetensors", ".lock", ".456"}
+
+
+def test_on_the_residual_network_nothing_that_matters_has_no_effect(
+    resnet: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum carries on what one of its layers lost; all of them at once is what the outputs tell."""
+    folded, _ = fold_batch_norm(resnet.module)
+    images = load_images(resnet, DataSpec()).calibration.images[:64]
+    known = study_of(folded, images)
+    found = coupled(folded, images, known)
+    residual = [group for group in found if group.tie == "a residual sum ties them to other layers"]
+    assert len(residual) >= 3
+    for group in found:
+        assert len(group.layers) > 1
+        assert group.together > 0, group
+        assert group.together > 0.1 * max(known.alone[layer] for layer in group.layers), group
+    assert all(known.alone[layer.name] > 0 for layer in walk(folded))
+    assert any(group.together > group.apart for group in residual)
+    weights = {layer.name: layer.weight.detach() for layer in walk(folded)}
+    trials = {
+        group.layers[0]: {name: Trial(0 * weights[name]) for name in group.layers} for group in found
+    }  # they matter: the network is nothing without them
+    assert min(divergences_together(folded, images[:16], trials).values()) > 0.5
+    monkeypatch.setattr(studies, "groups", lambda *_: pytest.fail("they were measured again"))
+    assert coupled(folded, images, known) == found

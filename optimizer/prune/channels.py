@@ -68,6 +68,11 @@ class Group:
     consumers: tuple[str, ...]
     held: str = ""
 
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """The layers whose outputs these channels are, each once."""
+        return tuple(dict.fromkeys((*self.producers, *self.through)))
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Ranking:
