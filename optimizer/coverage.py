@@ -14,7 +14,7 @@ import pandas as pd
 from optimizer.environment import missing
 from optimizer.keys import request_key
 from optimizer.metrics import columns, format_ns, format_ratio
-from optimizer.records import Environment, KernelTime, Request, Role, digest
+from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
 from optimizer.statistics import LatencySummary
 
 SCHEMA = 1
@@ -69,7 +69,16 @@ class Row:
     @property
     def label(self) -> str:
         """A layer by its module's name, an operation by its own."""
-        return self.name.removeprefix("__module.").removesuffix(".weight")
+        return (
+            self.name.removeprefix("__module.")
+            .replace(".weight" + TOGETHER, TOGETHER)
+            .removesuffix(".weight")
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that it is; none, of other operations."""
+        return tuple(self.name.split(TOGETHER)) if self.role == "layer" else ()
 
 
 def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
@@ -110,8 +119,8 @@ def layer_precisions(kernels: Iterable[KernelTime]) -> dict[str, set[str]]:
     """The precisions in which each layer ran, in the order of the network."""
     found: dict[str, set[str]] = {}
     for kernel in kernels:
-        if kernel.role == "layer":
-            found.setdefault(kernel.name, set()).add(kernel.precision)
+        for name in kernel.name.split(TOGETHER) if kernel.role == "layer" else ():
+            found.setdefault(name, set()).add(kernel.precision)
     return found
 
 
@@ -159,9 +168,9 @@ def _kernels(run: Coverage) -> Iterator[str]:
     told = rows(run.kernels)
     names: dict[str, set[str]] = {}
     for row in told:
-        if row.role == "layer":
-            names.setdefault(part(row), set()).add(row.name)
-    total = len({row.name for row in told if row.role == "layer"})
+        if row.layers:
+            names.setdefault(part(row), set()).update(row.layers)
+    total = len({name for row in told for name in row.layers})
     share = {name: time / _total(told) for name, time in parts(run.kernels).items()}
     ran = [
         f"{len(names[kind])} of {total} layers ran {WORDS[kind]} ({_percent(share[kind])} of the time)"
@@ -185,7 +194,7 @@ def _without_int8(run: Coverage) -> Iterator[str]:
     if not left:
         return
     if quantize.activation_bits == 8:
-        taken = sum(row.share for row in rows(run.kernels) if row.role == "layer" and row.name in left)
+        taken = sum(row.share for row in rows(run.kernels) if {*row.layers} & {*left})
         none = f"none of the {len(precisions)} layers uses it" if len(left) == len(precisions) else ""
         some = f"{len(left)} of {len(precisions)} layers did not use it: {_named(left)}"
         reason = f" Why: {'; '.join(run.simulated)}." if run.simulated else ""

@@ -220,15 +220,18 @@ class Execution:
 
 
 Role = Literal["layer", "conversion", "other"]
+TOGETHER = " + "
+"""Between the names of layers that ran as one kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
     """One operation of an executed graph: how it ran, and nanoseconds a call, one sample a profile.
 
-    ``name`` is the layer's where ``role`` is ``layer``, else the operation's own. A ``conversion`` is what a
-    change of precision or layout adds: re-quantization, reorders. ``other`` is all the rest, with what passes
-    between operations, so that the rows of a call add up to it. ``kernel`` is the engine's own word.
+    ``name`` is the layer's (or several, with TOGETHER between) where ``role`` is ``layer``, else its own. A
+    ``conversion`` is what a change of precision or layout adds: re-quantization, reorders. ``other`` is all
+    the rest, with what passes between operations, so that the rows of a call add up to it. ``kernel`` is the
+    engine's own word.
     """
 
     name: str

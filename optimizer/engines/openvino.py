@@ -42,7 +42,7 @@ from optimizer.engines.base import (
 from optimizer.engines.realised import simulated
 from optimizer.errors import WorkError
 from optimizer.layers import multiplications, uses, walk
-from optimizer.records import Execution, KernelTime, LayerExecution, Role
+from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
@@ -386,7 +386,8 @@ FIRST_CALLS = 3
 def _profiler(
     graph: Any, prepared: Converted, shape: list[int], threads: int
 ) -> Callable[[Array, int], tuple[KernelTime, ...]]:
-    layers = {_call_site(name): layer for layer, names in prepared.operations.items() for name in names}
+    exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
+    layers = {_call_site(name): layer for name, layer in exactly.items()}
     types = {name: node.get_type_name() for name, node in _nodes(graph).items()}
 
     def described(name: str, node: Any) -> tuple[str, Role, str, str]:
@@ -396,6 +397,9 @@ def _profiler(
         if info["layerType"] in EXECUTED:
             for layer in (layers[site] for site in map(_call_site, fused) if site in layers):
                 return layer, "layer", *how
+        several = dict.fromkeys(exactly[one] for one in fused if one in exactly)
+        if several:  # one kernel of them all
+            return TOGETHER.join(several), "layer", *how
         converts = info["layerType"] in CONVERSIONS or {types.get(one) for one in fused} <= CONVERSIONS
         return name, "conversion" if converts else "other", *how
 

@@ -1,0 +1,174 @@
+"""Does the stopwatch tell the truth on this machine?
+
+    python benchmarks/self_test.py [--repetitions 100] [--engine openvino] [--full] [--json]
+
+Three tests, on real networks and this machine's clock, each comparison in the short timing behind the sliders
+and between networks that are built anew each time:
+
+- the same network against itself: at most 2 in 100 may be called faster or slower (a noisy one is not);
+- a network with a tenth more layers: at least 95 in 100 must be called slower;
+- the same beside a busy process on every core: all must be called noisy.
+
+Run it on a quiet machine. Ends with 1 when a test fails.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compress import compress
+from optimizer.engines import Runner, engine_named
+from optimizer.engines.base import Build
+from optimizer.environment import describe, environment, threads_available
+from optimizer.experiment import turn
+from optimizer.latency import measure_latency
+from optimizer.models import quiet
+from optimizer.recipe import Recipe
+from optimizer.records import Settings
+from optimizer.statistics import LatencySummary, summarise_latency
+
+SHAPE = (48, 14, 14)
+LAYERS, MORE_LAYERS = 20, 22
+FALSE_SHARE, FOUND_SHARE = 0.02, 0.95
+SPIN = "while True: pass"
+
+
+class Stack(nn.Module):
+    """So many equal convolutions: a tenth more of them is a tenth more work."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        channels = SHAPE[0]
+        self.body = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU()) for _ in range(layers))
+        )
+        self.head = nn.Linear(channels, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x).mean((2, 3)))
+        return logits
+
+
+class Bench:
+    """Networks of an engine, built anew for every comparison: where they come to lie in memory is a part of
+    what noise is."""
+
+    def __init__(self, engine: str, settings: Settings) -> None:
+        self.settings = settings
+        self.images = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(0))
+        self.models = {layers: Stack(layers).eval() for layers in (LAYERS, MORE_LAYERS)}
+        prepare = engine_named(engine).prepare
+        self.builds: dict[int, Build] = {
+            layers: prepare(model, SHAPE) for layers, model in self.models.items()
+        }
+
+    def runner(self, layers: int) -> Runner:
+        compressed = compress(self.models[layers], Recipe())
+        return self.builds[layers](compressed, self.images, self.settings.threads, self.settings.batch)
+
+    def compare(self, layers: int, seed: int) -> LatencySummary:
+        """A network of so many layers with that of LAYERS."""
+        settings = Settings(
+            threads=self.settings.threads, batch=self.settings.batch, quick=self.settings.quick, seed=seed
+        )
+        pair = self.runner(LAYERS), self.runner(LAYERS)
+        found = measure_latency(pair, self.runner(layers), self.images.numpy(), settings, "", "")
+        return summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share)
+
+
+@contextmanager
+def hogs() -> Iterator[None]:
+    """A busy process for every core, until the block ends."""
+    busy = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(threads_available())]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
+Tell = Callable[[str], None]
+
+
+def verdicts(bench: Bench, layers: int, repetitions: int, tell: Tell) -> list[LatencySummary]:
+    found = []
+    for number in range(repetitions):
+        found.append(bench.compare(layers, seed=number))
+        tell(f"{number + 1} of {repetitions}: {found[-1].verdict}, {found[-1].ratio:.3f}")
+    return found
+
+
+def figures(found: list[LatencySummary]) -> dict[str, object]:
+    return {
+        "verdicts": dict(Counter(summary.verdict for summary in found)),
+        "median_ratio": round(float(np.median([summary.ratio for summary in found])), 4),
+        "ratios": [round(summary.ratio, 4) for summary in found],
+    }
+
+
+def self_test(bench: Bench, repetitions: int, busy: int, tell: Tell) -> dict[str, dict[str, object]]:
+    """The three tests, each with its figures and whether it ``passed``."""
+    same = verdicts(bench, LAYERS, repetitions, tell)
+    slower = verdicts(bench, MORE_LAYERS, repetitions, tell)
+    with hogs():
+        disturbed = verdicts(bench, LAYERS, busy, tell)
+    false = sum(summary.verdict in ("faster", "slower") for summary in same)
+    found = sum(summary.verdict == "slower" for summary in slower)
+    noisy = sum(summary.verdict == "noisy" for summary in disturbed)
+    return {
+        "the same network": {
+            "told apart": false,
+            "of": repetitions,
+            "passed": false <= FALSE_SHARE * repetitions,
+            **figures(same),
+        },
+        "a tenth more layers": {
+            "called slower": found,
+            "of": repetitions,
+            "passed": found >= FOUND_SHARE * repetitions,
+            **figures(slower),
+        },
+        "beside a busy process on every core": {
+            "called noisy": noisy,
+            "of": busy,
+            "passed": noisy == busy,
+            **figures(disturbed),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=100, help="of the first two tests (100)")
+    parser.add_argument("--busy", type=int, default=10, help="repetitions of the third test (10)")
+    parser.add_argument("--engine", default="openvino")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="1 leaves a core to the rest of the system (1)"
+    )
+    parser.add_argument("--full", action="store_true", help="the full timing: 30 times as long")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    bench = Bench(options.engine, Settings(threads=options.threads, quick=not options.full))
+
+    def tell(words: str) -> None:
+        print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
+
+    with turn(quiet):
+        found = self_test(bench, options.repetitions, options.busy, tell)
+    print("\r\033[K", end="", file=sys.stderr)
+    print(json.dumps({"machine": describe(environment()), **found}, indent=None if options.json else 2))
+    sys.exit(not all(test["passed"] for test in found.values()))
+
+
+if __name__ == "__main__":
+    main()
