@@ -167,10 +167,11 @@ def _rounds(
     with no_garbage_collection(), stolen_share() as stolen:
         started = time.perf_counter()
         for number in range(effort.most_rounds):
-            share = min((time.perf_counter() - started) / seconds, 1.0)
-            if number >= effort.least_rounds and share == 1:
+            passed = time.perf_counter() - started
+            if number >= effort.least_rounds and passed >= seconds:
                 break
-            report(min(share, number / effort.least_rounds), f"serving, round {number + 1}")
+            share = min(number / effort.least_rounds, passed / max(seconds, passed))
+            report(share, f"serving, round {number + 1}")
             for index in random.permutation(len(keys)):
                 key = one, _ = keys[index]
                 batch = images[one.batch][number % len(images[one.batch])]

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,63 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.strip() == f"paretoscope {__version__}"
+
+
+def test_throughput_is_measured_once_and_names_the_best(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizer import throughput
+
+    short = replace(throughput.EFFORTS[True], seconds=0.01, least_rounds=6)
+    monkeypatch.setitem(throughput.EFFORTS, True, short)
+    command = [
+        "throughput",
+        "fashion-mlp",
+        "--sparsity",
+        "0.5",
+        "--batches",
+        "1,2",
+        "--threads",
+        "1",
+        "--quick",
+    ]
+    assert main([*command, "--limit-ms", "10000", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["batch"], one["threads"], one["streams"]) for one in found["configurations"]] == [
+        (1, 1, 1),
+        (2, 1, 1),
+    ]
+    assert found["best"]["met"]
+    assert main(command) == 0  # from the store
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[:3] == ["batch", "threads", "streams"]
+    assert found["conclusions"][0] in out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--batches", "0"], "batch 0 is not allowed: 1 to 256 images a request"),
+        (["--threads", "9999"], "9999 threads are more than this machine's"),
+        (["--threads", "1", "--streams", "2"], "2 streams are more than 1 thread"),
+        (["--engine", "torch", "--streams", "2"], "2 streams are not possible on torch eager"),
+        (["--limit-ms", "0"], "--limit-ms 0 is not allowed: above 0"),
+    ],
+)
+def test_a_grid_that_can_not_be_is_refused(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(["throughput", "no-such-model", *options], capsys)
+
+
+def test_coverage_tells_each_operation(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["coverage", "fashion-mlp", "--weight-bits", "8", "--activation-bits", "8", "--threads", "1"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    layers = {row["name"] for row in found["operations"] if row["role"] == "layer"}
+    assert layers == {"1.weight", "4.weight", "7.weight"}
+    assert sum(row["share"] for row in found["operations"]) == pytest.approx(1)
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[0].split()[:2] == ["operation", "precision"]
+    assert "3 of 3 layers ran int8 kernels" in out

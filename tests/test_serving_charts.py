@@ -1,0 +1,119 @@
+"""What the charts of the Latency page say, and that they are drawn."""
+
+import plotly.graph_objects as go
+import pytest
+from test_coverage import INT8, between, conversion, layer, profile
+from test_serving import GRID, make_run
+
+from optimizer.charts import alternative, figure, gains_info, kernels_info, parts_info, serving_info
+from optimizer.recipe import Recipe
+from optimizer.serving import best_under, comparisons
+from optimizer.theme import DARK, LIGHT
+
+RUN = make_run()
+COVERAGE = profile(conversion(6), layer("first", 30, "u8"), layer("second", 19))
+
+
+def test_a_line_for_each_network_and_number_of_threads_and_streams() -> None:
+    info = serving_info(RUN)
+    assert [(line.name, line.line, line.legend, len(line.points)) for line in info.series] == [
+        ("uncompressed", "solid", True, 2),
+        ("uncompressed", "dash", False, 1),
+        ("8-bit weights · 8-bit activations", "solid", True, 2),
+        ("8-bit weights · 8-bit activations", "dash", False, 1),
+    ]
+    one, point = comparisons(RUN)[1], info.series[2].points[1]
+    assert (point.x, point.y) == (one.variant.latency_ns, one.variant.throughput)
+    assert (point.x_low, point.high) == (one.variant.latency_low, one.variant.throughput_high)
+    assert point.label == "4, 1 × 1"
+    assert "of uncompressed, same configuration: faster" in point.hover
+    assert info.limit is None
+    assert info.selected is None
+
+
+def test_the_best_under_a_limit_is_marked() -> None:
+    choice = best_under(RUN, 60e6)
+    info = serving_info(RUN, 60e6, choice)
+    assert info.limit is not None
+    assert (info.limit.name, info.limit.x) == ("limit 60.0 ms", 60e6)
+    assert info.selected is not None
+    assert (info.selected.x, info.selected.y) == (choice.figures.latency_ns, choice.figures.throughput)
+    drawn = figure(info)
+    assert drawn.data[-1].name == "best under the limit"
+    assert drawn.data[-1].marker.color == LIGHT.colours["accent"]
+    (line,) = drawn.layout.shapes
+    assert (line.x0, line.x1) == pytest.approx((0.06, 0.06))
+    assert line.line.dash == "dash"
+    assert "limit 60.0 ms" in [note.text for note in drawn.layout.annotations]
+
+
+def test_where_nothing_is_in_time_the_limit_is_drawn_alone() -> None:
+    info = serving_info(RUN, 1_000, best_under(RUN, 1_000))
+    assert info.selected is None
+    assert info.limit is not None
+    assert info.x.span is not None
+    assert info.x.span[0] < 1_000
+
+
+def test_noise_fades_and_an_uncompressed_recipe_is_drawn_once() -> None:
+    noisy = serving_info(make_run(noisy=True))
+    assert all(point.noisy for line in noisy.series for point in line.points)
+    assert {line.name for line in serving_info(make_run(Recipe())).series} == {"uncompressed"}
+
+
+def test_gains_are_rows_with_the_baseline_at_one() -> None:
+    info = gains_info(RUN)
+    assert info.y.categories == ("1 · 1 · 1", "4 · 1 · 1", "4 · 2 · 2")
+    assert [point.x for point in info.series[0].points] == [1, 1]
+    assert [point.x for point in info.series[1].points] == [one.fair.ratio for one in comparisons(RUN)]
+    assert len(info.series[1].points) == len(GRID)
+
+
+def test_parts_add_up_to_the_call() -> None:
+    info = parts_info(COVERAGE)
+    assert info.parts == ("int8 kernels", "float32 kernels", "re-quantization, reorders", "everything else")
+    (_, before), (name, after) = info.rows
+    assert name.replace("\n", " ") == INT8.describe()
+    assert sum(one.value for one in before) == 100_000
+    assert sum(one.value for one in after) == 56_000
+    drawn = figure(info)
+    assert [bar.name for bar in drawn.data] == list(info.parts)
+    assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100e-6, 56e-6])
+    assert "int8 kernels, 30.0 µs, 53.6 %" in alternative(info)
+    assert len(parts_info(profile(layer("first", 60), made=Recipe())).rows) == 1
+
+
+def test_layers_stand_beside_what_they_took_before() -> None:
+    info = kernels_info(COVERAGE)
+    assert info.y.categories == ("input/fq_output_0", "first", "second")
+    rows = {line.name: [(point.y, point.x) for point in line.points] for line in info.series}
+    assert rows == {
+        "uncompressed": [(1, 60_000), (2, 39_000)],
+        "re-quantization, reorders": [(0, 6_000)],
+        "int8 kernels": [(1, 30_000)],
+        "float32 kernels": [(2, 19_000)],
+    }
+    small = kernels_info(profile(conversion(0.1), layer("first", 30, "u8"), between()))
+    assert small.y.categories == ("first",), "a conversion that hardly takes time is in the table"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    "info",
+    [
+        serving_info(RUN, 2e6, best_under(RUN, 2e6)),
+        serving_info(None),
+        gains_info(RUN),
+        gains_info(None),
+        parts_info(COVERAGE),
+        kernels_info(COVERAGE),
+    ],
+    ids=lambda info: info.title,
+)
+def test_every_chart_is_drawn_in_its_mode_and_told_in_words(info: object, dark: bool) -> None:
+    drawn = figure(info, dark=dark)
+    assert isinstance(drawn, go.Figure)
+    drawn.to_json()
+    theme = DARK if dark else LIGHT
+    assert drawn.layout.template.layout.font.color == theme.text
+    assert alternative(info).startswith(info.title)  # type: ignore[arg-type, attr-defined]
