@@ -25,6 +25,7 @@ from optimizer.recipe import (
     EFFORTS,
     GRANULARITIES,
     PATTERNS,
+    PRECISIONS,
     PRESETS,
     PRUNING,
     RANGES,
@@ -37,6 +38,7 @@ from optimizer.recipe import (
 )
 from optimizer.records import DataSpec, Request, Result, Settings
 from optimizer.store import Store
+from optimizer.theme import ENGINE_LABELS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,7 +288,7 @@ SCOPES = {"layer": "uniform", "global": "global"}
 RECIPE_OPTIONS = (
     *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "train"),
     *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
-    "range",
+    *("range", "precision"),
 )
 
 
@@ -328,6 +330,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             granularity=options.granularity or "channel",
             symmetric=options.symmetric or (symmetric and not options.asymmetric),
             range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
+            precision=options.precision or "f32",
         ),
         training_seconds=options.train or 0.0,
     )
@@ -528,7 +531,7 @@ def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True
     if recipe:
         _add_recipe_options(parser)
     timing = parser.add_argument_group("timing")
-    timing.add_argument("--engine", default="openvino", help="openvino (default) or torch")
+    timing.add_argument("--engine", default="openvino", help=", ".join(ENGINE_LABELS) + " (openvino)")
     if grid:
         timing.add_argument("--batches", type=_numbers(int), default=[1, 4, 16], metavar="B,B")
         timing.add_argument(
@@ -583,6 +586,9 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
     recipe.add_argument(
         "--range", help=f"{', '.join(RANGES)} (absmax; mse when rounding is compensated)", metavar="R"
+    )
+    recipe.add_argument(
+        "--precision", help=f"{', '.join(PRECISIONS)} (f32): what layers outside int8 compute in", metavar="P"
     )
 
 

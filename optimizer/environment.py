@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from optimizer import __version__
+from optimizer.errors import InputError
 from optimizer.records import Environment
 
 LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "numpy")
@@ -30,10 +31,12 @@ INSTRUCTION_SETS = {
     "avx512_fp16": "avx512_fp16",
     "amx_int8": "amx_int8",
     "amx_bf16": "amx_bf16",
+    "amx_fp16": "amx_fp16",
     # /proc/cpuinfo on Arm
     "neon": "neon",
     "asimd": "neon",
     "asimddp": "dotprod",
+    "asimdhp": "fp16",
     "i8mm": "i8mm",
     "bf16": "bf16",
     "sve": "sve",
@@ -42,6 +45,7 @@ INSTRUCTION_SETS = {
     "FEAT_DotProd": "dotprod",
     "FEAT_I8MM": "i8mm",
     "FEAT_BF16": "bf16",
+    "FEAT_FP16": "fp16",
 }
 """What systems call the instruction sets that decide how fast a network runs, and what we call them."""
 
@@ -50,6 +54,9 @@ ACCELERATES = {
     "bf16": ("avx512_bf16", "amx_bf16", "bf16"),
 }
 """Instruction sets of which one is needed for a precision to have kernels of its own."""
+
+COMPUTES = {"f32": (), "bf16": ACCELERATES["bf16"], "f16": ("avx512_fp16", "amx_fp16", "fp16")}
+"""For each precision that a recipe may ask for, the instruction sets of which one is needed."""
 
 
 @cache
@@ -96,6 +103,22 @@ def missing(machine: Environment) -> tuple[str, ...]:
     """Precisions that this CPU has no instructions for, so that they may run no faster: "int8", "bf16"."""
     known = set(machine.instruction_sets)
     return tuple(precision for precision, sets in ACCELERATES.items() if known.isdisjoint(sets))
+
+
+def precisions(machine: Environment) -> tuple[str, ...]:
+    """What the CPU can compute in: "f32", and "bf16" and "f16" where it has instructions for them."""
+    known = set(machine.instruction_sets)
+    return tuple(name for name, sets in COMPUTES.items() if not sets or not known.isdisjoint(sets))
+
+
+def check_precision(precision: str, machine: Environment) -> None:
+    """Raises InputError where the CPU has no instructions for a precision: emulated, it tells nothing."""
+    possible = precisions(machine)
+    if precision not in possible:
+        raise InputError(
+            f"precision {precision} needs {' or '.join(COMPUTES[precision])}, which this CPU has not "
+            f"({machine.cpu}): use {' or '.join(possible)}"
+        )
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from optimizer.data import Datasets, load_images
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
 from optimizer.engines.memory import measure_memory
-from optimizer.environment import environment, threads_available
+from optimizer.environment import check_precision, environment, threads_available
 from optimizer.errors import InputError, unknown
 from optimizer.folders import fingerprint
 from optimizer.keys import request_key
@@ -254,6 +254,7 @@ class Scored:
 def score(request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
     setting = Setting.of(request)
+    check_precision(request.recipe.quantize.precision, environment())
     report(None, "loading the model")
     if not card(request.model).ready:
         download(request.model, report)

@@ -320,7 +320,7 @@ _FIGURES = [
 COLUMNS = (
     "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "allocation", "pattern",
     "effort", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "symmetric",
-    "range", "overrides", "pruned_percent", "zeros_percent",
+    "range", "precision", "overrides", "pruned_percent", "zeros_percent",
     *_FIGURES,
     "correct", "total", "reference", "lost_images", "gained_images", "p_value", "baseline_accuracy_percent",
     "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
@@ -356,6 +356,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "granularity": recipe.quantize.granularity,
         "symmetric": recipe.quantize.symmetric,
         "range": recipe.quantize.range,
+        "precision": recipe.quantize.precision,
         "overrides": len(recipe.layers),
         "pruned_percent": summary.pruned_percent,
         "zeros_percent": summary.zeros_percent,

@@ -20,6 +20,8 @@ RANGES = ("absmax", "mse", "percentile")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 LONGEST_TRAINING_SECONDS = 24 * 3600
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 32)
+PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""What layers may compute in where they have no integer kernels, and what it is called."""
 
 
 def _one_of(kind: str, value: object, known: Iterable[object]) -> None:
@@ -129,6 +131,8 @@ class QuantizeSpec:
     ``average_bits`` in the place of ``weight_bits`` gives each layer the width that its measured effect
     deserves, 2 to 8, with so many bits a weight over the whole model. ``compensated`` lets the weights that
     are yet to be rounded make up for those that were, on calibration images.
+
+    ``precision`` is what the engine computes in, outside of integer kernels.
     """
 
     method: str = "nearest"
@@ -138,6 +142,7 @@ class QuantizeSpec:
     granularity: str = "channel"
     symmetric: bool = True
     range: str = "absmax"
+    precision: str = "f32"
 
     def __post_init__(self) -> None:
         _one_of("rounding", self.method, ROUNDING)
@@ -145,6 +150,7 @@ class QuantizeSpec:
         _one_of("activation bits", self.activation_bits, ACTIVATION_BITS)
         _one_of("granularity", self.granularity, GRANULARITIES)
         _one_of("range", self.range, RANGES)
+        _one_of("precision", self.precision, PRECISIONS)
         if self.average_bits is None:
             return
         if not 2 <= self.average_bits <= 8:
@@ -248,7 +254,8 @@ class Recipe:
         """Whether the recipe leaves the model as it is (the baseline's recipe)."""
         pruned = any(spec.active for spec in self.prune_specs)
         rounded = any(spec.integer or spec.weight_bits < 32 for spec in self.quantize_specs)
-        return not pruned and not rounded and self.quantize.activation_bits == 32
+        computed = self.quantize.activation_bits == 32 and self.quantize.precision == "f32"
+        return not pruned and not rounded and computed
 
     @property
     def trains(self) -> bool:
@@ -297,7 +304,9 @@ class Recipe:
             prune = replace(prune, snap=1)
         if not any(spec.integer for spec in self.quantize_specs):
             quantize = QuantizeSpec(
-                weight_bits=quantize.weight_bits, activation_bits=quantize.activation_bits
+                weight_bits=quantize.weight_bits,
+                activation_bits=quantize.activation_bits,
+                precision=quantize.precision,
             )
         training_seconds = self.training_seconds if self.trains else 0.0
         return replace(self, prune=prune, quantize=quantize, training_seconds=training_seconds)
@@ -455,6 +464,8 @@ def _describe_quantize(quantize: QuantizeSpec) -> list[str]:
             words[-1] += f" ({', '.join(filter(None, details))})"
     if quantize.activation_bits < 32:
         words.append(f"{quantize.activation_bits}-bit activations")
+    if quantize.precision != "f32":
+        words.append(f"computed in {PRECISIONS[quantize.precision]}")
     return words
 
 

@@ -11,7 +11,12 @@ from optimizer.recipe import WEIGHT_BITS
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
-ENGINE_LABELS = {"openvino": "OpenVINO", "onnxruntime": "ONNX Runtime", "torch": "torch eager"}
+ENGINE_LABELS = {
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "compile": "torch.compile",
+    "torch": "torch eager",
+}
 
 MARKERS = {
     "dense fp32": "circle",

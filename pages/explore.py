@@ -5,6 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from optimizer import charts
+from optimizer.environment import COMPUTES, environment, precisions
 from optimizer.executors import Job
 from optimizer.frame import summarise
 from optimizer.headline import headlines
@@ -15,6 +16,7 @@ from optimizer.recipe import (
     GRANULARITIES,
     LONGEST_TRAINING_SECONDS,
     PATTERNS,
+    PRECISIONS,
     PRESETS,
     ROUNDING,
     SNAPS,
@@ -140,6 +142,7 @@ def set_controls(recipe: Recipe) -> None:
         "bits": round(bits),
         "activations": quantize.activation_bits,
         "mixed": quantize.average_bits is not None,
+        "precision": quantize.precision,
     }
     if prune.active:
         values[f"{method}_allocation"] = prune.allocation
@@ -275,6 +278,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         **common.in_address(f"{rounding}_range"),
         format_func=RANGE_WORDS.__getitem__,
     )
+    precision = _precision()
     return (
         PruneSpec(
             "magnitude" if method == "threshold" else method,
@@ -283,9 +287,34 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             effort=effort,
             snap=snap,
         ),
-        QuantizeSpec(rounding, average_bits=8 if mixed else None, granularity=granularity, range=range_),
+        QuantizeSpec(
+            rounding,
+            average_bits=8 if mixed else None,
+            granularity=granularity,
+            range=range_,
+            precision=precision,
+        ),
         float(seconds),
     )
+
+
+def _precision() -> str:
+    """What layers compute in; only what this CPU has instructions for can be chosen."""
+    possible = precisions(environment())
+    st.markdown("**Kernels**")
+    chosen: str = st.segmented_control(
+        "Computed in",
+        possible,
+        default="f32",
+        required=True,
+        **common.in_address("precision"),
+        format_func=PRECISIONS.__getitem__,
+        help="What layers compute in where they have no int8 kernels. The baseline stays in float32.",
+    )
+    for name in PRECISIONS:
+        if name not in possible:
+            st.caption(f"Not on this CPU: {PRECISIONS[name]}, which needs {' or '.join(COMPUTES[name])}.")
+    return chosen
 
 
 def _symmetric(rounding: str, weight_bits: int) -> bool:

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from optimizer import keys
+from optimizer.environment import environment
 from optimizer.keys import request_key
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 
 PLAIN = Request("fashion-resnet")
@@ -34,6 +35,20 @@ def test_equal_requests_have_equal_keys() -> None:
 )
 def test_any_part_of_a_request_changes_its_key(other: Request) -> None:
     assert request_key(other) != request_key(PLAIN)
+
+
+def test_what_was_stored_before_precisions_is_still_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key that this request had then, all else held still."""
+    machine = replace(environment(), cpu="", instruction_sets=(), cores=1, governor=None, libraries={})
+    monkeypatch.setattr(keys, "environment", lambda: machine)
+    monkeypatch.setattr(keys, "__version__", "1")
+    monkeypatch.setattr(keys, "fingerprint", lambda data: "files")
+    monkeypatch.setattr(keys, "_weights", lambda model: "weights")
+    quantize = QuantizeSpec("compensated", weight_bits=4)
+    request = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), quantize, (Override("head.weight"),)))
+    assert request_key(request) == "5210b8805f8a8bbf98af"
+    other = replace(request, recipe=replace(request.recipe, quantize=replace(quantize, precision="bf16")))
+    assert request_key(other) != "5210b8805f8a8bbf98af"
 
 
 def test_an_image_that_is_added_changes_the_key(tmp_path: Path) -> None:

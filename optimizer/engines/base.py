@@ -43,6 +43,18 @@ def one_by_one(infer: Callable[[Array], Array]) -> Callable[[Array, int], Array]
     return run
 
 
+def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:
+    """Any number of images by a function that takes ``batch`` at a time: the last ones are filled up."""
+    parts = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        missing = batch - len(chunk)
+        if missing:
+            chunk = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), np.float32)])
+        parts.append(infer(chunk)[: batch - missing])
+    return np.concatenate(parts)
+
+
 @dataclass(frozen=True)
 class Runner:
     """A compiled model. ``infer`` is one timed call; ``score`` runs many images as fast as it can.

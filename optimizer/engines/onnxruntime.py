@@ -8,7 +8,6 @@ go. What really runs is read off the optimised graph.
 
 import re
 import tempfile
-from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.engines.base import Array, Build, Engine, Runner
+from optimizer.engines.base import Array, Build, Engine, Runner, in_batches
 from optimizer.engines.onnx_graph import Exported, Graph, export, graph_of, lacking
 from optimizer.engines.realised import simulated
 from optimizer.errors import WorkError
@@ -76,7 +75,9 @@ def build(
 
     return Runner(
         infer=infer,
-        score=_scorer(scoring, scoring_batch),
+        score=lambda images: in_batches(
+            lambda chunk: scoring.run(None, {"images": chunk})[0], images, scoring_batch
+        ),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=partial(_save, content, folded),
     )
@@ -109,22 +110,6 @@ def session_of(
     return onnxruntime.InferenceSession(
         model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
     )
-
-
-def _scorer(session: Any, batch: int) -> Callable[[Array], Array]:
-    """Images in batches; the last one is filled up and cut."""
-
-    def score(images: Array) -> Array:
-        parts = []
-        for start in range(0, len(images), batch):
-            chunk = images[start : start + batch]
-            missing = batch - len(chunk)
-            if missing:
-                chunk = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), np.float32)])
-            parts.append(session.run(None, {"images": chunk})[0][: batch - missing])
-        return np.concatenate(parts)
-
-    return score
 
 
 def _observed(

@@ -191,12 +191,14 @@ def build(
         _replace_weights(graph, prepared, compressed, as_codes=True)
 
     scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
-    scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads)
+    precision = compressed.recipe.quantize.precision
+    scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads, precision)
 
     @cache
     def timed() -> Any:
         """Compiled when it is first timed: configurations that share a measurement never are."""
-        return _compile(graph, [batch, *prepared.input_shape], "LATENCY", threads).create_infer_request()
+        shape = [batch, *prepared.input_shape]
+        return _compile(graph, shape, "LATENCY", threads, precision).create_infer_request()
 
     def infer(images: Array) -> Array:
         logits: Array = timed().infer([images], share_inputs=True)[0]
@@ -208,8 +210,8 @@ def build(
         score=_scorer(scoring, scoring_batch),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=lambda folder: _save(graph, Path(folder), threads),
-        profile=_profiler(graph, prepared, [batch, *prepared.input_shape], threads),
-        serve=partial(_serve, graph, prepared.input_shape),
+        profile=_profiler(graph, prepared, [batch, *prepared.input_shape], threads, precision),
+        serve=partial(_serve, graph, prepared.input_shape, precision),
     )
 
 
@@ -310,13 +312,21 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _compile(graph: Any, shape: list[int], hint: str, threads: int, **more: Any) -> Any:
+def _compile(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
     import openvino
 
     batched = graph.clone()
     batched.reshape(shape)
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-    return openvino.Core().compile_model(batched, "CPU", settings | more)
+    return openvino.Core().compile_model(batched, "CPU", _settings(hint, threads, precision) | more)
+
+
+def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
+    """Left alone, OpenVINO computes in bfloat16 where the CPU can."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+    }
 
 
 def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
@@ -354,13 +364,15 @@ def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
     return score
 
 
-def _serve(graph: Any, input_shape: tuple[int, ...], batch: int, threads: int, streams: int) -> Service:
+def _serve(
+    graph: Any, input_shape: tuple[int, ...], precision: str, batch: int, threads: int, streams: int
+) -> Service:
     """One stream answers as the timed call does; more take as many requests at once."""
     shape = [batch, *input_shape]
     if streams == 1:
-        request = _compile(graph, shape, "LATENCY", threads).create_infer_request()
+        request = _compile(graph, shape, "LATENCY", threads, precision).create_infer_request()
         return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))
-    compiled = _compile(graph, shape, "THROUGHPUT", threads, NUM_STREAMS=streams)
+    compiled = _compile(graph, shape, "THROUGHPUT", threads, precision, NUM_STREAMS=streams)
     waiting = [compiled.create_infer_request() for _ in range(streams)]
 
     def run(images: Array, requests: int) -> Array:
@@ -384,7 +396,7 @@ FIRST_CALLS = 3
 
 
 def _profiler(
-    graph: Any, prepared: Converted, shape: list[int], threads: int
+    graph: Any, prepared: Converted, shape: list[int], threads: int, precision: str
 ) -> Callable[[Array, int], tuple[KernelTime, ...]]:
     exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
     layers = {_call_site(name): layer for name, layer in exactly.items()}
@@ -404,7 +416,7 @@ def _profiler(
         return name, "conversion" if converts else "other", *how
 
     def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
-        compiled = _compile(graph, shape, "LATENCY", threads, PERF_COUNT=True)
+        compiled = _compile(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
         request = compiled.create_infer_request()
         for _ in range(FIRST_CALLS):
             request.infer([images], share_inputs=True)

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel, width_words
+from optimizer.compress import CompressedModel
 from optimizer.engines.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Runner, Service, one_by_one
+from optimizer.engines.realised import simulated
 from optimizer.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -23,6 +24,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
 SCORING_BATCH = 32
 SCOPE = "paretoscope "
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 FAKE_QUANTIZE = "aten::fake_quantize_per_tensor_affine"
 FACTORS = 3
 """What a layer multiplies comes first: one input, or an attention's query, key and value."""
@@ -39,7 +41,9 @@ class RoundActivations:
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rounded = (
-            torch.fake_quantize_per_tensor_affine(tensor, self.scale, self.zero_point, 0, self.last)
+            torch.fake_quantize_per_tensor_affine(
+                tensor.float(), self.scale, self.zero_point, 0, self.last
+            ).to(tensor.dtype)
             for tensor in inputs[:FACTORS]
         )
         return (*rounded, *inputs[FACTORS:])
@@ -79,16 +83,19 @@ def thread_count(threads: int) -> Iterator[None]:
 def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
-    bits = compressed.recipe.quantize.activation_bits
+    bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
+    dtype = DTYPES[precision]
     if bits <= 8:
         model = copy.deepcopy(model)
         for module, span in activation_ranges(model, calibration).items():
             module.register_forward_pre_hook(RoundActivations(*span, bits))
+    if precision != "f32":
+        model = copy.deepcopy(model).to(dtype)
 
     def infer(images: Array) -> Array:
         with torch.inference_mode():
-            logits: Tensor = model(torch.from_numpy(images))
-        return logits.numpy()
+            logits: Tensor = model(torch.from_numpy(images).to(dtype))
+        return logits.float().numpy()
 
     def score(images: Array) -> Array:
         with thread_count(threads):
@@ -98,10 +105,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(
-            tuple(LayerExecution(layer.name, "f32", "torch eager") for layer in walk(model)),
-            tuple(_simulated(compressed, model)),
-        ),
+        execution=Execution(_layers(compressed, model), tuple(_simulated(compressed, model))),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
         session=lambda: thread_count(threads),
         profile=partial(_profile, model, infer),
@@ -222,16 +226,17 @@ def _kernels(
     return {name: kernel for name, (_, kernel) in longest.items()}
 
 
+def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecution, ...]:
+    precision = compressed.recipe.quantize.precision
+    return tuple(LayerExecution(layer.name, precision, "torch eager") for layer in walk(model))
+
+
 def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
-    widths, bits = width_words(compressed.weights.values()), compressed.recipe.quantize.activation_bits
-    if widths:
-        yield f"{widths}: the values are exact, the kernels are float32"
-    if bits < 32:
-        yield f"{bits}-bit activations: rounded between float32 kernels, which takes time of its own"
-        if any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
-            yield (
-                f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
-            )
+    for words in simulated(compressed, _layers(compressed, model), int8=False):
+        yield words + (", which takes time of its own" if "activations" in words else "")
+    bits = compressed.recipe.quantize.activation_bits
+    if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
 
 
 ENGINE = Engine(

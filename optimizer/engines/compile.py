@@ -1,0 +1,228 @@
+"""torch.compile: kernels that inductor writes in C++ for one network, batch and thread count.
+
+Compiling takes seconds to a minute, and a recipe changes only values. So a network is exported once for each
+batch into a graph that takes its parameters as inputs, and one compiled function runs every recipe of it:
+nothing is compiled anew when the sliders move.
+"""
+
+import copy
+import logging
+import os
+import subprocess
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compress import CompressedModel
+from optimizer.engines.base import Array, Build, Engine, Runner, in_batches
+from optimizer.engines.realised import simulated
+from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, thread_count
+from optimizer.errors import WorkError
+from optimizer.layers import uses, walk
+from optimizer.records import Execution, LayerExecution
+from optimizer.resources import home
+
+SCORING_ELEMENTS = 320_000
+LARGEST_BATCH = 50
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+KERNEL = "inductor"
+TRIAL = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
+SCALE, ZERO_POINT = "paretoscope_scale", "paretoscope_zero_point"
+
+
+@cache
+def problem() -> str | None:
+    """Tried once a process: inductor needs a C++ compiler, OpenMP and Python's headers."""
+    from torch._inductor import cpp_builder
+
+    try:
+        compiler = cpp_builder.get_cpp_compiler()
+    except Exception:  # of inductor's own kind
+        return "there is no C++ compiler (install g++ or clang, or set CXX)"
+    headers = sysconfig.get_paths()["include"]
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        source = Path(folder) / "trial.cpp"
+        source.write_text(TRIAL)
+        command = [compiler, f"-I{headers}", "-fopenmp", "-c", str(source), "-o", f"{source}.o"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        return f"the C++ compiler {compiler} can't compile what inductor writes: {reason[:300]}"
+    return None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network, and the functions that were compiled of it so far."""
+
+    model: nn.Module
+    input_shape: tuple[int, int, int]
+    compiled: dict[tuple[int, int, int, str], "Compiled"] = field(default_factory=dict)
+
+    def function(self, batch: int, threads: int, bits: int, precision: str) -> "Compiled":
+        """Compiled when it is first wanted. Raises WorkError."""
+        key = batch, threads, bits, precision
+        if key not in self.compiled:
+            self.compiled[key] = compiled(self.model, (batch, *self.input_shape), threads, bits, precision)
+        return self.compiled[key]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A function of tensors, in the order of ``names`` (parameters and buffers by path), and last the images
+    ``[N, C, H, W]``; ``constants`` are those that the exporter made."""
+
+    function: Callable[..., tuple[Tensor, ...]]
+    names: tuple[str, ...]
+    constants: dict[str, Tensor]
+
+    def arguments(self, module: nn.Module) -> list[Tensor]:
+        """The values of ``module``, which is the network after a recipe."""
+        own = {
+            **dict(module.named_parameters(remove_duplicate=False)),
+            **dict(module.named_buffers(remove_duplicate=False)),
+        }
+        return [(own[name] if name in own else self.constants[name]).detach() for name in self.names]
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    os.environ.setdefault(CACHE_VARIABLE, str(home() / "inductor"))
+    return partial(build, Prepared(model, input_shape))
+
+
+def compiled(
+    model: nn.Module, shape: tuple[int, ...], threads: int, bits: int, precision: str = "f32"
+) -> Compiled:
+    """Compile for images of ``shape`` ``[N, C, H, W]``, layers' inputs rounded to ``bits`` below 32. Raises
+    WorkError."""
+    model = in_precision(rounding(model, bits) if bits < 32 else model, precision)
+    images = torch.zeros(shape, dtype=DTYPES[precision])
+    try:
+        with _quiet(), thread_count(threads):
+            # Kernels hold the thread count; one process compiles, and none is left behind.
+            from torch._inductor import config
+
+            with config.patch(compile_threads=1, freezing=False):
+                exported = torch.export.export(model, (images,))
+                names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
+                known: dict[str, Any] = {**exported.state_dict, **exported.constants}
+                constants = {name: known[name].detach() for name in names}
+                function = torch.compile(exported.graph_module, dynamic=False)
+                with torch.inference_mode():
+                    function(*constants.values(), images)
+    except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
+        reason = " ".join(str(error).split())[:300]
+        raise WorkError(
+            f"torch.compile can't compile this model: {reason}. Use engine torch for it."
+        ) from error
+    return Compiled(function, tuple(names), constants)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What dynamo and inductor say of their own workings is no concern of a user's."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def rounding(model: nn.Module, bits: int) -> nn.Module:
+    """A copy whose layers round their inputs, over grids in buffers of theirs: values, to be exchanged."""
+    copied = copy.deepcopy(model)
+    for module in {layer.module for layer in uses(copied)}:
+        module.register_buffer(SCALE, torch.ones(()))
+        module.register_buffer(ZERO_POINT, torch.zeros(()))
+        module.register_forward_pre_hook(partial(_round, 2**bits - 1))
+    return copied
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """A copy that computes in ``precision``; grids of activations stay in float32."""
+    if precision == "f32":
+        return model
+    copied = copy.deepcopy(model).to(DTYPES[precision])
+    for before, after in zip(model.modules(), copied.modules(), strict=True):
+        for name in (SCALE, ZERO_POINT):
+            if hasattr(before, name):
+                setattr(after, name, getattr(before, name))
+    return copied
+
+
+def _round(last: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """As torch's fake quantization does it, in operations that inductor makes one kernel of."""
+    scale, zero_point = getattr(module, SCALE), getattr(module, ZERO_POINT)
+    rounded = (
+        ((torch.clamp(torch.round(tensor * (1 / scale)) + zero_point, 0, last) - zero_point) * scale).to(
+            tensor.dtype
+        )
+        for tensor in inputs[:FACTORS]
+    )
+    return (*rounded, *inputs[FACTORS:])
+
+
+def _with_grids(module: nn.Module, calibration: Tensor, bits: int, threads: int) -> nn.Module:
+    """``module`` with the grids of its layers' inputs on the calibration images."""
+    with thread_count(threads):
+        ranges = activation_ranges(module, calibration)
+    order = [layer.module for layer in uses(module)]
+    copied = rounding(module, bits)
+    for before, layer in zip(order, uses(copied), strict=True):
+        grid = RoundActivations(*ranges[before], bits)
+        getattr(layer.module, SCALE).fill_(grid.scale)
+        getattr(layer.module, ZERO_POINT).fill_(grid.zero_point)
+    return copied
+
+
+def build(
+    prepared: Prepared, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+) -> Runner:
+    bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
+    module = compressed.module
+    if bits < 32:
+        module = _with_grids(module, calibration, bits, threads)
+    module = in_precision(module, precision)
+    scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+
+    @cache
+    def runs(size: int) -> Callable[[Array], Array]:
+        """Compiled when it is first wanted: configurations that share a measurement are never timed."""
+        made = prepared.function(size, threads, bits, precision)
+        function, arguments = made.function, made.arguments(module)
+
+        def run(images: Array) -> Array:
+            # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
+            given = torch.from_numpy(images).to(DTYPES[precision])
+            with torch.inference_mode():
+                return function(*arguments, given)[0].float().numpy()
+
+        return run
+
+    def score(images: Array) -> Array:
+        with thread_count(threads):
+            return in_batches(runs(scoring_batch), images, scoring_batch)
+
+    layers = tuple(LayerExecution(layer.name, precision, KERNEL) for layer in walk(module))
+    return Runner(
+        infer=lambda images: runs(batch)(images),
+        score=score,
+        execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        session=lambda: thread_count(threads),
+    )
+
+
+ENGINE = Engine(name="compile", label="torch.compile", problem=problem, prepare=prepare)
