@@ -11,9 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
+from scipy.stats import binom
 
 from optimizer.errors import InputError
-from optimizer.statistics import SAME, VERDICTS, LatencySummary, paired_drop, summarise_latency, wilson
+from optimizer.statistics import (
+    PERCENTILE_ROUNDS,
+    SAME,
+    VERDICTS,
+    LatencySummary,
+    median_interval,
+    median_ratio,
+    paired_drop,
+    percentile_bound,
+    summarise_latency,
+    wilson,
+)
 
 SIMULATIONS = {"proportions": 500, "latency": 150}
 # Three standard errors of a coverage of 95 % that is known from so many simulations: 2.9 and 5.3 points.
@@ -415,3 +427,70 @@ def test_samples_that_are_no_comparison_are_refused(
 ) -> None:
     with pytest.raises(InputError, match="latency samples"):
         summarise_latency(baseline, variant)
+
+
+# Coverage of every interval, to within two points: seeds are fixed, so nothing here is left to chance
+
+COVERED = pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize(("total", "share"), [(200, 0.9), (500, 0.87), (1000, 0.5), (10_000, 0.93)])
+def test_wilson_covers_95_percent(total: int, share: float) -> None:
+    """Exactly: the probability of every count whose interval holds the share."""
+    counts = range(*(int(end) for end in binom.ppf([1e-9, 1 - 1e-9], total, share)))
+    intervals = {count: wilson(count, total) for count in counts}
+    coverage = sum(
+        binom.pmf(count, total, share) for count, (low, high) in intervals.items() if low <= share <= high
+    )
+    assert coverage == COVERED
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.80, 0.06, 0.03, 0.11), (0.88, 0.02, 0.02, 0.08), (0.5, 0.2, 0.05, 0.25)]
+)
+def test_the_paired_interval_covers_95_percent(shares: tuple[float, ...]) -> None:
+    counts = np.random.default_rng(21).multinomial(500, shares, 2_000)
+    truth = 100 * (shares[1] - shares[2])
+    drops = [paired_drop(*outcomes(*one)) for one in counts]
+    assert np.mean([drop.low <= truth <= drop.high for drop in drops]) == COVERED
+
+
+@pytest.mark.parametrize("noise", [iid, skewed, drifting, correlated])
+def test_the_ratio_s_interval_covers_95_percent(noise: Noise) -> None:
+    """Both of them, variant against baseline and baseline against itself, from 130 rounds on."""
+    random = np.random.default_rng(22)
+    for of in (lambda one: np.log(one[2] / one[:2]).T, lambda one: np.log(one[:1] / one[1:2]).T):
+        found = [median_ratio(of(noise(random, 130))) for _ in range(800)]
+        assert np.mean([low <= 1 <= high for _, low, high in found]) == COVERED
+
+
+@pytest.mark.parametrize("rounds", [20, 40])
+def test_of_few_rounds_the_ratio_s_interval_errs_on_the_wide_side(rounds: int) -> None:
+    """With so few blocks it has to be wide, lest rounds that depend on each other make it too narrow."""
+    random = np.random.default_rng(23)
+    for noise, least, most in ((iid, 0.95, 0.99), (correlated, 0.90, 0.97)):
+        found = [
+            median_ratio(np.log(one[2] / one[:2]).T) for one in (noise(random, rounds) for _ in range(800))
+        ]
+        assert least <= np.mean([low <= 1 <= high for _, low, high in found]) <= most
+
+
+@pytest.mark.parametrize("samples", [20, 130, 662])
+def test_the_median_s_interval_covers_95_percent(samples: int) -> None:
+    random = np.random.default_rng(24)
+    found = [median_interval(random.exponential(size=samples)) for _ in range(1_500)]
+    assert np.mean([low <= np.log(2) <= high for _, low, high in found]) == COVERED
+
+
+def test_too_few_samples_for_an_interval_give_their_range() -> None:
+    assert median_interval([3, 1, 2]) == (2, 1, 3)
+
+
+@pytest.mark.parametrize(("share", "rounds"), PERCENTILE_ROUNDS.items())
+def test_percentile_bounds_hold_at_99_percent(share: float, rounds: int) -> None:
+    random = np.random.default_rng(25)
+    truth = -np.log(1 - share)
+    bounds = [percentile_bound(random.exponential(size=rounds), share) for _ in range(3_000)]
+    assert np.mean([bound is not None and bound >= truth for bound in bounds]) == pytest.approx(
+        0.99, abs=0.01
+    )
