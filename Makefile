@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+KERNELS := hatch_build.py optimizer/kernels/build.py optimizer/kernels/kernels.cpp
 
 .PHONY: dashboard test check format bench clean
 
@@ -25,12 +26,12 @@ bench: $(VENV)/installed-dev
 clean:
 	rm -rf $(VENV)
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/installed: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml
+$(VENV)/installed-dev: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,channels,imagenet,onnx]'
 	touch $@ $(VENV)/installed

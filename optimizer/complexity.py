@@ -6,7 +6,6 @@ What is recorded, and all that follows from it, is in :mod:`optimizer.scaling`, 
 import math
 import time
 import timeit
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimizer.engines.csr import to_csr
 from optimizer.engines.torch import thread_count
 from optimizer.environment import environment, stolen_share
 from optimizer.errors import InputError, UnavailableError
@@ -262,21 +262,6 @@ def remove_rows(weights: Sequence[Tensor], share: float) -> list[Tensor]:
         small.append(first[kept])
         small.extend(second[:, kept].contiguous() for second in partner)
     return small
-
-
-def to_csr(weight: Tensor) -> Tensor:
-    """``weight`` ``[rows, columns]`` without its zeros, with the 32-bit indices that MKL takes: 64-bit ones
-    would be converted in every call."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-        wide = weight.to_sparse_csr()
-        return torch.sparse_csr_tensor(
-            wide.crow_indices().int(),
-            wide.col_indices().int(),
-            wide.values(),
-            size=wide.shape,
-            check_invariants=True,
-        )
 
 
 # Timing

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optimizer import complexity
-from optimizer.complexity import Matrix, chain, columns_in, measure, remove, stack, stack_shapes, to_csr
+from optimizer.complexity import Matrix, chain, columns_in, measure, remove, stack, stack_shapes
+from optimizer.engines.csr import to_csr
 from optimizer.environment import threads_available
 from optimizer.errors import InputError
 from optimizer.models import SOURCES

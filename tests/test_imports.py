@@ -18,7 +18,7 @@ ORDER = (
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
     *("shelf", "curvature", "recover", "studies"),
-    *("engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
+    *("kernels", "engines", "accuracy", "size", "anatomy", "latency", "experiment", "complexity"),
     *("profiling", "throughput"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
     *("artifacts", "work", "cli"),

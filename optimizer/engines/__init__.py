@@ -1,12 +1,12 @@
 """What executes a model. One file an engine, and the dict that names them."""
 
-from optimizer.engines import compile, onnxruntime, openvino, torch
+from optimizer.engines import compile, onnxruntime, openvino, sparse, torch
 from optimizer.engines.base import Engine, Runner
 from optimizer.errors import UnavailableError, unknown
 
 ENGINES: dict[str, Engine] = {
     engine.name: engine
-    for engine in (openvino.ENGINE, onnxruntime.ENGINE, compile.ENGINE, torch.ENGINE)
+    for engine in (openvino.ENGINE, onnxruntime.ENGINE, sparse.ENGINE, compile.ENGINE, torch.ENGINE)
 }
 
 

@@ -1,0 +1,303 @@
+"""Kernels that skip zeros: time in proportion to the weights that survive.
+
+A layer with too few zeros takes the dense path; which one is the faster is measured when the network is
+built, layer by layer, in its place among the others. Operations that the kernels don't know run in torch, on
+the same memory. Everything is float32. Without kernels, torch's own sparse matrices are used.
+"""
+
+import copy
+import ctypes
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.node import map_arg
+
+from optimizer import kernels
+from optimizer.compress import CompressedModel
+from optimizer.engines import csr
+from optimizer.engines.base import Array, Build, Engine, Runner, Service, one_by_one
+from optimizer.engines.realised import simulated
+from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
+from optimizer.kernels import Kernels, Kind, Step
+from optimizer.kernels.plan import DENSE, TILES, Call, Choice, Item, Load, Plan, plan
+from optimizer.kernels.trace import Trace, trace
+from optimizer.layers import walk
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
+
+SCORING_ELEMENTS = 160_000
+LARGEST_BATCH = 64
+"""Images are scored in batches of about so many input values: one photograph, 64 thumbnails."""
+REPEATS = 7
+"""Runs of the whole network for each way that a layer may take; the shortest counts."""
+
+
+@dataclass(frozen=True)
+class Native:
+    """Steps that follow each other, as the library takes them."""
+
+    steps: Any  # a ctypes array of Step
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class InTorch:
+    """One operation of torch's."""
+
+    run: Callable[[], None]
+    item: Item
+
+
+class Network:
+    """A network for one batch, ready to run. What it reads and writes is its own: one call at a time."""
+
+    def __init__(
+        self, found: Trace, parameters: Mapping[str, Tensor], library: Kernels, threads: int
+    ) -> None:
+        self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
+        self.plan = plan(found, parameters, library)
+        self.tiles = fastest(self.plan, found, library, threads)
+        self.computed: dict[str, Any] = {}  # the input, and what torch made
+        self.waiting: list[Step] = []  # for the address of the input
+        self.actions = self.build_actions()
+        name = found.root(found.output)
+        value = self.plan.values.get(name)
+        self.logits = value.tensor().reshape(found.shapes[found.output]).numpy() if value else None
+        self.uses_torch = any(isinstance(action, InTorch) for action in self.actions)
+
+    def infer(self, images: Array) -> Array:
+        """``images`` ``[N, C, H, W]`` float32 to logits ``[N, K]``."""
+        with torch.inference_mode() if self.uses_torch else nullcontext():
+            self._point_to(images)
+            for action in self.actions:
+                if isinstance(action, Native):
+                    self.library.library.run(action.steps, len(action.steps), self.threads)
+                else:
+                    action.run()
+            return self._logits()
+
+    def profile(self, images: Array, calls: int) -> tuple[KernelTime, ...]:
+        """The median time of each step over ``calls`` calls."""
+        taken: dict[int, list[int]] = {}
+        self._point_to(images)
+        for _ in range(calls):
+            for action in self.actions:
+                if isinstance(action, Native):
+                    spent = self.time(action.steps, 1)
+                    for item, nanoseconds in zip(action.items, spent, strict=True):
+                        taken.setdefault(id(item), []).append(nanoseconds)
+                else:
+                    begun = time.perf_counter_ns()
+                    action.run()
+                    taken.setdefault(id(action.item), []).append(time.perf_counter_ns() - begun)
+        return tuple(self._row(item, round(np.median(taken[id(item)]))) for item in self.plan.items)
+
+    def kernel(self, item: Item) -> str:
+        """What runs an item. Sparse kernels name their work: two of one name take the same time."""
+        name = self.library.name
+        if isinstance(item.work, Step):
+            return f"{name} {Kind(item.work.kind).name.lower().replace('_', ' ')}"
+        if not isinstance(item.work, Choice):
+            return "torch"
+        if self.tiles[id(item)] == DENSE:
+            return f"{name} dense"
+        return f"{name} sparse, {item.work.kept:,} of {item.work.total:,} weights"
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """For each weight, by its path, what runs it."""
+        found: dict[str, str] = {}
+        for item in self.plan.items:
+            found |= dict.fromkeys(item.weights, self.kernel(item))
+            if len(item.weights) > 1:
+                found[item.weights[-1]] = f"{self.library.name} depthwise, fused"
+        return found
+
+    def _row(self, item: Item, nanoseconds: int) -> KernelTime:
+        copies = isinstance(item.work, Load) or (isinstance(item.work, Step) and item.work.kind == Kind.COPY)
+        role: Role = "layer" if item.weights else "conversion" if copies else "other"
+        return KernelTime(
+            " and ".join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)
+        )
+
+    def _point_to(self, images: Array) -> None:
+        self.images = np.ascontiguousarray(images, np.float32)  # kept: the steps read it
+        for step in self.waiting:
+            step.input = self.images.ctypes.data
+        if self.uses_torch:
+            self.computed[self.found.input] = torch.from_numpy(self.images)
+
+    def _logits(self) -> Array:
+        if self.logits is not None:
+            return self.logits.copy()
+        logits: Tensor = self.computed[self.found.root(self.found.output)]
+        return logits.numpy()
+
+    def time(self, steps: Any, repeats: int) -> list[int]:
+        """Nanoseconds of each step, the shortest of so many runs of all."""
+        shortest = (ctypes.c_int64 * len(steps))()
+        self.library.library.time_steps(steps, len(steps), self.threads, repeats, shortest)
+        return list(shortest)
+
+    def build_actions(self) -> list[Native | InTorch]:
+        actions: list[Native | InTorch] = []
+        from_input = {id(step) for step in self.plan.from_input}
+        for native, group in groupby(self.plan.items, lambda item: isinstance(item.work, (Step, Choice))):
+            if not native:
+                actions += [InTorch(self._torch(item), item) for item in group]
+                continue
+            items = tuple(group)
+            steps = [chosen(item, self.tiles.get(id(item), DENSE)) for item in items]
+            array = (Step * len(steps))(*steps)
+            self.waiting += [array[index] for index, step in enumerate(steps) if id(step) in from_input]
+            actions.append(Native(array, items))
+        return actions
+
+    def _value(self, name: str) -> Any:
+        """A constant, or a value of the network as torch sees it."""
+        if name in self.found.constants:
+            where = self.found.constants[name]
+            return self.parameters[where] if isinstance(where, str) else where
+        name = self.found.root(name)
+        return self.computed[name] if name in self.computed else self.plan.values[name].tensor()
+
+    def _torch(self, item: Item) -> Callable[[], None]:
+        if isinstance(item.work, Load):
+            name, target = item.work.name, item.work.value.tensor()
+
+            def load() -> None:
+                target.copy_(self._value(name))
+
+            return load
+        assert isinstance(item.work, Call)
+        op = item.work.op
+
+        def call() -> None:
+            arguments, named = map_arg((op.node.args, op.node.kwargs), lambda node: self._value(node.name))
+            result = op.node.target(*arguments, **named)  # type: ignore[operator]
+            if op.added and op.kind != "add":
+                result = result + self._value(op.added)
+            if op.low > -math.inf or op.high < math.inf:
+                result = result.clamp(op.low, op.high)
+            self.computed[op.output] = result
+
+        return call
+
+
+def chosen(item: Item, tile: int) -> Step:
+    """An item's step; of a choice that on ``tile``, or its first where there is none."""
+    if isinstance(item.work, Step):
+        return item.work
+    assert isinstance(item.work, Choice)
+    return item.work.ways.get(tile) or next(iter(item.work.ways.values()))
+
+
+def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict[int, int]:
+    """The tile that each choice, by its item's identity, is fastest with."""
+    native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
+    choices = {id(item): item.work for item in native if isinstance(item.work, Choice)}
+    taken: dict[int, dict[int, int]] = {item: {} for item in choices}
+    images = np.zeros(found.shapes[found.input], np.float32)
+    for step in planned.from_input:
+        step.input = images.ctypes.data
+    tried = (DENSE, *TILES) if any(len(choice.ways) > 1 for choice in choices.values()) else ()
+    for tile in tried:
+        steps = [chosen(item, tile) for item in native]
+        shortest = (ctypes.c_int64 * len(steps))()
+        library.library.time_steps((Step * len(steps))(*steps), len(steps), threads, REPEATS, shortest)
+        for item, nanoseconds in zip(native, shortest, strict=True):
+            if isinstance(item.work, Choice) and tile in item.work.ways:
+                taken[id(item)][tile] = nanoseconds
+    return {
+        item: min(choice.ways, key=lambda tile: taken[item].get(tile, 0)) for item, choice in choices.items()
+    }
+
+
+def problem() -> str | None:
+    """Runs everywhere: with torch's sparse matrices where there are no kernels."""
+    return None
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    """A network is traced once for each batch; recipes differ in the weights."""
+    traced = cache(lambda batch: trace(model, (batch, *input_shape)))
+
+    def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
+        missing = kernels.problem()
+        if missing:
+            return csr.build(compressed, calibration, threads, batch, missing)
+        return _build(compressed, calibration, threads, batch, traced)
+
+    return build
+
+
+def _build(
+    compressed: CompressedModel,
+    calibration: Tensor,
+    threads: int,
+    batch: int,
+    traced: Callable[[int], Trace],
+) -> Runner:
+    module, bits = compressed.module, compressed.recipe.quantize.activation_bits
+    if bits <= 8:
+        module = rounding = copy.deepcopy(module)
+        for layer, span in activation_ranges(module, calibration).items():
+            layer.register_forward_pre_hook(RoundActivations(*span, bits))
+        shape = tuple(calibration.shape[1:])
+        traced = cache(lambda batch: trace(rounding, (batch, *shape)))
+    parameters = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    library = kernels.kernels()
+    built = cache(lambda size: Network(traced(size), parameters, library, threads))
+    scoring = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
+
+    def infer(images: Array) -> Array:
+        return built(batch).infer(images)
+
+    def score(images: Array) -> Array:
+        with thread_count(threads):
+            return in_batches(built(scoring).infer, images, scoring)
+
+    def serve(batch: int, threads: int, streams: int) -> Service:
+        network = Network(traced(batch), parameters, library, threads)
+        return Service(one_by_one(network.infer), lambda: thread_count(threads))
+
+    names = {
+        id(value): built(batch).kernels[path]
+        for path, value in parameters.items()
+        if path in built(batch).kernels
+    }
+    layers = tuple(
+        LayerExecution(layer.name, "f32", names.get(id(layer.weight), "torch")) for layer in walk(module)
+    )
+    return Runner(
+        infer=infer,
+        score=score,
+        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        session=lambda: thread_count(threads),
+        profile=lambda images, calls: built(batch).profile(images, calls),
+        serve=serve,
+    )
+
+
+def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:
+    """The last batch is filled up and cut."""
+    parts = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        filling = np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)
+        parts.append(infer(np.concatenate([chunk, filling]) if len(filling) else chunk)[: len(chunk)])
+    return np.concatenate(parts)
+
+
+ENGINE = Engine(name="sparse", label="sparse kernels", problem=problem, prepare=prepare)

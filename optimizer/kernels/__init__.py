@@ -1,0 +1,99 @@
+"""The sparse engine's kernels, loaded for what this processor has. See ``kernels.cpp``."""
+
+import ctypes
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+
+from optimizer.environment import environment
+from optimizer.errors import UnavailableError
+from optimizer.kernels.build import REASON, Target, library, targets
+
+
+class Kind(IntEnum):
+    """What a step does. The order is that of ``kernels.cpp``."""
+
+    SPARSE = 0
+    DENSE = 1
+    SPARSE_VECTOR = 2
+    DENSE_VECTOR = 3
+    DEPTHWISE = 4
+    DEPTHWISE_ROWS = 5
+    COPY = 6
+    ADD = 7
+    MAX_POOL = 8
+    MEAN = 9
+
+
+POINTERS = (
+    "producer", "input", "other", "output", "bias", "weights", "taps", "starts", "order", "offsets", "mask",
+)  # fmt: skip
+COUNTS = (
+    "images", "height", "width", "input_image", "input_row", "input_column", "input_offset", "output_image",
+    "output_row", "output_column", "kernel", "step", "pad_top", "pad_left", "input_height", "input_width",
+    "border",
+)  # fmt: skip
+
+
+class Step(ctypes.Structure):
+    """One operation, as ``kernels.cpp`` declares it: pointers are addresses, strides count floats."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile")),
+        *((name, ctypes.c_int64) for name in ("input_stride", "output_stride")),
+        ("low", ctypes.c_float),
+        ("high", ctypes.c_float),
+        *((name, ctypes.c_int64) for name in COUNTS),
+    )
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The library of one instruction set: floats a vector, and rows that the dense path does at once."""
+
+    name: str
+    width: int
+    dense_rows: int
+    library: ctypes.CDLL
+
+
+def problem() -> str | None:
+    """Why there are no kernels here, or None."""
+    if REASON.exists():
+        return REASON.read_text()
+    if not targets() or not library(targets()[0]).exists():
+        return "the kernels were not built for this version (reinstall the package)"
+    if not usable():
+        return f"this processor has none of {', '.join(target.name for target in targets())}"
+    return None
+
+
+def kernels() -> Kernels:
+    """The best that this processor can run. Raises UnavailableError."""
+    reason = problem()
+    if reason:
+        raise UnavailableError(f"no sparse kernels: {reason}")
+    return load(usable()[0])
+
+
+@cache
+def load(target: Target) -> Kernels:
+    """A target's library."""
+    loaded = ctypes.CDLL(str(library(target)))
+    for name in ("vector_width", "dense_rows", "step_bytes"):
+        getattr(loaded, name).restype = ctypes.c_int64
+    steps = ctypes.POINTER(Step)
+    loaded.run.argtypes = (steps, ctypes.c_int64, ctypes.c_int64)
+    loaded.run.restype = None
+    loaded.time_steps.argtypes = (*loaded.run.argtypes, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
+    loaded.time_steps.restype = None
+    assert loaded.step_bytes() == ctypes.sizeof(Step)
+    return Kernels(target.name, loaded.vector_width(), loaded.dense_rows(), loaded)
+
+
+def usable() -> list[Target]:
+    """The instruction sets that this processor has, the fastest first."""
+    has = set(environment().instruction_sets)
+    return [target for target in targets() if has.issuperset(target.needs)]

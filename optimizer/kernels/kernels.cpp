@@ -1,0 +1,564 @@
+// The sparse engine's kernels: a network as a list of steps over planes of pixels.
+//
+// Activations are channel-major: channel c of a value begins at data + c * stride, and its pixels lie in rows
+// one after another, with a gap of zeros between two rows that serves as the padding of both. A tap of a
+// convolution is then one number, how far its input lies from its output, whatever the kernel's size:
+//
+//     out[row][p] = bias[row] + sum over taps of weight * in[offset + p]
+//
+// A row that keeps k of its weights costs k multiplications a pixel, and nothing is transposed or unrolled.
+// The same sum over every tap, with the offsets shared by all rows, is the dense path.
+//
+// Compiled once for each instruction set (WIDTH floats a vector); which one runs is decided at run time.
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifndef WIDTH
+#define WIDTH 4
+#endif
+
+namespace {
+
+typedef float vec __attribute__((vector_size(WIDTH * 4)));
+typedef int32_t lanes __attribute__((vector_size(WIDTH * 4)));
+typedef float unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+
+// The dense path's register tile: rows x vectors of accumulators, that many inputs, and a weight.
+#if WIDTH == 8
+constexpr int ROWS = 4;  // AVX2 has 16 registers, AVX-512 and NEON 32
+#else
+constexpr int ROWS = 8;
+#endif
+constexpr int DENSE_TILE = 3;
+
+inline vec load(const float *p) { return *reinterpret_cast<const unaligned *>(p); }
+inline void store(float *p, vec value) { *reinterpret_cast<unaligned *>(p) = value; }
+inline vec splat(float value) { return vec{} + value; }
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+inline vec smaller(vec a, vec b) { return a < b ? a : b; }
+
+// The first, third, ... of 2 * WIDTH floats.
+inline vec every_second(const float *p) {
+  lanes picked;
+  for (int k = 0; k < WIDTH; k++) picked[k] = 2 * k;
+  return __builtin_shuffle(load(p), load(p + WIDTH), picked);
+}
+
+struct Tap {
+  float weight;
+  int32_t offset;
+};
+
+typedef float four __attribute__((vector_size(16)));
+
+// Taps of a row for a single pixel: four at a time, filled up with weights of 0.
+struct Taps {
+  float weights[4];
+  int32_t offsets[4];
+};
+
+}  // namespace
+
+extern "C" {
+
+enum Kind : int64_t {
+  SPARSE, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN
+};
+
+// One operation. optimizer/kernels/__init__.py declares the same fields in the same order.
+struct Step {
+  int64_t kind;
+  const Step *producer;  // depthwise: what computes its input, a few channels at a time, or null
+  const float *input;
+  const float *other;   // what is added to the output, or null
+  float *output;
+  const float *bias;
+  const float *weights;    // dense: [rows / ROWS][taps][ROWS]; depthwise: [rows][taps]
+  const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row
+  const int32_t *starts;   // sparse: where those of the i-th row begin, one more than rows
+  const int32_t *order;    // sparse: the rows, those with the most taps first
+  const int32_t *offsets;  // dense and depthwise: offset of each tap
+  const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
+  int64_t rows, taps_count, vectors, tile;
+  int64_t input_stride, output_stride;
+  float low, high;
+  // Windows and copies: output[c][n][y][x], up to the counts.
+  int64_t images, height, width;                              // of the output, as far as it is written
+  int64_t input_image, input_row, input_column, input_offset; // steps in the input
+  int64_t output_image, output_row, output_column;            // steps in the output
+  int64_t kernel, step, pad_top, pad_left, input_height, input_width;
+  int64_t border;  // floats of zeros before a plane of the input
+};
+
+}  // extern "C"
+
+namespace {
+
+// Where rows of a step go: to its output, or the i-th of them to the i-th plane of a scratch memory.
+struct Target {
+  float *scratch;
+  int64_t begin;
+
+  float *of(const Step &s, int64_t i, int64_t row) const {
+    return scratch ? scratch + (i - begin) * s.output_stride : s.output + row * s.output_stride;
+  }
+};
+
+// Adds, clips, and puts zeros into the gaps.
+template <int V>
+inline void finish(const Step &s, float *out, int64_t row, int64_t first, vec *sums) {
+  out += first * WIDTH;
+  const float *other = s.other ? s.other + row * s.output_stride + first * WIDTH : nullptr;
+  const vec low = splat(s.low), high = splat(s.high);
+  for (int v = 0; v < V; v++) {
+    if (other) sums[v] += load(other + v * WIDTH);
+    sums[v] = smaller(larger(sums[v], low), high);
+    if (s.mask) {
+      lanes kept;
+      std::memcpy(&kept, s.mask + (first + v) * WIDTH, sizeof kept);
+      sums[v] = reinterpret_cast<vec>(reinterpret_cast<lanes>(sums[v]) & kept);
+    }
+    store(out + v * WIDTH, sums[v]);
+  }
+}
+
+// V vectors of pixels, rows [begin, end) in their order: one broadcast and V multiply-adds a surviving tap.
+template <int V>
+void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  const float *input = s.input + first * WIDTH;
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t row = s.order[i];
+    vec sums[V];
+    for (int v = 0; v < V; v++) sums[v] = splat(s.bias[row]);
+    const Tap *taps = static_cast<const Tap *>(s.taps), *stop = taps + s.starts[i + 1];
+    for (const Tap *tap = taps + s.starts[i]; tap < stop; tap++) {
+      const float *x = input + tap->offset;
+      const vec weight = splat(tap->weight);
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
+    }
+    finish<V>(s, target.of(s, i, row), row, first, sums);
+  }
+}
+
+// ROWS rows at once: each input is loaded once for all of them.
+template <int V>
+void dense_tile(const Step &s, int64_t block, int64_t first, const Target &target) {
+  const float *input = s.input + first * WIDTH;
+  const float *weights = s.weights + block * ROWS * s.taps_count;
+  vec sums[ROWS][V];
+  for (int r = 0; r < ROWS; r++)
+    for (int v = 0; v < V; v++) sums[r][v] = splat(s.bias[block * ROWS + r]);
+  for (int64_t t = 0; t < s.taps_count; t++) {
+    const float *x = input + s.offsets[t];
+    vec values[V];
+#pragma GCC unroll 4
+    for (int v = 0; v < V; v++) values[v] = load(x + v * WIDTH);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      const vec weight = splat(weights[t * ROWS + r]);
+#pragma GCC unroll 4
+      for (int v = 0; v < V; v++) sums[r][v] += weight * values[v];
+    }
+  }
+  for (int r = 0; r < ROWS && block * ROWS + r < s.rows; r++) {
+    const int64_t row = block * ROWS + r;
+    finish<V>(s, target.of(s, row, row), row, first, sums[r]);
+  }
+}
+
+// A row is one channel, and its taps look at that channel alone.
+template <int V>
+void depthwise_tile(const Step &s, const float *input, int64_t row, int64_t first) {
+  const float *weights = s.weights + row * s.taps_count;
+  vec sums[V];
+  for (int v = 0; v < V; v++) sums[v] = splat(s.bias[row]);
+  for (int64_t t = 0; t < s.taps_count; t++) {
+    const float *x = input + first * WIDTH + s.offsets[t];
+    const vec weight = splat(weights[t]);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
+  }
+  finish<V>(s, s.output + row * s.output_stride, row, first, sums);
+}
+
+void depthwise(const Step &s, const float *input, int64_t row) {
+  constexpr int V = 4;
+  int64_t first = 0;
+  for (; first + V <= s.vectors; first += V) depthwise_tile<V>(s, input, row, first);
+  for (; first < s.vectors; first++) depthwise_tile<1>(s, input, row, first);
+}
+
+// R rows of a K x K window's outputs at once: each input is loaded once for all the rows that it belongs to.
+template <int K, int STRIDE, int R>
+void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, int64_t y) {
+  const float *weights = s.weights + row * K * K;
+  const vec low = splat(s.low), high = splat(s.high), bias = splat(s.bias[row]);
+  const float *corner = image + (y * STRIDE - s.pad_top) * s.input_row - s.pad_left;
+  for (int64_t x = 0; x < s.width; x += WIDTH) {
+    vec sums[R];
+    for (int r = 0; r < R; r++) sums[r] = bias;
+#pragma GCC unroll 5
+    for (int k = 0; k < K; k++) {
+      vec taps[K];
+      for (int j = 0; j < K; j++) taps[j] = splat(weights[j * K + k]);
+      const float *in = corner + x * STRIDE + k;
+#pragma GCC unroll 32
+      for (int i = 0; i < (R - 1) * STRIDE + K; i++, in += s.input_row) {
+        const vec value = STRIDE == 1 ? load(in) : every_second(in);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++)
+          if (i >= r * STRIDE && i < r * STRIDE + K) sums[r] += taps[i - r * STRIDE] * value;
+      }
+    }
+    lanes place;
+    for (int k = 0; k < WIDTH; k++) place[k] = k;
+    const lanes inside = place < static_cast<int32_t>(std::min<int64_t>(s.width - x, WIDTH));
+    for (int r = 0; r < R; r++) {
+      float *to = out + (y + r) * s.output_row + x;
+      store(to, inside ? smaller(larger(sums[r], low), high) : load(to));  // what is beside the row stays
+    }
+  }
+}
+
+template <int K, int STRIDE, int R>
+void depthwise_plane(const Step &s, const float *input, int64_t row) {
+  for (int64_t n = 0; n < s.images; n++) {
+    const float *image = input + n * s.input_image;
+    float *out = s.output + row * s.output_stride + n * s.output_image;
+    int64_t y = 0;
+    for (; y + R <= s.height; y += R) depthwise_rows<K, STRIDE, R>(s, image, out, row, y);
+    for (; y < s.height; y++) depthwise_rows<K, STRIDE, 1>(s, image, out, row, y);
+  }
+}
+
+void depthwise_channel(const Step &s, const float *input, int64_t row) {
+  using Plane = void (*)(const Step &, const float *, int64_t);
+  static constexpr Plane planes[2][2][2] = {  // by kernel, stride, and whether sevens fit the height
+      {{depthwise_plane<3, 1, 4>, depthwise_plane<3, 1, 7>}, {depthwise_plane<3, 2, 4>, depthwise_plane<3, 2, 7>}},
+      {{depthwise_plane<5, 1, 4>, depthwise_plane<5, 1, 7>}, {depthwise_plane<5, 2, 4>, depthwise_plane<5, 2, 7>}},
+  };
+  if (s.kind == DEPTHWISE) return depthwise(s, input, row);
+  planes[s.kernel == 5][s.step == 2][s.height % 7 == 0](s, input, row);
+}
+
+template <int V>
+void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  if (s.kind == SPARSE) return sparse_tile<V>(s, begin, end, first, target);
+  if constexpr (V <= DENSE_TILE)
+    for (int64_t block = begin / ROWS; block * ROWS < end; block++) dense_tile<V>(s, block, first, target);
+}
+
+// `count` vectors from `first`: whole tiles, then what is left in one smaller tile.
+void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count, const Target &target) {
+  const int64_t widest = s.kind == DENSE ? DENSE_TILE : s.tile;
+  while (count > 0) {
+    const int64_t width = std::min(count, widest);
+    switch (width) {
+      case 1: tile_of<1>(s, begin, end, first, target); break;
+      case 2: tile_of<2>(s, begin, end, first, target); break;
+      case 3: tile_of<3>(s, begin, end, first, target); break;
+      case 4: tile_of<4>(s, begin, end, first, target); break;
+      case 5: tile_of<5>(s, begin, end, first, target); break;
+      case 6: tile_of<6>(s, begin, end, first, target); break;
+      case 7: tile_of<7>(s, begin, end, first, target); break;
+      default: tile_of<8>(s, begin, end, first, target);
+    }
+    first += width;
+    count -= width;
+  }
+}
+
+// Channels that a fused step computes at a time: what stays in a second-level cache beside its input.
+int64_t fused_rows(const Step &producer) {
+  constexpr int64_t FLOATS = 32768;
+  return std::max<int64_t>(FLOATS / producer.output_stride / ROWS, 1) * ROWS;
+}
+
+// Channels [begin, end) of a depthwise convolution. With a producer, a few channels of its output at a time are
+// computed into scratch memory and read from there while they are in the cache.
+void channels(const Step &s, int64_t begin, int64_t end) {
+  if (!s.producer) {
+    for (int64_t row = begin; row < end; row++)
+      depthwise_channel(s, s.input + row * s.input_stride, row);
+    return;
+  }
+  const Step &producer = *s.producer;
+  const int64_t plane = producer.output_stride, border = s.border;
+  const int64_t together = fused_rows(producer);
+  thread_local std::vector<float> memory;
+  const size_t needed = together * plane + 2 * border + 8 * WIDTH + 16;
+  if (memory.size() < needed) memory.resize(needed);
+  float *scratch = memory.data() + border;
+  scratch += (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64 / sizeof(float);
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t last = std::min(end, first + together);
+    const int64_t pixels = producer.vectors * WIDTH;
+    std::fill_n(scratch - border, border, 0.0f);
+    for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
+    tiles(producer, first, last, 0, producer.vectors, Target{scratch, first});
+    for (int64_t i = first; i < last; i++)
+      depthwise_channel(s, scratch + (i - first) * plane, producer.kind == SPARSE ? producer.order[i] : i);
+  }
+}
+
+// One pixel: a row is a dot product. Two chains of sums, so that an addition need not wait for the one before.
+void sparse_vector(const Step &s, int64_t begin, int64_t end) {
+  const auto product = [&](const Taps &taps) {
+    const int32_t *at = taps.offsets;
+    const four inputs = {s.input[at[0]], s.input[at[1]], s.input[at[2]], s.input[at[3]]};
+    four weights;
+    std::memcpy(&weights, taps.weights, sizeof weights);
+    return weights * inputs;
+  };
+  for (int64_t i = begin; i < end; i++) {
+    const int64_t row = s.order[i];
+    const Taps *taps = static_cast<const Taps *>(s.taps) + s.starts[i];
+    const Taps *stop = static_cast<const Taps *>(s.taps) + s.starts[i + 1];
+    four even{}, odd{};
+    for (; taps + 1 < stop; taps += 2) {
+      even += product(taps[0]);
+      odd += product(taps[1]);
+    }
+    if (taps < stop) even += product(*taps);
+    even += odd;
+    const float sum = (even[0] + even[1]) + (even[2] + even[3]) + s.bias[row] + (s.other ? s.other[row] : 0);
+    s.output[row] = std::min(std::max(sum, s.low), s.high);
+  }
+}
+
+// One input, every weight: a block of rows side by side, as wide as the dense path's tile is tall.
+void dense_vector(const Step &s, int64_t begin, int64_t end) {
+  constexpr int BLOCK = 4 * WIDTH;
+  for (int64_t first = begin; first < end; first += BLOCK) {
+    const float *weights = s.weights + first * s.taps_count;
+    vec sums[4] = {};
+    for (int64_t t = 0; t < s.taps_count; t++, weights += BLOCK) {
+      const vec value = splat(s.input[s.offsets[t]]);
+#pragma GCC unroll 4
+      for (int k = 0; k < 4; k++) sums[k] += value * load(weights + k * WIDTH);
+    }
+    float results[BLOCK];
+    std::memcpy(results, sums, sizeof results);
+    for (int64_t row = first; row < std::min(end, first + BLOCK); row++) {
+      const float sum = results[row - first] + s.bias[row] + (s.other ? s.other[row] : 0);
+      s.output[row] = std::min(std::max(sum, s.low), s.high);
+    }
+  }
+}
+
+void copy(const Step &s, int64_t begin, int64_t end) {
+  for (int64_t c = begin; c < end; c++)
+    for (int64_t n = 0; n < s.images; n++)
+      for (int64_t y = 0; y < s.height; y++) {
+        const float *in = s.input + c * s.input_stride + n * s.input_image + y * s.input_row + s.input_offset;
+        float *out = s.output + c * s.output_stride + n * s.output_image + y * s.output_row;
+        if (s.input_column == 1 && s.output_column == 1) {
+          std::memcpy(out, in, s.width * sizeof(float));
+        } else {
+          int64_t x = 0;
+          if (s.input_column == 2 && s.output_column == 1)
+            for (; x + WIDTH < s.width; x += WIDTH) store(out + x, every_second(in + 2 * x));
+          for (; x < s.width; x++) out[x * s.output_column] = in[x * s.input_column];
+        }
+      }
+}
+
+void add(const Step &s, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; row++)
+    for (int64_t v = 0; v < s.vectors; v++) {
+      vec sum = load(s.input + row * s.input_stride + v * WIDTH);
+      finish<1>(s, s.output + row * s.output_stride, row, v, &sum);
+    }
+}
+
+// The largest of kernel x kernel inputs, those outside the image left out: down the columns, then along.
+void max_pool(const Step &s, int64_t begin, int64_t end) {
+  const float least = -std::numeric_limits<float>::infinity();
+  std::vector<float> column(s.input_width + 2 * s.kernel, least);
+  float *largest = column.data() + s.kernel;
+  for (int64_t c = begin; c < end; c++)
+    for (int64_t n = 0; n < s.images; n++)
+      for (int64_t y = 0; y < s.height; y++) {
+        const float *image = s.input + c * s.input_stride + n * s.input_image;
+        const int64_t top = y * s.step - s.pad_top;
+        std::fill_n(largest, s.input_width, least);
+        for (int64_t row = std::max<int64_t>(top, 0); row < std::min(top + s.kernel, s.input_height); row++) {
+          const float *in = image + row * s.input_row;
+          for (int64_t x = 0; x < s.input_width; x++) largest[x] = std::max(largest[x], in[x]);
+        }
+        float *out = s.output + c * s.output_stride + n * s.output_image + y * s.output_row;
+        for (int64_t x = 0; x < s.width; x++) {
+          const float *in = largest + x * s.step - s.pad_left;
+          float most = in[0];
+          for (int64_t k = 1; k < s.kernel; k++) most = std::max(most, in[k]);
+          out[x] = std::min(std::max(most, s.low), s.high);
+        }
+      }
+}
+
+// Gaps hold zeros, so an image is summed in one go.
+void mean(const Step &s, int64_t begin, int64_t end) {
+  const int64_t count = s.input_height * s.input_row;
+  for (int64_t c = begin; c < end; c++)
+    for (int64_t n = 0; n < s.images; n++) {
+      const float *in = s.input + c * s.input_stride + n * s.input_image;
+      vec sums{};
+      int64_t i = 0;
+      for (; i + WIDTH <= count; i += WIDTH) sums += load(in + i);
+      float sum = 0;
+      for (int k = 0; k < WIDTH; k++) sum += sums[k];
+      for (; i < count; i++) sum += in[i];
+      s.output[c * s.output_stride + n * s.output_image] = sum / (s.input_height * s.input_width);
+    }
+}
+
+// Rows [begin, end) of a step, and where it has pixels in vectors, `count` of them from `first`.
+void part(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
+  switch (s.kind) {
+    case SPARSE_VECTOR: return sparse_vector(s, begin, end);
+    case DENSE_VECTOR: return dense_vector(s, begin, end);
+    case COPY: return copy(s, begin, end);
+    case ADD: return add(s, begin, end);
+    case MAX_POOL: return max_pool(s, begin, end);
+    case MEAN: return mean(s, begin, end);
+    case DEPTHWISE:
+    case DEPTHWISE_ROWS: return channels(s, begin, end);
+    default: return tiles(s, begin, end, first, count, Target{nullptr, 0});
+  }
+}
+
+// Threads that wait a little for the next step before they sleep: steps follow each other within microseconds.
+class Team {
+ public:
+  // Every part of a step, over `threads` threads, the caller among them.
+  template <typename Work>
+  void share(int64_t threads, int64_t parts, const Work &work) {
+    while (static_cast<int64_t>(helpers_.size()) < threads - 1)
+      helpers_.emplace_back([this, index = helpers_.size()] { help(index); });
+    run_ = [](const void *of, int64_t index) { (*static_cast<const Work *>(of))(index); };
+    work_ = &work;
+    parts_ = parts;
+    next_.store(0, std::memory_order_relaxed);
+    working_.store(threads - 1, std::memory_order_relaxed);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      call_.store((call_.load(std::memory_order_relaxed) / MOST + 1) * MOST + threads - 1);
+    }
+    wake_.notify_all();
+    take();
+    while (working_.load(std::memory_order_acquire) > 0) pause();
+  }
+
+ private:
+  static constexpr int PATIENCE = 20000;
+  static constexpr uint64_t MOST = 1024;
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+  }
+
+  void take() {
+    for (int64_t index; (index = next_.fetch_add(1, std::memory_order_relaxed)) < parts_;) run_(work_, index);
+  }
+
+  void help(uint64_t index) {
+    uint64_t seen = 0;
+    for (;;) {
+      for (int i = 0; i < PATIENCE && call_.load(std::memory_order_acquire) == seen; i++) pause();
+      if (call_.load(std::memory_order_acquire) == seen) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return call_.load(std::memory_order_acquire) != seen; });
+      }
+      seen = call_.load(std::memory_order_acquire);
+      if (index < seen % MOST) {
+        take();
+        working_.fetch_sub(1, std::memory_order_release);
+      }
+    }
+  }
+
+  std::vector<std::thread> helpers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::atomic<uint64_t> call_{0};  // how many there were, times MOST, plus how many helpers the last one wants
+  std::atomic<int64_t> next_{0}, working_{0};
+  int64_t parts_ = 0;
+  void (*run_)(const void *, int64_t) = nullptr;
+  const void *work_ = nullptr;
+};
+
+// Rows that share the work out evenly: by their taps where they differ, in multiples of what goes together.
+int64_t boundary(const Step &s, int64_t part, int64_t parts) {
+  if (part == parts) return s.rows;
+  if (s.kind == SPARSE || s.kind == SPARSE_VECTOR) {
+    const int64_t taps = s.starts[s.rows] * part / parts;
+    return std::lower_bound(s.starts, s.starts + s.rows, taps) - s.starts;
+  }
+  const int64_t together = s.kind == DENSE || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
+  return std::min(s.rows, s.rows * part / parts / together * together);
+}
+
+void run_step(Team &team, const Step &s, int64_t threads) {
+  if (threads == 1) return part(s, 0, s.rows, 0, s.vectors);
+  const bool pixels = s.kind == SPARSE || s.kind == DENSE;
+  const int64_t wanted = 4 * threads, widest = s.kind == DENSE ? DENSE_TILE : s.tile;
+  const int64_t columns = pixels ? std::min(wanted, (s.vectors + widest - 1) / widest) : 1;
+  const int64_t rows = std::min((wanted + columns - 1) / columns, s.rows);
+  const int64_t width = pixels ? ((s.vectors + columns - 1) / columns + widest - 1) / widest * widest : s.vectors;
+  team.share(threads, columns * rows, [&](int64_t index) {
+    const int64_t first = index % columns * width, row = index / columns;
+    const int64_t count = std::min(width, s.vectors - first);
+    if (count > 0 || !pixels) part(s, boundary(s, row, rows), boundary(s, row + 1, rows), first, count);
+  });
+}
+
+std::mutex turn;
+
+Team &team() {
+  static Team *only = new Team;  // never destroyed: its threads run until the process ends
+  return *only;
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t vector_width() { return WIDTH; }
+int64_t dense_rows() { return ROWS; }
+int64_t step_bytes() { return sizeof(Step); }
+
+// The steps in their order. One network at a time: they share the threads.
+void run(const Step *steps, int64_t count, int64_t threads) {
+  std::lock_guard<std::mutex> lock(turn);
+  for (int64_t i = 0; i < count; i++) run_step(team(), steps[i], threads);
+}
+
+// The shortest of `repeats` runs of every step, in nanoseconds, each step among the others as it will be.
+void time_steps(const Step *steps, int64_t count, int64_t threads, int64_t repeats, int64_t *shortest_ns) {
+  std::lock_guard<std::mutex> lock(turn);
+  std::fill_n(shortest_ns, count, std::numeric_limits<int64_t>::max());
+  for (int64_t repeat = 0; repeat < repeats; repeat++)
+    for (int64_t i = 0; i < count; i++) {
+      const auto before = std::chrono::steady_clock::now();
+      run_step(team(), steps[i], threads);
+      const auto taken = std::chrono::steady_clock::now() - before;
+      shortest_ns[i] = std::min<int64_t>(
+          shortest_ns[i], std::chrono::duration_cast<std::chrono::nanoseconds>(taken).count());
+    }
+}
+
+}  // extern "C"

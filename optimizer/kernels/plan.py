@@ -1,0 +1,618 @@
+"""Where the values of a traced network lie in memory, and the steps that compute them.
+
+A value is channel-major: ``[C]`` planes, each with all images' rows one after another. Values of one
+resolution share a :class:`Layout`, so that a convolution with stride 1, an addition and a clip run over
+pixels in a row. A gap of zeros behind each row, as wide as the widest window needs, is the padding of its end
+and of the next row's beginning. Other strides first split their input into its phases: every second pixel of
+every second row, four times, has the resolution of the output.
+"""
+
+import ctypes
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optimizer.kernels import Kernels, Kind, Step
+from optimizer.kernels.trace import Op, Trace, fits, taps
+
+SLACK = 256
+"""Floats behind the last plane: a tile may read that far."""
+TILES = (8, 6, 4, 3, 2)
+DENSE = 0
+"""The tile of the dense path, among those that are tried."""
+ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
+"""Shares of weights that survive at which only one path is worth a try."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Planes of one resolution: ``images`` of ``height`` x ``width`` pixels with a gap of ``gap`` pixels."""
+
+    images: int
+    height: int
+    width: int
+    gap: int
+    lanes: int
+
+    @property
+    def row(self) -> int:
+        """Floats from one row to the next."""
+        return self.width + self.gap
+
+    @property
+    def image(self) -> int:
+        """Floats from one image to the next."""
+        return (self.height + self.gap) * self.row
+
+    @property
+    def span(self) -> int:
+        """Floats from the first pixel to behind the last."""
+        return (self.images - 1) * self.image + (self.height - 1) * self.row + self.width
+
+    @property
+    def single(self) -> bool:
+        """One pixel in all: features in a row."""
+        return self.span == 1
+
+    @property
+    def border(self) -> int:
+        """Floats of zeros before the first pixel, and as many behind the last."""
+        return -(-self.gap * (self.row + 1) // 16) * 16
+
+    @property
+    def vectors(self) -> int:
+        return -(-self.span // self.lanes)
+
+    @property
+    def plane(self) -> int:
+        """Floats from one channel to the next, whose borders are one. An odd number of cache lines, so that
+        channels do not compete for the same place in the cache."""
+        if self.single:
+            return 1
+        lines = -(-(self.vectors * self.lanes + self.border) // 16)
+        return 16 * (lines | 1)
+
+    def mask(self) -> np.ndarray | None:
+        """int32 ``[vectors * lanes]``: -1 for a pixel, 0 for a gap; None without gaps."""
+        if not self.gap:
+            return None
+        position = np.arange(self.vectors * self.lanes)
+        inside = position % self.image
+        pixel = (inside // self.row < self.height) & (inside % self.row < self.width) & (position < self.span)
+        return np.where(pixel, -1, 0).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Value:
+    """``channels`` planes in a buffer, read as a tensor of ``shape``."""
+
+    layout: Layout
+    channels: int
+    buffer: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def address(self) -> int:
+        """Of the first pixel of the first channel."""
+        return self.buffer.data_ptr() + 4 * self.layout.border
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Floats from one to the next along each axis of ``shape``."""
+        layout = self.layout
+        if len(self.shape) == 3:
+            return (self.shape[1], 1, layout.plane)
+        if len(self.shape) == 2 or self.shape[2:] == (1, 1):
+            return (1, layout.plane, 1, 1)[: len(self.shape)]
+        return (layout.image, layout.plane, layout.row, 1)
+
+    def tensor(self) -> Tensor:
+        """The same memory as torch sees it, ``[N, C, H, W]``, ``[N, T, D]`` or ``[N, F]``."""
+        return torch.as_strided(self.buffer, self.shape, self.strides, self.layout.border)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Memory of images ``[N, C, H, W]`` by address, and the floats from one to the next along each axis."""
+
+    address: int
+    strides: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+def by_rows(op: Op, lanes: int) -> bool:
+    """Whether a depthwise convolution has a kernel that goes by rows of its output. Short rows would leave
+    most of a vector idle, and are better taken as pixels in a row."""
+    return (
+        op.kind == "depthwise"
+        and op.window is not None
+        and op.window.kernel in ((3, 3), (5, 5))
+        and (op.window.stride == 2 or (op.window.stride == 1 and op.shape[3] * 4 >= lanes * 3))
+    )
+
+
+def gaps(trace: Trace, lanes: int) -> dict[tuple[int, ...], int]:
+    """For each resolution the widest padding that a convolution needs there."""
+    widest: dict[tuple[int, ...], int] = {}
+    for op in trace.ops:
+        if op.kind not in ("convolution", "depthwise") or op.window is None:
+            continue
+        before = trace.shapes[op.inputs[0]]
+        if not fits(op, before):
+            continue
+        if by_rows(op, lanes):
+            window, resolution = op.window, before[2:]
+            ends = [
+                (out - 1) * window.stride + window.kernel[0] - first - size
+                for out, first, size in zip(op.shape[2:], (window.top, window.left), resolution, strict=True)
+            ]
+            reach = max(window.top, window.left, *ends)
+        else:
+            resolution = op.shape[2:]
+            reach = max(max(abs(tap.down), abs(tap.right)) for tap in taps(op.window))
+        widest[resolution] = max(reach, widest.get(resolution, 0))
+    return widest
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer's ways to be computed, by tile, of which the fastest is to be found; how many of its weights
+    are ``kept``, of ``total``."""
+
+    ways: Mapping[int, Step]
+    kept: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """An operation that torch runs."""
+
+    op: Op
+
+
+@dataclass(frozen=True)
+class Load:
+    """What torch computed, copied to where the kernels read it."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to do. ``weights`` are the paths of the layers' weights that it multiplies with, if any."""
+
+    name: str
+    work: Step | Choice | Call | Load
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do in order, where the values are, the steps that read the network's input, whose address is to
+    be filled in, and the memory that all this points into."""
+
+    items: tuple[Item, ...]
+    values: Mapping[str, Value]
+    from_input: tuple[Step, ...]
+    memory: tuple[object, ...]
+
+
+def plan(trace: Trace, parameters: Mapping[str, Tensor], kernels: Kernels) -> Plan:
+    """Places and steps for the operations of ``trace`` with the weights ``parameters``, by path."""
+    planner = _Planner(trace, parameters, kernels)
+    for index, op in enumerate(trace.ops):
+        planner.add(op)
+        planner.release(index)
+    return Plan(tuple(planner.items), planner.placed, tuple(planner.from_input), tuple(planner.memory))
+
+
+class _Planner:
+    """The values that are there at one point of the network, and what was built so far."""
+
+    def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kernels: Kernels) -> None:
+        self.trace = trace
+        self.parameters = parameters
+        self.kernels = kernels
+        self.gaps = gaps(trace, kernels.width)
+        self.items: list[Item] = []
+        self.memory: list[object] = []
+        self.values: dict[str, Value] = {}  # those whose buffers are in use
+        self.placed: dict[str, Value] = {}
+        self.native = {
+            op.output for op in trace.ops if op.kind != "torch" and fits(op, trace.shapes[op.inputs[0]])
+        }
+        self.fused = self._fused()
+        self.reads = self._last_reads()
+        self.free: dict[Layout, list[Tensor]] = {}
+        self.masks: dict[Layout, np.ndarray | None] = {}
+        self.from_input: list[Step] = []
+
+    def _fused(self) -> dict[str, str]:
+        """Depthwise convolutions whose input is computed for them alone, and that input: a few channels at a
+        time, it never leaves the cache."""
+        users: dict[str, list[Op]] = {}
+        for op in self.trace.ops:
+            for name in map(self.trace.root, op.reads):
+                users.setdefault(name, []).append(op)
+        makers = {op.output: op for op in self.trace.ops if op.kind == "convolution"}
+        return {
+            op.output: name
+            for op in self.trace.ops
+            if op.kind == "depthwise" and op.output in self.native
+            if (name := self.trace.root(op.inputs[0])) in makers and name in self.native
+            if len(users[name]) == 1 and name != self.trace.root(self.trace.output)
+            if op.window is not None and (op.window.stride == 1 or by_rows(op, self.kernels.width))
+        }
+
+    def _last_reads(self) -> dict[str, float]:
+        """The index of the operation that reads a value last. Never, where torch may hold a view of it."""
+        last: dict[str, float] = {}
+        later = {producer: op for op, producer in self.fused.items()}
+        places = {op.output: index for index, op in enumerate(self.trace.ops)}
+        for op in self.trace.ops:
+            index = places[later.get(op.output, op.output)]
+            for name in map(self.trace.root, op.reads):
+                outside = op.kind != "same" and op.output not in self.native
+                last[name] = math.inf if outside else max(last.get(name, 0), index)
+        return {**last, self.trace.root(self.trace.output): math.inf}
+
+    def release(self, index: int) -> None:
+        for name in [name for name, value in self.values.items() if self.reads.get(name, index) <= index]:
+            value = self.values.pop(name)
+            self.free.setdefault(value.layout, []).append(value.buffer)
+
+    def _layout(self, shape: tuple[int, ...]) -> Layout:
+        lanes = self.kernels.width
+        if len(shape) == 4 and shape[2:] != (1, 1):
+            return Layout(shape[0], *shape[2:], self.gaps.get(shape[2:], 0), lanes)
+        pixels = shape[0] * shape[1] if len(shape) == 3 else shape[0]
+        return Layout(1, 1, pixels, 0, lanes)
+
+    def _value(self, layout: Layout, channels: int, shape: tuple[int, ...], used_again: bool = True) -> Value:
+        """In the smallest free buffer that is large enough, or a new one of zeros: gaps stay zero, since
+        nothing but zeros is ever written there. Not ``used_again``: always a new one."""
+        size = channels * layout.plane + SLACK + layout.border
+        free = self.free.get(layout, []) if used_again else []
+        fitting = sorted((buffer for buffer in free if len(buffer) >= size), key=len)
+        if fitting:
+            self.free[layout] = [buffer for buffer in self.free[layout] if buffer is not fitting[0]]
+        buffer = fitting[0] if fitting else torch.zeros(size)
+        self.memory.append(buffer)
+        return Value(layout, channels, buffer, shape)
+
+    def _output(self, op: Op) -> Value:
+        channels = op.shape[2] if len(op.shape) == 3 else op.shape[1]
+        value = self._value(self._layout(op.shape), channels, op.shape)
+        self.values[op.output] = self.placed[op.output] = value
+        return value
+
+    def _planes(self, name: str) -> Value:
+        """The value for kernels to read, brought from torch or from the images where it isn't theirs."""
+        name = self.trace.root(name)
+        if name not in self.values:
+            shape = self.trace.shapes[name]
+            channels = shape[2] if len(shape) == 3 else shape[1]
+            value = self._value(self._layout(shape), channels, shape)
+            if name == self.trace.input and len(shape) == 4:
+                self._copy(self._images(), value, shape)
+            else:
+                self._emit(name, Load(name, value))
+            self.values[name] = self.placed[name] = value
+        return self.values[name]
+
+    def _images(self) -> Source:
+        """The network's input, whose address is only known when it runs."""
+        shape = self.trace.shapes[self.trace.input]
+        _, channels, height, width = shape
+        return Source(0, (channels * height * width, height * width, width, 1), shape)
+
+    def _source(self, name: str) -> Source:
+        """To copy from, without bringing the images into planes first."""
+        if self.trace.root(name) == self.trace.input and self.trace.root(name) not in self.values:
+            return self._images()
+        value = self._planes(name)
+        return Source(value.address, value.strides, value.shape)
+
+    def _copy(
+        self,
+        source: Source,
+        value: Value,
+        counts: tuple[int, ...],
+        begin: tuple[int, int] = (0, 0),
+        every: int = 1,
+        into: tuple[int, int, int, int] | None = None,
+        first: int = 0,
+    ) -> None:
+        """``counts`` ``[N, C, H, W]`` elements of ``source``, beginning at pixel ``begin`` and ``every`` so
+        many, to float ``first`` of ``value`` with the strides ``into``."""
+        images, channels, height, width = counts
+        image, plane, row, column = into or value.strides
+        offset = begin[0] * source.strides[2] + begin[1] * source.strides[3]
+        step = Step(
+            kind=Kind.COPY,
+            input=source.address or None,
+            output=value.address + 4 * first,
+            rows=channels,
+            images=images,
+            height=height,
+            width=width,
+            input_stride=source.strides[1],
+            input_image=source.strides[0],
+            input_row=every * source.strides[2],
+            input_column=every * source.strides[3],
+            input_offset=offset,
+            output_stride=plane,
+            output_image=image,
+            output_row=row,
+            output_column=column,
+        )
+        if not source.address:
+            self.from_input.append(step)
+        self._emit("copy", step)
+
+    def _emit(self, name: str, work: Step | Choice | Call | Load, *weights: str) -> None:
+        self.items.append(Item(name, work, tuple(self._path(weight) for weight in weights)))
+
+    def _path(self, name: str) -> str:
+        """Of a parameter in the module; the name in the trace for a constant."""
+        where = self.trace.constants[name]
+        return where if isinstance(where, str) else name
+
+    def add(self, op: Op) -> None:
+        if op.kind == "same" or op.output in self.fused.values():
+            return
+        if op.output not in self.native:
+            self._emit(op.output, Call(op), *([op.weight] if op.weight else []))
+            return
+        added = self._planes(op.added) if op.added else None
+        {
+            "convolution": self._convolution,
+            "depthwise": self._depthwise,
+            "linear": self._linear,
+            "add": self._elementwise,
+            "clip": self._elementwise,
+            "max pool": self._max_pool,
+            "mean": self._mean,
+            "flatten": self._flatten,
+        }[op.kind](op, added)
+
+    def _memory(self, array: np.ndarray) -> int:
+        """The address of an array that lives as long as the plan."""
+        array = np.ascontiguousarray(array)
+        self.memory.append(array)
+        return int(array.ctypes.data)
+
+    def _mask(self, layout: Layout) -> int | None:
+        if layout not in self.masks:
+            self.masks[layout] = layout.mask()
+        mask = self.masks[layout]
+        return None if mask is None else self._memory(mask)
+
+    def _step(self, op: Op, layout: Layout, output: Value | None, added: Value | None, rows: int) -> Step:
+        """What all steps over pixels in a row have in common."""
+        return Step(
+            other=added.address if added else None,
+            output=output.address if output else None,
+            output_stride=layout.plane,
+            mask=self._mask(layout),
+            rows=rows,
+            vectors=layout.vectors,
+            tile=TILES[0],
+            low=op.low,
+            high=op.high,
+        )
+
+    def _phases(self, op: Op) -> tuple[Value, int, np.ndarray]:
+        """What a convolution reads, the planes of one channel there, and each tap's offset in floats."""
+        assert op.window is not None
+        positions, stride = taps(op.window), op.window.stride
+        if stride == 1:
+            value, phases = self._planes(op.inputs[0]), [(0, 0)]
+        else:
+            phases = sorted({tap.phase for tap in positions})
+            source = self._source(op.inputs[0])
+            images, channels, height, width = source.shape
+            layout = self._layout(op.shape)
+            planes = (images, channels * len(phases), *op.shape[2:])
+            full = all(size % stride == 0 for size in (height, width))  # or some pixels of a phase stay zero
+            value = self._value(layout, planes[1], planes, used_again=full)
+            into = (layout.image, layout.plane * len(phases), layout.row, 1)
+            for index, (down, right) in enumerate(phases):
+                rows = min(op.shape[2], -(-(height - down) // stride))
+                columns = min(op.shape[3], -(-(width - right) // stride))
+                counts = (images, channels, rows, columns)
+                self._copy(source, value, counts, (down, right), stride, into, index * layout.plane)
+            if full:
+                self.values[f"{op.output} phases"] = value  # free again after this operation
+        layout = value.layout
+        offsets = [
+            phases.index(tap.phase) * layout.plane + tap.down * layout.row + tap.right for tap in positions
+        ]
+        return value, len(phases), np.array(offsets, np.int64)
+
+    def _parameter(self, name: str) -> Tensor:
+        """The tensor of a placeholder of the trace."""
+        where = self.trace.constants[name]
+        return (self.parameters[where] if isinstance(where, str) else where).detach()
+
+    def _convolution(self, op: Op, added: Value | None) -> None:
+        source, phases, offsets = self._phases(op)
+        output = self._output(op)
+        self._emit(op.output, self._matrix(op, source, phases, offsets, output, added), op.weight)
+
+    def _matrix(
+        self,
+        op: Op,
+        source: Value,
+        phases: int,
+        offsets: np.ndarray,
+        output: Value | None,
+        added: Value | None,
+    ) -> Choice:
+        """A convolution as a matrix over the taps of all channels."""
+        weight = self._parameter(op.weight).float()
+        step = self._step(op, self._layout(op.shape), output, added, len(weight))
+        step.input = source.address
+        planes = np.arange(weight.shape[1]) * phases * source.layout.plane
+        return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel())
+
+    def _depthwise(self, op: Op, added: Value | None) -> None:
+        assert op.window is not None
+        rows = by_rows(op, self.kernels.width)
+        maker = next((one for one in self.trace.ops if one.output == self.fused.get(op.output)), None)
+        producer = None
+        if maker is not None:
+            before = self._planes(maker.added) if maker.added else None
+            producer = self._matrix(maker, *self._phases(maker), None, before)
+            layout, phases = self._layout(maker.shape), 1
+            offsets = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
+            source = None
+        elif rows:
+            source = self._planes(op.inputs[0])
+            layout, phases, offsets = source.layout, 1, np.zeros(0)
+        else:
+            source, phases, offsets = self._phases(op)
+            layout = source.layout
+        output = self._output(op)
+        weight = self._parameter(op.weight).float()
+        step = self._step(op, output.layout, output, added, len(weight))
+        step.kind = Kind.DEPTHWISE_ROWS if rows else Kind.DEPTHWISE
+        step.input = source.address if source else None
+        step.input_stride, step.border = phases * layout.plane, layout.border
+        step.weights = self._memory(weight.reshape(len(weight), -1).numpy())
+        step.taps_count, step.offsets = len(offsets), self._memory(offsets.astype(np.int32))
+        step.bias = self._memory(self._bias(op, len(weight)))
+        step.images, _, step.height, step.width = op.shape
+        step.input_image, step.input_row = layout.image, layout.row
+        step.output_image, step.output_row = output.layout.image, output.layout.row
+        step.kernel, step.step = op.window.kernel[0], op.window.stride
+        step.pad_top, step.pad_left = op.window.top, op.window.left
+        if producer is None or maker is None:
+            self._emit(op.output, step, op.weight)
+            return
+        ways = {}
+        for tile, way in producer.ways.items():
+            ways[tile] = copy_of(step)
+            ways[tile].producer = ctypes.addressof(way)
+            self.memory.append(way)
+        both = Choice(ways, producer.kept, producer.total)
+        self._emit(op.output, both, maker.weight, op.weight)
+
+    def _linear(self, op: Op, added: Value | None) -> None:
+        source = self._planes(op.inputs[0])
+        output = self._output(op)
+        weight = self._parameter(op.weight).float()
+        step = self._step(op, output.layout, output, added, len(weight))
+        step.input = source.address
+        offsets = np.arange(weight.shape[1]) * source.layout.plane
+        self._emit(op.output, self._choice(op, step, weight.numpy(), offsets), op.weight)
+
+    def _bias(self, op: Op, rows: int) -> np.ndarray:
+        """float32, zeros behind the last row as far as a dense block may read."""
+        bias = np.zeros(rows + 4 * self.kernels.width + self.kernels.dense_rows, np.float32)
+        if op.bias:
+            bias[:rows] = self._parameter(op.bias).float().numpy()
+        return bias
+
+    def _choice(self, op: Op, step: Step, weight: np.ndarray, offsets: np.ndarray) -> Choice:
+        """A matrix ``[rows, taps]`` over pixels, in every way that may be the fastest."""
+        rows, kept = len(weight), int(np.count_nonzero(weight))
+        density = kept / weight.size
+        single = self._layout(op.shape).single
+        step.bias, step.taps_count = self._memory(self._bias(op, rows)), weight.shape[1]
+        ways: dict[int, Step] = {}
+        if density > ALWAYS_SPARSE:
+            dense = copy_of(step)
+            dense.kind = Kind.DENSE_VECTOR if single else Kind.DENSE
+            together = 4 * self.kernels.width if single else self.kernels.dense_rows
+            blocks = np.zeros((-(-rows // together) * together, weight.shape[1]), np.float32)
+            blocks[:rows] = weight
+            packed = blocks.reshape(-1, together, weight.shape[1]).transpose(0, 2, 1)
+            dense.weights = self._memory(packed)
+            dense.offsets = self._memory(offsets.astype(np.int32))
+            ways[DENSE] = dense
+        if density < NEVER_SPARSE:
+            order = np.argsort(-np.count_nonzero(weight, axis=1), kind="stable")
+            step.kind = Kind.SPARSE_VECTOR if single else Kind.SPARSE
+            surviving, starts = (fours if single else survivors)(weight[order], offsets)
+            step.taps, step.starts = self._memory(surviving), self._memory(starts)
+            step.order = self._memory(order.astype(np.int32))
+            for tile in TILES[:1] if single else TILES:
+                way = copy_of(step)
+                way.tile = tile
+                ways[tile] = way
+        return Choice(ways, kept, weight.size)
+
+    def _elementwise(self, op: Op, added: Value | None) -> None:
+        source = self._planes(op.inputs[0])
+        output = self._output(op)
+        step = self._step(op, output.layout, output, added, source.channels)
+        step.kind, step.input, step.input_stride = Kind.ADD, source.address, source.layout.plane
+        self._emit(op.output, step)
+
+    def _max_pool(self, op: Op, added: Value | None) -> None:
+        source = self._planes(op.inputs[0])
+        output = self._output(op)
+        assert op.window is not None
+        step = self._step(op, output.layout, output, None, source.channels)
+        step.kind, step.input, step.input_stride = Kind.MAX_POOL, source.address, source.layout.plane
+        step.images, _, step.height, step.width = op.shape
+        step.input_image, step.input_row = source.layout.image, source.layout.row
+        step.output_image, step.output_row = output.strides[0], output.layout.row
+        step.kernel, step.step = op.window.kernel[0], op.window.stride
+        step.pad_top, step.pad_left = op.window.top, op.window.left
+        step.input_height, step.input_width = source.shape[2:]
+        self._emit(op.output, step)
+
+    def _mean(self, op: Op, added: Value | None) -> None:
+        source = self._planes(op.inputs[0])
+        output = self._output(op)
+        step = self._step(op, output.layout, output, None, source.channels)
+        step.kind, step.input, step.input_stride = Kind.MEAN, source.address, source.layout.plane
+        step.images, step.output_image = op.shape[0], output.strides[0]
+        step.input_image, step.input_row = source.layout.image, source.layout.row
+        step.input_height, step.input_width = source.shape[2:]
+        self._emit(op.output, step)
+
+    def _flatten(self, op: Op, added: Value | None) -> None:
+        source = self._source(op.inputs[0])
+        output = self._output(op)
+        _, _, height, width = source.shape
+        plane = output.layout.plane
+        into = (1, height * width * plane, width * plane, plane)
+        self._copy(source, output, source.shape, into=into)
+
+
+def copy_of(step: Step) -> Step:
+    """A step of its own, with the same pointers."""
+    return Step.from_buffer_copy(step)
+
+
+def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weights ``[rows, taps]`` that are not 0, each with its offset, and where each row begins."""
+    rows, places = np.nonzero(weight)
+    taps = np.empty(len(rows), [("weight", np.float32), ("offset", np.int32)])
+    taps["weight"], taps["offset"] = weight[rows, places], offsets[places]
+    return taps, _starts(np.bincount(rows, minlength=len(weight)))
+
+
+def fours(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same in groups of four, each row's last filled up with weights of 0."""
+    rows, places = np.nonzero(weight)
+    counts = np.bincount(rows, minlength=len(weight))
+    starts = _starts(-(-counts // 4))
+    position = np.arange(len(rows)) - _starts(counts)[rows] + 4 * starts[rows]
+    taps = np.zeros(int(starts[-1]), [("weights", np.float32, 4), ("offsets", np.int32, 4)])
+    taps["weights"][position // 4, position % 4] = weight[rows, places]
+    taps["offsets"][position // 4, position % 4] = offsets[places]
+    return taps, starts
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

@@ -1,0 +1,270 @@
+"""The sparse kernels against torch: every instruction set, path, tile, stride and thread count."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from optimizer import kernels
+from optimizer.compress import compress
+from optimizer.engines import csr, sparse
+from optimizer.engines.sparse import Network
+from optimizer.kernels.build import targets
+from optimizer.kernels.plan import DENSE, TILES, Choice, Layout
+from optimizer.kernels.trace import trace
+from optimizer.recipe import PruneSpec, Recipe
+
+LIBRARIES = [kernels.load(target) for target in targets() if target in kernels.usable()]
+
+
+def test_this_machine_has_kernels() -> None:
+    """The tests below would pass without any."""
+    assert kernels.problem() is None
+    assert LIBRARIES
+
+
+@pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
+def library(request: pytest.FixtureRequest) -> kernels.Kernels:
+    return request.param
+
+
+def thinned(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
+    """Some weights of every layer are zero."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        if parameter.dim() > 1:
+            parameter *= torch.rand_like(parameter) > share
+    return model.eval()
+
+
+def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: int = 1) -> Network:
+    """A network of the kernels gives what torch does, on every way through it."""
+    expected = model(images)
+    found = trace(model, images.shape)
+    parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    network = Network(found, parameters, library, threads)
+    for tile in (None, DENSE, *TILES):
+        if tile is not None:
+            ways = {id(item): item.work.ways for item in network.plan.items if isinstance(item.work, Choice)}
+            network.tiles = {
+                item: tile if tile in steps else next(iter(steps)) for item, steps in ways.items()
+            }
+            network.waiting.clear()
+            network.actions = network.build_actions()
+        for _ in range(2):  # what the first left in memory must not show in the second
+            got = torch.from_numpy(network.infer(images.numpy()))
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max() + 1))
+    return network
+
+
+SIZES = st.integers(1, 40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 9),
+    outputs=st.integers(1, 20),
+    kernel=st.sampled_from([1, 2, 3, 5, 7]),
+    stride=st.sampled_from([1, 2, 3]),
+    padding=st.integers(0, 3),
+    height=st.integers(7, 34),
+    width=st.integers(7, 34),
+    batch=st.integers(1, 3),
+    share=st.sampled_from([0.0, 0.4, 0.8, 1.0]),
+    bias=st.booleans(),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_a_convolution_is_torchs(
+    library: kernels.Kernels,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    height: int,
+    width: int,
+    batch: int,
+    share: float,
+    bias: bool,
+) -> None:
+    layers = nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), nn.ReLU())
+    agree(thinned(layers, share), torch.randn(batch, inputs, height, width), library)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 12),
+    kernel=st.sampled_from([3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    size=st.integers(4, 34),
+    batch=st.integers(1, 2),
+    expanded=st.booleans(),
+    uneven=st.booleans(),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_a_depthwise_convolution_is_torchs(
+    library: kernels.Kernels,
+    channels: int,
+    kernel: int,
+    stride: int,
+    size: int,
+    batch: int,
+    expanded: bool,
+    uneven: bool,
+) -> None:
+    """Alone, or fused with the convolution before it; padded on all sides, or at the end alone."""
+    padding = 0 if uneven else kernel // 2
+    layers = nn.Sequential(
+        nn.Conv2d(3, channels, 1) if expanded else nn.Conv2d(3, channels, 3, padding=1),
+        nn.ReLU6(),
+        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        if uneven
+        else nn.Identity(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels),
+        nn.ReLU6(),
+        nn.Conv2d(channels, 5, 1),
+    )
+    agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    inputs=st.integers(1, 150),
+    outputs=st.integers(1, 150),
+    batch=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.5, 0.9]),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_linear_layers_are_torchs(
+    library: kernels.Kernels, inputs: int, outputs: int, batch: int, share: float
+) -> None:
+    layers = nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, 7, bias=False)
+    )
+    agree(thinned(layers, share), torch.randn(batch, 1, 1, inputs), library)
+
+
+class Residual(nn.Module):
+    """Sums before and after a clip, a pool, a mean, a layer on features, and torch's own between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 7, 2, 3)
+        self.first = nn.Conv2d(16, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 32, 3, 2, 1)
+        self.shortcut = nn.Conv2d(16, 32, 1, 2)
+        self.gate = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = nn.functional.max_pool2d(self.stem(images).relu(), 3, 2, 1)
+        values = (values + self.first(values)).clamp(-1, 2)
+        values = (self.shortcut(values) + self.second(values)).relu()
+        gate = torch.sigmoid(self.gate(values.mean((2, 3), keepdim=True)))
+        values = nn.functional.silu(values * gate) + values
+        return self.head(values.mean((2, 3)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [29, 64])
+def test_a_whole_network_is_torchs(library: kernels.Kernels, threads: int, batch: int, size: int) -> None:
+    torch.manual_seed(1)
+    network = agree(thinned(Residual(), 0.6), torch.randn(batch, 3, size, size), library, threads)
+    used = set(network.kernels.values())
+    assert any("sparse" in kernel for kernel in used)
+
+
+def test_what_the_kernels_do_not_know_runs_in_torch(library: kernels.Kernels) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped = nn.Conv2d(4, 8, 3, groups=2, padding=1)
+            self.dilated = nn.Conv2d(8, 8, 3, dilation=2, padding=2)
+            self.norm = nn.GroupNorm(2, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.norm(self.dilated(self.grouped(images).relu()))
+            first, second = values.unbind(1)[:2]
+            return torch.stack([first.mean((1, 2)), second.amax((1, 2))], 1)
+
+    network = agree(thinned(Odd(), 0.5), torch.randn(2, 4, 9, 9), library)
+    assert not network.kernels
+
+
+@given(
+    images=st.integers(1, 3),
+    height=SIZES,
+    width=SIZES,
+    gap=st.integers(0, 3),
+    lanes=st.sampled_from([4, 8, 16]),
+)
+def test_a_layout_has_room_and_its_mask_has_the_pixels(
+    images: int, height: int, width: int, gap: int, lanes: int
+) -> None:
+    layout = Layout(images, height, width, gap, lanes)
+    mask = layout.mask()
+    pixels = {
+        n * layout.image + y * layout.row + x
+        for n in range(images)
+        for y in range(height)
+        for x in range(width)
+    }
+    if mask is not None:
+        assert set(np.flatnonzero(mask).tolist()) == pixels
+    assert max(pixels) + 1 == layout.span <= layout.vectors * lanes
+    if not layout.single:
+        beyond = max(pixels) + gap * layout.row + gap  # the last padding that a window reads
+        assert beyond < layout.plane
+        assert gap * layout.row + gap <= layout.border
+
+
+def test_a_layer_takes_the_dense_path_unless_it_has_zeros() -> None:
+    model = thinned(nn.Sequential(nn.Conv2d(32, 64, 1), nn.Flatten()), 0.0)
+    build = sparse.prepare(model, (32, 20, 20))
+    images = torch.randn(1, 32, 20, 20)
+    dense = build(compress(model, Recipe()), images, 1, 1)
+    thin = build(compress(model, Recipe(PruneSpec(sparsity=0.95))), images, 1, 1)
+    assert "dense" in dense.execution.layers[0].kernel
+    assert "sparse, 102 of 2,048 weights" in thin.execution.layers[0].kernel
+
+
+def test_profiled_steps_name_every_layer() -> None:
+    model = thinned(Residual(), 0.8)
+    runner = sparse.prepare(model, (3, 32, 32))(compress(model, Recipe()), torch.randn(1, 3, 32, 32), 1, 1)
+    assert runner.profile
+    rows = runner.profile(np.zeros((1, 3, 32, 32), np.float32), 3)
+    named = {row.name for row in rows if row.role == "layer"}
+    assert named == {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    assert all(row.times_ns[0] > 0 for row in rows)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
+    reason = "no C++ compiler was found"
+    monkeypatch.setattr(kernels, "problem", lambda: reason)
+    return reason
+
+
+def test_without_kernels_torchs_csr_serves_and_says_why(without_kernels: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 600), nn.Linear(600, 10)
+    )
+    compressed = compress(model.eval(), Recipe(PruneSpec(sparsity=0.98)))
+    images = torch.randn(4, 3, 8, 8)
+    runner = sparse.prepare(model, (3, 8, 8))(compressed, images, 1, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(runner.infer(images.numpy())), compressed.module(images))
+    assert any(without_kernels in words for words in runner.execution.simulated)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 5, 1, 1)])
+def test_a_csr_layer_is_its_layer(shape: tuple[int, ...]) -> None:
+    convolution, linear = thinned(nn.Conv2d(5, 4, 1), 0.5), thinned(nn.Linear(5, 3, bias=False), 0.5)
+    images = torch.randn(shape)
+    torch.testing.assert_close(csr.CsrLayer(convolution)(images), convolution(images))
+    torch.testing.assert_close(csr.CsrLayer(linear)(images.movedim(1, -1)), linear(images.movedim(1, -1)))
