@@ -171,7 +171,7 @@ def pills(label: str, key: str, options: list[int], default: list[int], words: s
 
 def offer(wanted: ServingRequest, key: str, count: int, job: Job | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Measure", type="primary", icon=":material/play_arrow:"):
+        if st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:"):
             common.pool().submit("measure", "throughput", wanted, key, common.INTERACTIVE)
             st.rerun()
         st.caption(

@@ -258,6 +258,33 @@ def test_complexity_measures_and_concludes(app: AppTest) -> None:
     assert len(page.metric) == 3
 
 
+def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
+    app.query_params["batches"], app.query_params["threads"] = ["1", "2"], ["1"]
+    page = app.switch_page("pages/latency.py").run()
+    assert page.button(key="measure").label == "Measure"
+    settled(page, lambda page: "layers ran int8 kernels" in words(page))
+    assert "Not measured yet" not in words(page)
+    page.button(key="measure").click().run()
+    settled(page, lambda page: "Compressed, against the uncompressed model on OpenVINO" in words(page))
+    assert len(page.get("plotly_chart")) == 4
+    served, ran = (element.value for element in page.dataframe)
+    assert list(served.batch) == [1, 1, 2, 2]
+    assert (served.throughput > 0).all()
+    assert ran.share.sum() == pytest.approx(1)
+    page.number_input(key="limit").set_value(60_000.0).run()
+    assert "Under 60.0 s, most images a second" in words(page)
+    page.segmented_control(key="what").set_value("explore").run()
+    assert page.button(key="measure").label == "Measure", "another recipe is another comparison"
+
+
+def test_latency_says_what_can_not_be_served(app: AppTest) -> None:
+    app.query_params["threads"], app.query_params["streams"] = ["1"], ["2"]
+    page = app.switch_page("pages/latency.py").run()
+    assert not page.exception
+    if page.error:  # on a machine of one core 2 streams can't be picked at all
+        assert "2 streams are more than 1 thread" in page.error[0].value
+
+
 def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) -> None:
     page = app.switch_page("pages/models_and_data.py").run()
     settled(page, lambda page: "10,000" in words(page))

@@ -9,7 +9,9 @@ from optimizer.theme import DARK, LIGHT
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("address", ["/?sparsity=50", "/compare", "/complexity", "/models_and_data"])
+@pytest.mark.parametrize(
+    "address", ["/?sparsity=50", "/layers", "/latency", "/compare", "/complexity", "/models_and_data"]
+)
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
     for scheme, theme in (("light", LIGHT), ("dark", DARK)):
         page = visit(address, color_scheme=scheme)
