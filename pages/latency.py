@@ -190,6 +190,10 @@ def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(asked)
     run = stored("coverage", key, Coverage)
     if run is None:
+        job = common.pool().get(key)
+        if job is not None and job.state == "failed":  # it would fail again
+            common.show_job(job)
+            return
         job = common.pool().submit("measure", "coverage", asked, key, common.INTERACTIVE)
         if job.state == "done":  # the store was emptied since
             common.pool().forget(key)

@@ -18,7 +18,7 @@ from optimizer.layers import fold_batch_norm, walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, KernelTime, Request, Settings
 
-PROFILED = ("openvino", "torch")
+PROFILED = [name for name in ("openvino", "onnxruntime", "torch") if not ENGINES[name].problem()]
 INT8 = recipe(0, 8, 8)
 IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 
@@ -60,6 +60,16 @@ def test_openvino_names_int8_kernels_and_what_quantizes_for_them(small) -> None:
     assert not [row for row in profiled("openvino", model) if row.role == "conversion" and any(row.times_ns)]
 
 
+@pytest.mark.skipif("onnxruntime" not in PROFILED, reason="onnxruntime is not installed")
+def test_onnx_runtime_names_integer_kernels_and_what_converts_for_them(small) -> None:  # type: ignore[no-untyped-def]
+    model, _ = fold_batch_norm(small("cnn"))
+    told = profiled("onnxruntime", model, INT8)
+    layers = layer_precisions(told)
+    assert {"stem.0.weight", "head.weight"} <= {name for name, kinds in layers.items() if kinds == {"u8"}}
+    assert "QuantizeLinear" in {row.kernel for row in told if row.role == "conversion"}
+    assert {row.kernel for row in told if row.name == "stem.0.weight"} == {"QLinearConv"}
+
+
 def test_torch_times_the_rounding_of_activations_apart(small) -> None:  # type: ignore[no-untyped-def]
     model, _ = fold_batch_norm(small("cnn"))
     told = profiled("torch", model, INT8)
@@ -91,13 +101,15 @@ def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pyte
     assert run.threads == 1
     assert set(layer_precisions(run.kernels)) == set(layer_precisions(run.baseline))
     assert all(len(row.times_ns) == 2 for row in run.kernels)
-    assert set(parts(run.kernels)) == {"dense fp32", "other"}
+    assert set(parts(run.kernels)) <= {"dense fp32", "conversion", "other"}
     assert any("dense kernels multiply the zeros" in words for words in conclusions(run))
 
 
 def test_what_can_not_be_profiled_is_said() -> None:
     silent = Runner(lambda images: images, lambda images: images, Execution((), ()))
-    with pytest.raises(UnavailableError, match="engine mine has no profiler here: use openvino or torch"):
+    with pytest.raises(
+        UnavailableError, match="engine mine has no profiler here: use openvino, onnxruntime or torch"
+    ):
         profiling._profiled(silent, IMAGE, "mine")
     with pytest.raises(InputError, match="99 threads"):
         profiling.profile(Request("fashion-mlp", settings=Settings(threads=99)))

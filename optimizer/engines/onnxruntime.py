@@ -6,21 +6,34 @@ when it is made: weights that wait in fewer bits become float32 there, and round
 go. What really runs is read off the optimised graph.
 """
 
+import json
 import re
 import tempfile
+import time
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import trim_mean
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.engines.base import Array, Build, Engine, Runner, in_batches
+from optimizer.engines.base import (
+    BETWEEN,
+    BETWEEN_KERNEL,
+    Array,
+    Build,
+    Engine,
+    Runner,
+    Service,
+    in_batches,
+    one_by_one,
+)
 from optimizer.engines.onnx_graph import Exported, Graph, export, graph_of, lacking
 from optimizer.engines.realised import simulated
 from optimizer.errors import WorkError
-from optimizer.records import Execution, LayerExecution
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
@@ -53,11 +66,7 @@ def build(
     exported: Exported, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
 ) -> Runner:
     graph = graph_of(exported, compressed, calibration, threads)
-    if batch > 1 and not graph.dynamic:
-        raise WorkError(
-            f"torch exports this model to ONNX for one image at a time, not for a batch of {batch}: use "
-            "batch 1, or another engine"
-        )
+    _check_batch(graph, batch)
     content = graph.model.SerializeToString()
     folded = not graph.int8
     most = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
@@ -80,13 +89,78 @@ def build(
         ),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=partial(_save, content, folded),
+        profile=partial(_profile, content, graph, folded, threads),
+        serve=partial(_serve, content, graph, folded),
     )
 
 
+def _serve(content: bytes, graph: Graph, folded: bool, batch: int, threads: int, streams: int) -> Service:
+    """One request at a time, whatever ``streams`` is."""
+    _check_batch(graph, batch)
+    session = session_of(content, batch, threads, folded)
+    return Service(one_by_one(lambda images: session.run(None, {"images": images})[0]))
+
+
+def _check_batch(graph: Graph, batch: int) -> None:
+    if batch > 1 and not graph.dynamic:
+        raise WorkError(
+            f"torch exports this model to ONNX for one image at a time, not for a batch of {batch}: use "
+            "batch 1, or another engine"
+        )
+
+
+CONVERTING = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput", "Cast"}
+FIRST_CALLS = 3
+"""Calls that a profile leaves out: memory is planned in the first."""
+
+
+def _profile(
+    content: bytes, graph: Graph, folded: bool, threads: int, images: Array, calls: int
+) -> tuple[KernelTime, ...]:
+    """What ONNX Runtime's profiler tells of each node, in whole microseconds: the mean of the middle half."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        path = Path(folder, "optimised.onnx")
+        session = session_of(content, len(images), threads, folded, path, profile=Path(folder, "profile"))
+        walls = []
+        for _ in range(FIRST_CALLS + calls):
+            begun = time.perf_counter_ns()
+            session.run(None, {"images": images})
+            walls.append(time.perf_counter_ns() - begun)
+        events = json.loads(Path(session.end_profiling()).read_text())
+        optimised = onnx.load(path, load_external_data=False).graph
+    results = _results(graph)
+    nodes = {node.name: (_layer_of(node, graph, results), *_how(node)) for node in optimised.node}
+    taken: dict[str, list[int]] = {}
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event["cat"] == "Node" and name != event["name"]:
+            taken.setdefault(name, []).append(1000 * event["dur"])
+    kinds = {event["name"].removesuffix("_kernel_time"): event["args"].get("op_name") for event in events}
+    exported, rows = {node.name for node in graph.model.graph.node}, []
+    for name, times in taken.items():
+        layer, precision, kernel = nodes.get(name, (None, "", kinds[name]))
+        converts = kinds[name] in CONVERTING or (kinds[name] == "Transpose" and name not in exported)
+        role: Role = "layer" if layer else "conversion" if converts else "other"
+        if kinds[name].startswith("QLinear"):
+            precision = "u8"
+        middle = round(trim_mean(times[FIRST_CALLS:], 0.25) + 500)  # cut off by half of one, on average
+        rows.append(KernelTime(layer or name, role, precision, kernel, (middle,)))
+    between = max(0, round(np.median(walls[FIRST_CALLS:])) - sum(row.times_ns[0] for row in rows))
+    return (*rows, KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)))
+
+
 def session_of(
-    model: bytes | str, batch: int, threads: int, folded: bool, optimised: Path | None = None
+    model: bytes | str,
+    batch: int,
+    threads: int,
+    folded: bool,
+    optimised: Path | None = None,
+    profile: Path | None = None,
 ) -> Any:
-    """A session for batches of one size, so that shapes are known when the graph is optimised.
+    """A session for batches of one size, so that shapes are known when the graph is optimised. ``optimised``
+    and ``profile`` are where that graph and its times are to be written.
 
     ``folded``: a DequantizeLinear of constants is done when the session is made. By itself ONNX Runtime
     leaves it to every call, for kernels that take it with them, and without those it takes longer than the
@@ -105,6 +179,8 @@ def session_of(
     options.add_free_dimension_override_by_name("batch", batch)
     if optimised:
         options.optimized_model_filepath = str(optimised)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     # A product and a sum made one have no int8 kernel for sums in float32, as transformers have them.
     without = [] if folded else ["MatMulAddFusion"]
     return onnxruntime.InferenceSession(
@@ -140,18 +216,22 @@ def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:
     results = _results(graph)
     ran: dict[str, list[tuple[str, str]]] = {}
     for node in optimised.node:
-        if node.op_type not in MULTIPLYING:
-            continue
-        known = [graph.weights[tensor] for tensor in node.input if tensor in graph.weights]
-        known += [results[name] for name in (_plain(node.name), *node.output) if name in results]
-        if known:
-            ran.setdefault(known[0], []).append(_how(node))
+        if layer := _layer_of(node, graph, results):
+            ran.setdefault(layer, []).append(_how(node))
     layers = []
     for name in graph.running:
         kernels = ran.get(name, [("unknown", "unknown")])
         precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
         layers.append(LayerExecution(name, precision, kernel))
     return tuple(layers)
+
+
+def _layer_of(node: Any, graph: Graph, results: dict[str, str]) -> str | None:
+    if node.op_type not in MULTIPLYING:
+        return None
+    known = [graph.weights[tensor] for tensor in node.input if tensor in graph.weights]
+    known += [results[name] for name in (_plain(node.name), *node.output) if name in results]
+    return known[0] if known else None
 
 
 def _how(node: Any) -> tuple[str, str]:
