@@ -38,6 +38,9 @@ STREAMING = ("openvino",)
 """Engines that work on several requests at once."""
 
 EAGER = "torch"
+EAGER_EVERY = 3
+"""Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
+
 MOST_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
 LARGEST_BATCH = 256
@@ -140,7 +143,8 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class ServedPoint:
     """One configuration. A round had ``requests`` requests of the recipe, and of the baseline. ``eager``: the
-    uncompressed model in torch eager, one request at a time (None where that is the engine)."""
+    uncompressed model in torch eager, one request at a time, every so many rounds (None where that is the
+    engine)."""
 
     configuration: Configuration
     requests: int
@@ -216,7 +220,7 @@ def _compared(point: ServedPoint, stolen_share: float) -> Comparison:
     baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
     eager = None
     if point.eager:
-        eager = Ratio(*median_ratio(np.log(variant / _intervals(point.eager)).T))
+        eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
     return Comparison(
         point.configuration,
         _figures(point.variant, point.configuration.batch),

@@ -20,6 +20,7 @@ from optimizer.models import Report, quiet
 from optimizer.records import Request, Settings
 from optimizer.serving import (
     EAGER,
+    EAGER_EVERY,
     Configuration,
     Served,
     ServedPoint,
@@ -61,7 +62,7 @@ Key = tuple[Configuration, str]
 
 
 def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
-    """Time every configuration of a grid: the baseline twice a round, the recipe once, torch eager once.
+    """Time every configuration of a grid: the baseline twice a round, the recipe once, torch eager at times.
 
     All of them run in one comparison: each round goes through all configurations and networks in an order of
     its own. The baseline is the uncompressed model on the same engine, with the same batch, threads, streams
@@ -173,7 +174,9 @@ def _rounds(
             share = min(number / effort.least_rounds, passed / max(seconds, passed))
             report(share, f"serving, round {number + 1}")
             for index in random.permutation(len(keys)):
-                key = one, _ = keys[index]
+                key = one, name = keys[index]
+                if name == EAGER_MODEL and number % EAGER_EVERY:
+                    continue
                 batch = images[one.batch][number % len(images[one.batch])]
                 with services[key].session():
                     if warm[key][1] < STEADY_SECONDS:

@@ -12,6 +12,7 @@ from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution, decode, encode
 from optimizer.serving import (
     BASELINE,
+    EAGER_EVERY,
     LARGEST_BATCH,
     MOST_CONFIGURATIONS,
     VARIANT,
@@ -66,7 +67,7 @@ def make_run(
                 8,
                 served(interval, 2, random, rounds, one.streams),
                 served(ratio * interval, 1, random, rounds, one.streams),
-                served(4 * interval, 1, random, rounds, 1) if eager else None,
+                served(4 * interval, 1, random, len(range(0, rounds, EAGER_EVERY)), 1) if eager else None,
             )
         )
     kernels = tuple(LayerExecution(f"{number}.weight", "u8", "brgconv_avx512_I8") for number in range(3))

@@ -16,7 +16,7 @@ from optimizer.engines.base import Service, one_by_one
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm
 from optimizer.recipe import Recipe
-from optimizer.serving import Configuration, ServingRequest, comparisons
+from optimizer.serving import EAGER_EVERY, Configuration, ServingRequest, comparisons
 from optimizer.throughput import BASELINE, EAGER_MODEL, VARIANT, Effort, measure
 
 SHORT = Effort(
@@ -118,6 +118,7 @@ def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
         assert [len(samples) for samples in point.baseline.interval_ns] == [6, 6]
         assert len(point.variant.interval_ns) == 1
         assert point.eager is not None
+        assert len(point.eager.interval_ns[0]) == len(range(0, 6, EAGER_EVERY))
         assert point.requests % point.configuration.streams == 0
     assert {layer.precision for layer in run.execution.layers} <= {"u8", "i8"}
     assert len(comparisons(run)) == 6
