@@ -286,7 +286,7 @@ SCOPES = {"layer": "uniform", "global": "global"}
 """What ``--scope`` says, as an allocation."""
 
 RECIPE_OPTIONS = (
-    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "train"),
+    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "match", "train"),
     *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
     *("range", "precision"),
 )
@@ -321,6 +321,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             pattern=options.pattern or "unstructured",
             effort=options.effort or "fast",
             snap=options.snap or 1,
+            match=options.match,
         ),
         QuantizeSpec(
             options.rounding or "nearest",
@@ -568,6 +569,11 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
     recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
     recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
+    recipe.add_argument(
+        "--match",
+        action="store_true",
+        help="give layers' outputs their mean and variance back where it helps (batch norm taken anew)",
+    )
     recipe.add_argument(
         "--train", type=float, metavar="SECONDS", help="teach the pruned network to answer as the dense one"
     )

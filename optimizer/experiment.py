@@ -29,6 +29,7 @@ from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, Report, card, download, load, quiet
 from optimizer.prune.channels import Plan, shrink
+from optimizer.prune.matching import matched
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import (
     Accuracy,
@@ -42,6 +43,7 @@ from optimizer.records import (
     Request,
     Result,
     Sensitivity,
+    Settings,
     Size,
     digest,
 )
@@ -124,7 +126,7 @@ def inspect(request: Request, report: Report = quiet) -> Inspection:
     A recipe that needs data needs the study of it, which takes its time once.
     """
     target = subject(request.model)
-    request = _untrained(request)
+    request = _unmatched(_untrained(request))
     if request.recipe.prune.shrinks:
         compressed = compressed_model(request, report)
         return _inspection(target, compressed.module, compressed.weights)
@@ -138,6 +140,14 @@ def _untrained(request: Request) -> Request:
     return replace(request, recipe=replace(request.recipe, training_seconds=0.0).canonical())
 
 
+def _unmatched(request: Request) -> Request:
+    """Nor does scaling channels, unless channels go, which a network is made anew for anyway."""
+    if request.recipe.prune.shrinks:
+        return request
+    prune = replace(request.recipe.prune, match=False)
+    return replace(request, recipe=replace(request.recipe, prune=prune).canonical())
+
+
 def study(request: Request, report: Report = quiet) -> Study:
     """What is known of the model on the request's calibration images; made once. Raises InputError."""
     setting = Setting.of(request)
@@ -148,8 +158,8 @@ def study(request: Request, report: Report = quiet) -> Study:
 def compressed_model(request: Request, report: Report = quiet) -> CompressedModel:
     """The model after the request's recipe. Raises InputError."""
     target, recipe = subject(request.model), request.recipe
-    if recipe.trains:
-        return _trained_and_rounded(request, report)
+    if recipe.trains or (recipe.matches and not recipe.prune.shrinks):
+        return _followed_up_and_rounded(request, report)
     if recipe.prune.shrinks:
         small = shrunk(request, report)
         rest = replace(recipe, prune=PruneSpec())
@@ -162,22 +172,46 @@ def compressed_model(request: Request, report: Report = quiet) -> CompressedMode
     return compress(target.module, recipe, target.published, known)
 
 
-def _trained_and_rounded(request: Request, report: Report) -> CompressedModel:
-    """Prune, train on what is left, and round that on the fixed mask."""
+def _followed_up_and_rounded(request: Request, report: Report) -> CompressedModel:
+    """Prune, match outputs, train on what is left, and round that on the fixed mask."""
     recipe = request.recipe
     pruned = Recipe(recipe.prune, layers=tuple(replace(one, weight_bits=None) for one in recipe.layers))
-    student = compressed_model(replace(request, recipe=pruned), report)
+    asked = replace(request, recipe=pruned, settings=Settings())
+    student = compressed_model(_unmatched(asked), report)
     images, teacher = _studied(request), subject(request.model).module
     masks = {name: weight.mask for name, weight in student.weights.items()}
+    module = student.module
     with turn(report):
-        module = trained(student.module, teacher, masks, images, recipe.training_seconds, report)
+        if pruned.matches and not pruned.prune.shrinks:
+            module = _matched(asked, Setting.of(asked).files, Student(module), Telling(report)) or module
+        if recipe.trains:
+            module = trained(module, teacher, masks, images, recipe.training_seconds, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
     known = None
     if rest.needs_data:
         with turn(report):
             known = study_of(module, images, report)
-    return replace(compress(module, rest, study=known), recipe=recipe)
+    made = compress(module, rest, study=known)
+    weights = {
+        name: replace(weight, threshold=student.weights[name].threshold)
+        for name, weight in made.weights.items()
+    }
+    return replace(made, recipe=recipe, weights=weights)
+
+
+@dataclass(frozen=True)
+class Student:
+    """The pruned network of a request, which says all that it depends on: all are equal."""
+
+    module: nn.Module = field(compare=False)
+
+
+@lru_cache(maxsize=2)
+def _matched(request: Request, files: str, student: Student, telling: "Telling") -> nn.Module | None:
+    """The student with the dense network's outputs, layer by layer; None where that doesn't help."""
+    images = _studied(request)
+    return matched(subject(request.model).module, student.module, images, report=telling.report)
 
 
 def build_of(request: Request, report: Report = quiet) -> Build:
@@ -197,7 +231,7 @@ def shrunk(request: Request, report: Report = quiet) -> nn.Module:
         known = _plan(
             setting.model, setting.data, setting.files, spec.allocation == "measured", Telling(report)
         )
-        return _shrunk(known, spec.share, spec.snap)
+        return _shrunk(known, spec.share, spec.snap, spec.match, Telling(report))
 
 
 def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
@@ -409,8 +443,8 @@ def _plan(model: str, data: DataSpec, files: str, measured: bool, telling: Telli
 
 
 @lru_cache(maxsize=2)
-def _shrunk(plan: Plan, ratio: float, snap: int) -> nn.Module:
-    return shrink(plan, ratio, multiple=snap).module
+def _shrunk(plan: Plan, ratio: float, snap: int, match: bool, telling: Telling) -> nn.Module:
+    return shrink(plan, ratio, multiple=snap, match=match, report=telling.report).module
 
 
 @lru_cache(maxsize=2)

@@ -45,6 +45,9 @@ class PruneSpec:
     ``channels`` removes that share of the channels that can go, so that a smaller network is left; in the
     order of their magnitude, the same share everywhere, or with a measured allocation by what the outputs
     lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
+
+    ``match`` gives layers' outputs the mean and variance back that they had, where that helps: what taking
+    batch norm's statistics anew does. Compensated pruning keeps them by itself.
     """
 
     method: str = "magnitude"
@@ -54,6 +57,7 @@ class PruneSpec:
     pattern: str = "unstructured"
     effort: str = "fast"
     snap: int = 1
+    match: bool = False
 
     def __post_init__(self) -> None:
         _one_of("snap", self.snap, SNAPS)
@@ -108,6 +112,11 @@ class PruneSpec:
         """Whether it works from calibration images."""
         shared_out = self.allocation == "measured" and self.threshold is None and not self.fixed_sparsity
         return self.active and (self.method in ("compensated", "channels") or shared_out)
+
+    @property
+    def matches(self) -> bool:
+        """Whether outputs are matched, and not already kept by the method."""
+        return self.match and self.active and self.method != "compensated"
 
     @property
     def shrinks(self) -> bool:
@@ -263,10 +272,15 @@ class Recipe:
         return self.training_seconds > 0 and any(spec.active for spec in self.prune_specs)
 
     @property
+    def matches(self) -> bool:
+        """Whether the pruned network is run on calibration images to match its outputs."""
+        return any(spec.matches for spec in self.prune_specs)
+
+    @property
     def needs_data(self) -> bool:
         """Whether the weights depend on calibration images."""
         pruned = any(spec.needs_data for spec in self.prune_specs)
-        return pruned or self.trains or any(spec.needs_data for spec in self.quantize_specs)
+        return pruned or self.matches or self.trains or any(spec.needs_data for spec in self.quantize_specs)
 
     @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
@@ -302,6 +316,7 @@ class Recipe:
             prune = replace(prune, allocation="measured" if by_effect else "uniform")
         else:
             prune = replace(prune, snap=1)
+        prune = replace(prune, match=prune.match and self.matches)
         if not any(spec.integer for spec in self.quantize_specs):
             quantize = QuantizeSpec(
                 weight_bits=quantize.weight_bits,
@@ -432,6 +447,7 @@ def _describe_prune(prune: PruneSpec) -> list[str]:
     if prune.shrinks:
         how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
         how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
+        how += ["outputs matched"] if prune.matches else []
         return [f"{100 * prune.share:.4g} % of channels removed ({', '.join(how)})"]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
@@ -444,6 +460,7 @@ def _describe_prune(prune: PruneSpec) -> list[str]:
         how += [SHARED_OUT[prune.allocation]] if prune.allocation in SHARED_OUT else []
     if prune.method == "compensated":
         how.insert(0, "compensated" if prune.effort == "fast" else "compensated, best effort")
+    how += ["outputs matched"] if prune.matches else []
     return [f"{words} ({', '.join(how)})" if how else words]
 
 

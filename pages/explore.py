@@ -189,7 +189,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
 def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
     """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
     mixed."""
-    pattern, allocation, effort, snap = "unstructured", "global", "fast", 1
+    pattern, allocation, effort, snap, match = "unstructured", "global", "fast", 1, False
     st.markdown("**Pruning**")
     if method == "threshold":
         st.caption("A threshold leaves nothing to choose.")
@@ -228,6 +228,13 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             **common.in_address("effort"),
             format_func=str.capitalize,
             help="Best searches longer for which weights to keep: several times the seconds.",
+        )
+    else:
+        match = st.toggle(
+            "Match outputs to the whole network's",
+            **common.in_address("match"),
+            help="On calibration images, each channel gets the mean and variance back that it had: what "
+            "taking batch norm's statistics anew does. Kept only where it brings the answers closer.",
         )
     seconds = st.number_input(
         "Training after pruning, seconds",
@@ -286,6 +293,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             pattern=pattern,
             effort=effort,
             snap=snap,
+            match=match,
         ),
         QuantizeSpec(
             rounding,

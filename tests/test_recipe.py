@@ -30,6 +30,7 @@ ways = {
     "method": st.sampled_from([method for method in PRUNING if method != "channels"]),
     "allocation": st.sampled_from(ALLOCATIONS),
     "effort": st.sampled_from(EFFORTS),
+    "match": st.booleans(),
 }
 sparsities = st.builds(
     PruneSpec,
@@ -67,6 +68,7 @@ channels = st.builds(
     sparsity=st.none() | st.floats(0, 1, exclude_max=True),
     allocation=st.sampled_from(ALLOCATIONS),
     snap=st.sampled_from(SNAPS),
+    match=st.booleans(),
 )
 recipes = st.builds(
     Recipe, sparsities | thresholds | fixed | channels, quantize_specs, overrides, st.floats(0, 3600)

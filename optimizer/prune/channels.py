@@ -17,7 +17,7 @@ import copy
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,12 +25,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from optimizer.calibrate import Moments, collect, damped
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.layers import Layer, multiplications, uses, walk
 from optimizer.models import Report, quiet
+from optimizer.prune.matching import matched
 from optimizer.sensitivity import Trial, divergences
 
 ORDERS = ("magnitude", "compensated")
@@ -46,9 +46,6 @@ outputs that read it: enough to stand out from nothing.
 LEAST_EFFECT = 0.1
 """Of the median group's: a measured effect below is chance, and would let a group go whole."""
 SENSITIVITY_IMAGES = 32
-MATCHED_IMAGES = 32
-"""Images that outputs are matched on, in one batch, and on as many others that it is judged by."""
-LARGEST_GAIN = 2.0
 RIDGE = 0.01
 """Of the mean variance of the inputs: how strongly a refit is held to the weights as they were."""
 
@@ -219,10 +216,6 @@ def shrink(
         raise InputError(
             f"multiple {multiple} is not allowed: give 1 for any number of channels, or 8, or 16"
         )
-    if match and len(plan.images) < 16:
-        raise InputError(
-            f"{len(plan.images)} images are too few to match outputs on: give at least 16, or no match"
-        )
     report(0.0, "removing channels")
     kept = kept_counts(plan, ratio, multiple)
     gone = {
@@ -230,14 +223,15 @@ def shrink(
     }
     gone = {group: channels for group, channels in gone.items() if len(channels)}
     masked = masked_model(plan, gone)
-    matched = _matched(plan, masked) if match and gone else None
-    module = _without(matched or masked, tuple(plan.images.shape[1:]), gone)
+    touched = [name for group in plan.free for name in _members(group)]
+    better = matched(plan.model, masked, plan.images, touched, report) if match and gone else None
+    module = _without(better or masked, tuple(plan.images.shape[1:]), gone)
     left = {
         name: (~_chosen(channels, group.channels)).nonzero().flatten()
         for group, channels in gone.items()
         for name in (*group.producers, *group.through)
     }
-    return Shrunk(module, left, matched is not None)
+    return Shrunk(module, left, better is not None)
 
 
 def kept_counts(plan: Plan, ratio: float, multiple: int = 1) -> dict[str, int]:
@@ -655,64 +649,3 @@ def _refitted(layer: Layer, gone: Tensor, group: Group, moments: Moments | None,
         fitted = refit(weight, kept, moments.covariance[0]) if order == "compensated" else weight * kept
         change = (weight - fitted) @ moments.mean[0]
     return Trial(fitted.reshape(layer.weight.shape), change)
-
-
-@torch.no_grad()
-def _matched(plan: Plan, masked: nn.Module) -> nn.Module | None:
-    """``masked`` with each layer's outputs matched to the dense model's; None if that does not help."""
-    count = min(MATCHED_IMAGES, len(plan.images) // 2)
-    seen, others = plan.images[:count], plan.images[-count:]
-    matched = copy.deepcopy(masked)
-    wanted = {
-        layer.name for layer in walk(plan.model) for group in plan.free if layer.name in _members(group)
-    }
-    dense: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def note(layer: Layer, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        dense[layer.name] = _spread(layer, output)
-
-    def follow(layer: Layer, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        """Later layers see the outputs as they are once this layer is changed."""
-        (mean, deviation), (mean_now, deviation_now) = dense[layer.name], _spread(layer, output)
-        gain = (deviation / deviation_now.clamp(min=1e-12)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
-        shift = mean - gain * mean_now
-        layer.weight.mul_(gain.reshape(-1, *(1,) * (layer.weight.dim() - 1)))
-        if layer.bias is not None:
-            layer.bias.mul_(gain).add_(shift)
-        shape = (1, -1, *(1,) * (output.dim() - 2)) if isinstance(layer.module, CONVOLUTIONS) else (-1,)
-        return output * gain.reshape(shape) + shift.reshape(shape)
-
-    _run_with(plan.model, seen, wanted, note)
-    _run_with(matched, seen, wanted, follow)
-    logits = _log_probabilities(plan.model, others)
-    before, after = (_divergence(_log_probabilities(model, others), logits) for model in (masked, matched))
-    return matched if after < before else None
-
-
-def _run_with(model: nn.Module, images: Tensor, names: set[str], hook: Callable[..., Any]) -> None:
-    layers = [layer for layer in walk(model) if layer.name in names]
-    handles = [layer.module.register_forward_hook(partial(hook, layer)) for layer in layers]
-    try:
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _spread(layer: Layer, output: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation ``[out]`` of a layer's output over images and positions."""
-    flat = (
-        output.transpose(0, 1).flatten(1)
-        if isinstance(layer.module, CONVOLUTIONS)
-        else output.flatten(0, -2).T
-    )
-    deviation, mean = torch.std_mean(flat, 1, correction=0)
-    return mean, deviation
-
-
-def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([functional.log_softmax(model(part), 1) for part in images.split(4)])
-
-
-def _divergence(after: Tensor, before: Tensor) -> float:
-    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
