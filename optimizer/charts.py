@@ -92,6 +92,8 @@ def hover(summary: Summary) -> str:
     ]
     if summary.measures["memory"].value is not None:
         lines.insert(5, f"memory {summary.text('memory')}")
+    if summary.measures["cold_start"].value is not None:
+        lines.append(f"cold start {summary.text('cold_start')}")
     if summary.shared_with:
         lines.append(html.escape(f"time shared with: {summary.shared_with}"))
     lines += [
@@ -568,7 +570,13 @@ class Fit(Protocol):
     def from_n(self) -> float: ...
 
 
-EXECUTIONS = {"dense": "dense fp32", "csr": "sparse kernels", "rows removed": "channels removed"}
+EXECUTIONS = {
+    "dense": "dense fp32",
+    "sparse kernel": "sparse kernels",
+    "csr": "unknown kernels",
+    "rows removed": "channels removed",
+    "int8": "int8 kernels",
+}
 """How a layer was executed on the Complexity page, and the realisation whose colour and marker it has."""
 
 
@@ -580,7 +588,7 @@ def complexity_info(
 ) -> Lines:
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
 
-    ``points`` has the columns ``execution`` (dense, csr, rows removed), ``n``, ``operations``, ``surviving``,
+    ``points`` has the columns ``execution`` (one of EXECUTIONS), ``n``, ``operations``, ``surviving``,
     ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits`` has an entry an
     execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
     """

@@ -1,4 +1,4 @@
-"""Time against the number of weights, measured: dense, CSR, and with rows removed.
+"""Time against the number of weights, measured: dense, sparse, with rows removed, and int8.
 
 What is recorded, and all that follows from it, is in :mod:`optimizer.scaling`, which needs no torch.
 """
@@ -6,7 +6,7 @@ What is recorded, and all that follows from it, is in :mod:`optimizer.scaling`, 
 import math
 import time
 import timeit
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,11 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optimizer import kernels
+from optimizer.engines import int8
 from optimizer.engines.csr import to_csr
 from optimizer.engines.torch import thread_count
 from optimizer.environment import environment, stolen_share
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.experiment import resolve_threads, subject, turn
+from optimizer.kernels import matrix
 from optimizer.layers import walk
 from optimizer.models import Report, card, quiet
 from optimizer.prune.magnitude import thresholds
@@ -27,6 +30,8 @@ from optimizer.recipe import PruneSpec
 from optimizer.scaling import (
     CSR,
     DENSE,
+    INT8,
+    KERNEL,
     ROWS,
     STACK,
     ComplexityPoint,
@@ -43,16 +48,8 @@ WIDEST = 1024
 """Rows and columns of a stack's layer, at most."""
 LARGEST_INPUT_BYTES = 2**30
 
-SERIES = (
-    (DENSE, False),
-    (DENSE, False),
-    (CSR, False),
-    (CSR, False),
-    (DENSE, True),
-    (CSR, True),
-    (ROWS, True),
-)
-"""What one round times: executions, and whether weights are removed. What is compared with comes twice."""
+BEFORE = 2
+"""How often a round times an execution before the removal: what is compared with comes twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +66,8 @@ class Effort:
 
 
 EFFORTS = {
-    True: Effort(2, 0.005, 100_000, 0.12, 6, 60),
-    False: Effort(3, 0.02, 300_000, 0.35, 8, 120),
+    True: Effort(2, 0.005, 100_000, 0.2, 6, 60),
+    False: Effort(3, 0.02, 300_000, 0.6, 8, 120),
 }
 """By whether the request is quick."""
 
@@ -110,7 +107,9 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
         _require_csr()
         for done, one in enumerate(subjects):
             report(done / len(subjects), f"timing {one.name}")
-            points.append(_time(one, request, random))
+            point, lacking = _time(one, request, threads, random)
+            points.append(point)
+            skipped = (*skipped, *(reason for reason in lacking if reason not in skipped))
     return ComplexityRun(
         key=request_key(request),
         request=request,
@@ -205,6 +204,8 @@ def _layer_subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[st
 
 
 Operands = dict[tuple[str, bool], list[Tensor]]
+Calls = dict[tuple[str, bool], Callable[[], object]]
+"""By execution and whether weights are removed: one call through all layers."""
 
 
 def remove(matrices: Sequence[Matrix], share: float) -> tuple[tuple[LayerWork, ...], Operands]:
@@ -267,12 +268,30 @@ def remove_rows(weights: Sequence[Tensor], share: float) -> list[Tensor]:
 # Timing
 
 
-def _time(one: Subject, request: ComplexityRequest, random: np.random.Generator) -> ComplexityPoint:
+def _time(
+    one: Subject, request: ComplexityRequest, threads: int, random: np.random.Generator
+) -> tuple[ComplexityPoint, list[str]]:
+    """A point, and which executions it lacks, and why."""
     matrices = one.build()
     layers, operands = remove(matrices, request.removed_share)
     inputs = columns_in(matrices[0], one.inputs, request.seed)
-    calls = {series: chain(weights, inputs) for series, weights in operands.items()}
-    return ComplexityPoint(one.name, one.family, layers, _rounds(calls, EFFORTS[request.quick], random))
+    calls: Calls = {series: chain(weights, inputs) for series, weights in operands.items()}
+    lacking = []
+    for execution, build in {KERNEL: _kernel_chain, INT8: int8.chain}.items():
+        try:
+            calls |= {
+                (execution, removed): build(operands[DENSE, removed], inputs.numpy(), threads)
+                for removed in (False, True)
+            }
+        except (UnavailableError, WorkError) as error:
+            lacking.append(f"{execution}: {error}")
+    return ComplexityPoint(
+        one.name, one.family, layers, _rounds(calls, EFFORTS[request.quick], random)
+    ), lacking
+
+
+def _kernel_chain(weights: Sequence[Tensor], inputs: np.ndarray, threads: int) -> Callable[[], object]:
+    return matrix.chain(weights, inputs, kernels.kernels(), threads)
 
 
 def columns_in(matrix: Matrix, inputs: int, seed: int) -> Tensor:
@@ -299,19 +318,18 @@ def chain(weights: Sequence[Tensor], inputs: Tensor) -> Callable[[], Tensor]:
     return call
 
 
-def _rounds(
-    calls: Mapping[tuple[str, bool], Callable[[], Tensor]], effort: Effort, random: np.random.Generator
-) -> tuple[Timing, ...]:
+def _rounds(calls: Calls, effort: Effort, random: np.random.Generator) -> tuple[Timing, ...]:
     # timeit's own loop: the garbage collector is off in it, and on again between two samples.
     timers = {series: timeit.Timer(call, timer=time.perf_counter_ns) for series, call in calls.items()}
     repeats = {series: _warm_up(timer, effort) for series, timer in timers.items()}
-    samples: list[list[int]] = [[] for _ in SERIES]
+    timed = [one for one in calls for _ in range(1 if one[1] else BEFORE)]
+    samples: list[list[int]] = [[] for _ in timed]
     started = time.perf_counter()
     for number in range(effort.most_rounds):
         if number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
             break
-        for index in random.permutation(len(SERIES)):
-            series = SERIES[index]
+        for index in random.permutation(len(timed)):
+            series = timed[index]
             timers[series].timeit(1)  # not kept: it finds in the caches what another series left there
             samples[index].append(int(timers[series].timeit(repeats[series])))
     return tuple(
@@ -319,7 +337,7 @@ def _rounds(
             *series,
             repeats=repeats[series],
             samples_ns=tuple(
-                tuple(taken) for one, taken in zip(SERIES, samples, strict=True) if one == series
+                tuple(taken) for one, taken in zip(timed, samples, strict=True) if one == series
             ),
         )
         for series in calls

@@ -27,16 +27,24 @@ from optimizer.metrics import format_count, format_ns, format_ratio
 from optimizer.records import Environment, digest
 from optimizer.statistics import SAME, LatencySummary, median_interval, summarise_latency
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the records here and of :func:`as_json`."""
 
 STACK = "stack"
 """The family of stacks of linear layers; any other family is a model's name."""
 
-DENSE, CSR, ROWS = EXECUTIONS = ("dense", "csr", "rows removed")
-"""Dense multiplies the zeros too, CSR skips them, rows removed is a smaller dense layer."""
+DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = ("dense", "sparse kernel", "csr", "rows removed", "int8")
+"""Dense multiplies the zeros too; our sparse kernel and torch's CSR skip them; rows removed is a smaller
+dense layer; int8 multiplies every weight, in OpenVINO's kernels."""
 
-AGAINST_DENSE = "csr against dense"
+SKIPPING = (KERNEL, CSR)
+NAMES = {DENSE: "Dense execution", KERNEL: "Sparse kernel", CSR: "CSR", ROWS: "Rows removed", INT8: "int8"}
+
+
+def against_dense(execution: str) -> str:
+    """The name of an effect whose ratio is to dense before the removal."""
+    return f"{execution} against dense"
+
 
 QUICK_SIZES = tuple(10**k for k in range(1, 8))
 SIZES = tuple(sorted({*QUICK_SIZES, *(3 * size for size in QUICK_SIZES[:-1])}))
@@ -144,7 +152,8 @@ class LayerWork:
         """
         visited = {
             DENSE: self.weights,
-            CSR: self.surviving if removed else self.nonzero,
+            **dict.fromkeys(SKIPPING, self.surviving if removed else self.nonzero),
+            INT8: self.weights,
             ROWS: self.kept_rows * self.kept_columns if removed else self.weights,
         }
         if execution not in visited:
@@ -223,6 +232,12 @@ class ComplexityRun:
     schema: int = SCHEMA
 
     @property
+    def executions(self) -> tuple[str, ...]:
+        """Those that were timed at every point: a machine may lack one."""
+        timed = [{timing.execution for timing in point.timings} for point in self.points]
+        return tuple(execution for execution in EXECUTIONS if all(execution in one for one in timed))
+
+    @property
     def subjects(self) -> tuple[ComplexityPoint, ...]:
         """The points of the family that was asked for."""
         return tuple(point for point in self.points if point.family == self.request.family)
@@ -242,13 +257,13 @@ def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
     inputs.
     """
     return pd.DataFrame(
-        [_row(point, execution, removed) for execution in EXECUTIONS for point in run.points],
+        [_row(point, execution, removed) for execution in run.executions for point in run.points],
     )
 
 
 def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any]:
     operations = point.operations(execution, removed)
-    left = point.surviving if removed and execution == DENSE else operations
+    left = point.surviving if removed and execution in (DENSE, INT8) else operations
     median, low, high = _median(point, execution, removed)
     return {
         "execution": execution,
@@ -285,7 +300,7 @@ def counts(run: ComplexityRun) -> pd.DataFrame:
                 "threshold": layer.threshold,
                 "visited before": layer.operations(DENSE, removed=False),
                 "above the threshold": layer.surviving * layer.pixels,
-                **{execution: layer.operations(execution, removed=True) for execution in EXECUTIONS},
+                **{execution: layer.operations(execution, removed=True) for execution in run.executions},
             }
             for point in run.points
             for layer in point.layers
@@ -315,9 +330,13 @@ def _effect(
 
 
 def effects(run: ComplexityRun) -> dict[str, LatencySummary]:
-    """The :func:`effect` on each execution, and that of CSR against dense as ``csr against dense``."""
-    found = {execution: effect(run, execution) for execution in EXECUTIONS}
-    return {**found, AGAINST_DENSE: effect(run, CSR, DENSE)}
+    """The :func:`effect` on each execution, and on those of other kernels against dense, as
+    ``csr against dense``."""
+    others = [execution for execution in run.executions if execution not in (DENSE, ROWS)]
+    return {
+        **{execution: effect(run, execution) for execution in run.executions},
+        **{against_dense(execution): effect(run, execution, DENSE) for execution in others},
+    }
 
 
 def headline(run: ComplexityRun) -> tuple[ComplexityPoint, ...]:
@@ -329,7 +348,7 @@ def headline(run: ComplexityRun) -> tuple[ComplexityPoint, ...]:
     if run.request.family != STACK:
         return run.subjects
     for point in reversed(_clear_everywhere(run)):
-        if not any(_effect((point,), one, one, run.stolen_share).noise for one in EXECUTIONS):
+        if not any(_effect((point,), one, one, run.stolen_share).noise for one in run.executions):
             return (point,)
     return run.subjects[-1:]
 
@@ -363,7 +382,7 @@ def fits(run: ComplexityRun, removed: bool = True) -> dict[str, Fit]:
     as independent. An execution with fewer than three such points has no entry.
     """
     fitted = {}
-    for execution in EXECUTIONS:
+    for execution in run.executions:
         floor = floor_ns(run, execution, removed)
         clear = _clear(run, execution, removed)
         if len(clear) < LEAST_FIT_POINTS or len({point.n for point in clear}) < 2:
@@ -387,7 +406,7 @@ def _clear(run: ComplexityRun, execution: str, removed: bool) -> list[Complexity
 
 
 def _clear_everywhere(run: ComplexityRun) -> list[ComplexityPoint]:
-    clear_in = [_clear(run, execution, removed=True) for execution in EXECUTIONS]
+    clear_in = [_clear(run, execution, removed=True) for execution in run.executions]
     return [point for point in run.subjects if all(point in points for points in clear_in)]
 
 
@@ -414,7 +433,7 @@ def predicted(run: ComplexityRun, share: float) -> pd.DataFrame:
                 "operations": _operations_at(point, execution, share),
                 "predicted_ns": _predicted_ns(run, point, execution, share),
             }
-            for execution in EXECUTIONS
+            for execution in run.executions
             for point in run.points
         ]
     )
@@ -435,7 +454,7 @@ def predicted_effects(run: ComplexityRun, share: float) -> dict[str, Prediction]
     dense = sum(point.median_ns(DENSE, removed=False) for point in points)
     times = {
         execution: sum(_predicted_ns(run, point, execution, share) for point in points)
-        for execution in EXECUTIONS
+        for execution in run.executions
     }
     return {execution: Prediction(time, time / dense) for execution, time in times.items()}
 
@@ -449,7 +468,7 @@ def _predicted_ns(run: ComplexityRun, point: ComplexityPoint, execution: str, sh
 
 def _operations_at(point: ComplexityPoint, execution: str, share: float) -> int:
     def weights(layer: LayerWork) -> int:
-        if execution == CSR:
+        if execution in SKIPPING:
             return min(layer.nonzero, layer.weights - removed_count(layer.weights, share))
         if execution == ROWS and layer.kept_columns < layer.columns:
             return layer.rows * kept_count(layer.columns, share)
@@ -471,27 +490,27 @@ def kept_count(rows: int, share: float) -> int:
     return math.ceil(round((1 - share) * rows, 9))
 
 
-def predicted_break_even(run: ComplexityRun) -> float | None:
-    """The smallest share, in steps of 0.01, at which :func:`predicted` has CSR take no longer than dense did;
-    None if there is none."""
+def predicted_break_even(run: ComplexityRun, execution: str = CSR) -> float | None:
+    """The smallest share, in steps of 0.01, at which :func:`predicted` has an execution that skips zeros take
+    no longer than dense did; None if there is none."""
     points = headline(run)
     dense = sum(point.median_ns(DENSE, removed=False) for point in points)
     for share in (step / 100 for step in range(100)):
-        if sum(_predicted_ns(run, point, CSR, share) for point in points) <= dense:
+        if sum(_predicted_ns(run, point, execution, share) for point in points) <= dense:
             return share
     return None
 
 
 def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
     """What the numbers say, in sentences. ``others`` are runs at other shares: those that measured the same
-    points on this machine tell between which shares CSR and dense break even."""
-    told = effects(run)
-    removal = _removal(run, told, _break_even_bracket(run, others)) if run.request.removed_share else ()
+    points on this machine tell between which shares an execution that skips zeros breaks even with dense."""
+    told, runs = effects(run), [*others]
+    removal = _removal(run, told, runs) if run.request.removed_share else ()
     return (*removal, *_growth(run, told), *_overheads(run))
 
 
 def _removal(
-    run: ComplexityRun, told: Mapping[str, LatencySummary], bracket: tuple[float, float] | None
+    run: ComplexityRun, told: Mapping[str, LatencySummary], others: Sequence[ComplexityRun]
 ) -> Iterable[str]:
     points, share = headline(run), _percent(run.request.removed_share)
     doing = "Halving the weights" if run.request.removed_share == 0.5 else f"Removing {share} of the weights"
@@ -508,16 +527,32 @@ def _removal(
         f"{doing} {where}, dense execution: {_told(told[DENSE])}; "
         f"the zeros are multiplied too ({visits(DENSE)})."
     )
-    yield f"CSR: {_told(told[CSR], 'of its own time before')}; the zeros are skipped ({visits(CSR)})."
-    against = f"CSR with {share} removed against dense: {_told(told[AGAINST_DENSE], 'of the dense time')}"
-    if bracket:
-        low, high = map(_percent, bracket)
-        yield f"{against}; measured at other shares too, break-even lies between {low} and {high} removed."
-    elif (even := predicted_break_even(run)) is not None:
-        yield f"{against}; predicted, not measured: break-even at {_percent(even)} removed."
-    else:
-        yield f"{against}; predicted, not measured: it would not catch up even at 99 % removed."
+    for execution in SKIPPING:
+        if execution in run.executions:
+            name = NAMES[execution]
+            own = _told(told[execution], "of its own time before")
+            yield f"{name}: {own}; the zeros are skipped ({visits(execution)})."
+            yield _break_even(run, execution, told[against_dense(execution)], others)
     yield f"Rows removed: {_told(told[ROWS])}; the layers are smaller and still dense ({visits(ROWS)})."
+    if INT8 in run.executions:
+        yield (
+            f"int8: {_told(told[INT8], 'of its own time before')}; the zeros are multiplied too "
+            f"({visits(INT8)}). Against dense float32: {_told(told[against_dense(INT8)], 'of its time')}."
+        )
+
+
+def _break_even(
+    run: ComplexityRun, execution: str, effect: LatencySummary, others: Sequence[ComplexityRun]
+) -> str:
+    """Where skipping zeros catches up with dense: measured at other shares, or as predicted."""
+    share = _percent(run.request.removed_share)
+    against = f"{NAMES[execution]} with {share} removed against dense: {_told(effect, 'of the dense time')}"
+    if bracket := _break_even_bracket(run, execution, others):
+        low, high = map(_percent, bracket)
+        return f"{against}; measured at other shares too, break-even lies between {low} and {high} removed."
+    if (even := predicted_break_even(run, execution)) is not None:
+        return f"{against}; predicted, not measured: break-even at {_percent(even)} removed."
+    return f"{against}; predicted, not measured: it would not catch up even at 99 % removed."
 
 
 def _told(summary: LatencySummary, of: str = "of the time before") -> str:
@@ -533,16 +568,20 @@ def _percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def _break_even_bracket(run: ComplexityRun, others: Iterable[ComplexityRun]) -> tuple[float, float] | None:
-    """Two neighbouring shares, at the lower of which CSR is told slower than dense, at the higher faster.
+def _break_even_bracket(
+    run: ComplexityRun, execution: str, others: Iterable[ComplexityRun]
+) -> tuple[float, float] | None:
+    """Two neighbouring shares, at the lower of which an execution is told slower than dense, at the higher
+    faster.
 
     Read off the headline's points of ``run``, in all runs.
     """
     names = {point.name for point in headline(run)}
     verdicts = {}
-    for one in [*(other for other in others if _setting(other) == _setting(run)), run]:
+    alike = [one for one in others if _setting(one) == _setting(run) and execution in one.executions]
+    for one in [*alike, run]:
         points = tuple(point for point in one.subjects if point.name in names)
-        verdicts[one.request.removed_share] = _effect(points, CSR, DENSE, one.stolen_share).verdict
+        verdicts[one.request.removed_share] = _effect(points, execution, DENSE, one.stolen_share).verdict
     told = [
         (share, verdict) for share, verdict in sorted(verdicts.items()) if verdict in ("faster", "slower")
     ]
@@ -568,7 +607,7 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
     if (pair := _ten_times(run)) is None:
         return
     small, large = pair
-    factors = {execution: _factor(small, large, execution) for execution in EXECUTIONS}
+    factors = {execution: _factor(small, large, execution) for execution in run.executions}
     took = ", ".join(f"{execution} {format_ratio(*factor)}" for execution, factor in factors.items())
     more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
@@ -577,7 +616,7 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
     elif not run.request.removed_share:
         yield f"{after}, {step}."
     else:
-        fell = [execution for execution in EXECUTIONS if told[execution].verdict == "faster"]
+        fell = [execution for execution in run.executions if told[execution].verdict == "faster"]
         constant = (
             f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant can be told"
         )
@@ -620,10 +659,11 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
     - ``n_is``: what n counts
     - ``layers``: the operations counted layer by layer, as in :func:`counts`
     - ``before``, ``after``: a row a point and execution, as in :func:`frame`
-    - ``effects``: by execution, and for ``csr against dense``: ``ratio``, ``ratio_low``, ``ratio_high``,
-      ``verdict``, ``noise``, ``rounds``, at the points named in ``effects_at``
+    - ``effects``: by execution, and for those of other kernels against dense (``csr against dense``):
+      ``ratio``, ``ratio_low``, ``ratio_high``, ``verdict``, ``noise``, ``rounds``, at the points named in
+      ``effects_at``
     - ``fits_before``, ``fits_after``: by execution, the fields of :class:`Fit`
-    - ``predicted_break_even``: a share, or null
+    - ``predicted_break_even``: for each execution that skips zeros a share, or null
     - ``conclusions``: sentences
     - ``skipped``: layers that were not timed, and why
     """
@@ -650,7 +690,11 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
             "effects_at": [point.name for point in headline(run)],
             "fits_before": fits(run, removed=False),
             "fits_after": fits(run),
-            "predicted_break_even": predicted_break_even(run),
+            "predicted_break_even": {
+                execution: predicted_break_even(run, execution)
+                for execution in SKIPPING
+                if execution in run.executions
+            },
             "conclusions": conclusions(run),
             "skipped": run.skipped,
         }

@@ -14,6 +14,7 @@ FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Roboto, "Helvetica Neue", 
 ENGINE_LABELS = {
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
+    "sparse": "sparse kernels",
     "compile": "torch.compile",
     "torch": "torch eager",
 }

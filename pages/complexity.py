@@ -7,13 +7,15 @@ import streamlit as st
 from optimizer import charts, scaling
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard, decode
-from optimizer.scaling import DENSE, EXECUTIONS, STACK, ComplexityRequest, ComplexityRun
+from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from pages import common
 
 LABELS = {
     "dense": "Dense kernels (zeros are multiplied too)",
-    "csr": "CSR (zeros are skipped)",
+    "sparse kernel": "Sparse kernel (zeros are skipped)",
+    "csr": "torch's CSR (zeros are skipped)",
     "rows removed": "Rows removed (a smaller dense layer)",
+    "int8": "int8 kernels (zeros are multiplied too)",
 }
 
 
@@ -92,7 +94,7 @@ def controls(model: ModelCard) -> ComplexityRequest:
         full = st.toggle(
             "Measure in full",
             **common.in_address("full"),
-            help="More sizes and rounds: about 12 seconds in place of 3.",
+            help="More sizes and rounds: about half a minute in place of 8 seconds.",
         )
     return ComplexityRequest(
         family=model.name if what == "model" and model.ready else STACK,
@@ -121,7 +123,7 @@ def effects(run: ComplexityRun, share: float) -> None:
     """What removing that share does to each execution: measured, or predicted until it is."""
     measured = run.request.removed_share == share
     predictions = scaling.predicted_effects(run, share)
-    for column, execution in zip(st.columns(len(EXECUTIONS)), EXECUTIONS, strict=True):
+    for column, execution in zip(st.columns(len(run.executions)), run.executions, strict=True):
         with column, st.container(border=True, height="stretch", gap="xxsmall"):
             against = None if execution == DENSE else DENSE
             effect = scaling.effect(run, execution, against)

@@ -348,7 +348,7 @@ def test_operations_are_counted_not_fitted() -> None:
 
 def test_unknown_execution_is_refused() -> None:
     points = complexity_points().assign(execution="magic")
-    with pytest.raises(InputError, match="unknown execution 'magic': use one of dense, csr, rows removed"):
+    with pytest.raises(InputError, match="unknown execution 'magic': use one of dense, sparse kernel, csr"):
         complexity_info(points, {})
 
 

@@ -12,17 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from optimizer import complexity
+from optimizer import complexity, kernels
 from optimizer.complexity import Matrix, chain, columns_in, measure, remove, stack, stack_shapes
+from optimizer.engines import int8
 from optimizer.engines.csr import to_csr
 from optimizer.environment import threads_available
 from optimizer.errors import InputError
+from optimizer.kernels.matrix import chain as sparse_chain
 from optimizer.models import SOURCES
 from optimizer.records import ModelCard, decode, encode
 from optimizer.scaling import (
     CSR,
     DENSE,
     EXECUTIONS,
+    INT8,
+    KERNEL,
     ROWS,
     SIZES,
     STACK,
@@ -120,6 +124,35 @@ def test_executions_agree_with_a_dense_masked_reference(share: float, width: int
         torch.testing.assert_close(outputs[series], wanted, rtol=1e-4, atol=1e-4 * wanted.abs().max().item())
 
 
+@pytest.mark.parametrize("width", [16, 33])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_the_sparse_kernel_and_int8_compute_the_same(share: float, width: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(40, 40, generator=generator) / 6 for _ in range(3)]
+    _, operands = remove([Matrix(f"{i}", "linear", weight, 1) for i, weight in enumerate(weights)], share)
+    inputs = torch.randn(40, width, generator=generator)
+    for removed in (False, True):
+        wanted = chain(operands[DENSE, removed], inputs)()
+        sparse = sparse_chain(operands[DENSE, removed], inputs.numpy(), kernels.kernels(), 1)
+        for _ in range(2):
+            torch.testing.assert_close(torch.from_numpy(sparse()), wanted, rtol=1e-4, atol=1e-5)
+        quantized = int8.chain(operands[DENSE, removed], inputs.numpy(), 1)  # its result is its own memory
+        rounded = torch.from_numpy(quantized()[0].T.copy())
+        assert (rounded - wanted).norm() < 0.1 * wanted.norm()
+
+
+@pytest.mark.parametrize("width", [1, 2, 7])
+def test_the_sparse_kernel_takes_a_few_columns(width: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(40, 30, generator=generator), torch.randn(20, 40, generator=generator)]
+    _, operands = remove([Matrix(f"{i}", "linear", weight, 1) for i, weight in enumerate(weights)], 0.5)
+    inputs = torch.randn(30, width, generator=generator)
+    got = sparse_chain(operands[DENSE, True], inputs.numpy(), kernels.kernels(), 2)()
+    torch.testing.assert_close(
+        torch.from_numpy(got), chain(operands[DENSE, True], inputs)(), rtol=1e-4, atol=1e-4
+    )
+
+
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.99])
 def test_removed_rows_are_zeroed_rows_left_out(share: float, depth: int) -> None:
@@ -191,10 +224,14 @@ def test_a_tiny_stack_for_real() -> None:
         taken = {(timing.execution, timing.removed): timing.samples_ns for timing in point.timings}
         assert {series: len(samples) for series, samples in taken.items()} == {
             (DENSE, False): 2,
+            (KERNEL, False): 2,
             (CSR, False): 2,
+            (INT8, False): 2,
             (DENSE, True): 1,
+            (KERNEL, True): 1,
             (CSR, True): 1,
             (ROWS, True): 1,
+            (INT8, True): 1,
         }
         rounds = {len(series) for samples in taken.values() for series in samples}
         assert len(rounds) == 1
@@ -205,7 +242,7 @@ def test_a_tiny_stack_for_real() -> None:
     assert shares_reported == sorted(shares_reported)
     assert all(0 <= share <= 1 for share in shares_reported)
     assert decode(encode(run), ComplexityRun) == run
-    assert len(frame(run)) == 9
+    assert len(frame(run)) == 15
     assert as_json(run)["conclusions"] == conclusions(run)
 
 

@@ -12,7 +12,8 @@ from optimizer.compress import compress
 from optimizer.engines import csr, sparse
 from optimizer.engines.sparse import Network
 from optimizer.kernels.build import targets
-from optimizer.kernels.plan import DENSE, TILES, Choice, Layout
+from optimizer.kernels.matrix import DENSE, TILES
+from optimizer.kernels.plan import Choice, Layout
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
 

@@ -19,6 +19,8 @@ from optimizer.scaling import (
     CSR,
     DENSE,
     EXECUTIONS,
+    INT8,
+    KERNEL,
     QUICK_SIZES,
     ROWS,
     STACK,
@@ -42,9 +44,9 @@ from optimizer.scaling import (
     request_key,
 )
 
-COSTS = {DENSE: 1.0, CSR: 3.0, ROWS: 1.0}
-FLOORS = {DENSE: 1_000.0, CSR: 4_000.0, ROWS: 1_000.0}
-KINDS = [(DENSE, False), (CSR, False), (DENSE, True), (CSR, True), (ROWS, True)]
+COSTS = {DENSE: 1.0, KERNEL: 1.5, CSR: 3.0, ROWS: 1.0, INT8: 0.25}
+FLOORS = {DENSE: 1_000.0, KERNEL: 500.0, CSR: 4_000.0, ROWS: 1_000.0, INT8: 2_000.0}
+KINDS = [*((one, removed) for one in (DENSE, KERNEL, CSR, INT8) for removed in (False, True)), (ROWS, True)]
 
 
 def layer(rows: int, columns: int, share: float, pixels: int = 1) -> LayerWork:
@@ -127,17 +129,22 @@ def test_the_slope_is_the_same_after_the_removal_and_the_floor_is_not_part_of_it
 
 
 def test_the_floor_rules_until_the_weights_take_longer() -> None:
-    # after halving: dense n, csr 3 n / 2, rows removed n / 2 nanoseconds, against 1, 4 and 1 µs
+    # after halving: dense n, sparse kernel 3 n / 4, csr 3 n / 2, rows removed n / 2, int8 n / 4 nanoseconds,
+    # against 1, 0.5, 4, 1 and 2 µs
     assert {execution: fit.from_n for execution, fit in fits(run()).items()} == {
         DENSE: 10_000,
+        KERNEL: 1_000,
+        INT8: 10_000,
         CSR: 10_000,
         ROWS: 10_000,
     }
     shifted = run(sizes=(10, 1_500, 2_200, 10_000, 100_000, 1_000_000))
     assert {execution: fit.from_n for execution, fit in fits(shifted).items()} == {
         DENSE: 1_500,
+        KERNEL: 1_500,
         CSR: 10_000,
         ROWS: 2_200,
+        INT8: 10_000,
     }
 
 
@@ -188,15 +195,15 @@ def test_runs_of_other_settings_bracket_nothing() -> None:
 def test_pruning_leaves_the_order() -> None:
     sentence = one_sentence(conclusions(run()), "Pruning does not make the time constant")
     assert "10 times the weights (1,000,000 to 10,000,000)" in sentence
-    factors = dict(re.findall(r"(dense|csr|rows removed) ([\d.]+)×", sentence))
+    factors = dict(re.findall(r"(dense|sparse kernel|csr|rows removed|int8) ([\d.]+)×", sentence))
     assert {execution: float(factor) for execution, factor in factors.items()} == pytest.approx(
         dict.fromkeys(EXECUTIONS, 10), rel=0.01
     )
-    assert "The constant falls (csr, rows removed), the order stays." in sentence
+    assert "The constant falls (sparse kernel, csr, rows removed), the order stays." in sentence
 
 
 def test_time_that_does_not_grow_refutes_nothing() -> None:
-    told = conclusions(run(power=0.001, costs={DENSE: 5e3, CSR: 5e4, ROWS: 5e3}, noise=0.01))
+    told = conclusions(run(power=0.001, costs={**dict.fromkeys(EXECUTIONS, 5e3), CSR: 5e4}, noise=0.01))
     assert not [sentence for sentence in told if sentence.startswith("Pruning does not")]
 
 
@@ -240,7 +247,10 @@ def test_the_frame_is_what_the_chart_expects() -> None:
     assert (table["low_ns"] <= table["median_ns"]).all()
     assert (table["median_ns"] <= table["high_ns"]).all()
     largest = table[table["n"] == 10_000_000].set_index("execution")
-    assert largest["operations"].to_dict() == {DENSE: 10_000_000, CSR: 5_000_000, ROWS: 5_000_000}
+    assert largest["operations"].to_dict() == {
+        **dict.fromkeys((DENSE, INT8), 10_000_000),
+        **dict.fromkeys((KERNEL, CSR, ROWS), 5_000_000),
+    }
     assert largest["surviving"].to_dict() == dict.fromkeys(EXECUTIONS, 5_000_000)
     assert largest["removed_share"].to_dict() == dict.fromkeys(EXECUTIONS, 0.5)
     assert largest["median_ns"][CSR] == pytest.approx(FLOORS[CSR] + 3 * 5e6, rel=0.01)
@@ -265,8 +275,8 @@ def test_operations_are_counted_layer_by_layer() -> None:
 
 def test_a_convolution_visits_its_weights_once_a_pixel() -> None:
     work = layer(4, 5, 0.5, pixels=9)
-    assert [work.operations(execution, removed=False) for execution in EXECUTIONS] == [180, 180, 180]
-    assert [work.operations(execution, removed=True) for execution in EXECUTIONS] == [180, 90, 90]
+    assert [work.operations(execution, removed=False) for execution in EXECUTIONS] == [180] * 5
+    assert [work.operations(execution, removed=True) for execution in EXECUTIONS] == [180, 90, 90, 90, 180]
 
 
 def test_what_was_measured_is_what_is_predicted_for_it() -> None:
@@ -325,9 +335,9 @@ def test_sizes_are_refused_for_a_model() -> None:
 
 
 def test_an_unknown_execution_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match="csr, rows removed"):
+    with pytest.raises(InputError, match="csr, int8, rows removed"):
         run().points[0].operations("blocked", removed=True)
-    with pytest.raises(InputError, match="dense, csr, rows removed"):
+    with pytest.raises(InputError, match="dense, sparse kernel, csr, int8"):
         effect(run(), "blocked")
 
 

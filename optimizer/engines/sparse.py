@@ -28,7 +28,8 @@ from optimizer.engines.base import Array, Build, Engine, Runner, Service, one_by
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.plan import DENSE, TILES, Call, Choice, Item, Load, Plan, plan
+from optimizer.kernels.matrix import DENSE, TILES
+from optimizer.kernels.plan import Call, Choice, Item, Load, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role

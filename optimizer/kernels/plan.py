@@ -17,13 +17,11 @@ import torch
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
+from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
 from optimizer.kernels.trace import Op, Trace, fits, taps
 
 SLACK = 256
 """Floats behind the last plane: a tile may read that far."""
-TILES = (8, 6, 4, 3, 2)
-DENSE = 0
-"""The tile of the dense path, among those that are tried."""
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
 
@@ -420,7 +418,11 @@ class _Planner:
             images, channels, height, width = source.shape
             layout = self._layout(op.shape)
             planes = (images, channels * len(phases), *op.shape[2:])
-            full = all(size % stride == 0 for size in (height, width))  # or some pixels of a phase stay zero
+            full = all(  # or some pixels of a phase stay zero
+                -(-(size - phase) // stride) >= out
+                for place in phases
+                for phase, size, out in zip(place, (height, width), op.shape[2:], strict=True)
+            )
             value = self._value(layout, planes[1], planes, used_again=full)
             into = (layout.image, layout.plane * len(phases), layout.row, 1)
             for index, (down, right) in enumerate(phases):
@@ -522,31 +524,17 @@ class _Planner:
 
     def _choice(self, op: Op, step: Step, weight: np.ndarray, offsets: np.ndarray) -> Choice:
         """A matrix ``[rows, taps]`` over pixels, in every way that may be the fastest."""
-        rows, kept = len(weight), int(np.count_nonzero(weight))
-        density = kept / weight.size
+        step.bias = self._memory(self._bias(op, len(weight)))
         single = self._layout(op.shape).single
-        step.bias, step.taps_count = self._memory(self._bias(op, rows)), weight.shape[1]
-        ways: dict[int, Step] = {}
-        if density > ALWAYS_SPARSE:
-            dense = copy_of(step)
-            dense.kind = Kind.DENSE_VECTOR if single else Kind.DENSE
-            together = 4 * self.kernels.width if single else self.kernels.dense_rows
-            blocks = np.zeros((-(-rows // together) * together, weight.shape[1]), np.float32)
-            blocks[:rows] = weight
-            packed = blocks.reshape(-1, together, weight.shape[1]).transpose(0, 2, 1)
-            dense.weights = self._memory(packed)
-            dense.offsets = self._memory(offsets.astype(np.int32))
-            ways[DENSE] = dense
-        if density < NEVER_SPARSE:
-            order = np.argsort(-np.count_nonzero(weight, axis=1), kind="stable")
-            step.kind = Kind.SPARSE_VECTOR if single else Kind.SPARSE
-            surviving, starts = (fours if single else survivors)(weight[order], offsets)
-            step.taps, step.starts = self._memory(surviving), self._memory(starts)
-            step.order = self._memory(order.astype(np.int32))
-            for tile in TILES[:1] if single else TILES:
-                way = copy_of(step)
-                way.tile = tile
-                ways[tile] = way
+        kept = int(np.count_nonzero(weight))
+        share = kept / weight.size
+        ways = (
+            {DENSE: dense(step, weight, offsets, single, self.kernels, self._memory)}
+            if share > ALWAYS_SPARSE
+            else {}
+        )
+        if share < NEVER_SPARSE:
+            ways |= sparse(step, weight, offsets, single, self._memory)
         return Choice(ways, kept, weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
@@ -587,32 +575,3 @@ class _Planner:
         plane = output.layout.plane
         into = (1, height * width * plane, width * plane, plane)
         self._copy(source, output, source.shape, into=into)
-
-
-def copy_of(step: Step) -> Step:
-    """A step of its own, with the same pointers."""
-    return Step.from_buffer_copy(step)
-
-
-def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weights ``[rows, taps]`` that are not 0, each with its offset, and where each row begins."""
-    rows, places = np.nonzero(weight)
-    taps = np.empty(len(rows), [("weight", np.float32), ("offset", np.int32)])
-    taps["weight"], taps["offset"] = weight[rows, places], offsets[places]
-    return taps, _starts(np.bincount(rows, minlength=len(weight)))
-
-
-def fours(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same in groups of four, each row's last filled up with weights of 0."""
-    rows, places = np.nonzero(weight)
-    counts = np.bincount(rows, minlength=len(weight))
-    starts = _starts(-(-counts // 4))
-    position = np.arange(len(rows)) - _starts(counts)[rows] + 4 * starts[rows]
-    taps = np.zeros(int(starts[-1]), [("weights", np.float32, 4), ("offsets", np.int32, 4)])
-    taps["weights"][position // 4, position % 4] = weight[rows, places]
-    taps["offsets"][position // 4, position % 4] = offsets[places]
-    return taps, starts
-
-
-def _starts(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)

@@ -22,7 +22,8 @@ def test_the_share_removed(visit: Visit) -> None:
     page = visit("/complexity")
     time = page.get_by_role("figure", name="Time against the number of weights")
     slopes = dict(re.findall(r"([a-z][a-z ]+), slope ([\d.]+)", time.inner_text()))
-    assert set(slopes) == {"dense", "csr", "rows removed"}
+    assert {"dense", "sparse kernel", "csr", "rows removed"} <= set(slopes)
+    assert 0.6 < float(slopes["sparse kernel"]) < 1.5
     assert 0.6 < float(slopes["dense"]) < 1.5  # O(n); a busy machine bends it a little
     assert "50 % removed" in page.get_by_test_id("stMainBlockContainer").inner_text()
     sentences = page.get_by_test_id("stMarkdown").get_by_role("listitem")
@@ -38,13 +39,13 @@ def test_the_share_removed(visit: Visit) -> None:
     act(page, until_measured)
     assert "removed=99" in page.url
     expect(page.get_by_text("predicted", exact=True)).to_have_count(0)
-    assert ratio(page, "CSR") < ratio(page, "Dense kernels")
+    assert ratio(page, "Sparse kernel") < ratio(page, "CSR") < ratio(page, "Dense kernels")
     visits = page.get_by_role("figure", name="Operations against the number of weights")
     expect(visits).to_be_visible()
 
     name, content = downloaded(page, page.get_by_role("button", name="CSV").click)
     assert name == "paretoscope-complexity.csv"
-    assert set(pd.read_csv(io.BytesIO(content)).execution) == set(slopes)
+    assert set(pd.read_csv(io.BytesIO(content)).execution) == {*slopes, "int8"}
     name, content = downloaded(page, page.get_by_role("button", name="JSON").click)
     assert json.loads(content)["removed_share"] == 0.99
 

@@ -1,0 +1,140 @@
+"""A matrix times planes of pixels: the steps of the dense path and of the sparse one, and what they read."""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from optimizer.kernels import Kernels, Kind, Step
+
+TILES = (8, 6, 4, 3, 2)
+"""Vectors of pixels that the sparse path does at once: many read few weights, few read inputs from nearby."""
+DENSE = 0
+"""The tile of the dense path, among those that are tried."""
+REPEATS = 5
+
+Hold = Callable[[np.ndarray], int]
+"""Keeps an array for as long as the steps live, and gives its address."""
+
+
+def copy_of(step: Step) -> Step:
+    """A step of its own, with the same pointers."""
+    return Step.from_buffer_copy(step)
+
+
+def dense(
+    step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, kernels: Kernels, hold: Hold
+) -> Step:
+    """``step`` over every weight ``[rows, taps]``, whose inputs lie at ``offsets``; ``single``: one pixel."""
+    way, (rows, taps) = copy_of(step), weight.shape
+    together = 4 * kernels.width if single else kernels.dense_rows
+    blocks = np.zeros((-(-rows // together) * together, taps), np.float32)
+    blocks[:rows] = weight
+    way.kind, way.taps_count = (Kind.DENSE_VECTOR if single else Kind.DENSE), taps
+    way.weights = hold(blocks.reshape(-1, together, taps).transpose(0, 2, 1))
+    way.offsets = hold(offsets.astype(np.int32))
+    return way
+
+
+def sparse(step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, hold: Hold) -> dict[int, Step]:
+    """``step`` over the weights that are not 0, by tile.
+
+    Rows with the most weights come first: those that follow each other then loop equally often, which is
+    what a processor guesses.
+    """
+    order = np.argsort(-np.count_nonzero(weight, axis=1), kind="stable")
+    taps, starts = (fours if single else survivors)(weight[order], offsets)
+    ways = {tile: copy_of(step) for tile in (TILES[:1] if single else TILES)}
+    addresses = hold(taps), hold(starts), hold(order.astype(np.int32))
+    for tile, way in ways.items():
+        way.kind, way.tile = (Kind.SPARSE_VECTOR if single else Kind.SPARSE), tile
+        way.taps, way.starts, way.order = addresses
+    return ways
+
+
+def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The weights ``[rows, taps]`` that are not 0, each with its offset, and where each row begins."""
+    rows, places = np.nonzero(weight)
+    taps = np.empty(len(rows), [("weight", np.float32), ("offset", np.int32)])
+    taps["weight"], taps["offset"] = weight[rows, places], offsets[places]
+    return taps, _starts(np.bincount(rows, minlength=len(weight)))
+
+
+def fours(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same in groups of four, each row's last filled up with weights of 0."""
+    rows, places = np.nonzero(weight)
+    counts = np.bincount(rows, minlength=len(weight))
+    starts = _starts(-(-counts // 4))
+    position = np.arange(len(rows)) - _starts(counts)[rows] + 4 * starts[rows]
+    taps = np.zeros(int(starts[-1]), [("weights", np.float32, 4), ("offsets", np.int32, 4)])
+    taps["weights"][position // 4, position % 4] = weight[rows, places]
+    taps["offsets"][position // 4, position % 4] = offsets[places]
+    return taps, starts
+
+
+def _starts(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+
+def chain(
+    weights: Sequence[Tensor], inputs: np.ndarray, kernels: Kernels, threads: int
+) -> Callable[[], np.ndarray]:
+    """A call that takes ``inputs`` ``[columns, pixels]`` or ``[columns]`` through the sparse path of one
+    matrix ``[rows, columns]`` after the other, each on its fastest tile; it gives ``[rows, pixels]``."""
+    pixels = inputs.shape[1] if inputs.ndim == 2 else 1
+    vectors = -(-pixels // kernels.width)
+    plane = 1 if pixels == 1 else 16 * (-(-vectors * kernels.width // 16) | 1)
+    memory: list[np.ndarray] = []
+
+    def hold(array: np.ndarray) -> int:
+        memory.append(np.ascontiguousarray(array))
+        return int(memory[-1].ctypes.data)
+
+    def planes(channels: int) -> np.ndarray:
+        return np.zeros(channels * plane + 256, np.float32)
+
+    def pixels_of(values: np.ndarray, channels: int) -> np.ndarray:
+        return values[: channels * plane].reshape(channels, plane)[:, :pixels]
+
+    values = planes(len(inputs))
+    pixels_of(values, len(inputs))[:] = inputs.reshape(len(inputs), pixels)
+    steps: list[dict[int, Step]] = []
+    for weight in weights:
+        rows, columns = weight.shape
+        output = planes(rows)
+        step = Step(
+            input=hold(values),
+            output=hold(output),
+            bias=hold(np.zeros(rows, np.float32)),
+            rows=rows,
+            vectors=vectors,
+            output_stride=plane,
+            low=-np.inf,
+            high=np.inf,
+        )
+        offsets = np.arange(columns) * plane
+        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, hold))
+        values = output
+    result = pixels_of(values, len(weights[-1]))
+    return partial(_run, kernels, _fastest(steps, kernels, threads), threads, memory, result)
+
+
+def _run(
+    kernels: Kernels, steps: ctypes.Array[Step], threads: int, memory: list[np.ndarray], result: np.ndarray
+) -> np.ndarray:
+    """``memory`` is what the steps point into: it must live as long."""
+    kernels.library.run(steps, len(steps), threads)
+    return result
+
+
+def _fastest(steps: Sequence[dict[int, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
+    taken: dict[int, list[int]] = {}
+    for tile in steps[0]:
+        array = (Step * len(steps))(*(ways[tile] for ways in steps))
+        shortest = (ctypes.c_int64 * len(steps))()
+        kernels.library.time_steps(array, len(steps), threads, REPEATS, shortest)
+        taken[tile] = list(shortest)
+    best = [min(taken, key=lambda tile: taken[tile][index]) for index in range(len(steps))]
+    return (Step * len(steps))(*(ways[tile] for ways, tile in zip(steps, best, strict=True)))
