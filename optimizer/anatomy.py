@@ -21,9 +21,8 @@ LEVELS_DRAWN = 64
 def anatomy_of(layer: str, before: Tensor, after: CompressedWeight, as_published: bool) -> Anatomy:
     """Both histograms share their bins, which are symmetric about zero.
 
-    A threshold is of the weights as they were published; where batch norm was folded into them since, it is
-    another one in each channel, and none is told. Nor is it where something else than magnitude decided, so
-    that smaller weights stayed than went.
+    A threshold, where there is one, is of the weights that were pruned. It is told where those are ``before``
+    (``as_published``): where batch norm was folded into them since, it is another one in each channel.
     """
     values = after.values.numpy().ravel()
     original = before.numpy().ravel()
@@ -35,16 +34,9 @@ def anatomy_of(layer: str, before: Tensor, after: CompressedWeight, as_published
         before=tuple(np.histogram(original, edges)[0].tolist()),
         after=tuple(np.histogram(values[values != 0], edges)[0].tolist()),
         zeros=original.size - int((values != 0).sum()),
-        threshold=after.threshold if as_published and _by_magnitude(before, after) else -1.0,
+        threshold=after.threshold if as_published else -1.0,
         levels=_levels(after.codes, after.spec) if after.codes is not None else (),
     )
-
-
-def _by_magnitude(before: Tensor, after: CompressedWeight) -> bool:
-    if before.shape != after.mask.shape:  # channels went
-        return False
-    kept = before[after.mask].abs()
-    return not kept.numel() or kept.min().item() >= after.threshold
 
 
 def _levels(codes: Codes, spec: QuantizeSpec) -> tuple[float, ...]:

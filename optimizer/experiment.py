@@ -242,7 +242,8 @@ def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
         raise unknown("layer", layer, before)
     request = _untrained(request)
     after = compressed_model(request, report).weights[layer]
-    as_published = torch.equal(before[layer], target.published[layer])
+    same = torch.equal(before[layer], target.published[layer])
+    as_published = same and not request.recipe.prune.shrinks  # what reads channels that went was refitted
     return anatomy_of(layer, before[layer], after, as_published)
 
 

@@ -9,7 +9,7 @@ from optimizer.anatomy import BINS, anatomy_of, sensitivities_of
 from optimizer.calibrate import Moments
 from optimizer.compress import CompressedWeight, compress_weights
 from optimizer.errors import InputError
-from optimizer.experiment import anatomy, subject
+from optimizer.experiment import anatomy, compressed_model, subject
 from optimizer.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
@@ -52,7 +52,7 @@ def test_a_layer_of_zeros_has_a_histogram() -> None:
 
 @pytest.mark.parametrize(
     ("removed", "as_published", "told"),
-    [((0.0, 0.005), True, True), ((0.0, 0.005), False, False), ((0.3, 0.0), True, False)],
+    [((0.0, 0.005), True, True), ((0.0, 0.005), False, False), ((), True, False)],
 )
 def test_a_threshold_is_told_where_magnitude_decided_among_the_weights_that_run(
     removed: tuple[float, ...], as_published: bool, told: bool
@@ -73,6 +73,30 @@ def test_batch_norm_leaves_no_threshold_to_tell() -> None:
     for model, told in (("fashion-mlp", True), ("fashion-resnet", False)):
         layer = next(walk(subject(model).module)).name
         assert (anatomy(Request(model, half), layer).threshold > 0) == told
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (PruneSpec(sparsity=0.5, allocation="uniform"), True),
+        (PruneSpec(threshold=0.05), True),
+        (PruneSpec(sparsity=0.5, allocation="measured"), True),
+        (PruneSpec(sparsity=0.5, match=True), True),
+        (PruneSpec(pattern="2:4"), False),
+        (PruneSpec("compensated", 0.5), False),
+    ],
+)
+def test_the_threshold_that_compression_tells_is_the_one_that_is_drawn(spec: PruneSpec, told: bool) -> None:
+    """Where one is told, it parts the weights that went from those that stayed."""
+    request = Request("fashion-mlp", Recipe(spec))
+    after = compressed_model(request).weights
+    for layer in walk(subject("fashion-mlp").module):
+        found, before = anatomy(request, layer.name), layer.weight.detach().abs()
+        assert found.threshold == after[layer.name].threshold
+        assert (found.threshold >= 0) == (told and not after[layer.name].mask.all())
+        if found.threshold >= 0:
+            assert before[~after[layer.name].mask].max() == pytest.approx(found.threshold)
+            assert before[after[layer.name].mask].min() >= found.threshold
 
 
 def test_an_unknown_layer_is_refused() -> None:
