@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from optimizer.errors import InputError, unknown
 from optimizer.layers import uses, walk
 from optimizer.prune import PRUNERS, Pruned
+from optimizer.prune.patterns import SPARSE_INPUTS, SPARSE_OUTPUTS, fits, named
 from optimizer.quantize import QUANTIZERS, bits
 from optimizer.quantize.grid import Codes
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
@@ -80,6 +81,7 @@ def compress_weights(
         raise InputError(
             f"{recipe.describe()} works from calibration images: give some, or take magnitude and nearest"
         )
+    _check_pattern(weights, recipe)
     scored = weights if published is None else {name: published[name] for name in weights}
     pruned = _prune(weights, scored, recipe, study)
     specs = _quantize_specs(weights, recipe, study)
@@ -94,6 +96,18 @@ def compress_weights(
         )
         for name, weight in weights.items()
     }
+
+
+def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
+    """A pattern that fits nothing would leave the model as it is, and say that it was pruned."""
+    name = recipe.prune.pattern
+    held = [weight for layer, weight in weights.items() if recipe.prune_for(layer).pattern == name]
+    if held and not any(fits(weight.shape, named(name)) for weight in held):
+        raise InputError(
+            f"pattern {name} fits no layer of this model: it needs outputs in multiples of "
+            f"{SPARSE_OUTPUTS} and inputs in multiples of {SPARSE_INPUTS}, as sparse tensor "
+            "cores do; take pattern unstructured, or blocks"
+        )
 
 
 def _prune(

@@ -206,3 +206,24 @@ def test_published_weights_say_what_is_pruned_and_the_model_s_own_what_is_left(s
         assert weight.codes is not None
         survivors = (layer.weight * weight.mask).detach()
         torch.testing.assert_close(weight.values, survivors, rtol=0, atol=weight.codes.scale.max().item())
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "4:8"])
+def test_a_pattern_that_fits_no_layer_says_so(small: Small, pattern: str) -> None:
+    with pytest.raises(
+        InputError, match=f"pattern {pattern} fits no layer.*outputs in multiples of 8.*of 16"
+    ):
+        compress(small("cnn"), Recipe(PruneSpec(pattern=pattern)))
+    weights = compress(small("tied"), Recipe(PruneSpec(pattern=pattern))).weights
+    assert any(not weight.mask.all() for weight in weights.values()), "one that fits is enough"
+    assert any(weight.mask.all() for weight in weights.values())
+
+
+def test_a_pattern_is_looked_for_where_it_holds(small: Small) -> None:
+    """The only layers that it fits have something else to themselves."""
+    model = small("tied")
+    fitting = ("first.weight", "left.weight")
+    apart = tuple(Override(name, sparsity=0.5) for name in fitting)
+    with pytest.raises(InputError, match="fits no layer"):
+        compress(model, Recipe(PruneSpec(pattern="2:4"), layers=apart))
+    compress(model, Recipe(PruneSpec(pattern="4x4", sparsity=0.5), layers=apart))

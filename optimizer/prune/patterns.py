@@ -55,6 +55,11 @@ def named(name: str) -> Pattern:
     return PATTERNS[name]
 
 
+def fits(shape: torch.Size, pattern: Pattern) -> bool:
+    """Whether a layer of this shape ``[out, in, ...]`` loses anything to it; blocks fit everywhere."""
+    return pattern.kept is None or (shape[0] % SPARSE_OUTPUTS == 0 and shape[1] % SPARSE_INPUTS == 0)
+
+
 def keep_mask(costs: Tensor, pattern: Pattern, removed: int = 0) -> Tensor:
     """True where a weight stays, in the shape of ``costs`` ``[out, in, ...]`` (finite, at least 0).
 
@@ -64,7 +69,7 @@ def keep_mask(costs: Tensor, pattern: Pattern, removed: int = 0) -> Tensor:
     """
     flat = _channels_last(costs)
     if pattern.kept is not None:
-        return _back(_keep_in_groups(flat, costs.shape[1], pattern), costs.shape)
+        return _back(_keep_in_groups(flat, costs.shape, pattern), costs.shape)
     if not 0 <= removed < max(1, costs.numel()):
         raise InputError(
             f"{removed:,} of {costs.numel():,} weights of a layer can't go: it keeps at least one, so give 0 "
@@ -107,10 +112,10 @@ def _nearest(means: Tensor, sizes: Tensor, removed: int) -> int:
     return min(int((held - removed).abs().argmin()), len(order) - 1)
 
 
-def _keep_in_groups(flat: Tensor, channels: int, pattern: Pattern) -> Tensor:
+def _keep_in_groups(flat: Tensor, shape: torch.Size, pattern: Pattern) -> Tensor:
     assert pattern.kept is not None
     keep = torch.ones_like(flat, dtype=torch.bool)
-    if len(flat) % SPARSE_OUTPUTS or channels % SPARSE_INPUTS:
+    if not fits(shape, pattern):
         return keep
     groups = flat.reshape(-1, pattern.inputs)
     lost = groups.argsort(dim=1, stable=True)[:, : pattern.inputs - pattern.kept]
