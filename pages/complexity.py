@@ -11,11 +11,11 @@ from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from pages import common
 
 LABELS = {
-    "dense": "Dense kernels (zeros are multiplied too)",
-    "sparse kernel": "Sparse kernel (zeros are skipped)",
-    "csr": "torch's CSR (zeros are skipped)",
-    "rows removed": "Rows removed (a smaller dense layer)",
-    "int8": "int8 kernels (zeros are multiplied too)",
+    "dense": ("Dense kernels", "zeros are multiplied too"),
+    "sparse kernel": ("Sparse kernel", "zeros are skipped"),
+    "csr": ("torch's CSR", "zeros are skipped"),
+    "rows removed": ("Rows removed", "a smaller dense layer"),
+    "int8": ("int8 kernels", "zeros are multiplied too"),
 }
 
 
@@ -132,11 +132,13 @@ def effects(run: ComplexityRun, share: float) -> None:
                 if measured
                 else format_ratio(predictions[execution].ratio)
             ).partition(" ")
+            label, words = LABELS[execution]
             st.metric(
-                LABELS[execution],
+                label,
                 value,
                 help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
             )
+            st.caption(words)
             if measured:
                 st.caption(f"of dense before {interval}; {effect.verdict}")
                 st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")
