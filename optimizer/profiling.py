@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from optimizer.coverage import Coverage, coverage_key
+from optimizer.coverage import BETWEEN, Coverage, coverage_key
 from optimizer.engines import Runner
 from optimizer.environment import environment
 from optimizer.errors import UnavailableError, WorkError
@@ -68,8 +68,6 @@ def merged(samples: Sequence[tuple[KernelTime, ...]]) -> tuple[KernelTime, ...]:
     }
     if len(ran) > 1:
         raise WorkError("the engine ran other operations in one profile than in the next: try again")
-    times = [tuple(time for row in rows for time in row.times_ns) for rows in zip(*samples, strict=True)]
-    *operations, between = [
-        replace(row, times_ns=taken) for row, taken in zip(samples[0], times, strict=True)
-    ]
-    return (*(row for row in operations if any(row.times_ns)), between)
+    times = [tuple(time for row in place for time in row.times_ns) for place in zip(*samples, strict=True)]
+    rows = [replace(row, times_ns=taken) for row, taken in zip(samples[0], times, strict=True)]
+    return tuple(row for row in rows if row.name == BETWEEN or any(row.times_ns))

@@ -175,6 +175,12 @@ def test_a_small_network_waits_between_its_operations() -> None:
     assert "between operations" not in said(profile(layer("first", 60)))
 
 
+def test_an_engine_that_tells_of_nothing_between_is_told_of_whole() -> None:
+    run = replace(profile(), kernels=(layer("first", 10), layer("second", 60)))
+    assert "The slowest operation is second (brgconv): 85.7 % of the time." in said(run)
+    assert "passes" not in said(run)
+
+
 def test_parts() -> None:
     kernels = (
         layer("first", 10, "u8"),

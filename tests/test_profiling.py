@@ -8,7 +8,7 @@ import torch
 from factories import recipe
 from torch import nn
 
-from optimizer import profiling
+from optimizer import coverage, profiling
 from optimizer.compress import compress
 from optimizer.coverage import conclusions, layer_precisions, parts, rows
 from optimizer.engines import ENGINES, Runner
@@ -113,6 +113,10 @@ def test_what_can_not_be_profiled_is_said() -> None:
         profiling._profiled(silent, IMAGE, "mine")
     with pytest.raises(InputError, match="99 threads"):
         profiling.profile(Request("fashion-mlp", settings=Settings(threads=99)))
+
+
+def test_engines_and_conclusions_mean_the_same_row() -> None:
+    assert coverage.BETWEEN == BETWEEN
 
 
 def test_profiles_are_merged_by_place() -> None:
