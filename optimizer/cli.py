@@ -288,7 +288,7 @@ SCOPES = {"layer": "uniform", "global": "global"}
 RECIPE_OPTIONS = (
     *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "match", "train"),
     *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
-    *("range", "precision"),
+    *("range", "precision", "equalise"),
 )
 
 
@@ -330,6 +330,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
             activation_bits=options.activation_bits or 32,
             granularity=options.granularity or "channel",
             symmetric=options.symmetric or (symmetric and not options.asymmetric),
+            equalise=options.equalise,
             range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
             precision=options.precision or "f32",
         ),
@@ -578,6 +579,11 @@ def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
         "--train", type=float, metavar="SECONDS", help="teach the pruned network to answer as the dense one"
     )
     recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
+    recipe.add_argument(
+        "--equalise",
+        action="store_true",
+        help="give channels one range in the layer that makes them and the one that reads (nearest only)",
+    )
     recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
     recipe.add_argument(
         "--average-bits", type=float, metavar="B", help="bits a weight on average, shared out by effect"

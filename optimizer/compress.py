@@ -11,7 +11,7 @@ from optimizer.errors import InputError, unknown
 from optimizer.layers import uses, walk
 from optimizer.prune import PRUNERS, Pruned
 from optimizer.prune.patterns import SPARSE_INPUTS, SPARSE_OUTPUTS, fits, named
-from optimizer.quantize import QUANTIZERS, bits
+from optimizer.quantize import QUANTIZERS, bits, equalise
 from optimizer.quantize.grid import Codes
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.study import Study
@@ -85,6 +85,7 @@ def compress_weights(
     scored = weights if published is None else {name: published[name] for name in weights}
     pruned = _prune(weights, scored, recipe, study)
     specs = _quantize_specs(weights, recipe, study)
+    pruned = equalise.equalised(equalised_pairs(model, specs), pruned)
     return {
         name: _compressed(
             weight,
@@ -134,6 +135,14 @@ def _quantize_specs(
     assert study is not None
     widths = bits.resolve(mixed, recipe.quantize, study)
     return specs | {name: replace(spec, method=specs[name].method) for name, spec in widths.items()}
+
+
+def equalised_pairs(model: nn.Module, specs: Mapping[str, QuantizeSpec]) -> list[equalise.Pair]:
+    """Pairs of layers that ``specs``, by layer name, equalise: both of them are to be."""
+    if not any(spec.equalises for spec in specs.values()):
+        return []
+    found = equalise.pairs(model)
+    return [pair for pair in found if specs[pair.first.name].equalises and specs[pair.second.name].equalises]
 
 
 def _threshold(scored: Tensor, mask: Tensor, spec: PruneSpec) -> float:

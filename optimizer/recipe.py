@@ -141,6 +141,9 @@ class QuantizeSpec:
     deserves, 2 to 8, with so many bits a weight over the whole model. ``compensated`` lets the weights that
     are yet to be rounded make up for those that were, on calibration images.
 
+    ``equalise`` gives channels one range in the layer that makes them and the one that reads, where nothing
+    but ReLU and pooling stands between; for rounding to nearest.
+
     ``precision`` is what the engine computes in, outside of integer kernels.
     """
 
@@ -152,6 +155,7 @@ class QuantizeSpec:
     symmetric: bool = True
     range: str = "absmax"
     precision: str = "f32"
+    equalise: bool = False
 
     def __post_init__(self) -> None:
         _one_of("rounding", self.method, ROUNDING)
@@ -182,6 +186,11 @@ class QuantizeSpec:
     def integer(self) -> bool:
         """Whether weights lie on an integer grid."""
         return self.bits <= 8
+
+    @property
+    def equalises(self) -> bool:
+        """Whether channels are equalised before they are rounded."""
+        return self.equalise and self.integer and self.method == "nearest"
 
     @property
     def automatic(self) -> bool:
@@ -323,6 +332,8 @@ class Recipe:
                 activation_bits=quantize.activation_bits,
                 precision=quantize.precision,
             )
+        equalise = any(spec.equalises for spec in self.quantize_specs)
+        quantize = replace(quantize, equalise=equalise)
         training_seconds = self.training_seconds if self.trains else 0.0
         return replace(self, prune=prune, quantize=quantize, training_seconds=training_seconds)
 
@@ -476,6 +487,7 @@ def _describe_quantize(quantize: QuantizeSpec) -> list[str]:
             {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
             "" if quantize.symmetric else "asymmetric",
             {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
+            "equalised" if quantize.equalises else "",
         ]
         if any(details):
             words[-1] += f" ({', '.join(filter(None, details))})"

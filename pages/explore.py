@@ -286,6 +286,12 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         format_func=RANGE_WORDS.__getitem__,
     )
     precision = _precision()
+    equalise = rounding == "nearest" and st.toggle(
+        "Equalise channels across layers",
+        **common.in_address("equalise"),
+        help="A channel gets one range in the layer that makes it and the one that reads it, where only ReLU "
+        "or pooling stands between; of most use with one grid a tensor.",
+    )
     return (
         PruneSpec(
             "magnitude" if method == "threshold" else method,
@@ -300,6 +306,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             average_bits=8 if mixed else None,
             granularity=granularity,
             range=range_,
+            equalise=equalise,
             precision=precision,
         ),
         float(seconds),

@@ -46,6 +46,7 @@ grids = {
     "granularity": st.sampled_from(GRANULARITIES),
     "symmetric": st.booleans(),
     "range": st.sampled_from(RANGES),
+    "equalise": st.booleans(),
 }
 quantize_specs = st.builds(QuantizeSpec, weight_bits=st.sampled_from(WEIGHT_BITS), **grids) | st.builds(
     QuantizeSpec, average_bits=st.floats(2, 8), **grids

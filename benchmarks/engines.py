@@ -1,0 +1,268 @@
+"""Pruned networks on kernels that skip zeros, against the same network dense on OpenVINO.
+
+    python benchmarks/engines.py [--parts networks kernel int8] [--models NAME ...] [--seconds 20] [--json]
+
+Three parts, each interleaved in one series, batch 1 and one thread, with 95 % intervals of the ratios:
+
+- networks: every 1x1 and 3x3 convolution and linear layer loses the same share of its weights by magnitude
+  (depthwise convolutions keep theirs); OpenVINO float32, whole, is the baseline. ``resnet50`` has random
+  weights: how long it takes does not depend on them.
+- kernel: the sparse path alone on the shapes of these networks' layers, against torch's float32 matrix
+  product; and how straight time is in the weights that survive (r squared, 50 % to 98 % removed).
+- int8: each model in OpenVINO's int8 kernels, as this package builds it and as NNCF does by itself.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import nncf
+import numpy as np
+import openvino
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from optimizer.compress import CompressedModel, compress
+from optimizer.engines import engine_named
+from optimizer.engines.base import Runner
+from optimizer.engines.torch import thread_count
+from optimizer.environment import describe, environment
+from optimizer.errors import InputError
+from optimizer.experiment import turn
+from optimizer.kernels import kernels
+from optimizer.kernels.matrix import chain
+from optimizer.latency import Effort, time_interleaved
+from optimizer.layers import fold_batch_norm, walk
+from optimizer.models import load, quiet
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Settings
+from optimizer.statistics import summarise_latency
+
+Shape = tuple[int, int, int]
+THREADS = 1
+SHARES = (0.0, 0.5, 0.8, 0.9, 0.95)
+NETWORKS = ("efficientnet-lite0", "resnet50", "fashion-mlp")
+LEAST = {
+    "efficientnet-lite0": {0.5: 1.0, 0.8: 1.1, 0.9: 1.3, 0.95: 1.5},
+    "resnet50": {0.5: 1.0, 0.8: 1.3, 0.9: 2.0, 0.95: 2.5},
+    "fashion-mlp": {0.5: 1.0, 0.95: 3.0},
+}
+KERNEL_SHARES = (0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
+KERNEL_LEAST = {0.65: 1.0, 0.8: 2.0, 0.9: 3.5, 0.95: 6.0}
+STRAIGHT = 0.98
+INT8_MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")
+
+
+def network(name: str) -> tuple[nn.Module, Shape]:
+    """A model with batch norm folded, and the shape of its input."""
+    if name == "resnet50":
+        import torchvision
+
+        torch.manual_seed(0)
+        model, shape = torchvision.models.resnet50(weights=None).eval(), (3, 224, 224)
+    else:
+        loaded = load(name)
+        model, shape = loaded.module, loaded.card.input_shape
+    return fold_batch_norm(model)[0], shape
+
+
+@torch.no_grad()
+def pruned(model: nn.Module, share: float) -> CompressedModel:
+    """Every layer but depthwise convolutions loses the same share of its weights, the smallest."""
+    compressed = compress(model, Recipe())
+    for layer in walk(compressed.module):
+        if layer.kind == "depthwise convolution" or not share:
+            continue
+        gone = round(share * layer.weight.numel())
+        limit = layer.weight.abs().flatten().kthvalue(gone).values
+        layer.weight[layer.weight.abs() <= limit] = 0
+    return compressed
+
+
+def compared(
+    baselines: tuple[Runner, Runner], variants: dict[str, Runner], images: np.ndarray, seconds: float
+) -> list[dict[str, Any]]:
+    """A row a variant: how many times as fast as the baseline, with its interval, and what was noisy."""
+    effort = Effort(warmup_calls=5, warmup_seconds=0.5, seconds=seconds, least_rounds=20)
+    series = time_interleaved(baselines, variants, images, Settings(threads=THREADS), effort)
+    rows = []
+    for name, samples in series.variants_ns.items():
+        told = summarise_latency(series.baseline_ns, samples, series.stolen_share)
+        rows.append(
+            {
+                "variant": name,
+                "baseline_ms": float(np.median(series.baseline_ns)) / 1e6,
+                "ms": float(np.median(samples)) / 1e6,
+                "speedup": 1 / told.ratio,
+                "low": 1 / told.ratio_high,
+                "high": 1 / told.ratio_low,
+                "verdict": told.verdict,
+                "noise": list(told.noise),
+                "rounds": len(samples),
+            }
+        )
+    return rows
+
+
+def networks(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:
+    for name in names:
+        model, shape = network(name)
+        images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
+
+        def runner(engine: str, share: float, model: nn.Module = model, images: Tensor = images) -> Runner:
+            prepared = engine_named(engine).prepare(model, tuple(images.shape[1:]))
+            return prepared(pruned(model, share), images, THREADS, 1)
+
+        variants = {f"{share:.0%}": runner("sparse", share) for share in SHARES}
+        dense = runner("openvino", 0.0), runner("openvino", 0.0)
+        for row, share in zip(compared(dense, variants, images.numpy(), seconds), SHARES, strict=True):
+            least = LEAST.get(name, {}).get(share)
+            yield {"model": name, **row, "least": least, "reached": least is None or row["speedup"] >= least}
+
+
+def layer_shapes(name: str) -> list[tuple[int, int, int]]:
+    """Rows, columns and pixels of the layers that the kernels take as matrices, each shape once."""
+    from optimizer.layers import multiplications
+
+    model, shape = network(name)
+    pixels = multiplications(model, shape)
+    return list(
+        dict.fromkeys(
+            (layer.weight.shape[0], layer.weight[0].numel(), pixels[layer.name])
+            for layer in walk(model)
+            if layer.kind != "depthwise convolution" and pixels[layer.name] > 1
+        )
+    )
+
+
+def fastest(call: Callable[[], object], seconds: float = 0.03) -> float:
+    """The shortest of the calls that fit into the time."""
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - before)
+    return best
+
+
+def kernel(names: Iterable[str], rounds: int = 3) -> Iterable[dict[str, Any]]:
+    """Each shape: the sparse path at several shares and torch's product, in turns; the shortest counts."""
+    library = kernels()
+    for name in names:
+        for rows, columns, pixels in layer_shapes(name):
+            generator = torch.Generator().manual_seed(0)
+            weight = torch.randn(rows, columns, generator=generator)
+            inputs = torch.randn(columns, pixels, generator=generator)
+            calls: dict[float, Callable[[], object]] = {0.0: lambda a=weight, b=inputs: a @ b}  # type: ignore[misc]
+            kept = {}
+            for share in KERNEL_SHARES:
+                thin = weight * (torch.rand(weight.shape, generator=generator) >= share)
+                kept[share] = int(thin.count_nonzero())
+                calls[share] = chain([thin], inputs.numpy(), library, THREADS)
+            taken = {
+                share: min(times)
+                for share, times in (
+                    (share, [fastest(call) for _ in range(rounds)]) for share, call in calls.items()
+                )
+            }
+            line = stats.linregress(
+                [kept[share] for share in KERNEL_SHARES], [taken[share] for share in KERNEL_SHARES]
+            )
+            speedups = {f"{share:.0%}": taken[0.0] / taken[share] for share in KERNEL_SHARES}
+            yield {
+                "model": name,
+                "shape": f"{rows} x {columns} x {pixels}",
+                "dense_us": taken[0.0] * 1e6,
+                "r_squared": float(line.rvalue**2),
+                **speedups,
+                "reached": line.rvalue**2 >= STRAIGHT
+                and all(taken[0.0] / taken[share] >= least for share, least in KERNEL_LEAST.items()),
+            }
+
+
+def by_nncf(model: nn.Module, images: Tensor) -> Runner:
+    """What NNCF's documentation has one do: convert, quantize, compile."""
+    graph = openvino.convert_model(model, example_input=images[:1])
+    graph.reshape([1, *images.shape[1:]])
+    dataset = nncf.Dataset([images[index : index + 1].numpy() for index in range(len(images))])
+    quantized = nncf.quantize(graph, dataset, subset_size=len(images))
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    compiled = openvino.Core().compile_model(quantized, "CPU", {**settings, "INFERENCE_NUM_THREADS": THREADS})
+    request = compiled.create_infer_request()
+
+    def infer(batch: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = request.infer([batch], share_inputs=True)[0]
+        return logits
+
+    return Runner(infer, infer, engine_named("torch").prepare(model, tuple(images.shape[1:]))(
+        compress(model, Recipe()), images, THREADS, 1
+    ).execution)  # fmt: skip
+
+
+def int8(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:
+    for name in names:
+        model, shape = network(name)
+        images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
+        recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+        ours = engine_named("openvino").prepare(model, shape)(compress(model, recipe), images, THREADS, 1)
+        theirs = by_nncf(model, images), by_nncf(model, images)
+        (row,) = compared(theirs, {"int8 of this package against NNCF's": ours}, images.numpy(), seconds)
+        yield {"model": name, **row, "least": 1.0, "reached": row["verdict"] != "slower"}
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        mark = "" if row["reached"] else "  <- not reached"
+        if "r_squared" in row:
+            speedups = "  ".join(
+                f"{share} {row[share]:.2f}x" for share in map("{:.0%}".format, KERNEL_SHARES)
+            )
+            print(f"{row['model']:20} {row['shape']:22} r2 {row['r_squared']:.4f}  {speedups}{mark}")
+            continue
+        least = f", at least {row['least']:g}" if row["least"] else ""
+        noise = f", noisy: {row['noise'][0]}" if row["noise"] else ""
+        print(
+            f"{row['model']:20} {row['variant']:>5}  {row['ms']:.3f} of {row['baseline_ms']:.3f} ms  "
+            f"{row['speedup']:.2f}x ({row['low']:.2f} to {row['high']:.2f}){least}{mark}{noise}"
+        )
+
+
+PARTS = ("networks", "kernel", "int8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--models", nargs="+", help="in place of each part's own")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of one comparison")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.seconds <= 0:
+        raise InputError(f"{arguments.seconds:g} seconds are too few: more than 0")
+    nncf.set_log_level(40)
+    found: dict[str, Any] = {"environment": describe(environment())}
+    with turn(quiet), thread_count(THREADS), torch.inference_mode():
+        if "networks" in arguments.parts:
+            found["networks"] = list(networks(arguments.models or NETWORKS, arguments.seconds))
+        if "kernel" in arguments.parts:
+            found["kernel"] = list(kernel(arguments.models or NETWORKS[:2]))
+        if "int8" in arguments.parts:
+            found["int8"] = list(int8(arguments.models or INT8_MODELS, arguments.seconds))
+    if arguments.json:
+        json.dump(found, sys.stdout)
+        return 0
+    print(found["environment"])
+    for part in arguments.parts:
+        print(f"\n{part}")
+        show(found[part])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
