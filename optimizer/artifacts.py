@@ -467,7 +467,7 @@ def _onnx_notes(take_away: TakeAway, graph: onnx_graph.Graph, folded: bool) -> I
 
 FIGURES = (
     *("accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
-    *("memory", "nonzero", "operations", "latency", "latency_ratio"),
+    *("memory", "cold_start", "nonzero", "operations", "latency", "latency_ratio"),
 )
 
 LIMITS = (

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from optimizer.accuracy import accuracy_of
 from optimizer.anatomy import anatomy_of, sensitivities_of
-from optimizer.compress import CompressedModel, CompressedWeight, compress, compress_weights, equalised_pairs
+from optimizer.compress import CompressedModel, CompressedWeight, compress, compress_weights
 from optimizer.data import Datasets, load_images
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
-from optimizer.engines.memory import measure_memory
+from optimizer.engines.memory import measure_start
 from optimizer.environment import check_precision, environment, threads_available
 from optimizer.errors import InputError, unknown
 from optimizer.folders import fingerprint
@@ -34,6 +34,7 @@ from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import (
     Accuracy,
     Anatomy,
+    ColdStart,
     DataSpec,
     Execution,
     GroupSensitivity,
@@ -91,8 +92,10 @@ class Setting:
 
     @classmethod
     def of(cls, request: Request) -> "Setting":
-        """Raises InputError for more threads than cores, or a folder that can't be used."""
+        """Raises InputError for more threads than cores, a precision that the CPU has not, or a folder that
+        can't be used."""
         threads = resolve_threads(request.settings.threads)
+        check_precision(request.recipe.quantize.precision, environment())
         files = fingerprint(request.data)
         return cls(request.model, request.engine, request.data, files, threads, request.settings.batch)
 
@@ -289,7 +292,6 @@ class Scored:
 def score(request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
     setting = Setting.of(request)
-    check_precision(request.recipe.quantize.precision, environment())
     report(None, "loading the model")
     if not card(request.model).ready:
         download(request.model, report)
@@ -371,12 +373,16 @@ def measure(
                 signature,
                 request.recipe.describe(),
             )
-    inspection = scored.inspection
+    inspection, cold_start = scored.inspection, None
     if not settings.quick:
         shape = (settings.batch, *subject(request.model).input_shape)
         with turn(report):
-            report(None, "measuring memory")
-            inspection = _with_memory(inspection, baseline, runner, settings.threads, shape)
+            report(None, "measuring memory and cold start")
+            started = measure_start(runner, settings.threads, shape)
+            before = measure_start(baseline, settings.threads, shape)
+        if started and before:
+            inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
+            cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
     return Result(
         key=request_key(request),
         request=request,
@@ -387,22 +393,9 @@ def measure(
         baseline_accuracy=scored.baseline_accuracy,
         latency=latency,
         execution=runner.execution,
-        notes=(*subject(request.model).notes, *_equalisation(request), *scored.images.notes),
+        notes=(*subject(request.model).notes, *scored.images.notes),
+        cold_start=cold_start,
     )
-
-
-NOTHING_TO_EQUALISE = (
-    "nothing to equalise: between no two layers is there only what keeps to scale (ReLU, pooling); clips "
-    "(ReLU6), curves (GELU) and sums don't"
-)
-
-
-def _equalisation(request: Request) -> tuple[str, ...]:
-    """What is to be said where it was asked for and there is nothing to be had by it."""
-    recipe, module = request.recipe, subject(request.model).module
-    specs = {layer.name: recipe.quantize_for(layer.name) for layer in walk(module)}
-    asked = any(spec.equalises for spec in specs.values())
-    return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(module, specs) else ()
 
 
 def turn(report: Report) -> AbstractContextManager[None]:
@@ -537,15 +530,11 @@ def _inspection(target: Subject, module: nn.Module, weights: dict[str, Compresse
     return Inspection(facts, size, target.size)
 
 
-def _with_memory(
-    inspection: Inspection, baseline: Runner, runner: Runner, threads: int, shape: tuple[int, ...]
-) -> Inspection:
+def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int) -> Inspection:
     return replace(
         inspection,
-        size=replace(inspection.size, memory_bytes=measure_memory(runner, threads, shape)),
-        baseline_size=replace(
-            inspection.baseline_size, memory_bytes=measure_memory(baseline, threads, shape)
-        ),
+        size=replace(inspection.size, memory_bytes=memory_bytes),
+        baseline_size=replace(inspection.baseline_size, memory_bytes=baseline_bytes),
     )
 
 

@@ -201,7 +201,7 @@ def _measures(
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     baseline_ns = float(np.median(result.latency.baseline_ns))
     images = 1e9 * result.latency.batch
-    layers, total = result.inspection.layers, result.accuracy.total
+    layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
     return {
         "accuracy": _share(
             _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
@@ -211,6 +211,7 @@ def _measures(
         "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
         "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
         "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
+        "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
         "latency": Measure(latency.median_ns, low_ns, high_ns, baseline_ns),
         "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
         "latency_p95": Measure(latency.p95_ns),
@@ -447,7 +448,8 @@ def as_json(result: Result) -> dict[str, Any]:
                       rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
                       ``calls_a_sample``: short calls are timed several in a row, and percentiles are of
                       single ones; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was
-                      timed, when another one with the same instructions was
+                      timed, when another one with the same instructions was; ``cold_start_ns`` and
+                      ``baseline_cold_start_ns``: a fresh process from files to the first answer
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
     ``badges``        names, see :data:`BADGES`
@@ -522,6 +524,8 @@ def as_json(result: Result) -> dict[str, Any]:
             "batch": summary.batch,
             "threads": summary.threads,
             "shared_with": summary.shared_with,
+            "cold_start_ns": measures["cold_start"].value,
+            "baseline_cold_start_ns": measures["cold_start"].baseline,
         },
         "execution": {
             "realisation": summary.realisation,

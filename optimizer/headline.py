@@ -164,6 +164,11 @@ def _latency(summary: Summary | None) -> Headline:
             f" Timed with: {summary.shared_with}, which runs the same instructions."
             if summary.shared_with
             else ""
+        )
+        + (
+            f" Cold start {summary.text('cold_start')}."
+            if summary.measures["cold_start"].value is not None
+            else ""
         ),
     )
 

@@ -155,6 +155,15 @@ METRICS: dict[str, Metric] = {
         format_bytes,
         "Growth of a fresh process's resident memory when the engine loads the model and runs it once.",
     ),
+    "cold_start": Metric(
+        "cold start",
+        "ns",
+        "lower",
+        "cold_start_ns",
+        format_ns,
+        "From files on the disk to the first answer, in a fresh process with its libraries imported: "
+        "reading, preparing or compiling, and one call. One measurement.",
+    ),
     "latency": Metric(
         "latency",
         "ns",

@@ -301,6 +301,15 @@ class GroupSensitivity:
 
 
 @dataclass(frozen=True, slots=True)
+class ColdStart:
+    """Nanoseconds from files on the disk to the first answer, in a fresh process with its libraries imported:
+    reading, preparing or compiling, and one call. One measurement each."""
+
+    variant_ns: int
+    baseline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One experiment, whole: what was run and what was measured."""
 
@@ -315,6 +324,7 @@ class Result:
     execution: Execution
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
+    cold_start: ColdStart | None = None
 
 
 def encode(record: object) -> bytes:
@@ -330,7 +340,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         raise InputError(f"not a {kind.__name__} record: {error}") from error
 
 
-LATER = (b',"precision":"f32"',)
+LATER = (b',"precision":"f32"', b',"equalise":false', b',"match":false')
 """Fields that came after results were stored, with the value that those have. In JSON, no text looks so."""
 
 
@@ -340,6 +350,6 @@ def digest(value: object) -> str:
     The same as before where a field that came later has its default: what is stored is still found.
     """
     plain = encode(value)
-    for field in LATER:
-        plain = plain.replace(field, b"")
+    for later in LATER:
+        plain = plain.replace(later, b"")
     return hashlib.sha256(plain).hexdigest()[:20]

@@ -2,6 +2,7 @@ import copy
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +12,29 @@ import numpy as np
 import pytest
 import torch
 from conftest import SMALL_MODELS, SMALL_SHAPE
+from factories import make_result
 from torch import Tensor, nn
 
 from optimizer import engines
 from optimizer.architectures import ARCHITECTURES, IMAGE_SHAPE
+from optimizer.cli import main
 from optimizer.compress import CompressedModel, CompressedWeight, compress
 from optimizer.engines import ENGINES, Runner, engine_named, openvino
-from optimizer.engines.memory import measure_memory
+from optimizer.engines.memory import measure_start
+from optimizer.environment import check_precision, environment, precisions
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.experiment import subject
 from optimizer.layers import fold_batch_norm, uses, walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import LayerExecution
 from optimizer.resources import assets_dir
+from optimizer.store import Store
 
 Small = Callable[[str], nn.Module]
+
+QUICK = [name for name in ENGINES if name != "compile"]
+"""Engines that make a runner in less than a second; torch.compile has tests of its own below, and in
+test_engine_parity."""
 
 INT8 = ("i8", "u8")
 PRUNED = PruneSpec(sparsity=0.5, allocation="uniform")
@@ -48,6 +57,11 @@ ROUNDED_ONLY = [
     Recipe(quantize=QuantizeSpec(weight_bits=32, activation_bits=8)),
     Recipe(PRUNED, QuantizeSpec(weight_bits=16, activation_bits=8)),
 ]
+
+
+needs_compiler = pytest.mark.skipif(
+    ENGINES["compile"].problem() is not None, reason="no C++ compiler for torch.compile"
+)
 
 
 def run(engine: str, model: nn.Module, recipe: Recipe, calibration: Tensor, batch: int = 1) -> Runner:
@@ -104,7 +118,7 @@ def builds() -> Callable[[str, str], Any]:
 # Every engine
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_engines_compute_what_eager_torch_does(
     small: Small, small_images: Tensor, engine: str, name: str
@@ -118,7 +132,7 @@ def test_engines_compute_what_eager_torch_does(
         assert runner.execution.precisions.keys() == {"f32"}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize(("batch", "recipe"), [(1, EXACT[3]), (3, ON_INT8_KERNELS[0])])
 def test_infer_and_score_agree(
     small: Small, small_images: Tensor, engine: str, batch: int, recipe: Recipe
@@ -133,7 +147,7 @@ def test_infer_and_score_agree(
     close(np.concatenate(timed), scored)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", QUICK)
 def test_scoring_takes_any_number_of_images_in_order(small: Small, engine: str) -> None:
     model, _ = fold_batch_norm(small("cnn"))
     images = torch.randn(503, *SMALL_SHAPE, generator=torch.Generator().manual_seed(5))
@@ -143,7 +157,7 @@ def test_scoring_takes_any_number_of_images_in_order(small: Small, engine: str) 
         close(runner.score(images[:count].numpy()), expected[:count])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", QUICK)
 def test_an_answer_is_not_overwritten_by_the_next(small: Small, small_images: Tensor, engine: str) -> None:
     model, _ = fold_batch_norm(small("cnn"))
     runner = run(engine, model, Recipe(), small_images)
@@ -153,7 +167,7 @@ def test_an_answer_is_not_overwritten_by_the_next(small: Small, small_images: Te
     assert np.array_equal(first, kept)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", QUICK)
 def test_building_leaves_the_compressed_model_and_torch_as_they_were(
     small: Small, small_images: Tensor, engine: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,6 +380,18 @@ class Unconvertible(nn.Module):
         return torch.linalg.slogdet(square)[1][:, None]
 
 
+class Branching(nn.Module):
+    """What it computes depends on the images: no graph holds that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.head(x.flatten(1))
+        return logits if logits.sum().item() > 0 else -logits
+
+
 class Masked(nn.Module):
     """Multiplies with its weight times a mask: no constant of the graph is the weight."""
 
@@ -383,6 +409,45 @@ def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
     ) as info:
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
     assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("engine", "words"),
+    [
+        ("onnxruntime", "torch can't export this model to ONNX.*Use engine torch"),
+        pytest.param(
+            "compile", "torch.compile can't compile this model.*Use engine torch", marks=needs_compiler
+        ),
+    ],
+)
+def test_a_model_that_other_engines_cannot_take_is_a_failure_in_words(
+    small_images: Tensor, engine: str, words: str
+) -> None:
+    with pytest.raises(WorkError, match=words) as info:
+        run(engine, Branching().eval(), Recipe(), small_images).score(small_images.numpy())
+    assert "\n" not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--engine", "onnxruntime"], "engine onnxruntime can't run here: no package onnxruntime"),
+        (["--engine", "tvm"], "unknown engine 'tvm': use one of openvino"),
+        (["--threads", "999"], "999 threads are more than this machine's"),
+        (["--batch", "0"], "batch 0 is too small: at least 1 image"),
+        (["--precision", "f8"], "unknown precision 'f8': use one of f32, bf16, f16"),
+    ],
+)
+def test_bad_input_is_told_and_other_engines_results_stay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    store = Store()
+    store.put(make_result(model="fashion-mlp", engine="torch"))
+    missing = replace(ENGINES["onnxruntime"], problem=lambda: "no package onnxruntime (pip install it)")
+    monkeypatch.setitem(engines.ENGINES, "onnxruntime", missing)
+    assert main(["measure", "fashion-mlp", "--limit", "50", "--quick", *options]) == 2
+    assert words in capsys.readouterr().err
+    assert [result.request.engine for result in store.results(model="fashion-mlp")] == ["torch"]
 
 
 REPORTING = """
@@ -519,25 +584,190 @@ def test_torch_rounds_query_key_and_value_alike(small_images: Tensor) -> None:
     assert len(np.unique(np.round(steps))) > 100
 
 
-# Resident memory
+# A fresh process: resident memory and cold start
 
 
 def test_resident_memory_is_at_least_the_weights() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100_000), nn.Linear(100_000, 10)).eval()
     weights_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
     runner = run("torch", model, Recipe(), torch.zeros(1, *SMALL_SHAPE))
-    grown = measure_memory(runner, 1, (1, *SMALL_SHAPE))
-    assert grown is not None
-    assert grown > 0.9 * weights_bytes
+    began = time.perf_counter_ns()
+    start = measure_start(runner, 1, (1, *SMALL_SHAPE))
+    assert start is not None
+    assert start.memory_bytes > 0.9 * weights_bytes
+    assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
 
 
-def test_a_runner_without_a_probe_has_no_memory_figure(small: Small, small_images: Tensor) -> None:
+@pytest.mark.parametrize(("engine", "bits"), [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32)])
+def test_every_loader_starts_what_was_saved(
+    small: Small, small_images: Tensor, engine: str, bits: int, tmp_path: Path
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run(
+        engine, model, Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits)), small_images
+    )
+    assert measure_start(runner, 1, (1, *SMALL_SHAPE)) is not None
+    assert runner.memory_probe is not None
+    assert runner.loader is not None
+    runner.memory_probe(str(tmp_path))
+    images = small_images[:1].numpy()
+    found = runner.loader()(tmp_path, 1, images.shape)(images)
+    close(np.asarray(found[0]), runner.infer(images))  # type: ignore[index]
+
+
+@needs_compiler
+def test_compiling_from_nothing_is_part_of_a_cold_start(small_images: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).eval()
+    start = measure_start(run("compile", model, Recipe(), small_images), 1, (1, *SMALL_SHAPE))
+    assert start is not None
+    assert start.cold_start_ns > 5e8  # a C++ compiler ran: other engines start such a model in a hundredth
+
+
+def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Tensor) -> None:
     runner = run("torch", small("cnn"), Recipe(), small_images)
-    assert measure_memory(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
+    assert measure_start(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
+    assert measure_start(replace(runner, loader=None), 1, (1, *SMALL_SHAPE)) is None
 
 
-def test_a_memory_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:
+def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:
     runner = run("torch", small("cnn"), Recipe(), small_images)
     empty = replace(runner, memory_probe=lambda folder: None)
-    with pytest.raises(WorkError, match=r"(?s)resident memory could not be measured.*model.pt"):
-        measure_memory(empty, 1, (1, *SMALL_SHAPE))
+    with pytest.raises(WorkError, match=r"(?s)memory could not be measured.*model.pt"):
+        measure_start(empty, 1, (1, *SMALL_SHAPE))
+
+
+# ONNX Runtime
+
+
+@pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
+def test_onnx_runtime_runs_every_layer_on_int8_kernels(
+    small: Small, small_images: Tensor, name: str, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small(name))
+    runner = run("onnxruntime", model, recipe, small_images)
+    float32 = eager(
+        model, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)), small_images
+    )
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 1e-4 < noise < 0.1
+    assert {layer.precision for layer in runner.execution.layers} == {"u8"}, runner.execution.layers
+
+
+@pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
+def test_onnx_runtime_says_what_no_int8_kernel_takes(
+    small: Small, small_images: Tensor, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("onnxruntime", model, recipe, small_images)
+    assert runner.execution.precisions.keys() == {"f32"}
+    assert "not fit int8" in " ".join(runner.execution.simulated)
+
+
+def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tensor) -> None:
+    """In units of its tiny scale the bias is beyond an int32."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1] *= 1e-9
+        model[0].bias.fill_(2.0)
+    float32 = eager(model, Recipe(), small_images)
+    for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[2]:
+        runner = run("onnxruntime", model, recipe, small_images)
+        noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+        assert noise < 0.1
+        assert runner.execution.precisions == {"u8": 2}
+
+
+class OneImage(nn.Module):
+    """Its code asks for the batch's size, so it can be exported for one image only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)) if x.shape[0] == 1 else torch.cat([self(one) for one in x.split(1)])
+
+
+def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
+    model = OneImage().eval()
+    runner = run("onnxruntime", model, Recipe(), small_images)
+    close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
+    with pytest.raises(WorkError, match="one image at a time, not for a batch of 4: use batch 1"):
+        run("onnxruntime", model, Recipe(), small_images, batch=4)
+
+
+# torch.compile
+
+
+@needs_compiler
+def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named("compile").prepare(model, SMALL_SHAPE)
+    images = small_images.numpy()
+    build(compress(model, Recipe()), small_images, 1, 1).score(images)
+    from torch._dynamo import config
+
+    with config.patch(error_on_recompile=True):
+        for recipe in EXACT[1:4]:
+            runner = build(compress(model, recipe), small_images, 1, 1)
+            close(runner.score(images), eager(model, recipe, small_images))
+
+
+@needs_compiler
+def test_compiled_layers_round_their_inputs_as_eager_ones_do(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    recipe = ON_INT8_KERNELS[1]
+    found = run("compile", model, recipe, small_images)
+    expected = run("torch", model, recipe, small_images).score(small_images.numpy())
+    apart = np.abs(found.score(small_images.numpy()) - expected)
+    assert np.median(apart) < 1e-5
+    assert "rounded between float32 kernels" in " ".join(found.execution.simulated)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import cpp_builder
+
+    from optimizer.engines import compile
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "/bin/false")
+    assert "can't compile what inductor writes" in str(compile.problem.__wrapped__())
+
+    def none() -> str:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    assert "no C++ compiler" in str(compile.problem.__wrapped__())
+
+
+# Precisions
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_bfloat16_really_runs(small: Small, small_images: Tensor, engine: str) -> None:
+    if "bf16" not in precisions(environment()):
+        pytest.skip("this CPU has no instructions for bfloat16")
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run(engine, model, Recipe(quantize=QuantizeSpec(precision="bf16")), small_images)
+    float32 = eager(model, Recipe(), small_images)
+    answers = runner.score(small_images.numpy())
+    assert answers.dtype == np.float32
+    assert 1e-4 < np.linalg.norm(answers - float32) / np.linalg.norm(float32) < 0.05
+    assert runner.execution.precisions == {"bf16": 4}
+    assert runner.execution.simulated == ()
+
+
+def test_a_precision_that_an_engine_has_not_is_simulated(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("onnxruntime", model, Recipe(quantize=QuantizeSpec(precision="bf16")), small_images)
+    assert runner.execution.precisions == {"f32": 4}
+    assert "bfloat16: 4 of 4 layers did not run in it" in " ".join(runner.execution.simulated)
+    close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
+
+
+def test_a_precision_that_the_cpu_has_not_is_refused() -> None:
+    old = replace(environment(), cpu="Old", instruction_sets=("avx2",))
+    check_precision("f32", old)
+    with pytest.raises(InputError, match=r"f16 needs avx512_fp16 or amx_fp16 .*\(Old\): use f32"):
+        check_precision("f16", old)
+    check_precision("bf16", replace(old, instruction_sets=("avx512_bf16",)))

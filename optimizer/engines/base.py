@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
@@ -55,6 +56,13 @@ def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Ar
     return np.concatenate(parts)
 
 
+Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], object]]
+"""From a folder's files, a thread count and the shape of images ``[N, C, H, W]`` to a function of images."""
+
+Loader = Callable[[], Load]
+"""Imports what an engine needs. Defined at the top of its module: a fresh process finds it by name."""
+
+
 @dataclass(frozen=True)
 class Runner:
     """A compiled model. ``infer`` is one timed call; ``score`` runs many images as fast as it can.
@@ -62,7 +70,7 @@ class Runner:
     Both take float32 ``[N, C, H, W]`` and return logits ``[N, K]``; ``infer`` takes exactly the batch that
     the runner was built for. Both run the same network in the same precision. ``session`` is entered around
     timed calls (thread counts are set and put back there). ``memory_probe`` writes what a fresh process
-    needs to load the model into a folder, for :mod:`optimizer.engines.memory`.
+    needs to load the model into a folder, and ``loader`` does so there, for :mod:`optimizer.engines.memory`.
 
     ``profile`` times each operation over so many calls, with the engine's own profiler and in a network
     compiled apart, so that the timed one is not slowed; each row has one sample. ``serve`` compiles the
@@ -73,6 +81,7 @@ class Runner:
     score: Callable[[Array], Array]
     execution: Execution
     memory_probe: Callable[[str], None] | None = None
+    loader: Loader | None = None
     session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
     profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
     serve: Callable[[int, int, int], Service] | None = None

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.engines.base import Array, Build, Engine, Runner, in_batches
+from optimizer.engines.base import Array, Build, Engine, Load, Runner, in_batches
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, thread_count
 from optimizer.errors import WorkError
@@ -108,34 +108,42 @@ def compiled(
     model = in_precision(rounding(model, bits) if bits < 32 else model, precision)
     images = torch.zeros(shape, dtype=DTYPES[precision])
     try:
-        with _quiet(), thread_count(threads):
-            # Kernels hold the thread count; one process compiles, and none is left behind.
-            from torch._inductor import config
-
-            with config.patch(compile_threads=1, freezing=False):
-                exported = torch.export.export(model, (images,))
-                names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
-                known: dict[str, Any] = {**exported.state_dict, **exported.constants}
-                constants = {name: known[name].detach() for name in names}
-                function = torch.compile(exported.graph_module, dynamic=False)
-                with torch.inference_mode():
-                    function(*constants.values(), images)
+        with _settings(threads):
+            made = function_of(model, images)
+            with torch.inference_mode():
+                made.function(*made.constants.values(), images)
+            return made
     except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
         reason = " ".join(str(error).split())[:300]
         raise WorkError(
             f"torch.compile can't compile this model: {reason}. Use engine torch for it."
         ) from error
-    return Compiled(function, tuple(names), constants)
+
+
+def function_of(model: nn.Module, images: Tensor) -> Compiled:
+    """Traced here, and compiled when it is first called."""
+    exported = torch.export.export(model, (images,))
+    names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
+    known: dict[str, Any] = {**exported.state_dict, **exported.constants}
+    function = torch.compile(exported.graph_module, dynamic=False)
+    return Compiled(function, tuple(names), {name: known[name].detach() for name in names})
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """What dynamo and inductor say of their own workings is no concern of a user's."""
+def _settings(threads: int) -> Iterator[None]:
+    """Kernels hold the thread count; one process compiles, and none is left behind. What dynamo and inductor
+    say of their own workings is no concern of a user's."""
+    from torch._inductor import config
+
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(action="ignore"):
+        with (
+            warnings.catch_warnings(action="ignore"),
+            thread_count(threads),
+            config.patch(compile_threads=1, freezing=False),
+        ):
             yield
     finally:
         logger.setLevel(level)
@@ -221,8 +229,38 @@ def build(
         infer=lambda images: runs(batch)(images),
         score=score,
         execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        memory_probe=partial(_save, module, precision),
+        loader=saved,
         session=lambda: thread_count(threads),
     )
+
+
+def _save(module: nn.Module, precision: str, folder: str) -> None:
+    torch.save(module, Path(folder) / "model.pt")
+    (Path(folder) / "precision").write_text(precision)
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes. It compiles from nothing, as a first start does:
+    what inductor has kept on this machine is not used."""
+    import torch._inductor.compile_fx
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        os.environ[CACHE_VARIABLE] = str(folder / "inductor")
+        module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
+        dtype = DTYPES[(folder / "precision").read_text()]
+
+        made = function_of(module, torch.zeros(shape, dtype=dtype))
+        arguments = made.arguments(module)
+
+        def infer(images: Array) -> object:
+            given = torch.from_numpy(images).to(dtype)
+            with _settings(threads), torch.inference_mode():
+                return made.function(*arguments, given)
+
+        return infer
+
+    return load
 
 
 ENGINE = Engine(name="compile", label="torch.compile", problem=problem, prepare=prepare)

@@ -1,61 +1,66 @@
-"""How much a process grows when an engine loads a model and runs it once. Run as a program of its own.
+"""What a fresh process takes to load a model and run it once: memory and time. Run as a program of its own.
 
-    python -m optimizer.engines.memory FOLDER THREADS SHAPE...
+    python -m optimizer.engines.memory LOADER FOLDER THREADS SHAPE...
 
-A measurement inside a long-lived process says little: its allocator hands out memory freed earlier.
+A measurement inside a long-lived process says little: its allocator hands out memory freed earlier, and its
+libraries have started their threads and kept their kernels.
 """
 
+import importlib
+import json
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from optimizer.engines.base import Runner
+from optimizer.engines.base import Loader, Runner
 from optimizer.errors import WorkError
 
 
-def measure_memory(runner: Runner, threads: int, shape: tuple[int, ...]) -> int | None:
-    """Bytes of resident memory that loading and one call on ``shape`` ``[N, C, H, W]`` add.
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From files on the disk to the first answer, libraries imported before: growth of the resident memory,
+    and how long it took. One measurement."""
 
-    None without a probe. Raises WorkError when the process fails.
+    memory_bytes: int
+    cold_start_ns: int
+
+
+def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start | None:
+    """What loading and one call on ``shape`` ``[N, C, H, W]`` take. None where the engine has no loader.
+
+    Raises WorkError when the process fails.
     """
-    if runner.memory_probe is None:
+    if runner.memory_probe is None or runner.loader is None:
         return None
+    loader = f"{runner.loader.__module__}:{runner.loader.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
-        command = [sys.executable, "-m", "optimizer.engines.memory", folder, str(threads), *map(str, shape)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "optimizer.engines.memory", loader, folder, str(threads)]
+        done = subprocess.run([*command, *map(str, shape)], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise WorkError(f"resident memory could not be measured: {done.stderr.strip()[-500:]}")
-    return int(done.stdout)
+        raise WorkError(f"start and memory could not be measured: {done.stderr.strip()[-500:]}")
+    return Start(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _growth(folder: Path, threads: int, images: np.ndarray) -> int:
+def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> Start:
     process = psutil.Process()
-    if (folder / "model.xml").exists():
-        import openvino
-
-        core = openvino.Core()
-        before = process.memory_info().rss
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-        compiled = core.compile_model(
-            folder / "model.xml", "CPU", {**settings, "INFERENCE_NUM_THREADS": threads}
-        )
-        compiled([images])
-    else:
-        import torch
-
-        torch.set_num_threads(threads)
-        before = process.memory_info().rss
-        model = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
-        with torch.inference_mode():
-            model(torch.from_numpy(images))
-    return process.memory_info().rss - before
+    load = loader()
+    before, begun = process.memory_info().rss, time.perf_counter_ns()
+    infer = load(folder, threads, images.shape)
+    infer(images)
+    taken = time.perf_counter_ns() - begun
+    return Start(process.memory_info().rss - before, taken)
 
 
 if __name__ == "__main__":
-    folder, threads, *shape = sys.argv[1:]
-    print(_growth(Path(folder), int(threads), np.zeros([int(size) for size in shape], np.float32)))
+    name, place, threads, *sizes = sys.argv[1:]
+    module, _, function = name.partition(":")
+    found: Loader = getattr(importlib.import_module(module), function)
+    start = _start(found, Path(place), int(threads), np.zeros([int(size) for size in sizes], np.float32))
+    print(json.dumps({"memory_bytes": start.memory_bytes, "cold_start_ns": start.cold_start_ns}))

@@ -104,9 +104,12 @@ def export(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
 def _whole_graph(module: nn.Module, shape: tuple[int, int, int]) -> tuple[Any, bool]:
     """The graph in float32, and whether it takes any number of images. Raises WorkError."""
     try:
-        return _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},)), True
+        model = _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},))
     except Exception:  # the exporter raises whatever the model's code or its own passes raise
         pass
+    else:  # without a word it may have settled for the two images that it was shown
+        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+            return model, True
     try:
         return _export(module, torch.zeros(1, *shape), None), False
     except Exception as error:

@@ -10,6 +10,7 @@ import json
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from optimizer.engines.base import (
     Array,
     Build,
     Engine,
+    Load,
     Runner,
     Service,
     in_batches,
@@ -91,6 +93,7 @@ def build(
         memory_probe=partial(_save, content, folded),
         profile=partial(_profile, content, graph, folded, threads),
         serve=partial(_serve, content, graph, folded),
+        loader=saved,
     )
 
 
@@ -267,7 +270,19 @@ def _results(graph: Graph) -> dict[str, str]:
 
 def _save(content: bytes, folded: bool, folder: str) -> None:
     (Path(folder) / "model.onnx").write_bytes(content)
-    (Path(folder) / "folded").write_text("1" if folded else "0")
+    (Path(folder) / "folded").write_text("1" if folded else "")
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+    import onnxruntime  # noqa: F401
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        folded = bool((folder / "folded").read_text())
+        session = session_of(str(folder / "model.onnx"), shape[0], threads, folded)
+        return lambda images: session.run(None, {"images": images})
+
+    return load
 
 
 ENGINE = Engine(name="onnxruntime", label="ONNX Runtime", problem=lacking, prepare=prepare)

@@ -35,6 +35,7 @@ from optimizer.engines.base import (
     Array,
     Build,
     Engine,
+    Load,
     Runner,
     Service,
     one_by_one,
@@ -209,7 +210,8 @@ def build(
         infer=infer,
         score=_scorer(scoring, scoring_batch),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
-        memory_probe=lambda folder: _save(graph, Path(folder), threads),
+        memory_probe=lambda folder: _save(graph, Path(folder), precision),
+        loader=saved,
         profile=_profiler(graph, prepared, [batch, *prepared.input_shape], threads, precision),
         serve=partial(_serve, graph, prepared.input_shape, precision),
     )
@@ -476,11 +478,25 @@ def _call_site(operation: str) -> str:
     return f"{found[1]}{found[2] or ''}" if found else operation
 
 
-def _save(graph: Any, folder: Path, threads: int) -> None:
+def _save(graph: Any, folder: Path, precision: str) -> None:
     import openvino
 
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
-    (folder / "threads").write_text(str(threads))
+    (folder / "precision").write_text(precision)
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+    import openvino
+
+    core = openvino.Core()
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        settings = _settings("LATENCY", threads, (folder / "precision").read_text())
+        compiled = core.compile_model(folder / "model.xml", "CPU", settings)
+        return lambda images: compiled([images])
+
+    return load
 
 
 ENGINE = Engine(name="openvino", label="OpenVINO", problem=problem, prepare=prepare)

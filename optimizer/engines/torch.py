@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.engines.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Runner, Service, one_by_one
+from optimizer.engines.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Load, Runner, Service, one_by_one
 from optimizer.engines.realised import simulated
 from optimizer.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -107,6 +107,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         score=score,
         execution=Execution(_layers(compressed, model), tuple(_simulated(compressed, model))),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
+        loader=saved,
         session=lambda: thread_count(threads),
         profile=partial(_profile, model, infer),
         serve=lambda batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
@@ -224,6 +225,23 @@ def _kernels(
             name = scope.name.removeprefix(SCOPE)
             longest[name] = max(longest.get(name, (-1.0, "")), (event.self_cpu_time_total, event.name))
     return {name: kernel for name, (_, kernel) in longest.items()}
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        torch.set_num_threads(threads)
+        model = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
+        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+
+        def infer(images: Array) -> object:
+            with torch.inference_mode():
+                return model(torch.from_numpy(images).to(dtype))
+
+        return infer
+
+    return load
 
 
 def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecution, ...]:
