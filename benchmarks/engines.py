@@ -113,8 +113,10 @@ def networks(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:
         model, shape = network(name)
         images = torch.randn(8, *shape, generator=torch.Generator().manual_seed(0))
 
-        def runner(engine: str, share: float, model: nn.Module = model, images: Tensor = images) -> Runner:
-            prepared = engine_named(engine).prepare(model, tuple(images.shape[1:]))
+        def runner(
+            engine: str, share: float, model: nn.Module = model, shape: Shape = shape, images: Tensor = images
+        ) -> Runner:
+            prepared = engine_named(engine).prepare(model, shape)
             return prepared(pruned(model, share), images, THREADS, 1)
 
         variants = {f"{share:.0%}": runner("sparse", share) for share in SHARES}
@@ -198,7 +200,7 @@ def by_nncf(model: nn.Module, images: Tensor) -> Runner:
         logits: np.ndarray = request.infer([batch], share_inputs=True)[0]
         return logits
 
-    return Runner(infer, infer, engine_named("torch").prepare(model, tuple(images.shape[1:]))(
+    return Runner(infer, infer, engine_named("torch").prepare(model, shape)(
         compress(model, Recipe()), images, THREADS, 1
     ).execution)  # fmt: skip
 
