@@ -580,11 +580,12 @@ def test_onnx_answers_as_torch_does(small: Small, small_images: Tensor, name: st
     else:  # a last bit apart before rounding is a step of the grid apart after it, but rarely
         apart = np.abs(found - expected)
         assert np.median(apart) < 1e-5
-        assert np.linalg.norm(apart) < 0.1 * np.linalg.norm(expected)
+        # inside of attention torch rounds no inputs of the output projection
+        assert np.linalg.norm(apart) < (0.1 if name == "encoder" else 0.03) * np.linalg.norm(expected)
     check_nothing_is_left_out(zipped)
     layers = {"cnn": 4, "encoder": 4, "tied": 3, "shared": 3, "auxiliary": 2}[name]
     counts = operations(zipped)
-    inputs = {"cnn": 4, "encoder": 3, "tied": 4, "shared": 4, "auxiliary": 2}[name]
+    inputs = {"cnn": 4, "encoder": 4, "tied": 4, "shared": 4, "auxiliary": 2}[name]
     if kernels:  # what the last convolution gives, their sum, and biases where products are
         inputs += 2 * (name == "cnn")
     inputs *= recipe.quantize.activation_bits < 32

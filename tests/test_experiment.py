@@ -302,7 +302,7 @@ def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Reque
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, torch"):
+    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
         measure(request(HALF, engine="tvm"))
 
 
