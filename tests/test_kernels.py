@@ -131,6 +131,20 @@ def test_a_depthwise_convolution_is_torchs(
     agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
 
 
+def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 1)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.first(images).relu()
+            return (self.depthwise(values) + values).relu()
+
+    agree(thinned(Summed(), 0.5), torch.randn(2, 3, 14, 14), library)
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     inputs=st.integers(1, 150),
@@ -216,7 +230,7 @@ def test_a_layout_has_room_and_its_mask_has_the_pixels(
     }
     if mask is not None:
         assert set(np.flatnonzero(mask).tolist()) == pixels
-    assert max(pixels) + 1 == layout.span <= layout.vectors * lanes
+    assert max(pixels) + 1 == layout.span <= layout.vectors * lanes + layout.tail
     if not layout.single:
         beyond = max(pixels) + gap * layout.row + gap  # the last padding that a window reads
         assert beyond < layout.plane

@@ -31,7 +31,7 @@ POINTERS = (
 COUNTS = (
     "images", "height", "width", "input_image", "input_row", "input_column", "input_offset", "output_image",
     "output_row", "output_column", "kernel", "step", "pad_top", "pad_left", "input_height", "input_width",
-    "border",
+    "border", "compact",
 )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ class Step(ctypes.Structure):
     _fields_ = (
         ("kind", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile")),
+        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile", "tail")),
         *((name, ctypes.c_int64) for name in ("input_stride", "output_stride")),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),

@@ -25,12 +25,16 @@
 #ifndef WIDTH
 #define WIDTH 4
 #endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
 typedef float vec __attribute__((vector_size(WIDTH * 4)));
 typedef int32_t lanes __attribute__((vector_size(WIDTH * 4)));
 typedef float unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
+typedef float four __attribute__((vector_size(16)));
 
 // The dense path's register tile: rows x vectors of accumulators, that many inputs, and a weight.
 #if WIDTH == 8
@@ -39,12 +43,35 @@ constexpr int ROWS = 4;  // AVX2 has 16 registers, AVX-512 and NEON 32
 constexpr int ROWS = 8;
 #endif
 constexpr int DENSE_TILE = 3;
+typedef float column __attribute__((vector_size(ROWS * 4), aligned(4)));
 
 inline vec load(const float *p) { return *reinterpret_cast<const unaligned *>(p); }
+inline four load_four(const float *p) {
+  four value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
 inline void store(float *p, vec value) { *reinterpret_cast<unaligned *>(p) = value; }
 inline vec splat(float value) { return vec{} + value; }
 inline vec larger(vec a, vec b) { return a > b ? a : b; }
 inline vec smaller(vec a, vec b) { return a < b ? a : b; }
+
+inline lanes counting() {
+  lanes place;
+  for (int k = 0; k < WIDTH; k++) place[k] = k;
+  return place;
+}
+
+// The first `count` lanes; what lies behind them in memory is neither read nor written.
+inline void store_first(float *p, vec value, int64_t count) {
+#if WIDTH == 16
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), value);
+#elif WIDTH == 8
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(counting() < static_cast<int32_t>(count)), value);
+#else
+  std::memcpy(p, &value, count * sizeof(float));
+#endif
+}
 
 // The first, third, ... of 2 * WIDTH floats.
 inline vec every_second(const float *p) {
@@ -57,8 +84,6 @@ struct Tap {
   float weight;
   int32_t offset;
 };
-
-typedef float four __attribute__((vector_size(16)));
 
 // Taps of a row for a single pixel: four at a time, filled up with weights of 0.
 struct Taps {
@@ -89,6 +114,7 @@ struct Step {
   const int32_t *offsets;  // dense and depthwise: offset of each tap
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
   int64_t rows, taps_count, vectors, tile;
+  int64_t tail;  // pixels behind the last vector, 0 to 4
   int64_t input_stride, output_stride;
   float low, high;
   // Windows and copies: output[c][n][y][x], up to the counts.
@@ -96,7 +122,8 @@ struct Step {
   int64_t input_image, input_row, input_column, input_offset; // steps in the input
   int64_t output_image, output_row, output_column;            // steps in the output
   int64_t kernel, step, pad_top, pad_left, input_height, input_width;
-  int64_t border;  // floats of zeros before a plane of the input
+  int64_t border;  // depthwise: floats of zeros before a plane of the input
+  int64_t compact; // depthwise: the input has no gaps; floats of a plane that has
 };
 
 }  // extern "C"
@@ -131,22 +158,42 @@ inline void finish(const Step &s, float *out, int64_t row, int64_t first, vec *s
   }
 }
 
+// The few pixels behind the last vector.
+inline void finish_tail(const Step &s, float *out, int64_t row, const float *sums) {
+  const int64_t first = s.vectors * WIDTH;
+  const float *other = s.other ? s.other + row * s.output_stride + first : nullptr;
+  for (int64_t p = 0; p < s.tail; p++) {
+    const float sum = sums[p] + (other ? other[p] : 0);
+    out[first + p] = std::min(std::max(sum, s.low), s.high);
+  }
+}
+
 // V vectors of pixels, rows [begin, end) in their order: one broadcast and V multiply-adds a surviving tap.
-template <int V>
+// The last tile also does the few pixels behind it.
+template <int V, bool LAST>
 void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
   const float *input = s.input + first * WIDTH;
+  const Tap *taps = static_cast<const Tap *>(s.taps);
   for (int64_t i = begin; i < end; i++) {
     const int64_t row = s.order[i];
+    const float bias = s.bias[row];
     vec sums[V];
-    for (int v = 0; v < V; v++) sums[v] = splat(s.bias[row]);
-    const Tap *taps = static_cast<const Tap *>(s.taps), *stop = taps + s.starts[i + 1];
-    for (const Tap *tap = taps + s.starts[i]; tap < stop; tap++) {
+    for (int v = 0; v < V; v++) sums[v] = splat(bias);
+    four behind = four{} + bias;
+    for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++) {
       const float *x = input + tap->offset;
       const vec weight = splat(tap->weight);
 #pragma GCC unroll 8
       for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
+      if constexpr (LAST) behind += tap->weight * load_four(x + V * WIDTH);
     }
-    finish<V>(s, target.of(s, i, row), row, first, sums);
+    float *out = target.of(s, i, row);
+    finish<V>(s, out, row, first, sums);
+    if constexpr (LAST) {
+      float last[4];
+      std::memcpy(last, &behind, sizeof last);
+      finish_tail(s, out, row, last);
+    }
   }
 }
 
@@ -176,6 +223,42 @@ void dense_tile(const Step &s, int64_t block, int64_t first, const Target &targe
   }
 }
 
+// The few pixels behind the last vector, for ROWS rows side by side. CHAINS sums a pixel, so that an addition
+// need not wait for the one before.
+template <int PIXELS, int CHAINS>
+void dense_tail(const Step &s, int64_t block, const Target &target) {
+  const float *input = s.input + s.vectors * WIDTH;
+  const float *weights = s.weights + block * ROWS * s.taps_count;
+  column sums[CHAINS][PIXELS] = {};
+  const auto add = [&](int64_t t, int chain) {
+    const column weight = *reinterpret_cast<const column *>(weights + t * ROWS);
+    for (int p = 0; p < PIXELS; p++) sums[chain][p] += weight * input[s.offsets[t] + p];
+  };
+  int64_t t = 0;
+  for (; t + CHAINS <= s.taps_count; t += CHAINS)
+    for (int chain = 0; chain < CHAINS; chain++) add(t + chain, chain);
+  for (; t < s.taps_count; t++) add(t, 0);
+  for (int chain = 1; chain < CHAINS; chain++)
+    for (int p = 0; p < PIXELS; p++) sums[0][p] += sums[chain][p];
+  for (int r = 0; r < ROWS && block * ROWS + r < s.rows; r++) {
+    const int64_t row = block * ROWS + r;
+    float last[PIXELS];
+    for (int p = 0; p < PIXELS; p++) last[p] = sums[0][p][r] + s.bias[row];
+    finish_tail(s, target.of(s, row, row), row, last);
+  }
+}
+
+void dense_tails(const Step &s, int64_t begin, int64_t end, const Target &target) {
+  for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
+    switch (s.tail) {
+      case 1: dense_tail<1, 4>(s, block, target); break;
+      case 2: dense_tail<2, 2>(s, block, target); break;
+      case 3: dense_tail<3, 2>(s, block, target); break;
+      default: dense_tail<4, 1>(s, block, target);
+    }
+  }
+}
+
 // A row is one channel, and its taps look at that channel alone.
 template <int V>
 void depthwise_tile(const Step &s, const float *input, int64_t row, int64_t first) {
@@ -193,9 +276,10 @@ void depthwise_tile(const Step &s, const float *input, int64_t row, int64_t firs
 
 void depthwise(const Step &s, const float *input, int64_t row) {
   constexpr int V = 4;
+  const int64_t vectors = s.vectors + (s.tail > 0);
   int64_t first = 0;
-  for (; first + V <= s.vectors; first += V) depthwise_tile<V>(s, input, row, first);
-  for (; first < s.vectors; first++) depthwise_tile<1>(s, input, row, first);
+  for (; first + V <= vectors; first += V) depthwise_tile<V>(s, input, row, first);
+  for (; first < vectors; first++) depthwise_tile<1>(s, input, row, first);
 }
 
 // R rows of a K x K window's outputs at once: each input is loaded once for all the rows that it belongs to.
@@ -220,12 +304,14 @@ void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, 
           if (i >= r * STRIDE && i < r * STRIDE + K) sums[r] += taps[i - r * STRIDE] * value;
       }
     }
-    lanes place;
-    for (int k = 0; k < WIDTH; k++) place[k] = k;
-    const lanes inside = place < static_cast<int32_t>(std::min<int64_t>(s.width - x, WIDTH));
     for (int r = 0; r < R; r++) {
+      const vec value = smaller(larger(sums[r], low), high);
       float *to = out + (y + r) * s.output_row + x;
-      store(to, inside ? smaller(larger(sums[r], low), high) : load(to));  // what is beside the row stays
+      if (x + WIDTH <= s.width) {
+        store(to, value);
+      } else {
+        store_first(to, value, s.width - x);
+      }
     }
   }
 }
@@ -253,7 +339,11 @@ void depthwise_channel(const Step &s, const float *input, int64_t row) {
 
 template <int V>
 void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
-  if (s.kind == SPARSE) return sparse_tile<V>(s, begin, end, first, target);
+  if (s.kind == SPARSE) {
+    const bool last = s.tail && first + V == s.vectors;
+    return last ? sparse_tile<V, true>(s, begin, end, first, target)
+                : sparse_tile<V, false>(s, begin, end, first, target);
+  }
   if constexpr (V <= DENSE_TILE)
     for (int64_t block = begin / ROWS; block * ROWS < end; block++) dense_tile<V>(s, block, first, target);
 }
@@ -261,6 +351,7 @@ void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Tar
 // `count` vectors from `first`: whole tiles, then what is left in one smaller tile.
 void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count, const Target &target) {
   const int64_t widest = s.kind == DENSE ? DENSE_TILE : s.tile;
+  if (s.tail && s.kind == DENSE && first + count == s.vectors) dense_tails(s, begin, end, target);
   while (count > 0) {
     const int64_t width = std::min(count, widest);
     switch (width) {
@@ -284,30 +375,58 @@ int64_t fused_rows(const Step &producer) {
   return std::max<int64_t>(FLOATS / producer.output_stride / ROWS, 1) * ROWS;
 }
 
+// Rows of an image that follow each other without gaps, to where they have them; the gaps are zeros.
+void spread(const Step &s, const float *compact, float *plane) {
+  for (int64_t n = 0; n < s.images; n++)
+    for (int64_t y = 0; y < s.input_height; y++) {
+      const float *in = compact + (n * s.input_height + y) * s.input_width;
+      float *out = plane + n * s.input_image + y * s.input_row;
+      for (int64_t x = 0; x < s.input_width; x += WIDTH) {
+        const int64_t left = s.input_width - x;
+        if (left >= WIDTH) {
+          store(out + x, load(in + x));
+        } else {
+          store_first(out + x, load(in + x), left);
+        }
+      }
+    }
+}
+
 // Channels [begin, end) of a depthwise convolution. With a producer, a few channels of its output at a time are
-// computed into scratch memory and read from there while they are in the cache.
+// computed into scratch memory and read from there while they are in the cache. What has no gaps gets them.
 void channels(const Step &s, int64_t begin, int64_t end) {
-  if (!s.producer) {
+  if (!s.producer && !s.compact) {
     for (int64_t row = begin; row < end; row++)
       depthwise_channel(s, s.input + row * s.input_stride, row);
     return;
   }
-  const Step &producer = *s.producer;
-  const int64_t plane = producer.output_stride, border = s.border;
-  const int64_t together = fused_rows(producer);
   thread_local std::vector<float> memory;
-  const size_t needed = together * plane + 2 * border + 8 * WIDTH + 16;
+  const int64_t border = s.border, together = s.producer ? fused_rows(*s.producer) : 1;
+  const int64_t plane = s.producer ? s.producer->output_stride : 0, pixels = s.producer ? s.producer->vectors * WIDTH : 0;
+  const int64_t spread_plane = s.compact ? s.compact : 0;
+  const size_t needed = together * plane + spread_plane + 4 * border + 16 * WIDTH + 64;
   if (memory.size() < needed) memory.resize(needed);
   float *scratch = memory.data() + border;
   scratch += (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64 / sizeof(float);
+  float *padded = scratch + together * plane + 2 * WIDTH + border;
+  std::fill_n(scratch - border, border, 0.0f);
+  if (s.compact) std::fill_n(padded - border, border + s.compact, 0.0f);
   for (int64_t first = begin; first < end; first += together) {
     const int64_t last = std::min(end, first + together);
-    const int64_t pixels = producer.vectors * WIDTH;
-    std::fill_n(scratch - border, border, 0.0f);
-    for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
-    tiles(producer, first, last, 0, producer.vectors, Target{scratch, first});
-    for (int64_t i = first; i < last; i++)
-      depthwise_channel(s, scratch + (i - first) * plane, producer.kind == SPARSE ? producer.order[i] : i);
+    if (s.producer) {
+      if (!s.compact)
+        for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
+      tiles(*s.producer, first, last, 0, s.producer->vectors, Target{scratch, first});
+    }
+    for (int64_t i = first; i < last; i++) {
+      const int64_t row = s.producer && s.producer->kind == SPARSE ? s.producer->order[i] : i;
+      const float *input = s.producer ? scratch + (i - first) * plane : s.input + row * s.input_stride;
+      if (s.compact) {
+        spread(s, input, padded);
+        input = padded;
+      }
+      depthwise_channel(s, input, row);
+    }
   }
 }
 
@@ -375,7 +494,7 @@ void copy(const Step &s, int64_t begin, int64_t end) {
 
 void add(const Step &s, int64_t begin, int64_t end) {
   for (int64_t row = begin; row < end; row++)
-    for (int64_t v = 0; v < s.vectors; v++) {
+    for (int64_t v = 0; v < s.vectors + (s.tail > 0); v++) {
       vec sum = load(s.input + row * s.input_stride + v * WIDTH);
       finish<1>(s, s.output + row * s.output_stride, row, v, &sum);
     }

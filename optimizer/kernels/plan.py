@@ -10,7 +10,7 @@ every second row, four times, has the resolution of the output.
 import ctypes
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from optimizer.kernels.trace import Op, Trace, fits, taps
 
 SLACK = 256
 """Floats behind the last plane: a tile may read that far."""
+NARROW = 16
+"""Pixels of a row below which gaps would be a large part of a plane."""
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
 
@@ -62,8 +64,15 @@ class Layout:
         return -(-self.gap * (self.row + 1) // 16) * 16
 
     @property
+    def tail(self) -> int:
+        """Pixels behind the last whole vector that are not worth a vector: 0 to 4."""
+        behind = self.span % self.lanes
+        return behind if not self.gap and behind <= 4 and self.span > self.lanes else 0
+
+    @property
     def vectors(self) -> int:
-        return -(-self.span // self.lanes)
+        """Vectors of pixels, the last of them perhaps not full."""
+        return -(-(self.span - self.tail) // self.lanes)
 
     @property
     def plane(self) -> int:
@@ -71,7 +80,7 @@ class Layout:
         channels do not compete for the same place in the cache."""
         if self.single:
             return 1
-        lines = -(-(self.vectors * self.lanes + self.border) // 16)
+        lines = -(-((self.vectors + (self.tail > 0)) * self.lanes + self.border) // 16)
         return 16 * (lines | 1)
 
     def mask(self) -> np.ndarray | None:
@@ -122,37 +131,50 @@ class Source:
     shape: tuple[int, ...]
 
 
-def by_rows(op: Op, lanes: int) -> bool:
-    """Whether a depthwise convolution has a kernel that goes by rows of its output. Short rows would leave
-    most of a vector idle, and are better taken as pixels in a row."""
-    return (
-        op.kind == "depthwise"
-        and op.window is not None
-        and op.window.kernel in ((3, 3), (5, 5))
-        and (op.window.stride == 2 or (op.window.stride == 1 and op.shape[3] * 4 >= lanes * 3))
-    )
+def by_rows(op: Op) -> bool:
+    """Whether a depthwise convolution has a kernel that goes by rows of its output."""
+    usual = op.window is not None and op.window.kernel in ((3, 3), (5, 5)) and op.window.stride in (1, 2)
+    return op.kind == "depthwise" and usual
 
 
-def gaps(trace: Trace, lanes: int) -> dict[tuple[int, ...], int]:
-    """For each resolution the widest padding that a convolution needs there."""
+def reach(op: Op, before: tuple[int, ...]) -> int:
+    """How far a convolution looks beyond the planes that it reads, of shape ``before`` where it reads the
+    input itself and not its phases."""
+    assert op.window is not None
+    if not by_rows(op):
+        return max(max(abs(tap.down), abs(tap.right)) for tap in taps(op.window))
+    window = op.window
+    ends = [
+        (out - 1) * window.stride + kernel - first - size
+        for out, kernel, first, size in zip(
+            op.shape[2:], window.kernel, (window.top, window.left), before[2:], strict=True
+        )
+    ]
+    return max(window.top, window.left, *ends)
+
+
+def gaps(trace: Trace) -> dict[tuple[int, ...], int]:
+    """For each resolution the widest padding that a convolution needs there.
+
+    Where small planes are only padded for depthwise convolutions there is none: gaps would be a large part of
+    them, and these convolutions can spread a plane themselves.
+    """
     widest: dict[tuple[int, ...], int] = {}
+    spreading = []
     for op in trace.ops:
         if op.kind not in ("convolution", "depthwise") or op.window is None:
             continue
         before = trace.shapes[op.inputs[0]]
         if not fits(op, before):
             continue
-        if by_rows(op, lanes):
-            window, resolution = op.window, before[2:]
-            ends = [
-                (out - 1) * window.stride + window.kernel[0] - first - size
-                for out, first, size in zip(op.shape[2:], (window.top, window.left), resolution, strict=True)
-            ]
-            reach = max(window.top, window.left, *ends)
+        resolution = before[2:] if by_rows(op) else op.shape[2:]
+        if by_rows(op) and resolution[1] <= NARROW:
+            spreading.append((resolution, reach(op, before)))
         else:
-            resolution = op.shape[2:]
-            reach = max(max(abs(tap.down), abs(tap.right)) for tap in taps(op.window))
-        widest[resolution] = max(reach, widest.get(resolution, 0))
+            widest[resolution] = max(reach(op, before), widest.get(resolution, 0))
+    for resolution, needed in spreading:
+        if widest.get(resolution):
+            widest[resolution] = max(needed, widest[resolution])
     return widest
 
 
@@ -217,7 +239,7 @@ class _Planner:
         self.trace = trace
         self.parameters = parameters
         self.kernels = kernels
-        self.gaps = gaps(trace, kernels.width)
+        self.gaps = gaps(trace)
         self.items: list[Item] = []
         self.memory: list[object] = []
         self.values: dict[str, Value] = {}  # those whose buffers are in use
@@ -245,7 +267,7 @@ class _Planner:
             if op.kind == "depthwise" and op.output in self.native
             if (name := self.trace.root(op.inputs[0])) in makers and name in self.native
             if len(users[name]) == 1 and name != self.trace.root(self.trace.output)
-            if op.window is not None and (op.window.stride == 1 or by_rows(op, self.kernels.width))
+            if op.window is not None and (op.window.stride == 1 or by_rows(op))
         }
 
     def _last_reads(self) -> dict[str, float]:
@@ -401,6 +423,7 @@ class _Planner:
             mask=self._mask(layout),
             rows=rows,
             vectors=layout.vectors,
+            tail=layout.tail,
             tile=TILES[0],
             low=op.low,
             high=op.high,
@@ -466,12 +489,12 @@ class _Planner:
 
     def _depthwise(self, op: Op, added: Value | None) -> None:
         assert op.window is not None
-        rows = by_rows(op, self.kernels.width)
+        rows = by_rows(op)
         maker = next((one for one in self.trace.ops if one.output == self.fused.get(op.output)), None)
         producer = None
         if maker is not None:
-            before = self._planes(maker.added) if maker.added else None
-            producer = self._matrix(maker, *self._phases(maker), None, before)
+            beside = self._planes(maker.added) if maker.added else None
+            producer = self._matrix(maker, *self._phases(maker), None, beside)
             layout, phases = self._layout(maker.shape), 1
             offsets = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
             source = None
@@ -487,6 +510,14 @@ class _Planner:
         step.kind = Kind.DEPTHWISE_ROWS if rows else Kind.DEPTHWISE
         step.input = source.address if source else None
         step.input_stride, step.border = phases * layout.plane, layout.border
+        if rows and not layout.gap:
+            before = self.trace.shapes[op.inputs[0]]
+            step.input_height, step.input_width = before[2:]
+            layout = replace(layout, gap=max(1, reach(op, before)))  # as the kernel spreads it
+            step.compact, step.border = (
+                layout.images * layout.image + layout.border + 2 * layout.lanes,
+                layout.border,
+            )
         step.weights = self._memory(weight.reshape(len(weight), -1).numpy())
         step.taps_count, step.offsets = len(offsets), self._memory(offsets.astype(np.int32))
         step.bias = self._memory(self._bias(op, len(weight)))

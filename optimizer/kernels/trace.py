@@ -364,7 +364,7 @@ def _merged(ops: Sequence[Op], output: str) -> list[Op]:
             for name, other in ((op.inputs[0], op.added), (op.added, op.inputs[0])):
                 maker = only_for(op, name)
                 plain = maker and not maker.added and maker.low == -math.inf and maker.high == math.inf
-                if maker and plain and maker.kind in ("convolution", "depthwise", "linear"):
+                if maker and plain and maker.kind in ("convolution", "linear"):
                     del merged[name]
                     taken = replace(maker, output=op.output, added=other)
                     break
