@@ -143,6 +143,18 @@ def test_every_other_control_is_part_of_the_recipe(
     assert Recipe(quantize=quantize) in results()
 
 
+def test_outputs_are_matched_and_channels_equalised_when_asked(app: AppTest) -> None:
+    app.query_params |= BY_MAGNITUDE
+    page = app.run()
+    page.slider(key="sparsity").set_value(50)
+    page.select_slider(key="bits").set_value(4)
+    page.toggle(key="match").set_value(True)
+    page.toggle(key="equalise").set_value(True).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    spec = QuantizeSpec(weight_bits=4, equalise=True)
+    assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in results()
+
+
 def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None:
     page = app.run()
     page.select_slider(key="bits").set_value(4)
