@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.accuracy import accuracy_of
 from optimizer.anatomy import anatomy_of, sensitivities_of
-from optimizer.compress import CompressedModel, CompressedWeight, compress, compress_weights
+from optimizer.compress import CompressedModel, CompressedWeight, compress, compress_weights, equalised_pairs
 from optimizer.data import Datasets, load_images
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
@@ -393,9 +393,23 @@ def measure(
         baseline_accuracy=scored.baseline_accuracy,
         latency=latency,
         execution=runner.execution,
-        notes=(*subject(request.model).notes, *scored.images.notes),
+        notes=(*subject(request.model).notes, *_equalisation(request), *scored.images.notes),
         cold_start=cold_start,
     )
+
+
+NOTHING_TO_EQUALISE = (
+    "nothing to equalise: between no two layers is there only what keeps to scale (ReLU, pooling); clips "
+    "(ReLU6), curves (GELU) and sums don't"
+)
+
+
+def _equalisation(request: Request) -> tuple[str, ...]:
+    """What is to be said where it was asked for and there is nothing to be had by it."""
+    recipe, module = request.recipe, subject(request.model).module
+    specs = {layer.name: recipe.quantize_for(layer.name) for layer in walk(module)}
+    asked = any(spec.equalises for spec in specs.values())
+    return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(module, specs) else ()
 
 
 def turn(report: Report) -> AbstractContextManager[None]:
