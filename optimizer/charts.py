@@ -7,7 +7,7 @@ import html
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -36,7 +36,7 @@ from optimizer.figures import (
 )
 from optimizer.frame import Measure, Summary, frontier_mask, realisation, summarise
 from optimizer.metrics import format_count, format_ns, format_p, format_percent, format_ratio, metric
-from optimizer.recipe import WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import PRECISIONS, WEIGHT_BITS, PruneSpec, Recipe
 from optimizer.records import Anatomy, LayerFacts, Result, Sensitivity
 from optimizer.serving import (
     BASELINE,
@@ -125,31 +125,68 @@ def _point(summary: Summary, x: float, measure: Measure, timed: bool = False) ->
     )
 
 
-Family = tuple[PruneSpec | None, QuantizeSpec | None]
+Family = tuple[Hashable | None, ...]
 """What recipes on one line have in common; None, of what does not prune or does not round, goes with any."""
+WAY = 2
+"""So many parts of a family say how weights are pruned and rounded; the rest are options on top of that."""
 
 
 def family(recipe: Recipe) -> Family:
-    """Everything but the amount of pruning and the bits."""
+    """Everything but the amount of pruning and the bits: how weights are pruned, how they are rounded, and
+    then the options of pruning, those of rounding, layers apart, and the precision of the kernels."""
     prune, quantize = recipe.prune, recipe.quantize
+    prunes = any(spec.active for spec in recipe.prune_specs)
+    rounds = any(spec.integer for spec in recipe.quantize_specs)
+    pruning = (
+        "best effort" if prune.effort == "best" else "",
+        f"snapped to {prune.snap}" if prune.snap > 1 else "",
+        "outputs matched" if recipe.matches else "",
+        f"trained {recipe.training_seconds:g} s" if recipe.trains else "",
+    )
+    equalised = any(spec.equalises for spec in recipe.quantize_specs)
     return (
-        replace(prune, sparsity=None, threshold=None) if prune.active else None,
-        replace(quantize.at(32), activation_bits=32, symmetric=quantize.automatic)
+        replace(prune, sparsity=None, threshold=None, effort="fast", snap=1, match=False)
+        if prune.active
+        else None,
+        replace(
+            quantize.at(32),
+            activation_bits=32,
+            symmetric=quantize.automatic,
+            equalise=False,
+            precision="f32",
+        )
         if quantize.integer
         else None,
+        pruning if prunes else None,
+        ("equalised" if equalised else "",) if rounds else None,
+        recipe.layers,
+        quantize.precision,
     )
 
 
-def _belongs(recipe: Recipe, line: Family) -> bool:
-    return all(None in pair or pair[0] == pair[1] for pair in zip(family(recipe), line, strict=True))
+def _options(line: Family) -> str:
+    """The options of a family in words."""
+    pruning, rounding, layers, precision = line[WAY:]
+    words = [*(pruning or ()), *(rounding or ())]  # type: ignore[misc]
+    words += [f"{count(len(layers), 'layer')} apart"] if layers else []  # type: ignore[arg-type]
+    words += [f"in {PRECISIONS[precision]}"] if precision not in (None, "f32") else []  # type: ignore[index]
+    return ", ".join(filter(None, words))
+
+
+def _belongs(one: Family, line: Family) -> bool:
+    return all(None in pair or pair[0] == pair[1] for pair in zip(one, line, strict=True))
 
 
 def _main_family(summaries: Sequence[Summary], selected: str | None) -> Family:
     """The family of the selected result; what it leaves open, and all without one, is the most frequent."""
-    chosen = next((family(summary.recipe) for summary in summaries if summary.key == selected), (None, None))
-    near = [family(summary.recipe) for summary in summaries if _belongs(summary.recipe, chosen)]
-    prune = chosen[0] or _most_common(one for one, _ in near)
-    return prune, chosen[1] or _most_common(two for one, two in near if one in (None, prune))
+    families = [family(summary.recipe) for summary in summaries]
+    chosen = [one for one, summary in zip(families, summaries, strict=True) if summary.key == selected]
+    main: Family = chosen[0] if chosen else (None,) * len(families[0])
+    for place, known in enumerate(main):
+        if known is None:
+            found = _most_common(one[place] for one in families if _belongs(one, main))
+            main = (*main[:place], found, *main[place + 1 :])
+    return main
 
 
 T = TypeVar("T")
@@ -170,7 +207,9 @@ class _Placed:
     main: bool = True
 
 
-def _group(placed: Iterable[_Placed], selected: str | None) -> tuple[Series, ...]:
+def _group(
+    placed: Iterable[_Placed], selected: str | None, receding: str = "other recipes"
+) -> tuple[Series, ...]:
     """One point at each ``x`` of a series; whatever else lies there recedes to small faint points."""
     lines: dict[tuple[Any, Series], dict[float, Point]] = {}
     others: dict[tuple[float, float, float | None], Point] = {}  # by place: a shared measurement is one point
@@ -190,8 +229,7 @@ def _group(placed: Iterable[_Placed], selected: str | None) -> tuple[Series, ...
         for (_, series), points in sorted(lines.items(), key=lambda line: line[0][0])
     ]
     if others:
-        receding = Series("other recipes", "faint", tuple(others.values()), line="none", small=True)
-        series.insert(0, receding)
+        series.insert(0, Series(receding, "faint", tuple(others.values()), line="none", small=True))
     return tuple(series)
 
 
@@ -243,8 +281,15 @@ def accuracy_info(
     if not summaries:
         return Lines("Accuracy against sparsity", x, Axis(title, "%", "higher"), cursor=cursor)
     main = _main_family(summaries, selected)
+    widths = {
+        _width(summary)
+        for summary in summaries
+        if _options(own := family(summary.recipe)) and _belongs(own[WAY:], main[WAY:])
+    }
     placed = [
-        _Placed(*_bits_series(summary), point, _belongs(summary.recipe, main))
+        _Placed(
+            *_bits_series(summary, main, widths), point, _belongs(family(summary.recipe)[:WAY], main[:WAY])
+        )
         for summary in summaries
         if (point := _point(summary, summary.pruned_percent, summary.measures["accuracy"]))
     ]
@@ -255,7 +300,7 @@ def accuracy_info(
         "Accuracy against sparsity",
         x,
         Axis(f"{title}, {_images_of(summaries)}", "%", "higher", span=(max(low, -2), min(high, 102))),
-        _group(placed, selected),
+        _group(_few_options(placed), selected),
         baseline,
         _selected(points, selected),
         None if selected in {point.key for point in points} else cursor,
@@ -268,13 +313,40 @@ def _images_of(summaries: Sequence[Summary]) -> str:
     return images.pop() if len(images) == 1 else f"{len(images)} sets of images"
 
 
-def _bits_series(summary: Summary) -> tuple[Any, Series]:
+MOST_OPTIONS = 3
+"""Lines of recipes with other options than the main ones: more would hide these."""
+
+
+def _few_options(placed: Sequence[_Placed]) -> list[_Placed]:
+    """Lines with other options are dashed; only those with most points stay lines."""
+    drawn = Counter(item.series for item in placed if item.main and item.series.line != "solid")
+    kept = {series for series, _ in drawn.most_common(MOST_OPTIONS)}
+    return [
+        replace(item, main=item.main and (item.series.line == "solid" or item.series in kept))
+        for item in placed
+    ]
+
+
+def _width(summary: Summary) -> tuple[float, int]:
+    quantize = summary.recipe.quantize
+    return quantize.bits, quantize.activation_bits
+
+
+def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float, int]]) -> tuple[Any, Series]:
+    """Its width with the options; the main options' lines are solid, and layers apart make no line at all:
+    under one name they may be other layers. ``widths`` are those that the main options were measured with:
+    what has no place for an option joins their line."""
     quantize = summary.recipe.quantize
     rounded = quantize.activation_bits < 32
     bits = quantize.bits
     name = f"{bits:g}{' mixed' if quantize.average_bits else ''}"
     name += f", act. {quantize.activation_bits}" if rounded else ""
-    return (-bits, rounded, quantize.activation_bits), Series(name, _role(bits), ())
+    own = family(summary.recipe)
+    alike = _belongs(own[WAY:], main[WAY:])
+    options = _options(main if alike and _width(summary) in widths else own)
+    line: Literal["solid", "dash", "none"] = "solid" if alike else "none" if summary.recipe.layers else "dash"
+    series = Series(f"{name}, {options}" if options else name, _role(bits), (), line=line)
+    return (-bits, rounded, quantize.activation_bits, options), series
 
 
 def _role(bits: float) -> str:
@@ -306,7 +378,7 @@ def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
     if not at:
         return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
     main = _main_family(at, selected)
-    lines = [summary for summary in at if _belongs(summary.recipe, main)]
+    lines = [summary for summary in at if _belongs(family(summary.recipe), main)]
     placed = [
         _Placed(order, Series(name, colour, ()), replace(point, marker=marker, simulated=colour == "packed"))
         for order, (name, (measured, colour, marker)) in enumerate(SIZES.items())
@@ -316,7 +388,7 @@ def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
     points = [item.point for item in placed]
     baseline = _reference(at, selected, "file_size")
     return Lines(
-        f"Size against bits, {_pruned(prune)}",
+        ", ".join(filter(None, ("Size against bits", _pruned(prune), _options(main)))),
         x,
         Axis("size, from 0", "B", "lower", span=_from_zero(points, baseline)),
         _group(placed, selected),
@@ -338,11 +410,14 @@ def latency_info(
     selected: str | None = None,
     cursor: float | None = None,
     name: str = "latency_ratio",
+    engine: str = "",
 ) -> Lines:
     """Latency against sparsity, one line a realisation: what the kernels really did.
 
     The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
-    time. Results of another machine are lines of their own, with crosses.
+    time. Results of another machine are lines of their own, with crosses. With ``engine`` there is one line a
+    realisation, of that engine where it has any, else of the one with most results; other engines recede.
+    Without, each engine has its own, and those of the first are solid.
     """
     summaries = [summarise(result) for result in results]
     measured = metric(name)
@@ -351,37 +426,70 @@ def latency_info(
     y = Axis(f"{label}, from 0", measured.unit, measured.direction)
     if not summaries:
         return Lines("Latency against sparsity", x, y, cursor=cursor)
-    engines = sorted({summary.request.engine for summary in summaries})
+    engines = sorted(
+        {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
+    )
+    shown = _one_engine_each(summaries, engine)
     placed = [
-        _Placed(*_realisation_series(summary, engines), point)
+        _Placed(
+            *_realisation_series(summary, engines, engine),
+            point,
+            not engine or shown[_kind(summary)] == summary.request.engine,
+        )
         for summary in summaries
         if (point := _point(summary, summary.pruned_percent, summary.measures[name], timed=True))
     ]
     if not placed:
         return Lines("Latency against sparsity", x, y, empty="This figure needs a full measurement.")
     points = [item.point for item in placed]
+    calm = [replace(point, low=None, high=None) if point.noisy else point for point in points]
     baseline = _reference(summaries, selected, name)
     return Lines(
         "Latency against sparsity",
         x,
-        replace(y, span=_from_zero(points, baseline)),
-        _group(placed, selected),
+        replace(y, span=_from_zero(calm, baseline)),  # one disturbed interval would squeeze all the others
+        _group(placed, selected, "others"),
         baseline,
         _selected(points, selected),
         None if selected in {point.key for point in points} else cursor,
     )
 
 
-def _realisation_series(summary: Summary, engines: Sequence[str]) -> tuple[Any, Series]:
-    """Its name, with the engine and the machine where these differ. The first engine's lines are solid."""
+def _kind(summary: Summary) -> tuple[str, str]:
+    return summary.realisation, summary.environment_key
+
+
+def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[str, str], str]:
+    """For each realisation on each machine the engine whose line it is."""
+    counted = Counter((_kind(summary), summary.request.engine) for summary in summaries)
+    ranked = sorted(counted, key=lambda one: (one[1] == engine, counted[one]))
+    return dict(ranked)  # the last one stays
+
+
+def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -> tuple[Any, Series]:
+    """Its name, with what else tells on the clock, the engine where it is not the chosen one, and the machine
+    where it is another. The first engine's lines are solid; layers apart make no line."""
     name, colour = summary.realisation, summary.realisation
-    if len(engines) > 1:
-        name += f", {engine_label(summary.request.engine)}"
+    recipe = summary.recipe
+    if recipe.prune.shrinks and recipe.prune.snap > 1:
+        name += f", snapped to {recipe.prune.snap}"
+    if recipe.layers:
+        name += f", {count(len(recipe.layers), 'layer')} apart"
+    label = engine_label(summary.request.engine)
+    unsaid = (
+        summary.request.engine == chosen or name == label
+    )  # the sparse kernels are an engine by themselves
+    name += "" if len(engines) == 1 or unsaid else f", {label}"
     if summary.other_machine:
         name, colour = f"{name}, other machine", "unknown kernels"
-    order = (list(MARKERS).index(summary.realisation), summary.request.engine, summary.environment_key)
-    first = summary.request.engine == engines[0]
-    return order, Series(name, colour, (), line="solid" if first else "dash")
+    order = (
+        list(MARKERS).index(summary.realisation),
+        engines.index(summary.request.engine),
+        summary.environment_key,
+        name,
+    )
+    line: Literal["solid", "dash", "none"] = "solid" if summary.request.engine == engines[0] else "dash"
+    return order, Series(name, colour, (), line="none" if recipe.layers else line)
 
 
 LARGEST_DROP_POINTS = 15.0

@@ -64,8 +64,9 @@ class Summary:
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
-    recipe that was really timed when another one with the same instructions was. ``simulated`` and
-    ``noise`` are reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
+    recipe that was really timed when another one with the same instructions was. ``skipping`` of ``layers``
+    ran on kernels that skip zeros. ``simulated`` and ``noise`` are reasons in words. Hashes by identity:
+    :func:`summarise` gives one object a measurement.
     """
 
     key: str
@@ -88,6 +89,8 @@ class Summary:
     quick: bool
     shared_with: str | None
     realisation: str
+    skipping: int
+    layers: int
     precisions: Mapping[str, int]
     simulated: tuple[str, ...]
     badges: tuple[Badge, ...]
@@ -171,6 +174,8 @@ def _derive(result: Result) -> Summary:
         quick=result.latency.quick,
         shared_with=None if shared == recipe.describe() else shared,
         realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
+        skipping=len(skipping(result.execution)),
+        layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
         badges=_badges(result, latency),
@@ -249,9 +254,8 @@ def describe_images(data: DataSpec, total: int) -> str:
 
 def realisation(execution: Execution) -> str:
     """What the kernels really did, by the most compressed thing that any layer did."""
-    kernels = " ".join(layer.kernel.lower() for layer in execution.layers)
     precisions = {layer.precision.lower() for layer in execution.layers}
-    if "sparse" in kernels or "csr" in kernels:
+    if skipping(execution):
         return "sparse kernels"
     if precisions & {"i8", "u8", "int8", "uint8"}:
         return "int8 kernels"
@@ -260,11 +264,37 @@ def realisation(execution: Execution) -> str:
     return "dense fp32" if precisions <= {"f32", "float32"} else "unknown kernels"
 
 
+def skipping(execution: Execution) -> tuple[str, ...]:
+    """The layers, in the order of the network, whose kernels skip zeros."""
+    return tuple(layer.name for layer in execution.layers if _skips(layer.kernel))
+
+
+def _skips(kernel: str) -> bool:
+    return "sparse" in kernel.lower() or "csr" in kernel.lower()
+
+
+MOST_NAMED = 6
+
+
+def _skipped(result: Result) -> str:
+    """Which layers skipped zeros: the sparse engine decides that for each of them."""
+    layers, names = result.execution.layers, skipping(result.execution)
+    if result.request.engine != "sparse":
+        return ""
+    if not names:
+        return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
+    listed = ", ".join(name.removesuffix(".weight") for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    rest = len(layers) - len(names)
+    dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
+    return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"
+
+
 def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
-    simulated = result.execution.simulated
+    simulated, skipped = result.execution.simulated, _skipped(result)
     reasons = {
-        "measured": "" if simulated else BADGES["measured"],
-        "simulated": "; ".join(simulated),
+        "measured": "" if simulated else "; ".join(filter(None, (BADGES["measured"], skipped))),
+        "simulated": "; ".join(filter(None, (*simulated, skipped))) if simulated else "",
         "noisy": "; ".join(latency.noise) or (BADGES["noisy"] if latency.verdict == "noisy" else ""),
         "preliminary": BADGES["preliminary"] if result.latency.quick else "",
         "other machine": ""

@@ -9,7 +9,7 @@ from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, form
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
-from optimizer.theme import ENGINE_LABELS
+from optimizer.theme import engine_label
 
 Mood = Literal["better", "worse", "same"]
 
@@ -156,8 +156,7 @@ def _latency(summary: Summary | None) -> Headline:
         interval=interval,
         change=told,
         mood=mood,
-        basis=f"{ENGINE_LABELS.get(summary.request.engine, summary.request.engine)}, {summary.realisation}, "
-        f"{images}, {threads}{percentile}",
+        basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
         help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
         f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
         + (
@@ -171,6 +170,14 @@ def _latency(summary: Summary | None) -> Headline:
             else ""
         ),
     )
+
+
+def _ran(summary: Summary) -> str:
+    """The engine, and what its kernels did. The sparse engine decides that for each layer."""
+    engine = engine_label(summary.request.engine)
+    if summary.request.engine == "sparse":
+        return f"{engine} in {summary.skipping or 'none'} of {summary.layers} layers"
+    return f"{engine}, {summary.realisation}"
 
 
 def _same(summary: Summary) -> str:

@@ -341,6 +341,11 @@ class Recipe:
         plain: dict[str, Any] = msgspec.json.decode(self.to_json())
         return plain
 
+    def differences(self) -> dict[str, Any]:
+        """What :meth:`to_dict` gives without the fields at their defaults: :meth:`from_dict` reads it too."""
+        changed: dict[str, Any] = _differences(self.to_dict(), Recipe().to_dict())
+        return changed
+
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
 
@@ -496,6 +501,14 @@ def _describe_quantize(quantize: QuantizeSpec) -> list[str]:
     if quantize.precision != "f32":
         words.append(f"computed in {PRECISIONS[quantize.precision]}")
     return words
+
+
+def _differences(plain: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    changed = {name: value for name, value in plain.items() if value != usual[name]}
+    return {
+        name: _differences(value, usual[name]) if isinstance(value, dict) else value
+        for name, value in changed.items()
+    }
 
 
 def _describe_layers(layers: tuple[Override, ...]) -> list[str]:

@@ -31,10 +31,16 @@ TARGET = "optimizer.work:run"
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Every model that can be picked, and in words what could not be listed."""
+    """Every model that can be picked, and in words what could not be listed.
+
+    ``engines``: for each engine by name why it can't run here, or nothing; ``fallback``: what the sparse
+    engine lacks here, or nothing.
+    """
 
     cards: dict[str, ModelCard]
     problems: tuple[str, ...]
+    engines: dict[str, str]
+    fallback: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,11 @@ def _warm(request: Request | None, report: Report) -> None:
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
-    from optimizer import models
+    from optimizer import kernels, models
+    from optimizer.engines import ENGINES
 
-    return Catalogue(models.catalogue(), models.problems())
+    engines = {name: engine.problem() or "" for name, engine in ENGINES.items()}
+    return Catalogue(models.catalogue(), models.problems(), engines, kernels.problem() or "")
 
 
 def _download(model: str, report: Report) -> str:

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -35,6 +35,15 @@ INTERACTIVE, BACKGROUND = 0, 10
 """Priorities: what a slider asks for goes before what a sweep asks for."""
 
 FIRST_MODEL = "fashion-resnet"
+ENGINE_WORDS = {
+    "openvino": "int8 where weights and activations have 8 bits; zeros take as long",
+    "onnxruntime": "int8 by its own kernels; zeros take as long",
+    "sparse": "skips zeros, layer by layer where that is faster; float32",
+    "compile": "kernels compiled for this network, in up to a minute; int8 only simulated",
+    "torch": "the reference; int8 only simulated; zeros take as long",
+}
+"""What is special about each engine, in one short phrase."""
+
 BUNDLED = "bundled test images"
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[str, Colour] = {
@@ -149,6 +158,24 @@ def pin(key: str) -> None:
     st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
 
 
+def way() -> Recipe:
+    """How the sliders say to prune and round, for pages without sliders: from the visit or from a link, and
+    in the address, so that a link restores it."""
+    kept: Recipe | None = st.session_state.get("way")
+    if kept is None:  # a link brought it
+        kept = NORMAL
+        with errors_in_words():
+            if "recipe" in st.query_params:
+                kept = replace(Recipe.from_json(st.query_params["recipe"]), layers=())
+        st.session_state["way"] = st.session_state["way of link"] = kept
+    plain = replace(kept, layers=())
+    if plain == NORMAL:
+        st.query_params.pop("recipe", None)
+    else:
+        st.query_params["recipe"] = json.dumps(plain.differences(), separators=(",", ":"))
+    return kept
+
+
 def overrides(model: str) -> tuple[Override, ...]:
     """The layers of a model that have something to themselves: kept for the visit, and in the address."""
     kept = st.session_state.get("overrides")
@@ -212,15 +239,7 @@ def sidebar() -> None:
         )
         st.caption(describe_card(cards[name]))
         data = _choose_images(cards[name])
-        engine = st.segmented_control(
-            "Engine",
-            list(ENGINE_LABELS),
-            format_func=ENGINE_LABELS.__getitem__,
-            default="openvino",
-            required=True,
-            **in_address("engine"),
-            help="What executes the model. The baseline always runs on the same engine and threads.",
-        )
+        engine = _choose_engine(catalogue())
         st.divider()
         st.caption(
             f"Measured on {environment().cpu}, {environment().cores} cores. Nothing leaves this machine.",
@@ -253,6 +272,26 @@ def describe_card(card: ModelCard) -> str:
     if not card.ready and card.download_bytes:
         parts.append(f"{format_bytes(card.download_bytes)} to download")
     return " · ".join(parts)
+
+
+def _choose_engine(found: Catalogue) -> str:
+    """Only an engine that runs here can be chosen; why the others can't is told."""
+    possible = [name for name in ENGINE_LABELS if not found.engines[name]]
+    engine: str = st.selectbox(
+        "Engine",
+        possible,
+        format_func=ENGINE_LABELS.__getitem__,
+        **in_address("engine"),
+        help="What executes the model. The baseline always runs on the same engine and threads.\n\n"
+        + "\n".join(f"- **{ENGINE_LABELS[name]}**: {ENGINE_WORDS[name]}" for name in possible),
+    )
+    st.caption(ENGINE_WORDS[engine])
+    if engine == "sparse" and found.fallback:
+        st.caption(f"No sparse kernels here, so torch's CSR takes their place: {found.fallback}")
+    for name, problem in found.engines.items():
+        if problem:
+            st.caption(f"Not here: {ENGINE_LABELS[name]}, since {problem}.")
+    return engine
 
 
 def _choose_images(card: ModelCard) -> DataSpec:

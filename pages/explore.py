@@ -15,6 +15,7 @@ from optimizer.recipe import (
     EFFORTS,
     GRANULARITIES,
     LONGEST_TRAINING_SECONDS,
+    NORMAL,
     PATTERNS,
     PRECISIONS,
     PRESETS,
@@ -32,10 +33,12 @@ from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from pages import common
 
 INSPECTION_SECONDS = 0.5
+LARGEST_THRESHOLD = 0.5
 
 
 def main() -> None:
     chosen = common.selection()
+    take_link()
     take_preset()
     recipe = replace(controls(), layers=common.overrides(chosen.card.name))
     st.session_state["way"] = recipe  # what Layers looks at
@@ -49,7 +52,7 @@ def main() -> None:
     results = common.store().results(request.model, request.data, request.engine)
     started = toolbar(request, recipe, result, results)
     common.refresh_when_over(asked, started)
-    draw(results, result, recipe)
+    draw(results, common.store().results(request.model, request.data), result, recipe)
 
 
 METHODS = {
@@ -124,36 +127,71 @@ def take_preset() -> None:
         return
     with common.errors_in_words():
         found = common.finished(job, Found)
-        set_controls(found.result.request.recipe)
+        set_controls(_as_set(found.result.request.recipe))
         common.set_overrides(found.result.request.model, ())
         icon = ":material/check:" if found.met else ":material/warning:"
         st.toast(found.words, icon=icon, duration="long")
 
 
+def take_link() -> None:
+    """Set the sliders to what a link to another page brought along."""
+    linked: Recipe | None = st.session_state.pop("way of link", None)
+    if linked is not None:
+        set_controls(linked)
+
+
+def _as_set(recipe: Recipe) -> Recipe:
+    """A canonical recipe as the sliders have it: what it leaves alone stands as in a fresh visit."""
+    quantize = recipe.quantize
+    normal = replace(
+        NORMAL.quantize,
+        weight_bits=quantize.weight_bits,
+        activation_bits=quantize.activation_bits,
+        precision=quantize.precision,
+    )
+    return replace(
+        recipe,
+        prune=recipe.prune if recipe.prune.active else NORMAL.prune,
+        quantize=quantize if quantize.integer else normal,
+    )
+
+
 def set_controls(recipe: Recipe) -> None:
-    """Every control as it must stand for ``recipe``, which has no threshold."""
+    """Every control as it must stand for ``recipe``, or as near as it can."""
     prune, quantize = recipe.prune, recipe.quantize
-    method = prune.method if prune.active else "compensated"
-    bits = quantize.average_bits or quantize.weight_bits
+    method = "threshold" if prune.threshold is not None else prune.method
+    bits = round(quantize.bits)
+    automatic = best_grid(quantize.method, bits) == quantize.symmetric
     values = {
         "method": method,
         "sparsity": round(100 * (prune.sparsity or 0)),
+        "threshold": min(prune.threshold or 0.0, LARGEST_THRESHOLD),
         "pattern": prune.pattern,
-        "bits": round(bits),
+        "effort": prune.effort,
+        "snap": prune.snap,
+        "match": prune.match,
+        "training": round(recipe.training_seconds),
+        "bits": bits,
         "activations": quantize.activation_bits,
         "mixed": quantize.average_bits is not None,
-        "precision": quantize.precision,
+        f"{method}_rounding": quantize.method,
+        f"{quantize.method}_range": quantize.range,
+        "granularity": quantize.granularity,
+        "grid": "automatic" if automatic else "symmetric" if quantize.symmetric else "asymmetric",
+        "equalise": quantize.equalise,
+        "precision": quantize.precision if quantize.precision in precisions(environment()) else "f32",
     }
-    if prune.active:
+    if prune.allocation in allocations(method):
         values[f"{method}_allocation"] = prune.allocation
-    if quantize.integer:
-        values[f"{method}_rounding"] = quantize.method
-        values[f"{quantize.method}_range"] = quantize.range
-        values["granularity"] = quantize.granularity
-        automatic = best_grid(quantize.method, bits) == quantize.symmetric
-        values["grid"] = "automatic" if automatic else "symmetric" if quantize.symmetric else "asymmetric"
     for key, value in values.items():
         st.session_state[key] = value
+
+
+def allocations(method: str) -> list[str]:
+    """The ways of sharing a sparsity out over the layers that a method knows."""
+    if method == "threshold":
+        return []
+    return ["measured", "uniform"] if method == "channels" else list(ALLOCATION_WORDS)
 
 
 def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
@@ -163,7 +201,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         threshold = st.slider(
             "Threshold",
             0.0,
-            0.5,
+            LARGEST_THRESHOLD,
             0.0,
             0.002,
             format="|w| ≤ %.3f",
@@ -194,7 +232,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
     if method == "threshold":
         st.caption("A threshold leaves nothing to choose.")
     else:
-        ways = ["measured", "uniform"] if method == "channels" else list(ALLOCATION_WORDS)
+        ways = allocations(method)
         allocation = st.selectbox(
             "Shared out over the layers",
             ways,
@@ -372,14 +410,15 @@ def cards(request: Request, result: Result | None) -> None:
             common.card(headline)
 
 
-def draw(results: list[Result], result: Result | None, recipe: Recipe) -> None:
-    """The four curves, with the point under the sliders on each."""
+def draw(results: list[Result], everywhere: list[Result], result: Result | None, recipe: Recipe) -> None:
+    """The four curves, with the point under the sliders on each. Latency is of all engines."""
     key = result.key if result else None
+    engine = common.selection().engine
     cursor = 100 * recipe.prune.sparsity if recipe.prune.sparsity and not result else None
     left, right = st.columns(2)
     with left:
         common.chart(charts.accuracy_info(results, key, cursor), "accuracy")
-        common.chart(charts.latency_info(results, key, cursor), "latency")
+        common.chart(charts.latency_info(everywhere, key, cursor, engine=engine), "latency")
     with right:
         common.chart(charts.size_info(results, key), "size")
         common.chart(charts.frontier_info(results, key), "frontier")

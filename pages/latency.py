@@ -14,7 +14,7 @@ from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
 from optimizer.frame import summarise
 from optimizer.metrics import MISSING
-from optimizer.recipe import NORMAL, Override, QuantizeSpec, Recipe
+from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request, Settings, decode
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from pages import common
@@ -51,7 +51,7 @@ def main() -> None:
 
 def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
     """The sliders' recipe, or int8: what most people come for."""
-    way: Recipe = st.session_state.get("way", NORMAL)
+    way = common.way()
     explored = replace(way, layers=layers).canonical()
     what = st.segmented_control(
         "Recipe",

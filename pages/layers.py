@@ -11,7 +11,7 @@ from optimizer.executors import Job
 from optimizer.headline import group_rows, layer_rows, overrides_of
 from optimizer.keys import request_key
 from optimizer.metrics import MISSING
-from optimizer.recipe import NORMAL, PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
+from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
 from pages import common
 
@@ -33,7 +33,7 @@ def main() -> None:
         st.info(chosen.problem, icon=":material/info:")
         return
     layers = common.overrides(chosen.card.name)
-    way: Recipe = st.session_state.get("way", NORMAL)
+    way = common.way()
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
     words = recipe.describe()

@@ -26,7 +26,7 @@ from optimizer.charts import (
 from optimizer.errors import InputError
 from optimizer.figures import Axis, Bars, Lines, Point, Series
 from optimizer.frame import summarise
-from optimizer.recipe import WEIGHT_BITS, QuantizeSpec, Recipe
+from optimizer.recipe import WEIGHT_BITS, Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Anatomy, Result, Sensitivity
 from optimizer.theme import DARK, LIGHT, MARKERS, Theme
 
@@ -168,11 +168,74 @@ def test_grids_that_are_best_for_their_width_are_of_one_family() -> None:
     assert [point.key for point in series(info, "other recipes").points] == [ways[2].key]
 
 
+def test_options_are_lines_of_their_own_named_as_such() -> None:
+    half, four = PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)
+    ways = {
+        "4, 1 layer apart": Recipe(half, four, (Override("9.weight", sparsity=0.1),)),
+        "4, trained 30 s": Recipe(half, four, training_seconds=30),
+        "4, in bfloat16": Recipe(half, replace(four, precision="bf16")),
+        "4, outputs matched": Recipe(replace(half, match=True), four),
+        "4, equalised": Recipe(half, replace(four, equalise=True)),
+        "32, snapped to 16": Recipe(PruneSpec("channels", 0.5, allocation="measured", snap=16)),
+        "32, best effort": Recipe(PruneSpec("compensated", 0.5, effort="best")),
+    }
+    for name, way in ways.items():
+        apart = make_result(way)
+        info = accuracy_info([*SWEEP, apart])
+        if way.prune.method == "magnitude":
+            line = series(info, name)
+            assert [point.key for point in line.points] == [apart.key]
+            assert line.line == ("none" if way.layers else "dash")
+            assert apart.key not in {point.key for point in series(info, "4").points}
+        chosen = accuracy_info([*SWEEP, apart], apart.key)
+        assert apart.key in {point.key for point in series(chosen, name).points}
+        assert series(chosen, name).line == "solid"
+
+
+def test_what_has_no_place_for_an_option_joins_the_line_that_has_it() -> None:
+    trained = [make_result(Recipe(PruneSpec(sparsity=share), training_seconds=9)) for share in (0.5, 0.7)]
+    info = accuracy_info([*SWEEP, *trained], trained[0].key)
+    line = series(info, "32, trained 9 s")
+    assert [point.x for point in line.points] == [0, 50, 70]
+    assert [point.x for point in series(info, "32").points] == [30, 50, 70, 80, 90]
+    assert series(info, "32").line == "dash"
+    assert "4" in {line.name for line in info.series}, "nothing of 4 bits was trained"
+
+
+def test_many_options_do_not_hide_the_main_lines() -> None:
+    trained = [
+        make_result(Recipe(PruneSpec(sparsity=0.5), training_seconds=seconds)) for seconds in (1, 2, 3, 4, 5)
+    ]
+    info = accuracy_info([*SWEEP, *trained])
+    assert sum("trained" in line.name for line in info.series) == 3
+    assert len(series(info, "other recipes").points) == 2
+
+
+def test_size_is_of_the_selected_layers_apart() -> None:
+    apart = make_result(Recipe(PruneSpec(sparsity=0.5), layers=(Override("9.weight", weight_bits=8),)))
+    info = size_info([*SWEEP, apart], apart.key)
+    assert info.title == "Size against bits, 50 % of all weights pruned, 1 layer apart"
+    assert {point.key for line in info.series for point in line.points} == {apart.key}
+    assert apart.key not in {
+        point.key for line in size_info([*SWEEP, apart], SWEEP[6].key).series for point in line.points
+    }
+
+
 def test_bits_on_average_are_a_line_of_their_own() -> None:
     info = accuracy_info([make_result(Recipe(quantize=QuantizeSpec(average_bits=3.5)))])
     assert [(line.name, line.colour) for line in info.series] == [("3.5 mixed", "bits 3")]
     size = size_info([make_result(Recipe(quantize=QuantizeSpec(average_bits=3.5)))])
     assert size.series[0].points[0].x == pytest.approx(1.5)  # between 3 and 4
+
+
+def test_a_disturbed_interval_does_not_squeeze_the_others() -> None:
+    noisy = make_result(recipe(0.6), noisy=True)
+    wild = remade(
+        noisy, latency=replace(noisy.latency, variant_ns=(*noisy.latency.variant_ns[:100], *[10**8] * 100))
+    )
+    info = latency_info([*SWEEP, wild])
+    assert info.y.span is not None
+    assert info.y.span[1] < 100
 
 
 def test_two_results_at_one_place_keep_the_line_straight_and_the_selected_one_on_it() -> None:
@@ -182,7 +245,7 @@ def test_two_results_at_one_place_keep_the_line_straight_and_the_selected_one_on
         line = series(info, "dense fp32")
         assert len({point.x for point in line.points}) == len(line.points)
         assert again.key in {point.key for point in line.points}
-        others = series(info, "other recipes").points
+        others = series(info, "others").points
         assert len(others) == 1
         assert others[0].y == pytest.approx(1.0, abs=0.01)
 
@@ -233,6 +296,42 @@ def test_engines_are_told_apart_by_name_and_line() -> None:
     info = latency_info([*SWEEP, make_result(recipe(0.5), engine="torch")])
     assert series(info, "dense fp32, OpenVINO").line == "solid"
     assert series(info, "dense fp32, torch eager").line == "dash"
+
+
+def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> None:
+    skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
+    kernels = tuple(replace(layer, kernel="AVX2 sparse") for layer in skipped.execution.layers)
+    skipped = remade(skipped, execution=replace(skipped.execution, layers=kernels))
+    eager = make_result(recipe(0.5), engine="torch", ratio=1.1)
+    results = [*SWEEP, skipped, eager]
+    lines = {
+        "openvino": [("dense fp32", "solid"), ("int8 kernels", "solid"), ("sparse kernels", "dash")],
+        "sparse": [
+            ("dense fp32, OpenVINO", "dash"),
+            ("int8 kernels, OpenVINO", "dash"),
+            ("sparse kernels", "solid"),
+        ],
+        "torch": [("dense fp32", "solid"), ("int8 kernels, OpenVINO", "dash"), ("sparse kernels", "dash")],
+    }  # fmt: skip
+    for engine, expected in lines.items():
+        info = latency_info(results, engine=engine)
+        others, *drawn = info.series
+        assert [(line.name, line.line) for line in drawn] == expected
+        assert others.name == "others"
+        assert (eager.key in {point.key for point in others.points}) == (engine != "torch")
+
+
+def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
+    def removed(share: float, snap: int = 1) -> Recipe:
+        return Recipe(PruneSpec("channels", share, allocation="measured", snap=snap))
+
+    apart = Recipe(PruneSpec(sparsity=0.5), layers=(Override("9.weight", sparsity=0.1),))
+    info = latency_info([make_result(way) for way in (removed(0.2), removed(0.4), removed(0.4, 16), apart)])
+    assert [(line.name, line.line, len(line.points)) for line in info.series] == [
+        ("dense fp32, 1 layer apart", "none", 1),
+        ("channels removed", "solid", 2),
+        ("channels removed, snapped to 16", "solid", 1),
+    ]
 
 
 def test_noise_fades_times_and_nothing_else() -> None:

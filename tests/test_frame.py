@@ -100,6 +100,28 @@ def test_badges_carry_their_reasons() -> None:
     assert "second half" in badges["noisy"]
 
 
+def test_a_sparse_result_tells_which_layers_skipped_zeros() -> None:
+    made = make_result(recipe(0.8), engine="sparse")
+    kernels = ["AVX2 sparse, 90 of 450 weights"] * 7 + ["AVX2 dense"] * 3
+
+    def told(kernels: list[str], simulated: tuple[str, ...] = ()) -> tuple[str, int, str]:
+        layers = tuple(
+            LayerExecution(layer.name, "f32", kernel)
+            for layer, kernel in zip(made.execution.layers, kernels, strict=True)
+        )
+        summary = summarise(remade(made, execution=Execution(layers, simulated)))
+        return summary.badges[0].name, summary.skipping, summary.badges[0].words
+
+    names = "0.0, 3.first.0, 3.second.0, 4.first.0, 4.second.0, 5.first.0 and 1 more"
+    words = f"7 of 10 layers skipped zeros: {names}; the other 3 ran dense, which was faster there"
+    assert told(kernels) == ("measured", 7, f"{BADGES['measured']}; {words}")
+    assert told(kernels, ("4-bit weights",)) == ("simulated", 7, f"4-bit weights; {words}")
+    name, count, words = told(["AVX2 dense"] * 10)
+    assert (name, count) == ("measured", 0)
+    assert "none of 10 layers skipped zeros" in words
+    assert "skipped" not in summarise(make_result(recipe(0.8))).badges[0].words
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [

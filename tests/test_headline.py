@@ -9,7 +9,7 @@ from factories import LAYERS, make_result, recipe
 from optimizer.errors import InputError
 from optimizer.frame import summarise
 from optimizer.headline import OWN, group_rows, headlines, layer_rows, overrides_of
-from optimizer.metrics import MISSING
+from optimizer.metrics import MISSING, format_ns
 from optimizer.recipe import Override
 from optimizer.records import GroupSensitivity, Inspection, Result
 
@@ -114,3 +114,13 @@ def test_a_row_for_each_group_of_layers() -> None:
     (row,) = group_rows([group])
     assert row["layers"] == "stem + body.conv"
     assert (row["why"], row["channels"], row["together"], row["apart"]) == ("a residual sum", 16, 0.5, 0.2)
+
+
+def test_latency_names_the_engine_and_what_its_kernels_did() -> None:
+    dense = make_result(recipe(0.8))
+    assert of(dense)["Latency"].basis == "OpenVINO, dense fp32, 1 image, 2 threads; 95 % under " + (  # type: ignore[attr-defined]
+        format_ns(summarise(dense).latency.p95_ns)
+    )
+    sparse = make_result(recipe(0.8), engine="sparse")
+    basis = of(sparse)["Latency"].basis  # type: ignore[attr-defined]
+    assert basis.startswith(f"sparse kernels in none of {len(LAYERS)} layers, 1 image")

@@ -1,5 +1,6 @@
 """The pages without a browser: each runs from the entry, asks for real work, and shows it."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from optimizer.headline import headlines
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.store import Store
+from optimizer.theme import ENGINE_LABELS
 from pages import common
 
 ROOT = Path(__file__).parent.parent
@@ -178,6 +180,74 @@ def test_the_address_restores_the_view(app: AppTest) -> None:
     app.query_params["sparsity"] = "50"
     app.query_params["bits"] = "4"
     assert shown(app.run()) == expected(results()[HALF.recipe])
+
+
+EVERYTHING = (
+    Recipe(
+        PruneSpec("compensated", 0.3, allocation="uniform", pattern="1x4", effort="best"),
+        QuantizeSpec(
+            "compensated", average_bits=3.0, granularity="group", range="percentile", symmetric=False
+        ),
+        training_seconds=20.0,
+    ),
+    Recipe(
+        PruneSpec(threshold=0.02, match=True),
+        QuantizeSpec("nearest", 8, None, 8, "tensor", False, "mse", equalise=True),
+    ),
+    Recipe(
+        PruneSpec("channels", 0.2, allocation="uniform", snap=8), QuantizeSpec("compensated", 16, range="mse")
+    ),
+)
+
+
+@pytest.mark.parametrize("way", EVERYTHING)
+def test_a_link_to_layers_restores_the_sliders(app: AppTest, way: Recipe) -> None:
+    app.query_params["recipe"] = json.dumps(way.differences())
+    page = app.switch_page("pages/layers.py").run()
+    assert way.describe() in words(page)
+    assert json.loads(page.query_params["recipe"]) == way.differences()
+    page.switch_page("pages/explore.py").run()
+    assert not page.exception
+    assert page.session_state["way"] == way
+    page.switch_page("pages/layers.py").run()
+    assert way.describe() in words(page)
+
+
+@pytest.mark.parametrize("recipe", ["[", '{"prune": {"sparsity": 7}}', '{"threshold": 1}'])
+def test_a_link_with_a_bad_recipe_says_so(app: AppTest, recipe: str) -> None:
+    app.query_params["recipe"] = recipe
+    page = app.switch_page("pages/layers.py").run()
+    assert not page.exception
+    assert page.error
+    assert "recipe" not in page.query_params
+
+
+def test_what_no_slider_can_say_comes_as_near_as_it_can(app: AppTest) -> None:
+    far = Recipe(PruneSpec(threshold=3.0), QuantizeSpec("compensated", average_bits=3.5))
+    app.query_params["recipe"] = json.dumps(far.differences())
+    page = app.switch_page("pages/latency.py").run()
+    page.switch_page("pages/explore.py").run()
+    assert not page.exception
+    assert (page.slider(key="threshold").value, page.select_slider(key="bits").value) == (0.5, 4)
+
+
+def test_every_engine_is_offered_or_told_why_not(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = app.run()
+    engine = page.selectbox(key="engine")
+    found = common.catalogue()
+    assert engine.options == [ENGINE_LABELS[name] for name, problem in found.engines.items() if not problem]
+    assert set(common.ENGINE_WORDS) == set(ENGINE_LABELS) == set(found.engines)
+    assert common.ENGINE_WORDS["openvino"] in words(page)
+    assert common.ENGINE_WORDS["sparse"] in engine.help
+
+    engines = found.engines | {"compile": "there is no C++ compiler"}
+    monkeypatch.setattr(
+        common, "catalogue", lambda: replace(found, engines=engines, fallback="none was built")
+    )
+    page.selectbox(key="engine").set_value("sparse").run()
+    assert "torch.compile" not in page.selectbox(key="engine").options
+    assert "Not here: torch.compile, since there is no C++ compiler." in words(page)
+    assert "torch's CSR takes their place: none was built" in words(page)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import pytest
 
+from optimizer import kernels
+from optimizer.engines import ENGINES
 from optimizer.errors import InputError
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Request
@@ -44,6 +46,8 @@ def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:
     assert isinstance(catalogue, Catalogue)
     assert catalogue.cards["fashion-resnet"].bundled_images
     assert catalogue.cards["resnet18"].download_bytes
+    assert list(catalogue.engines) == list(ENGINES)
+    assert catalogue.fallback == (kernels.problem() or "")
 
 
 def test_images_are_counted_before_anything_is_measured() -> None:

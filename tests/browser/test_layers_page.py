@@ -79,7 +79,13 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     expect_figures(page, apart)
 
     other = visit(address)
+    expect(other.get_by_text("50 % of all weights pruned · 1 layer apart")).to_be_visible()
     assert table_of(other).set_index("layer")["own sparsity"].dropna().to_dict() == {"4.weight": 80}
+
+    go(other, "Explore")
+    expect(other.get_by_role("combobox", name="Method")).to_have_value("Magnitude")
+    assert "sparsity=50" in other.url
+    expect_figures(other, apart)
 
     go(page, "Layers")
     act(page, page.get_by_role("button", name="All layers as the rest").click)
