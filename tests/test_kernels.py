@@ -180,7 +180,8 @@ class Residual(nn.Module):
         values = (self.shortcut(values) + self.second(values)).relu()
         gate = torch.sigmoid(self.gate(values.mean((2, 3), keepdim=True)))
         values = nn.functional.silu(values * gate) + values
-        return self.head(values.mean((2, 3)))
+        features = nn.functional.adaptive_avg_pool2d(values, 1).flatten(1)
+        return self.head(torch.tanh(features))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -38,7 +38,8 @@ class CsrLayer(nn.Module):
         product: Tensor = self.weight @ columns.flatten(1)
         if isinstance(self.bias, Tensor):
             product = product + self.bias[:, None]
-        return product.unflatten(1, columns.shape[1:]).movedim(0, channel)
+        result: Tensor = product.unflatten(1, columns.shape[1:]).movedim(0, channel)
+        return result
 
 
 def fits(layer: nn.Module) -> bool:

@@ -1,19 +1,22 @@
 """Kernels that skip zeros: time in proportion to the weights that survive.
 
 A layer with too few zeros takes the dense path; which one is the faster is measured when the network is
-built, layer by layer, in its place among the others. Operations that the kernels don't know run in torch, on
-the same memory. Everything is float32. Without kernels, torch's own sparse matrices are used.
+built, layer by layer, in its place among the others, and a network that is faster dense as a whole is left to
+OpenVINO. Operations that the kernels don't know run in torch, on the same memory. Everything is float32.
+Without kernels, torch's own sparse matrices are used.
 """
 
 import copy
 import ctypes
 import math
 import time
+import timeit
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,13 +26,13 @@ from torch.fx.node import map_arg
 
 from optimizer import kernels
 from optimizer.compress import CompressedModel
-from optimizer.engines import csr
-from optimizer.engines.base import Array, Build, Engine, Runner, Service, one_by_one
+from optimizer.engines import csr, openvino
+from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, one_by_one
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.matrix import DENSE, TILES
-from optimizer.kernels.plan import Call, Choice, Item, Load, Plan, plan
+from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -37,6 +40,11 @@ from optimizer.records import Execution, KernelTime, LayerExecution, Role
 SCORING_ELEMENTS = 160_000
 LARGEST_BATCH = 64
 """Images are scored in batches of about so many input values: one photograph, 64 thumbnails."""
+NOT_CONTIGUOUS: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
+"""What takes channel-major values in the place of operations that don't."""
+SURELY_SPARSE = 0.25
+"""Share of the weights up to which no dense execution of the whole network is tried."""
+COMPARED = 9
 REPEATS = 7
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
 
@@ -113,6 +121,12 @@ class Network:
         return f"{name} sparse, {item.work.kept:,} of {item.work.total:,} weights"
 
     @property
+    def share(self) -> float:
+        """Of the weights of layers with a choice, those that are not zero."""
+        choices = [item.work for item in self.plan.items if isinstance(item.work, Choice)]
+        return sum(choice.kept for choice in choices) / max(1, sum(choice.total for choice in choices))
+
+    @property
     def kernels(self) -> dict[str, str]:
         """For each weight, by its path, what runs it."""
         found: dict[str, str] = {}
@@ -123,7 +137,7 @@ class Network:
         return found
 
     def _row(self, item: Item, nanoseconds: int) -> KernelTime:
-        copies = isinstance(item.work, Load) or (isinstance(item.work, Step) and item.work.kind == Kind.COPY)
+        copies = isinstance(item.work, Bring) or (isinstance(item.work, Step) and item.work.kind == Kind.COPY)
         role: Role = "layer" if item.weights else "conversion" if copies else "other"
         return KernelTime(
             " and ".join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)
@@ -167,11 +181,12 @@ class Network:
         if name in self.found.constants:
             where = self.found.constants[name]
             return self.parameters[where] if isinstance(where, str) else where
-        name = self.found.root(name)
-        return self.computed[name] if name in self.computed else self.plan.values[name].tensor()
+        root = self.found.root(name)
+        value = self.computed[root] if root in self.computed else self.plan.values[root].tensor()
+        return value if root == name else value.reshape(self.found.shapes[name])
 
     def _torch(self, item: Item) -> Callable[[], None]:
-        if isinstance(item.work, Load):
+        if isinstance(item.work, Bring):
             name, target = item.work.name, item.work.value.tensor()
 
             def load() -> None:
@@ -180,10 +195,11 @@ class Network:
             return load
         assert isinstance(item.work, Call)
         op = item.work.op
+        function: Any = NOT_CONTIGUOUS.get(op.node.target, op.node.target)
 
         def call() -> None:
             arguments, named = map_arg((op.node.args, op.node.kwargs), lambda node: self._value(node.name))
-            result = op.node.target(*arguments, **named)  # type: ignore[operator]
+            result = function(*arguments, **named)
             if op.added and op.kind != "add":
                 result = result + self._value(op.added)
             if op.low > -math.inf or op.high < math.inf:
@@ -230,14 +246,42 @@ def problem() -> str | None:
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
     """A network is traced once for each batch; recipes differ in the weights."""
     traced = cache(lambda batch: trace(model, (batch, *input_shape)))
+    dense = cache(lambda: openvino.prepare(model, input_shape))
 
     def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
         missing = kernels.problem()
         if missing:
             return csr.build(compressed, calibration, threads, batch, missing)
-        return _build(compressed, calibration, threads, batch, traced)
+        own, kept = _build(compressed, calibration, threads, batch, traced)
+        quantize = compressed.recipe.quantize
+        plain = quantize.activation_bits == 32 and quantize.precision == "f32"
+        if kept <= SURELY_SPARSE or not plain or openvino.problem():
+            return own
+        whole = dense()(compressed, calibration, threads, batch)
+        return _faster(own, whole, torch.zeros(batch, *input_shape).numpy())
 
     return build
+
+
+def _faster(own: Runner, whole: Runner, images: Array) -> Runner:
+    """``own``, unless OpenVINO's dense kernels are faster for the network as a whole.
+
+    So nothing is slower here than dense execution, and a speed-up here is one over the best dense execution
+    that there is, not over dense kernels of our own.
+    """
+    taken: dict[bool, list[float]] = {True: [], False: []}
+    with own.session(), whole.session():
+        for _ in range(COMPARED):
+            for ours, runner in ((True, own), (False, whole)):
+                runner.infer(images)
+                taken[ours].append(timeit.timeit(lambda runner=runner: runner.infer(images), number=1))  # type: ignore[misc]
+    if np.median(taken[True]) <= np.median(taken[False]):
+        return own
+    layers = tuple(
+        replace(layer, kernel=f"OpenVINO {layer.kernel}, dense: the fastest here")
+        for layer in whole.execution.layers
+    )
+    return replace(whole, execution=Execution(layers, whole.execution.simulated))
 
 
 def _build(
@@ -246,7 +290,8 @@ def _build(
     threads: int,
     batch: int,
     traced: Callable[[int], Trace],
-) -> Runner:
+) -> tuple[Runner, float]:
+    """The runner on our kernels, and the share of its layers' weights that are not zero."""
     module, bits = compressed.module, compressed.recipe.quantize.activation_bits
     if bits <= 8:
         module = rounding = copy.deepcopy(module)
@@ -254,12 +299,7 @@ def _build(
             layer.register_forward_pre_hook(RoundActivations(*span, bits))
         shape = tuple(calibration.shape[1:])
         traced = cache(lambda batch: trace(rounding, (batch, *shape)))
-    parameters = {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-    library = kernels.kernels()
-    built = cache(lambda size: Network(traced(size), parameters, library, threads))
+    built = cache(lambda size: Network(traced(size), parameters_of(module), kernels.kernels(), threads))
     scoring = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
 
     def infer(images: Array) -> Array:
@@ -270,25 +310,44 @@ def _build(
             return in_batches(built(scoring).infer, images, scoring)
 
     def serve(batch: int, threads: int, streams: int) -> Service:
-        network = Network(traced(batch), parameters, library, threads)
+        network = Network(traced(batch), parameters_of(module), kernels.kernels(), threads)
         return Service(one_by_one(network.infer), lambda: thread_count(threads))
 
-    names = {
-        id(value): built(batch).kernels[path]
-        for path, value in parameters.items()
-        if path in built(batch).kernels
-    }
+    used = built(batch).kernels
+    names = {id(value): used[path] for path, value in parameters_of(module).items() if path in used}
     layers = tuple(
         LayerExecution(layer.name, "f32", names.get(id(layer.weight), "torch")) for layer in walk(module)
     )
-    return Runner(
+    runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
+        loader=saved,
         session=lambda: thread_count(threads),
         profile=lambda images, calls: built(batch).profile(images, calls),
         serve=serve,
     )
+    return runner, built(batch).share
+
+
+def parameters_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by every path that they have."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        torch.set_num_threads(threads)
+        module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
+        return Network(trace(module, shape), parameters_of(module), kernels.kernels(), threads).infer
+
+    return load
 
 
 def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:

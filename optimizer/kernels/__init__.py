@@ -41,7 +41,7 @@ class Step(ctypes.Structure):
     _fields_ = (
         ("kind", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile", "tail")),
+        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile", "tail", "rows_first")),
         *((name, ctypes.c_int64) for name in ("input_stride", "output_stride")),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),

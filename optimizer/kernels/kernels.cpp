@@ -114,7 +114,8 @@ struct Step {
   const int32_t *offsets;  // dense and depthwise: offset of each tap
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
   int64_t rows, taps_count, vectors, tile;
-  int64_t tail;  // pixels behind the last vector, 0 to 4
+  int64_t tail;        // pixels behind the last vector, 0 to 4
+  int64_t rows_first;  // all pixels of a few rows, then the next: for weights that are larger than the inputs
   int64_t input_stride, output_stride;
   float low, high;
   // Windows and copies: output[c][n][y][x], up to the counts.
@@ -142,10 +143,11 @@ struct Target {
 
 // Adds, clips, and puts zeros into the gaps.
 template <int V>
-inline void finish(const Step &s, float *out, int64_t row, int64_t first, vec *sums) {
+__attribute__((always_inline)) inline void finish(const Step &s, float *out, int64_t row, int64_t first, vec *sums) {
   out += first * WIDTH;
   const float *other = s.other ? s.other + row * s.output_stride + first * WIDTH : nullptr;
   const vec low = splat(s.low), high = splat(s.high);
+#pragma GCC unroll 8
   for (int v = 0; v < V; v++) {
     if (other) sums[v] += load(other + v * WIDTH);
     sums[v] = smaller(larger(sums[v], low), high);
@@ -217,9 +219,10 @@ void dense_tile(const Step &s, int64_t block, int64_t first, const Target &targe
       for (int v = 0; v < V; v++) sums[r][v] += weight * values[v];
     }
   }
-  for (int r = 0; r < ROWS && block * ROWS + r < s.rows; r++) {
+#pragma GCC unroll 8
+  for (int r = 0; r < ROWS; r++) {
     const int64_t row = block * ROWS + r;
-    finish<V>(s, target.of(s, row, row), row, first, sums[r]);
+    if (row < s.rows) finish<V>(s, target.of(s, row, row), row, first, sums[r]);
   }
 }
 
@@ -248,14 +251,12 @@ void dense_tail(const Step &s, int64_t block, const Target &target) {
   }
 }
 
-void dense_tails(const Step &s, int64_t begin, int64_t end, const Target &target) {
-  for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
-    switch (s.tail) {
-      case 1: dense_tail<1, 4>(s, block, target); break;
-      case 2: dense_tail<2, 2>(s, block, target); break;
-      case 3: dense_tail<3, 2>(s, block, target); break;
-      default: dense_tail<4, 1>(s, block, target);
-    }
+void dense_tail(const Step &s, int64_t block, const Target &target) {
+  switch (s.tail) {
+    case 1: return dense_tail<1, 4>(s, block, target);
+    case 2: return dense_tail<2, 2>(s, block, target);
+    case 3: return dense_tail<3, 2>(s, block, target);
+    default: return dense_tail<4, 1>(s, block, target);
   }
 }
 
@@ -339,19 +340,20 @@ void depthwise_channel(const Step &s, const float *input, int64_t row) {
 
 template <int V>
 void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
-  if (s.kind == SPARSE) {
-    const bool last = s.tail && first + V == s.vectors;
+  const bool last = s.tail && first + V == s.vectors;
+  if (s.kind == SPARSE)
     return last ? sparse_tile<V, true>(s, begin, end, first, target)
                 : sparse_tile<V, false>(s, begin, end, first, target);
-  }
   if constexpr (V <= DENSE_TILE)
-    for (int64_t block = begin / ROWS; block * ROWS < end; block++) dense_tile<V>(s, block, first, target);
+    for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
+      dense_tile<V>(s, block, first, target);
+      if (last) dense_tail(s, block, target);  // while the block's weights are in the cache
+    }
 }
 
 // `count` vectors from `first`: whole tiles, then what is left in one smaller tile.
 void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count, const Target &target) {
   const int64_t widest = s.kind == DENSE ? DENSE_TILE : s.tile;
-  if (s.tail && s.kind == DENSE && first + count == s.vectors) dense_tails(s, begin, end, target);
   while (count > 0) {
     const int64_t width = std::min(count, widest);
     switch (width) {
@@ -367,6 +369,13 @@ void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t cou
     first += width;
     count -= width;
   }
+}
+
+// The larger of weights and inputs is read once, the other again and again from a cache.
+void area(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
+  const int64_t together = s.rows_first ? ROWS : end - begin;
+  for (int64_t row = begin; row < end; row += together)
+    tiles(s, row, std::min(end, row + together), first, count, Target{nullptr, 0});
 }
 
 // Channels that a fused step computes at a time: what stays in a second-level cache beside its input.
@@ -552,7 +561,7 @@ void part(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t coun
     case MEAN: return mean(s, begin, end);
     case DEPTHWISE:
     case DEPTHWISE_ROWS: return channels(s, begin, end);
-    default: return tiles(s, begin, end, first, count, Target{nullptr, 0});
+    default: return area(s, begin, end, first, count);
   }
 }
 

@@ -196,7 +196,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Load:
+class Bring:
     """What torch computed, copied to where the kernels read it."""
 
     name: str
@@ -208,7 +208,7 @@ class Item:
     """One thing to do. ``weights`` are the paths of the layers' weights that it multiplies with, if any."""
 
     name: str
-    work: Step | Choice | Call | Load
+    work: Step | Choice | Call | Bring
     weights: tuple[str, ...] = ()
 
 
@@ -322,7 +322,7 @@ class _Planner:
             if name == self.trace.input and len(shape) == 4:
                 self._copy(self._images(), value, shape)
             else:
-                self._emit(name, Load(name, value))
+                self._emit(name, Bring(name, value))
             self.values[name] = self.placed[name] = value
         return self.values[name]
 
@@ -376,7 +376,7 @@ class _Planner:
             self.from_input.append(step)
         self._emit("copy", step)
 
-    def _emit(self, name: str, work: Step | Choice | Call | Load, *weights: str) -> None:
+    def _emit(self, name: str, work: Step | Choice | Call | Bring, *weights: str) -> None:
         self.items.append(Item(name, work, tuple(self._path(weight) for weight in weights)))
 
     def _path(self, name: str) -> str:
@@ -485,6 +485,7 @@ class _Planner:
         step = self._step(op, self._layout(op.shape), output, added, len(weight))
         step.input = source.address
         planes = np.arange(weight.shape[1]) * phases * source.layout.plane
+        step.rows_first = weight.count_nonzero() > source.channels * source.layout.plane
         return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel())
 
     def _depthwise(self, op: Op, added: Value | None) -> None:
