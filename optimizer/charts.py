@@ -444,14 +444,16 @@ def latency_info(
     points = [item.point for item in placed]
     calm = [replace(point, low=None, high=None) if point.noisy else point for point in points]
     baseline = _reference(summaries, selected, name)
+    series = _group(placed, selected, "others")
     return Lines(
         "Latency against sparsity",
         x,
         replace(y, span=_from_zero(calm, baseline)),  # one disturbed interval would squeeze all the others
-        _group(placed, selected, "others"),
+        series,
         baseline,
         _selected(points, selected),
         None if selected in {point.key for point in points} else cursor,
+        note="dashed: on another engine" if engine and any(line.line == "dash" for line in series) else "",
     )
 
 
@@ -467,7 +469,7 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[st
 
 
 def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -> tuple[Any, Series]:
-    """Its name, with what else tells on the clock, the engine where it is not the chosen one, and the machine
+    """Its name, with what else tells on the clock, the engine where each has its own lines, and the machine
     where it is another. The first engine's lines are solid; layers apart make no line."""
     name, colour = summary.realisation, summary.realisation
     recipe = summary.recipe
@@ -476,10 +478,8 @@ def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -
     if recipe.layers:
         name += f", {count(len(recipe.layers), 'layer')} apart"
     label = engine_label(summary.request.engine)
-    unsaid = (
-        summary.request.engine == chosen or name == label
-    )  # the sparse kernels are an engine by themselves
-    name += "" if len(engines) == 1 or unsaid else f", {label}"
+    if len(engines) > 1 and not chosen and name != label:  # the sparse kernels are an engine by themselves
+        name += f", {label}"
     if summary.other_machine:
         name, colour = f"{name}, other machine", "unknown kernels"
     order = (

@@ -307,17 +307,18 @@ def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> Non
     lines = {
         "openvino": [("dense fp32", "solid"), ("int8 kernels", "solid"), ("sparse kernels", "dash")],
         "sparse": [
-            ("dense fp32, OpenVINO", "dash"),
-            ("int8 kernels, OpenVINO", "dash"),
+            ("dense fp32", "dash"),
+            ("int8 kernels", "dash"),
             ("sparse kernels", "solid"),
         ],
-        "torch": [("dense fp32", "solid"), ("int8 kernels, OpenVINO", "dash"), ("sparse kernels", "dash")],
+        "torch": [("dense fp32", "solid"), ("int8 kernels", "dash"), ("sparse kernels", "dash")],
     }  # fmt: skip
     for engine, expected in lines.items():
         info = latency_info(results, engine=engine)
         others, *drawn = info.series
         assert [(line.name, line.line) for line in drawn] == expected
         assert others.name == "others"
+        assert info.note == "dashed: on another engine"
         assert (eager.key in {point.key for point in others.points}) == (engine != "torch")
 
 

@@ -11,7 +11,9 @@ from PIL import Image
 from optimizer.cli import _parser
 from optimizer.frame import BADGES
 from optimizer.resources import HOME_VARIABLE
+from optimizer.scaling import EXECUTIONS
 from optimizer.sources.plugins import GROUP
+from optimizer.theme import ENGINE_LABELS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,6 +43,26 @@ def test_the_architecture_names_every_module() -> None:
     packages = {path.name for path in (ROOT / "optimizer").iterdir() if (path / "__init__.py").exists()}
     modules = {path.stem for path in (ROOT / "optimizer").glob("*.py")} - {"__init__", "errors"}
     assert not (packages | modules) - named
+
+
+@pytest.mark.parametrize(
+    "package",
+    [path.parent for path in (ROOT / "optimizer").glob("*/__init__.py")],
+    ids=lambda path: path.name,
+)
+def test_the_architecture_names_every_file_of_a_folder(package: Path) -> None:
+    (row,) = re.findall(rf"^\| `{package.name}/` \|(.*)", README, re.M)
+    named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", row)}
+    files = {path.stem for kind in ("*.py", "*.cpp") for path in package.glob(kind)} - {"__init__"}
+    assert files == named
+
+
+def test_every_engine_execution_and_benchmark_is_named() -> None:
+    words = " ".join(README.split())
+    assert all(label in words for label in ENGINE_LABELS.values())
+    reading = words[words.index("**Complexity**") :].partition("**The address")[0].lower()
+    assert all(execution in reading for execution in EXECUTIONS)
+    assert all(f"benchmarks/{path.name}" in words for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 
 
 def test_every_badge_is_explained() -> None:
