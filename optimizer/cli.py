@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -100,7 +101,8 @@ def _sweep(options: argparse.Namespace) -> None:
     from optimizer.sweep import Failure, grid, sweep
 
     store = Store()
-    requests = grid(_request(options, _recipe(options)), options.sparsities, options.bits)
+    way = _recipe(options)  # not canonical: as long as it prunes nothing, that would forget how
+    requests = grid(replace(_request(options, way), recipe=way), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
         _stored_or_measured(requests[0], store)
     failures = 0

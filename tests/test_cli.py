@@ -100,6 +100,21 @@ def test_words_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the kernels are float32" in out
 
 
+def test_a_sweep_prunes_and_rounds_as_it_was_told(capsys: pytest.CaptureFixture[str]) -> None:
+    way = ["--prune", "compensated", "--allocation", "uniform", "--rounding", "compensated", "--range", "mse"]
+    arguments = ["sweep", "fashion-mlp", "--sparsities", "0.5", "--bits", "4", *way, *QUICK, "--json"]
+    assert main(arguments) == 0
+    recipe = json.loads(capsys.readouterr().out)["recipe"]
+    assert {key: recipe["prune"][key] for key in ("method", "allocation")} == {
+        "method": "compensated",
+        "allocation": "uniform",
+    }
+    assert {key: recipe["quantize"][key] for key in ("method", "range")} == {
+        "method": "compensated",
+        "range": "mse",
+    }
+
+
 def test_a_sweep_measures_the_grid_and_prints_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32,8", *QUICK, "--json"]
     assert main(arguments) == 0
