@@ -12,7 +12,7 @@ from optimizer.compress import compress
 from optimizer.engines import csr, sparse
 from optimizer.engines.sparse import Network
 from optimizer.kernels.build import targets
-from optimizer.kernels.matrix import DENSE, TILES
+from optimizer.kernels.matrix import WAYS
 from optimizer.kernels.plan import Choice, Layout
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
@@ -47,7 +47,7 @@ def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: i
     found = trace(model, images.shape)
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     network = Network(found, parameters, library, threads)
-    for tile in (None, DENSE, *TILES):
+    for tile in (None, *WAYS):
         if tile is not None:
             ways = {id(item): item.work.ways for item in network.plan.items if isinstance(item.work, Choice)}
             network.tiles = {

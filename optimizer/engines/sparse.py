@@ -31,7 +31,7 @@ from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, 
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.matrix import DENSE, TILES
+from optimizer.kernels.matrix import DENSE, WAYS
 from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
@@ -45,7 +45,7 @@ NOT_CONTIGUOUS: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.re
 SURELY_SPARSE = 0.25
 """Share of the weights up to which no dense execution of the whole network is tried."""
 COMPARED = 9
-REPEATS = 7
+REPEATS = 5
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
 
 
@@ -225,7 +225,7 @@ def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict
     images = np.zeros(found.shapes[found.input], np.float32)
     for step in planned.from_input:
         step.input = images.ctypes.data
-    tried = (DENSE, *TILES) if any(len(choice.ways) > 1 for choice in choices.values()) else ()
+    tried = WAYS if any(len(choice.ways) > 1 for choice in choices.values()) else ()
     for tile in tried:
         steps = [chosen(item, tile) for item in native]
         shortest = (ctypes.c_int64 * len(steps))()

@@ -14,15 +14,16 @@ class Kind(IntEnum):
     """What a step does. The order is that of ``kernels.cpp``."""
 
     SPARSE = 0
-    DENSE = 1
-    SPARSE_VECTOR = 2
-    DENSE_VECTOR = 3
-    DEPTHWISE = 4
-    DEPTHWISE_ROWS = 5
-    COPY = 6
-    ADD = 7
-    MAX_POOL = 8
-    MEAN = 9
+    SPARSE_PAIRS = 1
+    DENSE = 2
+    SPARSE_VECTOR = 3
+    DENSE_VECTOR = 4
+    DEPTHWISE = 5
+    DEPTHWISE_ROWS = 6
+    COPY = 7
+    ADD = 8
+    MAX_POOL = 9
+    MEAN = 10
 
 
 POINTERS = (

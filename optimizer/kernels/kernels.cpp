@@ -85,6 +85,12 @@ struct Tap {
   int32_t offset;
 };
 
+// A tap that both rows of a pair have.
+struct PairTap {
+  float weights[2];
+  int32_t offset;
+};
+
 // Taps of a row for a single pixel: four at a time, filled up with weights of 0.
 struct Taps {
   float weights[4];
@@ -96,7 +102,7 @@ struct Taps {
 extern "C" {
 
 enum Kind : int64_t {
-  SPARSE, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN
+  SPARSE, SPARSE_PAIRS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN
 };
 
 // One operation. optimizer/kernels/__init__.py declares the same fields in the same order.
@@ -107,11 +113,11 @@ struct Step {
   const float *other;   // what is added to the output, or null
   float *output;
   const float *bias;
-  const float *weights;    // dense: [rows / ROWS][taps][ROWS]; depthwise: [rows][taps]
+  const void *weights;     // dense: [rows / ROWS][taps][ROWS]; depthwise: [rows][taps]; pairs: PairTap
   const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row
   const int32_t *starts;   // sparse: where those of the i-th row begin, one more than rows
   const int32_t *order;    // sparse: the rows, those with the most taps first
-  const int32_t *offsets;  // dense and depthwise: offset of each tap
+  const int32_t *offsets;  // dense and depthwise: offset of each tap; pairs: where their common taps begin
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
   int64_t rows, taps_count, vectors, tile;
   int64_t tail;        // pixels behind the last vector, 0 to 4
@@ -199,11 +205,62 @@ void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const
   }
 }
 
+// Two rows at once, those of a pair: what both have is loaded once for the two.
+template <int V, bool LAST>
+void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  const float *input = s.input + first * WIDTH;
+  const Tap *taps = static_cast<const Tap *>(s.taps);
+  const PairTap *common = static_cast<const PairTap *>(s.weights);
+  for (int64_t i = begin; i < end; i += 2) {
+    const int64_t rows[2] = {s.order[i], i + 1 < s.rows ? s.order[i + 1] : -1};
+    vec sums[2][V];
+    four behind[2];
+    for (int r = 0; r < 2; r++) {
+      const float bias = rows[r] < 0 ? 0 : s.bias[rows[r]];
+      for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
+      behind[r] = four{} + bias;
+    }
+    for (const PairTap *tap = common + s.offsets[i / 2], *stop = common + s.offsets[i / 2 + 1]; tap < stop; tap++) {
+      const float *x = input + tap->offset;
+      const vec weights[2] = {splat(tap->weights[0]), splat(tap->weights[1])};
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) {
+        const vec value = load(x + v * WIDTH);
+        sums[0][v] += weights[0] * value;
+        sums[1][v] += weights[1] * value;
+      }
+      if constexpr (LAST) {
+        const four value = load_four(x + V * WIDTH);
+        behind[0] += tap->weights[0] * value;
+        behind[1] += tap->weights[1] * value;
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < 2; r++) {
+      if (rows[r] < 0) break;
+      for (const Tap *tap = taps + s.starts[i + r], *stop = taps + s.starts[i + r + 1]; tap < stop; tap++) {
+        const float *x = input + tap->offset;
+        const vec weight = splat(tap->weight);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) sums[r][v] += weight * load(x + v * WIDTH);
+        if constexpr (LAST) behind[r] += tap->weight * load_four(x + V * WIDTH);
+      }
+      float *out = target.of(s, i + r, rows[r]);
+      finish<V>(s, out, rows[r], first, sums[r]);
+      if constexpr (LAST) {
+        float last[4];
+        std::memcpy(last, &behind[r], sizeof last);
+        finish_tail(s, out, rows[r], last);
+      }
+    }
+  }
+}
+
 // ROWS rows at once: each input is loaded once for all of them.
 template <int V>
 void dense_tile(const Step &s, int64_t block, int64_t first, const Target &target) {
   const float *input = s.input + first * WIDTH;
-  const float *weights = s.weights + block * ROWS * s.taps_count;
+  const float *weights = static_cast<const float *>(s.weights) + block * ROWS * s.taps_count;
   vec sums[ROWS][V];
   for (int r = 0; r < ROWS; r++)
     for (int v = 0; v < V; v++) sums[r][v] = splat(s.bias[block * ROWS + r]);
@@ -231,7 +288,7 @@ void dense_tile(const Step &s, int64_t block, int64_t first, const Target &targe
 template <int PIXELS, int CHAINS>
 void dense_tail(const Step &s, int64_t block, const Target &target) {
   const float *input = s.input + s.vectors * WIDTH;
-  const float *weights = s.weights + block * ROWS * s.taps_count;
+  const float *weights = static_cast<const float *>(s.weights) + block * ROWS * s.taps_count;
   column sums[CHAINS][PIXELS] = {};
   const auto add = [&](int64_t t, int chain) {
     const column weight = *reinterpret_cast<const column *>(weights + t * ROWS);
@@ -263,7 +320,7 @@ void dense_tail(const Step &s, int64_t block, const Target &target) {
 // A row is one channel, and its taps look at that channel alone.
 template <int V>
 void depthwise_tile(const Step &s, const float *input, int64_t row, int64_t first) {
-  const float *weights = s.weights + row * s.taps_count;
+  const float *weights = static_cast<const float *>(s.weights) + row * s.taps_count;
   vec sums[V];
   for (int v = 0; v < V; v++) sums[v] = splat(s.bias[row]);
   for (int64_t t = 0; t < s.taps_count; t++) {
@@ -286,7 +343,7 @@ void depthwise(const Step &s, const float *input, int64_t row) {
 // R rows of a K x K window's outputs at once: each input is loaded once for all the rows that it belongs to.
 template <int K, int STRIDE, int R>
 void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, int64_t y) {
-  const float *weights = s.weights + row * K * K;
+  const float *weights = static_cast<const float *>(s.weights) + row * K * K;
   const vec low = splat(s.low), high = splat(s.high), bias = splat(s.bias[row]);
   const float *corner = image + (y * STRIDE - s.pad_top) * s.input_row - s.pad_left;
   for (int64_t x = 0; x < s.width; x += WIDTH) {
@@ -344,6 +401,9 @@ void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Tar
   if (s.kind == SPARSE)
     return last ? sparse_tile<V, true>(s, begin, end, first, target)
                 : sparse_tile<V, false>(s, begin, end, first, target);
+  if (s.kind == SPARSE_PAIRS)
+    return last ? pairs_tile<V, true>(s, begin, end, first, target)
+                : pairs_tile<V, false>(s, begin, end, first, target);
   if constexpr (V <= DENSE_TILE)
     for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
       dense_tile<V>(s, block, first, target);
@@ -428,7 +488,7 @@ void channels(const Step &s, int64_t begin, int64_t end) {
       tiles(*s.producer, first, last, 0, s.producer->vectors, Target{scratch, first});
     }
     for (int64_t i = first; i < last; i++) {
-      const int64_t row = s.producer && s.producer->kind == SPARSE ? s.producer->order[i] : i;
+      const int64_t row = s.producer && s.producer->kind != DENSE ? s.producer->order[i] : i;
       const float *input = s.producer ? scratch + (i - first) * plane : s.input + row * s.input_stride;
       if (s.compact) {
         spread(s, input, padded);
@@ -468,7 +528,7 @@ void sparse_vector(const Step &s, int64_t begin, int64_t end) {
 void dense_vector(const Step &s, int64_t begin, int64_t end) {
   constexpr int BLOCK = 4 * WIDTH;
   for (int64_t first = begin; first < end; first += BLOCK) {
-    const float *weights = s.weights + first * s.taps_count;
+    const float *weights = static_cast<const float *>(s.weights) + first * s.taps_count;
     vec sums[4] = {};
     for (int64_t t = 0; t < s.taps_count; t++, weights += BLOCK) {
       const vec value = splat(s.input[s.offsets[t]]);
@@ -636,13 +696,13 @@ int64_t boundary(const Step &s, int64_t part, int64_t parts) {
     const int64_t taps = s.starts[s.rows] * part / parts;
     return std::lower_bound(s.starts, s.starts + s.rows, taps) - s.starts;
   }
-  const int64_t together = s.kind == DENSE || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
+  const int64_t together = s.kind == DENSE || s.kind == SPARSE_PAIRS || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
   return std::min(s.rows, s.rows * part / parts / together * together);
 }
 
 void run_step(Team &team, const Step &s, int64_t threads) {
   if (threads == 1) return part(s, 0, s.rows, 0, s.vectors);
-  const bool pixels = s.kind == SPARSE || s.kind == DENSE;
+  const bool pixels = s.kind == SPARSE || s.kind == SPARSE_PAIRS || s.kind == DENSE;
   const int64_t wanted = 4 * threads, widest = s.kind == DENSE ? DENSE_TILE : s.tile;
   const int64_t columns = pixels ? std::min(wanted, (s.vectors + widest - 1) / widest) : 1;
   const int64_t rows = std::min((wanted + columns - 1) / columns, s.rows);

@@ -12,7 +12,12 @@ from optimizer.kernels import Kernels, Kind, Step
 TILES = (8, 6, 4, 3, 2)
 """Vectors of pixels that the sparse path does at once: many read few weights, few read inputs from nearby."""
 DENSE = 0
-"""The tile of the dense path, among those that are tried."""
+PAIRED = 100
+"""Ways that a matrix may take go by a number: the sparse path by its tile, rows in pairs by that and 100, the
+dense path by 0."""
+WAYS = (DENSE, *TILES, *(PAIRED + tile for tile in TILES[:4]))
+RARELY_COMMON = 0.15
+"""Share of the weights that survive below which two rows have too few in common."""
 REPEATS = 5
 
 Hold = Callable[[np.ndarray], int]
@@ -39,7 +44,7 @@ def dense(
 
 
 def sparse(step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, hold: Hold) -> dict[int, Step]:
-    """``step`` over the weights that are not 0, by tile.
+    """``step`` over the weights that are not 0, by way.
 
     Rows with the most weights come first: those that follow each other then loop equally often, which is
     what a processor guesses.
@@ -51,7 +56,33 @@ def sparse(step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, ho
     for tile, way in ways.items():
         way.kind, way.tile = (Kind.SPARSE_VECTOR if single else Kind.SPARSE), tile
         way.taps, way.starts, way.order = addresses
+    return ways if single else ways | _paired(step, weight[order], offsets, addresses[2], hold)
+
+
+def _paired(step: Step, weight: np.ndarray, offsets: np.ndarray, order: int, hold: Hold) -> dict[int, Step]:
+    """The same for two rows at once, which load what they have in common once."""
+    if np.count_nonzero(weight) < RARELY_COMMON * weight.size:
+        return {}
+    odd = np.zeros((len(weight) % 2, weight.shape[1]), np.float32)
+    pairs = np.concatenate([weight, odd]).reshape(-1, 2, weight.shape[1])
+    both = (pairs != 0).all(axis=1)
+    common, begins = _common(pairs, both, offsets)
+    alone = np.where(both[:, None], 0, pairs).reshape(-1, weight.shape[1])
+    addresses = hold(common), hold(begins), *map(hold, survivors(alone, offsets)), order
+    ways = {}
+    for key in WAYS:
+        if key > PAIRED:
+            way = ways[key] = copy_of(step)
+            way.kind, way.tile = Kind.SPARSE_PAIRS, key - PAIRED
+            way.weights, way.offsets, way.taps, way.starts, way.order = addresses
     return ways
+
+
+def _common(pairs: np.ndarray, both: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    which, places = np.nonzero(both)
+    taps = np.empty(len(which), [("weights", np.float32, 2), ("offset", np.int32)])
+    taps["weights"], taps["offset"] = pairs[which, :, places], offsets[places]
+    return taps, _starts(np.bincount(which, minlength=len(pairs)))
 
 
 def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,10 +162,10 @@ def _run(
 
 def _fastest(steps: Sequence[dict[int, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
     taken: dict[int, list[int]] = {}
-    for tile in steps[0]:
-        array = (Step * len(steps))(*(ways[tile] for ways in steps))
+    for way in set.intersection(*map(set, steps)):
+        array = (Step * len(steps))(*(ways[way] for ways in steps))
         shortest = (ctypes.c_int64 * len(steps))()
         kernels.library.time_steps(array, len(steps), threads, REPEATS, shortest)
-        taken[tile] = list(shortest)
-    best = [min(taken, key=lambda tile: taken[tile][index]) for index in range(len(steps))]
-    return (Step * len(steps))(*(ways[tile] for ways, tile in zip(steps, best, strict=True)))
+        taken[way] = list(shortest)
+    best = [min(taken, key=lambda way: taken[way][index]) for index in range(len(steps))]
+    return (Step * len(steps))(*(ways[way] for ways, way in zip(steps, best, strict=True)))
