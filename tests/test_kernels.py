@@ -1,5 +1,7 @@
 """The sparse kernels against torch: every instruction set, path, tile, stride and thread count."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor, nn
 from optimizer import kernels
 from optimizer.compress import compress
 from optimizer.engines import csr, sparse
+from optimizer.engines.base import Runner
+from optimizer.engines.memory import measure_start
 from optimizer.engines.sparse import Network
 from optimizer.kernels.build import targets
 from optimizer.kernels.matrix import WAYS
 from optimizer.kernels.plan import Choice, Layout
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Execution, LayerExecution
 
 LIBRARIES = [kernels.load(target) for target in targets() if target in kernels.usable()]
 
@@ -284,3 +289,31 @@ def test_a_csr_layer_is_its_layer(shape: tuple[int, ...]) -> None:
     images = torch.randn(shape)
     torch.testing.assert_close(csr.CsrLayer(convolution)(images), convolution(images))
     torch.testing.assert_close(csr.CsrLayer(linear)(images.movedim(1, -1)), linear(images.movedim(1, -1)))
+
+
+def runner_that_takes(seconds: float, kernel: str) -> Runner:
+    def infer(images: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        return images
+
+    return Runner(infer, infer, Execution((LayerExecution("layer", "f32", kernel),), ()))
+
+
+def test_the_faster_of_two_executions_serves() -> None:
+    own, whole = runner_that_takes(0.001, "sparse"), runner_that_takes(0.004, "brgconv")
+    images = np.zeros((1, 3))
+    assert sparse.faster(own, whole, images) is own
+    left = sparse.faster(whole, own, images)
+    assert left.infer is own.infer
+    assert left.execution.layers[0].kernel == "OpenVINO sparse, dense: the fastest here"
+
+
+def test_a_fresh_process_can_load_what_is_saved() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10)).eval()
+    compressed = compress(model, Recipe(PruneSpec(sparsity=0.9)))
+    runner = sparse.prepare(model, (1, 8, 8))(compressed, torch.randn(2, 1, 8, 8), 1, 1)
+    start = measure_start(runner, 1, (1, 1, 8, 8))
+    assert start
+    assert start.memory_bytes > 0
+    assert start.cold_start_ns > 0

@@ -258,12 +258,12 @@ def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
         if kept <= SURELY_SPARSE or not plain or openvino.problem():
             return own
         whole = dense()(compressed, calibration, threads, batch)
-        return _faster(own, whole, torch.zeros(batch, *input_shape).numpy())
+        return faster(own, whole, torch.zeros(batch, *input_shape).numpy())
 
     return build
 
 
-def _faster(own: Runner, whole: Runner, images: Array) -> Runner:
+def faster(own: Runner, whole: Runner, images: Array) -> Runner:
     """``own``, unless OpenVINO's dense kernels are faster for the network as a whole.
 
     So nothing is slower here than dense execution, and a speed-up here is one over the best dense execution
