@@ -14,7 +14,7 @@ import timeit
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,17 @@ class Network:
     """A network for one batch, ready to run. What it reads and writes is its own: one call at a time."""
 
     def __init__(
-        self, found: Trace, parameters: Mapping[str, Tensor], library: Kernels, threads: int
+        self,
+        found: Trace,
+        parameters: Mapping[str, Tensor],
+        library: Kernels,
+        threads: int,
+        repeats: int = REPEATS,
     ) -> None:
+        """``repeats``: how often the network runs to find each layer's fastest way."""
         self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
         self.plan = plan(found, parameters, library)
-        self.tiles = fastest(self.plan, found, library, threads)
+        self.tiles = fastest(self.plan, found, library, threads, repeats)
         self.computed: dict[str, Any] = {}  # the input, and what torch made
         self.waiting: list[Step] = []  # for the address of the input
         self.actions = self.build_actions()
@@ -217,7 +223,9 @@ def chosen(item: Item, tile: int) -> Step:
     return item.work.ways.get(tile) or next(iter(item.work.ways.values()))
 
 
-def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict[int, int]:
+def fastest(
+    planned: Plan, found: Trace, library: Kernels, threads: int, repeats: int = REPEATS
+) -> dict[int, int]:
     """The tile that each choice, by its item's identity, is fastest with."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
     choices = {id(item): item.work for item in native if isinstance(item.work, Choice)}
@@ -229,7 +237,7 @@ def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict
     for tile in tried:
         steps = [chosen(item, tile) for item in native]
         shortest = (ctypes.c_int64 * len(steps))()
-        library.library.time_steps((Step * len(steps))(*steps), len(steps), threads, REPEATS, shortest)
+        library.library.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
         for item, nanoseconds in zip(native, shortest, strict=True):
             if isinstance(item.work, Choice) and tile in item.work.ways:
                 taken[id(item)][tile] = nanoseconds
@@ -299,7 +307,12 @@ def _build(
             layer.register_forward_pre_hook(RoundActivations(*span, bits))
         shape = tuple(calibration.shape[1:])
         traced = cache(lambda batch: trace(rounding, (batch, *shape)))
-    built = cache(lambda size: Network(traced(size), parameters_of(module), kernels.kernels(), threads))
+
+    def built_with(size: int, repeats: int) -> Network:
+        return Network(traced(size), parameters_of(module), kernels.kernels(), threads, repeats)
+
+    built = cache(partial(built_with, repeats=REPEATS))
+    scorer = cache(partial(built_with, repeats=1))  # not timed: a slower way for some layer costs little
     scoring = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
 
     def infer(images: Array) -> Array:
@@ -307,7 +320,7 @@ def _build(
 
     def score(images: Array) -> Array:
         with thread_count(threads):
-            return in_batches(built(scoring).infer, images, scoring)
+            return in_batches(scorer(scoring).infer, images, scoring)
 
     def serve(batch: int, threads: int, streams: int) -> Service:
         network = Network(traced(batch), parameters_of(module), kernels.kernels(), threads)
