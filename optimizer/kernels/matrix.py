@@ -109,14 +109,22 @@ def _starts(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
 
 
+def in_vectors(pixels: int, lanes: int) -> tuple[int, int]:
+    """How many vectors, the last perhaps not full, and how many pixels behind them that are not worth one: 0
+    to 4."""
+    behind = pixels % lanes
+    tail = behind if behind <= 4 and pixels > lanes else 0
+    return -(-(pixels - tail) // lanes), tail
+
+
 def chain(
     weights: Sequence[Tensor], inputs: np.ndarray, kernels: Kernels, threads: int
 ) -> Callable[[], np.ndarray]:
     """A call that takes ``inputs`` ``[columns, pixels]`` or ``[columns]`` through the sparse path of one
     matrix ``[rows, columns]`` after the other, each on its fastest tile; it gives ``[rows, pixels]``."""
     pixels = inputs.shape[1] if inputs.ndim == 2 else 1
-    vectors = -(-pixels // kernels.width)
-    plane = 1 if pixels == 1 else 16 * (-(-vectors * kernels.width // 16) | 1)
+    vectors, tail = in_vectors(pixels, kernels.width)
+    plane = 1 if pixels == 1 else 16 * (-(-(vectors + (tail > 0)) * kernels.width // 16) | 1)
     memory: list[np.ndarray] = []
 
     def hold(array: np.ndarray) -> int:
@@ -141,6 +149,8 @@ def chain(
             bias=hold(np.zeros(rows, np.float32)),
             rows=rows,
             vectors=vectors,
+            tail=tail,
+            rows_first=int(weight.count_nonzero()) > columns * plane,
             output_stride=plane,
             low=-np.inf,
             high=np.inf,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
+from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, in_vectors, sparse
 from optimizer.kernels.trace import Op, Trace, fits, taps
 
 SLACK = 256
@@ -65,9 +65,8 @@ class Layout:
 
     @property
     def tail(self) -> int:
-        """Pixels behind the last whole vector that are not worth a vector: 0 to 4."""
-        behind = self.span % self.lanes
-        return behind if not self.gap and behind <= 4 and self.span > self.lanes else 0
+        """Pixels behind the last vector. None where there are gaps: they would be in the way."""
+        return 0 if self.gap else in_vectors(self.span, self.lanes)[1]
 
     @property
     def vectors(self) -> int:
