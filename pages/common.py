@@ -167,7 +167,8 @@ def way() -> Recipe:
         with errors_in_words():
             if "recipe" in st.query_params:
                 kept = replace(Recipe.from_json(st.query_params["recipe"]), layers=())
-        st.session_state["way"] = st.session_state["way of link"] = kept
+                st.session_state["way of link"] = kept
+        st.session_state["way"] = kept
     plain = replace(kept, layers=())
     if plain == NORMAL:
         st.query_params.pop("recipe", None)

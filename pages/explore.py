@@ -42,6 +42,10 @@ def main() -> None:
     take_preset()
     recipe = replace(controls(), layers=common.overrides(chosen.card.name))
     st.session_state["way"] = recipe  # what Layers looks at
+    if "linked" in st.session_state:  # what was set so gets into the address only when it is moved
+        common.way()
+    else:
+        st.query_params.pop("recipe", None)
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
@@ -134,9 +138,11 @@ def take_preset() -> None:
 
 
 def take_link() -> None:
-    """Set the sliders to what a link to another page brought along."""
+    """Set the sliders to what a link brought along, also one to another page."""
+    common.way()
     linked: Recipe | None = st.session_state.pop("way of link", None)
     if linked is not None:
+        st.session_state["linked"] = True
         set_controls(linked)
 
 
