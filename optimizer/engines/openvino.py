@@ -291,7 +291,6 @@ def _quantize_activations(graph: Any, calibration: Array, bits: int) -> Any:
             quantized = nncf.quantize(
                 graph,
                 dataset,
-                preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(calibration),
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 advanced_parameters=nncf.AdvancedQuantizationParameters(

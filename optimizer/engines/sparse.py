@@ -44,7 +44,7 @@ NOT_CONTIGUOUS: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.re
 """What takes channel-major values in the place of operations that don't."""
 SURELY_SPARSE = 0.25
 """Share of the weights up to which no dense execution of the whole network is tried."""
-COMPARED = 9
+COMPARED = 15
 REPEATS = 5
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
 
