@@ -136,6 +136,26 @@ def test_a_depthwise_convolution_is_torchs(
     agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
 
 
+@pytest.mark.parametrize("uneven", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("height", "width", "stem"), [(112, 112, 1), (224, 230, 2), (97, 131, 1)])
+def test_a_large_plane_is_computed_in_bands(
+    library: kernels.Kernels, height: int, width: int, stem: int, kernel: int, stride: int, uneven: bool
+) -> None:
+    padding = 0 if uneven else kernel // 2
+    layers = nn.Sequential(
+        nn.Conv2d(3, 11, 3, stem, 1),
+        nn.ReLU6(),
+        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        if uneven
+        else nn.Identity(),
+        nn.Conv2d(11, 11, kernel, stride, padding, groups=11),
+        nn.ReLU6(),
+    )
+    agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
+
+
 def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:
     class Summed(nn.Module):
         def __init__(self) -> None:

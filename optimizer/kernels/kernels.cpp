@@ -137,13 +137,13 @@ struct Step {
 
 namespace {
 
-// Where rows of a step go: to its output, or the i-th of them to the i-th plane of a scratch memory.
+// Where rows of a step go: to its output, or row `begin` and those after it to planes of a scratch memory.
 struct Target {
   float *scratch;
-  int64_t begin;
+  int64_t begin, plane;
 
   float *of(const Step &s, int64_t i, int64_t row) const {
-    return scratch ? scratch + (i - begin) * s.output_stride : s.output + row * s.output_stride;
+    return scratch ? scratch + (i - begin) * plane : s.output + row * s.output_stride;
   }
 };
 
@@ -374,25 +374,26 @@ void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, 
   }
 }
 
+// Rows [from, to) of a channel's output.
 template <int K, int STRIDE, int R>
-void depthwise_plane(const Step &s, const float *input, int64_t row) {
+void depthwise_plane(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   for (int64_t n = 0; n < s.images; n++) {
     const float *image = input + n * s.input_image;
     float *out = s.output + row * s.output_stride + n * s.output_image;
-    int64_t y = 0;
-    for (; y + R <= s.height; y += R) depthwise_rows<K, STRIDE, R>(s, image, out, row, y);
-    for (; y < s.height; y++) depthwise_rows<K, STRIDE, 1>(s, image, out, row, y);
+    int64_t y = from;
+    for (; y + R <= to; y += R) depthwise_rows<K, STRIDE, R>(s, image, out, row, y);
+    for (; y < to; y++) depthwise_rows<K, STRIDE, 1>(s, image, out, row, y);
   }
 }
 
-void depthwise_channel(const Step &s, const float *input, int64_t row) {
-  using Plane = void (*)(const Step &, const float *, int64_t);
+void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
+  using Plane = void (*)(const Step &, const float *, int64_t, int64_t, int64_t);
   static constexpr Plane planes[2][2][2] = {  // by kernel, stride, and whether sevens fit the height
       {{depthwise_plane<3, 1, 4>, depthwise_plane<3, 1, 7>}, {depthwise_plane<3, 2, 4>, depthwise_plane<3, 2, 7>}},
       {{depthwise_plane<5, 1, 4>, depthwise_plane<5, 1, 7>}, {depthwise_plane<5, 2, 4>, depthwise_plane<5, 2, 7>}},
   };
   if (s.kind == DEPTHWISE) return depthwise(s, input, row);
-  planes[s.kernel == 5][s.step == 2][s.height % 7 == 0](s, input, row);
+  planes[s.kernel == 5][s.step == 2][s.height % 7 == 0](s, input, row, from, to);
 }
 
 template <int V>
@@ -435,13 +436,7 @@ void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t cou
 void area(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
   const int64_t together = s.rows_first ? ROWS : end - begin;
   for (int64_t row = begin; row < end; row += together)
-    tiles(s, row, std::min(end, row + together), first, count, Target{nullptr, 0});
-}
-
-// Channels that a fused step computes at a time: what stays in a second-level cache beside its input.
-int64_t fused_rows(const Step &producer) {
-  constexpr int64_t FLOATS = 32768;
-  return std::max<int64_t>(FLOATS / producer.output_stride / ROWS, 1) * ROWS;
+    tiles(s, row, std::min(end, row + together), first, count, Target{nullptr, 0, 0});
 }
 
 // Rows of an image that follow each other without gaps, to where they have them; the gaps are zeros.
@@ -461,41 +456,84 @@ void spread(const Step &s, const float *compact, float *plane) {
     }
 }
 
-// Channels [begin, end) of a depthwise convolution. With a producer, a few channels of its output at a time are
-// computed into scratch memory and read from there while they are in the cache. What has no gaps gets them.
-void channels(const Step &s, int64_t begin, int64_t end) {
-  if (!s.producer && !s.compact) {
-    for (int64_t row = begin; row < end; row++)
-      depthwise_channel(s, s.input + row * s.input_stride, row);
-    return;
-  }
+constexpr int64_t SCRATCH = 32768;  // floats that stay in a second-level cache beside other things
+
+// Scratch memory of this thread, aligned to a cache line.
+float *scratch_memory(size_t floats) {
   thread_local std::vector<float> memory;
-  const int64_t border = s.border, together = s.producer ? fused_rows(*s.producer) : 1;
-  const int64_t plane = s.producer ? s.producer->output_stride : 0, pixels = s.producer ? s.producer->vectors * WIDTH : 0;
-  const int64_t spread_plane = s.compact ? s.compact : 0;
-  const size_t needed = together * plane + spread_plane + 4 * border + 16 * WIDTH + 64;
-  if (memory.size() < needed) memory.resize(needed);
-  float *scratch = memory.data() + border;
-  scratch += (64 - reinterpret_cast<uintptr_t>(scratch) % 64) % 64 / sizeof(float);
-  float *padded = scratch + together * plane + 2 * WIDTH + border;
-  std::fill_n(scratch - border, border, 0.0f);
-  if (s.compact) std::fill_n(padded - border, border + s.compact, 0.0f);
+  if (memory.size() < floats + 16) memory.resize(floats + 16);
+  float *begin = memory.data();
+  return begin + (64 - reinterpret_cast<uintptr_t>(begin) % 64) % 64 / sizeof(float);
+}
+
+// The channel that the i-th row of what a producer computes is.
+int64_t channel_of(const Step &producer, int64_t i) { return producer.kind == DENSE ? i : producer.order[i]; }
+
+// Channels whose input is computed for them, whole planes of a few at a time, and read while in the cache.
+void fused_planes(const Step &s, int64_t begin, int64_t end) {
+  const Step &producer = *s.producer;
+  const int64_t plane = producer.output_stride, pixels = producer.vectors * WIDTH;
+  const int64_t together = std::max<int64_t>(SCRATCH / plane / ROWS, 1) * ROWS;
+  float *scratch = scratch_memory(together * plane + s.compact + 4 * s.border + 4 * WIDTH) + s.border;
+  float *padded = scratch + together * plane + s.border + 2 * WIDTH;
+  std::fill_n(scratch - s.border, s.border, 0.0f);
+  if (s.compact) std::fill_n(padded - s.border, s.border + s.compact, 0.0f);
   for (int64_t first = begin; first < end; first += together) {
     const int64_t last = std::min(end, first + together);
-    if (s.producer) {
-      if (!s.compact)
-        for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
-      tiles(*s.producer, first, last, 0, s.producer->vectors, Target{scratch, first});
-    }
+    for (int64_t i = 0; i < last - first && !s.compact; i++)
+      std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
+    tiles(producer, first, last, 0, producer.vectors, Target{scratch, first, plane});
     for (int64_t i = first; i < last; i++) {
-      const int64_t row = s.producer && s.producer->kind != DENSE ? s.producer->order[i] : i;
-      const float *input = s.producer ? scratch + (i - first) * plane : s.input + row * s.input_stride;
-      if (s.compact) {
-        spread(s, input, padded);
-        input = padded;
-      }
-      depthwise_channel(s, input, row);
+      const float *input = scratch + (i - first) * plane;
+      if (s.compact) spread(s, input, padded);
+      depthwise_channel(s, s.compact ? padded : input, channel_of(producer, i), 0, s.height);
     }
+  }
+}
+
+// The same for large planes of one image, a band of rows at a time: what the producer reads for a band stays in
+// the cache for all channels. The rows that two bands share are computed twice.
+void fused_bands(const Step &s, int64_t begin, int64_t end) {
+  const Step &producer = *s.producer;
+  const int64_t fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
+  const int64_t band = std::max<int64_t>(fitting / 7, 1) * 7;
+  const int64_t longest = ((band - 1) * s.step + s.kernel) * s.input_row + 2 * WIDTH;
+  const int64_t plane = (longest + 2 * s.border + 2 * WIDTH + 15) / 16 * 16;
+  float *scratch = scratch_memory(ROWS * plane) + s.border;
+  for (int64_t from = 0; from < s.height; from += band) {
+    const int64_t to = std::min(s.height, from + band);
+    const int64_t top = std::max<int64_t>(from * s.step - s.pad_top, 0);
+    const int64_t bottom = std::min((to - 1) * s.step - s.pad_top + s.kernel, s.input_height);
+    const int64_t first_vector = top * s.input_row / WIDTH;
+    const int64_t vectors =
+        std::min(((bottom - 1) * s.input_row + s.input_width + WIDTH - 1) / WIDTH, producer.vectors) - first_vector;
+    float *shifted = scratch - first_vector * WIDTH;
+    for (int64_t first = begin; first < end; first += ROWS) {
+      const int64_t last = std::min(end, first + ROWS);
+      for (int64_t i = 0; i < last - first; i++) {
+        std::fill_n(scratch + i * plane - s.border, s.border, 0.0f);
+        std::fill_n(scratch + i * plane + vectors * WIDTH, s.border + WIDTH, 0.0f);
+      }
+      tiles(producer, first, last, first_vector, vectors, Target{shifted, first, plane});
+      for (int64_t i = first; i < last; i++)
+        depthwise_channel(s, shifted + (i - first) * plane, channel_of(producer, i), from, to);
+    }
+  }
+}
+
+// Channels [begin, end) of a depthwise convolution.
+void channels(const Step &s, int64_t begin, int64_t end) {
+  if (s.producer) {
+    const bool large = s.producer->output_stride * ROWS > 2 * SCRATCH;
+    const bool banded = large && s.kind == DEPTHWISE_ROWS && !s.compact && s.images == 1;
+    return banded ? fused_bands(s, begin, end) : fused_planes(s, begin, end);
+  }
+  float *padded = s.compact ? scratch_memory(s.compact + 2 * s.border) + s.border : nullptr;
+  if (padded) std::fill_n(padded - s.border, s.border + s.compact, 0.0f);
+  for (int64_t row = begin; row < end; row++) {
+    const float *input = s.input + row * s.input_stride;
+    if (padded) spread(s, input, padded);
+    depthwise_channel(s, padded ? padded : input, row, 0, s.height);
   }
 }
 

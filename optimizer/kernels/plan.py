@@ -510,14 +510,12 @@ class _Planner:
         step.kind = Kind.DEPTHWISE_ROWS if rows else Kind.DEPTHWISE
         step.input = source.address if source else None
         step.input_stride, step.border = phases * layout.plane, layout.border
-        if rows and not layout.gap:
-            before = self.trace.shapes[op.inputs[0]]
-            step.input_height, step.input_width = before[2:]
-            layout = replace(layout, gap=max(1, reach(op, before)))  # as the kernel spreads it
-            step.compact, step.border = (
-                layout.images * layout.image + layout.border + 2 * layout.lanes,
-                layout.border,
-            )
+        before = self.trace.shapes[op.inputs[0]]
+        step.input_height, step.input_width = before[2:]
+        if rows and not layout.gap:  # the kernel spreads it
+            layout = replace(layout, gap=max(1, reach(op, before)))
+            step.compact = layout.images * layout.image + layout.border + 2 * layout.lanes
+            step.border = layout.border
         step.weights = self._memory(weight.reshape(len(weight), -1).numpy())
         step.taps_count, step.offsets = len(offsets), self._memory(offsets.astype(np.int32))
         step.bias = self._memory(self._bias(op, len(weight)))
