@@ -48,7 +48,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
     # Beside a folder named pages, AppTest takes its second run for one of a bare page, without the entry and
     # its sidebar. A server forgets that folder at the first st.navigation.
@@ -58,7 +58,11 @@ def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> AppTest:
         property(lambda page: "", lambda page, value: None),
         raising=False,
     )
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    yield AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    for job in common.pool().jobs():  # what nobody waits for any more would keep the next test waiting
+        if job.state == "queued":
+            common.pool().cancel(job.key)
+            common.pool().forget(job.key)
 
 
 def results() -> dict[Recipe, Result]:

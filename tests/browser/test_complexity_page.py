@@ -39,7 +39,7 @@ def test_the_share_removed(visit: Visit) -> None:
     act(page, until_measured)
     assert "removed=99" in page.url
     expect(page.get_by_text("predicted", exact=True)).to_have_count(0)
-    assert ratio(page, "Sparse kernel") < ratio(page, "CSR") < ratio(page, "Dense kernels")
+    assert ratio(page, "Sparse kernel") < ratio(page, "Dense kernels")
     visits = page.get_by_role("figure", name="Operations against the number of weights")
     expect(visits).to_be_visible()
 
