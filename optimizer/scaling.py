@@ -607,26 +607,32 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
     if (pair := _ten_times(run)) is None:
         return
     small, large = pair
-    factors = {execution: _factor(small, large, execution) for execution in run.executions}
+    factors = {
+        execution: _factor(small, large, execution)
+        for execution in run.executions
+        if {small.name, large.name} <= {point.name for point in _clear(run, execution, removed=True)}
+    }
     took = ", ".join(f"{execution} {format_ratio(*factor)}" for execution, factor in factors.items())
     more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
-    if flat := [execution for execution, (_, low, _) in factors.items() if low <= 1]:
-        yield f"{after}, {step}. For {', '.join(flat)} these samples can tell no growth: measure again."
-    elif not run.request.removed_share:
-        yield f"{after}, {step}."
+    flat = [execution for execution, (_, low, _) in factors.items() if low <= 1]
+    unsure = f" For {', '.join(flat)} these samples can tell no growth: measure again." if flat else ""
+    if len(flat) == len(factors) or not run.request.removed_share:
+        yield f"{after}, {step}.{unsure}"
     else:
         fell = [execution for execution in run.executions if told[execution].verdict == "faster"]
         constant = (
             f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant can be told"
         )
-        yield f"Pruning does not make the time constant: after it, {step}. {constant}, the order stays."
+        yield (
+            f"Pruning does not make the time constant: after it, {step}. {constant}, the order stays.{unsure}"
+        )
 
 
 def _ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:
     """The headline's largest point (the largest of all if that is too small), and of those with at most half
-    its n the one nearest to a tenth, clear of the overhead in every execution."""
-    clear = _clear_everywhere(run)
+    its n the one nearest to a tenth, clear of the overhead in dense execution."""
+    clear = _clear(run, DENSE, removed=True)
     for large in (headline(run)[-1], *clear[-1:]):
         if smaller := [point for point in clear if 2 * point.n <= large.n]:
             return min(smaller, key=lambda point: abs(math.log(10 * point.n / large.n))), large

@@ -18,7 +18,7 @@ dense path by 0."""
 WAYS = (DENSE, *TILES, *(PAIRED + tile for tile in TILES[:4]))
 RARELY_COMMON = 0.15
 """Share of the weights that survive below which two rows have too few in common."""
-REPEATS = 5
+REPEATS = 2
 
 Hold = Callable[[np.ndarray], int]
 """Keeps an array for as long as the steps live, and gives its address."""
