@@ -35,6 +35,11 @@ typedef float vec __attribute__((vector_size(WIDTH * 4)));
 typedef int32_t lanes __attribute__((vector_size(WIDTH * 4)));
 typedef float unaligned __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
 typedef float four __attribute__((vector_size(16)));
+#if WIDTH == 16
+typedef float narrow __attribute__((vector_size(32)));  // rows of 8 pixels or fewer need no wider one
+#else
+typedef vec narrow;
+#endif
 
 // The dense path's register tile: rows x vectors of accumulators, that many inputs, and a weight.
 #if WIDTH == 8
@@ -46,38 +51,75 @@ constexpr int DENSE_TILE = 3;
 typedef float column __attribute__((vector_size(ROWS * 4), aligned(4)));
 
 inline vec load(const float *p) { return *reinterpret_cast<const unaligned *>(p); }
-inline four load_four(const float *p) {
-  four value;
+inline void store(float *p, vec value) { *reinterpret_cast<unaligned *>(p) = value; }
+template <typename V>
+inline V load_as(const float *p) {
+  V value;
   std::memcpy(&value, p, sizeof value);
   return value;
 }
-inline void store(float *p, vec value) { *reinterpret_cast<unaligned *>(p) = value; }
-inline vec splat(float value) { return vec{} + value; }
-inline vec larger(vec a, vec b) { return a > b ? a : b; }
-inline vec smaller(vec a, vec b) { return a < b ? a : b; }
-
-inline lanes counting() {
-  lanes place;
-  for (int k = 0; k < WIDTH; k++) place[k] = k;
-  return place;
-}
+template <typename V>
+inline V all(float value) { return value - V{}; }  // unlike value + V{}, which is no -0 where value is, no addition
+inline vec splat(float value) { return all<vec>(value); }
+template <typename V>
+inline V larger(V a, V b) { return a > b ? a : b; }
+template <typename V>
+inline V smaller(V a, V b) { return a < b ? a : b; }
 
 // The first `count` lanes; what lies behind them in memory is neither read nor written.
-inline void store_first(float *p, vec value, int64_t count) {
+template <typename V>
+inline void store_first(float *p, V value, int64_t count) {
 #if WIDTH == 16
-  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), value);
+  __m512 whole;
+  if constexpr (sizeof value == sizeof whole) {
+    whole = reinterpret_cast<__m512>(value);
+  } else {
+    whole = _mm512_castps256_ps512(reinterpret_cast<__m256>(value));
+  }
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), whole);
 #elif WIDTH == 8
-  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(counting() < static_cast<int32_t>(count)), value);
+  lanes place;
+  for (int k = 0; k < WIDTH; k++) place[k] = k;
+  _mm256_maskstore_ps(p, reinterpret_cast<__m256i>(place < static_cast<int32_t>(count)), value);
 #else
   std::memcpy(p, &value, count * sizeof(float));
 #endif
 }
 
-// The first, third, ... of 2 * WIDTH floats.
-inline vec every_second(const float *p) {
-  lanes picked;
-  for (int k = 0; k < WIDTH; k++) picked[k] = 2 * k;
-  return __builtin_shuffle(load(p), load(p + WIDTH), picked);
+// A pointer that goes from row to row, as one register: the compiler would keep an address for each row.
+template <typename T>
+__attribute__((always_inline)) inline void step_to(T *&p, int64_t floats) {
+  p += floats;
+  asm("" : "+r"(p));
+}
+
+// A value that is used several times, loaded once: the compiler would load it with each use, and most of these
+// loads cross the end of a cache line.
+template <typename V>
+__attribute__((always_inline)) inline V loaded(V value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
+}
+
+template <typename V>
+constexpr int LANES = sizeof(V) / sizeof(float);
+
+// Every `step`-th of the two vectors' floats from the `first` on, as many as one vector has.
+template <typename V>
+inline V picked(V a, V b, int first, int step) {
+  decltype(a < b) places;
+  for (int k = 0; k < LANES<V>; k++) places[k] = first + step * k;
+  return __builtin_shuffle(a, b, places);
+}
+
+// The first, third, ... of twice as many floats as a vector has.
+template <typename V>
+inline V every_second(const float *p) {
+  return picked(load_as<V>(p), load_as<V>(p + LANES<V>), 0, 2);
 }
 
 struct Tap {
@@ -187,13 +229,13 @@ void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const
     const float bias = s.bias[row];
     vec sums[V];
     for (int v = 0; v < V; v++) sums[v] = splat(bias);
-    four behind = four{} + bias;
+    four behind = all<four>(bias);
     for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++) {
       const float *x = input + tap->offset;
       const vec weight = splat(tap->weight);
 #pragma GCC unroll 8
       for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
-      if constexpr (LAST) behind += tap->weight * load_four(x + V * WIDTH);
+      if constexpr (LAST) behind += tap->weight * load_as<four>(x + V * WIDTH);
     }
     float *out = target.of(s, i, row);
     finish<V>(s, out, row, first, sums);
@@ -218,19 +260,19 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
     for (int r = 0; r < 2; r++) {
       const float bias = rows[r] < 0 ? 0 : s.bias[rows[r]];
       for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
-      behind[r] = four{} + bias;
+      behind[r] = all<four>(bias);
     }
     for (const PairTap *tap = common + s.offsets[i / 2], *stop = common + s.offsets[i / 2 + 1]; tap < stop; tap++) {
       const float *x = input + tap->offset;
       const vec weights[2] = {splat(tap->weights[0]), splat(tap->weights[1])};
 #pragma GCC unroll 8
       for (int v = 0; v < V; v++) {
-        const vec value = load(x + v * WIDTH);
+        const vec value = loaded(load(x + v * WIDTH));
         sums[0][v] += weights[0] * value;
         sums[1][v] += weights[1] * value;
       }
       if constexpr (LAST) {
-        const four value = load_four(x + V * WIDTH);
+        const four value = load_as<four>(x + V * WIDTH);
         behind[0] += tap->weights[0] * value;
         behind[1] += tap->weights[1] * value;
       }
@@ -243,7 +285,7 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
         const vec weight = splat(tap->weight);
 #pragma GCC unroll 8
         for (int v = 0; v < V; v++) sums[r][v] += weight * load(x + v * WIDTH);
-        if constexpr (LAST) behind[r] += tap->weight * load_four(x + V * WIDTH);
+        if constexpr (LAST) behind[r] += tap->weight * load_as<four>(x + V * WIDTH);
       }
       float *out = target.of(s, i + r, rows[r]);
       finish<V>(s, out, rows[r], first, sums[r]);
@@ -340,60 +382,109 @@ void depthwise(const Step &s, const float *input, int64_t row) {
   for (; first < vectors; first++) depthwise_tile<1>(s, input, row, first);
 }
 
-// R rows of a K x K window's outputs at once: each input is loaded once for all the rows that it belongs to.
-template <int K, int STRIDE, int R>
+// What columns 0, EVERY, ... of a window see of one row of the input: pixels side by side, or every second one.
+template <typename V, int STRIDE, int EVERY, int COLUMNS>
+__attribute__((always_inline)) inline void columns_of(const float *in, V *values) {
+  if constexpr (STRIDE == 1) {
+#pragma GCC unroll 5
+    for (int c = 0; c < COLUMNS; c++) values[c] = loaded(load_as<V>(in + c * EVERY));
+  } else {
+    constexpr int FIRST = STRIDE / EVERY;
+    const V a = loaded(load_as<V>(in)), b = loaded(load_as<V>(in + LANES<V>));
+    for (int c = 0; c < FIRST; c++) values[c] = picked(a, b, c, 2);
+#pragma GCC unroll 5
+    for (int c = FIRST; c < COLUMNS; c++)  // one pixel further than an earlier one
+      values[c] = picked(values[c - FIRST], all<V>(in[2 * LANES<V> + c * EVERY - 2]), 1, 1);
+  }
+}
+
+// Adds what the columns k, k + EVERY, ... of a K x K window make of the input to R rows of sums. Each input is
+// loaded once for all the rows that it belongs to, and the weights stay in registers.
+template <typename V, int K, int STRIDE, int R, int EVERY, int COLUMNS>
+__attribute__((always_inline)) inline void add_columns(
+    const float *weights, const float *in, int64_t pitch, int k, V *sums) {
+  V taps[K][COLUMNS];
+#pragma GCC unroll 5
+  for (int j = 0; j < K; j++)
+#pragma GCC unroll 5
+    for (int c = 0; c < COLUMNS; c++) taps[j][c] = all<V>(weights[j * K + k + c * EVERY]);
+  in += k;
+#pragma GCC unroll 32
+  for (int i = 0; i < (R - 1) * STRIDE + K; i++, step_to(in, pitch)) {
+    V values[COLUMNS];
+    columns_of<V, STRIDE, EVERY, COLUMNS>(in, values);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+      if (i >= r * STRIDE && i < r * STRIDE + K)
+#pragma GCC unroll 5
+        for (int c = 0; c < COLUMNS; c++) sums[r] += taps[i - r * STRIDE][c] * values[c];
+  }
+}
+
+// R rows of the outputs of a K x K window at once.
+template <typename V, int K, int STRIDE, int R>
 void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, int64_t y) {
   const float *weights = static_cast<const float *>(s.weights) + row * K * K;
-  const vec low = splat(s.low), high = splat(s.high), bias = splat(s.bias[row]);
-  const float *corner = image + (y * STRIDE - s.pad_top) * s.input_row - s.pad_left;
-  for (int64_t x = 0; x < s.width; x += WIDTH) {
-    vec sums[R];
+  const V low = all<V>(s.low), high = all<V>(s.high), bias = all<V>(s.bias[row]);
+  const int64_t pitch = s.input_row, output_pitch = s.output_row, width = s.width;
+  const float *corner = image + (y * STRIDE - s.pad_top) * pitch - s.pad_left;
+  out += y * output_pitch;
+  for (int64_t x = 0; x < width; x += LANES<V>) {
+    V sums[R];
     for (int r = 0; r < R; r++) sums[r] = bias;
+    const float *in = corner + x * STRIDE;
+    if constexpr (K == 3) {
+      add_columns<V, K, STRIDE, R, 1, K>(weights, in, pitch, 0, sums);
+    } else if constexpr (STRIDE == 2) {
+      add_columns<V, K, STRIDE, R, 2, (K + 1) / 2>(weights, in, pitch, 0, sums);
+      add_columns<V, K, STRIDE, R, 2, K / 2>(weights, in, pitch, 1, sums);
+    } else {
 #pragma GCC unroll 5
-    for (int k = 0; k < K; k++) {
-      vec taps[K];
-      for (int j = 0; j < K; j++) taps[j] = splat(weights[j * K + k]);
-      const float *in = corner + x * STRIDE + k;
-#pragma GCC unroll 32
-      for (int i = 0; i < (R - 1) * STRIDE + K; i++, in += s.input_row) {
-        const vec value = STRIDE == 1 ? load(in) : every_second(in);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++)
-          if (i >= r * STRIDE && i < r * STRIDE + K) sums[r] += taps[i - r * STRIDE] * value;
-      }
+      for (int k = 0; k < K; k++) add_columns<V, K, STRIDE, R, 1, 1>(weights, in, pitch, k, sums);
     }
-    for (int r = 0; r < R; r++) {
-      const vec value = smaller(larger(sums[r], low), high);
-      float *to = out + (y + r) * s.output_row + x;
-      if (x + WIDTH <= s.width) {
-        store(to, value);
+    float *to = out + x;
+    for (int r = 0; r < R; r++, step_to(to, output_pitch)) {
+      const V value = smaller(larger(sums[r], low), high);
+      if (x + LANES<V> <= width) {
+        std::memcpy(to, &value, sizeof value);
       } else {
-        store_first(to, value, s.width - x);
+        store_first(to, value, width - x);
       }
     }
   }
 }
 
 // Rows [from, to) of a channel's output.
-template <int K, int STRIDE, int R>
+template <typename V, int K, int STRIDE, int R>
 void depthwise_plane(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   for (int64_t n = 0; n < s.images; n++) {
     const float *image = input + n * s.input_image;
     float *out = s.output + row * s.output_stride + n * s.output_image;
     int64_t y = from;
-    for (; y + R <= to; y += R) depthwise_rows<K, STRIDE, R>(s, image, out, row, y);
-    for (; y < to; y++) depthwise_rows<K, STRIDE, 1>(s, image, out, row, y);
+    for (; y + R <= to; y += R) depthwise_rows<V, K, STRIDE, R>(s, image, out, row, y);
+    for (; y < to; y++) depthwise_rows<V, K, STRIDE, 1>(s, image, out, row, y);
   }
 }
 
+// Output rows at once: sevens, if they fit the height.
+int64_t rows_at_once(const Step &s) { return s.height % 7 ? 4 : 7; }
+
+template <typename V>
 void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   using Plane = void (*)(const Step &, const float *, int64_t, int64_t, int64_t);
-  static constexpr Plane planes[2][2][2] = {  // by kernel, stride, and whether sevens fit the height
-      {{depthwise_plane<3, 1, 4>, depthwise_plane<3, 1, 7>}, {depthwise_plane<3, 2, 4>, depthwise_plane<3, 2, 7>}},
-      {{depthwise_plane<5, 1, 4>, depthwise_plane<5, 1, 7>}, {depthwise_plane<5, 2, 4>, depthwise_plane<5, 2, 7>}},
+  static constexpr Plane planes[2][2][2] = {  // by kernel, stride, and rows at once
+      {{depthwise_plane<V, 3, 1, 4>, depthwise_plane<V, 3, 1, 7>},
+       {depthwise_plane<V, 3, 2, 4>, depthwise_plane<V, 3, 2, 7>}},
+      {{depthwise_plane<V, 5, 1, 4>, depthwise_plane<V, 5, 1, 7>},
+       {depthwise_plane<V, 5, 2, 4>, depthwise_plane<V, 5, 2, 7>}},
   };
+  planes[s.kernel == 5][s.step == 2][rows_at_once(s) == 7](s, input, row, from, to);
+}
+
+void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   if (s.kind == DEPTHWISE) return depthwise(s, input, row);
-  planes[s.kernel == 5][s.step == 2][s.height % 7 == 0](s, input, row, from, to);
+  if (s.width <= WIDTH / 2) return depthwise_channel<narrow>(s, input, row, from, to);
+  depthwise_channel<vec>(s, input, row, from, to);
 }
 
 template <int V>
@@ -457,6 +548,7 @@ void spread(const Step &s, const float *compact, float *plane) {
 }
 
 constexpr int64_t SCRATCH = 32768;  // floats that stay in a second-level cache beside other things
+constexpr int64_t NEAR = 5120;      // and in a first-level one
 
 // Scratch memory of this thread, aligned to a cache line.
 float *scratch_memory(size_t floats) {
@@ -473,50 +565,62 @@ int64_t channel_of(const Step &producer, int64_t i) { return producer.kind == DE
 void fused_planes(const Step &s, int64_t begin, int64_t end) {
   const Step &producer = *s.producer;
   const int64_t plane = producer.output_stride, pixels = producer.vectors * WIDTH;
-  const int64_t together = std::max<int64_t>(SCRATCH / plane / ROWS, 1) * ROWS;
-  float *scratch = scratch_memory(together * plane + s.compact + 4 * s.border + 4 * WIDTH) + s.border;
+  const int64_t gapped = s.compact + s.border;
+  const int64_t together = std::max<int64_t>(NEAR / (plane + (s.compact ? gapped : 0)) / ROWS, 1) * ROWS;
+  float *scratch = scratch_memory(together * (plane + gapped) + 4 * s.border + 4 * WIDTH) + s.border;
   float *padded = scratch + together * plane + s.border + 2 * WIDTH;
   std::fill_n(scratch - s.border, s.border, 0.0f);
-  if (s.compact) std::fill_n(padded - s.border, s.border + s.compact, 0.0f);
+  if (s.compact) std::fill_n(padded - s.border, s.border + together * gapped, 0.0f);
   for (int64_t first = begin; first < end; first += together) {
     const int64_t last = std::min(end, first + together);
     for (int64_t i = 0; i < last - first && !s.compact; i++)
       std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
     tiles(producer, first, last, 0, producer.vectors, Target{scratch, first, plane});
-    for (int64_t i = first; i < last; i++) {
-      const float *input = scratch + (i - first) * plane;
-      if (s.compact) spread(s, input, padded);
-      depthwise_channel(s, s.compact ? padded : input, channel_of(producer, i), 0, s.height);
+    for (int64_t i = 0; i < last - first && s.compact; i++) spread(s, scratch + i * plane, padded + i * gapped);
+    for (int64_t i = 0; i < last - first; i++) {
+      const float *input = s.compact ? padded + i * gapped : scratch + i * plane;
+      depthwise_channel(s, input, channel_of(producer, first + i), 0, s.height);
     }
   }
 }
 
-// The same for large planes of one image, a band of rows at a time: what the producer reads for a band stays in
-// the cache for all channels. The rows that two bands share are computed twice.
+// The same for large planes of one image. What the producer reads for a band of rows stays in the second-level
+// cache for all channels, and what it computes goes on a few rows at a time, in the first-level cache. The rows
+// that two bands share are computed twice.
 void fused_bands(const Step &s, int64_t begin, int64_t end) {
   const Step &producer = *s.producer;
-  const int64_t fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
-  const int64_t band = std::max<int64_t>(fitting / 7, 1) * 7;
-  const int64_t longest = ((band - 1) * s.step + s.kernel) * s.input_row + 2 * WIDTH;
+  const int64_t at_once = rows_at_once(s), fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
+  const int64_t band = std::max<int64_t>(fitting / at_once, 1) * at_once;
+  const int64_t longest = ((at_once - 1) * s.step + s.kernel) * s.input_row + 2 * WIDTH;
   const int64_t plane = (longest + 2 * s.border + 2 * WIDTH + 15) / 16 * 16;
-  float *scratch = scratch_memory(ROWS * plane) + s.border;
+  const int64_t together = producer.kind == DENSE ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
+  float *scratch = scratch_memory(together * plane) + s.border;
   for (int64_t from = 0; from < s.height; from += band) {
     const int64_t to = std::min(s.height, from + band);
-    const int64_t top = std::max<int64_t>(from * s.step - s.pad_top, 0);
-    const int64_t bottom = std::min((to - 1) * s.step - s.pad_top + s.kernel, s.input_height);
-    const int64_t first_vector = top * s.input_row / WIDTH;
-    const int64_t vectors =
-        std::min(((bottom - 1) * s.input_row + s.input_width + WIDTH - 1) / WIDTH, producer.vectors) - first_vector;
-    float *shifted = scratch - first_vector * WIDTH;
-    for (int64_t first = begin; first < end; first += ROWS) {
-      const int64_t last = std::min(end, first + ROWS);
-      for (int64_t i = 0; i < last - first; i++) {
-        std::fill_n(scratch + i * plane - s.border, s.border, 0.0f);
-        std::fill_n(scratch + i * plane + vectors * WIDTH, s.border + WIDTH, 0.0f);
+    for (int64_t first = begin; first < end; first += together) {
+      const int64_t last = std::min(end, first + together);
+      for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane - s.border, s.border, 0.0f);
+      int64_t done = 0, base = 0;  // vectors of a plane that are there: [base, done)
+      for (int64_t y = from; y < to; y += at_once) {
+        const int64_t stop = std::min(to, y + at_once);
+        const int64_t top = std::max<int64_t>(y * s.step - s.pad_top, 0) * s.input_row / WIDTH;
+        const int64_t lowest = std::min((stop - 1) * s.step - s.pad_top + s.kernel, s.input_height);
+        const int64_t needed = std::min(
+            ((lowest - 1) * s.input_row + s.input_width + WIDTH - 1) / WIDTH, producer.vectors);
+        if (y == from) done = base = top;
+        const int64_t again = std::max<int64_t>(done - top, 0) * WIDTH, moved = (top - base) * WIDTH;
+        for (int64_t i = 0; i < last - first && moved; i++)
+          std::memmove(scratch + i * plane, scratch + i * plane + moved, again * sizeof(float));
+        base = top;
+        float *shifted = scratch - base * WIDTH;
+        tiles(producer, first, last, done, needed - done, Target{shifted, first, plane});
+        done = needed;
+        const int64_t behind = (lowest == s.input_height ? s.border : 0) + WIDTH;  // padding that is read
+        for (int64_t i = 0; i < last - first; i++) {
+          std::fill_n(shifted + i * plane + done * WIDTH, behind, 0.0f);
+          depthwise_channel(s, shifted + i * plane, channel_of(producer, first + i), y, stop);
+        }
       }
-      tiles(producer, first, last, first_vector, vectors, Target{shifted, first, plane});
-      for (int64_t i = first; i < last; i++)
-        depthwise_channel(s, shifted + (i - first) * plane, channel_of(producer, i), from, to);
     }
   }
 }
@@ -524,7 +628,7 @@ void fused_bands(const Step &s, int64_t begin, int64_t end) {
 // Channels [begin, end) of a depthwise convolution.
 void channels(const Step &s, int64_t begin, int64_t end) {
   if (s.producer) {
-    const bool large = s.producer->output_stride * ROWS > 2 * SCRATCH;
+    const bool large = s.producer->output_stride > NEAR / ROWS;
     const bool banded = large && s.kind == DEPTHWISE_ROWS && !s.compact && s.images == 1;
     return banded ? fused_bands(s, begin, end) : fused_planes(s, begin, end);
   }
@@ -593,7 +697,7 @@ void copy(const Step &s, int64_t begin, int64_t end) {
         } else {
           int64_t x = 0;
           if (s.input_column == 2 && s.output_column == 1)
-            for (; x + WIDTH < s.width; x += WIDTH) store(out + x, every_second(in + 2 * x));
+            for (; x + WIDTH < s.width; x += WIDTH) store(out + x, every_second<vec>(in + 2 * x));
           for (; x < s.width; x++) out[x * s.output_column] = in[x * s.input_column];
         }
       }

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
+from optimizer.kernels.memory import Arena
 
 TILES = (8, 6, 4, 3, 2)
 """Vectors of pixels that the sparse path does at once: many read few weights, few read inputs from nearby."""
@@ -22,7 +22,7 @@ RARELY_COMMON = 0.15
 REPEATS = 2
 
 Hold = Callable[[np.ndarray], int]
-"""Keeps an array for as long as the steps live, and gives its address."""
+"""Copies an array to where it lives as long as the steps, and gives its address."""
 
 
 def copy_of(step: Step) -> Step:
@@ -126,14 +126,10 @@ def chain(
     pixels = inputs.shape[1] if inputs.ndim == 2 else 1
     vectors, tail = in_vectors(pixels, kernels.width)
     plane = 1 if pixels == 1 else 16 * (-(-(vectors + (tail > 0)) * kernels.width // 16) | 1)
-    memory: list[np.ndarray] = []
-
-    def hold(array: np.ndarray) -> int:
-        memory.append(np.ascontiguousarray(array))
-        return int(memory[-1].ctypes.data)
+    arena = Arena()
 
     def planes(channels: int) -> np.ndarray:
-        return torch.zeros(channels * plane + 256).numpy()  # begins where a cache line does, unlike numpy's
+        return arena.zeros(channels * plane + 256).numpy()
 
     def pixels_of(values: np.ndarray, channels: int) -> np.ndarray:
         return values[: channels * plane].reshape(channels, plane)[:, :pixels]
@@ -145,9 +141,9 @@ def chain(
         rows, columns = weight.shape
         output = planes(rows)
         step = Step(
-            input=hold(values),
-            output=hold(output),
-            bias=hold(np.zeros(rows, np.float32)),
+            input=values.ctypes.data,
+            output=output.ctypes.data,
+            bias=arena.hold(np.zeros(rows, np.float32)),
             rows=rows,
             vectors=vectors,
             tail=tail,
@@ -157,16 +153,16 @@ def chain(
             high=np.inf,
         )
         offsets = np.arange(columns) * plane
-        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, hold))
+        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, arena.hold))
         values = output
     result = pixels_of(values, len(weights[-1]))
-    return partial(_run, kernels, _fastest(steps, kernels, threads), threads, memory, result)
+    return partial(_run, kernels, _fastest(steps, kernels, threads), threads, arena, result)
 
 
 def _run(
-    kernels: Kernels, steps: ctypes.Array[Step], threads: int, memory: list[np.ndarray], result: np.ndarray
+    kernels: Kernels, steps: ctypes.Array[Step], threads: int, arena: Arena, result: np.ndarray
 ) -> np.ndarray:
-    """``memory`` is what the steps point into: it must live as long."""
+    """``arena`` is what the steps point into: it must live as long."""
     kernels.library.run(steps, len(steps), threads)
     return result
 

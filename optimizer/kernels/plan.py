@@ -18,6 +18,7 @@ from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, in_vectors, sparse
+from optimizer.kernels.memory import Arena
 from optimizer.kernels.trace import Op, Trace, fits, taps
 
 SLACK = 256
@@ -240,7 +241,8 @@ class _Planner:
         self.kernels = kernels
         self.gaps = gaps(trace)
         self.items: list[Item] = []
-        self.memory: list[object] = []
+        self.arena = Arena()
+        self.memory: list[object] = [self.arena]
         self.values: dict[str, Value] = {}  # those whose buffers are in use
         self.placed: dict[str, Value] = {}
         self.native = {
@@ -249,7 +251,7 @@ class _Planner:
         self.fused = self._fused()
         self.reads = self._last_reads()
         self.free: dict[Layout, list[Tensor]] = {}
-        self.masks: dict[Layout, np.ndarray | None] = {}
+        self.masks: dict[Layout, int | None] = {}
         self.from_input: list[Step] = []
 
     def _fused(self) -> dict[str, str]:
@@ -301,8 +303,7 @@ class _Planner:
         fitting = sorted((buffer for buffer in free if len(buffer) >= size), key=len)
         if fitting:
             self.free[layout] = [buffer for buffer in self.free[layout] if buffer is not fitting[0]]
-        buffer = fitting[0] if fitting else torch.zeros(size)
-        self.memory.append(buffer)
+        buffer = fitting[0] if fitting else self.arena.zeros(size)
         return Value(layout, channels, buffer, shape)
 
     def _output(self, op: Op) -> Value:
@@ -401,17 +402,11 @@ class _Planner:
             "flatten": self._flatten,
         }[op.kind](op, added)
 
-    def _memory(self, array: np.ndarray) -> int:
-        """The address of an array that lives as long as the plan."""
-        array = np.ascontiguousarray(array)
-        self.memory.append(array)
-        return int(array.ctypes.data)
-
     def _mask(self, layout: Layout) -> int | None:
         if layout not in self.masks:
-            self.masks[layout] = layout.mask()
-        mask = self.masks[layout]
-        return None if mask is None else self._memory(mask)
+            mask = layout.mask()
+            self.masks[layout] = None if mask is None else self.arena.hold(mask)
+        return self.masks[layout]
 
     def _step(self, op: Op, layout: Layout, output: Value | None, added: Value | None, rows: int) -> Step:
         """What all steps over pixels in a row have in common."""
@@ -516,9 +511,9 @@ class _Planner:
             layout = replace(layout, gap=max(1, reach(op, before)))
             step.compact = layout.images * layout.image + layout.border + 2 * layout.lanes
             step.border = layout.border
-        step.weights = self._memory(weight.reshape(len(weight), -1).numpy())
-        step.taps_count, step.offsets = len(offsets), self._memory(offsets.astype(np.int32))
-        step.bias = self._memory(self._bias(op, len(weight)))
+        step.weights = self.arena.hold(weight.reshape(len(weight), -1).numpy())
+        step.taps_count, step.offsets = len(offsets), self.arena.hold(offsets.astype(np.int32))
+        step.bias = self.arena.hold(self._bias(op, len(weight)))
         step.images, _, step.height, step.width = op.shape
         step.input_image, step.input_row = layout.image, layout.row
         step.output_image, step.output_row = output.layout.image, output.layout.row
@@ -553,17 +548,17 @@ class _Planner:
 
     def _choice(self, op: Op, step: Step, weight: np.ndarray, offsets: np.ndarray) -> Choice:
         """A matrix ``[rows, taps]`` over pixels, in every way that may be the fastest."""
-        step.bias = self._memory(self._bias(op, len(weight)))
+        step.bias = self.arena.hold(self._bias(op, len(weight)))
         single = self._layout(op.shape).single
         kept = int(np.count_nonzero(weight))
         share = kept / weight.size
         ways = (
-            {DENSE: dense(step, weight, offsets, single, self.kernels, self._memory)}
+            {DENSE: dense(step, weight, offsets, single, self.kernels, self.arena.hold)}
             if share > ALWAYS_SPARSE
             else {}
         )
         if share < NEVER_SPARSE:
-            ways |= sparse(step, weight, offsets, single, self._memory)
+            ways |= sparse(step, weight, offsets, single, self.arena.hold)
         return Choice(ways, kept, weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
