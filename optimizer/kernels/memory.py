@@ -1,7 +1,7 @@
 """Memory that steps point into.
 
-A processor remembers where few pages are, and a layer reads a little from each of hundreds of planes. In pages
-of 2 MiB instead of 4 KiB a pruned network is some 4 % faster (EfficientNet-Lite0 and ResNet-50, in turns).
+A processor remembers where few pages are, and a layer reads a little from each of hundreds of planes. In
+pages of 2 MiB instead of 4 KiB a pruned network is some 4 % faster (EfficientNet-Lite0 and ResNet-50).
 """
 
 import mmap
@@ -43,7 +43,7 @@ class Arena:
 
 
 def _pages(size: int) -> np.ndarray:
-    """``size`` bytes of zeros, in large pages where the system has them; those never written take no memory."""
+    """``size`` bytes of zeros, in large pages where the system has them; untouched ones take no memory."""
     if hasattr(mmap, "MADV_HUGEPAGE"):
         private = mmap.mmap(-1, size + HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         private.madvise(mmap.MADV_HUGEPAGE)
