@@ -123,10 +123,12 @@ def check_precision(precision: str, machine: Environment) -> None:
 
 @contextmanager
 def stolen_share() -> Iterator[Callable[[], float]]:
-    """Measure CPU time that the host gave to other guests; the value yields the share, 0 to 1, when called.
+    """Measure CPU time that others had while this process wanted it; the value yields the share, 0 to 1, when
+    called.
 
-    It is a share of the time in which this process's CPUs wanted to run, from entering the block to the
-    call, or to the block's end once that is past. 0.0 where the system does not tell.
+    Others are the host's other guests, and other processes for which this one's threads waited: the larger
+    share of the two, from entering the block to the call, or to the block's end once that is past. 0.0 where
+    the system does not tell.
 
     >>> with stolen_share() as stolen:
     ...     total = sum(range(1000))
@@ -134,17 +136,35 @@ def stolen_share() -> Iterator[Callable[[], float]]:
     True
     """
     cpus = _usable_cpus()
-    before = _cpu_ticks(cpus)
-    after: tuple[int, int] | None = None
+    before, threads_before = _cpu_ticks(cpus), _thread_times()
+    after: tuple[float, float] | None = None
 
-    def share() -> float:
-        busy, stolen = (max(0, b - a) for a, b in zip(before, after or _cpu_ticks(cpus), strict=True))
-        return stolen / (busy + stolen) if stolen else 0.0
+    def shares() -> tuple[float, float]:
+        guests = tuple(max(0, b - a) for a, b in zip(before, _cpu_ticks(cpus), strict=True))
+        ran = waited = 0
+        for thread, (running, waiting) in _thread_times().items():
+            ran_before, waited_before = threads_before.get(thread, (0, 0))
+            ran, waited = ran + running - ran_before, waited + waiting - waited_before
+        return _share(*guests), _share(ran, waited)
 
     try:
-        yield share
+        yield lambda: max(after or shares())
     finally:
-        after = _cpu_ticks(cpus)
+        after = shares()
+
+
+def _share(had: int, lost: int) -> float:
+    return lost / (had + lost) if lost > 0 else 0.0
+
+
+def _thread_times(root: Path = Path("/")) -> dict[str, tuple[int, int]]:
+    """Nanoseconds that each thread of this process ran, and that it waited for a CPU, since it began."""
+    times = {}
+    for thread in (root / "proc/self/task").glob("*/schedstat"):
+        fields = _read(thread).split()
+        if len(fields) == 3:
+            times[thread.parent.name] = int(fields[0]), int(fields[1])
+    return times
 
 
 def _cpu_ticks(cpus: Set[int], root: Path = Path("/")) -> tuple[int, int]:

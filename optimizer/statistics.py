@@ -305,7 +305,8 @@ def _stolen_noise(share: float) -> list[str]:
     if share <= STOLEN_LIMIT:
         return []
     return [
-        f"other guests of this host took {_percent(share)} of the CPU time (limit {_percent(STOLEN_LIMIT)})"
+        f"other work on this machine or its host took {_percent(share)} of the CPU time "
+        f"(limit {_percent(STOLEN_LIMIT)})"
     ]
 
 

@@ -168,9 +168,25 @@ def test_stolen_ticks_are_those_of_the_usable_cpus(tmp_path: Path) -> None:
 def test_the_stolen_share_runs_from_entry_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100, 10), (160, 50), (190, 20)])
     monkeypatch.setattr(module, "_cpu_ticks", lambda cpus: next(readings))
+    monkeypatch.setattr(module, "_thread_times", dict)
     with stolen_share() as stolen:
         assert stolen() == 0.4
     assert stolen() == stolen() == 0.1
+
+
+def test_waiting_for_a_cpu_is_time_that_others_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([{"1": (100, 10)}, {"1": (150, 20), "2": (20, 20)}])
+    monkeypatch.setattr(module, "_cpu_ticks", lambda cpus: (0, 0))
+    monkeypatch.setattr(module, "_thread_times", lambda: next(readings))
+    with stolen_share() as stolen:
+        pass
+    assert stolen() == 30 / 100  # 50 and 20 run, 10 and 20 waited
+
+
+def test_what_the_scheduler_tells_of_each_thread(tmp_path: Path) -> None:
+    tasks = {"proc/self/task/7/schedstat": "300 40 5\n", "proc/self/task/8/schedstat": ""}
+    assert module._thread_times(write(tmp_path, tasks)) == {"7": (300, 40)}
+    assert module._thread_times(tmp_path / "nothing") == {}
 
 
 def test_the_stolen_share_of_this_machine_is_a_share() -> None:

@@ -224,7 +224,7 @@ def test_conclusions_claim_nothing_that_can_not_be_told() -> None:
     assert slower.endswith("slower in 3 of 3.")
     words = conclusions(make_run(noisy=True))
     assert words[0].endswith("too noisy to tell.")
-    assert any("Noisy in 3 of 3 configurations, first of all: other guests" in one for one in words)
+    assert any("Noisy in 3 of 3 configurations, first of all: other work" in one for one in words)
     alone = conclusions(make_run(Recipe(), eager=False))
     assert len(alone) == 1
     assert alone[0].startswith("The uncompressed model: ")

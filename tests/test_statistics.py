@@ -339,7 +339,9 @@ def test_noise_halves_that_differ() -> None:
 
 def test_noise_stolen_time() -> None:
     assert noisy(stolen=0.02) == ()
-    assert noisy(stolen=0.031) == ("other guests of this host took 3.1 % of the CPU time (limit 2 %)",)
+    assert noisy(stolen=0.031) == (
+        "other work on this machine or its host took 3.1 % of the CPU time (limit 2 %)",
+    )
 
 
 def test_a_noisy_comparison_is_never_called_faster() -> None:
