@@ -15,7 +15,7 @@ from optimizer.engines import csr, sparse
 from optimizer.engines.base import Runner
 from optimizer.engines.memory import measure_start
 from optimizer.engines.sparse import Network
-from optimizer.kernels.build import targets
+from optimizer.kernels.build import Target, compiled, targets
 from optimizer.kernels.matrix import WAYS
 from optimizer.kernels.plan import Choice, Layout
 from optimizer.kernels.trace import trace
@@ -31,9 +31,20 @@ def test_this_machine_has_kernels() -> None:
     assert LIBRARIES
 
 
-@pytest.fixture(params=LIBRARIES, ids=lambda library: library.name)
+PORTABLE = Target("four floats a vector", (), 4, ())
+"""What runs on NEON, compiled for this processor: nothing in it is of one kind of processor."""
+
+
+@pytest.fixture(scope="session")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> kernels.Kernels:
+    file = tmp_path_factory.mktemp("kernels") / "portable.so"
+    assert compiled(PORTABLE, file) is None
+    return kernels.opened(PORTABLE.name, file)
+
+
+@pytest.fixture(params=[*LIBRARIES, None], ids=[*(one.name for one in LIBRARIES), PORTABLE.name])
 def library(request: pytest.FixtureRequest) -> kernels.Kernels:
-    return request.param
+    return request.param or request.getfixturevalue("portable")
 
 
 def thinned(model: nn.Module, share: float, seed: int = 0) -> nn.Module:

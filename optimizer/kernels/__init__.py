@@ -4,6 +4,7 @@ import ctypes
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from pathlib import Path
 
 from optimizer.environment import environment
 from optimizer.errors import UnavailableError
@@ -82,7 +83,12 @@ def kernels() -> Kernels:
 @cache
 def load(target: Target) -> Kernels:
     """A target's library."""
-    loaded = ctypes.CDLL(str(library(target)))
+    return opened(target.name, library(target))
+
+
+def opened(name: str, file: Path) -> Kernels:
+    """A library of kernels that was compiled to ``file``."""
+    loaded = ctypes.CDLL(str(file))
     for name in ("vector_width", "dense_rows", "step_bytes"):
         getattr(loaded, name).restype = ctypes.c_int64
     steps = ctypes.POINTER(Step)
@@ -91,7 +97,7 @@ def load(target: Target) -> Kernels:
     loaded.time_steps.argtypes = (*loaded.run.argtypes, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
     loaded.time_steps.restype = None
     assert loaded.step_bytes() == ctypes.sizeof(Step)
-    return Kernels(target.name, loaded.vector_width(), loaded.dense_rows(), loaded)
+    return Kernels(name, loaded.vector_width(), loaded.dense_rows(), loaded)
 
 
 def usable() -> list[Target]:

@@ -75,23 +75,17 @@ def build() -> str | None:
 def _compile() -> str | None:
     if not targets():
         return f"there are no kernels for processors of the kind {platform.machine()}"
+    return next((problem for target in targets() if (problem := compiled(target, library(target)))), None)
+
+
+def compiled(target: Target, to: Path) -> str | None:
+    """Compile one target into a library. None when that went well, else why it did not."""
     chosen = compiler()
     if chosen is None:
         return "no C++ compiler was found at installation (install g++ or clang++, then reinstall)"
-    for target in targets():
-        command = [
-            chosen,
-            *FLAGS,
-            *target.flags,
-            f"-DWIDTH={target.width}",
-            str(SOURCE),
-            "-o",
-            str(library(target)),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            return f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}"
-    return None
+    command = [chosen, *FLAGS, *target.flags, f"-DWIDTH={target.width}", str(SOURCE), "-o", str(to)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}" if done.returncode else None
 
 
 if __name__ == "__main__":
