@@ -20,6 +20,7 @@
 #include <limits>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #ifndef WIDTH
@@ -108,18 +109,24 @@ __attribute__((always_inline)) inline V loaded(V value) {
 template <typename V>
 constexpr int LANES = sizeof(V) / sizeof(float);
 
-// Every `step`-th of the two vectors' floats from the `first` on, as many as one vector has.
-template <typename V>
-inline V picked(V a, V b, int first, int step) {
-  decltype(a < b) places;
-  for (int k = 0; k < LANES<V>; k++) places[k] = first + step * k;
-  return __builtin_shuffle(a, b, places);
+// Every STEP-th of the two vectors' floats from the FIRST on, as many as one vector has.
+template <int FIRST, int STEP, typename V, int... K>
+inline V picked(V a, V b, std::integer_sequence<int, K...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (FIRST + STEP * K)...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){(FIRST + STEP * K)...});
+#endif
+}
+template <int FIRST, int STEP, typename V>
+inline V picked(V a, V b) {
+  return picked<FIRST, STEP>(a, b, std::make_integer_sequence<int, LANES<V>>());
 }
 
 // The first, third, ... of twice as many floats as a vector has.
 template <typename V>
 inline V every_second(const float *p) {
-  return picked(load_as<V>(p), load_as<V>(p + LANES<V>), 0, 2);
+  return picked<0, 2>(load_as<V>(p), load_as<V>(p + LANES<V>));
 }
 
 struct Tap {
@@ -391,10 +398,11 @@ __attribute__((always_inline)) inline void columns_of(const float *in, V *values
   } else {
     constexpr int FIRST = STRIDE / EVERY;
     const V a = loaded(load_as<V>(in)), b = loaded(load_as<V>(in + LANES<V>));
-    for (int c = 0; c < FIRST; c++) values[c] = picked(a, b, c, 2);
+    values[0] = picked<0, 2>(a, b);
+    if constexpr (FIRST == 2) values[1] = picked<1, 2>(a, b);
 #pragma GCC unroll 5
     for (int c = FIRST; c < COLUMNS; c++)  // one pixel further than an earlier one
-      values[c] = picked(values[c - FIRST], all<V>(in[2 * LANES<V> + c * EVERY - 2]), 1, 1);
+      values[c] = picked<1, 1>(values[c - FIRST], all<V>(in[2 * LANES<V> + c * EVERY - 2]));
   }
 }
 
