@@ -19,7 +19,7 @@ from optimizer import __version__
 from optimizer.errors import InputError
 from optimizer.records import Environment
 
-LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "numpy")
+LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "onnxruntime", "numpy")
 
 INSTRUCTION_SETS = {
     # /proc/cpuinfo on x86

@@ -52,7 +52,9 @@ def profile(request: Request, report: Report = quiet) -> Coverage:
 
 def _profiled(runner: Runner, images: np.ndarray, engine: str) -> tuple[KernelTime, ...]:
     if runner.profile is None:
-        raise UnavailableError(f"engine {engine} has no profiler here: use openvino, onnxruntime or torch")
+        raise UnavailableError(
+            f"engine {engine} has no profiler here: use openvino, onnxruntime, torch or compile"
+        )
     with runner.session():
         return runner.profile(images, CALLS)
 

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
+from optimizer.engines import inductor
 from optimizer.engines.base import Array, Build, Engine, Load, Runner, in_batches
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, thread_count
 from optimizer.errors import WorkError
 from optimizer.layers import uses, walk
-from optimizer.records import Execution, LayerExecution
+from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.resources import home
 
 SCORING_ELEMENTS = 320_000
@@ -67,13 +68,20 @@ class Prepared:
 
     model: nn.Module
     input_shape: tuple[int, int, int]
-    compiled: dict[tuple[int, int, int, str], "Compiled"] = field(default_factory=dict)
+    compiled: dict[tuple[int, int, int, str, bool], "Compiled"] = field(default_factory=dict)
 
-    def function(self, batch: int, threads: int, bits: int, precision: str) -> "Compiled":
-        """Compiled when it is first wanted. Raises WorkError."""
-        key = batch, threads, bits, precision
+    def function(
+        self, batch: int, threads: int, bits: int, precision: str, marked: bool = False
+    ) -> "Compiled":
+        """Compiled when it is first wanted; ``marked``: with marks for a profiler. Raises WorkError."""
+        key = batch, threads, bits, precision, marked
         if key not in self.compiled:
-            self.compiled[key] = compiled(self.model, (batch, *self.input_shape), threads, bits, precision)
+            from torch._inductor import config
+
+            with config.patch({"cpp.enable_kernel_profile": marked}):
+                self.compiled[key] = compiled(
+                    self.model, (batch, *self.input_shape), threads, bits, precision
+                )
         return self.compiled[key]
 
 
@@ -207,9 +215,9 @@ def build(
     scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
 
     @cache
-    def runs(size: int) -> Callable[[Array], Array]:
+    def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:
         """Compiled when it is first wanted: configurations that share a measurement are never timed."""
-        made = prepared.function(size, threads, bits, precision)
+        made = prepared.function(size, threads, bits, precision, marked)
         function, arguments = made.function, made.arguments(module)
 
         def run(images: Array) -> Array:
@@ -224,6 +232,11 @@ def build(
         with thread_count(threads):
             return in_batches(runs(scoring_batch), images, scoring_batch)
 
+    def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
+        run = runs(len(images), marked=True)
+        run(images)
+        return inductor.profile(partial(run, images), module, precision, calls)
+
     layers = tuple(LayerExecution(layer.name, precision, KERNEL) for layer in walk(module))
     return Runner(
         infer=lambda images: runs(batch)(images),
@@ -232,6 +245,7 @@ def build(
         memory_probe=partial(_save, module, precision),
         loader=saved,
         session=lambda: thread_count(threads),
+        profile=profile,
     )
 
 
