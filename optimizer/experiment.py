@@ -28,8 +28,9 @@ from optimizer.keys import request_key
 from optimizer.latency import measure_latency
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, Report, card, download, load, quiet
-from optimizer.prune.channels import Plan, shrink
+from optimizer.prune.channels import shrink
 from optimizer.prune.matching import matched
+from optimizer.prune.plan import Plan
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import (
     Accuracy,

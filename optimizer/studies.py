@@ -16,8 +16,10 @@ from optimizer.calibrate import Moments, as_rows, channels_last, collect, quadra
 from optimizer.curvature import row_effects
 from optimizer.layers import walk
 from optimizer.models import Report, quiet
-from optimizer.prune.channels import Group, Plan, Ranking, groups, plan, with_biases
 from optimizer.prune.compensated import prune
+from optimizer.prune.coupling import Group, groups
+from optimizer.prune.plan import Plan, plan, with_biases
+from optimizer.prune.ranking import Ranking
 from optimizer.recipe import PruneSpec
 from optimizer.records import GroupSensitivity
 from optimizer.recover import Begun, recover
@@ -59,10 +61,10 @@ def plan_of(
     moments: Mapping[str, Moments] | None = None,
     report: Report = quiet,
 ) -> Plan:
-    """The channel plan :func:`optimizer.prune.channels.plan` makes, in ``order``: read, or made and kept.
+    """The channel plan :func:`optimizer.prune.plan.plan` makes, in ``order``: read, or made and kept.
 
     ``moments`` are those of the study of the same model and images, where there is one: they are kept there.
-    Raises as :func:`optimizer.prune.channels.plan` does.
+    Raises as :func:`optimizer.prune.plan.plan` does.
     """
     images = images[:IMAGES]
 

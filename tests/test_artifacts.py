@@ -6,8 +6,9 @@ import io
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ import torch
 from factories import make_result
 from torch import Tensor, nn
 
-from optimizer import artifacts
+import optimizer
 from optimizer.artifacts import CARD_FILE, RECIPE_FILE, TakeAway, load, write
+from optimizer.artifacts.card import model_card
 from optimizer.compress import compress
 from optimizer.data import load_images
+from optimizer.engines import onnx_graph
 from optimizer.engines import openvino as openvino_engine
 from optimizer.engines import torch as torch_engine
 from optimizer.errors import InputError, UnavailableError
@@ -35,6 +38,7 @@ from optimizer.records import DataSpec, ModelCard, Result
 from optimizer.size import size_of
 
 Small = Callable[[str], nn.Module]
+Once = Callable[[str, TakeAway], TakeAway]
 
 RECIPES = {
     "uncompressed": Recipe(),
@@ -238,7 +242,7 @@ def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tens
 
 def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel) -> None:
     result = make_result(RECIPES["pruned"], labelled=False, noisy=True, other_machine=True)
-    card = artifacts.model_card(
+    card = model_card(
         taken(resnet.module, RECIPES["pruned"], torch.zeros(1, 1, 28, 28), resnet.card, result), (), ""
     )
     assert "| agreement with the uncompressed model |" in card
@@ -505,7 +509,7 @@ def test_the_openvino_file_names_no_folder(resnet: LoadedModel) -> None:
 
 def check_no_folder(files: Mapping[str, bytes]) -> None:
     """Nothing of where this ran: not the package's folder, the interpreter's or torch's."""
-    for module in (artifacts, torch, pytest):
+    for module in (optimizer, torch, pytest):
         assert module.__file__ is not None
         folder = str(Path(module.__file__).parent.parent).encode()
         assert not [name for name, content in files.items() if folder in content]
@@ -555,6 +559,20 @@ def torch_logits(take_away: TakeAway, images: Tensor) -> np.ndarray:
         return model(images).numpy()
 
 
+@pytest.fixture(scope="module")
+def exported_once() -> Iterator[Once]:
+    """``exported_once(model, take_away)``: the same, of one module for all recipes of a model. Its export,
+    which takes seconds, is kept."""
+    modules: dict[str, nn.Module] = {}
+
+    def shared(model: str, take_away: TakeAway) -> TakeAway:
+        return replace(take_away, module=modules.setdefault(model, take_away.module))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_graph, "export", cache(onnx_graph.export))
+        yield shared
+
+
 @needs_onnx
 @pytest.mark.parametrize(
     ("name", "chosen"),
@@ -564,9 +582,11 @@ def torch_logits(take_away: TakeAway, images: Tensor) -> np.ndarray:
         *((name, "8 bits and activations") for name in ("tied", "shared", "auxiliary")),
     ],
 )
-def test_onnx_answers_as_torch_does(small: Small, small_images: Tensor, name: str, chosen: str) -> None:
+def test_onnx_answers_as_torch_does(
+    small: Small, small_images: Tensor, exported_once: Once, name: str, chosen: str
+) -> None:
     recipe = RECIPES[chosen]
-    take_away = taken(small(name), recipe, small_images)
+    take_away = exported_once(name, taken(small(name), recipe, small_images))
     zipped = write("onnx", take_away)
     small_images = 1.2 * small_images  # some values lie beyond the calibrated ranges
     expected = torch_logits(take_away, small_images)
@@ -603,8 +623,10 @@ def check_nothing_is_left_out(zipped: bytes) -> None:
 
 @needs_onnx
 @pytest.mark.parametrize("name", ["cnn", "encoder"])
-def test_onnx_layers_may_differ_in_bits(small: Small, small_images: Tensor, name: str) -> None:
-    take_away = mixed(small(name), small_images)
+def test_onnx_layers_may_differ_in_bits(
+    small: Small, small_images: Tensor, exported_once: Once, name: str
+) -> None:
+    take_away = exported_once(name, mixed(small(name), small_images))
     zipped = write("onnx", take_away)
     check_nothing_is_left_out(zipped)
     with torch.inference_mode():
@@ -616,11 +638,11 @@ def test_onnx_layers_may_differ_in_bits(small: Small, small_images: Tensor, name
 
 @needs_onnx
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-vit"])
-def test_onnx_of_a_bundled_model_predicts_as_torch_does(name: str) -> None:
+def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, name: str) -> None:
     loaded = load_model(name)
     images = load_images(loaded, DataSpec(limit=500)).evaluation.images
     for recipe in (RECIPES["4 bits pruned"], RECIPES["8 bits and activations"]):
-        take_away = taken(loaded.module, recipe, images[:64], loaded.card)
+        take_away = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
         zipped = write("onnx", take_away)
         expected = torch_engine.build(take_away.compressed, images[:64], 1, 1).score(images.numpy())
         same = np.mean(onnx_logits(zipped, images).argmax(1) == expected.argmax(1))

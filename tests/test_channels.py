@@ -18,17 +18,12 @@ from optimizer.data import Datasets, load_images
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, load
-from optimizer.prune.channels import (
-    ORDERS,
-    Plan,
-    groups,
-    kept_counts,
-    masked_model,
-    plan,
-    refit,
-    removal_order,
-    shrink,
-)
+from optimizer.prune.channels import masked_model, shrink
+from optimizer.prune.coupling import groups
+from optimizer.prune.plan import ORDERS, Plan, plan
+from optimizer.prune.ranking import removal_order
+from optimizer.prune.readers import refit
+from optimizer.prune.widths import kept_counts
 from optimizer.records import DataSpec
 
 pytest.importorskip("torch_pruning")

@@ -9,12 +9,13 @@ Tolerances, against the span of the reference's logits (highest less lowest over
   rounded and over which ranges.
 
 Images are Fashion-MNIST's evaluation images, and smoothed noise for EfficientNet-Lite0. The first run on a
-machine compiles for a minute; what inductor made is kept in pytest's cache.
+machine compiles for a minute; what inductor made is kept in pytest's cache. Tests go model by model, so that
+each is loaded, answered for by eager torch, and prepared for each engine once.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 import pytest
@@ -31,6 +32,8 @@ from optimizer.records import DataSpec
 
 MODELS = ["fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0"]
 FLOAT32 = {"whole": Recipe(), "half pruned": Recipe(PruneSpec(sparsity=0.5))}
+BY_MODEL = pytest.mark.parametrize("name", MODELS, scope="module")
+"""Of this scope: pytest puts the tests of one model together."""
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 
 
@@ -40,9 +43,11 @@ def _kept_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(request.config.cache.mkdir("inductor")))
         yield
+    build_of.cache_clear()
+    reference.cache_clear()
 
 
-@cache
+@lru_cache(maxsize=1)
 def images_of(name: str) -> tuple[Tensor, Tensor]:
     """For evaluation and for calibration."""
     loaded = subject(name).loaded
@@ -55,14 +60,14 @@ def images_of(name: str) -> tuple[Tensor, Tensor]:
     return smooth[:30], smooth[30:]
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=len(FLOAT32) + 1)
 def reference(name: str, recipe: Recipe) -> tuple[CompressedModel, np.ndarray]:
     compressed = compress(subject(name).module, recipe, subject(name).published)
     with torch.inference_mode():
         return compressed, compressed.module(images_of(name)[0]).numpy()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=len(ENGINES))
 def build_of(engine: str, name: str) -> Callable[..., object]:
     return ENGINES[engine].prepare(subject(name).module, subject(name).input_shape)
 
@@ -84,7 +89,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean(found.argmax(1) == expected.argmax(1)))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@BY_MODEL
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "torch"])
 def test_float32(engine: str, name: str) -> None:
     for words, recipe in FLOAT32.items():
@@ -94,7 +99,7 @@ def test_float32(engine: str, name: str) -> None:
         assert same(found, expected) >= 0.999, words
 
 
-@pytest.mark.parametrize("name", MODELS)
+@BY_MODEL
 @pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "compile"])
 def test_int8(engine: str, name: str) -> None:
     """torch.compile rounds as eager torch does (tests/test_engines.py), and compiles for half a minute."""

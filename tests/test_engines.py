@@ -20,6 +20,7 @@ from optimizer.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.cli import main
 from optimizer.compress import CompressedModel, CompressedWeight, compress
 from optimizer.engines import ENGINES, Runner, engine_named, openvino
+from optimizer.engines.base import Build
 from optimizer.engines.memory import measure_start
 from optimizer.environment import check_precision, environment, precisions
 from optimizer.errors import InputError, UnavailableError, WorkError
@@ -31,6 +32,7 @@ from optimizer.resources import assets_dir
 from optimizer.store import Store
 
 Small = Callable[[str], nn.Module]
+Ready = Callable[[str, str], tuple[nn.Module, Build]]
 
 QUICK = [name for name in ENGINES if name != "compile"]
 """Engines that make a runner in less than a second; torch.compile has tests of its own below, and in
@@ -115,17 +117,33 @@ def builds() -> Callable[[str, str], Any]:
     return prepared
 
 
+READY: dict[tuple[str, str], tuple[nn.Module, Build]] = {}
+
+
+@pytest.fixture
+def ready(small: Small) -> Ready:
+    """``ready(engine, name)``: a small model, batch norm folded, and what the engine made of it, once for all
+    tests here. (An export to ONNX takes 2 s.) Leave the model as it is."""
+
+    def made(engine: str, name: str) -> tuple[nn.Module, Build]:
+        if (engine, name) not in READY:
+            model, _ = fold_batch_norm(small(name))
+            READY[engine, name] = model, engine_named(engine).prepare(model, SMALL_SHAPE)
+        return READY[engine, name]
+
+    return made
+
+
 # Every engine
 
 
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_engines_compute_what_eager_torch_does(
-    small: Small, small_images: Tensor, engine: str, name: str
+    ready: Ready, small_images: Tensor, engine: str, name: str
 ) -> None:
     """Shared, tied and never-called layers, and attention's projections, all carry the recipe's weights."""
-    model, _ = fold_batch_norm(small(name))
-    build = engine_named(engine).prepare(model, SMALL_SHAPE)
+    model, build = ready(engine, name)
     for recipe in EXACT if name == "cnn" else EXACT[4:5]:
         runner = build(compress(model, recipe), small_images, 1, 1)
         close(runner.score(small_images.numpy()), eager(model, recipe, small_images))
@@ -135,11 +153,11 @@ def test_engines_compute_what_eager_torch_does(
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize(("batch", "recipe"), [(1, EXACT[3]), (3, ON_INT8_KERNELS[0])])
 def test_infer_and_score_agree(
-    small: Small, small_images: Tensor, engine: str, batch: int, recipe: Recipe
+    ready: Ready, small_images: Tensor, engine: str, batch: int, recipe: Recipe
 ) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
+    model, build = ready(engine, "cnn")
     images = small_images.numpy()
-    runner = run(engine, model, recipe, small_images, batch)
+    runner = build(compress(model, recipe), small_images, 1, batch)
     scored = runner.score(images)
     assert scored.shape == (len(images), 10)
     assert scored.dtype == np.float32
@@ -148,19 +166,19 @@ def test_infer_and_score_agree(
 
 
 @pytest.mark.parametrize("engine", QUICK)
-def test_scoring_takes_any_number_of_images_in_order(small: Small, engine: str) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
+def test_scoring_takes_any_number_of_images_in_order(ready: Ready, engine: str) -> None:
+    model, build = ready(engine, "cnn")
     images = torch.randn(503, *SMALL_SHAPE, generator=torch.Generator().manual_seed(5))
-    runner = run(engine, model, Recipe(), images)
+    runner = build(compress(model, Recipe()), images, 1, 1)
     expected = eager(model, Recipe(), images)
     for count in (1, 7, 50, 100, 503):
         close(runner.score(images[:count].numpy()), expected[:count])
 
 
 @pytest.mark.parametrize("engine", QUICK)
-def test_an_answer_is_not_overwritten_by_the_next(small: Small, small_images: Tensor, engine: str) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
-    runner = run(engine, model, Recipe(), small_images)
+def test_an_answer_is_not_overwritten_by_the_next(ready: Ready, small_images: Tensor, engine: str) -> None:
+    model, build = ready(engine, "cnn")
+    runner = build(compress(model, Recipe()), small_images, 1, 1)
     first = runner.infer(small_images[:1].numpy())
     kept = first.copy()
     runner.infer(small_images[1:2].numpy())
@@ -600,12 +618,11 @@ def test_resident_memory_is_at_least_the_weights() -> None:
 
 @pytest.mark.parametrize(("engine", "bits"), [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32)])
 def test_every_loader_starts_what_was_saved(
-    small: Small, small_images: Tensor, engine: str, bits: int, tmp_path: Path
+    ready: Ready, small_images: Tensor, engine: str, bits: int, tmp_path: Path
 ) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
-    runner = run(
-        engine, model, Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits)), small_images
-    )
+    model, build = ready(engine, "cnn")
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits))
+    runner = build(compress(model, recipe), small_images, 1, 1)
     assert measure_start(runner, 1, (1, *SMALL_SHAPE)) is not None
     assert runner.memory_probe is not None
     assert runner.loader is not None
@@ -642,10 +659,10 @@ def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: 
 @pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
 def test_onnx_runtime_runs_every_layer_on_int8_kernels(
-    small: Small, small_images: Tensor, name: str, recipe: Recipe
+    ready: Ready, small_images: Tensor, name: str, recipe: Recipe
 ) -> None:
-    model, _ = fold_batch_norm(small(name))
-    runner = run("onnxruntime", model, recipe, small_images)
+    model, build = ready("onnxruntime", name)
+    runner = build(compress(model, recipe), small_images, 1, 1)
     float32 = eager(
         model, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)), small_images
     )
@@ -656,10 +673,10 @@ def test_onnx_runtime_runs_every_layer_on_int8_kernels(
 
 @pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
 def test_onnx_runtime_says_what_no_int8_kernel_takes(
-    small: Small, small_images: Tensor, recipe: Recipe
+    ready: Ready, small_images: Tensor, recipe: Recipe
 ) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
-    runner = run("onnxruntime", model, recipe, small_images)
+    model, build = ready("onnxruntime", "cnn")
+    runner = build(compress(model, recipe), small_images, 1, 1)
     assert runner.execution.precisions.keys() == {"f32"}
     assert "not fit int8" in " ".join(runner.execution.simulated)
 
@@ -757,9 +774,10 @@ def test_bfloat16_really_runs(small: Small, small_images: Tensor, engine: str) -
     assert runner.execution.simulated == ()
 
 
-def test_a_precision_that_an_engine_has_not_is_simulated(small: Small, small_images: Tensor) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
-    runner = run("onnxruntime", model, Recipe(quantize=QuantizeSpec(precision="bf16")), small_images)
+def test_a_precision_that_an_engine_has_not_is_simulated(ready: Ready, small_images: Tensor) -> None:
+    model, build = ready("onnxruntime", "cnn")
+    recipe = Recipe(quantize=QuantizeSpec(precision="bf16"))
+    runner = build(compress(model, recipe), small_images, 1, 1)
     assert runner.execution.precisions == {"f32": 4}
     assert "bfloat16: 4 of 4 layers did not run in it" in " ".join(runner.execution.simulated)
     close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))

@@ -15,7 +15,8 @@ from optimizer.data import load_images
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm, walk
 from optimizer.models import LoadedModel
-from optimizer.prune.channels import Plan, shrink
+from optimizer.prune.channels import shrink
+from optimizer.prune.plan import Plan
 from optimizer.records import DataSpec
 from optimizer.sensitivity import Trial, divergences_together
 from optimizer.shelf import beside, kept, read, write
