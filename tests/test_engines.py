@@ -373,6 +373,16 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     assert 0 < noise < 0.1
 
 
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
+def test_the_sparse_engine_rounds_inputs_of_every_kind_of_layer(
+    small: Small, small_images: Tensor, name: str
+) -> None:
+    model, _ = fold_batch_norm(small(name))
+    answers = run("sparse", model, ON_INT8_KERNELS[1], small_images).score(small_images.numpy())
+    expected = run("torch", model, ON_INT8_KERNELS[1], small_images).score(small_images.numpy())
+    np.testing.assert_allclose(answers, expected, atol=0.02 * np.abs(expected).max())
+
+
 def test_many_models_are_scored_and_let_go(small: Small, small_images: Tensor) -> None:
     """Where a callback of a finished request was still waiting for Python, letting go waited for ever."""
     model, _ = fold_batch_norm(small("cnn"))

@@ -247,6 +247,22 @@ def test_what_the_kernels_do_not_know_runs_in_torch(library: kernels.Kernels) ->
     assert not network.kernels
 
 
+def test_layers_whose_weights_are_computed_run_in_torch(library: kernels.Kernels) -> None:
+    """As an attention does that takes its projections out of one weight."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Linear(9, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values, (weight, gate) = images.flatten(1), self.both.weight.chunk(2)
+            return nn.functional.linear(values, weight) * nn.functional.linear(values, gate).sigmoid()
+
+    network = agree(thinned(Split(), 0.5), torch.randn(2, 1, 3, 3), library)
+    assert not network.kernels
+
+
 @given(
     images=st.integers(1, 3),
     height=SIZES,

@@ -181,7 +181,9 @@ def _read(node: Node, constants: dict[str, Any], shapes: dict[str, tuple[int, ..
             "sparse engine can't follow. Use engine torch for it."
         )
     reader = READERS.get(node.target)
-    return (reader(op, *_arguments(node)) if reader else None) or op
+    known = reader(op, *_arguments(node)) if reader else None
+    computed = known and {known.weight, known.bias} - {""} - constants.keys()  # as attention splits its own
+    return op if known is None or computed else known
 
 
 def _arguments(node: Node) -> list[Any]:
