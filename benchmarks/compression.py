@@ -1,33 +1,50 @@
 """Accuracy that compression keeps, beside what other libraries keep on the same images.
 
-    python benchmarks/compression.py [--json] [--images FOLDER] [--peers NAME,...] [--bundled]
+    python benchmarks/compression.py [--json] [--images FOLDER] [--bundled] \\
+        [--recipes NAME,...] [--peers NAME,...]
 
 EfficientNet-Lite0; calibration on 256 photographs of the classes with an even index, evaluation on the 500 of
 those with an odd one, no training. Seconds are processor seconds of one thread for making the weights; the
 study of the calibration images, made once, is apart. ``--bundled`` adds every bundled model on its 10,000
-test images. Peers that need packages of their own (Brevitas, Model Compression Toolkit) are run in an
-environment that has them, with ``--peers`` naming only those.
+test images.
+
+``--recipes`` and ``--peers`` take names from the tables, or ``none``. Brevitas and the Model Compression
+Toolkit hold other packages back, so each has an environment of its own, with paretoscope and that one in it::
+
+    pip install 'paretoscope[imagenet]' brevitas
+    python benchmarks/compression.py --recipes none --peers brevitas
+
+and the same with model-compression-toolkit and ``--peers mct``. What isn't installed is left out, and said.
 """
 
 import argparse
 import copy
+import importlib
 import json
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import compress
+from optimizer.compress import CompressedModel, compress
 from optimizer.data import load_images
 from optimizer.engines.openvino import prepare
 from optimizer.environment import describe, environment
+from optimizer.errors import unknown
 from optimizer.experiment import Subject, subject
+from optimizer.prune.channels import shrink
+from optimizer.prune.coupling import groups
+from optimizer.prune.matching import matched
+from optimizer.prune.plan import plan
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 from optimizer.studies import IMAGES, make
@@ -42,6 +59,10 @@ def pruned(sparsity: float, effort: str = "fast") -> PruneSpec:
     return PruneSpec("compensated", sparsity, allocation="measured", effort=effort)
 
 
+def narrowed(ratio: float) -> Recipe:
+    return Recipe(PruneSpec("channels", ratio, allocation="measured"))
+
+
 def rounded(bits: int | None = None, average: float | None = None) -> QuantizeSpec:
     return QuantizeSpec("compensated", bits or 32, average_bits=average, symmetric=False, range="mse")
 
@@ -50,21 +71,34 @@ RECIPES = {
     "50 %": Recipe(pruned(0.5)),
     "60 %": Recipe(pruned(0.6)),
     "70 %": Recipe(pruned(0.7)),
-    "50 %, best effort": Recipe(pruned(0.5, "best")),
-    "60 %, best effort": Recipe(pruned(0.6, "best")),
-    "70 %, best effort": Recipe(pruned(0.7, "best")),
+    "50 % best effort": Recipe(pruned(0.5, "best")),
+    "60 % best effort": Recipe(pruned(0.6, "best")),
+    "70 % best effort": Recipe(pruned(0.7, "best")),
     "2:4": Recipe(PruneSpec("compensated", pattern="2:4")),
-    "2:4, best effort": Recipe(PruneSpec("compensated", pattern="2:4", effort="best")),
+    "2:4 best effort": Recipe(PruneSpec("compensated", pattern="2:4", effort="best")),
     "4 bits": Recipe(quantize=rounded(4)),
     "3 bits": Recipe(quantize=rounded(3)),
     "4 bits on average": Recipe(quantize=rounded(average=4)),
     "3 bits on average": Recipe(quantize=rounded(average=3)),
-    "8 bits, int8 kernels": Recipe(quantize=QuantizeSpec("compensated", 8, activation_bits=8, range="mse")),
+    "8 bits int8 kernels": Recipe(quantize=QuantizeSpec("compensated", 8, activation_bits=8, range="mse")),
     "50 % and 4 bits": Recipe(pruned(0.5), rounded(4)),
+    "10 % of channels": narrowed(0.1),
+    "20 % of channels": narrowed(0.2),
     "50 % by magnitude": Recipe(PruneSpec(sparsity=0.5)),
+    "50 % by magnitude outputs matched": Recipe(PruneSpec(sparsity=0.5, match=True)),
     "4 bits to nearest": Recipe(quantize=QuantizeSpec(weight_bits=4)),
+    "4 bits to nearest equalised": Recipe(quantize=QuantizeSpec(weight_bits=4, equalise=True)),
 }
-ON_BUNDLED = ("50 %", "4 bits", "3 bits", "50 % and 4 bits", "50 % by magnitude", "4 bits to nearest")
+ON_BUNDLED = (
+    "50 %",
+    "4 bits",
+    "3 bits",
+    "50 % and 4 bits",
+    "50 % by magnitude",
+    "50 % by magnitude outputs matched",
+    "4 bits to nearest",
+    "4 bits to nearest equalised",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +143,30 @@ class Scorer:
 
     def right(self, recipe: Recipe, known: Study | None) -> tuple[int, float]:
         started = time.process_time()
-        compressed = compress(self.target.module, recipe, self.target.published, known)
+        compressed, network = self._compressed(recipe, known)
         seconds = time.process_time() - started
-        runner = self.build(compressed, self.images.calibration[:128], 0, 1)
+        build = prepare(network, self.target.input_shape) if network else self.build
+        runner = build(compressed, self.images.calibration[:128], 0, 1)
         answers = runner.score(self.images.evaluation.numpy()).argmax(1)
         return int((answers == self.images.labels).sum()), seconds
 
+    def _compressed(self, recipe: Recipe, known: Study | None) -> tuple[CompressedModel, nn.Module | None]:
+        """And the network that its weights belong to, where that isn't the model: it was made smaller, or
+        its biases were moved."""
+        module, calibration = self.target.module, self.images.calibration
+        if recipe.prune.shrinks:
+            assert known is not None
+            order = plan(module, calibration, moments=known.moments)
+            small = shrink(order, recipe.prune.share).module
+            return compress(small, replace(recipe, prune=PruneSpec())), small
+        compressed = compress(module, recipe, self.target.published, known)
+        if recipe.matches and (twin := matched(module, compressed.module, calibration)):
+            return compress(twin, Recipe(PruneSpec(threshold=0.0), recipe.quantize)), twin
+        return compressed, None
 
-def rows_of(model: str, images: Images, names: tuple[str, ...]) -> list[Row]:
+
+def rows_of(model: str, images: Images, names: Collection[str]) -> list[Row]:
     """The study first, then every recipe by it."""
-    torch.set_num_threads(1)
     scorer, total = Scorer(model, images), len(images.labels)
     started = time.process_time()
     known = make(scorer.target.module, images.calibration)
@@ -136,13 +184,51 @@ def _right_and(scorer: Scorer, recipe: Recipe, known: Study | None, total: int) 
     return correct, total, seconds
 
 
-# Peers: the same model, images and calibration. Each gives the module that is scored in torch.
+# Peers: the same model, images and calibration. Each gives what turns images [N, C, H, W] into logits: a
+# module, or a function.
+
+Answers = Callable[[Tensor], Any]
+Peer = Callable[[Subject, Images], Answers]
 
 
-def magnitude_and_batch_norm(sparsity: float) -> Callable[[Subject, Images], nn.Module]:
-    """``torch.nn.utils.prune``, global, then batch norm statistics taken anew on the calibration images."""
+def with_plain_convolutions(module: nn.Module) -> nn.Module:
+    """A copy with its padded convolutions as a padding and a convolution: libraries that go by a layer's
+    class would pass the model's own by."""
+    module = copy.deepcopy(module)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Conv2d) and type(child) is not nn.Conv2d:
+                plain = nn.Conv2d(
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,  # type: ignore[arg-type]
+                    child.stride,  # type: ignore[arg-type]
+                    child.padding,  # type: ignore[arg-type]
+                    child.dilation,  # type: ignore[arg-type]
+                    child.groups,
+                )
+                plain.weight, plain.bias = child.weight, child.bias
+                setattr(parent, name, nn.Sequential(*child.children(), plain))
+    return module.eval()
 
-    def run(target: Subject, images: Images) -> nn.Module:
+
+def with_batch_norm_anew(module: nn.Module, images: Images) -> nn.Module:
+    """Its statistics taken on the calibration images, a plain mean over the batches."""
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+    with torch.no_grad():
+        for part in images.calibration.split(32):
+            module(part)
+    return module.eval()
+
+
+def magnitude_and_batch_norm(sparsity: float) -> Peer:
+    """``torch.nn.utils.prune``, global, then batch norm anew."""
+
+    def run(target: Subject, images: Images) -> Answers:
         from torch.nn.utils import prune
 
         module = copy.deepcopy(target.loaded.module)
@@ -151,58 +237,87 @@ def magnitude_and_batch_norm(sparsity: float) -> Callable[[Subject, Images], nn.
         prune.global_unstructured(weights, pruning_method=prune.L1Unstructured, amount=sparsity)
         for layer in layers:
             prune.remove(layer, "weight")
-        norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over the batches
-            norm.train()
-        with torch.no_grad():
-            for part in images.calibration.split(32):
-                module(part)
-        return module.eval()
+        return with_batch_norm_anew(module, images)
 
     return run
 
 
-def nncf_prune(sparsity: float) -> Callable[[Subject, Images], nn.Module]:
-    def run(target: Subject, images: Images) -> nn.Module:
+def nncf_prune(sparsity: float) -> Peer:
+    """By magnitude over the whole model, then its own batch norm adaptation."""
+
+    def run(target: Subject, images: Images) -> Answers:
         import nncf
 
-        module = copy.deepcopy(target.loaded.module)
         made = nncf.prune(
-            module,
+            copy.deepcopy(target.loaded.module),
             mode=nncf.PruneMode.UNSTRUCTURED_MAGNITUDE_GLOBAL,
             ratio=sparsity,
             examples_inputs=images.calibration[:1],
         )
-        made = nncf.batch_norm_adaptation(
-            made, calibration_dataset=nncf.Dataset(images.calibration.split(32))
-        )
-        pruned_module: nn.Module = made.eval()
-        return pruned_module
+        batches = nncf.Dataset(images.calibration.split(32))
+        adapted: nn.Module = nncf.batch_norm_adaptation(made, calibration_dataset=batches)
+        return adapted.eval()
 
     return run
 
 
-def brevitas_gptq(bits: int) -> Callable[[Subject, Images], nn.Module]:
-    def run(target: Subject, images: Images) -> nn.Module:
+def nncf_int8(target: Subject, images: Images) -> Answers:
+    """Post-training quantization of weights and activations as it comes, on OpenVINO's kernels."""
+    import nncf
+    import openvino
+
+    graph = openvino.convert_model(target.module, example_input=images.calibration[:1])
+    graph.reshape([-1, *target.input_shape])
+    one_by_one = nncf.Dataset([one.numpy() for one in images.calibration.split(1)])
+    quantized = nncf.quantize(graph, one_by_one, subset_size=len(images.calibration))
+    compiled = openvino.compile_model(quantized, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda part: torch.from_numpy(compiled(part.numpy())[0])
+
+
+def torch_pruning(ratio: float) -> Peer:
+    """Channels by the magnitude of their group, then batch norm anew.
+
+    Those that a residual sum ties together stay, as in our own rows: to take them costs more.
+    """
+
+    def run(target: Subject, images: Images) -> Answers:
+        import torch_pruning as library  # type: ignore[import-untyped, import-not-found]
+
+        module = copy.deepcopy(target.loaded.module).requires_grad_()
+        held = [group for group in groups(target.module, target.input_shape) if group.held]
+        names = {name.removesuffix(".weight") for group in held for name in group.makers}
+        library.pruner.MagnitudePruner(
+            module,
+            images.calibration[:1],
+            importance=library.importance.MagnitudeImportance(p=2),
+            pruning_ratio=ratio,
+            ignored_layers=[module.get_submodule(name) for name in names],
+        ).step()
+        return with_batch_norm_anew(module, images)
+
+    return run
+
+
+def brevitas_gptq(bits: int, depthwise_bits: int) -> Peer:
+    """GPTQ on least-squares ranges, activations left alone."""
+
+    def run(target: Subject, images: Images) -> Answers:
         from brevitas.graph.gptq import gptq_mode
         from brevitas.graph.quantize import layerwise_quantize
         from brevitas.nn import QuantConv2d, QuantLinear
         from brevitas.quant import Int8WeightPerChannelFloatMSE
 
-        kinds = {
-            nn.Conv2d: (
-                QuantConv2d,
-                {"weight_quant": Int8WeightPerChannelFloatMSE, "weight_bit_width": bits},
-            ),
-            nn.Linear: (
-                QuantLinear,
-                {"weight_quant": Int8WeightPerChannelFloatMSE, "weight_bit_width": bits},
-            ),
+        how = {
+            "weight_quant": Int8WeightPerChannelFloatMSE,
+            "weight_bit_width": lambda layer: depthwise_bits if getattr(layer, "groups", 1) > 1 else bits,
         }
-        module: nn.Module = layerwise_quantize(copy.deepcopy(target.module), compute_layer_map=kinds)
+        module: nn.Module = layerwise_quantize(
+            with_plain_convolutions(target.module),
+            compute_layer_map={nn.Conv2d: (QuantConv2d, how), nn.Linear: (QuantLinear, how)},
+        )
         module.eval()
+        with torch.no_grad():
+            module(images.calibration[:1])  # the ranges are found at the first call
         with torch.no_grad(), gptq_mode(module, use_quant_activations=False) as gptq:
             for _ in range(gptq.num_layers):
                 for part in images.calibration.split(32):
@@ -213,32 +328,118 @@ def brevitas_gptq(bits: int) -> Callable[[Subject, Images], nn.Module]:
     return run
 
 
-PEERS: dict[str, dict[str, Callable[[Subject, Images], nn.Module]]] = {
-    "torch": {
-        f"torch.nn.utils.prune {share:.0%}, batch norm anew": magnitude_and_batch_norm(share)
-        for share in (0.5, 0.6, 0.7)
-    },
-    "nncf": {f"nncf.prune {share:.0%}, batch norm adapted": nncf_prune(share) for share in (0.5, 0.6)},
-    "brevitas": {f"Brevitas GPTQ {bits} bits": brevitas_gptq(bits) for bits in (4, 3)},
+def mct_mixed(average_bits: float) -> Peer:
+    """Each layer in 8, 4 or 2 bits, by an integer program under the memory that so many bits a weight take.
+
+    The platform's activations, 8 bits wide, are left alone, as in our own rows.
+    """
+
+    def run(target: Subject, images: Images) -> Answers:
+        import model_compression_toolkit as mct  # type: ignore[import-untyped, import-not-found]
+
+        def weights_only(options: Any) -> Any:
+            return options and options.clone_and_edit(enable_activation_quantization=False)
+
+        platform = mct.get_target_platform_capabilities()
+        kinds = [
+            kind.model_copy(update={"qc_options": weights_only(kind.qc_options)})
+            for kind in platform.operator_set
+        ]
+        platform = platform.model_copy(
+            update={"default_qco": weights_only(platform.default_qco), "operator_set": tuple(kinds)}
+        )
+        count = sum(weight.numel() for weight in target.published.values())
+        module: nn.Module
+        module, _ = mct.ptq.pytorch_post_training_quantization(
+            with_plain_convolutions(target.loaded.module),
+            lambda: ([part] for part in images.calibration.split(32)),
+            mct.core.ResourceUtilization(weights_memory=count * average_bits / 8),
+            mct.core.CoreConfig(mixed_precision_config=mct.core.MixedPrecisionQuantizationConfig()),
+            platform,
+        )
+        return module.eval()
+
+    return run
+
+
+@dataclass(frozen=True)
+class Library:
+    """``needs`` is imported first: it takes its seconds, and may be missing."""
+
+    needs: str
+    rows: Mapping[str, Peer]
+
+
+PEERS = {
+    "torch": Library(
+        "torch.nn.utils.prune",
+        {
+            f"torch.nn.utils.prune {share:.0%}, batch norm anew": magnitude_and_batch_norm(share)
+            for share in (0.5, 0.6, 0.7)
+        },
+    ),
+    "nncf": Library(
+        "nncf.torch",
+        {
+            **{f"nncf.prune {share:.0%}, batch norm adapted": nncf_prune(share) for share in (0.5, 0.6)},
+            "nncf.quantize, int8 weights and activations": nncf_int8,
+        },
+    ),
+    "torch-pruning": Library(
+        "torch_pruning",
+        {
+            f"Torch-Pruning {share:.0%} of channels, batch norm anew": torch_pruning(share)
+            for share in (0.1, 0.2)
+        },
+    ),
+    "brevitas": Library(
+        "brevitas.graph.gptq",
+        {
+            "Brevitas GPTQ 4 bits": brevitas_gptq(4, 4),
+            "Brevitas GPTQ 4 bits, depthwise 8": brevitas_gptq(4, 8),
+            "Brevitas GPTQ 3 bits": brevitas_gptq(3, 3),
+        },
+    ),
+    "mct": Library(
+        "model_compression_toolkit",
+        {f"MCT mixed precision, {bits} bits on average": mct_mixed(bits) for bits in (4, 3)},
+    ),
 }
 
 
-def peer_rows(images: Images, names: list[str]) -> list[Row]:
+def peer_rows(images: Images, names: Collection[str]) -> list[Row]:
     target, rows = subject(MODEL), []
-    for name in names:
-        for what, run in PEERS[name].items():
-            started = time.process_time()
+    for library in (PEERS[name] for name in names):
+        for what, run in library.rows.items():
             try:
-                module = run(target, images)
-            except ImportError as error:
-                print(f"{what}: left out, {error}", file=sys.stderr)
+                with output_aside():
+                    importlib.import_module(library.needs)
+                    started = time.process_time()
+                    answers = run(target, images)
+                    seconds = time.process_time() - started
+                with torch.no_grad():
+                    parts = [answers(part).argmax(1) for part in images.evaluation.split(8)]
+            except Exception as error:  # other people's code, on versions that it may not know
+                print(f"{what}: left out, {type(error).__name__}: {error}", file=sys.stderr)
                 continue
-            seconds = time.process_time() - started
-            with torch.no_grad():
-                answers = torch.cat([module(part).argmax(1) for part in images.evaluation.split(8)]).numpy()
-            rows.append(Row(MODEL, what, int((answers == images.labels).sum()), len(images.labels), seconds))
+            correct = int((torch.cat(parts).numpy() == images.labels).sum())
+            rows.append(Row(MODEL, what, correct, len(images.labels), seconds))
             print(_words(rows[-1]), file=sys.stderr)
     return rows
+
+
+@contextmanager
+def output_aside() -> Iterator[None]:
+    """What libraries print, and the solvers that they start, goes to stderr: stdout is for the table."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def photographs(folder: Path) -> Images:
@@ -255,6 +456,19 @@ def photographs(folder: Path) -> Images:
         return images_of(MODEL, DataSpec(path=str(halves[1]), calibration=str(halves[0])))
 
 
+def chosen(kind: str, known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
+    """Reads ``a,b`` or ``none``, for argparse."""
+
+    def read(text: str) -> tuple[str, ...]:
+        names = () if text == "none" else tuple(name.strip() for name in text.split(","))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{unknown(kind, name, known)}, or none")
+        return names
+
+    return read
+
+
 def _words(row: Row) -> str:
     return f"{row.model:<20}{row.what:<44}{row.accuracy:>8.4f}{row.seconds:>9.1f} s"
 
@@ -263,19 +477,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS)
-    parser.add_argument("--peers", default="torch,nncf,brevitas")
+    parser.add_argument("--recipes", type=chosen("recipe", RECIPES), default=tuple(RECIPES))
+    parser.add_argument("--peers", type=chosen("peer", PEERS), default=tuple(PEERS))
     parser.add_argument("--bundled", action="store_true")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     rows: list[Row] = []
     if options.images.is_dir():
         images = photographs(options.images)
-        rows += rows_of(MODEL, images, tuple(RECIPES))
-        rows += peer_rows(images, [name for name in options.peers.split(",") if name])
+        rows += rows_of(MODEL, images, options.recipes) if options.recipes else []
+        rows += peer_rows(images, options.peers)
     else:
         print(f"no photographs at {options.images}: give --images FOLDER", file=sys.stderr)
     if options.bundled:
-        for model in BUNDLED:
-            rows += rows_of(model, images_of(model, DataSpec()), ON_BUNDLED)
+        names = [name for name in ON_BUNDLED if name in options.recipes]
+        for model in BUNDLED if names else ():
+            rows += rows_of(model, images_of(model, DataSpec()), names)
     if options.json:
         plain = [{**asdict(row), "accuracy": row.accuracy} for row in rows]
         print(json.dumps({"environment": describe(environment()), "rows": plain}))
