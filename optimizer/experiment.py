@@ -162,8 +162,8 @@ def study(request: Request, report: Report = quiet) -> Study:
 def compressed_model(request: Request, report: Report = quiet) -> CompressedModel:
     """The model after the request's recipe. Raises InputError."""
     target, recipe = subject(request.model), request.recipe
-    if recipe.trains or (recipe.matches and not recipe.prune.shrinks):
-        return _followed_up_and_rounded(request, report)
+    if _is_followed_up(recipe):
+        return _rounded(request, report)
     if recipe.prune.shrinks:
         small = shrunk(request, report)
         rest = replace(recipe, prune=PruneSpec())
@@ -176,55 +176,71 @@ def compressed_model(request: Request, report: Report = quiet) -> CompressedMode
     return compress(target.module, recipe, target.published, known)
 
 
-def _followed_up_and_rounded(request: Request, report: Report) -> CompressedModel:
-    """Prune, match outputs, train on what is left, and round that on the fixed mask."""
-    recipe = request.recipe
-    pruned = Recipe(recipe.prune, layers=tuple(replace(one, weight_bits=None) for one in recipe.layers))
-    asked = replace(request, recipe=pruned, settings=Settings())
-    student = compressed_model(_unmatched(asked), report)
+def network_of(request: Request, report: Report = quiet) -> nn.Module:
+    """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
+    weights when channels were removed, outputs matched, or the network trained. Raises InputError."""
+    if _is_followed_up(request.recipe):
+        return followed_up(request, report).module
+    return shrunk(request, report) if request.recipe.prune.shrinks else subject(request.model).module
+
+
+def build_of(request: Request, report: Report = quiet) -> Build:
+    """What an engine prepares for the request's recipe. Raises InputError."""
+    network = network_of(request, report)
+    if network is subject(request.model).module:
+        return builder(request.model, request.engine)
+    return _built_for(network, request.engine, subject(request.model).input_shape)
+
+
+def _is_followed_up(recipe: Recipe) -> bool:
+    return recipe.trains or (recipe.matches and not recipe.prune.shrinks)
+
+
+@dataclass(frozen=True)
+class FollowedUp:
+    """A pruned network whose outputs were matched, or which was trained; the thresholds it was pruned at."""
+
+    module: nn.Module
+    thresholds: dict[str, float]
+
+
+def followed_up(request: Request, report: Report = quiet) -> FollowedUp:
+    """Prune, match outputs, and train on what is left, whatever is rounded later. Raises InputError."""
+    layers = tuple(replace(one, weight_bits=None) for one in request.recipe.layers)
+    recipe = Recipe(request.recipe.prune, layers=layers, training_seconds=request.recipe.training_seconds)
+    asked = replace(request, recipe=recipe, engine="openvino", settings=Settings())
+    return _followed_up(asked, Setting.of(asked).files, Telling(report))
+
+
+@lru_cache(maxsize=2)
+def _followed_up(request: Request, files: str, telling: "Telling") -> FollowedUp:
+    recipe, report = request.recipe, telling.report
+    student = compressed_model(_unmatched(_untrained(request)), report)
     images, teacher = _studied(request), subject(request.model).module
-    masks = {name: weight.mask for name, weight in student.weights.items()}
     module = student.module
     with turn(report):
-        if pruned.matches and not pruned.prune.shrinks:
-            module = _matched(asked, Setting.of(asked).files, Student(module), Telling(report)) or module
+        if recipe.matches and not recipe.prune.shrinks:
+            module = matched(teacher, module, images, report=report) or module
         if recipe.trains:
+            masks = {name: weight.mask for name, weight in student.weights.items()}
             module = trained(module, teacher, masks, images, recipe.training_seconds, report)
+    return FollowedUp(module, {name: weight.threshold for name, weight in student.weights.items()})
+
+
+def _rounded(request: Request, report: Report) -> CompressedModel:
+    """What was followed up, rounded on the fixed mask."""
+    recipe, pruned = request.recipe, followed_up(request, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
     known = None
     if rest.needs_data:
         with turn(report):
-            known = study_of(module, images, report)
-    made = compress(module, rest, study=known)
+            known = study_of(pruned.module, _studied(request), report)
+    made = compress(pruned.module, rest, study=known)
     weights = {
-        name: replace(weight, threshold=student.weights[name].threshold)
-        for name, weight in made.weights.items()
+        name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
     }
     return replace(made, recipe=recipe, weights=weights)
-
-
-@dataclass(frozen=True)
-class Student:
-    """The pruned network of a request, which says all that it depends on: all are equal."""
-
-    module: nn.Module = field(compare=False)
-
-
-@lru_cache(maxsize=2)
-def _matched(request: Request, files: str, student: Student, telling: "Telling") -> nn.Module | None:
-    """The student with the dense network's outputs, layer by layer; None where that doesn't help."""
-    images = _studied(request)
-    return matched(subject(request.model).module, student.module, images, report=telling.report)
-
-
-def build_of(request: Request, report: Report = quiet) -> Build:
-    """What an engine prepares for the request's recipe: of the model, or of the smaller one that comes of
-    it."""
-    if request.recipe.prune.shrinks:
-        shape = subject(request.model).input_shape
-        return _built_for(shrunk(request, report), request.engine, shape)
-    return builder(request.model, request.engine)
 
 
 def shrunk(request: Request, report: Report = quiet) -> nn.Module:

@@ -156,7 +156,7 @@ def _artifact(request: tuple[str, Request], report: Report) -> bytes:
     report(None, "compressing")
     take_away = artifacts.TakeAway(
         card=target.loaded.card,
-        module=experiment.shrunk(wanted, report) if wanted.recipe.prune.shrinks else target.module,
+        module=experiment.network_of(wanted, report),
         compressed=experiment.compressed_model(wanted, report),
         calibration=experiment.activation_images(wanted),
         threads=experiment.resolve_threads(wanted.settings.threads),

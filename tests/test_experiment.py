@@ -9,6 +9,7 @@ import torch
 
 from optimizer import experiment, latency
 from optimizer.data import load_images
+from optimizer.engines import engine_named
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError
 from optimizer.experiment import inspect, measure, score, subject
@@ -310,3 +311,28 @@ def test_more_threads_than_cores_are_refused() -> None:
     cores = threads_available()
     with pytest.raises(InputError, match=f"{cores + 1} threads are more than this machine's {cores} cores"):
         measure(request(HALF, settings=Settings(threads=cores + 1)))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "sparse", "compile"])
+@pytest.mark.parametrize(
+    "followed_up",
+    [
+        Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
+        Recipe(PruneSpec(sparsity=0.8), training_seconds=1.0),
+    ],
+    ids=["matched", "trained"],
+)
+def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, engine: str) -> None:
+    """Matching and training change more than layers' weights."""
+    if problem := engine_named(engine).problem():
+        pytest.skip(problem)
+    asked = request(followed_up, engine=engine)
+    compressed = experiment.compressed_model(asked)
+    images = torch.rand(8, *subject(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
+    runner = experiment.build_of(asked)(compressed, images, 1, 1)
+    with torch.inference_mode():
+        expected = compressed.module(images).numpy()
+    np.testing.assert_allclose(runner.score(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())
+    before = dict(subject(asked.model).module.named_parameters())
+    others = [name for name, _ in compressed.module.named_parameters() if name not in compressed.weights]
+    assert any(not torch.equal(compressed.module.get_parameter(name), before[name]) for name in others)
