@@ -8,6 +8,7 @@ from pages import common
 COMPACT = """
 .stMainBlockContainer { padding: 4rem 2.5rem 2rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
+@media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 """
 
 page = common.navigation()
@@ -15,3 +16,4 @@ st.html(f"<style>{COMPACT}</style>")
 with common.errors_in_words():
     common.sidebar()
     page.run()
+    common.follow_theme()

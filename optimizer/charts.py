@@ -34,7 +34,7 @@ from optimizer.figures import (
     count,
     figure,
 )
-from optimizer.frame import Measure, Summary, frontier_mask, realisation, summarise
+from optimizer.frame import FALLBACK, Measure, Summary, frontier_mask, realisation, summarise
 from optimizer.metrics import format_count, format_ns, format_p, format_percent, format_ratio, metric
 from optimizer.recipe import PRECISIONS, WEIGHT_BITS, PruneSpec, Recipe
 from optimizer.records import Anatomy, LayerFacts, Result, Sensitivity
@@ -87,7 +87,7 @@ def hover(summary: Summary) -> str:
         f"latency {summary.text('latency')}",
         f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
-        f"ran: {summary.realisation}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
+        f"ran: {_ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
         f"batch {summary.batch}",
     ]
     if summary.measures["memory"].value is not None:
@@ -295,17 +295,33 @@ def accuracy_info(
     ]
     points = [item.point for item in placed]
     baseline = _reference(summaries, selected, "accuracy")
-    low, high = _padded(*_extent(points, baseline))
+    series = _group(_few_options(placed), selected)
+    low, high = _padded(*_near_the_lines(series, baseline))
+    below = sum(point.y < low for point in points)
     return Lines(
         "Accuracy against sparsity",
         x,
         Axis(f"{title}, {_images_of(summaries)}", "%", "higher", span=(max(low, -2), min(high, 102))),
-        _group(_few_options(placed), selected),
+        series,
         baseline,
         _selected(points, selected),
         None if selected in {point.key for point in points} else cursor,
         legend_title="weight bits",
+        note=f"{below} {'lies' if below == 1 else 'lie'} below" if below else "",
     )
+
+
+LEAST_ROOM_POINTS = 5.0
+
+
+def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:
+    """The lines decide how far an axis goes down: recipes that recede get as much room below as the lines
+    take, and at least some points; a collapsed one would squeeze all the others."""
+    points = [point for line in series for point in line.points]
+    drawn = [point for line in series if line.line != "none" or not line.small for point in line.points]
+    low, high = _extent(drawn or points, baseline)
+    lowest = low - max(high - low, LEAST_ROOM_POINTS)
+    return _extent([point for point in points if point in drawn or point.y >= lowest], baseline)
 
 
 def _images_of(summaries: Sequence[Summary]) -> str:
@@ -422,7 +438,7 @@ def latency_info(
     summaries = [summarise(result) for result in results]
     measured = metric(name)
     x = Axis("weights removed", "%", span=(-3, 100))
-    label = "time of a call ÷ uncompressed" if name == "latency_ratio" else f"{measured.label} of a call"
+    label = "time ÷ uncompressed" if name == "latency_ratio" else f"{measured.label} of a call"
     y = Axis(f"{label}, from 0", measured.unit, measured.direction)
     if not summaries:
         return Lines("Latency against sparsity", x, y, cursor=cursor)
@@ -453,7 +469,7 @@ def latency_info(
         baseline,
         _selected(points, selected),
         None if selected in {point.key for point in points} else cursor,
-        note="dashed: on another engine" if engine and any(line.line == "dash" for line in series) else "",
+        note="dashed: another engine" if engine and any(line.line == "dash" for line in series) else "",
     )
 
 
@@ -468,10 +484,15 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[st
     return dict(ranked)  # the last one stays
 
 
+def _ran(summary: Summary) -> str:
+    """What the kernels really did, also where ours were not there."""
+    return FALLBACK if summary.fallback and summary.skipping else summary.realisation
+
+
 def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -> tuple[Any, Series]:
     """Its name, with what else tells on the clock, the engine where each has its own lines, and the machine
     where it is another. The first engine's lines are solid; layers apart make no line."""
-    name, colour = summary.realisation, summary.realisation
+    name, colour = _ran(summary), summary.realisation
     recipe = summary.recipe
     if recipe.prune.shrinks and recipe.prune.snap > 1:
         name += f", snapped to {recipe.prune.snap}"
@@ -552,8 +573,8 @@ def frontier_info(
         baseline,
         _selected(points, selected),
         note=" · ".join(
-            ["faint: beaten in both"] * bool(dominated)
-            + [f"{far} above {LARGEST_DROP_POINTS:.0f} not shown"] * bool(far)
+            ["faint: beaten"] * bool(dominated)
+            + [f"{far} {'lies' if far == 1 else 'lie'} above {LARGEST_DROP_POINTS:.0f}"] * bool(far)
         ),
     )
 

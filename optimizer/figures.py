@@ -18,11 +18,16 @@ from optimizer.theme import FONT, Theme, theme
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
+MOST_LETTERS = 68
+"""A heading with more is broken: in a telephone's width more would be cut off."""
+LINE_PIXELS = 16
 LEGEND_PIXELS = 42
 """From the axis down to the legend: tick labels and the axis title lie between."""
 
 LABEL_PIXELS = 5
 """From the baseline to its name: points near it keep their error bars clear of the words."""
+LABEL_SHARE = 0.25
+"""Of a small chart's height: nearer to its lower edge a name below the baseline would cover the ticks."""
 
 NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
@@ -239,7 +244,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     layout["legend"] = {
         "title": {"text": info.legend_title},
         "y": -LEGEND_PIXELS
-        / max(LEGEND_PIXELS, layout["height"] - MARGIN["t"] - MARGIN["b"] - LEGEND_PIXELS),
+        / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
     }
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
     layout["shapes"], layout["annotations"] = _marks(info, colours)
@@ -335,13 +340,28 @@ def _middle(name: str, most: int = 22) -> str:
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
 
 
+def _broken(heading: str) -> list[str]:
+    """A heading in as many lines as it takes, broken between its parts."""
+    lines = [""]
+    for part in heading.split(" · "):
+        longer = " · ".join(filter(None, (lines[-1], part)))
+        if len(longer) <= MOST_LETTERS or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
+
+
 def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]:
+    lines = _broken(heading)
+    small = "<br>".join(map(html.escape, lines))
     return {
         "template": template(dark),
         "height": height,
+        "margin": MARGIN | {"t": MARGIN["t"] + LINE_PIXELS * (len(lines) - 1)},
         "title": {
             "text": f"<b>{html.escape(title)}</b><br>"
-            f'<span style="font-size:12px;color:{theme(dark).muted}">{html.escape(heading)}</span>',
+            f'<span style="font-size:12px;color:{theme(dark).muted}">{small}</span>',
             "font": {"size": 14},
             "x": 0,
             "xref": "container",
@@ -489,7 +509,7 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
     annotations: list[dict[str, Any]] = []
     small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
     if info.reference:
-        low = _is_low(info.reference.y, info.y)
+        low = _is_low(info.reference.y, info.y, LABEL_SHARE)
         y = info.reference.y * _FACTORS.get(info.y.unit, 1)
         line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
@@ -525,19 +545,20 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
                 "xanchor": "left" if early else "right",
                 "xshift": LABEL_PIXELS if early else -LABEL_PIXELS,
                 "yref": "paper",
-                "y": 0,
-                "yanchor": "bottom",
+                "y": 1,
+                "yanchor": "top",
             }
         )
     return shapes, annotations
 
 
-def _is_low(value: float, axis: Axis) -> bool:
-    """Whether ``value`` lies in the lower half of the axis, where a label has its place below the line."""
+def _is_low(value: float, axis: Axis, least: float = 0.0) -> bool:
+    """Whether ``value`` lies in the lower half of the axis, where a label has its place below the line; not
+    below the share ``least`` of it, where there is no room."""
     if axis.span is None:
         return False
     low, value, high = (math.log(v) if axis.log else v for v in (axis.span[0], value, axis.span[1]))
-    return value < (low + high) / 2
+    return least <= (value - low) / (high - low) < 0.5
 
 
 def count(number: int, noun: str) -> str:

@@ -65,8 +65,8 @@ class Summary:
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
     recipe that was really timed when another one with the same instructions was. ``skipping`` of ``layers``
-    ran on kernels that skip zeros. ``simulated`` and ``noise`` are reasons in words. Hashes by identity:
-    :func:`summarise` gives one object a measurement.
+    ran on kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
+    reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
 
     key: str
@@ -91,6 +91,7 @@ class Summary:
     realisation: str
     skipping: int
     layers: int
+    fallback: str
     precisions: Mapping[str, int]
     simulated: tuple[str, ...]
     badges: tuple[Badge, ...]
@@ -175,6 +176,7 @@ def _derive(result: Result) -> Summary:
         shared_with=None if shared == recipe.describe() else shared,
         realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
         skipping=len(skipping(result.execution)),
+        fallback=fallback(result.execution),
         layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
@@ -267,6 +269,15 @@ def realisation(execution: Execution) -> str:
 def skipping(execution: Execution) -> tuple[str, ...]:
     """The layers, in the order of the network, whose kernels skip zeros."""
     return tuple(layer.name for layer in execution.layers if _skips(layer.kernel))
+
+
+FALLBACK = "torch CSR"
+"""What skips zeros where the sparse engine has no kernels."""
+
+
+def fallback(execution: Execution) -> str:
+    """Why torch's sparse matrices stood in for the sparse engine's kernels, or nothing where they did not."""
+    return next((words for words in execution.simulated if words.startswith("no sparse kernels here")), "")
 
 
 def _skips(kernel: str) -> bool:

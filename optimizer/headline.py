@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.frame import Summary
+from optimizer.frame import FALLBACK, Summary
 from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
@@ -159,6 +159,7 @@ def _latency(summary: Summary | None) -> Headline:
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
         help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
         f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
+        + (f" {summary.fallback[0].upper()}{summary.fallback[1:]}." if summary.fallback else "")
         + (
             f" Timed with: {summary.shared_with}, which runs the same instructions."
             if summary.shared_with
@@ -174,7 +175,7 @@ def _latency(summary: Summary | None) -> Headline:
 
 def _ran(summary: Summary) -> str:
     """The engine, and what its kernels did. The sparse engine decides that for each layer."""
-    engine = engine_label(summary.request.engine)
+    engine = FALLBACK if summary.fallback else engine_label(summary.request.engine)
     if summary.request.engine == "sparse":
         return f"{engine} in {summary.skipping or 'none'} of {summary.layers} layers"
     return f"{engine}, {summary.realisation}"

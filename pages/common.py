@@ -379,6 +379,22 @@ def dark() -> bool:
     return st.context.theme.type == "dark"
 
 
+FOLLOW = """
+export default ({ data, parentElement, setTriggerValue }) => {
+    const host = parentElement.host ?? parentElement;
+    const scheme = getComputedStyle(host).colorScheme;
+    if (data && scheme !== data) setTriggerValue("switched", scheme);
+}
+"""
+"""Runs when it is mounted and whenever the theme changes."""
+
+
+def follow_theme() -> None:
+    """Draw the page anew when its visitor switches between light and dark: charts bring their own colours."""
+    component = st.components.v2.component("paretoscope_theme", js=FOLLOW)
+    component(data=st.context.theme.type, key="theme", on_switched_change=lambda: None)
+
+
 def chart(info: Lines | Bars | Stacks, key: str, height: int = 240) -> None:
     """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
     st.plotly_chart(
@@ -388,7 +404,7 @@ def chart(info: Lines | Bars | Stacks, key: str, height: int = 240) -> None:
         alt=alternative(info),
         config={
             "displaylogo": False,
-            "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
             "toImageButtonOptions": {
                 "format": st.session_state.get("picture", "png"),
                 "filename": f"paretoscope-{key}",

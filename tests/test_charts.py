@@ -24,7 +24,7 @@ from optimizer.charts import (
     size_info,
 )
 from optimizer.errors import InputError
-from optimizer.figures import Axis, Bars, Lines, Point, Series
+from optimizer.figures import MOST_LETTERS, Axis, Bars, Lines, Point, Series
 from optimizer.frame import summarise
 from optimizer.recipe import WEIGHT_BITS, Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Anatomy, Result, Sensitivity
@@ -156,6 +156,33 @@ def test_recipes_of_another_family_recede() -> None:
     }
     assert {(point.x, point.y) for point in series(chosen, "other recipes").points} == rounded
     assert series(chosen, "32") == series(info, "32")  # what is not rounded goes with any rounding
+
+
+def test_collapsed_recipes_that_recede_do_not_squeeze_the_lines_and_are_counted() -> None:
+    tensor = QuantizeSpec(weight_bits=2, granularity="tensor")
+    near = make_result(Recipe(recipe(0.7).prune, replace(tensor, weight_bits=3)))
+    collapsed = make_result(Recipe(recipe(0.9).prune, tensor))
+    lines = [one for one in SWEEP if one.request.recipe.prune.sparsity in (None, 0.3, 0.5)]
+    info, alone = accuracy_info([*lines, near, collapsed]), accuracy_info(lines)
+    assert len(series(info, "other recipes").points) == 2
+    assert info.y.span is not None
+    assert alone.y.span is not None
+    assert info.y.span[0] > 80
+    assert info.y.span[1] - info.y.span[0] <= 2.2 * (alone.y.span[1] - alone.y.span[0])
+    assert (info.note, alone.note) == ("1 lies below", "")
+    chosen = accuracy_info([*lines, near, collapsed], collapsed.key)
+    assert chosen.y.span is not None
+    assert chosen.y.span[0] < 29
+    assert chosen.note == ""
+
+
+def test_a_long_heading_is_broken_between_its_parts_and_the_plot_makes_room() -> None:
+    info = ALL["frontier"]
+    short, long = (figure(replace(info, note=note)).layout for note in ("faint", " · ".join(["more"] * 12)))  # type: ignore[type-var]
+    assert short.title.text.count("<br>") == 1
+    assert long.title.text.count("<br>") == 2
+    assert long.margin.t > short.margin.t
+    assert max(len(re.sub("<.*?>", "", line)) for line in long.title.text.split("<br>")) <= MOST_LETTERS
 
 
 def test_grids_that_are_best_for_their_width_are_of_one_family() -> None:
@@ -318,8 +345,18 @@ def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> Non
         others, *drawn = info.series
         assert [(line.name, line.line) for line in drawn] == expected
         assert others.name == "others"
-        assert info.note == "dashed: on another engine"
+        assert info.note == "dashed: another engine"
         assert (eager.key in {point.key for point in others.points}) == (engine != "torch")
+
+
+def test_where_torch_stands_in_for_our_kernels_its_name_is_on_the_line() -> None:
+    skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
+    layers = tuple(replace(layer, kernel="torch CSR, 9 weights") for layer in skipped.execution.layers)
+    why = "no sparse kernels here (none was built): torch's CSR for 9 of 9 layers"
+    skipped = remade(skipped, execution=replace(skipped.execution, layers=layers, simulated=(why,)))
+    line = series(latency_info([*SWEEP, skipped], engine="sparse"), "torch CSR")
+    assert (line.colour, line.points[0].marker) == ("sparse kernels", "diamond")
+    assert "ran: torch CSR" in line.points[0].hover
 
 
 def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
@@ -365,7 +402,7 @@ def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:
     info = frontier_info(SWEEP)
     far = sum(summarise(result).drop.points > 15 for result in SWEEP)
     assert far > 0
-    assert info.note.endswith(f"{far} above 15 not shown")
+    assert info.note.endswith(f"{far} lie above 15")
     assert info.y.span is not None
     assert info.y.span[1] < 25
     collapsed = key_of(SWEEP, 0.9, 3)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from factories import LAYERS, make_result, recipe
+from factories import LAYERS, make_result, recipe, remade
 
 from optimizer.errors import InputError
 from optimizer.frame import summarise
@@ -124,3 +124,16 @@ def test_latency_names_the_engine_and_what_its_kernels_did() -> None:
     sparse = make_result(recipe(0.8), engine="sparse")
     basis = of(sparse)["Latency"].basis  # type: ignore[attr-defined]
     assert basis.startswith(f"sparse kernels in none of {len(LAYERS)} layers, 1 image")
+
+
+def test_latency_says_what_stood_in_for_the_sparse_kernels_and_why() -> None:
+    sparse = make_result(recipe(0.8), engine="sparse")
+    first, *rest = sparse.execution.layers
+    execution = replace(
+        sparse.execution,
+        layers=(replace(first, kernel="torch CSR, 12 weights"), *rest),
+        simulated=("no sparse kernels here (none was built): torch's CSR for 1 of 3 layers",),
+    )
+    card = headlines(summarise(remade(sparse, execution=execution)), sparse.inspection)[2]
+    assert card.basis.startswith(f"torch CSR in 1 of {len(LAYERS)} layers, 1 image")
+    assert "No sparse kernels here (none was built)" in card.help

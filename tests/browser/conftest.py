@@ -264,6 +264,14 @@ def choose(page: Page, group: str, option: str) -> None:
     act(page, radio.click)
 
 
+def toggle(page: Page, label: str) -> Locator:
+    return page.get_by_test_id("stCheckbox").filter(has_text=label)
+
+
+def flip(page: Page, label: str) -> None:
+    act(page, toggle(page, label).click)
+
+
 def pick(page: Page, box: str, option: str) -> None:
     """Take one of a list's options, typing to find it."""
     field = page.get_by_role("combobox", name=box)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Dashboard, Visit, act, card, cards, choose, move, pick
+from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, toggle
 from optimizer.metrics import METRICS, format_bytes
 
 pytestmark = pytest.mark.browser
@@ -115,8 +115,45 @@ def test_bits_that_differ_by_layer(visit: Visit, dashboard: Dashboard) -> None:
     recipe = ("fashion-resnet", "--rounding", "compensated")
     expect_figures(page, dashboard.measured(*recipe, "--weight-bits", "4"))
     page.get_by_role("button", name="More").click()
-    act(page, page.get_by_test_id("stCheckbox").filter(has_text="Widths differ").click)
+    flip(page, "Widths differ")
     expect_figures(page, dashboard.measured(*recipe, "--average-bits", "4"))
+
+
+def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboard) -> None:
+    """Each changes the figures where the method has a use for it, and is in the address; the other methods
+    don't offer it."""
+    page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=70")
+    pruned = dashboard.measured("fashion-resnet", "--sparsity", "0.7")
+    expect_figures(page, pruned)
+    page.get_by_role("button", name="More").click()
+    flip(page, "Match outputs")
+    assert "match=true" in page.url
+    matched = dashboard.measured("fashion-resnet", "--sparsity", "0.7", "--match")
+    expect_figures(page, matched)
+    assert matched["accuracy"]["correct"] > pruned["accuracy"]["correct"]
+    expect(page.get_by_text("outputs matched").first).to_be_visible()
+
+    page = visit("/?model=fashion-mlp&method=Magnitude&bits=3")
+    page.get_by_role("button", name="More").click()
+    choose(page, "One grid", "a tensor")
+    recipe = ("fashion-mlp", "--weight-bits", "3", "--granularity", "tensor")
+    plain = dashboard.measured(*recipe)
+    expect_figures(page, plain)
+    flip(page, "Equalise channels")
+    assert "equalise=true" in page.url
+    equalised = dashboard.measured(*recipe, "--equalise")
+    expect_figures(page, equalised)
+    assert equalised["accuracy"]["correct"] != plain["accuracy"]["correct"]
+    other = visit(page.url.removeprefix(dashboard.url))
+    expect_figures(other, equalised)
+
+    choose(page, "Weights are rounded", "compensated")
+    expect(toggle(page, "Equalise channels")).to_have_count(0)
+    page.keyboard.press("Escape")
+    pick(page, "Method", "Compensated")
+    page.get_by_role("button", name="More").click()
+    expect(page.get_by_role("combobox", name="Pattern")).to_be_visible()
+    expect(toggle(page, "Match outputs")).to_have_count(0)
 
 
 def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:

@@ -95,3 +95,16 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     plain = dashboard.measured("fashion-mlp", "--sparsity", "0.5")
     expect_figures(page, plain)
     assert json.dumps(plain["weights"]) != json.dumps(apart["weights"])
+
+
+def test_layers_that_belong_together_are_shown(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit("/layers?model=fashion-resnet")
+    expect(page.get_by_role("heading", name="Layers that belong together")).to_be_visible()
+    table = table_of(page, 1)
+    assert list(table) == ["layers", "why", "channels", "together", "apart"]
+    names = set(table_of(page)["layer"].str.removesuffix(".weight"))
+    for layers in table["layers"].str.split(" + ", regex=False):
+        assert len(layers) > 1
+        assert names.issuperset(layers)
+    assert (table["channels"] > 0).all()
+    assert (table[["together", "apart"]] > 0).all(axis=None)

@@ -23,6 +23,18 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
             assert overflow(page) <= 0, (scheme, width)
 
 
+def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
+    page = visit("/?model=fashion-resnet&method=Magnitude&sparsity=50", color_scheme="light")
+    titles = page.locator(".js-plotly-plot .gtitle")
+    for theme in (DARK, LIGHT):
+        page.emulate_media(color_scheme="dark" if theme is DARK else "light")
+        for number in range(titles.count()):
+            expect(titles.nth(number)).to_have_css("fill", rgb(theme.text))
+    page.get_by_test_id("stMainMenu").click()
+    page.get_by_role("menuitemradio", name="Dark").click()
+    expect(titles.first).to_have_css("fill", rgb(DARK.text))
+
+
 def rgb(colour: str) -> str:
     return f"rgb({', '.join(str(byte) for byte in bytes.fromhex(colour.removeprefix('#')))})"
 
