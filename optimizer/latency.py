@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +30,8 @@ SHORTEST_SAMPLE_SECONDS = 1e-3
 @dataclass(frozen=True, slots=True)
 class Effort:
     """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``least_rounds``. A noisy
-    series is measured again, up to ``attempts`` in all: a short one may lie within a single disturbance."""
+    series is measured again, up to ``attempts`` in all and each time longer: a short one may lie within a
+    single disturbance, and more rounds tell better what the baseline is against itself."""
 
     warmup_calls: int
     warmup_seconds: float
@@ -121,10 +122,9 @@ def measure_latency(
 ) -> Latency:
     """Compare one variant with its baseline. A noisy series is measured again, the last kept as it is."""
     effort = EFFORTS[settings.quick]
-    attempts = 0
-    while attempts < effort.attempts:
-        attempts += 1
-        series = time_interleaved(baselines, {"variant": variant}, images, settings, effort)
+    for attempts in range(1, effort.attempts + 1):
+        longer = replace(effort, seconds=attempts * effort.seconds)
+        series = time_interleaved(baselines, {"variant": variant}, images, settings, longer)
         variant_ns = series.variants_ns["variant"]
         if not summarise_latency(series.baseline_ns, variant_ns, series.stolen_share).noise:
             break
