@@ -21,6 +21,7 @@ def ratio(page: Page, execution: str) -> float:
 def test_the_share_removed(visit: Visit) -> None:
     page = visit("/complexity")
     time = page.get_by_role("figure", name="Time against the number of weights")
+    expect(time).to_contain_text(re.compile(r"rows removed, slope [\d.]+"))  # drawn
     slopes = dict(re.findall(r"([a-z][a-z ]+), slope ([\d.]+)", time.inner_text()))
     assert {"dense", "sparse kernel", "csr", "rows removed"} <= set(slopes)
     assert 0.6 < float(slopes["sparse kernel"]) < 1.5
