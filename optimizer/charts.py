@@ -317,11 +317,13 @@ LEAST_ROOM_POINTS = 5.0
 def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:
     """The lines decide how far an axis goes down: recipes that recede get as much room below as the lines
     take, and at least some points; a collapsed one would squeeze all the others."""
-    points = [point for line in series for point in line.points]
-    drawn = [point for line in series if line.line != "none" or not line.small for point in line.points]
-    low, high = _extent(drawn or points, baseline)
+    drawn, faint = (
+        [point for line in series if (line.line == "none" and line.small) is recedes for point in line.points]
+        for recedes in (False, True)
+    )
+    low, high = _extent(drawn or faint, baseline)
     lowest = low - max(high - low, LEAST_ROOM_POINTS)
-    return _extent([point for point in points if point in drawn or point.y >= lowest], baseline)
+    return _extent([*drawn, *(point for point in faint if point.y >= lowest)], baseline)
 
 
 def _images_of(summaries: Sequence[Summary]) -> str:
