@@ -35,20 +35,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel, compress
+from optimizer.compress import CompressedModel
 from optimizer.data import load_images
-from optimizer.engines.openvino import prepare
 from optimizer.environment import describe, environment
 from optimizer.errors import unknown
-from optimizer.experiment import Subject, subject
-from optimizer.prune.channels import shrink
+from optimizer.experiment import Subject, activation_images, build_of, compressed_model, study, subject
 from optimizer.prune.coupling import groups
-from optimizer.prune.matching import matched
-from optimizer.prune.plan import plan
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec
-from optimizer.studies import IMAGES, make
-from optimizer.study import Study
+from optimizer.records import DataSpec, Request
+from optimizer.studies import IMAGES
 
 MODEL = "efficientnet-lite0"
 BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
@@ -134,54 +129,33 @@ def images_of(model: str, spec: DataSpec) -> Images:
     )
 
 
-class Scorer:
-    """Right answers of recipes of one model."""
-
-    def __init__(self, model: str, images: Images) -> None:
-        self.name, self.images, self.target = model, images, subject(model)
-        self.build = prepare(self.target.module, self.target.input_shape)
-
-    def right(self, recipe: Recipe, known: Study | None) -> tuple[int, float]:
-        started = time.process_time()
-        compressed, network = self._compressed(recipe, known)
-        seconds = time.process_time() - started
-        build = prepare(network, self.target.input_shape) if network else self.build
-        runner = build(compressed, self.images.calibration[:128], 0, 1)
-        answers = runner.score(self.images.evaluation.numpy()).argmax(1)
-        return int((answers == self.images.labels).sum()), seconds
-
-    def _compressed(self, recipe: Recipe, known: Study | None) -> tuple[CompressedModel, nn.Module | None]:
-        """And the network that its weights belong to, where that isn't the model: it was made smaller, or
-        its biases were moved."""
-        module, calibration = self.target.module, self.images.calibration
-        if recipe.prune.shrinks:
-            assert known is not None
-            order = plan(module, calibration, moments=known.moments)
-            small = shrink(order, recipe.prune.share).module
-            return compress(small, replace(recipe, prune=PruneSpec())), small
-        compressed = compress(module, recipe, self.target.published, known)
-        if recipe.matches and (twin := matched(module, compressed.module, calibration)):
-            return compress(twin, Recipe(PruneSpec(threshold=0.0), recipe.quantize)), twin
-        return compressed, None
-
-
-def rows_of(model: str, images: Images, names: Collection[str]) -> list[Row]:
-    """The study first, then every recipe by it."""
-    scorer, total = Scorer(model, images), len(images.labels)
+def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
+    """The study first, then every recipe by it, each made, built and scored as everywhere in the product."""
+    images, request = images_of(model, spec), Request(model, data=spec)
+    correct = right(request, compressed_model(request), images)
     started = time.process_time()
-    known = make(scorer.target.module, images.calibration)
+    study(request)
     study_seconds = time.process_time() - started
-    rows = [Row(model, "uncompressed", *_right_and(scorer, Recipe(), None, total))]
-    rows.append(Row(model, "(study of the calibration images)", rows[0].correct, total, study_seconds))
+    total = len(images.labels)
+    rows = [
+        Row(model, "uncompressed", correct, total, 0.0),
+        Row(model, "(study of the calibration images)", correct, total, study_seconds),
+    ]
     for name in names:
-        rows.append(Row(model, name, *_right_and(scorer, RECIPES[name], known, total)))
+        asked = replace(request, recipe=RECIPES[name])
+        started = time.process_time()
+        compressed = compressed_model(asked)
+        seconds = time.process_time() - started
+        rows.append(Row(model, name, right(asked, compressed, images), total, seconds))
         print(_words(rows[-1]), file=sys.stderr)
     return rows
 
 
-def _right_and(scorer: Scorer, recipe: Recipe, known: Study | None, total: int) -> tuple[int, int, float]:
-    correct, seconds = scorer.right(recipe, known)
-    return correct, total, seconds
+def right(request: Request, compressed: CompressedModel, images: Images) -> int:
+    """Right answers on the request's engine."""
+    runner = build_of(request)(compressed, activation_images(request), 0, 1)
+    answers = runner.score(images.evaluation.numpy()).argmax(1)
+    return int((answers == images.labels).sum())
 
 
 # Peers: the same model, images and calibration. Each gives what turns images [N, C, H, W] into logits: a
@@ -442,18 +416,17 @@ def output_aside() -> Iterator[None]:
         os.close(kept)
 
 
-def photographs(folder: Path) -> Images:
-    """The two halves of the photographs, by the parity of their class."""
+def photographs(folder: Path, place: Path) -> DataSpec:
+    """The two halves of the photographs, by the parity of their class, as folders of links in ``place``."""
     index = json.loads((folder.parent / "imagenet_class_index.json").read_text())
-    with tempfile.TemporaryDirectory(prefix="paretoscope-") as place:
-        halves = [Path(place, name) for name in ("even", "odd")]
-        for half in halves:
-            half.mkdir()
-        for wordnet_id, known in index.items():
-            source = folder / wordnet_id
-            if source.is_dir():
-                (halves[known["index"] % 2] / wordnet_id).symlink_to(source)
-        return images_of(MODEL, DataSpec(path=str(halves[1]), calibration=str(halves[0])))
+    halves = [place / name for name in ("even", "odd")]
+    for half in halves:
+        half.mkdir()
+    for wordnet_id, known in index.items():
+        source = folder / wordnet_id
+        if source.is_dir():
+            (halves[known["index"] % 2] / wordnet_id).symlink_to(source)
+    return DataSpec(path=str(halves[1]), calibration=str(halves[0]))
 
 
 def chosen(kind: str, known: Collection[str]) -> Callable[[str], tuple[str, ...]]:
@@ -473,6 +446,21 @@ def _words(row: Row) -> str:
     return f"{row.model:<20}{row.what:<44}{row.accuracy:>8.4f}{row.seconds:>9.1f} s"
 
 
+def measured(options: argparse.Namespace, place: Path) -> list[Row]:
+    rows: list[Row] = []
+    if options.images.is_dir():
+        spec = photographs(options.images, place)
+        rows += rows_of(MODEL, spec, options.recipes) if options.recipes else []
+        rows += peer_rows(images_of(MODEL, spec), options.peers) if options.peers else []
+    else:
+        print(f"no photographs at {options.images}: give --images FOLDER", file=sys.stderr)
+    if options.bundled:
+        names = [name for name in ON_BUNDLED if name in options.recipes]
+        for model in BUNDLED if names else ():
+            rows += rows_of(model, DataSpec(), names)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", action="store_true")
@@ -482,17 +470,9 @@ def main() -> None:
     parser.add_argument("--bundled", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows: list[Row] = []
-    if options.images.is_dir():
-        images = photographs(options.images)
-        rows += rows_of(MODEL, images, options.recipes) if options.recipes else []
-        rows += peer_rows(images, options.peers)
-    else:
-        print(f"no photographs at {options.images}: give --images FOLDER", file=sys.stderr)
-    if options.bundled:
-        names = [name for name in ON_BUNDLED if name in options.recipes]
-        for model in BUNDLED if names else ():
-            rows += rows_of(model, images_of(model, DataSpec()), names)
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as place:
+        os.environ["PARETOSCOPE_HOME"] = str(Path(place, "home"))  # a study of an earlier run takes no time
+        rows = measured(options, Path(place))
     if options.json:
         plain = [{**asdict(row), "accuracy": row.accuracy} for row in rows]
         print(json.dumps({"environment": describe(environment()), "rows": plain}))

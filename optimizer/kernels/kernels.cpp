@@ -186,15 +186,26 @@ struct Step {
 
 namespace {
 
+constexpr int64_t FAR = 1 << 19;  // floats that a second-level cache does not hold
+
 // Where rows of a step go: to its output, or row `begin` and those after it to planes of a scratch memory.
 struct Target {
   float *scratch;
   int64_t begin, plane;
+  bool far = false;  // no cache nearby holds the output: its lines are asked for ahead
 
   float *of(const Step &s, int64_t i, int64_t row) const {
     return scratch ? scratch + (i - begin) * plane : s.output + row * s.output_stride;
   }
 };
+
+// Asks for the lines of a row's next tile. A tile goes through hundreds of rows, each a stream of its own, and
+// no processor foresees so many.
+template <int V>
+__attribute__((always_inline)) inline void ask_for(const float *next) {
+#pragma GCC unroll 8
+  for (int v = 0; v < V; v++) __builtin_prefetch(next + v * WIDTH, 1);
+}
 
 // Adds, clips, and puts zeros into the gaps.
 template <int V>
@@ -245,6 +256,7 @@ void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const
       if constexpr (LAST) behind += tap->weight * load_as<four>(x + V * WIDTH);
     }
     float *out = target.of(s, i, row);
+    if (target.far) ask_for<V>(out + (first + V) * WIDTH);
     finish<V>(s, out, row, first, sums);
     if constexpr (LAST) {
       float last[4];
@@ -295,6 +307,7 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
         if constexpr (LAST) behind[r] += tap->weight * load_as<four>(x + V * WIDTH);
       }
       float *out = target.of(s, i + r, rows[r]);
+      if (target.far) ask_for<V>(out + (first + V) * WIDTH);
       finish<V>(s, out, rows[r], first, sums[r]);
       if constexpr (LAST) {
         float last[4];
@@ -534,8 +547,9 @@ void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t cou
 // The larger of weights and inputs is read once, the other again and again from a cache.
 void area(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
   const int64_t together = s.rows_first ? ROWS : end - begin;
+  const Target target{nullptr, 0, 0, s.rows * s.output_stride > FAR};
   for (int64_t row = begin; row < end; row += together)
-    tiles(s, row, std::min(end, row + together), first, count, Target{nullptr, 0, 0});
+    tiles(s, row, std::min(end, row + together), first, count, target);
 }
 
 // Rows of an image that follow each other without gaps, to where they have them; the gaps are zeros.
