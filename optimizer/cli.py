@@ -136,11 +136,13 @@ def _preset(options: argparse.Namespace) -> None:
 
 
 def _complexity(options: argparse.Namespace) -> None:
-    from optimizer import complexity, scaling
+    from optimizer import complexity
+    from optimizer.conclusions import as_json, conclusions
     from optimizer.records import encode
+    from optimizer.scaling import ComplexityRequest
 
     run = complexity.measure(
-        scaling.ComplexityRequest(
+        ComplexityRequest(
             family=options.family,
             removed_share=options.removed,
             batch=options.batch,
@@ -151,9 +153,9 @@ def _complexity(options: argparse.Namespace) -> None:
     )
     Store().put_document("complexity", run.key, encode(run))
     if options.json:
-        print(json.dumps(scaling.as_json(run)))
+        print(json.dumps(as_json(run)))
     else:
-        print("\n".join(scaling.conclusions(run)))
+        print("\n".join(conclusions(run)))
 
 
 def _coverage(options: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Time against the number of weights, measured: dense, sparse, with rows removed, and int8.
 
-What is recorded, and all that follows from it, is in :mod:`optimizer.scaling`, which needs no torch.
+What is recorded, and the figures that follow, are in :mod:`optimizer.scaling`, the sentences in
+:mod:`optimizer.conclusions`; neither needs torch.
 """
 
 import math

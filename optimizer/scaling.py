@@ -1,20 +1,19 @@
-"""How time grows with the number of weights: what was measured, the fits, and the sentences that follow.
+"""How time grows with the number of weights: what was measured, and the figures that follow.
 
 Inference loops over the layers and, in each, over the weights that remain, so its time is O(n). Here is what
-:mod:`optimizer.complexity` measures of that, and everything that is derived from it. No torch.
+:mod:`optimizer.complexity` measures of that, and every figure that is derived from it. No torch.
 
 In all of it ``n`` counts *visits*: how often one input makes the layers visit a weight when none is removed.
 In a stack of linear layers that is the number of weights; a convolution visits each weight once a pixel.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -23,12 +22,11 @@ from scipy import stats
 from optimizer import __version__
 from optimizer.environment import environment
 from optimizer.errors import InputError, unknown
-from optimizer.metrics import format_count, format_ns, format_ratio
 from optimizer.records import Environment, digest
-from optimizer.statistics import SAME, LatencySummary, median_interval, summarise_latency
+from optimizer.statistics import LatencySummary, median_interval, summarise_latency
 
 SCHEMA = 2
-"""Version of the records here and of :func:`as_json`."""
+"""Version of the records here and of their JSON for others (:func:`optimizer.conclusions.as_json`)."""
 
 STACK = "stack"
 """The family of stacks of linear layers; any other family is a model's name."""
@@ -38,7 +36,6 @@ DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = ("dense", "sparse kernel", "csr", 
 dense layer; int8 multiplies every weight, in OpenVINO's kernels."""
 
 SKIPPING = (KERNEL, CSR)
-NAMES = {DENSE: "Dense execution", KERNEL: "Sparse kernel", CSR: "CSR", ROWS: "Rows removed", INT8: "int8"}
 
 
 def against_dense(execution: str) -> str:
@@ -501,74 +498,7 @@ def predicted_break_even(run: ComplexityRun, execution: str = CSR) -> float | No
     return None
 
 
-def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
-    """What the numbers say, in sentences. ``others`` are runs at other shares: those that measured the same
-    points on this machine tell between which shares an execution that skips zeros breaks even with dense."""
-    told, runs = effects(run), [*others]
-    removal = _removal(run, told, runs) if run.request.removed_share else ()
-    return (*removal, *_growth(run, told), *_overheads(run))
-
-
-def _removal(
-    run: ComplexityRun, told: Mapping[str, LatencySummary], others: Sequence[ComplexityRun]
-) -> Iterable[str]:
-    points, share = headline(run), _percent(run.request.removed_share)
-    doing = "Halving the weights" if run.request.removed_share == 0.5 else f"Removing {share} of the weights"
-    where = f"at n = {format_count(points[0].n)}"
-    if run.request.family != STACK:
-        where = f"in {len(points)} layers of {run.request.family} together"
-    before = sum(point.n for point in points)
-
-    def visits(execution: str) -> str:
-        after = sum(point.operations(execution, removed=True) for point in points)
-        return f"{format_count(after)} of {format_count(before)} visits"
-
-    yield (
-        f"{doing} {where}, dense execution: {_told(told[DENSE])}; "
-        f"the zeros are multiplied too ({visits(DENSE)})."
-    )
-    for execution in SKIPPING:
-        if execution in run.executions:
-            name = NAMES[execution]
-            own = _told(told[execution], "of its own time before")
-            yield f"{name}: {own}; the zeros are skipped ({visits(execution)})."
-            yield _break_even(run, execution, told[against_dense(execution)], others)
-    yield f"Rows removed: {_told(told[ROWS])}; the layers are smaller and still dense ({visits(ROWS)})."
-    if INT8 in run.executions:
-        yield (
-            f"int8: {_told(told[INT8], 'of its own time before')}; the zeros are multiplied too "
-            f"({visits(INT8)}). Against dense float32: {_told(told[against_dense(INT8)], 'of its time')}."
-        )
-
-
-def _break_even(
-    run: ComplexityRun, execution: str, effect: LatencySummary, others: Sequence[ComplexityRun]
-) -> str:
-    """Where skipping zeros catches up with dense: measured at other shares, or as predicted."""
-    share = _percent(run.request.removed_share)
-    against = f"{NAMES[execution]} with {share} removed against dense: {_told(effect, 'of the dense time')}"
-    if bracket := _break_even_bracket(run, execution, others):
-        low, high = map(_percent, bracket)
-        return f"{against}; measured at other shares too, break-even lies between {low} and {high} removed."
-    if (even := predicted_break_even(run, execution)) is not None:
-        return f"{against}; predicted, not measured: break-even at {_percent(even)} removed."
-    return f"{against}; predicted, not measured: it would not catch up even at 99 % removed."
-
-
-def _told(summary: LatencySummary, of: str = "of the time before") -> str:
-    ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
-    if summary.verdict == "noisy":
-        return f"{ratio}, but noisy: {summary.noise[0]}"
-    if summary.verdict == SAME:
-        return f"no change that can be told, {ratio}"
-    return f"{summary.verdict}, {ratio}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.4g} %"
-
-
-def _break_even_bracket(
+def break_even_bracket(
     run: ComplexityRun, execution: str, others: Iterable[ComplexityRun]
 ) -> tuple[float, float] | None:
     """Two neighbouring shares, at the lower of which an execution is told slower than dense, at the higher
@@ -596,40 +526,7 @@ def _setting(run: ComplexityRun) -> tuple[object, ...]:
     return run.request.family, run.batch, run.threads, run.environment.key, points
 
 
-def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[str]:
-    after = "After the removal" if run.request.removed_share else "With every weight"
-    if lines := fits(run):
-        slopes = ", ".join(
-            f"{execution} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
-            for execution, fit in lines.items()
-        )
-        yield f"{after}, time above the overhead grows as {slopes}."
-    if (pair := _ten_times(run)) is None:
-        return
-    small, large = pair
-    factors = {
-        execution: _factor(small, large, execution)
-        for execution in run.executions
-        if {small.name, large.name} <= {point.name for point in _clear(run, execution, removed=True)}
-    }
-    took = ", ".join(f"{execution} {format_ratio(*factor)}" for execution, factor in factors.items())
-    more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
-    step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
-    flat = [execution for execution, (_, low, _) in factors.items() if low <= 1]
-    unsure = f" For {', '.join(flat)} these samples can tell no growth: measure again." if flat else ""
-    if len(flat) == len(factors) or not run.request.removed_share:
-        yield f"{after}, {step}.{unsure}"
-    else:
-        fell = [execution for execution in run.executions if told[execution].verdict == "faster"]
-        constant = (
-            f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant can be told"
-        )
-        yield (
-            f"Pruning does not make the time constant: after it, {step}. {constant}, the order stays.{unsure}"
-        )
-
-
-def _ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:
+def ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:
     """The headline's largest point (the largest of all if that is too small), and of those with at most half
     its n the one nearest to a tenth, clear of the overhead in dense execution."""
     clear = _clear(run, DENSE, removed=True)
@@ -639,70 +536,19 @@ def _ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | 
     return None
 
 
+def growth_factors(
+    run: ComplexityRun, small: ComplexityPoint, large: ComplexityPoint
+) -> dict[str, tuple[float, float, float]]:
+    """How many times as long the larger point takes, and the extremes that the two medians' intervals allow,
+    by execution; of those that are clear of the overhead at both."""
+    return {
+        execution: _factor(small, large, execution)
+        for execution in run.executions
+        if {small.name, large.name} <= {point.name for point in _clear(run, execution, removed=True)}
+    }
+
+
 def _factor(small: ComplexityPoint, large: ComplexityPoint, execution: str) -> tuple[float, float, float]:
-    """How many times as long the larger takes, and the extremes that the two medians' intervals allow."""
     few, few_low, few_high = _median(small, execution, removed=True)
     many, many_low, many_high = _median(large, execution, removed=True)
     return many / few, many_low / few_high, many_high / few_low
-
-
-def _overheads(run: ComplexityRun) -> Iterable[str]:
-    if lines := fits(run):
-        floors = ", ".join(f"{execution} {format_ns(fit.floor_ns)}" for execution, fit in lines.items())
-        longer = ", ".join(f"{format_count(fit.from_n)} ({execution})" for execution, fit in lines.items())
-        smallest = format_count(run.points[0].n)
-        yield (
-            f"A layer's call has an overhead that no removal saves: {floors} (the smallest stack, "
-            f"n = {smallest}). The weights take longer than that from n = {longer}; only below does time "
-            "look constant, pruned or not."
-        )
-
-
-def as_json(run: ComplexityRun) -> dict[str, Any]:
-    """The figures derived from a run, as a JSON object versioned by ``schema``. Times are ns a call.
-
-    - ``family``, ``removed_share``, ``batch``, ``threads``, ``quick``, ``seed``, ``created``, ``environment``
-    - ``n_is``: what n counts
-    - ``layers``: the operations counted layer by layer, as in :func:`counts`
-    - ``before``, ``after``: a row a point and execution, as in :func:`frame`
-    - ``effects``: by execution, and for those of other kernels against dense (``csr against dense``):
-      ``ratio``, ``ratio_low``, ``ratio_high``, ``verdict``, ``noise``, ``rounds``, at the points named in
-      ``effects_at``
-    - ``fits_before``, ``fits_after``: by execution, the fields of :class:`Fit`
-    - ``predicted_break_even``: for each execution that skips zeros a share, or null
-    - ``conclusions``: sentences
-    - ``skipped``: layers that were not timed, and why
-    """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "noise", "rounds")
-    plain: dict[str, Any] = msgspec.to_builtins(
-        {
-            "schema": run.schema,
-            "family": run.request.family,
-            "removed_share": run.request.removed_share,
-            "batch": run.batch,
-            "threads": run.threads,
-            "quick": run.request.quick,
-            "seed": run.request.seed,
-            "created": run.created,
-            "environment": run.environment,
-            "n_is": n_label(run).removesuffix(" n"),
-            "layers": counts(run).to_dict("records"),
-            "before": frame(run, removed=False).to_dict("records"),
-            "after": frame(run).to_dict("records"),
-            "effects": {
-                name: {field: getattr(summary, field) for field in told}
-                for name, summary in effects(run).items()
-            },
-            "effects_at": [point.name for point in headline(run)],
-            "fits_before": fits(run, removed=False),
-            "fits_after": fits(run),
-            "predicted_break_even": {
-                execution: predicted_break_even(run, execution)
-                for execution in SKIPPING
-                if execution in run.executions
-            },
-            "conclusions": conclusions(run),
-            "skipped": run.skipped,
-        }
-    )
-    return plain

@@ -5,6 +5,7 @@ import json
 import streamlit as st
 
 from optimizer import charts, scaling
+from optimizer.conclusions import as_json, conclusions
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard, decode
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
@@ -59,7 +60,7 @@ def main() -> None:
             height=380,
         )
     st.subheader("What the numbers say")
-    st.markdown("\n".join(f"- {sentence}" for sentence in scaling.conclusions(run, runs.values())))
+    st.markdown("\n".join(f"- {sentence}" for sentence in conclusions(run, runs.values())))
     with st.expander("Operations, layer by layer"):
         st.dataframe(scaling.counts(run), hide_index=True)
         for reason in run.skipped:
@@ -161,7 +162,7 @@ def take_away(run: ComplexityRun) -> None:
         )
         st.download_button(
             "JSON",
-            lambda: json.dumps(scaling.as_json(run)),
+            lambda: json.dumps(as_json(run)),
             "paretoscope-complexity.json",
             "application/json",
             icon=":material/download:",

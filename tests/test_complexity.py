@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from optimizer import complexity, kernels
 from optimizer.complexity import Matrix, chain, columns_in, measure, remove, stack, stack_shapes
+from optimizer.conclusions import as_json, conclusions
 from optimizer.engines import int8
 from optimizer.engines.csr import to_csr
 from optimizer.environment import threads_available
@@ -33,8 +34,6 @@ from optimizer.scaling import (
     ComplexityRequest,
     ComplexityRun,
     LayerWork,
-    as_json,
-    conclusions,
     frame,
     request_key,
 )
@@ -75,7 +74,7 @@ def test_operations_are_what_a_loop_over_the_weights_counts(
     assert (
         work.surviving
         == brute_force(weight, work.threshold)
-        == rows * columns - round(share * rows * columns)
+        == rows * columns - round(share * (rows * columns))
     )
     for execution in EXECUTIONS:
         assert work.operations(execution, removed=False) == rows * columns * pixels

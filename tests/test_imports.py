@@ -13,7 +13,7 @@ PACKAGE = ROOT / "optimizer"
 
 ORDER = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "conclusions"),
     *("coverage", "serving"),
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
@@ -27,7 +27,7 @@ ORDER = (
 
 NEVER_TORCH = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "conclusions"),
     *("coverage", "serving"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
 )

@@ -16,8 +16,9 @@ from optimizer.engines.base import Runner
 from optimizer.engines.memory import measure_start
 from optimizer.engines.sparse import Network
 from optimizer.kernels.build import Target, compiled, targets
+from optimizer.kernels.layout import Layout
 from optimizer.kernels.matrix import WAYS
-from optimizer.kernels.plan import Choice, Layout
+from optimizer.kernels.plan import Choice
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
@@ -29,6 +30,7 @@ def test_this_machine_has_kernels() -> None:
     """The tests below would pass without any."""
     assert kernels.problem() is None
     assert LIBRARIES
+    assert [library.name for library in LIBRARIES] == [target.name for target in kernels.usable()]
 
 
 PORTABLE = Target("four floats a vector", (), 4, ())

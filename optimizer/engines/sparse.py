@@ -47,6 +47,7 @@ SURELY_SPARSE = 0.25
 COMPARED = 15
 CLEARLY = 0.98
 """Share of the dense execution's time that ours must stay under: what can't be told apart is left to it."""
+COPIES = (Kind.COPY, Kind.PHASES)
 REPEATS = 5
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
 
@@ -145,7 +146,7 @@ class Network:
         return found
 
     def _row(self, item: Item, nanoseconds: int) -> KernelTime:
-        copies = isinstance(item.work, Bring) or (isinstance(item.work, Step) and item.work.kind == Kind.COPY)
+        copies = isinstance(item.work, Bring) or (isinstance(item.work, Step) and item.work.kind in COPIES)
         role: Role = "layer" if item.weights else "conversion" if copies else "other"
         return KernelTime(
             " and ".join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)

@@ -25,13 +25,14 @@ class Kind(IntEnum):
     ADD = 8
     MAX_POOL = 9
     MEAN = 10
+    PHASES = 11
 
 
 POINTERS = (
     "producer", "input", "other", "output", "bias", "weights", "taps", "starts", "order", "offsets", "mask",
 )  # fmt: skip
 COUNTS = (
-    "images", "height", "width", "input_image", "input_row", "input_column", "input_offset", "output_image",
+    "images", "height", "width", "input_image", "input_row", "input_column", "output_image",
     "output_row", "output_column", "kernel", "step", "pad_top", "pad_left", "input_height", "input_width",
     "border", "compact",
 )  # fmt: skip
@@ -89,8 +90,8 @@ def load(target: Target) -> Kernels:
 def opened(name: str, file: Path) -> Kernels:
     """A library of kernels that was compiled to ``file``."""
     loaded = ctypes.CDLL(str(file))
-    for name in ("vector_width", "dense_rows", "step_bytes"):
-        getattr(loaded, name).restype = ctypes.c_int64
+    for function in (loaded.vector_width, loaded.dense_rows, loaded.step_bytes):
+        function.restype = ctypes.c_int64
     steps = ctypes.POINTER(Step)
     loaded.run.argtypes = (steps, ctypes.c_int64, ctypes.c_int64)
     loaded.run.restype = None

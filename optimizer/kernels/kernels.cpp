@@ -151,7 +151,8 @@ struct Taps {
 extern "C" {
 
 enum Kind : int64_t {
-  SPARSE, SPARSE_PAIRS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN
+  SPARSE, SPARSE_PAIRS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN,
+  PHASES
 };
 
 // One operation. optimizer/kernels/__init__.py declares the same fields in the same order.
@@ -166,7 +167,8 @@ struct Step {
   const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row
   const int32_t *starts;   // sparse: where those of the i-th row begin, one more than rows
   const int32_t *order;    // sparse: the rows, those with the most taps first
-  const int32_t *offsets;  // dense and depthwise: offset of each tap; pairs: where their common taps begin
+  const int32_t *offsets;  // dense and depthwise: offset of each tap; pairs: where their common taps begin;
+                           // phases: the first row and column of each
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
   int64_t rows, taps_count, vectors, tile;
   int64_t tail;        // pixels behind the last vector, 0 to 4
@@ -175,10 +177,10 @@ struct Step {
   float low, high;
   // Windows and copies: output[c][n][y][x], up to the counts.
   int64_t images, height, width;                              // of the output, as far as it is written
-  int64_t input_image, input_row, input_column, input_offset; // steps in the input
+  int64_t input_image, input_row, input_column;               // steps in the input
   int64_t output_image, output_row, output_column;            // steps in the output
   int64_t kernel, step, pad_top, pad_left, input_height, input_width;
-  int64_t border;  // depthwise: floats of zeros before a plane of the input
+  int64_t border;  // depthwise: floats of zeros before a plane of the input; phases: floats behind it, if any
   int64_t compact; // depthwise: the input has no gaps; floats of a plane that has
 };
 
@@ -712,15 +714,12 @@ void copy(const Step &s, int64_t begin, int64_t end) {
   for (int64_t c = begin; c < end; c++)
     for (int64_t n = 0; n < s.images; n++)
       for (int64_t y = 0; y < s.height; y++) {
-        const float *in = s.input + c * s.input_stride + n * s.input_image + y * s.input_row + s.input_offset;
+        const float *in = s.input + c * s.input_stride + n * s.input_image + y * s.input_row;
         float *out = s.output + c * s.output_stride + n * s.output_image + y * s.output_row;
         if (s.input_column == 1 && s.output_column == 1) {
           std::memcpy(out, in, s.width * sizeof(float));
         } else {
-          int64_t x = 0;
-          if (s.input_column == 2 && s.output_column == 1)
-            for (; x + WIDTH < s.width; x += WIDTH) store(out + x, every_second<vec>(in + 2 * x));
-          for (; x < s.width; x++) out[x * s.output_column] = in[x * s.input_column];
+          for (int64_t x = 0; x < s.width; x++) out[x * s.output_column] = in[x * s.input_column];
         }
       }
 }
@@ -736,7 +735,7 @@ void add(const Step &s, int64_t begin, int64_t end) {
 // The largest of kernel x kernel inputs, those outside the image left out: down the columns, then along.
 void max_pool(const Step &s, int64_t begin, int64_t end) {
   const float least = -std::numeric_limits<float>::infinity();
-  std::vector<float> column(s.input_width + 2 * s.kernel, least);
+  std::vector<float> column(s.input_width + 2 * s.kernel + WIDTH, least);
   float *largest = column.data() + s.kernel;
   for (int64_t c = begin; c < end; c++)
     for (int64_t n = 0; n < s.images; n++)
@@ -749,7 +748,15 @@ void max_pool(const Step &s, int64_t begin, int64_t end) {
           for (int64_t x = 0; x < s.input_width; x++) largest[x] = std::max(largest[x], in[x]);
         }
         float *out = s.output + c * s.output_stride + n * s.output_image + y * s.output_row;
-        for (int64_t x = 0; x < s.width; x++) {
+        int64_t x = 0;
+        if (s.step == 2)
+          for (; x + WIDTH <= s.width; x += WIDTH) {
+            const float *in = largest + 2 * x - s.pad_left;
+            vec most = every_second<vec>(in);
+            for (int64_t k = 1; k < s.kernel; k++) most = larger(most, every_second<vec>(in + k));
+            store(out + x, smaller(larger(most, splat(s.low)), splat(s.high)));
+          }
+        for (; x < s.width; x++) {
           const float *in = largest + x * s.step - s.pad_left;
           float most = in[0];
           for (int64_t k = 1; k < s.kernel; k++) most = std::max(most, in[k]);
@@ -774,6 +781,32 @@ void mean(const Step &s, int64_t begin, int64_t end) {
     }
 }
 
+// Every step-th pixel of a row; `more`: what lies behind it in memory may be read.
+void thin_out(const float *in, float *out, int64_t step, int64_t count, bool more) {
+  int64_t x = 0;
+  if (step == 2) {
+    for (; x + WIDTH < count; x += WIDTH) store(out + x, every_second<vec>(in + 2 * x));
+    if (more) return store_first(out + x, every_second<vec>(in + 2 * x), count - x);
+  }
+  for (; x < count; x++) out[x] = in[step * x];
+}
+
+// The phases of each channel, one after another.
+void phases(const Step &s, int64_t begin, int64_t end) {
+  for (int64_t c = begin; c < end; c++)
+    for (int64_t k = 0; k < s.taps_count; k++) {
+      const int64_t down = s.offsets[2 * k], right = s.offsets[2 * k + 1];
+      const int64_t rows = std::min(s.height, (s.input_height - down + s.step - 1) / s.step);
+      const int64_t columns = std::min(s.width, (s.input_width - right + s.step - 1) / s.step);
+      const float *in = s.input + c * s.input_stride + down * s.input_row + right;
+      float *out = s.output + (c * s.taps_count + k) * s.output_stride;
+      for (int64_t n = 0; n < s.images; n++)
+        for (int64_t y = 0; y < rows; y++)
+          thin_out(in + n * s.input_image + y * s.step * s.input_row,
+                   out + n * s.output_image + y * s.output_row, s.step, columns, s.border);
+    }
+}
+
 // Rows [begin, end) of a step, and where it has pixels in vectors, `count` of them from `first`.
 void part(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
   switch (s.kind) {
@@ -783,6 +816,7 @@ void part(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t coun
     case ADD: return add(s, begin, end);
     case MAX_POOL: return max_pool(s, begin, end);
     case MEAN: return mean(s, begin, end);
+    case PHASES: return phases(s, begin, end);
     case DEPTHWISE:
     case DEPTHWISE_ROWS: return channels(s, begin, end);
     default: return area(s, begin, end, first, count);

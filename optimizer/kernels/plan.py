@@ -1,11 +1,4 @@
-"""Where the values of a traced network lie in memory, and the steps that compute them.
-
-A value is channel-major: ``[C]`` planes, each with all images' rows one after another. Values of one
-resolution share a :class:`Layout`, so that a convolution with stride 1, an addition and a clip run over
-pixels in a row. A gap of zeros behind each row, as wide as the widest window needs, is the padding of its end
-and of the next row's beginning. Other strides first split their input into its phases: every second pixel of
-every second row, four times, has the resolution of the output.
-"""
+"""The steps that compute a traced network, in the memory that :mod:`optimizer.kernels.layout` describes."""
 
 import ctypes
 import math
@@ -13,169 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, in_vectors, sparse
+from optimizer.kernels.layout import SLACK, Layout, Source, Value, by_rows, gaps, reach
+from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
 from optimizer.kernels.memory import Arena
 from optimizer.kernels.trace import Op, Trace, fits, taps
 
-SLACK = 256
-"""Floats behind the last plane: a tile may read that far."""
-NARROW = 16
-"""Pixels of a row below which gaps would be a large part of a plane."""
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Planes of one resolution: ``images`` of ``height`` x ``width`` pixels with a gap of ``gap`` pixels."""
-
-    images: int
-    height: int
-    width: int
-    gap: int
-    lanes: int
-
-    @property
-    def row(self) -> int:
-        """Floats from one row to the next."""
-        return self.width + self.gap
-
-    @property
-    def image(self) -> int:
-        """Floats from one image to the next."""
-        return (self.height + self.gap) * self.row
-
-    @property
-    def span(self) -> int:
-        """Floats from the first pixel to behind the last."""
-        return (self.images - 1) * self.image + (self.height - 1) * self.row + self.width
-
-    @property
-    def single(self) -> bool:
-        """One pixel in all: features in a row."""
-        return self.span == 1
-
-    @property
-    def border(self) -> int:
-        """Floats of zeros before the first pixel, and as many behind the last."""
-        return -(-self.gap * (self.row + 1) // 16) * 16
-
-    @property
-    def tail(self) -> int:
-        """Pixels behind the last vector. None where there are gaps: they would be in the way."""
-        return 0 if self.gap else in_vectors(self.span, self.lanes)[1]
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of pixels, the last of them perhaps not full."""
-        return -(-(self.span - self.tail) // self.lanes)
-
-    @property
-    def plane(self) -> int:
-        """Floats from one channel to the next, whose borders are one. An odd number of cache lines, so that
-        channels do not compete for the same place in the cache."""
-        if self.single:
-            return 1
-        lines = -(-((self.vectors + (self.tail > 0)) * self.lanes + self.border) // 16)
-        return 16 * (lines | 1)
-
-    def mask(self) -> np.ndarray | None:
-        """int32 ``[vectors * lanes]``: -1 for a pixel, 0 for a gap; None without gaps."""
-        if not self.gap:
-            return None
-        position = np.arange(self.vectors * self.lanes)
-        inside = position % self.image
-        pixel = (inside // self.row < self.height) & (inside % self.row < self.width) & (position < self.span)
-        return np.where(pixel, -1, 0).astype(np.int32)
-
-
-@dataclass(frozen=True)
-class Value:
-    """``channels`` planes in a buffer, read as a tensor of ``shape``."""
-
-    layout: Layout
-    channels: int
-    buffer: Tensor
-    shape: tuple[int, ...]
-
-    @property
-    def address(self) -> int:
-        """Of the first pixel of the first channel."""
-        return self.buffer.data_ptr() + 4 * self.layout.border
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        """Floats from one to the next along each axis of ``shape``."""
-        layout = self.layout
-        if len(self.shape) == 3:
-            return (self.shape[1], 1, layout.plane)
-        if len(self.shape) == 2 or self.shape[2:] == (1, 1):
-            return (1, layout.plane, 1, 1)[: len(self.shape)]
-        return (layout.image, layout.plane, layout.row, 1)
-
-    def tensor(self) -> Tensor:
-        """The same memory as torch sees it, ``[N, C, H, W]``, ``[N, T, D]`` or ``[N, F]``."""
-        return torch.as_strided(self.buffer, self.shape, self.strides, self.layout.border)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Memory of images ``[N, C, H, W]`` by address, and the floats from one to the next along each axis."""
-
-    address: int
-    strides: tuple[int, ...]
-    shape: tuple[int, ...]
-
-
-def by_rows(op: Op) -> bool:
-    """Whether a depthwise convolution has a kernel that goes by rows of its output."""
-    usual = op.window is not None and op.window.kernel in ((3, 3), (5, 5)) and op.window.stride in (1, 2)
-    return op.kind == "depthwise" and usual
-
-
-def reach(op: Op, before: tuple[int, ...]) -> int:
-    """How far a convolution looks beyond the planes that it reads, of shape ``before`` where it reads the
-    input itself and not its phases."""
-    assert op.window is not None
-    if not by_rows(op):
-        return max(max(abs(tap.down), abs(tap.right)) for tap in taps(op.window))
-    window = op.window
-    ends = [
-        (out - 1) * window.stride + kernel - first - size
-        for out, kernel, first, size in zip(
-            op.shape[2:], window.kernel, (window.top, window.left), before[2:], strict=True
-        )
-    ]
-    return max(window.top, window.left, *ends)
-
-
-def gaps(trace: Trace) -> dict[tuple[int, ...], int]:
-    """For each resolution the widest padding that a convolution needs there.
-
-    Where small planes are only padded for depthwise convolutions there is none: gaps would be a large part of
-    them, and these convolutions can spread a plane themselves.
-    """
-    widest: dict[tuple[int, ...], int] = {}
-    spreading = []
-    for op in trace.ops:
-        if op.kind not in ("convolution", "depthwise") or op.window is None:
-            continue
-        before = trace.shapes[op.inputs[0]]
-        if not fits(op, before):
-            continue
-        resolution = before[2:] if by_rows(op) else op.shape[2:]
-        if by_rows(op) and resolution[1] <= NARROW:
-            spreading.append((resolution, reach(op, before)))
-        else:
-            widest[resolution] = max(reach(op, before), widest.get(resolution, 0))
-    for resolution, needed in spreading:
-        if widest.get(resolution):
-            widest[resolution] = max(needed, widest[resolution])
-    return widest
 
 
 @dataclass(frozen=True)
@@ -344,37 +184,32 @@ class _Planner:
         source: Source,
         value: Value,
         counts: tuple[int, ...],
-        begin: tuple[int, int] = (0, 0),
-        every: int = 1,
         into: tuple[int, int, int, int] | None = None,
-        first: int = 0,
     ) -> None:
-        """``counts`` ``[N, C, H, W]`` elements of ``source``, beginning at pixel ``begin`` and ``every`` so
-        many, to float ``first`` of ``value`` with the strides ``into``."""
+        """``counts`` ``[N, C, H, W]`` elements of ``source`` to ``value``, with the strides ``into``."""
         images, channels, height, width = counts
         image, plane, row, column = into or value.strides
-        offset = begin[0] * source.strides[2] + begin[1] * source.strides[3]
         step = Step(
             kind=Kind.COPY,
-            input=source.address or None,
-            output=value.address + 4 * first,
+            output=value.address,
             rows=channels,
             images=images,
             height=height,
             width=width,
-            input_stride=source.strides[1],
-            input_image=source.strides[0],
-            input_row=every * source.strides[2],
-            input_column=every * source.strides[3],
-            input_offset=offset,
             output_stride=plane,
             output_image=image,
             output_row=row,
             output_column=column,
         )
+        self._read(step, source)
+        self._emit("copy", step)
+
+    def _read(self, step: Step, source: Source) -> None:
+        """The images' address is only known when the network runs."""
+        step.input = source.address or None
+        step.input_image, step.input_stride, step.input_row, step.input_column = source.strides
         if not source.address:
             self.from_input.append(step)
-        self._emit("copy", step)
 
     def _emit(self, name: str, work: Step | Choice | Call | Bring, *weights: str) -> None:
         self.items.append(Item(name, work, tuple(self._path(weight) for weight in weights)))
@@ -426,34 +261,49 @@ class _Planner:
     def _phases(self, op: Op) -> tuple[Value, int, np.ndarray]:
         """What a convolution reads, the planes of one channel there, and each tap's offset in floats."""
         assert op.window is not None
-        positions, stride = taps(op.window), op.window.stride
-        if stride == 1:
-            value, phases = self._planes(op.inputs[0]), [(0, 0)]
-        else:
-            phases = sorted({tap.phase for tap in positions})
-            source = self._source(op.inputs[0])
-            images, channels, height, width = source.shape
-            layout = self._layout(op.shape)
-            planes = (images, channels * len(phases), *op.shape[2:])
-            full = all(  # or some pixels of a phase stay zero
-                -(-(size - phase) // stride) >= out
-                for place in phases
-                for phase, size, out in zip(place, (height, width), op.shape[2:], strict=True)
-            )
-            value = self._value(layout, planes[1], planes, used_again=full)
-            into = (layout.image, layout.plane * len(phases), layout.row, 1)
-            for index, (down, right) in enumerate(phases):
-                rows = min(op.shape[2], -(-(height - down) // stride))
-                columns = min(op.shape[3], -(-(width - right) // stride))
-                counts = (images, channels, rows, columns)
-                self._copy(source, value, counts, (down, right), stride, into, index * layout.plane)
-            if full:
-                self.values[f"{op.output} phases"] = value  # free again after this operation
+        positions = taps(op.window)
+        phases = sorted({tap.phase for tap in positions})
+        value = self._planes(op.inputs[0]) if op.window.stride == 1 else self._split(op, phases)
         layout = value.layout
         offsets = [
             phases.index(tap.phase) * layout.plane + tap.down * layout.row + tap.right for tap in positions
         ]
         return value, len(phases), np.array(offsets, np.int64)
+
+    def _split(self, op: Op, phases: list[tuple[int, int]]) -> Value:
+        """The phases of each channel of an input, one after another."""
+        assert op.window is not None
+        source, stride = self._source(op.inputs[0]), op.window.stride
+        images, channels, height, width = source.shape
+        full = all(  # or some pixels of a phase stay zero
+            -(-(size - phase) // stride) >= out
+            for place in phases
+            for phase, size, out in zip(place, (height, width), op.shape[2:], strict=True)
+        )
+        planes = (images, channels * len(phases), *op.shape[2:])
+        value = self._value(self._layout(op.shape), planes[1], planes, used_again=full)
+        step = Step(
+            kind=Kind.PHASES,
+            output=value.address,
+            rows=channels,
+            images=images,
+            height=op.shape[2],
+            width=op.shape[3],
+            step=stride,
+            taps_count=len(phases),
+            offsets=self.arena.hold(np.array(phases, np.int32)),
+            input_height=height,
+            input_width=width,
+            border=SLACK if source.address else 0,
+            output_stride=value.layout.plane,
+            output_image=value.layout.image,
+            output_row=value.layout.row,
+        )
+        self._read(step, source)
+        self._emit("phases", step)
+        if full:
+            self.values[f"{op.output} phases"] = value  # free again after this operation
+        return value
 
     def _parameter(self, name: str) -> Tensor:
         """The tensor of a placeholder of the trace."""
@@ -598,4 +448,4 @@ class _Planner:
         _, _, height, width = source.shape
         plane = output.layout.plane
         into = (1, height * width * plane, width * plane, plane)
-        self._copy(source, output, source.shape, into=into)
+        self._copy(source, output, source.shape, into)

@@ -1,17 +1,15 @@
-"""What the charts of the Latency page say, and that they are drawn."""
+"""What the charts of throughput and of gains say, and that they are drawn."""
 
 import plotly.graph_objects as go
 import pytest
-from test_coverage import INT8, between, conversion, layer, profile
 from test_serving import GRID, make_run
 
-from optimizer.charts import alternative, figure, gains_info, kernels_info, parts_info, serving_info
+from optimizer.charts import alternative, figure, gains_info, serving_info
 from optimizer.recipe import Recipe
 from optimizer.serving import best_under, comparisons
 from optimizer.theme import DARK, LIGHT
 
 RUN = make_run()
-COVERAGE = profile(conversion(6), layer("first", 30, "u8"), layer("second", 19))
 
 
 def test_a_line_for_each_network_and_number_of_threads_and_streams() -> None:
@@ -69,34 +67,6 @@ def test_gains_are_rows_with_the_baseline_at_one() -> None:
     assert len(info.series[1].points) == len(GRID)
 
 
-def test_parts_add_up_to_the_call() -> None:
-    info = parts_info(COVERAGE)
-    assert info.parts == ("int8 kernels", "float32 kernels", "re-quantization, reorders", "everything else")
-    (_, before), (name, after) = info.rows
-    assert name.replace("\n", " ") == INT8.describe()
-    assert sum(one.value for one in before) == 100_000
-    assert sum(one.value for one in after) == 56_000
-    drawn = figure(info)
-    assert [bar.name for bar in drawn.data] == list(info.parts)
-    assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100e-6, 56e-6])
-    assert "int8 kernels, 30.0 µs, 53.6 %" in alternative(info)
-    assert len(parts_info(profile(layer("first", 60), made=Recipe())).rows) == 1
-
-
-def test_layers_stand_beside_what_they_took_before() -> None:
-    info = kernels_info(COVERAGE)
-    assert info.y.categories == ("input/fq_output_0", "first", "second")
-    rows = {line.name: [(point.y, point.x) for point in line.points] for line in info.series}
-    assert rows == {
-        "uncompressed": [(1, 60_000), (2, 39_000)],
-        "re-quantization, reorders": [(0, 6_000)],
-        "int8 kernels": [(1, 30_000)],
-        "float32 kernels": [(2, 19_000)],
-    }
-    small = kernels_info(profile(conversion(0.1), layer("first", 30, "u8"), between()))
-    assert small.y.categories == ("first",), "a conversion that hardly takes time is in the table"
-
-
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize(
     "info",
@@ -105,8 +75,6 @@ def test_layers_stand_beside_what_they_took_before() -> None:
         serving_info(None),
         gains_info(RUN),
         gains_info(None),
-        parts_info(COVERAGE),
-        kernels_info(COVERAGE),
     ],
     ids=lambda info: info.title,
 )

@@ -1,0 +1,37 @@
+"""The charts: for each one function that says what it shows, as frozen data (:mod:`optimizer.figures`).
+
+``figure(accuracy_info(results, selected=key), dark=True)`` is a plotly figure.
+"""
+
+from optimizer.charts.accuracy import accuracy_info
+from optimizer.charts.compare import compare_info
+from optimizer.charts.complexity import complexity_info
+from optimizer.charts.frontier import frontier_info
+from optimizer.charts.histogram import histogram_info
+from optimizer.charts.kernels import kernels_info, parts_info
+from optimizer.charts.latency import latency_info
+from optimizer.charts.layers import layers_info
+from optimizer.charts.samples import samples_info
+from optimizer.charts.sensitivity import sensitivity_info
+from optimizer.charts.serving import gains_info, serving_info
+from optimizer.charts.size import size_info
+from optimizer.figures import alternative, figure
+
+__all__ = [
+    "accuracy_info",
+    "alternative",
+    "compare_info",
+    "complexity_info",
+    "figure",
+    "frontier_info",
+    "gains_info",
+    "histogram_info",
+    "kernels_info",
+    "latency_info",
+    "layers_info",
+    "parts_info",
+    "samples_info",
+    "sensitivity_info",
+    "serving_info",
+    "size_info",
+]

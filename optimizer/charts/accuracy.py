@@ -1,0 +1,112 @@
+"""Accuracy against sparsity."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from optimizer.charts.axes import baseline_of, extent, padded
+from optimizer.charts.families import WAY, Family, belongs, family, main_family, options_of
+from optimizer.charts.lines import Placed, group
+from optimizer.charts.points import bits_role, point_of, selected_point
+from optimizer.figures import Axis, Lines, Reference, Series
+from optimizer.frame import Summary, summarise
+from optimizer.records import Result
+
+
+def accuracy_info(
+    results: Iterable[Result], selected: str | None = None, cursor: float | None = None
+) -> Lines:
+    """Accuracy against sparsity, one line a bit width.
+
+    ``selected`` is a result's key; ``cursor`` is the sparsity in percent of one that is not measured yet.
+    """
+    summaries = [summarise(result) for result in results]
+    agreement = bool(summaries) and all(summary.reference == "baseline" for summary in summaries)
+    title = "agreement with the uncompressed model" if agreement else "top-1 accuracy"
+    x = Axis("weights removed", "%", span=(-3, 100))
+    if not summaries:
+        return Lines("Accuracy against sparsity", x, Axis(title, "%", "higher"), cursor=cursor)
+    main = main_family(summaries, selected)
+    widths = {
+        _width(summary)
+        for summary in summaries
+        if options_of(own := family(summary.recipe)) and belongs(own[WAY:], main[WAY:])
+    }
+    placed = [
+        Placed(*_bits_series(summary, main, widths), point, belongs(family(summary.recipe)[:WAY], main[:WAY]))
+        for summary in summaries
+        if (point := point_of(summary, summary.pruned_percent, summary.measures["accuracy"]))
+    ]
+    points = [item.point for item in placed]
+    baseline = baseline_of(summaries, selected, "accuracy")
+    series = group(_few_options(placed), selected)
+    low, high = padded(*_near_the_lines(series, baseline))
+    below = sum(point.y < low for point in points)
+    return Lines(
+        "Accuracy against sparsity",
+        x,
+        Axis(f"{title}, {_images_of(summaries)}", "%", "higher", span=(max(low, -2), min(high, 102))),
+        series,
+        baseline,
+        selected_point(points, selected),
+        None if selected in {point.key for point in points} else cursor,
+        legend_title="weight bits",
+        note=f"{below} {'lies' if below == 1 else 'lie'} below" if below else "",
+    )
+
+
+LEAST_ROOM_POINTS = 5.0
+
+
+def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:
+    """The lines decide how far an axis goes down: recipes that recede get as much room below as the lines
+    take, and at least some points; a collapsed one would squeeze all the others."""
+    drawn, faint = (
+        [point for line in series if (line.line == "none" and line.small) is recedes for point in line.points]
+        for recedes in (False, True)
+    )
+    low, high = extent(drawn or faint, baseline)
+    lowest = low - max(high - low, LEAST_ROOM_POINTS)
+    return extent([*drawn, *(point for point in faint if point.y >= lowest)], baseline)
+
+
+def _images_of(summaries: Sequence[Summary]) -> str:
+    images = {summary.images for summary in summaries}
+    return images.pop() if len(images) == 1 else f"{len(images)} sets of images"
+
+
+MOST_OPTIONS = 3
+"""Lines of recipes with other options than the main ones: more would hide these."""
+
+
+def _few_options(placed: Sequence[Placed]) -> list[Placed]:
+    """Lines with other options are dashed; only those with most points stay lines."""
+    drawn = Counter(item.series for item in placed if item.main and item.series.line != "solid")
+    kept = {series for series, _ in drawn.most_common(MOST_OPTIONS)}
+    return [
+        replace(item, main=item.main and (item.series.line == "solid" or item.series in kept))
+        for item in placed
+    ]
+
+
+def _width(summary: Summary) -> tuple[float, int]:
+    quantize = summary.recipe.quantize
+    return quantize.bits, quantize.activation_bits
+
+
+def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float, int]]) -> tuple[Any, Series]:
+    """Its width with the options; the main options' lines are solid, and layers apart make no line at all:
+    under one name they may be other layers. ``widths`` are those that the main options were measured with:
+    what has no place for an option joins their line."""
+    quantize = summary.recipe.quantize
+    rounded = quantize.activation_bits < 32
+    bits = quantize.bits
+    name = f"{bits:g}{' mixed' if quantize.average_bits else ''}"
+    name += f", act. {quantize.activation_bits}" if rounded else ""
+    own = family(summary.recipe)
+    alike = belongs(own[WAY:], main[WAY:])
+    options = options_of(main if alike and _width(summary) in widths else own)
+    line: Literal["solid", "dash", "none"] = "solid" if alike else "none" if summary.recipe.layers else "dash"
+    series = Series(f"{name}, {options}" if options else name, bits_role(bits), (), line=line)
+    return (-bits, rounded, quantize.activation_bits, options), series

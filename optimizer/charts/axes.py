@@ -1,0 +1,36 @@
+"""The baseline on an axis, and how far an axis goes."""
+
+from collections.abc import Iterable, Sequence
+
+from optimizer.figures import Point, Reference
+from optimizer.frame import Summary
+from optimizer.metrics import metric
+
+
+def baseline_of(summaries: Sequence[Summary], selected: str | None, name: str) -> Reference | None:
+    """The baseline of the selected result, or of all when they agree on it."""
+    chosen = [summary for summary in summaries if summary.key == selected] or summaries
+    values = {summary.measures[name].baseline for summary in chosen}
+    value = values.pop()
+    if values or value is None:
+        return None
+    written = "" if name == "drop" else f" {metric(name).format(value)}"
+    return Reference(f"uncompressed{written}", value)
+
+
+def padded(low: float, high: float, share: float = 0.06) -> tuple[float, float]:
+    """A span with that share of it added at both ends."""
+    room = (high - low) * share or max(abs(high) * share, 1e-9)
+    return low - room, high + room
+
+
+def extent(points: Iterable[Point], reference: Reference | None) -> tuple[float, float]:
+    """From the lowest to the highest of the points, of their intervals, and of the baseline."""
+    values = [value for point in points for value in (point.y, point.low, point.high) if value is not None]
+    values += [reference.y] if reference else []
+    return min(values), max(values)
+
+
+def from_zero(points: Iterable[Point], reference: Reference | None) -> tuple[float, float]:
+    """From 0 to a little above the :func:`extent`."""
+    return 0.0, 1.08 * extent(points, reference)[1]

@@ -1,0 +1,58 @@
+"""One metric of chosen configurations, row by row."""
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from optimizer.charts.axes import padded
+from optimizer.charts.points import TIMES, bits_role, point_of
+from optimizer.figures import Axis, Lines, Series
+from optimizer.frame import Summary, summarise
+from optimizer.metrics import metric
+from optimizer.records import Result
+from optimizer.theme import engine_label
+
+
+def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
+    """One metric of chosen configurations, one row each, with its interval.
+
+    Raises InputError for an unknown metric.
+    """
+    summaries = [summarise(result) for result in results]
+    measured = metric(name)
+    labels = tuple("\n".join(textwrap.wrap(_label(summary, summaries), 30)) for summary in summaries)
+    points = [
+        (
+            summary.recipe.quantize.bits,
+            replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
+        )
+        for row, summary in enumerate(summaries)
+        if (point := point_of(summary, row, summary.measures[name], timed=name in TIMES))
+    ]
+    title = measured.label[0].upper() + measured.label[1:]
+    x = Axis(measured.label, measured.unit, measured.direction)
+    y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
+    if not points:
+        return Lines(title, x, y, empty="Pin configurations to compare them here.")
+    values = [end for _, point in points for end in (point.x, point.x_low, point.x_high) if end is not None]
+    if measured.unit in ("%", "points", "dB"):
+        x = replace(x, span=padded(min(values), max(values)))
+    else:
+        x = replace(x, title=f"{measured.label}, from 0", span=(0.0, 1.08 * max(values)))
+    series = tuple(
+        Series(f"{width:g} bits", bits_role(width), chosen, line="none", legend=False)
+        for width in sorted({bits for bits, _ in points})
+        if (chosen := tuple(point for bits, point in points if bits == width))
+    )
+    intervals = any(point.x_low is not None for _, point in points)
+    return Lines(title, x, y, series, note="with 95 % intervals" if intervals else "")
+
+
+def _label(summary: Summary, others: Sequence[Summary]) -> str:
+    """The recipe, and the model and engine where these differ."""
+    parts = [summary.description]
+    if len({other.request.model for other in others}) > 1:
+        parts.insert(0, summary.request.model)
+    if len({other.request.engine for other in others}) > 1:
+        parts.append(engine_label(summary.request.engine))
+    return " · ".join(parts)

@@ -1,0 +1,121 @@
+"""Time and operations against the number of weights."""
+
+import html
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from optimizer.charts.axes import extent
+from optimizer.errors import unknown
+from optimizer.figures import Axis, Lines, Point, Reference, Series
+from optimizer.metrics import format_count, format_ns, format_percent
+from optimizer.theme import MARKERS
+
+
+class Fit(Protocol):
+    """A power law of time above ``floor_ns`` of overhead: its ``slope`` on log axes and the interval. From
+    ``from_n`` on, the weights take longer than the overhead."""
+
+    @property
+    def slope(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def floor_ns(self) -> float: ...
+    @property
+    def from_n(self) -> float: ...
+
+
+EXECUTIONS = {
+    "dense": "dense fp32",
+    "sparse kernel": "sparse kernels",
+    "csr": "unknown kernels",
+    "rows removed": "channels removed",
+    "int8": "int8 kernels",
+}
+"""How a layer was executed on the Complexity page, and the realisation whose colour and marker it has."""
+
+
+def complexity_info(
+    points: pd.DataFrame,
+    fits: Mapping[str, Fit],
+    quantity: Literal["time", "operations"] = "time",
+    n_label: str = "weights n",
+) -> Lines:
+    """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
+
+    ``points`` has the columns ``execution`` (one of EXECUTIONS), ``n``, ``operations``, ``surviving``,
+    ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits`` has an entry an
+    execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
+    """
+    timed = quantity == "time"
+    title = "Time against the number of weights" if timed else "Operations against the number of weights"
+    x = Axis(f"{n_label} before removal, log", log=True)
+    y = Axis(
+        "time, log" if timed else "weights visited an input, log", "ns" if timed else "", "lower", log=True
+    )
+    if points.empty:
+        return Lines(title, x, y, empty="Not measured yet.<br>Start the measurement to see time against n.")
+    column = "median_ns" if timed else "operations"
+    series: list[Series] = []
+    floors: list[float] = []
+    for execution, rows in points[points[column] > 0].sort_values("n").groupby("execution", sort=False):
+        if execution not in EXECUTIONS:
+            raise unknown("execution", execution, EXECUTIONS)
+        name, role = str(execution), EXECUTIONS[str(execution)]
+        measured = tuple(_point(row, column, MARKERS[role]) for row in rows.to_dict("records"))
+        fit = fits.get(name) if timed else None
+        if fit is None:
+            series.append(Series(name, role, measured))
+            continue
+        label = f"{name}, slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+        series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
+        floors += [fit.floor_ns] if fit.floor_ns > 0 else []
+    floor = (
+        Reference(f"overhead of a layer's call: {format_ns(min(floors))}", min(floors)) if floors else None
+    )
+    drawn = [point for line in series for point in line.points]
+    low, high = extent(drawn, floor)
+    return Lines(
+        title,
+        replace(x, span=(min(point.x for point in drawn) / 1.6, max(point.x for point in drawn) * 1.6)),
+        replace(y, span=(low / 2.5, high * 1.6)),
+        tuple(series),
+        floor,
+    )
+
+
+def _point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
+    timed = column == "median_ns"
+    name = html.escape(f"{row.get('name', '')} {row['execution']}".strip())
+    words = [
+        f"<b>{name}</b>, {format_percent(100 * row['removed_share'])} removed",
+        f"n = {format_count(row['n'])}, {format_count(row['surviving'])} survive",
+        f"weights visited {format_count(row['operations'])}",
+        f"time {format_ns(row['median_ns'], row['low_ns'], row['high_ns'])}",
+    ]
+    return Point(
+        row["n"],
+        row[column],
+        low=row["low_ns"] if timed else None,
+        high=row["high_ns"] if timed else None,
+        hover="<br>".join(words),
+        marker=marker,
+    )
+
+
+def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
+    """The power law alone, where the weights and not the overhead take the time: straight on log axes."""
+    n, times_ns = rows["n"].to_numpy(float), rows["median_ns"].to_numpy(float)
+    clear = (n >= fit.from_n) & (times_ns > fit.floor_ns)
+    if not clear.any():
+        return Series(f"{name}, fitted", role, (), line="dot", markers=False, legend=False)
+    scale = np.median(np.log(times_ns[clear] - fit.floor_ns) - fit.slope * np.log(n[clear]))
+    ends = (n[clear].min(), n[clear].max())
+    line = tuple(Point(float(end), float(np.exp(scale + fit.slope * np.log(end)))) for end in ends)
+    return Series(f"{name}, fitted", role, line, line="dot", markers=False, legend=False)

@@ -1,0 +1,82 @@
+"""What accuracy is paid for a cost: the Pareto frontier."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+
+from optimizer.charts.axes import baseline_of, extent, padded
+from optimizer.charts.points import TIMES, bits_role, point_of, selected_point
+from optimizer.figures import Axis, Lines, Point, Series
+from optimizer.frame import frontier_mask, summarise
+from optimizer.metrics import metric
+from optimizer.records import Result
+
+LARGEST_DROP_POINTS = 15.0
+
+
+def frontier_info(
+    results: Iterable[Result],
+    selected: str | None = None,
+    cost: str = "compressed_size",
+    loss: str = "drop",
+    log: bool = False,
+) -> Lines:
+    """What accuracy is paid for a ``cost``: the Pareto-optimal results joined, the dominated ones faint.
+
+    Raises InputError for a metric that does not exist.
+    """
+    summaries = [summarise(result) for result in results]
+    paid, lost = metric(cost), metric(loss)
+    title = f"Frontier: {lost.label} against {paid.label}"
+    x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)
+    y = Axis(lost.label, lost.unit, lost.direction)
+    points: list[Point] = []
+    optimal: set[str] = set()
+    for summary, on_frontier in zip(summaries, frontier_mask(summaries, (cost, loss)), strict=True):
+        price = summary.measures[cost]
+        point = point_of(
+            summary,
+            math.nan if price.value is None else price.value,
+            summary.measures[loss],
+            timed=cost in TIMES,
+        )
+        if point:
+            points.append(replace(point, x_low=price.low, x_high=price.high))
+            optimal |= {summary.key} if on_frontier else set()
+    if not points:
+        return Lines(title, x, y)
+    baseline = baseline_of(summaries, selected, loss)
+    near = [point for point in points if _is_near(point, loss) or point.key == selected]
+    low, high = extent(near or points, baseline)
+    prices = [value for point in near or points for value in (point.x, point.x_high) if value]
+    best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
+    bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
+    elsewhere = {summary.key for summary in summaries if cost in TIMES and summary.other_machine}
+    dominated = tuple(point for point in points if point.key not in optimal)
+    line = tuple(replace(point, hover="") for point in best if point.key not in elsewhere)
+    far = len(points) - len(near) if near else 0
+    return Lines(
+        title,
+        replace(x, span=(min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))),
+        replace(y, span=padded(low, high, 0.14)),
+        (
+            Series("dominated", "faint", dominated, line="none", small=True, legend=False),
+            Series("frontier", "baseline", line, line="steps", markers=False, legend=False),
+            *(
+                Series(f"{width:g} bits", bits_role(width), chosen, line="none")
+                for width in sorted(set(bits.values()), reverse=True)
+                if (chosen := tuple(point for point in best if bits[point.key] == width))
+            ),
+        ),
+        baseline,
+        selected_point(points, selected),
+        note=" · ".join(
+            ["faint: beaten"] * bool(dominated)
+            + [f"{far} {'lies' if far == 1 else 'lie'} above {LARGEST_DROP_POINTS:.0f}"] * bool(far)
+        ),
+    )
+
+
+def _is_near(point: Point, loss: str) -> bool:
+    """Whether a point deserves a place on the axis: a collapsed model would squeeze all the others."""
+    return loss != "drop" or point.y <= LARGEST_DROP_POINTS

@@ -1,0 +1,97 @@
+"""Where the time of a call goes: by the kind of kernel, and layer by layer."""
+
+import html
+import textwrap
+
+from optimizer.charts.points import clip
+from optimizer.coverage import PARTS, Coverage, part, parts
+from optimizer.coverage import rows as operations
+from optimizer.figures import Axis, Lines, Point, Segment, Series, Stacks
+from optimizer.metrics import format_ns
+from optimizer.theme import MARKERS
+
+PART_COLOURS = {"conversion": "file", "other": "faint"}
+"""Colours of what is no layer; a layer has its realisation's."""
+PART_WORDS = {
+    "dense fp32": "float32 kernels",
+    "conversion": "re-quantization, reorders",
+    "other": "everything else",
+}
+
+
+def parts_info(run: Coverage) -> Stacks:
+    """The time of a call by what ran, uncompressed and compressed, under the engine's profiler."""
+    networks = {"uncompressed": run.baseline}
+    if not run.request.recipe.identity:
+        networks["\n".join(textwrap.wrap(run.request.recipe.describe(), 26))] = run.kernels
+    bars = []
+    for name, kernels in networks.items():
+        taken = parts(kernels)
+        total = sum(taken.values())
+        segments = tuple(
+            Segment(
+                PART_WORDS.get(kind, kind),
+                time,
+                PART_COLOURS.get(kind, kind),
+                f"<b>{PART_WORDS.get(kind, kind)}</b><br>{format_ns(time)}, {100 * time / total:.1f} %",
+            )
+            for kind, time in taken.items()
+        )
+        bars.append((name, segments))
+    there = {segment.part for _, segments in bars for segment in segments}
+    order = (PART_WORDS.get(kind, kind) for kind in PARTS)
+    return Stacks(
+        "Where the time goes",
+        Axis("time of a call, from 0", "ns", "lower"),
+        tuple(name for name in order if name in there),
+        tuple(bars),
+        note="under the profiler",
+    )
+
+
+LEAST_SHOWN_SHARE = 0.01
+
+
+def kernels_info(run: Coverage) -> Lines:
+    """Time of each layer and each conversion of note, in the order of the network, beside the time that the
+    layer took uncompressed."""
+    shown = [row for row in operations(run.kernels) if row.role == "layer" or _of_note(row.role, row.share)]
+    names = tuple(clip(row.label, 40) for row in shown)
+    left = [row for row in operations(run.baseline) if row.role == "layer"]
+    before = {row.name: row for row in reversed(left)}
+
+    def point(row: int, time_ns: float, words: str, marker: str) -> Point:
+        return Point(
+            time_ns, row, hover=f"<b>{html.escape(names[row])}</b><br>{html.escape(words)}", marker=marker
+        )
+
+    old = tuple(
+        point(row, before[one.name].time_ns, f"uncompressed: {format_ns(before[one.name].time_ns)}", "circle")
+        for row, one in enumerate(shown)
+        if one.name in before
+    )
+    series = [Series("uncompressed", "baseline", old, line="none")] if not run.request.recipe.identity else []
+    for kind in dict.fromkeys(part(one) for one in shown):
+        ran = tuple(
+            point(
+                row,
+                one.time_ns,
+                f"{one.precision}, {one.kernel}: {format_ns(one.time_ns)}, {100 * one.share:.1f} %",
+                MARKERS.get(kind, "x"),
+            )
+            for row, one in enumerate(shown)
+            if part(one) == kind
+        )
+        series.append(Series(PART_WORDS.get(kind, kind), PART_COLOURS.get(kind, kind), ran, line="none"))
+    longest = max((point.x for one in series for point in one.points), default=1.0)
+    return Lines(
+        "Time of each layer, and the kernels that ran",
+        Axis("time a call, from 0", "ns", "lower", span=(0.0, 1.08 * longest)),
+        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        tuple(series),
+        note="profiled: compare layers, not with the latency",
+    )
+
+
+def _of_note(role: str, share: float) -> bool:
+    return role == "conversion" and share >= LEAST_SHOWN_SHARE

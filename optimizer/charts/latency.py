@@ -1,0 +1,102 @@
+"""Latency against sparsity."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from optimizer.charts.axes import baseline_of, from_zero
+from optimizer.charts.lines import Placed, group
+from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.figures import Axis, Lines, Series, count
+from optimizer.frame import Summary, summarise
+from optimizer.metrics import metric
+from optimizer.records import Result
+from optimizer.theme import MARKERS, engine_label
+
+
+def latency_info(
+    results: Iterable[Result],
+    selected: str | None = None,
+    cursor: float | None = None,
+    name: str = "latency_ratio",
+    engine: str = "",
+) -> Lines:
+    """Latency against sparsity, one line a realisation: what the kernels really did.
+
+    The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
+    time. Results of another machine are lines of their own, with crosses. With ``engine`` there is one line a
+    realisation, of that engine where it has any, else of the one with most results; other engines recede.
+    Without, each engine has its own, and those of the first are solid.
+    """
+    summaries = [summarise(result) for result in results]
+    measured = metric(name)
+    x = Axis("weights removed", "%", span=(-3, 100))
+    label = "time ÷ uncompressed" if name == "latency_ratio" else f"{measured.label} of a call"
+    y = Axis(f"{label}, from 0", measured.unit, measured.direction)
+    if not summaries:
+        return Lines("Latency against sparsity", x, y, cursor=cursor)
+    engines = sorted(
+        {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
+    )
+    shown = _one_engine_each(summaries, engine)
+    placed = [
+        Placed(
+            *_realisation_series(summary, engines, engine),
+            point,
+            not engine or shown[_kind(summary)] == summary.request.engine,
+        )
+        for summary in summaries
+        if (point := point_of(summary, summary.pruned_percent, summary.measures[name], timed=True))
+    ]
+    if not placed:
+        return Lines("Latency against sparsity", x, y, empty="This figure needs a full measurement.")
+    points = [item.point for item in placed]
+    calm = [replace(point, low=None, high=None) if point.noisy else point for point in points]
+    baseline = baseline_of(summaries, selected, name)
+    series = group(placed, selected, "others")
+    return Lines(
+        "Latency against sparsity",
+        x,
+        replace(y, span=from_zero(calm, baseline)),  # one disturbed interval would squeeze all the others
+        series,
+        baseline,
+        selected_point(points, selected),
+        None if selected in {point.key for point in points} else cursor,
+        note="dashed: another engine" if engine and any(line.line == "dash" for line in series) else "",
+    )
+
+
+def _kind(summary: Summary) -> tuple[str, str]:
+    return summary.realisation, summary.environment_key
+
+
+def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[str, str], str]:
+    """For each realisation on each machine the engine whose line it is."""
+    counted = Counter((_kind(summary), summary.request.engine) for summary in summaries)
+    ranked = sorted(counted, key=lambda one: (one[1] == engine, counted[one]))
+    return dict(ranked)  # the last one stays
+
+
+def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -> tuple[Any, Series]:
+    """Its name, with what else tells on the clock, the engine where each has its own lines, and the machine
+    where it is another. The first engine's lines are solid; layers apart make no line."""
+    name, colour = ran(summary), summary.realisation
+    recipe = summary.recipe
+    if recipe.prune.shrinks and recipe.prune.snap > 1:
+        name += f", snapped to {recipe.prune.snap}"
+    if recipe.layers:
+        name += f", {count(len(recipe.layers), 'layer')} apart"
+    label = engine_label(summary.request.engine)
+    if len(engines) > 1 and not chosen and name != label:  # the sparse kernels are an engine by themselves
+        name += f", {label}"
+    if summary.other_machine:
+        name, colour = f"{name}, other machine", "unknown kernels"
+    order = (
+        list(MARKERS).index(summary.realisation),
+        engines.index(summary.request.engine),
+        summary.environment_key,
+        name,
+    )
+    line: Literal["solid", "dash", "none"] = "solid" if summary.request.engine == engines[0] else "dash"
+    return order, Series(name, colour, (), line="none" if recipe.layers else line)

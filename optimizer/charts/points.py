@@ -1,0 +1,83 @@
+"""A result as a point of a chart: its place and interval, its marker, and the words that it shows when
+pointed at."""
+
+import html
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+
+from optimizer.figures import Point, count
+from optimizer.frame import FALLBACK, Measure, Summary
+from optimizer.metrics import format_count, format_p
+from optimizer.recipe import WEIGHT_BITS
+from optimizer.theme import MARKERS, engine_label
+
+TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
+"""Metrics that a noisy or another machine spoils."""
+
+
+def point_of(summary: Summary, x: float, measure: Measure, timed: bool = False) -> Point | None:
+    """A result at ``x``. ``timed``: the figure is a time, so noise fades it."""
+    if measure.value is None or not math.isfinite(measure.value) or not math.isfinite(x):
+        return None
+    return Point(
+        x,
+        measure.value,
+        summary.key,
+        measure.low,
+        measure.high,
+        hover=hover(summary),
+        marker="x" if timed and summary.other_machine else MARKERS[summary.realisation],
+        simulated=bool(summary.simulated),
+        noisy=timed and bool(summary.noise),
+    )
+
+
+def selected_point(points: Iterable[Point], key: str | None) -> Point | None:
+    """The point of the result with that key, or None."""
+    return next((point for point in points if point.key == key), None) if key is not None else None
+
+
+@lru_cache(maxsize=4096)
+def hover(summary: Summary) -> str:
+    """The recipe in words, every figure with its interval, and how it was measured; escaped for plotly."""
+    lines = [
+        f"<b>{html.escape(summary.description)}</b>",
+        html.escape(f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.images}"),
+        f"accuracy {summary.text('accuracy')}",
+        html.escape(f"lost {summary.text('drop')}, {format_p(summary.drop.p)}"),
+        f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
+        f" · compressed {summary.text('compressed_size')}",
+        f"latency {summary.text('latency')}",
+        f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict}",
+        f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
+        f"ran: {ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
+        f"batch {summary.batch}",
+    ]
+    if summary.measures["memory"].value is not None:
+        lines.insert(5, f"memory {summary.text('memory')}")
+    if summary.measures["cold_start"].value is not None:
+        lines.append(f"cold start {summary.text('cold_start')}")
+    if summary.shared_with:
+        lines.append(html.escape(f"time shared with: {summary.shared_with}"))
+    lines += [
+        html.escape(clip(f"{badge.name}: {badge.words}"))
+        for badge in summary.badges
+        if badge.name != "measured"
+    ]
+    return "<br>".join(lines)
+
+
+def clip(text: str, most: int = 90) -> str:
+    """The text, cut off where it is longer than ``most`` letters."""
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def ran(summary: Summary) -> str:
+    """What the kernels really did, also where ours were not there."""
+    return FALLBACK if summary.fallback and summary.skipping else summary.realisation
+
+
+def bits_role(bits: float) -> str:
+    """The colour role of the width that comes nearest."""
+    return f"bits {min(WEIGHT_BITS, key=lambda width: abs(width - bits))}"

@@ -1,0 +1,65 @@
+"""Size against the bits of a weight."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from optimizer.charts.axes import baseline_of, from_zero
+from optimizer.charts.families import belongs, family, main_family, options_of
+from optimizer.charts.lines import Placed, group
+from optimizer.charts.points import point_of, selected_point
+from optimizer.figures import Axis, Lines, Series
+from optimizer.frame import Summary, summarise
+from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
+from optimizer.records import Result
+
+SIZES = {
+    "file as served": ("file_size", "file", "circle"),
+    "compressed (zstd)": ("compressed_size", "compressed", "diamond"),
+    "packed (counted)": ("packed_size", "packed", "triangle-up"),
+}
+"""The three sizes of the size chart: metric, colour role, marker. Packed ones are counted, so hollow."""
+
+
+def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
+    """Size against weight bits, one line a kind of size, at the selected result's pruning (else unpruned)."""
+    summaries = [summarise(result) for result in results]
+    x = Axis("weight bits", categories=tuple(map(str, WEIGHT_BITS)), span=(-0.4, len(WEIGHT_BITS) - 0.6))
+    if not summaries:
+        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
+    chosen = next((summary for summary in summaries if summary.key == selected), None)
+    prune = chosen.recipe.prune if chosen else Recipe().prune
+    at = [
+        summary
+        for summary in summaries
+        if summary.recipe.prune == prune or not (summary.recipe.prune.active or prune.active)
+    ]
+    if not at:
+        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
+    main = main_family(at, selected)
+    lines = [summary for summary in at if belongs(family(summary.recipe), main)]
+    placed = [
+        Placed(order, Series(name, colour, ()), replace(point, marker=marker, simulated=colour == "packed"))
+        for order, (name, (measured, colour, marker)) in enumerate(SIZES.items())
+        for summary in lines
+        if (point := point_of(summary, _position(summary), summary.measures[measured]))
+    ]
+    points = [item.point for item in placed]
+    baseline = baseline_of(at, selected, "file_size")
+    return Lines(
+        ", ".join(filter(None, ("Size against bits", _pruned(prune), options_of(main)))),
+        x,
+        Axis("size, from 0", "B", "lower", span=from_zero(points, baseline)),
+        group(placed, selected),
+        baseline,
+        selected_point(points, selected),
+    )
+
+
+def _position(summary: Summary) -> float:
+    return float(np.interp(summary.recipe.quantize.bits, WEIGHT_BITS, range(len(WEIGHT_BITS))))
+
+
+def _pruned(prune: PruneSpec) -> str:
+    return Recipe(prune).describe().partition(" (")[0] if prune.active else "nothing pruned"

@@ -1,0 +1,54 @@
+"""What the charts of where a call's time goes say, and that they are drawn."""
+
+import plotly.graph_objects as go
+import pytest
+from test_coverage import INT8, between, conversion, layer, profile
+
+from optimizer.charts import alternative, figure, kernels_info, parts_info
+from optimizer.recipe import Recipe
+from optimizer.theme import DARK, LIGHT
+
+COVERAGE = profile(conversion(6), layer("first", 30, "u8"), layer("second", 19))
+
+
+def test_parts_add_up_to_the_call() -> None:
+    info = parts_info(COVERAGE)
+    assert info.parts == ("int8 kernels", "float32 kernels", "re-quantization, reorders", "everything else")
+    (_, before), (name, after) = info.rows
+    assert name.replace("\n", " ") == INT8.describe()
+    assert sum(one.value for one in before) == 100_000
+    assert sum(one.value for one in after) == 56_000
+    drawn = figure(info)
+    assert [bar.name for bar in drawn.data] == list(info.parts)
+    assert [sum(bar.x[row] for bar in drawn.data) for row in (0, 1)] == pytest.approx([100e-6, 56e-6])
+    assert "int8 kernels, 30.0 µs, 53.6 %" in alternative(info)
+    assert len(parts_info(profile(layer("first", 60), made=Recipe())).rows) == 1
+
+
+def test_layers_stand_beside_what_they_took_before() -> None:
+    info = kernels_info(COVERAGE)
+    assert info.y.categories == ("input/fq_output_0", "first", "second")
+    rows = {line.name: [(point.y, point.x) for point in line.points] for line in info.series}
+    assert rows == {
+        "uncompressed": [(1, 60_000), (2, 39_000)],
+        "re-quantization, reorders": [(0, 6_000)],
+        "int8 kernels": [(1, 30_000)],
+        "float32 kernels": [(2, 19_000)],
+    }
+    small = kernels_info(profile(conversion(0.1), layer("first", 30, "u8"), between()))
+    assert small.y.categories == ("first",), "a conversion that hardly takes time is in the table"
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(
+    "info",
+    [parts_info(COVERAGE), kernels_info(COVERAGE)],
+    ids=lambda info: info.title,
+)
+def test_every_chart_is_drawn_in_its_mode_and_told_in_words(info: object, dark: bool) -> None:
+    drawn = figure(info, dark=dark)
+    assert isinstance(drawn, go.Figure)
+    drawn.to_json()
+    theme = DARK if dark else LIGHT
+    assert drawn.layout.template.layout.font.color == theme.text
+    assert alternative(info).startswith(info.title)  # type: ignore[arg-type, attr-defined]

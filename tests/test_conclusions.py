@@ -1,0 +1,94 @@
+"""What is said of a complexity run, on synthetic runs whose truth is known."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+from test_scaling import COSTS, run
+
+from optimizer.conclusions import as_json, conclusions
+from optimizer.scaling import CSR, DENSE, EXECUTIONS, ROWS, effect, fits, frame, predicted_break_even
+
+
+def one_sentence(sentences: tuple[str, ...], start: str) -> str:
+    (found,) = [sentence for sentence in sentences if sentence.startswith(start)]
+    return found
+
+
+def test_what_halving_does_is_told_for_each_execution() -> None:
+    told = conclusions(run())
+    dense = one_sentence(told, "Halving the weights at n = 10,000,000, dense")
+    assert "no change that can be told" in dense
+    assert "10,000,000 of 10,000,000 visits" in dense
+    assert "faster, 0.5" in one_sentence(told, "CSR: ")
+    assert "5,000,000 of 10,000,000 visits" in one_sentence(told, "CSR: ")
+    assert "faster, 0.5" in one_sentence(told, "Rows removed: ")
+    assert effect(run(), ROWS).ratio == pytest.approx(0.5, abs=0.01)
+
+
+def test_csr_slower_than_dense_is_said_and_where_it_would_break_even() -> None:
+    slow = one_sentence(conclusions(run()), "CSR with 50 % removed against dense")
+    assert "slower, 1.5" in slow
+    assert "predicted, not measured: break-even at 67 % removed" in slow
+
+
+def test_csr_faster_than_dense_is_said() -> None:
+    fast = one_sentence(conclusions(run(share=0.9)), "CSR with 90 % removed against dense")
+    assert "faster, 0.3" in fast
+
+
+def test_csr_that_never_catches_up_is_said() -> None:
+    hopeless = run(costs={**COSTS, CSR: 200.0})
+    assert predicted_break_even(hopeless) is None
+    assert "would not catch up" in one_sentence(conclusions(hopeless), "CSR with 50 % removed against dense")
+
+
+def test_other_shares_bracket_the_break_even() -> None:
+    others = [run(share=0.8), run(share=0.6), run(share=0.9)]
+    sentence = one_sentence(conclusions(run(), others), "CSR with 50 %")
+    assert "between 60 % and 80 % removed" in sentence
+    assert "predicted" not in sentence
+
+
+def test_runs_of_other_settings_bracket_nothing() -> None:
+    foreign = [replace(run(share=0.8), threads=2), run(share=0.8, sizes=(10, 1_000, 1_000_000))]
+    assert "predicted" in one_sentence(conclusions(run(), foreign), "CSR with 50 %")
+
+
+def test_pruning_leaves_the_order() -> None:
+    sentence = one_sentence(conclusions(run()), "Pruning does not make the time constant")
+    assert "10 times the weights (1,000,000 to 10,000,000)" in sentence
+    factors = dict(re.findall(r"(dense|sparse kernel|csr|rows removed|int8) ([\d.]+)×", sentence))
+    assert {execution: float(factor) for execution, factor in factors.items()} == pytest.approx(
+        dict.fromkeys(EXECUTIONS, 10), rel=0.01
+    )
+    assert "The constant falls (sparse kernel, csr, rows removed), the order stays." in sentence
+
+
+def test_time_that_does_not_grow_refutes_nothing() -> None:
+    told = conclusions(run(power=0.001, costs={**dict.fromkeys(EXECUTIONS, 5e3), CSR: 5e4}, noise=0.01))
+    assert not [sentence for sentence in told if sentence.startswith("Pruning does not")]
+
+
+def test_nothing_removed_claims_nothing_of_a_removal() -> None:
+    told = conclusions(run(share=0.0))
+    assert not re.search("Halving|Removing|After the removal|Pruning", " ".join(told))
+    assert one_sentence(told, "With every weight, time above the overhead grows as")
+    assert one_sentence(told, "With every weight, 10 times")
+
+
+def test_noise_is_said() -> None:
+    told = conclusions(run(noise=0.3))
+    assert "but noisy: " in one_sentence(told, "Halving the weights")
+
+
+def test_the_json_for_others_is_plain_and_agrees_with_the_frame() -> None:
+    original = run()
+    plain = json.loads(json.dumps(as_json(original)))
+    assert plain["schema"] == original.schema
+    assert plain["after"] == frame(original).to_dict("records")
+    assert len(plain["layers"]) == len(original.points)
+    assert plain["effects"]["csr against dense"]["ratio"] == effect(original, CSR, DENSE).ratio
+    assert plain["fits_after"][DENSE]["slope"] == fits(original)[DENSE].slope
+    assert plain["conclusions"] == list(conclusions(original))
