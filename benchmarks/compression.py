@@ -39,11 +39,12 @@ from optimizer.compress import CompressedModel
 from optimizer.data import load_images
 from optimizer.environment import describe, environment
 from optimizer.errors import unknown
-from optimizer.experiment import Subject, activation_images, build_of, compressed_model, study, subject
 from optimizer.prune.coupling import groups
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
 from optimizer.studies import IMAGES
+from optimizer.subject import Subject, activation_images, study, subject
+from optimizer.variant import build_of, compressed_model
 
 MODEL = "efficientnet-lite0"
 BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")

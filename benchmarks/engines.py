@@ -37,7 +37,6 @@ from optimizer.engines.base import Runner
 from optimizer.engines.torch import thread_count
 from optimizer.environment import describe, environment
 from optimizer.errors import InputError
-from optimizer.experiment import turn
 from optimizer.kernels import Kernels, Step, kernels
 from optimizer.kernels.matrix import DENSE
 from optimizer.kernels.plan import Choice, plan
@@ -48,6 +47,7 @@ from optimizer.models import load, quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
 from optimizer.statistics import summarise_latency
+from optimizer.subject import turn
 
 Shape = tuple[int, int, int]
 THREADS = 1

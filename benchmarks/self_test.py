@@ -28,12 +28,12 @@ from optimizer.compress import compress
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
 from optimizer.environment import describe, environment, threads_available
-from optimizer.experiment import turn
 from optimizer.latency import measure_latency
 from optimizer.models import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
 from optimizer.statistics import LatencySummary, summarise_latency
+from optimizer.subject import turn
 
 SHAPE = (48, 14, 14)
 LAYERS, MORE_LAYERS = 20, 22

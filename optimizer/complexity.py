@@ -22,7 +22,6 @@ from optimizer.engines.csr import to_csr
 from optimizer.engines.torch import thread_count
 from optimizer.environment import environment, stolen_share
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.experiment import resolve_threads, subject, turn
 from optimizer.kernels import matrix
 from optimizer.layers import walk
 from optimizer.models import Report, card, quiet
@@ -44,6 +43,7 @@ from optimizer.scaling import (
     kept_count,
     request_key,
 )
+from optimizer.subject import resolve_threads, subject, turn
 
 WIDEST = 1024
 """Rows and columns of a stack's layer, at most."""

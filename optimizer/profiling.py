@@ -13,9 +13,10 @@ from optimizer.coverage import BETWEEN, Coverage, coverage_key
 from optimizer.engines import Runner
 from optimizer.environment import environment
 from optimizer.errors import UnavailableError, WorkError
-from optimizer.experiment import pair, turn
+from optimizer.experiment import pair
 from optimizer.models import Report, quiet
 from optimizer.records import KernelTime, Request
+from optimizer.subject import turn
 
 PASSES, CALLS = 5, 30
 """Samples of each network, and calls that each is a figure of."""

@@ -14,7 +14,7 @@ import numpy as np
 from optimizer.engines import Runner
 from optimizer.engines.base import Service, one_by_one
 from optimizer.environment import environment, stolen_share
-from optimizer.experiment import Pair, pair, turn, uncompressed
+from optimizer.experiment import Pair, pair, uncompressed
 from optimizer.latency import BASELINE, batches, no_garbage_collection
 from optimizer.models import Report, quiet
 from optimizer.records import Request, Settings
@@ -29,6 +29,7 @@ from optimizer.serving import (
     configurations,
     serving_key,
 )
+from optimizer.subject import turn
 
 VARIANT, EAGER_MODEL = "variant", "torch eager"
 MOST_REQUESTS = 64

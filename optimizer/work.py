@@ -63,10 +63,10 @@ def run(task: str, request: Any, report: Report) -> object:
 
 def _warm(request: Request | None, report: Report) -> None:
     """Pay the imports, and what a first request would wait for, before anyone waits."""
-    from optimizer import experiment
+    from optimizer import experiment, variant  # noqa: F401  (experiment: its imports)
 
     if request is not None:
-        experiment.inspect(request)
+        variant.inspect(request)
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
@@ -98,27 +98,27 @@ def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
 
 
 def _inspect(request: Request, report: Report) -> Inspection:
-    from optimizer import experiment
+    from optimizer import variant
 
-    return experiment.inspect(request, report)
+    return variant.inspect(request, report)
 
 
 def _anatomy(request: tuple[Request, str], report: Report) -> Anatomy:
-    from optimizer import experiment
+    from optimizer import variant
 
-    return experiment.anatomy(*request, report)
+    return variant.anatomy(*request, report)
 
 
 def _sensitivities(request: Request, report: Report) -> tuple[Sensitivity, ...]:
-    from optimizer import experiment
+    from optimizer import variant
 
-    return experiment.sensitivities(request, report)
+    return variant.sensitivities(request, report)
 
 
 def _coupled(request: Request, report: Report) -> tuple[GroupSensitivity, ...]:
-    from optimizer import experiment
+    from optimizer import variant
 
-    return experiment.coupled_sensitivities(request, report)
+    return variant.coupled_sensitivities(request, report)
 
 
 def _measure(request: Request, report: Report) -> str:
@@ -149,19 +149,19 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
 
 def _artifact(request: tuple[str, Request], report: Report) -> bytes:
     """A file of the compressed model, with the figures that were measured of it."""
-    from optimizer import artifacts, experiment
+    from optimizer import artifacts, subject, variant
 
     kind, wanted = request
-    target = experiment.subject(wanted.model)
+    target = subject.subject(wanted.model)
     report(None, "compressing")
     take_away = artifacts.TakeAway(
         card=target.loaded.card,
-        module=experiment.network_of(wanted, report),
-        compressed=experiment.compressed_model(wanted, report),
-        calibration=experiment.activation_images(wanted),
-        threads=experiment.resolve_threads(wanted.settings.threads),
+        module=variant.network_of(wanted, report),
+        compressed=variant.compressed_model(wanted, report),
+        calibration=subject.activation_images(wanted),
+        threads=subject.resolve_threads(wanted.settings.threads),
         result=Store().best(wanted),
-        build=experiment.build_of(replace(wanted, engine="openvino"), report) if kind == "openvino" else None,
+        build=variant.build_of(replace(wanted, engine="openvino"), report) if kind == "openvino" else None,
     )
     report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")
     return artifacts.write(kind, take_away)

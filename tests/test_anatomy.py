@@ -9,11 +9,12 @@ from optimizer.anatomy import BINS, anatomy_of, sensitivities_of
 from optimizer.calibrate import Moments
 from optimizer.compress import CompressedWeight, compress_weights
 from optimizer.errors import InputError
-from optimizer.experiment import anatomy, compressed_model, subject
 from optimizer.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.study import Study
+from optimizer.subject import subject
+from optimizer.variant import anatomy, compressed_model
 
 BEFORE = torch.tensor([[-1.0, -0.2, 0.0, 0.005], [0.3, 0.2, 0.9, 1.0]])
 

@@ -239,13 +239,13 @@ def test_a_truncated_weights_file(
             file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None]
         )
     monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
-    from optimizer import experiment
+    from optimizer.subject import subject
 
-    experiment.subject.cache_clear()
+    subject.cache_clear()
     try:
         assert "fashion-mlp.safetensors" in refused(["measure", "fashion-mlp"], capsys)
     finally:
-        experiment.subject.cache_clear()
+        subject.cache_clear()
 
 
 def test_a_truncated_download(

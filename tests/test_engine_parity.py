@@ -26,9 +26,9 @@ from optimizer.compress import CompressedModel, compress
 from optimizer.data import load_images
 from optimizer.engines import ENGINES
 from optimizer.engines.compile import CACHE_VARIABLE
-from optimizer.experiment import subject
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
+from optimizer.subject import subject
 
 MODELS = ["fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0"]
 FLOAT32 = {"whole": Recipe(), "half pruned": Recipe(PruneSpec(sparsity=0.5))}

@@ -24,12 +24,12 @@ from optimizer.engines.base import Build
 from optimizer.engines.memory import measure_start
 from optimizer.environment import check_precision, environment, precisions
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.experiment import subject
 from optimizer.layers import fold_batch_norm, uses, walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import LayerExecution
 from optimizer.resources import assets_dir
 from optimizer.store import Store
+from optimizer.subject import subject
 
 Small = Callable[[str], nn.Module]
 Ready = Callable[[str, str], tuple[nn.Module, Build]]

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from optimizer.compress import compress, compress_weights
-from optimizer.experiment import NOTHING_TO_EQUALISE, measure, subject
+from optimizer.experiment import measure
 from optimizer.layers import fold_batch_norm, walk
 from optimizer.prune.pruned import Pruned
 from optimizer.quantize.equalise import equalised, pairs
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
+from optimizer.subject import subject
+from optimizer.variant import NOTHING_TO_EQUALISE
 
 Small = Callable[[str], nn.Module]
 FOUR = QuantizeSpec(weight_bits=4, granularity="tensor")

@@ -7,18 +7,21 @@ import numpy as np
 import pytest
 import torch
 
-from optimizer import experiment, latency
+from optimizer import latency
+from optimizer.compress import compress
 from optimizer.data import load_images
 from optimizer.engines import engine_named
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError
-from optimizer.experiment import inspect, measure, score, subject
+from optimizer.experiment import measure, score
 from optimizer.keys import request_key
 from optimizer.latency import Effort
 from optimizer.models import LoadedModel
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
 from optimizer.statistics import SAME, paired_drop, summarise_latency
+from optimizer.subject import subject
+from optimizer.variant import build_of, compressed_model, inspect
 
 IMAGES = 120
 BASE = Request("fashion-resnet", data=DataSpec(limit=IMAGES), settings=Settings(threads=1))
@@ -176,7 +179,7 @@ def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
     scored = score(request(FOUR_BITS, engine="torch"))
     images = scored.images.evaluation.images
     target = subject("fashion-resnet")
-    compressed = experiment.compress(target.module, FOUR_BITS, target.published)
+    compressed = compress(target.module, FOUR_BITS, target.published)
     assert sum(int(w.values.count_nonzero()) for w in compressed.weights.values()) == (
         scored.inspection.size.nonzero
     )
@@ -327,9 +330,9 @@ def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, en
     if problem := engine_named(engine).problem():
         pytest.skip(problem)
     asked = request(followed_up, engine=engine)
-    compressed = experiment.compressed_model(asked)
+    compressed = compressed_model(asked)
     images = torch.rand(8, *subject(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
-    runner = experiment.build_of(asked)(compressed, images, 1, 1)
+    runner = build_of(asked)(compressed, images, 1, 1)
     with torch.inference_mode():
         expected = compressed.module(images).numpy()
     np.testing.assert_allclose(runner.score(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())

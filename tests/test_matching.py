@@ -12,13 +12,14 @@ from torch.nn import functional
 from optimizer.compress import compress
 from optimizer.data import load_images
 from optimizer.errors import InputError
-from optimizer.experiment import compressed_model, inspect, score
+from optimizer.experiment import score
 from optimizer.layers import fold_batch_norm, walk
 from optimizer.models import LoadedModel
 from optimizer.prune import matching
 from optimizer.prune.matching import matched
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
+from optimizer.variant import compressed_model, inspect
 
 Small = Callable[[str], nn.Module]
 HALF = PruneSpec(sparsity=0.5)
