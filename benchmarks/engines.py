@@ -165,10 +165,10 @@ def alone(layer: nn.Module, shape: tuple[int, ...], library: Kernels) -> Callabl
     taken = {}
     for tile in set(ways) - {DENSE}:
         array, shortest = (Step * 1)(ways[tile]), (ctypes.c_int64 * 1)()
-        library.library.time_steps(array, 1, THREADS, 50, shortest)
+        library.functions.time_steps(array, 1, THREADS, 50, shortest)
         taken[shortest[0]] = array
     array = taken[min(taken)]
-    return lambda kept=planned: library.library.run(array, 1, THREADS)  # type: ignore[misc]
+    return lambda kept=planned: library.functions.run(array, 1, THREADS)  # type: ignore[misc]
 
 
 def fastest(call: Callable[[], object], seconds: float = 0.01) -> float:

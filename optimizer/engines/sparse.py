@@ -97,7 +97,7 @@ class Network:
             self._point_to(images)
             for action in self.actions:
                 if isinstance(action, Native):
-                    self.library.library.run(action.steps, len(action.steps), self.threads)
+                    self.library.functions.run(action.steps, len(action.steps), self.threads)
                 else:
                     action.run()
             return self._logits()
@@ -168,7 +168,7 @@ class Network:
     def time(self, steps: Any, repeats: int) -> list[int]:
         """Nanoseconds of each step, the shortest of so many runs of all."""
         shortest = (ctypes.c_int64 * len(steps))()
-        self.library.library.time_steps(steps, len(steps), self.threads, repeats, shortest)
+        self.library.functions.time_steps(steps, len(steps), self.threads, repeats, shortest)
         return list(shortest)
 
     def build_actions(self) -> list[Native | InTorch]:
@@ -240,7 +240,7 @@ def fastest(
     for tile in tried:
         steps = [chosen(item, tile) for item in native]
         shortest = (ctypes.c_int64 * len(steps))()
-        library.library.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
+        library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
         for item, nanoseconds in zip(native, shortest, strict=True):
             if isinstance(item.work, Choice) and tile in item.work.ways:
                 taken[id(item)][tile] = nanoseconds

@@ -59,7 +59,7 @@ class Kernels:
     name: str
     width: int
     dense_rows: int
-    library: ctypes.CDLL
+    functions: ctypes.CDLL
 
 
 def problem() -> str | None:

@@ -163,7 +163,7 @@ def _run(
     kernels: Kernels, steps: ctypes.Array[Step], threads: int, arena: Arena, result: np.ndarray
 ) -> np.ndarray:
     """``arena`` is what the steps point into: it must live as long."""
-    kernels.library.run(steps, len(steps), threads)
+    kernels.functions.run(steps, len(steps), threads)
     return result
 
 
@@ -172,7 +172,7 @@ def _fastest(steps: Sequence[dict[int, Step]], kernels: Kernels, threads: int) -
     for way in set.intersection(*map(set, steps)):
         array = (Step * len(steps))(*(ways[way] for ways in steps))
         shortest = (ctypes.c_int64 * len(steps))()
-        kernels.library.time_steps(array, len(steps), threads, REPEATS, shortest)
+        kernels.functions.time_steps(array, len(steps), threads, REPEATS, shortest)
         taken[way] = list(shortest)
     best = [min(taken, key=lambda way: taken[way][index]) for index in range(len(steps))]
     return (Step * len(steps))(*(ways[way] for ways, way in zip(steps, best, strict=True)))
