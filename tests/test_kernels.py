@@ -18,7 +18,7 @@ from optimizer.engines.sparse import Network
 from optimizer.kernels.build import Target, compiled, targets
 from optimizer.kernels.layout import Layout
 from optimizer.kernels.matrix import WAYS
-from optimizer.kernels.plan import Choice
+from optimizer.kernels.plan import BANDED, Choice
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
@@ -167,6 +167,42 @@ def test_a_large_plane_is_computed_in_bands(
         nn.ReLU6(),
     )
     agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize(("channels", "height", "width"), [(96, 56, 56), (33, 97, 131), (24, 112, 112)])
+def test_a_band_goes_on_to_the_projection(
+    library: kernels.Kernels,
+    channels: int,
+    height: int,
+    width: int,
+    kernel: int,
+    stride: int,
+    residual: bool,
+) -> None:
+    """An inverted residual whose depthwise outputs are never in memory as a whole."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.expand = nn.Conv2d(8, channels, 1)
+            self.depthwise = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
+            self.project = nn.Conv2d(channels, 8, 1)
+            self.after = nn.Conv2d(8, 5, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.stem(images)
+            spread = self.depthwise(self.expand(values).clamp(0, 6)).clamp(0, 6)
+            projected = self.project(spread)
+            return self.after(projected + values if residual and stride == 1 else projected)
+
+    network = agree(thinned(Block(), 0.6), torch.randn(1, 3, height, width), library, threads=2)
+    fused = {item.weights for item in network.plan.items}
+    large = channels * -(-height // stride) * -(-width // stride) >= BANDED
+    assert (("expand.weight", "depthwise.weight", "project.weight") in fused) is large
 
 
 def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:

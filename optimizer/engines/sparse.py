@@ -35,7 +35,7 @@ from optimizer.kernels.matrix import DENSE, WAYS
 from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
-from optimizer.records import Execution, KernelTime, LayerExecution, Role
+from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
 
 SCORING_ELEMENTS = 160_000
 LARGEST_BATCH = 64
@@ -141,15 +141,14 @@ class Network:
         found: dict[str, str] = {}
         for item in self.plan.items:
             found |= dict.fromkeys(item.weights, self.kernel(item))
-            if len(item.weights) > 1:
-                found[item.weights[-1]] = f"{self.library.name} depthwise, fused"
+            found |= dict.fromkeys(item.weights[1:2], f"{self.library.name} depthwise, fused")
         return found
 
     def _row(self, item: Item, nanoseconds: int) -> KernelTime:
         copies = isinstance(item.work, Bring) or (isinstance(item.work, Step) and item.work.kind in COPIES)
         role: Role = "layer" if item.weights else "conversion" if copies else "other"
         return KernelTime(
-            " and ".join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)
+            TOGETHER.join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)
         )
 
     def _point_to(self, images: Array) -> None:

@@ -29,12 +29,13 @@ class Kind(IntEnum):
 
 
 POINTERS = (
-    "producer", "input", "other", "output", "bias", "weights", "taps", "starts", "order", "offsets", "mask",
+    "producer", "consumer", "input", "other", "output", "bias", "weights", "taps", "starts", "order",
+    "offsets", "mask",
 )  # fmt: skip
 COUNTS = (
     "images", "height", "width", "input_image", "input_row", "input_column", "output_image",
     "output_row", "output_column", "kernel", "step", "pad_top", "pad_left", "input_height", "input_width",
-    "border", "compact",
+    "border", "compact", "band",
 )  # fmt: skip
 
 

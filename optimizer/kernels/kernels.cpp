@@ -159,6 +159,7 @@ enum Kind : int64_t {
 struct Step {
   int64_t kind;
   const Step *producer;  // depthwise: what computes its input, a few channels at a time, or null
+  const Step *consumer;  // depthwise: what alone reads its output, a few rows at a time, or null
   const float *input;
   const float *other;   // what is added to the output, or null
   float *output;
@@ -182,6 +183,7 @@ struct Step {
   int64_t kernel, step, pad_top, pad_left, input_height, input_width;
   int64_t border;  // depthwise: floats of zeros before a plane of the input; phases: floats behind it, if any
   int64_t compact; // depthwise: the input has no gaps; floats of a plane that has
+  int64_t band;    // depthwise: rows of the output that the consumer reads at once, whole vectors of them
 };
 
 }  // extern "C"
@@ -608,46 +610,77 @@ void fused_planes(const Step &s, int64_t begin, int64_t end) {
   }
 }
 
-// The same for large planes of one image. What the producer reads for a band of rows stays in the second-level
-// cache for all channels, and what it computes goes on a few rows at a time, in the first-level cache. The rows
-// that two bands share are computed twice.
-void fused_bands(const Step &s, int64_t begin, int64_t end) {
-  const Step &producer = *s.producer;
-  const int64_t at_once = rows_at_once(s), fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
-  const int64_t band = std::max<int64_t>(fitting / at_once, 1) * at_once;
+// A plane of the scratch memory for a producer that works by bands: what `at_once` rows of outputs look at.
+int64_t rolling_plane(const Step &s, int64_t at_once) {
   const int64_t longest = ((at_once - 1) * s.step + s.kernel) * s.input_row + 2 * WIDTH;
-  const int64_t plane = (longest + 2 * s.border + 2 * WIDTH + 15) / 16 * 16;
-  const int64_t together = producer.kind == DENSE ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
-  float *scratch = scratch_memory(together * plane) + s.border;
-  for (int64_t from = 0; from < s.height; from += band) {
-    const int64_t to = std::min(s.height, from + band);
-    for (int64_t first = begin; first < end; first += together) {
-      const int64_t last = std::min(end, first + together);
-      for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane - s.border, s.border, 0.0f);
-      int64_t done = 0, base = 0;  // vectors of a plane that are there: [base, done)
-      for (int64_t y = from; y < to; y += at_once) {
-        const int64_t stop = std::min(to, y + at_once);
-        const int64_t top = std::max<int64_t>(y * s.step - s.pad_top, 0) * s.input_row / WIDTH;
-        const int64_t lowest = std::min((stop - 1) * s.step - s.pad_top + s.kernel, s.input_height);
-        const int64_t needed = std::min(
-            ((lowest - 1) * s.input_row + s.input_width + WIDTH - 1) / WIDTH, producer.vectors);
-        if (y == from) done = base = top;
-        const int64_t again = std::max<int64_t>(done - top, 0) * WIDTH, moved = (top - base) * WIDTH;
-        for (int64_t i = 0; i < last - first && moved; i++)
-          std::memmove(scratch + i * plane, scratch + i * plane + moved, again * sizeof(float));
-        base = top;
-        float *shifted = scratch - base * WIDTH;
-        tiles(producer, first, last, done, needed - done, Target{shifted, first, plane});
-        done = needed;
-        const int64_t behind = (lowest == s.input_height ? s.border : 0) + WIDTH;  // padding that is read
-        for (int64_t i = 0; i < last - first; i++) {
-          std::fill_n(shifted + i * plane + done * WIDTH, behind, 0.0f);
-          depthwise_channel(s, shifted + i * plane, channel_of(producer, first + i), y, stop);
-        }
+  return (longest + 2 * s.border + 2 * WIDTH + 15) / 16 * 16;
+}
+
+int64_t rolling_channels(const Step &s, int64_t plane) {
+  return s.producer->kind == DENSE ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
+}
+
+// Rows [from, to) of the outputs of channels [begin, end). What the producer computes goes on a few rows at a
+// time, in the first-level cache.
+void fused_band(const Step &s, int64_t begin, int64_t end, int64_t from, int64_t to, float *scratch) {
+  const Step &producer = *s.producer;
+  const int64_t at_once = rows_at_once(s), plane = rolling_plane(s, at_once), together = rolling_channels(s, plane);
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t last = std::min(end, first + together);
+    for (int64_t i = 0; i < last - first; i++) std::fill_n(scratch + i * plane - s.border, s.border, 0.0f);
+    int64_t done = 0, base = 0;  // vectors of a plane that are there: [base, done)
+    for (int64_t y = from; y < to; y += at_once) {
+      const int64_t stop = std::min(to, y + at_once);
+      const int64_t top = std::max<int64_t>(y * s.step - s.pad_top, 0) * s.input_row / WIDTH;
+      const int64_t lowest = std::min((stop - 1) * s.step - s.pad_top + s.kernel, s.input_height);
+      const int64_t needed = std::min(
+          ((lowest - 1) * s.input_row + s.input_width + WIDTH - 1) / WIDTH, producer.vectors);
+      if (y == from) done = base = top;
+      const int64_t again = std::max<int64_t>(done - top, 0) * WIDTH, moved = (top - base) * WIDTH;
+      for (int64_t i = 0; i < last - first && moved; i++)
+        std::memmove(scratch + i * plane, scratch + i * plane + moved, again * sizeof(float));
+      base = top;
+      float *shifted = scratch - base * WIDTH;
+      tiles(producer, first, last, done, needed - done, Target{shifted, first, plane});
+      done = needed;
+      const int64_t behind = (lowest == s.input_height ? s.border : 0) + WIDTH;  // padding that is read
+      for (int64_t i = 0; i < last - first; i++) {
+        std::fill_n(shifted + i * plane + done * WIDTH, behind, 0.0f);
+        depthwise_channel(s, shifted + i * plane, channel_of(producer, first + i), y, stop);
       }
     }
   }
 }
+
+// For large planes of one image. What the producer reads for a band of rows stays in the second-level cache for
+// all channels. The rows that two bands share are computed twice.
+void fused_bands(const Step &s, int64_t begin, int64_t end) {
+  const int64_t at_once = rows_at_once(s), fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
+  const int64_t band = std::max<int64_t>(fitting / at_once, 1) * at_once, plane = rolling_plane(s, at_once);
+  float *scratch = scratch_memory(rolling_channels(s, plane) * plane) + s.border;
+  for (int64_t from = 0; from < s.height; from += band)
+    fused_band(s, begin, end, from, std::min(s.height, from + band), scratch);
+}
+
+// A band of a depthwise convolution's outputs, all channels, and what the consumer makes of it: the band never
+// leaves the second-level cache.
+void through_band(const Step &s, int64_t number) {
+  const int64_t from = number * s.band, to = std::min(s.height, from + s.band);
+  Step inner = s, outer = *s.consumer;
+  inner.height = s.band;  // rows at once divide a band
+  const int64_t plane = rolling_plane(inner, rows_at_once(inner)), before = from * s.output_row;
+  const int64_t rolling = rolling_channels(inner, plane) * plane + 2 * s.border;
+  float *scratch = scratch_memory(rolling + s.rows * outer.input_stride + 4 * WIDTH);
+  float *band = scratch + (rolling + 15) / 16 * 16;
+  inner.output = band - before;
+  inner.output_stride = outer.input_stride;
+  fused_band(inner, 0, s.rows, from, to, scratch + s.border);
+  outer.input = inner.output;
+  const int64_t first = before / WIDTH, behind = to == s.height ? outer.vectors : to * s.output_row / WIDTH;
+  area(outer, 0, outer.rows, first, behind - first);
+}
+
+int64_t bands(const Step &s) { return (s.height + s.band - 1) / s.band; }
 
 // Channels [begin, end) of a depthwise convolution.
 void channels(const Step &s, int64_t begin, int64_t end) {
@@ -899,6 +932,7 @@ int64_t boundary(const Step &s, int64_t part, int64_t parts) {
 }
 
 void run_step(Team &team, const Step &s, int64_t threads) {
+  if (s.consumer) return team.share(threads, bands(s), [&](int64_t number) { through_band(s, number); });
   if (threads == 1) return part(s, 0, s.rows, 0, s.vectors);
   const bool pixels = s.kind == SPARSE || s.kind == SPARSE_PAIRS || s.kind == DENSE;
   const int64_t wanted = 4 * threads, widest = s.kind == DENSE ? DENSE_TILE : s.tile;

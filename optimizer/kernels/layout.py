@@ -87,6 +87,15 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Planes:
+    """``channels`` planes of pixels, ``plane`` floats from one to the next, by the address of the first."""
+
+    address: int
+    plane: int
+    channels: int
+
+
+@dataclass(frozen=True)
 class Value:
     """``channels`` planes in a buffer, read as a tensor of ``shape``."""
 
@@ -99,6 +108,10 @@ class Value:
     def address(self) -> int:
         """Of the first pixel of the first channel."""
         return self.buffer.data_ptr() + 4 * self.layout.border
+
+    @property
+    def planes(self) -> Planes:
+        return Planes(self.address, self.layout.plane, self.channels)
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -9,13 +9,17 @@ import numpy as np
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.layout import SLACK, Layout, Source, Value, by_rows, gaps, reach
+from optimizer.kernels.layout import SLACK, Layout, Planes, Source, Value, by_rows, gaps, reach
 from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
 from optimizer.kernels.memory import Arena
 from optimizer.kernels.trace import Op, Trace, fits, taps
 
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
+BANDED = 1 << 17
+"""Floats of a depthwise convolution's output from which on it goes through a cache band by band."""
+BAND = 1 << 17
+"""Floats of such a band, at most: half a MiB."""
 
 
 @dataclass(frozen=True)
@@ -88,34 +92,58 @@ class _Planner:
         self.native = {
             op.output for op in trace.ops if op.kind != "torch" and fits(op, trace.shapes[op.inputs[0]])
         }
+        self.users = self._users()
         self.fused = self._fused()
+        self.projected = self._projected()
         self.reads = self._last_reads()
         self.free: dict[Layout, list[Tensor]] = {}
         self.masks: dict[Layout, int | None] = {}
         self.from_input: list[Step] = []
 
-    def _fused(self) -> dict[str, str]:
-        """Depthwise convolutions whose input is computed for them alone, and that input: a few channels at a
-        time, it never leaves the cache."""
+    def _users(self) -> dict[str, list[Op]]:
+        """By value, the operations that read it."""
         users: dict[str, list[Op]] = {}
         for op in self.trace.ops:
             for name in map(self.trace.root, op.reads):
                 users.setdefault(name, []).append(op)
+        return users
+
+    def _fused(self) -> dict[str, str]:
+        """Depthwise convolutions whose input is computed for them alone, and that input: a few channels at a
+        time, it never leaves the cache."""
         makers = {op.output: op for op in self.trace.ops if op.kind == "convolution"}
         return {
             op.output: name
             for op in self.trace.ops
             if op.kind == "depthwise" and op.output in self.native
             if (name := self.trace.root(op.inputs[0])) in makers and name in self.native
-            if len(users[name]) == 1 and name != self.trace.root(self.trace.output)
+            if len(self.users[name]) == 1 and name != self.trace.root(self.trace.output)
             if op.window is not None and (op.window.stride == 1 or by_rows(op))
         }
+
+    def _projected(self) -> dict[str, Op]:
+        """Depthwise convolutions by rows whose output only a 1x1 convolution reads, and that one: a band of
+        rows of all channels goes on to it, and the output is never in memory as a whole."""
+        makers = {op.output: op for op in self.trace.ops}
+        found = {}
+        for op in self.trace.ops:
+            name = self.trace.root(op.inputs[0]) if op.kind == "convolution" else ""
+            if name not in self.fused or op.window is None or op.output not in self.native:
+                continue
+            depthwise, before = makers[name], self.trace.shapes[self.fused[name]]
+            large = before[0] == 1 and math.prod(depthwise.shape) >= BANDED
+            alone = len(self.users[name]) == 1 and name != self.trace.root(self.trace.output)
+            plain = by_rows(depthwise) and not depthwise.added and self._layout(before).gap > 0
+            if large and alone and plain and op.window.kernel == (1, 1) and op.window.stride == 1:
+                found[name] = op
+        return found
 
     def _last_reads(self) -> dict[str, float]:
         """The index of the operation that reads a value last. Never, where torch may hold a view of it."""
         last: dict[str, float] = {}
         later = {producer: op for op, producer in self.fused.items()}
         places = {op.output: index for index, op in enumerate(self.trace.ops)}
+        places |= {name: places[op.output] for name, op in self.projected.items()}
         for op in self.trace.ops:
             index = places[later.get(op.output, op.output)]
             for name in map(self.trace.root, op.reads):
@@ -220,7 +248,7 @@ class _Planner:
         return where if isinstance(where, str) else name
 
     def add(self, op: Op) -> None:
-        if op.kind == "same" or op.output in self.fused.values():
+        if op.kind == "same" or op.output in self.fused.values() or op.output in self.projected:
             return
         if op.output not in self.native:
             self._emit(op.output, Call(op), *([op.weight] if op.weight else []))
@@ -311,14 +339,33 @@ class _Planner:
         return (self.parameters[where] if isinstance(where, str) else where).detach()
 
     def _convolution(self, op: Op, added: Value | None) -> None:
+        depthwise = self.trace.root(op.inputs[0])
+        if depthwise in self.projected:
+            maker = next(one for one in self.trace.ops if one.output == depthwise)
+            self._depthwise(maker, None, self._projection(op, maker, added), op)
+            return
         source, phases, offsets = self._phases(op)
         output = self._output(op)
-        self._emit(op.output, self._matrix(op, source, phases, offsets, output, added), op.weight)
+        self._emit(op.output, self._matrix(op, source.planes, phases, offsets, output, added), op.weight)
+
+    def _projection(self, op: Op, depthwise: Op, added: Value | None) -> Choice:
+        """A 1x1 convolution that reads a band of rows of a depthwise convolution's outputs."""
+        layout = self._layout(op.shape)
+        channels, rows = depthwise.shape[1], self._band(depthwise)
+        lines = -(-(rows * layout.row + 2 * layout.lanes) // 16)
+        band = Planes(0, 16 * (lines | 1), channels)
+        return self._matrix(op, band, 1, np.zeros(1, np.int64), self._output(op), added)
+
+    def _band(self, op: Op) -> int:
+        """Rows of a depthwise convolution's outputs that go on at once: whole vectors of pixels."""
+        row, lanes = self._layout(op.shape).row, self.kernels.width
+        least = lanes // math.gcd(row, lanes)
+        return max(1, BAND // (op.shape[1] * row * least)) * least
 
     def _matrix(
         self,
         op: Op,
-        source: Value,
+        source: Planes,
         phases: int,
         offsets: np.ndarray,
         output: Value | None,
@@ -328,18 +375,22 @@ class _Planner:
         weight = self._parameter(op.weight).float()
         step = self._step(op, self._layout(op.shape), output, added, len(weight))
         step.input = source.address
-        planes = np.arange(weight.shape[1]) * phases * source.layout.plane
-        step.rows_first = weight.count_nonzero() > source.channels * source.layout.plane
+        planes = np.arange(weight.shape[1]) * phases * source.plane
+        step.input_stride = source.plane
+        step.rows_first = weight.count_nonzero() > source.channels * source.plane
         return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel())
 
-    def _depthwise(self, op: Op, added: Value | None) -> None:
+    def _depthwise(
+        self, op: Op, added: Value | None, consumer: Choice | None = None, reader: Op | None = None
+    ) -> None:
         assert op.window is not None
         rows = by_rows(op)
         maker = next((one for one in self.trace.ops if one.output == self.fused.get(op.output)), None)
         producer = None
         if maker is not None:
             beside = self._planes(maker.added) if maker.added else None
-            producer = self._matrix(maker, *self._phases(maker), None, beside)
+            read, count, places = self._phases(maker)
+            producer = self._matrix(maker, read.planes, count, places, None, beside)
             layout, phases = self._layout(maker.shape), 1
             offsets = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
             source = None
@@ -349,9 +400,10 @@ class _Planner:
         else:
             source, phases, offsets = self._phases(op)
             layout = source.layout
-        output = self._output(op)
+        output = None if consumer else self._output(op)
+        below = self._layout(op.shape)
         weight = self._parameter(op.weight).float()
-        step = self._step(op, output.layout, output, added, len(weight))
+        step = self._step(op, below, output, added, len(weight))
         step.kind = Kind.DEPTHWISE_ROWS if rows else Kind.DEPTHWISE
         step.input = source.address if source else None
         step.input_stride, step.border = phases * layout.plane, layout.border
@@ -366,7 +418,7 @@ class _Planner:
         step.bias = self.arena.hold(self._bias(op, len(weight)))
         step.images, _, step.height, step.width = op.shape
         step.input_image, step.input_row = layout.image, layout.row
-        step.output_image, step.output_row = output.layout.image, output.layout.row
+        step.output_image, step.output_row = below.image, below.row
         step.kernel, step.step = op.window.kernel[0], op.window.stride
         step.pad_top, step.pad_left = op.window.top, op.window.left
         if producer is None or maker is None:
@@ -377,8 +429,16 @@ class _Planner:
             ways[tile] = copy_of(step)
             ways[tile].producer = ctypes.addressof(way)
             self.memory.append(way)
-        both = Choice(ways, producer.kept, producer.total)
-        self._emit(op.output, both, maker.weight, op.weight)
+            if consumer:
+                last = consumer.ways.get(tile) or next(iter(consumer.ways.values()))
+                ways[tile].consumer, ways[tile].band = ctypes.addressof(last), self._band(op)
+                self.memory.append(last)
+        kept, total = producer.kept, producer.total
+        if consumer is None or reader is None:
+            self._emit(op.output, Choice(ways, kept, total), maker.weight, op.weight)
+            return
+        all_three = Choice(ways, kept + consumer.kept, total + consumer.total)
+        self._emit(reader.output, all_three, maker.weight, op.weight, reader.weight)
 
     def _linear(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])
