@@ -100,8 +100,7 @@ def frame(run: Coverage) -> pd.DataFrame:
     Columns: ``name``, ``role``, ``precision``, ``kernel``, ``time_ns``, ``share``, ``baseline_ns`` (NaN for
     what the uncompressed network has not).
     """
-    before = _by_layer(rows(run.baseline))
-    left = dict(before)  # a layer that runs several times is told once
+    left = uncompressed_ns(run)  # a layer that runs several times is told once
     return pd.DataFrame(
         [
             {
@@ -116,6 +115,21 @@ def frame(run: Coverage) -> pd.DataFrame:
             for row in rows(run.kernels)
         ]
     )
+
+
+def uncompressed_ns(run: Coverage) -> dict[str, float]:
+    """By the names of the recipe's layers, the nanoseconds that they took uncompressed.
+
+    Layers that run as one kernel took what each of them did by itself. What took part in another kernel there
+    has no time of its own.
+    """
+    before = _by_layer(rows(run.baseline))
+    wanted = {row.name: row.layers for row in rows(run.kernels) if row.layers}
+    return {
+        name: before[name] if name in before else sum(before[layer] for layer in layers)
+        for name, layers in wanted.items()
+        if name in before or all(layer in before for layer in layers)
+    }
 
 
 def layer_precisions(kernels: Iterable[KernelTime]) -> dict[str, set[str]]:

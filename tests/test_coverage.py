@@ -208,7 +208,10 @@ def test_layers_that_ran_as_one_kernel_count_each() -> None:
     assert set(layer_precisions(run.kernels)) == {"first.weight", "second.weight", "third.weight"}
     assert "1 of 3 layers ran int8 kernels" in said(run)
     assert "2 of 3 layers did not use it: first, second." in said(run)
-    assert frame(run).name[0] == "first + second"
+    told = frame(run)
+    assert told.name[0] == "first + second"
+    assert told.baseline_ns[0] == (60 + 39) * US
+    assert told.baseline_ns[1] != told.baseline_ns[1], "third did not run uncompressed"
 
 
 def test_the_table_tells_what_each_layer_took_before_once() -> None:

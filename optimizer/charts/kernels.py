@@ -4,7 +4,7 @@ import html
 import textwrap
 
 from optimizer.charts.points import clip
-from optimizer.coverage import PARTS, Coverage, part, parts
+from optimizer.coverage import PARTS, Coverage, part, parts, uncompressed_ns
 from optimizer.coverage import rows as operations
 from optimizer.figures import Axis, Lines, Point, Segment, Series, Stacks
 from optimizer.metrics import format_ns
@@ -57,8 +57,7 @@ def kernels_info(run: Coverage) -> Lines:
     layer took uncompressed."""
     shown = [row for row in operations(run.kernels) if row.role == "layer" or _of_note(row.role, row.share)]
     names = tuple(clip(row.label, 40) for row in shown)
-    left = [row for row in operations(run.baseline) if row.role == "layer"]
-    before = {row.name: row for row in reversed(left)}
+    before = uncompressed_ns(run)
 
     def point(row: int, time_ns: float, words: str, marker: str) -> Point:
         return Point(
@@ -66,7 +65,7 @@ def kernels_info(run: Coverage) -> Lines:
         )
 
     old = tuple(
-        point(row, before[one.name].time_ns, f"uncompressed: {format_ns(before[one.name].time_ns)}", "circle")
+        point(row, before[one.name], f"uncompressed: {format_ns(before[one.name])}", "circle")
         for row, one in enumerate(shown)
         if one.name in before
     )

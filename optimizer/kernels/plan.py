@@ -16,7 +16,7 @@ from optimizer.kernels.trace import Op, Trace, fits, taps
 
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
-BANDED = 1 << 17
+BANDED = 1 << 16
 """Floats of a depthwise convolution's output from which on it goes through a cache band by band."""
 BAND = 1 << 17
 """Floats of such a band, at most: half a MiB."""
