@@ -28,7 +28,7 @@ from plotly.utils import PlotlyJSONEncoder
 from optimizer import __version__
 from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
 from optimizer.errors import UnavailableError
-from optimizer.figures import Bars, Lines, alternative, count, figure
+from optimizer.figures import Lines, alternative, count, figure
 from optimizer.frame import frame, table
 from optimizer.metrics import METRICS, format_bytes
 from optimizer.records import Result
@@ -39,7 +39,7 @@ PICTURE_WIDTH = 640
 PICTURE_SCALE = 2
 RENDER_SECONDS = 90
 
-Charts = Mapping[str, Lines | Bars]
+Charts = Mapping[str, Lines]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _chrome(asked: str | None) -> Chrome:
     )
 
 
-def render(charts: Sequence[Lines | Bars], kind: str, dark: bool = False) -> list[bytes]:
+def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes]:
     """Each chart as an opaque picture, ``png`` or ``svg``.
 
     One browser is started for the call and stopped after it, since its memory grows. Raises
@@ -185,7 +185,7 @@ async def _render(figures: Sequence[go.Figure], kind: str, path: str | None) -> 
         ]
 
 
-def _opaque(chart: Lines | Bars, dark: bool) -> go.Figure:
+def _opaque(chart: Lines, dark: bool) -> go.Figure:
     drawn = figure(chart, dark=dark)
     drawn.update_layout(paper_bgcolor=(DARK if dark else LIGHT).page)
     return drawn
@@ -217,7 +217,7 @@ def write_svg(results: Sequence[Result]) -> bytes:
     ).encode()
 
 
-def _sheet(charts: Sequence[Lines | Bars]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+def _sheet(charts: Sequence[Lines]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
     """Where each chart goes, two a row, and the size of them all, in layout pixels."""
     row = max(figure(chart).layout.height for chart in charts)
     places = [(PICTURE_WIDTH * (index % 2), row * (index // 2)) for index in range(len(charts))]

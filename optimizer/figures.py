@@ -32,6 +32,7 @@ LABEL_SHARE = 0.25
 NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
 
+LEAST_ROW_PIXELS = 40
 SELECTED = "this setting"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 
@@ -50,10 +51,13 @@ class Axis:
     categories: tuple[str, ...] = ()
 
 
+Corner = Literal["top left", "top right", "bottom right", "bottom left"]
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """``low`` and ``high`` are the interval of ``y``, ``x_low`` and ``x_high`` that of ``x``; ``label`` is
-    written beside it."""
+    written beside it, at its corner ``label_at``."""
 
     x: float
     y: float
@@ -67,6 +71,7 @@ class Point:
     simulated: bool = False
     noisy: bool = False
     label: str = ""
+    label_at: Corner = "top left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,26 +129,6 @@ class Lines:
     legend_title: str = ""
     note: str = ""
     empty: str = NO_RESULTS
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    name: str
-    total: int
-    kept: int
-    colour: str
-    hover: str
-
-
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Horizontal bars, one a layer: the weights it has, and of these the ones that are not zero."""
-
-    title: str
-    x: Axis
-    bars: tuple[Bar, ...]
-    note: str = ""
-    empty: str = "This model has no layer that a recipe can touch."
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +218,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     colours = theme(dark)
     heading = " · ".join(part for part in (_titled(info.y, _ARROWS_UP), info.note) if part)
     rows = len(info.y.categories)
-    layout = _layout(info.title, heading, dark, height or max(HEIGHT, 110 + 44 * rows))
+    layout = _layout(info.title, heading, dark, height or max(HEIGHT, 110 + rows * (row_pixels(info.y) + 4)))
     if not any(series.points for series in info.series):
         return go.Figure(layout=layout | _nothing(info.empty, colours))
     traces = [_trace(series, info, colours) for series in info.series if series.points]
@@ -248,51 +233,6 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     }
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
     layout["shapes"], layout["annotations"] = _marks(info, colours)
-    return go.Figure(traces, layout)
-
-
-@figure.register
-def _figure_of_bars(info: Bars, dark: bool = False, height: int | None = None) -> go.Figure:
-    colours = theme(dark)
-    layout = _layout(info.title, info.note, dark, height or max(HEIGHT, 100 + 16 * len(info.bars)))
-    if not info.bars:
-        return go.Figure(layout=layout | _nothing(info.empty, colours))
-    rows = list(range(len(info.bars)))
-    shared = {"type": "bar", "orientation": "h", "y": rows, "hoverinfo": "text"}
-    hovers = [bar.hover for bar in info.bars]
-    traces = [
-        shared
-        | {
-            "name": "not zero",
-            "x": [bar.kept for bar in info.bars],
-            "marker": {"color": [colours.colours[bar.colour] for bar in info.bars]},
-            "hovertext": hovers,
-        },
-        shared
-        | {
-            "name": "zero",
-            "x": [bar.total - bar.kept for bar in info.bars],
-            "marker": {"color": colours.grid},
-            "hovertext": hovers,
-            "text": [f"{100 * bar.kept / bar.total:.3g} %" if bar.total else "" for bar in info.bars],
-            "textposition": "outside",
-            "textfont": {"size": 10, "color": colours.muted},
-            "cliponaxis": False,
-        },
-    ]
-    largest = max(bar.total for bar in info.bars)
-    layout |= {
-        "barmode": "stack",
-        "bargap": 0.25,
-        "showlegend": False,
-        "xaxis": {"title": {"text": info.x.title}, "range": [0, 1.14 * largest], "tickformat": "~s"},
-        "yaxis": {
-            "tickvals": rows,
-            "ticktext": [html.escape(_middle(bar.name)) for bar in info.bars],
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-        },
-    }
     return go.Figure(traces, layout)
 
 
@@ -335,9 +275,9 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     return go.Figure(traces, layout)
 
 
-def _middle(name: str, most: int = 22) -> str:
-    """Both ends of a long name: layers differ at either."""
-    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+def row_pixels(axis: Axis) -> int:
+    """How high a row must be for the names of two not to touch."""
+    return max([LEAST_ROW_PIXELS, *(LINE_PIXELS * (name.count("\n") + 1) for name in axis.categories)])
 
 
 def _broken(heading: str) -> list[str]:
@@ -400,6 +340,7 @@ def _nothing(words: str, colours: Theme) -> dict[str, Any]:
 
 def _axis(axis: Axis) -> dict[str, Any]:
     drawn: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
+    ends: list[float] = []
     if axis.span:
         ends = [end * _FACTORS.get(axis.unit, 1) for end in axis.span]
         drawn["range"] = [math.log10(end) for end in ends] if axis.log else ends
@@ -409,10 +350,30 @@ def _axis(axis: Axis) -> dict[str, Any]:
     drawn["ticksuffix"] = _SUFFIXES.get(axis.unit, "")
     drawn["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
     if axis.log:
-        near = axis.span is not None and axis.span[1] < NEAR * axis.span[0]
-        drawn["dtick"] = "D2" if near else 1  # 1, 2, 5, 10, or powers of ten alone
-        drawn["minor"] = {"showgrid": False}
+        drawn |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
+        if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:
+            drawn |= _near_ticks(*ends) | {"ticksuffix": ""}
+            drawn["ticktext"] = [text + _SUFFIXES.get(axis.unit, "") for text in drawn["ticktext"]]
     return drawn
+
+
+_PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+
+
+def _near_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, written out: plotly has units at powers of ten alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [(step, decade) for decade in decades for step in (1, 2, 5)]
+    return {
+        "tickvals": [step * 10.0**decade for step, decade in ticks],
+        "ticktext": [_prefixed(step, decade) for step, decade in ticks],
+    }
+
+
+def _prefixed(step: int, decade: int) -> str:
+    """``200µ`` of 2 and -4."""
+    power = min(max(3 * (decade // 3), -9), 9)
+    return f"{step * 10.0 ** (decade - power):g}{_PREFIXES[power]}"
 
 
 def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
@@ -436,10 +397,11 @@ def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
     if labels:
         trace |= {
             "text": [html.escape(point.label) for point in points],
-            "textposition": "top left",
+            "textposition": [point.label_at for point in points],
             "textfont": {"size": 11, "color": colour},
-            "cliponaxis": False,
         }
+    if labels or series.markers:
+        trace["cliponaxis"] = False  # half a marker would be gone at an end of the axis
     if series.markers:
         trace["marker"] = {
             "symbol": [point.marker for point in points],
@@ -465,6 +427,7 @@ def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]
     return (
         _coordinates((point,), info)
         | {"name": html.escape(info.selected_name), "mode": "markers", "showlegend": True, "marker": marker}
+        | {"cliponaxis": False}
         | _errors((point,), info, accent)
     )
 
@@ -566,7 +529,7 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def alternative(info: Lines | Bars | Stacks) -> str:
+def alternative(info: Lines | Stacks) -> str:
     """One sentence for a reader who does not see the chart."""
     if isinstance(info, Stacks):
         rows = [
@@ -575,8 +538,6 @@ def alternative(info: Lines | Bars | Stacks) -> str:
         return (
             ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."
         )
-    if isinstance(info, Bars):
-        return f"{info.title}, {count(len(info.bars), 'layer')}."
     lines = [
         f"{series.name}: {count(len(series.points), 'point')}" for series in info.series if series.points
     ]

@@ -15,7 +15,7 @@ from optimizer.environment import describe, environment
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job, Pool
 from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
-from optimizer.figures import Bars, Lines, Stacks, alternative, figure
+from optimizer.figures import Lines, Stacks, alternative, figure
 from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
@@ -395,7 +395,7 @@ def follow_theme() -> None:
     component(data=st.context.theme.type, key="theme", on_switched_change=lambda: None)
 
 
-def chart(info: Lines | Bars | Stacks, key: str, height: int = 240) -> None:
+def chart(info: Lines | Stacks, key: str, height: int = 240) -> None:
     """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
     st.plotly_chart(
         figure(info, dark=dark(), height=height),

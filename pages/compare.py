@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 import streamlit as st
 
 from optimizer import charts, frame
+from optimizer.figures import row_pixels
 from optimizer.metrics import METRICS
 from optimizer.records import DataSpec, Result
 from optimizer.report import report
@@ -22,6 +24,18 @@ COLUMNS = (
     "model", "engine", "recipe", "accuracy", "accuracy lost", "file", "ratio", "verdict", "badges", "latency",
     "compressed", "packed", "frontier",
 )  # fmt: skip
+VIEWS: dict[Literal["rounds", "distribution"], str] = {
+    "rounds": "round by round",
+    "distribution": "distribution",
+}
+HOW_TO_READ = {
+    "rounds": "Each round times the uncompressed model twice (both greys) and this configuration once, in "
+    "shuffled order. What lifts all three was the machine; a difference to trust holds in most rounds, and "
+    "is larger than that between the greys.",
+    "distribution": "Which share of the calls took at most so long. A curve that lies left of the other over "
+    "its whole height is faster; where they cross or touch, nothing can be told; a tail to the right was the "
+    "machine.",
+}
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
 
 
@@ -74,7 +88,38 @@ def main() -> None:
         format_func=lambda name: METRICS[name].label,
         **common.in_address("metric"),
     )
-    common.chart(charts.compare_info(chosen, metric), "compare", height=120 + 40 * len(chosen))
+    info = charts.compare_info(chosen, metric)
+    common.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
+    raw_times(chosen)
+
+
+def raw_times(chosen: Sequence[Result]) -> None:
+    """Every call that the clock timed for one of the configurations: nobody has to believe a median."""
+    st.subheader("Raw times")
+    by_key = {result.key: result for result in chosen}
+    names = labels(chosen)
+    short = dict(zip(names, charts.brief([*names.values()]), strict=True))
+    asked = st.session_state.get("times", st.query_params.get("times"))
+    st.session_state["times"] = asked if asked in by_key else chosen[0].key
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        key = st.selectbox(
+            "Raw times of", list(by_key), format_func=short.__getitem__, key="times", width=560
+        )
+        view = st.segmented_control(
+            "Raw times as",
+            list(VIEWS),
+            default="rounds",
+            required=True,
+            format_func=VIEWS.__getitem__,
+            label_visibility="collapsed",
+            **common.in_address("view"),
+        )
+    st.query_params["times"] = key
+    common.chart(charts.samples_info(by_key[key], view), "samples", height=320)
+    timed_with = frame.summarise(by_key[key]).shared_with
+    st.caption(
+        HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")
+    )
 
 
 def labels(results: Sequence[Result]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from optimizer import charts, scaling
 from optimizer.conclusions import as_json, conclusions
+from optimizer.executors import Job
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard, decode
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
@@ -33,11 +34,7 @@ def main() -> None:
     runs = stored()
     run = runs.get(key)
     if run is None:
-        job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
-        if job.state == "done":  # the store was emptied since
-            common.pool().forget(key)
-            st.rerun()
-        common.refresh_when_over([job])
+        common.refresh_when_over(ask(request, key))
         run = alike(request, runs)
         if run is None:
             return
@@ -66,6 +63,20 @@ def main() -> None:
         for reason in run.skipped:
             st.caption(reason)
     take_away(run)
+
+
+def ask(request: ComplexityRequest, key: str) -> list[Job]:
+    """Have a run measured; one that failed is not tried again by itself: it would fail for ever."""
+    job = common.pool().get(key)
+    if job and job.state == "failed":
+        st.error(job.error, icon=":material/error:")
+        if not st.button("Try again", icon=":material/refresh:"):
+            return []
+    job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
+    if job.state == "done":  # the store was emptied since
+        common.pool().forget(key)
+        st.rerun()
+    return [job]
 
 
 def controls(model: ModelCard) -> ComplexityRequest:
@@ -139,14 +150,16 @@ def effects(run: ComplexityRun, share: float) -> None:
                 value,
                 help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
             )
-            st.caption(words)
             if measured:
-                st.caption(f"of dense before {interval}; {effect.verdict}")
+                verdict = "" if effect.noise else f"; {effect.verdict}"  # the badge says noisy
+                st.caption(f"of dense before {interval}{verdict}")
+                st.caption(words)
                 st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")
             else:
                 st.caption(
                     f"of dense before: {format_ns(predictions[execution].time_ns)}, by the linear model"
                 )
+                st.caption(words)
                 st.badge("predicted", color="gray")
 
 

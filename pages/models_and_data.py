@@ -1,5 +1,7 @@
 """Models and data: what there is, from where, what it costs to get, and what the chosen images come to."""
 
+from dataclasses import replace
+
 import pandas as pd
 import streamlit as st
 
@@ -66,11 +68,8 @@ def show_chosen(chosen: common.Selection) -> None:
         roots = ", ".join(f"`{root}`" for root in allowed_roots())
         st.caption(f"Folders open to this page: {roots}" if roots else "No folder is open to this page yet.")
         return
-    images, baseline = st.columns(2)
-    with images, st.container(border=True, height="stretch"):
-        read_images(chosen)
-    with baseline, st.container(border=True, height="stretch"):
-        score_baseline(chosen)
+    read_images(chosen)
+    score_baseline(chosen)
 
 
 def get(card: ModelCard) -> None:
@@ -121,9 +120,9 @@ def score_baseline(chosen: common.Selection) -> None:
         common.refresh_when_over([common.submit(request)])
         return
     summary = summarise(result)
-    for headline in headlines(summary, result.inspection):
-        st.write(f"{headline.label}: **{headline.value}**")
-        st.caption(headline.caption)
+    for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):
+        with column:
+            common.card(replace(headline, change=""))  # nothing has changed in what is the baseline
     common.badges(summary)
 
 

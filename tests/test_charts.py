@@ -1,7 +1,7 @@
 """How the charts are drawn, whatever they say."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,26 +17,16 @@ from optimizer.charts import (
     figure,
     frontier_info,
     latency_info,
-    layers_info,
     samples_info,
     size_info,
 )
-from optimizer.charts.complexity import EXECUTIONS
 from optimizer.errors import InputError
-from optimizer.figures import MOST_LETTERS, Axis, Bars, Lines, Point, Series
+from optimizer.figures import MOST_LETTERS, Axis, Lines, Point, Series
 from optimizer.records import Result
+from optimizer.scaling import EXECUTIONS, Fit
 from optimizer.theme import DARK, LIGHT
 
 SWEEP = make_sweep()
-
-
-@dataclass(frozen=True)
-class Fit:
-    slope: float
-    low: float
-    high: float
-    floor_ns: float
-    from_n: float
 
 
 def key_of(results: list[Result], sparsity: float, bits: int, activation_bits: int = 32) -> str:
@@ -68,7 +58,7 @@ def complexity_points() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 20_000) for name in EXECUTIONS}
+FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 20_000, 4) for name in EXECUTIONS}
 
 ALL = {
     "accuracy": accuracy_info(SWEEP, SWEEP[8].key),
@@ -82,7 +72,6 @@ ALL = {
     "compare": compare_info(SWEEP[:4]),
     "complexity": complexity_info(complexity_points(), FITS),
     "operations": complexity_info(complexity_points(), FITS, "operations"),
-    "layers": layers_info(SWEEP[8]),
 }
 EMPTY = {
     "accuracy": accuracy_info([]),
@@ -91,7 +80,6 @@ EMPTY = {
     "frontier": frontier_info([]),
     "compare": compare_info([]),
     "complexity": complexity_info(complexity_points().iloc[:0], {}),
-    "layers": Bars("Layers", Axis("weights"), ()),
 }
 
 
@@ -168,6 +156,18 @@ def test_log_axes_are_drawn_log_and_span_the_points() -> None:
     low, high = drawn.layout.xaxis.range
     for trace in drawn.data:
         assert all(low <= np.log10(x) <= high for x in trace.x)
+
+
+def test_ticks_of_a_near_log_axis_have_their_unit_and_far_ones_are_powers_of_ten() -> None:
+    line = Series("line", "faint", (Point(1.0, 3e5), Point(2.0, 4e6)))
+    near = figure(Lines("near", Axis("x"), Axis("time", "ns", log=True, span=(2e5, 8e6)), (line,)))
+    written = dict(zip(near.layout.yaxis.ticktext, near.layout.yaxis.tickvals, strict=True))
+    assert written["200µs"] == pytest.approx(2e-4)
+    assert written["5ms"] == pytest.approx(5e-3)
+    assert not near.layout.yaxis.ticksuffix
+    far = figure(Lines("far", Axis("x"), Axis("divergence", "nats", log=True, span=(1e-8, 1.0)), (line,)))
+    assert far.layout.yaxis.tickvals is None
+    assert (far.layout.yaxis.dtick, far.layout.yaxis.exponentformat) == (1, "power")
 
 
 def test_baseline_is_a_grey_dashed_line_with_its_name() -> None:

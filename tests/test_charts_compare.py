@@ -3,8 +3,10 @@
 from factories import make_result
 from test_charts import SWEEP
 
-from optimizer.charts import compare_info
+from optimizer.charts import compare_info, figure
+from optimizer.figures import row_pixels
 from optimizer.frame import summarise
+from optimizer.recipe import PruneSpec, Recipe
 
 
 def test_compare_puts_each_configuration_in_its_row_with_its_interval() -> None:
@@ -16,6 +18,18 @@ def test_compare_puts_each_configuration_in_its_row_with_its_interval() -> None:
         measure = summarise(result).measures["accuracy"]
         assert (point.x, point.x_low, point.x_high) == (measure.value, measure.low, measure.high)
     assert len(info.y.categories) == 3
+
+
+def test_rows_leave_out_what_is_in_brackets_unless_it_tells_them_apart() -> None:
+    compensated = Recipe(PruneSpec("compensated", 0.5))
+    alone = compare_info([make_result(compensated), make_result()])
+    assert alone.y.categories == ("50 % of all weights pruned", "uncompressed")
+    measured = Recipe(PruneSpec("compensated", 0.5, allocation="measured"))
+    both = compare_info([make_result(compensated), make_result(measured)])
+    assert len(set(both.y.categories)) == 2
+    assert all("compensated" in name for name in both.y.categories)
+    assert figure(both).layout.height >= 330
+    assert row_pixels(both.y) >= 16 * max(name.count("\n") + 1 for name in both.y.categories)
 
 
 def test_compare_names_models_where_they_differ() -> None:

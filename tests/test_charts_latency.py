@@ -9,6 +9,7 @@ from test_charts import SWEEP, series
 from optimizer.charts import frontier_info, latency_info
 from optimizer.frame import summarise
 from optimizer.recipe import Override, PruneSpec, Recipe
+from optimizer.records import Result
 
 
 def test_latency_has_one_line_a_realisation_with_its_own_marker() -> None:
@@ -108,6 +109,49 @@ def test_a_disturbed_interval_does_not_squeeze_the_others() -> None:
     info = latency_info([*SWEEP, wild])
     assert info.y.span is not None
     assert info.y.span[1] < 100
+
+
+def disturbed(ratio: float, sparsity: float = 0.6) -> Result:
+    """A noisy result at so many times the baseline's time."""
+    noisy = make_result(recipe(sparsity), noisy=True)
+    slow = tuple(round(ratio * time) for time in noisy.latency.baseline_ns[0])
+    return remade(noisy, latency=replace(noisy.latency, variant_ns=slow))
+
+
+def test_the_axis_follows_the_calm_points_and_says_what_lies_above() -> None:
+    calm, wild, near = latency_info(SWEEP), disturbed(9.0), disturbed(1.3, 0.4)
+    info = latency_info([*SWEEP, wild], engine="openvino")
+    assert info.y.span == calm.y.span
+    assert info.note == "1 lies above, disturbed"
+    assert wild.key in {point.key for point in series(info, "dense fp32").points}
+    both = latency_info([*SWEEP, wild, near])
+    assert both.y.span is not None
+    assert 1.3 < both.y.span[1] < 2
+    assert both.note == "1 lies above, disturbed"
+
+
+def test_the_selected_point_is_on_the_axis_however_disturbed() -> None:
+    wild = disturbed(9.0)
+    info = latency_info([*SWEEP, wild], wild.key)
+    assert info.y.span is not None
+    assert info.y.span[1] > 9
+    assert info.note == ""
+
+
+def test_where_all_are_noisy_the_axis_follows_the_usual_ones() -> None:
+    wild = disturbed(9.0, 0.9)
+    info = latency_info([*(disturbed(1.0, share) for share in (0.3, 0.5, 0.7)), wild])
+    assert info.y.span is not None
+    assert info.y.span[1] < 2
+    assert info.note == "1 lies above, disturbed"
+
+
+def test_a_calm_slow_point_is_never_left_out() -> None:
+    slow = make_result(recipe(0.6), ratio=6.0)
+    info = latency_info([*SWEEP, slow])
+    assert info.y.span is not None
+    assert info.y.span[1] > 6
+    assert info.note == ""
 
 
 def test_percentiles_need_a_full_measurement() -> None:

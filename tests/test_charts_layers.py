@@ -1,11 +1,10 @@
-"""What the charts of a model's layers say: their weights, one layer's histogram, and their sensitivity."""
+"""What the charts of a model's layers say: one layer's histogram, and their sensitivity."""
 
 from dataclasses import replace
 
-from factories import make_result, recipe
 from test_charts import series
 
-from optimizer.charts import figure, histogram_info, layers_info, sensitivity_info
+from optimizer.charts import figure, histogram_info, sensitivity_info
 from optimizer.records import Anatomy, Sensitivity
 
 ANATOMY = Anatomy("3.first.0.weight", (-0.3, -0.1, 0.1, 0.3), (2, 5, 3), (2, 0, 3), 5, 0.08, (-0.2, 0.0, 0.2))
@@ -13,14 +12,6 @@ SENSITIVITIES = (
     Sensitivity("0.0.weight", 1e-6, True, {4: 1e-5, 3: 1e-4, 2: 1e-3}),
     Sensitivity("9.weight", 0.0, False, {4: 2e-5, 3: 2e-4, 2: 2e-3}),
 )
-
-
-def test_layers_count_what_is_left_in_the_order_of_the_network() -> None:
-    result = make_result(recipe(0.7, 4))
-    info = layers_info(result)
-    assert [bar.name for bar in info.bars][:2] == ["0.0", "3.first.0"]
-    assert sum(bar.kept for bar in info.bars) == sum(layer.nonzero for layer in result.inspection.layers)
-    assert {bar.colour for bar in info.bars} == {"bits 4"}
 
 
 def test_a_histogram_steps_at_the_edges_of_its_bins() -> None:

@@ -1,7 +1,9 @@
 """What the chart of a comparison's raw times says."""
 
+from dataclasses import replace
+
 import pytest
-from factories import make_result, recipe
+from factories import make_result, recipe, remade
 
 from optimizer.charts import samples_info
 
@@ -21,3 +23,14 @@ def test_samples_show_every_call_or_say_how_many_are_left_out(view: str) -> None
 def test_samples_of_the_baseline_itself_are_shown_too() -> None:
     info = samples_info(make_result())
     assert [line.name for line in info.series] == ["baseline", "baseline again", "uncompressed"]
+
+
+@pytest.mark.parametrize(("slow", "beyond"), [(8, "8 calls took longer"), (0, "")])
+def test_a_few_calls_that_waited_do_not_squeeze_the_others(slow: int, beyond: str) -> None:
+    result = make_result()
+    calm = (600_000,) * 200
+    waited = (*calm[slow:], *[10**9] * slow)
+    timed = replace(result.latency, baseline_ns=(calm, calm), variant_ns=waited)
+    info = samples_info(remade(result, latency=timed))
+    assert info.y.span == (0, 900_000)
+    assert info.note.partition(" · ")[2] == beyond

@@ -1,12 +1,16 @@
 """What the charts of throughput and of gains say, and that they are drawn."""
 
+from itertools import combinations
+
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 from test_serving import GRID, make_run
 
 from optimizer.charts import alternative, figure, gains_info, serving_info
+from optimizer.figures import Lines
 from optimizer.recipe import Recipe
-from optimizer.serving import best_under, comparisons
+from optimizer.serving import Configuration, best_under, comparisons
 from optimizer.theme import DARK, LIGHT
 
 RUN = make_run()
@@ -27,6 +31,40 @@ def test_a_line_for_each_network_and_number_of_threads_and_streams() -> None:
     assert "of uncompressed, same configuration: faster" in point.hover
     assert info.limit is None
     assert info.selected is None
+
+
+def boxes(info: Lines) -> list[tuple[float, float, float, float]]:
+    """Where a telephone has the labels, in pixels: left, bottom, right, top."""
+    assert info.x.span is not None
+    assert info.y.span is not None
+    found = []
+    for point in (point for line in info.series for point in line.points if point.label):
+        across = np.log(point.x / info.x.span[0]) / np.log(info.x.span[1] / info.x.span[0])
+        x, y = 320 * across, 240 * point.y / info.y.span[1]
+        left = x - 5 - 6.5 * len(point.label) if "left" in point.label_at else x + 5
+        bottom = y + 5 if "top" in point.label_at else y - 18
+        found.append((left, bottom, left + 6.5 * len(point.label), bottom + 13))
+    return found
+
+
+def test_labels_stand_clear_of_each_other_and_ends_of_lines_come_first() -> None:
+    batches, ways = (1, 2, 4, 8, 16, 32, 64), ((1, 1), (2, 1), (2, 2))
+    crowded = make_run(grid=tuple(Configuration(batch, *way) for way in ways for batch in batches))
+    info = serving_info(crowded)
+    placed = boxes(info)
+    points = sum(len(line.points) for line in info.series)
+    assert 6 <= len(placed) < points
+    for one, other in combinations(placed, 2):
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart, (one, other)
+    assert all(left >= 0 and right <= 320 and bottom >= 0 for left, bottom, right, _ in placed)
+    last = info.series[-1].points[-1]
+    assert last.label == "64, 2 × 2"
+    assert figure(info).data[-1].textposition[-1] == last.label_at
+
+
+def test_labels_of_lines_far_apart_are_all_there() -> None:
+    assert all(point.label for line in serving_info(RUN).series for point in line.points)
 
 
 def test_the_best_under_a_limit_is_marked() -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from optimizer import export
-from optimizer.charts import accuracy_info, layers_info
+from optimizer.charts import accuracy_info, size_info
 from optimizer.errors import UnavailableError
 from optimizer.export import EXPORTERS, charts_of, chrome, file_name, render, title_of
 from optimizer.frame import frame
@@ -254,7 +254,7 @@ def test_one_chart_can_be_drawn_dark_while_an_event_loop_runs() -> None:
     import asyncio
 
     async def draw() -> list[bytes]:
-        return render([layers_info(SWEEP[1])], "png", dark=True)
+        return render([size_info(SWEEP)], "png", dark=True)
 
     (picture,) = asyncio.run(draw())
     corner = Image.open(io.BytesIO(picture)).convert("RGB").getpixel((2, 2))

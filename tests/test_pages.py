@@ -17,6 +17,7 @@ from optimizer.frame import summarise
 from optimizer.headline import headlines
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
+from optimizer.scaling import ComplexityRequest, request_key
 from optimizer.store import Store
 from optimizer.theme import ENGINE_LABELS
 from pages import common
@@ -332,6 +333,31 @@ def test_compare_tells_configurations_of_one_recipe_apart(app: AppTest) -> None:
     assert len(page.dataframe[0].value) == len(alike)
 
 
+def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
+    plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
+    app.session_state["pinned"] = [plain, half]
+    page = app.switch_page("pages/compare.py").run()
+    assert page.selectbox(key="times").value == page.query_params["times"] == plain
+    assert "Each round times the uncompressed model twice" in words(page)
+    assert len(page.get("plotly_chart")) == 2
+    page.segmented_control(key="view").set_value("distribution").run()
+    assert "Which share of the calls" in words(page)
+    page.selectbox(key="times").set_value(half).run()
+    assert page.query_params["times"] == half
+    page.multiselect(key="configurations").set_value([plain]).run()
+    assert not page.exception
+    assert page.selectbox(key="times").value == plain, "what is pinned no more is shown no more"
+
+
+def test_a_link_restores_the_raw_times(app: AppTest) -> None:
+    keys = [results()[recipe].key for recipe in (Recipe(), HALF.recipe)]
+    app.query_params |= {"configurations": keys, "times": keys[1], "view": "distribution"}
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert page.selectbox(key="times").value == keys[1]
+    assert page.segmented_control(key="view").value == "distribution"
+
+
 def test_compare_says_what_to_do_when_nothing_is_chosen(app: AppTest) -> None:
     page = app.switch_page("pages/compare.py").run()
     assert not page.exception
@@ -343,6 +369,21 @@ def test_complexity_measures_and_concludes(app: AppTest) -> None:
     settled(page, lambda page: "What the numbers say" in words(page))
     assert "dense execution" in words(page)
     assert {"Dense kernels", "torch's CSR", "Rows removed"} <= {metric.label for metric in page.metric}
+
+
+def test_complexity_that_failed_is_not_tried_again_by_itself(app: AppTest) -> None:
+    share = 0.37
+    key = request_key(ComplexityRequest(removed_share=share, quick=True))
+    bad = ComplexityRequest("no such model", share)
+    common.pool().wait(common.pool().submit("measure", "complexity", bad, key))
+    app.query_params["removed"] = "37"
+    page = app.switch_page("pages/complexity.py").run()
+    page.run()
+    assert not page.exception
+    assert "no such model" in page.error[0].value
+    assert common.pool().get(key).state == "failed"  # type: ignore[union-attr]
+    next(button for button in page.button if button.label == "Try again").click().run()
+    settled(page, lambda page: "What the numbers say" in words(page) and not page.error)
 
 
 def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:

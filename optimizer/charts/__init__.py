@@ -10,7 +10,7 @@ from optimizer.charts.frontier import frontier_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
 from optimizer.charts.latency import latency_info
-from optimizer.charts.layers import layers_info
+from optimizer.charts.points import brief
 from optimizer.charts.samples import samples_info
 from optimizer.charts.sensitivity import sensitivity_info
 from optimizer.charts.serving import gains_info, serving_info
@@ -20,6 +20,7 @@ from optimizer.figures import alternative, figure
 __all__ = [
     "accuracy_info",
     "alternative",
+    "brief",
     "compare_info",
     "complexity_info",
     "figure",
@@ -28,7 +29,6 @@ __all__ = [
     "histogram_info",
     "kernels_info",
     "latency_info",
-    "layers_info",
     "parts_info",
     "samples_info",
     "sensitivity_info",

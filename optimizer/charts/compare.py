@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optimizer.charts.axes import padded
-from optimizer.charts.points import TIMES, bits_role, point_of
+from optimizer.charts.points import TIMES, bits_role, brief, point_of
 from optimizer.figures import Axis, Lines, Series
 from optimizer.frame import Summary, summarise
 from optimizer.metrics import metric
@@ -20,7 +20,8 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
     """
     summaries = [summarise(result) for result in results]
     measured = metric(name)
-    labels = tuple("\n".join(textwrap.wrap(_label(summary, summaries), 30)) for summary in summaries)
+    names = brief([_label(summary, summaries) for summary in summaries])
+    labels = tuple("\n".join(textwrap.wrap(label, 30)) for label in names)
     points = [
         (
             summary.recipe.quantize.bits,

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,33 +12,17 @@ from optimizer.charts.axes import extent
 from optimizer.errors import unknown
 from optimizer.figures import Axis, Lines, Point, Reference, Series
 from optimizer.metrics import format_count, format_ns, format_percent
+from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS, Fit
 from optimizer.theme import MARKERS
 
-
-class Fit(Protocol):
-    """A power law of time above ``floor_ns`` of overhead: its ``slope`` on log axes and the interval. From
-    ``from_n`` on, the weights take longer than the overhead."""
-
-    @property
-    def slope(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def floor_ns(self) -> float: ...
-    @property
-    def from_n(self) -> float: ...
-
-
-EXECUTIONS = {
-    "dense": "dense fp32",
-    "sparse kernel": "sparse kernels",
-    "csr": "unknown kernels",
-    "rows removed": "channels removed",
-    "int8": "int8 kernels",
+ROLES = {
+    DENSE: "dense fp32",
+    KERNEL: "sparse kernels",
+    CSR: "unknown kernels",
+    ROWS: "channels removed",
+    INT8: "int8 kernels",
 }
-"""How a layer was executed on the Complexity page, and the realisation whose colour and marker it has."""
+"""The realisation whose colour and marker an execution has."""
 
 
 def complexity_info(
@@ -49,9 +33,9 @@ def complexity_info(
 ) -> Lines:
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
 
-    ``points`` has the columns ``execution`` (one of EXECUTIONS), ``n``, ``operations``, ``surviving``,
-    ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits`` has an entry an
-    execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
+    ``points`` has the columns ``execution`` (one of ``scaling.EXECUTIONS``), ``n``, ``operations``,
+    ``surviving``, ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits``
+    has an entry an execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
     """
     timed = quantity == "time"
     title = "Time against the number of weights" if timed else "Operations against the number of weights"
@@ -65,15 +49,16 @@ def complexity_info(
     series: list[Series] = []
     floors: list[float] = []
     for execution, rows in points[points[column] > 0].sort_values("n").groupby("execution", sort=False):
-        if execution not in EXECUTIONS:
-            raise unknown("execution", execution, EXECUTIONS)
-        name, role = str(execution), EXECUTIONS[str(execution)]
+        if execution not in ROLES:
+            raise unknown("execution", execution, ROLES)
+        name, role = str(execution), ROLES[str(execution)]
         measured = tuple(_point(row, column, MARKERS[role]) for row in rows.to_dict("records"))
         fit = fits.get(name) if timed else None
         if fit is None:
             series.append(Series(name, role, measured))
             continue
-        label = f"{name}, slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+        slope = f"{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})".replace("-", "−")
+        label = f"{name}, slope {slope}"
         series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
         floors += [fit.floor_ns] if fit.floor_ns > 0 else []
     floor = (

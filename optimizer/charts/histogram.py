@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from optimizer.charts.axes import padded
 from optimizer.figures import Axis, Lines, Point, Series, count
 from optimizer.metrics import format_count
 from optimizer.records import Anatomy
@@ -48,7 +49,7 @@ def histogram_info(anatomy: Anatomy) -> Lines:
     bottom = -0.07 * top if anatomy.levels else 0.0  # the grid lies in a row of its own below the counts
     return Lines(
         f"Weights of {anatomy.layer.removesuffix('.weight')}",
-        Axis("value of a weight", "no unit", span=(anatomy.edges[0], anatomy.edges[-1])),
+        Axis("value of a weight", "no unit", span=padded(anatomy.edges[0], anatomy.edges[-1], 0.02)),
         Axis("weights in a bin, from 0", span=(bottom, top)),
         tuple(series),
         note=f"{format_count(anatomy.zeros)} of {format_count(sum(anatomy.before))} are zero",

@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any, Literal
 
-from optimizer.charts.axes import baseline_of, from_zero
+from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
-from optimizer.figures import Axis, Lines, Series, count
+from optimizer.figures import Axis, Lines, Point, Series, count
 from optimizer.frame import Summary, summarise
 from optimizer.metrics import metric
 from optimizer.records import Result
@@ -52,19 +53,38 @@ def latency_info(
     if not placed:
         return Lines("Latency against sparsity", x, y, empty="This figure needs a full measurement.")
     points = [item.point for item in placed]
-    calm = [replace(point, low=None, high=None) if point.noisy else point for point in points]
     baseline = baseline_of(summaries, selected, name)
     series = group(placed, selected, "others")
+    span = from_zero(_near_the_calm(points, selected), baseline)
+    above = sum(point.y > span[1] for line in series for point in line.points)
+    dashed = bool(engine) and any(line.line == "dash" for line in series)
     return Lines(
         "Latency against sparsity",
         x,
-        replace(y, span=from_zero(calm, baseline)),  # one disturbed interval would squeeze all the others
+        replace(y, span=span),
         series,
         baseline,
         selected_point(points, selected),
         None if selected in {point.key for point in points} else cursor,
-        note="dashed: another engine" if engine and any(line.line == "dash" for line in series) else "",
+        note=" · ".join(
+            ["dashed: another engine"] * dashed
+            + [f"{above} {'lies' if above == 1 else 'lie'} above, disturbed"] * bool(above)
+        ),
     )
+
+
+ROOM = 1.5
+"""So far above the calm points, as a factor, a noisy one still has its place on the axis."""
+
+
+def _near_the_calm(points: Sequence[Point], selected: str | None) -> list[Point]:
+    """The points that decide how far the axis goes: calm ones, noisy ones near them without their intervals,
+    and the selected one. A disturbed one would squeeze all the others."""
+    bare = [replace(point, low=None, high=None) if point.noisy else point for point in points]
+    usual = median(point.y for point in points)
+    calm = [point for point in bare if not point.noisy] or [point for point in bare if point.y <= usual]
+    top = ROOM * extent(calm, None)[1]
+    return [point for point in bare if not point.noisy or point.y <= top or point.key == selected]
 
 
 def _kind(summary: Summary) -> tuple[str, str]:

@@ -3,7 +3,9 @@ pointed at."""
 
 import html
 import math
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from optimizer.figures import Point, count
@@ -71,6 +73,13 @@ def hover(summary: Summary) -> str:
 def clip(text: str, most: int = 90) -> str:
     """The text, cut off where it is longer than ``most`` letters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def brief(names: Sequence[str]) -> list[str]:
+    """Names without what stands in brackets, where they differ without it."""
+    short = [re.sub(r" \([^()]*\)", "", name) for name in names]
+    often = Counter(short)
+    return [part if often[part] == 1 else name for part, name in zip(short, names, strict=True)]
 
 
 def ran(summary: Summary) -> str:

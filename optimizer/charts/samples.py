@@ -6,23 +6,30 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.charts.points import clip
+from optimizer.charts.points import brief, clip
 from optimizer.figures import Axis, Lines, Point, Series, count
 from optimizer.frame import summarise
 from optimizer.metrics import format_ns
 from optimizer.records import Result
 from optimizer.theme import MARKERS
 
+USUAL_PERCENT = 95
+"""So many of the calls decide how far the axis of time goes: a few that waited would squeeze the others."""
+
+ROOM = 1.5
+"""Above the median, as a factor, there is at least so much: where nothing was disturbed, even tails show."""
+
 
 def samples_info(result: Result, view: Literal["rounds", "distribution"] = "rounds") -> Lines:
     """The raw times of one comparison: round by round (drift and disturbances), or their distribution."""
     latency, summary = result.latency, summarise(result)
     first, second = latency.baseline_ns
-    top = 1.15 * float(np.percentile([*first, *second, *latency.variant_ns], 99))
-    beyond = sum(time > top for time in (*first, *second, *latency.variant_ns))
+    times = (*first, *second, *latency.variant_ns)
+    top = max(1.15 * float(np.percentile(times, USUAL_PERCENT)), ROOM * float(np.median(times)))
+    beyond = sum(time > top for time in times)
     note = summary.latency.verdict + (f" · {count(beyond, 'call')} took longer" if beyond else "")
     ratio = summary.text("latency_ratio")
-    name = clip(summary.description, 34)
+    name = clip(brief([summary.description])[0], 44)
     if view == "distribution":
         return Lines(
             f"All calls by time: {ratio}",

@@ -42,7 +42,7 @@ def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None 
     chosen = tuple(point for series in found for point in series.points if point.y in rows)
     return Lines(
         "Sensitivity of each layer alone",
-        Axis("divergence of the outputs, nats", "", "lower", log=True),
+        Axis("divergence of the outputs", "nats", "lower", log=True),
         Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
         (*found, Series("this layer", "accent", chosen, line="none")),
         note="filled: measured · hollow: predicted from it",

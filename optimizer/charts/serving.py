@@ -1,11 +1,12 @@
 """Throughput against latency by batch, threads and streams, and what the recipe brings in each."""
 
 import html
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.charts.points import clip
-from optimizer.figures import Axis, Limit, Lines, Point, Series, count
+from optimizer.figures import Axis, Corner, Limit, Lines, Point, Series, count
 from optimizer.frame import realisation
 from optimizer.metrics import format_ns, format_ratio, metric
 from optimizer.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
@@ -35,16 +36,72 @@ def serving_info(
         limit_ns or drawn[0].x
     ]
     chosen = _chosen(drawn, choice) if choice and choice.met else None
+    across = (min(ends) / 1.4, max(ends) * 1.25)
+    up = (0.0, 1.12 * max(point.high or point.y for point in drawn))
     return Lines(
         title,
-        replace(x, span=(min(ends) / 1.4, max(ends) * 1.25)),
-        replace(y, span=(0.0, 1.12 * max(point.high or point.y for point in drawn))),
-        tuple(replace(one, legend=named[one.name] == index) for index, one in enumerate(series)),
+        replace(x, span=across),
+        replace(y, span=up),
+        tuple(
+            replace(one, legend=named[one.name] == index)
+            for index, one in enumerate(_legible(series, across, up))
+        ),
         selected=chosen,
         selected_name="best under the limit",
         limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
-        note="images a request" + (", threads × streams" if len(_ways(told)) > 1 else ""),
+        note="labels: images a request" + (", threads × streams" if len(_ways(told)) > 1 else ""),
     )
+
+
+PLOT_PIXELS = (320, 240)
+"""The plot on a telephone."""
+LETTER_PIXELS, LINE_PIXELS, MARKER_PIXELS = 6.5, 13, 5
+
+Box = tuple[float, float, float, float]
+"""Left, bottom, right and top."""
+
+
+def _legible(series: Sequence[Series], across: tuple[float, float], up: tuple[float, float]) -> list[Series]:
+    """Labels only where they stand clear of points and of each other, on a telephone too, each at a free
+    corner of its point: ends of lines first, and compressed before uncompressed. A hover tells the rest."""
+
+    def place(point: Point) -> tuple[float, float]:
+        right = math.log(point.x / across[0]) / math.log(across[1] / across[0])
+        return PLOT_PIXELS[0] * right, PLOT_PIXELS[1] * point.y / up[1]
+
+    taken = {point: _around(*place(point)) for one in series for point in one.points}
+    placed: dict[Point, Point] = {}
+    boxes: list[Box] = []
+    ends = [point for one in reversed(series) for point in one.points[-1:]]
+    for point in dict.fromkeys(ends + [point for one in reversed(series) for point in one.points[:-1]]):
+        others = [*boxes, *(box for other, box in taken.items() if other is not point)]
+        placed[point] = replace(point, label="")
+        for corner in CORNERS:
+            box = _label_box(*place(point), len(point.label), corner)
+            inside = box[0] >= 0 and box[1] >= 0 and box[2] <= PLOT_PIXELS[0]
+            if inside and not any(_overlap(box, other) for other in others):
+                placed[point] = replace(point, label_at=corner)
+                boxes.append(box)
+                break
+    return [replace(one, points=tuple(placed[point] for point in one.points)) for one in series]
+
+
+CORNERS: tuple[Corner, ...] = ("top left", "bottom right", "top right", "bottom left")
+
+
+def _around(x: float, y: float) -> Box:
+    return x - MARKER_PIXELS, y - MARKER_PIXELS, x + MARKER_PIXELS, y + MARKER_PIXELS
+
+
+def _label_box(x: float, y: float, letters: int, corner: Corner) -> Box:
+    wide = LETTER_PIXELS * letters
+    left = x - MARKER_PIXELS - wide if "left" in corner else x + MARKER_PIXELS
+    bottom = y + MARKER_PIXELS if "top" in corner else y - MARKER_PIXELS - LINE_PIXELS
+    return left, bottom, left + wide, bottom + LINE_PIXELS
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _ways(told: Sequence[Comparison]) -> list[tuple[int, int]]:
