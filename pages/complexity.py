@@ -72,6 +72,8 @@ def ask(request: ComplexityRequest, key: str) -> list[Job]:
         st.error(job.error, icon=":material/error:")
         if not st.button("Try again", icon=":material/refresh:"):
             return []
+        common.pool().forget(key)
+        st.rerun()  # without the error
     job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
     if job.state == "done":  # the store was emptied since
         common.pool().forget(key)

@@ -394,6 +394,8 @@ def ask(request: Request) -> list[Job]:
         st.error(job.error, icon=":material/error:")
         if not st.button("Try again", icon=":material/refresh:"):
             return []
+        common.pool().forget(key)
+        st.rerun()  # without the error
     return [common.submit(request)]
 
 

@@ -383,7 +383,9 @@ def test_complexity_that_failed_is_not_tried_again_by_itself(app: AppTest) -> No
     assert "no such model" in page.error[0].value
     assert common.pool().get(key).state == "failed"  # type: ignore[union-attr]
     next(button for button in page.button if button.label == "Try again").click().run()
-    settled(page, lambda page: "What the numbers say" in words(page) and not page.error)
+    assert not page.error
+    assert common.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
+    common.pool().cancel(key)
 
 
 def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
