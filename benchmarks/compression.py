@@ -36,14 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.data import load_images
 from optimizer.environment import describe, environment
 from optimizer.errors import unknown
 from optimizer.prune.coupling import groups
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
-from optimizer.studies import IMAGES
-from optimizer.subject import Subject, activation_images, study, subject
+from optimizer.subject import Setting, Subject, activation_images, studied_images, study, subject
+from optimizer.subject import images_of as datasets_of
 from optimizer.variant import build_of, compressed_model
 
 MODEL = "efficientnet-lite0"
@@ -122,12 +121,10 @@ class Images:
 
 
 def images_of(model: str, spec: DataSpec) -> Images:
-    datasets = load_images(subject(model).loaded, spec)
-    assert datasets.evaluation.labels is not None
-    drawn = np.random.default_rng(0).permutation(len(datasets.calibration.images))[:IMAGES]
-    return Images(
-        datasets.evaluation.images, datasets.evaluation.labels.numpy(), datasets.calibration.images[drawn]
-    )
+    request = Request(model, data=spec)
+    evaluation = datasets_of(Setting.of(request)).evaluation
+    assert evaluation.labels is not None
+    return Images(evaluation.images, evaluation.labels.numpy(), studied_images(request))
 
 
 def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:

@@ -113,6 +113,19 @@ def in_address(key: str) -> dict[str, Any]:
     return {"key": key, "bind": "query-params"}
 
 
+def has_failed(key: str) -> bool:
+    """Whether a job failed. The error is shown, and what failed is tried again when asked for, not by itself:
+    it would fail for ever."""
+    job = pool().get(key)
+    if job is None or job.state != "failed":
+        return False
+    st.error(job.error, icon=":material/error:")
+    if st.button("Try again", icon=":material/refresh:"):
+        pool().forget(key)
+        st.rerun()  # without the error
+    return True
+
+
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
     """Have a request measured that has no stored result: one that was done once was forgotten since."""
     key = request_key(request)

@@ -66,14 +66,9 @@ def main() -> None:
 
 
 def ask(request: ComplexityRequest, key: str) -> list[Job]:
-    """Have a run measured; one that failed is not tried again by itself: it would fail for ever."""
-    job = common.pool().get(key)
-    if job and job.state == "failed":
-        st.error(job.error, icon=":material/error:")
-        if not st.button("Try again", icon=":material/refresh:"):
-            return []
-        common.pool().forget(key)
-        st.rerun()  # without the error
+    """Have a run measured."""
+    if common.has_failed(key):
+        return []
     job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
     if job.state == "done":  # the store was emptied since
         common.pool().forget(key)

@@ -389,14 +389,7 @@ def ask(request: Request) -> list[Job]:
         if waiting and waiting.state == "queued":
             common.pool().cancel(before)
     key = st.session_state["asked"] = request_key(request)
-    job = common.pool().get(key)
-    if job and job.state == "failed":  # not tried again by itself: it would fail for ever
-        st.error(job.error, icon=":material/error:")
-        if not st.button("Try again", icon=":material/refresh:"):
-            return []
-        common.pool().forget(key)
-        st.rerun()  # without the error
-    return [common.submit(request)]
+    return [] if common.has_failed(key) else [common.submit(request)]
 
 
 def inspection(request: Request, result: Result | None) -> Inspection | None:
