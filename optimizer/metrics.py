@@ -213,12 +213,12 @@ METRICS: dict[str, Metric] = {
         "Weights that are not zero after pruning and rounding; a weight that layers share counts once.",
     ),
     "operations": Metric(
-        "multiply-accumulates",
+        "operations left",
         "",
         "lower",
         "operations",
         _format_large,
-        "For one image, those that meet a non-zero weight. Dense kernels do the others too.",
+        "Multiply-accumulates for one image that meet a non-zero weight. Dense kernels do the others too.",
     ),
     "agreement": Metric(
         "agreement",

@@ -16,9 +16,10 @@ from optimizer.engines.base import Runner
 from optimizer.engines.memory import measure_start
 from optimizer.engines.sparse import Network
 from optimizer.kernels.build import Target, compiled, targets
+from optimizer.kernels.fusion import BANDED
 from optimizer.kernels.layout import Layout
 from optimizer.kernels.matrix import WAYS
-from optimizer.kernels.plan import BANDED, Choice
+from optimizer.kernels.plan import Choice
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution

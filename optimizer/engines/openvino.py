@@ -343,10 +343,10 @@ def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
 
     def score(images: Array) -> Array:
         logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
-        running: deque[tuple[Any, int]] = deque()
+        running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
 
         def finish_oldest() -> Any:
-            request, start = running.popleft()
+            request, start, _ = running.popleft()
             request.wait()
             part = logits[start : start + batch]
             part[:] = request.get_output_tensor().data[: len(part)]
@@ -358,8 +358,8 @@ def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
             if len(chunk) < batch:
                 chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
             request = free.pop() if free else finish_oldest()
-            request.start_async([chunk])
-            running.append((request, start))
+            request.start_async([chunk], share_inputs=True)
+            running.append((request, start, chunk))
         while running:
             finish_oldest()
         return logits

@@ -49,7 +49,8 @@ constexpr int ROWS = 4;  // AVX2 has 16 registers, AVX-512 and NEON 32
 constexpr int ROWS = 8;
 #endif
 constexpr int DENSE_TILE = 3;
-typedef float column __attribute__((vector_size(ROWS * 4), aligned(4)));
+constexpr int PIECE = ROWS < WIDTH ? ROWS : WIDTH;
+typedef float column __attribute__((vector_size(PIECE * 4), aligned(4)));  // of weights: no wider than a register
 
 inline vec load(const float *p) { return *reinterpret_cast<const unaligned *>(p); }
 inline void store(float *p, vec value) { *reinterpret_cast<unaligned *>(p) = value; }
@@ -355,21 +356,25 @@ template <int PIXELS, int CHAINS>
 void dense_tail(const Step &s, int64_t block, const Target &target) {
   const float *input = s.input + s.vectors * WIDTH;
   const float *weights = static_cast<const float *>(s.weights) + block * ROWS * s.taps_count;
-  column sums[CHAINS][PIXELS] = {};
+  constexpr int PIECES = ROWS / PIECE;
+  column sums[CHAINS][PIXELS][PIECES] = {};
   const auto add = [&](int64_t t, int chain) {
-    const column weight = *reinterpret_cast<const column *>(weights + t * ROWS);
-    for (int p = 0; p < PIXELS; p++) sums[chain][p] += weight * input[s.offsets[t] + p];
+    for (int i = 0; i < PIECES; i++) {
+      const column weight = *reinterpret_cast<const column *>(weights + t * ROWS + i * PIECE);
+      for (int p = 0; p < PIXELS; p++) sums[chain][p][i] += weight * input[s.offsets[t] + p];
+    }
   };
   int64_t t = 0;
   for (; t + CHAINS <= s.taps_count; t += CHAINS)
     for (int chain = 0; chain < CHAINS; chain++) add(t + chain, chain);
   for (; t < s.taps_count; t++) add(t, 0);
   for (int chain = 1; chain < CHAINS; chain++)
-    for (int p = 0; p < PIXELS; p++) sums[0][p] += sums[chain][p];
+    for (int p = 0; p < PIXELS; p++)
+      for (int i = 0; i < PIECES; i++) sums[0][p][i] += sums[chain][p][i];
   for (int r = 0; r < ROWS && block * ROWS + r < s.rows; r++) {
     const int64_t row = block * ROWS + r;
     float last[PIXELS];
-    for (int p = 0; p < PIXELS; p++) last[p] = sums[0][p][r] + s.bias[row];
+    for (int p = 0; p < PIXELS; p++) last[p] = sums[0][p][r / PIECE][r % PIECE] + s.bias[row];
     finish_tail(s, target.of(s, row, row), row, last);
   }
 }

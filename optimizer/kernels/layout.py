@@ -7,6 +7,7 @@ and of the next row's beginning. Other strides first split their input into its 
 every second row, four times, has the resolution of the output.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -182,3 +183,11 @@ def gaps(trace: Trace) -> dict[tuple[int, ...], int]:
         if widest.get(resolution):
             widest[resolution] = max(needed, widest[resolution])
     return widest
+
+
+def layout_of(shape: tuple[int, ...], widest: Mapping[tuple[int, ...], int], lanes: int) -> Layout:
+    """Of values of ``shape`` ``[N, C, H, W]``, ``[N, T, D]`` or ``[N, F]``; ``widest`` as :func:`gaps` has
+    it, vectors of ``lanes`` floats. Without a resolution, pixels are what is counted in images and tokens."""
+    if len(shape) == 4 and shape[2:] != (1, 1):
+        return Layout(shape[0], *shape[2:], widest.get(shape[2:], 0), lanes)
+    return Layout(1, 1, shape[0] * shape[1] if len(shape) == 3 else shape[0], 0, lanes)

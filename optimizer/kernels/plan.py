@@ -9,17 +9,16 @@ import numpy as np
 from torch import Tensor
 
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.layout import SLACK, Layout, Planes, Source, Value, by_rows, gaps, reach
+from optimizer.kernels.fusion import fusion
+from optimizer.kernels.layout import SLACK, Layout, Planes, Source, Value, by_rows, gaps, layout_of, reach
 from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
 from optimizer.kernels.memory import Arena
-from optimizer.kernels.trace import Op, Trace, fits, taps
+from optimizer.kernels.trace import Op, Trace, taps
 
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
-BANDED = 1 << 16
-"""Floats of a depthwise convolution's output from which on it goes through a cache band by band."""
 BAND = 1 << 17
-"""Floats of such a band, at most: half a MiB."""
+"""Floats at most, half a MiB, of a band of a depthwise convolution's outputs that goes on to its reader."""
 
 
 @dataclass(frozen=True)
@@ -89,79 +88,20 @@ class _Planner:
         self.memory: list[object] = [self.arena]
         self.values: dict[str, Value] = {}  # those whose buffers are in use
         self.placed: dict[str, Value] = {}
-        self.native = {
-            op.output for op in trace.ops if op.kind != "torch" and fits(op, trace.shapes[op.inputs[0]])
-        }
-        self.users = self._users()
-        self.fused = self._fused()
-        self.projected = self._projected()
-        self.reads = self._last_reads()
+        self.fusion = fusion(trace, self.layout)
         self.free: dict[Layout, list[Tensor]] = {}
         self.masks: dict[Layout, int | None] = {}
         self.from_input: list[Step] = []
 
-    def _users(self) -> dict[str, list[Op]]:
-        """By value, the operations that read it."""
-        users: dict[str, list[Op]] = {}
-        for op in self.trace.ops:
-            for name in map(self.trace.root, op.reads):
-                users.setdefault(name, []).append(op)
-        return users
-
-    def _fused(self) -> dict[str, str]:
-        """Depthwise convolutions whose input is computed for them alone, and that input: a few channels at a
-        time, it never leaves the cache."""
-        makers = {op.output: op for op in self.trace.ops if op.kind == "convolution"}
-        return {
-            op.output: name
-            for op in self.trace.ops
-            if op.kind == "depthwise" and op.output in self.native
-            if (name := self.trace.root(op.inputs[0])) in makers and name in self.native
-            if len(self.users[name]) == 1 and name != self.trace.root(self.trace.output)
-            if op.window is not None and (op.window.stride == 1 or by_rows(op))
-        }
-
-    def _projected(self) -> dict[str, Op]:
-        """Depthwise convolutions by rows whose output only a 1x1 convolution reads, and that one: a band of
-        rows of all channels goes on to it, and the output is never in memory as a whole."""
-        makers = {op.output: op for op in self.trace.ops}
-        found = {}
-        for op in self.trace.ops:
-            name = self.trace.root(op.inputs[0]) if op.kind == "convolution" else ""
-            if name not in self.fused or op.window is None or op.output not in self.native:
-                continue
-            depthwise, before = makers[name], self.trace.shapes[self.fused[name]]
-            large = before[0] == 1 and math.prod(depthwise.shape) >= BANDED
-            alone = len(self.users[name]) == 1 and name != self.trace.root(self.trace.output)
-            plain = by_rows(depthwise) and not depthwise.added and self._layout(before).gap > 0
-            if large and alone and plain and op.window.kernel == (1, 1) and op.window.stride == 1:
-                found[name] = op
-        return found
-
-    def _last_reads(self) -> dict[str, float]:
-        """The index of the operation that reads a value last. Never, where torch may hold a view of it."""
-        last: dict[str, float] = {}
-        later = {producer: op for op, producer in self.fused.items()}
-        places = {op.output: index for index, op in enumerate(self.trace.ops)}
-        places |= {name: places[op.output] for name, op in self.projected.items()}
-        for op in self.trace.ops:
-            index = places[later.get(op.output, op.output)]
-            for name in map(self.trace.root, op.reads):
-                outside = op.kind != "same" and op.output not in self.native
-                last[name] = math.inf if outside else max(last.get(name, 0), index)
-        return {**last, self.trace.root(self.trace.output): math.inf}
-
     def release(self, index: int) -> None:
-        for name in [name for name, value in self.values.items() if self.reads.get(name, index) <= index]:
+        for name in [
+            name for name, value in self.values.items() if self.fusion.last_reads.get(name, index) <= index
+        ]:
             value = self.values.pop(name)
             self.free.setdefault(value.layout, []).append(value.buffer)
 
-    def _layout(self, shape: tuple[int, ...]) -> Layout:
-        lanes = self.kernels.width
-        if len(shape) == 4 and shape[2:] != (1, 1):
-            return Layout(shape[0], *shape[2:], self.gaps.get(shape[2:], 0), lanes)
-        pixels = shape[0] * shape[1] if len(shape) == 3 else shape[0]
-        return Layout(1, 1, pixels, 0, lanes)
+    def layout(self, shape: tuple[int, ...]) -> Layout:
+        return layout_of(shape, self.gaps, self.kernels.width)
 
     def _value(self, layout: Layout, channels: int, shape: tuple[int, ...], used_again: bool = True) -> Value:
         """In the smallest free buffer that is large enough, or a new one of zeros: gaps stay zero, since
@@ -176,7 +116,7 @@ class _Planner:
 
     def _output(self, op: Op) -> Value:
         channels = op.shape[2] if len(op.shape) == 3 else op.shape[1]
-        value = self._value(self._layout(op.shape), channels, op.shape)
+        value = self._value(self.layout(op.shape), channels, op.shape)
         self.values[op.output] = self.placed[op.output] = value
         return value
 
@@ -186,7 +126,7 @@ class _Planner:
         if name not in self.values:
             shape = self.trace.shapes[name]
             channels = shape[2] if len(shape) == 3 else shape[1]
-            value = self._value(self._layout(shape), channels, shape)
+            value = self._value(self.layout(shape), channels, shape)
             if name == self.trace.input and len(shape) == 4:
                 self._copy(self._images(), value, shape)
             else:
@@ -248,9 +188,9 @@ class _Planner:
         return where if isinstance(where, str) else name
 
     def add(self, op: Op) -> None:
-        if op.kind == "same" or op.output in self.fused.values() or op.output in self.projected:
+        if op.kind == "same" or op.output in self.fusion.made_within:
             return
-        if op.output not in self.native:
+        if op.output not in self.fusion.native:
             self._emit(op.output, Call(op), *([op.weight] if op.weight else []))
             return
         added = self._planes(op.added) if op.added else None
@@ -309,7 +249,7 @@ class _Planner:
             for phase, size, out in zip(place, (height, width), op.shape[2:], strict=True)
         )
         planes = (images, channels * len(phases), *op.shape[2:])
-        value = self._value(self._layout(op.shape), planes[1], planes, used_again=full)
+        value = self._value(self.layout(op.shape), planes[1], planes, used_again=full)
         step = Step(
             kind=Kind.PHASES,
             output=value.address,
@@ -339,26 +279,39 @@ class _Planner:
         return (self.parameters[where] if isinstance(where, str) else where).detach()
 
     def _convolution(self, op: Op, added: Value | None) -> None:
-        depthwise = self.trace.root(op.inputs[0])
-        if depthwise in self.projected:
-            maker = next(one for one in self.trace.ops if one.output == depthwise)
-            self._depthwise(maker, None, self._projection(op, maker, added), op)
+        depthwise = self.fusion.sources.get(op.output)
+        if depthwise:
+            self._through_bands(op, depthwise, added)
             return
         source, phases, offsets = self._phases(op)
         output = self._output(op)
         self._emit(op.output, self._matrix(op, source.planes, phases, offsets, output, added), op.weight)
 
+    def _through_bands(self, op: Op, depthwise: Op, added: Value | None) -> None:
+        """A 1x1 convolution, and the depthwise one that it alone reads: a band of rows at a time."""
+        maker = self.fusion.makers[depthwise.output]
+        first, last = self._produced(depthwise, maker, None, None), self._projection(op, depthwise, added)
+        for tile, step in first.ways.items():
+            consumer = last.ways.get(tile) or next(iter(last.ways.values()))
+            step.consumer, step.band = ctypes.addressof(consumer), self._band(depthwise)
+            self.memory.append(consumer)
+        both = Choice(first.ways, first.kept + last.kept, first.total + last.total)
+        self._emit(op.output, both, maker.weight, depthwise.weight, op.weight)
+
     def _projection(self, op: Op, depthwise: Op, added: Value | None) -> Choice:
         """A 1x1 convolution that reads a band of rows of a depthwise convolution's outputs."""
-        layout = self._layout(op.shape)
+        layout = self.layout(op.shape)
         channels, rows = depthwise.shape[1], self._band(depthwise)
         lines = -(-(rows * layout.row + 2 * layout.lanes) // 16)
         band = Planes(0, 16 * (lines | 1), channels)
-        return self._matrix(op, band, 1, np.zeros(1, np.int64), self._output(op), added)
+        choice = self._matrix(op, band, 1, np.zeros(1, np.int64), self._output(op), added)
+        for way in choice.ways.values():
+            way.input_stride = band.plane
+        return choice
 
     def _band(self, op: Op) -> int:
         """Rows of a depthwise convolution's outputs that go on at once: whole vectors of pixels."""
-        row, lanes = self._layout(op.shape).row, self.kernels.width
+        row, lanes = self.layout(op.shape).row, self.kernels.width
         least = lanes // math.gcd(row, lanes)
         return max(1, BAND // (op.shape[1] * row * least)) * least
 
@@ -373,43 +326,59 @@ class _Planner:
     ) -> Choice:
         """A convolution as a matrix over the taps of all channels."""
         weight = self._parameter(op.weight).float()
-        step = self._step(op, self._layout(op.shape), output, added, len(weight))
+        step = self._step(op, self.layout(op.shape), output, added, len(weight))
         step.input = source.address
         planes = np.arange(weight.shape[1]) * phases * source.plane
-        step.input_stride = source.plane
         step.rows_first = weight.count_nonzero() > source.channels * source.plane
         return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel())
 
-    def _depthwise(
-        self, op: Op, added: Value | None, consumer: Choice | None = None, reader: Op | None = None
-    ) -> None:
-        assert op.window is not None
-        rows = by_rows(op)
-        maker = next((one for one in self.trace.ops if one.output == self.fused.get(op.output)), None)
-        producer = None
-        if maker is not None:
-            beside = self._planes(maker.added) if maker.added else None
-            read, count, places = self._phases(maker)
-            producer = self._matrix(maker, read.planes, count, places, None, beside)
-            layout, phases = self._layout(maker.shape), 1
-            offsets = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
-            source = None
-        elif rows:
-            source = self._planes(op.inputs[0])
-            layout, phases, offsets = source.layout, 1, np.zeros(0)
+    def _depthwise(self, op: Op, added: Value | None) -> None:
+        maker = self.fusion.makers.get(op.output)
+        if maker:
+            work = self._produced(op, maker, self._output(op), added)
+            self._emit(op.output, work, maker.weight, op.weight)
+            return
+        if by_rows(op):
+            source, phases, offsets = self._planes(op.inputs[0]), 1, np.zeros(0)
         else:
             source, phases, offsets = self._phases(op)
-            layout = source.layout
-        output = None if consumer else self._output(op)
-        below = self._layout(op.shape)
+        step = self._window(op, source.layout, phases, offsets, self._output(op), added)
+        step.input = source.address
+        self._emit(op.output, step, op.weight)
+
+    def _produced(self, op: Op, maker: Op, output: Value | None, added: Value | None) -> Choice:
+        """A depthwise convolution whose input ``maker`` computes for it, a few channels at a time."""
+        beside = self._planes(maker.added) if maker.added else None
+        source, phases, offsets = self._phases(maker)
+        producer = self._matrix(maker, source.planes, phases, offsets, None, beside)
+        layout = self.layout(maker.shape)
+        assert op.window is not None
+        inside = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
+        step = self._window(op, layout, 1, inside, output, added)
+        ways = {tile: copy_of(step) for tile in producer.ways}
+        for tile, way in producer.ways.items():
+            ways[tile].producer = ctypes.addressof(way)
+            self.memory.append(way)
+        return Choice(ways, producer.kept, producer.total)
+
+    def _window(
+        self,
+        op: Op,
+        layout: Layout,
+        phases: int,
+        offsets: np.ndarray,
+        output: Value | None,
+        added: Value | None,
+    ) -> Step:
+        """A depthwise convolution over planes of ``layout``, whose address the caller fills in."""
+        assert op.window is not None
+        below, before = self.layout(op.shape), self.trace.shapes[op.inputs[0]]
         weight = self._parameter(op.weight).float()
         step = self._step(op, below, output, added, len(weight))
-        step.kind = Kind.DEPTHWISE_ROWS if rows else Kind.DEPTHWISE
-        step.input = source.address if source else None
+        step.kind = Kind.DEPTHWISE_ROWS if by_rows(op) else Kind.DEPTHWISE
         step.input_stride, step.border = phases * layout.plane, layout.border
-        before = self.trace.shapes[op.inputs[0]]
         step.input_height, step.input_width = before[2:]
-        if rows and not layout.gap:  # the kernel spreads it
+        if by_rows(op) and not layout.gap:  # the kernel spreads it
             layout = replace(layout, gap=max(1, reach(op, before)))
             step.compact = layout.images * layout.image + layout.border + 2 * layout.lanes
             step.border = layout.border
@@ -421,24 +390,7 @@ class _Planner:
         step.output_image, step.output_row = below.image, below.row
         step.kernel, step.step = op.window.kernel[0], op.window.stride
         step.pad_top, step.pad_left = op.window.top, op.window.left
-        if producer is None or maker is None:
-            self._emit(op.output, step, op.weight)
-            return
-        ways = {}
-        for tile, way in producer.ways.items():
-            ways[tile] = copy_of(step)
-            ways[tile].producer = ctypes.addressof(way)
-            self.memory.append(way)
-            if consumer:
-                last = consumer.ways.get(tile) or next(iter(consumer.ways.values()))
-                ways[tile].consumer, ways[tile].band = ctypes.addressof(last), self._band(op)
-                self.memory.append(last)
-        kept, total = producer.kept, producer.total
-        if consumer is None or reader is None:
-            self._emit(op.output, Choice(ways, kept, total), maker.weight, op.weight)
-            return
-        all_three = Choice(ways, kept + consumer.kept, total + consumer.total)
-        self._emit(reader.output, all_three, maker.weight, op.weight, reader.weight)
+        return step
 
     def _linear(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])
@@ -459,7 +411,7 @@ class _Planner:
     def _choice(self, op: Op, step: Step, weight: np.ndarray, offsets: np.ndarray) -> Choice:
         """A matrix ``[rows, taps]`` over pixels, in every way that may be the fastest."""
         step.bias = self.arena.hold(self._bias(op, len(weight)))
-        single = self._layout(op.shape).single
+        single = self.layout(op.shape).single
         kept = int(np.count_nonzero(weight))
         share = kept / weight.size
         ways = (
