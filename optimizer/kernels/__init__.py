@@ -16,16 +16,17 @@ class Kind(IntEnum):
 
     SPARSE = 0
     SPARSE_PAIRS = 1
-    DENSE = 2
-    SPARSE_VECTOR = 3
-    DENSE_VECTOR = 4
-    DEPTHWISE = 5
-    DEPTHWISE_ROWS = 6
-    COPY = 7
-    ADD = 8
-    MAX_POOL = 9
-    MEAN = 10
-    PHASES = 11
+    SPARSE_ROWS = 2
+    DENSE = 3
+    SPARSE_VECTOR = 4
+    DENSE_VECTOR = 5
+    DEPTHWISE = 6
+    DEPTHWISE_ROWS = 7
+    COPY = 8
+    ADD = 9
+    MAX_POOL = 10
+    MEAN = 11
+    PHASES = 12
 
 
 POINTERS = (

@@ -42,13 +42,13 @@ typedef float narrow __attribute__((vector_size(32)));  // rows of 8 pixels or f
 typedef vec narrow;
 #endif
 
-// The dense path's register tile: rows x vectors of accumulators, that many inputs, and a weight.
+// The register tile of several rows: rows x vectors of accumulators, that many inputs, and a weight.
 #if WIDTH == 8
 constexpr int ROWS = 4;  // AVX2 has 16 registers, AVX-512 and NEON 32
 #else
 constexpr int ROWS = 8;
 #endif
-constexpr int DENSE_TILE = 3;
+constexpr int TILE = 3;
 constexpr int PIECE = ROWS < WIDTH ? ROWS : WIDTH;
 typedef float column __attribute__((vector_size(PIECE * 4), aligned(4)));  // of weights: no wider than a register
 
@@ -152,7 +152,7 @@ struct Taps {
 extern "C" {
 
 enum Kind : int64_t {
-  SPARSE, SPARSE_PAIRS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN,
+  SPARSE, SPARSE_PAIRS, SPARSE_ROWS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN,
   PHASES
 };
 
@@ -166,8 +166,8 @@ struct Step {
   float *output;
   const float *bias;
   const void *weights;     // dense: [rows / ROWS][taps][ROWS]; depthwise: [rows][taps]; pairs: PairTap
-  const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row
-  const int32_t *starts;   // sparse: where those of the i-th row begin, one more than rows
+  const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row; rows: [ROWS] of Tap
+  const int32_t *starts;   // sparse: where those of the i-th row, or rows, begin, and where the last end
   const int32_t *order;    // sparse: the rows, those with the most taps first
   const int32_t *offsets;  // dense and depthwise: offset of each tap; pairs: where their common taps begin;
                            // phases: the first row and column of each
@@ -192,6 +192,10 @@ struct Step {
 namespace {
 
 constexpr int64_t FAR = 1 << 19;  // floats that a second-level cache does not hold
+
+// Products with a matrix over vectors of pixels, and those of them that take several rows at once.
+bool in_tiles(const Step &s) { return s.kind <= DENSE; }
+bool several_rows(const Step &s) { return s.kind == SPARSE_ROWS || s.kind == DENSE; }
 
 // Where rows of a step go: to its output, or row `begin` and those after it to planes of a scratch memory.
 struct Target {
@@ -318,6 +322,46 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
         float last[4];
         std::memcpy(last, &behind[r], sizeof last);
         finish_tail(s, out, rows[r], last);
+      }
+    }
+  }
+}
+
+// ROWS rows go through their taps side by side. What one of them has loaded, another finds in the first-level
+// cache: rows one by one come back to an input when it is out of there.
+template <int V, bool LAST>
+void sparse_rows_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  const float *input = s.input + first * WIDTH;
+  const Tap *taps = static_cast<const Tap *>(s.taps);
+  for (int64_t i = begin; i < end; i += ROWS) {
+    vec sums[ROWS][V];
+    four behind[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+      const float bias = i + r < s.rows ? s.bias[s.order[i + r]] : 0;
+      for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
+      behind[r] = all<four>(bias);
+    }
+    const Tap *tap = taps + s.starts[i / ROWS] * ROWS, *stop = taps + s.starts[i / ROWS + 1] * ROWS;
+    for (; tap < stop; tap += ROWS)
+#pragma GCC unroll 8
+      for (int r = 0; r < ROWS; r++) {
+        const float *x = input + tap[r].offset;
+        const vec weight = splat(tap[r].weight);
+#pragma GCC unroll 4
+        for (int v = 0; v < V; v++) sums[r][v] += weight * load(x + v * WIDTH);
+        if constexpr (LAST) behind[r] += tap[r].weight * load_as<four>(x + V * WIDTH);
+      }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; r++) {
+      if (i + r >= s.rows) break;
+      const int64_t row = s.order[i + r];
+      float *out = target.of(s, i + r, row);
+      if (target.far) ask_for<V>(out + (first + V) * WIDTH);
+      finish<V>(s, out, row, first, sums[r]);
+      if constexpr (LAST) {
+        float last[4];
+        std::memcpy(last, &behind[r], sizeof last);
+        finish_tail(s, out, row, last);
       }
     }
   }
@@ -526,16 +570,20 @@ void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Tar
   if (s.kind == SPARSE_PAIRS)
     return last ? pairs_tile<V, true>(s, begin, end, first, target)
                 : pairs_tile<V, false>(s, begin, end, first, target);
-  if constexpr (V <= DENSE_TILE)
+  if constexpr (V <= TILE) {
+    if (s.kind == SPARSE_ROWS)
+      return last ? sparse_rows_tile<V, true>(s, begin, end, first, target)
+                  : sparse_rows_tile<V, false>(s, begin, end, first, target);
     for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
       dense_tile<V>(s, block, first, target);
       if (last) dense_tail(s, block, target);  // while the block's weights are in the cache
     }
+  }
 }
 
 // `count` vectors from `first`: whole tiles, then what is left in one smaller tile.
 void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count, const Target &target) {
-  const int64_t widest = s.kind == DENSE ? DENSE_TILE : s.tile;
+  const int64_t widest = several_rows(s) ? TILE : s.tile;
   while (count > 0) {
     const int64_t width = std::min(count, widest);
     switch (width) {
@@ -622,7 +670,7 @@ int64_t rolling_plane(const Step &s, int64_t at_once) {
 }
 
 int64_t rolling_channels(const Step &s, int64_t plane) {
-  return s.producer->kind == DENSE ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
+  return several_rows(*s.producer) ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
 }
 
 // Rows [from, to) of the outputs of channels [begin, end). What the producer computes goes on a few rows at a
@@ -932,15 +980,15 @@ int64_t boundary(const Step &s, int64_t part, int64_t parts) {
     const int64_t taps = s.starts[s.rows] * part / parts;
     return std::lower_bound(s.starts, s.starts + s.rows, taps) - s.starts;
   }
-  const int64_t together = s.kind == DENSE || s.kind == SPARSE_PAIRS || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
+  const int64_t together = s.kind == SPARSE_PAIRS || several_rows(s) || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
   return std::min(s.rows, s.rows * part / parts / together * together);
 }
 
 void run_step(Team &team, const Step &s, int64_t threads) {
   if (s.consumer) return team.share(threads, bands(s), [&](int64_t number) { through_band(s, number); });
   if (threads == 1) return part(s, 0, s.rows, 0, s.vectors);
-  const bool pixels = s.kind == SPARSE || s.kind == SPARSE_PAIRS || s.kind == DENSE;
-  const int64_t wanted = 4 * threads, widest = s.kind == DENSE ? DENSE_TILE : s.tile;
+  const bool pixels = in_tiles(s);
+  const int64_t wanted = 4 * threads, widest = several_rows(s) ? TILE : s.tile;
   const int64_t columns = pixels ? std::min(wanted, (s.vectors + widest - 1) / widest) : 1;
   const int64_t rows = std::min((wanted + columns - 1) / columns, s.rows);
   const int64_t width = pixels ? ((s.vectors + columns - 1) / columns + widest - 1) / widest * widest : s.vectors;

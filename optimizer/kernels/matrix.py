@@ -12,14 +12,14 @@ from optimizer.kernels.memory import Arena
 
 TILES = (8, 6, 4, 3, 2)
 """Vectors of pixels that the sparse path does at once: many read few weights, few read inputs from nearby."""
-DENSE = 0
-PAIRED = 100
-"""Ways that a matrix may take go by a number: the sparse path by its tile, rows in pairs by that and 100, the
-dense path by 0."""
-WAYS = (DENSE, *TILES, *(PAIRED + tile for tile in TILES[:4]))
+DENSE, ROWS, PAIRED = 0, -1, 100
+"""Ways that a matrix may take go by a number: the sparse path by its tile, rows in pairs by that and 100,
+more rows at once by ROWS, the dense path by DENSE."""
+WAYS = (DENSE, *TILES, *(PAIRED + tile for tile in TILES[:4]), ROWS)
 RARELY_COMMON = 0.15
 """Share of the weights that survive below which two rows have too few in common."""
 REPEATS = 2
+TAP = np.dtype([("weight", np.float32), ("offset", np.int32)])
 
 Hold = Callable[[np.ndarray], int]
 """Copies an array to where it lives as long as the steps, and gives its address."""
@@ -44,7 +44,9 @@ def dense(
     return way
 
 
-def sparse(step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, hold: Hold) -> dict[int, Step]:
+def sparse(
+    step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, kernels: Kernels, hold: Hold
+) -> dict[int, Step]:
     """``step`` over the weights that are not 0, by way.
 
     Rows with the most weights come first: those that follow each other then loop equally often, which is
@@ -57,7 +59,12 @@ def sparse(step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, ho
     for tile, way in ways.items():
         way.kind, way.tile = (Kind.SPARSE_VECTOR if single else Kind.SPARSE), tile
         way.taps, way.starts, way.order = addresses
-    return ways if single else ways | _paired(step, weight[order], offsets, addresses[2], hold)
+    if not single:
+        ways |= _paired(step, weight[order], offsets, addresses[2], hold)
+        taps, starts = side_by_side(weight[order], offsets, kernels.dense_rows)
+        way = ways[ROWS] = copy_of(step)
+        way.kind, way.taps, way.starts, way.order = Kind.SPARSE_ROWS, hold(taps), hold(starts), addresses[2]
+    return ways
 
 
 def _paired(step: Step, weight: np.ndarray, offsets: np.ndarray, order: int, hold: Hold) -> dict[int, Step]:
@@ -89,9 +96,22 @@ def _common(pairs: np.ndarray, both: np.ndarray, offsets: np.ndarray) -> tuple[n
 def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights ``[rows, taps]`` that are not 0, each with its offset, and where each row begins."""
     rows, places = np.nonzero(weight)
-    taps = np.empty(len(rows), [("weight", np.float32), ("offset", np.int32)])
+    taps = np.empty(len(rows), TAP)
     taps["weight"], taps["offset"] = weight[rows, places], offsets[places]
     return taps, _starts(np.bincount(rows, minlength=len(weight)))
+
+
+def side_by_side(weight: np.ndarray, offsets: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same for so many rows at once: the first tap of each, then the second, up to the longest of them.
+    Shorter rows are filled up with weights of 0. (The format SELL-C-sigma of Kreutzer et al. 2014.)"""
+    rows, places = np.nonzero(weight)
+    counts = np.bincount(rows, minlength=-(-len(weight) // together) * together)
+    starts = _starts(counts.reshape(-1, together).max(axis=1))
+    position = np.arange(len(rows)) - _starts(counts)[rows] + starts[rows // together]
+    taps = np.zeros((int(starts[-1]), together), TAP)
+    taps["weight"][position, rows % together] = weight[rows, places]
+    taps["offset"][position, rows % together] = offsets[places]
+    return taps, starts
 
 
 def fours(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,7 +173,7 @@ def chain(
             high=np.inf,
         )
         offsets = np.arange(columns) * plane
-        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, arena.hold))
+        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, kernels, arena.hold))
         values = output
     result = pixels_of(values, len(weights[-1]))
     return partial(_run, kernels, _fastest(steps, kernels, threads), threads, arena, result)

@@ -420,7 +420,7 @@ class _Planner:
             else {}
         )
         if share < NEVER_SPARSE:
-            ways |= sparse(step, weight, offsets, single, self.arena.hold)
+            ways |= sparse(step, weight, offsets, single, self.kernels, self.arena.hold)
         return Choice(ways, kept, weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
