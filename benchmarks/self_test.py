@@ -1,9 +1,10 @@
 """Does the stopwatch tell the truth on this machine?
 
-    python benchmarks/self_test.py [--repetitions 100] [--engine openvino] [--full] [--json]
+    python benchmarks/self_test.py [--repetitions 100] [--engine openvino] [--quick] [--json]
 
-Three tests, on real networks and this machine's clock, each comparison in the short timing behind the sliders
-and between networks that are built anew each time:
+Three tests, on real networks and this machine's clock, between networks that are built anew each time, as
+`paretoscope measure` times them (half an hour in all). ``--quick`` takes the short timing behind the sliders,
+which calls more of them noisy:
 
 - the same network against itself: at most 2 in 100 may be called faster or slower (a noisy one is not);
 - a network with a tenth more layers: at least 95 in 100 must be called slower;
@@ -17,8 +18,9 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,7 +30,7 @@ from optimizer.compress import compress
 from optimizer.engines import Runner, engine_named
 from optimizer.engines.base import Build
 from optimizer.environment import describe, environment, threads_available
-from optimizer.latency import measure_latency
+from optimizer.latency import time_again_if_noisy
 from optimizer.models import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
@@ -39,6 +41,7 @@ SHAPE = (48, 14, 14)
 LAYERS, MORE_LAYERS = 20, 22
 FALSE_SHARE, FOUND_SHARE = 0.02, 0.95
 SPIN = "while True: pass"
+VARIANTS = {"same": LAYERS, "slower": MORE_LAYERS}
 
 
 class Stack(nn.Module):
@@ -75,14 +78,16 @@ class Bench:
         compressed = compress(self.models[layers], Recipe())
         return self.builds[layers](compressed, self.images, self.settings.threads, self.settings.batch)
 
-    def compare(self, layers: int, seed: int) -> LatencySummary:
-        """A network of so many layers with that of LAYERS."""
-        settings = Settings(
-            threads=self.settings.threads, batch=self.settings.batch, quick=self.settings.quick, seed=seed
-        )
+    def compare(self, names: Collection[str], seed: int) -> dict[str, LatencySummary]:
+        """Each of the variants with the network of LAYERS, all in one series."""
         pair = self.runner(LAYERS), self.runner(LAYERS)
-        found = measure_latency(pair, self.runner(layers), self.images.numpy(), settings, "", "")
-        return summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share)
+        variants = {name: self.runner(VARIANTS[name]) for name in names}
+        settings = replace(self.settings, seed=seed)
+        series, _ = time_again_if_noisy(pair, variants, self.images.numpy(), settings)
+        return {
+            name: summarise_latency(series.baseline_ns, samples, series.stolen_share)
+            for name, samples in series.variants_ns.items()
+        }
 
 
 @contextmanager
@@ -100,11 +105,15 @@ def hogs() -> Iterator[None]:
 Tell = Callable[[str], None]
 
 
-def verdicts(bench: Bench, layers: int, repetitions: int, tell: Tell) -> list[LatencySummary]:
-    found = []
+def verdicts(
+    bench: Bench, names: Collection[str], repetitions: int, tell: Tell
+) -> dict[str, list[LatencySummary]]:
+    found: dict[str, list[LatencySummary]] = {name: [] for name in names}
     for number in range(repetitions):
-        found.append(bench.compare(layers, seed=number))
-        tell(f"{number + 1} of {repetitions}: {found[-1].verdict}, {found[-1].ratio:.3f}")
+        for name, summary in bench.compare(names, seed=number).items():
+            found[name].append(summary)
+        words = [f"{name} {told[-1].verdict}, {told[-1].ratio:.3f}" for name, told in found.items()]
+        tell(f"{number + 1} of {repetitions}: {'; '.join(words)}")
     return found
 
 
@@ -118,10 +127,9 @@ def figures(found: list[LatencySummary]) -> dict[str, object]:
 
 def self_test(bench: Bench, repetitions: int, busy: int, tell: Tell) -> dict[str, dict[str, object]]:
     """The three tests, each with its figures and whether it ``passed``."""
-    same = verdicts(bench, LAYERS, repetitions, tell)
-    slower = verdicts(bench, MORE_LAYERS, repetitions, tell)
+    same, slower = verdicts(bench, VARIANTS, repetitions, tell).values()
     with hogs():
-        disturbed = verdicts(bench, LAYERS, busy, tell)
+        (disturbed,) = verdicts(bench, ["same"], busy, tell).values()
     false = sum(summary.verdict in ("faster", "slower") for summary in same)
     found = sum(summary.verdict == "slower" for summary in slower)
     noisy = sum(summary.verdict == "noisy" for summary in disturbed)
@@ -155,10 +163,10 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=1, help="1 leaves a core to the rest of the system (1)"
     )
-    parser.add_argument("--full", action="store_true", help="the full timing: 30 times as long")
+    parser.add_argument("--quick", action="store_true", help="the sliders' short timing")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    bench = Bench(options.engine, Settings(threads=options.threads, quick=not options.full))
+    bench = Bench(options.engine, Settings(threads=options.threads, quick=options.quick))
 
     def tell(words: str) -> None:
         print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)

@@ -2,9 +2,10 @@
 
     python benchmarks/sliders.py [--json] [--configurations 200]
 
-Four things, on the bundled residual CNN: the page drawn anew at a position that is already measured (the
-script's time on the server), exact counts and size of a new position, its accuracy on 10,000 images and quick
-latency, and the worker's resident memory over many configurations.
+On the bundled residual CNN: the page drawn anew at a position that is already measured (the script's time on
+the server), exact counts and size of a new position, its accuracy on 10,000 images and quick latency, and the
+worker's resident memory over many configurations. New positions are plain (magnitude and nearest) and
+compensated, which first works the weights out, once for the counts and once for the accuracy.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.executors import Pool
 from optimizer.experiment import measure
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
@@ -43,7 +44,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
 def page_at_measured_positions(repeats: int) -> dict[str, float]:
     """Seconds of the whole script, all cards and charts, as the slider goes to and fro."""
     store = Store()
-    for request in grid(Request(MODEL), STARTER_SPARSITIES, STARTER_BITS):
+    for request in grid(Request(MODEL, NORMAL), STARTER_SPARSITIES, STARTER_BITS):
         store.put(measure(request, shared_latency=store.latency))
     page = AppTest.from_file(str(APP), default_timeout=120).run()
     seconds = []
@@ -56,14 +57,15 @@ def page_at_measured_positions(repeats: int) -> dict[str, float]:
     return summary(seconds[4:])  # each position once before: figures are derived when first read
 
 
-def new_positions(count: int) -> dict[str, dict[str, float]]:
+def new_positions(base: Recipe, count: int) -> dict[str, dict[str, float]]:
     """From submitting to the answer, through the workers as the page does it."""
     waited: dict[str, list[float]] = {"inspect": [], "measure": []}
     with Pool(TARGET) as pool:
         for job in pool.warm(Request(MODEL)):
             pool.wait(job)
         for number in range(count + 1):
-            recipe = Recipe(PruneSpec(sparsity=0.11 + 0.03 * number), QuantizeSpec(weight_bits=5))
+            prune = replace(base.prune, sparsity=0.11 + 0.03 * number)
+            recipe = replace(base, prune=prune, quantize=base.quantize.at(5)).canonical()
             for lane, seconds in waited.items():
                 started = time.perf_counter()
                 job = pool.wait(pool.submit(lane, lane, Request(MODEL, recipe), f"{lane} {number}"))
@@ -104,7 +106,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         os.environ["PARETOSCOPE_HOME"] = home
         figures = {
-            **new_positions(12),
+            "new_plain_position": new_positions(Recipe(), 12),
+            "new_compensated_position": new_positions(NORMAL, 12),
             "page_at_a_measured_position": page_at_measured_positions(24),
             "memory": memory(options.configurations),
         }

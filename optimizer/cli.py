@@ -15,31 +15,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from optimizer import __version__
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.folders import ROOTS_VARIABLE
-from optimizer.recipe import (
-    ACTIVATION_BITS,
-    ALLOCATIONS,
-    EFFORTS,
-    GRANULARITIES,
-    PATTERNS,
-    PRECISIONS,
-    PRESETS,
-    PRUNING,
-    RANGES,
-    ROUNDING,
-    WEIGHT_BITS,
-    PruneSpec,
-    QuantizeSpec,
-    Recipe,
-    best_grid,
-)
-from optimizer.records import DataSpec, Request, Result, Settings
+from optimizer.options import Parser, add_experiment_options, numbers, recipe_of, request_of
+from optimizer.recipe import PRESETS, Recipe
+from optimizer.records import Request, Result
 from optimizer.store import Store
-from optimizer.theme import ENGINE_LABELS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,7 +70,7 @@ def _models(options: argparse.Namespace) -> None:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    request = _request(options, _recipe(options))
+    request = request_of(options, recipe_of(options))
     result = _stored_or_measured(request, Store())
     if options.json:
         from optimizer.frame import as_json
@@ -101,8 +85,8 @@ def _sweep(options: argparse.Namespace) -> None:
     from optimizer.sweep import Failure, grid, sweep
 
     store = Store()
-    way = _recipe(options)  # not canonical: as long as it prunes nothing, that would forget how
-    requests = grid(replace(_request(options, way), recipe=way), options.sparsities, options.bits)
+    way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+    requests = grid(replace(request_of(options, way), recipe=way), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
         _stored_or_measured(requests[0], store)
     failures = 0
@@ -126,7 +110,7 @@ def _preset(options: argparse.Namespace) -> None:
     store = Store()
     if options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
-    base = _request(options, Recipe())
+    base = request_of(options, Recipe())
     found = find(PRESETS[options.preset], base, lambda one: _stored_or_measured(one, store), _tell)
     if options.json:
         print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
@@ -162,7 +146,7 @@ def _coverage(options: argparse.Namespace) -> None:
     from optimizer import coverage
     from optimizer.records import decode, encode
 
-    store, request = Store(), _request(options, _recipe(options))
+    store, request = Store(), request_of(options, recipe_of(options))
     key = coverage.coverage_key(request)
     document = store.get_document("coverage", key)
     if document is None:
@@ -191,7 +175,7 @@ def _throughput(options: argparse.Namespace) -> None:
     from optimizer import serving
     from optimizer.records import decode, encode
 
-    asked = _request(options, _recipe(options))
+    asked = request_of(options, recipe_of(options))
     request = serving.ServingRequest(
         asked.model,
         asked.recipe,
@@ -234,7 +218,7 @@ def _export(options: argparse.Namespace) -> None:
 def _save(options: argparse.Namespace) -> None:
     from optimizer.work import run
 
-    request = _request(options, _recipe(options))
+    request = request_of(options, recipe_of(options))
     content = run("artifact", (options.format, request), _tell)
     assert isinstance(content, bytes)
     _write(options, content, "zip")
@@ -281,88 +265,6 @@ def _dashboard(options: argparse.Namespace) -> None:
         server.wait()
     if server.returncode:
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
-
-
-# From options to requests
-
-
-SCOPES = {"layer": "uniform", "global": "global"}
-"""What ``--scope`` says, as an allocation."""
-
-RECIPE_OPTIONS = (
-    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "match", "train"),
-    *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
-    *("range", "precision", "equalise"),
-)
-
-
-def _recipe(options: argparse.Namespace) -> Recipe:
-    """The recipe of a file, or of the options; of both would leave open which one counts."""
-    given = [name for name in RECIPE_OPTIONS if getattr(options, name) not in (None, False)]
-    if options.recipe is not None:
-        if given:
-            raise InputError(
-                f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
-                "it out"
-            )
-        return Recipe.from_json(_read(options.recipe))
-    if options.scope and options.allocation:
-        raise InputError("--scope is an older word for --allocation: give only one of them")
-    if options.scope not in (None, *SCOPES):
-        raise unknown("scope", options.scope, SCOPES)
-    if options.symmetric and options.asymmetric:
-        raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
-    method = options.prune or "magnitude"
-    by_method = "global" if method == "magnitude" else "measured"
-    bits = options.average_bits or options.weight_bits or 32
-    symmetric = best_grid(options.rounding or "nearest", bits)
-    return Recipe(
-        PruneSpec(
-            method,
-            options.sparsity,
-            options.threshold,
-            allocation=options.allocation or SCOPES.get(options.scope, by_method),
-            pattern=options.pattern or "unstructured",
-            effort=options.effort or "fast",
-            snap=options.snap or 1,
-            match=options.match,
-        ),
-        QuantizeSpec(
-            options.rounding or "nearest",
-            weight_bits=options.weight_bits or 32,
-            average_bits=options.average_bits,
-            activation_bits=options.activation_bits or 32,
-            granularity=options.granularity or "channel",
-            symmetric=options.symmetric or (symmetric and not options.asymmetric),
-            equalise=options.equalise,
-            range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
-            precision=options.precision or "f32",
-        ),
-        training_seconds=options.train or 0.0,
-    )
-
-
-def _read(path: str) -> bytes:
-    try:
-        return Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise InputError(f"can't read {path} ({error.strerror}): give a file that holds a recipe") from error
-
-
-def _request(options: argparse.Namespace, recipe: Recipe) -> Request:
-    data = DataSpec(
-        path=_absolute(options.data),
-        calibration=_absolute(options.calibration),
-        class_index=_absolute(options.class_index),
-        limit=options.limit,
-        seed=options.seed,
-    )
-    settings = Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
-    return Request(options.model, recipe.canonical(), options.engine, data, settings)
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().resolve())
 
 
 def _stored_or_measured(request: Request, store: Store) -> Result:
@@ -430,15 +332,8 @@ def _print_result(result: Result) -> None:
 # Options
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse's own would print the usage first."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="paretoscope",
         description="Prune and quantize a pretrained model; see accuracy, size and latency, measured here.",
     )
@@ -450,18 +345,18 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="one JSON array")
 
     measure = _command(commands, "measure", _measure, "measure one recipe against the uncompressed model")
-    _add_experiment_options(measure)
+    add_experiment_options(measure)
     measure.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     sweep = _command(commands, "sweep", _sweep, "measure a grid of sparsities and bit widths")
-    _add_experiment_options(sweep)
-    sweep.add_argument("--sparsities", type=_numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
-    sweep.add_argument("--bits", type=_numbers(int), default=[32, 8, 4], metavar="B,B")
+    add_experiment_options(sweep)
+    sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
+    sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
     sweep.add_argument("--json", action="store_true", help="one JSON object a line")
 
     preset = _command(commands, "preset", _preset, "find a recipe for people in a hurry, on your own images")
     preset.add_argument("preset", help=", ".join(PRESETS))
-    _add_experiment_options(preset, recipe=False)
+    add_experiment_options(preset, recipe=False)
     preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
@@ -477,13 +372,13 @@ def _parser() -> argparse.ArgumentParser:
     coverage = _command(
         commands, "coverage", _coverage, "each layer's precision, kernel and share of the time, as it ran"
     )
-    _add_experiment_options(coverage)
+    add_experiment_options(coverage)
     coverage.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     throughput = _command(
         commands, "throughput", _throughput, "throughput against latency: batch sizes, threads and streams"
     )
-    _add_experiment_options(throughput, grid=True)
+    add_experiment_options(throughput, grid=True)
     throughput.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")
     throughput.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -494,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
     save = _command(
         commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"
     )
-    _add_experiment_options(save)
+    add_experiment_options(save)
     save.add_argument(
         "--format", choices=("safetensors", "packed", "onnx", "openvino"), default="safetensors"
     )
@@ -525,103 +420,10 @@ def _command(
     return parser
 
 
-def _add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
-    parser.add_argument("model", help="a name from `paretoscope models`")
-    images = parser.add_argument_group("images")
-    images.add_argument(
-        "--data", metavar="PATH", help="image folder, one subfolder a class (default: bundled)"
-    )
-    images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
-    images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
-    images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
-    if recipe:
-        _add_recipe_options(parser)
-    timing = parser.add_argument_group("timing")
-    timing.add_argument("--engine", default="openvino", help=", ".join(ENGINE_LABELS) + " (openvino)")
-    if grid:
-        timing.add_argument("--batches", type=_numbers(int), default=[1, 4, 16], metavar="B,B")
-        timing.add_argument(
-            "--threads",
-            type=_numbers(int),
-            dest="thread_counts",
-            default=[0],
-            metavar="T,T",
-            help="0: every core",
-        )
-        timing.add_argument(
-            "--streams", type=_numbers(int), default=[1], metavar="S,S", help="requests at once (1)"
-        )
-        parser.set_defaults(threads=0, batch=1)
-    else:
-        timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
-        timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
-    timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
-    timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
-
-
-def _add_recipe_options(parser: argparse.ArgumentParser) -> None:
-    recipe = parser.add_argument_group("recipe")
-    recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
-    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNING))
-    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
-    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
-    recipe.add_argument(
-        "--allocation",
-        help=f"{', '.join(ALLOCATIONS)} (global by magnitude; otherwise measured)",
-        metavar="HOW",
-    )
-    recipe.add_argument("--scope", help=argparse.SUPPRESS)
-    recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
-    recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
-    recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
-    recipe.add_argument(
-        "--match",
-        action="store_true",
-        help="give layers' outputs their mean and variance back where it helps (batch norm taken anew)",
-    )
-    recipe.add_argument(
-        "--train", type=float, metavar="SECONDS", help="teach the pruned network to answer as the dense one"
-    )
-    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
-    recipe.add_argument(
-        "--equalise",
-        action="store_true",
-        help="give channels one range in the layer that makes them and the one that reads (nearest only)",
-    )
-    recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
-    recipe.add_argument(
-        "--average-bits", type=float, metavar="B", help="bits a weight on average, shared out by effect"
-    )
-    recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
-    recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")
-    recipe.add_argument(
-        "--asymmetric",
-        action="store_true",
-        help="grids with a zero point (when rounding is compensated to fewer than 8 bits)",
-    )
-    recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
-    recipe.add_argument(
-        "--range", help=f"{', '.join(RANGES)} (absmax; mse when rounding is compensated)", metavar="R"
-    )
-    recipe.add_argument(
-        "--precision", help=f"{', '.join(PRECISIONS)} (f32): what layers outside int8 compute in", metavar="P"
-    )
-
-
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model")
     parser.add_argument("--engine", help="only this engine's results")
     parser.add_argument("--output", "-o", metavar="FILE")
-
-
-def _numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
-    def parse(text: str) -> list[Any]:
-        try:
-            return [kind(part) for part in text.split(",")]
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,0.5") from error
-
-    return parse
 
 
 if __name__ == "__main__":

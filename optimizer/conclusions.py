@@ -5,6 +5,16 @@ from typing import Any
 
 import msgspec
 
+from optimizer.growth import (
+    break_even_bracket,
+    effects,
+    fits,
+    frame,
+    growth_factors,
+    headline,
+    predicted_break_even,
+    ten_times,
+)
 from optimizer.metrics import format_count, format_ns, format_ratio
 from optimizer.scaling import (
     CSR,
@@ -16,16 +26,8 @@ from optimizer.scaling import (
     STACK,
     ComplexityRun,
     against_dense,
-    break_even_bracket,
     counts,
-    effects,
-    fits,
-    frame,
-    growth_factors,
-    headline,
     n_label,
-    predicted_break_even,
-    ten_times,
 )
 from optimizer.statistics import SAME, LatencySummary
 

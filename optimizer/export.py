@@ -28,8 +28,9 @@ from plotly.utils import PlotlyJSONEncoder
 from optimizer import __version__
 from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
 from optimizer.errors import UnavailableError
-from optimizer.figures import Lines, alternative, count, figure
+from optimizer.figures import alternative, figure
 from optimizer.frame import frame, table
+from optimizer.marks import Lines, count
 from optimizer.metrics import METRICS, format_bytes
 from optimizer.records import Result
 from optimizer.theme import DARK, FONT, LIGHT

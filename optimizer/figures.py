@@ -1,19 +1,18 @@
-"""What a chart says, as frozen data that tests can read, and the thin functions that draw it with plotly.
+"""Draws with plotly what :mod:`optimizer.marks` describes.
 
-Values are in base units (percent, bytes, nanoseconds); an axis knows how to write them. Figures have a
-transparent background, so that they sit on a page. On a Streamlit page pass ``theme=None``: these figures
-bring their own look.
+Figures have a transparent background, so that they sit on a page. On a Streamlit page pass ``theme=None``:
+these figures bring their own look.
 """
 
 import html
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, singledispatch
-from typing import Any, Literal
+from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.marks import Axis, Lines, Point, Series, Stacks, count
 from optimizer.theme import FONT, Theme, theme
 
 HEIGHT = 330
@@ -33,127 +32,7 @@ NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
 
 LEAST_ROW_PIXELS = 40
-SELECTED = "this setting"
-NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """``unit`` is a metric's, empty for a count. ``span`` is in that
-    unit; None means as far as the points go. ``categories`` label the positions 0, 1, 2...
-    """
-
-    title: str
-    unit: str = ""
-    better: Literal["lower", "higher", ""] = ""
-    log: bool = False
-    span: tuple[float, float] | None = None
-    categories: tuple[str, ...] = ()
-
-
-Corner = Literal["top left", "top right", "bottom right", "bottom left"]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """``low`` and ``high`` are the interval of ``y``, ``x_low`` and ``x_high`` that of ``x``; ``label`` is
-    written beside it, at its corner ``label_at``."""
-
-    x: float
-    y: float
-    key: str = ""
-    low: float | None = None
-    high: float | None = None
-    x_low: float | None = None
-    x_high: float | None = None
-    hover: str = ""
-    marker: str = "circle"
-    simulated: bool = False
-    noisy: bool = False
-    label: str = ""
-    label_at: Corner = "top left"
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Points of one colour role (:mod:`optimizer.theme`) and how they are joined.
-
-    ``line``: measured values ``solid``, a fitted or predicted one ``dot``, a frontier ``steps``, or ``none``.
-    """
-
-    name: str
-    colour: str
-    points: tuple[Point, ...]
-    line: Literal["solid", "dash", "dot", "steps", "none"] = "solid"
-    markers: bool = True
-    small: bool = False
-    legend: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """The grey dashed line of the baseline, with its name and a band for its interval."""
-
-    name: str
-    y: float
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A dashed line across the other axis, with its name."""
-
-    name: str
-    x: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """A chart of points and lines.
-
-    ``selected`` is the point under the sliders; ``cursor`` is the ``x`` where it will be, while it is not
-    measured yet. ``limit`` is the ``x`` that nothing should lie beyond. ``note`` is what else has to be
-    known, such as what the chart leaves out. ``empty`` says what to do when there is nothing to draw.
-    """
-
-    title: str
-    x: Axis
-    y: Axis
-    series: tuple[Series, ...] = ()
-    reference: Reference | None = None
-    selected: Point | None = None
-    cursor: float | None = None
-    limit: Limit | None = None
-    selected_name: str = SELECTED
-    legend_title: str = ""
-    note: str = ""
-    empty: str = NO_RESULTS
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """``part`` is what the legend names."""
-
-    part: str
-    value: float
-    colour: str
-    hover: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stacks:
-    """Horizontal bars that are each the sum of their segments, which come in the order of ``parts``."""
-
-    title: str
-    x: Axis
-    parts: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Segment, ...]], ...]
-    note: str = ""
-    empty: str = NO_RESULTS
-
-
-# Drawing
 
 _FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
 _SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
@@ -522,11 +401,6 @@ def _is_low(value: float, axis: Axis, least: float = 0.0) -> bool:
         return False
     low, value, high = (math.log(v) if axis.log else v for v in (axis.span[0], value, axis.span[1]))
     return least <= (value - low) / (high - low) < 0.5
-
-
-def count(number: int, noun: str) -> str:
-    """``1 call``, ``1,200 calls``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def alternative(info: Lines | Stacks) -> str:

@@ -40,9 +40,14 @@ class Effort:
     attempts: int = 1
     sample_seconds: float = SHORTEST_SAMPLE_SECONDS
 
+    def again(self, attempt: int) -> "Effort":
+        """That of the first, second, ... attempt: longer each time, and warm after the first."""
+        warmup = self.warmup_seconds if attempt == 1 else 0.0
+        return replace(self, warmup_seconds=warmup, seconds=attempt * self.seconds)
+
 
 EFFORTS = {
-    True: Effort(warmup_calls=10, warmup_seconds=0.05, seconds=0.3, least_rounds=20, attempts=4),
+    True: Effort(warmup_calls=10, warmup_seconds=0.05, seconds=0.25, least_rounds=20, attempts=2),
     False: Effort(warmup_calls=10, warmup_seconds=1.0, seconds=10.0, least_rounds=40, attempts=2),
 }
 
@@ -112,6 +117,23 @@ def time_interleaved(
     )
 
 
+def time_again_if_noisy(
+    baselines: tuple[Runner, Runner], variants: Mapping[str, Runner], images: np.ndarray, settings: Settings
+) -> tuple[Series, int]:
+    """:func:`time_interleaved` in full or quick, and the attempts it took: a series that is noisy for one of
+    the variants is measured again, the last kept as it is."""
+    effort = EFFORTS[settings.quick]
+    for attempt in range(1, effort.attempts + 1):
+        series = time_interleaved(baselines, variants, images, settings, effort.again(attempt))
+        summaries = (
+            summarise_latency(series.baseline_ns, samples, series.stolen_share)
+            for samples in series.variants_ns.values()
+        )
+        if not any(summary.noise for summary in summaries):
+            break
+    return series, attempt
+
+
 def measure_latency(
     baselines: tuple[Runner, Runner],
     variant: Runner,
@@ -121,18 +143,12 @@ def measure_latency(
     measured_for: str,
 ) -> Latency:
     """Compare one variant with its baseline. A noisy series is measured again, the last kept as it is."""
-    effort = EFFORTS[settings.quick]
-    for attempts in range(1, effort.attempts + 1):
-        longer = replace(effort, seconds=attempts * effort.seconds)
-        series = time_interleaved(baselines, {"variant": variant}, images, settings, longer)
-        variant_ns = series.variants_ns["variant"]
-        if not summarise_latency(series.baseline_ns, variant_ns, series.stolen_share).noise:
-            break
+    series, attempts = time_again_if_noisy(baselines, {"variant": variant}, images, settings)
     return Latency(
         signature=signature,
         measured_for=measured_for,
         baseline_ns=(tuple(series.baseline_ns[0].tolist()), tuple(series.baseline_ns[1].tolist())),
-        variant_ns=tuple(variant_ns.tolist()),
+        variant_ns=tuple(series.variants_ns["variant"].tolist()),
         batch=settings.batch,
         threads=settings.threads,
         quick=settings.quick,
@@ -164,9 +180,8 @@ def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: E
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Collect once, and then not until the block ends."""
+    """None until the block ends."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

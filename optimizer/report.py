@@ -6,8 +6,8 @@ import pandas as pd
 
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
-from optimizer.figures import count
 from optimizer.frame import Summary, frontier_mask, summarise
+from optimizer.marks import count
 from optimizer.metrics import format_bytes, format_ns, format_p, format_ratio, metric
 from optimizer.records import Result
 from optimizer.statistics import SAME

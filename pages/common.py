@@ -15,11 +15,12 @@ from optimizer.environment import describe, environment
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job, Pool
 from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
-from optimizer.figures import Lines, Stacks, alternative, figure
+from optimizer.figures import alternative, figure
 from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
+from optimizer.marks import Lines, Stacks
 from optimizer.metrics import format_bytes
 from optimizer.recipe import NORMAL, Override, Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Result

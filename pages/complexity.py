@@ -4,7 +4,7 @@ import json
 
 import streamlit as st
 
-from optimizer import charts, scaling
+from optimizer import charts, growth, scaling
 from optimizer.conclusions import as_json, conclusions
 from optimizer.executors import Job
 from optimizer.metrics import format_ns, format_ratio
@@ -46,13 +46,13 @@ def main() -> None:
     left, right = st.columns(2)
     with left:
         common.chart(
-            charts.complexity_info(scaling.frame(run), scaling.fits(run), n_label=scaling.n_label(run)),
+            charts.complexity_info(growth.frame(run), growth.fits(run), n_label=scaling.n_label(run)),
             "time",
             height=380,
         )
     with right:
         common.chart(
-            charts.complexity_info(scaling.frame(run), scaling.fits(run), "operations", scaling.n_label(run)),
+            charts.complexity_info(growth.frame(run), growth.fits(run), "operations", scaling.n_label(run)),
             "operations",
             height=380,
         )
@@ -131,11 +131,11 @@ def alike(request: ComplexityRequest, runs: dict[str, ComplexityRun]) -> Complex
 def effects(run: ComplexityRun, share: float) -> None:
     """What removing that share does to each execution: measured, or predicted until it is."""
     measured = run.request.removed_share == share
-    predictions = scaling.predicted_effects(run, share)
+    predictions = growth.predicted_effects(run, share)
     for column, execution in zip(st.columns(len(run.executions)), run.executions, strict=True):
         with column, st.container(border=True, height="stretch", gap="xxsmall"):
             against = None if execution == DENSE else DENSE
-            effect = scaling.effect(run, execution, against)
+            effect = growth.effect(run, execution, against)
             value, _, interval = (
                 format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
                 if measured
@@ -164,7 +164,7 @@ def take_away(run: ComplexityRun) -> None:
     with st.container(horizontal=True):
         st.download_button(
             "CSV",
-            lambda: scaling.frame(run).to_csv(index=False).encode(),
+            lambda: growth.frame(run).to_csv(index=False).encode(),
             "paretoscope-complexity.csv",
             "text/csv",
             icon=":material/download:",

@@ -32,7 +32,7 @@ from optimizer.search import Found
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from pages import common
 
-INSPECTION_SECONDS = 0.5
+INSPECTION_SECONDS = 1.0
 LARGEST_THRESHOLD = 0.5
 
 

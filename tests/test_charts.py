@@ -21,9 +21,11 @@ from optimizer.charts import (
     size_info,
 )
 from optimizer.errors import InputError
-from optimizer.figures import MOST_LETTERS, Axis, Lines, Point, Series
+from optimizer.figures import MOST_LETTERS
+from optimizer.growth import Fit
+from optimizer.marks import Axis, Lines, Point, Series
 from optimizer.records import Result
-from optimizer.scaling import EXECUTIONS, Fit
+from optimizer.scaling import EXECUTIONS
 from optimizer.theme import DARK, LIGHT
 
 SWEEP = make_sweep()

@@ -8,7 +8,7 @@ import pytest
 from test_serving import GRID, make_run
 
 from optimizer.charts import alternative, figure, gains_info, serving_info
-from optimizer.figures import Lines
+from optimizer.marks import Lines
 from optimizer.recipe import Recipe
 from optimizer.serving import Configuration, best_under, comparisons
 from optimizer.theme import DARK, LIGHT

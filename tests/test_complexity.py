@@ -19,6 +19,7 @@ from optimizer.engines import int8
 from optimizer.engines.csr import to_csr
 from optimizer.environment import threads_available
 from optimizer.errors import InputError
+from optimizer.growth import frame
 from optimizer.kernels.matrix import chain as sparse_chain
 from optimizer.models import SOURCES
 from optimizer.records import ModelCard, decode, encode
@@ -34,7 +35,6 @@ from optimizer.scaling import (
     ComplexityRequest,
     ComplexityRun,
     LayerWork,
-    frame,
     request_key,
 )
 from optimizer.sources import LoadedModel, Source

@@ -8,7 +8,8 @@ import pytest
 from test_scaling import COSTS, run
 
 from optimizer.conclusions import as_json, conclusions
-from optimizer.scaling import CSR, DENSE, EXECUTIONS, ROWS, effect, fits, frame, predicted_break_even
+from optimizer.growth import effect, fits, frame, predicted_break_even
+from optimizer.scaling import CSR, DENSE, EXECUTIONS, ROWS
 
 
 def one_sentence(sentences: tuple[str, ...], start: str) -> str:

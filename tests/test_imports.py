@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
 ORDER = (
-    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "conclusions"),
+    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "marks", "figures"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
@@ -32,13 +32,13 @@ ORDER = (
     ),
     *("profiling", "throughput"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
-    *("artifacts", "work", "cli"),
+    *("artifacts", "work", "options", "cli"),
 )
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
-    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "figures"),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "conclusions"),
+    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "marks", "figures"),
+    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
     *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
 )

@@ -13,6 +13,7 @@ from optimizer.charts import complexity_info
 from optimizer.conclusions import conclusions
 from optimizer.environment import environment
 from optimizer.errors import InputError
+from optimizer.growth import effect, fits, frame, headline, predicted, predicted_break_even, predicted_effects
 from optimizer.records import decode, encode
 from optimizer.scaling import (
     CSR,
@@ -29,14 +30,7 @@ from optimizer.scaling import (
     LayerWork,
     Timing,
     counts,
-    effect,
-    fits,
-    frame,
-    headline,
     kept_count,
-    predicted,
-    predicted_break_even,
-    predicted_effects,
     removed_count,
     request_key,
 )

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from optimizer.figures import Point, Reference
 from optimizer.frame import Summary
+from optimizer.marks import Point, Reference
 from optimizer.metrics import metric
 
 

@@ -10,9 +10,10 @@ import pandas as pd
 
 from optimizer.charts.axes import extent
 from optimizer.errors import unknown
-from optimizer.figures import Axis, Lines, Point, Reference, Series
+from optimizer.growth import Fit
+from optimizer.marks import Axis, Lines, Point, Reference, Series
 from optimizer.metrics import format_count, format_ns, format_percent
-from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS, Fit
+from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS
 from optimizer.theme import MARKERS
 
 ROLES = {

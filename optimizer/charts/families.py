@@ -5,8 +5,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from optimizer.figures import count
 from optimizer.frame import Summary
+from optimizer.marks import count
 from optimizer.recipe import PRECISIONS, Recipe
 
 Family = tuple[Hashable | None, ...]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import TIMES, bits_role, point_of, selected_point
-from optimizer.figures import Axis, Lines, Point, Series
 from optimizer.frame import frontier_mask, summarise
+from optimizer.marks import Axis, Lines, Point, Series
 from optimizer.metrics import metric
 from optimizer.records import Result
 

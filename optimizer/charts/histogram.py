@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from optimizer.charts.axes import padded
-from optimizer.figures import Axis, Lines, Point, Series, count
+from optimizer.marks import Axis, Lines, Point, Series, count
 from optimizer.metrics import format_count
 from optimizer.records import Anatomy
 

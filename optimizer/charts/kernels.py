@@ -6,7 +6,7 @@ import textwrap
 from optimizer.charts.points import clip
 from optimizer.coverage import PARTS, Coverage, part, parts, uncompressed_ns
 from optimizer.coverage import rows as operations
-from optimizer.figures import Axis, Lines, Point, Segment, Series, Stacks
+from optimizer.marks import Axis, Lines, Point, Segment, Series, Stacks
 from optimizer.metrics import format_ns
 from optimizer.theme import MARKERS
 

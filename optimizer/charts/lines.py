@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.figures import Point, Series
+from optimizer.marks import Point, Series
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from optimizer.figures import Point, count
 from optimizer.frame import FALLBACK, Measure, Summary
+from optimizer.marks import Point, count
 from optimizer.metrics import format_count, format_p
 from optimizer.recipe import WEIGHT_BITS
 from optimizer.theme import MARKERS, engine_label
