@@ -56,13 +56,16 @@ def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
     what = st.segmented_control(
         "Recipe",
         list(CHOICES),
-        format_func={**CHOICES, "explore": f"{explored.describe()}, {CHOICES['explore']}"}.__getitem__,
+        format_func=CHOICES.__getitem__,
         default="int8" if explored.identity else "explore",
         required=True,
         **common.in_address("what"),
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
-    return Recipe(quantize=INT8).canonical() if what == "int8" else explored
+    recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored
+    words = recipe.describe()
+    st.markdown(f"**{words[0].upper()}{words[1:]}**")
+    return recipe
 
 
 # Throughput against latency
@@ -190,9 +193,7 @@ def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(asked)
     run = stored("coverage", key, Coverage)
     if run is None:
-        job = common.pool().get(key)
-        if job is not None and job.state == "failed":  # it would fail again
-            common.show_job(job)
+        if common.has_failed(key):
             return
         job = common.pool().submit("measure", "coverage", asked, key, common.INTERACTIVE)
         if job.state == "done":  # the store was emptied since

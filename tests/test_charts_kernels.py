@@ -1,12 +1,10 @@
 """What the charts of where a call's time goes say, and that they are drawn."""
 
-import plotly.graph_objects as go
 import pytest
 from test_coverage import INT8, between, conversion, layer, profile
 
 from optimizer.charts import alternative, figure, kernels_info, parts_info
 from optimizer.recipe import Recipe
-from optimizer.theme import DARK, LIGHT
 
 COVERAGE = profile(conversion(6), layer("first", 30, "u8"), layer("second", 19))
 
@@ -37,18 +35,3 @@ def test_layers_stand_beside_what_they_took_before() -> None:
     }
     small = kernels_info(profile(conversion(0.1), layer("first", 30, "u8"), between()))
     assert small.y.categories == ("first",), "a conversion that hardly takes time is in the table"
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize(
-    "info",
-    [parts_info(COVERAGE), kernels_info(COVERAGE)],
-    ids=lambda info: info.title,
-)
-def test_every_chart_is_drawn_in_its_mode_and_told_in_words(info: object, dark: bool) -> None:
-    drawn = figure(info, dark=dark)
-    assert isinstance(drawn, go.Figure)
-    drawn.to_json()
-    theme = DARK if dark else LIGHT
-    assert drawn.layout.template.layout.font.color == theme.text
-    assert alternative(info).startswith(info.title)  # type: ignore[arg-type, attr-defined]

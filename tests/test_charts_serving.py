@@ -3,15 +3,14 @@
 from itertools import combinations
 
 import numpy as np
-import plotly.graph_objects as go
 import pytest
 from test_serving import GRID, make_run
 
-from optimizer.charts import alternative, figure, gains_info, serving_info
+from optimizer.charts import figure, gains_info, serving_info
 from optimizer.marks import Lines
 from optimizer.recipe import Recipe
 from optimizer.serving import Configuration, best_under, comparisons
-from optimizer.theme import DARK, LIGHT
+from optimizer.theme import LIGHT
 
 RUN = make_run()
 
@@ -103,23 +102,3 @@ def test_gains_are_rows_with_the_baseline_at_one() -> None:
     assert [point.x for point in info.series[0].points] == [1, 1]
     assert [point.x for point in info.series[1].points] == [one.fair.ratio for one in comparisons(RUN)]
     assert len(info.series[1].points) == len(GRID)
-
-
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize(
-    "info",
-    [
-        serving_info(RUN, 2e6, best_under(RUN, 2e6)),
-        serving_info(None),
-        gains_info(RUN),
-        gains_info(None),
-    ],
-    ids=lambda info: info.title,
-)
-def test_every_chart_is_drawn_in_its_mode_and_told_in_words(info: object, dark: bool) -> None:
-    drawn = figure(info, dark=dark)
-    assert isinstance(drawn, go.Figure)
-    drawn.to_json()
-    theme = DARK if dark else LIGHT
-    assert drawn.layout.template.layout.font.color == theme.text
-    assert alternative(info).startswith(info.title)  # type: ignore[arg-type, attr-defined]

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from test_scaling import COSTS, run
+from test_growth import COSTS, run
 
 from optimizer.conclusions import as_json, conclusions
 from optimizer.growth import effect, fits, frame, predicted_break_even

@@ -12,12 +12,14 @@ from factories import make_result
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
+from optimizer import keys, scaling
+from optimizer.coverage import coverage_key
 from optimizer.experiment import measure
 from optimizer.frame import summarise
 from optimizer.headline import headlines
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
-from optimizer.scaling import ComplexityRequest, request_key
+from optimizer.scaling import ComplexityRequest
 from optimizer.store import Store
 from optimizer.theme import ENGINE_LABELS
 from pages import common
@@ -371,13 +373,8 @@ def test_complexity_measures_and_concludes(app: AppTest) -> None:
     assert {"Dense kernels", "torch's CSR", "Rows removed"} <= {metric.label for metric in page.metric}
 
 
-def test_complexity_that_failed_is_not_tried_again_by_itself(app: AppTest) -> None:
-    share = 0.37
-    key = request_key(ComplexityRequest(removed_share=share, quick=True))
-    bad = ComplexityRequest("no such model", share)
-    common.pool().wait(common.pool().submit("measure", "complexity", bad, key))
-    app.query_params["removed"] = "37"
-    page = app.switch_page("pages/complexity.py").run()
+def try_again(page: AppTest, key: str) -> None:
+    """What failed is not tried again by itself, but when it is asked for."""
     page.run()
     assert not page.exception
     assert "no such model" in page.error[0].value
@@ -386,6 +383,33 @@ def test_complexity_that_failed_is_not_tried_again_by_itself(app: AppTest) -> No
     assert not page.error
     assert common.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
     common.pool().cancel(key)
+
+
+def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
+    recipe = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.37)).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    common.pool().wait(common.pool().submit("measure", "measure", Request("no such model"), key))
+    app.query_params["sparsity"] = "37"
+    try_again(app.run(), key)
+
+
+def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
+    request = replace(
+        PLAIN, recipe=Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)).canonical()
+    )
+    key = coverage_key(request)
+    bad = replace(request, model="no such model")
+    common.pool().wait(common.pool().submit("measure", "coverage", bad, key))
+    try_again(app.switch_page("pages/latency.py").run(), key)
+
+
+def test_complexity_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
+    share = 0.37
+    key = scaling.request_key(ComplexityRequest(removed_share=share, quick=True))
+    bad = ComplexityRequest("no such model", share)
+    common.pool().wait(common.pool().submit("measure", "complexity", bad, key))
+    app.query_params["removed"] = "37"
+    try_again(app.switch_page("pages/complexity.py").run(), key)
 
 
 def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
