@@ -109,8 +109,8 @@ def coupled(job: Job) -> None:
         alt="Layers that belong together: divergence when all of them change, and when each does alone",
         column_config={
             "layers": st.column_config.TextColumn(width="large"),
-            "together": st.column_config.NumberColumn("together, nats", format="scientific"),
-            "apart": st.column_config.NumberColumn("each alone, summed, nats", format="scientific"),
+            "together": st.column_config.NumberColumn("together, nats", format="%.1e"),
+            "apart": st.column_config.NumberColumn("each alone, summed, nats", format="%.1e"),
         },
     )
 
