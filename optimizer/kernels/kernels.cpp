@@ -245,33 +245,44 @@ inline void finish_tail(const Step &s, float *out, int64_t row, const float *sum
   }
 }
 
-// V vectors of pixels, rows [begin, end) in their order: one broadcast and V multiply-adds a surviving tap.
-// The last tile also does the few pixels behind it.
+// One surviving tap: a broadcast and V multiply-adds. The last tile also does the few pixels behind it.
+template <int V, bool LAST>
+__attribute__((always_inline)) inline void add_tap(const Tap &tap, const float *input, vec *sums, four &behind) {
+  const float *x = input + tap.offset;
+  const vec weight = splat(tap.weight);
+#pragma GCC unroll 8
+  for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
+  if constexpr (LAST) behind += tap.weight * load_as<four>(x + V * WIDTH);
+}
+
+// The i-th of the rows in their order is summed up.
+template <int V, bool LAST>
+__attribute__((always_inline)) inline void finish_row(
+    const Step &s, const Target &target, int64_t i, int64_t first, vec *sums, four behind) {
+  const int64_t row = s.order[i];
+  float *out = target.of(s, i, row);
+  if (target.far) ask_for<V>(out + (first + V) * WIDTH);
+  finish<V>(s, out, row, first, sums);
+  if constexpr (LAST) {
+    float last[4];
+    std::memcpy(last, &behind, sizeof last);
+    finish_tail(s, out, row, last);
+  }
+}
+
+// V vectors of pixels, rows [begin, end) in their order.
 template <int V, bool LAST>
 void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
   const float *input = s.input + first * WIDTH;
   const Tap *taps = static_cast<const Tap *>(s.taps);
   for (int64_t i = begin; i < end; i++) {
-    const int64_t row = s.order[i];
-    const float bias = s.bias[row];
+    const float bias = s.bias[s.order[i]];
     vec sums[V];
     for (int v = 0; v < V; v++) sums[v] = splat(bias);
     four behind = all<four>(bias);
-    for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++) {
-      const float *x = input + tap->offset;
-      const vec weight = splat(tap->weight);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
-      if constexpr (LAST) behind += tap->weight * load_as<four>(x + V * WIDTH);
-    }
-    float *out = target.of(s, i, row);
-    if (target.far) ask_for<V>(out + (first + V) * WIDTH);
-    finish<V>(s, out, row, first, sums);
-    if constexpr (LAST) {
-      float last[4];
-      std::memcpy(last, &behind, sizeof last);
-      finish_tail(s, out, row, last);
-    }
+    for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++)
+      add_tap<V, LAST>(*tap, input, sums, behind);
+    finish_row<V, LAST>(s, target, i, first, sums, behind);
   }
 }
 
@@ -282,11 +293,10 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
   const Tap *taps = static_cast<const Tap *>(s.taps);
   const PairTap *common = static_cast<const PairTap *>(s.weights);
   for (int64_t i = begin; i < end; i += 2) {
-    const int64_t rows[2] = {s.order[i], i + 1 < s.rows ? s.order[i + 1] : -1};
     vec sums[2][V];
     four behind[2];
     for (int r = 0; r < 2; r++) {
-      const float bias = rows[r] < 0 ? 0 : s.bias[rows[r]];
+      const float bias = i + r < s.rows ? s.bias[s.order[i + r]] : 0;
       for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
       behind[r] = all<four>(bias);
     }
@@ -307,22 +317,10 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
     }
 #pragma GCC unroll 2
     for (int r = 0; r < 2; r++) {
-      if (rows[r] < 0) break;
-      for (const Tap *tap = taps + s.starts[i + r], *stop = taps + s.starts[i + r + 1]; tap < stop; tap++) {
-        const float *x = input + tap->offset;
-        const vec weight = splat(tap->weight);
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++) sums[r][v] += weight * load(x + v * WIDTH);
-        if constexpr (LAST) behind[r] += tap->weight * load_as<four>(x + V * WIDTH);
-      }
-      float *out = target.of(s, i + r, rows[r]);
-      if (target.far) ask_for<V>(out + (first + V) * WIDTH);
-      finish<V>(s, out, rows[r], first, sums[r]);
-      if constexpr (LAST) {
-        float last[4];
-        std::memcpy(last, &behind[r], sizeof last);
-        finish_tail(s, out, rows[r], last);
-      }
+      if (i + r >= s.rows) break;
+      for (const Tap *tap = taps + s.starts[i + r], *stop = taps + s.starts[i + r + 1]; tap < stop; tap++)
+        add_tap<V, LAST>(*tap, input, sums[r], behind[r]);
+      finish_row<V, LAST>(s, target, i + r, first, sums[r], behind[r]);
     }
   }
 }
@@ -344,25 +342,11 @@ void sparse_rows_tile(const Step &s, int64_t begin, int64_t end, int64_t first, 
     const Tap *tap = taps + s.starts[i / ROWS] * ROWS, *stop = taps + s.starts[i / ROWS + 1] * ROWS;
     for (; tap < stop; tap += ROWS)
 #pragma GCC unroll 8
-      for (int r = 0; r < ROWS; r++) {
-        const float *x = input + tap[r].offset;
-        const vec weight = splat(tap[r].weight);
-#pragma GCC unroll 4
-        for (int v = 0; v < V; v++) sums[r][v] += weight * load(x + v * WIDTH);
-        if constexpr (LAST) behind[r] += tap[r].weight * load_as<four>(x + V * WIDTH);
-      }
+      for (int r = 0; r < ROWS; r++) add_tap<V, LAST>(tap[r], input, sums[r], behind[r]);
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++) {
       if (i + r >= s.rows) break;
-      const int64_t row = s.order[i + r];
-      float *out = target.of(s, i + r, row);
-      if (target.far) ask_for<V>(out + (first + V) * WIDTH);
-      finish<V>(s, out, row, first, sums[r]);
-      if constexpr (LAST) {
-        float last[4];
-        std::memcpy(last, &behind[r], sizeof last);
-        finish_tail(s, out, row, last);
-      }
+      finish_row<V, LAST>(s, target, i + r, first, sums[r], behind[r]);
     }
   }
 }
