@@ -1,6 +1,7 @@
 """The command line: one JSON object on standard output, one clear line on standard error, and exit codes."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -321,6 +322,21 @@ def test_whoever_ends_the_dashboard_ends_its_server() -> None:
         assert dashboard.wait() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+
+def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:
+    """Streamlit would ask for an e-mail address, and end where nobody can type one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--port", str(port)]
+    first = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true"}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=first
+    ) as dashboard:
+        assert dashboard.stdout is not None
+        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+        dashboard.terminate()
 
 
 def test_an_image_root_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
