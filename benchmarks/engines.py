@@ -46,7 +46,6 @@ from optimizer.layers import fold_batch_norm, walk
 from optimizer.models import load, quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
-from optimizer.statistics import summarise_latency
 from optimizer.subject import turn
 
 Shape = tuple[int, int, int]
@@ -100,8 +99,8 @@ def compared(
     effort = Effort(warmup_calls=5, warmup_seconds=0.5, seconds=seconds, least_rounds=20)
     series = time_interleaved(baselines, variants, images, Settings(threads=THREADS), effort)
     rows = []
-    for name, samples in series.variants_ns.items():
-        told = summarise_latency(series.baseline_ns, samples, series.stolen_share)
+    for name, told in series.summaries.items():
+        samples = series.variants_ns[name]
         rows.append(
             {
                 "variant": name,

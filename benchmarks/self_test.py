@@ -34,7 +34,7 @@ from optimizer.latency import time_again_if_noisy
 from optimizer.models import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
-from optimizer.statistics import LatencySummary, summarise_latency
+from optimizer.statistics import LatencySummary
 from optimizer.subject import turn
 
 SHAPE = (48, 14, 14)
@@ -84,10 +84,7 @@ class Bench:
         variants = {name: self.runner(VARIANTS[name]) for name in names}
         settings = replace(self.settings, seed=seed)
         series, _ = time_again_if_noisy(pair, variants, self.images.numpy(), settings)
-        return {
-            name: summarise_latency(series.baseline_ns, samples, series.stolen_share)
-            for name, samples in series.variants_ns.items()
-        }
+        return series.summaries
 
 
 @contextmanager

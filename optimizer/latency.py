@@ -17,7 +17,7 @@ import numpy as np
 from optimizer.engines.base import Runner
 from optimizer.environment import stolen_share
 from optimizer.records import Latency, Settings
-from optimizer.statistics import summarise_latency
+from optimizer.statistics import LatencySummary, summarise_latency
 
 BASELINE = ("baseline", "baseline again")
 LONGEST_SERIES = 662
@@ -65,6 +65,14 @@ class Series:
     calls: int
     stolen_share: float
     warmup_calls: int
+
+    @property
+    def summaries(self) -> dict[str, LatencySummary]:
+        """Each variant against the baseline, by name."""
+        return {
+            name: summarise_latency(self.baseline_ns, samples, self.stolen_share)
+            for name, samples in self.variants_ns.items()
+        }
 
 
 def time_interleaved(
@@ -125,11 +133,7 @@ def time_again_if_noisy(
     effort = EFFORTS[settings.quick]
     for attempt in range(1, effort.attempts + 1):
         series = time_interleaved(baselines, variants, images, settings, effort.again(attempt))
-        summaries = (
-            summarise_latency(series.baseline_ns, samples, series.stolen_share)
-            for samples in series.variants_ns.values()
-        )
-        if not any(summary.noise for summary in summaries):
+        if not any(summary.noise for summary in series.summaries.values()):
             break
     return series, attempt
 

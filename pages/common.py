@@ -127,6 +127,17 @@ def has_failed(key: str) -> bool:
     return True
 
 
+def ask_for(task: str, asked: object, key: str) -> list[Job]:
+    """Have something measured that the store has not. No job where it failed, until it is asked for again."""
+    if has_failed(key):
+        return []
+    job = pool().submit("measure", task, asked, key, INTERACTIVE)
+    if job.state == "done":  # the store was emptied since
+        pool().forget(key)
+        st.rerun()
+    return [job]
+
+
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
     """Have a request measured that has no stored result: one that was done once was forgotten since."""
     key = request_key(request)
@@ -370,6 +381,12 @@ def _problem(card: ModelCard, data: DataSpec) -> str:
 
 
 # Showing
+
+
+def heading(recipe: Recipe) -> str:
+    """A recipe in words, bold."""
+    words = recipe.describe()
+    return f"**{words[0].upper()}{words[1:]}**"
 
 
 MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}

@@ -6,7 +6,6 @@ import streamlit as st
 
 from optimizer import charts, growth, scaling
 from optimizer.conclusions import as_json, conclusions
-from optimizer.executors import Job
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard, decode
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
@@ -34,7 +33,7 @@ def main() -> None:
     runs = stored()
     run = runs.get(key)
     if run is None:
-        common.refresh_when_over(ask(request, key))
+        common.refresh_when_over(common.ask_for("complexity", request, key))
         run = alike(request, runs)
         if run is None:
             return
@@ -63,17 +62,6 @@ def main() -> None:
         for reason in run.skipped:
             st.caption(reason)
     take_away(run)
-
-
-def ask(request: ComplexityRequest, key: str) -> list[Job]:
-    """Have a run measured."""
-    if common.has_failed(key):
-        return []
-    job = common.pool().submit("measure", "complexity", request, key, common.INTERACTIVE)
-    if job.state == "done":  # the store was emptied since
-        common.pool().forget(key)
-        st.rerun()
-    return [job]
 
 
 def controls(model: ModelCard) -> ComplexityRequest:

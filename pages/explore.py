@@ -436,8 +436,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
-        words = request.recipe.describe()
-        st.markdown(f"**{words[0].upper()}{words[1:]}**", width="content")
+        st.markdown(common.heading(request.recipe), width="content")
         if result:
             common.badges(summarise(result))
         if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):

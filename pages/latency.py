@@ -63,8 +63,7 @@ def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored
-    words = recipe.describe()
-    st.markdown(f"**{words[0].upper()}{words[1:]}**")
+    st.markdown(common.heading(recipe))
     return recipe
 
 
@@ -193,13 +192,7 @@ def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(asked)
     run = stored("coverage", key, Coverage)
     if run is None:
-        if common.has_failed(key):
-            return
-        job = common.pool().submit("measure", "coverage", asked, key, common.INTERACTIVE)
-        if job.state == "done":  # the store was emptied since
-            common.pool().forget(key)
-            st.rerun()
-        jobs.append(job)
+        jobs += common.ask_for("coverage", asked, key)
         return
     measured = common.store().best(asked)
     left, right = st.container(key="kernel-charts").columns(2)

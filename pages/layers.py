@@ -36,8 +36,7 @@ def main() -> None:
     way = common.way()
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
-    words = recipe.describe()
-    st.markdown(f"**{words[0].upper()}{words[1:]}**, as set under Explore")
+    st.markdown(f"{common.heading(recipe)}, as set under Explore")
     jobs: list[Job] = []
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):

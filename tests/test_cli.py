@@ -309,11 +309,16 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--port" in line
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
-def test_whoever_ends_the_dashboard_ends_its_server() -> None:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
+def test_whoever_ends_the_dashboard_ends_its_server() -> None:
+    port = free_port()
     command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
         assert dashboard.stdout is not None
@@ -326,9 +331,7 @@ def test_whoever_ends_the_dashboard_ends_its_server() -> None:
 
 def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:
     """Streamlit would ask for an e-mail address, and end where nobody can type one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--port", str(port)]
     first = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true"}
     with subprocess.Popen(
