@@ -18,7 +18,7 @@ from optimizer.engines.sparse import Network
 from optimizer.kernels.build import Target, compiled, targets
 from optimizer.kernels.fusion import BANDED
 from optimizer.kernels.layout import Layout
-from optimizer.kernels.matrix import WAYS
+from optimizer.kernels.matrix import BLOCKS, LINE, NEARBY, WAYS, column_blocks, survivors
 from optimizer.kernels.plan import Choice
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
@@ -66,12 +66,10 @@ def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: i
     found = trace(model, images.shape)
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     network = Network(found, parameters, library, threads)
-    for tile in (None, *WAYS):
-        if tile is not None:
+    for way in (None, *WAYS):
+        if way is not None:
             ways = {id(item): item.work.ways for item in network.plan.items if isinstance(item.work, Choice)}
-            network.tiles = {
-                item: tile if tile in steps else next(iter(steps)) for item, steps in ways.items()
-            }
+            network.ways = {item: way if way in steps else next(iter(steps)) for item, steps in ways.items()}
             network.waiting.clear()
             network.actions = network.build_actions()
         for _ in range(2):  # what the first left in memory must not show in the second
@@ -204,6 +202,79 @@ def test_a_band_goes_on_to_the_projection(
     fused = {item.weights for item in network.plan.items}
     large = channels * -(-height // stride) * -(-width // stride) >= BANDED
     assert (("expand.weight", "depthwise.weight", "project.weight") in fused) is large
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "size"), [(700, 300, 1, 7), (150, 140, 3, 9), (200, 530, 1, 40)]
+)
+def test_many_columns_are_taken_in_blocks(
+    library: kernels.Kernels, threads: int, inputs: int, outputs: int, kernel: int, size: int
+) -> None:
+    """With more rows than are put in order together, a tail behind the last vector, something to add, and
+    planes so large that they are asked for ahead."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    network = agree(thinned(Beside(layer), 0.8), torch.randn(1, inputs, size, size), library, threads)
+    (ways,) = (item.work.ways for item in network.plan.items if isinstance(item.work, Choice))
+    assert all(ways[way].blocks > 1 for way in BLOCKS if way in ways)
+    assert {way.form for way in ways} >= ({"blocks", "gathered"} if kernel > 1 else {"blocks"})
+
+
+class Beside(nn.Module):
+    """A layer's outputs and what is added to them."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer, self.short = layer, nn.AvgPool2d(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.layer(images)
+        return torch.relu(outputs + self.short(images[:, :1]).expand_as(outputs))
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 30),
+    blocks=st.integers(1, 4),
+    group=st.sampled_from([1, 8, 64]),
+    seed=st.integers(0, 9),
+)
+def test_survivors_are_all_there_block_by_block(
+    rows: int, columns: int, blocks: int, group: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    weight = random.normal(size=(rows, columns)).astype(np.float32) * random.integers(0, 2, (rows, columns))
+    block_of = np.sort(random.integers(0, blocks, columns))
+    block_of = np.unique(block_of, return_inverse=True)[1]
+    offsets = random.permutation(columns) * 10
+    taps, starts, order = survivors(weight, offsets, block_of, group)
+    assert len(starts) == order.size + 1
+    assert len(taps) == np.count_nonzero(weight)
+    again = np.zeros_like(weight)
+    groups = [set(order[0, first : first + group].tolist()) for first in range(0, rows, group)]
+    for block, in_order in enumerate(order):
+        assert [set(in_order[first : first + group].tolist()) for first in range(0, rows, group)] == groups
+        for position, row in enumerate(in_order):
+            place = block * rows + position
+            mine = taps[starts[place] : starts[place + 1]]
+            where = [int(np.flatnonzero(offsets == offset)[0]) for offset in mine["offset"]]
+            assert set(block_of[where]) <= {block}
+            again[row, where] = mine["weight"]
+    np.testing.assert_array_equal(again, weight)
+
+
+@given(columns=st.integers(1, 400), plane=st.integers(1, 60), pixels=st.sampled_from([16, 40, 128]))
+def test_what_a_block_of_columns_reads_fits_nearby(columns: int, plane: int, pixels: int) -> None:
+    offsets = np.arange(columns) * plane
+    blocks = column_blocks(offsets, pixels)
+    assert blocks[0] == 0
+    assert set(np.diff(blocks)) <= {0, 1}
+    for block in range(blocks[-1] + 1):
+        inside = offsets[blocks == block]
+        lines = {line for begin in inside for line in range(begin // LINE, (begin + pixels - 1) // LINE + 1)}
+        beside = pixels // LINE + 1  # lines that it shares with the block before count there
+        assert 4 * LINE * len(lines) <= NEARBY + 4 * LINE * 2 * beside
 
 
 def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:

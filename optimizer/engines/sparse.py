@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, 
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.kernels import Kernels, Kind, Step
-from optimizer.kernels.matrix import DENSE, WAYS
+from optimizer.kernels.matrix import DENSE, Way
 from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
@@ -50,6 +50,8 @@ CLEARLY = 0.98
 COPIES = (Kind.COPY, Kind.PHASES)
 REPEATS = 5
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
+FINALISTS = 3
+"""Ways of a layer that are timed a second time."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Network:
         """``repeats``: how often the network runs to find each layer's fastest way."""
         self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
         self.plan = plan(found, parameters, library)
-        self.tiles = fastest(self.plan, found, library, threads, repeats)
+        self.ways = fastest(self.plan, found, library, threads, repeats)
         self.computed: dict[str, Any] = {}  # the input, and what torch made
         self.waiting: list[Step] = []  # for the address of the input
         self.actions = self.build_actions()
@@ -125,7 +127,7 @@ class Network:
             return f"{name} {Kind(item.work.kind).name.lower().replace('_', ' ')}"
         if not isinstance(item.work, Choice):
             return "torch"
-        if self.tiles[id(item)] == DENSE:
+        if self.ways[id(item)] == DENSE:
             return f"{name} dense"
         return f"{name} sparse, {item.work.kept:,} of {item.work.total:,} weights"
 
@@ -178,7 +180,7 @@ class Network:
                 actions += [InTorch(self._torch(item), item) for item in group]
                 continue
             items = tuple(group)
-            steps = [chosen(item, self.tiles.get(id(item), DENSE)) for item in items]
+            steps = [chosen(item, self.ways.get(id(item), DENSE)) for item in items]
             array = (Step * len(steps))(*steps)
             self.waiting += [array[index] for index, step in enumerate(steps) if id(step) in from_input]
             actions.append(Native(array, items))
@@ -217,35 +219,37 @@ class Network:
         return call
 
 
-def chosen(item: Item, tile: int) -> Step:
-    """An item's step; of a choice that on ``tile``, or its first where there is none."""
+def chosen(item: Item, way: Way) -> Step:
+    """An item's step; of a choice the one that goes this way."""
     if isinstance(item.work, Step):
         return item.work
     assert isinstance(item.work, Choice)
-    return item.work.ways.get(tile) or next(iter(item.work.ways.values()))
+    return item.work.ways[way]
 
 
 def fastest(
     planned: Plan, found: Trace, library: Kernels, threads: int, repeats: int = REPEATS
-) -> dict[int, int]:
-    """The tile that each choice, by its item's identity, is fastest with."""
+) -> dict[int, Way]:
+    """The way that each choice, by its item's identity, is fastest with: all are timed, the best again."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
-    choices = {id(item): item.work for item in native if isinstance(item.work, Choice)}
-    taken: dict[int, dict[int, int]] = {item: {} for item in choices}
+    left = {id(item): list(item.work.ways) for item in native if isinstance(item.work, Choice)}
+    taken: dict[int, dict[Way, int]] = {item: {} for item in left}
     images = np.zeros(found.shapes[found.input], np.float32)
     for step in planned.from_input:
         step.input = images.ctypes.data
-    tried = WAYS if any(len(choice.ways) > 1 for choice in choices.values()) else ()
-    for tile in tried:
-        steps = [chosen(item, tile) for item in native]
-        shortest = (ctypes.c_int64 * len(steps))()
-        library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
-        for item, nanoseconds in zip(native, shortest, strict=True):
-            if isinstance(item.work, Choice) and tile in item.work.ways:
-                taken[id(item)][tile] = nanoseconds
-    return {
-        item: min(choice.ways, key=lambda tile: taken[item].get(tile, 0)) for item, choice in choices.items()
-    }
+    while any(len(ways) > 1 for ways in left.values()):
+        for tried in zip_longest(*left.values()):
+            now = {item: way or left[item][0] for item, way in zip(left, tried, strict=True)}
+            steps = [chosen(item, now.get(id(item), DENSE)) for item in native]
+            shortest = (ctypes.c_int64 * len(steps))()
+            library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
+            for item, nanoseconds in zip(native, shortest, strict=True):
+                if id(item) in now:
+                    way = now[id(item)]
+                    taken[id(item)][way] = min(nanoseconds, taken[id(item)].get(way, nanoseconds))
+        kept = FINALISTS if any(len(ways) > FINALISTS for ways in left.values()) else 1
+        left = {item: sorted(ways, key=taken[item].__getitem__)[:kept] for item, ways in left.items()}
+    return {item: ways[0] for item, ways in left.items()}
 
 
 def problem() -> str | None:

@@ -16,7 +16,7 @@ class Kind(IntEnum):
 
     SPARSE = 0
     SPARSE_PAIRS = 1
-    SPARSE_ROWS = 2
+    SPARSE_BLOCKS = 2
     DENSE = 3
     SPARSE_VECTOR = 4
     DENSE_VECTOR = 5
@@ -31,7 +31,11 @@ class Kind(IntEnum):
 
 POINTERS = (
     "producer", "consumer", "input", "other", "output", "bias", "weights", "taps", "starts", "order",
-    "offsets", "mask",
+    "columns", "offsets", "mask",
+)  # fmt: skip
+SIZES = (
+    "rows", "taps_count", "blocks", "gathered", "vectors", "tile", "tail", "rows_first",
+    "input_stride", "output_stride",
 )  # fmt: skip
 COUNTS = (
     "images", "height", "width", "input_image", "input_row", "input_column", "output_image",
@@ -46,8 +50,7 @@ class Step(ctypes.Structure):
     _fields_ = (
         ("kind", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in ("rows", "taps_count", "vectors", "tile", "tail", "rows_first")),
-        *((name, ctypes.c_int64) for name in ("input_stride", "output_stride")),
+        *((name, ctypes.c_int64) for name in SIZES),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),
         *((name, ctypes.c_int64) for name in COUNTS),
@@ -56,11 +59,13 @@ class Step(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Kernels:
-    """The library of one instruction set: floats a vector, and rows that the dense path does at once."""
+    """The library of one instruction set: floats a vector, rows that the dense path does at once, and rows
+    that each block of the sparse path puts into an order of its own."""
 
     name: str
     width: int
     dense_rows: int
+    ordered_rows: int
     functions: ctypes.CDLL
 
 
@@ -92,7 +97,7 @@ def load(target: Target) -> Kernels:
 def opened(name: str, file: Path) -> Kernels:
     """A library of kernels that was compiled to ``file``."""
     loaded = ctypes.CDLL(str(file))
-    for function in (loaded.vector_width, loaded.dense_rows, loaded.step_bytes):
+    for function in (loaded.vector_width, loaded.dense_rows, loaded.ordered_rows, loaded.step_bytes):
         function.restype = ctypes.c_int64
     steps = ctypes.POINTER(Step)
     loaded.run.argtypes = (steps, ctypes.c_int64, ctypes.c_int64)
@@ -100,7 +105,7 @@ def opened(name: str, file: Path) -> Kernels:
     loaded.time_steps.argtypes = (*loaded.run.argtypes, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
     loaded.time_steps.restype = None
     assert loaded.step_bytes() == ctypes.sizeof(Step)
-    return Kernels(name, loaded.vector_width(), loaded.dense_rows(), loaded)
+    return Kernels(name, loaded.vector_width(), loaded.dense_rows(), loaded.ordered_rows(), loaded)
 
 
 def usable() -> list[Target]:

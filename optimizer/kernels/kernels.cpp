@@ -152,8 +152,8 @@ struct Taps {
 extern "C" {
 
 enum Kind : int64_t {
-  SPARSE, SPARSE_PAIRS, SPARSE_ROWS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD, MAX_POOL, MEAN,
-  PHASES
+  SPARSE, SPARSE_PAIRS, SPARSE_BLOCKS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD,
+  MAX_POOL, MEAN, PHASES
 };
 
 // One operation. optimizer/kernels/__init__.py declares the same fields in the same order.
@@ -166,13 +166,15 @@ struct Step {
   float *output;
   const float *bias;
   const void *weights;     // dense: [rows / ROWS][taps][ROWS]; depthwise: [rows][taps]; pairs: PairTap
-  const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row; rows: [ROWS] of Tap
-  const int32_t *starts;   // sparse: where those of the i-th row, or rows, begin, and where the last end
-  const int32_t *order;    // sparse: the rows, those with the most taps first
-  const int32_t *offsets;  // dense and depthwise: offset of each tap; pairs: where their common taps begin;
+  const void *taps;        // sparse: Tap or, for a vector, Taps that survive, row after row; blocks: block after block
+  const int32_t *starts;   // sparse: where those of the i-th row (of each block) begin, and where the last end
+  const int32_t *order;    // sparse: the rows, those with the most taps first; blocks: for each block
+  const int32_t *columns;  // sparse: where each block's columns begin, and where the last end;
+                           // pairs: where each pair's common taps begin, and where the last end
+  const int32_t *offsets;  // dense and depthwise: offset of each tap; sparse: of each column;
                            // phases: the first row and column of each
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
-  int64_t rows, taps_count, vectors, tile;
+  int64_t rows, taps_count, blocks, gathered, vectors, tile;
   int64_t tail;        // pixels behind the last vector, 0 to 4
   int64_t rows_first;  // all pixels of a few rows, then the next: for weights that are larger than the inputs
   int64_t input_stride, output_stride;
@@ -191,29 +193,33 @@ struct Step {
 
 namespace {
 
-constexpr int64_t FAR = 1 << 19;  // floats that a second-level cache does not hold
+constexpr int64_t FAR = 1 << 17;   // floats that a second-level cache does not hold
+constexpr int64_t AHEAD = 12;      // rows, for which memory has time to answer
+constexpr int64_t GROUP = 128;      // rows that every block of columns orders for itself
 
-// Products with a matrix over vectors of pixels, and those of them that take several rows at once.
+// A product with a matrix over vectors of pixels.
 bool in_tiles(const Step &s) { return s.kind <= DENSE; }
-bool several_rows(const Step &s) { return s.kind == SPARSE_ROWS || s.kind == DENSE; }
+bool reads_columns(const Step &s) { return s.kind == SPARSE || s.kind == SPARSE_BLOCKS; }
 
 // Where rows of a step go: to its output, or row `begin` and those after it to planes of a scratch memory.
 struct Target {
   float *scratch;
   int64_t begin, plane;
-  bool far = false;  // no cache nearby holds the output: its lines are asked for ahead
+  bool far_input = false, far_output = false;  // no cache nearby holds them: their lines are asked for ahead
 
   float *of(const Step &s, int64_t i, int64_t row) const {
     return scratch ? scratch + (i - begin) * plane : s.output + row * s.output_stride;
   }
 };
 
-// Asks for the lines of a row's next tile. A tile goes through hundreds of rows, each a stream of its own, and
-// no processor foresees so many.
-template <int V>
-__attribute__((always_inline)) inline void ask_for(const float *next) {
-#pragma GCC unroll 8
-  for (int v = 0; v < V; v++) __builtin_prefetch(next + v * WIDTH, 1);
+// Scratch memory of this thread for one use, aligned to a cache line.
+enum Use { PLANES, SUMS, COLUMNS };
+template <Use>
+float *scratch_memory(size_t floats) {
+  thread_local std::vector<float> memory;
+  if (memory.size() < floats + 16) memory.resize(floats + 16);
+  float *begin = memory.data();
+  return begin + (64 - reinterpret_cast<uintptr_t>(begin) % 64) % 64 / sizeof(float);
 }
 
 // Adds, clips, and puts zeros into the gaps.
@@ -245,28 +251,101 @@ inline void finish_tail(const Step &s, float *out, int64_t row, const float *sum
   }
 }
 
-// One surviving tap: a broadcast and V multiply-adds. The last tile also does the few pixels behind it.
+// What a row sums up: V vectors of pixels and, in the last tile, the few pixels behind them.
 template <int V, bool LAST>
-__attribute__((always_inline)) inline void add_tap(const Tap &tap, const float *input, vec *sums, four &behind) {
-  const float *x = input + tap.offset;
-  const vec weight = splat(tap.weight);
+struct Sums {
+  static constexpr int64_t FLOATS = V * WIDTH + (LAST ? 16 : 0);
+
+  vec vectors[V];
+  four behind;
+
+  __attribute__((always_inline)) void begin(float bias) {
 #pragma GCC unroll 8
-  for (int v = 0; v < V; v++) sums[v] += weight * load(x + v * WIDTH);
-  if constexpr (LAST) behind += tap.weight * load_as<four>(x + V * WIDTH);
+    for (int v = 0; v < V; v++) vectors[v] = splat(bias);
+    behind = all<four>(bias);
+  }
+
+  // A surviving tap: a broadcast and V multiply-adds.
+  __attribute__((always_inline)) void add(const Tap &tap, const float *input) {
+    const float *x = input + tap.offset;
+    const vec weight = splat(tap.weight);
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) vectors[v] += weight * load(x + v * WIDTH);
+    if constexpr (LAST) behind += tap.weight * load_as<four>(x + V * WIDTH);
+  }
+
+  __attribute__((always_inline)) void leave(float *waiting) const {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) store(waiting + v * WIDTH, vectors[v]);
+    if constexpr (LAST) std::memcpy(waiting + V * WIDTH, &behind, sizeof behind);
+  }
+
+  __attribute__((always_inline)) void take_up(const float *waiting) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; v++) vectors[v] = load(waiting + v * WIDTH);
+    if constexpr (LAST) behind = load_as<four>(waiting + V * WIDTH);
+  }
+};
+
+// Asks for what a row's end will read and write. Each row is a stream of its own, and no processor foresees hundreds.
+template <int V>
+__attribute__((always_inline)) inline void ask_for_row(const Step &s, int64_t row, int64_t first) {
+  const int64_t at = row * s.output_stride + first * WIDTH;
+#pragma GCC unroll 8
+  for (int v = 0; v < V; v++) {
+    if (s.other) __builtin_prefetch(s.other + at + v * WIDTH);
+    __builtin_prefetch(s.output + at + v * WIDTH, 1);
+  }
 }
 
-// The i-th of the rows in their order is summed up.
+// The columns that are multiplied next: the next block's, or in the next tile those of the first. Each row that is
+// done meanwhile asks for some of their inputs.
+template <int V>
+struct Next {
+  const float *input = nullptr;
+  const int32_t *offset = nullptr, *end = nullptr;
+  int64_t a_row = 0;
+
+  void begin(const Step &s, int64_t block, int64_t rows, const float *tile) {
+    const bool again = block + 1 == s.blocks;
+    const int32_t *columns = again ? s.columns : s.columns + block + 1;
+    input = again ? tile + V * WIDTH : tile;
+    offset = s.offsets + columns[0];
+    end = s.offsets + columns[1];
+    a_row = (end - offset + rows - 1) / rows;
+  }
+
+  __attribute__((always_inline)) void ask_for_some() {
+    for (const int32_t *stop = std::min(offset + a_row, end); offset < stop; offset++)
+#pragma GCC unroll 8
+      for (int v = 0; v < V; v++) __builtin_prefetch(input + *offset + v * WIDTH, 0, 2);
+  }
+};
+
+// The inputs of a block's columns, copied one behind the other. Taps of a window would read most of them across the
+// end of a cache line, again for every row.
+template <int V, bool LAST>
+const float *gathered(const Step &s, int64_t block, const float *input) {
+  const int64_t pitch = s.tile * WIDTH + (s.tail ? 16 : 0);
+  const int32_t *begin = s.offsets + s.columns[block], *end = s.offsets + s.columns[block + 1];
+  float *copies = scratch_memory<COLUMNS>((end - begin) * pitch), *to = copies;
+  for (const int32_t *offset = begin; offset < end; offset++, to += pitch) {
+    for (int v = 0; v < V; v++) store(to + v * WIDTH, load(input + *offset + v * WIDTH));
+    if constexpr (LAST) std::memcpy(to + V * WIDTH, input + *offset + V * WIDTH, sizeof(four));
+  }
+  return copies;
+}
+
+// A row, the i-th in its order, is summed up.
 template <int V, bool LAST>
 __attribute__((always_inline)) inline void finish_row(
-    const Step &s, const Target &target, int64_t i, int64_t first, vec *sums, four behind) {
-  const int64_t row = s.order[i];
+    const Step &s, const Target &target, int64_t i, int64_t row, int64_t first, Sums<V, LAST> &sums) {
   float *out = target.of(s, i, row);
-  if (target.far) ask_for<V>(out + (first + V) * WIDTH);
-  finish<V>(s, out, row, first, sums);
+  finish<V>(s, out, row, first, sums.vectors);
   if constexpr (LAST) {
-    float last[4];
-    std::memcpy(last, &behind, sizeof last);
-    finish_tail(s, out, row, last);
+    float behind[4];
+    std::memcpy(behind, &sums.behind, sizeof behind);
+    finish_tail(s, out, row, behind);
   }
 }
 
@@ -275,14 +354,16 @@ template <int V, bool LAST>
 void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
   const float *input = s.input + first * WIDTH;
   const Tap *taps = static_cast<const Tap *>(s.taps);
+  Next<V> next;
+  if (target.far_input) next.begin(s, 0, end - begin, input);
   for (int64_t i = begin; i < end; i++) {
-    const float bias = s.bias[s.order[i]];
-    vec sums[V];
-    for (int v = 0; v < V; v++) sums[v] = splat(bias);
-    four behind = all<four>(bias);
-    for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++)
-      add_tap<V, LAST>(*tap, input, sums, behind);
-    finish_row<V, LAST>(s, target, i, first, sums, behind);
+    if (target.far_input) next.ask_for_some();
+    if (target.far_output) ask_for_row<V>(s, s.order[std::min(i + AHEAD, end - 1)], first);
+    const int64_t row = s.order[i];
+    Sums<V, LAST> sums;
+    sums.begin(s.bias[row]);
+    for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++) sums.add(*tap, input);
+    finish_row(s, target, i, row, first, sums);
   }
 }
 
@@ -293,60 +374,64 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
   const Tap *taps = static_cast<const Tap *>(s.taps);
   const PairTap *common = static_cast<const PairTap *>(s.weights);
   for (int64_t i = begin; i < end; i += 2) {
-    vec sums[2][V];
-    four behind[2];
-    for (int r = 0; r < 2; r++) {
-      const float bias = i + r < s.rows ? s.bias[s.order[i + r]] : 0;
-      for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
-      behind[r] = all<four>(bias);
-    }
-    for (const PairTap *tap = common + s.offsets[i / 2], *stop = common + s.offsets[i / 2 + 1]; tap < stop; tap++) {
+    Sums<V, LAST> sums[2];
+    for (int r = 0; r < 2; r++) sums[r].begin(i + r < s.rows ? s.bias[s.order[i + r]] : 0);
+    for (const PairTap *tap = common + s.columns[i / 2], *stop = common + s.columns[i / 2 + 1]; tap < stop; tap++) {
       const float *x = input + tap->offset;
       const vec weights[2] = {splat(tap->weights[0]), splat(tap->weights[1])};
 #pragma GCC unroll 8
       for (int v = 0; v < V; v++) {
         const vec value = loaded(load(x + v * WIDTH));
-        sums[0][v] += weights[0] * value;
-        sums[1][v] += weights[1] * value;
+        sums[0].vectors[v] += weights[0] * value;
+        sums[1].vectors[v] += weights[1] * value;
       }
       if constexpr (LAST) {
         const four value = load_as<four>(x + V * WIDTH);
-        behind[0] += tap->weights[0] * value;
-        behind[1] += tap->weights[1] * value;
+        sums[0].behind += tap->weights[0] * value;
+        sums[1].behind += tap->weights[1] * value;
       }
     }
 #pragma GCC unroll 2
     for (int r = 0; r < 2; r++) {
       if (i + r >= s.rows) break;
       for (const Tap *tap = taps + s.starts[i + r], *stop = taps + s.starts[i + r + 1]; tap < stop; tap++)
-        add_tap<V, LAST>(*tap, input, sums[r], behind[r]);
-      finish_row<V, LAST>(s, target, i + r, first, sums[r], behind[r]);
+        sums[r].add(*tap, input);
+      finish_row(s, target, i + r, s.order[i + r], first, sums[r]);
     }
   }
 }
 
-// ROWS rows go through their taps side by side. What one of them has loaded, another finds in the first-level
-// cache: rows one by one come back to an input when it is out of there.
+// Rows [begin, end), a block of columns after the other: what the tile reads of a block's inputs stays in the
+// first-level cache until every row has taken its taps from there. A row's sums wait meanwhile. Rows differ in order
+// from block to block, but only within groups of GROUP.
 template <int V, bool LAST>
-void sparse_rows_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
-  const float *input = s.input + first * WIDTH;
+void blocks_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  constexpr int64_t FLOATS = Sums<V, LAST>::FLOATS;
+  const float *tile = s.input + first * WIDTH;
   const Tap *taps = static_cast<const Tap *>(s.taps);
-  for (int64_t i = begin; i < end; i += ROWS) {
-    vec sums[ROWS][V];
-    four behind[ROWS];
-    for (int r = 0; r < ROWS; r++) {
-      const float bias = i + r < s.rows ? s.bias[s.order[i + r]] : 0;
-      for (int v = 0; v < V; v++) sums[r][v] = splat(bias);
-      behind[r] = all<four>(bias);
-    }
-    const Tap *tap = taps + s.starts[i / ROWS] * ROWS, *stop = taps + s.starts[i / ROWS + 1] * ROWS;
-    for (; tap < stop; tap += ROWS)
-#pragma GCC unroll 8
-      for (int r = 0; r < ROWS; r++) add_tap<V, LAST>(tap[r], input, sums[r], behind[r]);
-#pragma GCC unroll 8
-    for (int r = 0; r < ROWS; r++) {
-      if (i + r >= s.rows) break;
-      finish_row<V, LAST>(s, target, i + r, first, sums[r], behind[r]);
+  float *waiting = scratch_memory<SUMS>(s.rows * FLOATS);
+  for (int64_t block = 0; block < s.blocks; block++) {
+    const bool last = block + 1 == s.blocks;
+    const int32_t *order = s.order + block * s.rows, *starts = s.starts + block * s.rows;
+    const float *input = s.gathered ? gathered<V, LAST>(s, block, tile) : tile;
+    Next<V> next;
+    if (target.far_input) next.begin(s, block, end - begin, tile);
+    for (int64_t i = begin; i < end; i++) {
+      if (target.far_input) next.ask_for_some();
+      if (target.far_output && last) ask_for_row<V>(s, order[std::min(i + AHEAD, end - 1)], first);
+      const int64_t row = order[i];
+      Sums<V, LAST> sums;
+      if (block == 0) {
+        sums.begin(s.bias[row]);
+      } else {
+        sums.take_up(waiting + row * FLOATS);
+      }
+      for (const Tap *tap = taps + starts[i], *stop = taps + starts[i + 1]; tap < stop; tap++) sums.add(*tap, input);
+      if (last) {
+        finish_row(s, target, i, row, first, sums);
+      } else {
+        sums.leave(waiting + row * FLOATS);
+      }
     }
   }
 }
@@ -545,31 +630,32 @@ void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t f
   depthwise_channel<vec>(s, input, row, from, to);
 }
 
-template <int V>
+template <int V, bool LAST>
 void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
-  const bool last = s.tail && first + V == s.vectors;
-  if (s.kind == SPARSE)
-    return last ? sparse_tile<V, true>(s, begin, end, first, target)
-                : sparse_tile<V, false>(s, begin, end, first, target);
-  if (s.kind == SPARSE_PAIRS)
-    return last ? pairs_tile<V, true>(s, begin, end, first, target)
-                : pairs_tile<V, false>(s, begin, end, first, target);
+  switch (s.kind) {
+    case SPARSE: return sparse_tile<V, LAST>(s, begin, end, first, target);
+    case SPARSE_PAIRS: return pairs_tile<V, LAST>(s, begin, end, first, target);
+    case SPARSE_BLOCKS: return blocks_tile<V, LAST>(s, begin, end, first, target);
+  }
   if constexpr (V <= TILE) {
-    if (s.kind == SPARSE_ROWS)
-      return last ? sparse_rows_tile<V, true>(s, begin, end, first, target)
-                  : sparse_rows_tile<V, false>(s, begin, end, first, target);
     for (int64_t block = begin / ROWS; block * ROWS < end; block++) {
       dense_tile<V>(s, block, first, target);
-      if (last) dense_tail(s, block, target);  // while the block's weights are in the cache
+      if (LAST) dense_tail(s, block, target);  // while the block's weights are in the cache
     }
   }
 }
 
-// `count` vectors from `first`: whole tiles, then what is left in one smaller tile.
+template <int V>
+void tile_of(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
+  if (s.tail && first + V == s.vectors) return tile_of<V, true>(s, begin, end, first, target);
+  tile_of<V, false>(s, begin, end, first, target);
+}
+
+// `count` vectors from `first`, in as few tiles as there can be, of equal width where possible.
 void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count, const Target &target) {
-  const int64_t widest = several_rows(s) ? TILE : s.tile;
+  const int64_t widest = s.kind == DENSE ? TILE : s.tile;
   while (count > 0) {
-    const int64_t width = std::min(count, widest);
+    const int64_t left = (count + widest - 1) / widest, width = (count + left - 1) / left;
     switch (width) {
       case 1: tile_of<1>(s, begin, end, first, target); break;
       case 2: tile_of<2>(s, begin, end, first, target); break;
@@ -588,7 +674,9 @@ void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t cou
 // The larger of weights and inputs is read once, the other again and again from a cache.
 void area(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
   const int64_t together = s.rows_first ? ROWS : end - begin;
-  const Target target{nullptr, 0, 0, s.rows * s.output_stride > FAR};
+  const bool far_output = (s.other ? 2 : 1) * s.rows * s.output_stride > FAR;
+  const bool far_input = reads_columns(s) && !s.rows_first && s.offsets[s.columns[s.blocks] - 1] > FAR;
+  const Target target{nullptr, 0, 0, far_input, far_output};
   for (int64_t row = begin; row < end; row += together)
     tiles(s, row, std::min(end, row + together), first, count, target);
 }
@@ -613,14 +701,6 @@ void spread(const Step &s, const float *compact, float *plane) {
 constexpr int64_t SCRATCH = 32768;  // floats that stay in a second-level cache beside other things
 constexpr int64_t NEAR = 5120;      // and in a first-level one
 
-// Scratch memory of this thread, aligned to a cache line.
-float *scratch_memory(size_t floats) {
-  thread_local std::vector<float> memory;
-  if (memory.size() < floats + 16) memory.resize(floats + 16);
-  float *begin = memory.data();
-  return begin + (64 - reinterpret_cast<uintptr_t>(begin) % 64) % 64 / sizeof(float);
-}
-
 // The channel that the i-th row of what a producer computes is.
 int64_t channel_of(const Step &producer, int64_t i) { return producer.kind == DENSE ? i : producer.order[i]; }
 
@@ -630,7 +710,7 @@ void fused_planes(const Step &s, int64_t begin, int64_t end) {
   const int64_t plane = producer.output_stride, pixels = producer.vectors * WIDTH;
   const int64_t gapped = s.compact + s.border;
   const int64_t together = std::max<int64_t>(NEAR / (plane + (s.compact ? gapped : 0)) / ROWS, 1) * ROWS;
-  float *scratch = scratch_memory(together * (plane + gapped) + 4 * s.border + 4 * WIDTH) + s.border;
+  float *scratch = scratch_memory<PLANES>(together * (plane + gapped) + 4 * s.border + 4 * WIDTH) + s.border;
   float *padded = scratch + together * plane + s.border + 2 * WIDTH;
   std::fill_n(scratch - s.border, s.border, 0.0f);
   if (s.compact) std::fill_n(padded - s.border, s.border + together * gapped, 0.0f);
@@ -654,7 +734,7 @@ int64_t rolling_plane(const Step &s, int64_t at_once) {
 }
 
 int64_t rolling_channels(const Step &s, int64_t plane) {
-  return several_rows(*s.producer) ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
+  return s.producer->kind == DENSE ? ROWS : std::clamp<int64_t>(NEAR / plane / 2 * 2, 2, ROWS);
 }
 
 // Rows [from, to) of the outputs of channels [begin, end). What the producer computes goes on a few rows at a
@@ -694,7 +774,7 @@ void fused_band(const Step &s, int64_t begin, int64_t end, int64_t from, int64_t
 void fused_bands(const Step &s, int64_t begin, int64_t end) {
   const int64_t at_once = rows_at_once(s), fitting = (SCRATCH / (ROWS * s.input_row) - s.kernel) / s.step + 1;
   const int64_t band = std::max<int64_t>(fitting / at_once, 1) * at_once, plane = rolling_plane(s, at_once);
-  float *scratch = scratch_memory(rolling_channels(s, plane) * plane) + s.border;
+  float *scratch = scratch_memory<PLANES>(rolling_channels(s, plane) * plane) + s.border;
   for (int64_t from = 0; from < s.height; from += band)
     fused_band(s, begin, end, from, std::min(s.height, from + band), scratch);
 }
@@ -707,7 +787,7 @@ void through_band(const Step &s, int64_t number) {
   inner.height = s.band;  // rows at once divide a band
   const int64_t plane = rolling_plane(inner, rows_at_once(inner)), before = from * s.output_row;
   const int64_t rolling = rolling_channels(inner, plane) * plane + 2 * s.border;
-  float *scratch = scratch_memory(rolling + s.rows * outer.input_stride + 4 * WIDTH);
+  float *scratch = scratch_memory<PLANES>(rolling + s.rows * outer.input_stride + 4 * WIDTH);
   float *band = scratch + (rolling + 15) / 16 * 16;
   inner.output = band - before;
   inner.output_stride = outer.input_stride;
@@ -726,7 +806,7 @@ void channels(const Step &s, int64_t begin, int64_t end) {
     const bool banded = large && s.kind == DEPTHWISE_ROWS && !s.compact && s.images == 1;
     return banded ? fused_bands(s, begin, end) : fused_planes(s, begin, end);
   }
-  float *padded = s.compact ? scratch_memory(s.compact + 2 * s.border) + s.border : nullptr;
+  float *padded = s.compact ? scratch_memory<PLANES>(s.compact + 2 * s.border) + s.border : nullptr;
   if (padded) std::fill_n(padded - s.border, s.border + s.compact, 0.0f);
   for (int64_t row = begin; row < end; row++) {
     const float *input = s.input + row * s.input_stride;
@@ -964,7 +1044,10 @@ int64_t boundary(const Step &s, int64_t part, int64_t parts) {
     const int64_t taps = s.starts[s.rows] * part / parts;
     return std::lower_bound(s.starts, s.starts + s.rows, taps) - s.starts;
   }
-  const int64_t together = s.kind == SPARSE_PAIRS || several_rows(s) || s.producer ? ROWS : s.kind == DENSE_VECTOR ? 4 * WIDTH : 1;
+  int64_t together = 1;
+  if (s.kind == SPARSE_BLOCKS) together = GROUP;
+  if (s.kind == SPARSE_PAIRS || s.kind == DENSE || s.producer) together = ROWS;
+  if (s.kind == DENSE_VECTOR) together = 4 * WIDTH;
   return std::min(s.rows, s.rows * part / parts / together * together);
 }
 
@@ -972,7 +1055,7 @@ void run_step(Team &team, const Step &s, int64_t threads) {
   if (s.consumer) return team.share(threads, bands(s), [&](int64_t number) { through_band(s, number); });
   if (threads == 1) return part(s, 0, s.rows, 0, s.vectors);
   const bool pixels = in_tiles(s);
-  const int64_t wanted = 4 * threads, widest = several_rows(s) ? TILE : s.tile;
+  const int64_t wanted = 4 * threads, widest = s.kind == DENSE ? TILE : s.tile;
   const int64_t columns = pixels ? std::min(wanted, (s.vectors + widest - 1) / widest) : 1;
   const int64_t rows = std::min((wanted + columns - 1) / columns, s.rows);
   const int64_t width = pixels ? ((s.vectors + columns - 1) / columns + widest - 1) / widest * widest : s.vectors;
@@ -996,6 +1079,7 @@ extern "C" {
 
 int64_t vector_width() { return WIDTH; }
 int64_t dense_rows() { return ROWS; }
+int64_t ordered_rows() { return GROUP; }
 int64_t step_bytes() { return sizeof(Step); }
 
 // The steps in their order. One network at a time: they share the threads.

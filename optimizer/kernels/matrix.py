@@ -1,8 +1,10 @@
 """A matrix times planes of pixels: the steps of the dense path and of the sparse one, and what they read."""
 
 import ctypes
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -10,16 +12,34 @@ from torch import Tensor
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.memory import Arena
 
-TILES = (8, 6, 4, 3, 2)
-"""Vectors of pixels that the sparse path does at once: many read few weights, few read inputs from nearby."""
-DENSE, ROWS, PAIRED = 0, -1, 100
-"""Ways that a matrix may take go by a number: the sparse path by its tile, rows in pairs by that and 100,
-more rows at once by ROWS, the dense path by DENSE."""
-WAYS = (DENSE, *TILES, *(PAIRED + tile for tile in TILES[:4]), ROWS)
+
+class Way(NamedTuple):
+    """How a matrix is multiplied: by every weight (``dense``), or by those that survive, for ``tile`` vectors
+    of pixels at once: many read few weights, few read inputs from nearby.
+
+    Rows are taken one by one (``rows``), or in pairs that load what they have in common once (``pairs``).
+    Columns are taken together, or in blocks whose inputs a first-level cache holds (``blocks``), where they
+    may be copied to (``gathered``).
+    """
+
+    form: Literal["dense", "rows", "pairs", "blocks", "gathered"]
+    tile: int
+
+
+DENSE = Way("dense", 0)
+ROWS = tuple(Way("rows", tile) for tile in (8, 6, 4, 3, 2))
+PAIRS = tuple(Way("pairs", tile) for tile in (8, 6))
+BLOCKS = (Way("blocks", 8), Way("blocks", 6), Way("gathered", 6))
+WAYS = (DENSE, *ROWS, *PAIRS, *BLOCKS)
 RARELY_COMMON = 0.15
 """Share of the weights that survive below which two rows have too few in common."""
+NEARBY = 24 * 1024
+"""Bytes of inputs that a first-level cache holds beside other things."""
+LINE = 16
+"""Floats in a cache line."""
 REPEATS = 2
 TAP = np.dtype([("weight", np.float32), ("offset", np.int32)])
+PAIR_TAP = np.dtype([("weights", np.float32, 2), ("offset", np.int32)])
 
 Hold = Callable[[np.ndarray], int]
 """Copies an array to where it lives as long as the steps, and gives its address."""
@@ -46,76 +66,127 @@ def dense(
 
 def sparse(
     step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, kernels: Kernels, hold: Hold
-) -> dict[int, Step]:
-    """``step`` over the weights that are not 0, by way.
-
-    Rows with the most weights come first: those that follow each other then loop equally often, which is
-    what a processor guesses.
-    """
-    order = np.argsort(-np.count_nonzero(weight, axis=1), kind="stable")
-    taps, starts = (fours if single else survivors)(weight[order], offsets)
-    ways = {tile: copy_of(step) for tile in (TILES[:1] if single else TILES)}
-    addresses = hold(taps), hold(starts), hold(order.astype(np.int32))
-    for tile, way in ways.items():
-        way.kind, way.tile = (Kind.SPARSE_VECTOR if single else Kind.SPARSE), tile
-        way.taps, way.starts, way.order = addresses
-    if not single:
-        ways |= _paired(step, weight[order], offsets, addresses[2], hold)
-        taps, starts = side_by_side(weight[order], offsets, kernels.dense_rows)
-        way = ways[ROWS] = copy_of(step)
-        way.kind, way.taps, way.starts, way.order = Kind.SPARSE_ROWS, hold(taps), hold(starts), addresses[2]
+) -> dict[Way, Step]:
+    """``step`` over the weights that are not 0, in every way that suits them."""
+    if single:
+        return {ROWS[0]: _vector(step, weight, offsets, hold)}
+    step = copy_of(step)
+    step.offsets = hold(offsets.astype(np.int32))
+    number = np.arange(len(offsets))
+    rows = _in_blocks(Kind.SPARSE, step, weight, offsets, 0 * number, kernels, hold)
+    ways = {way: copy_of(rows) for way in ROWS}
+    if np.count_nonzero(weight) > RARELY_COMMON * weight.size:
+        pairs = _in_pairs(step, weight, offsets, hold)
+        ways |= {way: copy_of(pairs) for way in PAIRS}
+    for way in BLOCKS:
+        pixels = way.tile * kernels.width
+        if way.form == "blocks":
+            blocks = column_blocks(offsets, pixels)
+            if blocks[-1]:
+                ways[way] = _in_blocks(Kind.SPARSE_BLOCKS, step, weight, offsets, blocks, kernels, hold)
+        elif np.any(offsets % LINE):  # else a copy would not be read faster
+            pitch = pixels + (LINE if step.tail else 0)
+            blocks = number // (NEARBY // (4 * pitch))
+            copies = (number - np.searchsorted(blocks, blocks)) * pitch
+            ways[way] = _in_blocks(Kind.SPARSE_BLOCKS, step, weight, copies, blocks, kernels, hold)
+            ways[way].gathered = 1
+    for way, made in ways.items():
+        made.tile = way.tile
     return ways
 
 
-def _paired(step: Step, weight: np.ndarray, offsets: np.ndarray, order: int, hold: Hold) -> dict[int, Step]:
-    """The same for two rows at once, which load what they have in common once."""
-    if np.count_nonzero(weight) < RARELY_COMMON * weight.size:
-        return {}
+def _vector(step: Step, weight: np.ndarray, offsets: np.ndarray, hold: Hold) -> Step:
+    order = _most_first(np.count_nonzero(weight, axis=1))
+    taps, starts = fours(weight[order], offsets)
+    way = copy_of(step)
+    way.kind = Kind.SPARSE_VECTOR
+    way.taps, way.starts, way.order = hold(taps), hold(starts), hold(order.astype(np.int32))
+    return way
+
+
+def _in_pairs(step: Step, weight: np.ndarray, offsets: np.ndarray, hold: Hold) -> Step:
+    order = _most_first(np.count_nonzero(weight, axis=1))
     odd = np.zeros((len(weight) % 2, weight.shape[1]), np.float32)
-    pairs = np.concatenate([weight, odd]).reshape(-1, 2, weight.shape[1])
+    pairs = np.concatenate([weight[order], odd]).reshape(-1, 2, weight.shape[1])
     both = (pairs != 0).all(axis=1)
-    common, begins = _common(pairs, both, offsets)
+    which, columns = np.nonzero(both)
+    common = np.empty(len(which), PAIR_TAP)
+    common["weights"], common["offset"] = pairs[which, :, columns], offsets[columns]
     alone = np.where(both[:, None], 0, pairs).reshape(-1, weight.shape[1])
-    addresses = hold(common), hold(begins), *map(hold, survivors(alone, offsets)), order
-    ways = {}
-    for key in WAYS:
-        if key > PAIRED:
-            way = ways[key] = copy_of(step)
-            way.kind, way.tile = Kind.SPARSE_PAIRS, key - PAIRED
-            way.weights, way.offsets, way.taps, way.starts, way.order = addresses
-    return ways
+    rows, columns = np.nonzero(alone)
+    way = copy_of(step)
+    way.kind, way.order = Kind.SPARSE_PAIRS, hold(order.astype(np.int32))
+    way.weights, way.columns = hold(common), hold(_starts(np.bincount(which, minlength=len(pairs))))
+    way.taps = hold(_taps(alone[rows, columns], offsets[columns]))
+    way.starts = hold(_starts(np.bincount(rows, minlength=len(alone))))
+    return way
 
 
-def _common(pairs: np.ndarray, both: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    which, places = np.nonzero(both)
-    taps = np.empty(len(which), [("weights", np.float32, 2), ("offset", np.int32)])
-    taps["weights"], taps["offset"] = pairs[which, :, places], offsets[places]
-    return taps, _starts(np.bincount(which, minlength=len(pairs)))
+def _in_blocks(
+    kind: Kind,
+    step: Step,
+    weight: np.ndarray,
+    offsets: np.ndarray,
+    blocks: np.ndarray,
+    kernels: Kernels,
+    hold: Hold,
+) -> Step:
+    taps, starts, order = survivors(weight, offsets, blocks, kernels.ordered_rows)
+    way = copy_of(step)
+    way.taps, way.starts, way.order = hold(taps), hold(starts), hold(order)
+    way.kind, way.blocks = kind, len(order)
+    way.columns = hold(np.searchsorted(blocks, np.arange(way.blocks + 1)).astype(np.int32))
+    if kind == Kind.SPARSE_BLOCKS:
+        way.rows_first = 0
+    return way
 
 
-def survivors(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weights ``[rows, taps]`` that are not 0, each with its offset, and where each row begins."""
-    rows, places = np.nonzero(weight)
-    taps = np.empty(len(rows), TAP)
-    taps["weight"], taps["offset"] = weight[rows, places], offsets[places]
-    return taps, _starts(np.bincount(rows, minlength=len(weight)))
+def _most_first(counts: np.ndarray) -> np.ndarray:
+    """The order of rows: those that follow each other then loop equally often, which a processor guesses."""
+    return np.argsort(-counts, kind="stable")
 
 
-def side_by_side(weight: np.ndarray, offsets: np.ndarray, together: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same for so many rows at once: the first tap of each, then the second, up to the longest of them.
-    Shorter rows are filled up with weights of 0. (The format SELL-C-sigma of Kreutzer et al. 2014.)"""
-    rows, places = np.nonzero(weight)
-    counts = np.bincount(rows, minlength=-(-len(weight) // together) * together)
-    starts = _starts(counts.reshape(-1, together).max(axis=1))
-    position = np.arange(len(rows)) - _starts(counts)[rows] + starts[rows // together]
-    taps = np.zeros((int(starts[-1]), together), TAP)
-    taps["weight"][position, rows % together] = weight[rows, places]
-    taps["offset"][position, rows % together] = offsets[places]
-    return taps, starts
+def _taps(weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    taps = np.empty(len(weights), TAP)
+    taps["weight"], taps["offset"] = weights, offsets
+    return taps
+
+
+def column_blocks(offsets: np.ndarray, pixels: int) -> np.ndarray:
+    """The block of each column, from 0 on: the lines of a cache that the columns of one block read for so
+    many pixels fit nearby. ``offsets`` count floats."""
+    reads = np.unique(np.append(np.arange(0, pixels, LINE), pixels - 1))
+    lines = (offsets[:, None] + reads) // LINE
+    first_reader = np.unique(lines, return_index=True)[1] // len(reads)
+    so_far = np.bincount(first_reader, minlength=len(offsets)).cumsum()
+    return (so_far - 1) // (NEARBY // (4 * LINE))
+
+
+def survivors(
+    weight: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, group: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The weights ``[rows, columns]`` that are not 0, each with its offset, one block of columns after
+    another and in each one row after another; where each row of each block begins; and which it is,
+    ``[blocks, rows]``.
+
+    Rows with the most weights come first, and within each ``group`` those with the most in this block.
+    """
+    rows, columns = np.nonzero(weight)
+    where = blocks[columns]
+    shape = int(blocks[-1]) + 1, len(weight)
+    counts = np.bincount(where * len(weight) + rows, minlength=math.prod(shape)).reshape(shape)
+    rank = np.argsort(_most_first(counts.sum(axis=0)))
+    order = np.lexsort((-counts, np.broadcast_to(rank // group, shape)), axis=1)
+    place = np.argsort(order, axis=1)
+    taken = np.argsort(where * len(weight) + place[where, rows], kind="stable")
+    taps = _taps(weight[rows, columns][taken], offsets[columns][taken])
+    starts = _starts(np.take_along_axis(counts, order, axis=1).ravel())
+    return taps, starts, order.astype(np.int32)
 
 
 def fours(weight: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same in groups of four, each row's last filled up with weights of 0."""
+    """The weights ``[rows, taps]`` that are not 0, each with its offset, in groups of four, each row's last
+    filled up with weights of 0; and where each row begins."""
     rows, places = np.nonzero(weight)
     counts = np.bincount(rows, minlength=len(weight))
     starts = _starts(-(-counts // 4))
@@ -156,7 +227,7 @@ def chain(
 
     values = planes(len(inputs))
     pixels_of(values, len(inputs))[:] = inputs.reshape(len(inputs), pixels)
-    steps: list[dict[int, Step]] = []
+    steps: list[dict[Way, Step]] = []
     for weight in weights:
         rows, columns = weight.shape
         output = planes(rows)
@@ -187,8 +258,8 @@ def _run(
     return result
 
 
-def _fastest(steps: Sequence[dict[int, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
-    taken: dict[int, list[int]] = {}
+def _fastest(steps: Sequence[dict[Way, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
+    taken: dict[Way, list[int]] = {}
     for way in set.intersection(*map(set, steps)):
         array = (Step * len(steps))(*(ways[way] for ways in steps))
         shortest = (ctypes.c_int64 * len(steps))()

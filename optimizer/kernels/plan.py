@@ -11,7 +11,7 @@ from torch import Tensor
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.fusion import fusion
 from optimizer.kernels.layout import SLACK, Layout, Planes, Source, Value, by_rows, gaps, layout_of, reach
-from optimizer.kernels.matrix import DENSE, TILES, copy_of, dense, sparse
+from optimizer.kernels.matrix import BLOCKS, DENSE, ROWS, Way, copy_of, dense, sparse
 from optimizer.kernels.memory import Arena
 from optimizer.kernels.trace import Op, Trace, taps
 
@@ -23,10 +23,10 @@ BAND = 1 << 17
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer's ways to be computed, by tile, of which the fastest is to be found; how many of its weights
-    are ``kept``, of ``total``."""
+    """A layer's ways to be computed, of which the fastest is to be found; how many of its weights are
+    ``kept``, of ``total``."""
 
-    ways: Mapping[int, Step]
+    ways: Mapping[Way, Step]
     kept: int
     total: int
 
@@ -221,7 +221,7 @@ class _Planner:
             rows=rows,
             vectors=layout.vectors,
             tail=layout.tail,
-            tile=TILES[0],
+            tile=ROWS[0].tile,
             low=op.low,
             high=op.high,
         )
@@ -291,8 +291,8 @@ class _Planner:
         """A 1x1 convolution, and the depthwise one that it alone reads: a band of rows at a time."""
         maker = self.fusion.makers[depthwise.output]
         first, last = self._produced(depthwise, maker, None, None), self._projection(op, depthwise, added)
-        for tile, step in first.ways.items():
-            consumer = last.ways.get(tile) or next(iter(last.ways.values()))
+        for way, step in first.ways.items():
+            consumer = last.ways.get(way) or next(iter(last.ways.values()))
             step.consumer, step.band = ctypes.addressof(consumer), self._band(depthwise)
             self.memory.append(consumer)
         both = Choice(first.ways, first.kept + last.kept, first.total + last.total)
@@ -355,10 +355,10 @@ class _Planner:
         assert op.window is not None
         inside = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
         step = self._window(op, layout, 1, inside, output, added)
-        ways = {tile: copy_of(step) for tile in producer.ways}
-        for tile, way in producer.ways.items():
-            ways[tile].producer = ctypes.addressof(way)
-            self.memory.append(way)
+        ways = {way: copy_of(step) for way in producer.ways if way not in BLOCKS}
+        for way, made in ways.items():
+            made.producer = ctypes.addressof(producer.ways[way])
+            self.memory.append(producer.ways[way])
         return Choice(ways, producer.kept, producer.total)
 
     def _window(
