@@ -60,7 +60,7 @@ LEAST = {
 KERNEL_SHARES = (0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
 KERNEL_LEAST = {0.65: 1.0, 0.8: 2.0, 0.9: 3.5, 0.95: 6.0}
 MOST = max(KERNEL_LEAST)
-LARGE = 1 << 20
+LARGE = 1 << 18
 """Bytes of inputs and outputs from which on memory, and not a nearby cache, may set the time."""
 STRAIGHT = 0.98
 INT8_MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")

@@ -18,8 +18,8 @@ from optimizer.engines.sparse import Network
 from optimizer.kernels.build import Target, compiled, targets
 from optimizer.kernels.fusion import BANDED
 from optimizer.kernels.layout import Layout
-from optimizer.kernels.matrix import BLOCKS, LINE, NEARBY, WAYS, column_blocks, survivors
-from optimizer.kernels.plan import Choice
+from optimizer.kernels.matrix import BLOCKS, GATHERED, LINE, NEARBY, WAYS, column_blocks, survivors
+from optimizer.kernels.plan import Choice, plan
 from optimizer.kernels.trace import trace
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
@@ -66,14 +66,13 @@ def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: i
     found = trace(model, images.shape)
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     network = Network(found, parameters, library, threads)
-    for way in (None, *WAYS):
-        if way is not None:
-            ways = {id(item): item.work.ways for item in network.plan.items if isinstance(item.work, Choice)}
-            network.ways = {item: way if way in steps else next(iter(steps)) for item, steps in ways.items()}
-            network.waiting.clear()
-            network.actions = network.build_actions()
+    choices = [item.name for item in network.plan.items if isinstance(item.work, Choice)]
+    everywhere = (
+        Network(found, parameters, library, threads, taken=dict.fromkeys(choices, way)) for way in WAYS
+    )
+    for each in (network, *everywhere):
         for _ in range(2):  # what the first left in memory must not show in the second
-            got = torch.from_numpy(network.infer(images.numpy()))
+            got = torch.from_numpy(each.infer(images.numpy()))
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max() + 1))
     return network
 
@@ -215,9 +214,11 @@ def test_many_columns_are_taken_in_blocks(
     planes so large that they are asked for ahead."""
     torch.manual_seed(0)
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    network = agree(thinned(Beside(layer), 0.8), torch.randn(1, inputs, size, size), library, threads)
-    (ways,) = (item.work.ways for item in network.plan.items if isinstance(item.work, Choice))
-    assert all(ways[way].blocks > 1 for way in BLOCKS if way in ways)
+    images = torch.randn(1, inputs, size, size)
+    network = agree(thinned(Beside(layer), 0.8), images, library, threads)
+    planned = plan(network.found, network.parameters, library)
+    (ways,) = (item.work.ways for item in planned.items if isinstance(item.work, Choice))
+    assert all(ways[way].blocks > 1 for way in (*BLOCKS, *GATHERED) if way in ways)
     assert {way.form for way in ways} >= ({"blocks", "gathered"} if kernel > 1 else {"blocks"})
 
 

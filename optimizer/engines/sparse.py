@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby, zip_longest
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,14 @@ class Network:
         library: Kernels,
         threads: int,
         repeats: int = REPEATS,
+        taken: Mapping[str, Way] | None = None,
     ) -> None:
-        """``repeats``: how often the network runs to find each layer's fastest way."""
+        """``repeats``: how often the network runs to find each layer's fastest way, where it isn't given: the
+        one ``taken`` by an item's name. The others' weights don't stay in memory."""
         self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
-        self.plan = plan(found, parameters, library)
-        self.ways = fastest(self.plan, found, library, threads, repeats)
+        if taken is None:
+            taken = fastest(plan(found, parameters, library), found, library, threads, repeats)
+        self.plan = plan(found, parameters, library, taken)
         self.computed: dict[str, Any] = {}  # the input, and what torch made
         self.waiting: list[Step] = []  # for the address of the input
         self.actions = self.build_actions()
@@ -127,7 +130,7 @@ class Network:
             return f"{name} {Kind(item.work.kind).name.lower().replace('_', ' ')}"
         if not isinstance(item.work, Choice):
             return "torch"
-        if self.ways[id(item)] == DENSE:
+        if DENSE in item.work.ways:
             return f"{name} dense"
         return f"{name} sparse, {item.work.kept:,} of {item.work.total:,} weights"
 
@@ -180,7 +183,7 @@ class Network:
                 actions += [InTorch(self._torch(item), item) for item in group]
                 continue
             items = tuple(group)
-            steps = [chosen(item, self.ways.get(id(item), DENSE)) for item in items]
+            steps = [step_of(item) for item in items]
             array = (Step * len(steps))(*steps)
             self.waiting += [array[index] for index, step in enumerate(steps) if id(step) in from_input]
             actions.append(Native(array, items))
@@ -219,37 +222,37 @@ class Network:
         return call
 
 
-def chosen(item: Item, way: Way) -> Step:
-    """An item's step; of a choice the one that goes this way."""
+def step_of(item: Item, way: Way | None = None) -> Step:
+    """An item's step; of a choice the one that goes this way, or the only one."""
     if isinstance(item.work, Step):
         return item.work
     assert isinstance(item.work, Choice)
-    return item.work.ways[way]
+    return item.work.ways[way or next(iter(item.work.ways))]
 
 
 def fastest(
     planned: Plan, found: Trace, library: Kernels, threads: int, repeats: int = REPEATS
-) -> dict[int, Way]:
-    """The way that each choice, by its item's identity, is fastest with: all are timed, the best again."""
+) -> dict[str, Way]:
+    """The way that each choice, by its item's name, is fastest with: all are timed, the best again."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
-    left = {id(item): list(item.work.ways) for item in native if isinstance(item.work, Choice)}
-    taken: dict[int, dict[Way, int]] = {item: {} for item in left}
+    left = {item.name: list(item.work.ways) for item in native if isinstance(item.work, Choice)}
+    taken: dict[str, dict[Way, int]] = {name: {} for name in left}
     images = np.zeros(found.shapes[found.input], np.float32)
     for step in planned.from_input:
         step.input = images.ctypes.data
     while any(len(ways) > 1 for ways in left.values()):
-        for tried in zip_longest(*left.values()):
-            now = {item: way or left[item][0] for item, way in zip(left, tried, strict=True)}
-            steps = [chosen(item, now.get(id(item), DENSE)) for item in native]
+        for number in range(max(map(len, left.values()))):
+            now = {name: ways[min(number, len(ways) - 1)] for name, ways in left.items()}
+            steps = [step_of(item, now.get(item.name)) for item in native]
             shortest = (ctypes.c_int64 * len(steps))()
             library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
             for item, nanoseconds in zip(native, shortest, strict=True):
-                if id(item) in now:
-                    way = now[id(item)]
-                    taken[id(item)][way] = min(nanoseconds, taken[id(item)].get(way, nanoseconds))
+                if item.name in now:
+                    way = now[item.name]
+                    taken[item.name][way] = min(nanoseconds, taken[item.name].get(way, nanoseconds))
         kept = FINALISTS if any(len(ways) > FINALISTS for ways in left.values()) else 1
-        left = {item: sorted(ways, key=taken[item].__getitem__)[:kept] for item, ways in left.items()}
-    return {item: ways[0] for item, ways in left.items()}
+        left = {name: sorted(ways, key=taken[name].__getitem__)[:kept] for name, ways in left.items()}
+    return {name: ways[0] for name, ways in left.items()}
 
 
 def problem() -> str | None:

@@ -95,6 +95,14 @@ __attribute__((always_inline)) inline void step_to(T *&p, int64_t floats) {
   asm("" : "+r"(p));
 }
 
+// An address in one register: from one that is the sum of two, a multiply-add and its load are two instructions to
+// the processor, not one.
+template <typename T>
+__attribute__((always_inline)) inline T *address(T *p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 // A value that is used several times, loaded once: the compiler would load it with each use, and most of these
 // loads cross the end of a cache line.
 template <typename V>
@@ -195,6 +203,7 @@ namespace {
 
 constexpr int64_t FAR = 1 << 17;   // floats that a second-level cache does not hold
 constexpr int64_t AHEAD = 12;      // rows, for which memory has time to answer
+constexpr int64_t OFTEN = 12;      // taps of a column, for which it pays to ask for its inputs ahead
 constexpr int64_t GROUP = 128;      // rows that every block of columns orders for itself
 
 // A product with a matrix over vectors of pixels.
@@ -267,7 +276,7 @@ struct Sums {
 
   // A surviving tap: a broadcast and V multiply-adds.
   __attribute__((always_inline)) void add(const Tap &tap, const float *input) {
-    const float *x = input + tap.offset;
+    const float *x = address(input + tap.offset);
     const vec weight = splat(tap.weight);
 #pragma GCC unroll 8
     for (int v = 0; v < V; v++) vectors[v] += weight * load(x + v * WIDTH);
@@ -353,17 +362,24 @@ __attribute__((always_inline)) inline void finish_row(
 template <int V, bool LAST>
 void sparse_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const Target &target) {
   const float *input = s.input + first * WIDTH;
-  const Tap *taps = static_cast<const Tap *>(s.taps);
-  Next<V> next;
-  if (target.far_input) next.begin(s, 0, end - begin, input);
-  for (int64_t i = begin; i < end; i++) {
-    if (target.far_input) next.ask_for_some();
-    if (target.far_output) ask_for_row<V>(s, s.order[std::min(i + AHEAD, end - 1)], first);
+  const auto take = [&](int64_t i) __attribute__((always_inline)) {
+    const Tap *taps = static_cast<const Tap *>(s.taps);
     const int64_t row = s.order[i];
     Sums<V, LAST> sums;
     sums.begin(s.bias[row]);
     for (const Tap *tap = taps + s.starts[i], *stop = taps + s.starts[i + 1]; tap < stop; tap++) sums.add(*tap, input);
     finish_row(s, target, i, row, first, sums);
+  };
+  if (!target.far_input && !target.far_output) {
+    for (int64_t i = begin; i < end; i++) take(i);
+    return;
+  }
+  Next<V> next;
+  if (target.far_input) next.begin(s, 0, end - begin, input);
+  for (int64_t i = begin; i < end; i++) {
+    next.ask_for_some();
+    if (target.far_output) ask_for_row<V>(s, s.order[std::min(i + AHEAD, end - 1)], first);
+    take(i);
   }
 }
 
@@ -377,7 +393,7 @@ void pairs_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const 
     Sums<V, LAST> sums[2];
     for (int r = 0; r < 2; r++) sums[r].begin(i + r < s.rows ? s.bias[s.order[i + r]] : 0);
     for (const PairTap *tap = common + s.columns[i / 2], *stop = common + s.columns[i / 2 + 1]; tap < stop; tap++) {
-      const float *x = input + tap->offset;
+      const float *x = address(input + tap->offset);
       const vec weights[2] = {splat(tap->weights[0]), splat(tap->weights[1])};
 #pragma GCC unroll 8
       for (int v = 0; v < V; v++) {
@@ -417,7 +433,7 @@ void blocks_tile(const Step &s, int64_t begin, int64_t end, int64_t first, const
     Next<V> next;
     if (target.far_input) next.begin(s, block, end - begin, tile);
     for (int64_t i = begin; i < end; i++) {
-      if (target.far_input) next.ask_for_some();
+      next.ask_for_some();
       if (target.far_output && last) ask_for_row<V>(s, order[std::min(i + AHEAD, end - 1)], first);
       const int64_t row = order[i];
       Sums<V, LAST> sums;
@@ -675,7 +691,8 @@ void tiles(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t cou
 void area(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t count) {
   const int64_t together = s.rows_first ? ROWS : end - begin;
   const bool far_output = (s.other ? 2 : 1) * s.rows * s.output_stride > FAR;
-  const bool far_input = reads_columns(s) && !s.rows_first && s.offsets[s.columns[s.blocks] - 1] > FAR;
+  const bool far_input = reads_columns(s) && !s.rows_first && s.offsets[s.columns[s.blocks] - 1] > FAR &&
+                         s.starts[s.blocks * s.rows] > OFTEN * s.columns[s.blocks];
   const Target target{nullptr, 0, 0, far_input, far_output};
   for (int64_t row = begin; row < end; row += together)
     tiles(s, row, std::min(end, row + together), first, count, target);

@@ -3,7 +3,8 @@
 import ctypes
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,20 +30,47 @@ class Way(NamedTuple):
 DENSE = Way("dense", 0)
 ROWS = tuple(Way("rows", tile) for tile in (8, 6, 4, 3, 2))
 PAIRS = tuple(Way("pairs", tile) for tile in (8, 6))
-BLOCKS = (Way("blocks", 8), Way("blocks", 6), Way("gathered", 6))
-WAYS = (DENSE, *ROWS, *PAIRS, *BLOCKS)
+BLOCKS = (Way("blocks", 8), Way("blocks", 6))
+GATHERED = (Way("gathered", 6),)
+WAYS = (DENSE, *ROWS, *PAIRS, *BLOCKS, *GATHERED)
+A_FEW_ROWS = (DENSE, *ROWS, *PAIRS)
+"""What suits a step that takes a few rows at a time: too few to read a block of columns again and again."""
+ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
+"""Shares of weights that survive at which only one path is worth a try."""
 RARELY_COMMON = 0.15
-"""Share of the weights that survive below which two rows have too few in common."""
+"""That share below which two rows have too few in common."""
 NEARBY = 24 * 1024
 """Bytes of inputs that a first-level cache holds beside other things."""
 LINE = 16
 """Floats in a cache line."""
-REPEATS = 2
+REPEATS = 5
+"""Runs of each way; the shortest counts."""
 TAP = np.dtype([("weight", np.float32), ("offset", np.int32)])
 PAIR_TAP = np.dtype([("weights", np.float32, 2), ("offset", np.int32)])
 
-Hold = Callable[[np.ndarray], int]
-"""Copies an array to where it lives as long as the steps, and gives its address."""
+Make = Callable[[], Step]
+
+
+@dataclass(frozen=True)
+class Product:
+    """A matrix ``weight`` ``[rows, columns]`` times planes of pixels, those that lie ``offsets`` floats in;
+    ``single``: of one pixel each.
+
+    ``step`` has all but the weights. ``hold`` copies an array to where it lives as long as the steps, and
+    gives its address.
+    """
+
+    step: Step
+    weight: np.ndarray
+    offsets: np.ndarray
+    single: bool
+    kernels: Kernels
+    hold: Callable[[np.ndarray], int]
+
+    @cached_property
+    def share(self) -> float:
+        """Of the weights, those that survive."""
+        return np.count_nonzero(self.weight) / self.weight.size
 
 
 def copy_of(step: Step) -> Step:
@@ -50,95 +78,97 @@ def copy_of(step: Step) -> Step:
     return Step.from_buffer_copy(step)
 
 
-def dense(
-    step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, kernels: Kernels, hold: Hold
-) -> Step:
-    """``step`` over every weight ``[rows, taps]``, whose inputs lie at ``offsets``; ``single``: one pixel."""
-    way, (rows, taps) = copy_of(step), weight.shape
-    together = 4 * kernels.width if single else kernels.dense_rows
-    blocks = np.zeros((-(-rows // together) * together, taps), np.float32)
-    blocks[:rows] = weight
-    way.kind, way.taps_count = (Kind.DENSE_VECTOR if single else Kind.DENSE), taps
-    way.weights = hold(blocks.reshape(-1, together, taps).transpose(0, 2, 1))
-    way.offsets = hold(offsets.astype(np.int32))
-    return way
+def ways(product: Product) -> dict[Way, Make]:
+    """What makes the step, in every way that suits the weights. What ways share is made once."""
+    makes: dict[Way, Make] = {DENSE: partial(_dense, product)} if product.share > ALWAYS_SPARSE else {}
+    return makes | (_sparse(product) if product.share < NEVER_SPARSE else {})
 
 
-def sparse(
-    step: Step, weight: np.ndarray, offsets: np.ndarray, single: bool, kernels: Kernels, hold: Hold
-) -> dict[Way, Step]:
-    """``step`` over the weights that are not 0, in every way that suits them."""
-    if single:
-        return {ROWS[0]: _vector(step, weight, offsets, hold)}
-    step = copy_of(step)
-    step.offsets = hold(offsets.astype(np.int32))
-    number = np.arange(len(offsets))
-    rows = _in_blocks(Kind.SPARSE, step, weight, offsets, 0 * number, kernels, hold)
-    ways = {way: copy_of(rows) for way in ROWS}
-    if np.count_nonzero(weight) > RARELY_COMMON * weight.size:
-        pairs = _in_pairs(step, weight, offsets, hold)
-        ways |= {way: copy_of(pairs) for way in PAIRS}
+def _sparse(product: Product) -> dict[Way, Make]:
+    if product.single:
+        return {ROWS[0]: partial(_vector, product)}
+    one_block = np.zeros(len(product.offsets), np.int64)
+    rows = cache(lambda: _in_blocks(product, Kind.SPARSE, one_block, product.offsets))
+    makes: dict[Way, Make] = dict.fromkeys(ROWS, rows)
+    if product.share > RARELY_COMMON:
+        makes |= dict.fromkeys(PAIRS, cache(lambda: _in_pairs(product)))
     for way in BLOCKS:
-        pixels = way.tile * kernels.width
-        if way.form == "blocks":
-            blocks = column_blocks(offsets, pixels)
-            if blocks[-1]:
-                ways[way] = _in_blocks(Kind.SPARSE_BLOCKS, step, weight, offsets, blocks, kernels, hold)
-        elif np.any(offsets % LINE):  # else a copy would not be read faster
-            pitch = pixels + (LINE if step.tail else 0)
-            blocks = number // (NEARBY // (4 * pitch))
-            copies = (number - np.searchsorted(blocks, blocks)) * pitch
-            ways[way] = _in_blocks(Kind.SPARSE_BLOCKS, step, weight, copies, blocks, kernels, hold)
-            ways[way].gathered = 1
-    for way, made in ways.items():
-        made.tile = way.tile
-    return ways
+        blocks = column_blocks(product.offsets, way.tile * product.kernels.width)
+        if blocks[-1]:
+            makes[way] = partial(_in_blocks, product, Kind.SPARSE_BLOCKS, blocks, product.offsets)
+    if np.any(product.offsets % LINE):  # else copies are not read faster
+        makes |= {way: partial(_gathered, product, way.tile) for way in GATHERED}
+    return {way: partial(_of_tile, make, way.tile) for way, make in makes.items()}
 
 
-def _vector(step: Step, weight: np.ndarray, offsets: np.ndarray, hold: Hold) -> Step:
-    order = _most_first(np.count_nonzero(weight, axis=1))
-    taps, starts = fours(weight[order], offsets)
-    way = copy_of(step)
-    way.kind = Kind.SPARSE_VECTOR
-    way.taps, way.starts, way.order = hold(taps), hold(starts), hold(order.astype(np.int32))
-    return way
+def _of_tile(make: Make, tile: int) -> Step:
+    step = copy_of(make())
+    step.tile = tile
+    return step
 
 
-def _in_pairs(step: Step, weight: np.ndarray, offsets: np.ndarray, hold: Hold) -> Step:
-    order = _most_first(np.count_nonzero(weight, axis=1))
-    odd = np.zeros((len(weight) % 2, weight.shape[1]), np.float32)
-    pairs = np.concatenate([weight[order], odd]).reshape(-1, 2, weight.shape[1])
+def _dense(product: Product) -> Step:
+    """Over every weight."""
+    step, (rows, columns) = copy_of(product.step), product.weight.shape
+    together = 4 * product.kernels.width if product.single else product.kernels.dense_rows
+    blocks = np.zeros((-(-rows // together) * together, columns), np.float32)
+    blocks[:rows] = product.weight
+    step.kind, step.taps_count = (Kind.DENSE_VECTOR if product.single else Kind.DENSE), columns
+    step.weights = product.hold(blocks.reshape(-1, together, columns).transpose(0, 2, 1))
+    step.offsets = product.hold(product.offsets.astype(np.int32))
+    return step
+
+
+def _vector(product: Product) -> Step:
+    """Over a single pixel: rows are dot products."""
+    step, hold = copy_of(product.step), product.hold
+    order = _most_first(np.count_nonzero(product.weight, axis=1))
+    taps, starts = fours(product.weight[order], product.offsets)
+    step.kind = Kind.SPARSE_VECTOR
+    step.taps, step.starts, step.order = hold(taps), hold(starts), hold(order.astype(np.int32))
+    return step
+
+
+def _in_pairs(product: Product) -> Step:
+    step, hold, (rows, columns) = copy_of(product.step), product.hold, product.weight.shape
+    order = _most_first(np.count_nonzero(product.weight, axis=1))
+    odd = np.zeros((rows % 2, columns), np.float32)
+    pairs = np.concatenate([product.weight[order], odd]).reshape(-1, 2, columns)
     both = (pairs != 0).all(axis=1)
-    which, columns = np.nonzero(both)
-    common = np.empty(len(which), PAIR_TAP)
-    common["weights"], common["offset"] = pairs[which, :, columns], offsets[columns]
-    alone = np.where(both[:, None], 0, pairs).reshape(-1, weight.shape[1])
-    rows, columns = np.nonzero(alone)
-    way = copy_of(step)
-    way.kind, way.order = Kind.SPARSE_PAIRS, hold(order.astype(np.int32))
-    way.weights, way.columns = hold(common), hold(_starts(np.bincount(which, minlength=len(pairs))))
-    way.taps = hold(_taps(alone[rows, columns], offsets[columns]))
-    way.starts = hold(_starts(np.bincount(rows, minlength=len(alone))))
-    return way
+    pair, column = np.nonzero(both)
+    common = np.empty(len(pair), PAIR_TAP)
+    common["weights"], common["offset"] = pairs[pair, :, column], product.offsets[column]
+    alone = np.where(both[:, None], 0, pairs).reshape(-1, columns)
+    row, place = np.nonzero(alone)
+    step.kind, step.order = Kind.SPARSE_PAIRS, hold(order.astype(np.int32))
+    step.weights, step.columns = hold(common), hold(_starts(np.bincount(pair, minlength=len(pairs))))
+    step.taps = hold(_taps(alone[row, place], product.offsets[place]))
+    step.starts = hold(_starts(np.bincount(row, minlength=len(alone))))
+    return step
 
 
-def _in_blocks(
-    kind: Kind,
-    step: Step,
-    weight: np.ndarray,
-    offsets: np.ndarray,
-    blocks: np.ndarray,
-    kernels: Kernels,
-    hold: Hold,
-) -> Step:
-    taps, starts, order = survivors(weight, offsets, blocks, kernels.ordered_rows)
-    way = copy_of(step)
-    way.taps, way.starts, way.order = hold(taps), hold(starts), hold(order)
-    way.kind, way.blocks = kind, len(order)
-    way.columns = hold(np.searchsorted(blocks, np.arange(way.blocks + 1)).astype(np.int32))
+def _in_blocks(product: Product, kind: Kind, blocks: np.ndarray, tap_offsets: np.ndarray) -> Step:
+    """``tap_offsets``: where taps find what a column reads, be it a copy."""
+    step, hold = copy_of(product.step), product.hold
+    taps, starts, order = survivors(product.weight, tap_offsets, blocks, product.kernels.ordered_rows)
+    step.kind, step.blocks = kind, len(order)
+    step.taps, step.starts, step.order = hold(taps), hold(starts), hold(order)
+    step.columns = hold(np.searchsorted(blocks, np.arange(len(order) + 1)).astype(np.int32))
+    step.offsets = hold(product.offsets.astype(np.int32))
     if kind == Kind.SPARSE_BLOCKS:
-        way.rows_first = 0
-    return way
+        step.rows_first = 0
+    return step
+
+
+def _gathered(product: Product, tile: int) -> Step:
+    """In blocks whose inputs are copied, a column's ``pitch`` floats behind that of the one before."""
+    pitch = tile * product.kernels.width + (LINE if product.step.tail else 0)
+    number = np.arange(len(product.offsets))
+    blocks = number // (NEARBY // (4 * pitch))
+    copies = (number - np.searchsorted(blocks, blocks)) * pitch
+    step = _in_blocks(product, Kind.SPARSE_BLOCKS, blocks, copies)
+    step.gathered = 1
+    return step
 
 
 def _most_first(counts: np.ndarray) -> np.ndarray:
@@ -244,7 +274,8 @@ def chain(
             high=np.inf,
         )
         offsets = np.arange(columns) * plane
-        steps.append(sparse(step, weight.detach().numpy(), offsets, pixels == 1, kernels, arena.hold))
+        product = Product(step, weight.detach().numpy(), offsets, pixels == 1, kernels, arena.hold)
+        steps.append({way: make() for way, make in _sparse(product).items()})
         values = output
     result = pixels_of(values, len(weights[-1]))
     return partial(_run, kernels, _fastest(steps, kernels, threads), threads, arena, result)

@@ -2,7 +2,7 @@
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,20 +11,17 @@ from torch import Tensor
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.fusion import fusion
 from optimizer.kernels.layout import SLACK, Layout, Planes, Source, Value, by_rows, gaps, layout_of, reach
-from optimizer.kernels.matrix import BLOCKS, DENSE, ROWS, Way, copy_of, dense, sparse
+from optimizer.kernels.matrix import A_FEW_ROWS, ROWS, WAYS, Product, Way, copy_of, ways
 from optimizer.kernels.memory import Arena
 from optimizer.kernels.trace import Op, Trace, taps
 
-ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
-"""Shares of weights that survive at which only one path is worth a try."""
 BAND = 1 << 17
 """Floats at most, half a MiB, of a band of a depthwise convolution's outputs that goes on to its reader."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer's ways to be computed, of which the fastest is to be found; how many of its weights are
-    ``kept``, of ``total``."""
+    """A layer's ways to be computed; how many of its weights are ``kept``, of ``total``."""
 
     ways: Mapping[Way, Step]
     kept: int
@@ -66,9 +63,16 @@ class Plan:
     memory: tuple[object, ...]
 
 
-def plan(trace: Trace, parameters: Mapping[str, Tensor], kernels: Kernels) -> Plan:
-    """Places and steps for the operations of ``trace`` with the weights ``parameters``, by path."""
-    planner = _Planner(trace, parameters, kernels)
+def plan(
+    trace: Trace,
+    parameters: Mapping[str, Tensor],
+    kernels: Kernels,
+    taken: Mapping[str, Way] | None = None,
+) -> Plan:
+    """Places and steps for the operations of ``trace`` with the weights ``parameters``, by path. Layers have
+    every way that suits them, or the one that ``taken`` has by an item's name (the first, where it doesn't
+    suit)."""
+    planner = _Planner(trace, parameters, kernels, taken)
     for index, op in enumerate(trace.ops):
         planner.add(op)
         planner.release(index)
@@ -78,8 +82,16 @@ def plan(trace: Trace, parameters: Mapping[str, Tensor], kernels: Kernels) -> Pl
 class _Planner:
     """The values that are there at one point of the network, and what was built so far."""
 
-    def __init__(self, trace: Trace, parameters: Mapping[str, Tensor], kernels: Kernels) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        parameters: Mapping[str, Tensor],
+        kernels: Kernels,
+        taken: Mapping[str, Way] | None,
+    ) -> None:
         self.trace = trace
+        self.taken = taken
+        self.among: Collection[Way] = WAYS  # of the operation that is added
         self.parameters = parameters
         self.kernels = kernels
         self.gaps = gaps(trace)
@@ -194,6 +206,8 @@ class _Planner:
             self._emit(op.output, Call(op), *([op.weight] if op.weight else []))
             return
         added = self._planes(op.added) if op.added else None
+        if self.taken is not None:
+            self.among = {self.taken[op.output]} if op.output in self.taken else ()
         {
             "convolution": self._convolution,
             "depthwise": self._depthwise,
@@ -323,6 +337,7 @@ class _Planner:
         offsets: np.ndarray,
         output: Value | None,
         added: Value | None,
+        suited: Collection[Way] = WAYS,
     ) -> Choice:
         """A convolution as a matrix over the taps of all channels."""
         weight = self._parameter(op.weight).float()
@@ -330,7 +345,7 @@ class _Planner:
         step.input = source.address
         planes = np.arange(weight.shape[1]) * phases * source.plane
         step.rows_first = weight.count_nonzero() > source.channels * source.plane
-        return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel())
+        return self._choice(op, step, weight.flatten(1).numpy(), (planes[:, None] + offsets).ravel(), suited)
 
     def _depthwise(self, op: Op, added: Value | None) -> None:
         maker = self.fusion.makers.get(op.output)
@@ -350,16 +365,16 @@ class _Planner:
         """A depthwise convolution whose input ``maker`` computes for it, a few channels at a time."""
         beside = self._planes(maker.added) if maker.added else None
         source, phases, offsets = self._phases(maker)
-        producer = self._matrix(maker, source.planes, phases, offsets, None, beside)
+        producer = self._matrix(maker, source.planes, phases, offsets, None, beside, A_FEW_ROWS)
         layout = self.layout(maker.shape)
         assert op.window is not None
         inside = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
         step = self._window(op, layout, 1, inside, output, added)
-        ways = {way: copy_of(step) for way in producer.ways if way not in BLOCKS}
-        for way, made in ways.items():
-            made.producer = ctypes.addressof(producer.ways[way])
+        made = {way: copy_of(step) for way in producer.ways}
+        for way, fused in made.items():
+            fused.producer = ctypes.addressof(producer.ways[way])
             self.memory.append(producer.ways[way])
-        return Choice(ways, producer.kept, producer.total)
+        return Choice(made, producer.kept, producer.total)
 
     def _window(
         self,
@@ -408,20 +423,21 @@ class _Planner:
             bias[:rows] = self._parameter(op.bias).float().numpy()
         return bias
 
-    def _choice(self, op: Op, step: Step, weight: np.ndarray, offsets: np.ndarray) -> Choice:
-        """A matrix ``[rows, taps]`` over pixels, in every way that may be the fastest."""
+    def _choice(
+        self,
+        op: Op,
+        step: Step,
+        weight: np.ndarray,
+        offsets: np.ndarray,
+        suited: Collection[Way] = WAYS,
+    ) -> Choice:
+        """A matrix ``[rows, taps]`` over pixels, in the ways that may be taken."""
         step.bias = self.arena.hold(self._bias(op, len(weight)))
         single = self.layout(op.shape).single
-        kept = int(np.count_nonzero(weight))
-        share = kept / weight.size
-        ways = (
-            {DENSE: dense(step, weight, offsets, single, self.kernels, self.arena.hold)}
-            if share > ALWAYS_SPARSE
-            else {}
-        )
-        if share < NEVER_SPARSE:
-            ways |= sparse(step, weight, offsets, single, self.kernels, self.arena.hold)
-        return Choice(ways, kept, weight.size)
+        makes = ways(Product(step, weight, offsets, single, self.kernels, self.arena.hold))
+        there = [way for way in makes if way in suited]
+        asked = [way for way in there if way in self.among] or there[:1]
+        return Choice({way: makes[way]() for way in asked}, int(np.count_nonzero(weight)), weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])
