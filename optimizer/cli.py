@@ -165,7 +165,7 @@ def _coverage(options: argparse.Namespace) -> None:
 
 def _latency(store: Store, request: Request) -> Any:
     """What was measured of the same recipe, if anything."""
-    from optimizer.frame import summarise
+    from optimizer.summary import summarise
 
     result = store.best(request)
     return None if result is None else summarise(result).latency
@@ -316,8 +316,8 @@ def _end_of_line() -> None:
 
 
 def _print_result(result: Result) -> None:
-    from optimizer.frame import summarise
     from optimizer.metrics import METRICS
+    from optimizer.summary import summarise
 
     summary = summarise(result)
     _end_of_line()

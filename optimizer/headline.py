@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.frame import FALLBACK, Summary
 from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
+from optimizer.summary import FALLBACK, Summary
 from optimizer.theme import engine_label
 
 Mood = Literal["better", "worse", "same"]

@@ -6,11 +6,12 @@ import pandas as pd
 
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
-from optimizer.frame import Summary, frontier_mask, summarise
+from optimizer.frame import frontier_mask
 from optimizer.marks import count
 from optimizer.metrics import format_bytes, format_ns, format_p, format_ratio, metric
 from optimizer.records import Result
 from optimizer.statistics import SAME
+from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
 
 TOLERATED_POINTS = 1

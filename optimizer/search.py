@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from optimizer.frame import summarise
 from optimizer.recipe import Preset
 from optimizer.records import Request, Result
+from optimizer.summary import summarise
 
 Report = Callable[[float | None, str], None]
 

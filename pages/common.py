@@ -17,7 +17,6 @@ from optimizer.executors import Job, Pool
 from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
 from optimizer.figures import alternative, figure
 from optimizer.folders import allowed_roots, check_allowed, image_folders
-from optimizer.frame import Summary
 from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
 from optimizer.marks import Lines, Stacks
@@ -26,6 +25,7 @@ from optimizer.recipe import NORMAL, Override, Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Result
 from optimizer.resources import asset
 from optimizer.store import Store
+from optimizer.summary import Summary
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.theme import ENGINE_LABELS
 from optimizer.work import TARGET, Catalogue

@@ -11,6 +11,7 @@ from optimizer.figures import row_pixels
 from optimizer.metrics import METRICS
 from optimizer.records import DataSpec, Result
 from optimizer.report import report
+from optimizer.summary import summarise
 from optimizer.theme import engine_label
 from pages import common
 
@@ -116,7 +117,7 @@ def raw_times(chosen: Sequence[Result]) -> None:
         )
     st.query_params["times"] = key
     common.chart(charts.samples_info(by_key[key], view), "samples", height=320)
-    timed_with = frame.summarise(by_key[key]).shared_with
+    timed_with = summarise(by_key[key]).shared_with
     st.caption(
         HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")
     )
@@ -125,7 +126,7 @@ def raw_times(chosen: Sequence[Result]) -> None:
 def labels(results: Sequence[Result]) -> dict[str, str]:
     """Each result in words, by key. No two alike: Streamlit knows an option by its label alone."""
     names = {}
-    for summary in map(frame.summarise, results):
+    for summary in map(summarise, results):
         request = summary.request
         parts = [request.model, summary.description, engine_label(request.engine)]
         if request.data != DataSpec():

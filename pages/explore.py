@@ -7,7 +7,6 @@ import streamlit as st
 from optimizer import charts
 from optimizer.environment import COMPUTES, environment, precisions
 from optimizer.executors import Job
-from optimizer.frame import summarise
 from optimizer.headline import headlines
 from optimizer.keys import request_key, request_keys
 from optimizer.recipe import (
@@ -29,6 +28,7 @@ from optimizer.recipe import (
 )
 from optimizer.records import Inspection, Request, Result, Settings
 from optimizer.search import Found
+from optimizer.summary import summarise
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from pages import common
 

@@ -12,11 +12,11 @@ from optimizer.coverage import Coverage
 from optimizer.environment import threads_available
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
-from optimizer.frame import summarise
 from optimizer.metrics import MISSING
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request, Settings, decode
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
+from optimizer.summary import summarise
 from pages import common
 
 T = TypeVar("T")

@@ -6,11 +6,11 @@ import pandas as pd
 import streamlit as st
 
 from optimizer.folders import allowed_roots
-from optimizer.frame import describe_images, summarise
 from optimizer.headline import headlines
 from optimizer.metrics import MISSING, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
+from optimizer.summary import describe_images, summarise
 from optimizer.work import ImagesReport
 from pages import common
 

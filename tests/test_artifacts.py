@@ -28,7 +28,6 @@ from optimizer.engines import onnx_graph
 from optimizer.engines import openvino as openvino_engine
 from optimizer.engines import torch as torch_engine
 from optimizer.errors import InputError, UnavailableError
-from optimizer.frame import summarise
 from optimizer.layers import fold_batch_norm, uses, walk
 from optimizer.models import LoadedModel
 from optimizer.models import load as load_model
@@ -36,6 +35,7 @@ from optimizer.packing import packed_bytes
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, ModelCard, Result
 from optimizer.size import size_of
+from optimizer.summary import summarise
 
 Small = Callable[[str], nn.Module]
 Once = Callable[[str, TakeAway], TakeAway]

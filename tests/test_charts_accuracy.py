@@ -7,8 +7,8 @@ from factories import make_result, recipe
 from test_charts import SWEEP, key_of, series
 
 from optimizer.charts import accuracy_info, size_info
-from optimizer.frame import summarise
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.summary import summarise
 
 
 def test_accuracy_has_one_line_a_bit_width_from_many_bits_to_few() -> None:

@@ -5,8 +5,8 @@ from test_charts import SWEEP
 
 from optimizer.charts import compare_info, figure
 from optimizer.figures import row_pixels
-from optimizer.frame import summarise
 from optimizer.recipe import PruneSpec, Recipe
+from optimizer.summary import summarise
 
 
 def test_compare_puts_each_configuration_in_its_row_with_its_interval() -> None:

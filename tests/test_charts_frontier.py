@@ -3,7 +3,7 @@
 from test_charts import SWEEP, key_of, series
 
 from optimizer.charts import frontier_info
-from optimizer.frame import summarise
+from optimizer.summary import summarise
 
 
 def test_frontier_separates_optimal_from_dominated() -> None:

@@ -7,9 +7,9 @@ from factories import make_latency, make_result, recipe, remade
 from test_charts import SWEEP, series
 
 from optimizer.charts import frontier_info, latency_info
-from optimizer.frame import summarise
 from optimizer.recipe import Override, PruneSpec, Recipe
 from optimizer.records import Result
+from optimizer.summary import summarise
 
 
 def test_latency_has_one_line_a_realisation_with_its_own_marker() -> None:

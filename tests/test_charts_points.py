@@ -4,7 +4,7 @@ from factories import make_result, recipe
 
 from optimizer.charts import accuracy_info, frontier_info, latency_info
 from optimizer.charts.points import hover
-from optimizer.frame import summarise
+from optimizer.summary import summarise
 
 
 def test_noise_fades_times_and_nothing_else() -> None:

@@ -31,7 +31,7 @@ ORDER = (
         "complexity",
     ),
     *("profiling", "throughput"),
-    *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
+    *("sweep", "store", "executors", "summary", "frame", "search", "headline", "charts", "export", "report"),
     *("artifacts", "work", "options", "cli"),
 )
 """From the top down; a folder is one entry."""
@@ -40,7 +40,7 @@ NEVER_TORCH = (
     *("errors", "recipe", "records", "resources", "folders", "token", "theme", "marks", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
-    *("sweep", "store", "executors", "frame", "search", "headline", "charts", "export", "report"),
+    *("sweep", "store", "executors", "summary", "frame", "search", "headline", "charts", "export", "report"),
 )
 """Not even inside a function."""
 

@@ -15,12 +15,12 @@ from streamlit.testing.v1 import AppTest
 from optimizer import keys, scaling
 from optimizer.coverage import coverage_key
 from optimizer.experiment import measure
-from optimizer.frame import summarise
 from optimizer.headline import headlines
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.scaling import ComplexityRequest
 from optimizer.store import Store
+from optimizer.summary import summarise
 from optimizer.theme import ENGINE_LABELS
 from pages import common
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from optimizer.cli import _parser
-from optimizer.frame import BADGES
 from optimizer.resources import HOME_VARIABLE
 from optimizer.scaling import EXECUTIONS
 from optimizer.sources.plugins import GROUP
+from optimizer.summary import BADGES
 from optimizer.theme import ENGINE_LABELS
 
 ROOT = Path(__file__).parent.parent

@@ -4,9 +4,9 @@ from dataclasses import replace
 import numpy as np
 from factories import make_latency, make_result, make_sweep, recipe, remade
 
-from optimizer.frame import summarise
 from optimizer.records import Accuracy, Result
 from optimizer.report import accuracy_sentence, latency_sentence, report, size_sentence
+from optimizer.summary import summarise
 
 
 def with_flips(lost: int, gained: int, images: int = 1_000, right: int = 900) -> Result:

@@ -5,8 +5,8 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.artifacts.take_away import TakeAway
-from optimizer.frame import Summary, summarise
 from optimizer.metrics import METRICS
+from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
 
 RECIPE_FILE = "recipe.json"

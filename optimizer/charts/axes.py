@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from optimizer.frame import Summary
 from optimizer.marks import Point, Reference
 from optimizer.metrics import metric
+from optimizer.summary import Summary
 
 
 def baseline_of(summaries: Sequence[Summary], selected: str | None, name: str) -> Reference | None:

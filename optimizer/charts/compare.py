@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from optimizer.charts.axes import padded
 from optimizer.charts.points import TIMES, bits_role, brief, point_of
-from optimizer.frame import Summary, summarise
 from optimizer.marks import Axis, Lines, Series
 from optimizer.metrics import metric
 from optimizer.records import Result
+from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
 
 

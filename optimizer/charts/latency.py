@@ -9,10 +9,10 @@ from typing import Any, Literal
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
-from optimizer.frame import Summary, summarise
 from optimizer.marks import Axis, Lines, Point, Series, count
 from optimizer.metrics import metric
 from optimizer.records import Result
+from optimizer.summary import Summary, summarise
 from optimizer.theme import MARKERS, engine_label
 
 

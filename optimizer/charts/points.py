@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from optimizer.frame import FALLBACK, Measure, Summary
 from optimizer.marks import Point, count
 from optimizer.metrics import format_count, format_p
 from optimizer.recipe import WEIGHT_BITS
+from optimizer.summary import FALLBACK, Measure, Summary
 from optimizer.theme import MARKERS, engine_label
 
 TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")

@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 
 from optimizer.charts.points import brief, clip
-from optimizer.frame import summarise
 from optimizer.marks import Axis, Lines, Point, Series, count
 from optimizer.metrics import format_ns
 from optimizer.records import Result
+from optimizer.summary import summarise
 from optimizer.theme import MARKERS
 
 USUAL_PERCENT = 95

@@ -27,7 +27,7 @@ from torch.fx.node import map_arg
 from optimizer import kernels
 from optimizer.compress import CompressedModel
 from optimizer.engines import csr, openvino
-from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, one_by_one
+from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
 from optimizer.kernels import Kernels, Kind, Step
@@ -370,16 +370,6 @@ def saved() -> Load:
         return Network(trace(module, shape), parameters_of(module), kernels.kernels(), threads).infer
 
     return load
-
-
-def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:
-    """The last batch is filled up and cut."""
-    parts = []
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        filling = np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)
-        parts.append(infer(np.concatenate([chunk, filling]) if len(filling) else chunk)[: len(chunk)])
-    return np.concatenate(parts)
 
 
 ENGINE = Engine(name="sparse", label="sparse kernels", problem=problem, prepare=prepare)

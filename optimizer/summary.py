@@ -1,0 +1,305 @@
+"""What one result says: every figure derived from the raw samples, with its interval and how far to trust it.
+
+Nothing here is stored. Figures are derived when they are read, and kept only in this process.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePath
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from optimizer.environment import describe, environment
+from optimizer.metrics import metric
+from optimizer.recipe import Recipe
+from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
+from optimizer.statistics import LatencySummary, PairedDrop, paired_drop, summarise_latency, wilson
+
+BADGES = {
+    "measured": "the kernels that ran work in the precision that is shown",
+    "simulated": "the values are exact, but other kernels than the name suggests computed with them",
+    "noisy": "the machine was not quiet enough for this latency to be trusted",
+    "preliminary": "a short measurement, as behind the sliders: measure it in full before relying on it",
+    "other machine": "measured in another environment: its times can't be compared with those measured here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure in its metric's unit, its 95 % interval and the uncompressed model's. None is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """How far a figure can be trusted. ``name`` is one of :data:`BADGES`, ``words`` says why here."""
+
+    name: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """Everything that one result says. ``measures`` has an entry for each metric.
+
+    ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
+    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
+    recipe that was really timed when another one with the same instructions was. ``skipping`` of ``layers``
+    ran on kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
+    reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
+    """
+
+    key: str
+    request: Request
+    description: str
+    images: str
+    measures: Mapping[str, Measure]
+    correct: int
+    baseline_correct: int
+    total: int
+    reference: str
+    drop: PairedDrop
+    latency: LatencySummary
+    size: Size
+    baseline_size: Size
+    pruned_percent: float
+    zeros_percent: float
+    batch: int
+    threads: int
+    quick: bool
+    shared_with: str | None
+    realisation: str
+    skipping: int
+    layers: int
+    fallback: str
+    precisions: Mapping[str, int]
+    simulated: tuple[str, ...]
+    badges: tuple[Badge, ...]
+    environment: str
+    environment_key: str
+    created: str
+    notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    @property
+    def other_machine(self) -> bool:
+        return any(badge.name == "other machine" for badge in self.badges)
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        return self.latency.noise
+
+    def text(self, name: str, interval: bool = True) -> str:
+        """A metric as it is written, with its interval where it has one."""
+        measure = self.measures[name]
+        written = metric(name).format(measure.value, measure.low, measure.high)
+        return written if interval else written.partition(" (")[0]
+
+
+_MOST_SUMMARIES = 4096
+_summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
+_lock = Lock()
+
+
+def summarise(result: Result) -> Summary:
+    """All derived figures of a result, computed once for each measurement in this process.
+
+    Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
+    """
+    latency = result.latency
+    identity = (result.key, result.created, latency.signature, latency.quick)
+    with _lock:
+        if identity in _summaries:
+            _summaries.move_to_end(identity)
+            return _summaries[identity]
+    summary = _derive(result)
+    with _lock:
+        _summaries[identity] = summary
+        if len(_summaries) > _MOST_SUMMARIES:
+            _summaries.popitem(last=False)
+    return summary
+
+
+def _derive(result: Result) -> Summary:
+    accuracy, reference = result.accuracy, result.baseline_accuracy
+    drop = paired_drop(reference.outcomes, accuracy.outcomes)
+    latency, median_low_ns, median_high_ns = _latency_figures(result.latency)
+    size = result.inspection.size
+    recipe = result.request.recipe
+    shared = result.latency.measured_for
+    zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
+    prune = recipe.prune
+    counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
+    ran = realisation(result.execution)
+    return Summary(
+        key=result.key,
+        request=result.request,
+        description=recipe.describe(),
+        images=describe_images(result.request.data, accuracy.total),
+        measures=_measures(result, drop, latency, median_low_ns, median_high_ns),
+        correct=_correct(accuracy),
+        baseline_correct=_correct(reference),
+        total=accuracy.total,
+        reference=accuracy.reference,
+        drop=drop,
+        latency=latency,
+        size=size,
+        baseline_size=result.inspection.baseline_size,
+        pruned_percent=zeros_percent if counted else 100 * prune.share,
+        zeros_percent=zeros_percent,
+        batch=result.latency.batch,
+        threads=result.latency.threads,
+        quick=result.latency.quick,
+        shared_with=None if shared == recipe.describe() else shared,
+        realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
+        skipping=len(skipping(result.execution)),
+        fallback=fallback(result.execution),
+        layers=len(result.execution.layers),
+        precisions=result.execution.precisions,
+        simulated=result.execution.simulated,
+        badges=_badges(result, latency),
+        environment=describe(result.environment),
+        environment_key=result.environment.key,
+        created=result.created,
+        notes=result.notes,
+    )
+
+
+@lru_cache(maxsize=64)
+def _latency_figures(latency: Latency) -> tuple[LatencySummary, float | None, float | None]:
+    """Its summary and a 95 % interval for the median by order statistics (None with too few samples).
+
+    Cached by the samples: configurations that share a measurement share its figures.
+    """
+    summary = summarise_latency(
+        latency.baseline_ns, latency.variant_ns, latency.stolen_share, latency.single_ns
+    )
+    interval: Any = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
+    low_ns, high_ns = float(interval.low), float(interval.high)
+    return (summary, low_ns, high_ns) if math.isfinite(low_ns + high_ns) else (summary, None, None)
+
+
+def _measures(
+    result: Result, drop: PairedDrop, latency: LatencySummary, low_ns: float | None, high_ns: float | None
+) -> dict[str, Measure]:
+    size, baseline_size = result.inspection.size, result.inspection.baseline_size
+    baseline_ns = float(np.median(result.latency.baseline_ns))
+    images = 1e9 * result.latency.batch
+    layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
+    return {
+        "accuracy": _share(
+            _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
+        ),
+        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
+        "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
+        "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
+        "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
+        "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
+        "latency": Measure(latency.median_ns, low_ns, high_ns, baseline_ns),
+        "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
+        "latency_p95": Measure(latency.p95_ns),
+        "latency_p99": Measure(latency.p99_ns),
+        "throughput": Measure(
+            images / latency.median_ns,
+            None if high_ns is None else images / high_ns,
+            None if low_ns is None else images / low_ns,
+            images / baseline_ns,
+        ),
+        "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
+        "operations": Measure(
+            sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
+            baseline=sum(layer.macs for layer in layers),
+        ),
+        "agreement": _share(result.accuracy.agreement, total, 100.0),
+        "sqnr": Measure(result.accuracy.sqnr_db),
+        "kl": Measure(result.accuracy.kl, baseline=0.0),
+    }
+
+
+def _correct(accuracy: Accuracy) -> int:
+    return int(accuracy.outcomes.sum())
+
+
+def _share(count: int, total: int, baseline_percent: float) -> Measure:
+    low, high = wilson(count, total)
+    return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
+
+
+def describe_images(data: DataSpec, total: int) -> str:
+    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``."""
+    return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
+
+
+def realisation(execution: Execution) -> str:
+    """What the kernels really did, by the most compressed thing that any layer did."""
+    precisions = {layer.precision.lower() for layer in execution.layers}
+    if skipping(execution):
+        return "sparse kernels"
+    if precisions & {"i8", "u8", "int8", "uint8"}:
+        return "int8 kernels"
+    if precisions & {"f16", "bf16", "float16", "bfloat16"}:
+        return "half-precision kernels"
+    return "dense fp32" if precisions <= {"f32", "float32"} else "unknown kernels"
+
+
+def skipping(execution: Execution) -> tuple[str, ...]:
+    """The layers, in the order of the network, whose kernels skip zeros."""
+    return tuple(layer.name for layer in execution.layers if _skips(layer.kernel))
+
+
+FALLBACK = "torch CSR"
+"""What skips zeros where the sparse engine has no kernels."""
+
+
+def fallback(execution: Execution) -> str:
+    """Why torch's sparse matrices stood in for the sparse engine's kernels, or nothing where they did not."""
+    return next((words for words in execution.simulated if words.startswith("no sparse kernels here")), "")
+
+
+def _skips(kernel: str) -> bool:
+    return "sparse" in kernel.lower() or "csr" in kernel.lower()
+
+
+MOST_NAMED = 6
+
+
+def _skipped(result: Result) -> str:
+    """Which layers skipped zeros: the sparse engine decides that for each of them."""
+    layers, names = result.execution.layers, skipping(result.execution)
+    if result.request.engine != "sparse":
+        return ""
+    if not names:
+        return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
+    listed = ", ".join(name.removesuffix(".weight") for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    rest = len(layers) - len(names)
+    dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
+    return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"
+
+
+def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
+    simulated, skipped = result.execution.simulated, _skipped(result)
+    reasons = {
+        "measured": "" if simulated else "; ".join(filter(None, (BADGES["measured"], skipped))),
+        "simulated": "; ".join(filter(None, (*simulated, skipped))) if simulated else "",
+        "noisy": "; ".join(latency.noise) or (BADGES["noisy"] if latency.verdict == "noisy" else ""),
+        "preliminary": BADGES["preliminary"] if result.latency.quick else "",
+        "other machine": ""
+        if result.environment.key == environment().key
+        else f"{BADGES['other machine']} ({describe(result.environment)})",
+    }
+    return tuple(Badge(name, words) for name, words in reasons.items() if words)
