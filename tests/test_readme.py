@@ -53,7 +53,7 @@ def test_the_architecture_names_every_module() -> None:
 def test_the_architecture_names_every_file_of_a_folder(package: Path) -> None:
     (row,) = re.findall(rf"^\| `{package.name}/` \|(.*)", README, re.M)
     named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", row)}
-    files = {path.stem for kind in ("*.py", "*.cpp") for path in package.glob(kind)} - {"__init__"}
+    files = {path.stem for kind in ("*.py", "*.cpp", "*.h") for path in package.glob(kind)} - {"__init__"}
     assert files == named
 
 

@@ -12,7 +12,7 @@ from optimizer.kernels.build import REASON, Target, library, targets
 
 
 class Kind(IntEnum):
-    """What a step does. The order is that of ``kernels.cpp``."""
+    """What a step does. The order is that of ``step.h``."""
 
     SPARSE = 0
     SPARSE_PAIRS = 1
@@ -45,7 +45,7 @@ COUNTS = (
 
 
 class Step(ctypes.Structure):
-    """One operation, as ``kernels.cpp`` declares it: pointers are addresses, strides count floats."""
+    """One operation, as ``step.h`` declares it: pointers are addresses, strides count floats."""
 
     _fields_ = (
         ("kind", ctypes.c_int64),

@@ -1,7 +1,7 @@
 """Compiles the kernels, once for each instruction set of this kind of processor.
 
 Run when the package is installed, before anything it depends on is there: the standard library alone. Also
-``python -m optimizer.kernels.build`` after a change of ``kernels.cpp``.
+``python -m optimizer.kernels.build`` after a change of them.
 """
 
 import hashlib
@@ -49,8 +49,10 @@ def targets() -> tuple[Target, ...]:
 
 def library(target: Target) -> Path:
     """Where a target's library lies; a change of the source gives it another name."""
-    source = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:8]
-    return FOLDER / f"kernels-{target.name.lower()}-{source}.so"
+    digest = hashlib.sha256()
+    for source in sorted([SOURCE, *FOLDER.glob("*.h")]):
+        digest.update(source.read_bytes())
+    return FOLDER / f"kernels-{target.name.lower()}-{digest.hexdigest()[:8]}.so"
 
 
 def compiler() -> str | None:
