@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from pages import common
+from pages import drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen.
 COMPACT = """
@@ -11,9 +11,9 @@ COMPACT = """
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 """
 
-page = common.navigation()
+page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
-with common.errors_in_words():
-    common.sidebar()
+with tasks.errors_in_words():
+    sidebar.sidebar()
     page.run()
-    common.follow_theme()
+    drawing.follow_theme()

@@ -13,7 +13,7 @@ from optimizer.records import DataSpec, Result
 from optimizer.report import report
 from optimizer.summary import summarise
 from optimizer.theme import engine_label
-from pages import common
+from pages import address, drawing, sidebar, tasks
 
 # The accent is for the configuration under the sliders, so the chosen ones are grey here.
 QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
@@ -41,9 +41,9 @@ COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "ope
 
 
 def main() -> None:
-    common.selection()
+    sidebar.selection()
     st.header("Compare")
-    store = common.store()
+    store = tasks.store()
     results = {result.key: result for result in store.results()}
     if not results:
         st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
@@ -71,7 +71,7 @@ def main() -> None:
     alike = [name for name in ("model", "engine") if table[name].nunique() == 1]
     st.dataframe(table, column_order=[name for name in COLUMNS if name not in alike], hide_index=True)
     with st.container(horizontal=True):
-        common.export_menu(chosen, "comparison")
+        drawing.export_menu(chosen, "comparison")
         st.download_button(
             "Report",
             lambda: report(chosen).encode(),
@@ -87,10 +87,10 @@ def main() -> None:
         default="drop",
         required=True,
         format_func=lambda name: METRICS[name].label,
-        **common.in_address("metric"),
+        **address.in_address("metric"),
     )
     info = charts.compare_info(chosen, metric)
-    common.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
+    drawing.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
     raw_times(chosen)
 
 
@@ -113,10 +113,10 @@ def raw_times(chosen: Sequence[Result]) -> None:
             required=True,
             format_func=VIEWS.__getitem__,
             label_visibility="collapsed",
-            **common.in_address("view"),
+            **address.in_address("view"),
         )
     st.query_params["times"] = key
-    common.chart(charts.samples_info(by_key[key], view), "samples", height=320)
+    drawing.chart(charts.samples_info(by_key[key], view), "samples", height=320)
     timed_with = summarise(by_key[key]).shared_with
     st.caption(
         HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")

@@ -9,7 +9,7 @@ from optimizer.conclusions import as_json, conclusions
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard, decode
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
-from pages import common
+from pages import address, drawing, sidebar, tasks
 
 LABELS = {
     "dense": ("Dense kernels", "zeros are multiplied too"),
@@ -21,7 +21,7 @@ LABELS = {
 
 
 def main() -> None:
-    model = common.selection().card
+    model = sidebar.selection().card
     st.header("What does it take to run n weights?")
     st.caption(
         "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
@@ -33,7 +33,7 @@ def main() -> None:
     runs = stored()
     run = runs.get(key)
     if run is None:
-        common.refresh_when_over(common.ask_for("complexity", request, key))
+        tasks.refresh_when_over(tasks.ask_for("complexity", request, key))
         run = alike(request, runs)
         if run is None:
             return
@@ -44,13 +44,13 @@ def main() -> None:
     effects(run, request.removed_share)
     left, right = st.columns(2)
     with left:
-        common.chart(
+        drawing.chart(
             charts.complexity_info(growth.frame(run), growth.fits(run), n_label=scaling.n_label(run)),
             "time",
             height=380,
         )
     with right:
-        common.chart(
+        drawing.chart(
             charts.complexity_info(growth.frame(run), growth.fits(run), "operations", scaling.n_label(run)),
             "operations",
             height=380,
@@ -72,7 +72,7 @@ def controls(model: ModelCard) -> ComplexityRequest:
             ["stacks", "model"],
             default="stacks",
             required=True,
-            **common.in_address("family"),
+            **address.in_address("family"),
             format_func={"stacks": "stacks of 10 to 10 M", "model": f"{model.name}'s layers"}.__getitem__,
             disabled=not model.ready,
             help="Stacks of linear layers, or the own layers of the model in the sidebar.",
@@ -84,13 +84,13 @@ def controls(model: ModelCard) -> ComplexityRequest:
             99,
             50,
             format="%d %%",
-            **common.in_address("removed"),
+            **address.in_address("removed"),
             help="The smallest by magnitude in each layer. Predicted at once, measured a few seconds later.",
         )
     with effort:
         full = st.toggle(
             "Measure in full",
-            **common.in_address("full"),
+            **address.in_address("full"),
             help="More sizes and rounds: about half a minute in place of 8 seconds.",
         )
     return ComplexityRequest(
@@ -106,7 +106,7 @@ def parsed(document: bytes) -> ComplexityRun:
 
 
 def stored() -> dict[str, ComplexityRun]:
-    documents = common.store().documents("complexity")
+    documents = tasks.store().documents("complexity")
     return {key: parsed(document) for key, document in documents.items()}
 
 

@@ -21,7 +21,7 @@ from optimizer.recipe import (
     Recipe,
     best_grid,
 )
-from pages import common
+from pages import address
 
 LARGEST_THRESHOLD = 0.5
 METHODS = {
@@ -47,7 +47,7 @@ def drawn() -> Recipe:
         method = st.selectbox(
             "Method",
             list(METHODS),
-            **common.in_address("method"),
+            **address.in_address("method"),
             format_func=METHODS.__getitem__,
             help="Compensated: calibration images tell which weights matter, and those that stay make up for "
             "those that go. Magnitude: the smallest weights go; no images needed. Threshold: all with "
@@ -63,7 +63,7 @@ def drawn() -> Recipe:
             "Average weight bits" if rounding.average_bits else "Weight bits",
             WEIGHT_BITS,
             32,
-            **common.in_address("bits"),
+            **address.in_address("bits"),
             help="2 to 8 round to an integer grid, 16 is half precision, 32 leaves the weights alone.",
         )
     with activations:
@@ -71,7 +71,7 @@ def drawn() -> Recipe:
             "Activation bits",
             ACTIVATION_BITS,
             32,
-            **common.in_address("activations"),
+            **address.in_address("activations"),
             help="8-bit weights and activations run on int8 kernels; fewer bits are simulated.",
         )
     mixed = rounding.average_bits is not None and weight_bits <= 8
@@ -150,7 +150,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
             0.0,
             0.002,
             format="|w| ≤ %.3f",
-            **common.in_address("threshold"),
+            **address.in_address("threshold"),
             help="Every weight of at most this magnitude is set to zero.",
         )
         return replace(pruning, threshold=threshold or None)
@@ -160,7 +160,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         99,
         0,
         format="%d %%",
-        **common.in_address("sparsity"),
+        **address.in_address("sparsity"),
         disabled=fixed,
         help="The share of channels that go, of those that can."
         if method == "channels"
@@ -182,7 +182,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             "Shared out over the layers",
             ways,
             index=ways.index("global" if method == "magnitude" else "measured"),
-            **common.in_address(f"{method}_allocation"),
+            **address.in_address(f"{method}_allocation"),
             format_func=ALLOCATION_WORDS.__getitem__,
         )
     if method == "channels":
@@ -191,14 +191,14 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             SNAPS,
             default=1,
             required=True,
-            **common.in_address("snap"),
+            **address.in_address("snap"),
             help="One channel past a multiple of 16 can cost more time than it saves.",
         )
     elif method != "threshold":
         pattern = st.selectbox(
             "Pattern",
             PATTERNS,
-            **common.in_address("pattern"),
+            **address.in_address("pattern"),
             help="N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Blocks are "
             "outputs × inputs that go together.",
         )
@@ -208,14 +208,14 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             EFFORTS,
             default="fast",
             required=True,
-            **common.in_address("effort"),
+            **address.in_address("effort"),
             format_func=str.capitalize,
             help="Best searches longer for which weights to keep: several times the seconds.",
         )
     else:
         match = st.toggle(
             "Match outputs to the whole network's",
-            **common.in_address("match"),
+            **address.in_address("match"),
             help="On calibration images, each channel gets the mean and variance back that it had: what "
             "taking batch norm's statistics anew does. Kept only where it brings the answers closer.",
         )
@@ -225,7 +225,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         LONGEST_TRAINING_SECONDS,
         0,
         10,
-        **common.in_address("training"),
+        **address.in_address("training"),
         help="The pruned network learns to answer as the whole one, on unlabelled calibration images; the "
         "best so far is kept. 0 trains nothing.",
     )
@@ -236,12 +236,12 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         ROUNDING,
         default=by_method,
         required=True,
-        **common.in_address(f"{method}_rounding"),
+        **address.in_address(f"{method}_rounding"),
         format_func={"nearest": "to nearest", "compensated": "compensated"}.__getitem__,
     )
     mixed = st.toggle(
         "Widths differ by layer",
-        **common.in_address("mixed"),
+        **address.in_address("mixed"),
         help="The slider is then the average: layers that matter more get more bits, 2 to 8.",
     )
     granularity = st.segmented_control(
@@ -249,7 +249,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         GRANULARITIES,
         default="channel",
         required=True,
-        **common.in_address("granularity"),
+        **address.in_address("granularity"),
         format_func="a {}".format,
     )
     st.segmented_control(
@@ -257,7 +257,7 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         GRIDS,
         default="automatic",
         required=True,
-        **common.in_address("grid"),
+        **address.in_address("grid"),
         format_func=str.capitalize,
         help="Asymmetric grids have a zero point. Automatic takes one below 8 bits when compensated.",
     )
@@ -265,13 +265,13 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
         "Range of a grid",
         list(RANGE_WORDS),
         index=0 if rounding == "compensated" else 1,
-        **common.in_address(f"{rounding}_range"),
+        **address.in_address(f"{rounding}_range"),
         format_func=RANGE_WORDS.__getitem__,
     )
     precision = _precision()
     equalise = rounding == "nearest" and st.toggle(
         "Equalise channels across layers",
-        **common.in_address("equalise"),
+        **address.in_address("equalise"),
         help="A channel gets one range in the layer that makes it and the one that reads it, where only ReLU "
         "or pooling stands between; of most use with one grid a tensor.",
     )
@@ -305,7 +305,7 @@ def _precision() -> str:
         possible,
         default="f32",
         required=True,
-        **common.in_address("precision"),
+        **address.in_address("precision"),
         format_func=PRECISIONS.__getitem__,
         help="What layers compute in where they have no int8 kernels. The baseline stays in float32.",
     )

@@ -13,54 +13,54 @@ from optimizer.records import Inspection, Request, Result, Settings
 from optimizer.search import Found
 from optimizer.summary import summarise
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
-from pages import common, controls
+from pages import address, controls, drawing, sidebar, tasks
 
 INSPECTION_SECONDS = 1.0
 
 
 def main() -> None:
-    chosen = common.selection()
+    chosen = sidebar.selection()
     take_link()
     take_preset()
-    recipe = replace(controls.drawn(), layers=common.overrides(chosen.card.name))
+    recipe = replace(controls.drawn(), layers=address.overrides(chosen.card.name))
     st.session_state["way"] = recipe  # what Layers looks at
     if "linked" in st.session_state:  # what was set so gets into the address only when it is moved
-        common.way()
+        address.way()
     else:
         st.query_params.pop("recipe", None)
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data)
-    result = common.store().best(request)
+    result = tasks.store().best(request)
     asked = [] if result else ask(request)
     cards(request, result)
-    results = common.store().results(request.model, request.data, request.engine)
+    results = tasks.store().results(request.model, request.data, request.engine)
     started = toolbar(request, recipe, result, results)
-    common.refresh_when_over(asked, started)
-    draw(results, common.store().results(request.model, request.data), result, recipe)
+    tasks.refresh_when_over(asked, started)
+    draw(results, tasks.store().results(request.model, request.data), result, recipe)
 
 
 def take_preset() -> None:
     """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late."""
-    job = common.pool().get(st.session_state.get("preset", ""))
+    job = tasks.pool().get(st.session_state.get("preset", ""))
     if job is None or not job.over:
         return
     del st.session_state["preset"]
-    common.pool().forget(job.key)  # so that it can be asked for again, with other images perhaps
+    tasks.pool().forget(job.key)  # so that it can be asked for again, with other images perhaps
     if job.state == "cancelled":
         return
-    with common.errors_in_words():
-        found = common.finished(job, Found)
+    with tasks.errors_in_words():
+        found = tasks.finished(job, Found)
         controls.stand_for(controls.as_set(found.result.request.recipe))
-        common.set_overrides(found.result.request.model, ())
+        address.set_overrides(found.result.request.model, ())
         icon = ":material/check:" if found.met else ":material/warning:"
         st.toast(found.words, icon=icon, duration="long")
 
 
 def take_link() -> None:
     """Set the sliders to what a link brought along, also one to another page."""
-    common.way()
+    address.way()
     linked: Recipe | None = st.session_state.pop("way of link", None)
     if linked is not None:
         st.session_state["linked"] = True
@@ -71,11 +71,11 @@ def ask(request: Request) -> list[Job]:
     """Have a position measured; what this visitor asked for before and did not wait for is dropped."""
     before = st.session_state.get("asked")
     if before and before != request_key(request):
-        waiting = common.pool().get(before)
+        waiting = tasks.pool().get(before)
         if waiting and waiting.state == "queued":
-            common.pool().cancel(before)
+            tasks.pool().cancel(before)
     key = st.session_state["asked"] = request_key(request)
-    return [] if common.has_failed(key) else [common.submit(request)]
+    return [] if tasks.has_failed(key) else [tasks.submit(request)]
 
 
 def inspection(request: Request, result: Result | None) -> Inspection | None:
@@ -83,9 +83,9 @@ def inspection(request: Request, result: Result | None) -> Inspection | None:
     if result:
         return result.inspection
     plain = replace(request, settings=Settings())
-    job = common.pool().submit("inspect", "inspect", plain, f"inspect {request_key(plain)}")
-    common.pool().wait(job, INSPECTION_SECONDS)
-    return common.finished(job, Inspection) if job.over else None
+    job = tasks.pool().submit("inspect", "inspect", plain, f"inspect {request_key(plain)}")
+    tasks.pool().wait(job, INSPECTION_SECONDS)
+    return tasks.finished(job, Inspection) if job.over else None
 
 
 def cards(request: Request, result: Result | None) -> None:
@@ -94,21 +94,21 @@ def cards(request: Request, result: Result | None) -> None:
     columns = st.columns(4)
     for column, headline in zip(columns, headlines(summary, inspection(request, result)), strict=True):
         with column:
-            common.card(headline)
+            drawing.card(headline)
 
 
 def draw(results: list[Result], everywhere: list[Result], result: Result | None, recipe: Recipe) -> None:
     """The four curves, with the point under the sliders on each. Latency is of all engines."""
     key = result.key if result else None
-    engine = common.selection().engine
+    engine = sidebar.selection().engine
     cursor = 100 * recipe.prune.sparsity if recipe.prune.sparsity and not result else None
     left, right = st.columns(2)
     with left:
-        common.chart(charts.accuracy_info(results, key, cursor), "accuracy")
-        common.chart(charts.latency_info(everywhere, key, cursor, engine=engine), "latency")
+        drawing.chart(charts.accuracy_info(results, key, cursor), "accuracy")
+        drawing.chart(charts.latency_info(everywhere, key, cursor, engine=engine), "latency")
     with right:
-        common.chart(charts.size_info(results, key), "size")
-        common.chart(charts.frontier_info(results, key), "frontier")
+        drawing.chart(charts.size_info(results, key), "size")
+        drawing.chart(charts.frontier_info(results, key), "frontier")
 
 
 def toolbar(request: Request, way: Recipe, result: Result | None, results: list[Result]) -> list[Job]:
@@ -120,13 +120,13 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     wanted = grid(replace(request, recipe=_any_amount(way)), STARTER_SPARSITIES, STARTER_BITS)
     done = {one.key for one in results}
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
-    swept = [job for key in missing if (job := common.pool().get(key)) and not job.over]
+    swept = [job for key in missing if (job := tasks.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(common.heading(request.recipe), width="content")
+        st.markdown(drawing.heading(request.recipe), width="content")
         if result:
-            common.badges(summarise(result))
+            drawing.badges(summarise(result))
         if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):
-            common.set_overrides(request.model, ())
+            address.set_overrides(request.model, ())
             st.rerun()
         if st.button(
             "Measure in full",
@@ -135,15 +135,15 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             help="About 12 seconds of timing in place of the sliders' short one: percentiles, resident "
             "memory, and intervals to rely on.",
         ):
-            common.submit(full)
+            tasks.submit(full)
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
-            common.pin(result.key)
-        common.export_menu(results, request.model, request)
+            address.pin(result.key)
+        drawing.export_menu(results, request.model, request)
         if swept:
             if st.button("Stop", icon=":material/stop:", help="Stop filling the curves."):
                 for job in swept:
-                    common.pool().cancel(job.key)
+                    tasks.pool().cancel(job.key)
                 st.rerun()
         elif missing and st.button(
             f"Fill the curves ({len(missing)} to measure)",
@@ -155,30 +155,30 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             + " bits, with the other settings as they are.",
         ):
             for one in missing.values():
-                common.submit(one, common.BACKGROUND)
+                tasks.submit(one, tasks.BACKGROUND)
             st.rerun()
     if swept:
         measured = len(wanted) - len(missing)
         st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
     if searching:
-        common.show_job(searching)
+        tasks.show_job(searching)
         if st.button("Stop the search", icon=":material/stop:"):
-            common.pool().cancel(searching.key)
+            tasks.pool().cancel(searching.key)
             st.rerun()
-    job = common.pool().get(request_key(full))
+    job = tasks.pool().get(request_key(full))
     return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
 
 
 def presets(request: Request) -> Job | None:
     """Recipes for people in a hurry; the search that runs, if one does."""
-    running = common.pool().get(st.session_state.get("preset", ""))
+    running = tasks.pool().get(st.session_state.get("preset", ""))
     with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
             if st.button(name.capitalize(), help=preset.label, width="stretch"):
                 base = replace(request, recipe=Recipe(), settings=Settings())
                 key = f"preset {name} {request_key(base)}"
-                running = common.pool().submit("measure", "preset", (name, base), key)
+                running = tasks.pool().submit("measure", "preset", (name, base), key)
                 st.session_state["preset"] = key
                 st.rerun()
     return running

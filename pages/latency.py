@@ -17,7 +17,7 @@ from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request, Settings, decode
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from optimizer.summary import summarise
-from pages import common
+from pages import address, drawing, sidebar, tasks
 
 T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -34,24 +34,24 @@ CHOICES = {"explore": "as set under Explore", "int8": "int8 weights and activati
 
 
 def main() -> None:
-    chosen = common.selection()
+    chosen = sidebar.selection()
     st.header("Latency")
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
-    recipe = choose_recipe(common.overrides(chosen.card.name))
+    recipe = choose_recipe(address.overrides(chosen.card.name))
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data)
     st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
     st.subheader("Which kernels ran")
     kernels(request, jobs)
-    common.refresh_when_over(jobs)
+    tasks.refresh_when_over(jobs)
 
 
 def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
     """The sliders' recipe, or int8: what most people come for."""
-    way = common.way()
+    way = address.way()
     explored = replace(way, layers=layers).canonical()
     what = st.segmented_control(
         "Recipe",
@@ -59,11 +59,11 @@ def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
         format_func=CHOICES.__getitem__,
         default="int8" if explored.identity else "explore",
         required=True,
-        **common.in_address("what"),
+        **address.in_address("what"),
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored
-    st.markdown(common.heading(recipe))
+    st.markdown(drawing.heading(recipe))
     return recipe
 
 
@@ -79,32 +79,32 @@ def serve(request: Request) -> None:
         return
     key = serving.serving_key(wanted)
     run = stored("throughput", key, ServingRun)
-    job = common.pool().get(key)
+    job = tasks.pool().get(key)
     if run is None and (job is None or job.over):
         offer(wanted, key, len(grid), job)
     elif job is not None and not job.over:
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Cancel", icon=":material/close:"):
-                common.pool().cancel(key)
+                tasks.pool().cancel(key)
                 st.rerun()
-            common.refresh_when_over([job])
+            tasks.refresh_when_over([job])
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
         with st.container(horizontal=True, gap="xsmall"):
             for name, words in serving.badges(run).items():
-                st.badge(name, color=common.BADGE_COLOURS[name], help=words)
+                st.badge(name, color=drawing.BADGE_COLOURS[name], help=words)
     if best:
         st.markdown(f":material/{'flag' if best.met else 'block'}: **{best.words}**")
     if run is None:
-        common.chart(charts.serving_info(None), "serving", 200)
+        drawing.chart(charts.serving_info(None), "serving", 200)
         return
     left, right = st.container(key="serving-charts").columns(2)
     with left:
-        common.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
+        drawing.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
     with right:
         height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid))
-        common.chart(charts.gains_info(run), "gains", height)
+        drawing.chart(charts.gains_info(run), "gains", height)
     sentences(serving.conclusions(run))
     with st.expander("Every configuration, and torch eager beside it"):
         st.dataframe(
@@ -143,12 +143,12 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
             step=0.1,
             placeholder="none",
             width=150,
-            **common.in_address("limit"),
+            **address.in_address("limit"),
             help="The best configuration under it is marked and named.",
         )
         full = st.toggle(
             "Measure in full",
-            **common.in_address("full"),
+            **address.in_address("full"),
             help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
         )
     wanted = ServingRequest(
@@ -166,7 +166,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
 
 def pills(label: str, key: str, options: list[int], default: list[int], words: str) -> list[int]:
     picked: list[int] = st.pills(
-        label, options, selection_mode="multi", default=default, **common.in_address(key), help=words
+        label, options, selection_mode="multi", default=default, **address.in_address(key), help=words
     )
     return picked
 
@@ -174,7 +174,7 @@ def pills(label: str, key: str, options: list[int], default: list[int], words: s
 def offer(wanted: ServingRequest, key: str, count: int, job: Job | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:"):
-            common.pool().submit("measure", "throughput", wanted, key, common.INTERACTIVE)
+            tasks.pool().submit("measure", "throughput", wanted, key, tasks.INTERACTIVE)
             st.rerun()
         st.caption(
             f"{count} configuration{'s' if count > 1 else ''}: in each the recipe, the uncompressed model "
@@ -192,17 +192,17 @@ def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(asked)
     run = stored("coverage", key, Coverage)
     if run is None:
-        jobs += common.ask_for("coverage", asked, key)
+        jobs += tasks.ask_for("coverage", asked, key)
         return
-    measured = common.store().best(asked)
+    measured = tasks.store().best(asked)
     left, right = st.container(key="kernel-charts").columns(2)
     with left:
-        common.chart(charts.parts_info(run), "parts", 270)
+        drawing.chart(charts.parts_info(run), "parts", 270)
         sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
     with right:
         info = charts.kernels_info(run)
         height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
-        common.chart(info, "kernels", height)
+        drawing.chart(info, "kernels", height)
     with st.expander("Every operation"):
         st.dataframe(
             coverage.frame(run),
@@ -223,7 +223,7 @@ def parsed(document: bytes, kind: type[T]) -> T:
 
 
 def stored(kind: str, key: str, record: type[T]) -> T | None:
-    document = common.store().get_document(kind, key)
+    document = tasks.store().get_document(kind, key)
     return None if document is None else parsed(document, record)
 
 

@@ -13,7 +13,7 @@ from optimizer.keys import request_key
 from optimizer.metrics import MISSING
 from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
-from pages import common
+from pages import address, drawing, sidebar, tasks
 
 WAIT_SECONDS = 0.5
 HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
@@ -27,16 +27,16 @@ OWN_PRUNING = tuple(method for method in PRUNING if method != "channels")
 
 
 def main() -> None:
-    chosen = common.selection()
+    chosen = sidebar.selection()
     st.header("Layers")
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
-    layers = common.overrides(chosen.card.name)
-    way = common.way()
+    layers = address.overrides(chosen.card.name)
+    way = address.way()
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
-    st.markdown(f"{common.heading(recipe)}, as set under Explore")
+    st.markdown(f"{drawing.heading(recipe)}, as set under Explore")
     jobs: list[Job] = []
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):
@@ -45,18 +45,18 @@ def main() -> None:
         undo(request.model)
     if any(job.over for job in jobs):  # while the rest was drawn
         st.rerun()
-    common.refresh_when_over(jobs)
+    tasks.refresh_when_over(jobs)
 
 
 def told(jobs: list[Job], task: str, request: object, key: str) -> object | None:
     """What a short task says; None with its error shown, or while it runs: then its job joins ``jobs``."""
-    job = common.pool().submit("inspect", task, request, f"{task} {key}")
-    common.pool().wait(job, WAIT_SECONDS)
+    job = tasks.pool().submit("inspect", task, request, f"{task} {key}")
+    tasks.pool().wait(job, WAIT_SECONDS)
     if not job.over:
         jobs.append(job)
         return None
-    with common.errors_in_words():
-        return common.finished(job, object)
+    with tasks.errors_in_words():
+        return tasks.finished(job, object)
     return None
 
 
@@ -65,7 +65,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
     layer = st.selectbox(
         "Layer",
         names,
-        **common.in_address("layer"),
+        **address.in_address("layer"),
         format_func=lambda name: name.removesuffix(".weight"),
     )
     plain = replace(request, recipe=Recipe())
@@ -74,13 +74,13 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
     with left:
         anatomy = told(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
         if isinstance(anatomy, Anatomy):
-            common.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
+            drawing.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
     with right:
         found = told(jobs, "sensitivities", plain, request_key(plain))
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
-            common.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
-    job = common.pool().submit("inspect", "coupled", plain, f"coupled {request_key(plain)}")
+            drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
+    job = tasks.pool().submit("inspect", "coupled", plain, f"coupled {request_key(plain)}")
     jobs += [] if job.over else [job]
     edit(request, inspection)
     coupled(job)
@@ -91,7 +91,7 @@ def coupled(job: Job) -> None:
     if not job.over:
         return
     try:
-        found = common.finished(job, tuple)
+        found = tasks.finished(job, tuple)
     except ParetoscopeError as error:  # an optional package that is not there, or a model it can't follow
         st.caption(f"Layers that belong together are not known: {error}")
         return
@@ -146,7 +146,7 @@ def edit(request: Request, inspection: Inspection) -> None:
             "own rounding": st.column_config.SelectboxColumn(options=list(ROUNDING)),
         },
     )
-    with common.errors_in_words():
+    with tasks.errors_in_words():
         wanted = overrides_of(edited.to_dict("records"))
         if wanted != overrides_of(table.to_dict("records")):
             change(request.model, wanted)
@@ -159,7 +159,7 @@ def undo(model: str) -> None:
 
 def change(model: str, layers: tuple[Override, ...]) -> None:
     """Take other overrides, and show the page anew with a table that has none of its edits left."""
-    common.set_overrides(model, layers)
+    address.set_overrides(model, layers)
     st.session_state["layer table"] = version() + 1
     st.rerun()
 

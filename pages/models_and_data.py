@@ -12,14 +12,14 @@ from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.summary import describe_images, summarise
 from optimizer.work import ImagesReport
-from pages import common
+from pages import drawing, sidebar, tasks
 
 
 def main() -> None:
-    chosen = common.selection()
+    chosen = sidebar.selection()
     st.header("Models and data")
-    catalogue = common.catalogue()
-    with common.errors_in_words():
+    catalogue = sidebar.catalogue()
+    with tasks.errors_in_words():
         show_chosen(chosen)
     st.subheader("Models")
     for problem in catalogue.problems:
@@ -53,7 +53,7 @@ def row(card: ModelCard) -> dict[str, object]:
     }
 
 
-def show_chosen(chosen: common.Selection) -> None:
+def show_chosen(chosen: sidebar.Selection) -> None:
     """The model and the images of the sidebar: get them, read them, score them uncompressed."""
     st.subheader(chosen.card.name)
     st.write(chosen.card.description)
@@ -79,26 +79,26 @@ def get(card: ModelCard) -> None:
         return
     key = f"download {card.name}"
     if st.button(f"Download {format_bytes(card.download_bytes)}", icon=":material/download:", type="primary"):
-        common.pool().submit("inspect", "download", card.name, key)
-    job = common.pool().get(key)
+        tasks.pool().submit("inspect", "download", card.name, key)
+    job = tasks.pool().get(key)
     if job:
-        common.refresh_when_over([job])
+        tasks.refresh_when_over([job])
         if job.state == "done":
-            common.catalogue.clear()
-            common.pool().forget("catalogue")
-            common.pool().forget(key)
+            sidebar.catalogue.clear()
+            tasks.pool().forget("catalogue")
+            tasks.pool().forget(key)
             st.rerun()
 
 
-def read_images(chosen: common.Selection) -> None:
+def read_images(chosen: sidebar.Selection) -> None:
     st.markdown("**Images**")
     key = f"images {digest([chosen.card.name, chosen.data])}"
-    job = common.pool().submit("inspect", "images", (chosen.card.name, chosen.data), key)
-    common.pool().wait(job, 0.3)
+    job = tasks.pool().submit("inspect", "images", (chosen.card.name, chosen.data), key)
+    tasks.pool().wait(job, 0.3)
     if not job.over:
-        common.refresh_when_over([job])
+        tasks.refresh_when_over([job])
         return
-    report = common.finished(job, ImagesReport)
+    report = tasks.finished(job, ImagesReport)
     labels = "with labels" if report.labelled else "without labels: agreement is measured"
     st.write(
         f"{describe_images(chosen.data, report.evaluated)}, {labels}; {report.calibrated:,} for calibration."
@@ -112,18 +112,18 @@ def read_images(chosen: common.Selection) -> None:
                 st.write("Not mapped: " + ", ".join(report.mapping.unmapped))
 
 
-def score_baseline(chosen: common.Selection) -> None:
+def score_baseline(chosen: sidebar.Selection) -> None:
     st.markdown("**Uncompressed**")
     request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data)
-    result = common.store().best(request)
+    result = tasks.store().best(request)
     if result is None:
-        common.refresh_when_over([common.submit(request)])
+        tasks.refresh_when_over([tasks.submit(request)])
         return
     summary = summarise(result)
     for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):
         with column:
-            common.card(replace(headline, change=""))  # nothing has changed in what is the baseline
-    common.badges(summary)
+            drawing.card(replace(headline, change=""))  # nothing has changed in what is the baseline
+    drawing.badges(summary)
 
 
 main()

@@ -22,7 +22,7 @@ from optimizer.scaling import ComplexityRequest
 from optimizer.store import Store
 from optimizer.summary import summarise
 from optimizer.theme import ENGINE_LABELS
-from pages import common
+from pages import sidebar, tasks
 
 ROOT = Path(__file__).parent.parent
 PLAIN = Request("fashion-resnet")
@@ -46,7 +46,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         store.put(measure(request, shared_latency=store.latency))
     st.cache_resource.clear()
     yield folder
-    common.pool().close()
+    tasks.pool().close()
     st.cache_resource.clear()
 
 
@@ -62,10 +62,10 @@ def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
         raising=False,
     )
     yield AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-    for job in common.pool().jobs():  # what nobody waits for any more would keep the next test waiting
+    for job in tasks.pool().jobs():  # what nobody waits for any more would keep the next test waiting
         if job.state == "queued":
-            common.pool().cancel(job.key)
-            common.pool().forget(job.key)
+            tasks.pool().cancel(job.key)
+            tasks.pool().forget(job.key)
 
 
 def results() -> dict[Recipe, Result]:
@@ -242,15 +242,15 @@ def test_what_no_slider_can_say_comes_as_near_as_it_can(app: AppTest) -> None:
 def test_every_engine_is_offered_or_told_why_not(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     page = app.run()
     engine = page.selectbox(key="engine")
-    found = common.catalogue()
+    found = sidebar.catalogue()
     assert engine.options == [ENGINE_LABELS[name] for name, problem in found.engines.items() if not problem]
-    assert set(common.ENGINE_WORDS) == set(ENGINE_LABELS) == set(found.engines)
-    assert common.ENGINE_WORDS["openvino"] in words(page)
-    assert common.ENGINE_WORDS["sparse"] in engine.help
+    assert set(sidebar.ENGINE_WORDS) == set(ENGINE_LABELS) == set(found.engines)
+    assert sidebar.ENGINE_WORDS["openvino"] in words(page)
+    assert sidebar.ENGINE_WORDS["sparse"] in engine.help
 
     engines = found.engines | {"compile": "there is no C++ compiler"}
     monkeypatch.setattr(
-        common, "catalogue", lambda: replace(found, engines=engines, fallback="none was built")
+        sidebar, "catalogue", lambda: replace(found, engines=engines, fallback="none was built")
     )
     page.selectbox(key="engine").set_value("sparse").run()
     assert "torch.compile" not in page.selectbox(key="engine").options
@@ -292,7 +292,7 @@ def test_the_images_follow_the_model(app: AppTest, monkeypatch: pytest.MonkeyPat
     for model in ("resnet18", "fashion-mlp"):
         page.selectbox(key="model").set_value(model).run()
         chosen.append(page.selectbox(key="images").value)
-    assert chosen == [common.BUNDLED, str(folder), common.BUNDLED]
+    assert chosen == [sidebar.BUNDLED, str(folder), sidebar.BUNDLED]
     page.selectbox(key="images").set_value(str(folder)).run()
     page.selectbox(key="model").set_value("fashion-resnet").run()
     assert page.selectbox(key="images").value == str(folder), "both models see any image: the choice stays"
@@ -378,17 +378,17 @@ def try_again(page: AppTest, key: str) -> None:
     page.run()
     assert not page.exception
     assert "no such model" in page.error[0].value
-    assert common.pool().get(key).state == "failed"  # type: ignore[union-attr]
+    assert tasks.pool().get(key).state == "failed"  # type: ignore[union-attr]
     next(button for button in page.button if button.label == "Try again").click().run()
     assert not page.error
-    assert common.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
-    common.pool().cancel(key)
+    assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
+    tasks.pool().cancel(key)
 
 
 def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     recipe = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.29)).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
-    common.pool().wait(common.pool().submit("measure", "measure", Request("no such model"), key))
+    tasks.pool().wait(tasks.pool().submit("measure", "measure", Request("no such model"), key))
     app.query_params["sparsity"] = "29"
     try_again(app.run(), key)
 
@@ -399,7 +399,7 @@ def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
     )
     key = coverage_key(request)
     bad = replace(request, model="no such model")
-    common.pool().wait(common.pool().submit("measure", "coverage", bad, key))
+    tasks.pool().wait(tasks.pool().submit("measure", "coverage", bad, key))
     try_again(app.switch_page("pages/latency.py").run(), key)
 
 
@@ -407,7 +407,7 @@ def test_complexity_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     share = 0.37
     key = scaling.request_key(ComplexityRequest(removed_share=share, quick=True))
     bad = ComplexityRequest("no such model", share)
-    common.pool().wait(common.pool().submit("measure", "complexity", bad, key))
+    tasks.pool().wait(tasks.pool().submit("measure", "complexity", bad, key))
     app.query_params["removed"] = "37"
     try_again(app.switch_page("pages/complexity.py").run(), key)
 

@@ -1,0 +1,66 @@
+"""What a page's address holds, so that a link restores it: controls, recipe, layers, pins. (Not a page.)"""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import streamlit as st
+
+from optimizer.recipe import NORMAL, Override, Recipe
+from pages.tasks import errors_in_words
+
+
+def in_address(key: str) -> dict[str, Any]:
+    """Arguments of a widget whose value is kept in the page's address, so that a link restores it."""
+    return {"key": key, "bind": "query-params"}
+
+
+def pin(key: str) -> None:
+    """Add a result to Compare's list, which lives in the address of that page."""
+    pinned = st.session_state.setdefault("pinned", [])
+    if key not in pinned:
+        pinned.append(key)
+    st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
+
+
+def way() -> Recipe:
+    """How the sliders say to prune and round, for pages without sliders: from the visit or from a link, and
+    in the address, so that a link restores it."""
+    kept: Recipe | None = st.session_state.get("way")
+    if kept is None:  # a link brought it
+        kept = NORMAL
+        with errors_in_words():
+            if "recipe" in st.query_params:
+                kept = replace(Recipe.from_json(st.query_params["recipe"]), layers=())
+                st.session_state["way of link"] = kept
+        st.session_state["way"] = kept
+    plain = replace(kept, layers=())
+    if plain == NORMAL:
+        st.query_params.pop("recipe", None)
+    else:
+        st.query_params["recipe"] = json.dumps(plain.differences(), separators=(",", ":"))
+    return kept
+
+
+def overrides(model: str) -> tuple[Override, ...]:
+    """The layers of a model that have something to themselves: kept for the visit, and in the address."""
+    kept = st.session_state.get("overrides")
+    if kept is None:  # a link brought them
+        text = st.query_params.get("layers", "[]")
+        with errors_in_words():
+            kept = (model, Recipe.from_json(f'{{"layers": {text}}}').layers)
+    named, found = kept or (model, ())
+    set_overrides(model, found if named == model else ())
+    return found if named == model else ()
+
+
+def set_overrides(model: str, layers: tuple[Override, ...]) -> None:
+    st.session_state["overrides"] = (model, layers)
+    if layers:
+        given = [
+            {field: value for field, value in override.items() if value is not None}
+            for override in Recipe(layers=layers).to_dict()["layers"]
+        ]
+        st.query_params["layers"] = json.dumps(given, separators=(",", ":"))
+    else:
+        st.query_params.pop("layers", None)

@@ -1,0 +1,158 @@
+"""How pages show results: figures, badges, charts, and what to take away. (Not a page.)"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import streamlit as st
+
+from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
+from optimizer.figures import alternative, figure
+from optimizer.headline import Headline, Mood
+from optimizer.keys import request_key
+from optimizer.marks import Lines, Stacks
+from optimizer.recipe import Recipe
+from optimizer.records import Request, Result
+from optimizer.summary import Summary
+from pages.tasks import finished, pool
+
+Colour = Literal["red", "orange", "green", "violet", "gray"]
+BADGE_COLOURS: dict[str, Colour] = {
+    "measured": "green",
+    "simulated": "orange",
+    "noisy": "red",
+    "preliminary": "gray",
+    "other machine": "violet",
+}
+
+
+def heading(recipe: Recipe) -> str:
+    """A recipe in words, bold."""
+    words = recipe.describe()
+    return f"**{words[0].upper()}{words[1:]}**"
+
+
+MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
+
+
+def card(headline: Headline) -> None:
+    """One figure: large, with its interval, its change, and what it rests on."""
+    with st.container(border=True, height="stretch", gap="xxsmall"):
+        st.metric(
+            headline.label,
+            headline.value,
+            headline.change or None,
+            delta_color=MOODS[headline.mood],
+            delta_arrow="off",
+            help=headline.help,
+        )
+        st.caption(headline.caption)
+
+
+def dark() -> bool:
+    return st.context.theme.type == "dark"
+
+
+FOLLOW = """
+export default ({ data, parentElement, setTriggerValue }) => {
+    const host = parentElement.host ?? parentElement;
+    const scheme = getComputedStyle(host).colorScheme;
+    if (data && scheme !== data) setTriggerValue("switched", scheme);
+}
+"""
+"""Runs when it is mounted and whenever the theme changes."""
+
+
+def follow_theme() -> None:
+    """Draw the page anew when its visitor switches between light and dark: charts bring their own colours."""
+    component = st.components.v2.component("paretoscope_theme", js=FOLLOW)
+    component(data=st.context.theme.type, key="theme", on_switched_change=lambda: None)
+
+
+def chart(info: Lines | Stacks, key: str, height: int = 240) -> None:
+    """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
+    st.plotly_chart(
+        figure(info, dark=dark(), height=height),
+        theme=None,
+        key=key,
+        alt=alternative(info),
+        config={
+            "displaylogo": False,
+            "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+            "toImageButtonOptions": {
+                "format": st.session_state.get("picture", "png"),
+                "filename": f"paretoscope-{key}",
+                "scale": 2,
+            },
+        },
+    )
+
+
+def badges(summary: Summary) -> None:
+    """How far the figures can be trusted, each badge with its reason."""
+    with st.container(horizontal=True, gap="xsmall"):
+        for badge in summary.badges:
+            st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=badge.words)
+
+
+def export_menu(results: Sequence[Result], name: str, request: Request | None = None) -> None:
+    """What to take away: charts, table, the format of the charts' camera button, and a request's model."""
+    with st.popover("Export", icon=":material/download:", disabled=not results):
+        if request:
+            st.caption(f"The model: {request.recipe.describe()}")
+            for kind, label in MODEL_FILES.items():
+                st.download_button(
+                    label,
+                    data=_model_file(kind, request),
+                    file_name=file_name(f"{request.model} {kind}", "zip"),
+                    mime="application/zip",
+                    key=f"model {kind}",
+                    on_click="ignore",
+                    help=MODEL_HELP[kind],
+                    width="stretch",
+                )
+            st.caption("What was measured")
+        st.segmented_control(
+            "Camera button of each chart saves",
+            ["png", "svg"],
+            format_func=str.upper,
+            default="png",
+            required=True,
+            key="picture",
+        )
+        for kind, exporter in EXPORTERS.items():
+            reason = chrome().problem if exporter.needs_chrome else ""
+            st.download_button(
+                exporter.label,
+                data=_writer(exporter.write, results),
+                file_name=file_name(name, exporter.extension),
+                mime=exporter.mime,
+                key=f"export {kind}",
+                on_click="ignore",
+                disabled=bool(reason),
+                help=reason or None,
+                width="stretch",
+            )
+
+
+MODEL_HELP = {
+    "safetensors": "In the narrowest types that hold it; `optimizer.artifacts.load` restores it bit for bit.",
+    "packed": "k bits a surviving weight; `optimizer.artifacts.load` restores it bit for bit.",
+    "onnx": "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
+    "openvino": "The very graph that was measured here, at batch 1.",
+}
+
+
+def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
+    """Written by a worker when it is asked for, with recipe and model card."""
+
+    def written() -> bytes:
+        key = f"artifact {kind} {request_key(request)}"
+        job = pool().wait(pool().submit("inspect", "artifact", (kind, request), key))
+        pool().forget(key)  # megabytes
+        return finished(job, bytes)
+
+    return written
+
+
+def _writer(write: Callable[[Sequence[Result]], bytes], results: Sequence[Result]) -> Callable[[], bytes]:
+    return lambda: write(results)

@@ -1,0 +1,196 @@
+"""Navigation, and the sidebar: model, images and engine. (Not a page.)"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import streamlit as st
+from streamlit.navigation.page import Page
+
+from optimizer.environment import describe, environment
+from optimizer.folders import allowed_roots, check_allowed, image_folders
+from optimizer.metrics import format_bytes
+from optimizer.records import DataSpec, ModelCard
+from optimizer.resources import asset
+from optimizer.theme import ENGINE_LABELS
+from optimizer.work import Catalogue
+from pages.address import in_address
+from pages.tasks import FIRST_MODEL, finished, pool
+
+ENGINE_WORDS = {
+    "openvino": "int8 where weights and activations have 8 bits; zeros take as long",
+    "onnxruntime": "int8 by its own kernels; zeros take as long",
+    "sparse": "skips zeros, layer by layer where that is faster; float32",
+    "compile": "kernels compiled for this network, in up to a minute; int8 only simulated",
+    "torch": "the reference; int8 only simulated; zeros take as long",
+}
+"""What is special about each engine, in one short phrase."""
+
+BUNDLED = "bundled test images"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the sidebar says: every page works on it. ``problem`` says why it can't be measured yet."""
+
+    card: ModelCard
+    data: DataSpec
+    engine: str
+    problem: str = ""
+
+
+@st.cache_resource(show_spinner="Listing the models…")
+def catalogue() -> Catalogue:
+    job = pool().submit("inspect", "catalogue", None, "catalogue")
+    return finished(pool().wait(job), Catalogue)
+
+
+def navigation() -> Page:
+    """Declare the pages, and give the one that is asked for."""
+    st.set_page_config(
+        page_icon=str(asset("logo.png")),  # before the pages: their icons would be fetched from a font server
+        layout="wide",
+        menu_items={
+            "About": "Prune and quantize a pretrained model, and see what it costs and buys on this machine."
+        },
+    )
+    page = st.navigation(
+        [
+            st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
+            st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
+            st.Page("pages/latency.py", title="Latency", icon=":material/speed:"),
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
+            st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
+            st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
+        ]
+    )
+    st.set_page_config(page_title=f"{page.title} · Paretoscope")
+    return page
+
+
+def sidebar() -> None:
+    """Model, images and engine; kept in the address, so that a link restores them."""
+    with st.sidebar:
+        cards = catalogue().cards
+        name = st.selectbox(
+            "Model",
+            list(cards),
+            index=list(cards).index(FIRST_MODEL),
+            **in_address("model"),
+            help="Bundled models need no download. Models and data shows accuracy and size of them all.",
+        )
+        st.caption(describe_card(cards[name]))
+        data = _choose_images(cards[name])
+        engine = _choose_engine(catalogue())
+        st.divider()
+        st.caption(
+            f"Measured on {environment().cpu}, {environment().cores} cores. Nothing leaves this machine.",
+            help=describe(environment()),
+        )
+    st.session_state["selection"] = Selection(cards[name], data, engine, _problem(cards[name], data))
+
+
+def selection() -> Selection:
+    """What the sidebar says.
+
+    Until a server has come to ``st.navigation`` once, Streamlit serves the files in ``pages/`` bare: when a
+    link into one of them is a server's first request, it is run again from the entry.
+    """
+    if "selection" not in st.session_state:
+        navigation()
+        st.rerun()
+    chosen = st.session_state["selection"]
+    assert isinstance(chosen, Selection)
+    return chosen
+
+
+def describe_card(card: ModelCard) -> str:
+    """A model in one line: where it is from, what it was published with and what it costs to get."""
+    parts = [card.source]
+    if card.published_top1 is not None:
+        parts.append(f"{100 * card.published_top1:.1f} % top-1")
+    if card.parameters is not None:
+        parts.append(f"{card.parameters / 1e6:.1f} M weights")
+    if not card.ready and card.download_bytes:
+        parts.append(f"{format_bytes(card.download_bytes)} to download")
+    return " · ".join(parts)
+
+
+def _choose_engine(found: Catalogue) -> str:
+    """Only an engine that runs here can be chosen; why the others can't is told."""
+    possible = [name for name in ENGINE_LABELS if not found.engines[name]]
+    engine: str = st.selectbox(
+        "Engine",
+        possible,
+        format_func=ENGINE_LABELS.__getitem__,
+        **in_address("engine"),
+        help="What executes the model. The baseline always runs on the same engine and threads.\n\n"
+        + "\n".join(f"- **{ENGINE_LABELS[name]}**: {ENGINE_WORDS[name]}" for name in possible),
+    )
+    st.caption(ENGINE_WORDS[engine])
+    if engine == "sparse" and found.fallback:
+        st.caption(f"No sparse kernels here, so torch's CSR takes their place: {found.fallback}")
+    for name, problem in found.engines.items():
+        if problem:
+            st.caption(f"Not here: {ENGINE_LABELS[name]}, since {problem}.")
+    return engine
+
+
+def _choose_images(card: ModelCard) -> DataSpec:
+    folders = [str(folder) for root in allowed_roots() for folder in image_folders(root)]
+    often = Counter(Path(folder).name for folder in folders)
+    names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
+    options = [*([BUNDLED] if card.bundled_images else []), *folders]
+    kept = st.session_state.get("images", "")  # of the model before
+    before = st.session_state.get("bundled_images", card.bundled_images)
+    st.session_state["bundled_images"] = card.bundled_images
+    foreign = kept == BUNDLED and not card.bundled_images
+    if foreign or before != card.bundled_images or (kept is None and card.bundled_images):
+        st.session_state["images"] = next(iter(options), None)
+    path = st.selectbox(
+        "Images",
+        options,
+        format_func=lambda path: names.get(path, path),
+        **in_address("images"),
+        accept_new_options=True,
+        placeholder="Path of an image folder",
+        help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when "
+        "the dashboard was started with --images FOLDER.",
+    )
+    if path in (None, BUNDLED):
+        return DataSpec()
+    with st.expander("Calibration and classes"):
+        calibration = st.text_input(
+            "Calibration folder",
+            **in_address("calibration"),
+            help="Without one, a fifth of the images is set aside and never evaluated.",
+        )
+        class_index = st.text_input(
+            "Class index file",
+            **in_address("class_index"),
+            help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
+        )
+        limit = st.number_input(
+            "Most images to evaluate",
+            1,
+            100_000,
+            1_000,
+            **in_address("limit"),
+        )
+    return DataSpec(
+        path=str(check_allowed(path)),
+        calibration=str(check_allowed(calibration)) if calibration else None,
+        class_index=str(check_allowed(class_index)) if class_index else None,
+        limit=limit,
+    )
+
+
+def _problem(card: ModelCard, data: DataSpec) -> str:
+    if not card.ready:
+        return f"{card.name} is not on this machine yet: get it under *Models and data*."
+    if data.path is None and not card.bundled_images:
+        return (
+            f"{card.name} needs images of yours: start the dashboard with `--images FOLDER`, and choose one "
+            "with one subfolder a class in the sidebar."
+        )
+    return ""
