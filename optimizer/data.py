@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from optimizer.classes import ClassMapping
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError, WorkError
-from optimizer.folders import BUNDLED_ARCHIVES, CALIBRATION_LIMIT, ClassMapping, calibration_files, select
 from optimizer.models import LoadedModel, Report, quiet
 from optimizer.records import DataSpec
 from optimizer.resources import asset
+from optimizer.selection import BUNDLED_ARCHIVES, CALIBRATION_LIMIT, calibration_files, select
 
 MEMORY_SHARE = 0.25
 """The images of one request may take this share of the machine's memory."""
@@ -55,8 +56,9 @@ def load_images(model: LoadedModel, spec: DataSpec, progress: Report | None = No
     """Read the images that a spec names, in an order drawn with its seed.
 
     A file that is no image, damaged, or beyond ``MAX_PIXELS`` is skipped and counted in the notes. Raises
-    InputError for a folder that can't be used (:func:`optimizer.folders.select`), for the bundled images with
-    a model that was not made for them, and for images that take more than ``MEMORY_SHARE`` of the memory.
+    InputError for a folder that can't be used (:func:`optimizer.selection.select`), for the bundled images
+    with a model that was not made for them, and for images that take more than ``MEMORY_SHARE`` of the
+    memory.
     """
     report = progress or quiet
     return _load_folder(model, spec, report) if spec.path is not None else _load_bundled(model, spec, report)

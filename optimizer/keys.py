@@ -7,9 +7,9 @@ from pathlib import Path
 
 from optimizer import __version__
 from optimizer.environment import environment
-from optimizer.folders import fingerprint
 from optimizer.records import SCHEMA, Request, digest
 from optimizer.resources import assets_dir
+from optimizer.selection import fingerprint
 
 
 def request_key(request: Request) -> str:

@@ -14,11 +14,11 @@ from optimizer.compress import compress_weights
 from optimizer.data import Datasets, load_images
 from optimizer.environment import check_precision, environment, threads_available
 from optimizer.errors import InputError
-from optimizer.folders import fingerprint
 from optimizer.layers import fold_batch_norm, multiplications, walk
 from optimizer.models import LoadedModel, Report, load, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request, Size
+from optimizer.selection import fingerprint
 from optimizer.size import size_of
 from optimizer.studies import IMAGES as STUDIED_IMAGES
 from optimizer.studies import study_of

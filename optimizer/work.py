@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from optimizer.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, unknown
-from optimizer.folders import ClassMapping
 from optimizer.keys import request_key
 from optimizer.recipe import PRESETS
 from optimizer.records import (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from image_folders import Fill
 from torch import Tensor, nn
 
 from optimizer.models import LoadedModel, load
@@ -139,3 +140,17 @@ def small() -> Callable[[str], nn.Module]:
 def small_images() -> Tensor:
     """Float32 ``[48, 1, 8, 8]``."""
     return torch.randn(48, *SMALL_SHAPE, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def fill(tmp_path: Path) -> Fill:
+    """Make files of distinct content below a folder of the test's own."""
+
+    def make(*names: str, content: str | None = None) -> Path:
+        for name in names:
+            file = tmp_path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"content of {name}" if content is None else content)
+        return tmp_path
+
+    return make

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from optimizer import data, models
+from optimizer.classes import ClassMapping
 from optimizer.data import load_images
 from optimizer.environment import environment
 from optimizer.errors import InputError, WorkError
-from optimizer.folders import ClassMapping
 from optimizer.models import LoadedModel
 from optimizer.records import DataSpec, ModelCard
 from optimizer.resources import asset, assets_dir

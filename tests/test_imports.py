@@ -12,7 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
 ORDER = (
-    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "marks", "figures"),
+    *(
+        "errors",
+        "recipe",
+        "records",
+        "resources",
+        "folders",
+        "classes",
+        "selection",
+        "token",
+        "theme",
+        "marks",
+        "figures",
+    ),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
     *("architectures", "sources", "models", "data"),
@@ -37,7 +49,19 @@ ORDER = (
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
-    *("errors", "recipe", "records", "resources", "folders", "token", "theme", "marks", "figures"),
+    *(
+        "errors",
+        "recipe",
+        "records",
+        "resources",
+        "folders",
+        "classes",
+        "selection",
+        "token",
+        "theme",
+        "marks",
+        "figures",
+    ),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
     *("sweep", "store", "executors", "summary", "frame", "search", "headline", "charts", "export", "report"),
