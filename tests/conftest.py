@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from engine_runs import Ready, Small
 from hypothesis import settings
 from image_folders import Fill
 from torch import Tensor, nn
 
+from optimizer.engines import engine_named
+from optimizer.engines.base import Build
+from optimizer.layers import fold_batch_norm
 from optimizer.models import LoadedModel, load
 
 settings.register_profile("busy machine", deadline=None)
@@ -154,3 +158,20 @@ def fill(tmp_path: Path) -> Fill:
         return tmp_path
 
     return make
+
+
+READY: dict[tuple[str, str], tuple[nn.Module, Build]] = {}
+
+
+@pytest.fixture
+def ready(small: Small) -> Ready:
+    """``ready(engine, name)``: a small model, batch norm folded, and what the engine made of it, once for all
+    tests here. (An export to ONNX takes 2 s.) Leave the model as it is."""
+
+    def made(engine: str, name: str) -> tuple[nn.Module, Build]:
+        if (engine, name) not in READY:
+            model, _ = fold_batch_norm(small(name))
+            READY[engine, name] = model, engine_named(engine).prepare(model, SMALL_SHAPE)
+        return READY[engine, name]
+
+    return made

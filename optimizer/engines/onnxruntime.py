@@ -32,6 +32,7 @@ from optimizer.engines.base import (
     in_batches,
     one_by_one,
 )
+from optimizer.engines.faithful import check_follows
 from optimizer.engines.onnx_graph import Exported, Graph, export, graph_of, lacking
 from optimizer.engines.realised import simulated
 from optimizer.errors import WorkError
@@ -59,9 +60,11 @@ BLOCKED = "com.microsoft.nchwc"
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
     """Export once, and build from the exported graph. Raises WorkError when torch can't."""
     try:
-        return partial(build, export(model, input_shape))
+        from_graph = partial(build, export(model, input_shape))
     except WorkError as error:
         raise WorkError(f"{error}. Use engine torch for it.") from error
+    check_follows(from_graph, model, input_shape, "ONNX Runtime")
+    return from_graph
 
 
 def build(

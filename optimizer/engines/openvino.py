@@ -29,6 +29,7 @@ from optimizer.engines.base import (
     Service,
     one_by_one,
 )
+from optimizer.engines.faithful import check_follows
 from optimizer.engines.openvino_graph import Converted, convert, graph_of, nodes_of
 from optimizer.engines.realised import simulated
 from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
@@ -52,8 +53,10 @@ def problem() -> str | None:
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
-    """Convert once, and build from the converted graph."""
-    return partial(build, convert(model, input_shape))
+    """Convert once, and build from the converted graph. Raises WorkError where OpenVINO can't."""
+    from_graph = partial(build, convert(model, input_shape))
+    check_follows(from_graph, model, input_shape, "OpenVINO")
+    return from_graph
 
 
 def build(

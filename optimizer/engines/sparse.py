@@ -12,7 +12,7 @@ import math
 import time
 import timeit
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
@@ -30,6 +30,7 @@ from optimizer.engines import csr, openvino
 from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
 from optimizer.engines.realised import simulated
 from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
+from optimizer.errors import WorkError
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.matrix import DENSE, Way
 from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
@@ -263,7 +264,13 @@ def problem() -> str | None:
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
     """A network is traced once for each batch; recipes differ in the weights."""
     traced = cache(lambda batch: trace(model, (batch, *input_shape)))
-    dense = cache(lambda: openvino.prepare(model, input_shape))
+
+    @cache
+    def dense() -> Build | None:
+        """Of OpenVINO, where it can run the network."""
+        with suppress(WorkError):
+            return None if openvino.problem() else openvino.prepare(model, input_shape)
+        return None
 
     def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
         missing = kernels.problem()
@@ -272,10 +279,11 @@ def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
         own, kept = _build(compressed, calibration, threads, batch, traced)
         quantize = compressed.recipe.quantize
         plain = quantize.activation_bits == 32 and quantize.precision == "f32"
-        if kept <= SURELY_SPARSE or not plain or openvino.problem():
+        whole = dense() if kept > SURELY_SPARSE and plain else None
+        if whole is None:
             return own
-        whole = dense()(compressed, calibration, threads, batch)
-        return faster(own, whole, torch.zeros(batch, *input_shape).numpy())
+        images = torch.zeros(batch, *input_shape).numpy()
+        return faster(own, whole(compressed, calibration, threads, batch), images)
 
     return build
 

@@ -1,0 +1,54 @@
+"""torch.compile: kernels that recipes share."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL_SHAPE
+from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
+from torch import Tensor
+
+from optimizer.compress import compress
+from optimizer.engines import engine_named
+from optimizer.layers import fold_batch_norm
+from optimizer.recipe import Recipe
+
+
+@needs_compiler
+def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named("compile").prepare(model, SMALL_SHAPE)
+    images = small_images.numpy()
+    build(compress(model, Recipe()), small_images, 1, 1).score(images)
+    from torch._dynamo import config
+
+    with config.patch(error_on_recompile=True):
+        for recipe in EXACT[1:4]:
+            runner = build(compress(model, recipe), small_images, 1, 1)
+            close(runner.score(images), eager(model, recipe, small_images))
+
+
+@needs_compiler
+def test_compiled_layers_round_their_inputs_as_eager_ones_do(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    recipe = ON_INT8_KERNELS[1]
+    found = run("compile", model, recipe, small_images)
+    expected = run("torch", model, recipe, small_images).score(small_images.numpy())
+    apart = np.abs(found.score(small_images.numpy()) - expected)
+    assert np.median(apart) < 1e-5
+    assert "rounded between float32 kernels" in " ".join(found.execution.simulated)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import cpp_builder
+
+    from optimizer.engines import compile
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "/bin/false")
+    assert "can't compile what inductor writes" in str(compile.problem.__wrapped__())
+
+    def none() -> str:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    assert "no C++ compiler" in str(compile.problem.__wrapped__())
