@@ -4,10 +4,11 @@ import streamlit as st
 
 from pages import drawing, sidebar, tasks
 
-# Four cards and four charts fit a laptop's screen.
+# Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them.
 COMPACT = """
 .stMainBlockContainer { padding: 4rem 2.5rem 2rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
+[data-testid="stSkillsNudge"] { display: none; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 """
 
