@@ -11,22 +11,27 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
-ORDER = (
-    *(
-        "errors",
-        "recipe",
-        "records",
-        "resources",
-        "folders",
-        "classes",
-        "selection",
-        "token",
-        "theme",
-        "marks",
-        "figures",
-    ),
+FIGURES = (
+    *("errors", "recipe", "records", "resources", "folders", "classes", "selection"),
+    *("token", "theme", "marks", "figures"),
     *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
+)
+SHOWN = (
+    "sweep",
+    "store",
+    "executors",
+    "summary",
+    "frame",
+    "search",
+    "headline",
+    "charts",
+    "export",
+    "report",
+)
+
+ORDER = (
+    *FIGURES,
     *("architectures", "sources", "models", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
     *("shelf", "curvature", "recover", "studies"),
@@ -43,29 +48,12 @@ ORDER = (
         "complexity",
     ),
     *("profiling", "throughput"),
-    *("sweep", "store", "executors", "summary", "frame", "search", "headline", "charts", "export", "report"),
+    *SHOWN,
     *("artifacts", "work", "options", "cli"),
 )
 """From the top down; a folder is one entry."""
 
-NEVER_TORCH = (
-    *(
-        "errors",
-        "recipe",
-        "records",
-        "resources",
-        "folders",
-        "classes",
-        "selection",
-        "token",
-        "theme",
-        "marks",
-        "figures",
-    ),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
-    *("coverage", "serving"),
-    *("sweep", "store", "executors", "summary", "frame", "search", "headline", "charts", "export", "report"),
-)
+NEVER_TORCH = (*FIGURES, *SHOWN)
 """Not even inside a function."""
 
 TORCH_WHEN_CALLED = ("work", "cli")

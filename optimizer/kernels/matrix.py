@@ -68,9 +68,14 @@ class Product:
     hold: Callable[[np.ndarray], int]
 
     @cached_property
+    def kept(self) -> int:
+        """The weights that survive."""
+        return int(np.count_nonzero(self.weight))
+
+    @property
     def share(self) -> float:
         """Of the weights, those that survive."""
-        return np.count_nonzero(self.weight) / self.weight.size
+        return self.kept / self.weight.size
 
 
 def copy_of(step: Step) -> Step:

@@ -434,10 +434,11 @@ class _Planner:
         """A matrix ``[rows, taps]`` over pixels, in the ways that may be taken."""
         step.bias = self.arena.hold(self._bias(op, len(weight)))
         single = self.layout(op.shape).single
-        makes = ways(Product(step, weight, offsets, single, self.kernels, self.arena.hold))
+        product = Product(step, weight, offsets, single, self.kernels, self.arena.hold)
+        makes = ways(product)
         there = [way for way in makes if way in suited]
         asked = [way for way in there if way in self.among] or there[:1]
-        return Choice({way: makes[way]() for way in asked}, int(np.count_nonzero(weight)), weight.size)
+        return Choice({way: makes[way]() for way in asked}, product.kept, weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])
