@@ -36,21 +36,23 @@ PATIENCE_MS = 60_000
 CLASSES = {"T-shirt top": 0, "Trouser": 1, "Sneaker": 7, "Bag": 8}
 """Class folders of the image folder that the tests make, and the label of each."""
 
-WATCH = """() => {
-    window.ran = false;
-    window.calmSince = undefined;
-    const app = document.querySelector("[data-testid=stApp]");
-    window.watcher ??= new MutationObserver(() => {
-        window.ran ||= app.dataset.testScriptState === "running";
-    });
-    window.watcher.observe(app, { attributeFilter: ["data-test-script-state"] });
-}"""
-"""Notes from now on whether a script has run."""
+LISTEN = """
+    window.WebSocket = class extends window.WebSocket {
+        constructor(...options) {
+            super(...options);
+            this.addEventListener("message", () => { window.answered = true; window.calmSince = undefined; });
+        }
+    };
+"""
+"""Notes in every page when the server says something. That the page *runs* can't be watched: where its thread
+is busy, the beginning and the end of a script are drawn as one."""
+
+AWAIT = "() => { window.answered = false; window.calmSince = undefined; }"
 
 SETTLED = """() => {
     const app = document.querySelector("[data-testid=stApp]");
     const works = "[data-testid=stProgress], [data-testid=stSpinner], [aria-label^=hourglass]";
-    const calm = window.ran !== false && app?.dataset.testScriptState === "notRunning"
+    const calm = window.answered !== false && app?.dataset.testScriptState === "notRunning"
         && !document.querySelector(works)
         && document.querySelector("[data-testid=stMainBlockContainer]")?.innerText.trim();
     window.calmSince = calm ? window.calmSince ?? performance.now() : undefined;
@@ -219,6 +221,7 @@ def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
         )
         contexts.append(context)
         context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
+        context.add_init_script(LISTEN)
         context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         page.on("console", noted)
@@ -245,7 +248,7 @@ def settle(page: Page) -> None:
 
 def act(page: Page, action: Callable[[], object]) -> None:
     """Do what makes the page run its script again, and wait until all that follows from it is shown."""
-    page.evaluate(WATCH)
+    page.evaluate(AWAIT)
     action()
     settle(page)
 
