@@ -128,9 +128,10 @@ class LatencySummary:
     """What the samples of one comparison say, in nanoseconds a call and as ratios (1 is the baseline).
 
     ``p95_ns`` and ``p99_ns`` are upper bounds: at 99 % confidence, that share of calls is no slower.
-    ``aa`` is the baseline against itself. The intervals are at 95 %; under six rounds no such interval
-    exists, so that they span what was seen and no difference is told. ``noise`` gives the reasons, in words
-    with figures, why the verdict is "noisy".
+    ``aa`` is the baseline against itself, built twice: how far from 1 its interval reaches may be chance and
+    where in memory the two lie, so a change must exceed that, and 2 %. The intervals are at 95 %; under six
+    rounds no such interval exists, so that they span what was seen and no difference is told. ``noise`` gives
+    the reasons, in words with figures, why the verdict is "noisy".
     """
 
     median_ns: float
@@ -181,7 +182,7 @@ def summarise_latency(
         *_stolen_noise(stolen_share),
     )
     told = rounds >= LEAST_ROUNDS and not low <= 1 <= high
-    changed = abs(ratio - 1) > max(SMALLEST_CHANGE, (aa_high - aa_low) / 2)
+    changed = abs(ratio - 1) > max(SMALLEST_CHANGE, 1 - aa_low, aa_high - 1)
     direction = "faster" if ratio < 1 else "slower"
     single = np.asarray(single_ns, float)
     single = single if single.size else variant
@@ -270,10 +271,13 @@ def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float
 
 
 def _aa_noise(ratio: float, low: float, high: float) -> list[str]:
+    """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
+    that is told."""
     reasons = []
-    if not low <= 1 <= high:
+    if not low <= 1 <= high and abs(ratio - 1) > SMALLEST_CHANGE:
         reasons.append(
-            f"the baseline differs from itself: ratio {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f}"
+            f"the baseline differs from itself: ratio {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f} "
+            f"(limit {_percent(SMALLEST_CHANGE)})"
         )
     if (half_width := (high - low) / 2) > AA_LIMIT:
         reasons.append(

@@ -271,8 +271,21 @@ def test_a_change_within_what_the_baseline_shows_of_itself_is_not_told() -> None
     noise = np.stack([half_apart, 1 / half_apart, np.ones(80)])
     unsure, sure = compare(noise, 1.025), compare(np.ones((3, 80)), 1.025)
     assert unsure.ratio_low > 1
-    assert (unsure.aa_high - unsure.aa_low) / 2 == pytest.approx(0.028, abs=0.0001)
+    assert (unsure.aa_low, unsure.aa_high) == pytest.approx((1 / 1.028, 1.028), abs=0.0005)
     assert (unsure.verdict, sure.verdict, unsure.noise) == (SAME, "slower", ())
+
+
+@pytest.mark.parametrize("slower_build", [0, 1])
+def test_a_change_must_exceed_what_two_builds_of_the_baseline_differ_by(slower_build: int) -> None:
+    half_apart = np.exp(0.004 * np.repeat([1, -1] * 4, 10))
+    noise = np.stack([half_apart, 1 / half_apart, np.ones(80)])
+    noise[slower_build] *= 1.017
+    small, large = compare(noise, 1.032), compare(noise, 1.036)
+    assert not small.aa_low <= 1 <= small.aa_high
+    reach = max(1 - small.aa_low, small.aa_high - 1)
+    assert 1.02 < small.ratio < 1 + reach < large.ratio
+    assert small.ratio_low > 1
+    assert (small.verdict, large.verdict, small.noise) == (SAME, "slower", ())
 
 
 def test_a_change_that_may_be_none_is_not_told() -> None:
@@ -300,11 +313,14 @@ def noisy(
 
 
 def test_noise_a_baseline_that_differs_from_itself() -> None:
-    (reason,) = noisy(first=1.02)
-    figure = r"1\.0[12]\d"
+    (reason,) = noisy(first=1.025)
+    figure = r"1\.02\d"
     assert re.fullmatch(
-        f"the baseline differs from itself: ratio {figure}, 95 % interval {figure} to {figure}", reason
+        f"the baseline differs from itself: ratio {figure}, 95 % interval {figure} to {figure} "
+        r"\(limit 2 %\)",
+        reason,
     )
+    assert noisy(first=1.017) == ()
 
 
 def test_noise_a_baseline_that_is_hardly_known() -> None:
