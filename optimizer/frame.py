@@ -8,9 +8,10 @@ import msgspec
 import numpy as np
 import pandas as pd
 
+from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
 from optimizer.metrics import METRICS, metric
-from optimizer.records import Result, Size
+from optimizer.records import Result, Settings, Size
 from optimizer.statistics import wilson
 from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
@@ -22,6 +23,18 @@ FRONTIER = ("drop", "compressed_size", "latency_ratio")
 """The metrics of the frontier unless others are chosen."""
 
 # One row a result
+
+
+def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
+    """Those timed with as many threads (every core is that on each machine) and the same batch: the times of
+    others don't belong on one line with them."""
+    threads = settings.threads or threads_available()
+    return [
+        result
+        for result in results
+        if result.latency.batch == settings.batch
+        and (result.request.settings.threads == settings.threads or result.latency.threads == threads)
+    ]
 
 
 def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.DataFrame:
@@ -155,6 +168,8 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
             {
                 "model": summary.request.model,
                 "engine": engine_label(summary.request.engine),
+                "threads": summary.threads,
+                "batch": summary.batch,
                 "recipe": summary.description,
                 **{label: summary.text(name) for label, name in TABLE.items()},
                 "verdict": summary.latency.verdict,
@@ -162,7 +177,8 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
                 "frontier": "yes" if optimal else "",
             }
         )
-    return pd.DataFrame(rows, columns=["model", "engine", "recipe", *TABLE, "verdict", "badges", "frontier"])
+    served = ["model", "engine", "threads", "batch"]
+    return pd.DataFrame(rows, columns=[*served, "recipe", *TABLE, "verdict", "badges", "frontier"])
 
 
 # One JSON object a result

@@ -8,6 +8,7 @@ import streamlit as st
 
 from optimizer import charts, frame
 from optimizer.figures import row_pixels
+from optimizer.marks import count
 from optimizer.metrics import METRICS
 from optimizer.records import DataSpec, Result
 from optimizer.report import report
@@ -22,8 +23,8 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
-    "model", "engine", "recipe", "accuracy", "accuracy lost", "file", "ratio", "verdict", "badges", "latency",
-    "compressed", "packed", "frontier",
+    "model", "engine", "threads", "batch", "recipe", "accuracy", "accuracy lost", "file", "ratio", "verdict",
+    "badges", "latency", "compressed", "packed", "frontier",
 )  # fmt: skip
 VIEWS: dict[Literal["rounds", "distribution"], str] = {
     "rounds": "round by round",
@@ -68,7 +69,7 @@ def main() -> None:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
     table = frame.table(chosen)
-    alike = [name for name in ("model", "engine") if table[name].nunique() == 1]
+    alike = [name for name in COLUMNS[: COLUMNS.index("recipe")] if table[name].nunique() == 1]
     st.dataframe(table, column_order=[name for name in COLUMNS if name not in alike], hide_index=True)
     with st.container(horizontal=True):
         drawing.export_menu(chosen, "comparison")
@@ -131,6 +132,10 @@ def labels(results: Sequence[Result]) -> dict[str, str]:
         parts = [request.model, summary.description, engine_label(request.engine)]
         if request.data != DataSpec():
             parts.append(summary.images)
+        if request.settings.threads:
+            parts.append(count(request.settings.threads, "thread"))
+        if request.settings.batch > 1:
+            parts.append(f"batch {request.settings.batch}")
         if not summary.quick:
             parts.append("in full")
         names[summary.key] = " · ".join(parts)

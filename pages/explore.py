@@ -6,6 +6,7 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.executors import Job
+from optimizer.frame import timed_alike
 from optimizer.headline import headlines
 from optimizer.keys import request_key, request_keys
 from optimizer.recipe import PRESETS, Recipe
@@ -31,14 +32,15 @@ def main() -> None:
     if chosen.problem:
         st.info(chosen.problem, icon=":material/info:")
         return
-    request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data)
+    request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)
     asked = [] if result else ask(request)
     cards(request, result)
-    results = tasks.store().results(request.model, request.data, request.engine)
+    everywhere = timed_alike(tasks.store().results(request.model, request.data), request.settings)
+    results = [one for one in everywhere if one.request.engine == request.engine]
     started = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
-    draw(results, tasks.store().results(request.model, request.data), result, recipe)
+    draw(results, everywhere, result, recipe)
 
 
 def take_preset() -> None:
@@ -116,7 +118,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
 
     ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
     """
-    full = replace(request, settings=Settings(quick=False))
+    full = replace(request, settings=replace(request.settings, quick=False))
     wanted = grid(replace(request, recipe=_any_amount(way)), STARTER_SPARSITIES, STARTER_BITS)
     done = {one.key for one in results}
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
@@ -176,7 +178,7 @@ def presets(request: Request) -> Job | None:
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
             if st.button(name.capitalize(), help=preset.label, width="stretch"):
-                base = replace(request, recipe=Recipe(), settings=Settings())
+                base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
                 running = tasks.pool().submit("measure", "preset", (name, base), key)
                 st.session_state["preset"] = key

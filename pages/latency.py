@@ -9,12 +9,11 @@ import streamlit as st
 
 from optimizer import charts, coverage, serving
 from optimizer.coverage import Coverage
-from optimizer.environment import threads_available
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
 from optimizer.metrics import MISSING
 from optimizer.recipe import Override, QuantizeSpec, Recipe
-from optimizer.records import Request, Settings, decode
+from optimizer.records import Request, decode
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from optimizer.summary import summarise
 from pages import address, drawing, sidebar, tasks
@@ -40,7 +39,7 @@ def main() -> None:
         st.info(chosen.problem, icon=":material/info:")
         return
     recipe = choose_recipe(address.overrides(chosen.card.name))
-    request = Request(chosen.card.name, recipe, chosen.engine, chosen.data)
+    request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
     st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
@@ -121,8 +120,8 @@ def serve(request: Request) -> None:
 
 
 def controls(request: Request) -> tuple[ServingRequest, float | None]:
-    cores = threads_available()
-    counts = [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < cores] + [cores]
+    counts = sidebar.thread_counts()
+    cores = counts[-1]
     streaming = request.engine in STREAMING
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
@@ -188,13 +187,12 @@ def offer(wanted: ServingRequest, key: str, count: int, job: Job | None) -> None
 
 
 def kernels(request: Request, jobs: list[Job]) -> None:
-    asked = replace(request, settings=Settings())
-    key = coverage.coverage_key(asked)
+    key = coverage.coverage_key(request)
     run = stored("coverage", key, Coverage)
     if run is None:
-        jobs += tasks.ask_for("coverage", asked, key)
+        jobs += tasks.ask_for("coverage", request, key)
         return
-    measured = tasks.store().best(asked)
+    measured = tasks.store().best(request)
     left, right = st.container(key="kernel-charts").columns(2)
     with left:
         drawing.chart(charts.parts_info(run), "parts", 270)

@@ -114,7 +114,7 @@ def read_images(chosen: sidebar.Selection) -> None:
 
 def score_baseline(chosen: sidebar.Selection) -> None:
     st.markdown("**Uncompressed**")
-    request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data)
+    request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)
     if result is None:
         tasks.refresh_when_over([tasks.submit(request)])

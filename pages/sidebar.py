@@ -7,10 +7,10 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from optimizer.environment import describe, environment
+from optimizer.environment import describe, environment, threads_available
 from optimizer.folders import allowed_roots, check_allowed, image_folders
 from optimizer.metrics import format_bytes
-from optimizer.records import DataSpec, ModelCard
+from optimizer.records import DataSpec, ModelCard, Settings
 from optimizer.resources import asset
 from optimizer.theme import ENGINE_LABELS
 from optimizer.work import Catalogue
@@ -36,7 +36,8 @@ class Selection:
     card: ModelCard
     data: DataSpec
     engine: str
-    problem: str = ""
+    settings: Settings
+    problem: str
 
 
 @st.cache_resource(show_spinner="Listing the models…")
@@ -69,7 +70,7 @@ def navigation() -> Page:
 
 
 def sidebar() -> None:
-    """Model, images and engine; kept in the address, so that a link restores them."""
+    """Model, images, engine and threads; kept in the address, so that a link restores them."""
     with st.sidebar:
         cards = catalogue().cards
         name = st.selectbox(
@@ -82,12 +83,15 @@ def sidebar() -> None:
         st.caption(describe_card(cards[name]))
         data = _choose_images(cards[name])
         engine = _choose_engine(catalogue())
+        settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
             f"Measured on {environment().cpu}, {environment().cores} cores. Nothing leaves this machine.",
             help=describe(environment()),
         )
-    st.session_state["selection"] = Selection(cards[name], data, engine, _problem(cards[name], data))
+    st.session_state["selection"] = Selection(
+        cards[name], data, engine, settings, _problem(cards[name], data)
+    )
 
 
 def selection() -> Selection:
@@ -134,6 +138,27 @@ def _choose_engine(found: Catalogue) -> str:
         if problem:
             st.caption(f"Not here: {ENGINE_LABELS[name]}, since {problem}.")
     return engine
+
+
+def thread_counts() -> list[int]:
+    """Numbers of threads that are worth a comparison: powers of two, and every core."""
+    cores = threads_available()
+    return [count for count in (1, 2, 4, 8, 16, 32, 64, 128) if count < cores] + [cores]
+
+
+def _choose_threads() -> int:
+    """As in Settings: 0 is every core, on whichever machine a link is opened."""
+    counts = thread_counts()
+    cores = counts.pop()
+    chosen: int = st.selectbox(
+        "Threads",
+        [0, *counts],
+        format_func=lambda count: str(count) if count else f"every core ({cores})",
+        **in_address("timed_threads"),
+        help="The network and its baseline run on so many. On a machine of few cores, one thread leaves the "
+        "others to the browser and the rest: calmer timings. Latency compares several numbers.",
+    )
+    return chosen
 
 
 def _choose_images(card: ModelCard) -> DataSpec:

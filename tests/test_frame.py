@@ -2,16 +2,18 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from factories import make_result, make_sweep, recipe, remade
 
+from optimizer.environment import threads_available
 from optimizer.errors import InputError
-from optimizer.frame import COLUMNS, JSON_VERSION, as_json, frame, table
+from optimizer.frame import COLUMNS, JSON_VERSION, as_json, frame, table, timed_alike
 from optimizer.metrics import METRICS
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Accuracy, Result, decode, encode
+from optimizer.records import Accuracy, Result, Settings, decode, encode
 
 
 def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
@@ -32,6 +34,27 @@ def test_frame_of_nothing_has_all_columns() -> None:
     assert len(rows) == 0
     assert list(rows.columns) == [*COLUMNS, "frontier"]
     assert list(table([]).columns) == list(table(make_sweep()[:1]).columns)
+
+
+def test_only_what_was_timed_alike_shares_a_line() -> None:
+    cores = threads_available()
+
+    def timed(asked: int, threads: int, batch: int = 1) -> Result:
+        made = make_result()
+        settings = replace(made.request.settings, threads=asked, batch=batch)
+        return remade(
+            made,
+            request=replace(made.request, settings=settings),
+            latency=replace(made.latency, threads=threads, batch=batch),
+        )
+
+    every_core, said_so, elsewhere = timed(0, cores), timed(cores, cores), timed(0, cores + 7)
+    another, batched = timed(cores + 1, cores + 1), timed(0, cores, batch=8)
+    results = [every_core, said_so, elsewhere, another, batched]
+    assert timed_alike(results, Settings()) == [every_core, said_so, elsewhere]
+    assert timed_alike(results, Settings(threads=cores)) == [every_core, said_so]
+    assert timed_alike(results, Settings(threads=cores + 1)) == [another]
+    assert timed_alike(results, Settings(batch=8)) == [batched]
 
 
 def test_frontier_is_pareto_and_follows_the_chosen_metrics() -> None:

@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer import keys, scaling
 from optimizer.coverage import coverage_key
+from optimizer.environment import threads_available
 from optimizer.experiment import measure
 from optimizer.headline import headlines
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
@@ -124,6 +125,16 @@ def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
     page.slider(key="threshold").set_value(0.02).run()
     settled(page, lambda page: "–" not in shown(page).values())
     assert Recipe(PruneSpec(threshold=0.02)) in results()
+
+
+@pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
+def test_the_threads_are_chosen(app: AppTest) -> None:
+    app.query_params |= {"sparsity": "21", "timed_threads": "1"}
+    page = app.run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    result = results()[Recipe(replace(NORMAL.prune, sparsity=0.21))]
+    assert (result.request.settings.threads, result.latency.threads) == (1, 1)
+    assert shown(page) == expected(result)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, toggle
+from optimizer.environment import threads_available
 from optimizer.metrics import METRICS, format_bytes
+from optimizer.store import Store
 
 pytestmark = pytest.mark.browser
 
@@ -60,6 +62,23 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
 
     for before, after in pairwise(seen):  # the clock may not tell two positions apart: latency is left out
         assert [before[card] for card in (0, 1, 3)] != [after[card] for card in (0, 1, 3)]
+
+
+@pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
+def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashboard) -> None:
+    page = visit("/?model=fashion-mlp")
+    points = page.get_by_role("figure", name="Latency against sparsity").locator(".scatterlayer .point")
+    pick(page, "Threads", "1")
+    assert "timed_threads=1" in page.url
+    found = Store(dashboard.home / "results.sqlite").results("fashion-mlp", engine="openvino")
+    assert sorted({result.latency.threads for result in found}) == [1, threads_available()]
+    alone = [result for result in found if result.latency.threads == 1]
+    expect(points).to_have_count(len(alone) + 1)  # and the mark of what the sliders say
+
+    again = visit(page.url.removeprefix(dashboard.url))
+    expect(again.get_by_role("combobox", name="Threads")).to_have_value("1")
+    pick(again, "Threads", f"every core ({threads_available()})")
+    assert "timed_threads" not in again.url
 
 
 def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
