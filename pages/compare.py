@@ -69,6 +69,7 @@ def main() -> None:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
     table = frame.table(chosen)
+    table["recipe"] = charts.brief([*table["recipe"]])  # the whole names stand above
     alike = [name for name in COLUMNS[: COLUMNS.index("recipe")] if table[name].nunique() == 1]
     st.dataframe(table, column_order=[name for name in COLUMNS if name not in alike], hide_index=True)
     with st.container(horizontal=True):

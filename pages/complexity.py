@@ -26,7 +26,7 @@ def main() -> None:
     st.caption(
         "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
         "weights that survive. Removing half of them halves the constant, never the order, and only where "
-        "what executes the model skips them. All times are of this machine."
+        "what executes the model skips them. All times are of this machine, on one thread."
     )
     request = controls(model)
     key = scaling.request_key(request)

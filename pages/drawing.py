@@ -24,6 +24,10 @@ BADGE_COLOURS: dict[str, Colour] = {
     "other machine": "violet",
 }
 
+ADVICE = {
+    "noisy": "Close other programs, or take fewer threads than cores in the sidebar, and measure in full.",
+}
+
 
 def heading(recipe: Recipe) -> str:
     """A recipe in words, bold."""
@@ -91,7 +95,8 @@ def badges(summary: Summary) -> None:
     """How far the figures can be trusted, each badge with its reason."""
     with st.container(horizontal=True, gap="xsmall"):
         for badge in summary.badges:
-            st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=badge.words)
+            words = "\n\n".join(filter(None, (badge.words, ADVICE.get(badge.name))))
+            st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=words)
 
 
 def export_menu(results: Sequence[Result], name: str, request: Request | None = None) -> None:

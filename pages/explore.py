@@ -36,11 +36,11 @@ def main() -> None:
     result = tasks.store().best(request)
     asked = [] if result else ask(request)
     cards(request, result)
-    everywhere = timed_alike(tasks.store().results(request.model, request.data), request.settings)
+    everywhere = tasks.store().results(request.model, request.data)
     results = [one for one in everywhere if one.request.engine == request.engine]
     started = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
-    draw(results, everywhere, result, recipe)
+    draw(results, timed_alike(everywhere, request.settings), result, recipe)
 
 
 def take_preset() -> None:
@@ -99,15 +99,16 @@ def cards(request: Request, result: Result | None) -> None:
             drawing.card(headline)
 
 
-def draw(results: list[Result], everywhere: list[Result], result: Result | None, recipe: Recipe) -> None:
-    """The four curves, with the point under the sliders on each. Latency is of all engines."""
+def draw(results: list[Result], timed: list[Result], result: Result | None, recipe: Recipe) -> None:
+    """The four curves, with the point under the sliders on each: latency of what was ``timed`` alike, on any
+    engine; the others of ``results``, with however many threads."""
     key = result.key if result else None
     engine = sidebar.selection().engine
     cursor = 100 * recipe.prune.sparsity if recipe.prune.sparsity and not result else None
     left, right = st.columns(2)
     with left:
         drawing.chart(charts.accuracy_info(results, key, cursor), "accuracy")
-        drawing.chart(charts.latency_info(everywhere, key, cursor, engine=engine), "latency")
+        drawing.chart(charts.latency_info(timed, key, cursor, engine=engine), "latency")
     with right:
         drawing.chart(charts.size_info(results, key), "size")
         drawing.chart(charts.frontier_info(results, key), "frontier")

@@ -11,6 +11,7 @@ from optimizer import charts, coverage, serving
 from optimizer.coverage import Coverage
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
+from optimizer.marks import count
 from optimizer.metrics import MISSING
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request, decode
@@ -43,7 +44,8 @@ def main() -> None:
     st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
-    st.subheader("Which kernels ran")
+    threads = request.settings.threads
+    st.subheader("Which kernels ran" + (f", on {count(threads, 'thread')}" if threads else ""))
     kernels(request, jobs)
     tasks.refresh_when_over(jobs)
 
@@ -125,7 +127,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     streaming = request.engine in STREAMING
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
-        threads = pills("Threads", "threads", counts, [cores], "In all, shared by the streams.")
+        threads = pills("Threads in all", "threads", counts, [cores], "Shared by the streams.")
         streams = pills(
             "Streams",
             "streams",

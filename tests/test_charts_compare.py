@@ -1,10 +1,13 @@
 """What the chart of chosen configurations says."""
 
-from factories import make_result
+from dataclasses import replace
+
+from factories import make_result, remade
 from test_charts import SWEEP
 
-from optimizer.charts import compare_info, figure
+from optimizer.charts import brief, compare_info, figure
 from optimizer.figures import row_pixels
+from optimizer.marks import count
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.summary import summarise
 
@@ -28,8 +31,19 @@ def test_rows_leave_out_what_is_in_brackets_unless_it_tells_them_apart() -> None
     both = compare_info([make_result(compensated), make_result(measured)])
     assert len(set(both.y.categories)) == 2
     assert all("compensated" in name for name in both.y.categories)
+    assert brief(["a (b)", "a (b)", "c (d)", "c"]) == ["a", "a", "c (d)", "c"]
     assert figure(both).layout.height >= 330
     assert row_pixels(both.y) >= 16 * max(name.count("\n") + 1 for name in both.y.categories)
+
+
+def test_compare_names_threads_and_batch_where_they_differ() -> None:
+    one = make_result()
+    more = remade(one, latency=replace(one.latency, threads=one.latency.threads + 1, batch=8))
+    threads = count(one.latency.threads, "thread")
+    assert compare_info([one, more]).y.categories == (
+        f"uncompressed · {threads}",
+        f"uncompressed · {one.latency.threads + 1} threads,\nbatch 8",
+    )
 
 
 def test_compare_names_models_where_they_differ() -> None:

@@ -7,6 +7,7 @@ from factories import make_latency, make_result, recipe, remade
 from test_charts import SWEEP, series
 
 from optimizer.charts import frontier_info, latency_info
+from optimizer.marks import count
 from optimizer.recipe import Override, PruneSpec, Recipe
 from optimizer.records import Result
 from optimizer.summary import summarise
@@ -87,6 +88,19 @@ def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
         ("channels removed", "solid", 2),
         ("channels removed, snapped to 16", "solid", 1),
     ]
+
+
+def test_threads_and_batch_have_lines_of_their_own_where_they_differ() -> None:
+    one, two, four = (make_result(recipe(share)) for share in (0.2, 0.4, 0.6))
+    two = remade(two, latency=replace(two.latency, threads=one.latency.threads + 1))
+    four = remade(four, latency=replace(four.latency, batch=4))
+    threads = count(one.latency.threads, "thread")
+    assert [line.name for line in latency_info([one, two, four]).series] == [
+        f"dense fp32, {threads}",
+        f"dense fp32, {threads}, batch 4",
+        f"dense fp32, {one.latency.threads + 1} threads",
+    ]
+    assert [line.name for line in latency_info([one]).series] == ["dense fp32"]
 
 
 def test_two_results_at_one_place_keep_the_line_straight_and_the_selected_one_on_it() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optimizer.charts.axes import padded
-from optimizer.charts.points import TIMES, bits_role, brief, point_of
+from optimizer.charts.points import TIMES, bits_role, brief, point_of, served
 from optimizer.marks import Axis, Lines, Series
 from optimizer.metrics import metric
 from optimizer.records import Result
@@ -50,10 +50,12 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
 
 
 def _label(summary: Summary, others: Sequence[Summary]) -> str:
-    """The recipe, and the model and engine where these differ."""
+    """The recipe, and model, engine, threads and batch where these differ."""
     parts = [summary.description]
     if len({other.request.model for other in others}) > 1:
         parts.insert(0, summary.request.model)
     if len({other.request.engine for other in others}) > 1:
         parts.append(engine_label(summary.request.engine))
+    if len({served(other) for other in others}) > 1:
+        parts.append(served(summary))
     return " · ".join(parts)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.charts.points import point_of, ran, selected_point, served
 from optimizer.marks import Axis, Lines, Point, Series, count
 from optimizer.metrics import metric
 from optimizer.records import Result
@@ -26,7 +26,8 @@ def latency_info(
     """Latency against sparsity, one line a realisation: what the kernels really did.
 
     The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
-    time. Results of another machine are lines of their own, with crosses. With ``engine`` there is one line a
+    time. Results of another machine, or with other threads or batch, are lines of their own, the former with
+    crosses. With ``engine`` there is one line a
     realisation, of that engine where it has any, else of the one with most results; other engines recede.
     Without, each engine has its own, and those of the first are solid.
     """
@@ -41,9 +42,10 @@ def latency_info(
         {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
     )
     shown = _one_engine_each(summaries, engine)
+    differ = len({served(summary) for summary in summaries}) > 1
     placed = [
         Placed(
-            *_realisation_series(summary, engines, engine),
+            *_realisation_series(summary, engines, engine, served(summary) if differ else ""),
             point,
             not engine or shown[_kind(summary)] == summary.request.engine,
         )
@@ -98,9 +100,12 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[st
     return dict(ranked)  # the last one stays
 
 
-def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -> tuple[Any, Series]:
-    """Its name, with what else tells on the clock, the engine where each has its own lines, and the machine
-    where it is another. The first engine's lines are solid; layers apart make no line."""
+def _realisation_series(
+    summary: Summary, engines: Sequence[str], chosen: str, way: str
+) -> tuple[Any, Series]:
+    """Its name, with what else tells on the clock, the engine where each has its own lines, the ``way`` it
+    was served where that differs, and the machine where it is another. The first engine's lines are solid;
+    layers apart make no line."""
     name, colour = ran(summary), summary.realisation
     recipe = summary.recipe
     if recipe.prune.shrinks and recipe.prune.snap > 1:
@@ -110,6 +115,8 @@ def _realisation_series(summary: Summary, engines: Sequence[str], chosen: str) -
     label = engine_label(summary.request.engine)
     if len(engines) > 1 and not chosen and name != label:  # the sparse kernels are an engine by themselves
         name += f", {label}"
+    if way:
+        name += f", {way}"
     if summary.other_machine:
         name, colour = f"{name}, other machine", "unknown kernels"
     order = (

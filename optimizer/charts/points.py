@@ -76,10 +76,16 @@ def clip(text: str, most: int = 90) -> str:
 
 
 def brief(names: Sequence[str]) -> list[str]:
-    """Names without what stands in brackets, where they differ without it."""
-    short = [re.sub(r" \([^()]*\)", "", name) for name in names]
-    often = Counter(short)
-    return [part if often[part] == 1 else name for part, name in zip(short, names, strict=True)]
+    """Names without what stands in brackets, where different ones differ without it."""
+    short = {name: re.sub(r" \([^()]*\)", "", name) for name in names}
+    often = Counter(short.values())
+    return [short[name] if often[short[name]] == 1 else name for name in names]
+
+
+def served(summary: Summary) -> str:
+    """``2 threads``, and the batch where that is not 1."""
+    batch = f", batch {summary.batch}" if summary.batch > 1 else ""
+    return count(summary.threads, "thread") + batch
 
 
 def ran(summary: Summary) -> str:
