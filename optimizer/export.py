@@ -30,8 +30,8 @@ from optimizer.charts import accuracy_info, compare_info, frontier_info, latency
 from optimizer.errors import UnavailableError
 from optimizer.figures import alternative, figure
 from optimizer.frame import frame, table
-from optimizer.marks import Lines, count
-from optimizer.metrics import METRICS, format_bytes
+from optimizer.marks import Lines
+from optimizer.metrics import METRICS, count, format_bytes
 from optimizer.records import Result
 from optimizer.theme import DARK, FONT, LIGHT
 
@@ -247,7 +247,7 @@ HOW_TO_READ = Section(
         "count. p is the exact McNemar test on them.",
         "A latency ratio compares calls of the same round with the uncompressed model in fp32, on the same "
         "engine and threads. Faster or slower is said only when the interval excludes 1 and the change is "
-        "larger than 2 % and than what the baseline shows against itself.",
+        "larger than 2 % and than what the baseline, built twice, may differ from itself by.",
         "Measured: kernels ran in the precision shown. Simulated (hollow points): the values are exact, but "
         "other kernels computed with them, so the time is those kernels' time.",
         "Noisy (faded points): the machine was not quiet enough for that latency to be trusted. Preliminary: "

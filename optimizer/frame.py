@@ -10,7 +10,7 @@ import pandas as pd
 
 from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
-from optimizer.metrics import METRICS, metric
+from optimizer.metrics import METRICS, TIMES, metric
 from optimizer.records import Result, Settings, Size
 from optimizer.statistics import wilson
 from optimizer.summary import Summary, summarise
@@ -21,8 +21,6 @@ JSON_VERSION = 1
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")
 """The metrics of the frontier unless others are chosen."""
-
-# One row a result
 
 
 def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
@@ -37,13 +35,16 @@ def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
     ]
 
 
+# One row a result
+
+
 def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.DataFrame:
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
     ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
-    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name, among rows
-    that can be compared: same images, batch, threads and environment. Raises InputError for an unknown one.
+    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name
+    (:func:`frontier_mask`). Raises InputError for an unknown one.
     """
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
@@ -55,12 +56,16 @@ def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.D
 
 
 def frontier_mask(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
-    """Boolean ``[N]``: no comparable summary is at least as good in all of ``metrics`` and better in one."""
+    """Boolean ``[N]``: no comparable summary is at least as good in all of ``metrics`` and better in one.
+
+    Comparable are the same images, and where a metric is a time, the same batch, threads and environment.
+    """
+    timed = any(name in TIMES for name in metrics)
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
     groups: dict[object, list[int]] = {}
     for index, summary in enumerate(summaries):
-        comparable = (summary.request.data, summary.batch, summary.threads, summary.environment_key)
-        groups.setdefault(comparable, []).append(index)
+        served = (summary.batch, summary.threads, summary.environment_key) if timed else ()
+        groups.setdefault((summary.request.data, served), []).append(index)
     mask = np.zeros(len(summaries), bool)
     for members in groups.values():
         mask[members] = pareto_mask(losses[members])

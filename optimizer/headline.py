@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.metrics import METRICS, MISSING, format_bytes, format_count, format_ns, format_percent
+from optimizer.metrics import METRICS, MISSING, count, format_bytes, format_count, format_ns, format_percent
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
@@ -144,8 +144,7 @@ def _latency(summary: Summary | None) -> Headline:
     value, interval = _split(summary.text("latency"))
     latency = summary.latency
     mood: Mood = {"faster": "better", "slower": "worse"}.get(latency.verdict, "same")  # type: ignore[assignment]
-    images = "1 image" if summary.batch == 1 else f"{summary.batch} images"
-    threads = "1 thread" if summary.threads == 1 else f"{summary.threads} threads"
+    images, threads = count(summary.batch, "image"), count(summary.threads, "thread")
     told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
     if latency.verdict == SAME:
         told = _same(summary)

@@ -124,8 +124,3 @@ class Stacks:
     rows: tuple[tuple[str, tuple[Segment, ...]], ...]
     note: str = ""
     empty: str = NO_RESULTS
-
-
-def count(number: int, noun: str) -> str:
-    """``1 call``, ``1,200 calls``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

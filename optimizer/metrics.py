@@ -89,6 +89,11 @@ def format_count(value: float | None, low: float | None = None, high: float | No
     return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
+def count(number: int, noun: str) -> str:
+    """``1 call``, ``1,200 calls``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_p(p: float) -> str:
     """The outcome of a test: ``p = 0.031``, or ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
@@ -245,6 +250,10 @@ METRICS: dict[str, Metric] = {
         "Mean divergence of the predicted distribution from the uncompressed model's.",
     ),
 }
+
+
+TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
+"""Metrics that a noisy or another machine spoils."""
 
 
 def metric(name: str) -> Metric:

@@ -7,8 +7,7 @@ import pandas as pd
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
 from optimizer.frame import frontier_mask
-from optimizer.marks import count
-from optimizer.metrics import format_bytes, format_ns, format_p, format_ratio, metric
+from optimizer.metrics import count, format_bytes, format_ns, format_p, format_ratio, metric
 from optimizer.records import Result
 from optimizer.statistics import SAME
 from optimizer.summary import Summary, summarise
@@ -143,7 +142,8 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
 
 
 def _with_sentences(summary: Summary) -> str:
-    name = f"{summary.description} ({summary.request.model} on {engine_label(summary.request.engine)})"
+    engine = engine_label(summary.request.engine)
+    name = f"{summary.description} ({summary.request.model} on {engine}, {summary.served})"
     return f"{name}: {accuracy_sentence(summary)}; {size_sentence(summary)}; {latency_sentence(summary)}."
 
 

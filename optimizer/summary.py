@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from optimizer.environment import describe, environment
-from optimizer.metrics import metric
+from optimizer.metrics import count, metric
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
 from optimizer.statistics import LatencySummary, PairedDrop, paired_drop, summarise_latency, wilson
@@ -93,6 +93,12 @@ class Summary:
     @property
     def recipe(self) -> Recipe:
         return self.request.recipe
+
+    @property
+    def served(self) -> str:
+        """``2 threads``, and the batch where that is not 1."""
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        return count(self.threads, "thread") + batch
 
     @property
     def other_machine(self) -> bool:

@@ -8,7 +8,6 @@ import streamlit as st
 
 from optimizer import charts, frame
 from optimizer.figures import row_pixels
-from optimizer.marks import count
 from optimizer.metrics import METRICS
 from optimizer.records import DataSpec, Result
 from optimizer.report import report
@@ -133,10 +132,8 @@ def labels(results: Sequence[Result]) -> dict[str, str]:
         parts = [request.model, summary.description, engine_label(request.engine)]
         if request.data != DataSpec():
             parts.append(summary.images)
-        if request.settings.threads:
-            parts.append(count(request.settings.threads, "thread"))
-        if request.settings.batch > 1:
-            parts.append(f"batch {request.settings.batch}")
+        if request.settings.threads or summary.batch > 1:
+            parts.append(summary.served)
         if not summary.quick:
             parts.append("in full")
         names[summary.key] = " · ".join(parts)

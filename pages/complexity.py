@@ -111,8 +111,9 @@ def stored() -> dict[str, ComplexityRun]:
 
 
 def alike(request: ComplexityRequest, runs: dict[str, ComplexityRun]) -> ComplexityRun | None:
-    """The newest run of the same family, to predict from while the asked one is measured."""
-    same = [run for run in runs.values() if run.request.family == request.family]
+    """The newest run of the same family and threads, to predict from while the asked one is measured."""
+    wanted = (request.family, request.threads)
+    same = [run for run in runs.values() if (run.request.family, run.request.threads) == wanted]
     return same[-1] if same else None
 
 

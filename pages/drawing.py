@@ -10,7 +10,6 @@ from optimizer.figures import alternative, figure
 from optimizer.headline import Headline, Mood
 from optimizer.keys import request_key
 from optimizer.marks import Lines, Stacks
-from optimizer.recipe import Recipe
 from optimizer.records import Request, Result
 from optimizer.summary import Summary
 from pages.tasks import finished, pool
@@ -24,14 +23,9 @@ BADGE_COLOURS: dict[str, Colour] = {
     "other machine": "violet",
 }
 
-ADVICE = {
-    "noisy": "Close other programs, or take fewer threads than cores in the sidebar, and measure in full.",
-}
 
-
-def heading(recipe: Recipe) -> str:
+def heading(words: str) -> str:
     """A recipe in words, bold."""
-    words = recipe.describe()
     return f"**{words[0].upper()}{words[1:]}**"
 
 
@@ -91,11 +85,15 @@ def chart(info: Lines | Stacks, key: str, height: int = 240) -> None:
     )
 
 
+FEWER_THREADS = "Fewer threads, set in the sidebar, leave a core to other programs: calmer timings."
+
+
 def badges(summary: Summary) -> None:
     """How far the figures can be trusted, each badge with its reason."""
     with st.container(horizontal=True, gap="xsmall"):
         for badge in summary.badges:
-            words = "\n\n".join(filter(None, (badge.words, ADVICE.get(badge.name))))
+            crowded = badge.name == "noisy" and summary.threads > 1 and not summary.other_machine
+            words = f"{badge.words}.\n\n{FEWER_THREADS}" if crowded else badge.words
             st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=words)
 
 

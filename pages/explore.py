@@ -125,7 +125,9 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := tasks.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(drawing.heading(request.recipe), width="content")
+        words = request.recipe.describe()
+        short = charts.without_brackets(words)
+        st.markdown(drawing.heading(short), width="content", help=words if short != words else None)
         if result:
             drawing.badges(summarise(result))
         if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):

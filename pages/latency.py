@@ -11,8 +11,7 @@ from optimizer import charts, coverage, serving
 from optimizer.coverage import Coverage
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
-from optimizer.marks import count
-from optimizer.metrics import MISSING
+from optimizer.metrics import MISSING, count
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request, decode
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
@@ -64,7 +63,7 @@ def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
         help="Compared with the uncompressed model on the same engine, with the same threads and streams.",
     )
     recipe = Recipe(quantize=INT8).canonical() if what == "int8" else explored
-    st.markdown(drawing.heading(recipe))
+    st.markdown(drawing.heading(recipe.describe()))
     return recipe
 
 
@@ -127,7 +126,9 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     streaming = request.engine in STREAMING
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
-        threads = pills("Threads in all", "threads", counts, [cores], "Shared by the streams.")
+        threads = pills(
+            "Threads in all", "threads", counts, [request.settings.threads or cores], "Shared by the streams."
+        )
         streams = pills(
             "Streams",
             "streams",
@@ -144,7 +145,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
             step=0.1,
             placeholder="none",
             width=150,
-            **address.in_address("limit"),
+            **address.in_address("limit_ms"),
             help="The best configuration under it is marked and named.",
         )
         full = st.toggle(
@@ -172,13 +173,13 @@ def pills(label: str, key: str, options: list[int], default: list[int], words: s
     return picked
 
 
-def offer(wanted: ServingRequest, key: str, count: int, job: Job | None) -> None:
+def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:"):
             tasks.pool().submit("measure", "throughput", wanted, key, tasks.INTERACTIVE)
             st.rerun()
         st.caption(
-            f"{count} configuration{'s' if count > 1 else ''}: in each the recipe, the uncompressed model "
+            f"{count(configurations, 'configuration')}: in each the recipe, the uncompressed model "
             "twice, and torch eager, all in turns. More streams than threads are no configuration."
         )
     if job is not None and job.state == "failed":

@@ -36,7 +36,7 @@ def main() -> None:
     way = address.way()
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
-    st.markdown(f"{drawing.heading(recipe)}, as set under Explore")
+    st.markdown(f"{drawing.heading(recipe.describe())}, as set under Explore")
     jobs: list[Job] = []
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):

@@ -1,4 +1,4 @@
-"""Navigation, and the sidebar: model, images and engine. (Not a page.)"""
+"""Navigation, and the sidebar: model, images, engine and threads. (Not a page.)"""
 
 from collections import Counter
 from dataclasses import dataclass

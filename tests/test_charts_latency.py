@@ -7,7 +7,7 @@ from factories import make_latency, make_result, recipe, remade
 from test_charts import SWEEP, series
 
 from optimizer.charts import frontier_info, latency_info
-from optimizer.marks import count
+from optimizer.metrics import count
 from optimizer.recipe import Override, PruneSpec, Recipe
 from optimizer.records import Result
 from optimizer.summary import summarise
@@ -95,10 +95,10 @@ def test_threads_and_batch_have_lines_of_their_own_where_they_differ() -> None:
     two = remade(two, latency=replace(two.latency, threads=one.latency.threads + 1))
     four = remade(four, latency=replace(four.latency, batch=4))
     threads = count(one.latency.threads, "thread")
-    assert [line.name for line in latency_info([one, two, four]).series] == [
-        f"dense fp32, {threads}",
-        f"dense fp32, {threads}, batch 4",
-        f"dense fp32, {one.latency.threads + 1} threads",
+    assert [(line.name, line.line) for line in latency_info([one, two, four]).series] == [
+        (f"dense fp32, {threads}", "solid"),
+        (f"dense fp32, {threads}, batch 4", "dash"),
+        (f"dense fp32, {one.latency.threads + 1} threads", "dash"),
     ]
     assert [line.name for line in latency_info([one]).series] == ["dense fp32"]
 

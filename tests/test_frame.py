@@ -79,6 +79,13 @@ def test_results_that_cannot_be_compared_do_not_dominate_each_other() -> None:
     assert list(rows["frontier"]) == [True, False]
 
 
+def test_threads_matter_to_a_frontier_over_times_only() -> None:
+    small, large = make_result(recipe(0.5, 4)), make_result(recipe(0.5, 32), ratio=1.5)
+    large = remade(large, latency=replace(large.latency, threads=large.latency.threads + 1))
+    assert list(frame([small, large], ("latency_ratio",))["frontier"]) == [True, True]
+    assert list(frame([small, large], ("packed_size",))["frontier"]) == [True, False]
+
+
 def test_missing_memory_is_never_on_a_frontier_over_memory() -> None:
     rows = frame([make_result(quick=True), make_result(recipe(0.5))], ("drop", "memory"))
     assert list(rows["frontier"]) == [False, True]

@@ -13,8 +13,8 @@ PACKAGE = ROOT / "optimizer"
 
 FIGURES = (
     *("errors", "recipe", "records", "resources", "folders", "classes", "selection"),
-    *("token", "theme", "marks", "figures"),
-    *("metrics", "frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
+    *("token", "theme", "marks", "metrics", "figures"),
+    *("frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
 )
 SHOWN = (

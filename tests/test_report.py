@@ -81,7 +81,10 @@ def test_latency_is_said_by_its_verdict() -> None:
 def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
     words = words_of(report(make_sweep()))
     assert re.search(r"\d+ of 29 compressed configurations surely lost at most 1 point", words)
-    assert "The fastest of these is 8-bit weights · 8-bit activations (fashion-resnet on OpenVINO): " in words
+    assert (
+        "The fastest of these is 8-bit weights · 8-bit activations (fashion-resnet on OpenVINO, 2 threads): "
+        in words
+    )
     assert "The smallest of these is 50 % of all weights pruned · 8-bit weights" in words
 
 

@@ -229,6 +229,14 @@ def test_identical_variants_are_not_called_different(noise: Noise, rounds: int) 
     assert np.mean([verdict in ("faster", "slower") for verdict in verdicts]) <= 0.02
 
 
+def test_builds_that_lie_differently_are_not_called_different() -> None:
+    """Every build has a speed of its own, within 0.6 %."""
+    random = np.random.default_rng(11)
+    told = [compare(iid(random, 400) * np.exp(random.normal(0, 0.006, (3, 1)))).verdict for _ in range(400)]
+    assert np.mean([verdict in ("faster", "slower") for verdict in told]) <= 0.02
+    assert np.mean([verdict == "noisy" for verdict in told]) <= 0.06
+
+
 def test_a_long_series_of_skewed_noise_is_not_biased() -> None:
     random = np.random.default_rng(4)
     summaries = [compare(skewed(random, 662)) for _ in range(100)]

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optimizer.charts.axes import padded
-from optimizer.charts.points import TIMES, bits_role, brief, point_of, served
+from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.marks import Axis, Lines, Series
-from optimizer.metrics import metric
+from optimizer.metrics import TIMES, metric
 from optimizer.records import Result
 from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
@@ -56,6 +56,6 @@ def _label(summary: Summary, others: Sequence[Summary]) -> str:
         parts.insert(0, summary.request.model)
     if len({other.request.engine for other in others}) > 1:
         parts.append(engine_label(summary.request.engine))
-    if len({served(other) for other in others}) > 1:
-        parts.append(served(summary))
+    if len({other.served for other in others}) > 1:
+        parts.append(summary.served)
     return " · ".join(parts)

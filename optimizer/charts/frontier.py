@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from optimizer.charts.axes import baseline_of, extent, padded
-from optimizer.charts.points import TIMES, bits_role, point_of, selected_point
+from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.frame import frontier_mask
 from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import metric
+from optimizer.metrics import TIMES, metric
 from optimizer.records import Result
 from optimizer.summary import summarise
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
-from optimizer.charts.points import point_of, ran, selected_point, served
-from optimizer.marks import Axis, Lines, Point, Series, count
-from optimizer.metrics import metric
+from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.marks import Axis, Lines, Point, Series
+from optimizer.metrics import count, metric
 from optimizer.records import Result
 from optimizer.summary import Summary, summarise
 from optimizer.theme import MARKERS, engine_label
@@ -26,10 +26,10 @@ def latency_info(
     """Latency against sparsity, one line a realisation: what the kernels really did.
 
     The ratio to the baseline of the same rounds is the figure to trust; ``name`` may be another metric of
-    time. Results of another machine, or with other threads or batch, are lines of their own, the former with
-    crosses. With ``engine`` there is one line a
-    realisation, of that engine where it has any, else of the one with most results; other engines recede.
-    Without, each engine has its own, and those of the first are solid.
+    time. Results of another machine are lines of their own, with crosses; so are other threads or another
+    batch. With ``engine`` there is one line a realisation, of that engine where it has any, else of the one
+    with most results; other engines recede. Without, each engine has its own, and those of the first are
+    solid.
     """
     summaries = [summarise(result) for result in results]
     measured = metric(name)
@@ -42,10 +42,10 @@ def latency_info(
         {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
     )
     shown = _one_engine_each(summaries, engine)
-    differ = len({served(summary) for summary in summaries}) > 1
+    ways = sorted({summary.served for summary in summaries if not summary.other_machine})
     placed = [
         Placed(
-            *_realisation_series(summary, engines, engine, served(summary) if differ else ""),
+            *_realisation_series(summary, engines, engine, ways),
             point,
             not engine or shown[_kind(summary)] == summary.request.engine,
         )
@@ -101,11 +101,11 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[st
 
 
 def _realisation_series(
-    summary: Summary, engines: Sequence[str], chosen: str, way: str
+    summary: Summary, engines: Sequence[str], chosen: str, ways: Sequence[str]
 ) -> tuple[Any, Series]:
-    """Its name, with what else tells on the clock, the engine where each has its own lines, the ``way`` it
-    was served where that differs, and the machine where it is another. The first engine's lines are solid;
-    layers apart make no line."""
+    """Its name, with what else tells on the clock, the engine where each has its own lines, threads and batch
+    where they are not the only one of the ``ways`` here, and the machine where it is another. Lines of the
+    first engine and way are solid; layers apart make no line."""
     name, colour = ran(summary), summary.realisation
     recipe = summary.recipe
     if recipe.prune.shrinks and recipe.prune.snap > 1:
@@ -115,8 +115,8 @@ def _realisation_series(
     label = engine_label(summary.request.engine)
     if len(engines) > 1 and not chosen and name != label:  # the sparse kernels are an engine by themselves
         name += f", {label}"
-    if way:
-        name += f", {way}"
+    if [summary.served] != ways:
+        name += f", {summary.served}"
     if summary.other_machine:
         name, colour = f"{name}, other machine", "unknown kernels"
     order = (
@@ -125,5 +125,7 @@ def _realisation_series(
         summary.environment_key,
         name,
     )
-    line: Literal["solid", "dash", "none"] = "solid" if summary.request.engine == engines[0] else "dash"
+    first_way = summary.other_machine or summary.served == ways[0]
+    first = first_way and summary.request.engine == engines[0]
+    line: Literal["solid", "dash", "none"] = "solid" if first else "dash"
     return order, Series(name, colour, (), line="none" if recipe.layers else line)

@@ -8,14 +8,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from optimizer.marks import Point, count
-from optimizer.metrics import format_count, format_p
+from optimizer.marks import Point
+from optimizer.metrics import count, format_count, format_p
 from optimizer.recipe import WEIGHT_BITS
 from optimizer.summary import FALLBACK, Measure, Summary
 from optimizer.theme import MARKERS, engine_label
-
-TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
-"""Metrics that a noisy or another machine spoils."""
 
 
 def point_of(summary: Summary, x: float, measure: Measure, timed: bool = False) -> Point | None:
@@ -75,17 +72,16 @@ def clip(text: str, most: int = 90) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
+def without_brackets(name: str) -> str:
+    """A recipe in words, without how exactly."""
+    return re.sub(r" \([^()]*\)", "", name)
+
+
 def brief(names: Sequence[str]) -> list[str]:
     """Names without what stands in brackets, where different ones differ without it."""
-    short = {name: re.sub(r" \([^()]*\)", "", name) for name in names}
+    short = {name: without_brackets(name) for name in names}
     often = Counter(short.values())
     return [short[name] if often[short[name]] == 1 else name for name in names]
-
-
-def served(summary: Summary) -> str:
-    """``2 threads``, and the batch where that is not 1."""
-    batch = f", batch {summary.batch}" if summary.batch > 1 else ""
-    return count(summary.threads, "thread") + batch
 
 
 def ran(summary: Summary) -> str:

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.charts.points import brief, clip
-from optimizer.marks import Axis, Lines, Point, Series, count
-from optimizer.metrics import format_ns
+from optimizer.charts.points import clip, without_brackets
+from optimizer.marks import Axis, Lines, Point, Series
+from optimizer.metrics import count, format_ns
 from optimizer.records import Result
 from optimizer.summary import summarise
 from optimizer.theme import MARKERS
@@ -29,7 +29,7 @@ def samples_info(result: Result, view: Literal["rounds", "distribution"] = "roun
     beyond = sum(time > top for time in times)
     note = summary.latency.verdict + (f" · {count(beyond, 'call')} took longer" if beyond else "")
     ratio = summary.text("latency_ratio")
-    name = clip(brief([summary.description])[0], 44)
+    name = clip(without_brackets(summary.description), 44)
     if view == "distribution":
         return Lines(
             f"All calls by time: {ratio}",

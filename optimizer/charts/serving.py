@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.charts.points import clip
-from optimizer.marks import Axis, Corner, Limit, Lines, Point, Series, count
-from optimizer.metrics import format_ns, format_ratio, metric
+from optimizer.marks import Axis, Corner, Limit, Lines, Point, Series
+from optimizer.metrics import count, format_ns, format_ratio, metric
 from optimizer.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
 from optimizer.summary import realisation
 from optimizer.theme import MARKERS

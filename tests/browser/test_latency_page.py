@@ -43,7 +43,7 @@ def test_kernels_are_profiled_and_served_configurations_compared(visit: Visit) -
     assert re.search(r"Under 60\.0 s, most images a second: .* at batch [14], 1 thread, 1 stream", said(page))
     expect(chart).to_contain_text("limit 60.0 s")
     expect(chart).to_contain_text("best under the limit")
-    assert "limit=60000" in page.url
+    assert "limit_ms=60000" in page.url
     under("0.001")
     assert "Nothing here answers within 1.00 µs. The quickest is" in said(page)
     expect(chart).not_to_contain_text("best under the limit")
@@ -73,3 +73,10 @@ def test_what_is_set_under_explore_is_compared(visit: Visit) -> None:
     assert "as set under Explore" in said(page)
     assert "50 % of all weights pruned" in said(page)
     assert "dense kernels multiply the zeros too (50.0 % of the weights)" in said(page)
+
+
+def test_a_limit_of_milliseconds_is_not_the_limit_of_images(visit: Visit) -> None:
+    page = visit("/latency?model=fashion-mlp&images=clothes&limit=20&limit_ms=5")
+    expect(page.get_by_role("spinbutton", name="Latency limit, ms")).to_have_value("5.00")
+    page.get_by_text("Calibration and classes").click()
+    expect(page.get_by_role("spinbutton", name="Most images to evaluate")).to_have_value("20")
