@@ -293,6 +293,25 @@ def test_a_model_without_images_says_what_to_do(app: AppTest) -> None:
     assert "Models and data" in words(page) or "--images" in words(page)
 
 
+PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if "(Not a page.)" not in path.read_text())
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_opens_with_images_of_ones_own(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    for label in ("Bag", "Coat"):
+        (tmp_path / "clothes" / label).mkdir(parents=True)
+        for number in range(4):
+            Image.new("L", (28, 28), 60 * number).save(tmp_path / "clothes" / label / f"{number}.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    app.query_params |= {"model": "fashion-mlp", "images": "clothes"}
+    page = app.switch_page(f"pages/{name}.py").run()
+    assert not page.exception
+    assert not page.error
+    assert page.selectbox(key="images").value == str(tmp_path / "clothes")
+
+
 def test_the_images_follow_the_model(app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = tmp_path / "photographs"
     (folder / "n01440764").mkdir(parents=True)
@@ -436,7 +455,7 @@ def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
     assert list(served.batch) == [1, 1, 2, 2]
     assert (served.throughput > 0).all()
     assert ran.share.sum() == pytest.approx(1)
-    page.number_input(key="limit").set_value(60_000.0).run()
+    page.number_input(key="limit_ms").set_value(60_000.0).run()
     assert "Under 60.0 s, most images a second" in words(page)
     page.segmented_control(key="what").set_value("explore").run()
     assert page.button(key="measure").label == "Measure", "another recipe is another comparison"
