@@ -447,7 +447,7 @@ def _words(row: Row) -> str:
 def measured(options: argparse.Namespace, place: Path) -> list[Row]:
     rows: list[Row] = []
     if options.images.is_dir():
-        spec = photographs(options.images, place)
+        spec = photographs(options.images.resolve(), place)
         rows += rows_of(MODEL, spec, options.recipes) if options.recipes else []
         rows += peer_rows(images_of(MODEL, spec), options.peers) if options.peers else []
     else:
