@@ -13,7 +13,7 @@ import pandas as pd
 
 from optimizer.environment import missing
 from optimizer.keys import request_key
-from optimizer.metrics import columns, format_ns, format_ratio
+from optimizer.metrics import columns, count, format_ns, format_ratio
 from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
 from optimizer.statistics import LatencySummary
 
@@ -231,7 +231,7 @@ def _conversions(run: Coverage) -> Iterator[str]:
         return
     words = (
         f"Re-quantization and reorders take {_percent(taken / _total(told))} of the time "
-        f"({format_ns(taken)} in {len(found)} operation{'s' if len(found) > 1 else ''})"
+        f"({format_ns(taken)} in {count(len(found), 'operation')})"
     )
     saved = _layers_ns(rows(run.baseline)) - _layers_ns(told)
     extra = taken - before

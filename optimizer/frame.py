@@ -10,7 +10,7 @@ import pandas as pd
 
 from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
-from optimizer.metrics import METRICS, TIMES, metric
+from optimizer.metrics import METRICS, SERVED, metric
 from optimizer.records import Result, Settings, Size
 from optimizer.statistics import wilson
 from optimizer.summary import Summary, summarise
@@ -58,13 +58,13 @@ def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.D
 def frontier_mask(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
     """Boolean ``[N]``: no comparable summary is at least as good in all of ``metrics`` and better in one.
 
-    Comparable are the same images, and where a metric is a time, the same batch, threads and environment.
+    Comparable are the same images, and where a metric depends on them, batch, threads and environment.
     """
-    timed = any(name in TIMES for name in metrics)
+    depends = any(name in SERVED for name in metrics)
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
     groups: dict[object, list[int]] = {}
     for index, summary in enumerate(summaries):
-        served = (summary.batch, summary.threads, summary.environment_key) if timed else ()
+        served = (summary.batch, summary.threads, summary.environment_key) if depends else ()
         groups.setdefault((summary.request.data, served), []).append(index)
     mask = np.zeros(len(summaries), bool)
     for members in groups.values():

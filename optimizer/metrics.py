@@ -255,6 +255,9 @@ METRICS: dict[str, Metric] = {
 TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
 """Metrics that a noisy or another machine spoils."""
 
+SERVED = (*TIMES, "memory", "cold_start")
+"""Metrics that depend on machine, threads and batch."""
+
 
 def metric(name: str) -> Metric:
     """The metric of that name. Raises InputError for an unknown one."""

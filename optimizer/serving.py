@@ -18,7 +18,7 @@ from optimizer import __version__
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError
 from optimizer.keys import request_key
-from optimizer.metrics import MISSING, columns, format_ns, format_ratio, metric
+from optimizer.metrics import MISSING, columns, count, format_ns, format_ratio, metric
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.statistics import (
@@ -89,7 +89,7 @@ class Configuration:
 
     @property
     def words(self) -> str:
-        return f"batch {self.batch}, {_count(self.threads, 'thread')}, {_count(self.streams, 'stream')}"
+        return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
 
 
 def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
@@ -109,7 +109,7 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
             )
         if streams > threads[-1]:
             raise InputError(
-                f"{streams} streams are more than {_count(threads[-1], 'thread')}, and each needs one: "
+                f"{streams} streams are more than {count(threads[-1], 'thread')}, and each needs one: "
                 f"use 1 to {threads[-1]}"
             )
     grid = product(sorted({*request.batches}), threads, sorted({*request.streams}))
@@ -388,10 +388,6 @@ def _ratio(summary: LatencySummary) -> str:
 
 def _capital(words: str) -> str:
     return words[0].upper() + words[1:]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def frame(run: ServingRun) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from optimizer.errors import InputError
 from optimizer.frame import COLUMNS, JSON_VERSION, as_json, frame, table, timed_alike
 from optimizer.metrics import METRICS
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Accuracy, Result, Settings, decode, encode
+from optimizer.records import Accuracy, ColdStart, Result, Settings, decode, encode
 
 
 def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
@@ -79,11 +79,18 @@ def test_results_that_cannot_be_compared_do_not_dominate_each_other() -> None:
     assert list(rows["frontier"]) == [True, False]
 
 
-def test_threads_matter_to_a_frontier_over_times_only() -> None:
+def test_threads_matter_to_a_frontier_over_what_depends_on_them() -> None:
     small, large = make_result(recipe(0.5, 4)), make_result(recipe(0.5, 32), ratio=1.5)
-    large = remade(large, latency=replace(large.latency, threads=large.latency.threads + 1))
-    assert list(frame([small, large], ("latency_ratio",))["frontier"]) == [True, True]
-    assert list(frame([small, large], ("packed_size",))["frontier"]) == [True, False]
+    size = large.inspection.size
+    assert size.memory_bytes
+    small = remade(small, cold_start=ColdStart(1_000_000, 1_000_000))
+    larger = replace(large.inspection, size=replace(size, memory_bytes=2 * size.memory_bytes))
+    large = remade(large, inspection=larger, cold_start=ColdStart(2_000_000, 1_000_000))
+    elsewhere = remade(large, latency=replace(large.latency, threads=large.latency.threads + 1))
+    for name in ("latency_ratio", "memory", "cold_start"):
+        assert list(frame([small, large], (name,))["frontier"]) == [True, False], name
+        assert list(frame([small, elsewhere], (name,))["frontier"]) == [True, True], name
+    assert list(frame([small, elsewhere], ("packed_size",))["frontier"]) == [True, False]
 
 
 def test_missing_memory_is_never_on_a_frontier_over_memory() -> None:
