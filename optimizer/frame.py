@@ -11,8 +11,8 @@ import pandas as pd
 from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
 from optimizer.metrics import METRICS, SERVED, metric
+from optimizer.outcomes import wilson
 from optimizer.records import Result, Settings, Size
-from optimizer.statistics import wilson
 from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
 

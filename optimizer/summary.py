@@ -17,9 +17,10 @@ from scipy import stats
 
 from optimizer.environment import describe, environment
 from optimizer.metrics import count, metric
+from optimizer.outcomes import PairedDrop, paired_drop, wilson
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
-from optimizer.statistics import LatencySummary, PairedDrop, paired_drop, summarise_latency, wilson
+from optimizer.statistics import LatencySummary, summarise_latency
 
 BADGES = {
     "measured": "the kernels that ran work in the precision that is shown",

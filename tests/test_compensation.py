@@ -7,9 +7,9 @@ from functools import cache
 import pytest
 
 from optimizer.experiment import score
+from optimizer.outcomes import PairedDrop, paired_drop
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Accuracy, DataSpec, Request
-from optimizer.statistics import PairedDrop, paired_drop
 
 MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
 DATA = DataSpec(limit=4_000)

@@ -17,9 +17,10 @@ from optimizer.experiment import measure, score
 from optimizer.keys import request_key
 from optimizer.latency import Effort
 from optimizer.models import LoadedModel
+from optimizer.outcomes import paired_drop
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
-from optimizer.statistics import SAME, paired_drop, summarise_latency
+from optimizer.statistics import SAME, summarise_latency
 from optimizer.subject import subject
 from optimizer.variant import build_of, compressed_model, inspect
 

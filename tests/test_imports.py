@@ -14,7 +14,7 @@ PACKAGE = ROOT / "optimizer"
 FIGURES = (
     *("errors", "recipe", "records", "resources", "folders", "classes", "selection"),
     *("token", "theme", "marks", "metrics", "figures"),
-    *("frontier", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
+    *("frontier", "outcomes", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
 )
 SHOWN = (

@@ -5,9 +5,10 @@ import pytest
 from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
 
 from optimizer.metrics import METRICS
+from optimizer.outcomes import paired_drop, wilson
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
-from optimizer.statistics import paired_drop, summarise_latency, wilson
+from optimizer.statistics import summarise_latency
 from optimizer.summary import BADGES, realisation, summarise
 
 

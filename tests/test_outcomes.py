@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import binom
 
 from optimizer.errors import InputError
-from optimizer.statistics import paired_drop, wilson
+from optimizer.outcomes import paired_drop, wilson
 
 SIMULATIONS = 500
 # Three standard errors of a coverage of 95 % that is known from so many simulations: 2.9 points.
