@@ -3,13 +3,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KERNELS := hatch_build.py optimizer/kernels/build.py optimizer/kernels/kernels.cpp
 
-.PHONY: dashboard test check format bench clean
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := --numprocesses logical --dist loadgroup
+
+.PHONY: dashboard test test-all check format bench clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(PYTEST) $(PARALLEL) -m 'not (timing or slow or soak)'
+	$(PYTEST) -m 'timing and not (slow or soak)'
+
+test-all: $(VENV)/installed-dev
+	$(PYTEST) $(PARALLEL) -m 'not timing'
+	$(PYTEST) -m timing
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -4,7 +4,9 @@ The small models take images ``[N, 1, 8, 8]``; weights, biases and batch norm st
 fixed seed. Each test gets fresh ones.
 """
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,32 @@ torch.set_num_threads(
 )  # on a busy machine the threads of small layers wait for each other more than they work
 
 SMALL_SHAPE = (1, 8, 8)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file share what they prepare, and those in the browser a dashboard: each of these groups
+    runs in one process of pytest-xdist."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group("browser" if folder == "browser" else item.path.stem))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder() -> Iterator[None]:
+    """A temporary folder for each process of pytest-xdist, and with it a machine lock: what they measure at
+    the same time is not judged by its time (that is marked ``timing`` and runs alone)."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    # Not below pytest's own folders: sockets lie in it, and their paths must be short.
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

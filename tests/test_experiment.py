@@ -73,7 +73,12 @@ def test_the_baseline_against_itself_loses_exactly_nothing(measured: Measured, e
     assert (drop.points, drop.lost, drop.gained) == (0, 0, 0)
     assert (result.accuracy.agreement, result.accuracy.sqnr_db, result.accuracy.kl) == (IMAGES, None, 0)
     assert result.inspection.size == result.inspection.baseline_size
-    found = result.latency
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: str) -> None:
+    found = measured(engine=engine).latency
     verdict = summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share).verdict
     assert verdict in (SAME, "noisy")
 

@@ -85,6 +85,7 @@ def test_every_round_times_the_baseline_twice_and_each_variant_once() -> None:
     assert 0 <= series.stolen_share <= 1
 
 
+@pytest.mark.timing
 def test_samples_belong_to_their_runner_and_round() -> None:
     """A runner that is always the slowest, and in the fifth round by far, is found in its own column."""
     log = Log()
@@ -112,6 +113,7 @@ def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_th
     assert firsts == [value for index in range(12) for value in [index % 3 * 8.0] * 6]
 
 
+@pytest.mark.timing
 def test_short_calls_are_timed_several_in_a_row_and_the_sample_is_their_mean() -> None:
     log = Log()
     effort = replace(SHORT, sample_seconds=0.003)
@@ -148,6 +150,7 @@ def test_rounds_end_where_a_99th_percentile_has_its_bound() -> None:
     assert summarise_latency(series.baseline_ns, series.baseline_ns[0]).p99_ns is not None
 
 
+@pytest.mark.timing
 def test_a_warm_up_lasts_for_its_calls_and_for_its_time() -> None:
     log = Log()
     effort = Effort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1, sample_seconds=0)
@@ -239,6 +242,7 @@ def small_network() -> Runner:
     )
 
 
+@pytest.mark.timing
 def test_two_identical_variants_are_not_called_different() -> None:
     images = np.zeros((4, 1, 28, 28), np.float32)
     one, two, three = (small_network() for _ in range(3))
@@ -249,6 +253,7 @@ def test_two_identical_variants_are_not_called_different() -> None:
     assert verdict in (SAME, "noisy")
 
 
+@pytest.mark.timing
 def test_a_variant_that_does_twenty_times_the_work_is_not_called_the_same() -> None:
     log = Log()
     baselines = log.pair(lambda call: time.sleep(0.0005))
@@ -273,6 +278,7 @@ def test_the_record_holds_the_raw_samples_and_how_they_came_about() -> None:
     assert found.attempts == latency.EFFORTS[True].attempts or not noise
 
 
+@pytest.mark.timing
 def test_a_noisy_measurement_is_made_again_and_then_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(latency.EFFORTS, True, SHORT)
     log = Log()

@@ -26,6 +26,7 @@ def bench() -> Any:
     return BENCHMARK["Bench"]("openvino", Settings(threads=1, quick=True))
 
 
+@pytest.mark.timing
 def test_only_what_is_slower_is_told_apart(bench: Any) -> None:
     """A network from itself, and from one with a tenth more layers."""
     found = BENCHMARK["verdicts"](bench, BENCHMARK["VARIANTS"], REPETITIONS, quiet)
@@ -37,6 +38,7 @@ def test_only_what_is_slower_is_told_apart(bench: Any) -> None:
     assert told.count("slower") >= len(told) - 1
 
 
+@pytest.mark.timing
 def test_beside_a_busy_process_on_every_core_it_is_noisy(bench: Any) -> None:
     with BENCHMARK["hogs"]():
         found = BENCHMARK["verdicts"](bench, ["same"], 3, quiet)["same"]

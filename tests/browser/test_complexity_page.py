@@ -18,6 +18,7 @@ def ratio(page: Page, execution: str) -> float:
     return float(metric.get_by_test_id("stMetricValue").inner_text().rstrip("×"))
 
 
+@pytest.mark.timing
 def test_the_share_removed(visit: Visit) -> None:
     page = visit("/complexity")
     time = page.get_by_role("figure", name="Time against the number of weights")
