@@ -88,7 +88,7 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
 
     A stack of about n weights is one linear layer, and above 1024 x 1024 as many square ones as it takes. A
     model's layers are timed one by one, convolutions as the matrix products that they are (im2col). Inputs
-    are random: no kernel here is faster for some numbers than for others. The machine token is held.
+    are random: no kernel here is faster for some numbers than for others. The machine lock is held.
 
     Raises InputError for an unknown model, more threads than there are cores, or a model without a layer to
     time; UnavailableError where this build of torch can't multiply CSR matrices.

@@ -1,7 +1,7 @@
 """Latency, interleaved: every round times the baseline twice and each variant once, in a shuffled order.
 
 Drift of the machine hits all of them alike, the two baseline runs show what "no difference" looks like here,
-and the raw nanoseconds are kept. Call it only while holding the machine token, in a process that does nothing
+and the raw nanoseconds are kept. Call it only while holding the machine lock, in a process that does nothing
 else.
 """
 

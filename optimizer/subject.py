@@ -15,6 +15,7 @@ from optimizer.data import Datasets, load_images
 from optimizer.environment import check_precision, environment, threads_available
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm, multiplications, walk
+from optimizer.machine_lock import machine_lock
 from optimizer.models import LoadedModel, Report, load, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request, Size
@@ -23,7 +24,6 @@ from optimizer.size import size_of
 from optimizer.studies import IMAGES as STUDIED_IMAGES
 from optimizer.studies import study_of
 from optimizer.study import Study
-from optimizer.token import machine_token
 
 ACTIVATION_CALIBRATION_IMAGES = 128
 
@@ -85,7 +85,7 @@ def subject(model: str) -> Subject:
 
 def turn(report: Report) -> AbstractContextManager[None]:
     """This machine to ourselves, for one phase: a CLI and a page take turns."""
-    return machine_token(
+    return machine_lock(
         waiting=lambda seconds: report(
             None, f"waiting for another measurement on this machine ({seconds:.0f} s)"
         )

@@ -67,7 +67,7 @@ def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
 
     All of them run in one comparison: each round goes through all configurations and networks in an order of
     its own. The baseline is the uncompressed model on the same engine, with the same batch, threads, streams
-    and folding. The machine token is held.
+    and folding. The machine lock is held.
 
     Raises InputError for a grid that is not possible here, UnavailableError, WorkError.
     """

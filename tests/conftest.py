@@ -64,6 +64,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder of the test's own, so that the machine's locks in it are too, also in processes that it
+    starts."""
+    folder = tmp_path / "user"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def resnet() -> LoadedModel:
     """The bundled residual network, batch norm not folded. Shared: leave it as it is."""

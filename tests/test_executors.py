@@ -1,27 +1,17 @@
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults.tasks import lines, note, until
+from faults.tasks import lines, until
 
-from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.errors import InputError, WorkError
 from optimizer.executors import Job, Pool
-from optimizer.token import machine_token
 
 TARGET = "faults.tasks:run"
-
-
-@pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A token of this test's own, with its lock file in the test's folder (ask for it before the pool)."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return f"{tmp_path.name}-{os.getpid()}"
 
 
 @pytest.fixture
@@ -269,55 +259,6 @@ def test_closing_cancels_what_is_left_and_refuses_more(tmp_path: Path) -> None:
     assert (gate.job.state, queued.state) == ("cancelled", "cancelled")
     with pytest.raises(WorkError, match="can't start echo: the pool is closed"):
         pool.submit("measure", "echo", None, "l")
-
-
-def test_the_token_is_held_by_one_process_at_a_time(token: str, pool: Pool, tmp_path: Path) -> None:
-    begun, go = tmp_path / "begun", tmp_path / "go"
-    job = pool.submit("measure", "hold", {"token": token, "begun": str(begun), "go": str(go)}, "k")
-    until(lambda: lines(begun))
-    waits: list[float] = []
-
-    def waiting(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 2:
-            note(tmp_path / "order", "waited")
-            go.touch()
-
-    with machine_token(token, waiting), machine_token(token):  # the same thread may take it again
-        note(tmp_path / "order", "held")
-    done(pool, job)
-    assert len(waits) >= 2
-    assert waits == sorted(waits)
-    assert lines(tmp_path / "order") == ["waited", "held"]
-
-
-def test_waiting_for_the_token_can_be_given_up_and_a_thread_does_not_share_it(token: str) -> None:
-    outcomes: list[str] = []
-
-    def give_up(seconds: float) -> None:
-        raise TimeoutError
-
-    def ask() -> None:
-        try:
-            with machine_token(token, give_up):
-                outcomes.append("held")
-        except TimeoutError:
-            outcomes.append("gave up")
-
-    with machine_token(token):
-        thread = threading.Thread(target=ask)
-        thread.start()
-        thread.join()
-    ask()
-    assert outcomes == ["gave up", "held"]
-
-
-def test_a_lock_file_that_cannot_be_used_is_named(token: str, tmp_path: Path) -> None:
-    taken = tmp_path / f"paretoscope-{os.getuid()}-{token}.lock"
-    taken.mkdir()
-    with pytest.raises(UnavailableError, match=r"can't lock .*paretoscope-.*\.lock.*TMPDIR"):  # noqa: SIM117
-        with machine_token(token):
-            pass
 
 
 def environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "optimizer"
 
 FIGURES = (
     *("errors", "recipe", "records", "resources", "folders", "classes", "selection"),
-    *("token", "theme", "marks", "metrics", "figures"),
+    *("machine_lock", "theme", "marks", "metrics", "figures"),
     *("frontier", "outcomes", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),
 )

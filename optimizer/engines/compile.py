@@ -31,7 +31,7 @@ from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activatio
 from optimizer.errors import WorkError
 from optimizer.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
-from optimizer.resources import home
+from optimizer.resources import home, private
 
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
@@ -104,7 +104,7 @@ class Compiled:
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
-    os.environ.setdefault(CACHE_VARIABLE, str(home() / "inductor"))
+    os.environ.setdefault(CACHE_VARIABLE, str(private(home() / "inductor")))  # it loads code from there
     return partial(build, Prepared(model, input_shape))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import InputError
+from optimizer.machine_lock import machine_lock
 from optimizer.records import (
     Accuracy,
     Environment,
@@ -24,7 +25,6 @@ from optimizer.records import (
     Size,
 )
 from optimizer.store import Store
-from optimizer.token import machine_token
 
 Report = Callable[[float | None, str], None]
 
@@ -156,7 +156,7 @@ def _fill(request: tuple[str, str, str, int], report: Report) -> None:
 
 
 def _hold(request: dict[str, str], report: Report) -> None:
-    with machine_token(request["token"]):
+    with machine_lock(request["lock"]):
         _wait(request, report)
 
 

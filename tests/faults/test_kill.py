@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -16,18 +15,16 @@ import pytest
 from tasks import lines, make_result, until
 
 from optimizer.executors import Job, Pool
+from optimizer.machine_lock import machine_lock
 from optimizer.store import Store
-from optimizer.token import machine_token
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
 
 @pytest.fixture
-def token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A token of this test's own, with its lock file in the test's folder (ask for it before the pool)."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return f"{tmp_path.name}-{os.getpid()}"
+def lock(own_locks: Path) -> str:
+    """The name of a lock of this test's own (ask for it before the pool)."""
+    return "kill"
 
 
 @pytest.fixture
@@ -186,13 +183,13 @@ def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> Non
         server.wait()
 
 
-def test_a_killed_holder_gives_the_token_back(token: str, pool: Pool, tmp_path: Path) -> None:
-    job, _ = begin(pool, tmp_path, "hold", token=token)
+def test_a_killed_holder_gives_the_lock_back(lock: str, pool: Pool, tmp_path: Path) -> None:
+    job, _ = begin(pool, tmp_path, "hold", lock=lock)
 
     def cancel(seconds: float) -> None:
         pool.cancel("k")
 
-    with machine_token(token, cancel):
+    with machine_lock(lock, cancel):
         assert job.state == "cancelled"
 
 
