@@ -68,7 +68,7 @@ def environment() -> Environment:
         instruction_sets=instruction_sets,
         cores=min(_physical_cores(_usable_cpus()), threads_available()),
         governor=_governor(_usable_cpus()),
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=memory_available(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         libraries=_versions(),
@@ -81,6 +81,11 @@ def threads_available() -> int:
     A quota of 1.5 CPUs counts as one: a second thread would be paused for half of every period.
     """
     return max(1, int(min(len(_usable_cpus()), _quota_cpus())))
+
+
+def memory_available() -> int:
+    """Bytes of memory that this process may use: the machine's, within a container's limit."""
+    return int(min(psutil.virtual_memory().total, _limit_bytes()))
 
 
 def describe(machine: Environment) -> str:
@@ -187,22 +192,36 @@ def _usable_cpus() -> Set[int]:
 
 def _quota_cpus(root: Path = Path("/")) -> float:
     """CPUs' worth of time that the control groups (v1 or v2) above this process allow; infinity for any."""
-    least = math.inf
+    return min(map(_quota, _control_groups("cpu", root)), default=math.inf)
+
+
+def _limit_bytes(root: Path = Path("/")) -> float:
+    """Bytes of memory that the control groups (v1 or v2) above this process allow; infinity for any.
+
+    A group without a limit says "max" in version 2, and the largest multiple of a page in version 1.
+    """
+    return min(map(_limit, _control_groups("memory", root)), default=math.inf)
+
+
+def _control_groups(controller: str, root: Path) -> Iterator[Path]:
+    """The folders of this process's control group and of those above it, where they may exist."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if not controllers:
             mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
-        elif "cpu" in controllers.split(","):
-            mounts = ("sys/fs/cgroup/cpu", f"sys/fs/cgroup/{controllers}")
+        elif controller in controllers.split(","):
+            mounts = (f"sys/fs/cgroup/{controller}", f"sys/fs/cgroup/{controllers}")
         else:
             continue
         for top in (root / mount for mount in mounts):
             # Inside a container the group's path may be the host's: whatever part of it exists counts.
             folder = top / group.lstrip("/")
-            least = min(
-                least, *(_quota(path) for path in (folder, *folder.parents) if path.is_relative_to(top))
-            )
-    return least
+            yield from (path for path in (folder, *folder.parents) if path.is_relative_to(top))
+
+
+def _limit(folder: Path) -> float:
+    limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+    return int(limit) if limit.isdecimal() else math.inf
 
 
 def _quota(folder: Path) -> float:

@@ -57,7 +57,7 @@ def test_this_machine() -> None:
     here = environment()
     assert here.cpu
     assert 1 <= here.cores <= threads_available() <= (os.cpu_count() or 1)
-    assert here.memory_bytes == psutil.virtual_memory().total
+    assert 2**20 < here.memory_bytes <= psutil.virtual_memory().total
     assert here.python == ".".join(map(str, sys.version_info[:3]))
     assert here.libraries["numpy"] == np.__version__
     assert here.libraries["torch"] == metadata.version("torch")
@@ -136,6 +136,38 @@ def test_arm_and_macos() -> None:
 )
 def test_container_quotas(tmp_path: Path, files: dict[str, str], cpus: float) -> None:
     assert module._quota_cpus(write(tmp_path, files)) == cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, np.inf),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}, np.inf),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1073741824\n"}, 2**30),
+        (
+            {  # the parent's limit is the tighter one
+                "proc/self/cgroup": "0::/a.slice/b\n",
+                "sys/fs/cgroup/a.slice/memory.max": "1000\n",
+                "sys/fs/cgroup/a.slice/b/memory.max": "max\n",
+            },
+            1000,
+        ),
+        (
+            {  # version 1, where no limit is a large number
+                "proc/self/cgroup": "4:memory:/docker/1\n2:cpu:/docker/1\n0::/\n",
+                "sys/fs/cgroup/memory/docker/1/memory.limit_in_bytes": "2000\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            2000,
+        ),
+    ],
+)
+def test_container_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: float
+) -> None:
+    assert module._limit_bytes(write(tmp_path, files)) == limit
+    monkeypatch.setattr(module, "_limit_bytes", lambda: limit)
+    assert module.memory_available() == min(limit, psutil.virtual_memory().total)
 
 
 def test_hyperthreads_are_one_core(tmp_path: Path) -> None:
