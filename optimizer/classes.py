@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import InputError
-from optimizer.folders import INDEX_NAMES, expand
+from optimizer.folders import INDEX_NAMES, expand, is_within, open_file
 
 INDEX_MAX_BYTES = 10_000_000
 INDEX_FORMATS = (
@@ -41,24 +41,41 @@ def read_class_index(path: str | Path) -> list[tuple[str, int]]:
 
     JSON: ``{"n01440764": {"index": 0, "name": "tench"}}``, ``{"0": ["n01440764", "tench"]}``,
     ``{"0": "tench"}`` or ``{"tench": 0}``. Text: one class a line, in the order of the outputs, as a name or
-    as a WordNet id and names. Raises InputError.
+    as a WordNet id and names. Raises InputError, which says where in the file and never what stands there:
+    any file may be named.
     """
     file = expand(path)
-    if not file.is_file():
-        raise InputError(f"the class index file {str(path)!r} does not exist: {INDEX_FORMATS}")
-    if file.stat().st_size > INDEX_MAX_BYTES:
-        raise InputError(f"{file} has more than {INDEX_MAX_BYTES:,} bytes, too many for a class index file")
     is_json = file.suffix.lower() == ".json"
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        with open_file(file) as opened:
+            content = opened.read(INDEX_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"the class index file {str(path)!r} does not exist: {INDEX_FORMATS}") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"the class index file {str(path)!r} can't be read ({error})") from error
+    if len(content) > INDEX_MAX_BYTES:
+        raise InputError(f"{file} has more than {INDEX_MAX_BYTES:,} bytes, too many for a class index file")
+    try:
+        text = content.decode("utf-8-sig")
         entries = json.loads(text) if is_json else None
-    except (OSError, ValueError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start:,}"
+        raise InputError(f"{file} is not a class index file ({reason}): {INDEX_FORMATS}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not a class index file ({error}): {INDEX_FORMATS}") from error
     if not is_json:
         return [pair for index, line in enumerate(text.splitlines()) for pair in _line_names(line, index)]
     if not isinstance(entries, dict):
         raise InputError(f"{file} is not a class index file (not a JSON object): {INDEX_FORMATS}")
-    return [pair for key, value in entries.items() for pair in _entry_names(file, key, value)]
+    pairs = []
+    for number, (key, value) in enumerate(entries.items(), 1):
+        names = _entry_names(key, value)
+        if names is None:
+            raise InputError(
+                f"{file} is not a class index file (entry {number:,} says no output): {INDEX_FORMATS}"
+            )
+        pairs += names
+    return pairs
 
 
 def map_classes(
@@ -78,12 +95,11 @@ def map_classes(
     finders = [("WordNet id", _finder(_numbered(wordnet_ids))), ("name", _finder(_numbered(classes)))]
     if class_index is not None:
         entries = read_class_index(class_index)
-        for name, index in entries:
-            if not 0 <= index < len(classes):
-                raise InputError(
-                    f"the class index file {class_index} gives {name!r} the output {index}, but the model "
-                    f"has outputs 0 to {len(classes) - 1}: is the file for another model?"
-                )
+        for index in (index for _, index in entries if not 0 <= index < len(classes)):
+            raise InputError(
+                f"the class index file {class_index} names the output {index}, but the model has outputs 0 "
+                f"to {len(classes) - 1}: is the file for another model?"
+            )
         finders.insert(0, ("class index file", _finder(entries)))
 
     def found(folder: str) -> MappedFolder | None:
@@ -103,9 +119,10 @@ def map_classes(
 
 
 def index_file(folder: Path) -> Path | None:
-    """A class index file of a usual name, in a folder or next to it."""
+    """A class index file of a usual name, in a folder or next to it; of what a visitor may give, inside the
+    allowed roots."""
     places = (place / name for place in (folder, folder.absolute().parent) for name in INDEX_NAMES)
-    return next(filter(Path.is_file, places), None)
+    return next((file for file in places if file.is_file() and is_within(file, folder)), None)
 
 
 def _line_names(line: str, index: int) -> list[tuple[str, int]]:
@@ -115,7 +132,7 @@ def _line_names(line: str, index: int) -> list[tuple[str, int]]:
     return [(name, index) for name in names if name]
 
 
-def _entry_names(file: Path, key: str, value: object) -> list[tuple[str, int]]:
+def _entry_names(key: str, value: object) -> list[tuple[str, int]] | None:
     match value:
         case {"index": int(index), "name": str(name)}:
             return [(key, index), (name, index)]
@@ -125,7 +142,7 @@ def _entry_names(file: Path, key: str, value: object) -> list[tuple[str, int]]:
             return [(name, int(key))]
         case [str(), *_] if key.isdecimal():
             return [(str(name), int(key)) for name in value]
-    raise InputError(f"{file} is not a class index file (entry {key!r} says no output): {INDEX_FORMATS}")
+    return None
 
 
 def _numbered(names: Iterable[str]) -> list[tuple[str, int]]:

@@ -156,7 +156,7 @@ def measure(
             inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
             cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
     return Result(
-        key=request_key(request),
+        key=request_key(request, scored.setting.files),
         request=request,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -10,9 +10,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from optimizer.errors import InputError
+from optimizer.recent import remembered
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -21,6 +23,11 @@ INDEX_NAMES = ("imagenet_class_index.json", "class_index.json")
 ROOTS_VARIABLE = "PARETOSCOPE_IMAGE_ROOTS"
 OFFERED_SUBFOLDERS = 20
 NAMED_IN_NOTES = 5
+RECENT_SECONDS = 5.0
+"""A page asks about its folders many times a rerun: an answer holds so long, whoever asks. What opens a file
+asks anew (:func:`open_file`), and so does what measures (:func:`optimizer.selection.fingerprint`)."""
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Without waiting for a pipe's other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,13 @@ def list_folder(path: str | Path) -> Listing:
     """List an image folder. Raises InputError for one that is missing, unreadable or without images."""
     top = expand(path)
     entries = _entries(top)
-    files: list[tuple[Path, str | None]] = [
-        (file, entry.name) for entry in entries if entry.is_dir() for file in _files(entry)
-    ]
-    beside: list[tuple[Path, str | None]] = [(entry, None) for entry in entries if not entry.is_dir()]
-    flat = not any(map(_is_image, (file for file, _ in files)))
-    images = [(file, folder) for file, folder in (beside if flat else files) if _is_image(file)]
-    others = [f for f, _ in (*files, *beside) if not _is_image(f) and f.name not in INDEX_NAMES]
+    inner = [entry for entry in entries if _is_folder(entry)]
+    names = {entry.name for entry in inner}
+    files: list[tuple[Path, str | None]] = [(file, entry.name) for entry in inner for file in _files(entry)]
+    beside: list[tuple[Path, str | None]] = [(Path(e.path), None) for e in entries if e.name not in names]
+    flat = not any(_is_image(file.name) for file, _ in files)
+    images = [(file, folder) for file, folder in (beside if flat else files) if _is_image(file.name)]
+    others = [f for f, _ in (*files, *beside) if not _is_image(f.name) and f.name not in INDEX_NAMES]
     if not images:
         content = f"no image, only {named(others, 'other file')}" if others else "nothing"
         raise InputError(
@@ -64,7 +71,7 @@ def list_folder(path: str | Path) -> Listing:
         images=tuple(file for file, _ in images),
         folders=tuple(folder for _, folder in images),
         others=tuple(others),
-        loose=0 if flat else sum(_is_image(file) for file, _ in beside),
+        loose=0 if flat else sum(_is_image(file.name) for file, _ in beside),
     )
 
 
@@ -75,38 +82,113 @@ def allowed_roots() -> tuple[Path, ...]:
 
 
 def check_allowed(path: str | Path) -> Path:
-    """The resolved path, if it and every link in it lead below an allowed root. Raises InputError."""
-    roots = allowed_roots()
+    """The resolved path, if it and every link in it lead below an allowed root. Raises InputError.
+
+    The answer is up to RECENT_SECONDS old; :func:`open_file` checks again.
+    """
+    return _checked(str(path), allowed_roots())
+
+
+def _check(path: str, roots: tuple[Path, ...]) -> Path:
     try:
         real = Path(os.path.realpath(expand(path)))
     except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is not a path ({error})") from error
+        raise InputError(f"{path!r} is not a path ({error})") from error
     for place in _reached(real):
-        if not any(place.is_relative_to(root) for root in roots):
+        if _root_of(place, roots) is None:
             allowed = ", ".join(map(str, roots)) or f"none, until the operator sets {ROOTS_VARIABLE}"
-            raise InputError(f"{str(path)!r} leads outside the folders that are allowed here: {allowed}")
+            raise InputError(f"{path!r} leads outside the folders that are allowed here: {allowed}")
     return real
+
+
+_checked = remembered(RECENT_SECONDS)(_check)
+
+
+def open_file(file: Path) -> BufferedReader:
+    """Open a regular file for reading.
+
+    A file below an allowed root, as its path is written, has to lie below one still: a link that was put in
+    place since it was checked is not followed. (A path outside the roots comes from a command line, whose
+    user may read what they may read.) Raises OSError, and InputError for one that leads outside or is no
+    regular file.
+    """
+    roots = allowed_roots()
+    if _is_restricted(file, roots):
+        real = Path(os.path.realpath(file))
+        root = _root_of(real, roots)
+        if root is None:
+            raise InputError(f"{file.name} leads outside the folders that are allowed here")
+        descriptor = _open_below(root, real)
+    else:
+        descriptor = os.open(file, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{file.name} is not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def is_within(place: Path, given: Path) -> bool:
+    """Whether a place, links followed, lies where somebody may look who may give the path ``given``."""
+    roots = allowed_roots()
+    return not _is_restricted(given, roots) or _root_of(Path(os.path.realpath(place)), roots) is not None
+
+
+def check_again(path: str | Path) -> None:
+    """Raises InputError where a folder that a visitor gave has come to lead outside the allowed roots."""
+    roots = allowed_roots()
+    if _is_restricted(expand(path), roots):
+        _check(str(path), roots)
+
+
+def _is_restricted(path: Path, roots: tuple[Path, ...]) -> bool:
+    """Whether a path, as it is written, is one that a visitor of the page may have given."""
+    return _root_of(Path(os.path.abspath(path)), roots) is not None
+
+
+def _root_of(place: Path, roots: tuple[Path, ...]) -> Path | None:
+    return next(filter(place.is_relative_to, roots), None)
+
+
+def _open_below(root: Path, real: Path) -> int:
+    """A descriptor of a resolved path, opened a step at a time from its root so that no link is followed."""
+    if os.open not in os.supports_dir_fd:  # Windows
+        return os.open(real, _READ)
+    descriptor = os.open(root, os.O_RDONLY)
+    for part in real.relative_to(root).parts:
+        try:
+            inner = os.open(part, _READ | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
 
 
 def image_folders(root: Path) -> list[Path]:
     """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders.
 
-    Looks two levels deep. The subfolders of a set with many classes are classes and are not offered.
+    Looks two levels deep. The subfolders of a set with many classes are classes and are not offered. The
+    answer is up to RECENT_SECONDS old.
     """
+    return list(_offered(root))
+
+
+@remembered(RECENT_SECONDS)
+def _offered(root: Path) -> tuple[Path, ...]:
     with contextlib.suppress(InputError):
         own = [root] if _holds_images(root) else []
-        children = [entry for entry in _entries(root) if entry.is_dir()]
+        children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
         if own and len(children) > OFFERED_SUBFOLDERS:
-            return own
-        return [*own, *filter(_holds_images, children)]
-    return []
+            return tuple(own)
+        return (*own, *filter(_holds_images, children))
+    return ()
 
 
 def _holds_images(folder: Path) -> bool:
     with contextlib.suppress(InputError):
         entries = _entries(folder)
-        subfolders = [entry for entry in entries if entry.is_dir()][:OFFERED_SUBFOLDERS]
-        return any(map(_is_image, [*entries, *(file for place in subfolders for file in _entries(place))]))
+        subfolders = [Path(entry.path) for entry in entries if _is_folder(entry)][:OFFERED_SUBFOLDERS]
+        inner = (entry for place in subfolders for entry in _entries(place))
+        return any(_is_image(entry.name) for entry in (*entries, *inner))
     return False
 
 
@@ -118,14 +200,22 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def _is_image(file: Path) -> bool:
-    return file.suffix.lower() in EXTENSIONS
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def _entries(folder: Path) -> list[Path]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     """What is visible in a folder, sorted. Raises InputError in words."""
     try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        with os.scandir(folder) as found:
+            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
     except FileNotFoundError as error:
         raise InputError(f"the image folder {str(folder)!r} does not exist: check the path") from error
     except NotADirectoryError as error:
@@ -134,35 +224,36 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"the image folder {str(folder)!r} can't be read ({error})") from error
 
 
-def _walk(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder from ``top`` down and the visible files in it, links followed, no folder twice."""
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"the folder {error.filename} can't be read ({error.strerror})") from error
-
+def _walk(top: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything visible below a folder, each folder's own sorted, links followed, no folder twice. Raises
+    InputError."""
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, names in os.walk(top, onerror=refuse, followlinks=True):
-        status = os.stat(folder)
+    waiting = [os.fspath(top)]
+    while waiting:
+        folder = waiting.pop()
+        entries = _entries(folder)
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            raise InputError(f"the image folder {folder!r} can't be read ({error.strerror})") from error
         if (status.st_dev, status.st_ino) in seen:  # a link upwards
-            subfolders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        yield folder, sorted(name for name in names if not name.startswith("."))
+        yield from entries
+        waiting += [entry.path for entry in reversed(entries) if _is_folder(entry)]
 
 
-def _files(top: Path) -> Iterator[Path]:
-    return (Path(folder, name) for folder, names in _walk(top) for name in names)
+def _files(top: os.DirEntry[str]) -> Iterator[Path]:
+    return (Path(entry.path) for entry in _walk(top.path) if not _is_folder(entry))
 
 
 def _reached(real: Path) -> Iterator[Path]:
     """A resolved path, and where the links below it lead."""
     yield real
     if real.is_dir():
-        for folder, names in _walk(real):
-            for place in (folder, *(os.path.join(folder, name) for name in names)):
-                if os.path.islink(place):
-                    yield Path(os.path.realpath(place))
+        for entry in _walk(real):
+            if entry.is_symlink():
+                yield Path(os.path.realpath(entry.path))
 
 
 def stamp(file: Path) -> tuple[int, int]:
@@ -177,9 +268,9 @@ def stamp(file: Path) -> tuple[int, int]:
 def content(file: Path) -> str:
     """A digest of the content, or the path of a file that can't be read."""
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError:
+    except (OSError, InputError):
         return str(file)
 
 

@@ -9,26 +9,28 @@ from optimizer import __version__
 from optimizer.environment import environment
 from optimizer.records import SCHEMA, Request, digest
 from optimizer.resources import assets_dir
-from optimizer.selection import fingerprint
+from optimizer.selection import recent_fingerprint
 
 
-def request_key(request: Request) -> str:
+def request_key(request: Request, files: str | None = None) -> str:
     """Changes with the request, the files in its image folders, bundled weights, code, libraries and machine.
 
-    Weights from elsewhere are told apart by the model's name or by their package's version.
+    ``files`` is the fingerprint of the images that were really read
+    (:func:`optimizer.selection.fingerprint`), so that a result is never filed under images that changed
+    meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
+    told apart by the model's name or by their package's version.
     """
-    return request_keys([request])[0]
+    return _key(request, recent_fingerprint(request.data) if files is None else files)
 
 
 def request_keys(requests: Sequence[Request]) -> list[str]:
     """The keys of many requests, in order; each image folder among them is looked at once."""
-    files = {data: fingerprint(data) for data in {request.data for request in requests}}
-    return [
-        digest(
-            [SCHEMA, __version__, request, _weights(request.model), files[request.data], environment().key]
-        )
-        for request in requests
-    ]
+    files = {data: recent_fingerprint(data) for data in {request.data for request in requests}}
+    return [_key(request, files[request.data]) for request in requests]
+
+
+def _key(request: Request, files: str) -> str:
+    return digest([SCHEMA, __version__, request, _weights(request.model), files, environment().key])
 
 
 def _weights(model: str) -> str:

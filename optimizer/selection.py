@@ -3,6 +3,7 @@
 Opens no image; reads some files to compare their content.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,18 @@ import numpy as np
 
 from optimizer.classes import INDEX_FORMATS, ClassMapping, index_file, map_classes
 from optimizer.errors import InputError
-from optimizer.folders import Listing, content, count, expand, list_folder, named, stamp
+from optimizer.folders import (
+    RECENT_SECONDS,
+    Listing,
+    check_again,
+    content,
+    count,
+    expand,
+    list_folder,
+    named,
+    stamp,
+)
+from optimizer.recent import remembered
 from optimizer.records import DataSpec, digest
 from optimizer.resources import asset
 
@@ -47,6 +59,7 @@ def select(spec: DataSpec, classes: Sequence[str], wordnet_ids: Sequence[str] = 
     """
     if spec.path is None:
         raise InputError("no image folder is given")
+    check_again(spec.path)
     listing = list_folder(spec.path)
     mapping = map_classes(listing.classes, classes, wordnet_ids, spec.class_index, listing.path)
     if listing.classes and not mapping.mapped:
@@ -91,8 +104,9 @@ def calibration_files(spec: DataSpec) -> list[Path]:
     """The images of the calibration folder, drawn with the seed. Raises InputError."""
     if spec.calibration is None:
         raise InputError("no calibration folder is given")
+    check_again(spec.calibration)
     listing = list_folder(spec.calibration)
-    if spec.path is not None and listing.path.samefile(expand(spec.path)):
+    if spec.path is not None and os.path.realpath(listing.path) == os.path.realpath(expand(spec.path)):
         raise InputError(
             f"the calibration folder {spec.calibration} is the evaluation folder: give a folder of other "
             "images, or none, and a share of the images is set aside"
@@ -146,6 +160,17 @@ def fingerprint(spec: DataSpec) -> str:
             top = str(listing.path)
             parts.append([(str(file).removeprefix(top), *stamp(file)) for file in listing.images])
     return digest(parts)
+
+
+def recent_fingerprint(spec: DataSpec) -> str:
+    """The same, up to RECENT_SECONDS old and shared by all who ask: enough to look a result up. What measures
+    looks anew."""
+    return _recent(spec.path, spec.calibration, spec.class_index)
+
+
+@remembered(RECENT_SECONDS)
+def _recent(path: str | None, calibration: str | None, class_index: str | None) -> str:
+    return fingerprint(DataSpec(path, calibration, class_index))
 
 
 @lru_cache(maxsize=8)

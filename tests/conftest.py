@@ -6,6 +6,7 @@ fixed seed. Each test gets fresh ones.
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from hypothesis import settings
 from image_folders import Fill
 from torch import Tensor, nn
 
+from optimizer import recent
 from optimizer.engines import engine_named
 from optimizer.engines.base import Build
+from optimizer.folders import RECENT_SECONDS
 from optimizer.layers import fold_batch_norm
 from optimizer.models import LoadedModel, load
 
@@ -197,6 +200,18 @@ def fill(tmp_path: Path) -> Fill:
         return tmp_path
 
     return make
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Let the seconds pass for which an answer is remembered."""
+    passed = [0.0]
+    monkeypatch.setattr(recent, "monotonic", lambda: time.monotonic() + passed[0])
+
+    def later() -> None:
+        passed[0] += RECENT_SECONDS
+
+    return later
 
 
 READY: dict[tuple[str, str], tuple[nn.Module, Build]] = {}

@@ -75,11 +75,11 @@ def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object)
     [
         ("{", "is not a class index file"),
         ([1, 2], "not a JSON object"),
-        ({"shoe": "boot"}, "entry 'shoe' says no output"),
-        ({"shoe": 1.5}, "entry 'shoe' says no output"),
-        ({"shoe": True}, "entry 'shoe' says no output"),
-        ({"shoe": 5}, "gives 'shoe' the output 5, but the model has outputs 0 to 4"),
-        ({"shoe": -1}, "the output -1"),
+        ({"shoe": "boot"}, "entry 1 says no output"),
+        ({"shoe": 1.5}, "entry 1 says no output"),
+        ({"shoe": True}, "entry 1 says no output"),
+        ({"shoe": 5}, "names the output 5, but the model has outputs 0 to 4"),
+        ({"shoe": -1}, "names the output -1"),
         ("[" * 100_000, "is not a class index file"),
     ],
 )
@@ -94,6 +94,41 @@ def test_a_missing_or_binary_class_index_file_is_refused(tmp_path: Path) -> None
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(InputError, match="is not a class index file"):
         targets(["shoe"], class_index=str(tmp_path / "binary.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("private.txt", b"key = hunter2\n" * 9),
+        ("private.txt", b"hunter2\n\xff hunter2"),
+        ("private.json", b'{"hunter2": "x"}'),
+        ("private.json", b'{"a": 0, "hunter2": 99}'),
+        ("private.json", b"{hunter2"),
+    ],
+)
+def test_an_error_tells_nothing_of_what_stands_in_a_file(tmp_path: Path, name: str, text: bytes) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(InputError) as caught:
+        map_classes(["shoe"], CLASSES, class_index=str(tmp_path / name))
+    assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_class_index_file_outside_the_roots_is_not_looked_at(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = fill("open/shoe/1.jpg", "open/set/shoe/1.jpg")
+    write(top / "class_index.json", {"shoe": 1})  # beside the root
+    assert targets(["shoe"], beside=top / "open") == {"shoe": 1}
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(top / "open"))
+    assert targets(["shoe"], beside=top / "open") == {}
+    (top / "open" / "class_index.json").symlink_to(top / "class_index.json")
+    assert targets(["shoe"], beside=top / "open" / "set") == {}
+    with pytest.raises(InputError, match="leads outside the folders that are allowed here"):
+        targets(["shoe"], class_index=str(top / "open" / "class_index.json"))
+    (top / "open" / "class_index.json").unlink()
+    write(top / "open" / "class_index.json", {"shoe": 2})
+    assert targets(["shoe"], beside=top / "open" / "set") == {"shoe": 2}
 
 
 def test_the_class_index_file_given_goes_before_the_names(tmp_path: Path) -> None:

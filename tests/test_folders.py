@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from image_folders import Fill
 
 from optimizer import folders
 from optimizer.errors import InputError
-from optimizer.folders import check_allowed, list_folder
+from optimizer.folders import check_allowed, list_folder, open_file
 
 
 def test_class_folders_are_listed_sorted_and_deep(fill: Fill) -> None:
@@ -92,7 +93,7 @@ def test_outside_is_refused_naming_the_roots(roots: Path, path: str) -> None:
     assert str(roots / "also") in str(caught.value) or "not a path" in str(caught.value)
 
 
-def test_a_link_that_leads_outside_is_refused_wherever_it_is(roots: Path) -> None:
+def test_a_link_that_leads_outside_is_refused_wherever_it_is(roots: Path, wait: Callable[[], None]) -> None:
     (roots / "open" / "out").symlink_to(roots / "secret")
     (roots / "also" / "deep").mkdir()
     (roots / "also" / "deep" / "x.jpg").symlink_to(roots / "secret" / "4.jpg")
@@ -101,8 +102,80 @@ def test_a_link_that_leads_outside_is_refused_wherever_it_is(roots: Path) -> Non
             check_allowed(roots / path)
     assert check_allowed(roots / "open" / "set") == roots / "open" / "set"
     (roots / "open" / "set" / "hop").symlink_to(roots / "also")  # allowed, but a link in there is not
+    wait()
     with pytest.raises(InputError, match="leads outside"):
         check_allowed(roots / "open" / "set")
+
+
+def test_a_link_put_in_place_after_the_check_is_not_followed(roots: Path) -> None:
+    """Of a file, of a folder, and of a folder above: in each the secret has the image's own name."""
+    file = check_allowed(roots / "open" / "set") / "a" / "1.jpg"
+    with open_file(file) as opened:
+        assert opened.read() == b"content of open/set/a/1.jpg"
+    secret = roots / "secret"
+    (secret / "a").mkdir()
+    (secret / "a" / "1.jpg").write_text("secret")
+    for place, target in (
+        (file, secret / "a" / "1.jpg"),
+        (file.parent, secret / "a"),
+        (file.parent.parent, secret),
+    ):
+        aside = place.rename(place.with_name("aside"))
+        place.symlink_to(target)
+        with pytest.raises(InputError, match="leads outside the folders that are allowed here"):
+            open_file(file)
+        place.unlink()
+        aside.rename(place)
+    (roots / "open" / "link.jpg").symlink_to(roots / "also" / "2.jpg")  # one that stays inside is followed
+    with open_file(roots / "open" / "link.jpg") as opened:
+        assert opened.read() == b"content of also/2.jpg"
+
+
+@pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="this system opens no file below a folder")
+def test_a_link_put_in_place_while_a_file_is_opened_is_not_followed(
+    roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = roots / "open" / "set" / "a" / "1.jpg"
+    resolve = os.path.realpath
+
+    def then_replaced(path: object, **options: bool) -> str:
+        real = resolve(path, **options)  # type: ignore[call-overload]
+        if real == str(file):
+            file.unlink()
+            file.symlink_to(roots / "secret" / "4.jpg")
+        return str(real)
+
+    monkeypatch.setattr(os.path, "realpath", then_replaced)
+    with pytest.raises(OSError, match="symbolic link"):
+        open_file(file)
+
+
+def test_outside_the_roots_a_command_line_may_follow_links(roots: Path) -> None:
+    (roots / "mine.jpg").symlink_to(roots / "secret" / "4.jpg")
+    with open_file(roots / "mine.jpg") as opened:
+        assert opened.read() == b"content of secret/4.jpg"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with a name are POSIX")
+def test_a_pipe_is_not_waited_for(roots: Path) -> None:
+    for folder in (roots, roots / "open"):
+        os.mkfifo(folder / "pipe.jpg")
+        with pytest.raises(InputError, match=r"pipe\.jpg is not a file"):
+            open_file(folder / "pipe.jpg")
+
+
+def test_a_page_that_asks_often_looks_once(
+    roots: Path, wait: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Path] = []
+    reached = folders._reached
+    monkeypatch.setattr(folders, "_reached", lambda real: looked.append(real) or reached(real))
+    for _ in range(3):
+        check_allowed(roots / "open")
+    assert len(looked) == 1
+    wait()
+    check_allowed(roots / "open")
+    assert len(looked) == 2
 
 
 def test_without_roots_nothing_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
 FIGURES = (
-    *("errors", "recipe", "records", "resources", "folders", "classes", "selection"),
+    *("errors", "recipe", "records", "resources", "recent", "folders", "classes", "selection"),
     *("machine_lock", "theme", "marks", "metrics", "figures"),
     *("frontier", "outcomes", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
     *("coverage", "serving"),

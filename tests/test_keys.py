@@ -1,6 +1,7 @@
 """Content keys: equal for the same work, different as soon as anything that matters changes."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from optimizer.environment import environment
 from optimizer.keys import request_key
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
+from optimizer.selection import fingerprint
 
 PLAIN = Request("fashion-resnet")
 
@@ -42,7 +44,7 @@ def test_what_was_stored_before_precisions_is_still_found(monkeypatch: pytest.Mo
     machine = replace(environment(), cpu="", instruction_sets=(), cores=1, governor=None, libraries={})
     monkeypatch.setattr(keys, "environment", lambda: machine)
     monkeypatch.setattr(keys, "__version__", "1")
-    monkeypatch.setattr(keys, "fingerprint", lambda data: "files")
+    monkeypatch.setattr(keys, "recent_fingerprint", lambda data: "files")
     monkeypatch.setattr(keys, "_weights", lambda model: "weights")
     quantize = QuantizeSpec("compensated", weight_bits=4)
     request = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), quantize, (Override("head.weight"),)))
@@ -51,7 +53,7 @@ def test_what_was_stored_before_precisions_is_still_found(monkeypatch: pytest.Mo
     assert request_key(other) != "5210b8805f8a8bbf98af"
 
 
-def test_an_image_that_is_added_changes_the_key(tmp_path: Path) -> None:
+def test_an_image_that_is_added_changes_the_key(tmp_path: Path, wait: Callable[[], None]) -> None:
     folder = tmp_path / "images" / "bag"
     folder.mkdir(parents=True)
     Image.new("L", (28, 28)).save(folder / "a.png")
@@ -59,6 +61,9 @@ def test_an_image_that_is_added_changes_the_key(tmp_path: Path) -> None:
     before = request_key(request)
     assert request_key(request) == before
     Image.new("L", (28, 28), 255).save(folder / "b.png")
+    read = request_key(request, fingerprint(request.data))  # what measures looks at once
+    wait()
+    assert request_key(request) == read
     assert request_key(request) != before
 
 

@@ -1,6 +1,11 @@
 """Who is evaluated and who calibrates, and what a change of the files changes."""
 
 import os
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +15,9 @@ from image_folders import CLASSES, IDS, Fill, write
 
 from optimizer import selection
 from optimizer.errors import InputError
-from optimizer.records import DataSpec
-from optimizer.selection import fingerprint, select
+from optimizer.keys import request_key, request_keys
+from optimizer.records import DataSpec, Request, Settings
+from optimizer.selection import fingerprint, recent_fingerprint, select
 
 
 def test_nothing_that_maps_says_how_to_map(fill: Fill) -> None:
@@ -144,6 +150,43 @@ def test_the_fingerprint_sees_every_change_of_the_files(fill: Fill) -> None:
     assert changed()
     write(top / "class_index.json", {"a": 1, "b": 2})
     assert changed()
+
+
+def test_a_page_and_its_visitors_share_one_look_for_seconds(
+    fill: Fill, wait: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DataSpec(str(fill("set/1.jpg") / "set"))
+    looks: list[object] = []
+    look = selection.list_folder
+
+    def slow(path: str | Path) -> object:
+        looks.append(path)
+        time.sleep(0.05)  # so that the visitors come while the first one's look lasts
+        return look(path)
+
+    monkeypatch.setattr(selection, "list_folder", slow)
+    requests = [Request("fashion-resnet", data=spec, settings=Settings(seed=seed)) for seed in range(4)]
+    with ThreadPoolExecutor(4) as visitors:
+        keys = list(visitors.map(request_key, requests))
+    assert len(set(keys)) == 4
+    assert request_keys(requests) == keys
+    assert len(looks) == 1
+    recent_fingerprint(replace(spec, limit=7, seed=3))  # the same files
+    assert len(looks) == 1
+    fill("set/2.jpg")
+    assert fingerprint(spec) != recent_fingerprint(spec)  # what measures looks anew
+    wait()
+    assert fingerprint(spec) == recent_fingerprint(spec)
+
+
+def test_a_folder_that_vanishes_is_an_error_in_words(fill: Fill, wait: Callable[[], None]) -> None:
+    top = fill("set/a/1.jpg")
+    request = Request("fashion-resnet", data=DataSpec(str(top / "set")))
+    request_key(request)
+    shutil.rmtree(top / "set")
+    wait()
+    with pytest.raises(InputError, match=r"set' does not exist: check the path"):
+        request_key(request)
 
 
 def test_the_fingerprint_of_the_bundled_images_is_theirs(fill: Fill) -> None:

@@ -1,0 +1,49 @@
+"""Answers that hold for some seconds, shared by every thread of this process."""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import wraps
+from threading import Lock
+from time import monotonic
+from typing import Generic, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MAX_ANSWERS = 64
+"""Of one function; the one asked for longest ago goes first."""
+
+
+@dataclass(eq=False, slots=True)
+class _Answer(Generic[T]):
+    lock: Lock = field(default_factory=Lock)
+    values: list[T] = field(default_factory=list)
+    until: float = 0.0
+
+
+def remembered(seconds: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Remember what a function of hashable positional arguments gave, for so many seconds.
+
+    Who asks for the same while it is being worked out waits for it; other arguments don't wait. An exception
+    is not remembered.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        answers: dict[Hashable, _Answer[T]] = {}
+        guard = Lock()
+
+        @wraps(function)
+        def recent(*args: P.args, **kwargs: P.kwargs) -> T:
+            with guard:
+                answer = answers[args] = answers.pop(args) if args in answers else _Answer()
+                while len(answers) > MAX_ANSWERS:
+                    del answers[next(iter(answers))]
+            with answer.lock:
+                if not answer.values or monotonic() >= answer.until:
+                    answer.values = [function(*args, **kwargs)]
+                    answer.until = monotonic() + seconds
+                return answer.values[0]
+
+        return recent
+
+    return decorate
