@@ -1,39 +1,38 @@
-"""Where work runs: one process a lane, fed by priority, shared by every thread of the server.
-
-The processes are started afresh (never forked: the server has threads) and without ``multiprocessing``,
-whose spawned children first run the parent's ``__main__`` again: under ``streamlit run`` that is the
-dashboard itself. A worker is told its work through standard input and answers through standard output. Its
-input ends when the server dies, however it dies, and it then ends itself and whatever it started.
-"""
+"""Where work runs: one process a lane, fed by priority, shared by every thread of the server."""
 
 import contextlib
-import functools
-import heapq
-import importlib
 import itertools
-import json
 import math
-import os
 import pickle
-import queue
-import signal
-import subprocess
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
-from optimizer.errors import ParetoscopeError, WorkError, unknown
+from optimizer.errors import UnavailableError, WorkError, unknown
+from optimizer.worker import Worker, WorkerDied
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
-Report = Callable[[float | None, str], None]
-Target = Callable[[str, Any, Report], object]
 
 ATTEMPTS = 2
 """How often a job is tried while its worker dies under it."""
+MAX_QUEUED = 1_000
+"""Jobs that wait in a pool; more are refused."""
+MAX_QUEUED_EACH = 200
+"""Those that one visitor waits for."""
+MAX_KEPT_BYTES = 256 * 2**20
+"""Results of finished jobs that are remembered; the newest is, however large."""
+SERVER = ""
+"""The visitor who asks when nobody in particular does. Always there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a job may run, and how long it may run without telling anything, in seconds."""
+
+    total: float = math.inf
+    silent: float = math.inf
 
 
 @dataclass(eq=False, slots=True)
@@ -41,7 +40,8 @@ class Job:
     """One piece of work, as it stands now. Only its pool changes it; any thread may read it.
 
     ``progress`` is a share from 0 to 1, or None where the work can't tell. ``result`` is set when ``state``
-    is done, ``error`` (in words) when it is failed.
+    is done, ``error`` (in words) when it is failed. ``visitors`` wait for it. Times are of the monotonic
+    clock, in seconds.
     """
 
     key: str
@@ -49,13 +49,17 @@ class Job:
     request: object = field(repr=False)
     lane: str
     priority: float
+    limits: Limits = field(default_factory=Limits, repr=False)
+    visitors: frozenset[str] = frozenset()
     state: State = "queued"
     attempts: int = 0
     progress: float | None = None
     message: str = ""
     result: object = field(default=None, repr=False)
+    result_bytes: int = field(default=0, repr=False)
     error: str = ""
     begun: float | None = field(default=None, repr=False)
+    heard: float = field(default=0.0, repr=False)
     ended: float | None = field(default=None, repr=False)
 
     @property
@@ -79,33 +83,59 @@ class Pool:
     on the way.
 
     Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
-    fails the job at once. The last ``keep`` finished jobs are remembered. All methods are thread-safe.
+    fails the job at once. ``limits(task, request)`` says how long a job may run: then it fails, and its
+    worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
+    ``MAX_KEPT_BYTES``. All methods are thread-safe.
+
+    Visitors are told apart by any string. A job ends early only when no visitor who is ``present(visitor)``
+    waits for it any more. Of jobs that are equally urgent, the next is that of the visitor who was served
+    longest ago.
     """
 
-    def __init__(self, target: str, lanes: Sequence[str] = ("inspect", "measure"), keep: int = 500) -> None:
+    def __init__(
+        self,
+        target: str,
+        lanes: Sequence[str] = ("inspect", "measure"),
+        keep: int = 500,
+        limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
+        present: Callable[[str], bool] = lambda visitor: True,
+    ) -> None:
         self._target = target
         self._keep = keep
+        self._limits = limits
+        self._present = present
         self._changed = threading.Condition()  # guards everything below, and every change of a job's state
-        self._live: dict[str, Job] = {}
+        self._live: dict[str, Job] = {}  # in order of arrival
         self._over: dict[str, Job] = {}  # oldest first
-        self._arrivals = itertools.count()
+        self._turns = itertools.count(1)
+        self._served: dict[str, int] = {}  # when a visitor's turn was last
         self._closed = False
-        self._lanes = {name: _Lane() for name in lanes}
+        self._lanes = {name: _Lane(name) for name in lanes}
         self._threads = [
             threading.Thread(target=self._dispatch, args=(lane,), name=f"lane {name}", daemon=True)
             for name, lane in self._lanes.items()
         ]
+        self._threads.append(threading.Thread(target=self._enforce_limits, name="limits", daemon=True))
         for thread in self._threads:
             thread.start()
 
-    def submit(self, lane: str, task: str, request: object, key: str, priority: float = 0) -> Job:
-        """Queue work under a key that names it wholly, or join it.
+    def submit(
+        self,
+        lane: str,
+        task: str,
+        request: object,
+        key: str,
+        priority: float = 0,
+        visitor: str = SERVER,
+    ) -> Job:
+        """Queue work under a key that names it wholly, or join it: ``visitor`` waits for it from now on.
 
         While a job of that key is queued, running or done, that job is given back (moved forward if
         ``priority`` is more urgent); one that failed or was cancelled is tried anew. A lower priority runs
-        first, equals run in order of arrival.
+        first.
 
-        Raises InputError for an unknown lane, WorkError when the pool is closed.
+        Raises InputError for an unknown lane, WorkError when the pool is closed, UnavailableError when too
+        many jobs wait already.
         """
         if lane not in self._lanes:
             raise unknown("lane", lane, list(self._lanes))
@@ -117,13 +147,12 @@ class Pool:
                 return past
             job = self._live.get(key)
             if job is None:
+                limits = self._limits(task, request)
+                self._make_room(task, visitor)
                 self._over.pop(key, None)
-                job = self._live[key] = Job(key, task, request, lane, priority)
-            elif job.state == "queued" and priority < job.priority:
-                job.priority = priority  # its first place in the heap is passed by once it has run
-            else:
-                return job
-            heapq.heappush(self._lanes[job.lane].heap, (priority, next(self._arrivals), job))
+                job = self._live[key] = Job(key, task, request, lane, priority, limits)
+            job.visitors |= {visitor}
+            job.priority = min(job.priority, priority)
             self._changed.notify_all()
             return job
 
@@ -147,16 +176,29 @@ class Pool:
             self._changed.wait_for(lambda: job.over, timeout)
         return job
 
-    def cancel(self, key: str) -> bool:
-        """Stop a queued or running job for good; a running one's worker is killed. False if there is none."""
+    def may_stop(self, job: Job, visitor: str) -> bool:
+        """Whether ``visitor`` may withdraw from a job: one that they wait for, or that nobody waits for any
+        more."""
+        with self._changed:
+            return not job.over and (visitor in job.visitors or not self._awaited(job))
+
+    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+        """``visitor`` waits no longer for a job. It is cancelled, and True given back, when no other does."""
         with self._changed:
             job = self._live.get(key)
             if job is None:
                 return False
-            worker = self._lanes[job.lane].worker
-            if job.state == "running" and worker is not None:
-                worker.kill()
-            self._end(job, "cancelled")
+            job.visitors -= {visitor}
+            return not self._awaited(job) and self.cancel(key)
+
+    def cancel(self, key: str) -> bool:
+        """Stop a queued or running job for good, whoever waits for it; a running one's worker is killed.
+        False if there is none."""
+        with self._changed:
+            job = self._live.get(key)
+            if job is None:
+                return False
+            self._interrupt(job, "cancelled")
             return True
 
     def forget(self, key: str) -> None:
@@ -180,50 +222,92 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    # Who waits, and whose turn it is
+
+    def _awaited(self, job: Job) -> bool:
+        """Whether a visitor who is there waits for a job."""
+        return any(visitor == SERVER or self._present(visitor) for visitor in job.visitors)
+
+    def _make_room(self, task: str, visitor: str) -> None:
+        """Raise UnavailableError where one more job would be too many; those that nobody waits for any more
+        make way."""
+        queued = [job for job in self._live.values() if job.state == "queued"]
+        own = sum(visitor in job.visitors for job in queued)
+        if visitor != SERVER and own >= MAX_QUEUED_EACH:
+            raise UnavailableError(
+                f"can't start {task}: {own:,} jobs of yours wait already, the most that one visitor may "
+                "have. Try again when some of them are done, or stop some"
+            )
+        if len(queued) < MAX_QUEUED:
+            return
+        for job in queued:
+            if not self._awaited(job):
+                self._end(job, "cancelled")
+                return
+        raise UnavailableError(
+            f"can't start {task}: {len(queued):,} jobs wait on this dashboard already, the most that it "
+            "takes. Try again when some of them are done"
+        )
+
+    def _next(self, lane: "_Lane") -> Job | None:
+        """The most urgent queued job, now running; None once the pool is closed."""
+
+        def turn(job: Job) -> tuple[float, int]:
+            return job.priority, min((self._served.get(one, 0) for one in job.visitors), default=0)
+
+        with self._changed:
+            while not self._closed:
+                queued = (job for job in self._live.values() if job.lane == lane.name)
+                job = min((job for job in queued if job.state == "queued"), key=turn, default=None)
+                if job is not None:
+                    self._served |= dict.fromkeys(job.visitors, next(self._turns))
+                    job.begun = job.heard = time.monotonic()
+                    job.state = "running"
+                    self._changed.notify_all()
+                    return job
+                self._changed.wait()
+            return None
+
+    # Running
+
     def _dispatch(self, lane: "_Lane") -> None:
-        """A lane's thread: keep a worker ready, and feed it."""
+        """A lane's thread: keep a worker ready, and feed it. Whatever fails, the lane goes on."""
         try:
             while True:
-                with contextlib.suppress(OSError):  # told by the next job, which needs a worker
+                with contextlib.suppress(Exception):  # told by the next job, which needs a worker
                     self._ready(lane)
                 job = self._next(lane)
                 if job is None:
                     return
                 try:
                     self._run(lane, job)
-                except Exception as error:  # no process to be had, a request that won't pickle
-                    self._end(job, "failed", error=f"{job.task} could not be run: {_words(error)}")
+                except UnavailableError as error:
+                    self._end(job, "failed", error=f"{job.task} could not be run: {error}")
+                except Exception as error:  # a request that won't pickle, a result too large for this process
+                    words = f"{job.task} could not be run: {type(error).__name__}: {error}"
+                    self._end(job, "failed", error=words)
         finally:
             if lane.worker is not None:
                 lane.worker.close()
 
-    def _next(self, lane: "_Lane") -> Job | None:
-        """The most urgent queued job, now running; None once the pool is closed."""
-        with self._changed:
-            while not self._closed:
-                while lane.heap:
-                    job = heapq.heappop(lane.heap)[-1]
-                    if job.state == "queued":
-                        job.state, job.begun = "running", time.monotonic()
-                        return job
-                self._changed.wait()
-            return None
-
-    def _ready(self, lane: "_Lane") -> "_Worker":
-        """The lane's worker, a new one if it died."""
-        if lane.worker is None or not lane.worker.alive:
-            if lane.worker is not None:
-                lane.worker.close()
-            worker = _Worker(self._target)
-            with self._changed:
-                lane.worker = worker
+    def _ready(self, lane: "_Lane") -> Worker:
+        """The lane's worker, a new one if it died. Raises UnavailableError."""
+        worker = lane.worker
+        if worker is not None and worker.alive:
             return worker
-        return lane.worker
+        with self._changed:
+            lane.worker = None
+        if worker is not None:
+            worker.close()
+        worker = Worker(self._target)
+        with self._changed:
+            lane.worker = worker
+        return worker
 
     def _run(self, lane: "_Lane", job: Job) -> None:
         def report(progress: float | None, message: str) -> None:
             if not job.over:
-                job.progress, job.message = progress, message
+                job.progress, job.message, job.heard = progress, message, time.monotonic()
 
         payload = pickle.dumps(job.request)
         while True:
@@ -235,180 +319,85 @@ class Pool:
             try:
                 kind, answer = worker.run(job.task, payload, report)
                 break
-            except _WorkerDied as death:
+            except WorkerDied as death:
                 if job.attempts == ATTEMPTS:
                     error = f"{job.task} was given up: its worker process {death}, {ATTEMPTS} times in a row"
                     return self._end(job, "failed", error=error)
                 report(None, f"its worker process {death}: trying once more")
         if kind == "done":
-            self._end(job, "done", result=pickle.loads(answer))
+            self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
         else:
             self._end(job, "failed", error=answer)
 
-    def _end(self, job: Job, state: State, result: object = None, error: str = "") -> None:
+    def _enforce_limits(self) -> None:
+        """A thread of its own: fail what runs for too long, and end its worker."""
+        with self._changed:
+            while not self._closed:
+                for job in list(self._live.values()):
+                    if words := _overdue(job):
+                        self._interrupt(job, "failed", words)
+                left = min(map(_seconds_left, self._live.values()), default=math.inf)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+
+    def _interrupt(self, job: Job, state: State, error: str = "") -> None:
+        """End a job before its time, and the worker that runs it. With ``self._changed`` held."""
+        worker = self._lanes[job.lane].worker
+        if job.state == "running" and worker is not None:
+            worker.kill()
+        self._end(job, state, error=error)
+
+    def _end(
+        self, job: Job, state: State, result: object = None, error: str = "", result_bytes: int = 0
+    ) -> None:
         with self._changed:
             if job.over:  # whoever came first decides: a result and a cancel may cross
                 return
-            job.result, job.error, job.ended, job.state = result, error, time.monotonic(), state
+            job.result, job.result_bytes, job.error = result, result_bytes, error
+            job.ended, job.state = time.monotonic(), state
             del self._live[job.key]
             self._over[job.key] = job
-            while len(self._over) > self._keep:
+            waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))
+            self._served = {one: turn for one, turn in self._served.items() if one in waiting}
+            while len(self._over) > self._keep or (
+                len(self._over) > 1
+                and sum(past.result_bytes for past in self._over.values()) > MAX_KEPT_BYTES
+            ):
                 del self._over[next(iter(self._over))]
             self._changed.notify_all()
 
 
 @dataclass(slots=True)
 class _Lane:
-    heap: list[tuple[float, int, Job]] = field(default_factory=list)
-    worker: "_Worker | None" = None
+    name: str
+    worker: Worker | None = None
 
 
-class _WorkerDied(Exception):
-    """Says how, to follow "its worker process"."""
+def _seconds_left(job: Job) -> float:
+    """Until a limit strikes, as things stand now."""
+    if job.begun is None:
+        return math.inf
+    return min(job.begun + job.limits.total, job.heard + job.limits.silent) - time.monotonic()
 
 
-class _Worker:
-    """The server's end of one worker process. ``run`` belongs to one thread; ``kill`` may come from any."""
-
-    def __init__(self, target: str) -> None:
-        paths = json.dumps([path for path in sys.path if isinstance(path, str)])
-        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        code += "from optimizer.executors import _work; _work(sys.argv[2])"
-        # In a session of its own, so that killing the group takes along what the target started, and so that
-        # Ctrl-C in the terminal reaches the server alone.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, paths, target],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
+def _overdue(job: Job) -> str:
+    """What to say of a job that has run for too long, or nothing."""
+    if job.begun is None or _seconds_left(job) > 0:
+        return ""
+    last = f" The last that was heard of it: {job.message}." if job.message else ""
+    if job.seconds >= job.limits.total:
+        return (
+            f"{job.task} was stopped after {_duration(job.limits.total)}, the longest that it may take here."
+            f"{last} Ask for less (fewer images, a smaller model, less fine-tuning), or run it with the "
+            "paretoscope command, which sets no limit"
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-        self._killed = False  # a killed process takes a moment to go
-        self._runs = 0
-        threading.Thread(target=self._bury, name="worker's end", daemon=True).start()
-
-    @property
-    def alive(self) -> bool:
-        try:
-            _send(self._requests, None)  # reaches nobody as soon as the process is gone, buried or not
-        except OSError:
-            return False
-        return not self._killed
-
-    def run(self, task: str, payload: bytes, report: Report) -> tuple[str, Any]:
-        """``("done", pickled result)`` or ``("failed", words)``. Raises _WorkerDied."""
-        self._runs += 1
-        try:
-            _send(self._requests, (self._runs, task, payload))
-            while True:
-                run, kind, answer = pickle.load(self._answers)
-                if run != self._runs:  # a thread that an earlier job left behind still reports
-                    continue
-                if kind != "progress":
-                    return kind, answer
-                report(*answer)
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=5)
-            words = _describe_exit(self._process.poll())
-            self.kill()
-            raise _WorkerDied(words) from error
-
-    def kill(self) -> None:
-        self._killed = True
-        if self._process.poll() is None:
-            _kill_group(self._process.pid)
-            self._process.kill()  # where there are no groups
-
-    def close(self) -> None:
-        self.kill()
-        self._process.wait()
-        for pipe in (self._requests, self._answers):
-            with contextlib.suppress(OSError):  # unsent bytes, nobody left to read them
-                pipe.close()
-
-    def _bury(self) -> None:
-        """End what a dead worker started: it may hold open the output that ``run`` reads to its end."""
-        self._process.wait()
-        _kill_group(self._process.pid)
+    return (
+        f"{job.task} was stopped: nothing was heard of it for {_duration(job.limits.silent)}.{last} Try "
+        "again; if that happens once more, run it with the paretoscope command, which sets no limit"
+    )
 
 
-def _kill_group(leader: int) -> None:
-    if hasattr(os, "killpg"):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(leader, signal.SIGKILL)
-
-
-def _describe_exit(code: int | None) -> str:
-    if code is None:
-        return "closed its output"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was killed by {name}{' (often: out of memory)' if name == 'SIGKILL' else ''}"
-
-
-def _words(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
-
-
-def _send(pipe: BinaryIO | Any, message: object) -> None:
-    pickle.dump(message, pipe)
-    pipe.flush()
-
-
-def _work(target: str) -> None:
-    """The worker process: answer requests until the server is gone."""
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what a library prints goes to the log, not between the answers
-    inbox: queue.SimpleQueue[tuple[int, str, bytes]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
-    lock = threading.Lock()  # the target may report from several threads
-
-    def answer(run: int, kind: str, content: object) -> None:
-        with lock:
-            _send(answers, (run, kind, content))
-
-    with contextlib.suppress(Exception):  # loads what the target needs; the first job tells of an error
-        _resolve(target)
-    while True:
-        run, task, payload = inbox.get()
-        answer(run, *_perform(target, task, payload, functools.partial(answer, run, "progress")))
-
-
-def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]") -> None:
-    try:
-        while True:
-            message = pickle.load(requests)
-            if message is not None:  # only asking whether this process is alive
-                inbox.put(message)
-    finally:  # end of file, or half a message: the server is gone
-        _kill_group(os.getpid())
-        os._exit(1)
-
-
-def _perform(
-    target: str, task: str, payload: bytes, progress: Callable[[tuple[float | None, str]], None]
-) -> tuple[str, object]:
-    def report(share: float | None, message: str = "") -> None:
-        progress((None if share is None else float(share), str(message)))  # plain, whatever was given
-
-    try:
-        return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
-    except ParetoscopeError as error:
-        return "failed", str(error)
-    except Exception as error:
-        traceback.print_exc()
-        return "failed", f"{task} failed: {_words(error)}"
-
-
-def _resolve(target: str) -> Target:
-    module, _, name = target.partition(":")
-    function: Target = getattr(importlib.import_module(module), name)
-    return function
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

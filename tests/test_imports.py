@@ -20,7 +20,7 @@ FIGURES = (
 SHOWN = (
     "sweep",
     "store",
-    "executors",
+    *("processes", "worker", "executors"),
     "summary",
     "frame",
     "search",

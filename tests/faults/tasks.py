@@ -1,7 +1,10 @@
 """What the workers of the pool's tests run, and what the store's tests keep."""
 
+import ctypes
 import os
+import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from optimizer.errors import InputError
 from optimizer.machine_lock import machine_lock
@@ -102,6 +107,41 @@ def _fork(request: dict[str, str], report: Report) -> str:
     return "undisturbed"
 
 
+def _native(request: dict[str, str], report: Report) -> None:
+    """Start a program, then call into C for minutes without letting Python run: no thread of this process
+    notices anything."""
+    child = subprocess.Popen(["sleep", "600"])
+    note(request["child"], child.pid)
+    report(None, "in a native call")
+    note(request["begun"], os.getpid())
+    ctypes.PyDLL(None).sleep(600)
+
+
+def _hang(request: dict[str, str], report: Report) -> None:
+    """Tell of the beginning, then nothing."""
+    report(0.1, "reading images")
+    note(request["begun"], os.getpid())
+    time.sleep(600)
+
+
+def _go_on(request: dict[str, str], report: Report) -> None:
+    """Tell of progress for ever."""
+    note(request["begun"], os.getpid())
+    while True:
+        report(0.1, "training")
+        time.sleep(0.05)
+
+
+def _eat(request: int, report: Report) -> int:
+    """Want ``request`` bytes where the process may have no more than it has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**26, hard))
+    try:
+        return len(bytearray(request))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
 def _chat(request: int, report: Report) -> int:
     """Report from several threads at once, and go on reporting after the end."""
 
@@ -168,6 +208,11 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
     "wait": _wait,
     "die": _die,
     "fork": _fork,
+    "native": _native,
+    "hang": _hang,
+    "go on": _go_on,
+    "eat": _eat,
+    "bytes": lambda request, report: bytes(request),
     "chat": _chat,
     "noisy": _noisy,
     "refuse": _refuse,

@@ -183,6 +183,53 @@ def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> Non
         server.wait()
 
 
+def test_a_worker_in_a_native_call_dies_with_its_server(tmp_path: Path) -> None:
+    begun, child = tmp_path / "begun", tmp_path / "child"
+    code = (
+        "import sys\n"
+        "from optimizer.executors import Pool\n"
+        "pool = Pool('tasks:run')\n"
+        "begun, child = sys.argv[1:]\n"
+        "pool.wait(pool.submit('measure', 'native', {'begun': begun, 'child': child}, 'k'))\n"
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-c", code, begun, child],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        processes = [until(partial(lines, file))[0] for file in (begun, child)]
+        server.kill()
+        server.wait(60)
+        for process in processes:
+            until(partial(gone, process), 20)
+    finally:
+        server.kill()
+        server.wait()
+        for process in processes:
+            if not gone(process):
+                kill(process)
+
+
+def test_a_worker_in_a_native_call_can_be_stopped(pool: Pool, tmp_path: Path) -> None:
+    _, request = begin(pool, tmp_path, "native")
+    assert pool.cancel("k")
+    assert serves(pool)
+    for file in (request["begun"], request["child"]):
+        until(partial(gone, lines(file)[0]))
+
+
+def test_guards_go_with_what_they_guard(tmp_path: Path) -> None:
+    before = {process.pid for process in psutil.Process().children()}
+    with Pool("tasks:run") as pool:
+        for number in range(3):
+            begin(pool, tmp_path)
+            pool.cancel("k")
+            assert serves(pool, str(number))
+        children = [one for one in psutil.Process().children() if one.pid not in before]
+        assert len(children) == 4, children  # a worker and its guard in each of two lanes
+    assert {process.pid for process in psutil.Process().children()} == before
+
+
 def test_a_killed_holder_gives_the_lock_back(lock: str, pool: Pool, tmp_path: Path) -> None:
     job, _ = begin(pool, tmp_path, "hold", lock=lock)
 

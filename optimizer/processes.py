@@ -1,0 +1,60 @@
+"""Processes that must not outlive whoever started them, and how one ended, in words."""
+
+import contextlib
+import os
+import signal
+import subprocess
+
+GUARD = 'read _; kill -s "$1" -- "$0"; sleep 5; kill -s KILL -- "$0"'
+"""A shell's input ends when the process that holds its other end is gone, however it went."""
+
+
+def guard(pid: int, group: bool = False) -> "subprocess.Popen[bytes] | None":
+    """A process that ends ``pid`` as soon as this process is gone, killed by SIGKILL or not; :func:`release`
+    ends it.
+
+    ``pid`` is asked to end (SIGTERM) and killed five seconds later; with ``group`` its whole process group,
+    which it leads, is killed at once. A process can't be trusted with this itself: in a long native call it
+    notices nothing, and Linux's parent-death signal would kill it and leave behind what it started. None
+    where there is no POSIX shell. Raises OSError when no process can be started.
+    """
+    if os.name != "posix":
+        return None
+    target, how = (f"-{pid}", "KILL") if group else (str(pid), "TERM")
+    return subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, target, how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C ends the others first, and this one when they are gone
+    )
+
+
+def release(guarding: "subprocess.Popen[bytes] | None") -> None:
+    """End a guard: what it guards has ended."""
+    if guarding is None:
+        return
+    guarding.kill()  # before its input is closed, or it would strike
+    guarding.wait()
+    assert guarding.stdin is not None
+    guarding.stdin.close()
+
+
+def kill_group(leader: int) -> None:
+    """Kill a process group, where there are such."""
+    if hasattr(os, "killpg"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(leader, signal.SIGKILL)
+
+
+def describe_exit(code: int | None) -> str:
+    """How a process ended, to follow "its process"; None is one that has not."""
+    if code is None:
+        return "closed its output"
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}{' (often: out of memory)' if name == 'SIGKILL' else ''}"
