@@ -144,17 +144,16 @@ def _complexity(options: argparse.Namespace) -> None:
 
 def _coverage(options: argparse.Namespace) -> None:
     from optimizer import coverage
-    from optimizer.records import decode, encode
+    from optimizer.records import encode
 
     store, request = Store(), request_of(options, recipe_of(options))
     key = coverage.coverage_key(request)
-    document = store.get_document("coverage", key)
-    if document is None:
+    run = store.get_document("coverage", key, coverage.Coverage)
+    if run is None:
         from optimizer import profiling
 
-        document = encode(profiling.profile(request, _tell))
-        store.put_document("coverage", key, document)
-    run = decode(document, coverage.Coverage)
+        run = profiling.profile(request, _tell)
+        store.put_document("coverage", key, encode(run))
     if options.json:
         print(json.dumps(coverage.as_json(run)))
         return
@@ -173,7 +172,7 @@ def _latency(store: Store, request: Request) -> Any:
 
 def _throughput(options: argparse.Namespace) -> None:
     from optimizer import serving
-    from optimizer.records import decode, encode
+    from optimizer.records import encode
 
     asked = request_of(options, recipe_of(options))
     request = serving.ServingRequest(
@@ -191,13 +190,12 @@ def _throughput(options: argparse.Namespace) -> None:
     if options.limit_ms is not None and not options.limit_ms > 0:
         raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
     store, key = Store(), serving.serving_key(request)
-    document = store.get_document("throughput", key)
-    if document is None:
+    run = store.get_document("throughput", key, serving.ServingRun)
+    if run is None:
         from optimizer import throughput
 
-        document = encode(throughput.measure(request, _tell))
-        store.put_document("throughput", key, document)
-    run = decode(document, serving.ServingRun)
+        run = throughput.measure(request, _tell)
+        store.put_document("throughput", key, encode(run))
     best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
     if options.json:
         chosen = best and {"met": best.met, "network": best.network, "words": best.words}

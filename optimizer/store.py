@@ -6,23 +6,33 @@ for every rerun, and opening costs less than a millisecond.
 """
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import UnavailableError
 from optimizer.keys import request_key
 from optimizer.records import SCHEMA, DataSpec, Latency, Request, Result, decode, digest, encode
+from optimizer.resources import home, is_network
 
 T = TypeVar("T")
 Migration = Callable[[sqlite3.Connection], None]
 
 BUSY_SECONDS = 30.0
 """How long a call waits for another process's write."""
+
+MAX_FAILURES = 200
+"""How many failures are kept, the newest."""
+MAX_MESSAGE = 2000
+"""Characters of a failure's message that are kept."""
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_CREATING = threading.Lock()
 
 MIGRATIONS: list[Migration] = []
 """Steps from an empty file to today's tables, oldest first. The database's ``user_version`` counts those it
@@ -61,21 +71,35 @@ class Failure:
     created: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is damaged, or that today's limits refuse: ``kind`` says of what, ``reason`` why."""
+
+    table: str
+    row: int
+    kind: str
+    reason: str
+
+
 class Store:
     """The results in ``path``, by default ``results.sqlite`` in the user's data folder.
 
-    Rows written under another ``records.SCHEMA`` are passed over: they are measured anew. Every method raises
-    UnavailableError when the file can't be used: read-only, damaged, disk full, from a newer version.
+    Rows written under another ``records.SCHEMA`` are passed over: they are measured anew. So are rows that
+    can't be read, which :meth:`unreadable` tells of. Every method raises UnavailableError when the file can't
+    be used: read-only, damaged, disk full, from a newer version. What is there is read on a full disk too.
     """
 
     def __init__(self, path: Path | str | None = None) -> None:
         if path is None:
-            from optimizer.resources import home
-
             path = home() / "results.sqlite"
         self.path = Path(path)
-        with self._connected():
-            pass
+        # Readers beside a writer share memory through a mapped file, which other machines don't see.
+        self._journal = "DELETE" if is_network(self.path.parent) else "WAL"
+        self._close_to_others()
+        if self._journal == "DELETE":
+            with self._connected(alone=True) as connection:
+                _set_journal(connection, self._journal)
+        self._read("SELECT 1")
 
     def put(self, result: Result) -> None:
         """Keep a result and the measurement in it; an earlier failure under its key is forgotten."""
@@ -103,8 +127,9 @@ class Store:
 
     def get(self, key: str) -> Result | None:
         """The result under ``key``, or None."""
-        rows = self._read("SELECT json FROM results WHERE key = ? AND schema = ?", (key, SCHEMA))
-        return self._decode(rows[0][0], Result) if rows else None
+        return _first(
+            self._read("SELECT json FROM results WHERE key = ? AND schema = ?", key, SCHEMA), Result
+        )
 
     def best(self, request: Request) -> Result | None:
         """The result of a request, timed in full where there is one, else in the quick mode."""
@@ -127,25 +152,24 @@ class Store:
         rows = self._read(
             f"SELECT json FROM results WHERE {' AND '.join(f'{column} = ?' for column in given)}"
             " ORDER BY created DESC, rowid DESC LIMIT ?",
-            (*given.values(), -1 if limit is None else limit),
+            *given.values(),
+            -1 if limit is None else limit,
         )
-        return [self._decode(row[0], Result) for row in reversed(rows)]
+        return [*_readable([row[0] for row in reversed(rows)], Result)]
 
     def count(self) -> int:
-        """How many results :meth:`results` would give."""
-        return int(self._read("SELECT count(*) FROM results WHERE schema = ?", (SCHEMA,))[0][0])
+        """How many results are stored, with those that can't be read."""
+        return int(self._read("SELECT count(*) FROM results WHERE schema = ?", SCHEMA)[0][0])
 
     def latency(self, signature: str, quick: bool) -> Latency | None:
         """The newest measurement of an execution signature, or None.
 
         A full measurement serves a quick request, not the reverse.
         """
-        rows = self._read(
-            "SELECT json FROM latencies WHERE signature = ? AND quick <= ? AND schema = ?"
-            " ORDER BY rowid DESC LIMIT 1",
-            (signature, quick, SCHEMA),
+        query = (
+            "SELECT json FROM latencies WHERE signature = ? AND quick <= ? AND schema = ? ORDER BY rowid DESC"
         )
-        return self._decode(rows[0][0], Latency) if rows else None
+        return _first(self._read(query, signature, quick, SCHEMA), Latency)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop results and failures, and the measurements that no other result shares."""
@@ -153,25 +177,36 @@ class Store:
         with self._writing() as connection:
             connection.executemany("DELETE FROM results WHERE key = ?", rows)
             connection.executemany("DELETE FROM failures WHERE key = ?", rows)
-            connection.execute("DELETE FROM latencies WHERE signature NOT IN (SELECT signature FROM results)")
+            _forget_unshared(connection)
 
     def put_failure(self, key: str, request: Request, message: str, attempts: int) -> None:
-        """Keep a failure, in place of an earlier one under its key."""
-        failure = Failure(key, request, message, attempts, _now())
+        """Keep a failure, in place of an earlier one under its key; the oldest beyond MAX_FAILURES go."""
+        failure = Failure(key, request, message[:MAX_MESSAGE], attempts, _now())
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (key, SCHEMA, encode(failure))
             )
+            connection.execute(
+                "DELETE FROM failures WHERE rowid NOT IN"
+                " (SELECT rowid FROM failures ORDER BY rowid DESC LIMIT ?)",
+                (MAX_FAILURES,),
+            )
 
     def failure(self, key: str) -> Failure | None:
         """The failure under ``key``, or None."""
-        rows = self._read("SELECT json FROM failures WHERE key = ? AND schema = ?", (key, SCHEMA))
-        return self._decode(rows[0][0], Failure) if rows else None
+        query = "SELECT json FROM failures WHERE key = ? AND schema = ?"
+        return _first(self._read(query, key, SCHEMA), Failure)
 
     def failures(self) -> list[Failure]:
-        """Every failure, newest last."""
-        rows = self._read("SELECT json FROM failures WHERE schema = ? ORDER BY rowid", (SCHEMA,))
-        return [self._decode(row[0], Failure) for row in rows]
+        """The newest MAX_FAILURES failures, newest last."""
+        query = "SELECT json FROM failures WHERE schema = ? ORDER BY rowid DESC LIMIT ?"
+        rows = self._read(query, SCHEMA, MAX_FAILURES)
+        return [*_readable([row[0] for row in reversed(rows)], Failure)]
+
+    def forget_failures(self) -> int:
+        """Drop every failure: how many those were."""
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM failures").rowcount
 
     def put_document(self, kind: str, key: str, json: bytes) -> None:
         """Keep any JSON under a kind and a key, in place of an earlier one."""
@@ -180,28 +215,66 @@ class Store:
                 "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)", (kind, key, _now(), json)
             )
 
-    def get_document(self, kind: str, key: str) -> bytes | None:
-        """The JSON under a kind and a key, or None."""
-        rows = self._read("SELECT json FROM documents WHERE kind = ? AND key = ?", (kind, key))
-        return bytes(rows[0][0]) if rows else None
+    def get_document(self, kind: str, key: str, record: type[T]) -> T | None:
+        """What is under a kind and a key, or None."""
+        return _first(self._read("SELECT json FROM documents WHERE kind = ? AND key = ?", kind, key), record)
 
-    def documents(self, kind: str) -> dict[str, bytes]:
+    def documents(self, kind: str, record: type[T]) -> dict[str, T]:
         """Every document of a kind by its key, last written last."""
-        rows = self._read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", (kind,))
-        return {key: bytes(json) for key, json in rows}
+        rows = self._read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)
+        return {key: found for key, json in rows for found in _readable([json], record)}
 
     def forget_document(self, kind: str, key: str) -> None:
         """Drop a document, if it is there."""
         with self._writing() as connection:
             connection.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
 
+    def unreadable(self) -> list[Unreadable]:
+        """Every row that is passed over because it can't be read. This reads them all."""
+        with self._reading() as connection:
+            return [*_unreadable(connection)]
+
+    def forget_unreadable(self) -> int:
+        """Drop the rows that can't be read: how many those were."""
+        with self._writing() as connection:
+            found = [*_unreadable(connection)]
+            for row in found:
+                connection.execute(f"DELETE FROM {row.table} WHERE rowid = ?", (row.row,))
+            _forget_unshared(connection)
+        return len(found)
+
+    def _close_to_others(self) -> None:
+        """Results name folders and files of their user."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path = self.path.with_name(self.path.name + suffix)
+            with suppress(OSError):
+                if path.is_file():
+                    path.chmod(0o600)
+
+    def _create(self) -> None:
+        """An empty file that only its user reads, if there is none; what SQLite puts beside it is like it.
+
+        One thread at a time, as closing a file gives up the process's locks on it.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _CREATING:
+            if not self.path.exists():
+                with suppress(FileExistsError):
+                    self.path.touch(0o600, exist_ok=False)
+
     @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self, alone: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection; ``alone`` needs neither a mapped file nor room for one, and locks others out."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._create()
             # No isolation level: transactions begin and end where this file says, not where Python guesses.
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.text_factory = partial(
+                str, encoding="utf-8", errors="replace"
+            )  # also where it is damaged
             with closing(connection):
+                if alone:
+                    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 self._migrate(connection)
                 yield connection
         except (sqlite3.Error, OSError) as error:
@@ -214,14 +287,26 @@ class Store:
             yield connection
             connection.execute("COMMIT")  # not reached after an error: closing rolls back
 
-    def _read(self, query: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
-        with self._connected() as connection:
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with, which a full disk does not prevent."""
+        with ExitStack() as open_ones:
+            try:
+                connection = open_ones.enter_context(self._connected())
+            except UnavailableError as error:
+                if not _is_no_room(error.__cause__):
+                    raise
+                connection = open_ones.enter_context(self._connected(alone=True))
+            yield connection
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._reading() as connection:
             return connection.execute(query, values).fetchall()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if self._version(connection) == len(MIGRATIONS):
             return
-        _turn_wal_on(connection)
+        _set_journal(connection, self._journal)
         while True:
             connection.execute("BEGIN IMMEDIATE")
             done = self._version(connection)  # again: another process may have been quicker
@@ -241,28 +326,72 @@ class Store:
             )
         return version
 
-    def _decode(self, json: bytes, kind: type[T]) -> T:
-        try:
-            return decode(json, kind)
-        except InputError as error:
-            raise self._unavailable(error) from error
-
     def _unavailable(self, error: Exception) -> UnavailableError:
+        words = "no room is left on its disk" if _is_no_room(error) else str(error)
         return UnavailableError(
-            f"can't use the results in {self.path}: {error}. Check that the folder is writable, its disk has"
+            f"can't use the results in {self.path}: {words}. Check that the folder is writable, its disk has"
             " room and the file is whole (move a damaged one away), or set PARETOSCOPE_HOME to another folder"
         )
 
 
-def _turn_wal_on(connection: sqlite3.Connection) -> None:
-    """Readers and a writer side by side. Kept in the file, so this happens once, when it is new.
+def _readable(rows: Iterable[object], record: type[T]) -> Iterator[T]:
+    for json in rows:
+        with suppress(*NOT_A_RECORD):
+            yield decode(json, record)  # type: ignore[arg-type]
+
+
+def _first(rows: Iterable[tuple[Any, ...]], record: type[T]) -> T | None:
+    return next(_readable((row[0] for row in rows), record), None)
+
+
+NOT_A_RECORD = (ValueError, TypeError, RecursionError)
+"""What decoding raises: for other JSON, for bytes that are no text, for what is no JSON at all."""
+
+
+def _unreadable(connection: sqlite3.Connection) -> Iterator[Unreadable]:
+    from optimizer.coverage import Coverage
+    from optimizer.scaling import ComplexityRun
+    from optimizer.serving import ServingRun
+
+    documents = {"complexity": ComplexityRun, "coverage": Coverage, "throughput": ServingRun}
+    for table, kind, record in (
+        ("results", "result", Result),
+        ("latencies", "latency measurement", Latency),
+        ("failures", "failure", Failure),
+    ):
+        for row, json in connection.execute(f"SELECT rowid, json FROM {table} WHERE schema = ?", (SCHEMA,)):
+            if reason := _refused(json, record):
+                yield Unreadable(table, row, kind, reason)
+    for row, kind, json in connection.execute("SELECT rowid, kind, json FROM documents"):
+        if reason := _refused(json, documents.get(kind, object)):
+            yield Unreadable("documents", row, kind, reason)
+
+
+def _refused(json: object, record: type) -> str:
+    try:
+        decode(json, record)  # type: ignore[arg-type]
+    except NOT_A_RECORD as error:
+        return str(error)
+    return ""
+
+
+def _forget_unshared(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM latencies WHERE signature NOT IN (SELECT signature FROM results)")
+
+
+def _is_no_room(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in NO_ROOM
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
+    """WAL: readers and a writer side by side; DELETE works everywhere. Kept in the file.
 
     While another process is about to do the same, SQLite refuses at once and doesn't heed the busy timeout.
     """
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:

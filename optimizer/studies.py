@@ -163,7 +163,7 @@ def trained(
         def keep(so_far: Begun) -> None:
             if path:
                 with suppress(OSError):
-                    write(beside(path), (so_far.state, {"spent": so_far.spent}))
+                    write(beside(path), (so_far.state, {"spent": so_far.spent}), durable=False)
 
         return recover(student, teacher, masks, images, seconds, report, begun=begun, keep=keep).state
 

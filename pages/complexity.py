@@ -7,7 +7,7 @@ import streamlit as st
 from optimizer import charts, growth, scaling
 from optimizer.conclusions import as_json, conclusions
 from optimizer.metrics import format_ns, format_ratio
-from optimizer.records import ModelCard, decode
+from optimizer.records import ModelCard
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from pages import address, drawing, sidebar, tasks
 
@@ -100,14 +100,8 @@ def controls(model: ModelCard) -> ComplexityRequest:
     )
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
-def parsed(document: bytes) -> ComplexityRun:
-    return decode(document, ComplexityRun)
-
-
 def stored() -> dict[str, ComplexityRun]:
-    documents = tasks.store().documents("complexity")
-    return {key: parsed(document) for key, document in documents.items()}
+    return tasks.store().documents("complexity", ComplexityRun)
 
 
 def alike(request: ComplexityRequest, runs: dict[str, ComplexityRun]) -> ComplexityRun | None:

@@ -13,7 +13,7 @@ from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
 from optimizer.metrics import MISSING, count
 from optimizer.recipe import Override, QuantizeSpec, Recipe
-from optimizer.records import Request, decode
+from optimizer.records import Request
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from optimizer.summary import summarise
 from pages import address, drawing, sidebar, tasks
@@ -218,14 +218,8 @@ def kernels(request: Request, jobs: list[Job]) -> None:
 # Both
 
 
-@st.cache_data(max_entries=200, show_spinner=False)
-def parsed(document: bytes, kind: type[T]) -> T:
-    return decode(document, kind)
-
-
 def stored(kind: str, key: str, record: type[T]) -> T | None:
-    document = tasks.store().get_document(kind, key)
-    return None if document is None else parsed(document, record)
+    return tasks.store().get_document(kind, key, record)
 
 
 def sentences(words: tuple[str, ...]) -> None:

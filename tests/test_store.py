@@ -1,5 +1,7 @@
 import os
+import shutil
 import sqlite3
+import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +18,8 @@ from hypothesis import strategies as st
 
 from optimizer import store as module
 from optimizer.errors import UnavailableError
-from optimizer.records import SCHEMA, DataSpec, Request, Result
-from optimizer.store import Store
+from optimizer.records import SCHEMA, DataSpec, Request, Result, encode
+from optimizer.store import Failure, Store
 
 
 @pytest.fixture
@@ -149,12 +151,12 @@ def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
     store.put_document("pin", "y", b"{}")
     store.put_document("complexity", "x", b"2")
     store.put_document("pin", "x", b"[3]")
-    assert store.get_document("pin", "x") == b"[3]"
-    assert store.get_document("pin", "z") is None
-    assert list(store.documents("pin").items()) == [("y", b"{}"), ("x", b"[3]")]
+    assert store.get_document("pin", "x", list) == [3]
+    assert store.get_document("pin", "z", list) is None
+    assert [*store.documents("pin", object).items()] == [("y", {}), ("x", [3])]
     store.forget_document("pin", "x")
-    assert store.documents("pin") == {"y": b"{}"}
-    assert store.get_document("complexity", "x") == b"2"
+    assert store.documents("pin", object) == {"y": {}}
+    assert store.get_document("complexity", "x", int) == 2
 
 
 def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -218,11 +220,149 @@ def test_damage_in_the_middle_is_named(store: Store) -> None:
         store.results()
 
 
-def test_a_damaged_row_is_named(store: Store) -> None:
+def refused_by_a_tighter_limit(result: Result) -> bytes:
+    """As stored when a batch of 0 was allowed."""
+    return encode(result).replace(b'"batch":1', b'"batch":0')
+
+
+def damaged(result: Result) -> list[object]:
+    whole = encode(result)
+    return [
+        b'{"key":1}',
+        b"",
+        b"[" * 100_000,
+        whole[:-9],
+        bytes(len(whole)),
+        whole.replace(b'"created":"', b'"created":"\xff\xfe'),
+        None,
+        7,
+        refused_by_a_tighter_limit(result),
+    ]
+
+
+@pytest.mark.parametrize("bad", range(len(damaged(make_result("bad")))))
+def test_a_row_that_cannot_be_read_is_passed_over_until_it_is_dropped(store: Store, bad: int) -> None:
+    for key in ("good", "bad", "fine"):
+        store.put(timed(key, f"s {key}", True))
+    query(
+        store.path, "UPDATE results SET json = ? WHERE key = 'bad'", damaged(timed("bad", "s bad", True))[bad]
+    )
+    assert [result.key for result in store.results()] == ["good", "fine"]
+    assert store.get("bad") is None
+    assert store.best(make_result("bad").request) is None
+    (row,) = store.unreadable()
+    assert (row.table, row.kind) == ("results", "result")
+    assert row.reason
+    assert store.forget_unreadable() == 1
+    assert store.unreadable() == []
+    assert store.forget_unreadable() == 0
+    assert [result.key for result in store.results()] == ["good", "fine"]
+    assert store.latency("s bad", True) is None
+    assert store.latency("s good", True) is not None
+
+
+def test_a_row_that_cannot_be_read_is_measured_anew(store: Store) -> None:
     store.put(make_result("k"))
-    query(store.path, "UPDATE results SET json = '{\"key\": 1}'")
-    with pytest.raises(UnavailableError, match=r"results\.sqlite: not a Result record"):
-        store.results()
+    query(store.path, "UPDATE results SET json = ?", b"garbage")
+    store.put(make_result("k"))
+    assert store.get("k") == make_result("k")
+    assert store.unreadable() == []
+
+
+def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over_too(store: Store) -> None:
+    full, quick = timed("a", "s", False), timed("b", "s", True)
+    for result in (full, quick):
+        store.put(result)
+    query(store.path, "UPDATE latencies SET json = ? WHERE quick = 1", b"garbage")
+    assert store.latency("s", True) == full.latency
+    for key in "xy":
+        store.put_failure(key, Request("fashion-vit"), "no network", 1)
+        store.put_document("complexity", key, b"{}")
+        store.put_document("pin", key, b"[1]")
+    query(store.path, "UPDATE failures SET json = ? WHERE key = 'x'", b"garbage")
+    query(store.path, "UPDATE documents SET json = ? WHERE kind = 'pin' AND key = 'x'", b"\0\0\0")
+    assert store.failure("x") is None
+    assert [failure.key for failure in store.failures()] == ["y"]
+    assert store.get_document("pin", "x", list) is None
+    assert store.documents("pin", list) == {"y": [1]}
+    kinds = sorted(row.kind for row in store.unreadable())
+    assert kinds == ["complexity", "complexity", "failure", "latency measurement", "pin"]
+    assert store.forget_unreadable() == 5
+    assert store.documents("pin", list) == {"y": [1]}
+    assert [result.key for result in store.results()] == ["a", "b"]
+
+
+def test_a_damaged_key_hides_no_other_document(store: Store) -> None:
+    for key in "xy":
+        store.put_document("pin", key, b"[1]")
+    query(store.path, "UPDATE documents SET key = CAST(? AS TEXT) WHERE key = 'x'", b"\xff\xfe")
+    assert store.documents("pin", list)["y"] == [1]
+
+
+def test_only_the_newest_failures_are_kept_and_no_endless_words(store: Store) -> None:
+    stored = encode(Failure("old", Request("fashion-vit"), "no network", 1, "2026-01-01"))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        rows = ((f"k{number}", SCHEMA, stored) for number in range(20_000))
+        connection.executemany("INSERT INTO failures VALUES (?, ?, ?)", rows)
+    assert len(store.failures()) == module.MAX_FAILURES  # before any is written
+    store.put_failure("new", Request("fashion-vit"), "why " * 100_000, 1)
+    assert query(store.path, "SELECT count(*) FROM failures") == [(module.MAX_FAILURES,)]
+    assert store.failures()[-1].key == "new"
+    assert len(store.failures()[-1].message) == module.MAX_MESSAGE
+    assert store.forget_failures() == module.MAX_FAILURES
+    assert store.failures() == []
+
+
+def journal_of(path: Path) -> object:
+    return query(path, "PRAGMA journal_mode")[0][0]
+
+
+def test_on_a_network_s_file_system_nothing_is_shared_through_mapped_files(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(make_result("k"))
+    assert journal_of(store.path) == "wal"
+    monkeypatch.setattr(module, "is_network", lambda folder: folder == tmp_path)
+    moved = Store(store.path)  # as when the folder was moved there
+    assert journal_of(store.path) == "delete"
+    new = Store(tmp_path / "new.sqlite")
+    assert journal_of(new.path) == "delete"
+    for one in (moved, new):
+        one.put(make_result("l"))
+        assert one.get("l") is not None
+        with one._reading() as connection:
+            connection.execute("SELECT * FROM results").fetchall()
+            assert not [*tmp_path.glob("*-shm"), *tmp_path.glob("*-wal")]
+    assert moved.get("k") is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes tell nothing on Windows")
+def test_only_its_user_reads_the_file(tmp_path: Path) -> None:
+    def modes() -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()}
+
+    before = os.umask(0)
+    try:
+        store = Store(tmp_path / "new" / "results.sqlite")
+        with store._writing() as connection:
+            connection.execute("DELETE FROM results")
+            assert modes() == dict.fromkeys(
+                ["results.sqlite", "results.sqlite-wal", "results.sqlite-shm"], 0o600
+            )
+        assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+        store.path.chmod(0o644)  # as written before
+        Store(store.path)
+        assert modes() == {"results.sqlite": 0o600}
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_that_vanishes_is_made_again(store: Store) -> None:
+    store.put(make_result("k"))
+    shutil.rmtree(store.path.parent)
+    assert store.results() == []
+    store.put(make_result("k"))
+    assert store.count() == 1
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -290,6 +430,6 @@ def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path
         assert opened.result().count() == 0
 
 
-def query(path: Path, sql: str) -> list[tuple[object, ...]]:
+def query(path: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection, connection:
-        return connection.execute(sql).fetchall()
+        return connection.execute(sql, values).fetchall()

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,66 @@ def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, h
     path.write_bytes(path.read_bytes()[:200])
     assert_equal(study_of(model, small_images), made)
     assert_equal(study_of(model, small_images), made)
+
+
+def zeros_at_the_end(whole: bytes) -> bytes:
+    """As after a power cut: the file has its length, and its last blocks were never written."""
+    return whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+
+
+def one_bit_flipped(whole: bytes) -> bytes:
+    return whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+
+
+def another_fact(whole: bytes) -> bytes:
+    place = whole.index(b"measured")
+    return whole[:place] + b"mEasured" + whole[place + 8 :]
+
+
+@pytest.mark.parametrize("damage", [zeros_at_the_end, one_bit_flipped, another_fact, lambda whole: b""])
+def test_a_file_that_is_not_as_it_was_written_is_none(
+    model: nn.Module, small_images: Tensor, home: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    made = study_of(model, small_images)
+    (path,) = files(home)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert read(path) is None
+    assert_equal(study_of(model, small_images), made)
+    assert read(path) is not None
+
+
+def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "mask": torch.tensor([True, False, True]),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "counts": torch.arange(5),
+    }
+    write(tmp_path / "all.safetensors", (tensors, {"words": "für \U0001f600"}))
+    found, facts = read(tmp_path / "all.safetensors") or pytest.fail("it can't be read")
+    assert facts == {"words": "für \U0001f600"}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(one, found[name]) for name, one in tensors.items())
+
+
+def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "one.safetensors", []
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(file).st_mode), path.exists()))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write(path, ({"one": torch.ones(3)}, {}))
+    assert synced == [(False, False), (True, True)] if os.name == "posix" else [(False, False)]
+    write(path, ({"one": torch.zeros(3)}, {}), durable=False)  # what comes every second during a training
+    assert len(synced) <= 2
 
 
 def test_those_that_were_not_used_for_longest_go_first(
