@@ -241,10 +241,12 @@ class Section:
 HOW_TO_READ = Section(
     "How to read this",
     items=(
-        "Every interval is a 95 % interval. Accuracy counts images: its interval is Wilson's, and says what "
-        "another draw of as many images could give.",
+        "Every interval is a 95 % interval. Accuracy counts images: its interval is Wilson's, with "
+        "an exact end next to 0 and 100 %, and says what another draw of as many images could give.",
         "Accuracy lost is paired: both models saw the same images, and only images whose answer changed "
-        "count. p is the exact McNemar test on them.",
+        "count. Worse or better is said where the interval of the difference excludes 0; p is McNemar's "
+        "test, and below 0.05 exactly there. Without labels the uncompressed model is right by "
+        "definition: what is lost is the share of images answered otherwise, and there is nothing to test.",
         "A latency ratio compares calls of the same round with the uncompressed model in fp32, on the same "
         "engine and threads. Faster or slower is said only when the interval excludes 1 and the change is "
         "larger than 2 % and than what the baseline, built twice, may differ from itself by.",

@@ -11,7 +11,7 @@ import pandas as pd
 from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
 from optimizer.metrics import METRICS, SERVED, metric
-from optimizer.outcomes import wilson
+from optimizer.outcomes import share_interval
 from optimizer.records import Result, Settings, Size
 from optimizer.summary import Summary, summarise
 from optimizer.theme import engine_label
@@ -49,7 +49,12 @@ def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.D
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("sparsity", "threshold", *_FIGURES):  # a column of which all is missing has no type
+    for column in (
+        "sparsity",
+        "threshold",
+        "p_value",
+        *_FIGURES,
+    ):  # a column of which all is missing has no type
         table[column] = pd.to_numeric(table[column])
     table["frontier"] = frontier_mask(summaries, frontier)
     return table
@@ -88,7 +93,8 @@ COLUMNS = (
     "effort", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "symmetric",
     "range", "precision", "overrides", "pruned_percent", "zeros_percent",
     *_FIGURES,
-    "correct", "total", "reference", "lost_images", "gained_images", "p_value", "baseline_accuracy_percent",
+    "correct", "total", "reference", "lost_images", "gained_images", "p_value", "accuracy_verdict",
+    "baseline_accuracy_percent",
     "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
     "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "created",
 )  # fmt: skip
@@ -133,6 +139,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "lost_images": summary.drop.lost,
         "gained_images": summary.drop.gained,
         "p_value": summary.drop.p,
+        "accuracy_verdict": str(summary.drop.verdict),
         "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
         "baseline_file_bytes": summary.baseline_size.file_bytes,
         "baseline_latency_ns": summary.measures["latency"].baseline,
@@ -199,7 +206,7 @@ def as_json(result: Result) -> dict[str, Any]:
     ``engine``        name
     ``recipe``        as plain data; ``recipe_words`` says it in words
     ``data``          which images, and how many (``images``) were evaluated
-    ``accuracy``      shares from 0 to 1: ``value``, 95 % Wilson interval ``low``, ``high``; ``correct`` of
+    ``accuracy``      shares from 0 to 1: ``value``, 95 % interval ``low``, ``high``; ``correct`` of
                       ``total`` images; ``reference``: right against ``labels``, or against the
                       uncompressed model's answers (``baseline``) where images have none
     ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
@@ -207,7 +214,8 @@ def as_json(result: Result) -> dict[str, Any]:
     ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
                       ``latency_median_ns``
     ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
-                      ``p`` of the exact McNemar test; images ``lost`` and ``gained``
+                      ``p`` of McNemar's test, null without labels; ``verdict`` (worse, better, no measurable
+                      difference: the interval excludes 0 or not); images ``lost`` and ``gained``
     ``size_bytes``    by kind: ``file``, ``packed``, ``compressed``, ``memory``; ``packed_coding`` says how
     ``weights``       ``total``, ``nonzero``; ``operations``: multiply-accumulates that meet a non-zero one
     ``latency``       ``median_ns`` of a call with ``low_ns``, ``high_ns``; ``ratio`` to the baseline with
@@ -262,6 +270,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "low": drop.low,
             "high": drop.high,
             "p": drop.p,
+            "verdict": str(drop.verdict),
             "lost": drop.lost,
             "gained": drop.gained,
         },
@@ -316,7 +325,7 @@ def _plain(value: object) -> object:
 
 
 def _fraction(count: int, total: int) -> dict[str, float]:
-    low, high = wilson(count, total)
+    low, high = share_interval(count, total)
     return {"value": count / total, "low": low, "high": high}
 
 

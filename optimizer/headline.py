@@ -4,7 +4,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.metrics import METRICS, MISSING, count, format_bytes, format_count, format_ns, format_percent
+from optimizer.metrics import (
+    METRICS,
+    MISSING,
+    count,
+    format_bytes,
+    format_count,
+    format_ns,
+    format_p,
+    format_percent,
+)
+from optimizer.outcomes import PairedDrop, Verdict
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
@@ -105,20 +115,39 @@ def _accuracy(summary: Summary | None) -> Headline:
         return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
     labelled = summary.reference == "labels"
     value, interval = _split(summary.text("accuracy"))
-    drop = summary.drop
-    told = drop.low > 0 or drop.high < 0
+    drop, same = summary.drop, summary.drop.verdict is Verdict.SAME
     return Headline(
         label="Accuracy" if labelled else "Agreement with the uncompressed model",
         value=value,
         interval=interval,
-        change=_points(-drop.points, -drop.high, -drop.low) if told else _same(summary),
-        mood=("worse" if drop.points > 0 else "better") if told else "same",
+        change=_same(summary, drop.verdict) if same else _points(-drop.points, -drop.high, -drop.low),
+        mood=MOODS[drop.verdict],
         basis=summary.images
         if summary.recipe.identity
         else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
-        help=f"{METRICS['accuracy'].help} The change is paired image by image: {drop.lost} were right "
-        f"before and are wrong now, {drop.gained} the reverse; exact McNemar p = {drop.p:.2g}.",
+        help=f"{METRICS['accuracy'].help} {_compared(summary)}",
     )
+
+
+MOODS: dict[Verdict, Mood] = {Verdict.WORSE: "worse", Verdict.BETTER: "better", Verdict.SAME: "same"}
+
+
+def _compared(summary: Summary) -> str:
+    """How the change was found: paired against labels, counted without them."""
+    drop = summary.drop
+    may = f" {may_be(drop)}." if drop.verdict is Verdict.SAME and not summary.recipe.identity else ""
+    if drop.p is None:
+        return f"{count(drop.lost, 'image')} answered otherwise than by the uncompressed model.{may}"
+    return (
+        f"The change is paired image by image: {drop.lost} were right before and are wrong now, "
+        f"{drop.gained} the reverse; McNemar's test, {format_p(drop.p)}.{may}"
+    )
+
+
+def may_be(drop: PairedDrop) -> str:
+    """``Loses 0.40 points; may be up to 1.60``: what a difference that can't be measured may still be."""
+    change = "Gains" if drop.points < 0 else "Loses"
+    return f"{change} {abs(drop.points):.2f} points; may be a loss of up to {max(drop.high, 0):.2f}"
 
 
 def _size(inspection: Inspection | None) -> Headline:
@@ -147,7 +176,7 @@ def _latency(summary: Summary | None) -> Headline:
     images, threads = count(summary.batch, "image"), count(summary.threads, "thread")
     told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
     if latency.verdict == SAME:
-        told = _same(summary)
+        told = _same(summary, SAME)
     percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     return Headline(
         label="Latency",
@@ -180,8 +209,8 @@ def _ran(summary: Summary) -> str:
     return f"{engine}, {summary.realisation}"
 
 
-def _same(summary: Summary) -> str:
-    return "this is the baseline" if summary.recipe.identity else SAME
+def _same(summary: Summary, otherwise: str) -> str:
+    return "this is the baseline" if summary.recipe.identity else otherwise
 
 
 def _operations(inspection: Inspection | None) -> Headline:

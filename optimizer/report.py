@@ -7,7 +7,9 @@ import pandas as pd
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
 from optimizer.frame import frontier_mask
+from optimizer.headline import may_be
 from optimizer.metrics import count, format_bytes, format_ns, format_p, format_ratio, metric
+from optimizer.outcomes import Verdict, images_needed
 from optimizer.records import Result
 from optimizer.statistics import SAME
 from optimizer.summary import Summary, summarise
@@ -15,7 +17,6 @@ from optimizer.theme import engine_label
 
 TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""
-SIGNIFICANT = 0.05
 MOST_SENTENCES = 12
 MOST_ROWS_IN_A_CHART = 12
 
@@ -29,8 +30,8 @@ LIMITS = Section(
         "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
         "pruning changes accuracy and compressed size, not time.",
         "A simulated precision shows what accuracy it would have, not how fast kernels of it would be.",
-        "Of twenty comparisons without any real difference, one is expected to show p < 0.05 by chance: read "
-        "a long table with that in mind.",
+        "Of twenty comparisons without any real difference, one is expected to show a difference by chance: "
+        "read a long table with that in mind.",
     ),
 )
 
@@ -59,16 +60,18 @@ def accuracy_sentence(summary: Summary) -> str:
     what = "accuracy" if summary.reference == "labels" else "agreement with the uncompressed model"
     if summary.recipe.identity:
         return f"{what} is {summary.text('accuracy')} on {summary.images}"
-    if drop.p >= SIGNIFICANT:
+    test = "" if drop.p is None else f", {format_p(drop.p)}"
+    if drop.verdict is Verdict.SAME:
+        may = may_be(drop)
         return (
-            f"{what}: {SAME}, {summary.text('accuracy')} on {summary.images}; "
-            f"lost {summary.text('drop')}, {format_p(drop.p)}"
+            f"{what}: {drop.verdict}, {summary.text('accuracy')} on {summary.images}; "
+            f"{may[0].lower()}{may[1:]}{test}"
         )
-    if drop.points > 0:
+    if drop.verdict is Verdict.WORSE:
         change = f"falls by {summary.text('drop')}"
     else:
         change = f"rises by {metric('drop').format(-drop.points, -drop.high, -drop.low)}"
-    return f"{what} {change}, {format_p(drop.p)}, to {summary.text('accuracy')} on {summary.images}"
+    return f"{what} {change}{test}, to {summary.text('accuracy')} on {summary.images}"
 
 
 def size_sentence(summary: Summary) -> str:
@@ -115,6 +118,12 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
     if not sure:
         best = min(compressed, key=lambda summary: summary.drop.high)
         words = f"No configuration surely lost at most {points}: every interval reaches further."
+        needed, images = images_needed(TOLERATED_POINTS), max(summary.total for summary in compressed)
+        if images < needed and any(summary.reference == "labels" for summary in compressed):
+            words += (
+                f" These are too few images to promise {points}: {images:,} here, {needed:,} needed even if "
+                "no answer changes."
+            )
         return Section("What was found", (words,), (f"The surest is {_with_sentences(best)}",))
     items = []
     faster = [summary for summary in sure if summary.latency.verdict == "faster"]

@@ -17,7 +17,7 @@ from scipy import stats
 
 from optimizer.environment import describe, environment
 from optimizer.metrics import count, metric
-from optimizer.outcomes import PairedDrop, paired_drop, wilson
+from optimizer.outcomes import PairedDrop, disagreement, paired_drop, share_interval
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
 from optimizer.statistics import LatencySummary, summarise_latency
@@ -142,7 +142,7 @@ def summarise(result: Result) -> Summary:
 
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
-    drop = paired_drop(reference.outcomes, accuracy.outcomes)
+    drop = _drop(accuracy, reference)
     latency, median_low_ns, median_high_ns = _latency_figures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
@@ -183,6 +183,13 @@ def _derive(result: Result) -> Summary:
         created=result.created,
         notes=result.notes,
     )
+
+
+def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
+    """Against labels both can be wrong; without them the uncompressed model is right by definition."""
+    if accuracy.reference == "baseline":
+        return disagreement(accuracy.outcomes)
+    return paired_drop(baseline.outcomes, accuracy.outcomes)
 
 
 @lru_cache(maxsize=64)
@@ -242,7 +249,7 @@ def _correct(accuracy: Accuracy) -> int:
 
 
 def _share(count: int, total: int, baseline_percent: float) -> Measure:
-    low, high = wilson(count, total)
+    low, high = share_interval(count, total)
     return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
 
 

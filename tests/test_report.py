@@ -2,8 +2,13 @@ import re
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from factories import make_latency, make_result, make_sweep, recipe, remade
 
+from optimizer.charts.points import hover
+from optimizer.frame import as_json, frame
+from optimizer.headline import headlines
+from optimizer.outcomes import Verdict
 from optimizer.records import Accuracy, Result
 from optimizer.report import accuracy_sentence, latency_sentence, report, size_sentence
 from optimizer.summary import summarise
@@ -31,7 +36,7 @@ def words_of(text: str) -> str:
 def test_a_loss_is_said_with_its_interval_and_p() -> None:
     sentence = accuracy_sentence(summarise(with_flips(30, 6)))
     assert re.fullmatch(
-        r"accuracy falls by 2\.4 points \(1\.2 to 3\.7\), p < 0\.001, "
+        r"accuracy falls by 2\.4 points \(1\.3 to 3\.7\), p < 0\.001, "
         r"to 87\.6 % \(85\.4 to 89\.5\) on 1,000 bundled images",
         sentence,
     ), sentence
@@ -39,20 +44,57 @@ def test_a_loss_is_said_with_its_interval_and_p() -> None:
 
 def test_a_gain_is_said_as_a_gain() -> None:
     sentence = accuracy_sentence(summarise(with_flips(2, 20)))
-    assert sentence.startswith("accuracy rises by 1.8 points (0.9 to 2.8), p < 0.001, to 91.8 %")
+    assert sentence.startswith("accuracy rises by 1.8 points (1.0 to 2.9), p < 0.001, to 91.8 %")
     assert "−" not in sentence
 
 
 def test_a_difference_by_chance_is_not_called_one() -> None:
     sentence = accuracy_sentence(summarise(with_flips(5, 2)))
-    assert sentence.startswith("accuracy: no difference that can be told, 89.7 %")
-    assert "p = 0.45" in sentence
+    assert sentence.startswith("accuracy: no measurable difference, 89.7 %")
+    assert "loses 0.30 points; may be a loss of up to 1.02, p = 0.3" in sentence
     assert "falls" not in sentence
 
 
 def test_without_labels_it_is_agreement() -> None:
     sentence = accuracy_sentence(summarise(make_result(recipe(0.8), labelled=False)))
     assert sentence.startswith("agreement with the uncompressed model falls by")
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "verdict", "mood"),
+    [
+        (4, 0, Verdict.SAME, "same"),
+        (5, 0, Verdict.WORSE, "worse"),
+        (7, 1, Verdict.WORSE, "worse"),
+        (0, 5, Verdict.BETTER, "better"),
+    ],
+)
+def test_every_place_judges_alike(lost: int, gained: int, verdict: Verdict, mood: str) -> None:
+    result = with_flips(lost, gained, images=500, right=450)
+    summary = summarise(result)
+    card = headlines(summary, result.inspection)[0]
+    assert card.mood == mood
+    assert (str(verdict) in card.change) == (verdict is Verdict.SAME)
+    assert (str(Verdict.SAME) in accuracy_sentence(summary)) == (verdict is Verdict.SAME)
+    assert f", {verdict}, p = " in hover(summary)
+    assert as_json(result)["drop"]["verdict"] == verdict
+    assert list(frame([result])["accuracy_verdict"]) == [verdict]
+
+
+def test_without_labels_nothing_is_tested_and_nothing_gained() -> None:
+    result = make_result(recipe(0.3), labelled=False, images=500)
+    agrees = Accuracy.of(np.ones(500, bool), reference="baseline", agreement=500, sqnr_db=None, kl=0.0)
+    summary = summarise(remade(result, accuracy=agrees))
+    assert (summary.drop.low, summary.drop.p) == (0, None)
+    assert summary.text("drop") == "0.00 points (0.00 to 0.76)"
+    assert "p = " not in accuracy_sentence(summary) + hover(summary)
+    assert as_json(remade(result, accuracy=agrees))["drop"]["p"] is None
+
+
+def test_too_few_images_to_promise_are_said_to_be_too_few() -> None:
+    words = words_of(report([with_flips(1, 1, images=200, right=180)]))
+    assert "too few images to promise 1 point: 200 here, 429 needed even if no answer changes" in words
+    assert "too few images" not in words_of(report([with_flips(300, 0)]))
 
 
 def test_size_is_said_as_it_is() -> None:

@@ -44,7 +44,7 @@ def hover(summary: Summary) -> str:
         f"<b>{html.escape(summary.description)}</b>",
         html.escape(f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.images}"),
         f"accuracy {summary.text('accuracy')}",
-        html.escape(f"lost {summary.text('drop')}, {format_p(summary.drop.p)}"),
+        html.escape(lost(summary)),
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
         f" · compressed {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",
@@ -65,6 +65,14 @@ def hover(summary: Summary) -> str:
         if badge.name != "measured"
     ]
     return "<br>".join(lines)
+
+
+def lost(summary: Summary) -> str:
+    """``lost 1.2 points (0.4 to 2.0), worse, p = 0.004``."""
+    drop = summary.drop
+    test = "" if drop.p is None else f", {format_p(drop.p)}"
+    verdict = "" if summary.recipe.identity else f", {drop.verdict}"
+    return f"lost {summary.text('drop')}{verdict}{test}"
 
 
 def clip(text: str, most: int = 90) -> str:
