@@ -86,7 +86,7 @@ def test_without_labels_nothing_is_tested_and_nothing_gained() -> None:
     agrees = Accuracy.of(np.ones(500, bool), reference="baseline", agreement=500, sqnr_db=None, kl=0.0)
     summary = summarise(remade(result, accuracy=agrees))
     assert (summary.drop.low, summary.drop.p) == (0, None)
-    assert summary.text("drop") == "0.00 points (0.00 to 0.76)"
+    assert summary.text("drop") == "0.0 points (0.0 to 0.8)"
     assert "p = " not in accuracy_sentence(summary) + hover(summary)
     assert as_json(remade(result, accuracy=agrees))["drop"]["p"] is None
 
