@@ -19,11 +19,11 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
-from optimizer.folders import ROOTS_VARIABLE
+from optimizer.folders import ROOTS_VARIABLE, count
 from optimizer.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
-from optimizer.store import Store
+from optimizer.store import Store, describe_unreadable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,6 +228,22 @@ def _report(options: argparse.Namespace) -> None:
     _write(options, report(_selected(options)).encode(), "html")
 
 
+def _stored(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.forget_failures:
+        print(f"{count(store.forget_failures(), 'failure')} dropped", file=sys.stderr)
+    if options.forget_unreadable:
+        print(f"{count(store.forget_unreadable(), 'row')} dropped that can't be read", file=sys.stderr)
+    print(f"{count(store.count(), 'result')} in {store.path}")
+    for failure in store.failures():
+        print(
+            f"failed {failure.created[:16]}: {failure.request.model} on {failure.request.engine},"
+            f" {failure.request.recipe.describe()}: {failure.message}"
+        )
+    if rows := store.unreadable():
+        print(f"{describe_unreadable(rows)} `paretoscope stored --forget-unreadable` drops it.")
+
+
 def _dashboard(options: argparse.Namespace) -> None:
     from optimizer.resources import app_file, home
 
@@ -395,6 +411,10 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _command(commands, "report", _report, "write one HTML report that opens without a network")
     _add_selection(report)
+
+    stored = _command(commands, "stored", _stored, "say what is stored, what failed and what can't be read")
+    stored.add_argument("--forget-failures", action="store_true", help="drop what failed")
+    stored.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
 
     dashboard = _command(commands, "dashboard", _dashboard, "serve the dashboard")
     dashboard.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")

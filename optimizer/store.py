@@ -8,6 +8,7 @@ for every rerun, and opening costs less than a millisecond.
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optimizer.errors import UnavailableError
+from optimizer.folders import count
 from optimizer.keys import request_key
 from optimizer.records import SCHEMA, DataSpec, Latency, Request, Result, decode, digest, encode
 from optimizer.resources import home, is_network
@@ -334,6 +336,13 @@ class Store:
         )
 
 
+def describe_unreadable(rows: Iterable[Unreadable]) -> str:
+    """How many rows of each kind, in words."""
+    kinds = Counter(row.kind for row in rows)
+    counts = ", ".join(count(number, kind) for kind, number in kinds.items())
+    return f"Stored, but can't be read (damaged, or not allowed any more), and so passed over: {counts}."
+
+
 def _readable(rows: Iterable[object], record: type[T]) -> Iterator[T]:
     for json in rows:
         with suppress(*NOT_A_RECORD):
@@ -364,7 +373,7 @@ def _unreadable(connection: sqlite3.Connection) -> Iterator[Unreadable]:
                 yield Unreadable(table, row, kind, reason)
     for row, kind, json in connection.execute("SELECT rowid, kind, json FROM documents"):
         if reason := _refused(json, documents.get(kind, object)):
-            yield Unreadable("documents", row, kind, reason)
+            yield Unreadable("documents", row, f"{kind} document", reason)
 
 
 def _refused(json: object, record: type) -> str:

@@ -13,7 +13,7 @@ from optimizer.records import DataSpec, Result
 from optimizer.report import report
 from optimizer.summary import summarise
 from optimizer.theme import engine_label
-from pages import address, drawing, sidebar, tasks
+from pages import address, drawing, kept, sidebar, tasks
 
 # The accent is for the configuration under the sliders, so the chosen ones are grey here.
 QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
@@ -45,6 +45,7 @@ def main() -> None:
     st.header("Compare")
     store = tasks.store()
     results = {result.key: result for result in store.results()}
+    kept.note_unreadable(len(results))
     if not results:
         st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
         return

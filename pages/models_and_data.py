@@ -12,7 +12,7 @@ from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.summary import describe_images, summarise
 from optimizer.work import ImagesReport
-from pages import drawing, sidebar, tasks
+from pages import drawing, kept, sidebar, tasks
 
 
 def main() -> None:
@@ -37,6 +37,7 @@ def main() -> None:
             "ready": st.column_config.CheckboxColumn(help="Whether its weights are on this machine"),
         },
     )
+    kept.show()
 
 
 def row(card: ModelCard) -> dict[str, object]:

@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -264,6 +266,24 @@ def test_a_damaged_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None
     home.mkdir()
     (home / "results.sqlite").write_bytes(b"no database at all" * 100)
     assert "can't use the results in" in refused(["measure", "fashion-mlp"], capsys)
+
+
+def test_what_failed_and_what_cannot_be_read_is_said_and_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    store = Store()
+    store.put(replace(make_result(), key="good"))
+    store.put(replace(make_result(), key="bad"))
+    store.put_failure("k", make_result().request, "no network", 1)
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE results SET json = x'00' WHERE key = 'bad'")
+    assert main(["stored"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 results in ")
+    assert "no network" in said
+    assert "1 result. `paretoscope stored --forget-unreadable`" in said
+    assert main(["stored", "--forget-unreadable", "--forget-failures"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"1 result in {store.path}\n"
+    assert said.err == "1 failure dropped\n1 row dropped that can't be read\n"
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from optimizer import store as module
 from optimizer.errors import UnavailableError
 from optimizer.records import SCHEMA, DataSpec, Request, Result, encode
-from optimizer.store import Failure, Store
+from optimizer.store import Failure, Store, describe_unreadable
 
 
 @pytest.fixture
@@ -286,7 +286,15 @@ def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over
     assert store.get_document("pin", "x", list) is None
     assert store.documents("pin", list) == {"y": [1]}
     kinds = sorted(row.kind for row in store.unreadable())
-    assert kinds == ["complexity", "complexity", "failure", "latency measurement", "pin"]
+    assert kinds == [
+        "complexity document",
+        "complexity document",
+        "failure",
+        "latency measurement",
+        "pin document",
+    ]
+    words = describe_unreadable(store.unreadable())
+    assert "1 latency measurement, 1 failure, 2 complexity documents, 1 pin document." in words
     assert store.forget_unreadable() == 5
     assert store.documents("pin", list) == {"y": [1]}
     assert [result.key for result in store.results()] == ["a", "b"]

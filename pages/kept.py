@@ -1,0 +1,89 @@
+"""What failed and what can't be read among what is stored, and how to be rid of it. (Not a page.)
+
+Messages and names from the store may be anyone's words: they are drawn in widgets that know no markup.
+"""
+
+import pandas as pd
+import streamlit as st
+
+from optimizer.keys import request_key
+from optimizer.store import Failure, Unreadable, describe_unreadable
+from pages import tasks
+
+
+def show() -> None:
+    """Two blocks, each only where there is something to say."""
+    with tasks.errors_in_words():
+        show_unreadable(tasks.store().unreadable())
+        show_failures(tasks.store().failures())
+
+
+def note_unreadable(read: int) -> None:
+    """A line beside results of which ``read`` could be read, where there are more."""
+    if tasks.store().count() > read:
+        st.caption(":material/warning: Some stored results can't be read: Models and data says which.")
+
+
+def show_unreadable(rows: list[Unreadable]) -> None:
+    if not rows:
+        return
+    st.subheader("Can't be read")
+    st.warning(describe_unreadable(rows), icon=":material/warning:")
+    st.dataframe(
+        pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]), hide_index=True
+    )
+    if st.button("Remove what can't be read", icon=":material/delete:"):
+        tasks.store().forget_unreadable()
+        st.rerun()
+
+
+def show_failures(failures: list[Failure]) -> None:
+    if not failures:
+        return
+    st.subheader("Failed")
+    newest = {failure.key: failure for failure in reversed(failures)}
+    st.dataframe(pd.DataFrame([row(failure) for failure in newest.values()]), hide_index=True)
+    key = st.selectbox("Failed measurement", list(newest), format_func=lambda key: label(newest[key]))
+    st.text(newest[key].message)
+    with st.container(horizontal=True):
+        again = st.button("Try again", icon=":material/refresh:", key="failed again")
+        forget = st.button("Forget", icon=":material/delete:", key="failed forget")
+        forget_all = st.button("Forget all", icon=":material/delete_sweep:", key="failed forget all")
+    if again:
+        measure_again(newest[key])
+    if forget:
+        tasks.store().forget([key])
+    if forget_all:
+        tasks.store().forget_failures()
+    if again or forget or forget_all:
+        st.rerun()
+
+
+def measure_again(failure: Failure) -> None:
+    """Under today's key, which is another where a library or the code changed since. Raises ParetoscopeError
+    where the request can't be made any more; it is then listed as before."""
+    asked = request_key(failure.request)
+    tasks.pool().forget(asked)  # of a job that failed, too
+    tasks.submit(failure.request)
+    tasks.store().forget([failure.key])
+
+
+def row(failure: Failure) -> dict[str, str]:
+    return {
+        "when": when(failure),
+        "model": failure.request.model,
+        "engine": failure.request.engine,
+        "recipe": failure.request.recipe.describe(),
+        "why": failure.message,
+    }
+
+
+def label(failure: Failure) -> str:
+    """No two alike: Streamlit knows an option by its label alone."""
+    request = failure.request
+    parts = (request.model, request.engine, request.recipe.describe(), when(failure), failure.key[:6])
+    return " · ".join(parts)
+
+
+def when(failure: Failure) -> str:
+    return f"{failure.created[:16].replace('T', ' ')} UTC"
