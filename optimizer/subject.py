@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from optimizer.compress import compress_weights
-from optimizer.data import Datasets, load_images
+from optimizer.data import Datasets, held_images
 from optimizer.environment import check_precision, environment, threads_available
 from optimizer.errors import InputError
 from optimizer.layers import fold_batch_norm, multiplications, walk
@@ -111,13 +111,7 @@ class Telling:
 
 def images_of(setting: Setting) -> Datasets:
     """The images of a setting, read once. Raises InputError."""
-    return _images(setting.model, setting.data, setting.files)
-
-
-@lru_cache(maxsize=2)
-def _images(model: str, data: DataSpec, files: str) -> Datasets:
-    """``files`` is the fingerprint of the folder: images that changed are read anew."""
-    return load_images(subject(model).loaded, data)
+    return held_images(subject(setting.model).loaded, setting.data, setting.files)
 
 
 def _drawn(images: Datasets, count: int) -> Tensor:
@@ -145,7 +139,7 @@ def studied_images(request: Request) -> Tensor:
 
 def studied(model: str, data: DataSpec, files: str) -> Tensor:
     """The same of a model's images; ``files`` is their fingerprint."""
-    return _drawn(_images(model, data, files), STUDIED_IMAGES)
+    return _drawn(held_images(subject(model).loaded, data, files), STUDIED_IMAGES)
 
 
 def study(request: Request, report: Report = quiet) -> Study:

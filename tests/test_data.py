@@ -1,9 +1,16 @@
 """Images as tensors: the bundled set, folders good and bad, and two real image folders."""
 
+import io
+import os
 import re
+import shutil
 import struct
+import subprocess
+import sys
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +18,16 @@ import pytest
 import torch
 from PIL import Image
 
-from optimizer import data, models
+from optimizer import data, decoding, models
 from optimizer.classes import ClassMapping
-from optimizer.data import load_images
-from optimizer.environment import environment
+from optimizer.data import held_images, load_images
+from optimizer.duplicates import copies
+from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError, WorkError
 from optimizer.models import LoadedModel
 from optimizer.records import DataSpec, ModelCard
 from optimizer.resources import asset, assets_dir
+from optimizer.selection import fingerprint, select
 from optimizer.sources import efficientnet_lite
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -320,6 +329,207 @@ def test_a_preprocessing_that_does_not_fit_its_card_is_named(colours: Path) -> N
         load_images(wrong, DataSpec(str(colours)))
 
 
+# Images that show the same
+
+
+def noise(seed: int, size: tuple[int, int] = (64, 48)) -> Image.Image:
+    """A picture with something to see at every scale."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return coarse.resize(size, Image.Resampling.BICUBIC)
+
+
+def test_equal_images_are_evaluated_once(tmp_path: Path) -> None:
+    """Equal pixels in files that differ."""
+    for number in range(6):
+        noise(number).save(tmp_path / f"{number}.png")
+        noise(number).save(tmp_path / f"{number}.bmp")
+    noise(9).save(tmp_path / "9.png")
+    (tmp_path / "other").mkdir()
+    noise(10).save(tmp_path / "other" / "10.png")
+    evaluated = tmp_path / "set"
+    evaluated.mkdir()
+    for file in tmp_path.glob("*.*"):
+        file.rename(evaluated / file.name)
+    loaded = load_images(colour_model(size=16), DataSpec(str(evaluated), str(tmp_path / "other")))
+    assert len(loaded.evaluation.images) == 7
+    assert len(loaded.evaluation.images.flatten(1).unique(dim=0)) == 7
+    assert loaded.notes == ("6 images left out: equal to another one that is evaluated, which counts once",)
+
+
+def test_labels_stay_with_their_images_where_equal_ones_go(colours: Path) -> None:
+    for file in sorted(colours.glob("*/0.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))
+    model = colour_model()
+    loaded = load_images(model, DataSpec(str(colours), calibration_share=0.01))
+    assert "3 images left out" in "; ".join(loaded.notes)
+    assert torch.equal(predicted(model, loaded.evaluation.images), loaded.evaluation.labels)  # type: ignore[arg-type]
+    assert len(loaded.evaluation.images) == 11
+
+
+def test_a_copy_of_an_evaluated_image_does_not_calibrate(tmp_path: Path) -> None:
+    large = (256, 192)
+    for folder in ("set", "other"):
+        (tmp_path / folder).mkdir()
+    for number in range(4):
+        noise(number, large).save(tmp_path / "set" / f"{number}.png")
+    noise(0, large).save(tmp_path / "other" / "encoded.jpg", quality=60)
+    noise(1, large).resize((512, 384), Image.Resampling.BICUBIC).save(tmp_path / "other" / "larger.png")
+    noise(2, large).resize((128, 96), Image.Resampling.BICUBIC).save(
+        tmp_path / "other" / "smaller.webp", quality=90
+    )
+    spec = DataSpec(str(tmp_path / "set"), str(tmp_path / "other"))
+    with pytest.raises(InputError, match="every calibration image is a copy of an evaluated one"):
+        load_images(colour_model(size=64), spec)
+    noise(7, large).save(tmp_path / "other" / "own.png")
+    loaded = load_images(colour_model(size=64), spec)
+    assert len(loaded.calibration.images) == 1
+    assert loaded.notes == ("3 calibration images left out: evaluated images look the same",)
+
+
+def test_no_photograph_is_taken_for_another() -> None:
+    files = sorted(shared_folder("imagenet-sample").glob("*/*.jpg"))
+    images = torch.stack([colour_model(size=64).preprocess(Image.open(file)) for file in files])
+    assert not copies(images[::2], images[1::2]).any()
+    again = []
+    for file in files[::50]:
+        buffer = io.BytesIO()
+        Image.open(file).resize((200, 200)).save(buffer, "JPEG", quality=75)
+        again.append(colour_model(size=64).preprocess(Image.open(buffer)))
+    assert copies(torch.stack(again), images[::50]).all()
+
+
+def test_no_bundled_image_is_taken_for_another(bundled: data.Datasets) -> None:
+    assert not copies(bundled.calibration.images, bundled.evaluation.images).any()
+
+
+def test_what_the_images_cover_is_said(colours: Path) -> None:
+    for file in sorted((colours / "red").iterdir())[1:]:
+        file.unlink()
+    for file in (colours / "blue").iterdir():
+        file.unlink()
+    (note,) = load_images(colour_model(), DataSpec(str(colours), calibration_share=0.01)).notes
+    assert re.fullmatch(r"\d of 3 classes covered, \d( to \d)? images? a class", note)
+
+
+# What can't be read
+
+
+def test_one_unreadable_file_is_not_the_whole_calibration(tmp_path: Path) -> None:
+    for number in range(5):
+        noise(number).save(tmp_path / f"{number}.png")
+    spec = DataSpec(str(tmp_path), calibration_share=0.2)
+    (aside,) = select(spec, tuple(COLOURS)).calibration
+    aside.write_text("not an image")
+    loaded = load_images(colour_model(size=16), spec)
+    assert len(loaded.calibration.images) == 1
+    assert len(loaded.evaluation.images) == 3
+    assert "1 image set aside for calibration in place of those that can't be read" in loaded.notes
+    assert not (loaded.evaluation.images == loaded.calibration.images).flatten(1).all(1).any()
+
+
+def test_images_that_change_while_they_are_read_are_not_evaluated(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = DataSpec(str(colours))
+    files = fingerprint(spec)
+    assert held_images(colour_model(), spec, files) is held_images(colour_model(), spec, files)
+    monkeypatch.setattr(data, "_held", {})
+    preprocess = colour_model().preprocess
+
+    def meanwhile(image: Image.Image) -> torch.Tensor:
+        shutil.rmtree(colours / "red", ignore_errors=True)
+        return preprocess(image)
+
+    model = replace(colour_model(), preprocess=meanwhile)
+    with pytest.raises(InputError, match="changed while they were read: try again"):
+        held_images(model, spec, files)
+    shutil.rmtree(colours)
+    with pytest.raises(InputError, match="does not exist"):
+        held_images(model, spec, files)
+
+
+# Memory
+
+
+def test_images_are_let_go_where_others_need_the_memory(
+    colours: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "_held", {})
+    first, second, third = (DataSpec(str(colours), seed=seed) for seed in range(3))
+    files = fingerprint(first)
+    held = held_images(colour_model(), first, files)
+    held_images(colour_model(), second, files)
+    assert len(data._held) == 2
+    monkeypatch.setattr(data, "MEMORY_SHARE", 1.5 * held.size_bytes / environment().memory_bytes)
+    held_images(colour_model(), third, files)
+    assert [spec for _, spec, _ in data._held] == [third]
+
+
+def test_large_images_are_decoded_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        noise(number, (100, 100)).save(tmp_path / f"{number}.png")
+    at_once: list[int] = []
+    running: list[object] = []
+    convert = decoding._converted
+
+    def watched(image: Image.Image, mode: str) -> Image.Image:
+        running.append(image)
+        at_once.append(len(running))
+        time.sleep(0.02)
+        running.pop()
+        return convert(image, mode)
+
+    monkeypatch.setattr(decoding, "_converted", watched)
+    monkeypatch.setattr(data, "threads_available", lambda: 4)
+    load_images(colour_model(), DataSpec(str(tmp_path)))
+    assert max(at_once) > 1
+    at_once.clear()
+    one_image = 1.5 * 100 * 100 * decoding.BYTES_PER_PIXEL
+    monkeypatch.setattr(decoding, "DECODING_SHARE", one_image / environment().memory_bytes)
+    load_images(colour_model(), DataSpec(str(tmp_path), seed=1))
+    assert max(at_once) == 1
+    monkeypatch.setattr(decoding, "DECODING_SHARE", one_image / 2 / environment().memory_bytes)
+    with pytest.raises(InputError, match="more than 7,500, which fit this machine's memory"):
+        load_images(colour_model(), DataSpec(str(tmp_path)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+def test_a_small_file_named_many_times_stays_within_its_memory(tmp_path: Path) -> None:
+    """8 million pixels of 16 bits in a file of some kB: BYTES_PER_PIXEL for each that is decoded at once."""
+    side = 2828
+    pixels = np.broadcast_to(np.arange(side, dtype=np.uint16) * 20, (side, side))
+    Image.fromarray(np.ascontiguousarray(pixels)).save(tmp_path / "0.png")
+    assert (tmp_path / "0.png").stat().st_size < 150_000
+    for number in range(1, 8):
+        os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
+    program = f"""
+import re, sys
+from pathlib import Path
+from test_data import colour_model
+from PIL import Image
+from optimizer.data import _read
+def peak():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+Image.preinit()
+before = peak()
+read = _read(colour_model(), sorted(Path({str(tmp_path)!r}).glob("*.png")), "images", lambda *_: None)
+print(len(read.images), peak() - before)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])},
+    )
+    images, grown_bytes = map(int, run.stdout.split())
+    at_once = min(decoding.DECODERS, threads_available())
+    assert images == 8
+    assert grown_bytes < at_once * side**2 * decoding.BYTES_PER_PIXEL
+
+
 # Real folders
 
 
@@ -348,7 +558,10 @@ def test_photographs_of_odd_classes_are_evaluated_and_even_ones_calibrate(
     assert [entry.index for entry in loaded.mapping.mapped] == sorted(
         range(1, 1000, 2), key=lambda index: lite.wordnet_ids[index]
     )
-    assert loaded.notes == ("40 of 500 images are evaluated, drawn with seed 0",)
+    assert loaded.notes == (
+        "40 of 500 images are evaluated, drawn with seed 0",
+        "40 of 1,000 classes covered, 1 image a class",
+    )
     assert loaded.calibration.images.shape == (500, 3, 224, 224)
     labels = loaded.evaluation.labels
     assert labels is not None

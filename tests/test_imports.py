@@ -32,7 +32,7 @@ SHOWN = (
 
 ORDER = (
     *FIGURES,
-    *("architectures", "sources", "models", "data"),
+    *("architectures", "sources", "models", "decoding", "duplicates", "data"),
     *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
     *("shelf", "curvature", "recover", "studies"),
     *(

@@ -306,6 +306,23 @@ def test_a_damaged_file_is_refused_and_can_be_fetched_again(site: Site, tmp_path
     assert models.load(NAME).card.ready
 
 
+def test_a_weights_file_replaced_after_its_check_is_not_loaded(
+    site: Site, checkpoint: tuple[dict[str, torch.Tensor], bytes]
+) -> None:
+    path = models.download(NAME)
+    other = path.with_name("other")
+    torch.save({name: torch.zeros_like(value) for name, value in checkpoint[0].items()}, other)
+
+    def replaced(share: float | None, message: str) -> None:
+        if message == f"loading {NAME}" and other.exists():  # the check is over
+            other.replace(path)
+
+    loaded = models.load(NAME, replaced)
+    assert not other.exists()
+    for name, value in loaded.module.state_dict().items():
+        assert torch.equal(value, checkpoint[0][name]), name
+
+
 def test_code_in_a_weights_file_does_not_run(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,9 @@ import re
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 from urllib.parse import urlparse
 
 import torch
@@ -49,33 +50,25 @@ def download(name: str, report: Report, force: bool = False) -> Path:
 
     Raises UnavailableError without a network or a writable folder, InputError for a damaged file.
     """
-    _, weights = _registry()[name]
-    path = checkpoint_path(weights)
-    if force or not path.exists():
-        _fetch(name, weights, path, report)
-    report(None, f"checking {path.name}")
-    expected = _expected_digest(path.name)
-    found = _sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
-    if not found.startswith(expected):
-        raise InputError(
-            f"the weights file {path} of {name} is damaged: its SHA-256 begins with {found[: len(expected)]} "
-            f"and not with {expected} ({path.stat().st_size:,} bytes). {_ANEW}"
-        )
-    return path
+    path = _present(name, report, force)
+    with _checked(name, path, report):
+        return path
 
 
 def load(name: str, report: Report) -> LoadedModel:
     """Download where needed, check, and build with torchvision's own builder.
 
-    Raises UnavailableError without a network, InputError for a damaged file.
+    The file is opened once: what was checked is what is loaded, as tensors only. Raises UnavailableError
+    without a network, InputError for a damaged file.
     """
     builder, weights = _registry()[name]
-    path = download(name, report)
-    report(None, f"loading {name}")
+    path = _present(name, report)
     try:
-        # The builder unpickles freely, so the file first has to pass the loader that allows tensors only.
-        torch.load(path, map_location="cpu", weights_only=True)
-        module = torchvision.models.get_model(builder, weights=weights, progress=False)
+        with _checked(name, path, report) as file:
+            report(None, f"loading {name}")
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        with _giving(weights, state):
+            module = torchvision.models.get_model(builder, weights=weights, progress=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the weights file {path} of {name} can't be read ({reason}). {_ANEW}") from error
@@ -131,10 +124,42 @@ def _expected_digest(file_name: str) -> str:
     return digits if re.fullmatch("[0-9a-f]{8,64}", digits) else ""
 
 
-@lru_cache(maxsize=64)
-def _sha256(path: Path, size_bytes: int, mtime_ns: int) -> str:
+def _present(name: str, report: Report, force: bool = False) -> Path:
+    """Where the weights are, once they are there. Raises UnavailableError."""
+    _, weights = _registry()[name]
+    path = checkpoint_path(weights)
+    if force or not path.exists():
+        _fetch(name, weights, path, report)
+    return path
+
+
+@contextlib.contextmanager
+def _checked(name: str, path: Path, report: Report) -> Iterator[BinaryIO]:
+    """The weights file, opened, once its content is what its name says. Raises InputError."""
+    report(None, f"checking {path.name}")
+    expected = _expected_digest(path.name)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(expected):
+            raise InputError(
+                f"the weights file {path} of {name} is damaged: its SHA-256 begins with "
+                f"{found[: len(expected)]} and not with {expected} ({path.stat().st_size:,} bytes). {_ANEW}"
+            )
+        file.seek(0)
+        yield file
+
+
+@contextlib.contextmanager
+def _giving(weights: WeightsEnum, state: dict[str, Any]) -> Iterator[None]:
+    """Have torchvision's builders take ``state`` where they would open and unpickle the file themselves.
+
+    Each asks its weights with ``get_state_dict``, and some rename what they get.
+    """
+    vars(weights)["get_state_dict"] = lambda *args, **kwargs: state
+    try:
+        yield
+    finally:
+        del vars(weights)["get_state_dict"]
 
 
 def _fetch(name: str, weights: WeightsEnum, path: Path, report: Report) -> None:
