@@ -303,7 +303,8 @@ def test_every_page_opens_with_images_of_ones_own(
     for label in ("Bag", "Coat"):
         (tmp_path / "clothes" / label).mkdir(parents=True)
         for number in range(4):
-            Image.new("L", (28, 28), 60 * number).save(tmp_path / "clothes" / label / f"{number}.png")
+            image = Image.new("L", (28, 28), 60 * number + 7 * len(label))  # no two alike
+            image.save(tmp_path / "clothes" / label / f"{number}.png")
     monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
     app.query_params |= {"model": "fashion-mlp", "images": "clothes"}
     page = app.switch_page(f"pages/{name}.py").run()
