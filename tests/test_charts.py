@@ -1,13 +1,16 @@
 """How the charts are drawn, whatever they say."""
 
+import html
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import pytest
 from factories import make_result, make_sweep, recipe
+from test_charts_kernels import COVERAGE
+from test_charts_serving import RUN
 
 from optimizer.charts import (
     accuracy_info,
@@ -16,16 +19,21 @@ from optimizer.charts import (
     complexity_info,
     figure,
     frontier_info,
+    gains_info,
+    kernels_info,
     latency_info,
+    parts_info,
     samples_info,
+    serving_info,
     size_info,
 )
 from optimizer.errors import InputError
-from optimizer.figures import MOST_LETTERS
+from optimizer.figures import HEIGHT, MOST_LETTERS
 from optimizer.growth import Fit
-from optimizer.marks import Axis, Lines, Point, Series
+from optimizer.marks import Axis, Lines, Point, Series, Stacks
 from optimizer.records import Result
 from optimizer.scaling import EXECUTIONS
+from optimizer.serving import best_under
 from optimizer.theme import DARK, LIGHT
 
 SWEEP = make_sweep()
@@ -74,6 +82,10 @@ ALL = {
     "compare": compare_info(SWEEP[:4]),
     "complexity": complexity_info(complexity_points(), FITS),
     "operations": complexity_info(complexity_points(), FITS, "operations"),
+    "serving": serving_info(RUN, 2e6, best_under(RUN, 2e6)),
+    "gains": gains_info(RUN),
+    "parts": parts_info(COVERAGE),
+    "kernels": kernels_info(COVERAGE),
 }
 EMPTY = {
     "accuracy": accuracy_info([]),
@@ -82,18 +94,25 @@ EMPTY = {
     "frontier": frontier_info([]),
     "compare": compare_info([]),
     "complexity": complexity_info(complexity_points().iloc[:0], {}),
+    "serving": serving_info(None),
+    "gains": gains_info(None),
 }
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", ALL)
-def test_every_chart_draws_valid_and_transparent(name: str, dark: bool) -> None:
-    drawn = figure(ALL[name], dark=dark)
-    assert isinstance(drawn, go.Figure)
+def test_every_chart_is_drawn_in_the_pages_colours_and_told_in_words(name: str, dark: bool) -> None:
+    info = ALL[name]
+    drawn = figure(info, dark=dark)
+    assert drawn.layout.template.layout.font.color == (DARK if dark else LIGHT).text
     assert drawn.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
-    assert drawn.layout.title.text
-    assert drawn.layout.height >= 330
-    assert len(drawn.to_json()) > 1000
+    assert html.escape(info.title) in drawn.layout.title.text
+    assert isinstance(info, Stacks) or drawn.layout.height >= HEIGHT
+    sent = json.loads(drawn.to_json())["data"]  # what a browser gets
+    assert len(sent) == len(drawn.data) > 0
+    words = alternative(info)
+    assert words.startswith(info.title)
+    assert words.endswith(".")
 
 
 @pytest.mark.parametrize("name", EMPTY)
@@ -191,13 +210,6 @@ def test_figures_escape_what_users_name() -> None:
 def test_a_figure_needs_an_info() -> None:
     with pytest.raises(TypeError, match="DataFrame is not a chart"):
         figure(pd.DataFrame())
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_every_chart_has_words_for_who_does_not_see_it(name: str) -> None:
-    words = alternative(ALL[name])
-    assert words.startswith(ALL[name].title)
-    assert words.endswith(".")
 
 
 def test_drawing_leaves_the_info_as_it_was() -> None:
