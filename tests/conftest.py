@@ -5,7 +5,6 @@ fixed seed. Each test gets fresh ones.
 """
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,19 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_temporary_folder() -> Iterator[None]:
-    """A temporary folder for each process of pytest-xdist, and with it a machine lock: what they measure at
+def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A user's data folder for each process of pytest-xdist, and in it a machine lock: what they measure at
     the same time is not judged by its time (that is marked ``timing`` and runs alone)."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         yield
         return
-    # Not below pytest's own folders: sockets lie in it, and their paths must be short.
-    with (
-        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("TMPDIR", folder)
-        patch.setattr(tempfile, "tempdir", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user")))
         yield
 
 

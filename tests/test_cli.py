@@ -144,6 +144,7 @@ def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(repr(name) in err or f" {name}" in err or f"{name}," in err for name in EXPORTERS)
 
 
+@pytest.mark.slow
 def test_complexity_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["complexity", "--quick", "--removed", "0.9", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -11,11 +11,14 @@ from optimizer.outcomes import PairedDrop, paired_drop
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Accuracy, DataSpec, Request
 
-MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
+LARGER = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit")
+]
 DATA = DataSpec(limit=4_000)
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
 BITS = (8, 4, 3, 2)
-BY_MODEL = pytest.mark.parametrize("model", MODELS, scope="module")
+BY_MODEL = pytest.mark.parametrize("model", ["fashion-mlp", *LARGER], scope="module")
 """Of this scope: pytest puts the tests of one model together, which is studied and scored whole once."""
 
 
@@ -59,11 +62,13 @@ def test_little_is_lost_where_little_is_taken(model: str, recipe: Recipe, points
     assert loss(model, recipe).points <= points
 
 
+@pytest.mark.slow
 def test_widths_that_differ_by_layer_lose_less_than_one_width() -> None:
     mixed = Recipe(quantize=replace(NORMAL.quantize.at(2), weight_bits=32, average_bits=2.5))
     assert loss("fashion-mobilenet", mixed).points < loss("fashion-mobilenet", rounded(2)[0]).points
 
 
+@pytest.mark.slow
 def test_removed_channels_leave_a_smaller_network_that_answers() -> None:
     pytest.importorskip("torch_pruning")
     found = score(
@@ -74,6 +79,7 @@ def test_removed_channels_leave_a_smaller_network_that_answers() -> None:
     assert paired_drop(found.baseline_accuracy.outcomes, found.accuracy.outcomes).points < 3
 
 
+@pytest.mark.slow
 def test_training_wins_back_what_pruning_lost() -> None:
     plain = Recipe(PruneSpec(sparsity=0.85))
     trained = replace(plain, training_seconds=8.0)

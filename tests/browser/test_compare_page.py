@@ -11,6 +11,7 @@ from optimizer.store import Store
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) -> None:
     results = Store(dashboard.home / "results.sqlite").results("fashion-resnet")
     plain = next(result for result in results if result.request.recipe.identity)

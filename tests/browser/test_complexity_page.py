@@ -18,6 +18,7 @@ def ratio(page: Page, execution: str) -> float:
     return float(metric.get_by_test_id("stMetricValue").inner_text().rstrip("×"))
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_the_share_removed(visit: Visit) -> None:
     page = visit("/complexity")
@@ -55,6 +56,7 @@ def test_the_share_removed(visit: Visit) -> None:
     assert json.loads(content)["removed_share"] == 0.99
 
 
+@pytest.mark.slow
 def test_layers_of_the_model(visit: Visit) -> None:
     page = visit("/complexity?model=fashion-mlp&removed=90")
     choose(page, "Weights of", "fashion-mlp's layers")

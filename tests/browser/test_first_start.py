@@ -13,6 +13,7 @@ from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_starter_sweep_shows_its_progress_and_stops(chromium: Browser, tmp_path: Path) -> None:
     asked = len(STARTER_SPARSITIES) * len(STARTER_BITS)
     with serve(tmp_path / "home", tmp_path) as dashboard, visiting(chromium, dashboard) as visit:

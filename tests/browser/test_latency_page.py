@@ -18,6 +18,7 @@ def said(page: Page) -> str:
     return page.get_by_test_id("stMainBlockContainer").inner_text()
 
 
+@pytest.mark.slow
 def test_kernels_are_profiled_and_served_configurations_compared(visit: Visit) -> None:
     page = visit(ADDRESS)
     for name in ("Where the time goes", "Time of each layer, and the kernels that ran"):
@@ -59,6 +60,7 @@ def test_kernels_are_profiled_and_served_configurations_compared(visit: Visit) -
     assert "Nothing here answers within 1.00 µs" in said(again)
 
 
+@pytest.mark.slow
 def test_a_comparison_can_be_cancelled(visit: Visit) -> None:
     page = visit("/latency?model=fashion-resnet&batches=64&threads=1&streams=1&full=true")
     page.get_by_role("button", name="Measure", exact=True).click()
@@ -67,6 +69,7 @@ def test_a_comparison_can_be_cancelled(visit: Visit) -> None:
     expect(page.get_by_role("figure", name="Throughput against latency")).to_contain_text("Not measured yet")
 
 
+@pytest.mark.slow
 def test_what_is_set_under_explore_is_compared(visit: Visit) -> None:
     page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=50")
     act(page, page.get_by_role("link", name="Latency").click)

@@ -54,6 +54,7 @@ def write_until(page: Page, row: int, column: int, text: str, told: Locator) -> 
     expect(told).to_be_visible()
 
 
+@pytest.mark.slow
 def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> None:
     page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=50")
     go(page, "Layers")
@@ -97,6 +98,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     assert json.dumps(plain["weights"]) != json.dumps(apart["weights"])
 
 
+@pytest.mark.slow
 def test_layers_that_belong_together_are_shown(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/layers?model=fashion-resnet")
     expect(page.get_by_role("heading", name="Layers that belong together")).to_be_visible()

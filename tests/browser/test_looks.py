@@ -10,7 +10,8 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize(
-    "address", ["/?sparsity=50", "/layers", "/latency", "/compare", "/complexity", "/models_and_data"]
+    "address",
+    ["/?sparsity=50&method=Magnitude", "/layers", "/latency", "/compare", "/complexity", "/models_and_data"],
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
     for scheme, theme in (("light", LIGHT), ("dark", DARK)):

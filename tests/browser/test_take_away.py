@@ -52,6 +52,7 @@ def check_svg(content: bytes) -> None:
     assert "Accuracy against sparsity" in text
 
 
+@pytest.mark.slow
 def test_export_menu(visit: Visit, dashboard: Dashboard, chromium: Browser, tmp_path: Path) -> None:
     page = visit("/?sparsity=50&method=Magnitude")
     page.get_by_role("button", name="Export").click()
@@ -116,6 +117,7 @@ def test_camera_button_of_a_chart(visit: Visit) -> None:
     check_svg(content)
 
 
+@pytest.mark.slow
 def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp_path: Path) -> None:
     page = visit("/?sparsity=50&method=Magnitude")
     act(page, page.get_by_role("button", name="Pin for Compare").click)
@@ -142,6 +144,7 @@ def test_pinned_configurations_are_compared(visit: Visit, chromium: Browser, tmp
     expect(other.get_by_role("radio", name="file size")).to_be_checked()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["Weights as safetensors", "Weights packed to their bits"])
 def test_the_model_that_is_taken_away_is_the_one_that_was_measured(
     visit: Visit, dashboard: Dashboard, label: str
