@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import pairs
 from torch import Tensor, nn
 
 from optimizer import kernels
@@ -147,13 +148,11 @@ def test_a_depthwise_convolution_is_torchs(
     agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
 
 
-@pytest.mark.parametrize("uneven", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize(("height", "width", "stem"), [(112, 112, 1), (224, 230, 2), (97, 131, 1)])
+@pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
 def test_a_large_plane_is_computed_in_bands(
-    library: kernels.Kernels, height: int, width: int, stem: int, kernel: int, stride: int, uneven: bool
+    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, uneven: bool
 ) -> None:
+    height, width, stem = plane
     padding = 0 if uneven else kernel // 2
     layers = nn.Sequential(
         nn.Conv2d(3, 11, 3, stem, 1),
@@ -167,20 +166,14 @@ def test_a_large_plane_is_computed_in_bands(
     agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
 
 
-@pytest.mark.parametrize("residual", [False, True])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("kernel", [3, 5])
-@pytest.mark.parametrize(("channels", "height", "width"), [(96, 56, 56), (33, 97, 131), (24, 112, 112)])
+@pairs(
+    plane=[(96, 56, 56), (33, 97, 131), (24, 112, 112)], kernel=[3, 5], stride=[1, 2], residual=[False, True]
+)
 def test_a_band_goes_on_to_the_projection(
-    library: kernels.Kernels,
-    channels: int,
-    height: int,
-    width: int,
-    kernel: int,
-    stride: int,
-    residual: bool,
+    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, residual: bool
 ) -> None:
     """An inverted residual whose depthwise outputs are never in memory as a whole."""
+    channels, height, width = plane
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -331,9 +324,7 @@ class Residual(nn.Module):
         return self.head(torch.tanh(features))
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("size", [29, 64])
+@pairs(threads=[1, 2, 3], batch=[1, 3], size=[29, 64])
 def test_a_whole_network_is_torchs(library: kernels.Kernels, threads: int, batch: int, size: int) -> None:
     torch.manual_seed(1)
     network = agree(thinned(Residual(), 0.6), torch.randn(batch, 3, size, size), library, threads)
