@@ -4,7 +4,8 @@ BIN := $(VENV)/bin
 KERNELS := hatch_build.py optimizer/kernels/build.py optimizer/kernels/kernels.cpp
 
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := --numprocesses logical --dist loadgroup
+# A file's tests share what they prepare. In order: those in the browser come first, with one dashboard a process.
+PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 .PHONY: dashboard test test-all check format bench clean
 

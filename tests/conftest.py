@@ -32,15 +32,6 @@ torch.set_num_threads(
 SMALL_SHAPE = (1, 8, 8)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of a file share what they prepare, and those in the browser a dashboard: each of these groups
-    runs in one process of pytest-xdist."""
-    for item in items:
-        folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group("browser" if folder == "browser" else item.path.stem))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A user's data folder for each process of pytest-xdist, and in it a machine lock: what they measure at
