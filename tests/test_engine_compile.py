@@ -14,6 +14,7 @@ from optimizer.layers import fold_batch_norm
 from optimizer.recipe import Recipe
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> None:
     model, _ = fold_batch_norm(small("cnn"))

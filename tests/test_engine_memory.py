@@ -44,6 +44,7 @@ def test_every_loader_starts_what_was_saved(
     close(np.asarray(found[0]), runner.infer(images))  # type: ignore[index]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiling_from_nothing_is_part_of_a_cold_start(small_images: Tensor) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).eval()

@@ -30,7 +30,13 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 from optimizer.subject import subject
 
-MODELS = ["fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0"]
+MODELS = [
+    "fashion-mlp",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")
+    ),
+]
 FLOAT32 = {"whole": Recipe(), "half pruned": Recipe(PruneSpec(sparsity=0.5))}
 BY_MODEL = pytest.mark.parametrize("name", MODELS, scope="module")
 """Of this scope: pytest puts the tests of one model together."""

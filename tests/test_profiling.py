@@ -19,6 +19,10 @@ from optimizer.recipe import Recipe
 from optimizer.records import Execution, KernelTime, Request, Settings
 
 PROFILED = [name for name in ("openvino", "onnxruntime", "torch", "compile") if not ENGINES[name].problem()]
+BY_ENGINE = pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "compile" else name for name in PROFILED],
+)
 INT8 = recipe(0, 8, 8)
 IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 
@@ -35,7 +39,7 @@ def profiled(engine: str, model: nn.Module, made: Recipe = Recipe()) -> tuple[Ke
         return built.profile(IMAGE, 5)
 
 
-@pytest.mark.parametrize("engine", PROFILED)
+@BY_ENGINE
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared"])
 def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: str, small) -> None:  # type: ignore[no-untyped-def]
     model, _ = fold_batch_norm(small(name))
@@ -91,7 +95,7 @@ def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-
     assert not hooks
 
 
-@pytest.mark.parametrize("engine", PROFILED)
+@BY_ENGINE
 def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "CALLS", 3)
     monkeypatch.setattr(profiling, "PASSES", 2)

@@ -38,6 +38,7 @@ def test_only_what_is_slower_is_told_apart(bench: Any) -> None:
     assert told.count("slower") >= len(told) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_beside_a_busy_process_on_every_core_it_is_noisy(bench: Any) -> None:
     with BENCHMARK["hogs"]():

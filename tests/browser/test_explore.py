@@ -65,6 +65,7 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
         assert [before[card] for card in (0, 1, 3)] != [after[card] for card in (0, 1, 3)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
 def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp")
@@ -82,6 +83,7 @@ def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashb
     assert "timed_threads" not in again.url
 
 
+@pytest.mark.slow
 def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp&sparsity=60&bits=4&method=Magnitude")
     recipe = ["fashion-mlp", "--sparsity", "0.6", "--weight-bits", "4"]
@@ -111,6 +113,7 @@ def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboa
     expect(card(page, "Latency")).to_contain_text("torch eager, dense fp32")
 
 
+@pytest.mark.slow
 def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-resnet&sparsity=70")
     recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.7")
@@ -130,6 +133,7 @@ def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashbo
     expect_figures(page, dashboard.measured(*pattern))
 
 
+@pytest.mark.slow
 def test_bits_that_differ_by_layer(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-resnet&bits=4")
     recipe = ("fashion-resnet", "--rounding", "compensated")
@@ -139,6 +143,7 @@ def test_bits_that_differ_by_layer(visit: Visit, dashboard: Dashboard) -> None:
     expect_figures(page, dashboard.measured(*recipe, "--average-bits", "4"))
 
 
+@pytest.mark.slow
 def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboard) -> None:
     """Each changes the figures where the method has a use for it, and is in the address; the other methods
     don't offer it."""
@@ -176,6 +181,7 @@ def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboa
     expect(toggle(page, "Match outputs")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp")
     page.get_by_role("button", name="Presets").click()
@@ -187,6 +193,7 @@ def test_a_preset_sets_the_sliders(visit: Visit, dashboard: Dashboard) -> None:
     assert f"bits={found['recipe']['quantize']['weight_bits']}" in page.url
 
 
+@pytest.mark.slow
 def test_another_model_scores_as_in_a_shell_of_its_own(
     visit: Visit, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -218,6 +225,7 @@ def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
     assert cards(other) == cards(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "address",
     [
