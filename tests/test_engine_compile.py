@@ -1,5 +1,9 @@
 """torch.compile: kernels that recipes share."""
 
+import os
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from optimizer.compress import compress
 from optimizer.engines import engine_named
+from optimizer.engines.compile import CACHE_VARIABLE
 from optimizer.layers import fold_batch_norm
 from optimizer.recipe import Recipe
 
@@ -53,3 +58,20 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     assert "no C++ compiler" in str(compile.problem.__wrapped__())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(
+    home: Path, tmp_path: Path, named: bool
+) -> None:
+    """In a fresh process: importing torch's compiler names a folder that anybody may make first."""
+    code = (
+        "import os, torch; from optimizer.engines import compile; from torch._inductor import compile_fx;"
+        " compile.prepare(torch.nn.Linear(2, 2), (1, 2, 2)); print(os.environ[compile.CACHE_VARIABLE])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != CACHE_VARIABLE}
+    environment |= {CACHE_VARIABLE: str(tmp_path / "named")} if named else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    folder = tmp_path / "named" if named else home / "inductor"
+    assert (done.stdout.strip(), done.returncode) == (str(folder), 0), done.stderr
+    assert os.name != "posix" or named or stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -104,8 +104,18 @@ class Compiled:
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
-    os.environ.setdefault(CACHE_VARIABLE, str(private(home() / "inductor")))  # it loads code from there
+    _keep_code_at_home()
     return partial(build, Prepared(model, input_shape))
+
+
+def _keep_code_at_home() -> None:
+    """Inductor loads code from its cache: by default that has a known name in the temporary folder, where
+    anybody can be first to make it, and importing torch's compiler writes that default into the environment.
+    Another folder that the user named stays."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):
+        os.environ[CACHE_VARIABLE] = str(private(home() / "inductor"))
 
 
 def compiled(
