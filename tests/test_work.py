@@ -1,5 +1,8 @@
 """The workers' tasks, as the pages ask for them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from optimizer import kernels
@@ -46,8 +49,21 @@ def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:
     assert isinstance(catalogue, Catalogue)
     assert catalogue.cards["fashion-resnet"].bundled_images
     assert catalogue.cards["resnet18"].download_bytes
-    assert list(catalogue.engines) == list(ENGINES)
-    assert catalogue.fallback == (kernels.problem() or "")
+    assert catalogue.engines.keys() == ENGINES.keys()
+
+
+def test_the_catalogue_says_what_each_engine_lacks_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    missing = replace(ENGINES["onnxruntime"], problem=lambda: "no package onnxruntime")
+    monkeypatch.setitem(ENGINES, "onnxruntime", missing)
+    monkeypatch.setattr(kernels, "REASON", tmp_path / "not-built.txt")
+    (tmp_path / "not-built.txt").write_text("no compiler was found")
+    catalogue = run("catalogue", None, quiet)
+    assert isinstance(catalogue, Catalogue)
+    assert catalogue.engines["onnxruntime"] == "no package onnxruntime"
+    assert catalogue.engines["torch"] == catalogue.engines["sparse"] == ""
+    assert catalogue.fallback == "no compiler was found"
 
 
 def test_images_are_counted_before_anything_is_measured() -> None:
