@@ -23,6 +23,7 @@ from optimizer.folders import ROOTS_VARIABLE, count
 from optimizer.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
+from optimizer.statistics import SAME
 from optimizer.store import Store, describe_unreadable
 
 
@@ -338,7 +339,8 @@ def _print_result(result: Result) -> None:
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
     for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
-    print(f"  {'verdict':<16} {summary.latency.verdict}")
+    detectable = f" ({summary.latency.detectable_words})" if summary.latency.verdict == SAME else ""
+    print(f"  {'verdict':<16} {summary.latency.verdict}{detectable}")
     for note in (*summary.simulated, *summary.noise, *summary.notes):
         print(f"  note: {note}")
 

@@ -29,7 +29,8 @@ from optimizer.scaling import (
     counts,
     n_label,
 )
-from optimizer.statistics import SAME, LatencySummary
+from optimizer.slopes import SLOPE_MARGIN, Fit, Growth, order_stays
+from optimizer.statistics import LatencySummary, Verdict
 
 NAMES = {KERNEL: "Sparse kernel", CSR: "CSR"}
 
@@ -90,10 +91,10 @@ def _break_even(
 
 def _told(summary: LatencySummary, of: str = "of the time before") -> str:
     ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
-    if summary.verdict == "noisy":
+    if summary.verdict == Verdict.NOISY:
         return f"{ratio}, but noisy: {summary.noise[0]}"
-    if summary.verdict == SAME:
-        return f"no change that can be told, {ratio}"
+    if summary.verdict == Verdict.SAME:
+        return f"{summary.verdict}, {ratio} ({summary.detectable_words})"
     return f"{summary.verdict}, {ratio}"
 
 
@@ -108,7 +109,11 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
             f"{execution} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
             for execution, fit in lines.items()
         )
-        yield f"{after}, time above the overhead grows as {slopes}."
+        yield (
+            f"{after}, time above the overhead grows as {slopes}; the ranges describe how the sizes scatter "
+            "around the line."
+        )
+        yield from _shapes(lines)
     if (pair := ten_times(run)) is None:
         return
     small, large = pair
@@ -117,17 +122,45 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
     more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
     flat = [execution for execution, (_, low, _) in factors.items() if low <= 1]
-    unsure = f" For {', '.join(flat)} these samples can tell no growth: measure again." if flat else ""
+    unsure = f" For {', '.join(flat)} these samples show no growth: measure again." if flat else ""
     if len(flat) == len(factors) or not run.request.removed_share:
         yield f"{after}, {step}.{unsure}"
     else:
-        fell = [execution for execution in run.executions if told[execution].verdict == "faster"]
-        constant = (
-            f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant can be told"
-        )
+        fell = [execution for execution in run.executions if told[execution].verdict == Verdict.FASTER]
+        constant = f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant is shown"
         yield (
-            f"Pruning does not make the time constant: after it, {step}. {constant}, the order stays.{unsure}"
+            f"Pruning does not make the time constant: after it, {step}. {constant}; {_order(run)}.{unsure}"
         )
+
+
+def _shapes(lines: Mapping[str, Fit]) -> Iterable[str]:
+    """Of which executions linear growth is shown, of which not, and which have no slope to speak of."""
+    alike = {kind: [one for one, fit in lines.items() if fit.growth == kind] for kind in Growth}
+    if linear := alike[Growth.LINEAR]:
+        yield f"Linear growth is shown for {', '.join(linear)}: the slope's whole range is {_within('1')}."
+    if unsure := alike[Growth.NOT_SHOWN]:
+        yield f"Linear growth is not shown for {', '.join(unsure)}: the slope's range is not {_within('1')}."
+    bent = [
+        f"{execution} ({_percent(round(abs(worst.share), 2))} {'above' if worst.share > 0 else 'below'} the "
+        f"fit at n = {format_count(worst.n)})"
+        for execution, fit in lines.items()
+        if (worst := fit.bent)
+    ]
+    if bent:
+        yield f"Not a straight line, so that its slope says little: {', '.join(bent)}."
+
+
+def _order(run: ComplexityRun) -> str:
+    """Whether the order is shown to stay, by :func:`optimizer.slopes.order_stays`."""
+    before, after = fits(run, removed=False), fits(run)
+    stays = [one for one in after if one in before and order_stays(before[one], after[one])]
+    if not stays:
+        return "that the order stays is not shown"
+    return f"the order stays ({', '.join(stays)}: slopes before and after {_within('1 and of each other')})"
+
+
+def _within(what: str) -> str:
+    return f"within {SLOPE_MARGIN:g} of {what}"
 
 
 def _overheads(run: ComplexityRun) -> Iterable[str]:
@@ -149,15 +182,18 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
     - ``n_is``: what n counts
     - ``layers``: the operations counted layer by layer, as in :func:`optimizer.scaling.counts`
     - ``before``, ``after``: a row a point and execution, as in :func:`optimizer.scaling.frame`
+    - ``growth``: by execution, after the removal: ``linear``, ``not shown to be linear`` or ``not a straight
+      line``; ``order_stays``: whether the removal is shown to leave linear growth
     - ``effects``: by execution, and for those of other kernels against dense (``csr against dense``):
-      ``ratio``, ``ratio_low``, ``ratio_high``, ``verdict``, ``noise``, ``rounds``, at the points named in
-      ``effects_at``
-    - ``fits_before``, ``fits_after``: by execution, the fields of :class:`optimizer.scaling.Fit`
+      ``ratio``, ``ratio_low``, ``ratio_high``, ``verdict``, ``detectable`` (the share by which a time must
+      change to be told, or null), ``noise``, ``rounds``, at the points named in ``effects_at``
+    - ``fits_before``, ``fits_after``: by execution, the fields of :class:`optimizer.slopes.Fit`
     - ``predicted_break_even``: for each execution that skips zeros a share, or null
     - ``conclusions``: sentences
     - ``skipped``: layers that were not timed, and why
     """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "noise", "rounds")
+    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+    fits_before, fits_after = fits(run, removed=False), fits(run)
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -178,8 +214,14 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
                 for name, summary in effects(run).items()
             },
             "effects_at": [point.name for point in headline(run)],
-            "fits_before": fits(run, removed=False),
-            "fits_after": fits(run),
+            "fits_before": fits_before,
+            "fits_after": fits_after,
+            "growth": {execution: fit.growth for execution, fit in fits_after.items()},
+            "order_stays": {
+                execution: order_stays(fits_before[execution], fit)
+                for execution, fit in fits_after.items()
+                if execution in fits_before
+            },
             "predicted_break_even": {
                 execution: predicted_break_even(run, execution)
                 for execution in SKIPPING

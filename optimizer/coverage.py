@@ -15,7 +15,7 @@ from optimizer.environment import missing
 from optimizer.keys import request_key
 from optimizer.metrics import columns, count, format_ns, format_ratio
 from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
-from optimizer.statistics import LatencySummary
+from optimizer.statistics import LatencySummary, Verdict
 
 SCHEMA = 1
 """Version of the records here and of :func:`as_json`."""
@@ -262,9 +262,9 @@ def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
     if not pruned or run.removed_share < NEGLIGIBLE or "sparse kernels" in kinds:
         return
     zeros = f"dense kernels multiply the zeros too ({_percent(run.removed_share)} of the weights)"
-    if latency is None or latency.verdict == "noisy":
+    if latency is None or latency.verdict == Verdict.NOISY:
         yield f"Pruning alone makes nothing faster here: {zeros}."
-    elif latency.verdict == "faster":
+    elif latency.verdict == Verdict.FASTER:
         yield f"What is faster is so by its kernels and shapes, not by its zeros: {zeros}."
     else:
         ratio = format_ratio(latency.ratio, latency.ratio_low, latency.ratio_high)

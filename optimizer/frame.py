@@ -219,8 +219,9 @@ def as_json(result: Result) -> dict[str, Any]:
     ``size_bytes``    by kind: ``file``, ``packed``, ``compressed``, ``memory``; ``packed_coding`` says how
     ``weights``       ``total``, ``nonzero``; ``operations``: multiply-accumulates that meet a non-zero one
     ``latency``       ``median_ns`` of a call with ``low_ns``, ``high_ns``; ``ratio`` to the baseline with
-                      ``ratio_low``, ``ratio_high``; ``verdict`` (faster, slower, no difference that can be
-                      told, noisy); ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
+                      ``ratio_low``, ``ratio_high``; ``verdict`` (faster, slower, no measurable difference,
+                      noisy); ``detectable``: the share by which a time must change to be told, or null;
+                      ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
                       rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
                       ``calls_a_sample``: short calls are timed several in a row, and percentiles are of
                       single ones; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was
@@ -289,6 +290,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "ratio_low": latency.ratio_low,
             "ratio_high": latency.ratio_high,
             "verdict": latency.verdict,
+            "detectable": latency.detectable,
             "rounds": latency.rounds,
             "noise": list(latency.noise),
             "p95_ns": latency.p95_ns,

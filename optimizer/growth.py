@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from optimizer.rounds import median_interval
 from optimizer.scaling import (
     CSR,
     DENSE,
@@ -27,8 +27,12 @@ from optimizer.scaling import (
     kept_count,
     removed_count,
 )
-from optimizer.statistics import LatencySummary, median_interval, summarise_latency
+from optimizer.slopes import Fit, fit_power
+from optimizer.statistics import LatencySummary, Verdict, summarise_latency
 
+PLACEMENT_CHANGE = 0.035
+"""The smallest change that is told of a product of matrices. Where its weights lie in memory shifts its time,
+by about 1 % from build to build; a floor of 3.5 % holds false verdicts below 2 in 100."""
 FLOOR_FACTOR = 2.0
 """From twice the overhead on, the weights take longer than the call."""
 LEAST_FIT_POINTS = 3
@@ -38,9 +42,9 @@ def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
     """One row a point and execution, after the removal or before it.
 
     ``n``, ``operations`` and ``surviving`` count visits for one input, ``removed_share`` the weights that are
-    zero or gone. ``low_ns`` and ``high_ns`` are the median's 95 % interval by order statistics (rounds taken
-    as independent), or the range where there are too few rounds for one. Times are of a call of ``batch``
-    inputs.
+    zero or gone. ``low_ns`` and ``high_ns`` are the median's 95 % interval
+    (:func:`optimizer.rounds.median_interval`), or the range where there are too few rounds for one. Times are
+    of a call of ``batch`` inputs.
     """
     return pd.DataFrame(
         [_row(point, execution, removed) for execution in run.executions for point in run.points],
@@ -56,6 +60,7 @@ def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any
         "name": point.name,
         "n": point.n,
         "weights": point.weights,
+        "layers": len(point.layers),
         "operations": operations,
         "surviving": left,
         "removed_share": 1 - left / point.n,
@@ -69,7 +74,7 @@ def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any
 @lru_cache(maxsize=1024)
 def _median(point: ComplexityPoint, execution: str, removed: bool) -> tuple[float, float, float]:
     """The median time of a call and its interval, in ns."""
-    return median_interval(point.call_ns(execution, removed).ravel())
+    return median_interval(point.call_ns(execution, removed).T)
 
 
 def effect(run: ComplexityRun, execution: str, against: str | None = None) -> LatencySummary:
@@ -90,7 +95,7 @@ def _effect(
     after = [point.call_ns(execution, removed=True) for point in points]
     rounds = min(samples.shape[1] for samples in after)
     baseline, variant = (np.sum([each[:, :rounds] for each in group], axis=0) for group in (before, after))
-    return summarise_latency(baseline, variant[0], stolen_share)
+    return summarise_latency(baseline, variant[0], stolen_share, smallest_change=PLACEMENT_CHANGE)
 
 
 def effects(run: ComplexityRun) -> dict[str, LatencySummary]:
@@ -117,21 +122,6 @@ def headline(run: ComplexityRun) -> tuple[ComplexityPoint, ...]:
     return run.subjects[-1:]
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Time above the overhead as a power of n: its exponent with a 95 % interval, from ``points`` points.
-
-    ``floor_ns`` is the overhead of one layer's call. From ``from_n`` on the weights take longer than that.
-    """
-
-    slope: float
-    low: float
-    high: float
-    floor_ns: float
-    from_n: int
-    points: int
-
-
 def floor_ns(run: ComplexityRun, execution: str, removed: bool = True) -> float:
     """The overhead of one layer's call: the median time of the smallest stack, whose few weights cost next to
     nothing."""
@@ -139,24 +129,26 @@ def floor_ns(run: ComplexityRun, execution: str, removed: bool = True) -> float:
 
 
 def fits(run: ComplexityRun, removed: bool = True) -> dict[str, Fit]:
-    """The slope of each execution on log axes, by ordinary least squares.
+    """Each execution's overhead and slope, fitted together to all points.
 
-    Fitted is the time less the overhead of its layers' calls, at the points that take more than twice that
-    overhead: below, the slope would be the overhead's. The interval takes the points' scatter around the line
-    as independent. An execution with fewer than three such points has no entry.
+    An execution with fewer than three points that take more than twice the overhead has no entry: the slope
+    would be the overhead's.
     """
-    fitted = {}
+    found = {}
     for execution in run.executions:
-        floor = floor_ns(run, execution, removed)
         clear = _clear(run, execution, removed)
         if len(clear) < LEAST_FIT_POINTS or len({point.n for point in clear}) < 2:
             continue
-        work = [point.median_ns(execution, removed) - floor * len(point.layers) for point in clear]
-        line = stats.linregress(np.log([point.n for point in clear]), np.log(work))
-        half = float(stats.t.ppf(0.975, len(clear) - 2) * line.stderr)
-        slope = float(line.slope)
-        fitted[execution] = Fit(slope, slope - half, slope + half, floor, _from_n(run, clear), len(clear))
-    return fitted
+        points = [run.points[0], *(point for point in run.subjects if point is not run.points[0])]
+        medians = [_median(point, execution, removed) for point in points]
+        found[execution] = fit_power(
+            [point.n for point in points],
+            [len(point.layers) for point in points],
+            [median for median, _, _ in medians],
+            [(high - low) / 2 / median for median, low, high in medians],
+            _from_n(run, clear),
+        )
+    return found
 
 
 def _clear(run: ComplexityRun, execution: str, removed: bool) -> list[ComplexityPoint]:
@@ -269,17 +261,19 @@ def break_even_bracket(
         points = tuple(point for point in one.subjects if point.name in names)
         verdicts[one.request.removed_share] = _effect(points, execution, DENSE, one.stolen_share).verdict
     told = [
-        (share, verdict) for share, verdict in sorted(verdicts.items()) if verdict in ("faster", "slower")
+        (share, verdict)
+        for share, verdict in sorted(verdicts.items())
+        if verdict in (Verdict.FASTER, Verdict.SLOWER)
     ]
     for (low, before), (high, after) in pairwise(told):
-        if (before, after) == ("slower", "faster"):
+        if (before, after) == (Verdict.SLOWER, Verdict.FASTER):
             return low, high
     return None
 
 
 def _setting(run: ComplexityRun) -> tuple[object, ...]:
     points = [(point.name, point.n) for point in run.subjects]
-    return run.request.family, run.batch, run.threads, run.environment.key, points
+    return run.schema, run.request.family, run.batch, run.threads, run.environment.key, points
 
 
 def ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:

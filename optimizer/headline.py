@@ -187,7 +187,8 @@ def _latency(summary: Summary | None) -> Headline:
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
         help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
         f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
-        + (f" {summary.fallback[0].upper()}{summary.fallback[1:]}." if summary.fallback else "")
+        + (f" {_capital(latency.detectable_words)}." if latency.verdict == SAME else "")
+        + (f" {_capital(summary.fallback)}." if summary.fallback else "")
         + (
             f" Timed with: {summary.shared_with}, which runs the same instructions."
             if summary.shared_with
@@ -199,6 +200,10 @@ def _latency(summary: Summary | None) -> Headline:
             else ""
         ),
     )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def _ran(summary: Summary) -> str:

@@ -175,7 +175,7 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_ns",
         format_ns,
-        "Median time of one call, with a 95 % interval for the median.",
+        "Median time of one call, with a 95 % interval for the median; rounds may depend on each other.",
     ),
     "latency_ratio": Metric(
         "latency ratio",
@@ -191,7 +191,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p95_ns",
         format_ns,
-        "A time that 95 % of calls stay under, at 99 % confidence; needs 130 rounds.",
+        "A time that 95 % of calls stay under, at 99 % confidence; needs 130 rounds, "
+        "and more where slow calls come in bursts.",
     ),
     "latency_p99": Metric(
         "99th percentile",
@@ -199,7 +200,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p99_ns",
         format_ns,
-        "A time that 99 % of calls stay under, at 99 % confidence; needs 662 rounds.",
+        "A time that 99 % of calls stay under, at 99 % confidence; needs 662 rounds, "
+        "and more where slow calls come in bursts.",
     ),
     "throughput": Metric(
         "throughput",
@@ -207,7 +209,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         "throughput_images_per_s",
         _writer(((1, " images/s"),)),
-        "Images a second when calls follow each other: the batch over the median time of a call.",
+        "Images over all the time that calls took, slow ones among them, when calls follow each other.",
     ),
     "nonzero": Metric(
         "non-zero weights",

@@ -96,7 +96,10 @@ def latency_sentence(summary: Summary) -> str:
     if latency.verdict == "noisy":
         return f"the latency is not to be trusted ({'; '.join(latency.noise)})"
     if latency.verdict == SAME:
-        sentence = f"latency: {SAME}, {summary.text('latency')} a call, {summary.text('latency_ratio')}"
+        sentence = (
+            f"latency: {SAME}, {summary.text('latency')} a call, {summary.text('latency_ratio')} "
+            f"({latency.detectable_words})"
+        )
     else:
         before = format_ns(summary.measures["latency"].baseline)
         sentence = (
@@ -131,7 +134,7 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
         fastest = min(faster, key=lambda summary: (summary.latency.ratio, summary.drop.points))
         items.append(f"The fastest of these is {_with_sentences(fastest)}")
     else:
-        items.append("None of these is faster than the uncompressed model by a difference that can be told.")
+        items.append("None of these is measurably faster than the uncompressed model.")
     smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
     items.append(f"The smallest of these is {_with_sentences(smallest)}")
     number = f"{len(sure)} of {count(len(compressed), 'compressed configuration')}"

@@ -19,8 +19,9 @@ from optimizer.environment import environment
 from optimizer.errors import InputError, unknown
 from optimizer.records import Environment, digest
 
-SCHEMA = 2
-"""Version of the records here and of their JSON for others (:func:`optimizer.conclusions.as_json`)."""
+SCHEMA = 3
+"""Version of the records here and of their JSON for others (:func:`optimizer.conclusions.as_json`). Up to
+version 2 the two series before the removal were one build, at one place in memory."""
 
 STACK = "stack"
 """The family of stacks of linear layers; any other family is a model's name."""
@@ -153,7 +154,8 @@ class Timing:
     """Raw samples ``[K][R]`` in ns, each of ``repeats`` calls in a row.
 
     Round i of all of a point's timings ran together, in an order shuffled from the request's seed. Before the
-    removal (not ``removed``) K is 2, so that the same can be compared with itself; after it K is 1. Rows
+    removal (not ``removed``) K is 2, two builds at places of their own in memory, so that the same can be
+    compared with itself; after it K is 1. Rows
     removed is dense before the removal, and timed as that.
     """
 

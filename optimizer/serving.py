@@ -3,6 +3,7 @@
 What is asked, what :mod:`optimizer.throughput` measures, and all that follows from it. No torch.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,18 +22,13 @@ from optimizer.keys import request_key
 from optimizer.metrics import MISSING, columns, count, format_ns, format_ratio, metric
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
-from optimizer.statistics import (
-    SAME,
-    LatencySummary,
-    median_interval,
-    median_ratio,
-    percentile_bound,
-    summarise_latency,
-)
+from optimizer.rounds import mean_interval, median_interval, percentile_bound
+from optimizer.statistics import SAME, LatencySummary, Verdict, median_ratio, summarise_latency
 from optimizer.theme import engine_label
 
-SCHEMA = 1
-"""Version of the records here and of :func:`as_json`."""
+SCHEMA = 2
+"""Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
+the first rounds only."""
 
 STREAMING = ("openvino",)
 """Engines that work on several requests at once."""
@@ -133,7 +129,8 @@ class Served:
     """Raw times of one network in one configuration.
 
     ``interval_ns`` ``[K][R]``: nanoseconds from one finished request to the next, the mean over the requests
-    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took.
+    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took,
+    in their order; of many some, from all rounds alike.
     """
 
     interval_ns: tuple[tuple[int, ...], ...]
@@ -173,7 +170,7 @@ class Figures:
     """What one network does in one configuration, with 95 % intervals.
 
     ``latency_ns`` is the median time of a request; ``p95_ns`` a time that 95 % of them stay under (at 99 %
-    confidence; None with too few). ``throughput`` is in images a second.
+    confidence; None with too few). ``throughput`` is images over all the time that requests took, a second.
     """
 
     latency_ns: float
@@ -236,7 +233,7 @@ def _intervals(served: Served) -> NDArray[np.float64]:
 
 def _figures(served: Served, batch: int) -> Figures:
     latency, low, high = median_interval(served.request_ns)
-    interval, shortest, longest = median_interval(_intervals(served).ravel())
+    interval, shortest, longest = mean_interval(_intervals(served).T)
     p95 = percentile_bound(np.array(served.request_ns, float), 0.95)
     images = 1e9 * batch
     return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
@@ -328,13 +325,15 @@ def _gains(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
     if run.request.recipe.identity:
         return
     verdicts = {one.configuration: one.fair for one in told}
-    faster = [one for one, fair in verdicts.items() if fair.verdict == "faster"]
+    faster = [one for one, fair in verdicts.items() if fair.verdict == Verdict.FASTER]
     engine = engine_label(run.request.engine)
     against = f"against the uncompressed model on {engine}, configuration by configuration"
     if not faster:
-        slower = sum(fair.verdict == "slower" for fair in verdicts.values())
-        noisy = all(fair.verdict == "noisy" for fair in verdicts.values())
-        words = f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else SAME
+        slower = sum(fair.verdict == Verdict.SLOWER for fair in verdicts.values())
+        noisy = all(fair.verdict == Verdict.NOISY for fair in verdicts.values())
+        words = (
+            f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else _same(told)
+        )
         yield f"Compressed, {against}: {words}."
         return
     ends = sorted(faster, key=lambda one: verdicts[one].ratio)
@@ -343,6 +342,12 @@ def _gains(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
     if len(ends) > 1:
         words += f", {_ratio(least)} at {ends[-1].words}"
     yield f"Compressed, {against}: faster in {len(faster)} of {len(told)}, from {words}."
+
+
+def _same(told: Sequence[Comparison]) -> str:
+    """What "no measurable difference" leaves open, at worst."""
+    widest = max((one.fair for one in told), key=lambda fair: fair.detectable or math.inf)
+    return f"{SAME} ({widest.detectable_words} everywhere)"
 
 
 def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
@@ -356,7 +361,7 @@ def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
     if many.throughput_low <= few.throughput_high:
         yield (
             f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
-            "and no configuration brings more images a second that can be told."
+            "and no configuration brings measurably more images a second."
         )
     else:
         yield (
@@ -448,11 +453,11 @@ def as_json(run: ServingRun) -> dict[str, Any]:
     - ``model``, ``recipe``, ``engine``, ``quick``, ``seed``, ``created``, ``environment``
     - ``configurations``: for each ``batch``, ``threads``, ``streams``; ``recipe`` and ``uncompressed``, each
       with the fields of :class:`Figures` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
-      ``ratio_high``, ``verdict``, ``noise``, ``rounds``; and ``eager_ratio`` (another engine: no baseline) or
-      null
+      ``ratio_high``, ``verdict``, ``detectable``, ``noise``, ``rounds``; and ``eager_ratio`` (another
+      engine: no baseline) or null
     - ``simulated``: what kernels did not do; ``conclusions``: sentences
     """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "noise", "rounds")
+    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,

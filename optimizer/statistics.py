@@ -5,34 +5,100 @@ Nothing here draws random numbers: the bootstrap distribution of a median is com
 
 import math
 from bisect import bisect_left
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, norm, quantile_test
+from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from optimizer.errors import InputError
+from optimizer.rounds import MIN_ROUNDS, percentile_bound
 
 BLOCK_ROUNDS = 10
 """Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
 LEAST_BLOCKS = 5
 """With too few rounds for this many blocks the blocks are shorter."""
-LEAST_ROUNDS = 6
-"""With fewer, not even the range of the rounds holds a median in 95 % of cases (2 / 2**5 > 0.05)."""
-PERCENTILE_ROUNDS = {0.95: 130, 0.99: 662}
-"""Rounds from which the second largest sample is an upper bound at 99 % confidence (as in MLPerf)."""
 
 SMALLEST_CHANGE = 0.02
 AA_LIMIT = 0.03
 SPREAD_LIMIT = 0.10
+TAIL_LIMIT = 0.10
+"""How far the mean may lie above or below the median before neither stands for the calls alone."""
 STOLEN_LIMIT = 0.02
 HALVES_LIMIT = 0.05
 
-SAME = "no difference that can be told"
-VERDICTS = ("faster", "slower", SAME, "noisy")
+POWER_SHARE = float(norm.ppf(0.95) / norm.ppf(0.975))
+"""Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
+
+
+class Verdict(StrEnum):
+    """What is said of a time against the baseline's."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "no measurable difference"
+    NOISY = "noisy"
+
+
+SAME = Verdict.SAME
+
+
+class NoiseKind(StrEnum):
+    """What makes a comparison noisy."""
+
+    BUILDS_DIFFER = "builds differ"
+    BUILDS_UNKNOWN = "builds unknown"
+    SPREAD = "spread"
+    TAIL = "tail"
+    DRIFT = "drift"
+    MEAN_DISAGREES = "mean disagrees"
+    STOLEN = "stolen"
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """One reason, and the figure that is beyond its ``limit``: a share; for BUILDS_DIFFER a ratio with its
+    interval ``low`` to ``high``; for MEAN_DISAGREES the ratio by the mean, whose limit is 1, and by the
+    median (``low``). ``series`` is ``baseline`` or ``variant`` where the reason lies in one."""
+
+    kind: NoiseKind
+    value: float
+    limit: float
+    series: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def words(self) -> str:
+        """``the variant's second half is 6 % slower than its first (limit 5 %)``."""
+        value, limit = _percent(abs(self.value)), f"(limit {_percent(self.limit)})"
+        match self.kind:
+            case NoiseKind.BUILDS_DIFFER:
+                return (
+                    f"the baseline differs from itself: ratio {self.value:.3f}, 95 % interval "
+                    f"{self.low:.3f} to {self.high:.3f} {limit}"
+                )
+            case NoiseKind.BUILDS_UNKNOWN:
+                return f"the baseline against itself is known to ±{value} only {limit}"
+            case NoiseKind.SPREAD:
+                return f"the middle half of the {self.series}'s samples spans {value} of their median {limit}"
+            case NoiseKind.TAIL:
+                side = "above" if self.value > 0 else "below"
+                return f"the {self.series}'s mean is {value} {side} its median {limit}: calls are not alike"
+            case NoiseKind.DRIFT:
+                way = "slower" if self.value > 0 else "faster"
+                return f"the {self.series}'s second half is {value} {way} than its first {limit}"
+            case NoiseKind.MEAN_DISAGREES:
+                return (
+                    f"median and mean disagree: {self.low:.3f}× of the baseline's time by the median, "
+                    f"{self.value:.3f}× by the mean"
+                )
+            case NoiseKind.STOLEN:
+                return f"other work on this machine or its host took {value} of the CPU time {limit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +109,10 @@ class LatencySummary:
     ``aa`` is the baseline against itself. How far from 1 its interval reaches may be chance, and where in
     memory two builds of it lie, so a change must exceed that, and 2 %: a floor that holds false verdicts
     below 2 in 100 where builds scatter by at most 0.6 %. The intervals are at 95 %; under six rounds no such
-    interval exists, so that they span what was seen and no difference is told. ``noise`` gives the reasons,
-    in words with figures, why the verdict is "noisy".
+    interval exists, so that they span what was seen and no difference is told. ``mean_ratio`` is of all time
+    spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the
+    share by which a time must change to be told in 95 of 100 such measurements (None under six rounds).
+    ``reasons`` say why the verdict is noisy.
     """
 
     median_ns: float
@@ -57,8 +125,22 @@ class LatencySummary:
     aa_ratio: float
     aa_low: float
     aa_high: float
-    verdict: str
-    noise: tuple[str, ...]
+    mean_ratio: float
+    detectable: float | None
+    verdict: Verdict
+    reasons: tuple[Noise, ...]
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """The reasons in words."""
+        return tuple(reason.words for reason in self.reasons)
+
+    @property
+    def detectable_words(self) -> str:
+        """``could have detected changes above 2.9 %``: what "no measurable difference" leaves open."""
+        if self.detectable is None:
+            return "too few rounds to detect any change"
+        return f"could have detected changes above {_percent(self.detectable, 2)}"
 
 
 def summarise_latency(
@@ -66,11 +148,12 @@ def summarise_latency(
     variant_ns: ArrayLike,
     stolen_share: float = 0.0,
     single_ns: ArrayLike = (),
+    smallest_change: float = SMALLEST_CHANGE,
 ) -> LatencySummary:
     """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
 
     Where a sample is the mean of several calls, ``single_ns`` has single ones of the variant: percentiles are
-    of these.
+    of these. No change up to ``smallest_change`` is told.
 
     The ratio is the median of the per-round log ratios of the variant to either baseline call. (Against the
     mean of the two it would be biased: the noise of a call is skewed, and averaging takes the skew out of
@@ -88,15 +171,18 @@ def summarise_latency(
             raise InputError("latency samples must be finite and above 0 ns: measure again")
     ratio, low, high = median_ratio(np.log(variant / baseline).T)
     aa_ratio, aa_low, aa_high = median_ratio(np.log(baseline[:1] / baseline[1:]).T)
-    noise = (
+    mean_ratio = float(variant.mean() / baseline.mean())
+    floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
+    told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
+    reasons = (
         *_aa_noise(aa_ratio, aa_low, aa_high),
         *_series_noise("baseline", baseline),
         *_series_noise("variant", variant[None]),
+        *_mean_noise(ratio, mean_ratio, told),
         *_stolen_noise(stolen_share),
     )
-    told = rounds >= LEAST_ROUNDS and not low <= 1 <= high
-    changed = abs(ratio - 1) > max(SMALLEST_CHANGE, 1 / aa_low - 1, aa_high - 1)
-    direction = "faster" if ratio < 1 else "slower"
+    direction = Verdict.FASTER if ratio < 1 else Verdict.SLOWER
+    half = math.expm1(math.log(high / low) / 2)
     single = np.asarray(single_ns, float)
     single = single if single.size else variant
     return LatencySummary(
@@ -110,38 +196,16 @@ def summarise_latency(
         aa_ratio=aa_ratio,
         aa_low=aa_low,
         aa_high=aa_high,
-        verdict="noisy" if noise else direction if told and changed else SAME,
-        noise=noise,
+        mean_ratio=mean_ratio,
+        detectable=max(floor, half) + POWER_SHARE * half if rounds >= MIN_ROUNDS else None,
+        verdict=Verdict.NOISY if reasons else direction if told else Verdict.SAME,
+        reasons=reasons,
     )
-
-
-def percentile_bound(samples: NDArray[np.float64], share: float) -> float | None:
-    """Smallest order statistic that ``share`` of all calls stay below, at 99 % confidence; None with fewer
-    samples than PERCENTILE_ROUNDS says of the share."""
-    if len(samples) < PERCENTILE_ROUNDS[share]:
-        return None
-    return float(np.sort(samples)[_bound_index(len(samples), share)])
-
-
-def median_interval(samples: ArrayLike) -> tuple[float, float, float]:
-    """The median of ``samples`` ``[N]`` and its 95 % interval by order statistics: the range, where there are
-    too few for one. They are taken as independent."""
-    values = np.asarray(samples, float)
-    interval: Any = quantile_test(values, p=0.5).confidence_interval(0.95)
-    low, high = float(interval.low), float(interval.high)
-    if math.isnan(low + high):
-        low, high = float(values.min()), float(values.max())
-    return float(np.median(values)), low, high
-
-
-@cache
-def _bound_index(rounds: int, share: float) -> int:
-    return int(binom.ppf(0.99, rounds, share))
 
 
 def median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
     """Median of log ratios ``[R, K]`` (K a round) and its 95 % interval, as ratios."""
-    if len(logs) < LEAST_ROUNDS:
+    if len(logs) < MIN_ROUNDS:
         low, high = logs.min(), logs.max()
     else:
         low, high = _bootstrap_low(logs), -_bootstrap_low(-logs)
@@ -183,49 +247,37 @@ def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float
     return float(np.fft.irfft(spectrum**blocks, size)[(most + 1) // 2 : most + 1].sum())
 
 
-def _aa_noise(ratio: float, low: float, high: float) -> list[str]:
+def _aa_noise(ratio: float, low: float, high: float) -> Iterator[Noise]:
     """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
     that is told."""
-    reasons = []
     if not low <= 1 <= high and abs(ratio - 1) > SMALLEST_CHANGE:
-        reasons.append(
-            f"the baseline differs from itself: ratio {ratio:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-            f"(limit {_percent(SMALLEST_CHANGE)})"
-        )
+        yield Noise(NoiseKind.BUILDS_DIFFER, ratio, SMALLEST_CHANGE, low=low, high=high)
     if (half_width := (high - low) / 2) > AA_LIMIT:
-        reasons.append(
-            f"the baseline against itself is known to ±{_percent(half_width)} only "
-            f"(limit {_percent(AA_LIMIT)})"
-        )
-    return reasons
+        yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
 
 
-def _series_noise(name: str, samples: NDArray[np.float64]) -> list[str]:
-    """Reasons that lie in one series ``[K, R]``: its spread, and its drift between the two halves."""
-    reasons = []
+def _series_noise(name: str, samples: NDArray[np.float64]) -> Iterator[Noise]:
+    """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves."""
     quartiles = np.percentile(samples, [25, 50, 75])
-    if (spread := (quartiles[2] - quartiles[0]) / quartiles[1]) > SPREAD_LIMIT:
-        reasons.append(
-            f"the middle half of the {name}'s samples spans {_percent(spread)} of their median "
-            f"(limit {_percent(SPREAD_LIMIT)})"
-        )
+    if (spread := float((quartiles[2] - quartiles[0]) / quartiles[1])) > SPREAD_LIMIT:
+        yield Noise(NoiseKind.SPREAD, spread, SPREAD_LIMIT, name)
+    if abs(tail := float(samples.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
+        yield Noise(NoiseKind.TAIL, tail, TAIL_LIMIT, name)
     first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
-    if (drift := abs(second / first - 1)) > HALVES_LIMIT:
-        reasons.append(
-            f"the {name}'s second half is {_percent(drift)} {'slower' if second > first else 'faster'} "
-            f"than its first (limit {_percent(HALVES_LIMIT)})"
-        )
-    return reasons
+    if abs(drift := float(second / first - 1)) > HALVES_LIMIT:
+        yield Noise(NoiseKind.DRIFT, drift, HALVES_LIMIT, name)
 
 
-def _stolen_noise(share: float) -> list[str]:
-    if share <= STOLEN_LIMIT:
-        return []
-    return [
-        f"other work on this machine or its host took {_percent(share)} of the CPU time "
-        f"(limit {_percent(STOLEN_LIMIT)})"
-    ]
+def _mean_noise(ratio: float, mean_ratio: float, told: bool) -> Iterator[Noise]:
+    """A change that would be told by the median, and is none or the opposite by the mean."""
+    if told and (mean_ratio - 1) * (ratio - 1) <= 0:
+        yield Noise(NoiseKind.MEAN_DISAGREES, mean_ratio, 1.0, low=ratio)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+def _stolen_noise(share: float) -> Iterator[Noise]:
+    if share > STOLEN_LIMIT:
+        yield Noise(NoiseKind.STOLEN, share, STOLEN_LIMIT)
+
+
+def _percent(share: float, digits: int = 3) -> str:
+    return f"{100 * share:.{digits}g} %"

@@ -3,23 +3,21 @@
 Nothing here is stored. Figures are derived when they are read, and kept only in this process.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePath
 from threading import Lock
-from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from optimizer.environment import describe, environment
 from optimizer.metrics import count, metric
 from optimizer.outcomes import PairedDrop, disagreement, paired_drop, share_interval
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
+from optimizer.rounds import MIN_ROUNDS, mean_interval, median_interval
 from optimizer.statistics import LatencySummary, summarise_latency
 
 BADGES = {
@@ -143,7 +141,7 @@ def summarise(result: Result) -> Summary:
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = _drop(accuracy, reference)
-    latency, median_low_ns, median_high_ns = _latency_figures(result.latency)
+    latency, call_ns, mean_ns = _latency_figures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
     shared = result.latency.measured_for
@@ -156,7 +154,7 @@ def _derive(result: Result) -> Summary:
         request=result.request,
         description=recipe.describe(),
         images=describe_images(result.request.data, accuracy.total),
-        measures=_measures(result, drop, latency, median_low_ns, median_high_ns),
+        measures=_measures(result, drop, latency, call_ns, mean_ns),
         correct=_correct(accuracy),
         baseline_correct=_correct(reference),
         total=accuracy.total,
@@ -193,25 +191,25 @@ def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
 
 
 @lru_cache(maxsize=64)
-def _latency_figures(latency: Latency) -> tuple[LatencySummary, float | None, float | None]:
-    """Its summary and a 95 % interval for the median by order statistics (None with too few samples).
+def _latency_figures(latency: Latency) -> tuple[LatencySummary, Measure, Measure]:
+    """Its summary, and a call's median and mean time in ns (no interval with too few rounds).
 
     Cached by the samples: configurations that share a measurement share its figures.
     """
     summary = summarise_latency(
         latency.baseline_ns, latency.variant_ns, latency.stolen_share, latency.single_ns
     )
-    interval: Any = stats.quantile_test(latency.variant_ns, p=0.5).confidence_interval(0.95)
-    low_ns, high_ns = float(interval.low), float(interval.high)
-    return (summary, low_ns, high_ns) if math.isfinite(low_ns + high_ns) else (summary, None, None)
+    call_ns = Measure(*median_interval(latency.variant_ns), float(np.median(latency.baseline_ns)))
+    mean_ns = Measure(*mean_interval(latency.variant_ns), float(np.mean(latency.baseline_ns)))
+    if summary.rounds < MIN_ROUNDS:
+        call_ns, mean_ns = (replace(one, low=None, high=None) for one in (call_ns, mean_ns))
+    return summary, call_ns, mean_ns
 
 
 def _measures(
-    result: Result, drop: PairedDrop, latency: LatencySummary, low_ns: float | None, high_ns: float | None
+    result: Result, drop: PairedDrop, latency: LatencySummary, call_ns: Measure, mean_ns: Measure
 ) -> dict[str, Measure]:
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
-    baseline_ns = float(np.median(result.latency.baseline_ns))
-    images = 1e9 * result.latency.batch
     layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
     return {
         "accuracy": _share(
@@ -223,16 +221,11 @@ def _measures(
         "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
         "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
         "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
-        "latency": Measure(latency.median_ns, low_ns, high_ns, baseline_ns),
+        "latency": call_ns,
         "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
         "latency_p95": Measure(latency.p95_ns),
         "latency_p99": Measure(latency.p99_ns),
-        "throughput": Measure(
-            images / latency.median_ns,
-            None if high_ns is None else images / high_ns,
-            None if low_ns is None else images / low_ns,
-            images / baseline_ns,
-        ),
+        "throughput": _throughput(mean_ns, result.latency.batch),
         "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
         "operations": Measure(
             sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
@@ -242,6 +235,15 @@ def _measures(
         "sqnr": Measure(result.accuracy.sqnr_db),
         "kl": Measure(result.accuracy.kl, baseline=0.0),
     }
+
+
+def _throughput(mean_ns: Measure, batch: int) -> Measure:
+    """Images a second from the mean time of a call: the longest time is the lowest throughput."""
+
+    def images(time_ns: float | None) -> float | None:
+        return None if time_ns is None else 1e9 * batch / time_ns
+
+    return Measure(images(mean_ns.value), images(mean_ns.high), images(mean_ns.low), images(mean_ns.baseline))
 
 
 def _correct(accuracy: Accuracy) -> int:

@@ -35,7 +35,7 @@ VARIANT, EAGER_MODEL = "variant", "torch eager"
 MOST_REQUESTS = 64
 """Of one network in one round."""
 KEPT_REQUESTS = 2_000
-"""Single times of requests that are kept of a network: enough for a 99th percentile."""
+"""Single times of requests that are kept of a network, from all rounds: enough for a 99th percentile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,17 +133,29 @@ class Series:
     """Nanoseconds of each network in each configuration: an interval a round, and single requests."""
 
     intervals_ns: dict[Key, list[int]]
-    requests_ns: dict[Key, list[int]]
+    requests_ns: dict[Key, list[np.ndarray]]
     requests: dict[Key, int]
     warmup_calls: int
     stolen_share: float
+    seed: int
 
     def served(self, one: Configuration, names: Sequence[str]) -> Served:
         """As a record; single requests of the first of ``names``."""
         return Served(
             tuple(tuple(self.intervals_ns[one, name]) for name in names),
-            tuple(self.requests_ns[one, names[0]][:KEPT_REQUESTS]),
+            tuple(thin(np.concatenate(self.requests_ns[one, names[0]]), self.seed).tolist()),
         )
+
+
+def thin(taken: np.ndarray, seed: int) -> np.ndarray:
+    """At most KEPT_REQUESTS of the times ``[N]``, in their order, drawn from all of the run.
+
+    The first ones would be those of a few rounds; every so many-th one could be the first of each round.
+    """
+    if len(taken) <= KEPT_REQUESTS:
+        return taken
+    drawn = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
+    return taken[np.sort(drawn)]
 
 
 def _rounds(
@@ -155,7 +167,7 @@ def _rounds(
 ) -> Series:
     keys, random = list(services), np.random.default_rng(seed)
     intervals: dict[Key, list[int]] = {key: [] for key in keys}
-    singles: dict[Key, list[int]] = {key: [] for key in keys}
+    singles: dict[Key, list[np.ndarray]] = {key: [] for key in keys}
     report(None, "warming up")
     warm = {key: _warm_up(services[key], images[key[0].batch][0], _streams(key), effort) for key in keys}
     requests = {}
@@ -185,8 +197,9 @@ def _rounds(
                     before = time.perf_counter_ns()
                     taken = services[key].run(batch, requests[key])
                     intervals[key].append((time.perf_counter_ns() - before) // requests[key])
-                singles[key].extend(taken.tolist())
-        return Series(intervals, singles, requests, min(calls for calls, _ in warm.values()), stolen())
+                singles[key].append(taken)
+        calls = min(calls for calls, _ in warm.values())
+        return Series(intervals, singles, requests, calls, stolen(), seed)
 
 
 def _streams(key: Key) -> int:

@@ -9,6 +9,7 @@ from optimizer.conclusions import as_json, conclusions
 from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
+from optimizer.statistics import Verdict
 from pages import address, drawing, sidebar, tasks
 
 LABELS = {
@@ -132,6 +133,8 @@ def effects(run: ComplexityRun, share: float) -> None:
             )
             if measured:
                 verdict = "" if effect.noise else f"; {effect.verdict}"  # the badge says noisy
+                if effect.verdict == Verdict.SAME:
+                    verdict += f", {effect.detectable_words}"
                 st.caption(f"of dense before {interval}{verdict}")
                 st.caption(words)
                 st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")

@@ -29,11 +29,11 @@ from optimizer.charts import (
 )
 from optimizer.errors import InputError
 from optimizer.figures import HEIGHT, MOST_LETTERS
-from optimizer.growth import Fit
 from optimizer.marks import Axis, Lines, Point, Series, Stacks
 from optimizer.records import Result
 from optimizer.scaling import EXECUTIONS
 from optimizer.serving import best_under
+from optimizer.slopes import Fit
 from optimizer.theme import DARK, LIGHT
 
 SWEEP = make_sweep()
@@ -68,7 +68,7 @@ def complexity_points() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 20_000, 4) for name in EXECUTIONS}
+FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 0.1, 20_000, 7, 4, ()) for name in EXECUTIONS}
 
 ALL = {
     "accuracy": accuracy_info(SWEEP, SWEEP[8].key),

@@ -1,11 +1,15 @@
 """What the chart of time against the number of weights says."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_charts import FITS, complexity_points, series
 
 from optimizer.charts import complexity_info
 from optimizer.errors import InputError
+from optimizer.slopes import Residual
 
 
 def test_complexity_shows_points_slope_and_floor() -> None:
@@ -21,6 +25,14 @@ def test_complexity_shows_points_slope_and_floor() -> None:
     assert info.y.log
     assert "log" in info.x.title
     assert "log" in info.y.title
+
+
+def test_a_bent_line_has_no_interval_for_its_slope_and_a_hover_tells_the_residual() -> None:
+    bent = replace(FITS["dense"], residuals=(Residual(1_000_000, -0.3, 0.01),))
+    info = complexity_info(complexity_points(), {**FITS, "dense": bent})
+    named = series(info, "dense, slope 1.0, not a straight line")
+    assert re.search(r"<br>[\d.]+ % (above|below) the fit$", named.points[-1].hover)
+    assert "the fit" not in complexity_info(complexity_points(), FITS, "operations").series[0].points[0].hover
 
 
 def test_fitted_line_is_the_power_law_above_the_overhead() -> None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -192,6 +193,35 @@ def test_an_unrolled_convolution_is_the_convolution() -> None:
         torch.testing.assert_close(
             output.view(1, 8, 5, 5), convolution(images).detach(), rtol=1e-4, atol=1e-5
         )
+
+
+def addresses(operand: Tensor) -> list[int]:
+    parts = [operand]
+    if operand.layout == torch.sparse_csr:
+        parts = [operand.crow_indices(), operand.col_indices(), operand.values()]
+    return [part.data_ptr() for part in parts]
+
+
+def test_every_build_has_its_weights_at_a_place_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[list[Tensor]] = []
+    monkeypatch.setattr(
+        complexity, "chain", lambda weights, inputs: built.append(weights) or chain(weights, inputs)
+    )
+    matrices = stack(10_000, 0)
+    _, operands = remove(matrices, 0.5)
+    wanted = {series: [weight.to_dense() for weight in weights] for series, weights in operands.items()}
+    inputs = columns_in(matrices[0], 4, 0)
+    calls, _ = complexity._builds(operands, inputs, 1, np.random.default_rng(0))
+    assert {len(builds) for (_, removed), builds in calls.items() if not removed} == {complexity.BEFORE}
+    assert {len(builds) for (_, removed), builds in calls.items() if removed} == {1}
+    for series, weights in wanted.items():
+        for build in calls[series]:
+            torch.testing.assert_close(build(), chain(weights, inputs)(), rtol=1e-4, atol=1e-4)
+    places = [place for weights in built for weight in weights for place in addresses(weight)]
+    assert len(built) == 2 * complexity.BEFORE + 3
+    assert len({*places, *(matrix.weight.data_ptr() for matrix in matrices)}) == len(places) + len(matrices)
+    assert all(place % complexity.CACHE_LINE_BYTES == 0 for place in places)
+    assert len({place % complexity.PAGE_BYTES for place in places}) > len(places) / 2
 
 
 def test_csr_holds_the_nonzero_weights_with_narrow_indices() -> None:

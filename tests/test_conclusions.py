@@ -20,7 +20,8 @@ def one_sentence(sentences: tuple[str, ...], start: str) -> str:
 def test_what_halving_does_is_told_for_each_execution() -> None:
     told = conclusions(run())
     dense = one_sentence(told, "Halving the weights at n = 10,000,000, dense")
-    assert "no change that can be told" in dense
+    assert "no measurable difference" in dense
+    assert re.search(r"could have detected changes above 3(\.\d)? %", dense)
     assert "10,000,000 of 10,000,000 visits" in dense
     assert "faster, 0.5" in one_sentence(told, "CSR: ")
     assert "5,000,000 of 10,000,000 visits" in one_sentence(told, "CSR: ")
@@ -64,7 +65,31 @@ def test_pruning_leaves_the_order() -> None:
     assert {execution: float(factor) for execution, factor in factors.items()} == pytest.approx(
         dict.fromkeys(EXECUTIONS, 10), rel=0.01
     )
-    assert "The constant falls (sparse kernel, csr, rows removed), the order stays." in sentence
+    assert "The constant falls (sparse kernel, csr, rows removed); the order stays (dense, " in sentence
+
+
+@pytest.mark.parametrize("power", [0.5, 1.1, 1.5])
+def test_the_order_is_not_said_to_stay_where_it_is_not_shown(power: float) -> None:
+    costs = {execution: 1e3 * cost for execution, cost in COSTS.items()}
+    told = conclusions(run(power=power, costs=costs))
+    sentence = one_sentence(told, "Pruning does not make the time constant")
+    assert "the order stays" not in sentence.replace("that the order stays is not shown", "")
+    assert "that the order stays is not shown" in sentence
+    assert one_sentence(told, "Linear growth is not shown for dense, ")
+    assert not [one for one in told if one.startswith("Linear growth is shown")]
+
+
+def test_a_line_that_is_bent_is_said_to_be() -> None:
+    smooth = run()
+    largest = smooth.points[-1]
+    longer = tuple(
+        replace(timing, samples_ns=tuple(tuple(3 * one for one in series) for series in timing.samples_ns))
+        for timing in largest.timings
+    )
+    told = conclusions(replace(smooth, points=(*smooth.points[:-1], replace(largest, timings=longer))))
+    assert re.search(r"\(\d+ % (above|below) the fit at n = ", one_sentence(told, "Not a straight line"))
+    assert as_json(smooth)["growth"] == dict.fromkeys(EXECUTIONS, "linear")
+    assert as_json(smooth)["order_stays"] == dict.fromkeys(EXECUTIONS, True)
 
 
 def test_time_that_does_not_grow_refutes_nothing() -> None:

@@ -14,7 +14,18 @@ PACKAGE = ROOT / "optimizer"
 FIGURES = (
     *("errors", "recipe", "records", "resources", "recent", "folders", "classes", "selection"),
     *("machine_lock", "theme", "marks", "metrics", "figures"),
-    *("frontier", "outcomes", "statistics", "environment", "keys", "scaling", "growth", "conclusions"),
+    *(
+        "frontier",
+        "outcomes",
+        "rounds",
+        "statistics",
+        "environment",
+        "keys",
+        "scaling",
+        "slopes",
+        "growth",
+        "conclusions",
+    ),
     *("coverage", "serving"),
 )
 SHOWN = (

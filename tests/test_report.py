@@ -112,7 +112,7 @@ def test_latency_is_said_by_its_verdict() -> None:
     faster = latency_sentence(summarise(make_result(recipe(0, 8, 8))))
     assert re.match(r"a call takes 27\d\.?\d* µs instead of 60\d\.?\d* µs: 0\.4\d+× \(.*\), faster", faster)
     same = latency_sentence(summarise(make_result()))
-    assert same.startswith("latency: no difference that can be told, ")
+    assert same.startswith("latency: no measurable difference, ")
     noisy = latency_sentence(summarise(make_result(noisy=True, ratio=0.5)))
     assert noisy.startswith("the latency is not to be trusted (")
     assert "faster" not in noisy
@@ -135,7 +135,7 @@ def test_report_says_so_when_nothing_is_sure_or_faster() -> None:
     assert "No configuration surely lost at most 1 point" in nothing
     assert "The surest is 80 % of all weights pruned" in nothing
     slow = words_of(report([make_result(), make_result(recipe(0.3))]))
-    assert "None of these is faster than the uncompressed model" in slow
+    assert "None of these is measurably faster than the uncompressed model" in slow
 
 
 def test_report_of_few_tells_each_and_of_many_the_frontier() -> None:

@@ -92,6 +92,16 @@ def test_every_round_serves_all_in_an_order_of_its_own() -> None:
     assert [len(samples) for samples in series.served(two, BASELINE).interval_ns] == [6, 6]
 
 
+def test_the_requests_that_are_kept_are_of_the_whole_run() -> None:
+    few, many = np.arange(2_000), np.arange(64_000)
+    assert throughput.thin(few, 0).tolist() == few.tolist()
+    kept = throughput.thin(many, 0)
+    assert len(kept) == throughput.KEPT_REQUESTS
+    assert (np.diff(kept) > 0).all()
+    assert np.histogram(kept, 8, (0, 64_000))[0].min() > 200
+    assert np.bincount(kept % 64, minlength=64).min() > 10, "and of every place in a round of 64"
+
+
 def test_requests_are_timed_one_by_one() -> None:
     calls: list[int] = []
     taken = one_by_one(lambda images: calls.append(len(images)) or images)(np.zeros((3, 1)), 4)

@@ -5,15 +5,14 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
 from optimizer.charts.axes import extent
 from optimizer.errors import unknown
-from optimizer.growth import Fit
 from optimizer.marks import Axis, Lines, Point, Reference, Series
 from optimizer.metrics import format_count, format_ns, format_percent
 from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS
+from optimizer.slopes import Fit, Growth
 from optimizer.theme import MARKERS
 
 ROLES = {
@@ -35,8 +34,9 @@ def complexity_info(
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
 
     ``points`` has the columns ``execution`` (one of ``scaling.EXECUTIONS``), ``n``, ``operations``,
-    ``surviving``, ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name``; ``fits``
-    has an entry an execution. ``n_label`` says what n counts. Raises InputError for an unknown execution.
+    ``surviving``, ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name`` and
+    ``layers``; ``fits`` has an entry an execution. ``n_label`` says what n counts. Raises InputError for an
+    unknown execution.
     """
     timed = quantity == "time"
     title = "Time against the number of weights" if timed else "Operations against the number of weights"
@@ -53,13 +53,12 @@ def complexity_info(
         if execution not in ROLES:
             raise unknown("execution", execution, ROLES)
         name, role = str(execution), ROLES[str(execution)]
-        measured = tuple(_point(row, column, MARKERS[role]) for row in rows.to_dict("records"))
         fit = fits.get(name) if timed else None
+        measured = tuple(_point(row, column, MARKERS[role], fit) for row in rows.to_dict("records"))
         if fit is None:
             series.append(Series(name, role, measured))
             continue
-        slope = f"{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})".replace("-", "−")
-        label = f"{name}, slope {slope}"
+        label = f"{name}, {_slope(fit)}"
         series += [Series(label, role, measured, line="none"), _fitted(name, role, rows, fit)]
         floors += [fit.floor_ns] if fit.floor_ns > 0 else []
     floor = (
@@ -76,7 +75,14 @@ def complexity_info(
     )
 
 
-def _point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
+def _slope(fit: Fit) -> str:
+    """The slope, with its range where the line that it is of is straight."""
+    if fit.growth == Growth.BENT:
+        return f"slope {fit.slope:.1f}, {fit.growth}".replace("-", "−")
+    return f"slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})".replace("-", "−")
+
+
+def _point(row: dict[Hashable, Any], column: str, marker: str, fit: Fit | None) -> Point:
     timed = column == "median_ns"
     name = html.escape(f"{row.get('name', '')} {row['execution']}".strip())
     words = [
@@ -85,6 +91,9 @@ def _point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
         f"weights visited {format_count(row['operations'])}",
         f"time {format_ns(row['median_ns'], row['low_ns'], row['high_ns'])}",
     ]
+    if fit:
+        residual = row["median_ns"] / fit.time_ns(row["n"], row.get("layers", 1)) - 1
+        words.append(f"{format_percent(100 * abs(residual))} {'above' if residual > 0 else 'below'} the fit")
     return Point(
         row["n"],
         row[column],
@@ -97,11 +106,7 @@ def _point(row: dict[Hashable, Any], column: str, marker: str) -> Point:
 
 def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
     """The power law alone, where the weights and not the overhead take the time: straight on log axes."""
-    n, times_ns = rows["n"].to_numpy(float), rows["median_ns"].to_numpy(float)
-    clear = (n >= fit.from_n) & (times_ns > fit.floor_ns)
-    if not clear.any():
-        return Series(f"{name}, fitted", role, (), line="dot", markers=False, legend=False)
-    scale = np.median(np.log(times_ns[clear] - fit.floor_ns) - fit.slope * np.log(n[clear]))
-    ends = (n[clear].min(), n[clear].max())
-    line = tuple(Point(float(end), float(np.exp(scale + fit.slope * np.log(end)))) for end in ends)
+    drawn = rows["n"][rows["n"] >= fit.from_n]
+    ends = () if drawn.empty else (float(drawn.min()), float(drawn.max()))
+    line = tuple(Point(end, fit.weights_ns(end)) for end in ends)
     return Series(f"{name}, fitted", role, line, line="dot", markers=False, legend=False)

@@ -9,6 +9,7 @@ from optimizer.charts.points import clip
 from optimizer.marks import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.metrics import count, format_ns, format_ratio, metric
 from optimizer.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
+from optimizer.statistics import Verdict
 from optimizer.summary import realisation
 from optimizer.theme import MARKERS
 
@@ -149,6 +150,8 @@ def _hover(name: str, one: Comparison, figures: Figures, network: str) -> str:
     if network == VARIANT:
         ratio = format_ratio(one.fair.ratio, one.fair.ratio_low, one.fair.ratio_high)
         lines.append(f"{ratio} of uncompressed, same configuration: {one.fair.verdict}")
+        if one.fair.verdict == Verdict.SAME:
+            lines.append(one.fair.detectable_words)
     lines.append(count(one.fair.rounds, "round"))
     lines += [html.escape(clip(reason)) for reason in one.fair.noise[:1]]
     return "<br>".join(lines)
