@@ -84,13 +84,13 @@ def compress_weights(
     _check_pattern(weights, recipe)
     scored = weights if published is None else {name: published[name] for name in weights}
     pruned = _prune(weights, scored, recipe, study)
-    specs = _quantize_specs(weights, recipe, study)
+    prune_specs, specs = recipe.prune_for(weights), _quantize_specs(weights, recipe, study)
     pruned = equalise.equalised(equalised_pairs(model, specs), pruned)
     return {
         name: _compressed(
             weight,
             pruned[name],
-            _threshold(scored[name], pruned[name].mask, recipe.prune_for(name)),
+            _threshold(scored[name], pruned[name].mask, prune_specs[name]),
             specs[name],
             name,
             study,
@@ -102,7 +102,8 @@ def compress_weights(
 def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
     """A pattern that fits nothing would leave the model as it is, and say that it was pruned."""
     name = recipe.prune.pattern
-    held = [weight for layer, weight in weights.items() if recipe.prune_for(layer).pattern == name]
+    specs = recipe.prune_for(weights)
+    held = [weight for layer, weight in weights.items() if specs[layer].pattern == name]
     if held and not any(fits(weight.shape, named(name)) for weight in held):
         raise InputError(
             f"pattern {name} fits no layer of this model: it needs outputs in multiples of "
@@ -115,9 +116,11 @@ def _prune(
     weights: Mapping[str, Tensor], scored: Mapping[str, Tensor], recipe: Recipe, study: Study | None
 ) -> dict[str, Pruned]:
     """Layers that one spec holds for are pruned together: a global share is shared out among them."""
+    alike: dict[PruneSpec, list[str]] = {}
+    for name, spec in recipe.prune_for(weights).items():
+        alike.setdefault(spec, []).append(name)
     pruned: dict[str, Pruned] = {}
-    for spec in dict.fromkeys(recipe.prune_for(name) for name in weights):
-        names = [name for name in weights if recipe.prune_for(name) == spec]
+    for spec, names in alike.items():
         pruned |= PRUNERS[spec.method](
             {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, study
         )
@@ -128,7 +131,7 @@ def _quantize_specs(
     weights: Mapping[str, Tensor], recipe: Recipe, study: Study | None
 ) -> dict[str, QuantizeSpec]:
     """What holds for each layer, with an average width shared out among the layers that it is asked of."""
-    specs = {name: recipe.quantize_for(name) for name in weights}
+    specs = recipe.quantize_for(weights)
     mixed = {name: weight for name, weight in weights.items() if specs[name].average_bits is not None}
     if not mixed:
         return specs

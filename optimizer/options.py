@@ -138,7 +138,7 @@ RECIPE_OPTIONS = (
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """The recipe of a file, or of the options; of both would leave open which one counts."""
-    given = [name for name in RECIPE_OPTIONS if getattr(options, name) not in (None, False)]
+    given = [name for name in RECIPE_OPTIONS if not any(getattr(options, name) is no for no in (None, False))]
     if options.recipe is not None:
         if given:
             raise InputError(
@@ -146,40 +146,45 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
                 "it out"
             )
         return Recipe.from_json(_read(options.recipe))
-    if options.scope and options.allocation:
+    if options.scope is not None and options.allocation is not None:
         raise InputError("--scope is an older word for --allocation: give only one of them")
     if options.scope not in (None, *SCOPES):
         raise unknown("scope", options.scope, SCOPES)
     if options.symmetric and options.asymmetric:
         raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
-    method = options.prune or "magnitude"
+    method = _given(options.prune, "magnitude")
     by_method = "global" if method == "magnitude" else "measured"
-    bits = options.average_bits or options.weight_bits or 32
-    symmetric = best_grid(options.rounding or "nearest", bits)
+    bits = _given(options.average_bits, _given(options.weight_bits, 32))
+    symmetric = best_grid(_given(options.rounding, "nearest"), bits)
     return Recipe(
         PruneSpec(
             method,
             options.sparsity,
             options.threshold,
-            allocation=options.allocation or SCOPES.get(options.scope, by_method),
-            pattern=options.pattern or "unstructured",
-            effort=options.effort or "fast",
-            snap=options.snap or 1,
+            allocation=_given(options.allocation, SCOPES.get(options.scope, by_method)),
+            pattern=_given(options.pattern, "unstructured"),
+            effort=_given(options.effort, "fast"),
+            snap=_given(options.snap, 1),
             match=options.match,
         ),
         QuantizeSpec(
-            options.rounding or "nearest",
-            weight_bits=options.weight_bits or 32,
+            _given(options.rounding, "nearest"),
+            weight_bits=_given(options.weight_bits, 32),
             average_bits=options.average_bits,
-            activation_bits=options.activation_bits or 32,
-            granularity=options.granularity or "channel",
+            activation_bits=_given(options.activation_bits, 32),
+            granularity=_given(options.granularity, "channel"),
             symmetric=options.symmetric or (symmetric and not options.asymmetric),
             equalise=options.equalise,
-            range=options.range or ("mse" if options.rounding == "compensated" else "absmax"),
-            precision=options.precision or "f32",
+            range=_given(options.range, "mse" if options.rounding == "compensated" else "absmax"),
+            precision=_given(options.precision, "f32"),
         ),
         training_seconds=options.train or 0.0,
     )
+
+
+def _given(value: Any, default: Any) -> Any:
+    """The option, or what holds without it. (0 was given too, and is for the recipe to refuse.)"""
+    return default if value is None else value
 
 
 def _read(path: str) -> bytes:

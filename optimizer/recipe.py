@@ -1,6 +1,7 @@
 """What to do to a model, as plain frozen data: validated at the door, hashable, JSON in and out."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
@@ -19,6 +20,9 @@ GRANULARITIES = ("tensor", "channel", "group")
 RANGES = ("absmax", "mse", "percentile")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 LONGEST_TRAINING_SECONDS = 24 * 3600
+MAX_OVERRIDES = 1_000
+MAX_JSON_BYTES = 256 * 1024
+"""Of a recipe's text: room for that many overrides of layers with long names."""
 ACTIVATION_BITS = (2, 3, 4, 5, 6, 7, 8, 32)
 PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """What layers may compute in where they have no integer kernels, and what it is called."""
@@ -84,10 +88,11 @@ class PruneSpec:
                 f"a threshold looks at one weight at a time: give a sparsity with pattern {self.pattern}, or "
                 "leave the pattern out"
             )
-        if self.sparsity and self.fixed_sparsity not in (None, self.sparsity):
+        fixed = self.fixed_sparsity
+        if fixed is not None and self.sparsity not in (None, fixed):
             raise InputError(
                 f"sparsity {self.sparsity:g} does not go with pattern {self.pattern}, which removes "
-                f"{100 * (self.fixed_sparsity or 0):g} % of the layers it fits: leave the sparsity out, or "
+                f"{100 * fixed:g} % of the layers it fits: leave the sparsity out, or "
                 "take pattern unstructured"
             )
 
@@ -100,7 +105,8 @@ class PruneSpec:
     @property
     def share(self) -> float:
         """The share to remove, by sparsity or by pattern; 0 with a threshold."""
-        return self.sparsity or self.fixed_sparsity or 0.0
+        asked = self.fixed_sparsity if self.sparsity is None else self.sparsity
+        return 0.0 if asked is None else asked
 
     @property
     def active(self) -> bool:
@@ -180,7 +186,7 @@ class QuantizeSpec:
     @property
     def bits(self) -> float:
         """Bits a weight, on average where layers differ."""
-        return self.average_bits or float(self.weight_bits)
+        return float(self.weight_bits) if self.average_bits is None else self.average_bits
 
     @property
     def integer(self) -> bool:
@@ -222,12 +228,12 @@ class Override:
     def __post_init__(self) -> None:
         if self.pruning == "channels":
             raise InputError("channels go from the network, not from one layer: override with another method")
-        PruneSpec(self.pruning or "magnitude", self.sparsity)
-        QuantizeSpec(self.rounding or "nearest", self.weight_bits or 32)
+        self.prune(PruneSpec())
+        self.quantize(QuantizeSpec())
 
     def prune(self, spec: PruneSpec) -> PruneSpec:
         """``spec`` as it holds for this layer alone."""
-        changed = replace(spec, method=self.pruning or spec.method)
+        changed = replace(spec, method=spec.method if self.pruning is None else self.pruning)
         if self.sparsity is None:
             return changed
         return replace(
@@ -236,7 +242,7 @@ class Override:
 
     def quantize(self, spec: QuantizeSpec) -> QuantizeSpec:
         """``spec`` as it holds for this layer alone."""
-        changed = replace(spec, method=self.rounding or spec.method)
+        changed = replace(spec, method=spec.method if self.rounding is None else self.rounding)
         if self.weight_bits is None:
             return changed
         return replace(changed, weight_bits=self.weight_bits, average_bits=None)
@@ -260,11 +266,15 @@ class Recipe:
                 f"{self.training_seconds:g} seconds of training are not allowed: give 0 (none) to "
                 f"{LONGEST_TRAINING_SECONDS:,}"
             )
-        names = [override.layer for override in self.layers]
-        for name in names:
-            if names.count(name) > 1:
+        if len(self.layers) > MAX_OVERRIDES:
+            raise InputError(
+                f"{len(self.layers):,} layer overrides are too many: give at most {MAX_OVERRIDES:,}, and say "
+                "what holds for the other layers in the recipe itself"
+            )
+        for name, times in Counter(override.layer for override in self.layers).items():
+            if times > 1:
                 raise InputError(
-                    f"layer {name} is overridden twice: say all that it has to itself in one place"
+                    f"layer {name} is overridden {times} times: say all that it has to itself in one place"
                 )
 
     @property
@@ -293,23 +303,25 @@ class Recipe:
 
     @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
-        """The recipe's own, then those of its overrides."""
-        return (self.prune, *(override.prune(self.prune) for override in self.layers))
+        """The recipe's own, then those of its overrides, each once."""
+        own = {(override.pruning, override.sparsity): override for override in self.layers}
+        return (self.prune, *(override.prune(self.prune) for override in own.values()))
 
     @property
     def quantize_specs(self) -> tuple[QuantizeSpec, ...]:
-        """The recipe's own, then those of its overrides."""
-        return (self.quantize, *(override.quantize(self.quantize) for override in self.layers))
+        """The recipe's own, then those of its overrides, each once."""
+        own = {(override.rounding, override.weight_bits): override for override in self.layers}
+        return (self.quantize, *(override.quantize(self.quantize) for override in own.values()))
 
-    def prune_for(self, layer: str) -> PruneSpec:
-        """What holds for a layer."""
-        found = [override for override in self.layers if override.layer == layer]
-        return found[0].prune(self.prune) if found else self.prune
+    def prune_for(self, layers: Iterable[str]) -> dict[str, PruneSpec]:
+        """What holds for each of these layers, by name."""
+        own = {override.layer: override.prune(self.prune) for override in self.layers}
+        return {layer: own.get(layer, self.prune) for layer in layers}
 
-    def quantize_for(self, layer: str) -> QuantizeSpec:
-        """What holds for a layer."""
-        found = [override for override in self.layers if override.layer == layer]
-        return found[0].quantize(self.quantize) if found else self.quantize
+    def quantize_for(self, layers: Iterable[str]) -> dict[str, QuantizeSpec]:
+        """What holds for each of these layers, by name."""
+        own = {override.layer: override.quantize(self.quantize) for override in self.layers}
+        return {layer: own.get(layer, self.quantize) for layer in layers}
 
     def canonical(self) -> "Recipe":
         """The same recipe with what makes no difference at its default, so that equal work has one key."""
@@ -371,7 +383,11 @@ class Recipe:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Parse a recipe. Raises InputError when the text is not JSON or not a recipe."""
+        """Parse a recipe. Raises InputError when the text is not JSON or not a recipe, or too long."""
+        if len(text) > MAX_JSON_BYTES:
+            raise InputError(
+                f"a recipe of {len(text):,} characters is too long: give at most {MAX_JSON_BYTES:,}"
+            )
         try:
             return cls.from_dict(msgspec.json.decode(text))
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:

@@ -254,6 +254,6 @@ NOTHING_TO_EQUALISE = (
 def notes_on_equalisation(request: Request) -> tuple[str, ...]:
     """What is to be said where it was asked for and there is nothing to be had by it."""
     recipe, module = request.recipe, subject(request.model).module
-    specs = {layer.name: recipe.quantize_for(layer.name) for layer in walk(module)}
+    specs = recipe.quantize_for(layer.name for layer in walk(module))
     asked = any(spec.equalises for spec in specs.values())
     return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(module, specs) else ()

@@ -14,6 +14,7 @@ from optimizer.report import report
 from optimizer.summary import summarise
 from optimizer.theme import engine_label
 from pages import address, drawing, kept, sidebar, tasks
+from pages.markup import plain
 
 # The accent is for the configuration under the sliders, so the chosen ones are grey here.
 QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
@@ -119,7 +120,7 @@ def raw_times(chosen: Sequence[Result]) -> None:
         )
     st.query_params["times"] = key
     drawing.chart(charts.samples_info(by_key[key], view), "samples", height=320)
-    timed_with = summarise(by_key[key]).shared_with
+    timed_with = plain(summarise(by_key[key]).shared_with or "")
     st.caption(
         HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")
     )

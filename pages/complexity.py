@@ -11,6 +11,7 @@ from optimizer.records import ModelCard
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from optimizer.statistics import Verdict
 from pages import address, drawing, sidebar, tasks
+from pages.markup import plain
 
 LABELS = {
     "dense": ("Dense kernels", "zeros are multiplied too"),
@@ -57,11 +58,11 @@ def main() -> None:
             height=380,
         )
     st.subheader("What the numbers say")
-    st.markdown("\n".join(f"- {sentence}" for sentence in conclusions(run, runs.values())))
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in conclusions(run, runs.values())))
     with st.expander("Operations, layer by layer"):
         st.dataframe(scaling.counts(run), hide_index=True)
         for reason in run.skipped:
-            st.caption(reason)
+            st.caption(plain(reason))
     take_away(run)
 
 
@@ -74,7 +75,10 @@ def controls(model: ModelCard) -> ComplexityRequest:
             default="stacks",
             required=True,
             **address.in_address("family"),
-            format_func={"stacks": "stacks of 10 to 10 M", "model": f"{model.name}'s layers"}.__getitem__,
+            format_func={
+                "stacks": "stacks of 10 to 10 M",
+                "model": f"{plain(model.name)}'s layers",
+            }.__getitem__,
             disabled=not model.ready,
             help="Stacks of linear layers, or the own layers of the model in the sidebar.",
         )

@@ -12,6 +12,7 @@ from optimizer.keys import request_key
 from optimizer.marks import Lines, Stacks
 from optimizer.records import Request, Result
 from optimizer.summary import Summary
+from pages.markup import plain
 from pages.tasks import finished, pool
 
 Colour = Literal["red", "orange", "green", "violet", "gray"]
@@ -26,7 +27,7 @@ BADGE_COLOURS: dict[str, Colour] = {
 
 def heading(words: str) -> str:
     """A recipe in words, bold."""
-    return f"**{words[0].upper()}{words[1:]}**"
+    return f"**{plain(words[0].upper() + words[1:])}**"
 
 
 MOODS: dict[Mood, Colour] = {"better": "green", "worse": "red", "same": "gray"}
@@ -36,14 +37,14 @@ def card(headline: Headline) -> None:
     """One figure: large, with its interval, its change, and what it rests on."""
     with st.container(border=True, height="stretch", gap="xxsmall"):
         st.metric(
-            headline.label,
-            headline.value,
-            headline.change or None,
+            plain(headline.label),
+            plain(headline.value),
+            plain(headline.change) or None,
             delta_color=MOODS[headline.mood],
             delta_arrow="off",
-            help=headline.help,
+            help=plain(headline.help),
         )
-        st.caption(headline.caption)
+        st.caption(plain(headline.caption))
 
 
 def dark() -> bool:
@@ -93,7 +94,7 @@ def badges(summary: Summary) -> None:
     with st.container(horizontal=True, gap="xsmall"):
         for badge in summary.badges:
             crowded = badge.name == "noisy" and summary.threads > 1 and not summary.other_machine
-            words = f"{badge.words}.\n\n{FEWER_THREADS}" if crowded else badge.words
+            words = plain(badge.words) + (f".\n\n{FEWER_THREADS}" if crowded else "")
             st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=words)
 
 
@@ -101,7 +102,7 @@ def export_menu(results: Sequence[Result], name: str, request: Request | None = 
     """What to take away: charts, table, the format of the charts' camera button, and a request's model."""
     with st.popover("Export", icon=":material/download:", disabled=not results):
         if request:
-            st.caption(f"The model: {request.recipe.describe()}")
+            st.caption(f"The model: {plain(request.recipe.describe())}")
             for kind, label in MODEL_FILES.items():
                 st.download_button(
                     label,
@@ -132,7 +133,7 @@ def export_menu(results: Sequence[Result], name: str, request: Request | None = 
                 key=f"export {kind}",
                 on_click="ignore",
                 disabled=bool(reason),
-                help=reason or None,
+                help=plain(reason) or None,
                 width="stretch",
             )
 

@@ -15,6 +15,7 @@ from optimizer.search import Found
 from optimizer.summary import summarise
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from pages import address, controls, drawing, sidebar, tasks
+from pages.markup import plain
 
 INSPECTION_SECONDS = 1.0
 
@@ -30,7 +31,7 @@ def main() -> None:
     else:
         st.query_params.pop("recipe", None)
     if chosen.problem:
-        st.info(chosen.problem, icon=":material/info:")
+        st.info(plain(chosen.problem), icon=":material/info:")
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)
@@ -57,7 +58,7 @@ def take_preset() -> None:
         controls.stand_for(controls.as_set(found.result.request.recipe))
         address.set_overrides(found.result.request.model, ())
         icon = ":material/check:" if found.met else ":material/warning:"
-        st.toast(found.words, icon=icon, duration="long")
+        st.toast(plain(found.words), icon=icon, duration="long")
 
 
 def take_link() -> None:
@@ -127,7 +128,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     with st.container(horizontal=True, vertical_alignment="center"):
         words = request.recipe.describe()
         short = charts.without_brackets(words)
-        st.markdown(drawing.heading(short), width="content", help=words if short != words else None)
+        st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)
         if result:
             drawing.badges(summarise(result))
         if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):

@@ -9,6 +9,7 @@ import streamlit as st
 from optimizer.keys import request_key
 from optimizer.store import Failure, Unreadable, describe_unreadable
 from pages import tasks
+from pages.markup import plain
 
 
 def show() -> None:
@@ -28,7 +29,7 @@ def show_unreadable(rows: list[Unreadable]) -> None:
     if not rows:
         return
     st.subheader("Can't be read")
-    st.warning(describe_unreadable(rows), icon=":material/warning:")
+    st.warning(plain(describe_unreadable(rows)), icon=":material/warning:")
     st.dataframe(
         pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]), hide_index=True
     )

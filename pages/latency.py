@@ -17,6 +17,7 @@ from optimizer.records import Request
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from optimizer.summary import summarise
 from pages import address, drawing, sidebar, tasks
+from pages.markup import plain
 
 T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -36,7 +37,7 @@ def main() -> None:
     chosen = sidebar.selection()
     st.header("Latency")
     if chosen.problem:
-        st.info(chosen.problem, icon=":material/info:")
+        st.info(plain(chosen.problem), icon=":material/info:")
         return
     recipe = choose_recipe(address.overrides(chosen.card.name))
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
@@ -75,7 +76,7 @@ def serve(request: Request) -> None:
     try:
         grid = serving.configurations(wanted)
     except ParetoscopeError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(error), icon=":material/error:")
         return
     key = serving.serving_key(wanted)
     run = stored("throughput", key, ServingRun)
@@ -93,9 +94,9 @@ def serve(request: Request) -> None:
     if run:
         with st.container(horizontal=True, gap="xsmall"):
             for name, words in serving.badges(run).items():
-                st.badge(name, color=drawing.BADGE_COLOURS[name], help=words)
+                st.badge(name, color=drawing.BADGE_COLOURS[name], help=plain(words))
     if best:
-        st.markdown(f":material/{'flag' if best.met else 'block'}: **{best.words}**")
+        st.markdown(f":material/{'flag' if best.met else 'block'}: **{plain(best.words)}**")
     if run is None:
         drawing.chart(charts.serving_info(None), "serving", 200)
         return
@@ -183,7 +184,7 @@ def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None
             "twice, and torch eager, all in turns. More streams than threads are no configuration."
         )
     if job is not None and job.state == "failed":
-        st.error(job.error, icon=":material/error:")
+        st.error(plain(job.error), icon=":material/error:")
 
 
 # Kernels
@@ -223,7 +224,7 @@ def stored(kind: str, key: str, record: type[T]) -> T | None:
 
 
 def sentences(words: tuple[str, ...]) -> None:
-    st.markdown("\n".join(f"- {sentence}" for sentence in words))
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in words))
 
 
 def take_away(name: str, table: Callable[[], str], figures: Callable[[], object]) -> None:

@@ -14,6 +14,7 @@ from optimizer.metrics import MISSING
 from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
 from pages import address, drawing, sidebar, tasks
+from pages.markup import plain
 
 WAIT_SECONDS = 0.5
 HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
@@ -30,7 +31,7 @@ def main() -> None:
     chosen = sidebar.selection()
     st.header("Layers")
     if chosen.problem:
-        st.info(chosen.problem, icon=":material/info:")
+        st.info(plain(chosen.problem), icon=":material/info:")
         return
     layers = address.overrides(chosen.card.name)
     way = address.way()
@@ -93,7 +94,7 @@ def coupled(job: Job) -> None:
     try:
         found = tasks.finished(job, tuple)
     except ParetoscopeError as error:  # an optional package that is not there, or a model it can't follow
-        st.caption(f"Layers that belong together are not known: {error}")
+        st.caption(f"Layers that belong together are not known: {plain(error)}")
         return
     if not found:
         return

@@ -13,6 +13,7 @@ from optimizer.records import ModelCard, Request, digest
 from optimizer.summary import describe_images, summarise
 from optimizer.work import ImagesReport
 from pages import drawing, kept, sidebar, tasks
+from pages.markup import plain
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
         show_chosen(chosen)
     st.subheader("Models")
     for problem in catalogue.problems:
-        st.warning(problem, icon=":material/extension_off:")
+        st.warning(plain(problem), icon=":material/extension_off:")
     st.dataframe(
         pd.DataFrame([row(card) for card in catalogue.cards.values()]),
         hide_index=True,
@@ -56,8 +57,8 @@ def row(card: ModelCard) -> dict[str, object]:
 
 def show_chosen(chosen: sidebar.Selection) -> None:
     """The model and the images of the sidebar: get them, read them, score them uncompressed."""
-    st.subheader(chosen.card.name)
-    st.write(chosen.card.description)
+    st.subheader(plain(chosen.card.name))
+    st.markdown(plain(chosen.card.description))
     if not chosen.card.ready:
         get(chosen.card)
         return
@@ -65,8 +66,8 @@ def show_chosen(chosen: sidebar.Selection) -> None:
         with st.expander("The file on this machine is damaged?"):
             get(chosen.card)
     if chosen.problem:
-        st.info(chosen.problem, icon=":material/info:")
-        roots = ", ".join(f"`{root}`" for root in allowed_roots())
+        st.info(plain(chosen.problem), icon=":material/info:")
+        roots = ", ".join(plain(root) for root in allowed_roots())
         st.caption(f"Folders open to this page: {roots}" if roots else "No folder is open to this page yet.")
         return
     read_images(chosen)
@@ -76,7 +77,7 @@ def show_chosen(chosen: sidebar.Selection) -> None:
 def get(card: ModelCard) -> None:
     """Download on request, never by itself, with its size said before."""
     if card.download_bytes is None:
-        st.info(card.description, icon=":material/info:")
+        st.info(plain(card.description), icon=":material/info:")
         return
     key = f"download {card.name}"
     if st.button(f"Download {format_bytes(card.download_bytes)}", icon=":material/download:", type="primary"):
@@ -101,16 +102,15 @@ def read_images(chosen: sidebar.Selection) -> None:
         return
     report = tasks.finished(job, ImagesReport)
     labels = "with labels" if report.labelled else "without labels: agreement is measured"
-    st.write(
-        f"{describe_images(chosen.data, report.evaluated)}, {labels}; {report.calibrated:,} for calibration."
-    )
+    images = plain(describe_images(chosen.data, report.evaluated))
+    st.markdown(f"{images}, {labels}; {report.calibrated:,} for calibration.")
     for note in report.notes:
-        st.caption(f":material/info: {note}")
+        st.caption(f":material/info: {plain(note)}")
     if report.mapping.mapped:
         with st.expander(f"{len(report.mapping.mapped)} classes mapped, {len(report.mapping.unmapped)} not"):
             st.dataframe(pd.DataFrame(report.mapping.mapped), hide_index=True)
             if report.mapping.unmapped:
-                st.write("Not mapped: " + ", ".join(report.mapping.unmapped))
+                st.markdown("Not mapped: " + ", ".join(map(plain, report.mapping.unmapped)))
 
 
 def score_baseline(chosen: sidebar.Selection) -> None:

@@ -15,6 +15,7 @@ from optimizer.resources import asset
 from optimizer.theme import ENGINE_LABELS
 from optimizer.work import Catalogue
 from pages.address import in_address
+from pages.markup import plain
 from pages.tasks import FIRST_MODEL, finished, pool
 
 ENGINE_WORDS = {
@@ -80,14 +81,15 @@ def sidebar() -> None:
             **in_address("model"),
             help="Bundled models need no download. Models and data shows accuracy and size of them all.",
         )
-        st.caption(describe_card(cards[name]))
+        st.caption(plain(describe_card(cards[name])))
         data = _choose_images(cards[name])
         engine = _choose_engine(catalogue())
         settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
-            f"Measured on {environment().cpu}, {environment().cores} cores. Nothing leaves this machine.",
-            help=describe(environment()),
+            f"Measured on {plain(environment().cpu)}, {environment().cores} cores. "
+            "Nothing leaves this machine.",
+            help=plain(describe(environment())),
         )
     st.session_state["selection"] = Selection(
         cards[name], data, engine, settings, _problem(cards[name], data)
@@ -133,10 +135,10 @@ def _choose_engine(found: Catalogue) -> str:
     )
     st.caption(ENGINE_WORDS[engine])
     if engine == "sparse" and found.fallback:
-        st.caption(f"No sparse kernels here, so torch's CSR takes their place: {found.fallback}")
+        st.caption(f"No sparse kernels here, so torch's CSR takes their place: {plain(found.fallback)}")
     for name, problem in found.engines.items():
         if problem:
-            st.caption(f"Not here: {ENGINE_LABELS[name]}, since {problem}.")
+            st.caption(f"Not here: {ENGINE_LABELS[name]}, since {plain(problem)}.")
     return engine
 
 
@@ -212,10 +214,10 @@ def _choose_images(card: ModelCard) -> DataSpec:
 
 def _problem(card: ModelCard, data: DataSpec) -> str:
     if not card.ready:
-        return f"{card.name} is not on this machine yet: get it under *Models and data*."
+        return f"{card.name} is not on this machine yet: get it under Models and data."
     if data.path is None and not card.bundled_images:
         return (
-            f"{card.name} needs images of yours: start the dashboard with `--images FOLDER`, and choose one "
+            f"{card.name} needs images of yours: start the dashboard with --images FOLDER, and choose one "
             "with one subfolder a class in the sidebar."
         )
     return ""

@@ -14,6 +14,7 @@ from optimizer.records import Request
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.work import TARGET
+from pages.markup import plain
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
@@ -29,7 +30,7 @@ def errors_in_words() -> Iterator[None]:
     try:
         yield
     except ParetoscopeError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(plain(error), icon=":material/error:")
 
 
 @st.cache_resource
@@ -63,7 +64,7 @@ def has_failed(key: str) -> bool:
     job = pool().get(key)
     if job is None or job.state != "failed":
         return False
-    st.error(job.error, icon=":material/error:")
+    st.error(plain(job.error), icon=":material/error:")
     if st.button("Try again", icon=":material/refresh:"):
         pool().forget(key)
         st.rerun()  # without the error
@@ -110,9 +111,9 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
 def show_job(job: Job) -> None:
     """One line: what a job is doing, with its share done where it can tell."""
     if job.state == "failed":
-        st.error(job.error, icon=":material/error:")
+        st.error(plain(job.error), icon=":material/error:")
     elif job.progress is not None:
-        st.progress(job.progress, job.message)
+        st.progress(job.progress, plain(job.message))
     elif not job.over:
-        words = job.message if job.state == "running" and job.message else "waiting for its turn"
+        words = plain(job.message) if job.state == "running" and job.message else "waiting for its turn"
         st.caption(f":material/hourglass_top: {words}…")

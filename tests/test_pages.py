@@ -1,6 +1,7 @@
 """The pages without a browser: each runs from the entry, asks for real work, and shows it."""
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -78,8 +79,10 @@ def shown(page: AppTest) -> dict[str, str]:
 
 
 def words(page: AppTest) -> str:
+    """What the page says, as it is read: without the backslashes that keep it from being Markdown."""
     kinds = (page.error, page.warning, page.info, page.caption, page.markdown, page.header, page.subheader)
-    return "\n".join(element.value for kind in kinds for element in kind)
+    said = "\n".join(element.value for kind in kinds for element in kind)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", said)
 
 
 def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:

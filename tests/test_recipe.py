@@ -1,7 +1,9 @@
 import contextlib
+import cProfile
 import dataclasses
 import doctest
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,8 @@ from optimizer.recipe import (
     ALLOCATIONS,
     EFFORTS,
     GRANULARITIES,
+    MAX_JSON_BYTES,
+    MAX_OVERRIDES,
     PATTERNS,
     PRUNING,
     RANGES,
@@ -183,11 +187,13 @@ def test_an_override_is_what_its_layer_has_to_itself() -> None:
         QuantizeSpec(average_bits=4),
         (Override("a", sparsity=0.1), Override("b", weight_bits=8, rounding="compensated")),
     )
-    assert made.prune_for("a") == PruneSpec(sparsity=0.1, allocation="uniform")
-    assert made.quantize_for("a") == made.quantize
-    assert made.prune_for("b") == made.prune_for("c") == made.prune
-    assert made.quantize_for("b") == QuantizeSpec("compensated", weight_bits=8)
-    with pytest.raises(InputError, match="layer a is overridden twice"):
+    own = PruneSpec(sparsity=0.1, allocation="uniform")
+    assert made.prune_for("abc") == {"a": own, "b": made.prune, "c": made.prune}
+    assert made.quantize_for("ab") == {
+        "a": made.quantize,
+        "b": QuantizeSpec("compensated", weight_bits=8),
+    }
+    with pytest.raises(InputError, match="layer a is overridden 2 times"):
         Recipe(layers=(Override("a"), Override("a", sparsity=0.1)))
     with pytest.raises(InputError, match="sparsity 1.5 is out of range"):
         Override("a", sparsity=1.5)
@@ -333,6 +339,118 @@ def test_rounded_activations_alone_are_no_identity() -> None:
 )
 def test_recipes_in_words(made: Recipe, words: str) -> None:
     assert made.describe() == words
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"weight_bits": 0},
+        {"pruning": ""},
+        {"rounding": ""},
+        {"sparsity": float("nan")},
+    ],
+)
+def test_an_override_of_nothing_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(InputError):
+        Recipe.from_dict({"layers": [{"layer": "a", **given}]})
+
+
+def test_a_pattern_goes_with_no_other_sparsity_not_even_0() -> None:
+    with pytest.raises(InputError, match="sparsity 0 does not go with pattern 2:4, which removes 50 %"):
+        PruneSpec(sparsity=0.0, pattern="2:4")
+
+
+def with_overrides(number: int) -> dict[str, object]:
+    return {"layers": [{"layer": f"blocks.{n}.weight", "sparsity": n / (n + 1)} for n in range(number)]}
+
+
+def test_overrides_are_bounded() -> None:
+    assert len(Recipe.from_dict(with_overrides(MAX_OVERRIDES)).layers) == MAX_OVERRIDES
+    with pytest.raises(InputError, match="1,001 layer overrides are too many: give at most 1,000"):
+        Recipe.from_dict(with_overrides(MAX_OVERRIDES + 1))
+    with pytest.raises(InputError, match="too long: give at most 262,144"):
+        Recipe.from_json(" " * (MAX_JSON_BYTES + 1))
+    assert len(json.dumps(with_overrides(MAX_OVERRIDES))) < MAX_JSON_BYTES
+
+
+class Counted(str):
+    """A layer's name that counts how often it is compared."""
+
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return str.__eq__(self, other)
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many Python functions are called by ``work``."""
+    profile = cProfile.Profile()
+    profile.runcall(work)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda made: Recipe(made.prune, made.quantize, made.layers),
+        lambda made: made.canonical(),
+        lambda made: made.prune_for(override.layer for override in made.layers),
+        lambda made: Recipe.from_json(json.dumps(dataclasses.asdict(made))),
+    ],
+    ids=["checked", "canonical", "looked up", "read"],
+)
+def test_many_overrides_cost_in_proportion(work: Callable[[Recipe], object]) -> None:
+    costs = {}
+    for number in (250, 1_000):
+        layers = [Override(Counted(f"layer {n}"), sparsity=n / (n + 1)) for n in range(number)]
+        made = Recipe(PruneSpec(sparsity=0.5), layers=tuple(layers))
+        Counted.compared = 0
+        called = calls(lambda: work(made))  # noqa: B023
+        costs[number] = called + Counted.compared
+    assert costs[1_000] < 5 * costs[250]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NUMBERS = st.sampled_from([-1, 0, 0.0, 1, 2, 7, 8, 16, 32, 0.5, 0.999, 1e308, 10**400, "8", True, None])
+
+
+def _fields(kind: type, **own: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
+    names = [field.name for field in dataclasses.fields(kind)]
+    known = st.sampled_from([*PRUNING, *ALLOCATIONS, *PATTERNS, *EFFORTS, *ROUNDING, *GRANULARITIES, *RANGES])
+    value = NUMBERS | known | JSON
+    return st.fixed_dictionaries({}, optional={name: own.get(name, value) for name in names})
+
+
+LINKED = _fields(
+    Recipe,
+    prune=_fields(PruneSpec) | JSON,
+    quantize=_fields(QuantizeSpec) | JSON,
+    layers=st.lists(_fields(Override) | JSON, max_size=4) | JSON,
+)
+
+
+@given(LINKED | JSON)
+def test_whatever_a_link_holds_is_a_recipe_or_refused_in_words(data: object) -> None:
+    text = json.dumps(data)
+    try:
+        made = Recipe.from_json(text)
+    except InputError:
+        return
+    assert made.canonical().canonical() == made.canonical()
+    assert Recipe.from_json(made.to_json()) == made
+    assert made.describe()
+
+
+@given(st.text(max_size=80) | st.binary(max_size=80))
+def test_any_text_is_a_recipe_or_refused_in_words(text: str | bytes) -> None:
+    with contextlib.suppress(InputError):
+        Recipe.from_json(text)
 
 
 def test_recipes_are_frozen() -> None:

@@ -117,12 +117,17 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextlib.contextmanager
 def serve(home: Path, images: Path) -> Iterator[Dashboard]:
     """``paretoscope dashboard`` on a free port, until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = home.parent / "dashboard.log"
     command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless"]
     with log.open("w") as output:
@@ -135,14 +140,15 @@ def serve(home: Path, images: Path) -> Iterator[Dashboard]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        _await_health(server, url, log)
+        await_health(server, url, log)
         yield Dashboard(url, home, images)
     finally:
         server.terminate()
         server.wait(30)
 
 
-def _await_health(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def await_health(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until a Streamlit server answers; fail with its log when it ends or doesn't."""
     end = time.monotonic() + PATIENCE_MS / 1000
     while time.monotonic() < end and server.poll() is None:
         with (
