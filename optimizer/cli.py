@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks.
 """
 
 import argparse
+import ipaddress
 import json
 import os
 import signal
@@ -270,6 +271,9 @@ def _dashboard(options: argparse.Namespace) -> None:
     command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]
     command += [f"--server.headless={str(options.headless).lower()}"]
+    command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]
+    if not is_loopback(options.host):
+        print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
     # Whoever ends this process (a service manager, kill) ends the server with it.
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
@@ -280,6 +284,36 @@ def _dashboard(options: argparse.Namespace) -> None:
         server.wait()
     if server.returncode:
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+OPEN_TO_OTHERS = (
+    "this address can be reached from other machines. Whoever reaches it can start work on this one, read "
+    "the image folders that you open, download model weights, and see and drop what was measured; there is "
+    "no sign-in. Put a proxy with sign-in in front, or leave out --host. Names under which the page is "
+    "opened are given with --allow-host"
+)
+"""What is said when the dashboard listens beyond this machine."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach an address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def allowed_hosts(host: str, named: Sequence[str]) -> list[str]:
+    """The names under which the page may be opened: this machine's own, and those that the operator gives.
+
+    A page of another name that leads to this machine (DNS rebinding) is refused its connection.
+    """
+    names = ["localhost", "127.0.0.1", "::1", host, *named]
+    if not is_loopback(host):
+        import psutil
+
+        own = [address.address for every in psutil.net_if_addrs().values() for address in every]
+        names += [socket.gethostname(), socket.getfqdn(), *(one.partition("%")[0] for one in own)]
+    return list(dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::")))
 
 
 def _stored_or_measured(request: Request, store: Store) -> Result:
@@ -427,6 +461,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="FOLDER",
         help="open this folder to the page (repeat)",
+    )
+    dashboard.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which the page may be opened, beside this machine's own (repeat)",
     )
     dashboard.add_argument("--headless", action="store_true", help="do not open a browser")
     return parser
