@@ -7,8 +7,11 @@ from optimizer.errors import WorkError
 from optimizer.records import Accuracy
 
 
-def accuracy_of(logits: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None) -> Accuracy:
-    """Logits ``[N, K]`` of a variant and of its baseline; labels ``[N]``, or None without labels.
+def accuracy_of(
+    logits: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str = ""
+) -> Accuracy:
+    """Logits ``[N, K]`` of a variant and of its baseline; labels ``[N]``, or None without labels;
+    ``images`` is the fingerprint of which they are.
 
     Without labels "correct" means "predicts what the uncompressed model predicts". ``sqnr_db`` is the
     logits' signal-to-quantization-noise ratio in dB (None when nothing moved), ``kl`` the mean
@@ -33,4 +36,5 @@ def accuracy_of(logits: np.ndarray, baseline: np.ndarray, labels: np.ndarray | N
         agreement=int(agrees.sum()),
         sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
         kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
+        images=images,
     )

@@ -49,11 +49,11 @@ class Scored:
 
     @property
     def accuracy(self) -> Accuracy:
-        return accuracy_of(self.logits, self.baseline.logits, self._labels)
+        return accuracy_of(self.logits, self.baseline.logits, self._labels, self.setting.files)
 
     @property
     def baseline_accuracy(self) -> Accuracy:
-        return accuracy_of(self.baseline.logits, self.baseline.logits, self._labels)
+        return accuracy_of(self.baseline.logits, self.baseline.logits, self._labels, self.setting.files)
 
     @property
     def _labels(self) -> np.ndarray | None:

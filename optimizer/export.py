@@ -45,13 +45,15 @@ Charts = Mapping[str, Lines]
 
 @dataclass(frozen=True)
 class Exporter:
-    """One kind of file. With ``needs_chrome``, :func:`chrome` says whether it can be written."""
+    """One kind of file. With ``needs_chrome``, :func:`chrome` says whether it can be written; with
+    ``compares``, ``write`` takes a second argument: a result that all the others are compared with."""
 
     label: str
     extension: str
     mime: str
-    write: Callable[[Sequence[Result]], bytes]
+    write: Callable[..., bytes]
     needs_chrome: bool = False
+    compares: bool = False
 
 
 def file_name(title: str, extension: str) -> str:
@@ -75,9 +77,9 @@ def charts_of(results: Sequence[Result]) -> dict[str, Lines]:
 # Tables
 
 
-def write_csv(results: Sequence[Result]) -> bytes:
+def write_csv(results: Sequence[Result], against: Result | None = None) -> bytes:
     """The frame, numbers at full precision; text that a spreadsheet would run as a formula is quoted."""
-    rows = frame(results)
+    rows = frame(results, against=against)
     for column in rows.columns:
         if not (pd.api.types.is_numeric_dtype(rows[column]) or pd.api.types.is_bool_dtype(rows[column])):
             rows[column] = rows[column].map(_inert)
@@ -89,21 +91,21 @@ def _inert(cell: object) -> object:
     return f"'{cell}" if formula else cell
 
 
-def write_json(results: Sequence[Result]) -> bytes:
+def write_json(results: Sequence[Result], against: Result | None = None) -> bytes:
     """The frame as ``{"version", "columns", "rows"}``: label and unit of metric columns, missing is null."""
     columns = {
         measured.column: {"label": measured.label, "unit": measured.unit} for measured in METRICS.values()
     }
-    rows = frame(results).to_dict("records")
+    rows = frame(results, against=against).to_dict("records")
     return msgspec.json.encode({"version": TABLE_VERSION, "columns": columns, "rows": rows})
 
 
 _LATEX = {"×": r"$\times$", "·": r"$\cdot$", "≤": r"$\leq$", "−": "$-$", "–": "--", "µ": r"$\mu$", "|": "$|$"}
 
 
-def write_latex(results: Sequence[Result]) -> bytes:
+def write_latex(results: Sequence[Result], against: Result | None = None) -> bytes:
     """The table that people read, as a LaTeX tabular; it needs the package booktabs."""
-    text = table(results).to_latex(index=False, escape=True)
+    text = table(results, against).to_latex(index=False, escape=True)
     for character, command in _LATEX.items():
         text = text.replace(character, command)
     return f"% \\usepackage{{booktabs}}\n{text}".encode()
@@ -256,7 +258,8 @@ HOW_TO_READ = Section(
         "a short measurement.",
         "Sizes: the file as it would be served, the same file through zstd, and packed: counted at k bits a "
         "surviving weight, in a coding that no file here is written in.",
-        "The frontier joins the configurations that no other one beats in both figures.",
+        "The frontier joins the configurations that no other one of the same model and engine beats in both "
+        "figures; noisy times are left out. Tied ones are beaten, but by nothing measurably better.",
     ),
 )
 
@@ -455,9 +458,9 @@ drawForScreen();
 
 
 EXPORTERS: dict[str, Exporter] = {
-    "csv": Exporter("Table as CSV", "csv", "text/csv", write_csv),
-    "json": Exporter("Table as JSON", "json", "application/json", write_json),
-    "latex": Exporter("Table as LaTeX", "tex", "application/x-tex", write_latex),
+    "csv": Exporter("Table as CSV", "csv", "text/csv", write_csv, compares=True),
+    "json": Exporter("Table as JSON", "json", "application/json", write_json, compares=True),
+    "latex": Exporter("Table as LaTeX", "tex", "application/x-tex", write_latex, compares=True),
     "html": Exporter("Charts and table as one HTML file", "html", "text/html", write_html),
     "png": Exporter("Charts as PNG", "png", "image/png", write_png, needs_chrome=True),
     "svg": Exporter("Charts as SVG", "svg", "image/svg+xml", write_svg, needs_chrome=True),

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 
+from optimizer.comparison import Comparison, compare, measurably_better
 from optimizer.environment import threads_available
 from optimizer.frontier import pareto_mask
-from optimizer.metrics import METRICS, SERVED, metric
+from optimizer.metrics import METRICS, MISSING, RELATIVE, SERVED, TIMES, format_ratio, metric
 from optimizer.outcomes import share_interval
 from optimizer.records import Result, Settings, Size
 from optimizer.summary import Summary, summarise
@@ -38,43 +40,89 @@ def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
 # One row a result
 
 
-def frame(results: Iterable[Result], frontier: Sequence[str] = FRONTIER) -> pd.DataFrame:
+def frame(
+    results: Iterable[Result], frontier: Sequence[str] = FRONTIER, against: Result | None = None
+) -> pd.DataFrame:
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
     ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
-    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name
-    (:func:`frontier_mask`). Raises InputError for an unknown one.
+    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name and
+    ``frontier_tied`` those that nothing beats measurably (:func:`frontier_of`). With ``against``, the columns
+    of :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
     """
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in (
-        "sparsity",
-        "threshold",
-        "p_value",
-        *_FIGURES,
-    ):  # a column of which all is missing has no type
+    for column in ("sparsity", "threshold", "p_value", *_FIGURES):  # of all missing: a column without a type
         table[column] = pd.to_numeric(table[column])
-    table["frontier"] = frontier_mask(summaries, frontier)
+    found = frontier_of(summaries, frontier)
+    table["frontier"], table["frontier_tied"] = found.optimal, found.tied
+    if against:
+        reference = summarise(against)
+        compared = [_against(compare(summary, reference), reference) for summary in summaries]
+        table = table.join(pd.DataFrame(compared, columns=list(AGAINST), index=table.index))
     return table
 
 
-def frontier_mask(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
-    """Boolean ``[N]``: no comparable summary is at least as good in all of ``metrics`` and better in one.
+AGAINST = (
+    "against", "against_lost_points", "against_lost_points_low", "against_lost_points_high",
+    "against_p_value", "against_accuracy_verdict", "against_latency_ratio", "against_latency_ratio_low",
+    "against_latency_ratio_high", "against_latency_verdict", "against_missing",
+)  # fmt: skip
+"""Columns of :func:`frame` that compare with another result: its key, points lost on the same images, and
+the ratio of the two latency ratios, which come from independent runs."""
 
-    Comparable are the same images, and where a metric depends on them, batch, threads and environment.
+
+def _against(compared: Comparison, reference: Summary) -> tuple[object, ...]:
+    drop, ratio = compared.drop, compared.ratio
+    lost = (drop.points, drop.low, drop.high, drop.p, str(drop.verdict)) if drop else (math.nan,) * 4 + ("",)
+    times = (math.nan if end is None else end for end in (ratio.value, ratio.low, ratio.high))
+    return (reference.key, *lost, *times, compared.time_verdict, "; ".join(compared.missing))
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Which of N results are Pareto-optimal, boolean ``[N]`` each.
+
+    ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
+    trusted: they neither beat nor join.
     """
-    depends = any(name in SERVED for name in metrics)
+
+    optimal: np.ndarray
+    tied: np.ndarray
+    noisy: np.ndarray
+
+
+def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
+    """On the frontier no comparable result is at least as good in all of ``metrics`` and better in one.
+
+    Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
+    where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
+    """
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
+    served, relative = ({*metrics} & {*names} for names in (SERVED, RELATIVE))
+    timed = bool({*metrics} & {*TIMES})
+    noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
     groups: dict[object, list[int]] = {}
-    for index, summary in enumerate(summaries):
-        served = (summary.batch, summary.threads, summary.environment_key) if depends else ()
-        groups.setdefault((summary.request.data, served), []).append(index)
-    mask = np.zeros(len(summaries), bool)
+    for index in np.flatnonzero(~noisy):
+        summary = summaries[index]
+        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
+        baseline = (summary.request.model, summary.request.engine) if relative else ()
+        groups.setdefault((summary.request.data, machine, baseline), []).append(int(index))
+    optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     for members in groups.values():
-        mask[members] = pareto_mask(losses[members])
-    return mask
+        optimal[members] = pareto_mask(losses[members])
+        best = [index for index in members if optimal[index]]
+        for index in members:
+            if not optimal[index] and not np.isnan(losses[index]).any():
+                beaten = [one for one in best if (losses[one] <= losses[index]).all()]
+                tied[index] = not any(
+                    measurably_better(summaries[one], summaries[index], name)
+                    for one in beaten
+                    for name in metrics
+                )
+    return Frontier(optimal, tied, noisy)
 
 
 def _values(summaries: Sequence[Summary], name: str) -> list[float]:
@@ -171,11 +219,16 @@ TABLE = {
 """Columns of :func:`table` that are metrics."""
 
 
-def table(results: Iterable[Result]) -> pd.DataFrame:
-    """The table that people read: one row a result, every figure written with its unit and interval."""
+def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFrame:
+    """The table that people read: one row a result, every figure written with its unit and interval.
+
+    With ``against``, the columns of :data:`COMPARED` compare each with that result.
+    """
     rows = []
     summaries = [summarise(result) for result in results]
-    for summary, optimal in zip(summaries, frontier_mask(summaries), strict=True):
+    reference = summarise(against) if against else None
+    found = frontier_of(summaries)
+    for summary, optimal, tied in zip(summaries, found.optimal, found.tied, strict=True):
         rows.append(
             {
                 "model": summary.request.model,
@@ -184,13 +237,39 @@ def table(results: Iterable[Result]) -> pd.DataFrame:
                 "batch": summary.batch,
                 "recipe": summary.description,
                 **{label: summary.text(name) for label, name in TABLE.items()},
-                "verdict": summary.latency.verdict,
+                "verdict": str(summary.latency.verdict),
                 "badges": ", ".join(badge.name for badge in summary.badges),
-                "frontier": "yes" if optimal else "",
+                "frontier": "yes" if optimal else "tied" if tied else "",
+                **(_compared(summary, reference) if reference else {}),
             }
         )
     served = ["model", "engine", "threads", "batch"]
-    return pd.DataFrame(rows, columns=[*served, "recipe", *TABLE, "verdict", "badges", "frontier"])
+    compared = COMPARED if reference else ()
+    return pd.DataFrame(rows, columns=[*served, "recipe", *TABLE, "verdict", "badges", "frontier", *compared])
+
+
+COMPARED = ("lost against reference", "accuracy differs", "time over reference", "time differs")
+"""Columns of :func:`table` that compare with another result."""
+
+
+def _compared(summary: Summary, reference: Summary) -> dict[str, str]:
+    if summary is reference:
+        return dict.fromkeys(COMPARED, "the reference")
+    compared = compare(summary, reference)
+    drop, ratio = compared.drop, compared.ratio
+    lost = metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING
+    return dict(
+        zip(
+            COMPARED,
+            (
+                lost,
+                str(drop.verdict) if drop else compared.missing[0],
+                format_ratio(ratio.value, ratio.low, ratio.high),
+                compared.time_verdict or compared.missing[-1],
+            ),
+            strict=True,
+        )
+    )
 
 
 # One JSON object a result

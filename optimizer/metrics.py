@@ -257,6 +257,9 @@ METRICS: dict[str, Metric] = {
 TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
 """Metrics that a noisy or another machine spoils."""
 
+RELATIVE = ("drop", "latency_ratio", "agreement", "sqnr", "kl")
+"""Metrics against the uncompressed model on the same engine: another model's or engine's can't be ranked."""
+
 SERVED = (*TIMES, "memory", "cold_start")
 """Metrics that depend on machine, threads and batch."""
 

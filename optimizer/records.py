@@ -148,6 +148,7 @@ class Accuracy:
 
     ``reference`` says what "correct" is against: ``labels``, or ``baseline`` (the uncompressed model's own
     prediction) where the images have none. ``agreement`` counts images whose prediction is the baseline's.
+    ``images`` is equal for the same images in the same order; empty where it was not recorded yet.
     """
 
     correct: bytes
@@ -156,6 +157,7 @@ class Accuracy:
     agreement: int
     sqnr_db: float | None
     kl: float
+    images: str = ""
 
     @classmethod
     def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":

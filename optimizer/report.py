@@ -6,7 +6,7 @@ import pandas as pd
 
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
-from optimizer.frame import frontier_mask
+from optimizer.frame import frontier_of
 from optimizer.headline import may_be
 from optimizer.metrics import count, format_bytes, format_ns, format_p, format_ratio, metric
 from optimizer.outcomes import Verdict, images_needed
@@ -147,7 +147,7 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     told = list(summaries)
     words = []
     if len(told) > MOST_SENTENCES:
-        told = [summary for summary, on in zip(told, frontier_mask(told), strict=True) if on]
+        told = [summary for summary, on in zip(told, frontier_of(told).optimal, strict=True) if on]
         words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
     items = [_capital(_with_sentences(summary)) for summary in told]
     return Section("Each configuration", words, items) if items else None

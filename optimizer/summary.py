@@ -53,7 +53,8 @@ class Summary:
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
-    recipe that was really timed when another one with the same instructions was. ``skipping`` of ``layers``
+    recipe that was really timed when another one with the same instructions was. ``outcomes`` are bits,
+    packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers``
     ran on kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
     reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
@@ -67,6 +68,9 @@ class Summary:
     baseline_correct: int
     total: int
     reference: str
+    image_files: str
+    outcomes: bytes
+    baseline_outcomes: bytes
     drop: PairedDrop
     latency: LatencySummary
     size: Size
@@ -159,6 +163,9 @@ def _derive(result: Result) -> Summary:
         baseline_correct=_correct(reference),
         total=accuracy.total,
         reference=accuracy.reference,
+        image_files=accuracy.images,
+        outcomes=accuracy.correct,
+        baseline_outcomes=reference.correct,
         drop=drop,
         latency=latency,
         size=size,

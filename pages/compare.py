@@ -23,8 +23,8 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
-    "model", "engine", "threads", "batch", "recipe", "accuracy", "accuracy lost", "file", "ratio", "verdict",
-    "badges", "latency", "compressed", "packed", "frontier",
+    "model", "engine", "threads", "batch", "recipe", "accuracy", "accuracy lost", *frame.COMPARED, "file",
+    "ratio", "verdict", "badges", "latency", "compressed", "packed", "frontier",
 )  # fmt: skip
 VIEWS: dict[Literal["rounds", "distribution"], str] = {
     "rounds": "round by round",
@@ -38,6 +38,11 @@ HOW_TO_READ = {
     "its whole height is faster; where they cross or touch, nothing can be told; a tail to the right was the "
     "machine.",
 }
+UNCOMPRESSED = "uncompressed"
+AGAINST = (
+    "Accuracy is compared on the same images, one by one. Times are of independent runs: each was timed "
+    "against the uncompressed model, and the interval of the ratio holds the scatter of both."
+)
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
 
 
@@ -69,12 +74,16 @@ def main() -> None:
     if not chosen:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
-    table = frame.table(chosen)
+    reference = reference_of(chosen)
+    table = frame.table(chosen, reference)
     table["recipe"] = charts.brief([*table["recipe"]])  # the whole names stand above
     alike = [name for name in COLUMNS[: COLUMNS.index("recipe")] if table[name].nunique() == 1]
-    st.dataframe(table, column_order=[name for name in COLUMNS if name not in alike], hide_index=True)
+    shown = [name for name in COLUMNS if name in table and name not in alike]
+    st.dataframe(table, column_order=shown, hide_index=True)
+    if reference:
+        st.caption(AGAINST)
     with st.container(horizontal=True):
-        drawing.export_menu(chosen, "comparison")
+        drawing.export_menu(chosen, "comparison", against=reference)
         st.download_button(
             "Report",
             lambda: report(chosen).encode(),
@@ -92,9 +101,28 @@ def main() -> None:
         format_func=lambda name: METRICS[name].label,
         **address.in_address("metric"),
     )
-    info = charts.compare_info(chosen, metric)
+    info = charts.compare_info(chosen, metric, reference)
     drawing.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
     raw_times(chosen)
+
+
+def reference_of(chosen: Sequence[Result]) -> Result | None:
+    """The one that all are compared with; None is each one's own uncompressed model."""
+    by_key = {result.key: result for result in chosen}
+    names = labels(chosen)
+    short = dict(zip(names, charts.brief([*names.values()]), strict=True))
+    asked = st.session_state.get("against", st.query_params.get("against"))
+    st.session_state["against"] = asked if asked in by_key else UNCOMPRESSED
+    key = st.selectbox(
+        "Compare against",
+        [UNCOMPRESSED, *by_key],
+        format_func=lambda key: short.get(key, "the uncompressed model"),
+        key="against",
+        width=560,
+        help="Against one of these, accuracy is paired image by image and time is the ratio of both ratios.",
+    )
+    st.query_params["against"] = key
+    return by_key.get(key)
 
 
 def raw_times(chosen: Sequence[Result]) -> None:

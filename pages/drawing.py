@@ -1,6 +1,7 @@
 """How pages show results: figures, badges, charts, and what to take away. (Not a page.)"""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import streamlit as st
@@ -98,8 +99,13 @@ def badges(summary: Summary) -> None:
             st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=words)
 
 
-def export_menu(results: Sequence[Result], name: str, request: Request | None = None) -> None:
-    """What to take away: charts, table, the format of the charts' camera button, and a request's model."""
+def export_menu(
+    results: Sequence[Result], name: str, request: Request | None = None, against: Result | None = None
+) -> None:
+    """What to take away: charts, table, the format of the charts' camera button, and a request's model.
+
+    Tables compare every result with ``against``, where there is one.
+    """
     with st.popover("Export", icon=":material/download:", disabled=not results):
         if request:
             st.caption(f"The model: {plain(request.recipe.describe())}")
@@ -127,7 +133,7 @@ def export_menu(results: Sequence[Result], name: str, request: Request | None = 
             reason = chrome().problem if exporter.needs_chrome else ""
             st.download_button(
                 exporter.label,
-                data=_writer(exporter.write, results),
+                data=partial(exporter.write, results, *([against] if against and exporter.compares else [])),
                 file_name=file_name(name, exporter.extension),
                 mime=exporter.mime,
                 key=f"export {kind}",
@@ -156,7 +162,3 @@ def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
         return finished(job, bytes)
 
     return written
-
-
-def _writer(write: Callable[[Sequence[Result]], bytes], results: Sequence[Result]) -> Callable[[], bytes]:
-    return lambda: write(results)

@@ -49,3 +49,14 @@ def test_compare_names_threads_and_batch_where_they_differ() -> None:
 def test_compare_names_models_where_they_differ() -> None:
     info = compare_info([make_result(), make_result(model="fashion-vit")])
     assert [label.split(" ")[0] for label in info.y.categories] == ["fashion-resnet", "fashion-vit"]
+
+
+def test_what_is_relative_is_drawn_against_the_reference_that_is_chosen() -> None:
+    chosen = [SWEEP[0], SWEEP[8], make_result(path="/other")]
+    info = compare_info(chosen, "drop", SWEEP[8])
+    assert info.title.startswith("Accuracy lost against ")
+    points = {point.key: point for line in info.series for point in line.points}
+    assert set(points) == {SWEEP[0].key, SWEEP[8].key}
+    assert (points[SWEEP[8].key].x, points[SWEEP[0].key].x) == (0, -summarise(SWEEP[8]).drop.points)
+    assert "1 can't be compared" in info.note
+    assert compare_info(chosen, "file_size", SWEEP[8]) == compare_info(chosen, "file_size")

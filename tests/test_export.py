@@ -265,3 +265,14 @@ def test_missing_stays_missing() -> None:
     rows = pd.read_csv(io.BytesIO(EXPORTERS["csv"].write([make_result(quick=True, rounds=40)])))
     assert math.isnan(rows["memory_bytes"][0])
     assert math.isnan(rows["latency_p95_ns"][0])
+
+
+def test_tables_compare_with_a_chosen_result() -> None:
+    for name, words in (
+        ("csv", b"against_lost_points"),
+        ("json", b"against_lost_points"),
+        ("latex", b"differs"),
+    ):
+        assert EXPORTERS[name].compares
+        assert words in EXPORTERS[name].write(SWEEP[:3], SWEEP[1])
+        assert words not in EXPORTERS[name].write(SWEEP[:3])

@@ -4,22 +4,24 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
-from factories import make_result, make_sweep, recipe, remade
+from factories import make_latency, make_result, make_sweep, recipe, remade
 
 from optimizer.environment import threads_available
 from optimizer.errors import InputError
-from optimizer.frame import COLUMNS, JSON_VERSION, as_json, frame, table, timed_alike
+from optimizer.frame import AGAINST, COLUMNS, JSON_VERSION, as_json, frame, frontier_of, table, timed_alike
 from optimizer.metrics import METRICS
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Accuracy, ColdStart, Result, Settings, decode, encode
+from optimizer.summary import summarise
 
 
 def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
     results = make_sweep()
     rows = frame(results)
-    assert list(rows.columns) == [*COLUMNS, "frontier"]
+    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied"]
     assert list(rows["key"]) == [result.key for result in results]
     assert rows["accuracy_percent"].dtype == float
     assert pd.api.types.is_integer_dtype(rows["file_bytes"])
@@ -32,7 +34,7 @@ def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
 def test_frame_of_nothing_has_all_columns() -> None:
     rows = frame([])
     assert len(rows) == 0
-    assert list(rows.columns) == [*COLUMNS, "frontier"]
+    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied"]
     assert list(table([]).columns) == list(table(make_sweep()[:1]).columns)
 
 
@@ -91,6 +93,56 @@ def test_threads_matter_to_a_frontier_over_what_depends_on_them() -> None:
         assert list(frame([small, large], (name,))["frontier"]) == [True, False], name
         assert list(frame([small, elsewhere], (name,))["frontier"]) == [True, True], name
     assert list(frame([small, elsewhere], ("packed_size",))["frontier"]) == [True, False]
+
+
+def test_what_is_relative_to_another_baseline_is_not_ranked() -> None:
+    torch, openvino = (
+        make_result(recipe(0.5), engine="torch", ratio=0.3),
+        make_result(recipe(0.5), ratio=0.5),
+    )
+    other = make_result(recipe(0.5), model="fashion-linear", ratio=0.2)
+    assert frame([torch, openvino, other], ("drop", "latency_ratio"))["frontier"].all()
+    assert list(frame([torch, openvino], ("accuracy", "latency"))["frontier"]) == [True, False]
+
+
+def test_a_noisy_time_neither_beats_nor_joins() -> None:
+    clean = make_result(recipe(0.5), ratio=0.5)
+    noisy = remade(clean, latency=make_latency(0.3, noisy=True))
+    assert summarise(noisy).noise
+    timed = frontier_of([summarise(clean), summarise(noisy)], ("drop", "latency_ratio"))
+    assert (list(timed.optimal), list(timed.noisy)) == ([True, False], [False, True])
+    untimed = frontier_of([summarise(clean), summarise(noisy)], ("drop", "packed_size"))
+    assert list(untimed.optimal) == [True, True]
+
+
+def test_what_chance_may_have_beaten_is_tied() -> None:
+    best = make_result(recipe(0.5), ratio=1.0)
+    flipped = best.accuracy.outcomes.copy()
+    flipped[np.flatnonzero(flipped)[:4]] = False
+    level = remade(best, accuracy=Accuracy.of(flipped, reference="labels", agreement=1, sqnr_db=1.0, kl=1.0))
+    flipped = flipped.copy()
+    flipped[np.flatnonzero(flipped)[:40]] = False
+    worse = remade(best, accuracy=Accuracy.of(flipped, reference="labels", agreement=1, sqnr_db=1.0, kl=1.0))
+    rows = frame([best, level, worse], ("drop", "packed_size"))
+    assert list(rows["frontier"]) == [True, False, False]
+    assert list(rows["frontier_tied"]) == [False, True, False]
+    assert list(table([best, level, worse])["frontier"]) == ["yes", "tied", ""]
+
+
+def test_any_result_is_compared_with_any_other() -> None:
+    results = [make_result(recipe(0.9, 3)), make_result(recipe(0.9, 4)), make_result(recipe(0.9), path="/a")]
+    rows = frame(results, against=results[1])
+    assert list(rows.columns)[-len(AGAINST) :] == list(AGAINST)
+    assert set(rows["against"]) == {results[1].key}
+    assert list(rows["against_accuracy_verdict"])[:2] == ["worse", "no measurable difference"]
+    lost = rows["against_lost_points"]
+    assert lost[0] == pytest.approx(rows["drop_points"][0] - rows["drop_points"][1])
+    assert lost[1] == 0
+    assert np.isnan(lost[2])
+    assert "not the same images" in rows["against_missing"][2]
+    written = table(results, results[1])
+    assert list(written["accuracy differs"]) == ["worse", "the reference", "not the same images"]
+    assert list(written["lost against reference"])[1:] == ["the reference", "–"]
 
 
 def test_missing_memory_is_never_on_a_frontier_over_memory() -> None:

@@ -33,6 +33,7 @@ SHOWN = (
     "store",
     *("processes", "worker", "executors"),
     "summary",
+    "comparison",
     "frame",
     "search",
     "headline",

@@ -5,21 +5,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optimizer.charts.axes import padded
-from optimizer.charts.points import bits_role, brief, point_of
+from optimizer.charts.points import bits_role, brief, point_of, without_brackets
+from optimizer.comparison import compare
 from optimizer.marks import Axis, Lines, Series
 from optimizer.metrics import TIMES, metric
 from optimizer.records import Result
-from optimizer.summary import Summary, summarise
+from optimizer.summary import Measure, Summary, summarise
 from optimizer.theme import engine_label
 
 
-def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
+def compare_info(results: Iterable[Result], name: str = "accuracy", against: Result | None = None) -> Lines:
     """One metric of chosen configurations, one row each, with its interval.
 
-    Raises InputError for an unknown metric.
+    With ``against``, what is relative to the uncompressed model (accuracy lost, latency ratio) is relative to
+    that result instead; rows that can't be compared with it stay empty. Raises InputError for an unknown
+    metric.
     """
     summaries = [summarise(result) for result in results]
     measured = metric(name)
+    reference = summarise(against) if against and name in ("drop", "latency_ratio") else None
     names = brief([_label(summary, summaries) for summary in summaries])
     labels = tuple("\n".join(textwrap.wrap(label, 30)) for label in names)
     points = [
@@ -28,9 +32,11 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
             replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
         )
         for row, summary in enumerate(summaries)
-        if (point := point_of(summary, row, summary.measures[name], timed=name in TIMES))
+        if (point := point_of(summary, row, _measure(summary, name, reference), timed=name in TIMES))
     ]
     title = measured.label[0].upper() + measured.label[1:]
+    if reference:
+        title += f" against {without_brackets(reference.description)}"
     x = Axis(measured.label, measured.unit, measured.direction)
     y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
     if not points:
@@ -46,7 +52,20 @@ def compare_info(results: Iterable[Result], name: str = "accuracy") -> Lines:
         if (chosen := tuple(point for bits, point in points if bits == width))
     )
     intervals = any(point.x_low is not None for _, point in points)
-    return Lines(title, x, y, series, note="with 95 % intervals" if intervals else "")
+    notes = ["with 95 % intervals"] * intervals
+    if reference and len(points) < len(summaries):
+        notes.append(f"{len(summaries) - len(points)} can't be compared")
+    return Lines(title, x, y, series, note=" · ".join(notes))
+
+
+def _measure(summary: Summary, name: str, reference: Summary | None) -> Measure:
+    if reference is None:
+        return summary.measures[name]
+    compared = compare(summary, reference)
+    if name == "latency_ratio":
+        return compared.ratio
+    drop = compared.drop
+    return Measure(drop.points, drop.low, drop.high, 0.0) if drop else Measure(None)
 
 
 def _label(summary: Summary, others: Sequence[Summary]) -> str:

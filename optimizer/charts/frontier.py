@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
-from optimizer.frame import frontier_mask
+from optimizer.frame import frontier_of
 from optimizer.marks import Axis, Lines, Point, Series
 from optimizer.metrics import TIMES, metric
 from optimizer.records import Result
@@ -33,7 +33,9 @@ def frontier_info(
     y = Axis(lost.label, lost.unit, lost.direction)
     points: list[Point] = []
     optimal: set[str] = set()
-    for summary, on_frontier in zip(summaries, frontier_mask(summaries, (cost, loss)), strict=True):
+    level: set[str] = set()
+    found = frontier_of(summaries, (cost, loss))
+    for summary, on_frontier, tied in zip(summaries, found.optimal, found.tied, strict=True):
         price = summary.measures[cost]
         point = point_of(
             summary,
@@ -44,6 +46,7 @@ def frontier_info(
         if point:
             points.append(replace(point, x_low=price.low, x_high=price.high))
             optimal |= {summary.key} if on_frontier else set()
+            level |= {summary.key} if tied else set()
     if not points:
         return Lines(title, x, y)
     baseline = baseline_of(summaries, selected, loss)
@@ -53,7 +56,9 @@ def frontier_info(
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
     elsewhere = {summary.key for summary in summaries if cost in TIMES and summary.other_machine}
-    dominated = tuple(point for point in points if point.key not in optimal)
+    even = tuple(point for point in points if point.key in level)
+    noisy = tuple(point for point in points if point.noisy)
+    dominated = tuple(point for point in points if point.key not in optimal | level)
     line = tuple(replace(point, hover="") for point in best if point.key not in elsewhere)
     far = len(points) - len(near) if near else 0
     return Lines(
@@ -62,6 +67,13 @@ def frontier_info(
         replace(y, span=padded(low, high, 0.14)),
         (
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
+            *(
+                Series(
+                    f"{width:g} bits, tied", bits_role(width), chosen, line="none", small=True, legend=False
+                )
+                for width in sorted(set(bits.values()), reverse=True)
+                if (chosen := tuple(point for point in even if bits[point.key] == width))
+            ),
             Series("frontier", "baseline", line, line="steps", markers=False, legend=False),
             *(
                 Series(f"{width:g} bits", bits_role(width), chosen, line="none")
@@ -72,7 +84,9 @@ def frontier_info(
         baseline,
         selected_point(points, selected),
         note=" · ".join(
-            ["faint: beaten"] * bool(dominated)
+            ["faint: beaten"] * (len(dominated) > len(noisy))
+            + ["small: not measurably beaten"] * bool(even)
+            + ["noisy ones left out"] * bool(noisy)
             + [f"{far} {'lies' if far == 1 else 'lie'} above {LARGEST_DROP_POINTS:.0f}"] * bool(far)
         ),
     )
