@@ -14,6 +14,7 @@ from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from optimizer import keys, scaling
+from optimizer.comparison import compare
 from optimizer.coverage import coverage_key
 from optimizer.environment import threads_available
 from optimizer.experiment import measure
@@ -383,6 +384,21 @@ def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
     page.multiselect(key="configurations").set_value([plain]).run()
     assert not page.exception
     assert page.selectbox(key="times").value == plain, "what is pinned no more is shown no more"
+
+
+def test_compare_takes_any_configuration_as_the_reference(app: AppTest) -> None:
+    plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
+    app.query_params |= {"configurations": [plain, half], "against": half}
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert page.selectbox(key="against").value == half
+    drop = compare(summarise(results()[Recipe()]), summarise(results()[HALF.recipe])).drop
+    assert drop is not None
+    assert list(page.dataframe[0].value["accuracy differs"]) == [drop.verdict, "the reference"]
+    assert "independent runs" in words(page)
+    page.multiselect(key="configurations").set_value([plain]).run()
+    assert page.selectbox(key="against").value == page.query_params["against"] == "uncompressed"
+    assert "accuracy differs" not in page.dataframe[0].value
 
 
 def test_a_link_restores_the_raw_times(app: AppTest) -> None:
