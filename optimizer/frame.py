@@ -105,11 +105,12 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     timed = bool({*metrics} & {*TIMES})
     noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
     groups: dict[object, list[int]] = {}
-    for index in np.flatnonzero(~noisy):
-        summary = summaries[index]
+    for index, summary in enumerate(summaries):
+        if noisy[index]:
+            continue
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         baseline = (summary.request.model, summary.request.engine) if relative else ()
-        groups.setdefault((summary.request.data, machine, baseline), []).append(int(index))
+        groups.setdefault((summary.request.data, machine, baseline), []).append(index)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     for members in groups.values():
         optimal[members] = pareto_mask(losses[members])
