@@ -34,7 +34,6 @@ from torch import Tensor, nn
 from optimizer.compress import CompressedModel, compress
 from optimizer.engines import engine_named
 from optimizer.engines.base import Runner
-from optimizer.engines.torch import thread_count
 from optimizer.environment import describe, environment
 from optimizer.errors import InputError
 from optimizer.kernels import Kernels, Step, kernels
@@ -47,6 +46,7 @@ from optimizer.models import load, quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
 from optimizer.subject import turn
+from optimizer.threads import thread_count
 
 Shape = tuple[int, int, int]
 THREADS = 1

@@ -19,7 +19,6 @@ from torch import Tensor
 from optimizer import kernels
 from optimizer.engines import int8
 from optimizer.engines.csr import to_csr
-from optimizer.engines.torch import thread_count
 from optimizer.environment import environment, stolen_share
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.kernels import matrix
@@ -44,6 +43,7 @@ from optimizer.scaling import (
     request_key,
 )
 from optimizer.subject import resolve_threads, subject, turn
+from optimizer.threads import thread_count
 
 WIDEST = 1024
 """Rows and columns of a stack's layer, at most."""

@@ -15,6 +15,7 @@ from optimizer.quantize import QUANTIZERS, bits, equalise
 from optimizer.quantize.grid import Codes
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.study import Study
+from optimizer.threads import pinned_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class CompressedModel:
     weights: dict[str, CompressedWeight]
 
 
+@pinned_threads()
 @torch.no_grad()
 def compress_weights(
     model: nn.Module,

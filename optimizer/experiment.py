@@ -12,9 +12,11 @@ from optimizer.compress import CompressedModel, compress
 from optimizer.data import Datasets
 from optimizer.engines import Runner
 from optimizer.engines.memory import measure_start
+from optimizer.engines.realised import named
 from optimizer.environment import environment
 from optimizer.keys import request_key
 from optimizer.latency import measure_latency
+from optimizer.metrics import count
 from optimizer.models import Report, card, download, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, ColdStart, Execution, Inspection, Latency, Request, Result, digest
@@ -165,9 +167,23 @@ def measure(
         baseline_accuracy=scored.baseline_accuracy,
         latency=latency,
         execution=runner.execution,
-        notes=(*subject(request.model).notes, *notes_on_equalisation(request), *scored.images.notes),
+        notes=(
+            *subject(request.model).notes,
+            *notes_on_equalisation(request),
+            *_notes_on_scoring(runner),
+            *scored.images.notes,
+        ),
         cold_start=cold_start,
     )
+
+
+def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
+    """What is to be said where accuracy is not that of the precisions that are timed."""
+    names = runner.scored_otherwise
+    if not names:
+        return ()
+    layers = count(len(names), "layer")
+    return (f"accuracy: {layers} ran in another precision than when timed ({named(names)})",)
 
 
 def _noisy(latency: Latency) -> bool:

@@ -188,8 +188,9 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
     return Section(
         "How each number was measured",
         (
-            "Accuracy and time come from the same compiled model. Latency is timed in rounds: each runs the "
-            "baseline twice and the configuration once, in a shuffled order.",
+            "Accuracy and time come from the same graph and weights; precision and kernels are those of what "
+            "is timed. Latency is timed in rounds: each runs the baseline twice and the configuration once, "
+            "in a shuffled order.",
         ),
         rows=pd.DataFrame(rows),
     )

@@ -64,11 +64,15 @@ def beside(path: Path) -> Path:
 
 
 def read(path: Path) -> Parts | None:
-    """Tensors, mapped and not copied, and facts; None where there are none, or damaged ones."""
+    """Tensors and facts; None where there are none, or damaged ones.
+
+    Tensors are copied: where in memory one begins decides how sums over it are rounded, and in the file they
+    begin anywhere.
+    """
     try:
         with safe_open(path, "pt") as file:
             words = file.metadata()["facts"]
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             if int(file.metadata()["checksum"]) != _checksum(tensors, words):
                 return None
         facts = json.loads(words)

@@ -26,6 +26,7 @@ from optimizer.recover import Begun, recover
 from optimizer.sensitivity import Trial, divergences, divergences_together
 from optimizer.shelf import Parts, beside, kept, read, write
 from optimizer.study import Study
+from optimizer.threads import pinned_threads
 
 VERSION = 2
 """Raised with every change of what a study holds or how it comes about."""
@@ -88,6 +89,7 @@ def plan_of(
         consumed = {name: found[name] for name in facts["read"]}
         return Plan(with_biases(model), images, order, described, rankings, facts["macs"], consumed)
 
+    @pinned_threads()
     def make_plan(_: Path | None) -> Plan:
         return plan(model, images, order=order, moments=moments, report=report)
 
@@ -106,6 +108,7 @@ def coupled(
     """
     images = images[:IMAGES]
 
+    @pinned_threads()
     def measure(_: Path | None) -> tuple[GroupSensitivity, ...]:
         found = [
             (group, members)
@@ -193,6 +196,7 @@ def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) ->
     return dict(state)
 
 
+@pinned_threads()
 def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     """Read every layer's inputs, then tell what a change in each does to the outputs.
 

@@ -45,7 +45,7 @@ SHOWN = (
 ORDER = (
     *FIGURES,
     *("architectures", "sources", "models", "decoding", "duplicates", "data"),
-    *("layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
+    *("threads", "layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
     *("shelf", "curvature", "recover", "studies"),
     *(
         "kernels",

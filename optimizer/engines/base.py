@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from optimizer.compress import CompressedModel
-from optimizer.records import Execution, KernelTime
+from optimizer.records import Execution, KernelTime, LayerExecution
 
 Array = np.ndarray
 
@@ -68,9 +68,14 @@ class Runner:
     """A compiled model. ``infer`` is one timed call; ``score`` runs many images as fast as it can.
 
     Both take float32 ``[N, C, H, W]`` and return logits ``[N, K]``; ``infer`` takes exactly the batch that
-    the runner was built for. Both run the same network in the same precision. ``session`` is entered around
-    timed calls (thread counts are set and put back there). ``memory_probe`` writes what a fresh process
-    needs to load the model into a folder, and ``loader`` does so there, for :mod:`optimizer.engines.memory`.
+    the runner was built for. Both run the same graph with the same weights. ``score`` may have it compiled
+    for another batch; its kernels never depend on a timing, so that the same recipe gives the same answers.
+    ``session`` is entered around timed calls (thread counts are set and put back there). ``memory_probe``
+    writes what a fresh process needs to load the model into a folder, and ``loader`` does so there, for
+    :mod:`optimizer.engines.memory`.
+
+    ``execution`` is read off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off
+    what ``score`` runs. None: each layer runs in the same precision there, whatever the batch.
 
     ``profile`` times each operation over so many calls, with the engine's own profiler and in a network
     compiled apart, so that the timed one is not slowed; each row has one sample. ``serve`` compiles the
@@ -85,6 +90,14 @@ class Runner:
     session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
     profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
     serve: Callable[[int, int, int], Service] | None = None
+    scored: Callable[[], tuple[LayerExecution, ...]] | None = None
+
+    @property
+    def scored_otherwise(self) -> tuple[str, ...]:
+        """Layers that ``score`` runs in another precision than ``infer``, by name."""
+        timed = {layer.name: layer.precision for layer in self.execution.layers}
+        scored = self.scored() if self.scored else ()
+        return tuple(layer.name for layer in scored if layer.precision != timed.get(layer.name))
 
 
 Build = Callable[[CompressedModel, Tensor, int, int], Runner]

@@ -27,11 +27,12 @@ from optimizer.compress import CompressedModel
 from optimizer.engines import inductor
 from optimizer.engines.base import Array, Build, Engine, Load, Runner, in_batches
 from optimizer.engines.realised import simulated
-from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activation_ranges, thread_count
+from optimizer.engines.torch import DTYPES, FACTORS, RoundActivations, activation_ranges
 from optimizer.errors import WorkError
 from optimizer.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.resources import home, private
+from optimizer.threads import thread_count
 
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
@@ -201,10 +202,9 @@ def _round(last: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Te
     return (*rounded, *inputs[FACTORS:])
 
 
-def _with_grids(module: nn.Module, calibration: Tensor, bits: int, threads: int) -> nn.Module:
+def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
     """``module`` with the grids of its layers' inputs on the calibration images."""
-    with thread_count(threads):
-        ranges = activation_ranges(module, calibration)
+    ranges = activation_ranges(module, calibration)
     order = [layer.module for layer in uses(module)]
     copied = rounding(module, bits)
     for before, layer in zip(order, uses(copied), strict=True):
@@ -220,7 +220,7 @@ def build(
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
     module = compressed.module
     if bits < 32:
-        module = _with_grids(module, calibration, bits, threads)
+        module = _with_grids(module, calibration, bits)
     module = in_precision(module, precision)
     scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
 

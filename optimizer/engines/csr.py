@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from optimizer.compress import CompressedModel
 from optimizer.engines.base import Runner
 from optimizer.engines.torch import build as build_eager
-from optimizer.engines.torch import thread_count
 from optimizer.layers import uses
 from optimizer.records import Execution, LayerExecution
+from optimizer.threads import thread_count
 
 REPEATS = 5
 KERNEL = "torch CSR"
@@ -98,7 +98,13 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         for layer in uses(compressed.module)
     )
     told = f"no sparse kernels here ({why}): torch's CSR for {len(faster)} of {len(layers)} layers"
-    return replace(runner, execution=Execution(layers, (*runner.execution.simulated, told)))
+    return replace(
+        runner,
+        score=build_eager(
+            compressed, calibration, threads, batch
+        ).score,  # which layers are faster may change
+        execution=Execution(layers, (*runner.execution.simulated, told)),
+    )
 
 
 def _seconds(layer: nn.Module, inputs: Tensor) -> float:

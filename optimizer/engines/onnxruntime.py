@@ -76,22 +76,26 @@ def build(
     folded = not graph.int8
     most = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
     scoring_batch = most if graph.dynamic else 1
-    scoring, layers = _observed(content, scoring_batch, threads, folded, graph)
+    timed, layers = _observed(content, batch, threads, folded, graph)
 
     @cache
-    def timed() -> Any:
-        """Made when it is first timed: configurations that share a measurement never are."""
-        return session_of(content, batch, threads, folded)
+    def scoring() -> tuple[Any, tuple[LayerExecution, ...]]:
+        """Made when it first scores: a second baseline build, or a configuration of which only the speed is
+        asked, never does."""
+        return _observed(content, scoring_batch, threads, folded, graph)
 
     def infer(images: Array) -> Array:
-        logits: Array = timed().run(None, {"images": images})[0]  # contiguous images are read where they are
+        logits: Array = timed.run(None, {"images": images})[0]  # contiguous images are read where they are
         return logits
+
+    def score(images: Array) -> Array:
+        session, _ = scoring()
+        return in_batches(lambda chunk: session.run(None, {"images": chunk})[0], images, scoring_batch)
 
     return Runner(
         infer=infer,
-        score=lambda images: in_batches(
-            lambda chunk: scoring.run(None, {"images": chunk})[0], images, scoring_batch
-        ),
+        score=score,
+        scored=lambda: scoring()[1],
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=partial(_save, content, folded),
         profile=partial(_profile, content, graph, folded, threads),

@@ -65,26 +65,29 @@ def build(
     graph = graph_of(prepared, compressed, calibration)
     scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
     precision = compressed.recipe.quantize.precision
-    scoring = _compile(graph, [scoring_batch, *prepared.input_shape], "THROUGHPUT", threads, precision)
+    shape = [batch, *prepared.input_shape]
+    timed = _compile(graph, shape, "LATENCY", threads, precision)
+    request = timed.create_infer_request()
 
     @cache
-    def timed() -> Any:
-        """Compiled when it is first timed: configurations that share a measurement never are."""
-        shape = [batch, *prepared.input_shape]
-        return _compile(graph, shape, "LATENCY", threads, precision).create_infer_request()
+    def scoring() -> Any:
+        """Compiled when it first scores: a second baseline build, or a configuration of which only the speed
+        is asked, never does."""
+        return _compile(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
 
     def infer(images: Array) -> Array:
-        logits: Array = timed().infer([images], share_inputs=True)[0]
+        logits: Array = request.infer([images], share_inputs=True)[0]
         return logits
 
-    layers = _executed(scoring, prepared)
+    layers = _executed(timed, prepared)
     return Runner(
         infer=infer,
-        score=_scorer(scoring, scoring_batch),
+        score=lambda images: _score(scoring(), scoring_batch, images),
+        scored=lambda: _executed(scoring(), prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers))),
         memory_probe=lambda folder: _save(graph, Path(folder), precision),
         loader=saved,
-        profile=_profiler(graph, prepared, [batch, *prepared.input_shape], threads, precision),
+        profile=_profiler(graph, prepared, shape, threads, precision),
         serve=partial(_serve, graph, prepared.input_shape, precision),
     )
 
@@ -106,39 +109,34 @@ def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
     }
 
 
-def _scorer(compiled: Any, batch: int) -> Callable[[Array], Array]:
-    """Images in batches over every stream; the last batch is filled up and cut.
+def _score(compiled: Any, batch: int, images: Array) -> Array:
+    """Logits of images in batches over every stream; the last batch is filled up and cut.
 
     Requests are waited for in turn, without callbacks: a callback needs the interpreter's lock, which a
     thread that lets go of the compiled model holds while it waits for the callback's thread.
     """
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    requests = [compiled.create_infer_request() for _ in range(streams)]
+    free = [compiled.create_infer_request() for _ in range(streams)]
+    logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
+    running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
 
-    def score(images: Array) -> Array:
-        logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
-        running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
+    def finish_oldest() -> Any:
+        request, start, _ = running.popleft()
+        request.wait()
+        part = logits[start : start + batch]
+        part[:] = request.get_output_tensor().data[: len(part)]
+        return request
 
-        def finish_oldest() -> Any:
-            request, start, _ = running.popleft()
-            request.wait()
-            part = logits[start : start + batch]
-            part[:] = request.get_output_tensor().data[: len(part)]
-            return request
-
-        free = list(requests)
-        for start in range(0, len(images), batch):
-            chunk = images[start : start + batch]
-            if len(chunk) < batch:
-                chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
-            request = free.pop() if free else finish_oldest()
-            request.start_async([chunk], share_inputs=True)
-            running.append((request, start, chunk))
-        while running:
-            finish_oldest()
-        return logits
-
-    return score
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        if len(chunk) < batch:
+            chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
+        request = free.pop() if free else finish_oldest()
+        request.start_async([chunk], share_inputs=True)
+        running.append((request, start, chunk))
+    while running:
+        finish_oldest()
+    return logits
 
 
 def _serve(

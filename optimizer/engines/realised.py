@@ -31,7 +31,7 @@ def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], int
         if any(weight.bits < 8 for weight in weights):
             words.append(f"{widths}: the values are exact, the kernels are int8")
         if others:
-            words.append(f"{_some_of(others, layers)} did not run on int8 kernels: {_named(others)}")
+            words.append(f"{_some_of(others, layers)} did not run on int8 kernels: {named(others)}")
     else:
         if widths:
             words.append(f"{widths}: {values}, the kernels are {kernels}")
@@ -42,7 +42,7 @@ def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], int
         missed = [name for name in others if ran[name] != {quantize.precision}]
         if missed:
             asked = PRECISIONS[quantize.precision]
-            words.append(f"{asked}: {_some_of(missed, layers)} did not run in it: {_named(missed)}")
+            words.append(f"{asked}: {_some_of(missed, layers)} did not run in it: {named(missed)}")
     return words
 
 
@@ -57,5 +57,6 @@ def _some_of(names: Sequence[str], layers: Sequence[LayerExecution]) -> str:
     return f"{len(names)} of {len(layers)} layers"
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """The first three."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

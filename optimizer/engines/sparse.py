@@ -14,7 +14,7 @@ import timeit
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from optimizer.compress import CompressedModel
 from optimizer.engines import csr, openvino
 from optimizer.engines.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
 from optimizer.engines.realised import simulated
-from optimizer.engines.torch import RoundActivations, activation_ranges, thread_count
+from optimizer.engines.torch import RoundActivations, activation_ranges
 from optimizer.errors import WorkError
 from optimizer.kernels import Kernels, Kind, Step
 from optimizer.kernels.matrix import DENSE, Way
@@ -37,6 +37,7 @@ from optimizer.kernels.plan import Bring, Call, Choice, Item, Plan, plan
 from optimizer.kernels.trace import Trace, trace
 from optimizer.layers import walk
 from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
+from optimizer.threads import thread_count
 
 SCORING_ELEMENTS = 160_000
 LARGEST_BATCH = 64
@@ -53,6 +54,8 @@ REPEATS = 5
 """Runs of the whole network for each way that a layer may take; the shortest counts."""
 FINALISTS = 3
 """Ways of a layer that are timed a second time."""
+SCORED_DENSE = 0.45
+"""Share of its weights from which on a layer is scored by the dense path: about where that is the faster."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,13 @@ class Network:
         parameters: Mapping[str, Tensor],
         library: Kernels,
         threads: int,
-        repeats: int = REPEATS,
         taken: Mapping[str, Way] | None = None,
     ) -> None:
-        """``repeats``: how often the network runs to find each layer's fastest way, where it isn't given: the
-        one ``taken`` by an item's name. The others' weights don't stay in memory."""
+        """``taken``: each layer's way by an item's name; without, the fastest is found. The others' weights
+        don't stay in memory."""
         self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
         if taken is None:
-            taken = fastest(plan(found, parameters, library), found, library, threads, repeats)
+            taken = fastest(plan(found, parameters, library), found, library, threads)
         self.plan = plan(found, parameters, library, taken)
         self.computed: dict[str, Any] = {}  # the input, and what torch made
         self.waiting: list[Step] = []  # for the address of the input
@@ -231,9 +233,7 @@ def step_of(item: Item, way: Way | None = None) -> Step:
     return item.work.ways[way or next(iter(item.work.ways))]
 
 
-def fastest(
-    planned: Plan, found: Trace, library: Kernels, threads: int, repeats: int = REPEATS
-) -> dict[str, Way]:
+def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict[str, Way]:
     """The way that each choice, by its item's name, is fastest with: all are timed, the best again."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
     left = {item.name: list(item.work.ways) for item in native if isinstance(item.work, Choice)}
@@ -246,7 +246,7 @@ def fastest(
             now = {name: ways[min(number, len(ways) - 1)] for name, ways in left.items()}
             steps = [step_of(item, now.get(item.name)) for item in native]
             shortest = (ctypes.c_int64 * len(steps))()
-            library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, repeats, shortest)
+            library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, REPEATS, shortest)
             for item, nanoseconds in zip(native, shortest, strict=True):
                 if item.name in now:
                     way = now[item.name]
@@ -254,6 +254,17 @@ def fastest(
         kept = FINALISTS if any(len(ways) > FINALISTS for ways in left.values()) else 1
         left = {name: sorted(ways, key=taken[name].__getitem__)[:kept] for name, ways in left.items()}
     return {name: ways[0] for name, ways in left.items()}
+
+
+def fixed(planned: Plan) -> dict[str, Way]:
+    """The way of each choice, by its item's name, for scoring: by its weights alone, and no timing. Ways add
+    up in different orders, so those that happened to be fastest would give other answers each time."""
+    return {item.name: _fixed(item.work) for item in planned.items if isinstance(item.work, Choice)}
+
+
+def _fixed(choice: Choice) -> Way:
+    dense = DENSE in choice.ways and choice.kept >= SCORED_DENSE * choice.total
+    return DENSE if dense else next((way for way in choice.ways if way != DENSE), DENSE)
 
 
 def problem() -> str | None:
@@ -292,7 +303,8 @@ def faster(own: Runner, whole: Runner, images: Array) -> Runner:
     """``own``, unless OpenVINO's dense kernels are faster for the network as a whole.
 
     So nothing is slower here than dense execution, and a speed-up here is one over the best dense execution
-    that there is, not over dense kernels of our own.
+    that there is, not over dense kernels of our own. Images are scored by ``own`` in any case: the answers
+    must not depend on who was faster.
     """
     taken: dict[bool, list[float]] = {True: [], False: []}
     with own.session(), whole.session():
@@ -306,7 +318,8 @@ def faster(own: Runner, whole: Runner, images: Array) -> Runner:
         replace(layer, kernel=f"OpenVINO {layer.kernel}, dense: the fastest here")
         for layer in whole.execution.layers
     )
-    return replace(whole, execution=Execution(layers, whole.execution.simulated))
+    execution = Execution(layers, whole.execution.simulated)
+    return replace(whole, score=own.score, scored=own.scored, execution=execution)
 
 
 def _build(
@@ -325,11 +338,15 @@ def _build(
         shape = tuple(calibration.shape[1:])
         traced = cache(lambda batch: trace(rounding, (batch, *shape)))
 
-    def built_with(size: int, repeats: int) -> Network:
-        return Network(traced(size), parameters_of(module), kernels.kernels(), threads, repeats)
+    @cache
+    def built(size: int) -> Network:
+        return Network(traced(size), parameters_of(module), kernels.kernels(), threads)
 
-    built = cache(partial(built_with, repeats=REPEATS))
-    scorer = cache(partial(built_with, repeats=1))  # not timed: a slower way for some layer costs little
+    @cache
+    def scorer(size: int) -> Network:
+        found, values, library = traced(size), parameters_of(module), kernels.kernels()
+        return Network(found, values, library, threads, taken=fixed(plan(found, values, library)))
+
     scoring = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
 
     def infer(images: Array) -> Array:

@@ -4,7 +4,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from optimizer.engines.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Load,
 from optimizer.engines.realised import simulated
 from optimizer.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
+from optimizer.threads import pinned_threads, thread_count
 
 # torch's profiler tells the terminal when it starts and stops, unless only worse is to be told.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
@@ -49,6 +50,7 @@ class RoundActivations:
         return (*rounded, *inputs[FACTORS:])
 
 
+@pinned_threads()
 @torch.inference_mode()
 def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple[float, float]]:
     """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered."""
@@ -67,17 +69,6 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
         for handle in handles:
             handle.remove()
     return ranges
-
-
-@contextmanager
-def thread_count(threads: int) -> Iterator[None]:
-    """Run torch with ``threads`` threads, and put the old count back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:

@@ -20,6 +20,7 @@ from optimizer.prune.matching import matched
 from optimizer.prune.plan import Plan
 from optimizer.prune.readers import refitted
 from optimizer.prune.widths import kept_counts
+from optimizer.threads import pinned_threads
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,6 +35,7 @@ class Shrunk:
     matched: bool = False
 
 
+@pinned_threads()
 def shrink(
     plan: Plan, ratio: float, *, multiple: int = 1, match: bool = False, report: Report = quiet
 ) -> Shrunk:

@@ -20,6 +20,7 @@ from optimizer.calibrate import channels_last
 from optimizer.errors import InputError
 from optimizer.layers import CONVOLUTIONS, Layer, uses
 from optimizer.models import Report, quiet
+from optimizer.threads import pinned_threads
 
 MATCHED_IMAGES = 32
 """That statistics are read from, in one batch; as many others judge."""
@@ -29,6 +30,7 @@ LARGEST_GAIN = 4.0
 """A channel that lost nearly all of its variance would only have its noise blown up by more."""
 
 
+@pinned_threads()
 @torch.no_grad()
 def matched(
     dense: nn.Module,
