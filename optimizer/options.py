@@ -11,6 +11,7 @@ from optimizer.recipe import (
     ALLOCATIONS,
     EFFORTS,
     GRANULARITIES,
+    MAX_FINETUNE_STEPS,
     PATTERNS,
     PRECISIONS,
     PRUNING,
@@ -21,6 +22,7 @@ from optimizer.recipe import (
     QuantizeSpec,
     Recipe,
     best_grid,
+    steps_of_seconds,
 )
 from optimizer.records import DataSpec, Request, Settings
 from optimizer.theme import ENGINE_LABELS
@@ -88,8 +90,13 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="give layers' outputs their mean and variance back where it helps (batch norm taken anew)",
     )
     recipe.add_argument(
-        "--train", type=float, metavar="SECONDS", help="teach the pruned network to answer as the dense one"
+        "--finetune",
+        type=int,
+        metavar="STEPS",
+        help="teach the pruned network to answer as the dense one, in at most "
+        f"{MAX_FINETUNE_STEPS:,} steps of 16 images (a second each for photographs on two cores)",
     )
+    recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
     recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
     recipe.add_argument(
         "--equalise",
@@ -130,7 +137,19 @@ SCOPES = {"layer": "uniform", "global": "global"}
 """What ``--scope`` says, as an allocation."""
 
 RECIPE_OPTIONS = (
-    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "effort", "snap", "match", "train"),
+    *(
+        "finetune",
+        "train",
+        "prune",
+        "sparsity",
+        "threshold",
+        "allocation",
+        "scope",
+        "pattern",
+        "effort",
+        "snap",
+        "match",
+    ),
     *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
     *("range", "precision", "equalise"),
 )
@@ -150,6 +169,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         raise InputError("--scope is an older word for --allocation: give only one of them")
     if options.scope not in (None, *SCOPES):
         raise unknown("scope", options.scope, SCOPES)
+    if options.train and options.finetune:
+        raise InputError("--train is an older way to say --finetune, in seconds: give only --finetune")
     if options.symmetric and options.asymmetric:
         raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
     method = _given(options.prune, "magnitude")
@@ -178,7 +199,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             range=_given(options.range, "mse" if options.rounding == "compensated" else "absmax"),
             precision=_given(options.precision, "f32"),
         ),
-        training_seconds=options.train or 0.0,
+        finetune_steps=steps_of_seconds(options.train) if options.train else options.finetune or 0,
     )
 
 

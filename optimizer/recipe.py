@@ -19,7 +19,12 @@ ROUNDING = ("nearest", "compensated")
 GRANULARITIES = ("tensor", "channel", "group")
 RANGES = ("absmax", "mse", "percentile")
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
-LONGEST_TRAINING_SECONDS = 24 * 3600
+MAX_FINETUNE_STEPS = 2_000
+"""A step takes 0.02 to 0.06 s for thumbnails and about 1 s for photographs on two cores: a minute or two, and
+half an hour to an hour. 500 steps brought a network of photographs as far as it came."""
+STEPS_A_SECOND = 5
+"""How a budget in seconds, as recipes, links and commands once had it, is read: between the 20 to 50 steps
+that thumbnails take in a second and the one of photographs."""
 MAX_OVERRIDES = 1_000
 MAX_JSON_BYTES = 256 * 1024
 """Of a recipe's text: room for that many overrides of layers with long names."""
@@ -252,19 +257,20 @@ class Override:
 class Recipe:
     """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And layers apart.
 
-    ``training_seconds`` are spent between the two on teaching the pruned network to answer as the dense one.
+    ``finetune_steps`` are made between the two: fine-tuning that teaches the pruned network to answer as the
+    dense one.
     """
 
     prune: PruneSpec = field(default_factory=PruneSpec)
     quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
     layers: tuple[Override, ...] = ()
-    training_seconds: float = 0.0
+    finetune_steps: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.training_seconds <= LONGEST_TRAINING_SECONDS:
+        if not 0 <= self.finetune_steps <= MAX_FINETUNE_STEPS:
             raise InputError(
-                f"{self.training_seconds:g} seconds of training are not allowed: give 0 (none) to "
-                f"{LONGEST_TRAINING_SECONDS:,}"
+                f"{self.finetune_steps:,} fine-tuning steps are not allowed: give 0 (none) to "
+                f"{MAX_FINETUNE_STEPS:,}"
             )
         if len(self.layers) > MAX_OVERRIDES:
             raise InputError(
@@ -286,9 +292,9 @@ class Recipe:
         return not pruned and not rounded and computed
 
     @property
-    def trains(self) -> bool:
-        """Whether anything is trained: what was not pruned has nothing to recover from."""
-        return self.training_seconds > 0 and any(spec.active for spec in self.prune_specs)
+    def finetunes(self) -> bool:
+        """Whether anything is fine-tuned: what was not pruned has nothing to recover from."""
+        return self.finetune_steps > 0 and any(spec.active for spec in self.prune_specs)
 
     @property
     def matches(self) -> bool:
@@ -299,7 +305,9 @@ class Recipe:
     def needs_data(self) -> bool:
         """Whether the weights depend on calibration images."""
         pruned = any(spec.needs_data for spec in self.prune_specs)
-        return pruned or self.matches or self.trains or any(spec.needs_data for spec in self.quantize_specs)
+        return (
+            pruned or self.matches or self.finetunes or any(spec.needs_data for spec in self.quantize_specs)
+        )
 
     @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
@@ -346,8 +354,8 @@ class Recipe:
             )
         equalise = any(spec.equalises for spec in self.quantize_specs)
         quantize = replace(quantize, equalise=equalise)
-        training_seconds = self.training_seconds if self.trains else 0.0
-        return replace(self, prune=prune, quantize=quantize, training_seconds=training_seconds)
+        finetune_steps = self.finetune_steps if self.finetunes else 0
+        return replace(self, prune=prune, quantize=quantize, finetune_steps=finetune_steps)
 
     def to_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.json.decode(self.to_json())
@@ -365,10 +373,12 @@ class Recipe:
     def from_dict(cls, data: object) -> Self:
         """Read back what :meth:`to_dict` gives; a missing field takes its default, an unknown one is refused.
 
-        Raises InputError.
+        ``training_seconds``, as recipes once had it, is read by :func:`steps_of_seconds`. Raises InputError.
         """
         if not isinstance(data, dict):
             raise InputError(f"a recipe is a JSON object, not {type(data).__name__}")
+        if EARLIER_BUDGET in data:
+            data = _with_steps(data)
         _refuse_unknown_keys("recipe", data, cls)
         for part, kind in (("prune", PruneSpec), ("quantize", QuantizeSpec)):
             if isinstance(data.get(part), dict):
@@ -403,11 +413,34 @@ class Recipe:
             return "uncompressed"
         parts = [
             *_describe_prune(self.prune),
-            *([f"trained for {self.training_seconds:g} s"] if self.trains else []),
+            *([f"fine-tuned for {self.finetune_steps:,} steps"] if self.finetunes else []),
             *_describe_quantize(self.quantize),
             *_describe_layers(self.layers),
         ]
         return " · ".join(parts)
+
+
+EARLIER_BUDGET = "training_seconds"
+
+
+def steps_of_seconds(seconds: float) -> int:
+    """The fine-tuning steps that a budget in ``seconds`` is read as: five a second, at most as many as are
+    allowed, and at least one of any. Raises InputError for what is not a number of at least 0."""
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InputError(
+            f"{seconds:g} seconds of fine-tuning are not allowed: give a number of steps instead"
+        )
+    return min(MAX_FINETUNE_STEPS, math.ceil(STEPS_A_SECOND * seconds))
+
+
+def _with_steps(data: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in data.items() if key != EARLIER_BUDGET}
+    seconds = data[EARLIER_BUDGET]
+    if "finetune_steps" in data:
+        raise InputError(f"finetune_steps and {EARLIER_BUDGET} are two ways to say one thing: give the steps")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise InputError(f"{EARLIER_BUDGET} {seconds!r} is not a number: give finetune_steps")
+    return rest | {"finetune_steps": steps_of_seconds(seconds)}
 
 
 @dataclass(frozen=True, slots=True)

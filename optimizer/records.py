@@ -349,9 +349,10 @@ LATER = (b',"precision":"f32"', b',"equalise":false', b',"match":false')
 def digest(value: object) -> str:
     """A short, stable name for any value made of records and plain data.
 
-    The same as before where a field that came later has its default: what is stored is still found.
+    The same as before where a field that came later, or took another's place, has its default: what is
+    stored is still found.
     """
-    plain = encode(value)
+    plain = encode(value).replace(b',"finetune_steps":0', b',"training_seconds":0.0')
     for later in LATER:
         plain = plain.replace(later, b"")
     return hashlib.sha256(plain).hexdigest()[:20]

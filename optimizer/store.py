@@ -5,6 +5,7 @@ Every call opens the file and closes it again: a connection is bound to its thre
 for every rerun, and opening costs less than a millisecond.
 """
 
+import re
 import sqlite3
 import threading
 import time
@@ -60,6 +61,22 @@ def _create(connection: sqlite3.Connection) -> None:
         "CREATE TABLE documents (kind TEXT, key TEXT, created TEXT, json BLOB, PRIMARY KEY (kind, key))",
     ):
         connection.execute(statement)
+
+
+@migration
+def _pass_over_budgets_in_seconds(connection: sqlite3.Connection) -> None:
+    """Fine-tuning stopped by the clock: what it gave is no result of any number of steps. Such rows stay, and
+    are passed over as those of another schema are: they are measured anew, in steps."""
+    connection.create_function("in_seconds", 1, _has_budget_in_seconds, deterministic=True)
+    for table in ("results", "failures"):
+        connection.execute(f"UPDATE {table} SET schema = -1 WHERE in_seconds(json)")
+    connection.execute("UPDATE documents SET kind = kind || ' (budget in seconds)' WHERE in_seconds(json)")
+
+
+def _has_budget_in_seconds(json: bytes | str) -> bool:
+    """Whether a recipe anywhere in the document has one that is not 0."""
+    text = json.decode(errors="replace") if isinstance(json, bytes) else str(json)
+    return re.search(r'"training_seconds":(?!0(?:\.0)?[,}])', text) is not None
 
 
 @dataclass(frozen=True, slots=True)

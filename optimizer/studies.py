@@ -1,9 +1,9 @@
-"""Studies of models on images, channel plans and trainings: made once, kept, and read by every position of a
-slider."""
+"""Studies of models on images, channel plans and fine-tuned networks: made once, kept, and read by every
+position of a slider."""
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +22,7 @@ from optimizer.prune.plan import Plan, plan, with_biases
 from optimizer.prune.ranking import Ranking
 from optimizer.recipe import PruneSpec
 from optimizer.records import GroupSensitivity
-from optimizer.recover import Begun, recover
+from optimizer.recover import Checkpoint, recover
 from optimizer.sensitivity import Trial, divergences, divergences_together
 from optimizer.shelf import Parts, beside, kept, read, write
 from optimizer.study import Study
@@ -143,36 +143,40 @@ def coupled(
     )
 
 
-def trained(
+def fine_tuned(
     student: nn.Module,
     teacher: nn.Module,
     masks: Mapping[str, Tensor],
     images: Tensor,
-    seconds: float,
+    steps: int,
     report: Report = quiet,
+    took: Callable[[float], None] = lambda seconds: None,
 ) -> nn.Module:
-    """The student after :func:`optimizer.recover.recover`: read, or trained and kept; both stay as they were.
+    """The student after :func:`optimizer.recover.recover`: read, or fine-tuned and kept; both stay as they
+    were.
 
-    How far it comes in its time depends on the machine, so a training is done once and its outcome kept. One
-    that is stopped leaves its best so far; the next goes on from there for the time that was left.
+    One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
+    ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
     content = hashlib.sha256(
-        f"{_digest('student', student, images)} {_digest('teacher', teacher, images)} {seconds:g}".encode()
+        f"{_digest('student', student, images)} {_digest('teacher', teacher, images)} {steps} steps".encode()
     ).hexdigest()[:20]
 
-    def train(path: Path | None) -> State:
-        begun = _begun(beside(path)) if path else None
-
-        def keep(so_far: Begun) -> None:
+    def make_state(path: Path | None) -> State:
+        def keep(checkpoint: Checkpoint) -> None:
             if path:
                 with suppress(OSError):
-                    write(beside(path), (so_far.state, {"spent": so_far.spent}), durable=False)
+                    write(beside(path), _packed_checkpoint(checkpoint), durable=False)
 
-        return recover(student, teacher, masks, images, seconds, report, begun=begun, keep=keep).state
+        begun = _begun(beside(path)) if path else None
+        found = recover(student, teacher, masks, images, steps, report, begun=begun, keep=keep)
+        if found.step_seconds:
+            took(found.step_seconds)
+        return found.state
 
     module = copy.deepcopy(student)
     expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
-    state = kept(content, train, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
+    state = kept(content, make_state, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
     module.load_state_dict(state)
     return module
 
@@ -180,12 +184,32 @@ def trained(
 State = dict[str, Tensor]
 
 
-def _begun(path: Path) -> Begun | None:
+def _packed_checkpoint(checkpoint: Checkpoint) -> Parts:
+    tensors = {f"state {name}": one for name, one in checkpoint.state.items()}
+    tensors |= {f"best {name}": one for name, one in checkpoint.best.items()}
+    for name, moments in checkpoint.moments.items():
+        tensors |= {f"moment {name}": moments[0], f"square {name}": moments[1]}
+    tensors["random"] = checkpoint.random
+    return tensors, {"step": checkpoint.step, "divergence": checkpoint.divergence}
+
+
+def _begun(path: Path) -> Checkpoint | None:
+    """None where nothing was begun, or it is damaged."""
     parts = read(path)
     if parts is None:
         return None
+    tensors, facts = parts
+
+    def named(kind: str) -> State:
+        return {
+            name.removeprefix(f"{kind} "): one for name, one in tensors.items() if name.startswith(f"{kind} ")
+        }
+
     with suppress(KeyError, TypeError, ValueError):
-        return Begun(dict(parts[0]), float(parts[1]["spent"]))
+        squares = named("square")
+        moments = {name: (one, squares[name]) for name, one in named("moment").items()}
+        step, divergence = int(facts["step"]), float(facts["divergence"])
+        return Checkpoint(step, named("state"), named("best"), divergence, moments, tensors["random"])
     return None
 
 

@@ -2,7 +2,7 @@
 and told of it without running an image."""
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
@@ -29,7 +29,8 @@ from optimizer.records import (
     Settings,
 )
 from optimizer.size import size_of
-from optimizer.studies import coupled, plan_of, study_of, trained
+from optimizer.step_time import keep_step_time
+from optimizer.studies import coupled, fine_tuned, plan_of, study_of
 from optimizer.subject import (
     Setting,
     Subject,
@@ -49,7 +50,7 @@ def inspect(request: Request, report: Report = quiet) -> Inspection:
     A recipe that needs data needs the study of it, which takes its time once.
     """
     target = subject(request.model)
-    request = _unmatched(_untrained(request))
+    request = _unmatched(_untuned(request))
     if request.recipe.prune.shrinks:
         compressed = compressed_model(request, report)
         return inspection_of(target, compressed.module, compressed.weights)
@@ -58,9 +59,9 @@ def inspect(request: Request, report: Report = quiet) -> Inspection:
     return inspection_of(target, target.module, weights)
 
 
-def _untrained(request: Request) -> Request:
-    """Training changes no count, and would be waited for."""
-    return replace(request, recipe=replace(request.recipe, training_seconds=0.0).canonical())
+def _untuned(request: Request) -> Request:
+    """Fine-tuning changes no count, and would be waited for."""
+    return replace(request, recipe=replace(request.recipe, finetune_steps=0).canonical())
 
 
 def _unmatched(request: Request) -> Request:
@@ -90,7 +91,7 @@ def compressed_model(request: Request, report: Report = quiet) -> CompressedMode
 
 def network_of(request: Request, report: Report = quiet) -> nn.Module:
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
-    weights when channels were removed, outputs matched, or the network trained. Raises InputError."""
+    weights when channels were removed, outputs matched, or the network fine-tuned. Raises InputError."""
     if _is_followed_up(request.recipe):
         return followed_up(request, report).module
     return shrunk(request, report) if request.recipe.prune.shrinks else subject(request.model).module
@@ -122,21 +123,21 @@ def _is_matched(recipe: Recipe) -> bool:
 
 
 def _is_followed_up(recipe: Recipe) -> bool:
-    return recipe.trains or _is_matched(recipe)
+    return recipe.finetunes or _is_matched(recipe)
 
 
 @dataclass(frozen=True)
 class FollowedUp:
-    """A pruned network whose outputs were matched, or which was trained; the thresholds it was pruned at."""
+    """A pruned network whose outputs were matched, or which was fine-tuned; the thresholds of its pruning."""
 
     module: nn.Module
     thresholds: dict[str, float]
 
 
 def followed_up(request: Request, report: Report = quiet) -> FollowedUp:
-    """Prune, match outputs, and train on what is left, whatever is rounded later. Raises InputError."""
+    """Prune, match outputs, and fine-tune what is left, whatever is rounded later. Raises InputError."""
     layers = tuple(replace(one, weight_bits=None) for one in request.recipe.layers)
-    recipe = Recipe(request.recipe.prune, layers=layers, training_seconds=request.recipe.training_seconds)
+    recipe = Recipe(request.recipe.prune, layers=layers, finetune_steps=request.recipe.finetune_steps)
     asked = replace(request, recipe=recipe, engine="openvino", settings=Settings())
     return _followed_up(asked, Setting.of(asked).files, Telling(report))
 
@@ -144,15 +145,16 @@ def followed_up(request: Request, report: Report = quiet) -> FollowedUp:
 @lru_cache(maxsize=2)
 def _followed_up(request: Request, files: str, telling: Telling) -> FollowedUp:
     recipe, report = request.recipe, telling.report
-    student = compressed_model(_unmatched(_untrained(request)), report)
+    student = compressed_model(_unmatched(_untuned(request)), report)
     images, teacher = studied_images(request), subject(request.model).module
     module = student.module
     with turn(report):
         if _is_matched(recipe):
             module = matched(teacher, module, images, report=report) or module
-        if recipe.trains:
+        if recipe.finetunes:
             masks = {name: weight.mask for name, weight in student.weights.items()}
-            module = trained(module, teacher, masks, images, recipe.training_seconds, report)
+            took = partial(keep_step_time, request.model)
+            module = fine_tuned(module, teacher, masks, images, recipe.finetune_steps, report, took)
     return FollowedUp(module, {name: weight.threshold for name, weight in student.weights.items()})
 
 
@@ -204,7 +206,7 @@ def anatomy(request: Request, layer: str, report: Report = quiet) -> Anatomy:
     before = {one.name: one.weight.detach() for one in walk(target.module)}
     if layer not in before:
         raise unknown("layer", layer, before)
-    request = _untrained(request)
+    request = _untuned(request)
     after = compressed_model(request, report).weights[layer]
     same = torch.equal(before[layer], target.published[layer])
     as_published = same and not request.recipe.prune.shrinks  # what reads channels that went was refitted

@@ -6,13 +6,34 @@ from typing import Any
 
 import streamlit as st
 
-from optimizer.recipe import NORMAL, Override, Recipe
+from optimizer.errors import InputError
+from optimizer.recipe import NORMAL, Override, Recipe, steps_of_seconds
 from pages.tasks import errors_in_words
 
 
 def in_address(key: str) -> dict[str, Any]:
     """Arguments of a widget whose value is kept in the page's address, so that a link restores it."""
     return {"key": key, "bind": "query-params"}
+
+
+def take_earlier_budget() -> None:
+    """``training=`` of an older link, a budget in seconds, as ``finetune=``, in steps; before that control is
+    drawn."""
+    seconds = st.query_params.pop("training", None)
+    if seconds is None or "finetune" in st.query_params:
+        return
+    with errors_in_words():
+        try:
+            steps = steps_of_seconds(float(seconds))
+        except ValueError as error:
+            raise InputError(
+                "the link's training= is not a number of seconds: give finetune=, a number of steps"
+            ) from error
+        st.session_state["finetune"] = steps
+        st.toast(
+            f"This link's fine-tuning budget was in seconds: it is read as {steps:,} steps.",
+            icon=":material/info:",
+        )
 
 
 def pin(key: str) -> None:

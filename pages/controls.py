@@ -9,7 +9,7 @@ from optimizer.recipe import (
     ACTIVATION_BITS,
     EFFORTS,
     GRANULARITIES,
-    LONGEST_TRAINING_SECONDS,
+    MAX_FINETUNE_STEPS,
     NORMAL,
     PATTERNS,
     PRECISIONS,
@@ -21,6 +21,7 @@ from optimizer.recipe import (
     Recipe,
     best_grid,
 )
+from optimizer.step_time import step_time
 from pages import address
 
 LARGEST_THRESHOLD = 0.5
@@ -40,8 +41,8 @@ RANGE_WORDS = {"mse": "least squares", "absmax": "largest |w|", "percentile": "9
 GRIDS = ("automatic", "symmetric", "asymmetric")
 
 
-def drawn() -> Recipe:
-    """The recipe under the sliders. Each has a default that works; the rest waits behind *More*."""
+def drawn(model: str) -> Recipe:
+    """The recipe under the sliders for a model. Each has a default that works; the rest is behind *More*."""
     mode, prune, bits, activations, more = st.columns([6, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
         method = st.selectbox(
@@ -55,7 +56,7 @@ def drawn() -> Recipe:
             "left. Compensated and Channels also round so that later weights make up for earlier ones.",
         )
     with more, st.popover("More"):
-        pruning, rounding, seconds = _more(method)
+        pruning, rounding, steps = _more(method, model)
     with prune:
         pruning = _amount(method, pruning)
     with bits:
@@ -82,7 +83,7 @@ def drawn() -> Recipe:
         activation_bits=activation_bits,
         symmetric=_symmetric(rounding.method, weight_bits),
     )
-    return Recipe(pruning, quantize, training_seconds=seconds)
+    return Recipe(pruning, quantize, finetune_steps=steps)
 
 
 def stand_for(recipe: Recipe) -> None:
@@ -99,7 +100,7 @@ def stand_for(recipe: Recipe) -> None:
         "effort": prune.effort,
         "snap": prune.snap,
         "match": prune.match,
-        "training": round(recipe.training_seconds),
+        "finetune": recipe.finetune_steps,
         "bits": bits,
         "activations": quantize.activation_bits,
         "mixed": quantize.average_bits is not None,
@@ -169,7 +170,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
     return replace(pruning, sparsity=None if fixed else percent / 100 or None)
 
 
-def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
+def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
     """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
     mixed."""
     pattern, allocation, effort, snap, match = "unstructured", "global", "fast", 1, False
@@ -219,15 +220,15 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             help="On calibration images, each channel gets the mean and variance back that it had: what "
             "taking batch norm's statistics anew does. Kept only where it brings the answers closer.",
         )
-    seconds = st.number_input(
-        "Training after pruning, seconds",
+    steps = st.number_input(
+        "Fine-tuning steps",
         0,
-        LONGEST_TRAINING_SECONDS,
+        MAX_FINETUNE_STEPS,
         0,
-        10,
-        **address.in_address("training"),
-        help="The pruned network learns to answer as the whole one, on unlabelled calibration images; the "
-        "best so far is kept. 0 trains nothing.",
+        50,
+        **address.in_address("finetune"),
+        help="The pruned network learns to answer as the uncompressed one, on unlabelled calibration images; "
+        f"the best so far is kept. {_step_words(model)} 0 does none.",
     )
     st.markdown("**Rounding**")
     by_method = "nearest" if method in ("magnitude", "threshold") else "compensated"
@@ -292,8 +293,16 @@ def _more(method: str) -> tuple[PruneSpec, QuantizeSpec, float]:
             equalise=equalise,
             precision=precision,
         ),
-        float(seconds),
+        int(steps),
     )
+
+
+def _step_words(model: str) -> str:
+    """What a step takes: as it was measured of this model on this machine, or about."""
+    seconds = step_time(model)
+    if seconds is None:
+        return "A step takes a few hundredths of a second for thumbnails, about a second for photographs."
+    return f"A step took {seconds:.2g} s for this model here, so 500 take {500 * seconds / 60:.2g} minutes."
 
 
 def _precision() -> str:

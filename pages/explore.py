@@ -24,7 +24,7 @@ def main() -> None:
     chosen = sidebar.selection()
     take_link()
     take_preset()
-    recipe = replace(controls.drawn(), layers=address.overrides(chosen.card.name))
+    recipe = replace(controls.drawn(chosen.card.name), layers=address.overrides(chosen.card.name))
     st.session_state["way"] = recipe  # what Layers looks at
     if "linked" in st.session_state:  # what was set so gets into the address only when it is moved
         address.way()
@@ -63,6 +63,7 @@ def take_preset() -> None:
 
 def take_link() -> None:
     """Set the sliders to what a link brought along, also one to another page."""
+    address.take_earlier_budget()
     address.way()
     linked: Recipe | None = st.session_state.pop("way of link", None)
     if linked is not None:

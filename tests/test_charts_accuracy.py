@@ -71,10 +71,10 @@ def test_collapsed_recipes_that_recede_do_not_squeeze_the_lines_and_are_counted(
 
 def test_many_options_do_not_hide_the_main_lines() -> None:
     trained = [
-        make_result(Recipe(PruneSpec(sparsity=0.5), training_seconds=seconds)) for seconds in (1, 2, 3, 4, 5)
+        make_result(Recipe(PruneSpec(sparsity=0.5), finetune_steps=steps)) for steps in (1, 2, 3, 4, 5)
     ]
     info = accuracy_info([*SWEEP, *trained])
-    assert sum("trained" in line.name for line in info.series) == 3
+    assert sum("fine-tuned" in line.name for line in info.series) == 3
     assert len(series(info, "other recipes").points) == 2
 
 

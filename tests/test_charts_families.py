@@ -40,7 +40,7 @@ def test_options_are_lines_of_their_own_named_as_such() -> None:
     half, four = PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)
     ways = {
         "4, 1 layer apart": Recipe(half, four, (Override("9.weight", sparsity=0.1),)),
-        "4, trained 30 s": Recipe(half, four, training_seconds=30),
+        "4, fine-tuned 30 steps": Recipe(half, four, finetune_steps=30),
         "4, in bfloat16": Recipe(half, replace(four, precision="bf16")),
         "4, outputs matched": Recipe(replace(half, match=True), four),
         "4, equalised": Recipe(half, replace(four, equalise=True)),
@@ -61,9 +61,9 @@ def test_options_are_lines_of_their_own_named_as_such() -> None:
 
 
 def test_what_has_no_place_for_an_option_joins_the_line_that_has_it() -> None:
-    trained = [make_result(Recipe(PruneSpec(sparsity=share), training_seconds=9)) for share in (0.5, 0.7)]
+    trained = [make_result(Recipe(PruneSpec(sparsity=share), finetune_steps=9)) for share in (0.5, 0.7)]
     info = accuracy_info([*SWEEP, *trained], trained[0].key)
-    line = series(info, "32, trained 9 s")
+    line = series(info, "32, fine-tuned 9 steps")
     assert [point.x for point in line.points] == [0, 50, 70]
     assert [point.x for point in series(info, "32").points] == [30, 50, 70, 80, 90]
     assert series(info, "32").line == "dash"

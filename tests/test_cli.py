@@ -19,8 +19,11 @@ from torchvision.models import ResNet18_Weights
 
 from optimizer import __version__
 from optimizer.cli import main
+from optimizer.errors import InputError
 from optimizer.export import EXPORTERS
 from optimizer.frame import as_json
+from optimizer.options import Parser, add_recipe_options, recipe_of
+from optimizer.recipe import Recipe
 from optimizer.resources import asset
 from optimizer.sources.torchvision_hub import checkpoint_path
 from optimizer.store import Store
@@ -434,3 +437,19 @@ def test_coverage_tells_each_operation(capsys: pytest.CaptureFixture[str]) -> No
     out = capsys.readouterr().out
     assert out.splitlines()[0].split()[:2] == ["operation", "precision"]
     assert "3 of 3 layers ran int8 kernels" in out
+
+
+def recipe_from(*options: str) -> Recipe:
+    parser = Parser()
+    add_recipe_options(parser)
+    return recipe_of(parser.parse_args(["--sparsity", "0.5", *options]))
+
+
+def test_fine_tuning_is_asked_for_in_steps_and_once_was_in_seconds() -> None:
+    assert recipe_from("--finetune", "100").finetune_steps == 100
+    assert recipe_from("--train", "20").finetune_steps == 100
+    assert recipe_from().finetune_steps == 0
+    with pytest.raises(InputError, match="--train is an older way to say --finetune"):
+        recipe_from("--train", "20", "--finetune", "100")
+    with pytest.raises(InputError, match="fine-tuning steps are not allowed"):
+        recipe_from("--finetune", "1000000")

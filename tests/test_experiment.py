@@ -328,12 +328,12 @@ def test_more_threads_than_cores_are_refused() -> None:
     "followed_up",
     [
         Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
-        Recipe(PruneSpec(sparsity=0.8), training_seconds=1.0),
+        Recipe(PruneSpec(sparsity=0.8), finetune_steps=20),
     ],
-    ids=["matched", "trained"],
+    ids=["matched", "fine-tuned"],
 )
 def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, engine: str) -> None:
-    """Matching and training change more than layers' weights."""
+    """Matching and fine-tuning change more than layers' weights."""
     if problem := engine_named(engine).problem():
         pytest.skip(problem)
     asked = request(followed_up, engine=engine)

@@ -21,6 +21,7 @@ FIGURES = (
         "statistics",
         "environment",
         "keys",
+        "step_time",
         "scaling",
         "slopes",
         "growth",

@@ -49,8 +49,8 @@ def test_what_was_stored_before_precisions_is_still_found(monkeypatch: pytest.Mo
     quantize = QuantizeSpec("compensated", weight_bits=4)
     request = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), quantize, (Override("head.weight"),)))
     assert request_key(request) == "5210b8805f8a8bbf98af"
-    other = replace(request, recipe=replace(request.recipe, quantize=replace(quantize, precision="bf16")))
-    assert request_key(other) != "5210b8805f8a8bbf98af"
+    for change in ({"quantize": replace(quantize, precision="bf16")}, {"finetune_steps": 5}):
+        assert request_key(replace(request, recipe=replace(request.recipe, **change))) != request_key(request)
 
 
 def test_an_image_that_is_added_changes_the_key(tmp_path: Path, wait: Callable[[], None]) -> None:

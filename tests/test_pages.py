@@ -19,9 +19,10 @@ from optimizer.coverage import coverage_key
 from optimizer.environment import threads_available
 from optimizer.experiment import measure
 from optimizer.headline import headlines
-from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import MAX_FINETUNE_STEPS, NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.scaling import ComplexityRequest
+from optimizer.step_time import keep_step_time
 from optimizer.store import Store
 from optimizer.summary import summarise
 from optimizer.theme import ENGINE_LABELS
@@ -210,7 +211,7 @@ EVERYTHING = (
         QuantizeSpec(
             "compensated", average_bits=3.0, granularity="group", range="percentile", symmetric=False
         ),
-        training_seconds=20.0,
+        finetune_steps=20,
     ),
     Recipe(
         PruneSpec(threshold=0.02, match=True),
@@ -234,6 +235,39 @@ def test_a_link_to_layers_restores_the_sliders(app: AppTest, way: Recipe) -> Non
     assert json.loads(page.query_params["recipe"]) == way.differences()
     page.switch_page("pages/layers.py").run()
     assert way.describe() in words(page)
+
+
+def test_an_older_link_s_seconds_are_read_as_steps(app: AppTest) -> None:
+    app.query_params["training"] = "60"
+    page = app.run()
+    assert not page.exception
+    assert page.number_input(key="finetune").value == 300
+    assert page.session_state["way"].finetune_steps == 300
+    assert "training" not in page.query_params
+    assert any("read as 300 steps" in toast.value for toast in page.toast)
+    page.run()
+    assert page.number_input(key="finetune").value == 300
+
+
+@pytest.mark.parametrize("seconds", ["long", "-1", "nan", "inf"])
+def test_an_older_link_with_bad_seconds_says_so(app: AppTest, seconds: str) -> None:
+    app.query_params["training"] = seconds
+    page = app.run()
+    assert not page.exception
+    assert page.error
+    assert page.number_input(key="finetune").value == 0
+
+
+def test_a_link_to_a_day_of_fine_tuning_gets_minutes(app: AppTest) -> None:
+    app.query_params["training"] = "86400"
+    assert app.run().number_input(key="finetune").value == MAX_FINETUNE_STEPS
+
+
+def test_what_a_step_takes_is_told(app: AppTest) -> None:
+    page = app.run()
+    assert "about a second for photographs" in page.number_input(key="finetune").help
+    keep_step_time(page.selectbox(key="model").value, 0.25)
+    assert "A step took 0.25 s" in page.run().number_input(key="finetune").help
 
 
 @pytest.mark.parametrize("recipe", ["[", '{"prune": {"sparsity": 7}}', '{"threshold": 1}'])

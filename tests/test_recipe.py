@@ -16,6 +16,7 @@ from optimizer.recipe import (
     ALLOCATIONS,
     EFFORTS,
     GRANULARITIES,
+    MAX_FINETUNE_STEPS,
     MAX_JSON_BYTES,
     MAX_OVERRIDES,
     PATTERNS,
@@ -76,7 +77,11 @@ channels = st.builds(
     match=st.booleans(),
 )
 recipes = st.builds(
-    Recipe, sparsities | thresholds | fixed | channels, quantize_specs, overrides, st.floats(0, 3600)
+    Recipe,
+    sparsities | thresholds | fixed | channels,
+    quantize_specs,
+    overrides,
+    st.integers(0, MAX_FINETUNE_STEPS),
 )
 
 
@@ -332,8 +337,8 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         ),
         (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer apart"),
         (
-            Recipe(PruneSpec("channels", 0.2, allocation="measured", snap=8), training_seconds=30),
-            "20 % of channels removed (by measured effect, snapped to 8) · trained for 30 s",
+            Recipe(PruneSpec("channels", 0.2, allocation="measured", snap=8), finetune_steps=30),
+            "20 % of channels removed (by measured effect, snapped to 8) · fine-tuned for 30 steps",
         ),
     ],
 )
@@ -463,3 +468,29 @@ def test_examples_in_the_docstrings(module: object) -> None:
     results = doctest.testmod(module)  # type: ignore[arg-type]
     assert results.attempted
     assert not results.failed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(0, 0), (0.0, 0), (0.01, 1), (30, 150), (30.5, 153), (86_400, MAX_FINETUNE_STEPS)]
+)
+def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> None:
+    data = {"prune": {"sparsity": 0.5}, "training_seconds": seconds}
+    assert Recipe.from_dict(data) == Recipe(PruneSpec(sparsity=0.5), finetune_steps=steps)
+    assert Recipe.from_json(json.dumps(data)).to_dict().get("training_seconds") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"training_seconds": "long"}, "'long' is not a number: give finetune_steps"),
+        ({"training_seconds": True}, "True is not a number"),
+        ({"training_seconds": -1}, "-1 seconds of fine-tuning are not allowed"),
+        ({"training_seconds": 1, "finetune_steps": 5}, "two ways to say one thing: give the steps"),
+        ({"finetune_steps": MAX_FINETUNE_STEPS + 1}, r"2,001 fine-tuning steps .* 0 \(none\) to 2,000"),
+        ({"finetune_steps": -1}, "-1 fine-tuning steps are not allowed"),
+        ({"finetune_steps": 1.5}, "not a recipe"),
+    ],
+)
+def test_bad_budgets_are_refused(data: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Recipe.from_dict(data)

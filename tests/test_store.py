@@ -179,6 +179,33 @@ def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest
     assert query(Store(store.path.with_name("new")).path, "SELECT x FROM later") == [(1,)]
 
 
+def test_what_was_fine_tuned_by_the_clock_is_measured_anew(store: Store) -> None:
+    """It stands for no number of steps; what was not fine-tuned is found and read as before."""
+    plain, tuned = make_result("plain"), make_result("tuned")
+    store.put(plain)
+    store.put(tuned)
+    store.put_failure("failed", tuned.request, "why", 1)
+    store.put_document("throughput", "plain", b'{"recipe":{"training_seconds":0.0}}')
+    store.put_document("throughput", "tuned", b'{"recipe":{"training_seconds":30.0}}')
+    for key, seconds in (("plain", "0.0"), ("tuned", "0.5")):
+        earlier = encode(make_result(key)).replace(
+            b'"finetune_steps":0', f'"training_seconds":{seconds}'.encode()
+        )
+        query(store.path, "UPDATE results SET json = ? WHERE key = ?", earlier, key)
+    query(store.path, "UPDATE failures SET json = ?", b'{"request":{"recipe":{"training_seconds":9.0}}}')
+    query(store.path, "PRAGMA user_version = 1")
+    assert store.get("plain") == plain
+    assert store.get("tuned") is None
+    assert store.results() == [plain]
+    assert store.count() == 1
+    assert store.failures() == []
+    throughput = "SELECT key FROM documents WHERE kind = 'throughput'"
+    assert query(store.path, throughput) == [("plain",)]
+    assert query(store.path, "SELECT count(*) FROM results") == [(2,)], "nothing is thrown away"
+    store.put(tuned)
+    assert store.get("tuned") == tuned
+
+
 def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = query(store.path, "PRAGMA user_version")
     with monkeypatch.context() as patch:

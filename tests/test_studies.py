@@ -1,9 +1,8 @@
-"""Studies, plans and trainings: made once, kept on disk by content, and thrown away oldest first."""
+"""Studies, plans and fine-tuned networks: made once, kept on disk by content, thrown away oldest first."""
 
 import copy
 import os
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,9 +18,10 @@ from optimizer.models import LoadedModel
 from optimizer.prune.channels import shrink
 from optimizer.prune.plan import Plan
 from optimizer.records import DataSpec
+from optimizer.recover import LOOK_STEPS, recover
 from optimizer.sensitivity import Trial, divergences_together
 from optimizer.shelf import beside, kept, read, write
-from optimizer.studies import coupled, make, plan_of, study_of, trained
+from optimizer.studies import coupled, fine_tuned, make, plan_of, study_of
 from optimizer.study import Study
 
 Small = Callable[[str], nn.Module]
@@ -228,8 +228,8 @@ def test_a_plan_is_made_once_and_removes_the_same_channels(
         assert torch.equal(again.rankings[name].order, ranking.order)
         assert torch.equal(again.rankings[name].losses, ranking.losses)
     states = [shrink(one, 0.5).module.state_dict() for one in (made, again)]
-    for name, tensor in states[1].items():  # sums over mapped memory round otherwise
-        torch.testing.assert_close(tensor, states[0][name])
+    for name, tensor in states[1].items():
+        assert torch.equal(tensor, states[0][name])
 
 
 def test_plans_of_two_orders_are_kept_apart(plain: nn.Module, small_images: Tensor, home: Path) -> None:
@@ -251,21 +251,26 @@ def halved(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     return student, masks
 
 
-def test_a_training_is_done_once(
+def test_fine_tuning_is_done_once(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student, masks = halved(model)
-    first = trained(student, model, masks, small_images, 0.5)
-    monkeypatch.setattr(studies, "recover", lambda *_, **__: pytest.fail("it was trained again"))
-    again = trained(student, model, masks, small_images, 0.5)
+    took: list[float] = []
+    first = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    assert len(took) == 1
+    monkeypatch.setattr(studies, "recover", lambda *_, **__: pytest.fail("it was done again"))
+    again = fine_tuned(student, model, masks, small_images, 60, took=took.append)
     assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
     assert len(files(home)) == 1, "what was begun is gone when it is done"
+    assert len(took) == 1
 
 
-def test_a_training_that_is_stopped_leaves_its_best_and_is_gone_on_with(
+def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
     student, masks = halved(model)
+    steps = 3 * LOOK_STEPS
+    expected = recover(student, model, masks, small_images, steps).state
 
     class Stopped(BaseException):
         """As a killed worker's process: nothing of ours catches it."""
@@ -278,33 +283,59 @@ def test_a_training_that_is_stopped_leaves_its_best_and_is_gone_on_with(
             raise Stopped
 
     with pytest.raises(Stopped):
-        trained(student, model, masks, small_images, 2.0, stop)
+        fine_tuned(student, model, masks, small_images, steps, stop)
     (path,) = files(home)
     assert path.name.endswith("-begun.safetensors")
-    state, facts = read(path) or pytest.fail("it can't be read")
-    assert 1 < facts["spent"] < 2
-    assert not torch.equal(state["head.weight"], student.state_dict()["head.weight"])
-    assert all((state[name][~mask] == 0).all() for name, mask in masks.items())
+    _, facts = read(path) or pytest.fail("it can't be read")
+    assert facts["step"] == 2 * LOOK_STEPS
 
     told.clear()
-    started = time.monotonic()
-    trained(student, model, masks, small_images, 2.0, lambda _, words: told.append(words))
-    assert time.monotonic() - started < 1.8, "only what was left of its time"
-    assert all("going on from 1 s that were kept" in words for words in told)
-    assert told
+    found = fine_tuned(student, model, masks, small_images, steps, lambda _, words: told.append(words))
+    assert len(told) == 1, "only the steps that were left"
+    assert f"going on from step {2 * LOOK_STEPS}" in told[0]
+    assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
     assert not [path for path in files(home) if "begun" in path.name]
 
 
 def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Tensor, home: Path) -> None:
     student, masks = halved(model)
-    trained(student, model, masks, small_images, 0.2)
+    expected = fine_tuned(student, model, masks, small_images, 20).state_dict()
     (path,) = files(home)
-    write(beside(path), ({"other": torch.zeros(3)}, {"spent": 0.1}))
-    path.unlink()
-    told: list[str] = []
-    trained(student, model, masks, small_images, 0.2, lambda _, words: told.append(words))
-    assert told
-    assert not any("going on" in words for words in told)
+    for tensors, facts in (
+        ({"other": torch.zeros(3)}, {"step": 10, "divergence": 0.1}),
+        ({"state other": torch.zeros(3), "random": torch.zeros(2)}, {"step": 10, "divergence": 0.1}),
+        ({"other": torch.zeros(3)}, {"spent": 0.1}),
+    ):
+        write(beside(path), (tensors, facts))
+        path.unlink()
+        told: list[str] = []
+        found = fine_tuned(student, model, masks, small_images, 20, lambda _, words: told.append(words))  # noqa: B023
+        assert told
+        assert not any("going on" in words for words in told)
+        assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
+
+
+def test_what_is_read_again_lies_in_memory_as_what_was_made(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    """Where a tensor begins decides how sums over it are rounded."""
+    study_of(model, small_images)
+    again = study_of(model, small_images)
+    assert all(one.covariance.data_ptr() % 64 == 0 for one in again.moments.values())
+    assert all(one.mean.data_ptr() % 64 == 0 for one in again.moments.values())
+
+
+def test_the_caller_s_threads_do_not_change_a_study(model: nn.Module, small_images: Tensor) -> None:
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            made.append(make(model, small_images))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert_equal(*made)
 
 
 def test_what_making_raises_comes_through_and_leaves_nothing(home: Path) -> None:

@@ -25,7 +25,7 @@ def family(recipe: Recipe) -> Family:
         "best effort" if prune.effort == "best" else "",
         f"snapped to {prune.snap}" if prune.snap > 1 else "",
         "outputs matched" if recipe.matches else "",
-        f"trained {recipe.training_seconds:g} s" if recipe.trains else "",
+        f"fine-tuned {recipe.finetune_steps:,} steps" if recipe.finetunes else "",
     )
     equalised = any(spec.equalises for spec in recipe.quantize_specs)
     return (
