@@ -25,6 +25,8 @@ from optimizer.step_time import step_time
 from pages import address
 
 LARGEST_THRESHOLD = 0.5
+MAX_PERCENT = 99
+"""Of the slider for sparsity."""
 METHODS = {
     "compensated": "Compensated",
     "magnitude": "Magnitude",
@@ -86,16 +88,18 @@ def drawn(model: str) -> Recipe:
     return Recipe(pruning, quantize, finetune_steps=steps)
 
 
-def stand_for(recipe: Recipe) -> None:
-    """Sets every control as it must stand for ``recipe``, or as near as it can."""
+def stand_for(recipe: Recipe) -> tuple[str, ...]:
+    """Sets every control as it must stand for ``recipe``, or as near as it can, and says where it can't."""
     prune, quantize = recipe.prune, recipe.quantize
     method = "threshold" if prune.threshold is not None else prune.method
-    bits = round(quantize.bits)
+    bits, percent = round(quantize.bits), min(round(100 * (prune.sparsity or 0)), MAX_PERCENT)
+    threshold = min(prune.threshold or 0.0, LARGEST_THRESHOLD)
+    possible = quantize.precision in precisions(environment())
     automatic = best_grid(quantize.method, bits) == quantize.symmetric
     values = {
         "method": method,
-        "sparsity": round(100 * (prune.sparsity or 0)),
-        "threshold": min(prune.threshold or 0.0, LARGEST_THRESHOLD),
+        "sparsity": percent,
+        "threshold": threshold,
         "pattern": prune.pattern,
         "effort": prune.effort,
         "snap": prune.snap,
@@ -109,12 +113,21 @@ def stand_for(recipe: Recipe) -> None:
         "granularity": quantize.granularity,
         "grid": "automatic" if automatic else "symmetric" if quantize.symmetric else "asymmetric",
         "equalise": quantize.equalise,
-        "precision": quantize.precision if quantize.precision in precisions(environment()) else "f32",
+        "precision": quantize.precision if possible else "f32",
     }
     if prune.allocation in allocations(method):
         values[f"{method}_allocation"] = prune.allocation
     for key, value in values.items():
         st.session_state[key] = value
+    asked = 100 * (prune.sparsity or 0)
+    told = {
+        f"{asked:.6g} % sparsity, shown as {percent} %": abs(asked - percent) > 1e-9,
+        f"a threshold of {prune.threshold or 0:.6g}, shown as {threshold:g}": threshold
+        < (prune.threshold or 0),
+        f"{quantize.bits:g} bits on average, shown as {bits}": quantize.bits != bits,
+        f"{PRECISIONS[quantize.precision]}, which this CPU has not": not possible,
+    }
+    return tuple(words for words, differs in told.items() if differs)
 
 
 def as_set(recipe: Recipe) -> Recipe:
@@ -158,7 +171,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
     percent = st.slider(
         "Channels removed" if method == "channels" else "Sparsity",
         0,
-        99,
+        MAX_PERCENT,
         0,
         format="%d %%",
         **address.in_address("sparsity"),

@@ -68,7 +68,9 @@ def take_link() -> None:
     linked: Recipe | None = st.session_state.pop("way of link", None)
     if linked is not None:
         st.session_state["linked"] = True
-        controls.stand_for(linked)
+        for words in controls.stand_for(linked):
+            told = f"The link asks for what the controls can't show: {words}."
+            st.toast(told, icon=":material/info:", duration="long")
 
 
 def ask(request: Request) -> list[Job]:

@@ -288,6 +288,14 @@ def test_what_no_slider_can_say_comes_as_near_as_it_can(app: AppTest) -> None:
     assert (page.slider(key="threshold").value, page.select_slider(key="bits").value) == (0.5, 4)
 
 
+def test_a_link_beyond_the_controls_is_shown_as_near_as_they_can_and_says_so(app: AppTest) -> None:
+    app.query_params["recipe"] = '{"prune":{"sparsity":0.999}}'
+    page = app.run()
+    assert not page.exception
+    assert page.slider(key="sparsity").value == 99
+    assert "99.9 % sparsity, shown as 99 %" in page.toast[0].value
+
+
 def test_every_engine_is_offered_or_told_why_not(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     page = app.run()
     engine = page.selectbox(key="engine")
