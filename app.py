@@ -16,5 +16,8 @@ page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words():
     sidebar.sidebar()
+    tasks.begin_page()
     page.run()
+    with st.sidebar:
+        tasks.show_others()
     drawing.follow_theme()

@@ -247,6 +247,7 @@ def _stored(options: argparse.Namespace) -> None:
 
 
 def _dashboard(options: argparse.Namespace) -> None:
+    from optimizer.processes import guard, release
     from optimizer.resources import app_file, home
 
     home()  # a folder that can't be written is said here, not in a page
@@ -275,14 +276,16 @@ def _dashboard(options: argparse.Namespace) -> None:
     if not is_loopback(options.host):
         print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
-    # Whoever ends this process (a service manager, kill) ends the server with it.
+    # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
+    guarding = guard(server.pid)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         server.wait()
     finally:
         server.terminate()
         server.wait()
-    if server.returncode:
+        release(guarding)
+    if server.returncode not in (0, -signal.SIGTERM):  # asked to end before it listened to that
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
 
 

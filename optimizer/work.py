@@ -4,13 +4,15 @@ torch and its kin are imported inside the tasks, so that naming this module cost
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from optimizer.classes import ClassMapping
-from optimizer.errors import ParetoscopeError, unknown
+from optimizer.errors import ParetoscopeError, UnavailableError, unknown
+from optimizer.executors import Limits
 from optimizer.keys import request_key
-from optimizer.recipe import PRESETS
+from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
     DataSpec,
@@ -58,7 +60,24 @@ def run(task: str, request: Any, report: Report) -> object:
     """Run one task. Raises InputError for an unknown one, else what the task raises."""
     if task not in TASKS:
         raise unknown("task", task, TASKS)
-    return TASKS[task](request, report)
+    return TASKS[task].run(request, report)
+
+
+def limits(task: str, request: Any) -> Limits:
+    """How long a worker may take for a task: its own minutes, and those of the fine-tuning in the request.
+
+    Raises InputError for an unknown task.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    parts = request if isinstance(request, tuple) else (request,)
+    recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest)]
+    finetuning = sum(map(_finetuning_seconds, recipes))
+    return Limits(60 * TASKS[task].minutes + finetuning, 60 * TASKS[task].silent_minutes + finetuning)
+
+
+def _finetuning_seconds(recipe: Recipe) -> float:
+    return recipe.training_seconds if recipe.trains else 0.0
 
 
 def _warm(request: Request | None, report: Report) -> None:
@@ -129,7 +148,8 @@ def _measure(request: Request, report: Report) -> str:
     try:
         result = experiment.measure(request, report, store.latency)
     except ParetoscopeError as error:
-        store.put_failure(request_key(request), request, str(error), attempts=1)
+        with suppress(UnavailableError):  # what made the measurement fail is what to tell
+            store.put_failure(request_key(request), request, str(error), attempts=1)
         raise
     store.put(result)
     return result.key
@@ -194,19 +214,33 @@ def _throughput(request: ServingRequest, report: Report) -> str:
     return run.key
 
 
-TASKS: dict[str, Callable[[Any, Report], object]] = {
-    "warm": _warm,
-    "catalogue": _catalogue,
-    "download": _download,
-    "images": _images,
-    "inspect": _inspect,
-    "anatomy": _anatomy,
-    "sensitivities": _sensitivities,
-    "coupled": _coupled,
-    "measure": _measure,
-    "preset": _preset,
-    "artifact": _artifact,
-    "complexity": _complexity,
-    "coverage": _coverage,
-    "throughput": _throughput,
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a worker can be asked for: the function that does it, and what it does, in words.
+
+    It may take ``minutes``, and ``silent_minutes`` between two reports. Both are generous: they are meant for
+    what hangs, and for what was left behind. Fine-tuning comes on top (:func:`limits`).
+    """
+
+    run: Callable[[Any, Report], object]
+    label: str
+    minutes: float
+    silent_minutes: float = 30
+
+
+TASKS: dict[str, Task] = {
+    "warm": Task(_warm, "loading libraries", 30),
+    "catalogue": Task(_catalogue, "listing the models", 30),
+    "download": Task(_download, "downloading weights", 720, silent_minutes=10),
+    "images": Task(_images, "reading images", 120),
+    "inspect": Task(_inspect, "compressing", 120),
+    "anatomy": Task(_anatomy, "compressing", 120),
+    "sensitivities": Task(_sensitivities, "measuring sensitivities", 240),
+    "coupled": Task(_coupled, "measuring sensitivities of coupled layers", 240),
+    "measure": Task(_measure, "measuring", 480),
+    "preset": Task(_preset, "searching a recipe", 1440, silent_minutes=120),
+    "artifact": Task(_artifact, "writing a model file", 120),
+    "complexity": Task(_complexity, "measuring time against weights", 120),
+    "coverage": Task(_coverage, "timing the kernels", 120),
+    "throughput": Task(_throughput, "measuring throughput", 240),
 }

@@ -14,7 +14,7 @@ from optimizer.marks import Lines, Stacks
 from optimizer.records import Request, Result
 from optimizer.summary import Summary
 from pages.markup import plain
-from pages.tasks import finished, pool
+from pages.tasks import finished, pool, visitor
 
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[str, Colour] = {
@@ -155,9 +155,11 @@ MODEL_HELP = {
 def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
     """Written by a worker when it is asked for, with recipe and model card."""
 
+    asks = visitor()  # where it is written, in a thread of a download, there is no session
+
     def written() -> bytes:
         key = f"artifact {kind} {request_key(request)}"
-        job = pool().wait(pool().submit("inspect", "artifact", (kind, request), key))
+        job = pool().wait(pool().submit("inspect", "artifact", (kind, request), key, visitor=asks))
         pool().forget(key)  # megabytes
         return finished(job, bytes)
 

@@ -46,12 +46,11 @@ def main() -> None:
 
 def take_preset() -> None:
     """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late."""
-    job = tasks.pool().get(st.session_state.get("preset", ""))
-    if job is None or not job.over:
+    job: Job | None = st.session_state.get("preset")  # the job itself: another visitor may wait for it too
+    if job is None or not (job.over or tasks.is_stopped(job.key)):
         return
     del st.session_state["preset"]
-    tasks.pool().forget(job.key)  # so that it can be asked for again, with other images perhaps
-    if job.state == "cancelled":
+    if job.state == "cancelled" or tasks.is_stopped(job.key):
         return
     with tasks.errors_in_words():
         found = tasks.finished(job, Found)
@@ -79,9 +78,9 @@ def ask(request: Request) -> list[Job]:
     if before and before != request_key(request):
         waiting = tasks.pool().get(before)
         if waiting and waiting.state == "queued":
-            tasks.pool().cancel(before)
+            tasks.pool().withdraw(before, tasks.visitor())
     key = st.session_state["asked"] = request_key(request)
-    return [] if tasks.has_failed(key) else [tasks.submit(request)]
+    return [] if tasks.held_back(key) else [tasks.submit(request)]
 
 
 def inspection(request: Request, result: Result | None) -> Inspection | None:
@@ -89,7 +88,10 @@ def inspection(request: Request, result: Result | None) -> Inspection | None:
     if result:
         return result.inspection
     plain = replace(request, settings=Settings())
-    job = tasks.pool().submit("inspect", "inspect", plain, f"inspect {request_key(plain)}")
+    key = f"inspect {request_key(plain)}"
+    if tasks.is_stopped(key):
+        return None
+    job = tasks.start("inspect", "inspect", plain, key)
     tasks.pool().wait(job, INSPECTION_SECONDS)
     return tasks.finished(job, Inspection) if job.over else None
 
@@ -149,10 +151,13 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             address.pin(result.key)
         drawing.export_menu(results, request.model, request)
-        if swept:
-            if st.button("Stop", icon=":material/stop:", help="Stop filling the curves."):
-                for job in swept:
-                    tasks.pool().cancel(job.key)
+        if any(map(tasks.may_stop, swept)):
+            if st.button(
+                "Stop filling",
+                icon=":material/stop:",
+                help="Stop filling the curves. What is measured so far is kept.",
+            ):
+                tasks.withdraw(swept)
                 st.rerun()
         elif missing and st.button(
             f"Fill the curves ({len(missing)} to measure)",
@@ -171,24 +176,21 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
     if searching:
         tasks.show_job(searching)
-        if st.button("Stop the search", icon=":material/stop:"):
-            tasks.pool().cancel(searching.key)
-            st.rerun()
     job = tasks.pool().get(request_key(full))
     return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
 
 
 def presets(request: Request) -> Job | None:
     """Recipes for people in a hurry; the search that runs, if one does."""
-    running = tasks.pool().get(st.session_state.get("preset", ""))
+    running: Job | None = st.session_state.get("preset")
     with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
             if st.button(name.capitalize(), help=preset.label, width="stretch"):
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
-                running = tasks.pool().submit("measure", "preset", (name, base), key)
-                st.session_state["preset"] = key
+                running = tasks.start("measure", "preset", (name, base), key)
+                st.session_state["preset"] = running
                 st.rerun()
     return running
 

@@ -84,11 +84,7 @@ def serve(request: Request) -> None:
     if run is None and (job is None or job.over):
         offer(wanted, key, len(grid), job)
     elif job is not None and not job.over:
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button("Cancel", icon=":material/close:"):
-                tasks.pool().cancel(key)
-                st.rerun()
-            tasks.refresh_when_over([job])
+        tasks.refresh_when_over([job])
     limit_ns = limit_ms * 1e6 if limit_ms else None
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
@@ -177,7 +173,7 @@ def pills(label: str, key: str, options: list[int], default: list[int], words: s
 def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:"):
-            tasks.pool().submit("measure", "throughput", wanted, key, tasks.INTERACTIVE)
+            tasks.start("measure", "throughput", wanted, key)
             st.rerun()
         st.caption(
             f"{count(configurations, 'configuration')}: in each the recipe, the uncompressed model "

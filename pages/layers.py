@@ -51,7 +51,9 @@ def main() -> None:
 
 def told(jobs: list[Job], task: str, request: object, key: str) -> object | None:
     """What a short task says; None with its error shown, or while it runs: then its job joins ``jobs``."""
-    job = tasks.pool().submit("inspect", task, request, f"{task} {key}")
+    if tasks.held_back(f"{task} {key}"):
+        return None
+    job = tasks.start("inspect", task, request, f"{task} {key}")
     tasks.pool().wait(job, WAIT_SECONDS)
     if not job.over:
         jobs.append(job)
@@ -81,10 +83,16 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
-    job = tasks.pool().submit("inspect", "coupled", plain, f"coupled {request_key(plain)}")
-    jobs += [] if job.over else [job]
+    key = f"coupled {request_key(plain)}"
+    job = tasks.pool().get(key)
+    if job is None or not (job.over or tasks.is_stopped(key)):
+        job = tasks.start("inspect", "coupled", plain, key)
+        jobs += [] if job.over else [job]
     edit(request, inspection)
-    coupled(job)
+    if tasks.is_stopped(key):
+        tasks.held_back(key)
+    else:
+        coupled(job)
 
 
 def coupled(job: Job) -> None:

@@ -7,6 +7,7 @@ import streamlit as st
 
 from optimizer.folders import allowed_roots
 from optimizer.headline import headlines
+from optimizer.keys import request_key
 from optimizer.metrics import MISSING, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
@@ -81,7 +82,7 @@ def get(card: ModelCard) -> None:
         return
     key = f"download {card.name}"
     if st.button(f"Download {format_bytes(card.download_bytes)}", icon=":material/download:", type="primary"):
-        tasks.pool().submit("inspect", "download", card.name, key)
+        tasks.start("inspect", "download", card.name, key)
     job = tasks.pool().get(key)
     if job:
         tasks.refresh_when_over([job])
@@ -95,7 +96,9 @@ def get(card: ModelCard) -> None:
 def read_images(chosen: sidebar.Selection) -> None:
     st.markdown("**Images**")
     key = f"images {digest([chosen.card.name, chosen.data])}"
-    job = tasks.pool().submit("inspect", "images", (chosen.card.name, chosen.data), key)
+    if tasks.held_back(key):
+        return
+    job = tasks.start("inspect", "images", (chosen.card.name, chosen.data), key)
     tasks.pool().wait(job, 0.3)
     if not job.over:
         tasks.refresh_when_over([job])
@@ -118,7 +121,8 @@ def score_baseline(chosen: sidebar.Selection) -> None:
     request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)
     if result is None:
-        tasks.refresh_when_over([tasks.submit(request)])
+        if not tasks.held_back(request_key(request)):
+            tasks.refresh_when_over([tasks.submit(request)])
         return
     summary = summarise(result)
     for column, headline in zip(st.columns(4), headlines(summary, result.inspection), strict=True):

@@ -5,19 +5,23 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from optimizer.errors import ParetoscopeError
-from optimizer.executors import Job, Pool
+from optimizer.executors import SERVER, Job, Pool
 from optimizer.keys import request_key
+from optimizer.metrics import count
 from optimizer.recipe import NORMAL
 from optimizer.records import Request
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
-from optimizer.work import TARGET
+from optimizer.work import TARGET, TASKS, limits
 from pages.markup import plain
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
+OTHERS_POLL_SECONDS = 1.0
 INTERACTIVE, BACKGROUND = 0, 10
 """Priorities: what a slider asks for goes before what a sweep asks for."""
 
@@ -36,13 +40,24 @@ def errors_in_words() -> Iterator[None]:
 @st.cache_resource
 def pool() -> Pool:
     """The workers of this server, shared by all its visitors, warmed up once."""
-    workers = Pool(TARGET)
+    workers = Pool(TARGET, limits=limits, present=_present)
     first = Request(FIRST_MODEL, NORMAL)
     workers.warm(Request(FIRST_MODEL))
     if not store().count():  # the very first start: fill the curves while the visitor looks around
         for request in grid(first, STARTER_SPARSITIES, STARTER_BITS):
-            workers.submit("measure", "measure", request, request_key(request), BACKGROUND)
+            workers.submit("measure", "measure", request, request_key(request), BACKGROUND, visitor())
     return workers
+
+
+def visitor() -> str:
+    """Who asks: the browser session of this script run."""
+    context = get_script_run_ctx()
+    return context.session_id if context else SERVER
+
+
+def _present(visitor: str) -> bool:
+    """Whether a visitor's browser is connected."""
+    return not runtime.exists() or bool(runtime.get_instance().is_active_session(visitor))
 
 
 @st.cache_resource
@@ -58,24 +73,36 @@ def finished(job: Job, kind: type[T]) -> T:
     raise ParetoscopeError(job.error or f"{job.task} was cancelled")
 
 
-def has_failed(key: str) -> bool:
-    """Whether a job failed. The error is shown, and what failed is tried again when asked for, not by itself:
-    it would fail for ever."""
+def start(lane: str, task: str, asked: object, key: str, priority: int = INTERACTIVE) -> Job:
+    """Have something done because this visitor says so, also where they stopped it before."""
+    _stopped().discard(key)
+    return pool().submit(lane, task, asked, key, priority, visitor())
+
+
+def held_back(key: str) -> bool:
+    """Whether a job failed, or this visitor stopped it. That is shown, and it is tried again when they ask
+    for it, not by itself: it would fail, or run, for ever."""
     job = pool().get(key)
-    if job is None or job.state != "failed":
+    stopped = key in _stopped()
+    if not stopped and (job is None or job.state != "failed"):
         return False
-    st.error(plain(job.error), icon=":material/error:")
-    if st.button("Try again", icon=":material/refresh:"):
+    if stopped:
+        st.info("Stopped, as you asked. What was done on the way is kept.", icon=":material/stop_circle:")
+    elif job:
+        st.error(plain(job.error), icon=":material/error:")
+    if st.button("Go on" if stopped else "Try again", icon=":material/refresh:", key=f"again {key}"):
+        _stopped().discard(key)
         pool().forget(key)
-        st.rerun()  # without the error
+        st.rerun()  # without the words
     return True
 
 
 def ask_for(task: str, asked: object, key: str) -> list[Job]:
-    """Have something measured that the store has not. No job where it failed, until it is asked for again."""
-    if has_failed(key):
+    """Have something measured that the store has not. No job where it failed or was stopped, until it is
+    asked for again."""
+    if held_back(key):
         return []
-    job = pool().submit("measure", task, asked, key, INTERACTIVE)
+    job = start("measure", task, asked, key)
     if job.state == "done":  # the store was emptied since
         pool().forget(key)
         st.rerun()
@@ -88,7 +115,35 @@ def submit(request: Request, priority: int = INTERACTIVE) -> Job:
     job = pool().get(key)
     if job and job.state == "done":
         pool().forget(key)
-    return pool().submit("measure", "measure", request, key, priority)
+    return start("measure", "measure", request, key, priority)
+
+
+def stop(job: Job) -> None:
+    """Wait no longer for a job, nor ask for it again by itself. It ends, unless another visitor waits too."""
+    _stopped().add(job.key)
+    withdraw([job])
+
+
+def withdraw(jobs: Sequence[Job]) -> None:
+    """Wait no longer for those of the jobs that this visitor may stop."""
+    for job in filter(may_stop, jobs):
+        pool().withdraw(job.key, visitor())
+
+
+def is_stopped(key: str) -> bool:
+    """Whether this visitor stopped a job, though it may run on for another."""
+    return key in _stopped()
+
+
+def may_stop(job: Job) -> bool:
+    """Whether this visitor asked for it, or nobody who is there waits for it."""
+    return pool().may_stop(job, visitor())
+
+
+def _stopped() -> set[str]:
+    """Keys of the jobs that this visitor stopped, and has not asked for again."""
+    keys: set[str] = st.session_state.setdefault("stopped", set())
+    return keys
 
 
 def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
@@ -96,6 +151,7 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     jobs = [*shown, *unseen]
     if not jobs:
         return
+    _shown().update(job.key for job in jobs)
     over = sum(job.over for job in jobs)
 
     @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
@@ -109,11 +165,62 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
 
 
 def show_job(job: Job) -> None:
-    """One line: what a job is doing, with its share done where it can tell."""
+    """One line: what a job is doing, with its share done where it can tell, and a button that stops it."""
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
-    elif job.progress is not None:
-        st.progress(job.progress, plain(job.message))
     elif not job.over:
-        words = plain(job.message) if job.state == "running" and job.message else "waiting for its turn"
-        st.caption(f":material/hourglass_top: {words}…")
+        _shown().add(job.key)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if job.progress is not None:
+                st.progress(job.progress, plain(job.message))
+            else:
+                words = plain(job.message) if job.state == "running" and job.message else "waiting for its turn"
+                st.caption(f":material/hourglass_top: {words}…", width="stretch")
+            stop_button(job)
+
+
+def stop_button(job: Job) -> None:
+    """A button that stops a job, where this visitor may."""
+    if may_stop(job) and st.button(
+        f"Stop {TASKS[job.task].label}",
+        icon=":material/stop:",
+        key=f"stop {job.key}",
+        help="What is done so far is kept. If another visitor waits for it too, it goes on for them.",
+    ):
+        stop(job)
+        st.rerun()  # all of the page
+
+
+def begin_page() -> None:
+    """Before a page is drawn: it has shown no job yet."""
+    _shown().clear()
+
+
+def show_others() -> None:
+    """After a page is drawn: what else this visitor has running, asked for on another page or before."""
+    others = [
+        job for job in pool().jobs() if not job.over and visitor() in job.visitors and job.key not in _shown()
+    ]
+    if not others:
+        return
+
+    @st.fragment(run_every=OTHERS_POLL_SECONDS)
+    def watch() -> None:
+        if any(job.over for job in others):
+            st.rerun()
+        for job in [job for job in others if job.state == "running"]:
+            share = "" if job.progress is None else f" ({job.progress:.0%})"
+            st.caption(f":material/pending: Also {TASKS[job.task].label}{share}", help=plain(job.message) or None)
+            stop_button(job)
+        queued = [job for job in others if job.state == "queued"]
+        if queued and st.button(f"Drop {count(len(queued), 'job')} of yours waiting", icon=":material/stop:"):
+            withdraw(queued)
+            st.rerun()
+
+    watch()
+
+
+def _shown() -> set[str]:
+    """Keys of the jobs that the page shows."""
+    keys: set[str] = st.session_state.setdefault("shown jobs", set())
+    return keys

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from factories import make_result
 from PIL import Image
@@ -351,6 +352,20 @@ def test_whoever_ends_the_dashboard_ends_its_server() -> None:
         assert dashboard.wait() == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_dashboard_takes_its_server_along() -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
+        assert dashboard.stdout is not None
+        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+        server = next(one for one in psutil.Process(dashboard.pid).children() if "streamlit" in one.cmdline())
+        dashboard.kill()
+        dashboard.wait()
+        psutil.wait_procs([server], timeout=30)
+        assert not server.is_running()
 
 
 def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:

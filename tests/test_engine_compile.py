@@ -59,6 +59,12 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
     assert "no C++ compiler" in str(compile.problem.__wrapped__())
 
+    hanging = tmp_path / "c++"
+    hanging.write_text("#!/bin/sh\nexec sleep 600\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: str(hanging))
+    monkeypatch.setattr(compile, "MAX_TRIAL_SECONDS", 0.5)
+    assert "took more than 0.5 s" in str(compile.problem.__wrapped__())
 
 @pytest.mark.parametrize("named", [False, True])
 def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(

@@ -1,5 +1,7 @@
 """A fresh process: resident memory and cold start."""
 
+import os
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from engine_runs import Ready, Small, close, needs_compiler, run
 from torch import Tensor, nn
 
 from optimizer.compress import compress
+from optimizer.engines import memory
 from optimizer.engines.memory import measure_start
 from optimizer.errors import WorkError
 from optimizer.recipe import QuantizeSpec, Recipe
@@ -64,3 +67,25 @@ def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: 
     empty = replace(runner, memory_probe=lambda folder: None)
     with pytest.raises(WorkError, match=r"(?s)memory could not be measured.*model.pt"):
         measure_start(empty, 1, (1, *SMALL_SHAPE))
+
+
+def _never() -> object:
+    """A loader whose network never answers."""
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> object:
+        time.sleep(600)
+        return None
+
+    return load
+
+
+def test_a_process_that_hangs_is_ended_in_words(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = replace(run("torch", small("cnn"), Recipe(), small_images), loader=_never)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(memory, "MAX_SECONDS", 1.0)
+    began = time.monotonic()
+    with pytest.raises(WorkError, match="after 1 s a fresh process had not given its first answer"):
+        measure_start(runner, 1, (1, *SMALL_SHAPE))
+    assert time.monotonic() - began < 60

@@ -477,6 +477,69 @@ def try_again(page: AppTest, key: str) -> None:
     tasks.pool().cancel(key)
 
 
+def press(page: AppTest, label: str) -> AppTest:
+    return next(button for button in page.button if button.label == label).click().run()
+
+
+def has_button(label: str) -> Callable[[AppTest], bool]:
+    return lambda page: label in [button.label for button in page.button]
+
+
+def as_visitor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tasks, "visitor", lambda: name)
+
+
+def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), training_seconds=60.0).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    app.query_params["recipe"] = json.dumps(recipe.differences())
+    page = settled(app.run(), lambda page: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    page = press(page, "Stop measuring")
+    stopped = tasks.pool().get(key)
+    assert stopped is not None
+    assert stopped.state == "cancelled"
+    assert "Stopped, as you asked" in words(page)
+    assert not page.run().exception
+    assert tasks.pool().get(key) is stopped  # it is not asked for again by itself
+    page = press(page, "Go on")
+    assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
+    page.switch_page("pages/compare.py").run()
+    page = settled(page, has_button("Stop measuring"))  # from every page
+    press(page, "Stop measuring")
+    assert tasks.pool().get(key).state == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.32), training_seconds=60.0).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    app.query_params["recipe"] = json.dumps(recipe.differences())
+    as_visitor(monkeypatch, "ann")
+    ann = settled(app.run(), lambda page: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    job = tasks.pool().get(key)
+    assert job is not None
+    assert tasks.pool().submit("measure", "measure", job.request, key, visitor="bob") is job
+    ann = press(ann, "Stop measuring")
+    assert "Stopped, as you asked" in words(ann)
+    assert not has_button("Stop measuring")(ann)
+    assert job.state == "running"
+    assert tasks.pool().withdraw(key, "bob")
+
+
+def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {}
+    for name in ("ann", "bob"):
+        as_visitor(monkeypatch, name)
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        page.query_params |= {"model": "fashion-mlp"}
+        pages[name] = press(page.run(), "Small")
+    assert pages["ann"].session_state["preset"] is pages["bob"].session_state["preset"]
+    for name, page in pages.items():
+        as_visitor(monkeypatch, name)
+        settled(page, lambda page: len(page.toast) == 1)
+        assert "smallest file" in page.toast[0].value.lower()
+        assert "preset" not in page.session_state
+
+
 def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     recipe = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.29)).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))

@@ -7,11 +7,11 @@ import pytest
 
 from optimizer import kernels
 from optimizer.engines import ENGINES
-from optimizer.errors import InputError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Request
 from optimizer.store import Store
-from optimizer.work import TASKS, Catalogue, ImagesReport, run
+from optimizer.work import TASKS, Catalogue, ImagesReport, limits, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 
@@ -75,3 +75,30 @@ def test_images_are_counted_before_anything_is_measured() -> None:
 def test_an_unknown_task_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match=", ".join(TASKS)):
         run("dance", None, quiet)
+    with pytest.raises(InputError, match=", ".join(TASKS)):
+        limits("dance", None)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_limits_and_words(task: str) -> None:
+    found = limits(task, None)
+    assert 0 < found.silent <= found.total <= 24 * 3600
+    assert TASKS[task].label
+
+
+def test_fine_tuning_comes_on_top_of_a_tasks_minutes() -> None:
+    plain = limits("measure", SMALL)
+    tuned = replace(SMALL, recipe=replace(SMALL.recipe, training_seconds=600.0))
+    for task, request in (("measure", tuned), ("anatomy", (tuned, "layer")), ("artifact", ("onnx", tuned))):
+        assert limits(task, request).total == limits(task, SMALL).total + 600
+    assert limits("measure", tuned).silent == plain.silent + 600
+    assert limits("measure", SMALL) == plain
+
+
+def test_a_failure_is_told_also_where_it_can_not_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UnavailableError("the disk is full")
+
+    monkeypatch.setattr(Store, "put_failure", full)
+    with pytest.raises(InputError, match="no-such-model"):
+        run("measure", Request("no-such-model"), quiet)

@@ -39,6 +39,7 @@ LARGEST_BATCH = 50
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 KERNEL = "inductor"
 TRIAL = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
+MAX_TRIAL_SECONDS = 120.0
 SCALE, ZERO_POINT = "paretoscope_scale", "paretoscope_zero_point"
 
 
@@ -56,7 +57,15 @@ def problem() -> str | None:
         source = Path(folder) / "trial.cpp"
         source.write_text(TRIAL)
         command = [compiler, f"-I{headers}", "-fopenmp", "-c", str(source), "-o", f"{source}.o"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=MAX_TRIAL_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return (
+                f"the C++ compiler {compiler} took more than {MAX_TRIAL_SECONDS:g} s for an empty program: "
+                "restart when this machine has less to do"
+            )
     if done.returncode:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
         return f"the C++ compiler {compiler} can't compile what inductor writes: {reason[:300]}"

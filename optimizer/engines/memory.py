@@ -21,6 +21,9 @@ import psutil
 from optimizer.engines.base import Loader, Runner
 from optimizer.errors import WorkError
 
+MAX_SECONDS = 900.0
+"""A cold start may take: torch.compile compiles a large network in minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -34,7 +37,7 @@ class Start:
 def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start | None:
     """What loading and one call on ``shape`` ``[N, C, H, W]`` take. None where the engine has no loader.
 
-    Raises WorkError when the process fails.
+    Raises WorkError when the process fails, or takes longer than ``MAX_SECONDS``.
     """
     if runner.memory_probe is None or runner.loader is None:
         return None
@@ -42,7 +45,14 @@ def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
         command = [sys.executable, "-m", "optimizer.engines.memory", loader, folder, str(threads)]
-        done = subprocess.run([*command, *map(str, shape)], capture_output=True, text=True, check=False)
+        command += map(str, shape)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise WorkError(
+                f"start and memory could not be measured: after {MAX_SECONDS:g} s a fresh process had not "
+                "given its first answer. Try again when this machine has less to do"
+            ) from error
     if done.returncode:
         raise WorkError(f"start and memory could not be measured: {done.stderr.strip()[-500:]}")
     return Start(**json.loads(done.stdout.splitlines()[-1]))

@@ -20,7 +20,7 @@ def test_starter_sweep_shows_its_progress_and_stops(chromium: Browser, tmp_path:
         page = visit(wait=False)
         progress = page.get_by_test_id("stProgress").filter(has_text="Filling the curves")
         expect(progress).to_have_text(re.compile(rf"[1-9]\d* of {asked} measured"))
-        act(page, page.get_by_role("button", name="Stop").click)
+        act(page, page.get_by_role("button", name="Stop filling").click)
 
         measured = Store(tmp_path / "home" / "results.sqlite").count()
         assert 1 <= measured < asked

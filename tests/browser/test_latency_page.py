@@ -64,7 +64,7 @@ def test_kernels_are_profiled_and_served_configurations_compared(visit: Visit) -
 def test_a_comparison_can_be_cancelled(visit: Visit) -> None:
     page = visit("/latency?model=fashion-resnet&batches=64&threads=1&streams=1&full=true")
     page.get_by_role("button", name="Measure", exact=True).click()
-    act(page, page.get_by_role("button", name="Cancel").click)
+    act(page, page.get_by_role("button", name="Stop measuring throughput").click)
     expect(page.get_by_role("button", name="Measure", exact=True)).to_be_visible()
     expect(page.get_by_role("figure", name="Throughput against latency")).to_contain_text("Not measured yet")
 
