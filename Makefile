@@ -4,10 +4,11 @@ BIN := $(VENV)/bin
 KERNELS := hatch_build.py optimizer/kernels/build.py optimizer/kernels/kernels.cpp
 
 PYTEST := $(BIN)/python -m pytest
+MINUTES ?= 30
 # A file's tests share what they prepare. In order: those in the browser come first, with one dashboard a process.
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
-.PHONY: dashboard test test-all check format bench clean
+.PHONY: dashboard test test-all soak check format bench clean
 
 dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
@@ -19,6 +20,9 @@ test: $(VENV)/installed-dev
 test-all: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not timing'
 	$(PYTEST) -m timing
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python -m tools.soak --minutes $(MINUTES)
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -174,7 +174,8 @@ def show_job(job: Job) -> None:
             if job.progress is not None:
                 st.progress(job.progress, plain(job.message))
             else:
-                words = plain(job.message) if job.state == "running" and job.message else "waiting for its turn"
+                running = job.state == "running" and job.message
+                words = plain(job.message) if running else "waiting for its turn"
                 st.caption(f":material/hourglass_top: {words}…", width="stretch")
             stop_button(job)
 
@@ -210,7 +211,8 @@ def show_others() -> None:
             st.rerun()
         for job in [job for job in others if job.state == "running"]:
             share = "" if job.progress is None else f" ({job.progress:.0%})"
-            st.caption(f":material/pending: Also {TASKS[job.task].label}{share}", help=plain(job.message) or None)
+            words = f":material/pending: Also {TASKS[job.task].label}{share}"
+            st.caption(words, help=plain(job.message) or None)
             stop_button(job)
         queued = [job for job in others if job.state == "queued"]
         if queued and st.button(f"Drop {count(len(queued), 'job')} of yours waiting", icon=":material/stop:"):

@@ -142,6 +142,16 @@ def _eat(request: int, report: Report) -> int:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+def _fill_up(request: tuple[str, str, str, int], report: Report) -> None:
+    """:func:`_fill` where no file may grow beyond 200 kB, as on a disk that is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        _fill(request, report)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def _chat(request: int, report: Report) -> int:
     """Report from several threads at once, and go on reporting after the end."""
 
@@ -219,6 +229,7 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
     "break": _break,
     "note": _note,
     "fill": _fill,
+    "fill up": _fill_up,
     "hold": _hold,
 }
 

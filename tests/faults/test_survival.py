@@ -16,6 +16,7 @@ from tasks import lines, until
 
 from optimizer import executors
 from optimizer.executors import Pool
+from optimizer.store import Store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
@@ -116,3 +117,16 @@ def test_an_answer_that_this_process_can_not_hold_fails_its_job(
     assert job.state == "failed"
     assert "MemoryError" in job.error
     assert serves(pool)
+
+
+def test_a_full_disk_fails_the_job_in_words_and_loses_nothing(pool: Pool, tmp_path: Path) -> None:
+    path, file = str(tmp_path / "results.sqlite"), str(tmp_path / "in")
+    job = pool.wait(pool.submit("measure", "fill up", (path, file, "k", 1_000), "k"), 60)
+    assert (job.state, job.attempts) == ("failed", 1)
+    assert "its disk has room" in job.error
+    stored = {result.key for result in Store(path).results()}
+    assert stored == set(lines(file))
+    assert stored
+    again = pool.wait(pool.submit("measure", "fill", (path, file, "again", 1), "again"), 60)
+    assert again.state == "done"  # there is room again
+    assert {result.key for result in Store(path).results()} == set(lines(file))

@@ -1,0 +1,323 @@
+"""Let the real dashboard live through visits, kills and bad links, and see that it is as well as before.
+
+    python -m tools.soak --minutes 30        (or: make soak MINUTES=30)
+
+A server of its own, on a free port of this machine and a data folder of its own. Visitors speak to it as a
+browser does, over its WebSocket: they open pages with good and bad links, move on before anything is
+measured, and leave. Meanwhile its workers are killed at random. At the end each lane must finish a fresh job,
+the server's resident memory must be flat since it had warmed up, and its log must hold no stack trace. Exit
+code 1 where one of these fails.
+"""
+
+import argparse
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import psutil
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
+
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.resources import PACKAGE
+from optimizer.store import Store
+
+PAGES = ("", "layers", "latency", "compare", "complexity", "models_and_data")
+MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
+ENGINES = ("openvino", "onnxruntime", "torch", "sparse")
+FRESH_MODEL = "fashion-mlp"
+"""Its odd sparsities are asked for at the end only."""
+WARM_UP_SHARE = 0.4
+"""Of the time, before memory is looked at for the first time."""
+MAX_GROWTH_BYTES = 128 * 2**20
+"""By which the server's resident memory may differ between then and the end: what Streamlit keeps of sessions
+that left some minutes ago is among it."""
+PATIENCE_SECONDS = 600.0
+FAULTS = ("Traceback (most recent call last)", "Exception in thread", "Uncaught")
+
+
+@dataclass
+class Report:
+    """What happened, and what should not have."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory(prefix="paretoscope-soak-") as folder:
+        report = soak(Path(folder), 60 * options.minutes, options.visitors, options.kill_every, options.seed)
+    print(", ".join(f"{count:,} {what}" for what, count in sorted(report.counts.items())))
+    for problem in report.problems:
+        print(f"soak: {problem}", file=sys.stderr)
+    return bool(report.problems)
+
+
+def soak(folder: Path, seconds: float, visitors: int, kill_every: float, seed: int) -> Report:
+    """Serve from ``folder``, disturb for ``seconds``, then look."""
+    report, log = Report(), folder / "server.log"
+    port = _free_port()
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)],
+            cwd=PACKAGE.parent,
+            env={**os.environ, "PARETOSCOPE_HOME": str(folder / "home"), "https_proxy": "http://127.0.0.1:9"},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _until(lambda: server.poll() is not None or healthy(port), "the server never answered", report)
+        if not report.problems:
+            _disturb(server, port, seconds, visitors, kill_every, seed, report)
+            _look(server, port, folder / "home" / "results.sqlite", report)
+    finally:
+        server.terminate()
+        server.wait(60)
+    _read(log, report)
+    return report
+
+
+def _disturb(
+    server: "subprocess.Popen[bytes]",
+    port: int,
+    seconds: float,
+    visitors: int,
+    kill_every: float,
+    seed: int,
+    report: Report,
+) -> None:
+    end = time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=_visit_until, args=(port, end, random.Random(f"{seed} {number}"), report))
+        for number in range(visitors)
+    ]
+    for thread in threads:
+        thread.start()
+    chance, warm = random.Random(seed), time.monotonic() + WARM_UP_SHARE * seconds
+    resident: list[int] = []
+    while time.monotonic() < end:
+        time.sleep(min(kill_every, max(0.0, end - time.monotonic())) * chance.uniform(0.5, 1))
+        if workers := _workers(server):
+            with suppress(psutil.NoSuchProcess):
+                chance.choice(workers).kill()
+                report.counts["workers killed"] += 1
+        if time.monotonic() > warm:
+            resident.append(_resident_bytes(server))
+    for thread in threads:
+        thread.join()
+    if len(resident) > 1:
+        early, late = (sorted(part)[len(part) // 2] for part in (resident[:3], resident[-3:]))
+        report.counts["MiB resident at the end"] = late >> 20
+        if late - early > MAX_GROWTH_BYTES:
+            report.problems.append(
+                f"the server's memory grew from {early >> 20} to {late >> 20} MiB after it had warmed up"
+            )
+
+
+def _look(server: "subprocess.Popen[bytes]", port: int, results: Path, report: Report) -> None:
+    """Whether the server still does all that it should."""
+    if server.poll() is not None:
+        report.problems.append(f"the server ended with code {server.returncode}")
+        return
+    if not healthy(port):
+        report.problems.append("the server is not healthy")
+    measured, inspected = Recipe(PruneSpec(sparsity=0.43)), Recipe(PruneSpec(sparsity=0.41))
+
+    def measures() -> bool:
+        with Visitor(port) as visitor:
+            visitor.open("", urlencode({"model": FRESH_MODEL, "method": "Magnitude", "sparsity": 43}))
+        return any(one.request.recipe == measured for one in Store(results).results(FRESH_MODEL))
+
+    def inspects() -> bool:
+        query = {"model": FRESH_MODEL, "recipe": json.dumps(inspected.differences())}
+        with Visitor(port) as visitor:
+            return "Layer" in visitor.open("layers", urlencode(query)).labels
+
+    _until(measures, "the lane measure does not finish a fresh job", report)
+    _until(inspects, "the lane inspect does not finish a fresh job", report)
+
+
+class Visitor:
+    """A browser's end of a session: opens pages, and gathers what they show."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = connect(
+            f"ws://127.0.0.1:{port}/_stcore/stream",
+            subprotocols=[Subprotocol("streamlit")],
+            max_size=None,
+            open_timeout=60,
+        )
+
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def open(self, page: str, query: str, patience: float = 60) -> "Shown":
+        """Run a page once, until its script ends; what it showed by then."""
+        message = BackMsg()
+        message.rerun_script.query_string = query
+        message.rerun_script.page_name = page
+        self._socket.send(message.SerializeToString())
+        shown, end = Shown(), time.monotonic() + patience
+        while time.monotonic() < end:
+            answer = ForwardMsg()
+            answer.ParseFromString(self._socket.recv(timeout=max(0.0, end - time.monotonic())))
+            if answer.WhichOneof("type") == "delta":
+                element = answer.delta.new_element
+                kind = element.WhichOneof("type")
+                if kind == "exception":
+                    shown.exceptions.append(f"{element.exception.type}: {element.exception.message}")
+                if kind:
+                    shown.labels.add(getattr(getattr(element, kind), "label", ""))
+            elif answer.WhichOneof("type") == "script_finished" and (
+                answer.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN
+            ):
+                return shown
+        raise TimeoutError
+
+
+@dataclass
+class Shown:
+    """Exceptions that a page drew, and the labels of its controls."""
+
+    exceptions: list[str] = field(default_factory=list)
+    labels: set[str] = field(default_factory=set)
+
+
+def _visit_until(port: int, end: float, chance: random.Random, report: Report) -> None:
+    while time.monotonic() < end:
+        try:
+            with Visitor(port) as visitor:
+                for _ in range(chance.randint(1, 4)):
+                    page, query = chance.choice(PAGES), link(chance)
+                    shown = visitor.open(page, query)
+                    report.counts["pages opened"] += 1
+                    report.problems += [f"/{page}?{query[:200]} drew {one}" for one in shown.exceptions]
+                    if time.monotonic() > end:
+                        break
+                    time.sleep(chance.uniform(0, 1))
+        except (OSError, WebSocketException, TimeoutError) as error:
+            report.counts["visits cut off"] += 1
+            report.counts[f"cut off by {type(error).__name__}"] += 1
+            time.sleep(1)
+
+
+def link(chance: random.Random) -> str:
+    """A query as a visitor may send it: good, out of range, garbage, or long."""
+    kind = chance.choice(("good", "good", "good", "bad", "recipe", "garbage", "long"))
+    if kind == "good":
+        return urlencode(
+            {
+                "model": chance.choice(MODELS),
+                "engine": chance.choice(ENGINES),
+                "method": "Magnitude",
+                "sparsity": chance.randrange(0, 100, 2),
+                "bits": chance.choice((2, 3, 4, 8, 32)),
+            }
+        )
+    if kind == "bad":
+        names = ("model", "engine", "sparsity", "bits", "threshold", "images", "layer", "limit", "batches")
+        values = ("-1", "nan", "1e309", "../../etc", "\0", "![x](http://127.0.0.1:9)", "999999999999", "💥")
+        return urlencode({name: chance.choice(values) for name in chance.sample(names, 3)})
+    if kind == "recipe":
+        spec = {
+            "sparsity": chance.choice((-1, 0.999, 7, "x", None)),
+            "method": chance.choice(("magnitude", 3)),
+        }
+        layers = [{"name": "fc", "weight_bits": chance.choice((0, 8, "eight"))}] * chance.randint(0, 50)
+        return urlencode(
+            {"recipe": json.dumps({"prune": spec, "layers": layers})[: chance.randint(1, 3_000)]}
+        )
+    size = 20_000 if kind == "long" else 200
+    return quote("".join(chr(chance.randint(1, 0x24FF)) for _ in range(chance.randint(1, size))), safe="=&%")
+
+
+# The server, from outside
+
+
+def healthy(port: int) -> bool:
+    with (
+        suppress(urllib.error.URLError, OSError),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=30) as answer,
+    ):
+        return bool(answer.status == 200)
+    return False
+
+
+def _streamlit(command: "subprocess.Popen[bytes]") -> psutil.Process:
+    children = psutil.Process(command.pid).children()
+    return next(one for one in children if "streamlit" in one.cmdline())
+
+
+def _workers(command: "subprocess.Popen[bytes]") -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess, StopIteration):
+        children = _streamlit(command).children()
+        return [one for one in children if any("optimizer.worker" in part for part in one.cmdline())]
+    return []
+
+
+def _resident_bytes(command: "subprocess.Popen[bytes]") -> int:
+    with suppress(psutil.NoSuchProcess, StopIteration):
+        return int(_streamlit(command).memory_info().rss)
+    return 0
+
+
+def _read(log: Path, report: Report) -> None:
+    """A library's stack trace in a worker is its own; a killed worker has none."""
+    lines = log.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines):
+        if any(fault in line for fault in FAULTS):
+            report.problems.append("the log has a stack trace:\n" + "\n".join(lines[number : number + 30]))
+            return
+
+
+def _until(condition: Callable[[], bool], problem: str, report: Report) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < end:
+        with suppress(OSError, WebSocketException, TimeoutError):
+            if condition():
+                return
+        time.sleep(0.5)
+    report.problems.append(problem)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--visitors", type=int, default=3, help="at the same time (3)")
+    parser.add_argument("--kill-every", type=float, default=15, help="at most so many seconds apart (15)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
