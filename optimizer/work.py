@@ -29,6 +29,8 @@ from optimizer.store import Store
 
 Report = Callable[[float | None, str], None]
 TARGET = "optimizer.work:run"
+MAX_STEP_SECONDS = 10.0
+"""A step of fine-tuning may take; one of photographs takes about 1 s on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def limits(task: str, request: Any) -> Limits:
 
 
 def _finetuning_seconds(recipe: Recipe) -> float:
-    return recipe.training_seconds if recipe.trains else 0.0
+    return MAX_STEP_SECONDS * recipe.finetune_steps if recipe.finetunes else 0.0
 
 
 def _warm(request: Request | None, report: Report) -> None:

@@ -490,7 +490,7 @@ def as_visitor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
-    recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), training_seconds=60.0).canonical()
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
     page = settled(app.run(), lambda page: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
@@ -510,7 +510,7 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
 
 
 def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = Recipe(replace(NORMAL.prune, sparsity=0.32), training_seconds=60.0).canonical()
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.32), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
     as_visitor(monkeypatch, "ann")

@@ -88,7 +88,7 @@ def test_every_task_has_limits_and_words(task: str) -> None:
 
 def test_fine_tuning_comes_on_top_of_a_tasks_minutes() -> None:
     plain = limits("measure", SMALL)
-    tuned = replace(SMALL, recipe=replace(SMALL.recipe, training_seconds=600.0))
+    tuned = replace(SMALL, recipe=replace(SMALL.recipe, finetune_steps=60))
     for task, request in (("measure", tuned), ("anatomy", (tuned, "layer")), ("artifact", ("onnx", tuned))):
         assert limits(task, request).total == limits(task, SMALL).total + 600
     assert limits("measure", tuned).silent == plain.silent + 600
