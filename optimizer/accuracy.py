@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from optimizer.errors import WorkError
-from optimizer.records import Accuracy
+from optimizer.records import Accuracy, PerImage
 
 
 def accuracy_of(
@@ -27,14 +27,19 @@ def accuracy_of(
         )
     predicted, expected = logits.argmax(1), baseline.argmax(1)
     agrees = predicted == expected
-    noise = np.square(logits - baseline, dtype=np.float64).sum()
-    signal = np.square(baseline, dtype=np.float64).sum()
+    noise = np.square(logits - baseline, dtype=np.float64).sum(1)
+    signal = np.square(baseline, dtype=np.float64).sum(1)
+    moved = noise.sum() > 0 and signal.sum() > 0
     log_p, log_q = log_softmax(baseline, axis=1), log_softmax(logits, axis=1)
+    kl = (np.exp(log_p) * (log_p - log_q)).sum(1)
     return Accuracy.of(
         agrees if labels is None else predicted == labels,
         reference="baseline" if labels is None else "labels",
         agreement=int(agrees.sum()),
-        sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
-        kl=float((np.exp(log_p) * (log_p - log_q)).sum(1).mean()),
+        sqnr_db=float(10 * np.log10(signal.sum() / noise.sum())) if moved else None,
+        kl=float(kl.mean()),
         images=images,
+        kl_images=PerImage.of(kl),
+        noise_images=PerImage.of(noise) if moved else None,
+        signal_images=PerImage.of(signal) if moved else None,
     )

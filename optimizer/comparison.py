@@ -8,11 +8,9 @@ import numpy as np
 
 from optimizer.metrics import metric
 from optimizer.outcomes import PairedDrop, Verdict, disagreement, paired_drop
+from optimizer.rounds import MIN_ROUNDS
 from optimizer.statistics import SAME, SMALLEST_CHANGE
 from optimizer.summary import Measure, Summary
-
-MIN_ROUNDS = 6
-"""With fewer rounds of either there is no 95 % interval for a median, and nothing is said to differ."""
 
 
 @dataclass(frozen=True, slots=True)

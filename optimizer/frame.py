@@ -131,7 +131,7 @@ def _values(summaries: Sequence[Summary], name: str) -> list[float]:
     return [math.nan if value is None else float(value) for value in values]
 
 
-_INTERVALS = ("accuracy", "drop", "latency", "latency_ratio", "throughput", "agreement")
+_INTERVALS = ("accuracy", "drop", "latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl")
 _FIGURES = [
     f"{METRICS[name].column}{end}"
     for name in METRICS
@@ -290,7 +290,8 @@ def as_json(result: Result) -> dict[str, Any]:
                       ``total`` images; ``reference``: right against ``labels``, or against the
                       uncompressed model's answers (``baseline``) where images have none
     ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
-                      ``sqnr_db`` and ``kl_nats`` of the logits
+                      ``sqnr_db`` and ``kl_nats`` of the logits, with ``sqnr_db_low``, ``sqnr_db_high``,
+                      ``kl_nats_low`` and ``kl_nats_high``
     ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
                       ``latency_median_ns``
     ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
@@ -334,7 +335,11 @@ def as_json(result: Result) -> dict[str, Any]:
         "agreement": {
             **_fraction(result.accuracy.agreement, summary.total),
             "sqnr_db": measures["sqnr"].value,
+            "sqnr_db_low": measures["sqnr"].low,
+            "sqnr_db_high": measures["sqnr"].high,
             "kl_nats": measures["kl"].value,
+            "kl_nats_low": measures["kl"].low,
+            "kl_nats_high": measures["kl"].high,
         },
         "baseline": {
             "accuracy": {

@@ -211,7 +211,7 @@ def _likeliest(lost: int, gained: int, total: int, difference: float) -> float:
 # How far the outputs moved
 
 
-def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval for the mean of values ``[N]`` of a skewed kind, with as many as they are.
 
     Student's, with the skewness taken out by Hall's cubic transformation (P. Hall, Journal of the Royal
@@ -234,11 +234,11 @@ def mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[fl
 
 def ratio_interval(above: ArrayLike, below: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Interval for the sum of ``above`` over the sum of ``below``, ``[N]`` each: that of the mean of what
-    each pair adds to the ratio. Raises InputError as :func:`mean_interval` does."""
+    each pair adds to the ratio. Raises InputError as :func:`skewed_mean_interval` does."""
     numerator, denominator = np.asarray(above, float), np.asarray(below, float)
     ratio = numerator.sum() / denominator.sum()
     influence = ratio + (numerator - ratio * denominator) / denominator.mean()
-    return mean_interval(influence, confidence)
+    return skewed_mean_interval(influence, confidence)
 
 
 def _unskewed(skew: float) -> Callable[[float], float]:

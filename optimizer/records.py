@@ -142,6 +142,40 @@ class Size:
     memory_bytes: int | None = None
 
 
+STEPS, SPAN = 254, 1e-9
+"""A byte's steps from SPAN times the largest value to that one: 8.5 % each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerImage:
+    """One value an image, not negative, in a byte: code 0 is 0, the others are steps on a logarithm.
+
+    Good to 4 %, without bias: enough for an interval, at 13 kB in the store for 10,000 images. Figures are
+    kept in full beside it.
+    """
+
+    largest: float
+    codes: bytes
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "PerImage | None":
+        """From ``[N]``; None where nothing is above 0. What rounding left below 0 counts as 0."""
+        largest = float(values.max(initial=0))
+        if not largest > 0:
+            return None
+        with np.errstate(divide="ignore"):
+            steps = STEPS * (1 - np.log(np.maximum(values, 0) / largest) / np.log(SPAN))
+        return cls(
+            largest, np.where(steps < 0, 0, 1 + np.rint(np.maximum(steps, 0))).astype(np.uint8).tobytes()
+        )
+
+    @property
+    def values(self) -> np.ndarray:
+        """Float ``[N]``."""
+        codes = np.frombuffer(self.codes, np.uint8).astype(float)
+        return np.where(codes == 0, 0.0, self.largest * SPAN ** (1 - (codes - 1) / STEPS))
+
+
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """Per-image outcomes. ``correct`` is packed bits, one an image, by ``numpy.packbits``.
@@ -149,6 +183,8 @@ class Accuracy:
     ``reference`` says what "correct" is against: ``labels``, or ``baseline`` (the uncompressed model's own
     prediction) where the images have none. ``agreement`` counts images whose prediction is the baseline's.
     ``images`` is equal for the same images in the same order; empty where it was not recorded yet.
+    ``kl_images``, ``noise_images`` and ``signal_images`` are what ``kl`` (their mean) and ``sqnr_db`` (the
+    ratio of their sums) are made of; None where nothing moved or they were not recorded yet.
     """
 
     correct: bytes
@@ -158,6 +194,9 @@ class Accuracy:
     sqnr_db: float | None
     kl: float
     images: str = ""
+    kl_images: PerImage | None = None
+    noise_images: PerImage | None = None
+    signal_images: PerImage | None = None
 
     @classmethod
     def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":

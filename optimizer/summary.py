@@ -3,6 +3,7 @@
 Nothing here is stored. Figures are derived when they are read, and kept only in this process.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +15,14 @@ import numpy as np
 
 from optimizer.environment import describe, environment
 from optimizer.metrics import count, metric
-from optimizer.outcomes import PairedDrop, disagreement, paired_drop, share_interval
+from optimizer.outcomes import (
+    PairedDrop,
+    disagreement,
+    paired_drop,
+    ratio_interval,
+    share_interval,
+    skewed_mean_interval,
+)
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
 from optimizer.rounds import MIN_ROUNDS, mean_interval, median_interval
@@ -239,8 +247,8 @@ def _measures(
             baseline=sum(layer.macs for layer in layers),
         ),
         "agreement": _share(result.accuracy.agreement, total, 100.0),
-        "sqnr": Measure(result.accuracy.sqnr_db),
-        "kl": Measure(result.accuracy.kl, baseline=0.0),
+        "sqnr": _sqnr(result.accuracy),
+        "kl": _kl(result.accuracy),
     }
 
 
@@ -251,6 +259,26 @@ def _throughput(mean_ns: Measure, batch: int) -> Measure:
         return None if time_ns is None else 1e9 * batch / time_ns
 
     return Measure(images(mean_ns.value), images(mean_ns.high), images(mean_ns.low), images(mean_ns.baseline))
+
+
+def _kl(accuracy: Accuracy) -> Measure:
+    if accuracy.kl_images is None or accuracy.total < 2:
+        return Measure(accuracy.kl, baseline=0.0)
+    low, high = skewed_mean_interval(accuracy.kl_images.values)
+    return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
+
+
+def _sqnr(accuracy: Accuracy) -> Measure:
+    """Noise over signal has an interval; in dB its ends change places. Of few images it may reach 0: none."""
+    if accuracy.sqnr_db is None or not accuracy.noise_images or not accuracy.signal_images:
+        return Measure(accuracy.sqnr_db)
+    if accuracy.total < 2:
+        return Measure(accuracy.sqnr_db)
+    low, high = ratio_interval(accuracy.noise_images.values, accuracy.signal_images.values)
+    if low <= 0:
+        return Measure(accuracy.sqnr_db)
+    db = accuracy.sqnr_db
+    return Measure(db, min(-10 * math.log10(high), db), max(-10 * math.log10(low), db))
 
 
 def _correct(accuracy: Accuracy) -> int:

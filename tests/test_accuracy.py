@@ -1,13 +1,17 @@
 import math
+import re
 
 import numpy as np
 import pytest
+from factories import make_result, recipe, remade
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from optimizer.accuracy import accuracy_of
 from optimizer.errors import WorkError
+from optimizer.records import PerImage, Result, decode, encode
+from optimizer.summary import summarise
 
 BASELINE = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]], np.float32)
 VARIANT = np.array([[2.0, 1.0], [1.0, 0.0], [3.0, 1.0]], np.float32)
@@ -91,3 +95,48 @@ def test_logits_that_are_not_finite_are_a_failure_in_words(value: float, broken:
     pair[broken][1, 0] = value
     with pytest.raises(WorkError, match="1 of 3 images give logits that are not finite"):
         accuracy_of(pair[0], pair[1], LABELS)
+
+
+def test_kl_and_sqnr_have_intervals_from_what_each_image_moved() -> None:
+    random = np.random.default_rng(3)
+    baseline = random.normal(0, 3, (400, 10)).astype(np.float32)
+    variant = baseline + random.normal(0, 0.3, (400, 10)).astype(np.float32) * random.gamma(1, 1, (400, 1))
+    accuracy = accuracy_of(variant.astype(np.float32), baseline, None)
+    assert accuracy.kl_images is not None
+    assert accuracy.kl_images.values.mean() == pytest.approx(accuracy.kl, rel=0.01)
+    result = remade(make_result(recipe(0.5), images=400), accuracy=accuracy)
+    for name in ("kl", "sqnr"):
+        measure = summarise(result).measures[name]
+        assert measure.value is not None
+        assert measure.low is not None
+        assert measure.high is not None
+        assert measure.low < measure.value < measure.high
+    again = decode(encode(result), Result)
+    assert again.accuracy == accuracy
+
+
+def test_an_older_result_has_kl_and_sqnr_without_intervals() -> None:
+    accuracy = accuracy_of(np.eye(3, dtype=np.float32), np.ones((3, 3), np.float32), None)
+    plain = encode(remade(make_result(), accuracy=accuracy)).decode()
+    for name in ("kl", "noise", "signal"):
+        plain = re.sub(f'"{name}_images":({{[^}}]*}}|null),?', "", plain)
+    old = decode(plain.replace(",}", "}"), Result)
+    assert (old.accuracy.kl_images, old.accuracy.kl) == (None, accuracy.kl)
+    measures = summarise(old).measures
+    assert (measures["kl"].low, measures["sqnr"].low) == (None, None)
+
+
+def test_a_byte_an_image_is_good_to_4_percent_and_has_no_bias() -> None:
+    values = np.random.default_rng(4).lognormal(-6, 2, 10_000)
+    values[:5] = 0
+    kept = PerImage.of(values)
+    assert kept is not None
+    assert (len(kept.codes), len(encode(kept)) < 14_000) == (10_000, True)
+    told = kept.values
+    assert (told[:5] == 0).all()
+    assert told[values > 1e-8 * kept.largest] == pytest.approx(
+        values[values > 1e-8 * kept.largest], rel=0.042
+    )
+    assert told.mean() == pytest.approx(values.mean(), rel=0.003)
+    assert told.max() == pytest.approx(values.max())
+    assert PerImage.of(np.array([0.0, -1e-9])) is None
