@@ -131,7 +131,10 @@ def _values(summaries: Sequence[Summary], name: str) -> list[float]:
     return [math.nan if value is None else float(value) for value in values]
 
 
-_INTERVALS = ("accuracy", "drop", "latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl")
+_INTERVALS = (
+    *("accuracy", "balanced_accuracy", "drop"),
+    *("latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl"),
+)
 _FIGURES = [
     f"{METRICS[name].column}{end}"
     for name in METRICS

@@ -125,8 +125,17 @@ def _accuracy(summary: Summary | None) -> Headline:
         basis=summary.images
         if summary.recipe.identity
         else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
-        help=f"{METRICS['accuracy'].help} {_compared(summary)}",
+        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}",
     )
+
+
+def _balanced(summary: Summary) -> str:
+    """Balanced accuracy, where classes have unequal numbers of images."""
+    balanced = summary.measures["balanced_accuracy"]
+    if balanced.value is None or balanced.baseline is None:
+        return ""
+    before = "" if summary.recipe.identity else f"; before {format_percent(balanced.baseline)}"
+    return f" Balanced accuracy, each class counting the same: {summary.text('balanced_accuracy')}{before}."
 
 
 MOODS: dict[Verdict, Mood] = {Verdict.WORSE: "worse", Verdict.BETTER: "better", Verdict.SAME: "same"}

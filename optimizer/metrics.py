@@ -120,6 +120,15 @@ METRICS: dict[str, Metric] = {
         format_percent,
         "Share of the images whose first answer is right, with its 95 % Wilson interval.",
     ),
+    "balanced_accuracy": Metric(
+        "balanced accuracy",
+        "%",
+        "higher",
+        "balanced_accuracy_percent",
+        format_percent,
+        "Mean over the classes of the share that is right, where they have unequal numbers of images, with a "
+        "95 % interval.",
+    ),
     "drop": Metric(
         "accuracy lost",
         "points",

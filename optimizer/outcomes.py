@@ -69,6 +69,25 @@ def _check_confidence(confidence: float) -> None:
         raise InputError(f"confidence {confidence:g} is out of range: between 0 and 1, such as 0.95")
 
 
+def balanced_share(
+    outcomes: ArrayLike, classes: ArrayLike, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """The mean over the classes of the share of right outcomes, and its interval; outcomes boolean ``[N]``,
+    classes integers ``[N]``.
+
+    Its variance adds up those of the classes, each with one right and one wrong image more than it has
+    (A. Agresti and B. Caffo, The American Statistician 54, 2000, 280-288): a class with a single image has
+    some too. Raises InputError as :func:`disagreement` does.
+    """
+    right = _outcomes(outcomes)
+    _check_confidence(confidence)
+    _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
+    correct = np.bincount(index, weights=right)
+    share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
+    reach = norm.isf((1 - confidence) / 2) * math.sqrt((shrunk * (1 - shrunk) / images).sum()) / len(images)
+    return share, max(share - reach, 0.0), min(share + reach, 1.0)
+
+
 # What a recipe loses
 
 

@@ -184,7 +184,9 @@ class Accuracy:
     prediction) where the images have none. ``agreement`` counts images whose prediction is the baseline's.
     ``images`` is equal for the same images in the same order; empty where it was not recorded yet.
     ``kl_images``, ``noise_images`` and ``signal_images`` are what ``kl`` (their mean) and ``sqnr_db`` (the
-    ratio of their sums) are made of; None where nothing moved or they were not recorded yet.
+    ratio of their sums) are made of; None where nothing moved or they were not recorded yet. ``labels`` has
+    the class of each image as ``uint16``; empty without labels, where each class has as many images, or where
+    they were not recorded yet.
     """
 
     correct: bytes
@@ -197,6 +199,7 @@ class Accuracy:
     kl_images: PerImage | None = None
     noise_images: PerImage | None = None
     signal_images: PerImage | None = None
+    labels: bytes = b""
 
     @classmethod
     def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":
@@ -207,6 +210,11 @@ class Accuracy:
     def outcomes(self) -> np.ndarray:
         """Boolean ``[N]``: whether each image was right."""
         return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.total).astype(bool)
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """Integers ``[N]``: the class of each image; None where ``labels`` is empty."""
+        return np.frombuffer(self.labels, "<u2").astype(int) if self.labels else None
 
 
 @dataclass(frozen=True, slots=True)

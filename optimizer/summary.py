@@ -17,6 +17,7 @@ from optimizer.environment import describe, environment
 from optimizer.metrics import count, metric
 from optimizer.outcomes import (
     PairedDrop,
+    balanced_share,
     disagreement,
     paired_drop,
     ratio_interval,
@@ -230,6 +231,7 @@ def _measures(
         "accuracy": _share(
             _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
         ),
+        "balanced_accuracy": _balanced(result.accuracy, result.baseline_accuracy),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
         "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
         "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
@@ -283,6 +285,15 @@ def _sqnr(accuracy: Accuracy) -> Measure:
 
 def _correct(accuracy: Accuracy) -> int:
     return int(accuracy.outcomes.sum())
+
+
+def _balanced(accuracy: Accuracy, baseline: Accuracy) -> Measure:
+    """Each class counts the same, however many images it has. None where all have as many."""
+    classes = accuracy.classes
+    if classes is None:
+        return Measure(None)
+    before, *_ = balanced_share(baseline.outcomes, classes)
+    return Measure(*(100 * one for one in (*balanced_share(accuracy.outcomes, classes), before)))
 
 
 def _share(count: int, total: int, baseline_percent: float) -> Measure:

@@ -140,3 +140,12 @@ def test_a_byte_an_image_is_good_to_4_percent_and_has_no_bias() -> None:
     assert told.mean() == pytest.approx(values.mean(), rel=0.003)
     assert told.max() == pytest.approx(values.max())
     assert PerImage.of(np.array([0.0, -1e-9])) is None
+
+
+def test_labels_are_kept_where_classes_have_unequal_numbers_of_images() -> None:
+    logits = np.eye(4, dtype=np.float32)[[0, 1, 1, 3]]
+    kept = accuracy_of(logits, logits, np.array([0, 1, 1, 2]))
+    assert kept.classes is not None
+    assert kept.classes.tolist() == [0, 1, 1, 2]
+    assert accuracy_of(logits, logits, np.array([0, 1, 1, 0])).classes is None
+    assert accuracy_of(logits, logits, None).classes is None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from factories import LAYERS, make_result, recipe, remade
@@ -137,3 +138,11 @@ def test_latency_says_what_stood_in_for_the_sparse_kernels_and_why() -> None:
     card = headlines(summarise(remade(sparse, execution=execution)), sparse.inspection)[2]
     assert card.basis.startswith(f"torch CSR in 1 of {len(LAYERS)} layers, 1 image")
     assert "No sparse kernels here (none was built)" in card.help
+
+
+def test_balanced_accuracy_is_said_where_classes_are_unequal() -> None:
+    made = make_result(recipe(0.8), images=4)
+    assert "Balanced" not in headlines(summarise(made), made.inspection)[0].help
+    labels = np.array([0, 0, 0, 1], "<u2").tobytes()
+    uneven = remade(made, accuracy=replace(made.accuracy, labels=labels))
+    assert "Balanced accuracy, each class counting the same" in headlines(summarise(uneven), None)[0].help

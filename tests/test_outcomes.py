@@ -11,6 +11,7 @@ import optimizer.outcomes as statistics_of_outcomes
 from optimizer.errors import InputError
 from optimizer.outcomes import (
     Verdict,
+    balanced_share,
     disagreement,
     images_needed,
     paired_drop,
@@ -312,3 +313,23 @@ def test_the_interval_of_a_mean_holds_it_and_scales_with_it() -> None:
     assert skewed_mean_interval(np.full(3, 0.25)) == (0.25, 0.25)
     with pytest.raises(InputError, match="at least 2"):
         skewed_mean_interval([1.0])
+
+
+@pytest.mark.parametrize(
+    ("shares", "recalls", "images", "at_most"),
+    [
+        ([0.7, 0.2, 0.1], [0.9, 0.6, 0.3], 500, 0.965),
+        ([0.5, 0.3, 0.2], [0.95, 0.9, 0.85], 200, 0.965),
+        ([1 / 60] * 60, [0.8] * 60, 100, 1.0),  # an image or two a class: wider than need be
+    ],
+)
+def test_the_interval_of_balanced_accuracy_covers(
+    shares: list[float], recalls: list[float], images: int, at_most: float
+) -> None:
+    random, covered = np.random.default_rng(5), []
+    for _ in range(2000):
+        classes = random.choice(len(shares), images, p=shares)
+        seen = np.unique(classes)
+        _, low, high = balanced_share(random.random(images) < np.array(recalls)[classes], classes)
+        covered.append(low <= np.array(recalls)[seen].mean() <= high)
+    assert 0.935 <= np.mean(covered) <= at_most

@@ -159,3 +159,25 @@ def test_unlabelled_images_are_scored_against_the_uncompressed_model() -> None:
 def test_other_environment_is_named_in_its_badge() -> None:
     words = {badge.name: badge.words for badge in summarise(make_result(other_machine=True)).badges}
     assert OTHER_MACHINE.cpu in words["other machine"]
+
+
+def unbalanced(seed: int, images: int = 500) -> Result:
+    """Three classes of unequal size, right in 90, 60 and 30 % of their images."""
+    random = np.random.default_rng(seed)
+    classes = random.choice(3, images, p=[0.7, 0.2, 0.1])
+    outcomes = random.random(images) < np.array([0.9, 0.6, 0.3])[classes]
+    made = make_result(recipe(0.5), images=images)
+    accuracy = replace(
+        made.accuracy, correct=np.packbits(outcomes).tobytes(), labels=classes.astype("<u2").tobytes()
+    )
+    return remade(made, accuracy=accuracy)
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes() -> None:
+    result = unbalanced(0)
+    outcomes, classes = result.accuracy.outcomes, result.accuracy.classes
+    balanced = summarise(result).measures["balanced_accuracy"]
+    assert balanced.value == pytest.approx(
+        100 * np.mean([outcomes[classes == one].mean() for one in range(3)])
+    )
+    assert summarise(make_result()).measures["balanced_accuracy"].value is None

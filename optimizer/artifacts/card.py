@@ -14,7 +14,7 @@ CARD_FILE = "MODEL_CARD.md"
 """What lies beside a model's own files in every zip."""
 
 FIGURES = (
-    *("accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
+    *("accuracy", "balanced_accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
     *("memory", "cold_start", "nonzero", "operations", "latency", "latency_ratio"),
 )
 
