@@ -88,8 +88,8 @@ class Pool:
     ``MAX_KEPT_BYTES``. All methods are thread-safe.
 
     Visitors are told apart by any string. A job ends early only when no visitor who is ``present(visitor)``
-    waits for it any more. Of jobs that are equally urgent, the next is that of the visitor who was served
-    longest ago.
+    waits for it any more; where none does, it goes after all others. Of jobs that are equally urgent, the
+    next is that of the visitor who was served longest ago.
     """
 
     def __init__(
@@ -252,8 +252,12 @@ class Pool:
     def _next(self, lane: "_Lane") -> Job | None:
         """The most urgent queued job, now running; None once the pool is closed."""
 
-        def turn(job: Job) -> tuple[float, int]:
-            return job.priority, min((self._served.get(one, 0) for one in job.visitors), default=0)
+        def turn(job: Job) -> tuple[bool, float, int]:
+            return (
+                not self._awaited(job),
+                job.priority,
+                min((self._served.get(one, 0) for one in job.visitors), default=0),
+            )
 
         with self._changed:
             while not self._closed:

@@ -142,9 +142,14 @@ def _look(server: "subprocess.Popen[bytes]", port: int, results: Path, report: R
     measured, inspected = Recipe(PruneSpec(sparsity=0.43)), Recipe(PruneSpec(sparsity=0.41))
 
     def measures() -> bool:
-        with Visitor(port) as visitor:
+        with Visitor(port) as visitor:  # who stays: what the others left behind goes after it
             visitor.open("", urlencode({"model": FRESH_MODEL, "method": "Magnitude", "sparsity": 43}))
-        return any(one.request.recipe == measured for one in Store(results).results(FRESH_MODEL))
+            end = time.monotonic() + PATIENCE_SECONDS
+            while time.monotonic() < end:
+                if any(one.request.recipe == measured for one in Store(results).results(FRESH_MODEL)):
+                    return True
+                time.sleep(1)
+        return False
 
     def inspects() -> bool:
         query = {"model": FRESH_MODEL, "recipe": json.dumps(inspected.differences())}

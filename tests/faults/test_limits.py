@@ -178,6 +178,17 @@ def test_what_is_left_by_those_who_are_gone_goes_on_and_may_be_stopped(pool: Poo
     assert gate.job.state == "cancelled"
 
 
+def test_who_is_there_is_served_before_those_who_are_gone(pool: Pool, tmp_path: Path) -> None:
+    gate, order = Gate(pool, tmp_path), str(tmp_path / "order")
+    jobs = [
+        pool.submit("measure", "note", (order, key), key, priority, who)
+        for key, priority, who in (("left", 0, "gone"), ("sweep", 10, "ann"), ("position", 0, "ann"))
+    ]
+    gate.go.touch()
+    assert [state(pool, job) for job in jobs] == ["done"] * 3
+    assert lines(order) == ["position", "sweep", "left"]
+
+
 def test_what_the_server_asks_for_is_not_a_visitors_to_stop(pool: Pool, tmp_path: Path) -> None:
     gate = Gate(pool, tmp_path, visitor=executors.SERVER)
     assert not pool.may_stop(gate.job, "ann")
