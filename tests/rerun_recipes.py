@@ -1,0 +1,69 @@
+"""Makes and scores a recipe of each method, and prints digests of the weights and of the predictions.
+
+Run as a script by ``test_rerun``, in processes of their own. (Not a test.)
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from optimizer.engines import ENGINES
+from optimizer.experiment import score
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec, Request, Settings
+from optimizer.variant import compressed_model
+
+DATA_AWARE = PruneSpec("compensated", 0.6, allocation="measured")
+GPTQ = QuantizeSpec("compensated", 3, range="mse", symmetric=False)
+MIXED = QuantizeSpec("compensated", average_bits=3, range="mse", symmetric=False)
+RECIPES = {
+    "magnitude": Recipe(PruneSpec(sparsity=0.6), QuantizeSpec(weight_bits=4)),
+    "by sensitivity": Recipe(PruneSpec(sparsity=0.6, allocation="measured")),
+    "data-aware": Recipe(DATA_AWARE, GPTQ),
+    "best effort": Recipe(PruneSpec("compensated", 0.6, allocation="measured", effort="best")),
+    "N:M": Recipe(PruneSpec("compensated", pattern="2:4")),
+    "mixed precision": Recipe(quantize=MIXED),
+    "channels by magnitude": Recipe(PruneSpec("channels", 0.3, allocation="uniform")),
+    "channels by sensitivity": Recipe(PruneSpec("channels", 0.3, allocation="measured", match=True)),
+    "batch norm re-estimated": Recipe(PruneSpec(sparsity=0.7, match=True), GPTQ),
+    "equalised": Recipe(quantize=QuantizeSpec(weight_bits=4, granularity="tensor", equalise=True)),
+    "fine-tuned": Recipe(PruneSpec(sparsity=0.8), QuantizeSpec(weight_bits=8), finetune_steps=6),
+    "int8": Recipe(DATA_AWARE, QuantizeSpec(weight_bits=8, activation_bits=8)),
+}
+ON_EVERY_ENGINE = ("data-aware", "int8")
+
+
+def digest(arrays: Iterable[np.ndarray]) -> str:
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(array.tobytes())
+    return whole.hexdigest()
+
+
+def request(name: str, engine: str = "openvino") -> Request:
+    recipe = RECIPES[name].canonical()
+    return Request("fashion-resnet", recipe, engine, DataSpec(limit=60), Settings(threads=1))
+
+
+def main() -> None:
+    found: dict[str, object] = {"threads": torch.get_num_threads()}
+    channels = importlib.util.find_spec("torch_pruning") is not None
+    for name, recipe in RECIPES.items():
+        if recipe.prune.shrinks and not channels:
+            continue
+        state = compressed_model(request(name)).module.state_dict()
+        found[name] = digest(tensor.numpy() for tensor in state.values())
+        found[f"{name}, predictions"] = digest([score(request(name)).logits])
+    for engine, entry in ENGINES.items():
+        if entry.problem() is None:
+            for name in ON_EVERY_ENGINE:
+                found[f"{name}, predictions on {engine}"] = digest([score(request(name, engine)).logits])
+    print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
