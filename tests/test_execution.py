@@ -146,3 +146,14 @@ def test_without_kernels_scoring_does_not_depend_on_which_layers_are_faster(
     with torch.inference_mode():
         expected = compressed.module(small_images).numpy()
     assert np.array_equal(runner.score(small_images.numpy()), expected)
+
+
+def test_layers_that_are_one_kernel_when_timed_are_read_off_it(ready: Ready, small_images: Tensor) -> None:
+    """OpenVINO makes one kernel of small linear layers and a single image, and one each of many images."""
+    for recipe, precision in ((Recipe(), "f32"), (ON_INT8_KERNELS[0], "i8")):
+        model, build = ready("openvino", "shared")
+        runner = build(compress(model, recipe), small_images, 1, 1)
+        assert {layer.precision for layer in runner.execution.layers} <= {precision, "u8"}
+        assert "unknown" not in {layer.kernel for layer in runner.execution.layers}
+        assert runner.scored
+        assert "unknown" not in {layer.kernel for layer in runner.scored()}

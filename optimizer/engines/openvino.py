@@ -39,6 +39,8 @@ from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, R
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 EXECUTED = ("Convolution", "FullyConnected", "MatMul")
+TOGETHER_IN_ONE = "Subgraph"
+"""What small layers of a small batch become: several of them, with what lies between, in one kernel."""
 SCORING_ELEMENTS = 320_000
 LARGEST_BATCH = 50
 """Images are scored in batches of about so many input values: two photographs, fifty thumbnails. Larger
@@ -227,16 +229,19 @@ def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
     """Precision and kernel of each layer, read off the executed graph.
 
     Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
-    ``head/linear/Add``), so what is compared is the call that they come from.
+    ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
+    names all that is in it: one that only adds a layer's bias does not run that layer.
     """
+    multiplies = {operation for operations in prepared.operations.values() for operation in operations}
     ran: dict[str, tuple[str, str]] = {}
     for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        if "layerType" not in info or str(info["layerType"].value) not in EXECUTED:
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        kind = info.get("layerType")
+        if kind not in (*EXECUTED, TOGETHER_IN_ONE):
             continue
-        how = str(info["runtimePrecision"].value), str(info["primitiveType"].value)
-        for name in str(info["originalLayersNames"].value).split(","):
-            ran[_call_site(name)] = how
+        for name in info["originalLayersNames"].split(","):
+            if kind in EXECUTED or name in multiplies:
+                ran[_call_site(name)] = info["runtimePrecision"], info["primitiveType"]
     layers = []
     for name, operations in prepared.operations.items():
         kernels = [ran.get(_call_site(operation), ("unknown", "unknown")) for operation in operations]
