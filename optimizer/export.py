@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import jinja2
 import msgspec
@@ -32,6 +34,7 @@ from optimizer.figures import alternative, figure
 from optimizer.frame import frame, table
 from optimizer.marks import Lines
 from optimizer.metrics import METRICS, count, format_bytes
+from optimizer.processes import kill_group
 from optimizer.records import Result
 from optimizer.theme import DARK, FONT, LIGHT
 
@@ -39,6 +42,11 @@ TABLE_VERSION = 1
 PICTURE_WIDTH = 640
 PICTURE_SCALE = 2
 RENDER_SECONDS = 90
+"""For all the pictures of a file, the browser's start and end included."""
+TURN_SECONDS = 30
+"""How long one waits while the pictures of others are drawn."""
+END_SECONDS = 5
+_turn = threading.Lock()
 
 Charts = Mapping[str, Lines]
 
@@ -152,28 +160,64 @@ def _chrome(asked: str | None) -> Chrome:
 def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes]:
     """Each chart as an opaque picture, ``png`` or ``svg``.
 
-    One browser is started for the call and stopped after it, since its memory grows. Raises
-    UnavailableError without a Chrome, or when it fails.
+    One browser is started for the call and stopped after it, since its memory grows; one at a time in this
+    process. Raises UnavailableError without a Chrome, when it fails or takes longer than RENDER_SECONDS, or
+    when its turn does not come within TURN_SECONDS.
     """
     browser = chrome()
     if browser.problem:
         raise UnavailableError(browser.problem)
     figures = [_opaque(chart, dark) for chart in charts]
-    with ThreadPoolExecutor(1) as thread:  # the caller's thread may run an event loop of its own
-        try:
-            return thread.submit(asyncio.run, _render(figures, kind, browser.path)).result()
-        except Exception as error:  # a browser fails in many ways, and kaleido lets each one through
-            raise UnavailableError(
-                f"the Chrome at {browser.path} could not draw the charts ({type(error).__name__}: {error}): "
-                "try again, or set BROWSER_PATH to another one"
-            ) from error
+    if not _turn.acquire(timeout=TURN_SECONDS):
+        raise UnavailableError(
+            f"pictures are drawn one after another, and {TURN_SECONDS} s did not bring this one's turn: try "
+            "again in a minute"
+        )
+    try:
+        return _render(figures, kind, browser.path)
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"the Chrome at {browser.path} was ended, as it took longer than {RENDER_SECONDS} s to draw "
+            f"{count(len(figures), 'chart')}: try again, or set BROWSER_PATH to another one"
+        ) from error
+    except Exception as error:  # a browser fails in many ways, and kaleido lets each one through
+        raise UnavailableError(
+            f"the Chrome at {browser.path} could not draw the charts ({type(error).__name__}: {error}): "
+            "try again, or set BROWSER_PATH to another one"
+        ) from error
+    finally:
+        _turn.release()
 
 
-async def _render(figures: Sequence[go.Figure], kind: str, path: str | None) -> list[bytes]:
+def _render(figures: Sequence[go.Figure], kind: str, path: str | None) -> list[bytes]:
+    """Raises TimeoutError, and whatever kaleido raises. The browser is gone afterwards."""
     import kaleido
 
     # mathjax is off: it would be fetched from a network. kaleido passes --no-sandbox by itself.
-    async with kaleido.Kaleido(mathjax=False, path=path, timeout=RENDER_SECONDS) as browser:
+    browser = kaleido.Kaleido(mathjax=False, path=path, timeout=RENDER_SECONDS)
+    pictures: Future[list[bytes]] = Future()
+
+    def draw() -> None:
+        try:
+            pictures.set_result(asyncio.run(_draw(browser, figures, kind)))
+        except BaseException as error:
+            pictures.set_exception(error)
+
+    # A thread, as the caller's may run an event loop of its own. It is left to itself where it hangs: in
+    # kaleido a task that is cancelled waits for its browser once more.
+    thread = threading.Thread(target=draw, name="pictures", daemon=True)
+    thread.start()
+    try:
+        return pictures.result(RENDER_SECONDS)
+    finally:
+        if process := getattr(browser, "subprocess", None):
+            kill_group(process.pid)  # kaleido starts it in a session of its own
+            process.kill()  # where there are no groups
+        thread.join(END_SECONDS)  # removes the browser's temporary files
+
+
+async def _draw(opened: Any, figures: Sequence[go.Figure], kind: str) -> list[bytes]:
+    async with opened as browser:
         return [
             await browser.calc_fig(
                 drawn,

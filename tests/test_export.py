@@ -2,14 +2,19 @@ import csv
 import io
 import json
 import math
+import os
 import re
+import threading
+import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from factories import OTHER_MACHINE, make_result, make_sweep, recipe
 from hypothesis import given
@@ -226,6 +231,60 @@ def test_a_program_that_is_no_browser_is_said_in_words(browser_path: pytest.Monk
     browser_path.setenv("BROWSER_PATH", "/bin/true")
     with pytest.raises(UnavailableError, match="the Chrome at /bin/true could not draw the charts"):
         render([accuracy_info(SWEEP)], "png")
+
+
+@pytest.fixture
+def hanging(browser_path: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The file in which a browser that never answers writes its process id, and its child's."""
+    pids = tmp_path / "pids"
+    browser = tmp_path / "chrome"
+    browser.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! > {pids}\nwait\n")
+    browser.chmod(0o755)
+    browser_path.setenv("BROWSER_PATH", str(browser))
+    return pids
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the browser is a shell script")
+def test_a_browser_that_hangs_is_ended(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "RENDER_SECONDS", 3)
+    begin = time.monotonic()
+    with pytest.raises(UnavailableError, match="ended, as it took longer than 3 s to draw 2 charts"):
+        render([accuracy_info(SWEEP), size_info(SWEEP)], "png")
+    assert time.monotonic() - begin < 30
+    pids = [int(pid) for pid in hanging.read_text().split()]
+    assert len(pids) == 2
+    assert not any(map(lives, pids))
+    assert not export._turn.locked()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_pictures_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two visitors: the second waits, and is told so where the first takes too long."""
+    drawing, done = threading.Event(), threading.Event()
+
+    def draw(*_: object) -> list[bytes]:
+        drawing.set()
+        assert done.wait(60)
+        return [b"picture"]
+
+    monkeypatch.setattr(export, "_render", draw)
+    monkeypatch.setattr(export, "chrome", lambda: export.Chrome("chrome", ""))
+    monkeypatch.setattr(export, "TURN_SECONDS", 0.1)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(render, [size_info(SWEEP)], "png")
+        assert drawing.wait(60)
+        with pytest.raises(UnavailableError, match="drawn one after another.*try again"):
+            render([size_info(SWEEP)], "png")
+        monkeypatch.setattr(export, "TURN_SECONDS", 60)
+        second = threads.submit(render, [size_info(SWEEP)], "png")
+        done.set()
+        assert first.result(60) == second.result(60) == [b"picture"]
 
 
 @needs_chrome
