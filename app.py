@@ -2,6 +2,7 @@
 
 import streamlit as st
 
+from optimizer.downloads import limit_visitors
 from pages import drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them.
@@ -12,6 +13,7 @@ COMPACT = """
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 """
 
+limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words():

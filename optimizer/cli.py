@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer import __version__
+from optimizer.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.folders import ROOTS_VARIABLE, count
 from optimizer.options import Parser, add_experiment_options, numbers, recipe_of, request_of
@@ -268,6 +269,9 @@ def _dashboard(options: argparse.Namespace) -> None:
     environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
     if roots:
         environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
+    if options.downloads is not None:
+        environment[DOWNLOADS_VARIABLE] = options.downloads
+    parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
     app = app_file()
     command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]
@@ -471,6 +475,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME",
         help="a name under which the page may be opened, beside this machine's own (repeat)",
+    )
+    dashboard.add_argument(
+        "--downloads",
+        metavar="BYTES",
+        help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
     )
     dashboard.add_argument("--headless", action="store_true", help="do not open a browser")
     return parser

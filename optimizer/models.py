@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from optimizer.downloads import check_allowed
 from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
 from optimizer.records import ModelCard
 from optimizer.sources import LoadedModel, Report, Source, bundled, plugins, quiet, torchvision_hub
@@ -45,10 +46,12 @@ def card(name: str) -> ModelCard:
 def load(name: str, progress: Report | None = None) -> LoadedModel:
     """The model in evaluation mode, downloaded first where it must be.
 
-    Raises InputError for an unknown name or a damaged file, UnavailableError for what this machine lacks,
-    WorkError when a plugin fails.
+    Raises InputError for an unknown name or a damaged file, UnavailableError for what this machine lacks or
+    may not download, WorkError when a plugin fails.
     """
     known, source = _find(name)
+    if source.download is not None and not known.ready:
+        check_allowed(known, catalogue().values())
     try:
         with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
             loaded = source.load(name, progress or quiet)
@@ -66,11 +69,13 @@ def download(name: str, progress: Report | None = None, force: bool = False) -> 
     """Fetch a model's weights, again with ``force``, and give their path.
 
     Raises InputError for an unknown name or a model that needs no download, UnavailableError without a
-    network or a folder to write to.
+    network or a folder to write to, or where more downloads are not allowed (:mod:`optimizer.downloads`).
     """
     known, source = _find(name)
     if source.download is None:
         raise InputError(f"{name} comes from {known.source}: there is nothing to download")
+    if force or not known.ready:
+        check_allowed(known, catalogue().values())
     return source.download(name, progress or quiet, force)
 
 

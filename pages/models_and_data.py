@@ -5,6 +5,7 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
+from optimizer.downloads import refusal
 from optimizer.folders import allowed_roots
 from optimizer.headline import headlines
 from optimizer.keys import request_key
@@ -81,7 +82,15 @@ def get(card: ModelCard) -> None:
         st.info(plain(card.description), icon=":material/info:")
         return
     key = f"download {card.name}"
-    if st.button(f"Download {format_bytes(card.download_bytes)}", icon=":material/download:", type="primary"):
+    refused = refusal(card, sidebar.catalogue().cards.values())
+    if refused:
+        st.info(plain(refused), icon=":material/info:")
+    if st.button(
+        f"Download {format_bytes(card.download_bytes)}",
+        icon=":material/download:",
+        type="primary",
+        disabled=bool(refused),
+    ):
         tasks.start("inspect", "download", card.name, key)
     job = tasks.pool().get(key)
     if job:

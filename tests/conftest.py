@@ -17,6 +17,7 @@ from image_folders import Fill
 from torch import Tensor, nn
 
 from optimizer import recent, threads
+from optimizer.downloads import DOWNLOADS_VARIABLE
 from optimizer.engines import engine_named
 from optimizer.engines.base import Build
 from optimizer.folders import RECENT_SECONDS
@@ -46,7 +47,9 @@ def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder for every test: none sees another's results, or the user's."""
+    """An empty data folder for every test, and no limit for downloads (which a dashboard in this process has
+    set): none sees another's results, or the user's."""
+    monkeypatch.delenv(DOWNLOADS_VARIABLE, raising=False)
     folder = tmp_path / "home"
     monkeypatch.setenv("PARETOSCOPE_HOME", str(folder))
     return folder

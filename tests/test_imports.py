@@ -13,7 +13,7 @@ PACKAGE = ROOT / "optimizer"
 
 FIGURES = (
     *("errors", "recipe", "records", "resources", "recent", "folders", "classes", "selection"),
-    *("machine_lock", "theme", "marks", "metrics", "figures"),
+    *("machine_lock", "theme", "marks", "metrics", "downloads", "figures"),
     *(
         "frontier",
         "outcomes",

@@ -20,8 +20,9 @@ import torch
 import torchvision
 from PIL import Image
 
-from optimizer import models, resources
+from optimizer import models, resources, work
 from optimizer.architectures import ARCHITECTURES
+from optimizer.downloads import DOWNLOADS_VARIABLE
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.sources import bundled, efficientnet_lite, torchvision_hub
 
@@ -338,6 +339,25 @@ def test_code_in_a_weights_file_does_not_run(
     with pytest.raises(InputError, match="can't be read"):
         models.load(NAME)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("allowed", ["0", "4MB"])
+def test_no_more_is_downloaded_than_the_operator_allows(
+    site: Site, monkeypatch: pytest.MonkeyPatch, allowed: str
+) -> None:
+    monkeypatch.setenv(DOWNLOADS_VARIABLE, allowed)
+    for attempt in (models.load, models.download):
+        with pytest.raises(UnavailableError, match=f"{NAME} .* can't be downloaded: .*--downloads BYTES"):
+            attempt(NAME)
+    with pytest.raises(UnavailableError, match="can't be downloaded"):
+        work.run("download", NAME, site.report)
+    assert site.asked == 0
+    monkeypatch.setenv(DOWNLOADS_VARIABLE, "5MB")  # its card says 4.98 MB
+    assert models.load(NAME).card.ready
+    with pytest.raises(UnavailableError, match=r"5.00 MB .* may be downloaded .* 4\.9. MB are here"):
+        models.load("squeezenet1_0")
+    models.download(NAME, force=True)  # in place of a damaged file
+    assert site.asked == 2
 
 
 def test_a_folder_that_can_t_be_written_is_named(site: Site, tmp_path: Path) -> None:

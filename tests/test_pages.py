@@ -1,6 +1,7 @@
 """The pages without a browser: each runs from the entry, asks for real work, and shows it."""
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer import keys, scaling
 from optimizer.comparison import compare
 from optimizer.coverage import coverage_key
+from optimizer.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
 from optimizer.environment import threads_available
 from optimizer.experiment import measure
 from optimizer.headline import headlines
@@ -600,6 +602,18 @@ def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) 
     table = page.dataframe[0].value.set_index("model")
     assert table.loc["resnet18", "download"] > 40e6
     assert table.loc["fashion-resnet", "top-1"] > 0.93
+
+
+def test_what_may_not_be_downloaded_is_said_instead(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.query_params["model"] = "squeezenet1_1"
+    app.run()
+    assert os.environ[DOWNLOADS_VARIABLE] == DEFAULT_DOWNLOADS  # its workers inherit it
+    for allowed, disabled in (("5GB", False), ("0", True)):
+        monkeypatch.setenv(DOWNLOADS_VARIABLE, allowed)
+        page = app.switch_page("pages/models_and_data.py").run()
+        (button,) = [button for button in page.button if button.label.startswith("Download")]
+        assert button.disabled == disabled
+        assert ("no weights may be downloaded to this machine" in words(page)) == disabled
 
 
 def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
