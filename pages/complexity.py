@@ -10,7 +10,7 @@ from optimizer.metrics import format_ns, format_ratio
 from optimizer.records import ModelCard
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from optimizer.statistics import Verdict
-from pages import address, drawing, sidebar, tasks
+from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 
 LABELS = {
@@ -20,6 +20,7 @@ LABELS = {
     "rows removed": ("Rows removed", "a smaller dense layer"),
     "int8": ("int8 kernels", "zeros are multiplied too"),
 }
+FULL = consent.Work("full", True, "a full measurement", 30)
 
 
 def main() -> None:
@@ -35,7 +36,8 @@ def main() -> None:
     runs = stored()
     run = runs.get(key)
     if run is None:
-        tasks.refresh_when_over(tasks.ask_for("complexity", request, key))
+        work = () if request.quick else (FULL,)
+        tasks.refresh_when_over(tasks.ask_for("complexity", request, key, work))
         run = alike(request, runs)
         if run is None:
             return
@@ -96,6 +98,7 @@ def controls(model: ModelCard) -> ComplexityRequest:
         full = st.toggle(
             "Measure in full",
             **address.in_address("full"),
+            **consent.by_hand("full"),
             help="More sizes and rounds: about half a minute in place of 8 seconds.",
         )
     return ComplexityRequest(

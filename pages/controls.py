@@ -22,7 +22,7 @@ from optimizer.recipe import (
     best_grid,
 )
 from optimizer.step_time import step_time
-from pages import address
+from pages import address, consent
 
 LARGEST_THRESHOLD = 0.5
 MAX_PERCENT = 99
@@ -240,6 +240,7 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         0,
         50,
         **address.in_address("finetune"),
+        **consent.by_hand("finetune"),
         help="The pruned network learns to answer as the uncompressed one, on unlabelled calibration images; "
         f"the best so far is kept. {_step_words(model)} 0 does none.",
     )

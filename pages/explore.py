@@ -9,12 +9,13 @@ from optimizer.executors import Job
 from optimizer.frame import timed_alike
 from optimizer.headline import headlines
 from optimizer.keys import request_key, request_keys
+from optimizer.metrics import count
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Request, Result, Settings
 from optimizer.search import Found
 from optimizer.summary import summarise
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
-from pages import address, controls, drawing, sidebar, tasks
+from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
 
 INSPECTION_SECONDS = 1.0
@@ -80,7 +81,8 @@ def ask(request: Request) -> list[Job]:
         if waiting and waiting.state == "queued":
             tasks.pool().withdraw(before, tasks.visitor())
     key = st.session_state["asked"] = request_key(request)
-    return [] if tasks.held_back(key) else [tasks.submit(request)]
+    work = consent.work_of(request, sidebar.selection().card)
+    return [] if tasks.held_back(key, work) else [tasks.submit(request)]
 
 
 def inspection(request: Request, result: Result | None) -> Inspection | None:
@@ -89,7 +91,7 @@ def inspection(request: Request, result: Result | None) -> Inspection | None:
         return result.inspection
     plain = replace(request, settings=Settings())
     key = f"inspect {request_key(plain)}"
-    if tasks.is_stopped(key):
+    if tasks.is_stopped(key) or consent.waiting(consent.images(request.data)):
         return None
     job = tasks.start("inspect", "inspect", plain, key)
     tasks.pool().wait(job, INSPECTION_SECONDS)
@@ -159,15 +161,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             ):
                 tasks.withdraw(swept)
                 st.rerun()
-        elif missing and st.button(
-            f"Fill the curves ({len(missing)} to measure)",
-            icon=":material/grid_on:",
-            help="Measures sparsities "
-            + ", ".join(f"{sparsity:.0%}" for sparsity in STARTER_SPARSITIES)
-            + " at "
-            + ", ".join(map(str, STARTER_BITS))
-            + " bits, with the other settings as they are.",
-        ):
+        elif missing and filling_wanted(list(missing.values())):
             for one in missing.values():
                 tasks.submit(one, tasks.BACKGROUND)
             st.rerun()
@@ -178,6 +172,30 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))
     return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
+
+
+def filling_wanted(missing: list[Request]) -> bool:
+    """Whether the visitor presses *Fill the curves*; where that fine-tunes, once more when they know how
+    much."""
+    label, icon = f"Fill the curves ({len(missing)} to measure)", ":material/grid_on:"
+    words = (
+        "Measures sparsities "
+        + ", ".join(f"{sparsity:.0%}" for sparsity in STARTER_SPARSITIES)
+        + " at "
+        + ", ".join(map(str, STARTER_BITS))
+        + " bits, with the other settings as they are."
+    )
+    tuned = {one.recipe.prune: one.recipe.finetune_steps for one in missing if one.recipe.finetunes}
+    if not tuned:
+        return st.button(label, icon=icon, help=words)
+    steps = sum(tuned.values())  # whatever is rounded later is fine-tuned once
+    seconds = steps * consent.step_seconds(sidebar.selection().card)
+    with st.popover(label, icon=icon, help=words):
+        st.markdown(
+            f"Fine-tuning {count(len(tuned), 'pruned network')} comes first: {steps:,} steps in all, "
+            f"{consent.in_words(seconds)}."
+        )
+        return st.button("Start filling", icon=":material/play_arrow:")
 
 
 def presets(request: Request) -> Job | None:

@@ -16,7 +16,7 @@ from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.serving import STREAMING, ServingRequest, ServingRun
 from optimizer.summary import summarise
-from pages import address, drawing, sidebar, tasks
+from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 
 T = TypeVar("T")
@@ -148,6 +148,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
         full = st.toggle(
             "Measure in full",
             **address.in_address("full"),
+            **consent.by_hand("full"),
             help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
         )
     wanted = ServingRequest(
@@ -190,7 +191,8 @@ def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(request)
     run = stored("coverage", key, Coverage)
     if run is None:
-        jobs += tasks.ask_for("coverage", request, key)
+        work = consent.work_of(request, sidebar.selection().card)
+        jobs += tasks.ask_for("coverage", request, key, work)
         return
     measured = tasks.store().best(request)
     left, right = st.container(key="kernel-charts").columns(2)

@@ -13,7 +13,7 @@ from optimizer.keys import request_key
 from optimizer.metrics import MISSING
 from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
-from pages import address, drawing, sidebar, tasks
+from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 
 WAIT_SECONDS = 0.5
@@ -38,6 +38,8 @@ def main() -> None:
     recipe = replace(way, layers=layers).canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
     st.markdown(f"{drawing.heading(recipe.describe())}, as set under Explore")
+    if consent.held_back(consent.images(request.data)):  # all that fine-tuning would change is not shown here
+        return
     jobs: list[Job] = []
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):

@@ -14,7 +14,7 @@ from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.summary import describe_images, summarise
 from optimizer.work import ImagesReport
-from pages import drawing, kept, sidebar, tasks
+from pages import consent, drawing, kept, sidebar, tasks
 from pages.markup import plain
 
 
@@ -72,8 +72,9 @@ def show_chosen(chosen: sidebar.Selection) -> None:
         roots = ", ".join(plain(root) for root in allowed_roots())
         st.caption(f"Folders open to this page: {roots}" if roots else "No folder is open to this page yet.")
         return
-    read_images(chosen)
-    score_baseline(chosen)
+    if not consent.held_back(consent.images(chosen.data)):
+        read_images(chosen)
+        score_baseline(chosen)
 
 
 def get(card: ModelCard) -> None:

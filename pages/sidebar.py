@@ -15,6 +15,7 @@ from optimizer.resources import asset
 from optimizer.theme import ENGINE_LABELS
 from optimizer.work import Catalogue
 from pages.address import in_address
+from pages.consent import by_hand
 from pages.markup import plain
 from pages.tasks import FIRST_MODEL, finished, pool
 
@@ -203,6 +204,7 @@ def _choose_images(card: ModelCard) -> DataSpec:
             100_000,
             1_000,
             **in_address("limit"),
+            **by_hand("limit"),
         )
     return DataSpec(
         path=str(check_allowed(path)),

@@ -17,6 +17,7 @@ from optimizer.records import Request
 from optimizer.store import Store
 from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.work import TARGET, TASKS, limits
+from pages import consent
 from pages.markup import plain
 
 T = TypeVar("T")
@@ -79,13 +80,15 @@ def start(lane: str, task: str, asked: object, key: str, priority: int = INTERAC
     return pool().submit(lane, task, asked, key, priority, visitor())
 
 
-def held_back(key: str) -> bool:
+def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
     """Whether a job failed, or this visitor stopped it. That is shown, and it is tried again when they ask
-    for it, not by itself: it would fail, or run, for ever."""
+    for it, not by itself: it would fail, or run, for ever. Or whether it is long ``work`` that neither runs
+    yet nor was asked for but by the address."""
     job = pool().get(key)
     stopped = key in _stopped()
     if not stopped and (job is None or job.state != "failed"):
-        return False
+        runs = job is not None and not job.over
+        return not runs and consent.held_back(work, key)
     if stopped:
         st.info("Stopped, as you asked. What was done on the way is kept.", icon=":material/stop_circle:")
     elif job:
@@ -97,10 +100,9 @@ def held_back(key: str) -> bool:
     return True
 
 
-def ask_for(task: str, asked: object, key: str) -> list[Job]:
-    """Have something measured that the store has not. No job where it failed or was stopped, until it is
-    asked for again."""
-    if held_back(key):
+def ask_for(task: str, asked: object, key: str, work: Sequence[consent.Work] = ()) -> list[Job]:
+    """Have something measured that the store has not. No job where it is held back."""
+    if held_back(key, work):
         return []
     job = start("measure", task, asked, key)
     if job.state == "done":  # the store was emptied since
