@@ -76,7 +76,7 @@ def test_nothing_is_unpickled_or_evaluated_but_between_our_own_processes() -> No
     users, modules = set(), set()
     for path in [*(ROOT / "optimizer").rglob("*.py"), *(ROOT / "pages").rglob("*.py")]:
         code = path.read_text()
-        if re.search(r"^\s*(import|from) (pickle|dill|joblib|shelve|marshal)\b", code, re.M):
+        if re.search(r"\b(pickle|dill|joblib|shelve|marshal)\.(loads?|open|Unpickler)\b", code):
             users.add(path.stem)
         assert not re.search(r"(?<![\w.])(eval|exec)\(", code), path
         if re.search(r"weights_only\s*=\s*False", code):
