@@ -7,6 +7,8 @@ PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
 # A file's tests share what they prepare. In order: those in the browser come first, with one dashboard a process.
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
+# A dashboard has worker processes of its own: two of them on two cores keep a browser waiting too long.
+ALONE := timing or browser or soak
 
 .PHONY: dashboard test test-all soak check format bench clean
 
@@ -14,12 +16,12 @@ dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
 
 test: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not (timing or slow or soak)'
-	$(PYTEST) -m 'timing and not (slow or soak)'
+	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE) or slow)'
+	$(PYTEST) -m '($(ALONE)) and not (slow or soak)'
 
 test-all: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not timing'
-	$(PYTEST) -m timing
+	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE))'
+	$(PYTEST) -m '$(ALONE)'
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tools.soak --minutes $(MINUTES)
