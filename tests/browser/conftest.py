@@ -32,7 +32,7 @@ from optimizer.store import Store
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 REQUIRED = "PARETOSCOPE_REQUIRE_BROWSER"
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 CLASSES = {"T-shirt top": 0, "Trouser": 1, "Sneaker": 7, "Bag": 8}
 """Class folders of the image folder that the tests make, and the label of each."""
 
