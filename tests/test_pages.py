@@ -495,7 +495,7 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
-    page = settled(app.run(), lambda page: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    page = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
     page = press(page, "Stop measuring")
     stopped = tasks.pool().get(key)
     assert stopped is not None
@@ -516,7 +516,7 @@ def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
     as_visitor(monkeypatch, "ann")
-    ann = settled(app.run(), lambda page: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    ann = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
     job = tasks.pool().get(key)
     assert job is not None
     assert tasks.pool().submit("measure", "measure", job.request, key, visitor="bob") is job
