@@ -164,18 +164,19 @@ class Visitor:
     """A browser's end of a session: opens pages, and gathers what they show."""
 
     def __init__(self, port: int) -> None:
-        self._socket = connect(
+        self._connection = connect(
             f"ws://127.0.0.1:{port}/_stcore/stream",
             subprotocols=[Subprotocol("streamlit")],
             max_size=None,
             open_timeout=60,
         )
+        self._socket = self._connection.__enter__()  # kept beyond this function
 
     def __enter__(self) -> "Visitor":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        self._connection.__exit__(None, None, None)
 
     def open(self, page: str, query: str, patience: float = 60) -> "Shown":
         """Run a page once, until its script ends; what it showed by then."""
