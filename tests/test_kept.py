@@ -30,7 +30,9 @@ class NoPool:
     def forget(self, key: str) -> None:
         self.forgotten.append(key)
 
-    def submit(self, lane: str, task: str, request: object, key: str, priority: int = 0) -> None:
+    def submit(
+        self, lane: str, task: str, request: object, key: str, priority: int = 0, visitor: str = ""
+    ) -> None:
         self.submitted.append(request)
 
 
