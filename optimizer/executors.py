@@ -87,7 +87,7 @@ class Pool:
     worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
     ``MAX_KEPT_BYTES``. All methods are thread-safe.
 
-    Visitors are told apart by any string. A job ends early only when no visitor who is ``present(visitor)``
+    A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
     waits for it any more; where none does, it goes after all others. Of jobs that are equally urgent, the
     next is that of the visitor who was served longest ago.
     """

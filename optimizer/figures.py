@@ -18,7 +18,7 @@ from optimizer.theme import FONT, Theme, theme
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
-MOST_LETTERS = 68
+MAX_LETTERS = 68
 """A heading with more is broken: in a telephone's width more would be cut off."""
 LINE_PIXELS = 16
 LEGEND_PIXELS = 42
@@ -165,7 +165,7 @@ def _broken(heading: str) -> list[str]:
     lines = [""]
     for part in heading.split(" · "):
         longer = " · ".join(filter(None, (lines[-1], part)))
-        if len(longer) <= MOST_LETTERS or not lines[-1]:
+        if len(longer) <= MAX_LETTERS or not lines[-1]:
             lines[-1] = longer
         else:
             lines.append(part)

@@ -18,7 +18,7 @@ def request_key(request: Request, files: str | None = None) -> str:
     ``files`` is the fingerprint of the images that were really read
     (:func:`optimizer.selection.fingerprint`), so that a result is never filed under images that changed
     meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
-    told apart by the model's name or by their package's version.
+    identified by the model's name or by their package's version.
     """
     return _key(request, recent_fingerprint(request.data) if files is None else files)
 

@@ -280,7 +280,7 @@ class Recipe:
         for name, times in Counter(override.layer for override in self.layers).items():
             if times > 1:
                 raise InputError(
-                    f"layer {name} is overridden {times} times: say all that it has to itself in one place"
+                    f"layer {name} is overridden {times} times: give all of its settings in one override"
                 )
 
     @property

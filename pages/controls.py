@@ -24,7 +24,7 @@ from optimizer.recipe import (
 from optimizer.step_time import step_time
 from pages import address, consent
 
-LARGEST_THRESHOLD = 0.5
+MAX_THRESHOLD = 0.5
 MAX_PERCENT = 99
 """Of the slider for sparsity."""
 METHODS = {
@@ -93,7 +93,7 @@ def stand_for(recipe: Recipe) -> tuple[str, ...]:
     prune, quantize = recipe.prune, recipe.quantize
     method = "threshold" if prune.threshold is not None else prune.method
     bits, percent = round(quantize.bits), min(round(100 * (prune.sparsity or 0)), MAX_PERCENT)
-    threshold = min(prune.threshold or 0.0, LARGEST_THRESHOLD)
+    threshold = min(prune.threshold or 0.0, MAX_THRESHOLD)
     possible = quantize.precision in precisions(environment())
     automatic = best_grid(quantize.method, bits) == quantize.symmetric
     values = {
@@ -160,7 +160,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         threshold = st.slider(
             "Threshold",
             0.0,
-            LARGEST_THRESHOLD,
+            MAX_THRESHOLD,
             0.0,
             0.002,
             format="|w| ≤ %.3f",

@@ -89,11 +89,11 @@ def inspection(request: Request, result: Result | None) -> Inspection | None:
     """Exact counts and sizes: at once, before any image is run."""
     if result:
         return result.inspection
-    plain = replace(request, settings=Settings())
-    key = f"inspect {request_key(plain)}"
+    counted = replace(request, settings=Settings())
+    key = f"inspect {request_key(counted)}"
     if tasks.is_stopped(key) or consent.waiting(consent.images(request.data)):
         return None
-    job = tasks.start("inspect", "inspect", plain, key)
+    job = tasks.start("inspect", "inspect", counted, key)
     tasks.pool().wait(job, INSPECTION_SECONDS)
     return tasks.finished(job, Inspection) if job.over else None
 

@@ -73,7 +73,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         **address.in_address("layer"),
         format_func=lambda name: name.removesuffix(".weight"),
     )
-    plain = replace(request, recipe=Recipe())
+    uncompressed = replace(request, recipe=Recipe())
     st.html(f"<style>{STACKED}</style>")
     left, right = st.container(key="layer-charts").columns(2)
     with left:
@@ -81,14 +81,14 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         if isinstance(anatomy, Anatomy):
             drawing.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
     with right:
-        found = told(jobs, "sensitivities", plain, request_key(plain))
+        found = told(jobs, "sensitivities", uncompressed, request_key(uncompressed))
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
-    key = f"coupled {request_key(plain)}"
+    key = f"coupled {request_key(uncompressed)}"
     job = tasks.pool().get(key)
     if job is None or not (job.over or tasks.is_stopped(key)):
-        job = tasks.start("inspect", "coupled", plain, key)
+        job = tasks.start("inspect", "coupled", uncompressed, key)
         jobs += [] if job.over else [job]
     edit(request, inspection)
     if tasks.is_stopped(key):

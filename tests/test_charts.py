@@ -28,7 +28,7 @@ from optimizer.charts import (
     size_info,
 )
 from optimizer.errors import InputError
-from optimizer.figures import HEIGHT, MOST_LETTERS
+from optimizer.figures import HEIGHT, MAX_LETTERS
 from optimizer.marks import Axis, Lines, Point, Series, Stacks
 from optimizer.records import Result
 from optimizer.scaling import EXECUTIONS
@@ -129,7 +129,7 @@ def test_a_long_heading_is_broken_between_its_parts_and_the_plot_makes_room() ->
     assert short.title.text.count("<br>") == 1
     assert long.title.text.count("<br>") == 2
     assert long.margin.t > short.margin.t
-    assert max(len(re.sub("<.*?>", "", line)) for line in long.title.text.split("<br>")) <= MOST_LETTERS
+    assert max(len(re.sub("<.*?>", "", line)) for line in long.title.text.split("<br>")) <= MAX_LETTERS
 
 
 @pytest.mark.parametrize("info", ["accuracy", "size", "latency", "frontier"])
