@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from optimizer import __version__
+from optimizer.documents import DOCUMENTS
 from optimizer.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
-from optimizer.folders import ROOTS_VARIABLE, count
+from optimizer.folders import ROOTS_VARIABLE
+from optimizer.formats import count
 from optimizer.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
@@ -236,14 +238,16 @@ def _stored(options: argparse.Namespace) -> None:
     if options.forget_failures:
         print(f"{count(store.forget_failures(), 'failure')} dropped", file=sys.stderr)
     if options.forget_unreadable:
-        print(f"{count(store.forget_unreadable(), 'row')} dropped that can't be read", file=sys.stderr)
+        print(
+            f"{count(store.forget_unreadable(DOCUMENTS), 'row')} dropped that can't be read", file=sys.stderr
+        )
     print(f"{count(store.count(), 'result')} in {store.path}")
     for failure in store.failures():
         print(
             f"failed {failure.created[:16]}: {failure.request.model} on {failure.request.engine},"
             f" {failure.request.recipe.describe()}: {failure.message}"
         )
-    if rows := store.unreadable():
+    if rows := store.unreadable(DOCUMENTS):
         print(f"{describe_unreadable(rows)} `paretoscope stored --forget-unreadable` drops it.")
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from optimizer.formats import format_count, format_ns, format_ratio
 from optimizer.growth import (
     break_even_bracket,
     effects,
@@ -15,7 +16,6 @@ from optimizer.growth import (
     predicted_break_even,
     ten_times,
 )
-from optimizer.metrics import format_count, format_ns, format_ratio
 from optimizer.scaling import (
     CSR,
     DENSE,

@@ -12,8 +12,8 @@ import msgspec
 import pandas as pd
 
 from optimizer.environment import missing
+from optimizer.formats import columns, count, format_ns, format_ratio
 from optimizer.keys import request_key
-from optimizer.metrics import columns, count, format_ns, format_ratio
 from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
 from optimizer.statistics import LatencySummary, Verdict
 

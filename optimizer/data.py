@@ -17,7 +17,7 @@ from optimizer.decoding import DECODERS, Allowance, decoded
 from optimizer.duplicates import copies, digest_of
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError, WorkError
-from optimizer.folders import count
+from optimizer.formats import count
 from optimizer.models import LoadedModel, Report, quiet
 from optimizer.records import DataSpec
 from optimizer.resources import asset

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 from optimizer.errors import InputError, UnavailableError
-from optimizer.metrics import format_bytes
+from optimizer.formats import format_bytes
 from optimizer.records import ModelCard
 
 DOWNLOADS_VARIABLE = "PARETOSCOPE_DOWNLOADS"

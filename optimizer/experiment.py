@@ -14,9 +14,9 @@ from optimizer.engines import Runner
 from optimizer.engines.memory import measure_start
 from optimizer.engines.realised import named
 from optimizer.environment import environment
+from optimizer.formats import count
 from optimizer.keys import request_key
 from optimizer.latency import measure_latency
-from optimizer.metrics import count
 from optimizer.models import Report, card, download, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, ColdStart, Execution, Inspection, Latency, Request, Result, digest

@@ -31,9 +31,10 @@ from optimizer import __version__
 from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
 from optimizer.errors import UnavailableError
 from optimizer.figures import alternative, figure
+from optimizer.formats import count, format_bytes
 from optimizer.frame import frame, table
 from optimizer.marks import Lines
-from optimizer.metrics import METRICS, count, format_bytes
+from optimizer.metrics import METRICS
 from optimizer.processes import kill_group
 from optimizer.records import Result
 from optimizer.theme import DARK, FONT, LIGHT

@@ -12,8 +12,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.formats import count
 from optimizer.marks import Axis, Lines, Point, Series, Stacks
-from optimizer.metrics import count
 from optimizer.theme import FONT, Theme, theme
 
 HEIGHT = 330

@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from optimizer.errors import InputError
+from optimizer.formats import count
 from optimizer.recent import remembered
 
 EXTENSIONS = frozenset(
@@ -272,11 +273,6 @@ def content(file: Path) -> str:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except (OSError, InputError):
         return str(file)
-
-
-def count(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 file`` or ``1,200 files``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def named(names: Sequence[Path | str], noun: str, plural: str | None = None) -> str:

@@ -11,12 +11,13 @@ import pandas as pd
 
 from optimizer.comparison import Comparison, compare, measurably_better
 from optimizer.environment import threads_available
+from optimizer.formats import MISSING, format_ratio
 from optimizer.frontier import pareto_mask
-from optimizer.metrics import METRICS, MISSING, RELATIVE, SERVED, TIMES, format_ratio, metric
+from optimizer.labels import engine_label
+from optimizer.metrics import METRICS, RELATIVE, SERVED, TIMES, metric
 from optimizer.outcomes import share_interval
 from optimizer.records import Result, Settings, Size
 from optimizer.summary import Summary, summarise
-from optimizer.theme import engine_label
 
 JSON_VERSION = 1
 """Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not."""

@@ -4,22 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optimizer.metrics import (
-    METRICS,
-    MISSING,
-    count,
-    format_bytes,
-    format_count,
-    format_ns,
-    format_p,
-    format_percent,
-)
+from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
+from optimizer.labels import engine_label
+from optimizer.metrics import METRICS
 from optimizer.outcomes import PairedDrop, Verdict
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 from optimizer.statistics import SAME
 from optimizer.summary import FALLBACK, Summary
-from optimizer.theme import engine_label
 
 Mood = Literal["better", "worse", "same"]
 

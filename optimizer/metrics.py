@@ -1,25 +1,26 @@
 """One table of everything that is measured: its label, unit, direction, and how it is written.
 
-Whatever shows a number reads it from :data:`METRICS`. Bytes are decimal (1 kB = 1,000 B); times are
-nanoseconds until they are written.
+Whatever shows a measured figure reads it from :data:`METRICS`. Times are nanoseconds until they are written.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
 from optimizer.errors import unknown
-
-MISSING = "–"
-
-
-class Formatter(Protocol):
-    """Writes a value with its unit, and its interval where there is one: ``93.4 % (92.9 to 93.9)``."""
-
-    def __call__(self, value: float | None, low: float | None = None, high: float | None = None) -> str: ...
+from optimizer.formats import (
+    Formatter,
+    format_bytes,
+    format_count,
+    format_large,
+    format_ns,
+    format_percent,
+    format_points,
+    format_ratio,
+    writer,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,78 +38,6 @@ class Metric:
         """``values`` turned so that lower is better. Missing ones (NaN) stay missing."""
         array = np.asarray(values, float)
         return array if self.direction == "lower" else -array
-
-
-def decimals(value: float, low: float | None, high: float | None, significant: int = 3) -> int:
-    """Digits after the point that ``value`` earns.
-
-    Half the interval's width is written with two digits where it begins with 1, 2 or 3, otherwise with one
-    (the Particle Data Group's rule), and the value to the same place. Without an interval: ``significant``
-    digits.
-    """
-    half = (high - low) / 2 if low is not None and high is not None else 0.0
-    if half > 0 and math.isfinite(half):
-        place = math.floor(math.log10(half))
-        return max(0, -place + (half / 10.0**place < 3.55))
-    if value == 0 or not math.isfinite(value):
-        return 0
-    return max(0, significant - 1 - math.floor(math.log10(abs(value))))
-
-
-def _writer(
-    units: tuple[tuple[float, str], ...], most: int = 4, significant: int = 3, factor: float = 1
-) -> Formatter:
-    """A formatter that takes the largest of ``units`` (divisor, suffix) that ``value`` reaches."""
-
-    def write(value: float | None, low: float | None = None, high: float | None = None) -> str:
-        if value is None or math.isnan(value):
-            return MISSING
-        reached = [unit for unit in units if abs(value) * factor >= unit[0]]
-        divisor, suffix = reached[-1] if reached else units[0]
-
-        def scaled(number: float | None) -> float | None:
-            return None if number is None or math.isnan(number) else number * factor / divisor
-
-        number, lower, upper = value * factor / divisor, scaled(low), scaled(high)
-        places = min(most, decimals(number, lower, upper, significant))
-        text = f"{_signed(number, places)}{suffix}"
-        if lower is None or upper is None:
-            return text
-        return f"{text} ({_signed(lower, places)} to {_signed(upper, places)})"
-
-    return write
-
-
-def _signed(number: float, places: int) -> str:
-    """With a true minus sign, and never a negative zero."""
-    return f"{round(number, places) + 0.0:,.{places}f}".replace("-", "−")
-
-
-def format_count(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A whole number with its thousands set apart: it was counted, so every digit is meant."""
-    return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 call``, ``1,200 calls``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def format_p(p: float) -> str:
-    """The outcome of a test: ``p = 0.031``, or ``p < 0.001``."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-format_bytes = _writer(((1, " B"), (1e3, " kB"), (1e6, " MB"), (1e9, " GB")))
-"""Decimal units: ``format_bytes(1_230_000) == "1.23 MB"``."""
-
-format_ns = _writer(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
-"""``format_ns(612_300) == "612 µs"``."""
-
-format_percent = _writer(((1, " %"),), most=2)
-format_ratio = _writer(((1, "×"),), most=3)
-_format_points = _writer(((1, " points"),), most=2, significant=2)
-_format_large = _writer(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
 
 
 METRICS: dict[str, Metric] = {
@@ -134,7 +63,7 @@ METRICS: dict[str, Metric] = {
         "points",
         "lower",
         "drop_points",
-        _format_points,
+        format_points,
         "Percentage points lost against the uncompressed model on the same images, paired image by image.",
     ),
     "file_size": Metric(
@@ -217,7 +146,7 @@ METRICS: dict[str, Metric] = {
         "images/s",
         "higher",
         "throughput_images_per_s",
-        _writer(((1, " images/s"),)),
+        writer(((1, " images/s"),)),
         "Images over all the time that calls took, slow ones among them, when calls follow each other.",
     ),
     "nonzero": Metric(
@@ -233,7 +162,7 @@ METRICS: dict[str, Metric] = {
         "",
         "lower",
         "operations",
-        _format_large,
+        format_large,
         "Multiply-accumulates for one image that meet a non-zero weight. Dense kernels do the others too.",
     ),
     "agreement": Metric(
@@ -249,7 +178,7 @@ METRICS: dict[str, Metric] = {
         "dB",
         "higher",
         "sqnr_db",
-        _writer(((1, " dB"),), most=1),
+        writer(((1, " dB"),), most=1),
         "Power of the uncompressed model's logits over the power of the change in them.",
     ),
     "kl": Metric(
@@ -257,7 +186,7 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "kl_nats",
-        _writer(((1, " nats"),), significant=2),
+        writer(((1, " nats"),), significant=2),
         "Mean divergence of the predicted distribution from the uncompressed model's.",
     ),
 }
@@ -278,18 +207,3 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         raise unknown("metric", name, METRICS)
     return METRICS[name]
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of text, the first one the heads, in columns that fit: what begins with a digit to the right."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    right = [
-        all(cell[:1].isdigit() or len(cell) < 2 for cell in cells) for cells in zip(*rows[1:], strict=True)
-    ]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if numeric else cell.ljust(width)
-            for cell, width, numeric in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from optimizer.errors import InputError, unknown
+from optimizer.labels import ENGINE_LABELS
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
@@ -25,7 +26,6 @@ from optimizer.recipe import (
     steps_of_seconds,
 )
 from optimizer.records import DataSpec, Request, Settings
-from optimizer.theme import ENGINE_LABELS
 
 
 class Parser(argparse.ArgumentParser):

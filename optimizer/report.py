@@ -6,14 +6,15 @@ import pandas as pd
 
 from optimizer.charts import compare_info
 from optimizer.export import HOW_TO_READ, Section, charts_of, page, title_of
+from optimizer.formats import count, format_bytes, format_ns, format_p, format_ratio
 from optimizer.frame import frontier_of
 from optimizer.headline import may_be
-from optimizer.metrics import count, format_bytes, format_ns, format_p, format_ratio, metric
+from optimizer.labels import engine_label
+from optimizer.metrics import metric
 from optimizer.outcomes import Verdict, images_needed
 from optimizer.records import Result
 from optimizer.statistics import SAME
 from optimizer.summary import Summary, summarise
-from optimizer.theme import engine_label
 
 TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""

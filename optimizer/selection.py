@@ -20,12 +20,12 @@ from optimizer.folders import (
     Listing,
     check_again,
     content,
-    count,
     expand,
     list_folder,
     named,
     stamp,
 )
+from optimizer.formats import count
 from optimizer.recent import remembered
 from optimizer.records import DataSpec, digest
 from optimizer.resources import asset

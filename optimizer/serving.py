@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from optimizer import __version__
 from optimizer.environment import environment, threads_available
 from optimizer.errors import InputError
+from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
 from optimizer.keys import request_key
-from optimizer.metrics import MISSING, columns, count, format_ns, format_ratio, metric
+from optimizer.labels import engine_label
+from optimizer.metrics import metric
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.rounds import mean_interval, median_interval, percentile_bound
 from optimizer.statistics import SAME, LatencySummary, Verdict, median_ratio, summarise_latency
-from optimizer.theme import engine_label
 
 SCHEMA = 2
 """Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of

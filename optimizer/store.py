@@ -5,12 +5,11 @@ Every call opens the file and closes it again: a connection is bound to its thre
 for every rerun, and opening costs less than a millisecond.
 """
 
-import re
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,15 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from optimizer import migrations
 from optimizer.errors import UnavailableError
-from optimizer.folders import count
+from optimizer.formats import count
 from optimizer.keys import request_key
 from optimizer.records import SCHEMA, DataSpec, Latency, Request, Result, decode, digest, encode
 from optimizer.resources import home, is_network
 
 T = TypeVar("T")
-Migration = Callable[[sqlite3.Connection], None]
-
 BUSY_SECONDS = 30.0
 """How long a call waits for another process's write."""
 
@@ -36,47 +34,6 @@ MAX_MESSAGE = 2000
 """Characters of a failure's message that are kept."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _CREATING = threading.Lock()
-
-MIGRATIONS: list[Migration] = []
-"""Steps from an empty file to today's tables, oldest first. The database's ``user_version`` counts those it
-has had. A released step is never edited: add another."""
-
-
-def migration(step: Migration) -> Migration:
-    """Register ``step`` as the next one. It runs inside a transaction, so it must not commit."""
-    MIGRATIONS.append(step)
-    return step
-
-
-@migration
-def _create(connection: sqlite3.Connection) -> None:
-    for statement in (
-        "CREATE TABLE results (key TEXT PRIMARY KEY, schema INTEGER, model TEXT, data TEXT, engine TEXT,"
-        " environment TEXT, signature TEXT, created TEXT, json BLOB)",
-        "CREATE INDEX results_asked ON results (schema, model, data, engine)",
-        "CREATE INDEX results_signature ON results (signature)",
-        "CREATE TABLE latencies (signature TEXT, quick INTEGER, schema INTEGER, json BLOB,"
-        " PRIMARY KEY (signature, quick))",
-        "CREATE TABLE failures (key TEXT PRIMARY KEY, schema INTEGER, json BLOB)",
-        "CREATE TABLE documents (kind TEXT, key TEXT, created TEXT, json BLOB, PRIMARY KEY (kind, key))",
-    ):
-        connection.execute(statement)
-
-
-@migration
-def _pass_over_budgets_in_seconds(connection: sqlite3.Connection) -> None:
-    """Fine-tuning stopped by the clock: what it gave is no result of any number of steps. Such rows stay, and
-    are passed over as those of another schema are: they are measured anew, in steps."""
-    connection.create_function("in_seconds", 1, _has_budget_in_seconds, deterministic=True)
-    for table in ("results", "failures"):
-        connection.execute(f"UPDATE {table} SET schema = -1 WHERE in_seconds(json)")
-    connection.execute("UPDATE documents SET kind = kind || ' (budget in seconds)' WHERE in_seconds(json)")
-
-
-def _has_budget_in_seconds(json: bytes | str) -> bool:
-    """Whether a recipe anywhere in the document has one that is not 0."""
-    text = json.decode(errors="replace") if isinstance(json, bytes) else str(json)
-    return re.search(r'"training_seconds":(?!0(?:\.0)?[,}])', text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,15 +205,15 @@ class Store:
         with self._writing() as connection:
             connection.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
 
-    def unreadable(self) -> list[Unreadable]:
+    def unreadable(self, documents: Mapping[str, type]) -> list[Unreadable]:
         """Every row that is passed over because it can't be read. This reads them all."""
         with self._reading() as connection:
-            return [*_unreadable(connection)]
+            return [*_unreadable(connection, documents)]
 
-    def forget_unreadable(self) -> int:
+    def forget_unreadable(self, documents: Mapping[str, type]) -> int:
         """Drop the rows that can't be read: how many those were."""
         with self._writing() as connection:
-            found = [*_unreadable(connection)]
+            found = [*_unreadable(connection, documents)]
             for row in found:
                 connection.execute(f"DELETE FROM {row.table} WHERE rowid = ?", (row.row,))
             _forget_unshared(connection)
@@ -323,25 +280,25 @@ class Store:
             return connection.execute(query, values).fetchall()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == len(MIGRATIONS):
+        if self._version(connection) == len(migrations.MIGRATIONS):
             return
         _set_journal(connection, self._journal)
         while True:
             connection.execute("BEGIN IMMEDIATE")
             done = self._version(connection)  # again: another process may have been quicker
-            if done == len(MIGRATIONS):
+            if done == len(migrations.MIGRATIONS):
                 connection.execute("ROLLBACK")
                 return
-            MIGRATIONS[done](connection)
+            migrations.MIGRATIONS[done](connection)
             connection.execute(f"PRAGMA user_version = {done + 1}")
             connection.execute("COMMIT")
 
     def _version(self, connection: sqlite3.Connection) -> int:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if version > len(MIGRATIONS):
+        if version > len(migrations.MIGRATIONS):
             raise UnavailableError(
                 f"{self.path} is from a newer Paretoscope (database version {version}, this one reads up to"
-                f" {len(MIGRATIONS)}): upgrade, or set PARETOSCOPE_HOME to another folder"
+                f" {len(migrations.MIGRATIONS)}): upgrade, or set PARETOSCOPE_HOME to another folder"
             )
         return version
 
@@ -374,12 +331,7 @@ NOT_A_RECORD = (ValueError, TypeError, RecursionError)
 """What decoding raises: for other JSON, for bytes that are no text, for what is no JSON at all."""
 
 
-def _unreadable(connection: sqlite3.Connection) -> Iterator[Unreadable]:
-    from optimizer.coverage import Coverage
-    from optimizer.scaling import ComplexityRun
-    from optimizer.serving import ServingRun
-
-    documents = {"complexity": ComplexityRun, "coverage": Coverage, "throughput": ServingRun}
+def _unreadable(connection: sqlite3.Connection, documents: Mapping[str, type]) -> Iterator[Unreadable]:
     for table, kind, record in (
         ("results", "result", Result),
         ("latencies", "latency measurement", Latency),

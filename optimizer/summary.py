@@ -14,7 +14,8 @@ from threading import Lock
 import numpy as np
 
 from optimizer.environment import describe, environment
-from optimizer.metrics import count, metric
+from optimizer.formats import count
+from optimizer.metrics import metric
 from optimizer.outcomes import (
     PairedDrop,
     balanced_share,

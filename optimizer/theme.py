@@ -11,14 +11,6 @@ from optimizer.recipe import WEIGHT_BITS
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
-ENGINE_LABELS = {
-    "openvino": "OpenVINO",
-    "onnxruntime": "ONNX Runtime",
-    "sparse": "sparse kernels",
-    "compile": "torch.compile",
-    "torch": "torch eager",
-}
-
 MARKERS = {
     "dense fp32": "circle",
     "int8 kernels": "square",
@@ -75,11 +67,6 @@ DARK = _theme(
     bits=("#7d66b0", "#6f78b8", "#638bbf", "#5d9dc3", "#60aec5", "#6fbdc4", "#85cbc3", "#afe0cd", "#d8f3e2"),
     realisations=("#3f9fe0", "#ee7a3b", "#1fbf8f", "#f2b632", "#8fd0f5", "#8d99a6"),
 )  # fmt: skip
-
-
-def engine_label(engine: str) -> str:
-    """An engine's name on screen; one that is not ours is called by its own name."""
-    return ENGINE_LABELS.get(engine, engine)
 
 
 def theme(dark: bool) -> Theme:

@@ -8,11 +8,11 @@ import streamlit as st
 
 from optimizer import charts, frame
 from optimizer.figures import row_pixels
+from optimizer.labels import engine_label
 from optimizer.metrics import METRICS
 from optimizer.records import DataSpec, Result
 from optimizer.report import report
 from optimizer.summary import summarise
-from optimizer.theme import engine_label
 from pages import address, drawing, kept, sidebar, tasks
 from pages.markup import plain
 

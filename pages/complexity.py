@@ -6,7 +6,7 @@ import streamlit as st
 
 from optimizer import charts, growth, scaling
 from optimizer.conclusions import as_json, conclusions
-from optimizer.metrics import format_ns, format_ratio
+from optimizer.formats import format_ns, format_ratio
 from optimizer.records import ModelCard
 from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
 from optimizer.statistics import Verdict

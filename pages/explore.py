@@ -6,10 +6,10 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.executors import Job
+from optimizer.formats import count
 from optimizer.frame import timed_alike
 from optimizer.headline import headlines
 from optimizer.keys import request_key, request_keys
-from optimizer.metrics import count
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Request, Result, Settings
 from optimizer.search import Found

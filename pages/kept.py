@@ -6,6 +6,7 @@ Messages and names from the store may be anyone's words: they are drawn in widge
 import pandas as pd
 import streamlit as st
 
+from optimizer.documents import DOCUMENTS
 from optimizer.keys import request_key
 from optimizer.store import Failure, Unreadable, describe_unreadable
 from pages import tasks
@@ -15,7 +16,7 @@ from pages.markup import plain
 def show() -> None:
     """Two blocks, each only where there is something to say."""
     with tasks.errors_in_words():
-        show_unreadable(tasks.store().unreadable())
+        show_unreadable(tasks.store().unreadable(DOCUMENTS))
         show_failures(tasks.store().failures())
 
 
@@ -34,7 +35,7 @@ def show_unreadable(rows: list[Unreadable]) -> None:
         pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]), hide_index=True
     )
     if st.button("Remove what can't be read", icon=":material/delete:"):
-        tasks.store().forget_unreadable()
+        tasks.store().forget_unreadable(DOCUMENTS)
         st.rerun()
 
 

@@ -11,7 +11,7 @@ from optimizer import charts, coverage, serving
 from optimizer.coverage import Coverage
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
-from optimizer.metrics import MISSING, count
+from optimizer.formats import MISSING, count
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.serving import STREAMING, ServingRequest, ServingRun

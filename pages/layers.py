@@ -8,9 +8,9 @@ import streamlit as st
 from optimizer import charts
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import Job
+from optimizer.formats import MISSING
 from optimizer.headline import group_rows, layer_rows, overrides_of
 from optimizer.keys import request_key
-from optimizer.metrics import MISSING
 from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
 from pages import address, consent, drawing, sidebar, tasks

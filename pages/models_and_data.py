@@ -7,9 +7,9 @@ import streamlit as st
 
 from optimizer.downloads import refusal
 from optimizer.folders import allowed_roots
+from optimizer.formats import MISSING, format_bytes
 from optimizer.headline import headlines
 from optimizer.keys import request_key
-from optimizer.metrics import MISSING, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.summary import describe_images, summarise

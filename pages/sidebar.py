@@ -9,10 +9,10 @@ from streamlit.navigation.page import Page
 
 from optimizer.environment import describe, environment, threads_available
 from optimizer.folders import allowed_roots, check_allowed, image_folders
-from optimizer.metrics import format_bytes
+from optimizer.formats import format_bytes
+from optimizer.labels import ENGINE_LABELS
 from optimizer.records import DataSpec, ModelCard, Settings
 from optimizer.resources import asset
-from optimizer.theme import ENGINE_LABELS
 from optimizer.work import Catalogue
 from pages.address import in_address
 from pages.consent import by_hand

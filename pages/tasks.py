@@ -10,8 +10,8 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from optimizer.errors import ParetoscopeError
 from optimizer.executors import SERVER, Job, Pool
+from optimizer.formats import count
 from optimizer.keys import request_key
-from optimizer.metrics import count
 from optimizer.recipe import NORMAL
 from optimizer.records import Request
 from optimizer.store import Store

@@ -7,7 +7,7 @@ from test_charts import SWEEP
 
 from optimizer.charts import brief, compare_info, figure
 from optimizer.figures import row_pixels
-from optimizer.metrics import count
+from optimizer.formats import count
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.summary import summarise
 

@@ -7,7 +7,7 @@ from factories import make_latency, make_result, recipe, remade
 from test_charts import SWEEP, series
 
 from optimizer.charts import frontier_info, latency_info
-from optimizer.metrics import count
+from optimizer.formats import count
 from optimizer.recipe import Override, PruneSpec, Recipe
 from optimizer.records import Result
 from optimizer.summary import summarise

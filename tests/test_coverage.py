@@ -18,7 +18,7 @@ from optimizer.coverage import (
     table,
 )
 from optimizer.environment import environment
-from optimizer.metrics import columns
+from optimizer.formats import columns
 from optimizer.recipe import Recipe
 from optimizer.records import KernelTime, Request, Settings, decode, encode
 from optimizer.statistics import SAME, LatencySummary, summarise_latency

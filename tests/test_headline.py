@@ -8,8 +8,8 @@ import pytest
 from factories import LAYERS, make_result, recipe, remade
 
 from optimizer.errors import InputError
+from optimizer.formats import MISSING, format_ns
 from optimizer.headline import OWN, group_rows, headlines, layer_rows, overrides_of
-from optimizer.metrics import MISSING, format_ns
 from optimizer.recipe import Override
 from optimizer.records import GroupSensitivity, Inspection, Result
 from optimizer.summary import summarise

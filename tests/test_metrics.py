@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.errors import InputError
-from optimizer.metrics import (
-    METRICS,
+from optimizer.formats import (
     MISSING,
     decimals,
     format_bytes,
@@ -16,8 +15,8 @@ from optimizer.metrics import (
     format_p,
     format_percent,
     format_ratio,
-    metric,
 )
+from optimizer.metrics import METRICS, metric
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,13 @@ from optimizer.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
 from optimizer.environment import threads_available
 from optimizer.experiment import measure
 from optimizer.headline import headlines
+from optimizer.labels import ENGINE_LABELS
 from optimizer.recipe import MAX_FINETUNE_STEPS, NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.scaling import ComplexityRequest
 from optimizer.step_time import keep_step_time
 from optimizer.store import Store
 from optimizer.summary import summarise
-from optimizer.theme import ENGINE_LABELS
 from pages import sidebar, tasks
 
 ROOT = Path(__file__).parent.parent

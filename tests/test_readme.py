@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from optimizer.cli import _parser
+from optimizer.labels import ENGINE_LABELS
 from optimizer.resources import HOME_VARIABLE
 from optimizer.scaling import EXECUTIONS
 from optimizer.sources.plugins import GROUP
 from optimizer.summary import BADGES
-from optimizer.theme import ENGINE_LABELS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

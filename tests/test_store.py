@@ -16,7 +16,9 @@ from faults.tasks import make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from optimizer import migrations
 from optimizer import store as module
+from optimizer.documents import DOCUMENTS
 from optimizer.errors import UnavailableError
 from optimizer.records import SCHEMA, DataSpec, Request, Result, encode
 from optimizer.store import Failure, Store, describe_unreadable
@@ -166,9 +168,9 @@ def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(make_result("k"))
-    monkeypatch.setattr(module, "MIGRATIONS", module.MIGRATIONS[:])
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
 
-    @module.migration
+    @migrations.migration
     def add(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE later (x)")
         connection.execute("INSERT INTO later VALUES (1)")
@@ -209,9 +211,9 @@ def test_what_was_fine_tuned_by_the_clock_is_measured_anew(store: Store) -> None
 def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = query(store.path, "PRAGMA user_version")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "MIGRATIONS", module.MIGRATIONS[:])
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
 
-        @module.migration
+        @migrations.migration
         def half(connection: sqlite3.Connection) -> None:
             connection.execute("CREATE TABLE half (x)")
             connection.execute("not SQL")
@@ -277,12 +279,12 @@ def test_a_row_that_cannot_be_read_is_passed_over_until_it_is_dropped(store: Sto
     assert [result.key for result in store.results()] == ["good", "fine"]
     assert store.get("bad") is None
     assert store.best(make_result("bad").request) is None
-    (row,) = store.unreadable()
+    (row,) = store.unreadable(DOCUMENTS)
     assert (row.table, row.kind) == ("results", "result")
     assert row.reason
-    assert store.forget_unreadable() == 1
-    assert store.unreadable() == []
-    assert store.forget_unreadable() == 0
+    assert store.forget_unreadable(DOCUMENTS) == 1
+    assert store.unreadable(DOCUMENTS) == []
+    assert store.forget_unreadable(DOCUMENTS) == 0
     assert [result.key for result in store.results()] == ["good", "fine"]
     assert store.latency("s bad", True) is None
     assert store.latency("s good", True) is not None
@@ -293,7 +295,7 @@ def test_a_row_that_cannot_be_read_is_measured_anew(store: Store) -> None:
     query(store.path, "UPDATE results SET json = ?", b"garbage")
     store.put(make_result("k"))
     assert store.get("k") == make_result("k")
-    assert store.unreadable() == []
+    assert store.unreadable(DOCUMENTS) == []
 
 
 def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over_too(store: Store) -> None:
@@ -312,7 +314,7 @@ def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over
     assert [failure.key for failure in store.failures()] == ["y"]
     assert store.get_document("pin", "x", list) is None
     assert store.documents("pin", list) == {"y": [1]}
-    kinds = sorted(row.kind for row in store.unreadable())
+    kinds = sorted(row.kind for row in store.unreadable(DOCUMENTS))
     assert kinds == [
         "complexity document",
         "complexity document",
@@ -320,9 +322,9 @@ def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over
         "latency measurement",
         "pin document",
     ]
-    words = describe_unreadable(store.unreadable())
+    words = describe_unreadable(store.unreadable(DOCUMENTS))
     assert "1 latency measurement, 1 failure, 2 complexity documents, 1 pin document." in words
-    assert store.forget_unreadable() == 5
+    assert store.forget_unreadable(DOCUMENTS) == 5
     assert store.documents("pin", list) == {"y": [1]}
     assert [result.key for result in store.results()] == ["a", "b"]
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.artifacts.take_away import TakeAway
+from optimizer.labels import engine_label
 from optimizer.metrics import METRICS
 from optimizer.summary import Summary, summarise
-from optimizer.theme import engine_label
 
 RECIPE_FILE = "recipe.json"
 CARD_FILE = "MODEL_CARD.md"

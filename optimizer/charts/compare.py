@@ -7,11 +7,11 @@ from dataclasses import replace
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of, without_brackets
 from optimizer.comparison import compare
+from optimizer.labels import engine_label
 from optimizer.marks import Axis, Lines, Series
 from optimizer.metrics import TIMES, metric
 from optimizer.records import Result
 from optimizer.summary import Measure, Summary, summarise
-from optimizer.theme import engine_label
 
 
 def compare_info(results: Iterable[Result], name: str = "accuracy", against: Result | None = None) -> Lines:

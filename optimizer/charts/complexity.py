@@ -9,8 +9,8 @@ import pandas as pd
 
 from optimizer.charts.axes import extent
 from optimizer.errors import unknown
+from optimizer.formats import format_count, format_ns, format_percent
 from optimizer.marks import Axis, Lines, Point, Reference, Series
-from optimizer.metrics import format_count, format_ns, format_percent
 from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS
 from optimizer.slopes import Fit, Growth
 from optimizer.theme import MARKERS

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from optimizer.metrics import count
+from optimizer.formats import count
 from optimizer.recipe import PRECISIONS, Recipe
 from optimizer.summary import Summary
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from optimizer.charts.axes import padded
+from optimizer.formats import count, format_count
 from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import count, format_count
 from optimizer.records import Anatomy
 
 

@@ -6,8 +6,8 @@ import textwrap
 from optimizer.charts.points import clip
 from optimizer.coverage import PARTS, Coverage, part, parts, uncompressed_ns
 from optimizer.coverage import rows as operations
+from optimizer.formats import format_ns
 from optimizer.marks import Axis, Lines, Point, Segment, Series, Stacks
-from optimizer.metrics import format_ns
 from optimizer.theme import MARKERS
 
 PART_COLOURS = {"conversion": "file", "other": "faint"}

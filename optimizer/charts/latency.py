@@ -9,11 +9,13 @@ from typing import Any, Literal
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.formats import count
+from optimizer.labels import engine_label
 from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import count, metric
+from optimizer.metrics import metric
 from optimizer.records import Result
 from optimizer.summary import Summary, summarise
-from optimizer.theme import MARKERS, engine_label
+from optimizer.theme import MARKERS
 
 
 def latency_info(

@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 
 from optimizer.charts.points import clip, without_brackets
+from optimizer.formats import count, format_ns
 from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import count, format_ns
 from optimizer.records import Result
 from optimizer.summary import summarise
 from optimizer.theme import MARKERS

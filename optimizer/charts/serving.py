@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.charts.points import clip
+from optimizer.formats import count, format_ns, format_ratio
 from optimizer.marks import Axis, Corner, Limit, Lines, Point, Series
-from optimizer.metrics import count, format_ns, format_ratio, metric
+from optimizer.metrics import metric
 from optimizer.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
 from optimizer.statistics import Verdict
 from optimizer.summary import realisation

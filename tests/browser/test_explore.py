@@ -11,7 +11,8 @@ from playwright.sync_api import Page, expect
 
 from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, toggle
 from optimizer.environment import threads_available
-from optimizer.metrics import METRICS, format_bytes
+from optimizer.formats import format_bytes
+from optimizer.metrics import METRICS
 from optimizer.store import Store
 
 pytestmark = pytest.mark.browser

@@ -9,6 +9,7 @@ import pytest
 import torch
 from faults.tasks import make_result
 
+from optimizer.documents import DOCUMENTS
 from optimizer.errors import UnavailableError
 from optimizer.records import Request
 from optimizer.shelf import kept, read
@@ -56,7 +57,7 @@ def test_results_are_read_and_new_ones_refused_until_there_is_room(disk: Path) -
     assert store.count() == 1
     store.put(make_result("new"))
     assert [result.key for result in Store().results()] == ["there", "new"]
-    assert store.unreadable() == []
+    assert store.unreadable(DOCUMENTS) == []
 
 
 def test_one_that_fills_the_disk_is_refused_whole(disk: Path) -> None:
