@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-KERNELS := hatch_build.py optimizer/kernels/build.py optimizer/kernels/kernels.cpp
+KERNELS := hatch_build.py optimizer/engine/kernels/build.py optimizer/engine/kernels/kernels.cpp
 
 PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30

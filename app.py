@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from optimizer.downloads import limit_visitors
+from optimizer.system.downloads import limit_visitors
 from pages import drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them.

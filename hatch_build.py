@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNELS = "optimizer/kernels"
+KERNELS = "optimizer/engine/kernels"
 
 
 class KernelBuildHook(BuildHookInterface):

@@ -35,15 +35,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel
-from optimizer.environment import describe, environment
+from optimizer.compression.apply import CompressedModel
+from optimizer.compression.prune.coupling import groups
 from optimizer.errors import unknown
-from optimizer.prune.coupling import groups
+from optimizer.measurement.subject import Setting, Subject, activation_images, studied_images, study, subject
+from optimizer.measurement.subject import images_of as datasets_of
+from optimizer.measurement.variant import build_of, compressed_model
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request
-from optimizer.subject import Setting, Subject, activation_images, studied_images, study, subject
-from optimizer.subject import images_of as datasets_of
-from optimizer.variant import build_of, compressed_model
+from optimizer.system.environment import describe, environment
 
 MODEL = "efficientnet-lite0"
 BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")

@@ -31,22 +31,22 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from optimizer.compress import CompressedModel, compress
-from optimizer.engines import engine_named
-from optimizer.engines.base import Runner
-from optimizer.environment import describe, environment
+from optimizer.compression.apply import CompressedModel, compress
+from optimizer.engine import engine_named
+from optimizer.engine.base import Runner
+from optimizer.engine.kernels import Kernels, Step, kernels
+from optimizer.engine.kernels.matrix import DENSE, chain
+from optimizer.engine.kernels.plan import Choice, plan
+from optimizer.engine.kernels.trace import trace
 from optimizer.errors import InputError
-from optimizer.kernels import Kernels, Step, kernels
-from optimizer.kernels.matrix import DENSE, chain
-from optimizer.kernels.plan import Choice, plan
-from optimizer.kernels.trace import trace
-from optimizer.latency import Effort, time_interleaved
-from optimizer.layers import fold_batch_norm, walk
-from optimizer.models import load, quiet
+from optimizer.measurement.latency import Effort, time_interleaved
+from optimizer.measurement.subject import turn
+from optimizer.model.catalogue import load, quiet
+from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
-from optimizer.subject import turn
-from optimizer.threads import thread_count
+from optimizer.system.environment import describe, environment
+from optimizer.system.threads import thread_count
 
 Shape = tuple[int, int, int]
 THREADS = 1

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from optimizer.data import load_images
-from optimizer.environment import describe, environment
-from optimizer.experiment import score
-from optimizer.models import load
+from optimizer.data.loading import load_images
+from optimizer.measurement.experiment import score
+from optimizer.model.catalogue import load
 from optimizer.records import DataSpec, Request
-from optimizer.sweep import grid
+from optimizer.search.sweep import grid
+from optimizer.system.environment import describe, environment
 
 T = TypeVar("T")
 MODEL = "efficientnet-lite0"

@@ -26,16 +26,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import compress
-from optimizer.engines import Runner, engine_named
-from optimizer.engines.base import Build
-from optimizer.environment import describe, environment, threads_available
-from optimizer.latency import time_again_if_noisy
-from optimizer.models import quiet
+from optimizer.analysis.statistics import LatencySummary
+from optimizer.compression.apply import compress
+from optimizer.engine import Runner, engine_named
+from optimizer.engine.base import Build
+from optimizer.measurement.latency import time_again_if_noisy
+from optimizer.measurement.subject import turn
+from optimizer.model.catalogue import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
-from optimizer.statistics import LatencySummary
-from optimizer.subject import turn
+from optimizer.system.environment import describe, environment, threads_available
 
 SHAPE = (48, 14, 14)
 LAYERS, MORE_LAYERS = 20, 22

@@ -21,12 +21,12 @@ import numpy as np
 import psutil
 from streamlit.testing.v1 import AppTest
 
-from optimizer.executors import Pool
-from optimizer.experiment import measure
+from optimizer.measurement.experiment import measure
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
-from optimizer.store import Store
-from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.store.results import Store
+from optimizer.system.process_pool import Pool
 from optimizer.work import TARGET
 
 MODEL = "fashion-resnet"

@@ -489,7 +489,7 @@ PRESETS = {
     ),
     "fast": Preset("The lowest latency, at most 2 points lost", 2.0, (*_INT8, _HALF)),
 }
-"""For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search`)."""
+"""For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search.presets`)."""
 
 
 def _refuse_unknown_keys(where: str, data: dict[str, Any], kind: type) -> None:

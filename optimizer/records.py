@@ -1,7 +1,7 @@
 """What was asked, what was run and what was measured: frozen, versioned, and raw.
 
 A result holds the raw latency samples and one bit an image; medians, intervals and verdicts are derived
-when it is read (:mod:`optimizer.statistics`, :mod:`optimizer.frame`). No torch here.
+when it is read (:mod:`optimizer.analysis.statistics`, :mod:`optimizer.analysis.frame`). No torch here.
 """
 
 import hashlib

@@ -8,10 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.classes import ClassMapping
+from optimizer.analysis.serving import ServingRequest
+from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
-from optimizer.executors import Limits
-from optimizer.keys import request_key
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
@@ -23,9 +22,10 @@ from optimizer.records import (
     Result,
     Sensitivity,
 )
-from optimizer.search import Found, find
-from optimizer.serving import ServingRequest
-from optimizer.store import Store
+from optimizer.search.presets import Found, find
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
+from optimizer.system.process_pool import Limits
 
 Report = Callable[[float | None, str], None]
 TARGET = "optimizer.work:run"
@@ -84,31 +84,32 @@ def _finetuning_seconds(recipe: Recipe) -> float:
 
 def _warm(request: Request | None, report: Report) -> None:
     """Pay the imports, and what a first request would wait for, before anyone waits."""
-    from optimizer import experiment, variant  # noqa: F401  (experiment: its imports)
+    from optimizer.measurement import experiment, variant  # noqa: F401  (experiment: its imports)
 
     if request is not None:
         variant.inspect(request)
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
-    from optimizer import kernels, models
-    from optimizer.engines import ENGINES
+    from optimizer.engine import ENGINES, kernels
+    from optimizer.model import catalogue
 
     engines = {name: engine.problem() or "" for name, engine in ENGINES.items()}
-    return Catalogue(models.catalogue(), models.problems(), engines, kernels.problem() or "")
+    return Catalogue(catalogue.catalogue(), catalogue.problems(), engines, kernels.problem() or "")
 
 
 def _download(model: str, report: Report) -> str:
     """Fetch a model's weights, also in place of a damaged file."""
-    from optimizer import models
+    from optimizer.model import catalogue
 
-    return str(models.download(model, report, force=True))
+    return str(catalogue.download(model, report, force=True))
 
 
 def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
-    from optimizer import data, models
+    from optimizer.data import loading
+    from optimizer.model import catalogue
 
-    datasets = data.load_images(models.load(request[0], report), request[1], report)
+    datasets = loading.load_images(catalogue.load(request[0], report), request[1], report)
     return ImagesReport(
         evaluated=len(datasets.evaluation.images),
         calibrated=len(datasets.calibration.images),
@@ -119,32 +120,32 @@ def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
 
 
 def _inspect(request: Request, report: Report) -> Inspection:
-    from optimizer import variant
+    from optimizer.measurement import variant
 
     return variant.inspect(request, report)
 
 
 def _anatomy(request: tuple[Request, str], report: Report) -> Anatomy:
-    from optimizer import variant
+    from optimizer.measurement import variant
 
     return variant.anatomy(*request, report)
 
 
 def _sensitivities(request: Request, report: Report) -> tuple[Sensitivity, ...]:
-    from optimizer import variant
+    from optimizer.measurement import variant
 
     return variant.sensitivities(request, report)
 
 
 def _coupled(request: Request, report: Report) -> tuple[GroupSensitivity, ...]:
-    from optimizer import variant
+    from optimizer.measurement import variant
 
     return variant.coupled_sensitivities(request, report)
 
 
 def _measure(request: Request, report: Report) -> str:
     """The key of the result, which is in the store by then: a later failure loses nothing."""
-    from optimizer import experiment
+    from optimizer.measurement import experiment
 
     store = Store()
     try:
@@ -171,7 +172,8 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
 
 def _artifact(request: tuple[str, Request], report: Report) -> bytes:
     """A file of the compressed model, with the figures that were measured of it."""
-    from optimizer import artifacts, subject, variant
+    from optimizer.export import artifacts
+    from optimizer.measurement import subject, variant
 
     kind, wanted = request
     target = subject.subject(wanted.model)
@@ -190,7 +192,7 @@ def _artifact(request: tuple[str, Request], report: Report) -> bytes:
 
 
 def _complexity(request: Any, report: Report) -> str:
-    from optimizer import complexity
+    from optimizer.measurement import complexity
     from optimizer.records import encode
 
     run = complexity.measure(request, report)
@@ -199,16 +201,16 @@ def _complexity(request: Any, report: Report) -> str:
 
 
 def _coverage(request: Request, report: Report) -> str:
-    from optimizer import profiling
+    from optimizer.measurement import profile
     from optimizer.records import encode
 
-    found = profiling.profile(request, report)
+    found = profile.profile(request, report)
     Store().put_document("coverage", found.key, encode(found))
     return found.key
 
 
 def _throughput(request: ServingRequest, report: Report) -> str:
-    from optimizer import throughput
+    from optimizer.measurement import throughput
     from optimizer.records import encode
 
     run = throughput.measure(request, report)

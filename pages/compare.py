@@ -6,13 +6,14 @@ from typing import Literal
 
 import streamlit as st
 
-from optimizer import charts, frame
-from optimizer.figures import row_pixels
-from optimizer.labels import engine_label
-from optimizer.metrics import METRICS
+from optimizer import charts
+from optimizer.analysis import frame
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.summary import summarise
+from optimizer.charts.drawing import row_pixels
+from optimizer.export.report import report
 from optimizer.records import DataSpec, Result
-from optimizer.report import report
-from optimizer.summary import summarise
 from pages import address, drawing, kept, sidebar, tasks
 from pages.markup import plain
 

@@ -4,12 +4,13 @@ import json
 
 import streamlit as st
 
-from optimizer import charts, growth, scaling
-from optimizer.conclusions import as_json, conclusions
+from optimizer import charts
+from optimizer.analysis import growth, scaling
+from optimizer.analysis.conclusions import as_json, conclusions
+from optimizer.analysis.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
+from optimizer.analysis.statistics import Verdict
 from optimizer.formats import format_ns, format_ratio
 from optimizer.records import ModelCard
-from optimizer.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
-from optimizer.statistics import Verdict
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import streamlit as st
 
+from optimizer.compression.step_time import step_time
 from optimizer.records import DataSpec, ModelCard, Request
-from optimizer.step_time import step_time
 
 LONG_SECONDS = 20.0
 """Work that is expected to take longer is long."""

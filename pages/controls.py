@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from optimizer.environment import COMPUTES, environment, precisions
+from optimizer.compression.step_time import step_time
 from optimizer.recipe import (
     ACTIVATION_BITS,
     EFFORTS,
@@ -21,7 +21,7 @@ from optimizer.recipe import (
     Recipe,
     best_grid,
 )
-from optimizer.step_time import step_time
+from optimizer.system.environment import COMPUTES, environment, precisions
 from pages import address, consent
 
 MAX_THRESHOLD = 0.5

@@ -6,13 +6,13 @@ from typing import Literal
 
 import streamlit as st
 
-from optimizer.export import EXPORTERS, MODEL_FILES, chrome, file_name
-from optimizer.figures import alternative, figure
-from optimizer.headline import Headline, Mood
-from optimizer.keys import request_key
-from optimizer.marks import Lines, Stacks
+from optimizer.analysis.headline import Headline, Mood
+from optimizer.analysis.summary import Summary
+from optimizer.charts.drawing import alternative, figure
+from optimizer.charts.spec import Lines, Stacks
+from optimizer.export.tables import EXPORTERS, MODEL_FILES, chrome, file_name
 from optimizer.records import Request, Result
-from optimizer.summary import Summary
+from optimizer.store.keys import request_key
 from pages.markup import plain
 from pages.tasks import finished, pool, visitor
 
@@ -145,8 +145,8 @@ def export_menu(
 
 
 MODEL_HELP = {
-    "safetensors": "In the narrowest types that hold it; `optimizer.artifacts.load` restores it bit for bit.",
-    "packed": "k bits a surviving weight; `optimizer.artifacts.load` restores it bit for bit.",
+    "safetensors": "In the narrowest types that fit; `optimizer.export.artifacts.load` restores it exactly.",
+    "packed": "k bits a surviving weight; `optimizer.export.artifacts.load` restores it exactly.",
     "onnx": "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
     "openvino": "The very graph that was measured here, at batch 1.",
 }

@@ -5,16 +5,16 @@ from dataclasses import replace
 import streamlit as st
 
 from optimizer import charts
-from optimizer.executors import Job
+from optimizer.analysis.frame import timed_alike
+from optimizer.analysis.headline import headlines
+from optimizer.analysis.summary import summarise
 from optimizer.formats import count
-from optimizer.frame import timed_alike
-from optimizer.headline import headlines
-from optimizer.keys import request_key, request_keys
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Request, Result, Settings
-from optimizer.search import Found
-from optimizer.summary import summarise
-from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.search.presets import Found
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.store.keys import request_key, request_keys
+from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
 

@@ -6,9 +6,9 @@ Messages and names from the store may be anyone's words: they are drawn in widge
 import pandas as pd
 import streamlit as st
 
-from optimizer.documents import DOCUMENTS
-from optimizer.keys import request_key
-from optimizer.store import Failure, Unreadable, describe_unreadable
+from optimizer.analysis.documents import DOCUMENTS
+from optimizer.store.keys import request_key
+from optimizer.store.results import Failure, Unreadable, describe_unreadable
 from pages import tasks
 from pages.markup import plain
 

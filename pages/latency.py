@@ -7,15 +7,16 @@ from typing import TypeVar
 
 import streamlit as st
 
-from optimizer import charts, coverage, serving
-from optimizer.coverage import Coverage
+from optimizer import charts
+from optimizer.analysis import coverage, serving
+from optimizer.analysis.coverage import Coverage
+from optimizer.analysis.serving import STREAMING, ServingRequest, ServingRun
+from optimizer.analysis.summary import summarise
 from optimizer.errors import ParetoscopeError
-from optimizer.executors import Job
 from optimizer.formats import MISSING, count
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request
-from optimizer.serving import STREAMING, ServingRequest, ServingRun
-from optimizer.summary import summarise
+from optimizer.system.process_pool import Job
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 

@@ -6,13 +6,13 @@ import pandas as pd
 import streamlit as st
 
 from optimizer import charts
+from optimizer.analysis.headline import group_rows, layer_rows, overrides_of
 from optimizer.errors import ParetoscopeError
-from optimizer.executors import Job
 from optimizer.formats import MISSING
-from optimizer.headline import group_rows, layer_rows, overrides_of
-from optimizer.keys import request_key
 from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
+from optimizer.store.keys import request_key
+from optimizer.system.process_pool import Job
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pandas as pd
 import streamlit as st
 
-from optimizer.downloads import refusal
-from optimizer.folders import allowed_roots
+from optimizer.analysis.headline import headlines
+from optimizer.analysis.summary import describe_images, summarise
+from optimizer.data.folders import allowed_roots
 from optimizer.formats import MISSING, format_bytes
-from optimizer.headline import headlines
-from optimizer.keys import request_key
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
-from optimizer.summary import describe_images, summarise
+from optimizer.store.keys import request_key
+from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
 from pages import consent, drawing, kept, sidebar, tasks
 from pages.markup import plain

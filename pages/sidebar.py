@@ -7,12 +7,12 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from optimizer.environment import describe, environment, threads_available
-from optimizer.folders import allowed_roots, check_allowed, image_folders
+from optimizer.analysis.labels import ENGINE_LABELS
+from optimizer.data.folders import allowed_roots, check_allowed, image_folders
 from optimizer.formats import format_bytes
-from optimizer.labels import ENGINE_LABELS
 from optimizer.records import DataSpec, ModelCard, Settings
-from optimizer.resources import asset
+from optimizer.system.environment import describe, environment, threads_available
+from optimizer.system.paths import asset
 from optimizer.work import Catalogue
 from pages.address import in_address
 from pages.consent import by_hand

@@ -9,13 +9,13 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from optimizer.errors import ParetoscopeError
-from optimizer.executors import SERVER, Job, Pool
 from optimizer.formats import count
-from optimizer.keys import request_key
 from optimizer.recipe import NORMAL
 from optimizer.records import Request
-from optimizer.store import Store
-from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
+from optimizer.system.process_pool import SERVER, Job, Pool
 from optimizer.work import TARGET, TASKS, limits
 from pages import consent
 from pages.markup import plain

@@ -16,13 +16,13 @@ from hypothesis import settings
 from image_folders import Fill
 from torch import Tensor, nn
 
-from optimizer import recent, threads
-from optimizer.downloads import DOWNLOADS_VARIABLE
-from optimizer.engines import engine_named
-from optimizer.engines.base import Build
-from optimizer.folders import RECENT_SECONDS
-from optimizer.layers import fold_batch_norm
-from optimizer.models import LoadedModel, load
+from optimizer.data.folders import RECENT_SECONDS
+from optimizer.engine import engine_named
+from optimizer.engine.base import Build
+from optimizer.model.catalogue import LoadedModel, load
+from optimizer.model.layers import fold_batch_norm
+from optimizer.system import recent, threads
+from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optimizer.compress import compress
-from optimizer.engines import ENGINES, Runner, engine_named
-from optimizer.engines.base import Build
+from optimizer.compression.apply import compress
+from optimizer.engine import ENGINES, Runner, engine_named
+from optimizer.engine.base import Build
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 Small = Callable[[str], nn.Module]

@@ -5,7 +5,6 @@ from functools import cache
 
 import numpy as np
 
-from optimizer.environment import environment
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import (
     Accuracy,
@@ -22,6 +21,7 @@ from optimizer.records import (
     Size,
     digest,
 )
+from optimizer.system.environment import environment
 
 LAYERS = {
     "0.0.weight": ((16, 1, 3, 3), 784),

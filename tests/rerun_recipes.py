@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from optimizer.engines import ENGINES
-from optimizer.experiment import score
+from optimizer.engine import ENGINES
+from optimizer.measurement.experiment import score
+from optimizer.measurement.variant import compressed_model
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
-from optimizer.variant import compressed_model
 
 DATA_AWARE = PruneSpec("compensated", 0.6, allocation="measured")
 GPTQ = QuantizeSpec("compensated", 3, range="mse", symmetric=False)

@@ -1,9 +1,10 @@
-"""The import rule: a file imports only files above it, and what shows results never reaches torch."""
+"""The import rule: a stage imports only stages above it, and what shows results never reaches torch."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,62 +12,20 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
-FIGURES = (
-    *("errors", "recipe", "records", "resources", "recent", "folders", "classes", "selection"),
-    *("machine_lock", "theme", "marks", "metrics", "downloads", "figures"),
-    *(
-        "frontier",
-        "outcomes",
-        "rounds",
-        "statistics",
-        "environment",
-        "keys",
-        "step_time",
-        "scaling",
-        "slopes",
-        "growth",
-        "conclusions",
-    ),
-    *("coverage", "serving"),
-)
-SHOWN = (
-    "sweep",
-    "store",
-    *("processes", "worker", "executors"),
-    "summary",
-    "comparison",
-    "frame",
-    "search",
-    "headline",
-    "charts",
-    "export",
-    "report",
-)
-
-ORDER = (
-    *FIGURES,
-    *("architectures", "sources", "models", "decoding", "duplicates", "data"),
-    *("threads", "layers", "calibrate", "study", "sensitivity", "prune", "quantize", "compress", "packing"),
-    *("shelf", "curvature", "recover", "studies"),
-    *(
-        "kernels",
-        "engines",
-        "accuracy",
-        "size",
-        "anatomy",
-        "latency",
-        "subject",
-        "variant",
-        "experiment",
-        "complexity",
-    ),
-    *("profiling", "throughput"),
-    *SHOWN,
-    *("artifacts", "work", "options", "cli"),
+STAGES = (
+    *("errors", "formats", "recipe", "records"),
+    *("system", "model", "data", "store", "analysis"),
+    *("compression", "engine", "measurement", "search"),
+    *("charts", "export", "work", "cli"),
 )
 """From the top down; a folder is one entry."""
 
-NEVER_TORCH = (*FIGURES, *SHOWN)
+NEVER_TORCH = (
+    *("errors", "formats", "recipe", "records", "store", "analysis", "search", "charts"),
+    *("export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
+    *("system.environment", "system.paths", "system.recent", "system.machine_lock", "system.downloads"),
+    *("system.processes", "system.process_pool", "system.worker", "compression.step_time"),
+)
 """Not even inside a function."""
 
 TORCH_WHEN_CALLED = ("work", "cli")
@@ -81,7 +40,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def name_of(path: Path) -> str:
-    """``optimizer.engines.torch`` of a path, ``optimizer.engines`` of a folder's ``__init__``."""
+    """``optimizer.engine.torch`` of a path, ``optimizer.engine`` of a folder's ``__init__``."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -103,6 +62,7 @@ def imported(tree: ast.AST, lazy: bool) -> Iterator[str]:
             yield from imported(node, lazy)
 
 
+@cache
 def imports(path: Path, lazy: bool = True) -> set[str]:
     return set(imported(ast.parse(path.read_bytes()), lazy))
 
@@ -131,21 +91,26 @@ def reached(start: set[str], lazy: bool) -> set[str]:
     return found
 
 
-def entry(module: str) -> str:
-    """``engines`` of ``optimizer.engines.torch``."""
+def within(name: str) -> set[str]:
+    """A module of the package, or all of a folder."""
+    return {module for module in MODULES if f"{module}.".startswith(f"optimizer.{name}.")}
+
+
+def stage(module: str) -> str:
+    """``engine`` of ``optimizer.engine.torch``."""
     return module.split(".")[1]
 
 
-def test_every_file_has_its_place_in_the_order() -> None:
-    entries = {entry(module) for module in MODULES if module != "optimizer"}
-    assert entries == set(ORDER)
-    assert len(ORDER) == len(set(ORDER))
+def test_every_file_has_its_stage() -> None:
+    assert {stage(module) for module in MODULES if module != "optimizer"} == set(STAGES)
+    assert len(STAGES) == len(set(STAGES))
+    assert len([*PACKAGE.glob("*.py")]) <= 8
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "optimizer"])
-def test_a_file_imports_only_files_above_it(module: str) -> None:
-    above = set(ORDER[: ORDER.index(entry(module)) + 1])
-    used = {entry(other) for other in ours(imports(MODULES[module])) if other != "optimizer"}
+def test_a_stage_imports_only_stages_above_it(module: str) -> None:
+    above = set(STAGES[: STAGES.index(stage(module)) + 1])
+    used = {stage(other) for other in ours(imports(MODULES[module])) if other != "optimizer"}
     assert used <= above, f"{module} imports from below: {sorted(used - above)}"
 
 
@@ -156,13 +121,13 @@ def test_nothing_in_the_package_imports_streamlit(module: str) -> None:
 
 @pytest.mark.parametrize("name", NEVER_TORCH)
 def test_torch_is_never_reached(name: str) -> None:
-    assert not roots(reached({f"optimizer.{name}"}, lazy=True)) & TORCH
+    assert not roots(reached(within(name), lazy=True)) & TORCH
 
 
 @pytest.mark.parametrize("name", TORCH_WHEN_CALLED)
 def test_torch_is_reached_only_when_called(name: str) -> None:
-    assert not roots(reached({f"optimizer.{name}"}, lazy=False)) & TORCH
-    assert roots(reached({f"optimizer.{name}"}, lazy=True)) & TORCH
+    assert not roots(reached(within(name), lazy=False)) & TORCH
+    assert roots(reached(within(name), lazy=True)) & TORCH
 
 
 @pytest.mark.parametrize("path", [ROOT / "app.py", *files(ROOT / "pages")], ids=lambda path: path.stem)
@@ -186,6 +151,6 @@ def test_the_package_itself_is_light() -> None:
 
 def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
     """Other packages are followed too: this asks the interpreter."""
-    found = loaded_by([f"optimizer.{name}" for name in (*NEVER_TORCH, *TORCH_WHEN_CALLED)])
+    found = loaded_by(sorted(set().union(*map(within, (*NEVER_TORCH, *TORCH_WHEN_CALLED)))))
     assert not found & {*TORCH, "streamlit"}
     assert {"optimizer", "pandas", "plotly"} <= found

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from optimizer.cli import _parser
-from optimizer.labels import ENGINE_LABELS
-from optimizer.resources import HOME_VARIABLE
-from optimizer.scaling import EXECUTIONS
-from optimizer.sources.plugins import GROUP
-from optimizer.summary import BADGES
+from optimizer.analysis.labels import ENGINE_LABELS
+from optimizer.analysis.scaling import EXECUTIONS
+from optimizer.analysis.summary import BADGES
+from optimizer.cli.main import _parser
+from optimizer.model.sources.plugins import GROUP
+from optimizer.system.paths import HOME_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,24 +37,26 @@ def test_every_make_target_exists(line: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+def row(folder: str) -> set[str]:
+    """Names in the row of a folder of the architecture's table."""
+    (cells,) = re.findall(rf"^\| ?{folder} \|.*?\|(.*)", README[README.index("## Architecture") :], re.M)
+    return {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", cells)}
+
+
 def test_the_architecture_names_every_module() -> None:
-    table = README[README.index("## Architecture") :]
-    named = set(re.findall(r"`(\w+)/?`", table))
-    packages = {path.name for path in (ROOT / "optimizer").iterdir() if (path / "__init__.py").exists()}
-    modules = {path.stem for path in (ROOT / "optimizer").glob("*.py")} - {"__init__", "errors"}
-    assert not (packages | modules) - named
+    modules = {path.stem for path in (ROOT / "optimizer").glob("*.py")} - {"__init__"}
+    assert modules == row("") | {"work"}
 
 
 @pytest.mark.parametrize(
-    "package",
-    [path.parent for path in (ROOT / "optimizer").glob("*/__init__.py")],
+    "folder",
+    [path.parent for path in (ROOT / "optimizer").glob("*/**/__init__.py")],
     ids=lambda path: path.name,
 )
-def test_the_architecture_names_every_file_of_a_folder(package: Path) -> None:
-    (row,) = re.findall(rf"^\| `{package.name}/` \|(.*)", README, re.M)
-    named = {name.partition(".")[0] for name in re.findall(r"`([\w.]+)`", row)}
-    files = {path.stem for kind in ("*.py", "*.cpp", "*.h") for path in package.glob(kind)} - {"__init__"}
-    assert files == named
+def test_the_architecture_names_every_file_of_a_folder(folder: Path) -> None:
+    named = row(f"`{folder.relative_to(ROOT / 'optimizer')}/`")
+    files = {path.stem for kind in ("*.py", "*.cpp", "*.h") for path in folder.glob(kind)}
+    assert files - {"__init__", "__main__"} == named - {"work"}
 
 
 def test_every_engine_execution_and_benchmark_is_named() -> None:

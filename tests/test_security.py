@@ -6,27 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from optimizer import (
-    classes,
-    data,
-    decoding,
-    downloads,
-    executors,
-    export,
-    folders,
-    recipe,
-    resources,
-    store,
-    work,
-)
+from optimizer import recipe, work
+from optimizer.data import classes, decoding, folders, loading
+from optimizer.export import tables
+from optimizer.store import results
+from optimizer.system import downloads, paths, process_pool
 
 ROOT = Path(__file__).resolve().parent.parent
 SECURITY = (ROOT / "SECURITY.md").read_text()
 CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
 LIMITS = {
-    "jobs that wait, of all visitors": f"{executors.MAX_QUEUED:,}",
-    "jobs that wait, of one visitor": f"{executors.MAX_QUEUED_EACH:,}",
-    "finished results kept in the server": f"{executors.MAX_KEPT_BYTES // 2**20} MiB",
+    "jobs that wait, of all visitors": f"{process_pool.MAX_QUEUED:,}",
+    "jobs that wait, of one visitor": f"{process_pool.MAX_QUEUED_EACH:,}",
+    "finished results kept in the server": f"{process_pool.MAX_KEPT_BYTES // 2**20} MiB",
     "the longest measurement, without fine-tuning": f"{work.TASKS['measure'].minutes} minutes",
     "a worker that says nothing while it measures": f"{work.TASKS['measure'].silent_minutes} minutes",
     "steps of fine-tuning": f"{recipe.MAX_FINETUNE_STEPS:,}",
@@ -35,11 +27,11 @@ LIMITS = {
     "an upload": f"{CONFIG['server']['maxUploadSize']} MB",
     "pixels of one image": f"{decoding.MAX_PIXELS // 10**6} million",
     "memory for images, of each worker": (
-        f"{100 * data.MEMORY_SHARE:.0f} % of the machine's or the container's"
+        f"{100 * loading.MEMORY_SHARE:.0f} % of the machine's or the container's"
     ),
     "a class index file": f"{classes.INDEX_MAX_BYTES // 10**6} MB",
-    "drawing PNG or SVG, in all": f"{export.RENDER_SECONDS} s",
-    "failures kept": f"{store.MAX_FAILURES}",
+    "drawing PNG or SVG, in all": f"{tables.RENDER_SECONDS} s",
+    "failures kept": f"{results.MAX_FAILURES}",
 }
 
 
@@ -56,9 +48,7 @@ def test_every_claim_names_a_test_that_exists() -> None:
     assert not {name for name in named if f"def {name}(" not in written}
 
 
-@pytest.mark.parametrize(
-    "name", [folders.ROOTS_VARIABLE, downloads.DOWNLOADS_VARIABLE, resources.HOME_VARIABLE]
-)
+@pytest.mark.parametrize("name", [folders.ROOTS_VARIABLE, downloads.DOWNLOADS_VARIABLE, paths.HOME_VARIABLE])
 def test_what_the_operator_sets_has_the_code_s_name(name: str) -> None:
     assert f"`{name}`" in SECURITY
     assert downloads.DEFAULT_DOWNLOADS in SECURITY

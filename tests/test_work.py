@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from optimizer import kernels
-from optimizer.engines import ENGINES
+from optimizer.engine import ENGINES, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Request
-from optimizer.store import Store
+from optimizer.store.results import Store
 from optimizer.work import TASKS, Catalogue, ImagesReport, limits, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))

@@ -36,8 +36,8 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.resources import PACKAGE
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system.paths import PACKAGE
 
 PAGES = ("", "layers", "latency", "compare", "complexity", "models_and_data")
 MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
@@ -278,7 +278,7 @@ def _streamlit(command: "subprocess.Popen[bytes]") -> psutil.Process:
 def _workers(command: "subprocess.Popen[bytes]") -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess, StopIteration):
         children = _streamlit(command).children()
-        return [one for one in children if any("optimizer.worker" in part for part in one.cmdline())]
+        return [one for one in children if any("optimizer.system.worker" in part for part in one.cmdline())]
     return []
 
 

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.datasets import FashionMNIST
 
-from optimizer.architectures import ARCHITECTURES
+from optimizer.model.architectures import ARCHITECTURES
 
 ASSETS = Path(__file__).parent.parent / "assets"
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")

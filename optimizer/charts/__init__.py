@@ -1,4 +1,5 @@
-"""The charts: for each one function that says what it shows, as frozen data (:mod:`optimizer.figures`).
+"""The charts: for each one function that says what it shows, as frozen data
+(:mod:`optimizer.charts.drawing`).
 
 ``figure(accuracy_info(results, selected=key), dark=True)`` is a plotly figure.
 """
@@ -6,6 +7,7 @@
 from optimizer.charts.accuracy import accuracy_info
 from optimizer.charts.compare import compare_info
 from optimizer.charts.complexity import complexity_info
+from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.frontier import frontier_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
@@ -15,7 +17,6 @@ from optimizer.charts.samples import samples_info
 from optimizer.charts.sensitivity import sensitivity_info
 from optimizer.charts.serving import gains_info, serving_info
 from optimizer.charts.size import size_info
-from optimizer.figures import alternative, figure
 
 __all__ = [
     "accuracy_info",

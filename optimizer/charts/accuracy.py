@@ -5,13 +5,13 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.families import WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import bits_role, point_of, selected_point
-from optimizer.marks import Axis, Lines, Reference, Series
+from optimizer.charts.spec import Axis, Lines, Reference, Series
 from optimizer.records import Result
-from optimizer.summary import Summary, summarise
 
 
 def accuracy_info(

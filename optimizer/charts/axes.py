@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-from optimizer.marks import Point, Reference
-from optimizer.metrics import metric
-from optimizer.summary import Summary
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.summary import Summary
+from optimizer.charts.spec import Point, Reference
 
 
 def baseline_of(summaries: Sequence[Summary], selected: str | None, name: str) -> Reference | None:

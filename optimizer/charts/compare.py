@@ -4,14 +4,14 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from optimizer.analysis.comparison import compare
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import TIMES, metric
+from optimizer.analysis.summary import Measure, Summary, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of, without_brackets
-from optimizer.comparison import compare
-from optimizer.labels import engine_label
-from optimizer.marks import Axis, Lines, Series
-from optimizer.metrics import TIMES, metric
+from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.records import Result
-from optimizer.summary import Measure, Summary, summarise
 
 
 def compare_info(results: Iterable[Result], name: str = "accuracy", against: Result | None = None) -> Lines:

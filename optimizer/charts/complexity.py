@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from optimizer.analysis.scaling import CSR, DENSE, INT8, KERNEL, ROWS
+from optimizer.analysis.slopes import Fit, Growth
 from optimizer.charts.axes import extent
+from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
+from optimizer.charts.theme import MARKERS
 from optimizer.errors import unknown
 from optimizer.formats import format_count, format_ns, format_percent
-from optimizer.marks import Axis, Lines, Point, Reference, Series
-from optimizer.scaling import CSR, DENSE, INT8, KERNEL, ROWS
-from optimizer.slopes import Fit, Growth
-from optimizer.theme import MARKERS
 
 ROLES = {
     DENSE: "dense fp32",

@@ -5,9 +5,9 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from optimizer.analysis.summary import Summary
 from optimizer.formats import count
 from optimizer.recipe import PRECISIONS, Recipe
-from optimizer.summary import Summary
 
 Family = tuple[Hashable | None, ...]
 """What recipes on one line have in common; None, of what does not prune or does not round, goes with any."""

@@ -4,13 +4,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+from optimizer.analysis.frame import frontier_of
+from optimizer.analysis.metrics import TIMES, metric
+from optimizer.analysis.summary import summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
-from optimizer.frame import frontier_of
-from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import TIMES, metric
+from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.records import Result
-from optimizer.summary import summarise
 
 LARGEST_DROP_POINTS = 15.0
 

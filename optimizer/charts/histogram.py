@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import pairwise
 
 from optimizer.charts.axes import padded
+from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.formats import count, format_count
-from optimizer.marks import Axis, Lines, Point, Series
 from optimizer.records import Anatomy
 
 

@@ -3,12 +3,12 @@
 import html
 import textwrap
 
+from optimizer.analysis.coverage import PARTS, Coverage, part, parts, uncompressed_ns
+from optimizer.analysis.coverage import rows as operations
 from optimizer.charts.points import clip
-from optimizer.coverage import PARTS, Coverage, part, parts, uncompressed_ns
-from optimizer.coverage import rows as operations
+from optimizer.charts.spec import Axis, Lines, Point, Segment, Series, Stacks
+from optimizer.charts.theme import MARKERS
 from optimizer.formats import format_ns
-from optimizer.marks import Axis, Lines, Point, Segment, Series, Stacks
-from optimizer.theme import MARKERS
 
 PART_COLOURS = {"conversion": "file", "other": "faint"}
 """Colours of what is no layer; a layer has its realisation's."""

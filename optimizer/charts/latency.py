@@ -6,16 +6,16 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, Literal
 
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
+from optimizer.charts.spec import Axis, Lines, Point, Series
+from optimizer.charts.theme import MARKERS
 from optimizer.formats import count
-from optimizer.labels import engine_label
-from optimizer.marks import Axis, Lines, Point, Series
-from optimizer.metrics import metric
 from optimizer.records import Result
-from optimizer.summary import Summary, summarise
-from optimizer.theme import MARKERS
 
 
 def latency_info(

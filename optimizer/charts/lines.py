@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from optimizer.marks import Point, Series
+from optimizer.charts.spec import Point, Series
 
 
 @dataclass(frozen=True, slots=True)

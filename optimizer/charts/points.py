@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.summary import FALLBACK, Measure, Summary
+from optimizer.charts.spec import Point
+from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
-from optimizer.labels import engine_label
-from optimizer.marks import Point
 from optimizer.recipe import WEIGHT_BITS
-from optimizer.summary import FALLBACK, Measure, Summary
-from optimizer.theme import MARKERS
 
 
 def point_of(summary: Summary, x: float, measure: Measure, timed: bool = False) -> Point | None:

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 
+from optimizer.analysis.summary import summarise
 from optimizer.charts.points import clip, without_brackets
+from optimizer.charts.spec import Axis, Lines, Point, Series
+from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
-from optimizer.marks import Axis, Lines, Point, Series
 from optimizer.records import Result
-from optimizer.summary import summarise
-from optimizer.theme import MARKERS
 
 USUAL_PERCENT = 95
 """So many of the calls decide how far the axis of time goes: a few that waited would squeeze the others."""

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from optimizer.marks import Axis, Lines, Point, Series
+from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.records import Sensitivity
 
 

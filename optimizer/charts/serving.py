@@ -5,14 +5,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
+from optimizer.analysis.statistics import Verdict
+from optimizer.analysis.summary import realisation
 from optimizer.charts.points import clip
+from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
+from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns, format_ratio
-from optimizer.marks import Axis, Corner, Limit, Lines, Point, Series
-from optimizer.metrics import metric
-from optimizer.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
-from optimizer.statistics import Verdict
-from optimizer.summary import realisation
-from optimizer.theme import MARKERS
 
 
 def serving_info(

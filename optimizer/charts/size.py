@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.axes import baseline_of, from_zero
 from optimizer.charts.families import belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, selected_point
-from optimizer.marks import Axis, Lines, Series
+from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
 from optimizer.records import Result
-from optimizer.summary import Summary, summarise
 
 SIZES = {
     "file as served": ("file_size", "file", "circle"),

@@ -26,9 +26,9 @@ from PIL import Image
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
 
-from optimizer.cli import main
-from optimizer.resources import PACKAGE, asset
-from optimizer.store import Store
+from optimizer.cli.main import main
+from optimizer.store.results import Store
+from optimizer.system.paths import PACKAGE, asset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

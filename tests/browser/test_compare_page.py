@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.conftest import Dashboard, Visit, choose, pick
-from optimizer.store import Store
+from optimizer.store.results import Store
 
 pytestmark = pytest.mark.browser
 

@@ -10,10 +10,10 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, toggle
-from optimizer.environment import threads_available
+from optimizer.analysis.metrics import METRICS
 from optimizer.formats import format_bytes
-from optimizer.metrics import METRICS
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system.environment import threads_available
 
 pytestmark = pytest.mark.browser
 

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from browser.conftest import act, serve, visiting
-from optimizer.store import Store
-from optimizer.sweep import STARTER_BITS, STARTER_SPARSITIES
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES
+from optimizer.store.results import Store
 
 pytestmark = pytest.mark.browser
 

@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from browser.conftest import Visit
-from optimizer.theme import DARK, LIGHT
+from optimizer.charts.theme import DARK, LIGHT
 
 pytestmark = pytest.mark.browser
 

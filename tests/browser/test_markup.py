@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, expect
 from test_markup import MEANINGFUL, as_shown
 
 from browser.conftest import Visit, await_health, free_port
-from optimizer.resources import PACKAGE
+from optimizer.system.paths import PACKAGE
 
 pytestmark = pytest.mark.browser
 

@@ -13,12 +13,12 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from browser.conftest import Dashboard, Visit, act, choose, downloaded, move, table_of
-from optimizer import artifacts
-from optimizer.data import load_images
-from optimizer.export import chrome
-from optimizer.frame import COLUMNS
-from optimizer.layers import fold_batch_norm, walk
-from optimizer.models import load as load_model
+from optimizer.analysis.frame import COLUMNS
+from optimizer.data.loading import load_images
+from optimizer.export import artifacts
+from optimizer.export.tables import chrome
+from optimizer.model.catalogue import load as load_model
+from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.records import DataSpec
 
 pytestmark = pytest.mark.browser

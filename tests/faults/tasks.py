@@ -16,7 +16,6 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
-from optimizer.machine_lock import machine_lock
 from optimizer.records import (
     Accuracy,
     Environment,
@@ -29,7 +28,8 @@ from optimizer.records import (
     Result,
     Size,
 )
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system.machine_lock import machine_lock
 
 Report = Callable[[float | None, str], None]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from faults.tasks import make_result
 
-from optimizer.documents import DOCUMENTS
+from optimizer.analysis.documents import DOCUMENTS
 from optimizer.errors import UnavailableError
 from optimizer.records import Request
-from optimizer.shelf import kept, read
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system.disk_cache import kept, read
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from tasks import lines, make_result, until
 
-from optimizer.executors import Job, Pool
-from optimizer.machine_lock import machine_lock
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system.machine_lock import machine_lock
+from optimizer.system.process_pool import Job, Pool
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
@@ -156,7 +156,7 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
 def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
     code = (
         "import signal, sys, time\n"
-        "from optimizer.executors import Pool\n"
+        "from optimizer.system.process_pool import Pool\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background ignores it
         "pool = Pool('tasks:run')\n"
         "begun, go, child, idle = sys.argv[1:]\n"
@@ -187,7 +187,7 @@ def test_a_worker_in_a_native_call_dies_with_its_server(tmp_path: Path) -> None:
     begun, child = tmp_path / "begun", tmp_path / "child"
     code = (
         "import sys\n"
-        "from optimizer.executors import Pool\n"
+        "from optimizer.system.process_pool import Pool\n"
         "pool = Pool('tasks:run')\n"
         "begun, child = sys.argv[1:]\n"
         "pool.wait(pool.submit('measure', 'native', {'begun': begun, 'child': child}, 'k'))\n"

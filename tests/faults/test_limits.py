@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tasks import lines, until
 
-from optimizer import executors
 from optimizer.errors import UnavailableError
-from optimizer.executors import Job, Limits, Pool
+from optimizer.system import process_pool
+from optimizer.system.process_pool import Job, Limits, Pool
 
 HERE = {"ann", "bob"}
 
@@ -94,7 +94,7 @@ def test_a_thousand_requests_of_one_visitor_are_bounded_and_others_served(pool: 
             last = pool.submit("measure", "note", (order, "ann"), f"ann {number}", visitor="ann")
         except UnavailableError as error:
             refused.append(str(error))
-    assert len(refused) == 1_000 - executors.MAX_QUEUED_EACH
+    assert len(refused) == 1_000 - process_pool.MAX_QUEUED_EACH
     assert "200 jobs of yours wait already" in refused[0]
     assert "Try again when some of them are done" in refused[0]
     job = pool.submit("measure", "note", (order, "bob"), "bob", visitor="bob")
@@ -108,7 +108,7 @@ def test_a_thousand_requests_of_one_visitor_are_bounded_and_others_served(pool: 
 def test_what_waits_already_is_joined_and_not_refused(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "MAX_QUEUED_EACH", 1)
+    monkeypatch.setattr(process_pool, "MAX_QUEUED_EACH", 1)
     gate = Gate(pool, tmp_path)
     job = pool.submit("measure", "echo", 1, "k", visitor="ann")
     assert pool.submit("measure", "echo", 1, "k", visitor="ann") is job
@@ -119,7 +119,7 @@ def test_what_waits_already_is_joined_and_not_refused(
 def test_a_full_queue_makes_room_by_what_nobody_waits_for(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "MAX_QUEUED", 3)
+    monkeypatch.setattr(process_pool, "MAX_QUEUED", 3)
     gate = Gate(pool, tmp_path)
     asked = [pool.submit("measure", "echo", who, who, visitor=who) for who in ("ann", "gone", "bob")]
     fourth = pool.submit("measure", "echo", 4, "fourth", visitor="bob")
@@ -134,7 +134,7 @@ def test_a_full_queue_makes_room_by_what_nobody_waits_for(
 def test_what_is_kept_of_finished_jobs_is_bounded_in_bytes(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(executors, "MAX_KEPT_BYTES", 2_500_000)
+    monkeypatch.setattr(process_pool, "MAX_KEPT_BYTES", 2_500_000)
     jobs = [pool.submit("measure", "bytes", 1_000_000, str(number)) for number in range(5)]
     assert [state(pool, job) for job in jobs] == ["done"] * 5
     assert [job.key for job in pool.jobs()] == ["3", "4"]
@@ -190,7 +190,7 @@ def test_who_is_there_is_served_before_those_who_are_gone(pool: Pool, tmp_path: 
 
 
 def test_what_the_server_asks_for_is_not_a_visitors_to_stop(pool: Pool, tmp_path: Path) -> None:
-    gate = Gate(pool, tmp_path, visitor=executors.SERVER)
+    gate = Gate(pool, tmp_path, visitor=process_pool.SERVER)
     assert not pool.may_stop(gate.job, "ann")
     assert not pool.withdraw(gate.job.key, "ann")
     gate.go.touch()

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from tasks import lines, until
 
-from optimizer import executors
-from optimizer.executors import Pool
-from optimizer.store import Store
+from optimizer.store.results import Store
+from optimizer.system import process_pool
+from optimizer.system.process_pool import Pool
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
@@ -92,7 +92,7 @@ def test_a_worker_whose_guard_or_thread_can_not_be_started_is_ended(
 
 def test_a_lane_outlives_any_error_of_its_own(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert serves(pool)
-    monkeypatch.setattr(executors, "Worker", failing(executors.Worker, ZeroDivisionError("odd"), 2))
+    monkeypatch.setattr(process_pool, "Worker", failing(process_pool.Worker, ZeroDivisionError("odd"), 2))
     job = pool.submit("measure", "exit", None, "k")
     assert pool.wait(job, 60).state == "failed"
     assert serves(pool)
@@ -109,7 +109,7 @@ def test_too_little_memory_fails_the_job_and_not_the_worker(pool: Pool) -> None:
 def test_an_answer_that_this_process_can_not_hold_fails_its_job(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optimizer import worker
+    from optimizer.system import worker
 
     assert serves(pool)
     monkeypatch.setattr(worker.pickle, "load", failing(worker.pickle.load, MemoryError(), 1))

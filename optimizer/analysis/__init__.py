@@ -1,0 +1,1 @@
+"""What measurements say: statistics, metrics, summaries and sentences. No torch."""

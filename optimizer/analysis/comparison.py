@@ -1,0 +1,127 @@
+"""Two results against each other: accuracy image by image, and time where both were timed alike."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.outcomes import PairedDrop, Verdict, disagreement, paired_drop
+from optimizer.analysis.rounds import MIN_ROUNDS
+from optimizer.analysis.statistics import SAME, SMALLEST_CHANGE
+from optimizer.analysis.summary import Measure, Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a result loses against a ``reference`` that is not its baseline, and its time over that one's.
+
+    ``drop`` is None where the two did not see the same images, ``ratio`` without a value where they were not
+    timed alike; ``missing`` says why. ``time_verdict`` is faster, slower, noisy or no measurable difference,
+    and empty where there is no ratio.
+    """
+
+    drop: PairedDrop | None
+    ratio: Measure
+    time_verdict: str
+    missing: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=4096)
+def compare(summary: Summary, reference: Summary) -> Comparison:
+    """``summary`` against ``reference``. Positive drops and ratios above 1 are worse than the reference."""
+    drop, no_drop = _drop(summary, reference)
+    ratio, verdict, no_ratio = _time(summary, reference)
+    return Comparison(drop, ratio, verdict, tuple(filter(None, (no_drop, no_ratio))))
+
+
+def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
+    """Whether a metric of ``summary`` is better than that of ``other`` by more than chance.
+
+    Shares are paired by image, times compared with their intervals; of what has no interval every difference
+    counts, and where intervals can't be paired they must not overlap.
+    """
+    if summary is other:
+        return False
+    compared = compare(summary, other)
+    if name in ("accuracy", "drop") and compared.drop:
+        return compared.drop.verdict is Verdict.BETTER
+    if name in ("latency", "latency_ratio", "throughput") and compared.time_verdict:
+        return compared.time_verdict == "faster"
+    own, its = summary.measures[name], other.measures[name]
+    if own.value is None or its.value is None:
+        return False
+    if own.low is None or own.high is None or its.low is None or its.high is None:
+        loss = metric(name).loss([own.value, its.value])
+        return bool(loss[0] < loss[1])
+    return own.high < its.low if metric(name).direction == "lower" else own.low > its.high
+
+
+def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, str]:
+    if not _same_images(summary, reference):
+        return None, "not the same images"
+    if summary.reference != reference.reference:
+        return None, "one has labels and the other has not"
+    own, its = (
+        np.unpackbits(np.frombuffer(one.outcomes, np.uint8), count=one.total).astype(bool)
+        for one in (summary, reference)
+    )
+    if summary.reference == "labels":
+        return paired_drop(its, own), ""
+    if _baseline_of(summary) != _baseline_of(reference):
+        return None, "without labels each is judged by another uncompressed model"
+    if reference.recipe.identity:  # right by definition
+        return disagreement(own), ""
+    if summary.recipe.identity:
+        lost = disagreement(its)
+        return replace(
+            lost, points=-lost.points, low=-lost.high, high=-lost.low, lost=0, gained=lost.lost
+        ), ""
+    return paired_drop(its, own), ""
+
+
+def _baseline_of(summary: Summary) -> tuple[str, str]:
+    return summary.request.model, summary.request.engine
+
+
+def _same_images(one: Summary, other: Summary) -> bool:
+    """The same files in the same order. Results from before these were recorded are known to be alike where
+    the images came with this program, or where one baseline answered all of them the same."""
+    if one.request.data != other.request.data or one.total != other.total:
+        return False
+    if one.image_files and other.image_files:
+        return one.image_files == other.image_files
+    return one.request.data.path is None or (
+        _baseline_of(one) == _baseline_of(other) and one.baseline_outcomes == other.baseline_outcomes
+    )
+
+
+def _time(summary: Summary, reference: Summary) -> tuple[Measure, str, str]:
+    """The ratio of the two ratios: each was measured against the same baseline, in a run of its own.
+
+    The interval joins both: on the logarithm the squared distances to either end add up (G. Y. Zou and A.
+    Donner, Statistics in Medicine 27, 2008, 1693-1702), which keeps what each interval knows of its rounds.
+    """
+    if _timed(summary) != _timed(reference):
+        return Measure(None), "", "not timed alike: another model, engine, batch, threads or machine"
+    own, its = summary.latency, reference.latency
+    if own == its:  # the same instructions share a measurement
+        return Measure(1.0, 1.0, 1.0, 1.0), str(SAME), ""
+    ratio = own.ratio / its.ratio
+    below = math.hypot(math.log(own.ratio / own.ratio_low), math.log(its.ratio_high / its.ratio))
+    above = math.hypot(math.log(own.ratio_high / own.ratio), math.log(its.ratio / its.ratio_low))
+    measure = Measure(ratio, ratio * math.exp(-below), ratio * math.exp(above), 1.0)
+    if own.noise or its.noise:
+        return measure, "noisy", ""
+    floor = max(
+        SMALLEST_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1))
+    )
+    told = min(own.rounds, its.rounds) >= MIN_ROUNDS and (below < math.log(ratio) or above < -math.log(ratio))
+    if not told or abs(ratio - 1) <= floor:
+        return measure, str(SAME), ""
+    return measure, "faster" if ratio < 1 else "slower", ""
+
+
+def _timed(summary: Summary) -> tuple[object, ...]:
+    return (*_baseline_of(summary), summary.batch, summary.threads, summary.environment_key)

@@ -1,0 +1,363 @@
+"""Which kernels ran, and what they took: the profile of a compressed network beside its baseline's.
+
+What :mod:`optimizer.measurement.profile` reads off an engine, and all that follows from it. No torch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import msgspec
+import pandas as pd
+
+from optimizer.analysis.statistics import LatencySummary, Verdict
+from optimizer.formats import columns, count, format_ns, format_ratio
+from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
+from optimizer.store.keys import request_key
+from optimizer.system.environment import missing
+
+SCHEMA = 1
+"""Version of the records here and of :func:`as_json`."""
+
+INT8 = ("i8", "u8")
+HALF = ("f16", "bf16")
+SPARSE = ("sparse", "csr")
+"""What the name of a kernel that skips zeros has in it."""
+
+BETWEEN = "between operations"
+"""The row of what a call takes beside its operations (as in :mod:`optimizer.engine.base`)."""
+
+NEGLIGIBLE = 0.01
+MUCH_BETWEEN = 0.2
+NAMED = 4
+"""So many layers are named in a sentence; of more, their number is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """The profile of a recipe's network and that of its baseline, on one engine with the same threads.
+
+    ``removed_share`` of the layers' weights is zero; ``simulated`` says in words what kernels did not do.
+    """
+
+    key: str
+    request: Request
+    environment: Environment
+    created: str
+    threads: int
+    kernels: tuple[KernelTime, ...]
+    baseline: tuple[KernelTime, ...]
+    removed_share: float
+    simulated: tuple[str, ...]
+    schema: int = SCHEMA
+
+
+def coverage_key(request: Request) -> str:
+    """Equal for two requests whose networks would run the same kernels here; the key of the profile."""
+    return digest(["coverage", SCHEMA, request_key(request)])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One operation: the median of its samples, and its ``share`` of all rows' time."""
+
+    name: str
+    role: Role
+    precision: str
+    kernel: str
+    time_ns: float
+    share: float
+
+    @property
+    def label(self) -> str:
+        """A layer by its module's name, an operation by its own."""
+        return (
+            self.name.removeprefix("__module.")
+            .replace(".weight" + TOGETHER, TOGETHER)
+            .removesuffix(".weight")
+        )
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that it is; none, of other operations."""
+        return tuple(self.name.split(TOGETHER)) if self.role == "layer" else ()
+
+
+def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
+    """The operations of a profile in the order in which they ran; their shares add up to 1."""
+    taken = [(kernel, float(median(kernel.times_ns))) for kernel in kernels]
+    total = sum(time for _, time in taken) or 1.0
+    return tuple(
+        Row(kernel.name, kernel.role, kernel.precision, kernel.kernel, time, time / total)
+        for kernel, time in taken
+    )
+
+
+def frame(run: Coverage) -> pd.DataFrame:
+    """One row an operation of the recipe's network, and for a layer the time that it took uncompressed.
+
+    Columns: ``name``, ``role``, ``precision``, ``kernel``, ``time_ns``, ``share``, ``baseline_ns`` (NaN for
+    what the uncompressed network has not).
+    """
+    left = uncompressed_ns(run)  # a layer that runs several times is told once
+    return pd.DataFrame(
+        [
+            {
+                "name": row.label,
+                "role": row.role,
+                "precision": row.precision,
+                "kernel": row.kernel,
+                "time_ns": row.time_ns,
+                "share": row.share,
+                "baseline_ns": left.pop(row.name, float("nan")) if row.role == "layer" else float("nan"),
+            }
+            for row in rows(run.kernels)
+        ]
+    )
+
+
+def uncompressed_ns(run: Coverage) -> dict[str, float]:
+    """By the names of the recipe's layers, the nanoseconds that they took uncompressed.
+
+    Layers that run as one kernel took what each of them did by itself. What took part in another kernel there
+    has no time of its own.
+    """
+    before = _by_layer(rows(run.baseline))
+    wanted = {row.name: row.layers for row in rows(run.kernels) if row.layers}
+    return {
+        name: before[name] if name in before else sum(before[layer] for layer in layers)
+        for name, layers in wanted.items()
+        if name in before or all(layer in before for layer in layers)
+    }
+
+
+def layer_precisions(kernels: Iterable[KernelTime]) -> dict[str, set[str]]:
+    """The precisions in which each layer ran, in the order of the network."""
+    found: dict[str, set[str]] = {}
+    for kernel in kernels:
+        for name in kernel.name.split(TOGETHER) if kernel.role == "layer" else ():
+            found.setdefault(name, set()).add(kernel.precision)
+    return found
+
+
+PARTS = ("int8 kernels", "half-precision kernels", "sparse kernels", "dense fp32", "conversion", "other")
+"""What the time of a call is split into, by what ran: the layers, and then all else."""
+
+
+def part(row: Row | KernelTime) -> str:
+    """Which of PARTS an operation belongs to."""
+    if row.role != "layer":
+        return row.role
+    if any(word in row.kernel.lower() for word in SPARSE):
+        return "sparse kernels"
+    return (
+        "int8 kernels"
+        if row.precision in INT8
+        else "half-precision kernels"
+        if row.precision in HALF
+        else "dense fp32"
+    )
+
+
+def parts(kernels: Iterable[KernelTime]) -> dict[str, float]:
+    """Nanoseconds a call in each of PARTS; those without any are left out."""
+    taken = dict.fromkeys(PARTS, 0.0)
+    for row in rows(kernels):
+        taken[part(row)] += row.time_ns
+    return {name: time for name, time in taken.items() if time}
+
+
+def conclusions(run: Coverage, latency: LatencySummary | None = None) -> tuple[str, ...]:
+    """What the profile says, in sentences. ``latency``: what was measured of the same recipe, if anything."""
+    return (
+        *_kernels(run),
+        *_without_int8(run),
+        *_conversions(run),
+        *_instructions(run),
+        *_zeros(run, latency),
+        *_slowest(run),
+    )
+
+
+def _kernels(run: Coverage) -> Iterator[str]:
+    """How many layers ran in what, and their share of the time."""
+    told = rows(run.kernels)
+    names: dict[str, set[str]] = {}
+    for row in told:
+        if row.layers:
+            names.setdefault(part(row), set()).update(row.layers)
+    total = len({name for row in told for name in row.layers})
+    share = {name: time / _total(told) for name, time in parts(run.kernels).items()}
+    ran = [
+        f"{len(names[kind])} of {total} layers ran {WORDS[kind]} ({_percent(share[kind])} of the time)"
+        for kind in PARTS
+        if kind in names
+    ]
+    yield f"{'; '.join(ran)}."
+
+
+WORDS = {
+    "int8 kernels": "int8 kernels",
+    "half-precision kernels": "half-precision kernels",
+    "sparse kernels": "sparse kernels",
+    "dense fp32": "float32 kernels",
+}
+
+
+def _without_int8(run: Coverage) -> Iterator[str]:
+    quantize, precisions = run.request.recipe.quantize, layer_precisions(run.kernels)
+    left = [name for name, kinds in precisions.items() if not kinds & {*INT8}]
+    if not left:
+        return
+    if quantize.activation_bits == 8:
+        taken = sum(row.share for row in rows(run.kernels) if {*row.layers} & {*left})
+        none = f"none of the {len(precisions)} layers uses it" if len(left) == len(precisions) else ""
+        some = f"{len(left)} of {len(precisions)} layers did not use it: {_named(left)}"
+        reason = f" Why: {'; '.join(run.simulated)}." if run.simulated else ""
+        yield f"int8 was asked for, and {none or some}. They take {_percent(taken)} of the time.{reason}"
+    elif quantize.integer and len(left) == len(precisions):
+        yield (
+            f"The weights are rounded and the activations are not: {WORDS['dense fp32']} ran, since int8 "
+            "kernels need 8 bits in both."
+        )
+
+
+def _conversions(run: Coverage) -> Iterator[str]:
+    told = rows(run.kernels)
+    found = [row for row in told if row.role == "conversion"]
+    taken, before = (parts(kernels).get("conversion", 0.0) for kernels in (run.kernels, run.baseline))
+    if not found or taken < NEGLIGIBLE * _total(told):
+        return
+    words = (
+        f"Re-quantization and reorders take {_percent(taken / _total(told))} of the time "
+        f"({format_ns(taken)} in {count(len(found), 'operation')})"
+    )
+    saved = _layers_ns(rows(run.baseline)) - _layers_ns(told)
+    extra = taken - before
+    if extra <= 0:
+        yield f"{words}, no more than uncompressed."
+    elif saved <= 0:
+        yield f"{words}, and the layers themselves save nothing."
+    elif extra >= saved:
+        yield f"{words} and eat the gain: the layers save only {format_ns(saved)}."
+    else:
+        yield f"{words} and eat {_percent(extra / saved)} of the {format_ns(saved)} that the layers save."
+
+
+def _instructions(run: Coverage) -> Iterator[str]:
+    if not any(kinds & {*INT8} for kinds in layer_precisions(run.kernels).values()):
+        return
+    sets = run.environment.instruction_sets
+    if "int8" in missing(run.environment):
+        yield "This CPU has no instructions for int8 products (VNNI, AMX): int8 gains little here."
+    elif "avx2" in sets and "amx_int8" not in sets:
+        has = ", ".join(one for one in sets if "vnni" in one)
+        yield f"int8 products run on {has} here; this CPU has no AMX."
+
+
+def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
+    recipe, kinds = run.request.recipe, parts(run.kernels)
+    pruned = recipe.prune.active or any(layer.sparsity for layer in recipe.layers)
+    if not pruned or run.removed_share < NEGLIGIBLE or "sparse kernels" in kinds:
+        return
+    zeros = f"dense kernels multiply the zeros too ({_percent(run.removed_share)} of the weights)"
+    if latency is None or latency.verdict == Verdict.NOISY:
+        yield f"Pruning alone makes nothing faster here: {zeros}."
+    elif latency.verdict == Verdict.FASTER:
+        yield f"What is faster is so by its kernels and shapes, not by its zeros: {zeros}."
+    else:
+        ratio = format_ratio(latency.ratio, latency.ratio_low, latency.ratio_high)
+        yield f"Pruned, and not faster, {ratio} of the time: {zeros}."
+
+
+def _slowest(run: Coverage) -> Iterator[str]:
+    told = rows(run.kernels)
+    operations = [row for row in told if row.name != BETWEEN]
+    between = sum(row.share for row in told if row.name == BETWEEN)
+    if operations:
+        slowest = max(operations, key=lambda row: row.time_ns)
+        yield (
+            f"The slowest operation is {slowest.label} ({slowest.kernel}): {_percent(slowest.share)} of the "
+            "time."
+        )
+    if operations and between > MUCH_BETWEEN:
+        yield (
+            f"{_percent(between)} of the time passes {BETWEEN}: a network this small waits for "
+            "its calls, and no kernel can save that."
+        )
+
+
+def _by_layer(told: Sequence[Row]) -> dict[str, float]:
+    taken: dict[str, float] = {}
+    for row in told:
+        if row.role == "layer":
+            taken[row.name] = taken.get(row.name, 0.0) + row.time_ns
+    return taken
+
+
+def _layers_ns(told: Sequence[Row]) -> float:
+    return sum(_by_layer(told).values())
+
+
+def _total(told: Sequence[Row]) -> float:
+    return sum(row.time_ns for row in told) or 1.0
+
+
+def _named(names: Sequence[str]) -> str:
+    words = ", ".join(name.removesuffix(".weight") for name in names[:NAMED])
+    return f"{words} and {len(names) - NAMED} more" if len(names) > NAMED else words
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def table(run: Coverage) -> str:
+    """The operations as text, a line each, in columns."""
+    told = frame(run)
+    lines = [("operation", "precision", "kernel", "time", "share", "uncompressed")]
+    for row in told.to_dict("records"):
+        before = row["baseline_ns"]
+        lines.append(
+            (
+                row["name"],
+                row["precision"],
+                row["kernel"],
+                format_ns(row["time_ns"]),
+                _percent(row["share"]),
+                format_ns(before) if before == before else "",
+            )
+        )
+    return columns(lines)
+
+
+def as_json(run: Coverage) -> dict[str, Any]:
+    """The profile as a JSON object versioned by ``schema``. Times are ns a call.
+
+    - ``model``, ``recipe``, ``engine``, ``threads``, ``batch``, ``created``, ``environment``
+    - ``operations``, ``baseline_operations``: a row an operation, in the order in which they ran: ``name``,
+      ``role`` (layer, conversion, other), ``precision``, ``kernel``, ``time_ns``, ``share``
+    - ``parts``, ``baseline_parts``: nanoseconds by what ran, as in PARTS
+    - ``removed_share``, ``simulated``, ``conclusions``
+    """
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {
+            "schema": run.schema,
+            "model": run.request.model,
+            "recipe": run.request.recipe.to_dict(),
+            "engine": run.request.engine,
+            "threads": run.threads,
+            "batch": run.request.settings.batch,
+            "created": run.created,
+            "environment": run.environment,
+            "operations": rows(run.kernels),
+            "baseline_operations": rows(run.baseline),
+            "parts": parts(run.kernels),
+            "baseline_parts": parts(run.baseline),
+            "removed_share": run.removed_share,
+            "simulated": run.simulated,
+            "conclusions": conclusions(run),
+        }
+    )
+    return plain

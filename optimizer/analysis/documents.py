@@ -1,0 +1,7 @@
+"""Every kind of document that the store keeps beside results, and the record that it holds."""
+
+from optimizer.analysis.coverage import Coverage
+from optimizer.analysis.scaling import ComplexityRun
+from optimizer.analysis.serving import ServingRun
+
+DOCUMENTS: dict[str, type] = {"complexity": ComplexityRun, "coverage": Coverage, "throughput": ServingRun}

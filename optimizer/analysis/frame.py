@@ -1,0 +1,429 @@
+"""What results say, side by side: a table of figures, one that people read, and one JSON object a result."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from optimizer.analysis.comparison import Comparison, compare, measurably_better
+from optimizer.analysis.frontier import pareto_mask
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import METRICS, RELATIVE, SERVED, TIMES, metric
+from optimizer.analysis.outcomes import share_interval
+from optimizer.analysis.summary import Summary, summarise
+from optimizer.formats import MISSING, format_ratio
+from optimizer.records import Result, Settings, Size
+from optimizer.system.environment import threads_available
+
+JSON_VERSION = 1
+"""Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not."""
+
+FRONTIER = ("drop", "compressed_size", "latency_ratio")
+"""The metrics of the frontier unless others are chosen."""
+
+
+def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
+    """Those timed with as many threads (every core is that on each machine) and the same batch: the times of
+    others don't belong on one line with them."""
+    threads = settings.threads or threads_available()
+    return [
+        result
+        for result in results
+        if result.latency.batch == settings.batch
+        and (result.request.settings.threads == settings.threads or result.latency.threads == threads)
+    ]
+
+
+# One row a result
+
+
+def frame(
+    results: Iterable[Result], frontier: Sequence[str] = FRONTIER, against: Result | None = None
+) -> pd.DataFrame:
+    """One row a result, in their order; no rounding. Missing figures are NaN.
+
+    Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
+    ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
+    how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name and
+    ``frontier_tied`` those that nothing beats measurably (:func:`frontier_of`). With ``against``, the columns
+    of :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
+    """
+    summaries = [summarise(result) for result in results]
+    rows = [_row(summary) for summary in summaries]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    for column in ("sparsity", "threshold", "p_value", *_FIGURES):  # of all missing: a column without a type
+        table[column] = pd.to_numeric(table[column])
+    found = frontier_of(summaries, frontier)
+    table["frontier"], table["frontier_tied"] = found.optimal, found.tied
+    if against:
+        reference = summarise(against)
+        compared = [_against(compare(summary, reference), reference) for summary in summaries]
+        table = table.join(pd.DataFrame(compared, columns=list(AGAINST), index=table.index))
+    return table
+
+
+AGAINST = (
+    "against", "against_lost_points", "against_lost_points_low", "against_lost_points_high",
+    "against_p_value", "against_accuracy_verdict", "against_latency_ratio", "against_latency_ratio_low",
+    "against_latency_ratio_high", "against_latency_verdict", "against_missing",
+)  # fmt: skip
+"""Columns of :func:`frame` that compare with another result: its key, points lost on the same images, and
+the ratio of the two latency ratios, which come from independent runs."""
+
+
+def _against(compared: Comparison, reference: Summary) -> tuple[object, ...]:
+    drop, ratio = compared.drop, compared.ratio
+    lost = (drop.points, drop.low, drop.high, drop.p, str(drop.verdict)) if drop else (math.nan,) * 4 + ("",)
+    times = (math.nan if end is None else end for end in (ratio.value, ratio.low, ratio.high))
+    return (reference.key, *lost, *times, compared.time_verdict, "; ".join(compared.missing))
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Which of N results are Pareto-optimal, boolean ``[N]`` each.
+
+    ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
+    trusted: they neither beat nor join.
+    """
+
+    optimal: np.ndarray
+    tied: np.ndarray
+    noisy: np.ndarray
+
+
+def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
+    """On the frontier no comparable result is at least as good in all of ``metrics`` and better in one.
+
+    Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
+    where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
+    """
+    losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
+    served, relative = ({*metrics} & {*names} for names in (SERVED, RELATIVE))
+    timed = bool({*metrics} & {*TIMES})
+    noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
+    groups: dict[object, list[int]] = {}
+    for index, summary in enumerate(summaries):
+        if noisy[index]:
+            continue
+        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
+        baseline = (summary.request.model, summary.request.engine) if relative else ()
+        groups.setdefault((summary.request.data, machine, baseline), []).append(index)
+    optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
+    for members in groups.values():
+        optimal[members] = pareto_mask(losses[members])
+        best = [index for index in members if optimal[index]]
+        for index in members:
+            if not optimal[index] and not np.isnan(losses[index]).any():
+                beaten = [one for one in best if (losses[one] <= losses[index]).all()]
+                tied[index] = not any(
+                    measurably_better(summaries[one], summaries[index], name)
+                    for one in beaten
+                    for name in metrics
+                )
+    return Frontier(optimal, tied, noisy)
+
+
+def _values(summaries: Sequence[Summary], name: str) -> list[float]:
+    values = [summary.measures[name].value for summary in summaries]
+    return [math.nan if value is None else float(value) for value in values]
+
+
+_INTERVALS = (
+    *("accuracy", "balanced_accuracy", "drop"),
+    *("latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl"),
+)
+_FIGURES = [
+    f"{METRICS[name].column}{end}"
+    for name in METRICS
+    for end in (("", "_low", "_high") if name in _INTERVALS else ("",))
+]
+COLUMNS = (
+    "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "allocation", "pattern",
+    "effort", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "symmetric",
+    "range", "precision", "overrides", "pruned_percent", "zeros_percent",
+    *_FIGURES,
+    "correct", "total", "reference", "lost_images", "gained_images", "p_value", "accuracy_verdict",
+    "baseline_accuracy_percent",
+    "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
+    "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "created",
+)  # fmt: skip
+"""Columns of :func:`frame`, before ``frontier``."""
+
+
+def _row(summary: Summary) -> dict[str, object]:
+    recipe = summary.recipe
+    figures: dict[str, object] = {}
+    for name, measure in summary.measures.items():
+        column = METRICS[name].column
+        figures[column] = measure.value
+        if name in _INTERVALS:
+            figures[f"{column}_low"], figures[f"{column}_high"] = measure.low, measure.high
+    return {
+        "key": summary.key,
+        "model": summary.request.model,
+        "engine": summary.request.engine,
+        "images": summary.images,
+        "recipe": summary.description,
+        "pruning": recipe.prune.method,
+        "sparsity": recipe.prune.sparsity,
+        "threshold": recipe.prune.threshold,
+        "allocation": recipe.prune.allocation,
+        "pattern": recipe.prune.pattern,
+        "effort": recipe.prune.effort,
+        "rounding": recipe.quantize.method,
+        "weight_bits": recipe.quantize.weight_bits,
+        "average_bits": recipe.quantize.average_bits,
+        "activation_bits": recipe.quantize.activation_bits,
+        "granularity": recipe.quantize.granularity,
+        "symmetric": recipe.quantize.symmetric,
+        "range": recipe.quantize.range,
+        "precision": recipe.quantize.precision,
+        "overrides": len(recipe.layers),
+        "pruned_percent": summary.pruned_percent,
+        "zeros_percent": summary.zeros_percent,
+        **figures,
+        "correct": summary.correct,
+        "total": summary.total,
+        "reference": summary.reference,
+        "lost_images": summary.drop.lost,
+        "gained_images": summary.drop.gained,
+        "p_value": summary.drop.p,
+        "accuracy_verdict": str(summary.drop.verdict),
+        "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
+        "baseline_file_bytes": summary.baseline_size.file_bytes,
+        "baseline_latency_ns": summary.measures["latency"].baseline,
+        "verdict": summary.latency.verdict,
+        "rounds": summary.latency.rounds,
+        "batch": summary.batch,
+        "threads": summary.threads,
+        "quick": summary.quick,
+        "realisation": summary.realisation,
+        "shared_with": summary.shared_with,
+        "badges": ", ".join(badge.name for badge in summary.badges),
+        "noise": "; ".join(summary.noise),
+        "simulated": "; ".join(summary.simulated),
+        "coding": summary.size.coding,
+        "environment": summary.environment,
+        "created": summary.created,
+    }
+
+
+TABLE = {
+    "accuracy": "accuracy",
+    "accuracy lost": "drop",
+    "file": "file_size",
+    "packed": "packed_size",
+    "compressed": "compressed_size",
+    "latency": "latency",
+    "ratio": "latency_ratio",
+}
+"""Columns of :func:`table` that are metrics."""
+
+
+def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFrame:
+    """The table that people read: one row a result, every figure written with its unit and interval.
+
+    With ``against``, the columns of :data:`COMPARED` compare each with that result.
+    """
+    rows = []
+    summaries = [summarise(result) for result in results]
+    reference = summarise(against) if against else None
+    found = frontier_of(summaries)
+    for summary, optimal, tied in zip(summaries, found.optimal, found.tied, strict=True):
+        rows.append(
+            {
+                "model": summary.request.model,
+                "engine": engine_label(summary.request.engine),
+                "threads": summary.threads,
+                "batch": summary.batch,
+                "recipe": summary.description,
+                **{label: summary.text(name) for label, name in TABLE.items()},
+                "verdict": str(summary.latency.verdict),
+                "badges": ", ".join(badge.name for badge in summary.badges),
+                "frontier": "yes" if optimal else "tied" if tied else "",
+                **(_compared(summary, reference) if reference else {}),
+            }
+        )
+    served = ["model", "engine", "threads", "batch"]
+    compared = COMPARED if reference else ()
+    return pd.DataFrame(rows, columns=[*served, "recipe", *TABLE, "verdict", "badges", "frontier", *compared])
+
+
+COMPARED = ("lost against reference", "accuracy differs", "time over reference", "time differs")
+"""Columns of :func:`table` that compare with another result."""
+
+
+def _compared(summary: Summary, reference: Summary) -> dict[str, str]:
+    if summary is reference:
+        return dict.fromkeys(COMPARED, "the reference")
+    compared = compare(summary, reference)
+    drop, ratio = compared.drop, compared.ratio
+    lost = metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING
+    return dict(
+        zip(
+            COMPARED,
+            (
+                lost,
+                str(drop.verdict) if drop else compared.missing[0],
+                format_ratio(ratio.value, ratio.low, ratio.high),
+                compared.time_verdict or compared.missing[-1],
+            ),
+            strict=True,
+        )
+    )
+
+
+# One JSON object a result
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """What ``paretoscope measure --json`` prints: plain data, no NaN, missing figures are null.
+
+    ================  ====================================================================================
+    ``version``       of this object, 1
+    ``key``           name of the result in the store
+    ``model``         name
+    ``engine``        name
+    ``recipe``        as plain data; ``recipe_words`` says it in words
+    ``data``          which images, and how many (``images``) were evaluated
+    ``accuracy``      shares from 0 to 1: ``value``, 95 % interval ``low``, ``high``; ``correct`` of
+                      ``total`` images; ``reference``: right against ``labels``, or against the
+                      uncompressed model's answers (``baseline``) where images have none
+    ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
+                      ``sqnr_db`` and ``kl_nats`` of the logits, with ``sqnr_db_low``, ``sqnr_db_high``,
+                      ``kl_nats_low`` and ``kl_nats_high``
+    ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
+                      ``latency_median_ns``
+    ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
+                      ``p`` of McNemar's test, null without labels; ``verdict`` (worse, better, no measurable
+                      difference: the interval excludes 0 or not); images ``lost`` and ``gained``
+    ``size_bytes``    by kind: ``file``, ``packed``, ``compressed``, ``memory``; ``packed_coding`` says how
+    ``weights``       ``total``, ``nonzero``; ``operations``: multiply-accumulates that meet a non-zero one
+    ``latency``       ``median_ns`` of a call with ``low_ns``, ``high_ns``; ``ratio`` to the baseline with
+                      ``ratio_low``, ``ratio_high``; ``verdict`` (faster, slower, no measurable difference,
+                      noisy); ``detectable``: the share by which a time must change to be told, or null;
+                      ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
+                      rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
+                      ``calls_a_sample``: short calls are timed several in a row, and percentiles are of
+                      single ones; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was
+                      timed, when another one with the same instructions was; ``cold_start_ns`` and
+                      ``baseline_cold_start_ns``: a fresh process from files to the first answer
+    ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
+                      words what the kernels did not do
+    ``badges``        names, see :data:`BADGES`
+    ``environment``   machine and libraries
+    ``notes``         what else to know about model and images
+    ``created``       when, UTC
+    ================  ====================================================================================
+    """
+    summary = summarise(result)
+    measures, latency, drop = summary.measures, summary.latency, summary.drop
+    plain: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "key": summary.key,
+        "model": summary.request.model,
+        "engine": summary.request.engine,
+        "recipe": summary.recipe.to_dict(),
+        "recipe_words": summary.description,
+        "data": {**msgspec.to_builtins(summary.request.data), "images": summary.total},
+        "accuracy": {
+            **_fraction(summary.correct, summary.total),
+            "correct": summary.correct,
+            "total": summary.total,
+            "reference": summary.reference,
+        },
+        "agreement": {
+            **_fraction(result.accuracy.agreement, summary.total),
+            "sqnr_db": measures["sqnr"].value,
+            "sqnr_db_low": measures["sqnr"].low,
+            "sqnr_db_high": measures["sqnr"].high,
+            "kl_nats": measures["kl"].value,
+            "kl_nats_low": measures["kl"].low,
+            "kl_nats_high": measures["kl"].high,
+        },
+        "baseline": {
+            "accuracy": {
+                **_fraction(summary.baseline_correct, summary.total),
+                "correct": summary.baseline_correct,
+                "total": summary.total,
+                "reference": summary.reference,
+            },
+            "size_bytes": _size_bytes(summary.baseline_size),
+            "latency_median_ns": measures["latency"].baseline,
+        },
+        "drop": {
+            "points": drop.points,
+            "low": drop.low,
+            "high": drop.high,
+            "p": drop.p,
+            "verdict": str(drop.verdict),
+            "lost": drop.lost,
+            "gained": drop.gained,
+        },
+        "size_bytes": _size_bytes(summary.size),
+        "packed_coding": summary.size.coding,
+        "weights": {
+            "total": summary.size.elements,
+            "nonzero": summary.size.nonzero,
+            "operations": measures["operations"].value,
+        },
+        "latency": {
+            "median_ns": latency.median_ns,
+            "low_ns": measures["latency"].low,
+            "high_ns": measures["latency"].high,
+            "ratio": latency.ratio,
+            "ratio_low": latency.ratio_low,
+            "ratio_high": latency.ratio_high,
+            "verdict": latency.verdict,
+            "detectable": latency.detectable,
+            "rounds": latency.rounds,
+            "noise": list(latency.noise),
+            "p95_ns": latency.p95_ns,
+            "p99_ns": latency.p99_ns,
+            "aa_ratio": latency.aa_ratio,
+            "aa_low": latency.aa_low,
+            "aa_high": latency.aa_high,
+            "calls_a_sample": result.latency.calls,
+            "quick": summary.quick,
+            "batch": summary.batch,
+            "threads": summary.threads,
+            "shared_with": summary.shared_with,
+            "cold_start_ns": measures["cold_start"].value,
+            "baseline_cold_start_ns": measures["cold_start"].baseline,
+        },
+        "execution": {
+            "realisation": summary.realisation,
+            "precisions": dict(summary.precisions),
+            "simulated": list(summary.simulated),
+        },
+        "badges": [badge.name for badge in summary.badges],
+        "environment": msgspec.to_builtins(result.environment),
+        "notes": list(summary.notes),
+        "created": summary.created,
+    }
+    decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(plain, enc_hook=_plain))
+    return decoded  # NaN has become null
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
+def _fraction(count: int, total: int) -> dict[str, float]:
+    low, high = share_interval(count, total)
+    return {"value": count / total, "low": low, "high": high}
+
+
+def _size_bytes(size: Size) -> dict[str, int | None]:
+    return {
+        "file": size.file_bytes,
+        "packed": size.packed_bytes,
+        "compressed": size.compressed_bytes,
+        "memory": size.memory_bytes,
+    }

@@ -1,0 +1,258 @@
+"""What a page says beside its charts: the four figures at the top, in words, and the table of layers."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.outcomes import PairedDrop, Verdict
+from optimizer.analysis.statistics import SAME
+from optimizer.analysis.summary import FALLBACK, Summary
+from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
+from optimizer.recipe import Override, Recipe
+from optimizer.records import GroupSensitivity, Inspection
+
+Mood = Literal["better", "worse", "same"]
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """One figure: ``value``, its ``interval``, the ``change`` against the baseline, and what it rests on."""
+
+    label: str
+    value: str = MISSING
+    interval: str = ""
+    change: str = ""
+    mood: Mood = "same"
+    basis: str = ""
+    help: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The line below the figure: its interval, where it has one, and its basis."""
+        return f"{self.interval} · {self.basis}" if self.interval else self.basis
+
+
+def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[Headline, ...]:
+    """Accuracy, size, latency and operations; what is not known yet is a dash."""
+    return (_accuracy(summary), _size(inspection), _latency(summary), _operations(inspection))
+
+
+OWN = {
+    "own sparsity": "sparsity",
+    "own bits": "weight_bits",
+    "own pruning": "pruning",
+    "own rounding": "rounding",
+}
+"""Columns of the table of layers that can be written to, and the fields of an override."""
+
+
+def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]]:
+    """One row a layer: what the recipe as a whole came to there, and what the layer has to itself.
+
+    Shares are in percent.
+    """
+    own = {override.layer: override for override in recipe.layers}
+    rows = []
+    for layer in inspection.layers:
+        row: dict[str, object] = {
+            "layer": layer.name,
+            "kind": layer.kind,
+            "weights": layer.elements,
+            "removed": 100 * (1 - layer.nonzero / layer.elements) if layer.elements else 0.0,
+            "bits": layer.bits,
+        }
+        override = own.get(layer.name, Override(layer.name))
+        row |= {column: getattr(override, field) for column, field in OWN.items()}
+        row["own sparsity"] = None if override.sparsity is None else round(100 * override.sparsity, 9)
+        rows.append(row)
+    return rows
+
+
+def group_rows(groups: Iterable[GroupSensitivity]) -> list[dict[str, object]]:
+    """One row a group of layers that give the same channels; divergences in nats."""
+    return [
+        {
+            "layers": " + ".join(layer.removesuffix(".weight") for layer in group.layers),
+            "why": group.tie,
+            "channels": group.channels,
+            "together": group.together,
+            "apart": group.apart,
+        }
+        for group in groups
+    ]
+
+
+def overrides_of(rows: Iterable[Mapping[Any, Any]]) -> tuple[Override, ...]:
+    """Read back what was written into a table of :func:`layer_rows`. Raises InputError."""
+    found = []
+    for row in rows:
+        given = {field: row[column] for column, field in OWN.items() if not _missing(row[column])}
+        if "sparsity" in given:
+            given["sparsity"] = round(given["sparsity"] / 100, 11)
+        if "weight_bits" in given:
+            given["weight_bits"] = int(given["weight_bits"])
+        if given:
+            found.append(Override(row["layer"], **given))
+    return tuple(found)
+
+
+def _missing(value: object) -> bool:
+    return value is None or value != value or value == ""  # NaN is what a table makes of an empty number
+
+
+def _accuracy(summary: Summary | None) -> Headline:
+    if summary is None:
+        return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
+    labelled = summary.reference == "labels"
+    value, interval = _split(summary.text("accuracy"))
+    drop, same = summary.drop, summary.drop.verdict is Verdict.SAME
+    return Headline(
+        label="Accuracy" if labelled else "Agreement with the uncompressed model",
+        value=value,
+        interval=interval,
+        change=_same(summary, drop.verdict) if same else _points(-drop.points, -drop.high, -drop.low),
+        mood=MOODS[drop.verdict],
+        basis=summary.images
+        if summary.recipe.identity
+        else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
+        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}",
+    )
+
+
+def _balanced(summary: Summary) -> str:
+    """Balanced accuracy, where classes have unequal numbers of images."""
+    balanced = summary.measures["balanced_accuracy"]
+    if balanced.value is None or balanced.baseline is None:
+        return ""
+    before = "" if summary.recipe.identity else f"; before {format_percent(balanced.baseline)}"
+    return f" Balanced accuracy, each class counting the same: {summary.text('balanced_accuracy')}{before}."
+
+
+MOODS: dict[Verdict, Mood] = {Verdict.WORSE: "worse", Verdict.BETTER: "better", Verdict.SAME: "same"}
+
+
+def _compared(summary: Summary) -> str:
+    """How the change was found: paired against labels, counted without them."""
+    drop = summary.drop
+    may = f" {may_be(drop)}." if drop.verdict is Verdict.SAME and not summary.recipe.identity else ""
+    if drop.p is None:
+        return f"{count(drop.lost, 'image')} answered otherwise than by the uncompressed model.{may}"
+    return (
+        f"The change is paired image by image: {drop.lost} were right before and are wrong now, "
+        f"{drop.gained} the reverse; McNemar's test, {format_p(drop.p)}.{may}"
+    )
+
+
+def may_be(drop: PairedDrop) -> str:
+    """``Loses 0.40 points; may be up to 1.60``: what a difference that can't be measured may still be."""
+    change = "Gains" if drop.points < 0 else "Loses"
+    return f"{change} {abs(drop.points):.2f} points; may be a loss of up to {max(drop.high, 0):.2f}"
+
+
+def _size(inspection: Inspection | None) -> Headline:
+    help = METRICS["file_size"].help
+    if inspection is None:
+        return Headline("Size of the file", basis="being counted", help=help)
+    size, before = inspection.size, inspection.baseline_size
+    ratio = size.file_bytes / before.file_bytes
+    return Headline(
+        label="Size of the file",
+        value=format_bytes(size.file_bytes),
+        change="no change" if ratio == 1 else f"{ratio:.3g}× of {format_bytes(before.file_bytes)}",
+        mood="same" if ratio == 1 else "better" if ratio < 1 else "worse",
+        basis=f"packed {format_bytes(size.packed_bytes)} ({size.coding}); "
+        f"zstd {format_bytes(size.compressed_bytes)}",
+        help=f"{help} Packed is k bits a non-zero weight with the cheapest way to say which those are.",
+    )
+
+
+def _latency(summary: Summary | None) -> Headline:
+    if summary is None:
+        return Headline("Latency", basis="being measured", help=METRICS["latency"].help)
+    value, interval = _split(summary.text("latency"))
+    latency = summary.latency
+    mood: Mood = {"faster": "better", "slower": "worse"}.get(latency.verdict, "same")  # type: ignore[assignment]
+    images, threads = count(summary.batch, "image"), count(summary.threads, "thread")
+    told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
+    if latency.verdict == SAME:
+        told = _same(summary, SAME)
+    percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
+    return Headline(
+        label="Latency",
+        value=value,
+        interval=interval,
+        change=told,
+        mood=mood,
+        basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
+        help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
+        f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
+        + (f" {_capital(latency.detectable_words)}." if latency.verdict == SAME else "")
+        + (f" {_capital(summary.fallback)}." if summary.fallback else "")
+        + (
+            f" Timed with: {summary.shared_with}, which runs the same instructions."
+            if summary.shared_with
+            else ""
+        )
+        + (
+            f" Cold start {summary.text('cold_start')}."
+            if summary.measures["cold_start"].value is not None
+            else ""
+        ),
+    )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _ran(summary: Summary) -> str:
+    """The engine, and what its kernels did. The sparse engine decides that for each layer."""
+    engine = FALLBACK if summary.fallback else engine_label(summary.request.engine)
+    if summary.request.engine == "sparse":
+        return f"{engine} in {summary.skipping or 'none'} of {summary.layers} layers"
+    return f"{engine}, {summary.realisation}"
+
+
+def _same(summary: Summary, otherwise: str) -> str:
+    return "this is the baseline" if summary.recipe.identity else otherwise
+
+
+def _operations(inspection: Inspection | None) -> Headline:
+    if inspection is None:
+        return Headline("Operations", basis="being counted", help=METRICS["operations"].help)
+    size = inspection.size
+    left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
+    before = sum(layer.macs for layer in inspection.layers)
+    return Headline(
+        label="Operations left",
+        value=METRICS["operations"].format(left),
+        change="no change"
+        if left == before
+        else f"{left / before:.3g}× of {METRICS['operations'].format(before)}",
+        mood="same" if left == before else "better",
+        basis=f"{format_percent(100 * size.nonzero / size.elements)} of {format_count(size.elements)} weights"
+        f"{_thresholds(inspection)}",
+        help=f"{METRICS['operations'].help} Fewer operations take less time only where kernels skip zeros.",
+    )
+
+
+def _thresholds(inspection: Inspection) -> str:
+    """What a sparsity comes to as ``|w| ≤ t``."""
+    pruned = [layer.threshold for layer in inspection.layers if layer.threshold >= 0]
+    if not pruned:
+        return ""
+    low, high = min(pruned), max(pruned)
+    if high - low <= 0.1 * high:  # one threshold: each layer's largest weight to go comes close below it
+        return f"; gone: |w| ≤ {high:.3g}"
+    return f"; gone: |w| ≤ {low:.2g} to {high:.2g}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    value, _, interval = text.partition(" (")
+    return value, interval.rstrip(")")
+
+
+def _points(points: float, low: float, high: float) -> str:
+    return f"{points:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")

@@ -1,0 +1,489 @@
+"""Throughput against latency: batch size, threads and streams of a recipe and its baseline, side by side.
+
+What is asked, what :mod:`optimizer.measurement.throughput` measures, and all that follows from it. No torch.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import msgspec
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from optimizer import __version__
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
+from optimizer.analysis.statistics import SAME, LatencySummary, Verdict, median_ratio, summarise_latency
+from optimizer.errors import InputError
+from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
+from optimizer.recipe import Recipe
+from optimizer.records import DataSpec, Environment, Execution, Request, digest
+from optimizer.store.keys import request_key
+from optimizer.system.environment import environment, threads_available
+
+SCHEMA = 2
+"""Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
+the first rounds only."""
+
+STREAMING = ("openvino",)
+"""Engines that work on several requests at once."""
+
+EAGER = "torch"
+EAGER_EVERY = 3
+"""Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
+
+MOST_CONFIGURATIONS = 24
+"""Of one comparison: all are compiled, three times each, and timed in turns."""
+LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRequest:
+    """A grid of batch sizes, threads (0: every core) and streams, for a recipe and its baseline.
+
+    A stream works on one request at a time, with its share of the threads; a configuration with more streams
+    than threads is no configuration, and is passed over where others of the grid are.
+    """
+
+    model: str
+    recipe: Recipe = field(default_factory=Recipe)
+    engine: str = "openvino"
+    data: DataSpec = field(default_factory=DataSpec)
+    batches: tuple[int, ...] = (1, 4, 16)
+    threads: tuple[int, ...] = (0,)
+    streams: tuple[int, ...] = (1,)
+    quick: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batches", "threads", "streams"):
+            if not getattr(self, name):
+                raise InputError(f"no {name} given: at least one, such as 1")
+        for batch in self.batches:
+            if not 1 <= batch <= LARGEST_BATCH:
+                raise InputError(f"batch {batch} is not allowed: 1 to {LARGEST_BATCH} images a request")
+        for threads in self.threads:
+            if threads < 0:
+                raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
+        for streams in self.streams:
+            if streams < 1:
+                raise InputError(f"streams {streams} is not allowed: 1 or more requests at once")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Configuration:
+    """One way of serving: images a request, threads in all, and requests at once."""
+
+    batch: int
+    threads: int
+    streams: int
+
+    @property
+    def words(self) -> str:
+        return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
+
+
+def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
+    """The grid on this machine, ascending. Raises InputError for threads or streams that it or the engine has
+    not, and for too many configurations."""
+    cores = threads_available()
+    threads = sorted({count or cores for count in request.threads})
+    if threads[-1] > cores:
+        raise InputError(
+            f"{threads[-1]} threads are more than this machine's {cores} cores: use 1 to {cores}"
+        )
+    for streams in request.streams:
+        if streams > 1 and request.engine not in STREAMING:
+            raise InputError(
+                f"{streams} streams are not possible on {engine_label(request.engine)}, which works on one "
+                "request at a time: use 1, or engine openvino"
+            )
+        if streams > threads[-1]:
+            raise InputError(
+                f"{streams} streams are more than {count(threads[-1], 'thread')}, and each needs one: "
+                f"use 1 to {threads[-1]}"
+            )
+    grid = product(sorted({*request.batches}), threads, sorted({*request.streams}))
+    found = tuple(Configuration(*one) for one in grid if one[2] <= one[1])
+    if len(found) > MOST_CONFIGURATIONS:
+        raise InputError(
+            f"{len(found)} configurations are too many for one comparison, which holds all in memory: "
+            f"at most {MOST_CONFIGURATIONS}. Leave out batches, threads or streams"
+        )
+    return found
+
+
+def serving_key(request: ServingRequest) -> str:
+    """Equal for two requests that would give the same on this machine; the key of the run."""
+    asked = Request(request.model, request.recipe, request.engine, request.data)
+    return digest(["serving", SCHEMA, __version__, request, request_key(asked), environment().key])
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Raw times of one network in one configuration.
+
+    ``interval_ns`` ``[K][R]``: nanoseconds from one finished request to the next, the mean over the requests
+    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took,
+    in their order; of many some, from all rounds alike.
+    """
+
+    interval_ns: tuple[tuple[int, ...], ...]
+    request_ns: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedPoint:
+    """One configuration. A round had ``requests`` requests of the recipe, and of the baseline. ``eager``: the
+    uncompressed model in torch eager, one request at a time, every so many rounds (None where that is the
+    engine)."""
+
+    configuration: Configuration
+    requests: int
+    baseline: Served
+    variant: Served
+    eager: Served | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServingRun:
+    """One comparison: round i of all its points ran together, in an order shuffled anew from the seed."""
+
+    key: str
+    request: ServingRequest
+    environment: Environment
+    created: str
+    points: tuple[ServedPoint, ...]
+    execution: Execution
+    warmup_calls: int
+    stolen_share: float
+    schema: int = SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one network does in one configuration, with 95 % intervals.
+
+    ``latency_ns`` is the median time of a request; ``p95_ns`` a time that 95 % of them stay under (at 99 %
+    confidence; None with too few). ``throughput`` is images over all the time that requests took, a second.
+    """
+
+    latency_ns: float
+    latency_low: float
+    latency_high: float
+    p95_ns: float | None
+    throughput: float
+    throughput_low: float
+    throughput_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A median ratio of times and its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A configuration of the recipe beside the same configuration uncompressed.
+
+    ``fair``: time an image over the baseline's, on the same engine, threads, streams and folding. ``eager``:
+    over the uncompressed model's in torch eager with as many threads, which is another engine: it says what
+    the two engines differ in as much as what the recipe does.
+    """
+
+    configuration: Configuration
+    variant: Figures
+    baseline: Figures
+    fair: LatencySummary
+    eager: Ratio | None
+
+
+def comparisons(run: ServingRun) -> tuple[Comparison, ...]:
+    """Every configuration, in ascending order."""
+    return tuple(_compared(point, run.stolen_share) for point in run.points)
+
+
+@lru_cache(maxsize=1024)
+def _compared(point: ServedPoint, stolen_share: float) -> Comparison:
+    baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
+    eager = None
+    if point.eager:
+        eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
+    return Comparison(
+        point.configuration,
+        _figures(point.variant, point.configuration.batch),
+        _figures(point.baseline, point.configuration.batch),
+        summarise_latency(baseline, variant, stolen_share),
+        eager,
+    )
+
+
+def _intervals(served: Served) -> NDArray[np.float64]:
+    return np.array(served.interval_ns, float)
+
+
+def _figures(served: Served, batch: int) -> Figures:
+    latency, low, high = median_interval(served.request_ns)
+    interval, shortest, longest = mean_interval(_intervals(served).T)
+    p95 = percentile_bound(np.array(served.request_ns, float), 0.95)
+    images = 1e9 * batch
+    return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
+
+
+VARIANT, BASELINE = "recipe", "uncompressed"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The configuration with the highest throughput of those that answer in time, and in words which.
+
+    ``network`` is ``recipe`` or ``uncompressed``. ``met`` is False when none answers in time: then it is the
+    quickest one.
+    """
+
+    network: str
+    comparison: Comparison
+    met: bool
+    words: str
+
+    @property
+    def figures(self) -> Figures:
+        return self.comparison.variant if self.network == VARIANT else self.comparison.baseline
+
+
+def best_under(run: ServingRun, limit_ns: float) -> Choice:
+    """The best configuration under a limit for a request's time (its median): always one, at worst the
+    nearest. Raises InputError for a limit that is not above 0."""
+    if not limit_ns > 0:
+        raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
+    told = [(network, one) for one in comparisons(run) for network in _networks(run)]
+    in_time = [pair for pair in told if _of(*pair).latency_ns <= limit_ns]
+    throughput = metric("throughput").format
+    if in_time:
+        network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
+        found = _of(network, one)
+        words = (
+            f"Under {format_ns(limit_ns)}, most images a second: {_name(run, network)} at "
+            f"{one.configuration.words}: {throughput(found.throughput)}, "
+            f"{format_ns(found.latency_ns)} a request."
+        )
+        return Choice(network, one, True, words)
+    network, one = min(told, key=lambda pair: _of(*pair).latency_ns)
+    found = _of(network, one)
+    words = (
+        f"Nothing here answers within {format_ns(limit_ns)}. The quickest is {_name(run, network)} at "
+        f"{one.configuration.words}: {format_ns(found.latency_ns)} a request."
+    )
+    return Choice(network, one, False, words)
+
+
+def _networks(run: ServingRun) -> tuple[str, ...]:
+    """An uncompressed recipe is the baseline once more: only one of them is told."""
+    return (BASELINE,) if run.request.recipe.identity else (VARIANT, BASELINE)
+
+
+def _of(network: str, one: Comparison) -> Figures:
+    return one.variant if network == VARIANT else one.baseline
+
+
+def _name(run: ServingRun, network: str) -> str:
+    return run.request.recipe.describe() if network == VARIANT else "the uncompressed model"
+
+
+def badges(run: ServingRun) -> dict[str, str]:
+    """How far the figures can be trusted: badges as of a result (:mod:`optimizer.analysis.frame`), and
+    why."""
+    simulated, told = "; ".join(run.execution.simulated), comparisons(run)
+    noisy = sum(bool(one.fair.noise) for one in told)
+    found = {
+        "measured": "" if simulated else "The kernels that ran work in this precision.",
+        "simulated": simulated,
+        "noisy": f"{noisy} of {len(told)} configurations: the machine was not quiet enough." if noisy else "",
+        "preliminary": "The short timing: measure in full for narrower intervals."
+        if run.request.quick
+        else "",
+        "other machine": "" if run.environment.key == environment().key else run.environment.cpu,
+    }
+    return {name: words for name, words in found.items() if words}
+
+
+def conclusions(run: ServingRun) -> tuple[str, ...]:
+    """What the numbers say, in sentences; the ratios to torch eager last, and as what they are."""
+    told = comparisons(run)
+    return (*_gains(run, told), *_batching(run, told), *_noise(told), *_against_eager(told))
+
+
+def _gains(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
+    if run.request.recipe.identity:
+        return
+    verdicts = {one.configuration: one.fair for one in told}
+    faster = [one for one, fair in verdicts.items() if fair.verdict == Verdict.FASTER]
+    engine = engine_label(run.request.engine)
+    against = f"against the uncompressed model on {engine}, configuration by configuration"
+    if not faster:
+        slower = sum(fair.verdict == Verdict.SLOWER for fair in verdicts.values())
+        noisy = all(fair.verdict == Verdict.NOISY for fair in verdicts.values())
+        words = (
+            f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else _same(told)
+        )
+        yield f"Compressed, {against}: {words}."
+        return
+    ends = sorted(faster, key=lambda one: verdicts[one].ratio)
+    best, least = (verdicts[one] for one in (ends[0], ends[-1]))
+    words = f"{_ratio(best)} of the time at {ends[0].words}"
+    if len(ends) > 1:
+        words += f", {_ratio(least)} at {ends[-1].words}"
+    yield f"Compressed, {against}: faster in {len(faster)} of {len(told)}, from {words}."
+
+
+def _same(told: Sequence[Comparison]) -> str:
+    """What "no measurable difference" leaves open, at worst."""
+    widest = max((one.fair for one in told), key=lambda fair: fair.detectable or math.inf)
+    return f"{SAME} ({widest.detectable_words} everywhere)"
+
+
+def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
+    """What more images a request, or more requests at once, bring and cost."""
+    network = _networks(run)[0]
+    quickest = min(told, key=lambda one: _of(network, one).latency_ns)
+    most = max(told, key=lambda one: _of(network, one).throughput)
+    throughput = metric("throughput").format
+    few, many = _of(network, quickest), _of(network, most)
+    name = _capital(_name(run, network))
+    if many.throughput_low <= few.throughput_high:
+        yield (
+            f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
+            "and no configuration brings measurably more images a second."
+        )
+    else:
+        yield (
+            f"{name}: {most.configuration.words} brings {throughput(many.throughput)}, "
+            f"{many.throughput / few.throughput:.1f} times as many as {quickest.configuration.words}, and a "
+            f"request takes {format_ns(many.latency_ns)} in place of {format_ns(few.latency_ns)}."
+        )
+
+
+def _noise(told: Sequence[Comparison]) -> Iterable[str]:
+    noisy = [one for one in told if one.fair.noise]
+    if noisy:
+        yield f"Noisy in {len(noisy)} of {len(told)} configurations, first of all: {noisy[0].fair.noise[0]}."
+
+
+def _against_eager(told: Sequence[Comparison]) -> Iterable[str]:
+    ratios = [one.eager for one in told if one.eager]
+    if ratios:
+        low, high = min(one.ratio for one in ratios), max(one.ratio for one in ratios)
+        yield (
+            f"Against torch eager, which is another engine and no baseline: {format_ratio(low)} to "
+            f"{format_ratio(high)} of its time. Most of that is the engine's doing, not the recipe's."
+        )
+
+
+def _ratio(summary: LatencySummary) -> str:
+    return format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)
+
+
+def _capital(words: str) -> str:
+    return words[0].upper() + words[1:]
+
+
+def frame(run: ServingRun) -> pd.DataFrame:
+    """One row a configuration and network (``recipe``, ``uncompressed``). Times in ns, images a second.
+
+    ``fair_ratio`` is to the uncompressed model in the same configuration, ``eager_ratio`` to torch eager with
+    as many threads; both are of the recipe only.
+    """
+    return pd.DataFrame([_row(one, network) for one in comparisons(run) for network in (VARIANT, BASELINE)])
+
+
+def _row(one: Comparison, network: str) -> dict[str, Any]:
+    figures = _of(network, one)
+    fair, eager = (one.fair, one.eager) if network == VARIANT else (None, None)
+    return {
+        "network": network,
+        "batch": one.configuration.batch,
+        "threads": one.configuration.threads,
+        "streams": one.configuration.streams,
+        "latency_ns": figures.latency_ns,
+        "latency_low": figures.latency_low,
+        "latency_high": figures.latency_high,
+        "p95_ns": figures.p95_ns,
+        "throughput": figures.throughput,
+        "throughput_low": figures.throughput_low,
+        "throughput_high": figures.throughput_high,
+        "fair_ratio": fair and fair.ratio,
+        "fair_low": fair and fair.ratio_low,
+        "fair_high": fair and fair.ratio_high,
+        "verdict": fair and fair.verdict,
+        "rounds": one.fair.rounds,
+        "eager_ratio": eager and eager.ratio,
+    }
+
+
+def table(run: ServingRun) -> str:
+    """The comparisons as text, a line each, in columns."""
+    heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
+    lines: list[Sequence[str]] = [heads]
+    for one in comparisons(run):
+        figures, where = one.variant, one.configuration
+        lines.append(
+            (
+                *map(str, (where.batch, where.threads, where.streams)),
+                format_ns(figures.latency_ns),
+                MISSING if figures.p95_ns is None else format_ns(figures.p95_ns),
+                f"{figures.throughput:,.0f}",
+                f"{_ratio(one.fair)} {one.fair.verdict}",
+                format_ratio(one.eager.ratio) if one.eager else MISSING,
+            )
+        )
+    return columns(lines)
+
+
+def as_json(run: ServingRun) -> dict[str, Any]:
+    """The figures derived from a run, as a JSON object versioned by ``schema``.
+
+    - ``model``, ``recipe``, ``engine``, ``quick``, ``seed``, ``created``, ``environment``
+    - ``configurations``: for each ``batch``, ``threads``, ``streams``; ``recipe`` and ``uncompressed``, each
+      with the fields of :class:`Figures` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
+      ``ratio_high``, ``verdict``, ``detectable``, ``noise``, ``rounds``; and ``eager_ratio`` (another
+      engine: no baseline) or null
+    - ``simulated``: what kernels did not do; ``conclusions``: sentences
+    """
+    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+    plain: dict[str, Any] = msgspec.to_builtins(
+        {
+            "schema": run.schema,
+            "model": run.request.model,
+            "recipe": run.request.recipe.to_dict(),
+            "engine": run.request.engine,
+            "quick": run.request.quick,
+            "seed": run.request.seed,
+            "created": run.created,
+            "environment": run.environment,
+            "configurations": [
+                {
+                    "batch": one.configuration.batch,
+                    "threads": one.configuration.threads,
+                    "streams": one.configuration.streams,
+                    VARIANT: one.variant,
+                    BASELINE: one.baseline,
+                    "fair": {name: getattr(one.fair, name) for name in told},
+                    "eager_ratio": one.eager and one.eager.ratio,
+                }
+                for one in comparisons(run)
+            ],
+            "simulated": run.execution.simulated,
+            "conclusions": conclusions(run),
+        }
+    )
+    return plain

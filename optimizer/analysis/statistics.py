@@ -1,0 +1,283 @@
+"""Intervals and verdicts of latency, derived from raw samples whenever a result is read.
+
+Nothing here draws random numbers: the bootstrap distribution of a median is computed exactly.
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+from scipy.stats import t as student_t
+
+from optimizer.analysis.rounds import MIN_ROUNDS, percentile_bound
+from optimizer.errors import InputError
+
+BLOCK_ROUNDS = 10
+"""Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
+LEAST_BLOCKS = 5
+"""With too few rounds for this many blocks the blocks are shorter."""
+
+SMALLEST_CHANGE = 0.02
+AA_LIMIT = 0.03
+SPREAD_LIMIT = 0.10
+TAIL_LIMIT = 0.10
+"""How far the mean may lie above or below the median before neither stands for the calls alone."""
+STOLEN_LIMIT = 0.02
+HALVES_LIMIT = 0.05
+
+POWER_SHARE = float(norm.ppf(0.95) / norm.ppf(0.975))
+"""Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
+
+
+class Verdict(StrEnum):
+    """What is said of a time against the baseline's."""
+
+    FASTER = "faster"
+    SLOWER = "slower"
+    SAME = "no measurable difference"
+    NOISY = "noisy"
+
+
+SAME = Verdict.SAME
+
+
+class NoiseKind(StrEnum):
+    """What makes a comparison noisy."""
+
+    BUILDS_DIFFER = "builds differ"
+    BUILDS_UNKNOWN = "builds unknown"
+    SPREAD = "spread"
+    TAIL = "tail"
+    DRIFT = "drift"
+    MEAN_DISAGREES = "mean disagrees"
+    STOLEN = "stolen"
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """One reason, and the figure that is beyond its ``limit``: a share; for BUILDS_DIFFER a ratio with its
+    interval ``low`` to ``high``; for MEAN_DISAGREES the ratio by the mean, whose limit is 1, and by the
+    median (``low``). ``series`` is ``baseline`` or ``variant`` where the reason lies in one."""
+
+    kind: NoiseKind
+    value: float
+    limit: float
+    series: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def words(self) -> str:
+        """``the variant's second half is 6 % slower than its first (limit 5 %)``."""
+        value, limit = _percent(abs(self.value)), f"(limit {_percent(self.limit)})"
+        match self.kind:
+            case NoiseKind.BUILDS_DIFFER:
+                return (
+                    f"the baseline differs from itself: ratio {self.value:.3f}, 95 % interval "
+                    f"{self.low:.3f} to {self.high:.3f} {limit}"
+                )
+            case NoiseKind.BUILDS_UNKNOWN:
+                return f"the baseline against itself is known to ±{value} only {limit}"
+            case NoiseKind.SPREAD:
+                return f"the middle half of the {self.series}'s samples spans {value} of their median {limit}"
+            case NoiseKind.TAIL:
+                side = "above" if self.value > 0 else "below"
+                return f"the {self.series}'s mean is {value} {side} its median {limit}: calls are not alike"
+            case NoiseKind.DRIFT:
+                way = "slower" if self.value > 0 else "faster"
+                return f"the {self.series}'s second half is {value} {way} than its first {limit}"
+            case NoiseKind.MEAN_DISAGREES:
+                return (
+                    f"median and mean disagree: {self.low:.3f}× of the baseline's time by the median, "
+                    f"{self.value:.3f}× by the mean"
+                )
+            case NoiseKind.STOLEN:
+                return f"other work on this machine or its host took {value} of the CPU time {limit}"
+
+
+@dataclass(frozen=True, slots=True)
+class LatencySummary:
+    """What the samples of one comparison say, in nanoseconds a call and as ratios (1 is the baseline).
+
+    ``p95_ns`` and ``p99_ns`` are upper bounds: at 99 % confidence, that share of calls is no slower.
+    ``aa`` is the baseline against itself. How far from 1 its interval reaches may be chance, and where in
+    memory two builds of it lie, so a change must exceed that, and 2 %: a floor that holds false verdicts
+    below 2 in 100 where builds scatter by at most 0.6 %. The intervals are at 95 %; under six rounds no such
+    interval exists, so that they span what was seen and no difference is told. ``mean_ratio`` is of all time
+    spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the
+    share by which a time must change to be told in 95 of 100 such measurements (None under six rounds).
+    ``reasons`` say why the verdict is noisy.
+    """
+
+    median_ns: float
+    p95_ns: float | None
+    p99_ns: float | None
+    rounds: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    aa_ratio: float
+    aa_low: float
+    aa_high: float
+    mean_ratio: float
+    detectable: float | None
+    verdict: Verdict
+    reasons: tuple[Noise, ...]
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        """The reasons in words."""
+        return tuple(reason.words for reason in self.reasons)
+
+    @property
+    def detectable_words(self) -> str:
+        """``could have detected changes above 2.9 %``: what "no measurable difference" leaves open."""
+        if self.detectable is None:
+            return "too few rounds to detect any change"
+        return f"could have detected changes above {_percent(self.detectable, 2)}"
+
+
+def summarise_latency(
+    baseline_ns: ArrayLike,
+    variant_ns: ArrayLike,
+    stolen_share: float = 0.0,
+    single_ns: ArrayLike = (),
+    smallest_change: float = SMALLEST_CHANGE,
+) -> LatencySummary:
+    """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
+
+    Where a sample is the mean of several calls, ``single_ns`` has single ones of the variant: percentiles are
+    of these. No change up to ``smallest_change`` is told.
+
+    The ratio is the median of the per-round log ratios of the variant to either baseline call. (Against the
+    mean of the two it would be biased: the noise of a call is skewed, and averaging takes the skew out of
+    one side only.) Raises InputError on other shapes, fewer than two rounds and times that are not positive.
+    """
+    baseline, variant = np.asarray(baseline_ns, float), np.asarray(variant_ns, float)
+    rounds = variant.size
+    if variant.shape != (rounds,) or baseline.shape != (2, rounds) or rounds < 2:
+        raise InputError(
+            f"latency samples of shapes {list(baseline.shape)} and {list(variant.shape)} are no comparison: "
+            "give the baseline as [2, rounds] and the variant as [rounds], with at least 2 rounds"
+        )
+    for samples in (baseline, variant):
+        if not (np.isfinite(samples) & (samples > 0)).all():
+            raise InputError("latency samples must be finite and above 0 ns: measure again")
+    ratio, low, high = median_ratio(np.log(variant / baseline).T)
+    aa_ratio, aa_low, aa_high = median_ratio(np.log(baseline[:1] / baseline[1:]).T)
+    mean_ratio = float(variant.mean() / baseline.mean())
+    floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
+    told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
+    reasons = (
+        *_aa_noise(aa_ratio, aa_low, aa_high),
+        *_series_noise("baseline", baseline),
+        *_series_noise("variant", variant[None]),
+        *_mean_noise(ratio, mean_ratio, told),
+        *_stolen_noise(stolen_share),
+    )
+    direction = Verdict.FASTER if ratio < 1 else Verdict.SLOWER
+    half = math.expm1(math.log(high / low) / 2)
+    single = np.asarray(single_ns, float)
+    single = single if single.size else variant
+    return LatencySummary(
+        median_ns=float(np.median(variant)),
+        p95_ns=percentile_bound(single, 0.95),
+        p99_ns=percentile_bound(single, 0.99),
+        rounds=rounds,
+        ratio=ratio,
+        ratio_low=low,
+        ratio_high=high,
+        aa_ratio=aa_ratio,
+        aa_low=aa_low,
+        aa_high=aa_high,
+        mean_ratio=mean_ratio,
+        detectable=max(floor, half) + POWER_SHARE * half if rounds >= MIN_ROUNDS else None,
+        verdict=Verdict.NOISY if reasons else direction if told else Verdict.SAME,
+        reasons=reasons,
+    )
+
+
+def median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Median of log ratios ``[R, K]`` (K a round) and its 95 % interval, as ratios."""
+    if len(logs) < MIN_ROUNDS:
+        low, high = logs.min(), logs.max()
+    else:
+        low, high = _bootstrap_low(logs), -_bootstrap_low(-logs)
+    middle = np.median(logs)
+    return math.exp(middle), math.exp(min(low, middle)), math.exp(max(high, middle))
+
+
+def _bootstrap_low(values: NDArray[np.float64]) -> float:
+    """Lower end of the 95 % interval for the median of ``values`` ``[R, K]``, from blocks of rounds.
+
+    Circular block bootstrap (Politis and Romano, 1992), percentile interval, expanded for the small number
+    of blocks (T. Hesterberg, arXiv 1411.5279). A resampled median is at most x when half of the
+    resample is; the values up to x in it are a sum of independent blocks, so their distribution is a
+    convolution power, computed exactly where drawing resamples would only estimate it.
+    """
+    block = max(1, min(BLOCK_ROUNDS, len(values) // LEAST_BLOCKS))
+    blocks = len(values) // block
+    ordered = np.sort(values, axis=None)
+    index = bisect_left(
+        range(len(ordered)), _tail(blocks), key=lambda i: _chance_of_half(values <= ordered[i], block, blocks)
+    )
+    return float(ordered[index])
+
+
+@cache
+def _tail(blocks: int) -> float:
+    """Share of the bootstrap distribution to leave out at either end: 2.5 %, less for few blocks."""
+    return float(norm.sf(math.sqrt(blocks / (blocks - 1)) * student_t.ppf(0.975, blocks - 1)))
+
+
+def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:
+    """Chance that at least half of ``blocks`` drawn blocks of rounds is marked in ``marked`` ``[R, K]``."""
+    rounds, a_round = marked.shape
+    running = np.cumsum(np.resize(marked.sum(axis=1), rounds + block))
+    in_block = running[block:] - running[:-block]  # of the R circular blocks, one each
+    most = blocks * block * a_round
+    size = 2 ** most.bit_length()
+    spectrum = np.fft.rfft(np.bincount(in_block) / rounds, size)
+    return float(np.fft.irfft(spectrum**blocks, size)[(most + 1) // 2 : most + 1].sum())
+
+
+def _aa_noise(ratio: float, low: float, high: float) -> Iterator[Noise]:
+    """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
+    that is told."""
+    if not low <= 1 <= high and abs(ratio - 1) > SMALLEST_CHANGE:
+        yield Noise(NoiseKind.BUILDS_DIFFER, ratio, SMALLEST_CHANGE, low=low, high=high)
+    if (half_width := (high - low) / 2) > AA_LIMIT:
+        yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
+
+
+def _series_noise(name: str, samples: NDArray[np.float64]) -> Iterator[Noise]:
+    """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves."""
+    quartiles = np.percentile(samples, [25, 50, 75])
+    if (spread := float((quartiles[2] - quartiles[0]) / quartiles[1])) > SPREAD_LIMIT:
+        yield Noise(NoiseKind.SPREAD, spread, SPREAD_LIMIT, name)
+    if abs(tail := float(samples.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
+        yield Noise(NoiseKind.TAIL, tail, TAIL_LIMIT, name)
+    first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
+    if abs(drift := float(second / first - 1)) > HALVES_LIMIT:
+        yield Noise(NoiseKind.DRIFT, drift, HALVES_LIMIT, name)
+
+
+def _mean_noise(ratio: float, mean_ratio: float, told: bool) -> Iterator[Noise]:
+    """A change that would be told by the median, and is none or the opposite by the mean."""
+    if told and (mean_ratio - 1) * (ratio - 1) <= 0:
+        yield Noise(NoiseKind.MEAN_DISAGREES, mean_ratio, 1.0, low=ratio)
+
+
+def _stolen_noise(share: float) -> Iterator[Noise]:
+    if share > STOLEN_LIMIT:
+        yield Noise(NoiseKind.STOLEN, share, STOLEN_LIMIT)
+
+
+def _percent(share: float, digits: int = 3) -> str:
+    return f"{100 * share:.{digits}g} %"

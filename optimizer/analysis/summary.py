@@ -1,0 +1,368 @@
+"""What one result says: every figure derived from the raw samples, with its interval and how far to trust it.
+
+Nothing here is stored. Figures are derived when they are read, and kept only in this process.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import PurePath
+from threading import Lock
+
+import numpy as np
+
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.outcomes import (
+    PairedDrop,
+    balanced_share,
+    disagreement,
+    paired_drop,
+    ratio_interval,
+    share_interval,
+    skewed_mean_interval,
+)
+from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval, median_interval
+from optimizer.analysis.statistics import LatencySummary, summarise_latency
+from optimizer.formats import count
+from optimizer.recipe import Recipe
+from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
+from optimizer.system.environment import describe, environment
+
+BADGES = {
+    "measured": "the kernels that ran work in the precision that is shown",
+    "simulated": "the values are exact, but other kernels than the name suggests computed with them",
+    "noisy": "the machine was not quiet enough for this latency to be trusted",
+    "preliminary": "a short measurement, as behind the sliders: measure it in full before relying on it",
+    "other machine": "measured in another environment: its times can't be compared with those measured here",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One figure in its metric's unit, its 95 % interval and the uncompressed model's. None is missing."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    baseline: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Badge:
+    """How far a figure can be trusted. ``name`` is one of :data:`BADGES`, ``words`` says why here."""
+
+    name: str
+    words: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Summary:
+    """Everything that one result says. ``measures`` has an entry for each metric.
+
+    ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
+    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
+    recipe that was really timed when another one with the same instructions was. ``outcomes`` are bits,
+    packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers``
+    ran on kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
+    reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
+    """
+
+    key: str
+    request: Request
+    description: str
+    images: str
+    measures: Mapping[str, Measure]
+    correct: int
+    baseline_correct: int
+    total: int
+    reference: str
+    image_files: str
+    outcomes: bytes
+    baseline_outcomes: bytes
+    drop: PairedDrop
+    latency: LatencySummary
+    size: Size
+    baseline_size: Size
+    pruned_percent: float
+    zeros_percent: float
+    batch: int
+    threads: int
+    quick: bool
+    shared_with: str | None
+    realisation: str
+    skipping: int
+    layers: int
+    fallback: str
+    precisions: Mapping[str, int]
+    simulated: tuple[str, ...]
+    badges: tuple[Badge, ...]
+    environment: str
+    environment_key: str
+    created: str
+    notes: tuple[str, ...]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    @property
+    def served(self) -> str:
+        """``2 threads``, and the batch where that is not 1."""
+        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        return count(self.threads, "thread") + batch
+
+    @property
+    def other_machine(self) -> bool:
+        return any(badge.name == "other machine" for badge in self.badges)
+
+    @property
+    def noise(self) -> tuple[str, ...]:
+        return self.latency.noise
+
+    def text(self, name: str, interval: bool = True) -> str:
+        """A metric as it is written, with its interval where it has one."""
+        measure = self.measures[name]
+        written = metric(name).format(measure.value, measure.low, measure.high)
+        return written if interval else written.partition(" (")[0]
+
+
+_MOST_SUMMARIES = 4096
+_summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
+_lock = Lock()
+
+
+def summarise(result: Result) -> Summary:
+    """All derived figures of a result, computed once for each measurement in this process.
+
+    Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
+    """
+    latency = result.latency
+    identity = (result.key, result.created, latency.signature, latency.quick)
+    with _lock:
+        if identity in _summaries:
+            _summaries.move_to_end(identity)
+            return _summaries[identity]
+    summary = _derive(result)
+    with _lock:
+        _summaries[identity] = summary
+        if len(_summaries) > _MOST_SUMMARIES:
+            _summaries.popitem(last=False)
+    return summary
+
+
+def _derive(result: Result) -> Summary:
+    accuracy, reference = result.accuracy, result.baseline_accuracy
+    drop = _drop(accuracy, reference)
+    latency, call_ns, mean_ns = _latency_figures(result.latency)
+    size = result.inspection.size
+    recipe = result.request.recipe
+    shared = result.latency.measured_for
+    zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
+    prune = recipe.prune
+    counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
+    ran = realisation(result.execution)
+    return Summary(
+        key=result.key,
+        request=result.request,
+        description=recipe.describe(),
+        images=describe_images(result.request.data, accuracy.total),
+        measures=_measures(result, drop, latency, call_ns, mean_ns),
+        correct=_correct(accuracy),
+        baseline_correct=_correct(reference),
+        total=accuracy.total,
+        reference=accuracy.reference,
+        image_files=accuracy.images,
+        outcomes=accuracy.correct,
+        baseline_outcomes=reference.correct,
+        drop=drop,
+        latency=latency,
+        size=size,
+        baseline_size=result.inspection.baseline_size,
+        pruned_percent=zeros_percent if counted else 100 * prune.share,
+        zeros_percent=zeros_percent,
+        batch=result.latency.batch,
+        threads=result.latency.threads,
+        quick=result.latency.quick,
+        shared_with=None if shared == recipe.describe() else shared,
+        realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
+        skipping=len(skipping(result.execution)),
+        fallback=fallback(result.execution),
+        layers=len(result.execution.layers),
+        precisions=result.execution.precisions,
+        simulated=result.execution.simulated,
+        badges=_badges(result, latency),
+        environment=describe(result.environment),
+        environment_key=result.environment.key,
+        created=result.created,
+        notes=result.notes,
+    )
+
+
+def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
+    """Against labels both can be wrong; without them the uncompressed model is right by definition."""
+    if accuracy.reference == "baseline":
+        return disagreement(accuracy.outcomes)
+    return paired_drop(baseline.outcomes, accuracy.outcomes)
+
+
+@lru_cache(maxsize=64)
+def _latency_figures(latency: Latency) -> tuple[LatencySummary, Measure, Measure]:
+    """Its summary, and a call's median and mean time in ns (no interval with too few rounds).
+
+    Cached by the samples: configurations that share a measurement share its figures.
+    """
+    summary = summarise_latency(
+        latency.baseline_ns, latency.variant_ns, latency.stolen_share, latency.single_ns
+    )
+    call_ns = Measure(*median_interval(latency.variant_ns), float(np.median(latency.baseline_ns)))
+    mean_ns = Measure(*mean_interval(latency.variant_ns), float(np.mean(latency.baseline_ns)))
+    if summary.rounds < MIN_ROUNDS:
+        call_ns, mean_ns = (replace(one, low=None, high=None) for one in (call_ns, mean_ns))
+    return summary, call_ns, mean_ns
+
+
+def _measures(
+    result: Result, drop: PairedDrop, latency: LatencySummary, call_ns: Measure, mean_ns: Measure
+) -> dict[str, Measure]:
+    size, baseline_size = result.inspection.size, result.inspection.baseline_size
+    layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
+    return {
+        "accuracy": _share(
+            _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
+        ),
+        "balanced_accuracy": _balanced(result.accuracy, result.baseline_accuracy),
+        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
+        "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
+        "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
+        "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
+        "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
+        "latency": call_ns,
+        "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
+        "latency_p95": Measure(latency.p95_ns),
+        "latency_p99": Measure(latency.p99_ns),
+        "throughput": _throughput(mean_ns, result.latency.batch),
+        "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
+        "operations": Measure(
+            sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
+            baseline=sum(layer.macs for layer in layers),
+        ),
+        "agreement": _share(result.accuracy.agreement, total, 100.0),
+        "sqnr": _sqnr(result.accuracy),
+        "kl": _kl(result.accuracy),
+    }
+
+
+def _throughput(mean_ns: Measure, batch: int) -> Measure:
+    """Images a second from the mean time of a call: the longest time is the lowest throughput."""
+
+    def images(time_ns: float | None) -> float | None:
+        return None if time_ns is None else 1e9 * batch / time_ns
+
+    return Measure(images(mean_ns.value), images(mean_ns.high), images(mean_ns.low), images(mean_ns.baseline))
+
+
+def _kl(accuracy: Accuracy) -> Measure:
+    if accuracy.kl_images is None or accuracy.total < 2:
+        return Measure(accuracy.kl, baseline=0.0)
+    low, high = skewed_mean_interval(accuracy.kl_images.values)
+    return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
+
+
+def _sqnr(accuracy: Accuracy) -> Measure:
+    """Noise over signal has an interval; in dB its ends change places. Of few images it may reach 0: none."""
+    if accuracy.sqnr_db is None or not accuracy.noise_images or not accuracy.signal_images:
+        return Measure(accuracy.sqnr_db)
+    if accuracy.total < 2:
+        return Measure(accuracy.sqnr_db)
+    low, high = ratio_interval(accuracy.noise_images.values, accuracy.signal_images.values)
+    if low <= 0:
+        return Measure(accuracy.sqnr_db)
+    db = accuracy.sqnr_db
+    return Measure(db, min(-10 * math.log10(high), db), max(-10 * math.log10(low), db))
+
+
+def _correct(accuracy: Accuracy) -> int:
+    return int(accuracy.outcomes.sum())
+
+
+def _balanced(accuracy: Accuracy, baseline: Accuracy) -> Measure:
+    """Each class counts the same, however many images it has. None where all have as many."""
+    classes = accuracy.classes
+    if classes is None:
+        return Measure(None)
+    before, *_ = balanced_share(baseline.outcomes, classes)
+    return Measure(*(100 * one for one in (*balanced_share(accuracy.outcomes, classes), before)))
+
+
+def _share(count: int, total: int, baseline_percent: float) -> Measure:
+    low, high = share_interval(count, total)
+    return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
+
+
+def describe_images(data: DataSpec, total: int) -> str:
+    """The images in words: ``10,000 bundled images`` or ``500 images of photographs``."""
+    return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
+
+
+def realisation(execution: Execution) -> str:
+    """What the kernels really did, by the most compressed thing that any layer did."""
+    precisions = {layer.precision.lower() for layer in execution.layers}
+    if skipping(execution):
+        return "sparse kernels"
+    if precisions & {"i8", "u8", "int8", "uint8"}:
+        return "int8 kernels"
+    if precisions & {"f16", "bf16", "float16", "bfloat16"}:
+        return "half-precision kernels"
+    return "dense fp32" if precisions <= {"f32", "float32"} else "unknown kernels"
+
+
+def skipping(execution: Execution) -> tuple[str, ...]:
+    """The layers, in the order of the network, whose kernels skip zeros."""
+    return tuple(layer.name for layer in execution.layers if _skips(layer.kernel))
+
+
+FALLBACK = "torch CSR"
+"""What skips zeros where the sparse engine has no kernels."""
+
+
+def fallback(execution: Execution) -> str:
+    """Why torch's sparse matrices stood in for the sparse engine's kernels, or nothing where they did not."""
+    return next((words for words in execution.simulated if words.startswith("no sparse kernels here")), "")
+
+
+def _skips(kernel: str) -> bool:
+    return "sparse" in kernel.lower() or "csr" in kernel.lower()
+
+
+MOST_NAMED = 6
+
+
+def _skipped(result: Result) -> str:
+    """Which layers skipped zeros: the sparse engine decides that for each of them."""
+    layers, names = result.execution.layers, skipping(result.execution)
+    if result.request.engine != "sparse":
+        return ""
+    if not names:
+        return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
+    listed = ", ".join(name.removesuffix(".weight") for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    rest = len(layers) - len(names)
+    dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
+    return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"
+
+
+def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
+    simulated, skipped = result.execution.simulated, _skipped(result)
+    reasons = {
+        "measured": "" if simulated else "; ".join(filter(None, (BADGES["measured"], skipped))),
+        "simulated": "; ".join(filter(None, (*simulated, skipped))) if simulated else "",
+        "noisy": "; ".join(latency.noise) or (BADGES["noisy"] if latency.verdict == "noisy" else ""),
+        "preliminary": BADGES["preliminary"] if result.latency.quick else "",
+        "other machine": ""
+        if result.environment.key == environment().key
+        else f"{BADGES['other machine']} ({describe(result.environment)})",
+    }
+    return tuple(Badge(name, words) for name, words in reasons.items() if words)

@@ -1,0 +1,427 @@
+"""Draws with plotly what :mod:`optimizer.charts.spec` describes.
+
+Figures have a transparent background, so that they sit on a page. On a Streamlit page pass ``theme=None``:
+these figures bring their own look.
+"""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache, singledispatch
+from typing import Any
+
+import plotly.graph_objects as go
+
+from optimizer.charts.spec import Axis, Lines, Point, Series, Stacks
+from optimizer.charts.theme import FONT, Theme, theme
+from optimizer.formats import count
+
+HEIGHT = 330
+MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
+MAX_LETTERS = 68
+"""A heading with more is broken: in a telephone's width more would be cut off."""
+LINE_PIXELS = 16
+LEGEND_PIXELS = 42
+"""From the axis down to the legend: tick labels and the axis title lie between."""
+
+LABEL_PIXELS = 5
+"""From the baseline to its name: points near it keep their error bars clear of the words."""
+LABEL_SHARE = 0.25
+"""Of a small chart's height: nearer to its lower edge a name below the baseline would cover the ticks."""
+
+NEAR = 300
+"""Ends of a log axis whose ratio is less have ticks between the powers of ten."""
+
+LEAST_ROW_PIXELS = 40
+
+
+_FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
+_SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
+_ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
+_ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
+_DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
+
+
+@cache
+def template(dark: bool) -> go.layout.Template:
+    """Fonts, margins and axes of one mode; a transparent background."""
+    colours = theme(dark)
+    axis: dict[str, Any] = {
+        "gridcolor": colours.grid,
+        "linecolor": colours.grid,
+        "zerolinecolor": colours.grid,
+        "zerolinewidth": 1,
+        "tickfont": {"size": 11, "color": colours.muted},
+        "title": {"font": {"size": 12, "color": colours.muted}, "standoff": 6},
+        "automargin": True,
+        "ticks": "",
+        "fixedrange": False,
+    }
+    return go.layout.Template(
+        layout={
+            "font": {"family": FONT, "size": 12, "color": colours.text},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "margin": MARGIN,
+            "xaxis": axis,
+            "yaxis": axis,
+            "hoverlabel": {
+                "bgcolor": colours.page,
+                "bordercolor": colours.muted,
+                "font": {"family": FONT, "size": 12, "color": colours.text},
+                "align": "left",
+            },
+            "hovermode": "closest",
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "yanchor": "top",
+                "font": {"size": 11, "color": colours.text},
+                "title": {"font": {"size": 11, "color": colours.muted}},
+                "bgcolor": "rgba(0,0,0,0)",
+                "itemwidth": 30,
+            },
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": colours.muted, "activecolor": colours.text},
+        }
+    )
+
+
+@singledispatch
+def figure(info: object, dark: bool = False, height: int | None = None) -> go.Figure:
+    """The plotly figure of what an ``..._info`` function returned. Raises TypeError for anything else."""
+    raise TypeError(f"{type(info).__name__} is not a chart: pass what an _info function returns")
+
+
+@figure.register
+def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    heading = " · ".join(part for part in (_titled(info.y, _ARROWS_UP), info.note) if part)
+    rows = len(info.y.categories)
+    layout = _layout(info.title, heading, dark, height or max(HEIGHT, 110 + rows * (row_pixels(info.y) + 4)))
+    if not any(series.points for series in info.series):
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    traces = [_trace(series, info, colours) for series in info.series if series.points]
+    if info.selected:
+        traces.append(_selected_trace(info.selected, info, colours))
+    layout |= {"xaxis": _axis(info.x), "yaxis": _axis(info.y) | {"title": None}}
+    layout["xaxis"]["title"] = {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}
+    layout["legend"] = {
+        "title": {"text": info.legend_title},
+        "y": -LEGEND_PIXELS
+        / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
+    }
+    layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
+    layout["shapes"], layout["annotations"] = _marks(info, colours)
+    return go.Figure(traces, layout)
+
+
+@figure.register
+def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    layout = _layout(info.title, info.note, dark, height or 150 + 48 * len(info.rows))
+    if not info.rows:
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    factor, places = _FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
+    colour_of = {segment.part: segment.colour for _, segments in info.rows for segment in segments}
+    traces = []
+    for part in info.parts:
+        colour = colour_of[part]
+        found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": html.escape(part),
+                "y": places,
+                "x": [one.value * factor if one else 0 for one in found],
+                "marker": {"color": colours.colours[colour], "line": {"color": colours.page, "width": 1}},
+                "hoverinfo": "text",
+                "hovertext": [one.hover if one else "" for one in found],
+            }
+        )
+    layout |= {
+        "barmode": "stack",
+        "bargap": 0.35,
+        "legend": {"traceorder": "normal", "y": -LEGEND_PIXELS / max(1, layout["height"] - 138)},
+        "xaxis": _axis(info.x) | {"title": {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}},
+        "yaxis": {
+            "tickvals": places,
+            "ticktext": [html.escape(name).replace("\n", "<br>") for name, _ in info.rows],
+            "range": [len(places) - 0.5, -0.5],
+            "showgrid": False,
+        },
+    }
+    return go.Figure(traces, layout)
+
+
+def row_pixels(axis: Axis) -> int:
+    """How high a row must be for the names of two not to touch."""
+    return max([LEAST_ROW_PIXELS, *(LINE_PIXELS * (name.count("\n") + 1) for name in axis.categories)])
+
+
+def _broken(heading: str) -> list[str]:
+    """A heading in as many lines as it takes, broken between its parts."""
+    lines = [""]
+    for part in heading.split(" · "):
+        longer = " · ".join(filter(None, (lines[-1], part)))
+        if len(longer) <= MAX_LETTERS or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(part)
+    return lines
+
+
+def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]:
+    lines = _broken(heading)
+    small = "<br>".join(map(html.escape, lines))
+    return {
+        "template": template(dark),
+        "height": height,
+        "margin": MARGIN | {"t": MARGIN["t"] + LINE_PIXELS * (len(lines) - 1)},
+        "title": {
+            "text": f"<b>{html.escape(title)}</b><br>"
+            f'<span style="font-size:12px;color:{theme(dark).muted}">{small}</span>',
+            "font": {"size": 14},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"l": 6, "t": 20},
+        },
+    }
+
+
+def _titled(axis: Axis, arrows: Mapping[str, str]) -> str:
+    unit = f", {axis.unit}" if axis.unit and axis.unit not in _SUFFIXES else ""
+    return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
+
+
+def _nothing(words: str, colours: Theme) -> dict[str, Any]:
+    """An empty chart says what to do."""
+    return {
+        "xaxis": {"visible": False},
+        "yaxis": {"visible": False},
+        "annotations": [
+            {
+                "text": words,
+                "showarrow": False,
+                "xref": "paper",
+                "yref": "paper",
+                "x": 0.5,
+                "y": 0.5,
+                "font": {"size": 13, "color": colours.muted},
+            }
+        ],
+    }
+
+
+def _axis(axis: Axis) -> dict[str, Any]:
+    drawn: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
+    ends: list[float] = []
+    if axis.span:
+        ends = [end * _FACTORS.get(axis.unit, 1) for end in axis.span]
+        drawn["range"] = [math.log10(end) for end in ends] if axis.log else ends
+    if axis.categories:
+        labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
+        return drawn | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
+    drawn["ticksuffix"] = _SUFFIXES.get(axis.unit, "")
+    drawn["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
+    if axis.log:
+        drawn |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
+        if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:
+            drawn |= _near_ticks(*ends) | {"ticksuffix": ""}
+            drawn["ticktext"] = [text + _SUFFIXES.get(axis.unit, "") for text in drawn["ticktext"]]
+    return drawn
+
+
+_PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+
+
+def _near_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, written out: plotly has units at powers of ten alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [(step, decade) for decade in decades for step in (1, 2, 5)]
+    return {
+        "tickvals": [step * 10.0**decade for step, decade in ticks],
+        "ticktext": [_prefixed(step, decade) for step, decade in ticks],
+    }
+
+
+def _prefixed(step: int, decade: int) -> str:
+    """``200µ`` of 2 and -4."""
+    power = min(max(3 * (decade // 3), -9), 9)
+    return f"{step * 10.0 ** (decade - power):g}{_PREFIXES[power]}"
+
+
+def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
+    colour = colours.colours[series.colour]
+    points = series.points
+    labels = any(point.label for point in points)
+    shown = (("lines", series.line != "none"), ("markers", series.markers), ("text", labels))
+    modes = [mode for mode, on in shown if on]
+    size = 5 if series.small else 8
+    trace = _coordinates(points, info) | {
+        "name": html.escape(series.name),
+        "mode": "+".join(modes),
+        "showlegend": series.legend,
+        "line": {
+            "color": colour,
+            "width": 2 if series.markers else 1.6,
+            "dash": _DASHES[series.line],
+            "shape": "hv" if series.line == "steps" else "linear",
+        },
+    }
+    if labels:
+        trace |= {
+            "text": [html.escape(point.label) for point in points],
+            "textposition": [point.label_at for point in points],
+            "textfont": {"size": 11, "color": colour},
+        }
+    if labels or series.markers:
+        trace["cliponaxis"] = False  # half a marker would be gone at an end of the axis
+    if series.markers:
+        trace["marker"] = {
+            "symbol": [point.marker for point in points],
+            "size": size,
+            "color": [colours.page if point.simulated else colour for point in points],
+            "line": {"color": colour, "width": 1 if series.small else 1.8},
+            "opacity": [0.45 if point.noisy else 1 for point in points],
+        }
+    return trace | _errors(points, info, colour)
+
+
+def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]:
+    accent = colours.colours["accent"]
+    marker = {
+        "symbol": point.marker,
+        "size": 13,
+        "color": colours.page if point.simulated else accent,
+        "line": {
+            "color": accent if point.simulated else colours.page,
+            "width": 3 if point.simulated else 1.5,
+        },
+    }
+    return (
+        _coordinates((point,), info)
+        | {"name": html.escape(info.selected_name), "mode": "markers", "showlegend": True, "marker": marker}
+        | {"cliponaxis": False}
+        | _errors((point,), info, accent)
+    )
+
+
+def _coordinates(points: Sequence[Point], info: Lines) -> dict[str, Any]:
+    across, up = _FACTORS.get(info.x.unit, 1), _FACTORS.get(info.y.unit, 1)
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "x": [point.x * across for point in points],
+        "y": [point.y * up for point in points],
+        "hoverinfo": "text" if any(point.hover for point in points) else "skip",
+        "hovertext": [point.hover for point in points],
+    }
+    if any(point.key for point in points):
+        trace["customdata"] = [point.key for point in points]
+    return trace
+
+
+def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]:
+    bars: dict[str, Any] = {}
+    for name, axis, ends in (
+        ("error_y", info.y, [(point.y, point.low, point.high) for point in points]),
+        ("error_x", info.x, [(point.x, point.x_low, point.x_high) for point in points]),
+    ):
+        if any(low is not None and high is not None for _, low, high in ends):
+            factor = _FACTORS.get(axis.unit, 1)
+            bars[name] = {
+                "type": "data",
+                "symmetric": False,
+                "array": [factor * ((value if high is None else high) - value) for value, _, high in ends],
+                "arrayminus": [factor * (value - (value if low is None else low)) for value, low, _ in ends],
+                "color": colour,
+                "thickness": 1.2,
+                "width": 2.5,
+            }
+    return bars
+
+
+def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Shapes and annotations: the baseline, the place of a point not measured yet, and the note."""
+    shapes: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
+    if info.reference:
+        low = _is_low(info.reference.y, info.y, LABEL_SHARE)
+        y = info.reference.y * _FACTORS.get(info.y.unit, 1)
+        line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
+        across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
+        shapes.append({"type": "line", "y0": y, "y1": y, "line": line} | across)
+        annotations.append(
+            small
+            | {
+                "text": html.escape(info.reference.name),
+                "xref": "paper",
+                "x": 1,
+                "xanchor": "right",
+                "y": math.log10(y) if info.y.log else y,
+                "yanchor": "top" if low else "bottom",
+                "yshift": -LABEL_PIXELS if low else LABEL_PIXELS,
+            }
+        )
+    if info.cursor is not None:
+        accent = colours.colours["accent"]
+        shapes.append(
+            {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": info.cursor, "x1": info.cursor}
+            | {"line": {"color": accent, "width": 1.5, "dash": "dot"}}
+        )
+    if info.limit:
+        x = info.limit.x * _FACTORS.get(info.x.unit, 1)
+        line = {"color": colours.text, "width": 1.5, "dash": "dash"}
+        shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line})
+        early = _is_low(info.limit.x, info.x)
+        annotations.append(
+            small
+            | {
+                "text": html.escape(info.limit.name),
+                "x": math.log10(x) if info.x.log else x,
+                "xanchor": "left" if early else "right",
+                "xshift": LABEL_PIXELS if early else -LABEL_PIXELS,
+                "yref": "paper",
+                "y": 1,
+                "yanchor": "top",
+            }
+        )
+    return shapes, annotations
+
+
+def _is_low(value: float, axis: Axis, least: float = 0.0) -> bool:
+    """Whether ``value`` lies in the lower half of the axis, where a label has its place below the line; not
+    below the share ``least`` of it, where there is no room."""
+    if axis.span is None:
+        return False
+    low, value, high = (math.log(v) if axis.log else v for v in (axis.span[0], value, axis.span[1]))
+    return least <= (value - low) / (high - low) < 0.5
+
+
+def alternative(info: Lines | Stacks) -> str:
+    """One sentence for a reader who does not see the chart."""
+    if isinstance(info, Stacks):
+        rows = [
+            f"{name}: {', '.join(f'{part.part} {part.hover}' for part in parts)}" for name, parts in info.rows
+        ]
+        return (
+            ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."
+        )
+    lines = [
+        f"{series.name}: {count(len(series.points), 'point')}" for series in info.series if series.points
+    ]
+    if not lines:
+        return f"{info.title}: nothing to show yet."
+    parts = [
+        f"{info.title}. {_titled(info.y, _ARROWS_UP)} against {_titled(info.x, _ARROWS_ACROSS)}",
+        "; ".join(lines),
+    ]
+    if info.reference:
+        parts.append(info.reference.name)
+    return ". ".join(parts) + "."

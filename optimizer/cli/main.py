@@ -1,0 +1,503 @@
+"""The dashboard's verbs from a shell, on the same store.
+
+``--json`` prints JSON on standard output and nothing else there; progress and errors go to standard error.
+Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks.
+"""
+
+import argparse
+import ipaddress
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optimizer import __version__
+from optimizer.analysis.documents import DOCUMENTS
+from optimizer.analysis.statistics import SAME
+from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
+from optimizer.data.folders import ROOTS_VARIABLE
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
+from optimizer.formats import count
+from optimizer.recipe import PRESETS, Recipe
+from optimizer.records import Request, Result
+from optimizer.store.results import Store, describe_unreadable
+from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ParetoscopeError as error:
+        print(f"paretoscope: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError | UnavailableError) else 1
+    except KeyboardInterrupt:
+        print("paretoscope: stopped; what was measured before is in the store", file=sys.stderr)
+        return 130
+    return 0
+
+
+# Commands
+
+
+def _models(options: argparse.Namespace) -> None:
+    from optimizer.model.catalogue import catalogue, problems
+
+    known = catalogue().values()
+    sources = sorted({card.source for card in known})
+    if options.source not in (None, *sources):
+        raise unknown("source", options.source, sources)
+    cards = [card for card in known if options.source in (None, card.source)]
+    for problem in problems():
+        print(f"paretoscope: {problem}", file=sys.stderr)
+    if options.json:
+        from optimizer.records import encode
+
+        print(encode(cards).decode())
+        return
+    print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")
+    for card in cards:
+        top1 = "" if card.published_top1 is None else f"{100 * card.published_top1:.1f} %"
+        weights = "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
+        download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
+        ready = "yes" if card.ready else "no"
+        print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
+
+
+def _measure(options: argparse.Namespace) -> None:
+    request = request_of(options, recipe_of(options))
+    result = _stored_or_measured(request, Store())
+    if options.json:
+        from optimizer.analysis.frame import as_json
+
+        print(json.dumps(as_json(result)))
+    else:
+        _print_result(result)
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from optimizer.analysis.frame import as_json
+    from optimizer.search.sweep import Failure, grid, sweep
+
+    store = Store()
+    way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+    requests = grid(replace(request_of(options, way), recipe=way), options.sparsities, options.bits)
+    with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
+        _stored_or_measured(requests[0], store)
+    failures = 0
+    for number, outcome in enumerate(sweep(requests, lambda one: _stored_or_measured(one, store)), 1):
+        print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
+        if isinstance(outcome, Failure):
+            failures += 1
+            print(f"paretoscope: not measured: {outcome.message}", file=sys.stderr)
+        elif options.json:
+            print(json.dumps(as_json(outcome)), flush=True)
+        else:
+            _print_result(outcome)
+    if failures:
+        raise WorkError(f"{failures} of {len(requests)} configurations could not be measured: see above")
+
+
+def _preset(options: argparse.Namespace) -> None:
+    from optimizer.analysis.frame import as_json
+    from optimizer.search.presets import find
+
+    store = Store()
+    if options.preset not in PRESETS:
+        raise unknown("preset", options.preset, PRESETS)
+    base = request_of(options, Recipe())
+    found = find(PRESETS[options.preset], base, lambda one: _stored_or_measured(one, store), _tell)
+    if options.json:
+        print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
+        return
+    print(found.words)
+    _print_result(found.result)
+
+
+def _complexity(options: argparse.Namespace) -> None:
+    from optimizer.analysis.conclusions import as_json, conclusions
+    from optimizer.analysis.scaling import ComplexityRequest
+    from optimizer.measurement import complexity
+    from optimizer.records import encode
+
+    run = complexity.measure(
+        ComplexityRequest(
+            family=options.family,
+            removed_share=options.removed,
+            batch=options.batch,
+            threads=options.threads,
+            quick=options.quick,
+        ),
+        _tell,
+    )
+    Store().put_document("complexity", run.key, encode(run))
+    if options.json:
+        print(json.dumps(as_json(run)))
+    else:
+        print("\n".join(conclusions(run)))
+
+
+def _coverage(options: argparse.Namespace) -> None:
+    from optimizer.analysis import coverage
+    from optimizer.records import encode
+
+    store, request = Store(), request_of(options, recipe_of(options))
+    key = coverage.coverage_key(request)
+    run = store.get_document("coverage", key, coverage.Coverage)
+    if run is None:
+        from optimizer.measurement import profile
+
+        run = profile.profile(request, _tell)
+        store.put_document("coverage", key, encode(run))
+    if options.json:
+        print(json.dumps(coverage.as_json(run)))
+        return
+    _end_of_line()
+    print(coverage.table(run))
+    print("\n".join(coverage.conclusions(run, _latency(store, request))))
+
+
+def _latency(store: Store, request: Request) -> Any:
+    """What was measured of the same recipe, if anything."""
+    from optimizer.analysis.summary import summarise
+
+    result = store.best(request)
+    return None if result is None else summarise(result).latency
+
+
+def _throughput(options: argparse.Namespace) -> None:
+    from optimizer.analysis import serving
+    from optimizer.records import encode
+
+    asked = request_of(options, recipe_of(options))
+    request = serving.ServingRequest(
+        asked.model,
+        asked.recipe,
+        asked.engine,
+        asked.data,
+        tuple(options.batches),
+        tuple(options.thread_counts),
+        tuple(options.streams),
+        options.quick,
+        options.seed,
+    )
+    serving.configurations(request)  # what can't be is said before anything is loaded
+    if options.limit_ms is not None and not options.limit_ms > 0:
+        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
+    store, key = Store(), serving.serving_key(request)
+    run = store.get_document("throughput", key, serving.ServingRun)
+    if run is None:
+        from optimizer.measurement import throughput
+
+        run = throughput.measure(request, _tell)
+        store.put_document("throughput", key, encode(run))
+    best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
+    if options.json:
+        chosen = best and {"met": best.met, "network": best.network, "words": best.words}
+        print(json.dumps(serving.as_json(run) | ({"best": chosen} if best else {})))
+        return
+    _end_of_line()
+    print(serving.table(run))
+    print("\n".join((*serving.conclusions(run), *([best.words] if best else []))))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from optimizer.export.tables import EXPORTERS
+
+    exporter = EXPORTERS[options.format]
+    _write(options, exporter.write(_selected(options)), exporter.extension)
+
+
+def _save(options: argparse.Namespace) -> None:
+    from optimizer.work import run
+
+    request = request_of(options, recipe_of(options))
+    content = run("artifact", (options.format, request), _tell)
+    assert isinstance(content, bytes)
+    _write(options, content, "zip")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from optimizer.export.report import report
+
+    _write(options, report(_selected(options)).encode(), "html")
+
+
+def _stored(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.forget_failures:
+        print(f"{count(store.forget_failures(), 'failure')} dropped", file=sys.stderr)
+    if options.forget_unreadable:
+        print(
+            f"{count(store.forget_unreadable(DOCUMENTS), 'row')} dropped that can't be read", file=sys.stderr
+        )
+    print(f"{count(store.count(), 'result')} in {store.path}")
+    for failure in store.failures():
+        print(
+            f"failed {failure.created[:16]}: {failure.request.model} on {failure.request.engine},"
+            f" {failure.request.recipe.describe()}: {failure.message}"
+        )
+    if rows := store.unreadable(DOCUMENTS):
+        print(f"{describe_unreadable(rows)} `paretoscope stored --forget-unreadable` drops it.")
+
+
+def _dashboard(options: argparse.Namespace) -> None:
+    from optimizer.system.paths import app_file, home
+    from optimizer.system.processes import guard, release
+
+    home()  # a folder that can't be written is said here, not in a page
+    try:
+        family = socket.getaddrinfo(options.host, None)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((options.host, options.port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(
+            f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
+        ) from error
+    roots = [str(Path(root).expanduser().resolve()) for root in options.images]
+    for root in roots:
+        if not Path(root).is_dir():
+            raise InputError(f"image root {root} is not a folder: give a folder that holds image folders")
+    environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
+    if roots:
+        environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
+    if options.downloads is not None:
+        environment[DOWNLOADS_VARIABLE] = options.downloads
+    parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
+    app = app_file()
+    command = [sys.executable, "-m", "streamlit", "run", str(app)]
+    command += [f"--server.address={options.host}", f"--server.port={options.port}"]
+    command += [f"--server.headless={str(options.headless).lower()}"]
+    command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]
+    if not is_loopback(options.host):
+        print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
+    server = subprocess.Popen(command, cwd=app.parent, env=environment)
+    # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
+    guarding = guard(server.pid)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    try:
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+        release(guarding)
+    if server.returncode not in (0, -signal.SIGTERM):  # asked to end before it listened to that
+        raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+OPEN_TO_OTHERS = (
+    "this address can be reached from other machines. Whoever reaches it can start work on this one, read "
+    "the image folders that you open, download model weights, and see and drop what was measured; there is "
+    "no sign-in. Put a proxy with sign-in in front, or leave out --host. Names under which the page is "
+    "opened are given with --allow-host"
+)
+"""What is said when the dashboard listens beyond this machine."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach an address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def allowed_hosts(host: str, named: Sequence[str]) -> list[str]:
+    """The names under which the page may be opened: this machine's own, and those that the operator gives.
+
+    A page of another name that leads to this machine (DNS rebinding) is refused its connection.
+    """
+    names = ["localhost", "127.0.0.1", "::1", host, *named]
+    if not is_loopback(host):
+        import psutil
+
+        own = [address.address for every in psutil.net_if_addrs().values() for address in every]
+        names += [socket.gethostname(), socket.getfqdn(), *(one.partition("%")[0] for one in own)]
+    return list(dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::")))
+
+
+def _stored_or_measured(request: Request, store: Store) -> Result:
+    """The stored result of exactly this request, or a new one, which is stored."""
+    from optimizer.store.keys import request_key
+
+    result = store.get(request_key(request))
+    if result is None:
+        from optimizer.measurement.experiment import measure
+
+        result = measure(request, _tell, store.latency)
+        store.put(result)
+    return result
+
+
+def _selected(options: argparse.Namespace) -> list[Result]:
+    results = Store().results(model=options.model, engine=options.engine)
+    if not results:
+        raise InputError(
+            f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"
+        )
+    return results
+
+
+def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
+    path = Path(options.output or f"{options.model.replace('/', '-')}.{extension}")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"can't write {path} ({error.strerror}): give another --output") from error
+    print(path, file=sys.stderr)
+
+
+# Words
+
+
+def _tell(share: float | None, message: str) -> None:
+    if sys.stderr.isatty():
+        percent = "" if share is None else f" {100 * share:.0f} %"
+        print(f"\r\033[K{message}{percent}", end="", file=sys.stderr, flush=True)
+        if share == 1:
+            print(file=sys.stderr)
+
+
+def _end_of_line() -> None:
+    """Wipe the progress that stands there."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_result(result: Result) -> None:
+    from optimizer.analysis.metrics import METRICS
+    from optimizer.analysis.summary import summarise
+
+    summary = summarise(result)
+    _end_of_line()
+    print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
+    for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio"):
+        print(f"  {METRICS[name].label:<16} {summary.text(name)}")
+    detectable = f" ({summary.latency.detectable_words})" if summary.latency.verdict == SAME else ""
+    print(f"  {'verdict':<16} {summary.latency.verdict}{detectable}")
+    for note in (*summary.simulated, *summary.noise, *summary.notes):
+        print(f"  note: {note}")
+
+
+# Options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="paretoscope",
+        description="Prune and quantize a pretrained model; see accuracy, size and latency, measured here.",
+    )
+    parser.add_argument("--version", action="version", version=f"paretoscope {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    models = _command(commands, "models", _models, "list the models that can be picked")
+    models.add_argument("--source", help="only those of one source: bundled, torchvision, or a plugin's name")
+    models.add_argument("--json", action="store_true", help="one JSON array")
+
+    measure = _command(commands, "measure", _measure, "measure one recipe against the uncompressed model")
+    add_experiment_options(measure)
+    measure.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    sweep = _command(commands, "sweep", _sweep, "measure a grid of sparsities and bit widths")
+    add_experiment_options(sweep)
+    sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
+    sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
+    sweep.add_argument("--json", action="store_true", help="one JSON object a line")
+
+    preset = _command(commands, "preset", _preset, "find a recipe for people in a hurry, on your own images")
+    preset.add_argument("preset", help=", ".join(PRESETS))
+    add_experiment_options(preset, recipe=False)
+    preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
+    complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
+    complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
+    complexity.add_argument("--batch", type=int, help="inputs a call (32 for stacks, 1 for a model)")
+    complexity.add_argument(
+        "--threads", type=int, default=1, help="1 (default) shows the work; 0 is every core"
+    )
+    complexity.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
+    complexity.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    coverage = _command(
+        commands, "coverage", _coverage, "each layer's precision, kernel and share of the time, as it ran"
+    )
+    add_experiment_options(coverage)
+    coverage.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    throughput = _command(
+        commands, "throughput", _throughput, "throughput against latency: batch sizes, threads and streams"
+    )
+    add_experiment_options(throughput, grid=True)
+    throughput.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")
+    throughput.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    export = _command(commands, "export", _export, "write the charts and the table of what was measured")
+    _add_selection(export)
+    export.add_argument("--format", choices=("csv", "json", "latex", "html", "png", "svg"), default="html")
+
+    save = _command(
+        commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"
+    )
+    add_experiment_options(save)
+    save.add_argument(
+        "--format", choices=("safetensors", "packed", "onnx", "openvino"), default="safetensors"
+    )
+    save.add_argument("--output", "-o", metavar="FILE")
+
+    report = _command(commands, "report", _report, "write one HTML report that opens without a network")
+    _add_selection(report)
+
+    stored = _command(commands, "stored", _stored, "say what is stored, what failed and what can't be read")
+    stored.add_argument("--forget-failures", action="store_true", help="drop what failed")
+    stored.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
+
+    dashboard = _command(commands, "dashboard", _dashboard, "serve the dashboard")
+    dashboard.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    dashboard.add_argument("--port", type=int, default=8501)
+    dashboard.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="open this folder to the page (repeat)",
+    )
+    dashboard.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which the page may be opened, beside this machine's own (repeat)",
+    )
+    dashboard.add_argument(
+        "--downloads",
+        metavar="BYTES",
+        help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
+    )
+    dashboard.add_argument("--headless", action="store_true", help="do not open a browser")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], words: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model")
+    parser.add_argument("--engine", help="only this engine's results")
+    parser.add_argument("--output", "-o", metavar="FILE")

@@ -1,0 +1,231 @@
+"""From a command line to a recipe and a request: the options that commands share."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from optimizer.analysis.labels import ENGINE_LABELS
+from optimizer.errors import InputError, unknown
+from optimizer.recipe import (
+    ACTIVATION_BITS,
+    ALLOCATIONS,
+    EFFORTS,
+    GRANULARITIES,
+    MAX_FINETUNE_STEPS,
+    PATTERNS,
+    PRECISIONS,
+    PRUNING,
+    RANGES,
+    ROUNDING,
+    WEIGHT_BITS,
+    PruneSpec,
+    QuantizeSpec,
+    Recipe,
+    best_grid,
+    steps_of_seconds,
+)
+from optimizer.records import DataSpec, Request, Settings
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse's own would print the usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
+    parser.add_argument("model", help="a name from `paretoscope models`")
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--data", metavar="PATH", help="image folder, one subfolder a class (default: bundled)"
+    )
+    images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
+    images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
+    images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
+    if recipe:
+        add_recipe_options(parser)
+    timing = parser.add_argument_group("timing")
+    timing.add_argument("--engine", default="openvino", help=", ".join(ENGINE_LABELS) + " (openvino)")
+    if grid:
+        timing.add_argument("--batches", type=numbers(int), default=[1, 4, 16], metavar="B,B")
+        timing.add_argument(
+            "--threads",
+            type=numbers(int),
+            dest="thread_counts",
+            default=[0],
+            metavar="T,T",
+            help="0: every core",
+        )
+        timing.add_argument(
+            "--streams", type=numbers(int), default=[1], metavar="S,S", help="requests at once (1)"
+        )
+        parser.set_defaults(threads=0, batch=1)
+    else:
+        timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
+        timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
+    timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
+    timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
+
+
+def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+    recipe = parser.add_argument_group("recipe")
+    recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
+    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNING))
+    recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
+    recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
+    recipe.add_argument(
+        "--allocation",
+        help=f"{', '.join(ALLOCATIONS)} (global by magnitude; otherwise measured)",
+        metavar="HOW",
+    )
+    recipe.add_argument("--scope", help=argparse.SUPPRESS)
+    recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
+    recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
+    recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
+    recipe.add_argument(
+        "--match",
+        action="store_true",
+        help="give layers' outputs their mean and variance back where it helps (batch norm taken anew)",
+    )
+    recipe.add_argument(
+        "--finetune",
+        type=int,
+        metavar="STEPS",
+        help="teach the pruned network to answer as the dense one, in at most "
+        f"{MAX_FINETUNE_STEPS:,} steps of 16 images (a second each for photographs on two cores)",
+    )
+    recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
+    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
+    recipe.add_argument(
+        "--equalise",
+        action="store_true",
+        help="give channels one range in the layer that makes them and the one that reads (nearest only)",
+    )
+    recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
+    recipe.add_argument(
+        "--average-bits", type=float, metavar="B", help="bits a weight on average, shared out by effect"
+    )
+    recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
+    recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")
+    recipe.add_argument(
+        "--asymmetric",
+        action="store_true",
+        help="grids with a zero point (when rounding is compensated to fewer than 8 bits)",
+    )
+    recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
+    recipe.add_argument(
+        "--range", help=f"{', '.join(RANGES)} (absmax; mse when rounding is compensated)", metavar="R"
+    )
+    recipe.add_argument(
+        "--precision", help=f"{', '.join(PRECISIONS)} (f32): what layers outside int8 compute in", metavar="P"
+    )
+
+
+def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    def parse(text: str) -> list[Any]:
+        try:
+            return [kind(part) for part in text.split(",")]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,0.5") from error
+
+    return parse
+
+
+SCOPES = {"layer": "uniform", "global": "global"}
+"""What ``--scope`` says, as an allocation."""
+
+RECIPE_OPTIONS = (
+    *(
+        "finetune",
+        "train",
+        "prune",
+        "sparsity",
+        "threshold",
+        "allocation",
+        "scope",
+        "pattern",
+        "effort",
+        "snap",
+        "match",
+    ),
+    *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
+    *("range", "precision", "equalise"),
+)
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The recipe of a file, or of the options; of both would leave open which one counts."""
+    given = [name for name in RECIPE_OPTIONS if not any(getattr(options, name) is no for no in (None, False))]
+    if options.recipe is not None:
+        if given:
+            raise InputError(
+                f"--recipe and --{given[0].replace('_', '-')} both say what to do: change the file, or leave "
+                "it out"
+            )
+        return Recipe.from_json(_read(options.recipe))
+    if options.scope is not None and options.allocation is not None:
+        raise InputError("--scope is an older word for --allocation: give only one of them")
+    if options.scope not in (None, *SCOPES):
+        raise unknown("scope", options.scope, SCOPES)
+    if options.train and options.finetune:
+        raise InputError("--train is an older way to say --finetune, in seconds: give only --finetune")
+    if options.symmetric and options.asymmetric:
+        raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
+    method = _given(options.prune, "magnitude")
+    by_method = "global" if method == "magnitude" else "measured"
+    bits = _given(options.average_bits, _given(options.weight_bits, 32))
+    symmetric = best_grid(_given(options.rounding, "nearest"), bits)
+    return Recipe(
+        PruneSpec(
+            method,
+            options.sparsity,
+            options.threshold,
+            allocation=_given(options.allocation, SCOPES.get(options.scope, by_method)),
+            pattern=_given(options.pattern, "unstructured"),
+            effort=_given(options.effort, "fast"),
+            snap=_given(options.snap, 1),
+            match=options.match,
+        ),
+        QuantizeSpec(
+            _given(options.rounding, "nearest"),
+            weight_bits=_given(options.weight_bits, 32),
+            average_bits=options.average_bits,
+            activation_bits=_given(options.activation_bits, 32),
+            granularity=_given(options.granularity, "channel"),
+            symmetric=options.symmetric or (symmetric and not options.asymmetric),
+            equalise=options.equalise,
+            range=_given(options.range, "mse" if options.rounding == "compensated" else "absmax"),
+            precision=_given(options.precision, "f32"),
+        ),
+        finetune_steps=steps_of_seconds(options.train) if options.train else options.finetune or 0,
+    )
+
+
+def _given(value: Any, default: Any) -> Any:
+    """The option, or what holds without it. (0 was given too, and is for the recipe to refuse.)"""
+    return default if value is None else value
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).expanduser().read_bytes()
+    except OSError as error:
+        raise InputError(f"can't read {path} ({error.strerror}): give a file that holds a recipe") from error
+
+
+def request_of(options: argparse.Namespace, recipe: Recipe) -> Request:
+    data = DataSpec(
+        path=_absolute(options.data),
+        calibration=_absolute(options.calibration),
+        class_index=_absolute(options.class_index),
+        limit=options.limit,
+        seed=options.seed,
+    )
+    settings = Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
+    return Request(options.model, recipe.canonical(), options.engine, data, settings)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser().resolve())

@@ -1,0 +1,1 @@
+"""What calibration images tell about each layer, and where that is kept."""

@@ -1,0 +1,311 @@
+"""Studies of models on images, channel plans and fine-tuned networks: made once, kept, and read by every
+position of a slider."""
+
+import copy
+import hashlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.calibration.curvature import row_effects
+from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
+from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.finetune import Checkpoint, recover
+from optimizer.compression.prune.compensated import prune
+from optimizer.compression.prune.coupling import Group, groups
+from optimizer.compression.prune.plan import Plan, plan, with_biases
+from optimizer.compression.prune.ranking import Ranking
+from optimizer.model.catalogue import Report, quiet
+from optimizer.model.layers import walk
+from optimizer.recipe import PruneSpec
+from optimizer.records import GroupSensitivity
+from optimizer.system.disk_cache import Parts, beside, kept, read, write
+from optimizer.system.threads import pinned_threads
+
+VERSION = 2
+"""Raised with every change of what a study holds or how it comes about."""
+IMAGES = 256
+"""Calibration images that a study looks at."""
+HELD_OUT = 8
+"""Every eighth of them is held out: inputs are read from the others."""
+CURVATURE_IMAGES = 32
+REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
+"""The change whose effect is measured, one layer at a time."""
+NEGLIGIBLE = 0.01
+"""Layers that are expected to do less than this share of what all do are not measured: they are the early
+ones, whose replays take longest."""
+LARGEST_RATIO = 16.0
+"""How far a measurement may correct a prediction: either can be nearly nothing."""
+
+
+def study_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
+    """The study of ``model`` (batch norm folded) on calibration images ``[N, C, H, W]``: read, or made and
+    kept.
+
+    Where the data folder can't be written the study is made and not kept. Raises InputError without images.
+    """
+    images = images[:IMAGES]
+    content = _digest("study", model, images)
+    return kept(content, lambda _: make(model, images, report), _packed_study, _unpacked_study)
+
+
+def plan_of(
+    model: nn.Module,
+    images: Tensor,
+    order: str,
+    moments: Mapping[str, Moments] | None = None,
+    report: Report = quiet,
+) -> Plan:
+    """The channel plan :func:`optimizer.compression.prune.plan.plan` makes, in ``order``: read, or made and
+    kept.
+
+    ``moments`` are those of the study of the same model and images, where there is one: they are kept there.
+    Raises as :func:`optimizer.compression.prune.plan.plan` does.
+    """
+    images = images[:IMAGES]
+
+    def pack(made: Plan) -> Parts:
+        tensors = {f"order {name}": one.order for name, one in made.rankings.items()}
+        tensors |= {f"losses {name}": one.losses for name, one in made.rankings.items()}
+        facts: dict[str, Any] = {"groups": [asdict(group) for group in made.groups], "macs": dict(made.macs)}
+        facts["read"] = sorted(made.moments)
+        if moments is None:
+            more, facts["shrinkage"] = _packed_moments(made.moments)
+            tensors |= more
+        return tensors, facts
+
+    def unpack(parts: Parts) -> Plan:
+        tensors, facts = parts
+        described = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
+        rankings = {
+            name: Ranking(tensors[f"order {name}"], tensors[f"losses {name}"]) for name in facts["macs"]
+        }
+        found = _unpacked_moments(tensors, facts["shrinkage"]) if moments is None else moments
+        consumed = {name: found[name] for name in facts["read"]}
+        return Plan(with_biases(model), images, order, described, rankings, facts["macs"], consumed)
+
+    @pinned_threads()
+    def make_plan(_: Path | None) -> Plan:
+        return plan(model, images, order=order, moments=moments, report=report)
+
+    return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
+
+
+def coupled(
+    model: nn.Module, images: Tensor, study: Study, report: Report = quiet
+) -> tuple[GroupSensitivity, ...]:
+    """What coupled layers do to the outputs when all of them change; read, or measured and kept.
+
+    Coupled are the layers that make or pass on the same channels: those that a residual sum adds up, and a
+    depthwise convolution with the layer before it. Alone, one of a sum can seem to matter little, because the
+    others carry the channel on. ``study`` is that of the same ``model`` and ``images`` ``[N, C, H, W]``.
+    Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
+    """
+    images = images[:IMAGES]
+
+    @pinned_threads()
+    def measure(_: Path | None) -> tuple[GroupSensitivity, ...]:
+        found = [
+            (group, members)
+            for group in groups(model, tuple(images.shape[1:]))
+            if len(members := [one for one in group.makers if one in study.moments]) > 1
+        ]
+        weights = {layer.name: layer.weight.detach() for layer in walk(model) if layer.name in study.moments}
+        pruned = prune(weights, weights, REFERENCE, study)
+        alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
+        trials = {group.name: {name: alone[name] for name in members} for group, members in found}
+        twin, laid_out = channels_last(model, images)
+        together = divergences_together(twin, _split(laid_out)[1], trials, report)
+        return tuple(
+            GroupSensitivity(
+                tuple(members),
+                group.channels,
+                group.held or "a depthwise convolution passes them on",
+                max(0.0, together[group.name]),
+                sum(study.alone[name] for name in members),
+            )
+            for group, members in found
+        )
+
+    def unpack(parts: Parts) -> tuple[GroupSensitivity, ...]:
+        return tuple(GroupSensitivity(**{**one, **_tuples(one)}) for one in parts[1]["groups"])
+
+    return kept(
+        _digest("coupled", model, images),
+        measure,
+        lambda made: ({}, {"groups": [asdict(one) for one in made]}),
+        unpack,
+    )
+
+
+def fine_tuned(
+    student: nn.Module,
+    teacher: nn.Module,
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    steps: int,
+    report: Report = quiet,
+    took: Callable[[float], None] = lambda seconds: None,
+) -> nn.Module:
+    """The student after :func:`optimizer.compression.finetune.recover`: read, or fine-tuned and kept; both
+    stay as they were.
+
+    One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
+    ended without the stop. ``took`` is told the seconds of a step, where any was made.
+    """
+    content = hashlib.sha256(
+        f"{_digest('student', student, images)} {_digest('teacher', teacher, images)} {steps} steps".encode()
+    ).hexdigest()[:20]
+
+    def make_state(path: Path | None) -> State:
+        def keep(checkpoint: Checkpoint) -> None:
+            if path:
+                with suppress(OSError):
+                    write(beside(path), _packed_checkpoint(checkpoint), durable=False)
+
+        begun = _begun(beside(path)) if path else None
+        found = recover(student, teacher, masks, images, steps, report, begun=begun, keep=keep)
+        if found.step_seconds:
+            took(found.step_seconds)
+        return found.state
+
+    module = copy.deepcopy(student)
+    expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    state = kept(content, make_state, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
+    module.load_state_dict(state)
+    return module
+
+
+State = dict[str, Tensor]
+
+
+def _packed_checkpoint(checkpoint: Checkpoint) -> Parts:
+    tensors = {f"state {name}": one for name, one in checkpoint.state.items()}
+    tensors |= {f"best {name}": one for name, one in checkpoint.best.items()}
+    for name, moments in checkpoint.moments.items():
+        tensors |= {f"moment {name}": moments[0], f"square {name}": moments[1]}
+    tensors["random"] = checkpoint.random
+    return tensors, {"step": checkpoint.step, "divergence": checkpoint.divergence}
+
+
+def _begun(path: Path) -> Checkpoint | None:
+    """None where nothing was begun, or it is damaged."""
+    parts = read(path)
+    if parts is None:
+        return None
+    tensors, facts = parts
+
+    def named(kind: str) -> State:
+        return {
+            name.removeprefix(f"{kind} "): one for name, one in tensors.items() if name.startswith(f"{kind} ")
+        }
+
+    with suppress(KeyError, TypeError, ValueError):
+        squares = named("square")
+        moments = {name: (one, squares[name]) for name, one in named("moment").items()}
+        step, divergence = int(facts["step"]), float(facts["divergence"])
+        return Checkpoint(step, named("state"), named("best"), divergence, moments, tensors["random"])
+    return None
+
+
+def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> State:
+    """Raises ValueError for what is not a state of those shapes."""
+    if {name: tensor.shape for name, tensor in state.items()} != expected:
+        raise ValueError("a state of another model")
+    return dict(state)
+
+
+@pinned_threads()
+def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
+    """Read every layer's inputs, then tell what a change in each does to the outputs.
+
+    Curvature says how much each row counts. How much a whole layer does is measured, on images that nothing
+    was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
+    not.
+    """
+    model, images = channels_last(model, images)
+    seen, held_out = _split(images)
+    moments = collect(model, seen, report)
+    layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
+    biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
+    effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
+    predicted = Study(moments, effects, {}, frozenset(), biased)
+    weights = {name: layer.weight.detach() for name, layer in layers.items()}
+    pruned = prune(weights, weights, REFERENCE, predicted)
+    alone = {}
+    for name, weight in weights.items():
+        change = as_rows(weight - pruned[name].weight, len(moments[name].mean))
+        alone[name] = predicted.divergence(name, quadratic(change, predicted.matrix(name)))
+    least = NEGLIGIBLE * sum(alone.values())
+    trials = {
+        name: Trial(pruned[name].weight, pruned[name].bias_change)
+        for name, expected in alone.items()
+        if expected >= least
+    }
+    for name, divergence in divergences(model, held_out, trials, report).items():
+        ratio = divergence / alone[name] if alone[name] > 0 else 1.0
+        effects[name] = effects[name] * min(max(ratio, 1 / LARGEST_RATIO), LARGEST_RATIO)
+        alone[name] = max(0.0, divergence)
+    return Study(moments, effects, alone, frozenset(trials), biased)
+
+
+def _split(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Those to read from, and every eighth, held out; a single image is both."""
+    if len(images) < 2:
+        return images, images
+    held_out = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1 if len(images) >= HELD_OUT else None
+    if held_out is None:
+        return images[:-1], images[-1:]
+    return images[~held_out], images[held_out]
+
+
+def _digest(what: str, model: nn.Module, images: Tensor) -> str:
+    digest = hashlib.sha256(f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}".encode())
+    tensors = {**model.state_dict(), "": images}
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _packed_moments(moments: Mapping[str, Moments]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Tensors, and the shrinkage of each."""
+    tensors = {f"covariance {name}": one.covariance for name, one in moments.items()}
+    tensors |= {f"mean {name}": one.mean for name, one in moments.items()}
+    return tensors, {name: one.shrinkage for name, one in moments.items()}
+
+
+def _unpacked_moments(tensors: Mapping[str, Tensor], shrinkage: Mapping[str, float]) -> dict[str, Moments]:
+    return {
+        name: Moments(tensors[f"covariance {name}"], tensors[f"mean {name}"], share)
+        for name, share in shrinkage.items()
+    }
+
+
+def _packed_study(study: Study) -> Parts:
+    tensors, shrinkage = _packed_moments(study.moments)
+    tensors |= {f"effects {name}": one for name, one in study.effects.items()}
+    return tensors, {
+        "shrinkage": shrinkage,
+        "alone": dict(study.alone),
+        "measured": sorted(study.measured),
+        "biased": sorted(study.biased),
+    }
+
+
+def _unpacked_study(parts: Parts) -> Study:
+    tensors, facts = parts
+    moments = _unpacked_moments(tensors, facts["shrinkage"])
+    effects = {name: tensors[f"effects {name}"] for name in moments}
+    return Study(moments, effects, facts["alone"], frozenset(facts["measured"]), frozenset(facts["biased"]))
+
+
+def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) for name, value in plain.items() if isinstance(value, list)}

@@ -1,0 +1,77 @@
+"""What a change in each row of each layer does to the outputs of the whole model, to second order.
+
+The divergence (KL) of the outputs for a small change is half of ``change F change``, F the Fisher
+information. Its part for one row and one input weight is the mean square of a gradient, so that one backward
+pass an image tells it for all rows of all layers at once, without labels.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.calibration.moments import Moments, as_rows
+from optimizer.model.catalogue import Report, quiet
+from optimizer.model.layers import Layer, walk
+
+
+def row_effects(
+    model: nn.Module, images: Tensor, moments: Mapping[str, Moments], report: Report = quiet
+) -> dict[str, Tensor]:
+    """Nats for each unit of ``change C change`` in each row, float32 ``[out]``, by layer of ``moments``.
+
+    ``model`` takes ``images`` ``[N, C, H, W]`` to logits ``[N, K]`` and is left as it was. Gradients are
+    those of the logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
+    is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
+    as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
+    images shows would seem to be worth nothing.
+    """
+    twin = copy.deepcopy(model).eval().requires_grad_(True)
+    layers = {layer.name: layer for layer in walk(twin) if layer.name in moments}
+    generator = torch.Generator().manual_seed(0)
+    energies: dict[str, list[Tensor]] = {name: [] for name in layers}
+    with torch.enable_grad():
+        for index in range(len(images)):
+            report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
+            twin.zero_grad()
+            logits = twin(images[index : index + 1])[0]
+            (logits @ _direction(logits.detach(), generator)).backward()
+            for name, layer in layers.items():
+                energies[name].append(_energies(layer, moments[name]))
+    return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
+
+
+def _direction(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """``v`` with ``E[v v^T] = diag(p) - p p^T``."""
+    chances = logits.softmax(0)
+    roots = chances.sqrt()
+    signs = torch.randint(0, 2, chances.shape, generator=generator) * 2.0 - 1
+    return roots * signs - chances * (roots @ signs)
+
+
+def _energies(layer: Layer, moments: Moments) -> Tensor:
+    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs."""
+    groups = len(moments.mean)
+    if layer.weight.grad is None:
+        return torch.zeros(len(layer.weight))
+    gradient = as_rows(layer.weight.grad, groups)
+    size = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
+    if (
+        layer.bias is not None and layer.bias.grad is not None
+    ):  # it takes up the mean: what counts is about it
+        gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
+    else:
+        size = size + moments.mean.square().sum(1)
+    floor = 1e-6 * size.mean().clamp(min=torch.finfo(size.dtype).tiny)
+    return (0.5 * gradient.square().sum(2) / size.clamp(min=floor).unsqueeze(1)).flatten()
+
+
+def _shrunk(energies: Tensor) -> Tensor:
+    """Mean ``[out]`` over images ``[N, out]``, shrunk towards the mean of all (James and Stein)."""
+    means = energies.mean(0)
+    spread = (means - means.mean()).square().sum()
+    if len(energies) < 2 or spread == 0:
+        return means.mean().expand_as(means).clone()
+    share = (energies.var(0).sum() / len(energies) / spread).clamp(max=1)
+    return (1 - share) * means + share * means.mean()

@@ -1,0 +1,112 @@
+"""What a change in one layer does to the outputs of the whole model, without labels.
+
+The model is run once with every intermediate value kept, a few images at a time; each changed layer is then
+replayed from where it stands: only what depends on it runs again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.nn import functional
+
+from optimizer.model.catalogue import Report, quiet
+from optimizer.model.layers import Layer, LayerTracer, walk
+
+BATCH = 4
+"""Images a replay: more leave the cache, and every intermediate value of theirs is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Another weight for a layer, in its shape, and what its bias ``[out]`` changes by, if it has one."""
+
+    weight: Tensor
+    bias_change: Tensor | None = None
+
+
+@torch.inference_mode()
+def divergences(
+    model: nn.Module, images: Tensor, trials: Mapping[str, Trial], report: Report = quiet
+) -> dict[str, float]:
+    """Each trial alone: mean divergence (KL, nats) of the model's outputs from what they were.
+
+    ``model`` takes ``images`` ``[N, C, H, W]`` and gives logits ``[N, K]``; it is left as it was.
+    """
+    return divergences_together(model, images, {name: {name: one} for name, one in trials.items()}, report)
+
+
+@torch.inference_mode()
+def divergences_together(
+    model: nn.Module, images: Tensor, trials: Mapping[str, Mapping[str, Trial]], report: Report = quiet
+) -> dict[str, float]:
+    """As :func:`divergences`, each with several layers changed at once: ``trials`` by a name of their own."""
+    layers = {layer.name: layer for layer in walk(model)}
+    replay = _replay(model)
+    totals = dict.fromkeys(trials, 0.0)
+    for start in range(0, len(images), BATCH):
+        report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
+        logits, run = replay(images[start : start + BATCH])
+        before = functional.log_softmax(logits, 1)
+        for name, parts in trials.items():
+            with ExitStack() as stack:
+                for part, trial in parts.items():
+                    stack.enter_context(changed(layers[part], trial))
+                after = functional.log_softmax(run([layers[part] for part in parts]), 1)
+            totals[name] += functional.kl_div(after, before, reduction="sum", log_target=True).item()
+    return {name: total / len(images) for name, total in totals.items()}
+
+
+@contextmanager
+def changed(layer: Layer, trial: Trial) -> Iterator[None]:
+    """The layer with a trial in place of its weight, put back in the end."""
+    weight = layer.weight.data
+    bias = None if layer.bias is None else layer.bias.data
+    try:
+        layer.weight.data = trial.weight
+        if layer.bias is not None and bias is not None and trial.bias_change is not None:
+            layer.bias.data = bias + trial.bias_change
+        yield
+    finally:
+        layer.weight.data = weight
+        if layer.bias is not None and bias is not None:
+            layer.bias.data = bias
+
+
+def _replay(model: nn.Module) -> Any:
+    """A function of images that gives logits, and a function of layers that runs the rest again."""
+    try:
+        graph = torch.fx.GraphModule(model, LayerTracer().trace(model))
+    except Exception:  # tracing runs the model's own code; untraceable models run whole each time
+        return lambda images: (model(images), lambda layers: model(images))
+    interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
+    behind = {path: _downstream(graph.graph, path) for path, _ in graph.named_modules()}
+
+    def start(images: Tensor) -> tuple[Tensor, Any]:
+        logits = interpreter.run(images)
+        values = dict(interpreter.env)
+
+        def run(changed: Sequence[Layer]) -> Tensor:
+            everything = set(graph.graph.nodes)
+            again = set().union(*(behind.get(layer.module_name) or everything for layer in changed))
+            kept = {node: value for node, value in values.items() if node not in again}
+            result: Tensor = interpreter.run(images, initial_env=kept)
+            return result
+
+        return logits, run
+
+    return start
+
+
+def _downstream(graph: torch.fx.Graph, path: str) -> set[torch.fx.Node]:
+    """Every node that depends on what the module at ``path`` gives; empty for one that is never called."""
+    found: set[torch.fx.Node] = set()
+    for node in graph.nodes:
+        called = node.op == "call_module" and (node.target == path or path.startswith(f"{node.target}."))
+        if called or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found

@@ -1,0 +1,35 @@
+"""What is known of a model on some images before any recipe: what data-aware compression works from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from optimizer.compression.calibration.moments import Moments, damped
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Moments of the layers' inputs, and what a change in each layer does to the outputs, by layer name.
+
+    ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of
+    ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
+    60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
+    ``biased``: layers whose bias takes up what a change does to the mean. Layers without moments (too wide,
+    or never run) are in none of them.
+    """
+
+    moments: Mapping[str, Moments]
+    effects: Mapping[str, Tensor]
+    alone: Mapping[str, float]
+    measured: frozenset[str]
+    biased: frozenset[str]
+
+    def matrix(self, name: str) -> Tensor:
+        """``M`` ``[G, d, d]``, damped: a change ``r`` of a row costs ``r M r`` at the layer's output."""
+        moments = self.moments[name]
+        return damped(moments.covariance if name in self.biased else moments.second)
+
+    def divergence(self, name: str, costs: Tensor) -> float:
+        """What the outputs diverge by (nats), predicted from ``r M r`` of each row ``[G, R]``."""
+        return float((self.effects[name].reshape(costs.shape) * costs).sum())

@@ -1,0 +1,156 @@
+"""How many weights each layer loses for a sparsity of the whole model.
+
+Every weight gets a cost that is comparable over the layers; the cheapest go, wherever they are. Costs don't
+depend on the sparsity, so those of one study serve every position of a slider, and the choices are nested.
+"""
+
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from optimizer.compression.calibration.moments import as_rows
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest
+from optimizer.errors import InputError, unknown
+from optimizer.recipe import ALLOCATIONS
+
+
+def weight_costs(
+    published: Mapping[str, Tensor],
+    allocation: str,
+    weights: Mapping[str, Tensor] | None = None,
+    study: Study | None = None,
+) -> dict[str, Tensor]:
+    """What the loss of each weight costs, by layer and in its shape, at least 0.
+
+    ``global`` (and ``uniform``, for the order within a layer) take the squares of the ``published`` weights,
+    those before batch norm was folded; ``normalised`` relative to the layer's mean square. ``measured`` is
+    the divergence of the model's outputs (nats) that comes from the second-order cost of ``weights``, those
+    that run; see :func:`removal_costs`. Layers that the study lacks get squares there, scaled so that their
+    mean is the median of the other layers' means.
+
+    Raises InputError for an unknown allocation, and for ``measured`` without a study.
+    """
+    if allocation not in ALLOCATIONS:
+        raise unknown("allocation", allocation, ALLOCATIONS)
+    squares = {name: weight.square() for name, weight in published.items()}
+    if allocation == "normalised":
+        return {name: _normalised(square) for name, square in squares.items()}
+    if allocation != "measured":
+        return squares
+    if study is None or weights is None:
+        raise InputError(
+            "allocation measured works from calibration images, and there is no study of any: give images, "
+            "or take allocation global"
+        )
+    known = {
+        name: removal_costs(name, weight, study) for name, weight in weights.items() if name in study.moments
+    }
+    typical = torch.tensor([cost.mean() for cost in known.values()] or [1.0]).median()
+    return {name: known[name] if name in known else _normalised(squares[name]) * typical for name in weights}
+
+
+def removed_counts(
+    costs: Mapping[str, Tensor], sparsity: float, pattern: Pattern, uniform: bool = False
+) -> dict[str, int]:
+    """Weights that each layer loses, ``round(sparsity * all)`` in total: the cheapest over the whole model.
+
+    With ``uniform`` it is the same share of each layer, and only their sizes count. Each layer keeps its
+    dearest weight or block at least. The total is exact where weights go alone, and within a block where they
+    go in blocks. Raises InputError for a sparsity that can't be met.
+    """
+    if uniform:
+        return {name: min(round(sparsity * one.numel()), one.numel() - 1) for name, one in costs.items()}
+    total = sum(one.numel() for one in costs.values())
+    wanted = round(sparsity * total)
+    blocks = {name: block_costs(one, pattern) for name, one in costs.items()}
+    means = torch.cat([_without_dearest(one) for one, _ in blocks.values()])
+    sizes = torch.cat([size.flatten() for _, size in blocks.values()])
+    allowed = int(sizes[means.isfinite()].sum())
+    if not 0 <= wanted <= allowed:
+        raise InputError(
+            f"sparsity {sparsity:g} can't be met: {wanted:,} of {total:,} weights would go, and {allowed:,} "
+            f"can, since each of the {len(costs)} layers keeps a weight or a block: give at most "
+            f"{int(1e4 * allowed / total) / 1e4:g}"
+        )
+    alone = pattern.outputs * pattern.inputs == 1
+    goes = cheapest(means, wanted) if alone else _cheapest_blocks(means, sizes, wanted)
+    parts = (goes * sizes).split([one.numel() for one, _ in blocks.values()])
+    return {name: int(part.sum(dtype=torch.float64)) for name, part in zip(costs, parts, strict=True)}
+
+
+def removal_costs(name: str, weight: Tensor, study: Study) -> Tensor:
+    """Divergence of the outputs (nats) from the loss of each weight, the rest of its row making up for it.
+
+    ``effect * w^2 / [M^-1]_jj`` (Optimal Brain Surgeon, Hassibi and Stork 1993), in the weight's shape.
+    """
+    rows = as_rows(weight, len(study.moments[name].mean))
+    costs = obs_costs(rows, inverse_of(name, study)) * row_effects(name, study)
+    return (costs * live_inputs(name, study)).reshape(weight.shape)
+
+
+def obs_costs(rows: Tensor, inverse: Tensor) -> Tensor:
+    """``w^2 / [M^-1]_jj``: the least that ``r M r`` can be with weight ``j`` gone and the others free.
+
+    Rows ``[G, R, d]``, the inverse's diagonals ``[G, d]``, out ``[G, R, d]``.
+    """
+    return rows.square() / inverse.unsqueeze(1)
+
+
+_INVERSES: WeakKeyDictionary[Study, dict[str, Tensor]] = WeakKeyDictionary()
+"""Every position of a slider asks for them again, and they are a third of its work."""
+
+
+def inverse_of(name: str, study: Study) -> Tensor:
+    """Diagonals ``[G, d]`` of the inverses of a layer's matrix; worked out once for a study."""
+    known = _INVERSES.setdefault(study, {})
+    if name not in known:
+        known[name] = inverse_diagonal(study.matrix(name))
+    return known[name]
+
+
+def inverse_diagonal(matrix: Tensor) -> Tensor:
+    """Diagonals ``[G, d]`` of the inverses of ``matrix`` ``[G, d, d]``, positive definite."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).diagonal(dim1=1, dim2=2).clone()
+
+
+def row_effects(name: str, study: Study) -> Tensor:
+    """Effects of a layer's rows ``[G, R, 1]``; 1 ``[1]`` where the study has none yet."""
+    effects = torch.as_tensor(study.effects.get(name, 1.0), dtype=torch.float32)
+    groups = len(study.moments[name].mean)
+    return effects.reshape(groups, -1, 1) if effects.ndim else effects.reshape(1)
+
+
+def live_inputs(name: str, study: Study) -> Tensor:
+    """0 for inputs ``[G, 1, d]`` that never change (without a bias: are never but 0), else 1.
+
+    Their weights cost nothing, and the damped matrix does not tell.
+    """
+    moments = study.moments[name]
+    size = moments.covariance.diagonal(dim1=1, dim2=2)
+    if name not in study.biased:
+        size = size + moments.mean.square()
+    return (size > 0).float().unsqueeze(1)
+
+
+def _normalised(squares: Tensor) -> Tensor:
+    mean = squares.mean()
+    return squares / mean if mean > 0 else squares
+
+
+def _without_dearest(means: Tensor) -> Tensor:
+    """Flat costs in which the dearest can't go."""
+    flat = means.flatten().clone()
+    flat[flat.argmax()] = torch.inf
+    return flat
+
+
+def _cheapest_blocks(means: Tensor, sizes: Tensor, wanted: int) -> Tensor:
+    """Boolean ``[n]``: the cheapest blocks, as many as hold nearest to ``wanted`` weights."""
+    order = means.argsort(stable=True)[: int(means.isfinite().sum())]
+    held = torch.cat([torch.zeros(1, dtype=torch.float64), sizes[order].cumsum(0, dtype=torch.float64)])
+    goes = torch.zeros_like(means, dtype=torch.bool)
+    goes[order[: int((held - wanted).abs().argmin())]] = True
+    return goes

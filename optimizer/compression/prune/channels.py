@@ -1,0 +1,99 @@
+"""Channel pruning: whole channels go, so what stays is a smaller dense network that any engine runs faster.
+
+Each step is a file: which channels must go together (:mod:`optimizer.compression.prune.coupling`), in which
+order they go (:mod:`optimizer.compression.prune.ranking`), the plan of both
+(:mod:`optimizer.compression.prune.plan`), how many go (:mod:`optimizer.compression.prune.widths`), and what
+makes up for them (:mod:`optimizer.compression.prune.readers`). Here they go.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.prune.coupling import Group, without
+from optimizer.compression.prune.matching import matched
+from optimizer.compression.prune.plan import Plan
+from optimizer.compression.prune.readers import refitted
+from optimizer.compression.prune.widths import kept_counts
+from optimizer.errors import InputError
+from optimizer.model.catalogue import Report, quiet
+from optimizer.model.layers import walk
+from optimizer.system.threads import pinned_threads
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shrunk:
+    """A smaller copy of the module, and the output channels that each changed layer kept, ascending.
+
+    ``matched`` says whether outputs were matched to the dense model's, and that it helped.
+    """
+
+    module: nn.Module
+    kept: dict[str, Tensor]
+    matched: bool = False
+
+
+@pinned_threads()
+def shrink(
+    plan: Plan, ratio: float, *, multiple: int = 1, match: bool = False, report: Report = quiet
+) -> Shrunk:
+    """A smaller copy of the planned model, without ``ratio`` (0 to below 1) of the channels that can go.
+
+    By magnitude, that share of each group. Compensated, that share of the groups' multiply-accumulates,
+    shared out so that the expected divergence of the outputs is least; and the layers that read what went
+    are refitted. ``multiple`` (8 or 16 suit vector units) rounds what groups of at least four multiples
+    keep. Every group keeps a sixteenth of its channels.
+
+    ``match`` then gives each layer's outputs the mean and variance that they had in the dense model, channel
+    by channel, which is what re-estimating batch norm does; kept if it brings the outputs on calibration
+    images that it did not look at closer to the dense model's (KL).
+
+    Raises InputError for a ratio outside 0 to 1, a multiple below 1, or a match with fewer than 16 images.
+    """
+    if not 0 <= ratio < 1:
+        raise InputError(
+            f"ratio {ratio:g} is out of range: it is the share of channels removed, from 0 to below 1 "
+            "(0.25 removes a quarter)"
+        )
+    if multiple < 1:
+        raise InputError(
+            f"multiple {multiple} is not allowed: give 1 for any number of channels, or 8, or 16"
+        )
+    report(0.0, "removing channels")
+    kept = kept_counts(plan, ratio, multiple)
+    gone = {
+        group: plan.rankings[group.name].order[: group.channels - kept[group.name]] for group in plan.free
+    }
+    gone = {group: channels for group, channels in gone.items() if len(channels)}
+    masked = masked_model(plan, gone)
+    touched = [name for group in plan.free for name in group.members]
+    better = matched(plan.model, masked, plan.images, touched, report) if match and gone else None
+    module = without(better or masked, tuple(plan.images.shape[1:]), gone)
+    left = {
+        name: group.staying(channels).nonzero().flatten()
+        for group, channels in gone.items()
+        for name in (*group.producers, *group.through)
+    }
+    return Shrunk(module, left, better is not None)
+
+
+@torch.no_grad()
+def masked_model(plan: Plan, gone: Mapping[Group, Tensor]) -> nn.Module:
+    """A copy in which nothing reads the channels that are ``gone``, and what reads the others makes up for
+    them.
+
+    Its weights have the dense model's shapes; without those channels it computes the same.
+    """
+    model = copy.deepcopy(plan.model)
+    layers = {layer.name: layer for layer in walk(model)}
+    for group, channels in gone.items():
+        for name in group.consumers:
+            layer = layers[name]
+            trial = refitted(layer, channels, group, plan.moments.get(name), plan.order)
+            layer.weight.copy_(trial.weight)
+            if layer.bias is not None and trial.bias_change is not None:
+                layer.bias.add_(trial.bias_change)
+    return model

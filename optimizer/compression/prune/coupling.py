@@ -1,0 +1,257 @@
+"""Which channels must go together.
+
+Removing an output channel of one layer removes an input of the next, and all that stands between them: such
+coupled groups are found by DepGraph (arXiv 2301.12900, package torch-pruning). Only groups that can go alone
+are free: hidden channels of inverted bottlenecks, of residual branches and of MLPs, and those between two
+plain layers. What a residual sum ties to other layers, attention's channels, and the logits are held.
+"""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.errors import UnavailableError, WorkError
+from optimizer.model.layers import CONVOLUTIONS, uses
+
+INSTALL = "pip install 'paretoscope[channels]'"
+TIES = {
+    "LayerNorm": "they are normalised together",
+    "GroupNorm": "they are normalised together",
+    "MultiheadAttention": "attention mixes them",
+    "_UnbindOp": "attention mixes them",
+    "Parameter": "the model adds parameters of its own to them",
+    "_ConcatOp": "they are joined with others",
+    "_SplitOp": "they are split",
+    "_SliceOp": "they are split",
+    "_OutputOp": "they are the model's output",
+}
+"""Members of a group, by class, that keep it from going alone."""
+CHANNELWISE = re.compile(
+    r"(Relu|Hardtanh|Gelu|Silu|Sigmoid|Hardswish|Hardsigmoid|LeakyRelu|Elu|Softplus|Mish|Tanh|Clamp\w*|Mean|Max"
+    r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|T|Addmm|Transpose|Permute|Clone|Squeeze|"
+    r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
+)
+"""Operations, as autograd names them, that treat each channel by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Channels that must go together. Layers have the names of :func:`optimizer.model.layers.walk`.
+
+    ``producers`` make ``channels`` outputs each, ``through`` (depthwise convolutions) pass every one on by
+    itself, ``consumers`` read them. ``held`` says why they can't go; it is empty where they can.
+    """
+
+    name: str
+    channels: int
+    producers: tuple[str, ...]
+    through: tuple[str, ...]
+    consumers: tuple[str, ...]
+    held: str = ""
+
+    @property
+    def makers(self) -> tuple[str, ...]:
+        """The layers whose outputs these channels are, each once."""
+        return tuple(dict.fromkeys((*self.producers, *self.through)))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """All its layers: one that makes the channels and reads them is there twice."""
+        return (*self.producers, *self.through, *self.consumers)
+
+    def staying(self, gone: Tensor) -> Tensor:
+        """Bool ``[channels]``, False at those that are ``gone``."""
+        return torch.ones(self.channels, dtype=torch.bool).index_fill(0, gone, False)
+
+
+def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
+    """Every coupled group of a model for inputs ``[C, H, W]``, in the order of its layers.
+
+    A group is held where a residual sum, attention, a norm across channels, a split or the model's output
+    ties it to something else, where one of its layers is grouped or used twice, and where the model does not
+    run without one of its channels (a width that its own code relies on).
+
+    Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
+    """
+    graph = _dependencies(_trainable(model), input_shape)
+    place = {name: index for index, name in enumerate(graph.modules)}
+    found = sorted(
+        (_described(graph, members) for members in graph.groups()), key=lambda one: place[one.name]
+    )
+    if _runs(model, input_shape, [group for group in found if not group.held]):
+        return found
+    fixed = "the model's own code relies on their number"
+    return [
+        replace(group, held=fixed) if not group.held and not _runs(model, input_shape, [group]) else group
+        for group in found
+    ]
+
+
+def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
+    """A copy of ``model`` without these channels of each group."""
+    smaller = _trainable(model)
+    graph = _dependencies(smaller, input_shape) if gone else None
+    for group, channels in gone.items():
+        assert graph is not None
+        graph.remove(group, channels.tolist())
+    for parameter in smaller.parameters():
+        parameter.requires_grad_(False)
+    return smaller
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Dependencies:
+    """torch-pruning's graph, and the layers' modules and number of calls in one run, by name."""
+
+    graph: Any
+    modules: Mapping[str, nn.Module]
+    calls: Mapping[str, int]
+    names: Mapping[int, str]
+
+    def groups(self) -> list[Any]:
+        with _following():
+            return list(self.graph.get_all_groups(root_module_types=(*CONVOLUTIONS, nn.Linear)))
+
+    def remove(self, group: Group, channels: list[int]) -> None:
+        module = self.modules[group.producers[0]]
+        with _following():
+            prune = self.graph.get_pruner_of_module(module).prune_out_channels
+            self.graph.get_pruning_group(module, prune, channels).prune()
+
+
+@contextmanager
+def _following() -> Iterator[None]:
+    """What torch-pruning needs around it, and its ways of giving up as one error."""
+    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about parameters outside of layers: their groups are held
+        warnings.filterwarnings("error", "Maximum recursive depth")  # it would go on until memory is full
+        try:
+            yield
+        except Exception as error:  # it runs the model's own code, and some models are too much for it
+            reason = f"{type(error).__name__}: {error}"
+            raise WorkError(
+                f"torch-pruning can't follow this model's channels ({reason}): prune its weights instead"
+            ) from error
+
+
+def _trainable(model: nn.Module) -> nn.Module:
+    """A copy that autograd can trace, which is how torch-pruning reads it."""
+    with torch.inference_mode(False):
+        copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(True)
+    return copied
+
+
+def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependencies:
+    try:
+        from torch_pruning import DependencyGraph  # type: ignore[import-untyped, import-not-found]
+    except ImportError as error:
+        raise UnavailableError(f"removing channels needs one more package ({error}): {INSTALL}") from error
+    layers = list(uses(model))
+    calls = {layer.name: 0 for layer in layers}
+
+    def count(name: str, *_: Any) -> None:
+        calls[name] += 1
+
+    handles = [layer.module.register_forward_hook(partial(count, layer.name)) for layer in layers]
+    try:
+        with _following():
+            inputs = (torch.zeros(1, *input_shape),)
+            graph = DependencyGraph().build_dependency(model, example_inputs=inputs, verbose=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    names = {id(layer.module): layer.name for layer in layers}
+    return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names)
+
+
+def _described(graph: _Dependencies, members: Any) -> Group:
+    """A group of torch-pruning's, in our words."""
+    producers: list[str] = []
+    through: list[str] = []
+    consumers: list[str] = []
+    for dependency, _ in members:
+        module = dependency.target.module
+        if id(module) not in graph.names:
+            continue
+        if isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.out_channels:
+            part = through
+        else:
+            part = consumers if graph.graph.is_in_channel_pruning_fn(dependency.handler) else producers
+        part.append(graph.names[id(module)])
+    for part in (producers, through, consumers):
+        part.sort(key=list(graph.modules).index)
+    name = (*producers, *through, *consumers)[0]
+    group = Group(name, len(members[0].idxs), tuple(producers), tuple(through), tuple(consumers))
+    return replace(group, held=_held(graph, members, group))
+
+
+def _held(graph: _Dependencies, members: Any, group: Group) -> str:
+    """Why a group may not go, empty where it may."""
+    nodes = [dependency.target for dependency, _ in members]
+    operations = {node: str(node.module._grad_fn) for node in nodes if hasattr(node.module, "_grad_fn")}
+    layers = group.members
+    modules = [graph.modules[name] for name in (*group.producers, *group.consumers)]
+    if not group.consumers:
+        return "they are the model's output"
+    if not group.producers:
+        return "they are the model's input"
+    if any(
+        re.match(r"(Add|Sub|Rsub)Backward", name) and len(node.inputs) > 1
+        for node, name in operations.items()
+    ):
+        return "a residual sum ties them to other layers"
+    for node in nodes:
+        if type(node.module).__name__ in TIES:
+            return TIES[type(node.module).__name__]
+    for node, name in operations.items():
+        if not CHANNELWISE.fullmatch(name) and not _multiplies_weight(node, name):
+            return f"{name.partition('Backward')[0]} may mix them"
+    if len(set(layers)) < len(layers) or any(graph.calls[name] != 1 for name in layers):
+        return "one of their layers is used more than once"
+    if any(isinstance(module, CONVOLUTIONS) and module.groups > 1 for module in modules):
+        return "one of their convolutions is grouped"
+    if not all(_in_order(graph, item, group.channels) for item in members):
+        return "they are rearranged on the way"
+    return ""
+
+
+def _multiplies_weight(node: Any, name: str) -> bool:
+    """Whether a product of matrices is a linear layer's without bias, and not one of activations."""
+    factors = [factor for factor in node.inputs if "TBackward" in str(factor.module)]
+    return name.startswith("MmBackward") and any(not factor.inputs for factor in factors)
+
+
+def _in_order(graph: _Dependencies, item: Any, channels: int) -> bool:
+    """Whether channel ``c`` is the ``c``-th block, all of one size, of what a member of the group has in
+    all.
+    """
+    size, rest = divmod(len(item.idxs), channels)
+    places = sorted(zip(item.idxs, item.root_idxs, strict=True))
+    if graph.graph.is_in_channel_pruning_fn(item.dep.handler):
+        width = graph.graph.get_in_channels(item.dep.target.module)
+        if width is not None and width != len(places):
+            return False
+    return not rest and all(place // size == root for place, root in places)
+
+
+def _runs(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group]) -> bool:
+    """Whether the model still runs without one channel of each of these groups."""
+    try:
+        smaller = without(model, input_shape, {group: torch.tensor([group.channels - 1]) for group in some})
+        with torch.inference_mode():
+            smaller(torch.zeros(1, *input_shape))
+    except (UnavailableError, WorkError):
+        raise
+    except Exception:  # whatever the model's own code makes of a width that it did not expect
+        return False
+    return True

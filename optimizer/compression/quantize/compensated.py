@@ -1,0 +1,248 @@
+"""Rounding in which the weights that are yet to be rounded make up for those that were.
+
+A layer's rows are rounded so that the change ``w - q`` of each costs little at the layer's output, ``(w - q)
+M (w - q)``, not so that each weight is near. Columns are rounded one after the other, each with the error so
+far fed back (GPTQ, arXiv 2210.17323, in the form of Babai's nearest plane, arXiv 2507.18553: one Cholesky
+factor of M, no inverse); then each code in turn moves to where the cost is least with all others as they are
+(coordinate descent, as in QuantEase, arXiv 2309.01885). Zeros of the mask stay zero.
+
+In the end scales are raised. The least-squares scale of a rounded row is one that shrinks: of the dense
+output it passes on a share ``c < 1``, and the shares of all layers multiply until the logits fade. The scale
+that passes on all of it is ``1 / c`` as large. On EfficientNet-Lite0 at 3 bits the divergence of the logits
+falls from 0.54 to 0.32 nats by it.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from optimizer.compression.calibration.moments import as_rows, damped
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.prune.pruned import Pruned
+from optimizer.compression.quantize import nearest
+from optimizer.compression.quantize.grid import Rounded, code_range, grid_between, packed, spread, units
+from optimizer.compression.quantize.ranges import RANGES
+from optimizer.recipe import QuantizeSpec
+
+BLOCK = 128
+"""Columns whose error is fed back one at a time; to those further on it is fed back by one product a
+block."""
+EXACT_ELEMENTS = 2**20
+"""Pruned rows each get a factor of their own where all of them together have at most so many elements."""
+UNBIASED = 0.85
+"""How far scales go from least squares (0) to passing on all of the dense output (1), as a power. All the way
+is as good where rounding errors are small, and worse where they are not: at 3 bits of a symmetric grid."""
+LARGEST_GAIN = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Grids of ``R`` rows of ``d`` columns: step and centred codes ``first`` to ``last``, ``[G, d or 1,
+    R]``."""
+
+    step: Tensor
+    first: Tensor
+    last: Tensor
+
+    def nearest(self, weights: Tensor) -> Tensor:
+        """Codes ``[G, d, R]`` of weights ``[G, d, R]``."""
+        return torch.round(weights / self.step).clamp(self.first, self.last)
+
+    def columns(self, count: int) -> list[tuple[Tensor, ...]]:
+        """Step, first and last ``[G, 1, R]`` of each of ``count`` columns."""
+        parts = (self.step, self.first, self.last)
+        return list(zip(*(part.expand(-1, count, -1).split(1, 1) for part in parts), strict=True))
+
+
+@torch.no_grad()
+def quantize(original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, study: Study | None) -> Rounded:
+    """Codes that keep the outputs of the ``original`` weight ``[out, ...]`` on the mask of ``pruned``.
+
+    A layer that the study has no moments of is rounded to nearest. The bias takes up what is left of the
+    mean.
+    """
+    assert study is not None
+    if name not in study.moments:
+        return nearest.quantize(original, pruned, spec, name)
+    mean, matrix = study.moments[name].mean, study.matrix(name)
+    scale, zero_point = starting_grid(pruned.weight, spec, matrix)
+    order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+    dense, start, mask, *grid = (
+        by_column(part, order)
+        for part in (original, pruned.weight, pruned.mask, *against(scale, zero_point, original.shape, spec))
+    )
+    together = spec.granularity == "tensor"
+    codes, factor = round_columns(dense, start, mask, in_order(matrix, order), Grid(*grid), together)
+    scale = scale * (factor if together else factor.flatten()[:, None])
+    result = packed(by_row(codes, order).reshape(original.shape), scale, zero_point)
+    if name not in study.biased:
+        return Rounded(result)
+    change = as_rows(original - result.values, len(mean)) @ mean[..., None]
+    return Rounded(result, change.flatten())
+
+
+def starting_grid(weight: Tensor, spec: QuantizeSpec, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by ``matrix``'s
+    diagonal."""
+    costs = matrix.diagonal(dim1=1, dim2=2)[:, None].expand(as_rows(weight, len(matrix)).shape)
+    weights = units(weight, spec.granularity)
+    low, high = RANGES[spec.range](weights, spec, units(costs.reshape(weight.shape), spec.granularity))
+    return grid_between(low, high, spec)
+
+
+def against(
+    scale: Tensor, zero_point: Tensor, shape: torch.Size, spec: QuantizeSpec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Step, first and last centred code ``[out, d or 1]`` of a weight of ``shape``."""
+    first, last = code_range(spec)
+    flat = torch.Size((shape[0], shape[1:].numel()))
+    step, zero = (spread(grid, flat).expand(shape[0], -1) for grid in (scale, zero_point))
+    return step, first - zero, last - zero
+
+
+def round_columns(
+    dense: Tensor, start: Tensor, mask: Tensor, matrix: Tensor, grid: Grid, together: bool
+) -> tuple[Tensor, Tensor]:
+    """Centred codes ``[G, d, R]`` as floats, and by what factor their scales are to change.
+
+    ``start`` is where rounding starts from: the pruned weights, all ``[G, d, R]`` in the order in which they
+    are rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where all rows have one scale ``together``.
+    """
+    wanted = product(matrix, dense)
+    if mask.all():
+        codes = feedback(start, matrix, grid)
+    else:
+        grid = replace(grid, first=grid.first * mask, last=grid.last * mask)
+        exact = mask.numel() * mask.shape[1] <= EXACT_ELEMENTS
+        codes = feedback_on_masks(start, mask, matrix, grid) if exact else feedback(start, matrix, grid)
+    fitted, _ = scale_factors(codes * grid.step, dense, wanted, matrix, together)
+    grid = replace(grid, step=grid.step * fitted)
+    codes = descend(codes, wanted, matrix, grid)
+    refitted, gain = scale_factors(codes * grid.step, dense, wanted, matrix, together)
+    return codes, fitted * refitted * gain**UNBIASED
+
+
+def product(matrix: Tensor, weights: Tensor) -> Tensor:
+    """``M w`` ``[G, d, R]``."""
+    return diagonal(matrix) * weights if independent(matrix) else matrix @ weights
+
+
+def diagonal(matrix: Tensor) -> Tensor:
+    """``[G, d, 1]``."""
+    return matrix.diagonal(dim1=1, dim2=2)[:, :, None]
+
+
+def independent(matrix: Tensor) -> bool:
+    """Whether no column's error can be made up for by another's: few samples can shrink a covariance that
+    far."""
+    if matrix[:, 0, 1:].any():  # as in nearly all: no need to look at the rest
+        return False
+    return bool(matrix.count_nonzero() == diagonal(matrix).count_nonzero())
+
+
+def feedback(weights: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
+    """Codes ``[G, d, R]``, column after column.
+
+    With ``M = U U^T``, U upper triangular, a row's cost is the sum over columns of ``(U_jj r_j + sum over i <
+    j of U_ij r_i)^2``: with the codes before it fixed, column ``j`` is to be rounded from where that is zero.
+    """
+    if independent(matrix):
+        return grid.nearest(weights)
+    count = weights.shape[1]
+    upper = lower_factor(matrix.flip(1, 2)).flip(1, 2)
+    shares = (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).mT.contiguous()
+    errors, codes = torch.zeros_like(weights), torch.empty_like(weights)
+    columns, grids = (part.split(1, 1) for part in (weights, errors, codes)), grid.columns(count)
+    steps = [(*parts, *grids[j]) for j, parts in enumerate(zip(*columns, strict=True))]
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        targets = torch.baddbmm(weights[:, start:stop], shares[:, start:stop, :start], errors[:, :start])
+        for j, target in enumerate(targets.split(1, 1), start):
+            weight, error, code, step, first, last = steps[j]
+            if j > start:
+                target = torch.baddbmm(target, shares[:, j : j + 1, start:j], errors[:, start:j])
+            torch.clamp((target / step).round_(), first, last, out=code)
+            torch.addcmul(weight, code, step, value=-1, out=error)
+    return codes
+
+
+def lower_factor(matrix: Tensor) -> Tensor:
+    """Cholesky factor ``[G, d, d]``; damped once more where float32 left a wide matrix not quite positive."""
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    return torch.linalg.cholesky(damped(matrix, 0.1)) if failed.any() else factor
+
+
+def feedback_on_masks(weights: Tensor, mask: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
+    """The same with errors fed back to what is left of each row alone: every row has a matrix of its own."""
+    groups, count, rows = weights.shape
+
+    def apart(part: Tensor) -> Tensor:
+        return part.mT.reshape(groups * rows, -1, 1)
+
+    keep = apart(mask).to(weights.dtype)
+    own = matrix.repeat_interleave(rows, 0) * keep * keep.mT + torch.diag_embed(1 - keep[..., 0])
+    grids = Grid(apart(grid.step), apart(grid.first), apart(grid.last))
+    return feedback(apart(weights), own, grids).reshape(groups, rows, count).mT.contiguous()
+
+
+def descend(codes: Tensor, wanted: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
+    """One sweep of coordinate descent over ``codes``; ``wanted`` is ``M w`` of the dense rows, all ``[G, d,
+    R]``."""
+    curvatures = diagonal(matrix)
+    if independent(matrix):
+        return grid.nearest(wanted / curvatures)
+    count = codes.shape[1]
+    slopes = matrix @ (codes * grid.step) - wanted
+    moved, after = torch.empty_like(slopes), torch.empty_like(slopes)
+    columns, grids = (part.split(1, 1) for part in (codes, moved, after, curvatures)), grid.columns(count)
+    steps = [(*parts, *grids[j]) for j, parts in enumerate(zip(*columns, strict=True))]
+    for start in range(0, count, BLOCK):
+        stop = min(start + BLOCK, count)
+        for j, slope in enumerate(slopes[:, start:stop].split(1, 1), start):
+            code, move, best, curvature, step, first, last = steps[j]
+            if j > start:
+                slope = torch.baddbmm(slope, matrix[:, j : j + 1, start:j], moved[:, start:j])
+            torch.clamp((code - slope / curvature / step).round_(), first, last, out=best)
+            torch.mul(best - code, step, out=move)
+        slopes[:, stop:].baddbmm_(matrix[:, stop:, start:stop], moved[:, start:stop])
+    return after
+
+
+def scale_factors(
+    values: Tensor, dense: Tensor, wanted: Tensor, matrix: Tensor, together: bool
+) -> tuple[Tensor, Tensor]:
+    """Of each row ``[G, 1, R]``: the factor of least squares, and by how much more all of the signal passes.
+
+    With rounded ``v`` and dense ``w``: ``v M w / v M v``, and then ``w M w / v M w`` of the fitted ``v``, at
+    least 1. Rows that are zero, or that have nothing in common with the dense ones, get 1.
+    """
+    dims = (0, 1, 2) if together else (1,)
+    own, common, full = (
+        part.sum(dims, keepdim=True)
+        for part in (product(matrix, values) * values, values * wanted, dense * wanted)
+    )
+    sound = (own > 0) & (common > 0)
+    fitted = torch.where(sound, common / own, 1.0)
+    gain = torch.where(sound, full / (common * fitted), 1.0)
+    return fitted, gain.clamp(1, LARGEST_GAIN)
+
+
+def in_order(matrix: Tensor, order: Tensor) -> Tensor:
+    """Rows and columns of ``[G, d, d]`` in the order ``[G, d]``. (One gather: twice as fast as two.)"""
+    count = matrix.shape[1]
+    places = order[:, :, None] * count + order[:, None]
+    return matrix.flatten(1).gather(1, places.flatten(1)).reshape(matrix.shape)
+
+
+def by_column(weight: Tensor, order: Tensor) -> Tensor:
+    """A weight ``[out, ...]`` as ``[G, d, R]`` in order, so that a column is contiguous; ``[G, 1, R]`` if
+    ``d`` is 1."""
+    columns = as_rows(weight, len(order)).mT
+    return columns if columns.shape[1] == 1 else columns.take_along_dim(order[:, :, None], 1)
+
+
+def by_row(columns: Tensor, order: Tensor) -> Tensor:
+    """``[G, d, R]`` in order as rows ``[G, R, d]`` as they were."""
+    return columns.take_along_dim(order.argsort(1)[:, :, None], 1).mT

@@ -1,0 +1,1 @@
+"""Images: folders, classes, which are taken for what, and reading them."""

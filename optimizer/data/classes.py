@@ -1,0 +1,174 @@
+"""Which output of a model a class folder stands for."""
+
+import json
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.data.folders import INDEX_NAMES, expand, is_within, open_file
+from optimizer.errors import InputError
+
+INDEX_MAX_BYTES = 10_000_000
+INDEX_FORMATS = (
+    'use JSON such as {"tench": 0}, {"n01440764": {"index": 0, "name": "tench"}} or '
+    '{"0": ["n01440764", "tench"]}, or a text file with one class name a line'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFolder:
+    """A class folder, the model's output that it stands for, that output's name, and what told so."""
+
+    folder: str
+    index: int
+    name: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMapping:
+    """Class folders and the model's outputs. A subset of the model's classes is normal."""
+
+    mapped: tuple[MappedFolder, ...] = ()
+    unmapped: tuple[str, ...] = ()
+
+
+def read_class_index(path: str | Path) -> list[tuple[str, int]]:
+    """Pairs of a name (of a folder or a class) and the output it stands for, from the usual kinds of file.
+
+    JSON: ``{"n01440764": {"index": 0, "name": "tench"}}``, ``{"0": ["n01440764", "tench"]}``,
+    ``{"0": "tench"}`` or ``{"tench": 0}``. Text: one class a line, in the order of the outputs, as a name or
+    as a WordNet id and names. Raises InputError, which says where in the file and never what stands there:
+    any file may be named.
+    """
+    file = expand(path)
+    is_json = file.suffix.lower() == ".json"
+    try:
+        with open_file(file) as opened:
+            content = opened.read(INDEX_MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"the class index file {str(path)!r} does not exist: {INDEX_FORMATS}") from error
+    except (OSError, InputError) as error:
+        raise InputError(f"the class index file {str(path)!r} can't be read ({error})") from error
+    if len(content) > INDEX_MAX_BYTES:
+        raise InputError(f"{file} has more than {INDEX_MAX_BYTES:,} bytes, too many for a class index file")
+    try:
+        text = content.decode("utf-8-sig")
+        entries = json.loads(text) if is_json else None
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start:,}"
+        raise InputError(f"{file} is not a class index file ({reason}): {INDEX_FORMATS}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not a class index file ({error}): {INDEX_FORMATS}") from error
+    if not is_json:
+        return [pair for index, line in enumerate(text.splitlines()) for pair in _line_names(line, index)]
+    if not isinstance(entries, dict):
+        raise InputError(f"{file} is not a class index file (not a JSON object): {INDEX_FORMATS}")
+    pairs = []
+    for number, (key, value) in enumerate(entries.items(), 1):
+        names = _entry_names(key, value)
+        if names is None:
+            raise InputError(
+                f"{file} is not a class index file (entry {number:,} says no output): {INDEX_FORMATS}"
+            )
+        pairs += names
+    return pairs
+
+
+def map_classes(
+    folders: Sequence[str],
+    classes: Sequence[str],
+    wordnet_ids: Sequence[str] = (),
+    class_index: str | None = None,
+    beside: Path | None = None,
+) -> ClassMapping:
+    """Find the model's output for each class folder.
+
+    Asked in this order: the class index file, the WordNet ids, the class names (case, spaces and punctuation
+    don't matter, and any of several names with commas between will do), then a class index file found in the
+    folder ``beside`` or next to it. A name that two outputs share maps to neither. Raises InputError for a
+    class index file that can't be read or points past the model's outputs.
+    """
+    finders = [("WordNet id", _finder(_numbered(wordnet_ids))), ("name", _finder(_numbered(classes)))]
+    if class_index is not None:
+        entries = read_class_index(class_index)
+        for index in (index for _, index in entries if not 0 <= index < len(classes)):
+            raise InputError(
+                f"the class index file {class_index} names the output {index}, but the model has outputs 0 "
+                f"to {len(classes) - 1}: is the file for another model?"
+            )
+        finders.insert(0, ("class index file", _finder(entries)))
+
+    def found(folder: str) -> MappedFolder | None:
+        hits = ((by, find(folder)) for by, find in finders)
+        return next((MappedFolder(folder, i, classes[i], by) for by, i in hits if i is not None), None)
+
+    found_file = index_file(beside) if beside is not None and class_index is None else None
+    if found_file is not None and not all(map(found, folders)):
+        entries = read_class_index(found_file)
+        if all(0 <= index < len(classes) for _, index in entries):  # else it belongs to another model
+            finders.append((found_file.name, _finder(entries)))
+    mapped = {folder: found(folder) for folder in folders}
+    return ClassMapping(
+        mapped=tuple(entry for entry in mapped.values() if entry is not None),
+        unmapped=tuple(folder for folder, entry in mapped.items() if entry is None),
+    )
+
+
+def index_file(folder: Path) -> Path | None:
+    """A class index file of a usual name, in a folder or next to it; of what a visitor may give, inside the
+    allowed roots."""
+    places = (place / name for place in (folder, folder.absolute().parent) for name in INDEX_NAMES)
+    return next((file for file in places if file.is_file() and is_within(file, folder)), None)
+
+
+def _line_names(line: str, index: int) -> list[tuple[str, int]]:
+    """A line such as ``tench`` or ``n01440764 tench, Tinca tinca``."""
+    wordnet = re.match(r"(n\d{8})\s+(.*)", line)
+    names = wordnet.groups() if wordnet else (line.strip(),)
+    return [(name, index) for name in names if name]
+
+
+def _entry_names(key: str, value: object) -> list[tuple[str, int]] | None:
+    match value:
+        case {"index": int(index), "name": str(name)}:
+            return [(key, index), (name, index)]
+        case int(index) | {"index": int(index)} if not isinstance(index, bool):
+            return [(key, index)]
+        case str(name) if key.isdecimal():
+            return [(name, int(key))]
+        case [str(), *_] if key.isdecimal():
+            return [(str(name), int(key)) for name in value]
+    return None
+
+
+def _numbered(names: Iterable[str]) -> list[tuple[str, int]]:
+    return [(name, index) for index, name in enumerate(names)]
+
+
+def _finder(entries: list[tuple[str, int]]) -> Callable[[str], int | None]:
+    """Look a folder up, looser and looser: as written, plain, as any of the names between commas."""
+    exact = _unambiguous(entries)
+    whole = _unambiguous([(_plain(name), index) for name, index in entries])
+    parts = _unambiguous([(_plain(part), index) for name, index in entries for part in name.split(",")])
+
+    def find(folder: str) -> int | None:
+        plain = _plain(folder)
+        return exact.get(folder, whole.get(plain, parts.get(plain)))
+
+    return find
+
+
+def _unambiguous(entries: list[tuple[str, int]]) -> dict[str, int]:
+    outputs: dict[str, set[int]] = defaultdict(set)
+    for name, index in entries:
+        outputs[name].add(index)
+    return {name: indices.pop() for name, indices in outputs.items() if name and len(indices) == 1}
+
+
+def _plain(name: str) -> str:
+    """Letters and digits in one case: ``Ankle boot``, ``ankle_boot`` and ``ankle-boot`` are one name."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))

@@ -1,0 +1,282 @@
+"""Image folders on disk, without opening an image: what lies in one, and which may be opened.
+
+A folder has one subfolder a class (``n01440764/x.jpg``), or only images: then they have no labels. Hidden
+files are passed over, links are followed. No torch here, so that pages can ask.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from optimizer.errors import InputError
+from optimizer.formats import count
+from optimizer.system.recent import remembered
+
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+)
+INDEX_NAMES = ("imagenet_class_index.json", "class_index.json")
+ROOTS_VARIABLE = "PARETOSCOPE_IMAGE_ROOTS"
+OFFERED_SUBFOLDERS = 20
+NAMED_IN_NOTES = 5
+RECENT_SECONDS = 5.0
+"""A page asks about its folders many times a rerun: an answer holds so long, whoever asks. What opens a file
+asks anew (:func:`open_file`), and so does what measures (:func:`optimizer.data.selection.fingerprint`)."""
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""Without waiting for a pipe's other end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What lies in an image folder, sorted.
+
+    ``folders[i]`` is the class folder of ``images[i]``, or None in a flat folder. ``others`` are files whose
+    name is not an image's, ``loose`` counts images beside the class folders.
+    """
+
+    path: Path
+    images: tuple[Path, ...]
+    folders: tuple[str | None, ...]
+    others: tuple[Path, ...]
+    loose: int = 0
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class folders that hold an image; none in a flat folder."""
+        return tuple(dict.fromkeys(folder for folder in self.folders if folder is not None))
+
+
+def list_folder(path: str | Path) -> Listing:
+    """List an image folder. Raises InputError for one that is missing, unreadable or without images."""
+    top = expand(path)
+    entries = _entries(top)
+    inner = [entry for entry in entries if _is_folder(entry)]
+    names = {entry.name for entry in inner}
+    files: list[tuple[Path, str | None]] = [(file, entry.name) for entry in inner for file in _files(entry)]
+    beside: list[tuple[Path, str | None]] = [(Path(e.path), None) for e in entries if e.name not in names]
+    flat = not any(_is_image(file.name) for file, _ in files)
+    images = [(file, folder) for file, folder in (beside if flat else files) if _is_image(file.name)]
+    others = [f for f, _ in (*files, *beside) if not _is_image(f.name) and f.name not in INDEX_NAMES]
+    if not images:
+        content = f"no image, only {named(others, 'other file')}" if others else "nothing"
+        raise InputError(
+            f"the image folder {top} holds {content}: give one with images ({', '.join(sorted(EXTENSIONS))})"
+        )
+    return Listing(
+        path=top,
+        images=tuple(file for file, _ in images),
+        folders=tuple(folder for _, folder in images),
+        others=tuple(others),
+        loose=0 if flat else sum(_is_image(file.name) for file, _ in beside),
+    )
+
+
+def allowed_roots() -> tuple[Path, ...]:
+    """The folders that the operator opens to visitors of the page (``PARETOSCOPE_IMAGE_ROOTS``), resolved."""
+    named = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
+    return tuple(Path(os.path.realpath(expand(root))) for root in named if root.strip())
+
+
+def check_allowed(path: str | Path) -> Path:
+    """The resolved path, if it and every link in it lead below an allowed root. Raises InputError.
+
+    The answer is up to RECENT_SECONDS old; :func:`open_file` checks again.
+    """
+    return _checked(str(path), allowed_roots())
+
+
+def _check(path: str, roots: tuple[Path, ...]) -> Path:
+    try:
+        real = Path(os.path.realpath(expand(path)))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path!r} is not a path ({error})") from error
+    for place in _reached(real):
+        if _root_of(place, roots) is None:
+            allowed = ", ".join(map(str, roots)) or f"none, until the operator sets {ROOTS_VARIABLE}"
+            raise InputError(f"{path!r} leads outside the folders that are allowed here: {allowed}")
+    return real
+
+
+_checked = remembered(RECENT_SECONDS)(_check)
+
+
+def open_file(file: Path) -> BufferedReader:
+    """Open a regular file for reading.
+
+    A file below an allowed root, as its path is written, has to lie below one still: a link that was put in
+    place since it was checked is not followed. (A path outside the roots comes from a command line, whose
+    user may read what they may read.) Raises OSError, and InputError for one that leads outside or is no
+    regular file.
+    """
+    roots = allowed_roots()
+    if _is_restricted(file, roots):
+        real = Path(os.path.realpath(file))
+        root = _root_of(real, roots)
+        if root is None:
+            raise InputError(f"{file.name} leads outside the folders that are allowed here")
+        descriptor = _open_below(root, real)
+    else:
+        descriptor = os.open(file, _READ)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"{file.name} is not a file")
+    return os.fdopen(descriptor, "rb")
+
+
+def is_within(place: Path, given: Path) -> bool:
+    """Whether a place, links followed, lies where somebody may look who may give the path ``given``."""
+    roots = allowed_roots()
+    return not _is_restricted(given, roots) or _root_of(Path(os.path.realpath(place)), roots) is not None
+
+
+def check_again(path: str | Path) -> None:
+    """Raises InputError where a folder that a visitor gave has come to lead outside the allowed roots."""
+    roots = allowed_roots()
+    if _is_restricted(expand(path), roots):
+        _check(str(path), roots)
+
+
+def _is_restricted(path: Path, roots: tuple[Path, ...]) -> bool:
+    """Whether a path, as it is written, is one that a visitor of the page may have given."""
+    return _root_of(Path(os.path.abspath(path)), roots) is not None
+
+
+def _root_of(place: Path, roots: tuple[Path, ...]) -> Path | None:
+    return next(filter(place.is_relative_to, roots), None)
+
+
+def _open_below(root: Path, real: Path) -> int:
+    """A descriptor of a resolved path, opened a step at a time from its root so that no link is followed."""
+    if os.open not in os.supports_dir_fd:  # Windows
+        return os.open(real, _READ)
+    descriptor = os.open(root, os.O_RDONLY)
+    for part in real.relative_to(root).parts:
+        try:
+            inner = os.open(part, _READ | os.O_NOFOLLOW, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = inner
+    return descriptor
+
+
+def image_folders(root: Path) -> list[Path]:
+    """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders.
+
+    Looks two levels deep. The subfolders of a set with many classes are classes and are not offered. The
+    answer is up to RECENT_SECONDS old.
+    """
+    return list(_offered(root))
+
+
+@remembered(RECENT_SECONDS)
+def _offered(root: Path) -> tuple[Path, ...]:
+    with contextlib.suppress(InputError):
+        own = [root] if _holds_images(root) else []
+        children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
+        if own and len(children) > OFFERED_SUBFOLDERS:
+            return tuple(own)
+        return (*own, *filter(_holds_images, children))
+    return ()
+
+
+def _holds_images(folder: Path) -> bool:
+    with contextlib.suppress(InputError):
+        entries = _entries(folder)
+        subfolders = [Path(entry.path) for entry in entries if _is_folder(entry)][:OFFERED_SUBFOLDERS]
+        inner = (entry for place in subfolders for entry in _entries(place))
+        return any(_is_image(entry.name) for entry in (*entries, *inner))
+    return False
+
+
+# Files
+
+
+def expand(path: str | Path) -> Path:
+    """With the home folder in the place of ``~``. (Path.expanduser raises for an unknown ``~user``.)"""
+    return Path(os.path.expanduser(path))
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What is visible in a folder, sorted. Raises InputError in words."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda e: e.name)
+    except FileNotFoundError as error:
+        raise InputError(f"the image folder {str(folder)!r} does not exist: check the path") from error
+    except NotADirectoryError as error:
+        raise InputError(f"{str(folder)!r} is a file: give the folder that holds the images") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"the image folder {str(folder)!r} can't be read ({error})") from error
+
+
+def _walk(top: Path | str) -> Iterator[os.DirEntry[str]]:
+    """Everything visible below a folder, each folder's own sorted, links followed, no folder twice. Raises
+    InputError."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(top)]
+    while waiting:
+        folder = waiting.pop()
+        entries = _entries(folder)
+        try:
+            status = os.stat(folder)
+        except OSError as error:
+            raise InputError(f"the image folder {folder!r} can't be read ({error.strerror})") from error
+        if (status.st_dev, status.st_ino) in seen:  # a link upwards
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield from entries
+        waiting += [entry.path for entry in reversed(entries) if _is_folder(entry)]
+
+
+def _files(top: os.DirEntry[str]) -> Iterator[Path]:
+    return (Path(entry.path) for entry in _walk(top.path) if not _is_folder(entry))
+
+
+def _reached(real: Path) -> Iterator[Path]:
+    """A resolved path, and where the links below it lead."""
+    yield real
+    if real.is_dir():
+        for entry in _walk(real):
+            if entry.is_symlink():
+                yield Path(os.path.realpath(entry.path))
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in ns; -1 for what is no file, such as a dead link or a pipe."""
+    try:
+        status = file.stat()
+    except OSError:
+        return -1, -1
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else (-1, -1)
+
+
+def content(file: Path) -> str:
+    """A digest of the content, or the path of a file that can't be read."""
+    try:
+        with open_file(file) as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except (OSError, InputError):
+        return str(file)
+
+
+def named(names: Sequence[Path | str], noun: str, plural: str | None = None) -> str:
+    """How many, and the first few: ``7 files (a.txt, b.txt, c.txt, d.txt, e.txt, ...)``."""
+    first = [name.name if isinstance(name, Path) else name for name in names[:NAMED_IN_NOTES]]
+    more = ["..."] if len(names) > len(first) else []
+    return f"{count(len(names), noun, plural)} ({', '.join([*first, *more])})"

@@ -1,0 +1,301 @@
+"""Images as tensors: the bundled set, or a folder of the user's, through the model's own preprocessing."""
+
+import math
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from optimizer.data.classes import ClassMapping
+from optimizer.data.decoding import DECODERS, Allowance, decoded
+from optimizer.data.duplicates import copies, digest_of
+from optimizer.data.selection import (
+    BUNDLED_ARCHIVES,
+    CALIBRATION_LIMIT,
+    calibration_files,
+    fingerprint,
+    select,
+)
+from optimizer.errors import InputError, WorkError
+from optimizer.formats import count
+from optimizer.model.catalogue import LoadedModel, Report, quiet
+from optimizer.records import DataSpec
+from optimizer.system.environment import environment, threads_available
+from optimizer.system.paths import asset
+
+MEMORY_SHARE = 0.25
+"""The images that one process holds may take this share of the memory that a container leaves it. There are
+two workers, so all images together take at most half."""
+MAX_HELD = 2
+NAMED_IN_NOTES = 3
+
+
+@dataclass(frozen=True)
+class Images:
+    """``images`` float32 ``[N, C, H, W]``, preprocessed; ``labels`` int64 ``[N]``, or None without labels."""
+
+    images: Tensor
+    labels: Tensor | None
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Disjoint evaluation and calibration images. Calibration images never carry labels.
+
+    ``notes`` say in words what was skipped and what was drawn; ``mapping`` lists the class folders.
+    """
+
+    evaluation: Images
+    calibration: Images
+    notes: tuple[str, ...]
+    mapping: ClassMapping
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the images in memory."""
+        return self.evaluation.images.nbytes + self.calibration.images.nbytes
+
+
+def load_images(model: LoadedModel, spec: DataSpec, progress: Report | None = None) -> Datasets:
+    """Read the images that a spec names, in an order drawn with its seed.
+
+    A file that is no image, damaged, or beyond ``MAX_PIXELS`` is skipped and counted in the notes. Raises
+    InputError for a folder that can't be used (:func:`optimizer.data.selection.select`), for the bundled
+    images with a model that was not made for them, and for images that take more than ``MEMORY_SHARE`` of the
+    memory. Of a folder's images that are equal one is evaluated, and none calibrates that is a copy of an
+    evaluated one.
+    """
+    report = progress or quiet
+    return _load_folder(model, spec, report) if spec.path is not None else _load_bundled(model, spec, report)
+
+
+def held_images(model: LoadedModel, spec: DataSpec, files: str) -> Datasets:
+    """:func:`load_images`, held for the next who asks, until others need the memory.
+
+    ``files`` is the fingerprint of the images (:func:`optimizer.data.selection.fingerprint`). Raises
+    InputError also where they changed while they were read.
+    """
+    key = (model.card.name, spec, files)
+    datasets = _held.pop(key, None)
+    if datasets is None:
+        datasets = load_images(model, spec)
+        if fingerprint(spec) != files:
+            raise InputError(f"the images in {spec.path} changed while they were read: try again")
+    _held[key] = datasets
+    while len(_held) > MAX_HELD:
+        _forget_oldest()
+    return datasets
+
+
+_held: dict[tuple[str, DataSpec, str], Datasets] = {}
+"""The one asked for longest ago comes first."""
+
+
+def _forget_oldest() -> None:
+    del _held[next(iter(_held))]
+
+
+def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
+    report(None, f"listing {spec.path}")
+    chosen = select(spec, model.classes, model.wordnet_ids)
+    _make_room(model, len(chosen.evaluation), len(chosen.calibration))
+    read = _read(model, chosen.evaluation, "images", report)
+    read.check()
+    images, positions, notes = _counted_once(read)
+    labels = None if chosen.labels is None else torch.tensor(chosen.labels)[positions]
+    calibration = _read(model, chosen.calibration, "calibration images", report)
+    if spec.calibration is None and not len(calibration.images) and len(images) > 1:
+        aside = max(1, round(spec.calibration_share * len(images)))
+        calibration = replace(calibration, images=images[-aside:])
+        images, labels = images[:-aside], None if labels is None else labels[:-aside]
+        notes += (f"{count(aside, 'image')} set aside for calibration in place of those that can't be read",)
+    calibration.check()
+    without, copied = _without_copies(calibration, images)
+    covered = () if labels is None else _coverage(labels, len(model.classes))
+    return Datasets(
+        evaluation=Images(images, labels),
+        calibration=Images(without, None),
+        notes=(*chosen.notes, *read.notes, *notes, *covered, *calibration.notes, *copied),
+        mapping=chosen.mapping,
+    )
+
+
+def _counted_once(read: "_Read") -> tuple[Tensor, list[int], tuple[str, ...]]:
+    """The images that are no copy of one before, pixel for pixel; their positions among the files; notes."""
+    first = {digest: row for row, digest in reversed(list(enumerate(read.digests)))}
+    rows = sorted(first.values())
+    repeated = len(read.digests) - len(rows)
+    if not repeated:
+        return read.images, read.positions, ()
+    for place, row in enumerate(rows):  # in place: the images may fill what memory there is for them
+        read.images[place] = read.images[row]
+    note = f"{count(repeated, 'image')} left out: equal to another one that is evaluated, which counts once"
+    return read.images[: len(rows)], [read.positions[row] for row in rows], (note,)
+
+
+def _without_copies(calibration: "_Read", evaluated: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """The calibration images that are none of the evaluated ones, scaled or encoded anew; and notes."""
+    copied = copies(calibration.images, evaluated)
+    if copied.all():
+        raise InputError(
+            "every calibration image is a copy of an evaluated one: give a folder of other images"
+        )
+    if not copied.any():
+        return calibration.images, ()
+    number = int(copied.sum())
+    return calibration.images[~copied], (
+        f"{count(number, 'calibration image')} left out: evaluated images look the same",
+    )
+
+
+def _coverage(labels: Tensor, classes: int) -> tuple[str, ...]:
+    """In words which classes the images cover, unless they are all of them and equally often there."""
+    each = labels.bincount(minlength=classes)
+    each = each[each > 0]
+    least, most = int(each.min()), int(each.max())
+    if len(each) == classes and least == most:
+        return ()
+    often = count(least, "image") if least == most else f"{least:,} to {most:,} images"
+    return (f"{len(each):,} of {count(classes, 'class', 'classes')} covered, {often} a class",)
+
+
+def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
+    if not model.card.bundled_images:
+        raise InputError(
+            f"the bundled images are 28 x 28 clothes, not for {model.card.name}: give an image folder with "
+            "its classes"
+        )
+    if spec.class_index is not None:
+        raise InputError("a class index file goes with an image folder: give the folder too, or leave it out")
+    report(None, "reading the bundled images")
+    pixels, labels = _archive(BUNDLED_ARCHIVES[0])
+    drawn = np.random.default_rng(spec.seed).permutation(len(pixels))[: spec.limit]
+    notes: tuple[str, ...] = ()
+    if len(drawn) < len(pixels):
+        notes = (f"{len(drawn):,} of {len(pixels):,} images are evaluated, drawn with seed {spec.seed}",)
+    evaluation = _preprocess_all(model, pixels[drawn])
+    if spec.calibration is None:
+        calibration = _preprocess_all(model, _archive(BUNDLED_ARCHIVES[1])[0])
+    else:
+        files = calibration_files(spec)[:CALIBRATION_LIMIT]
+        read = _read(model, files, "calibration images", report)
+        read.check()
+        calibration, copied = _without_copies(read, evaluation)
+        notes += (*read.notes, *copied)
+    return Datasets(
+        evaluation=Images(evaluation, torch.from_numpy(labels[drawn])),
+        calibration=Images(calibration, None),
+        notes=notes,
+        mapping=ClassMapping(),
+    )
+
+
+def _archive(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 ``[N, 28, 28]`` and labels int64 ``[N]`` of a bundled set."""
+    path = asset(name)
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return archive["images"], archive["labels"].astype(np.int64)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the bundled images {path} are damaged ({error}): install paretoscope again"
+        ) from error
+
+
+def _preprocess_all(model: LoadedModel, pixels: np.ndarray) -> Tensor:
+    mode = _mode(model)
+    return torch.stack([model.preprocess(Image.fromarray(one).convert(mode)) for one in pixels])
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Images ``[n, C, H, W]``, their positions among the files and digests (:func:`digest_of`), and notes.
+
+    ``problem`` says why there is none.
+    """
+
+    images: Tensor
+    positions: list[int]
+    digests: list[bytes]
+    notes: tuple[str, ...]
+    problem: str
+
+    def check(self) -> None:
+        """Raises InputError where there is no image."""
+        if not len(self.images):
+            raise InputError(self.problem)
+
+
+def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) -> _Read:
+    """Decode and preprocess."""
+    images = torch.empty(len(files), *model.card.input_shape)
+    allowance = Allowance.of_this_machine()
+
+    def read(position: int) -> bytes | str:
+        """Fill one row and give its digest, or say why it can't be filled."""
+        try:
+            with decoded(files[position], _mode(model), allowance) as image:
+                row = model.preprocess(image)
+                if row.shape == images.shape[1:]:
+                    images[position] = row
+                    return digest_of(image, images[position])
+        except Exception as error:  # a damaged file can make a decoder raise anything
+            return " ".join(str(error).split()) or type(error).__name__
+        raise WorkError(
+            f"the preprocessing of {model.card.name} gives {list(row.shape)}, its card says "
+            f"{list(model.card.input_shape)}"
+        )
+
+    kept: list[int] = []
+    digests: list[bytes] = []
+    skipped: list[str] = []
+    with ThreadPoolExecutor(min(DECODERS, threads_available())) as pool:
+        for position, read_or_not in enumerate(pool.map(read, range(len(files)))):
+            if position % 50 == 0:
+                report(position / len(files), f"reading {what}: {position:,} of {len(files):,}")
+            if isinstance(read_or_not, bytes):
+                images[len(kept)] = images[position]  # rows up to here are written: close the gaps
+                kept.append(position)
+                digests.append(read_or_not)
+            else:
+                skipped.append(f"{files[position].name} ({read_or_not})")
+    notes = (f"{len(skipped):,} of {len(files):,} {what} skipped: {_first(skipped)}",) if skipped else ()
+    problem = f"none of the {len(files):,} {what} can be read: {_first(skipped)}"
+    return _Read(images[: len(kept)], kept, digests, notes, problem)
+
+
+def _mode(model: LoadedModel) -> str:
+    return "L" if model.card.input_shape[0] == 1 else "RGB"
+
+
+def _make_room(model: LoadedModel, evaluation: int, calibration: int) -> None:
+    """Let go of images that are held where these would not fit beside them. Raises InputError where they
+    don't fit alone."""
+    image_bytes = 4 * math.prod(model.card.input_shape)
+    allowed_bytes = MEMORY_SHARE * environment().memory_bytes
+    needed_bytes = image_bytes * (evaluation + calibration)
+    while _held and needed_bytes + sum(held.size_bytes for held in _held.values()) > allowed_bytes:
+        _forget_oldest()
+    if needed_bytes <= allowed_bytes:
+        return
+    fits = int(allowed_bytes // image_bytes) - calibration
+    advice = (
+        f"set the image limit to {fits:,}"
+        if fits > 0
+        else "calibrate with fewer images, or take a smaller model"
+    )
+    raise InputError(
+        f"{evaluation:,} images and {calibration:,} for calibration take {needed_bytes / 2**30:.1f} GiB as "
+        f"input of {model.card.name}, more than {MEMORY_SHARE:.0%} of this machine's memory: {advice}"
+    )
+
+
+def _first(skipped: Sequence[str]) -> str:
+    more = ["..."] if len(skipped) > NAMED_IN_NOTES else []
+    return ", ".join([*skipped[:NAMED_IN_NOTES], *more])

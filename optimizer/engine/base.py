@@ -1,0 +1,116 @@
+"""What an engine is: a name and two functions. What it gives back in the end is a runner."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.records import Execution, KernelTime, LayerExecution
+
+Array = np.ndarray
+
+BETWEEN, BETWEEN_KERNEL = "between operations", "scheduling, and the call itself"
+"""The row of a profile for what a call takes beside its operations."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A network compiled for one way of serving it: so many images a request, threads, requests at once.
+
+    ``run`` answers ``requests`` requests for the same images ``[batch, C, H, W]``, as many at once as there
+    are streams, and gives the nanoseconds that each took ``[requests]``. ``session`` is entered around it.
+    """
+
+    run: Callable[[Array, int], Array]
+    session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+
+
+def one_by_one(infer: Callable[[Array], Array]) -> Callable[[Array, int], Array]:
+    """The ``run`` of a :class:`Service` with one stream."""
+
+    def run(images: Array, requests: int) -> Array:
+        taken = np.empty(requests, np.int64)
+        for number in range(requests):
+            begun = time.perf_counter_ns()
+            infer(images)
+            taken[number] = time.perf_counter_ns() - begun
+        return taken
+
+    return run
+
+
+def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Array:
+    """Any number of images by a function that takes ``batch`` at a time: the last ones are filled up."""
+    parts = []
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        missing = batch - len(chunk)
+        if missing:
+            chunk = np.concatenate([chunk, np.zeros((missing, *chunk.shape[1:]), np.float32)])
+        parts.append(infer(chunk)[: batch - missing])
+    return np.concatenate(parts)
+
+
+Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], object]]
+"""From a folder's files, a thread count and the shape of images ``[N, C, H, W]`` to a function of images."""
+
+Loader = Callable[[], Load]
+"""Imports what an engine needs. Defined at the top of its module: a fresh process finds it by name."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A compiled model. ``infer`` is one timed call; ``score`` runs many images as fast as it can.
+
+    Both take float32 ``[N, C, H, W]`` and return logits ``[N, K]``; ``infer`` takes exactly the batch that
+    the runner was built for. Both run the same graph with the same weights. ``score`` may have it compiled
+    for another batch; its kernels never depend on a timing, so that the same recipe gives the same answers.
+    ``session`` is entered around timed calls (thread counts are set and put back there). ``memory_probe``
+    writes what a fresh process needs to load the model into a folder, and ``loader`` does so there, for
+    :mod:`optimizer.engine.memory`.
+
+    ``execution`` is read off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off
+    what ``score`` runs. None: each layer runs in the same precision there, whatever the batch.
+
+    ``profile`` times each operation over so many calls, with the engine's own profiler and in a network
+    compiled apart, so that the timed one is not slowed; each row has one sample. ``serve`` compiles the
+    network for a batch, threads and streams, anew each time. None: the engine has no such thing.
+    """
+
+    infer: Callable[[Array], Array]
+    score: Callable[[Array], Array]
+    execution: Execution
+    memory_probe: Callable[[str], None] | None = None
+    loader: Loader | None = None
+    session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
+    profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
+    serve: Callable[[int, int, int], Service] | None = None
+    scored: Callable[[], tuple[LayerExecution, ...]] | None = None
+
+    @property
+    def scored_otherwise(self) -> tuple[str, ...]:
+        """Layers that ``score`` runs in another precision than ``infer``, by name."""
+        timed = {layer.name: layer.precision for layer in self.execution.layers}
+        scored = self.scored() if self.scored else ()
+        return tuple(layer.name for layer in scored if layer.precision != timed.get(layer.name))
+
+
+Build = Callable[[CompressedModel, Tensor, int, int], Runner]
+"""The runner of one compressed model, given calibration images for activation ranges ``[N, C, H, W]``, a
+thread count, and the batch of a timed call."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """``problem`` says why the engine can't run here, or None. ``prepare`` does what all recipes of a model
+    ``[C, H, W]`` share, once, and returns the function that builds the runner of one of them."""
+
+    name: str
+    label: str
+    problem: Callable[[], str | None]
+    prepare: Callable[[nn.Module, tuple[int, int, int]], Build]

@@ -1,0 +1,299 @@
+"""torch.compile: kernels that inductor writes in C++ for one network, batch and thread count.
+
+Compiling takes seconds to a minute, and a recipe changes only values. So a network is exported once for each
+batch into a graph that takes its parameters as inputs, and one compiled function runs every recipe of it:
+nothing is compiled anew when the sliders move.
+"""
+
+import copy
+import logging
+import os
+import subprocess
+import sysconfig
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.engine import inductor
+from optimizer.engine.base import Array, Build, Engine, Load, Runner, in_batches
+from optimizer.engine.realised import simulated
+from optimizer.engine.torch import DTYPES, FACTORS, RoundActivations, activation_ranges
+from optimizer.errors import WorkError
+from optimizer.model.layers import uses, walk
+from optimizer.records import Execution, KernelTime, LayerExecution
+from optimizer.system.paths import home, private
+from optimizer.system.threads import thread_count
+
+SCORING_ELEMENTS = 320_000
+LARGEST_BATCH = 50
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+KERNEL = "inductor"
+TRIAL = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
+MAX_TRIAL_SECONDS = 120.0
+SCALE, ZERO_POINT = "paretoscope_scale", "paretoscope_zero_point"
+
+
+@cache
+def problem() -> str | None:
+    """Tried once a process: inductor needs a C++ compiler, OpenMP and Python's headers."""
+    from torch._inductor import cpp_builder
+
+    try:
+        compiler = cpp_builder.get_cpp_compiler()
+    except Exception:  # of inductor's own kind
+        return "there is no C++ compiler (install g++ or clang, or set CXX)"
+    headers = sysconfig.get_paths()["include"]
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        source = Path(folder) / "trial.cpp"
+        source.write_text(TRIAL)
+        command = [compiler, f"-I{headers}", "-fopenmp", "-c", str(source), "-o", f"{source}.o"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=MAX_TRIAL_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return (
+                f"the C++ compiler {compiler} took more than {MAX_TRIAL_SECONDS:g} s for an empty program: "
+                "restart when this machine has less to do"
+            )
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+        return f"the C++ compiler {compiler} can't compile what inductor writes: {reason[:300]}"
+    return None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A network, and the functions that were compiled of it so far."""
+
+    model: nn.Module
+    input_shape: tuple[int, int, int]
+    compiled: dict[tuple[int, int, int, str, bool], "Compiled"] = field(default_factory=dict)
+
+    def function(
+        self, batch: int, threads: int, bits: int, precision: str, marked: bool = False
+    ) -> "Compiled":
+        """Compiled when it is first wanted; ``marked``: with marks for a profiler. Raises WorkError."""
+        key = batch, threads, bits, precision, marked
+        if key not in self.compiled:
+            from torch._inductor import config
+
+            with config.patch({"cpp.enable_kernel_profile": marked}):
+                self.compiled[key] = compiled(
+                    self.model, (batch, *self.input_shape), threads, bits, precision
+                )
+        return self.compiled[key]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A function of tensors, in the order of ``names`` (parameters and buffers by path), and last the images
+    ``[N, C, H, W]``; ``constants`` are those that the exporter made."""
+
+    function: Callable[..., tuple[Tensor, ...]]
+    names: tuple[str, ...]
+    constants: dict[str, Tensor]
+
+    def arguments(self, module: nn.Module) -> list[Tensor]:
+        """The values of ``module``, which is the network after a recipe."""
+        own = {
+            **dict(module.named_parameters(remove_duplicate=False)),
+            **dict(module.named_buffers(remove_duplicate=False)),
+        }
+        return [(own[name] if name in own else self.constants[name]).detach() for name in self.names]
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    _keep_code_at_home()
+    return partial(build, Prepared(model, input_shape))
+
+
+def _keep_code_at_home() -> None:
+    """Inductor loads code from its cache: by default that has a known name in the temporary folder, where
+    anybody can be first to make it, and importing torch's compiler writes that default into the environment.
+    Another folder that the user named stays."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    if os.environ.get(CACHE_VARIABLE) in (None, default_cache_dir()):
+        os.environ[CACHE_VARIABLE] = str(private(home() / "inductor"))
+
+
+def compiled(
+    model: nn.Module, shape: tuple[int, ...], threads: int, bits: int, precision: str = "f32"
+) -> Compiled:
+    """Compile for images of ``shape`` ``[N, C, H, W]``, layers' inputs rounded to ``bits`` below 32. Raises
+    WorkError."""
+    model = in_precision(rounding(model, bits) if bits < 32 else model, precision)
+    images = torch.zeros(shape, dtype=DTYPES[precision])
+    try:
+        with _settings(threads):
+            made = function_of(model, images)
+            with torch.inference_mode():
+                made.function(*made.constants.values(), images)
+            return made
+    except Exception as error:  # whatever the model, dynamo, inductor or the compiler raise
+        reason = " ".join(str(error).split())[:300]
+        raise WorkError(
+            f"torch.compile can't compile this model: {reason}. Use engine torch for it."
+        ) from error
+
+
+def function_of(model: nn.Module, images: Tensor) -> Compiled:
+    """Traced here, and compiled when it is first called."""
+    exported = torch.export.export(model, (images,))
+    names = [spec.target for spec in exported.graph_signature.input_specs if spec.target]
+    known: dict[str, Any] = {**exported.state_dict, **exported.constants}
+    function = torch.compile(exported.graph_module, dynamic=False)
+    return Compiled(function, tuple(names), {name: known[name].detach() for name in names})
+
+
+@contextmanager
+def _settings(threads: int) -> Iterator[None]:
+    """Kernels hold the thread count; one process compiles, and none is left behind. What dynamo and inductor
+    say of their own workings is no concern of a user's."""
+    from torch._inductor import config
+
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            thread_count(threads),
+            config.patch(compile_threads=1, freezing=False),
+        ):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def rounding(model: nn.Module, bits: int) -> nn.Module:
+    """A copy whose layers round their inputs, over grids in buffers of theirs: values, to be exchanged."""
+    copied = copy.deepcopy(model)
+    for module in {layer.module for layer in uses(copied)}:
+        module.register_buffer(SCALE, torch.ones(()))
+        module.register_buffer(ZERO_POINT, torch.zeros(()))
+        module.register_forward_pre_hook(partial(_round, 2**bits - 1))
+    return copied
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """A copy that computes in ``precision``; grids of activations stay in float32."""
+    if precision == "f32":
+        return model
+    copied = copy.deepcopy(model).to(DTYPES[precision])
+    for before, after in zip(model.modules(), copied.modules(), strict=True):
+        for name in (SCALE, ZERO_POINT):
+            if hasattr(before, name):
+                setattr(after, name, getattr(before, name))
+    return copied
+
+
+def _round(last: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """As torch's fake quantization does it, in operations that inductor makes one kernel of."""
+    scale, zero_point = getattr(module, SCALE), getattr(module, ZERO_POINT)
+    rounded = (
+        ((torch.clamp(torch.round(tensor * (1 / scale)) + zero_point, 0, last) - zero_point) * scale).to(
+            tensor.dtype
+        )
+        for tensor in inputs[:FACTORS]
+    )
+    return (*rounded, *inputs[FACTORS:])
+
+
+def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
+    """``module`` with the grids of its layers' inputs on the calibration images."""
+    ranges = activation_ranges(module, calibration)
+    order = [layer.module for layer in uses(module)]
+    copied = rounding(module, bits)
+    for before, layer in zip(order, uses(copied), strict=True):
+        grid = RoundActivations(*ranges[before], bits)
+        getattr(layer.module, SCALE).fill_(grid.scale)
+        getattr(layer.module, ZERO_POINT).fill_(grid.zero_point)
+    return copied
+
+
+def build(
+    prepared: Prepared, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+) -> Runner:
+    bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
+    module = compressed.module
+    if bits < 32:
+        module = _with_grids(module, calibration, bits)
+    module = in_precision(module, precision)
+    scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+
+    @cache
+    def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:
+        """Compiled when it is first wanted: configurations that share a measurement are never timed."""
+        made = prepared.function(size, threads, bits, precision, marked)
+        function, arguments = made.function, made.arguments(module)
+
+        def run(images: Array) -> Array:
+            # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
+            given = torch.from_numpy(images).to(DTYPES[precision])
+            with torch.inference_mode():
+                return function(*arguments, given)[0].float().numpy()
+
+        return run
+
+    def score(images: Array) -> Array:
+        with thread_count(threads):
+            return in_batches(runs(scoring_batch), images, scoring_batch)
+
+    def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
+        run = runs(len(images), marked=True)
+        run(images)
+        return inductor.profile(partial(run, images), module, precision, calls)
+
+    layers = tuple(LayerExecution(layer.name, precision, KERNEL) for layer in walk(module))
+    return Runner(
+        infer=lambda images: runs(batch)(images),
+        score=score,
+        execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        memory_probe=partial(_save, module, precision),
+        loader=saved,
+        session=lambda: thread_count(threads),
+        profile=profile,
+    )
+
+
+def _save(module: nn.Module, precision: str, folder: str) -> None:
+    torch.save(module, Path(folder) / "model.pt")
+    (Path(folder) / "precision").write_text(precision)
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes. It compiles from nothing, as a first start does:
+    what inductor has kept on this machine is not used."""
+    import torch._inductor.compile_fx
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        os.environ[CACHE_VARIABLE] = str(folder / "inductor")
+        module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
+        dtype = DTYPES[(folder / "precision").read_text()]
+
+        made = function_of(module, torch.zeros(shape, dtype=dtype))
+        arguments = made.arguments(module)
+
+        def infer(images: Array) -> object:
+            given = torch.from_numpy(images).to(dtype)
+            with _settings(threads), torch.inference_mode():
+                return made.function(*arguments, given)
+
+        return infer
+
+    return load
+
+
+ENGINE = Engine(name="compile", label="torch.compile", problem=problem, prepare=prepare)

@@ -1,0 +1,111 @@
+"""torch's own sparse matrices, for a machine without our kernels: linear layers and 1x1 convolutions.
+
+A layer becomes CSR times dense where that was measured to be the faster, and stays as it is elsewhere.
+"""
+
+import copy
+import timeit
+import warnings
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.engine.base import Runner
+from optimizer.engine.torch import build as build_eager
+from optimizer.model.layers import uses
+from optimizer.records import Execution, LayerExecution
+from optimizer.system.threads import thread_count
+
+REPEATS = 5
+KERNEL = "torch CSR"
+
+
+class CsrLayer(nn.Module):
+    """A linear layer or 1x1 convolution whose weight is CSR ``[out, in]``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        assert isinstance(layer.weight, Tensor)
+        self.weight = to_csr(layer.weight.detach().flatten(1))
+        self.bias = layer.bias
+        self.convolution = isinstance(layer, nn.Conv2d)
+
+    def forward(self, values: Tensor) -> Tensor:
+        channel = 1 if self.convolution else -1
+        columns = values.movedim(channel, 0)
+        product: Tensor = self.weight @ columns.flatten(1)
+        if isinstance(self.bias, Tensor):
+            product = product + self.bias[:, None]
+        result: Tensor = product.unflatten(1, columns.shape[1:]).movedim(0, channel)
+        return result
+
+
+def fits(layer: nn.Module) -> bool:
+    """Whether a layer is a matrix times its input as it is."""
+    if isinstance(layer, nn.Conv2d):
+        plain = layer.kernel_size == layer.stride == (1, 1) and layer.padding in ((0, 0), 0)
+        return plain and layer.groups == 1
+    return type(layer) is nn.Linear
+
+
+def to_csr(weight: Tensor) -> Tensor:
+    """``weight`` ``[rows, columns]`` without its zeros, with the 32-bit indices that MKL takes: 64-bit ones
+    would be converted in every call."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+        wide = weight.to_sparse_csr()
+        return torch.sparse_csr_tensor(
+            wide.crow_indices().int(),
+            wide.col_indices().int(),
+            wide.values(),
+            size=wide.shape,
+            check_invariants=True,
+        )
+
+
+@torch.inference_mode()
+def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int, why: str) -> Runner:
+    """The eager runner with CSR layers in it; ``why`` there are no kernels is told."""
+    model = copy.deepcopy(compressed.module)
+    inputs: dict[nn.Module, Tensor] = {}
+    candidates = {layer.module: layer.name for layer in uses(model) if fits(layer.module)}
+
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs[module] = arguments[0]
+
+    handles = [module.register_forward_pre_hook(keep) for module in candidates]
+    with thread_count(threads):
+        model(calibration[:1].expand(batch, -1, -1, -1))
+        for handle in handles:
+            handle.remove()
+        faster = {
+            name: sparse
+            for module, name in candidates.items()
+            if module in inputs
+            and _seconds(sparse := CsrLayer(module), inputs[module]) < _seconds(module, inputs[module])
+        }
+    for name, sparse in faster.items():
+        model.set_submodule(name.rpartition(".")[0], sparse)
+    runner = build_eager(replace(compressed, module=model), calibration, threads, batch)
+    layers = tuple(
+        LayerExecution(
+            layer.name,
+            "f32",
+            f"{KERNEL}, {layer.weight.count_nonzero()} weights" if layer.name in faster else "torch",
+        )
+        for layer in uses(compressed.module)
+    )
+    told = f"no sparse kernels here ({why}): torch's CSR for {len(faster)} of {len(layers)} layers"
+    return replace(
+        runner,
+        score=build_eager(
+            compressed, calibration, threads, batch
+        ).score,  # which layers are faster may change
+        execution=Execution(layers, (*runner.execution.simulated, told)),
+    )
+
+
+def _seconds(layer: nn.Module, inputs: Tensor) -> float:
+    return min(timeit.repeat(lambda: layer(inputs), number=1, repeat=REPEATS))

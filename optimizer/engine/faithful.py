@@ -1,0 +1,35 @@
+"""Whether what an engine built follows the weights that are put into it.
+
+A graph is converted once and then given each recipe's weights. What was worked out from a layer's weight
+while it was converted (twice the weight, a standardised one) stays as it was, and every accuracy would be
+wrong without anybody seeing it.
+"""
+
+import torch
+from torch import nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine.base import Build
+from optimizer.errors import WorkError
+from optimizer.recipe import PruneSpec, Recipe
+
+OTHER_WEIGHTS = Recipe(PruneSpec(sparsity=0.5, allocation="uniform"))
+IMAGES = 2
+TOLERANCE = 0.01
+"""Share of what other weights change in the answers that may be missing."""
+ROUNDING = 1e-4
+"""Of the answers: what sums in another order come to."""
+
+
+@torch.inference_mode()
+def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, int, int], engine: str) -> None:
+    """Raises WorkError where a runner of other weights does not answer as ``model`` with these does."""
+    changed = compress(model, OTHER_WEIGHTS)
+    images = torch.randn(IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
+    before, after = model(images), changed.module(images)
+    found = torch.from_numpy(build(changed, images, 1, 1).score(images.numpy()))
+    if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
+        raise WorkError(
+            f"{engine} can't take other weights for this model: it multiplies with values that are worked "
+            "out from a layer's weight, and they would stay as they are. Use engine torch for it."
+        )

@@ -1,0 +1,76 @@
+"""What a fresh process takes to load a model and run it once: memory and time. Run as a program of its own.
+
+    python -m optimizer.engine.memory LOADER FOLDER THREADS SHAPE...
+
+A measurement inside a long-lived process says little: its allocator hands out memory freed earlier, and its
+libraries have started their threads and kept their kernels.
+"""
+
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from optimizer.engine.base import Loader, Runner
+from optimizer.errors import WorkError
+
+MAX_SECONDS = 900.0
+"""A cold start may take: torch.compile compiles a large network in minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """From files on the disk to the first answer, libraries imported before: growth of the resident memory,
+    and how long it took. One measurement."""
+
+    memory_bytes: int
+    cold_start_ns: int
+
+
+def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start | None:
+    """What loading and one call on ``shape`` ``[N, C, H, W]`` take. None where the engine has no loader.
+
+    Raises WorkError when the process fails, or takes longer than ``MAX_SECONDS``.
+    """
+    if runner.memory_probe is None or runner.loader is None:
+        return None
+    loader = f"{runner.loader.__module__}:{runner.loader.__qualname__}"
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        runner.memory_probe(folder)
+        command = [sys.executable, "-m", "optimizer.engine.memory", loader, folder, str(threads)]
+        command += map(str, shape)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MAX_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise WorkError(
+                f"start and memory could not be measured: after {MAX_SECONDS:g} s a fresh process had not "
+                "given its first answer. Try again when this machine has less to do"
+            ) from error
+    if done.returncode:
+        raise WorkError(f"start and memory could not be measured: {done.stderr.strip()[-500:]}")
+    return Start(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> Start:
+    process = psutil.Process()
+    load = loader()
+    before, begun = process.memory_info().rss, time.perf_counter_ns()
+    infer = load(folder, threads, images.shape)
+    infer(images)
+    taken = time.perf_counter_ns() - begun
+    return Start(process.memory_info().rss - before, taken)
+
+
+if __name__ == "__main__":
+    name, place, threads, *sizes = sys.argv[1:]
+    module, _, function = name.partition(":")
+    found: Loader = getattr(importlib.import_module(module), function)
+    start = _start(found, Path(place), int(threads), np.zeros([int(size) for size in sizes], np.float32))
+    print(json.dumps({"memory_bytes": start.memory_bytes, "cold_start_ns": start.cold_start_ns}))

@@ -1,0 +1,295 @@
+"""ONNX Runtime on the CPU: float32, and int8 kernels where weights and activations are 8-bit.
+
+A torch module is exported once; each recipe puts its weights into a copy of that graph
+(:mod:`optimizer.engine.onnx_graph`), which is also what a user takes away. A session optimises the graph
+when it is made: weights that wait in fewer bits become float32 there, and roundings between integer kernels
+go. What really runs is read off the optimised graph.
+"""
+
+import json
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import trim_mean
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.engine.base import (
+    BETWEEN,
+    BETWEEN_KERNEL,
+    Array,
+    Build,
+    Engine,
+    Load,
+    Runner,
+    Service,
+    in_batches,
+    one_by_one,
+)
+from optimizer.engine.faithful import check_follows
+from optimizer.engine.onnx_graph import Exported, Graph, export, graph_of, lacking
+from optimizer.engine.realised import simulated
+from optimizer.errors import WorkError
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
+
+SCORING_ELEMENTS = 320_000
+LARGEST_BATCH = 50
+"""Images are scored in batches of about so many input values, which stay in the cache."""
+
+INTEGER_KERNELS = {
+    *("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"),
+}
+MULTIPLYING = INTEGER_KERNELS | {
+    "Conv",
+    "FusedConv",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+    "MatMulNBits",
+}
+BLOCKED = "com.microsoft.nchwc"
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    """Export once, and build from the exported graph. Raises WorkError when torch can't."""
+    try:
+        from_graph = partial(build, export(model, input_shape))
+    except WorkError as error:
+        raise WorkError(f"{error}. Use engine torch for it.") from error
+    check_follows(from_graph, model, input_shape, "ONNX Runtime")
+    return from_graph
+
+
+def build(
+    exported: Exported, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+) -> Runner:
+    graph = graph_of(exported, compressed, calibration, threads)
+    _check_batch(graph, batch)
+    content = graph.model.SerializeToString()
+    folded = not graph.int8
+    most = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
+    scoring_batch = most if graph.dynamic else 1
+    timed, layers = _observed(content, batch, threads, folded, graph)
+
+    @cache
+    def scoring() -> tuple[Any, tuple[LayerExecution, ...]]:
+        """Made when it first scores: a second baseline build, or a configuration of which only the speed is
+        asked, never does."""
+        return _observed(content, scoring_batch, threads, folded, graph)
+
+    def infer(images: Array) -> Array:
+        logits: Array = timed.run(None, {"images": images})[0]  # contiguous images are read where they are
+        return logits
+
+    def score(images: Array) -> Array:
+        session, _ = scoring()
+        return in_batches(lambda chunk: session.run(None, {"images": chunk})[0], images, scoring_batch)
+
+    return Runner(
+        infer=infer,
+        score=score,
+        scored=lambda: scoring()[1],
+        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        memory_probe=partial(_save, content, folded),
+        profile=partial(_profile, content, graph, folded, threads),
+        serve=partial(_serve, content, graph, folded),
+        loader=saved,
+    )
+
+
+def _serve(content: bytes, graph: Graph, folded: bool, batch: int, threads: int, streams: int) -> Service:
+    """One request at a time, whatever ``streams`` is."""
+    _check_batch(graph, batch)
+    session = session_of(content, batch, threads, folded)
+    return Service(one_by_one(lambda images: session.run(None, {"images": images})[0]))
+
+
+def _check_batch(graph: Graph, batch: int) -> None:
+    if batch > 1 and not graph.dynamic:
+        raise WorkError(
+            f"torch exports this model to ONNX for one image at a time, not for a batch of {batch}: use "
+            "batch 1, or another engine"
+        )
+
+
+CONVERTING = {"QuantizeLinear", "DequantizeLinear", "ReorderInput", "ReorderOutput", "Cast"}
+FIRST_CALLS = 3
+"""Calls that a profile leaves out: memory is planned in the first."""
+
+
+def _profile(
+    content: bytes, graph: Graph, folded: bool, threads: int, images: Array, calls: int
+) -> tuple[KernelTime, ...]:
+    """What ONNX Runtime's profiler tells of each node, in whole microseconds: the mean of the middle half."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        path = Path(folder, "optimised.onnx")
+        session = session_of(content, len(images), threads, folded, path, profile=Path(folder, "profile"))
+        walls = []
+        for _ in range(FIRST_CALLS + calls):
+            begun = time.perf_counter_ns()
+            session.run(None, {"images": images})
+            walls.append(time.perf_counter_ns() - begun)
+        events = json.loads(Path(session.end_profiling()).read_text())
+        optimised = onnx.load(path, load_external_data=False).graph
+    results = _results(graph)
+    nodes = {node.name: (_layer_of(node, graph, results), *_how(node)) for node in optimised.node}
+    taken: dict[str, list[int]] = {}
+    for event in events:
+        name = event["name"].removesuffix("_kernel_time")
+        if event["cat"] == "Node" and name != event["name"]:
+            taken.setdefault(name, []).append(1000 * event["dur"])
+    kinds = {event["name"].removesuffix("_kernel_time"): event["args"].get("op_name") for event in events}
+    exported, rows = {node.name for node in graph.model.graph.node}, []
+    for name, times in taken.items():
+        layer, precision, kernel = nodes.get(name, (None, "", kinds[name]))
+        converts = kinds[name] in CONVERTING or (kinds[name] == "Transpose" and name not in exported)
+        role: Role = "layer" if layer else "conversion" if converts else "other"
+        if kinds[name].startswith("QLinear"):
+            precision = "u8"
+        middle = round(trim_mean(times[FIRST_CALLS:], 0.25) + 500)  # cut off by half of one, on average
+        rows.append(KernelTime(layer or name, role, precision, kernel, (middle,)))
+    between = max(0, round(np.median(walls[FIRST_CALLS:])) - sum(row.times_ns[0] for row in rows))
+    return (*rows, KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)))
+
+
+def session_of(
+    model: bytes | str,
+    batch: int,
+    threads: int,
+    folded: bool,
+    optimised: Path | None = None,
+    profile: Path | None = None,
+) -> Any:
+    """A session for batches of one size, so that shapes are known when the graph is optimised. ``optimised``
+    and ``profile`` are where that graph and its times are to be written.
+
+    ``folded``: a DequantizeLinear of constants is done when the session is made. By itself ONNX Runtime
+    leaves it to every call, for kernels that take it with them, and without those it takes longer than the
+    product.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Threads of a session that waits would take the cores of the one that runs.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.disable_quant_qdq", "1" if folded else "0")
+    options.add_free_dimension_override_by_name("batch", batch)
+    if optimised:
+        options.optimized_model_filepath = str(optimised)
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    # A product and a sum made one have no int8 kernel for sums in float32, as transformers have them.
+    without = [] if folded else ["MatMulAddFusion"]
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"], disabled_optimizers=without
+    )
+
+
+def _observed(
+    content: bytes, batch: int, threads: int, folded: bool, graph: Graph
+) -> tuple[Any, tuple[LayerExecution, ...]]:
+    """A session, and how it runs each layer."""
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        try:
+            session = session_of(content, batch, threads, folded, path)
+        except Exception as error:  # of ONNX Runtime's own kinds
+            reason = " ".join(str(error).split())[:300]
+            raise WorkError(
+                f"ONNX Runtime can't load this model: {reason}. Use engine torch for it."
+            ) from error
+        return session, executed(onnx.load(path).graph, graph)
+
+
+def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:
+    """Precision and kernel of each layer in an optimised graph.
+
+    A kernel is a layer's if it multiplies with that layer's weight or codes, or where those were laid out
+    anew, if it has the name of the layer's node, or of what that node gave before or after an activation or
+    an addition was fused to it.
+    """
+    results = _results(graph)
+    ran: dict[str, list[tuple[str, str]]] = {}
+    for node in optimised.node:
+        if layer := _layer_of(node, graph, results):
+            ran.setdefault(layer, []).append(_how(node))
+    layers = []
+    for name in graph.running:
+        kernels = ran.get(name, [("unknown", "unknown")])
+        precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
+        layers.append(LayerExecution(name, precision, kernel))
+    return tuple(layers)
+
+
+def _layer_of(node: Any, graph: Graph, results: dict[str, str]) -> str | None:
+    if node.op_type not in MULTIPLYING:
+        return None
+    known = [graph.weights[tensor] for tensor in node.input if tensor in graph.weights]
+    known += [results[name] for name in (_plain(node.name), *node.output) if name in results]
+    return known[0] if known else None
+
+
+def _how(node: Any) -> tuple[str, str]:
+    if node.op_type in INTEGER_KERNELS:
+        return "u8", node.op_type
+    return "f32", f"{node.op_type} (NCHWc)" if node.domain == BLOCKED else node.op_type
+
+
+def _plain(name: str) -> str:
+    """A node's name without what ONNX Runtime adds when it rewrites one."""
+    return re.sub(r"(_nchwc|_token_\d+)+$", "", name).removeprefix("fused ")
+
+
+def _results(graph: Graph) -> dict[str, str]:
+    """The layer of each of its nodes, and of each tensor that they give or that may be fused to them."""
+    readers: dict[str, list[Any]] = {}
+    for node in graph.model.graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    found = dict(graph.nodes)
+    for node in graph.model.graph.node:
+        if node.name not in graph.nodes:
+            continue
+        tensor = node.output[0]
+        while True:
+            found.setdefault(tensor, graph.nodes[node.name])
+            following = readers.get(tensor, [])
+            if len(following) != 1 or following[0].op_type not in ("Relu", "Clip", "Add"):
+                break
+            tensor = following[0].output[0]
+    return found
+
+
+def _save(content: bytes, folded: bool, folder: str) -> None:
+    (Path(folder) / "model.onnx").write_bytes(content)
+    (Path(folder) / "folded").write_text("1" if folded else "")
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+    import onnxruntime  # noqa: F401
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        folded = bool((folder / "folded").read_text())
+        session = session_of(str(folder / "model.onnx"), shape[0], threads, folded)
+        return lambda images: session.run(None, {"images": images})
+
+    return load
+
+
+ENGINE = Engine(name="onnxruntime", label="ONNX Runtime", problem=lacking, prepare=prepare)

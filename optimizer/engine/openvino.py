@@ -1,0 +1,280 @@
+"""OpenVINO on the CPU, pinned to float32, and int8 kernels where weights and activations are 8-bit.
+
+The graph is compiled anew for each recipe: constants edited after compiling are ignored by some layers.
+"""
+
+import importlib.util
+import os
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.engine.base import (
+    BETWEEN,
+    BETWEEN_KERNEL,
+    Array,
+    Build,
+    Engine,
+    Load,
+    Runner,
+    Service,
+    one_by_one,
+)
+from optimizer.engine.faithful import check_follows
+from optimizer.engine.openvino_graph import Converted, convert, graph_of, nodes_of
+from optimizer.engine.realised import simulated
+from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
+
+# oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
+# with a megabyte a configuration that no other one uses. Enough for the float32 kernels of a network.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+EXECUTED = ("Convolution", "FullyConnected", "MatMul")
+TOGETHER_IN_ONE = "Subgraph"
+"""What small layers of a small batch become: several of them, with what lies between, in one kernel."""
+SCORING_ELEMENTS = 320_000
+LARGEST_BATCH = 50
+"""Images are scored in batches of about so many input values: two photographs, fifty thumbnails. Larger
+batches leave the cache and score slower."""
+
+
+def problem() -> str | None:
+    for package in ("openvino", "nncf"):
+        if importlib.util.find_spec(package) is None:
+            return f"the package {package} is not installed (pip install {package})"
+    return None
+
+
+def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+    """Convert once, and build from the converted graph. Raises WorkError where OpenVINO can't."""
+    from_graph = partial(build, convert(model, input_shape))
+    check_follows(from_graph, model, input_shape, "OpenVINO")
+    return from_graph
+
+
+def build(
+    prepared: Converted, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+) -> Runner:
+    graph = graph_of(prepared, compressed, calibration)
+    scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    precision = compressed.recipe.quantize.precision
+    shape = [batch, *prepared.input_shape]
+    timed = _compile(graph, shape, "LATENCY", threads, precision)
+    request = timed.create_infer_request()
+
+    @cache
+    def scoring() -> Any:
+        """Compiled when it first scores: a second baseline build, or a configuration of which only the speed
+        is asked, never does."""
+        return _compile(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
+
+    def infer(images: Array) -> Array:
+        logits: Array = request.infer([images], share_inputs=True)[0]
+        return logits
+
+    layers = _executed(timed, prepared)
+    return Runner(
+        infer=infer,
+        score=lambda images: _score(scoring(), scoring_batch, images),
+        scored=lambda: _executed(scoring(), prepared),
+        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        memory_probe=lambda folder: _save(graph, Path(folder), precision),
+        loader=saved,
+        profile=_profiler(graph, prepared, shape, threads, precision),
+        serve=partial(_serve, graph, prepared.input_shape, precision),
+    )
+
+
+def _compile(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
+    import openvino
+
+    batched = graph.clone()
+    batched.reshape(shape)
+    return openvino.Core().compile_model(batched, "CPU", _settings(hint, threads, precision) | more)
+
+
+def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
+    """Left alone, OpenVINO computes in bfloat16 where the CPU can."""
+    return {
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+
+
+def _score(compiled: Any, batch: int, images: Array) -> Array:
+    """Logits of images in batches over every stream; the last batch is filled up and cut.
+
+    Requests are waited for in turn, without callbacks: a callback needs the interpreter's lock, which a
+    thread that lets go of the compiled model holds while it waits for the callback's thread.
+    """
+    streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+    free = [compiled.create_infer_request() for _ in range(streams)]
+    logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
+    running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
+
+    def finish_oldest() -> Any:
+        request, start, _ = running.popleft()
+        request.wait()
+        part = logits[start : start + batch]
+        part[:] = request.get_output_tensor().data[: len(part)]
+        return request
+
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        if len(chunk) < batch:
+            chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
+        request = free.pop() if free else finish_oldest()
+        request.start_async([chunk], share_inputs=True)
+        running.append((request, start, chunk))
+    while running:
+        finish_oldest()
+    return logits
+
+
+def _serve(
+    graph: Any, input_shape: tuple[int, ...], precision: str, batch: int, threads: int, streams: int
+) -> Service:
+    """One stream answers as the timed call does; more take as many requests at once."""
+    shape = [batch, *input_shape]
+    if streams == 1:
+        request = _compile(graph, shape, "LATENCY", threads, precision).create_infer_request()
+        return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))
+    compiled = _compile(graph, shape, "THROUGHPUT", threads, precision, NUM_STREAMS=streams)
+    waiting = [compiled.create_infer_request() for _ in range(streams)]
+
+    def run(images: Array, requests: int) -> Array:
+        begun, taken = np.empty(requests, np.int64), np.empty(requests, np.int64)
+        for number in range(requests + streams):
+            request, oldest = waiting[number % streams], number - streams
+            if 0 <= oldest < requests:
+                request.wait()
+                taken[oldest] = time.perf_counter_ns() - begun[oldest]
+            if number < requests:
+                begun[number] = time.perf_counter_ns()
+                request.start_async([images], share_inputs=True)
+        return taken
+
+    return Service(run)
+
+
+CONVERSIONS = {"Convert", "FakeQuantize", "Reorder"}
+FIRST_CALLS = 3
+"""Calls that a profile leaves out: kernels are made in the first, and threads are started."""
+
+
+def _profiler(
+    graph: Any, prepared: Converted, shape: list[int], threads: int, precision: str
+) -> Callable[[Array, int], tuple[KernelTime, ...]]:
+    exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
+    layers = {_call_site(name): layer for name, layer in exactly.items()}
+    types = {name: node.get_type_name() for name, node in nodes_of(graph).items()}
+
+    def described(name: str, node: Any) -> tuple[str, Role, str, str]:
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        fused = info["originalLayersNames"].split(",")
+        how = info["runtimePrecision"], info["primitiveType"]
+        if info["layerType"] in EXECUTED:
+            for layer in (layers[site] for site in map(_call_site, fused) if site in layers):
+                return layer, "layer", *how
+        several = dict.fromkeys(exactly[one] for one in fused if one in exactly)
+        if several:  # one kernel of them all
+            return TOGETHER.join(several), "layer", *how
+        converts = info["layerType"] in CONVERSIONS or {types.get(one) for one in fused} <= CONVERSIONS
+        return name, "conversion" if converts else "other", *how
+
+    def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
+        compiled = _compile(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
+        request = compiled.create_infer_request()
+        for _ in range(FIRST_CALLS):
+            request.infer([images], share_inputs=True)
+        before, walls = _total_ns(request, FIRST_CALLS), []
+        for _ in range(calls):
+            begun = time.perf_counter_ns()
+            request.infer([images], share_inputs=True)
+            walls.append(time.perf_counter_ns() - begun)
+        after, nodes = _total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
+        spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
+        between = max(0, round(np.median(walls)) - sum(spent.values()))
+        return (
+            *(KernelTime(*described(name, nodes[name]), (taken,)) for name, taken in spent.items()),
+            KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)),
+        )
+
+    return profile
+
+
+def _total_ns(request: Any, calls: int) -> dict[str, float]:
+    """Nanoseconds in each operation so far, fused ones left out. What OpenVINO tells is the mean of all calls
+    since compiling, in whole microseconds, cut off: on average by a half. (Below one it says "not run", too,
+    of what is run.)"""
+    return {
+        one.node_name: calls * 1000 * (microseconds + 0.5 if microseconds else 0)
+        for one in request.profiling_info
+        if one.exec_type != "undef"
+        for microseconds in (one.real_time // timedelta(microseconds=1),)
+    }
+
+
+def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
+    """Precision and kernel of each layer, read off the executed graph.
+
+    Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
+    ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
+    names all that is in it: one that only adds a layer's bias does not run that layer.
+    """
+    multiplies = {operation for operations in prepared.operations.values() for operation in operations}
+    ran: dict[str, tuple[str, str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
+        kind = info.get("layerType")
+        if kind not in (*EXECUTED, TOGETHER_IN_ONE):
+            continue
+        for name in info["originalLayersNames"].split(","):
+            if kind in EXECUTED or name in multiplies:
+                ran[_call_site(name)] = info["runtimePrecision"], info["primitiveType"]
+    layers = []
+    for name, operations in prepared.operations.items():
+        kernels = [ran.get(_call_site(operation), ("unknown", "unknown")) for operation in operations]
+        precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
+        layers.append(LayerExecution(name, precision, kernel))
+    return tuple(layers)
+
+
+def _call_site(operation: str) -> str:
+    """``head/linear`` of ``head/linear/MatMul``, ``head/linear_1`` of ``head/linear/MatMul_1/Multiply``."""
+    found = re.match(r"(.*?aten::\w+)/[A-Za-z]+(_\d+)?(/|$)", operation)
+    return f"{found[1]}{found[2] or ''}" if found else operation
+
+
+def _save(graph: Any, folder: Path, precision: str) -> None:
+    import openvino
+
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+    (folder / "precision").write_text(precision)
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+    import openvino
+
+    core = openvino.Core()
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        settings = _settings("LATENCY", threads, (folder / "precision").read_text())
+        compiled = core.compile_model(folder / "model.xml", "CPU", settings)
+        return lambda images: compiled([images])
+
+    return load
+
+
+ENGINE = Engine(name="openvino", label="OpenVINO", problem=problem, prepare=prepare)

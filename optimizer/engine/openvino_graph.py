@@ -1,0 +1,252 @@
+"""OpenVINO's graph of a compressed model: converted once, then given each recipe's weights and quantizers.
+
+A torch module is converted once (seconds); each recipe takes a clone of the graph and puts its weights in
+the place of the module's (milliseconds). For 8-bit activations NNCF places the activation quantizers and
+calibrates them on the compressed model; the weights are then written in the recipe's own codes and scales, so
+their values are exact and the int8 kernels run.
+"""
+
+import io
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel, CompressedWeight
+from optimizer.engine.base import Array
+from optimizer.errors import WorkError
+from optimizer.model.layers import multiplications, uses, walk
+
+# OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
+# unless this package is missing. Nothing is to leave the machine: it counts as missing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The uncompressed graph, and for each layer the operations that multiply with its weight.
+
+    ``additions``: the addition of a bias that follows an operation, where one does.
+    """
+
+    graph: Any
+    operations: dict[str, tuple[str, ...]]
+    additions: dict[str, str]
+    input_shape: tuple[int, int, int]
+
+
+def convert(model: nn.Module, input_shape: tuple[int, int, int]) -> Converted:
+    """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
+    import openvino
+
+    try:
+        # What torch says of its own tracer is no concern of a user's.
+        with _whole_attention_projections(), warnings.catch_warnings(action="ignore"):
+            graph = openvino.convert_model(model, example_input=torch.zeros(1, *input_shape))
+        graph.reshape([1, *input_shape])
+    except Exception as error:  # the converter raises whatever its frontend or the model raises
+        raise WorkError(
+            f"OpenVINO can't convert this model: {_one_line(error)}. Use engine torch for it."
+        ) from error
+    names = {id(layer.weight): layer.name for layer in walk(model)}
+    aliases = {
+        alias: names[id(parameter)]
+        for alias, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) in names
+    }
+    operations: dict[str, tuple[str, ...]] = {}
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() in WEIGHTED:
+            for name in {aliases[alias] for alias in _weight_names(node) if alias in aliases}:
+                operations[name] = (*operations.get(name, ()), node.get_friendly_name())
+    for name, runs in multiplications(model, input_shape).items():
+        if runs and name not in operations:  # without runs: a classifier for training only, as Inception's
+            raise WorkError(
+                f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
+                "so its weights can't be replaced. Use engine torch for this model."
+            )
+    converted = Converted(graph, operations, _additions(graph, operations, model), input_shape)
+    _check_weights(converted, model)
+    return converted
+
+
+@contextmanager
+def _whole_attention_projections() -> Iterator[None]:
+    """Keep torch off its fused attention while tracing: it cuts the joint projection into three."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _weight_names(node: Any) -> list[str]:
+    """Parameter paths that a node's weight may have, from the names that the torch frontend gives."""
+    constant = node.input_value(1).get_node().get_friendly_name()
+    operation = node.get_friendly_name().partition("/")[0]
+    return [constant.removeprefix("self."), f"{operation.removeprefix('__module.')}.weight"]
+
+
+def _check_weights(converted: Converted, model: nn.Module) -> None:
+    """A wrong match would give wrong accuracy in silence: compare every weight once."""
+    nodes = nodes_of(converted.graph)
+    weights = {layer.name: layer.weight.detach().numpy().ravel() for layer in walk(model)}
+    for name, operations in converted.operations.items():
+        for operation in operations:
+            source = nodes[operation].input_value(1).get_node()
+            if source.get_type_name() != "Constant" or not np.array_equal(
+                source.get_data().ravel(), weights[name]
+            ):
+                raise WorkError(
+                    f"layer {name} has other weights in OpenVINO's graph than in torch, so they can't be "
+                    "replaced. Use engine torch for this model."
+                )
+
+
+def _additions(graph: Any, operations: dict[str, tuple[str, ...]], model: nn.Module) -> dict[str, str]:
+    """By operation, what adds its layer's bias. (The converter leaves out a bias of zeros.)"""
+    nodes = nodes_of(graph)
+    found: dict[str, str] = {}
+    for layer in uses(model):
+        if layer.bias is None:
+            continue
+        values = layer.bias.detach().numpy()
+        for operation in operations.get(layer.name, ()):
+            for target in nodes[operation].output(0).get_target_inputs():
+                if _adds(target.get_node(), values):
+                    found[operation] = target.get_node().get_friendly_name()
+    return found
+
+
+def _adds(node: Any, values: Array) -> bool:
+    if node.get_type_name() != "Add":
+        return False
+    constant = node.input_value(1).get_node()
+    return constant.get_type_name() == "Constant" and np.array_equal(constant.get_data().ravel(), values)
+
+
+def nodes_of(graph: Any) -> dict[str, Any]:
+    """Operations by name."""
+    return {node.get_friendly_name(): node for node in graph.get_ops()}
+
+
+def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tensor) -> Any:
+    """The graph with the weights and biases of a compressed model, and quantizers where its recipe has
+    activations of 8 bits or fewer, calibrated on images ``[N, C, H, W]``. Raises WorkError where NNCF
+    can't."""
+    bits = compressed.recipe.quantize.activation_bits
+    graph = prepared.graph.clone()
+    _replace_weights(graph, prepared, compressed, as_codes=False)
+    _shift_biases(graph, prepared, compressed)
+    if bits <= 8:
+        graph = _quantize_activations(graph, calibration.numpy(), bits)
+        _replace_weights(graph, prepared, compressed, as_codes=True)
+    return graph
+
+
+def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedModel, as_codes: bool) -> None:
+    nodes = nodes_of(graph)
+    for name, operations in prepared.operations.items():
+        weight = compressed.weights[name]
+        shape = list(nodes[operations[0]].input_value(1).get_shape())
+        if as_codes and weight.fits_int8:
+            replacement = _int8_constant(weight, shape)
+        else:
+            replacement = _constant(weight.values, shape)
+        for operation in operations:
+            nodes[operation].input(1).replace_source_output(replacement.output(0))
+
+
+def _shift_biases(graph: Any, prepared: Converted, compressed: CompressedModel) -> None:
+    """Into the additions that are there, so that the graph stays the one that engines know to fuse."""
+    from openvino import opset13 as ops
+
+    nodes = nodes_of(graph)
+    for name, operations in prepared.operations.items():
+        change = compressed.weights[name].bias_change
+        if change is None:
+            continue
+        for operation in operations:
+            if operation in prepared.additions:
+                addition = nodes[prepared.additions[operation]]
+                bias = torch.tensor(addition.input_value(1).get_node().get_data())
+                shifted = _constant(bias + change.reshape(bias.shape), list(bias.shape))
+                addition.input(1).replace_source_output(shifted.output(0))
+                continue
+            output = nodes[operation].output(0)
+            users = output.get_target_inputs()
+            beside = (
+                0 if nodes[operation].get_type_name() == "MatMul" else len(output.get_partial_shape()) - 2
+            )
+            added = ops.add(output, _constant(change, [len(change), *[1] * beside]))
+            for user in users:
+                user.replace_source_output(added.output(0))
+
+
+def _constant(values: Tensor, shape: list[int]) -> Any:
+    from openvino import opset13 as ops
+
+    return ops.constant(np.ascontiguousarray(values.numpy()).reshape(shape))
+
+
+def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
+    """int8 codes, a conversion and a scale a channel: the pattern that OpenVINO turns into int8 kernels."""
+    from openvino import opset13 as ops
+
+    assert weight.codes is not None
+    codes = weight.codes.centred.to(torch.int8).numpy().reshape(shape)
+    scale = weight.codes.scale.numpy().ravel()
+    channels = scale if scale.size > 1 else np.repeat(scale, weight.codes.centred.shape[0])
+    channels = channels.reshape([len(channels)] + [1] * (len(shape) - 1))
+    return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))
+
+
+def _quantize_activations(graph: Any, calibration: Array, bits: int) -> Any:
+    """NNCF's post-training quantization without its bias correction: biases are the recipe's business.
+
+    Its grids are of 8 bits; fewer take fewer levels between the same ends.
+    """
+    kind_of_logger = logging.getLoggerClass()
+    import nncf
+
+    logging.setLoggerClass(kind_of_logger)  # importing NNCF sets its own for every logger made later
+    nncf.set_log_level(logging.ERROR)
+    dataset = nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))])
+    transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
+    try:
+        with redirect_stdout(io.StringIO()):  # where it draws its progress
+            quantized = nncf.quantize(
+                graph,
+                dataset,
+                subset_size=len(calibration),
+                # symmetric grids: for a transformer NNCF's own choice is an eighth slower, and no more exact
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    disable_bias_correction=True,
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+                ),
+            )
+    except Exception as error:  # NNCF wraps errors of many kinds
+        raise WorkError(f"NNCF can't quantize the activations of this model: {_one_line(error)}") from error
+    for node in quantized.get_ops():
+        if (
+            node.get_type_name() == "FakeQuantize"
+            and node.input_value(0).get_node().get_type_name() != "Constant"
+        ):
+            node.set_attribute("levels", 2**bits)
+    return quantized
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

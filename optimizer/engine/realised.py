@@ -1,0 +1,62 @@
+"""What was asked of an engine and what its kernels did: the difference, in words."""
+
+from collections.abc import Sequence
+
+from optimizer.compression.apply import CompressedModel, width_words
+from optimizer.recipe import PRECISIONS
+from optimizer.records import LayerExecution
+
+INT8_OR_IDLE = {"i8", "u8", "unknown"}
+"""Precisions of int8 kernels, and that of a layer which never runs."""
+
+
+def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], int8: bool = True) -> list[str]:
+    """What the kernels did not do of a recipe, in words, by what was really executed.
+
+    ``int8``: whether the engine has int8 kernels at all.
+    """
+    weights = list(compressed.weights.values())
+    quantize = compressed.recipe.quantize
+    ran = {layer.name: set(layer.precision.split(" and ")) - INT8_OR_IDLE for layer in layers}
+    others = [name for name, precisions in ran.items() if precisions]
+    floats = dict.fromkeys(PRECISIONS.get(one, one) for name in others for one in sorted(ran[name]))
+    kernels = " and ".join(floats) or PRECISIONS[quantize.precision]
+    values = "the values are exact" if kernels == "float32" else f"the values are held in {kernels}"
+    if kernels == "float16":
+        weights = [weight for weight in weights if weight.bits != 16]
+    widths = width_words(weights)
+    words = []
+    fit = any(weight.fits_int8 for weight in compressed.weights.values())
+    if int8 and quantize.activation_bits == 8 and fit:
+        if any(weight.bits < 8 for weight in weights):
+            words.append(f"{widths}: the values are exact, the kernels are int8")
+        if others:
+            words.append(f"{_some_of(others, layers)} did not run on int8 kernels: {named(others)}")
+    else:
+        if widths:
+            words.append(f"{widths}: {values}, the kernels are {kernels}")
+        if quantize.activation_bits < 32:
+            between = f"{quantize.activation_bits}-bit activations: rounded between {kernels} kernels"
+            words.append(between + (_unfit(compressed) if int8 and quantize.activation_bits == 8 else ""))
+    if quantize.precision != "f32":
+        missed = [name for name in others if ran[name] != {quantize.precision}]
+        if missed:
+            asked = PRECISIONS[quantize.precision]
+            words.append(f"{asked}: {_some_of(missed, layers)} did not run in it: {named(missed)}")
+    return words
+
+
+def _unfit(compressed: CompressedModel) -> str:
+    """Why 8-bit activations alone do not make int8 kernels."""
+    whole = not any(weight.codes for weight in compressed.weights.values())
+    reason = "the weights do" if whole else "asymmetric 8-bit weights do"
+    return f", since {reason} not fit int8"
+
+
+def _some_of(names: Sequence[str], layers: Sequence[LayerExecution]) -> str:
+    return f"{len(names)} of {len(layers)} layers"
+
+
+def named(names: Sequence[str]) -> str:
+    """The first three."""
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,256 @@
+"""torch eager, the reference: weights of every recipe are exact float32, activations are rounded in place."""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel
+from optimizer.engine.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Load, Runner, Service, one_by_one
+from optimizer.engine.realised import simulated
+from optimizer.model.layers import uses, walk
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
+from optimizer.system.threads import pinned_threads, thread_count
+
+# torch's profiler tells the terminal when it starts and stops, unless only worse is to be told.
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+
+SCORING_BATCH = 32
+SCOPE = "paretoscope "
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+FAKE_QUANTIZE = "aten::fake_quantize_per_tensor_affine"
+FACTORS = 3
+"""What a layer multiplies comes first: one input, or an attention's query, key and value."""
+
+
+class RoundActivations:
+    """A forward pre-hook that rounds a layer's input to an asymmetric grid of ``bits``. Picklable."""
+
+    def __init__(self, low: float, high: float, bits: int = 8) -> None:
+        self.bits = bits
+        self.last = 2**bits - 1
+        self.scale = max((high - low) / self.last, 1e-12)
+        self.zero_point = round(-low / self.scale)
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rounded = (
+            torch.fake_quantize_per_tensor_affine(
+                tensor.float(), self.scale, self.zero_point, 0, self.last
+            ).to(tensor.dtype)
+            for tensor in inputs[:FACTORS]
+        )
+        return (*rounded, *inputs[FACTORS:])
+
+
+@pinned_threads()
+@torch.inference_mode()
+def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple[float, float]]:
+    """Lowest and highest input of each layer over ``images`` ``[N, C, H, W]``; 0 is always covered."""
+    ranges = {layer.module: (0.0, 0.0) for layer in uses(model)}
+
+    def observe(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        for tensor in inputs[:FACTORS]:
+            low, high = ranges[module]
+            ranges[module] = (min(low, tensor.min().item()), max(high, tensor.max().item()))
+
+    handles = [module.register_forward_pre_hook(observe) for module in ranges]
+    try:
+        for batch in torch.split(images, SCORING_BATCH):
+            model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ranges
+
+
+def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
+    """A module takes any batch, so ``batch`` needs no preparation here."""
+    model = compressed.module
+    bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
+    dtype = DTYPES[precision]
+    if bits <= 8:
+        model = copy.deepcopy(model)
+        for module, span in activation_ranges(model, calibration).items():
+            module.register_forward_pre_hook(RoundActivations(*span, bits))
+    if precision != "f32":
+        model = copy.deepcopy(model).to(dtype)
+
+    def infer(images: Array) -> Array:
+        with torch.inference_mode():
+            logits: Tensor = model(torch.from_numpy(images).to(dtype))
+        return logits.float().numpy()
+
+    def score(images: Array) -> Array:
+        with thread_count(threads):
+            parts = range(0, len(images), SCORING_BATCH)
+            return np.concatenate([infer(images[start : start + SCORING_BATCH]) for start in parts])
+
+    return Runner(
+        infer=infer,
+        score=score,
+        execution=Execution(_layers(compressed, model), tuple(_simulated(compressed, model))),
+        memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
+        loader=saved,
+        session=lambda: thread_count(threads),
+        profile=partial(_profile, model, infer),
+        serve=lambda batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
+    )
+
+
+def _profile(
+    model: nn.Module, infer: Callable[[Array], Array], images: Array, calls: int
+) -> tuple[KernelTime, ...]:
+    """Each module's time, by hooks; which operation it is, by torch's profiler in one call more.
+
+    What is computed outside of modules (additions, functions) is in the last row.
+    """
+    units = _units(model)
+    times: dict[tuple[str, Role], list[int]] = {}
+    begun = spent = call = 0
+
+    def start(module: nn.Module, inputs: object) -> None:
+        nonlocal begun
+        begun = time.perf_counter_ns()
+
+    def take(name: str, role: Role) -> None:
+        nonlocal begun, spent
+        now = time.perf_counter_ns()
+        times.setdefault((name, role), [0] * calls)[call] += now - begun
+        spent += now - begun
+        begun = time.perf_counter_ns()
+
+    def ready(module: nn.Module, inputs: object) -> None:
+        if bits := _rounding(module):
+            take(f"{units[module][0]}: input to {bits} bits", "conversion")
+
+    def end(module: nn.Module, inputs: object, output: object) -> None:
+        take(*units[module])
+
+    between = []
+    with ExitStack() as stack:
+        for module in units:
+            for handle in (
+                module.register_forward_pre_hook(start, prepend=True),
+                module.register_forward_pre_hook(ready),
+                module.register_forward_hook(end, prepend=True),
+            ):
+                stack.callback(handle.remove)
+        while call < calls:
+            spent, before = 0, time.perf_counter_ns()
+            infer(images)
+            between.append(time.perf_counter_ns() - before - spent)
+            call += 1
+    kernels = _kernels(units, infer, images)
+    rows = [
+        KernelTime(
+            name,
+            role,
+            "f32",
+            FAKE_QUANTIZE if role == "conversion" else kernels.get(name, "no operation"),
+            (round(np.median(taken)),),
+        )
+        for (name, role), taken in times.items()
+    ]
+    return (
+        *rows,
+        KernelTime(BETWEEN, "other", "", f"functions, {BETWEEN_KERNEL}", (round(np.median(between)),)),
+    )
+
+
+def _units(model: nn.Module) -> dict[nn.Module, tuple[str, Role]]:
+    """What is timed as one: layers, and other modules without modules in them; each with its name and role.
+
+    An attention is one, under its first projection's name: its second runs inside torch's own code.
+    """
+    layers = {layer.module: layer.name for layer in uses(model)}
+    found: dict[nn.Module, tuple[str, Role]] = {}
+    inside: set[nn.Module] = set()
+    for path, module in model.named_modules():
+        if module in inside or (module not in layers and next(module.children(), None)):
+            continue
+        inside |= {*module.modules()}
+        if not isinstance(module, nn.Identity):
+            found[module] = (layers[module], "layer") if module in layers else (path, "other")
+    return found
+
+
+def _rounding(module: nn.Module) -> int:
+    """The bits that the module's inputs are rounded to; 0 if they are not."""
+    hooks = module._forward_pre_hooks.values()
+    return next((hook.bits for hook in hooks if isinstance(hook, RoundActivations)), 0)
+
+
+def _kernels(
+    units: Mapping[nn.Module, tuple[str, Role]], infer: Callable[[Array], Array], images: Array
+) -> dict[str, str]:
+    """The operation in which each unit spends the most time, by name."""
+    open_scopes: list[Any] = []
+
+    def enter(module: nn.Module, inputs: object) -> None:
+        open_scopes.append(torch.profiler.record_function(SCOPE + units[module][0]))
+        open_scopes[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        open_scopes.pop().__exit__(None, None, None)
+
+    with ExitStack() as stack:
+        for module in units:  # after what rounds the inputs
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave, prepend=True).remove)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as told:
+            infer(images)
+    longest: dict[str, tuple[float, str]] = {}
+    for event in told.events() or ():
+        scope = event.cpu_parent
+        while scope is not None and not scope.name.startswith(SCOPE):
+            scope = scope.cpu_parent
+        if scope is not None:
+            name = scope.name.removeprefix(SCOPE)
+            longest[name] = max(longest.get(name, (-1.0, "")), (event.self_cpu_time_total, event.name))
+    return {name: kernel for name, (_, kernel) in longest.items()}
+
+
+def saved() -> Load:
+    """The loader of what a runner's ``memory_probe`` writes."""
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+        torch.set_num_threads(threads)
+        model = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
+        dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+
+        def infer(images: Array) -> object:
+            with torch.inference_mode():
+                return model(torch.from_numpy(images).to(dtype))
+
+        return infer
+
+    return load
+
+
+def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecution, ...]:
+    precision = compressed.recipe.quantize.precision
+    return tuple(LayerExecution(layer.name, precision, "torch eager") for layer in walk(model))
+
+
+def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
+    for words in simulated(compressed, _layers(compressed, model), int8=False):
+        yield words + (", which takes time of its own" if "activations" in words else "")
+    bits = compressed.recipe.quantize.activation_bits
+    if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
+        yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"
+
+
+ENGINE = Engine(
+    name="torch",
+    label="torch eager",
+    problem=lambda: None,
+    prepare=lambda model, input_shape: build,
+)

@@ -1,0 +1,1 @@
+"""What leaves: tables, the report, and files of compressed models."""

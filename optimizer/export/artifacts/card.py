@@ -1,0 +1,90 @@
+"""The model card: the recipe in words, what was measured, and how to load the model again."""
+
+from collections import Counter
+from typing import Any
+
+from optimizer import __version__
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.summary import Summary, summarise
+from optimizer.export.artifacts.take_away import TakeAway
+
+RECIPE_FILE = "recipe.json"
+CARD_FILE = "MODEL_CARD.md"
+"""What lies beside a model's own files in every zip."""
+
+FIGURES = (
+    *("accuracy", "balanced_accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
+    *("memory", "cold_start", "nonzero", "operations", "latency", "latency_ratio"),
+)
+
+LIMITS = (
+    "Nothing was trained: accuracy after fine-tuning can be higher.",
+    "Accuracy holds for images like those it was measured on, and a class can lose more than the mean.",
+    "Times hold for the engine, machine, batch and thread count named here, and not for other runtimes.",
+    "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
+    "pruning changes accuracy and the size of the file, not time.",
+    "A precision called simulated shows what accuracy it has, not how fast kernels of it would be.",
+)
+
+
+def model_card(take_away: TakeAway, files: tuple[str, ...], loading: str, notes: tuple[str, ...] = ()) -> str:
+    """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
+    card, recipe = take_away.card, take_away.compressed.recipe
+    summary = summarise(take_away.result) if take_away.result else None
+    blocks = [
+        f"# {card.name}: {recipe.describe()}",
+        f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded, nothing trained.",
+        *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
+        f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
+        f"model. Output: logits `[N, {card.classes}]`.",
+        "## Recipe\n\n" + _bullets(_recipe_words(take_away)),
+        "## Files\n\n" + _bullets([f"`{name}`" for name in (*files, RECIPE_FILE)]),
+        *([_bullets(notes)] if notes else []),
+        "## Measured\n\n" + (_measured(summary) if summary else "Not measured."),
+        *([f"## Environment\n\n{summary.environment}"] if summary else []),
+        f"## Load it again\n\n```python\n{loading}\n```",
+        "## What the numbers do not say\n\n" + _bullets(LIMITS),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _recipe_words(take_away: TakeAway) -> list[str]:
+    recipe = take_away.compressed.recipe
+    weights = take_away.compressed.weights.values()
+    elements = sum(weight.values.numel() for weight in weights)
+    nonzero = sum(int(weight.values.count_nonzero()) for weight in weights)
+    widths = Counter(weight.bits for weight in weights)
+    words = [recipe.describe()]
+    if len(widths) > 1:
+        words.append("layers: " + ", ".join(f"{widths[bits]} in {bits} bits" for bits in sorted(widths)))
+    if recipe.quantize.activation_bits < 32:
+        words.append(f"activation ranges from {len(take_away.calibration)} calibration images")
+    return [*words, f"{nonzero:,} of {elements:,} weights are not zero", f"as data: `{RECIPE_FILE}`"]
+
+
+def _measured(summary: Summary) -> str:
+    labelled = summary.reference == "labels"
+    rows = ["| | this model | uncompressed |", "|---|---|---|"]
+    for name in FIGURES:
+        measure, metric = summary.measures[name], METRICS[name]
+        if measure.value is None or (name == "agreement" and not labelled):
+            continue
+        label = metric.label if labelled or name != "accuracy" else "agreement with the uncompressed model"
+        before = "" if measure.baseline is None else metric.format(measure.baseline, None, None)
+        rows.append(f"| {label} | {summary.text(name)} | {before} |")
+    kernels = ", ".join(f"{layers} in {precision}" for precision, layers in summary.precisions.items())
+    shared = f"time shared with {summary.shared_with}, which runs the same instructions"
+    facts = [
+        f"{summary.images}; intervals are of 95 %",
+        f"{engine_label(summary.request.engine)}, batch {summary.batch}, threads: {summary.threads}; "
+        f"layers: {kernels} ({summary.realisation})",
+        *([shared] if summary.shared_with else []),
+        *(f"**{badge.name}**: {badge.words}" for badge in summary.badges),
+        *summary.notes,
+    ]
+    return "\n".join(rows) + "\n\n" + _bullets(facts)
+
+
+def _bullets(lines: Any) -> str:
+    return "\n".join(f"- {line}" for line in lines)

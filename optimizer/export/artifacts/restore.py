@@ -1,0 +1,162 @@
+"""The way back from a ``safetensors`` or ``packed`` file to a torch module, each part checked before it is
+believed: the file may be anything.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.packing import Layout, Packed, check_grid, unpack, widen
+from optimizer.compression.quantize.grid import Codes
+from optimizer.errors import InputError
+from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
+from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, VERSION, others
+from optimizer.model.layers import walk
+
+HEADER_BYTES = 8 << 20
+
+
+def load(source: Path | str | bytes, module: nn.Module) -> nn.Module:
+    """A copy of ``module`` with the values in a ``safetensors`` or ``packed`` zip, in evaluation mode.
+
+    ``module`` is the same architecture with its batch norm folded
+    (:func:`optimizer.model.layers.fold_batch_norm`); it is left as it was. Values come back bit for bit
+    (zeros of ``packed`` without their sign); activations are not rounded. No code in the file is run, and no
+    more is read than a file of this model can have. Raises InputError for a file that is damaged, of another
+    model or of another version.
+    """
+    name, content = model_file(source, _most_bytes(module))
+    found = _facts(content)
+    if found.get("format") != FORMATS[name]:
+        raise InputError(f"{name} does not say {FORMATS[name]!r}: use a file that Paretoscope wrote")
+    if found.get("version") != VERSION:
+        raise InputError(
+            f"{name} has version {str(found.get('version'))[:20]!r} but {VERSION!r} is read here: "
+            "upgrade, or write the file again"
+        )
+    try:
+        tensors = safetensors.torch.load(content)
+    except Exception as error:  # of several kinds, for bytes that may be anything
+        raise damaged(name, error) from error
+    try:
+        return _restored(module, tensors, _layouts(found) if name == PACKED_FILE else None)
+    except _UnfitError as error:
+        raise InputError(
+            f"{name} holds {str(found.get('model'))[:80]!r} and does not fit this model: {error}. "
+            "Load it into the same model with its batch norm folded: layers.fold_batch_norm(model)[0]"
+        ) from error
+
+
+class _UnfitError(InputError):
+    """What a file has that the model has not, or the reverse."""
+
+
+def _restored(module: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, Layout] | None) -> nn.Module:
+    restored = copy.deepcopy(module).eval()
+    targets: dict[str, Tensor] = {layer.name: layer.weight for layer in walk(restored)}
+    values = {name: _weight(name, weight.shape, tensors, layouts) for name, weight in targets.items()}
+    expected = others(restored)
+    if lacking := sorted(expected.keys() - tensors.keys()):
+        raise _UnfitError(f"it lacks {some(lacking)}")
+    grids = {f"{name}{suffix}" for name in values for suffix in (".scale", ".zero_point")}
+    if extra := sorted(tensors.keys() - expected.keys() - values.keys() - grids):
+        raise _UnfitError(f"it has {some(extra)}, which the model has not")
+    for name, other in expected.items():
+        _expect(name, tensors[name], other.dtype, other.shape)
+        values[name] = tensors[name]
+    targets |= {**dict(restored.named_parameters()), **dict(restored.named_buffers())}
+    with torch.no_grad():
+        for name, value in values.items():
+            targets[name].copy_(value)
+    return restored
+
+
+def _weight(
+    name: str, shape: torch.Size, tensors: dict[str, Tensor], layouts: dict[str, Layout] | None
+) -> Tensor:
+    """The float32 values of one layer ``shape``, checked before anything of its size is made."""
+    if name not in tensors or (layouts is not None and name not in layouts):
+        raise _UnfitError(f"it lacks {name}")
+    parts = {
+        suffix: tensors[f"{name}{suffix}"]
+        for suffix in ("", ".scale", ".zero_point")
+        if f"{name}{suffix}" in tensors
+    }
+    if layouts is None:
+        return _dense_weight(name, shape, parts)
+    layout = layouts[name]
+    if layout.shape != tuple(shape):
+        raise _UnfitError(f"{name} is {list(layout.shape)}, not {list(shape)}")
+    try:
+        found = unpack(Packed(layout, parts[""], parts.get(".scale"), parts.get(".zero_point")))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    return found.values if isinstance(found, Codes) else found
+
+
+def _dense_weight(name: str, shape: torch.Size, parts: dict[str, Tensor]) -> Tensor:
+    kinds = {
+        torch.float32: {""},
+        torch.float16: {""},
+        torch.int8: {"", ".scale"},
+        torch.uint8: {"", ".scale", ".zero_point"},
+    }
+    dtype = parts[""].dtype
+    if kinds.get(dtype) != parts.keys():
+        raise _UnfitError(f"{name} is {dtype} with {some(sorted(parts.keys() - {''})) or 'no scale'}")
+    _expect(name, parts[""], dtype, shape)
+    if ".scale" in parts:
+        check_grid(shape, parts[".scale"], parts.get(".zero_point"))
+    return widen(parts)
+
+
+def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> None:
+    if (tensor.dtype, tensor.shape) != (dtype, shape):
+        raise _UnfitError(f"{name} is {list(tensor.shape)} {tensor.dtype}, not {list(shape)} {dtype}")
+
+
+def _layouts(facts: Mapping[str, object]) -> dict[str, Layout]:
+    try:
+        return msgspec.convert(facts.get("layers"), dict[str, Layout])
+    except msgspec.ValidationError as error:
+        raise damaged("its list of layers", error) from error
+
+
+def _facts(content: bytes) -> dict[str, Any]:
+    """What was written under :data:`METADATA_KEY`, or nothing."""
+    metadata = _header(content).get("__metadata__")
+    written = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+    try:
+        facts = msgspec.json.decode(written) if isinstance(written, str) else None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise damaged("the safetensors header", error) from error
+    return facts if isinstance(facts, dict) else {}
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    """The JSON header of a safetensors file, before anything else of it is believed."""
+    size = int.from_bytes(content[:8], "little")
+    if len(content) < 8 or size > min(HEADER_BYTES, len(content) - 8):
+        raise InputError(
+            f"the header of the safetensors file has {size:,} bytes, more than the file or the allowed "
+            f"{HEADER_BYTES:,}: download or write it again"
+        )
+    try:
+        header = msgspec.json.decode(content[8 : 8 + size])
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise damaged("the safetensors header", error) from error
+    if not isinstance(header, dict):
+        raise damaged("the safetensors header", "no JSON object")
+    return header
+
+
+def _most_bytes(module: nn.Module) -> int:
+    """More than any file of this model has: its float32 values, as much again for scales, and a header."""
+    tensors = (*module.parameters(), *module.buffers())
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + HEADER_BYTES

@@ -1,0 +1,197 @@
+"""One HTML file for a list of results: what was found in plain sentences, then how far it can be trusted."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from optimizer.analysis.frame import frontier_of
+from optimizer.analysis.headline import may_be
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.outcomes import Verdict, images_needed
+from optimizer.analysis.statistics import SAME
+from optimizer.analysis.summary import Summary, summarise
+from optimizer.charts import compare_info
+from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
+from optimizer.formats import count, format_bytes, format_ns, format_p, format_ratio
+from optimizer.records import Result
+
+TOLERATED_POINTS = 1
+"""The accuracy loss under which the report looks for the fastest and the smallest configuration."""
+MOST_SENTENCES = 12
+MOST_ROWS_IN_A_CHART = 12
+
+LIMITS = Section(
+    "What these figures do not say",
+    items=(
+        "Nothing was trained: accuracy after fine-tuning can be higher.",
+        "Accuracy holds for images like these. Other images can lose more, and a class more than the mean.",
+        "Times hold for this machine, engine, batch and thread count. On a busy machine, or behind a server, "
+        "calls take longer.",
+        "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
+        "pruning changes accuracy and compressed size, not time.",
+        "A simulated precision shows what accuracy it would have, not how fast kernels of it would be.",
+        "Of twenty comparisons without any real difference, one is expected to show a difference by chance: "
+        "read a long table with that in mind.",
+    ),
+)
+
+
+def report(results: Sequence[Result], title: str | None = None) -> str:
+    """The report as one HTML document that opens without a network. All text is escaped."""
+    summaries = [summarise(result) for result in results]
+    charts = dict(charts_of(results)) if len(results) > 3 else {}
+    if len(results) <= MOST_ROWS_IN_A_CHART:
+        charts |= {
+            f"compare-{name}": compare_info(results, name)
+            for name in ("accuracy", "file_size", "latency_ratio")
+        }
+    return page(
+        title or f"Report on {title_of(results)}",
+        results,
+        charts,
+        before=[section for section in (_findings(summaries), _verdicts(summaries)) if section],
+        after=(_how_measured(summaries), HOW_TO_READ, LIMITS),
+    )
+
+
+def accuracy_sentence(summary: Summary) -> str:
+    """``accuracy falls by 1.2 points (0.4 to 2.0), p = 0.004, to 92.2 % (91.7 to 92.7)``."""
+    drop = summary.drop
+    what = "accuracy" if summary.reference == "labels" else "agreement with the uncompressed model"
+    if summary.recipe.identity:
+        return f"{what} is {summary.text('accuracy')} on {summary.images}"
+    test = "" if drop.p is None else f", {format_p(drop.p)}"
+    if drop.verdict is Verdict.SAME:
+        may = may_be(drop)
+        return (
+            f"{what}: {drop.verdict}, {summary.text('accuracy')} on {summary.images}; "
+            f"{may[0].lower()}{may[1:]}{test}"
+        )
+    if drop.verdict is Verdict.WORSE:
+        change = f"falls by {summary.text('drop')}"
+    else:
+        change = f"rises by {metric('drop').format(-drop.points, -drop.high, -drop.low)}"
+    return f"{what} {change}{test}, to {summary.text('accuracy')} on {summary.images}"
+
+
+def size_sentence(summary: Summary) -> str:
+    """``the file shrinks from 2.35 MB to 593 kB (0.253×), 180 kB compressed``."""
+    before, after = summary.baseline_size.file_bytes, summary.size.file_bytes
+    if before == after:
+        change = f"the file is {summary.text('file_size')}"
+        if not summary.recipe.identity:
+            change += ", as before"
+    else:
+        verb = "shrinks" if after < before else "grows"
+        change = (
+            f"the file {verb} from {format_bytes(before)} to {summary.text('file_size')} "
+            f"({format_ratio(after / before)})"
+        )
+    return f"{change}, {summary.text('compressed_size')} compressed"
+
+
+def latency_sentence(summary: Summary) -> str:
+    """``a call takes 274 µs instead of 608 µs: 0.450× (0.449 to 0.451), faster``."""
+    latency = summary.latency
+    if latency.verdict == "noisy":
+        return f"the latency is not to be trusted ({'; '.join(latency.noise)})"
+    if latency.verdict == SAME:
+        sentence = (
+            f"latency: {SAME}, {summary.text('latency')} a call, {summary.text('latency_ratio')} "
+            f"({latency.detectable_words})"
+        )
+    else:
+        before = format_ns(summary.measures["latency"].baseline)
+        sentence = (
+            f"a call takes {summary.text('latency', interval=False)} instead of {before}: "
+            f"{summary.text('latency_ratio')}, {latency.verdict}"
+        )
+    if summary.shared_with:
+        sentence += f" (time shared with: {summary.shared_with}, which runs the same instructions)"
+    return sentence + (", preliminary" if summary.quick else "")
+
+
+def _findings(summaries: Sequence[Summary]) -> Section | None:
+    """The fastest and the smallest configuration that is sure not to lose more than is tolerated."""
+    compressed = [summary for summary in summaries if not summary.recipe.identity]
+    if not compressed:
+        return None
+    sure = [summary for summary in compressed if summary.drop.high <= TOLERATED_POINTS]
+    points = count(TOLERATED_POINTS, "point")
+    if not sure:
+        best = min(compressed, key=lambda summary: summary.drop.high)
+        words = f"No configuration surely lost at most {points}: every interval reaches further."
+        needed, images = images_needed(TOLERATED_POINTS), max(summary.total for summary in compressed)
+        if images < needed and any(summary.reference == "labels" for summary in compressed):
+            words += (
+                f" These are too few images to promise {points}: {images:,} here, {needed:,} needed even if "
+                "no answer changes."
+            )
+        return Section("What was found", (words,), (f"The surest is {_with_sentences(best)}",))
+    items = []
+    faster = [summary for summary in sure if summary.latency.verdict == "faster"]
+    if faster:
+        fastest = min(faster, key=lambda summary: (summary.latency.ratio, summary.drop.points))
+        items.append(f"The fastest of these is {_with_sentences(fastest)}")
+    else:
+        items.append("None of these is measurably faster than the uncompressed model.")
+    smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
+    items.append(f"The smallest of these is {_with_sentences(smallest)}")
+    number = f"{len(sure)} of {count(len(compressed), 'compressed configuration')}"
+    words = f"{number} surely lost at most {points}: the whole interval of the loss lies below."
+    return Section("What was found", (words,), items)
+
+
+def _verdicts(summaries: Sequence[Summary]) -> Section | None:
+    """Each configuration in sentences; of a long list only those on the frontier."""
+    told = list(summaries)
+    words = []
+    if len(told) > MOST_SENTENCES:
+        told = [summary for summary, on in zip(told, frontier_of(told).optimal, strict=True) if on]
+        words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
+    items = [_capital(_with_sentences(summary)) for summary in told]
+    return Section("Each configuration", words, items) if items else None
+
+
+def _with_sentences(summary: Summary) -> str:
+    engine = engine_label(summary.request.engine)
+    name = f"{summary.description} ({summary.request.model} on {engine}, {summary.served})"
+    return f"{name}: {accuracy_sentence(summary)}; {size_sentence(summary)}; {latency_sentence(summary)}."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _how_measured(summaries: Sequence[Summary]) -> Section:
+    rows = [
+        {
+            "recipe": summary.description,
+            "images": summary.images,
+            "kernels": ", ".join(
+                f"{count(layers, 'layer')} {kind}" for kind, layers in summary.precisions.items()
+            ),
+            "rounds": summary.latency.rounds,
+            "batch": summary.batch,
+            "threads": summary.threads,
+            "baseline against itself": metric("latency_ratio").format(
+                summary.latency.aa_ratio, summary.latency.aa_low, summary.latency.aa_high
+            ),
+            "to know": "; ".join(
+                [f"{badge.name}: {badge.words}" for badge in summary.badges if badge.name != "measured"]
+                + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
+                + list(summary.notes)
+            ),
+        }
+        for summary in summaries
+    ]
+    return Section(
+        "How each number was measured",
+        (
+            "Accuracy and time come from the same graph and weights; precision and kernels are those of what "
+            "is timed. Latency is timed in rounds: each runs the baseline twice and the configuration once, "
+            "in a shuffled order.",
+        ),
+        rows=pd.DataFrame(rows),
+    )

@@ -1,0 +1,521 @@
+"""Results to bytes: tables, pictures, and one HTML file that opens without a network.
+
+``EXPORTERS["csv"].write(results)``. Pictures are drawn by a Chrome through kaleido; :func:`chrome` says where
+it is, or why there is none.
+"""
+
+import asyncio
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+import msgspec
+import pandas as pd
+import plotly.graph_objects as go
+from markupsafe import Markup
+from PIL import Image
+from plotly.offline import get_plotlyjs
+from plotly.utils import PlotlyJSONEncoder
+
+from optimizer import __version__
+from optimizer.analysis.frame import frame, table
+from optimizer.analysis.metrics import METRICS
+from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
+from optimizer.charts.drawing import alternative, figure
+from optimizer.charts.spec import Lines
+from optimizer.charts.theme import DARK, FONT, LIGHT
+from optimizer.errors import UnavailableError
+from optimizer.formats import count, format_bytes
+from optimizer.records import Result
+from optimizer.system.processes import kill_group
+
+TABLE_VERSION = 1
+PICTURE_WIDTH = 640
+PICTURE_SCALE = 2
+RENDER_SECONDS = 90
+"""For all the pictures of a file, the browser's start and end included."""
+TURN_SECONDS = 30
+"""How long one waits while the pictures of others are drawn."""
+END_SECONDS = 5
+_turn = threading.Lock()
+
+Charts = Mapping[str, Lines]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """One kind of file. With ``needs_chrome``, :func:`chrome` says whether it can be written; with
+    ``compares``, ``write`` takes a second argument: a result that all the others are compared with."""
+
+    label: str
+    extension: str
+    mime: str
+    write: Callable[..., bytes]
+    needs_chrome: bool = False
+    compares: bool = False
+
+
+def file_name(title: str, extension: str) -> str:
+    """A name that every file system takes, made of letters, digits, dots, dashes and underscores."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", title)[:80].strip("-._")
+    return f"paretoscope-{slug}.{extension}" if slug else f"paretoscope.{extension}"
+
+
+def charts_of(results: Sequence[Result]) -> dict[str, Lines]:
+    """Curves for results of one model on one set of images, else comparisons with one row a result."""
+    if len({(result.request.model, result.request.data) for result in results}) <= 1:
+        return {
+            "accuracy": accuracy_info(results),
+            "size": size_info(results),
+            "latency": latency_info(results),
+            "frontier": frontier_info(results),
+        }
+    return {name: compare_info(results, name) for name in ("accuracy", "drop", "file_size", "latency_ratio")}
+
+
+# Tables
+
+
+def write_csv(results: Sequence[Result], against: Result | None = None) -> bytes:
+    """The frame, numbers at full precision; text that a spreadsheet would run as a formula is quoted."""
+    rows = frame(results, against=against)
+    for column in rows.columns:
+        if not (pd.api.types.is_numeric_dtype(rows[column]) or pd.api.types.is_bool_dtype(rows[column])):
+            rows[column] = rows[column].map(_inert)
+    return rows.to_csv(index=False, lineterminator="\n").encode()
+
+
+def _inert(cell: object) -> object:
+    formula = isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{cell}" if formula else cell
+
+
+def write_json(results: Sequence[Result], against: Result | None = None) -> bytes:
+    """The frame as ``{"version", "columns", "rows"}``: label and unit of metric columns, missing is null."""
+    columns = {
+        measured.column: {"label": measured.label, "unit": measured.unit} for measured in METRICS.values()
+    }
+    rows = frame(results, against=against).to_dict("records")
+    return msgspec.json.encode({"version": TABLE_VERSION, "columns": columns, "rows": rows})
+
+
+_LATEX = {"×": r"$\times$", "·": r"$\cdot$", "≤": r"$\leq$", "−": "$-$", "–": "--", "µ": r"$\mu$", "|": "$|$"}
+
+
+def write_latex(results: Sequence[Result], against: Result | None = None) -> bytes:
+    """The table that people read, as a LaTeX tabular; it needs the package booktabs."""
+    text = table(results, against).to_latex(index=False, escape=True)
+    for character, command in _LATEX.items():
+        text = text.replace(character, command)
+    return f"% \\usepackage{{booktabs}}\n{text}".encode()
+
+
+# Pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Chrome:
+    """Where a browser is that can draw pictures, or the problem in words, with what to do."""
+
+    path: str | None
+    problem: str
+
+
+def chrome() -> Chrome:
+    """The Chrome that ``BROWSER_PATH`` names, else one found on this machine."""
+    return _chrome(os.environ.get("BROWSER_PATH"))
+
+
+@cache
+def _chrome(asked: str | None) -> Chrome:
+    if importlib.util.find_spec("kaleido") is None:
+        return Chrome(None, "pictures need the package kaleido: pip install kaleido")
+    if asked is not None:
+        path = shutil.which(asked)
+        problem = (
+            f"BROWSER_PATH is {asked!r}, which is not a program: set it to a Chrome or Chromium, or unset it"
+        )
+        return Chrome(path, "" if path else problem)
+    from choreographer.browsers.chromium import Chromium
+
+    path = Chromium.find_browser(skip_local=False)
+    return Chrome(
+        path,
+        ""
+        if path
+        else "pictures are drawn by a Chrome, and none is found: install Chrome or Chromium, or set "
+        "BROWSER_PATH to one. The camera button of each chart needs none",
+    )
+
+
+def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes]:
+    """Each chart as an opaque picture, ``png`` or ``svg``.
+
+    One browser is started for the call and stopped after it, since its memory grows; one at a time in this
+    process. Raises UnavailableError without a Chrome, when it fails or takes longer than RENDER_SECONDS, or
+    when its turn does not come within TURN_SECONDS.
+    """
+    browser = chrome()
+    if browser.problem:
+        raise UnavailableError(browser.problem)
+    figures = [_opaque(chart, dark) for chart in charts]
+    if not _turn.acquire(timeout=TURN_SECONDS):
+        raise UnavailableError(
+            f"pictures are drawn one after another, and {TURN_SECONDS} s did not bring this one's turn: try "
+            "again in a minute"
+        )
+    try:
+        return _render(figures, kind, browser.path)
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"the Chrome at {browser.path} was ended, as it took longer than {RENDER_SECONDS} s to draw "
+            f"{count(len(figures), 'chart')}: try again, or set BROWSER_PATH to another one"
+        ) from error
+    except Exception as error:  # a browser fails in many ways, and kaleido lets each one through
+        raise UnavailableError(
+            f"the Chrome at {browser.path} could not draw the charts ({type(error).__name__}: {error}): "
+            "try again, or set BROWSER_PATH to another one"
+        ) from error
+    finally:
+        _turn.release()
+
+
+def _render(figures: Sequence[go.Figure], kind: str, path: str | None) -> list[bytes]:
+    """Raises TimeoutError, and whatever kaleido raises. The browser is gone afterwards."""
+    import kaleido
+
+    # mathjax is off: it would be fetched from a network. kaleido passes --no-sandbox by itself.
+    browser = kaleido.Kaleido(mathjax=False, path=path, timeout=RENDER_SECONDS)
+    pictures: Future[list[bytes]] = Future()
+
+    def draw() -> None:
+        try:
+            pictures.set_result(asyncio.run(_draw(browser, figures, kind)))
+        except BaseException as error:
+            pictures.set_exception(error)
+
+    # A thread, as the caller's may run an event loop of its own. It is left to itself where it hangs: in
+    # kaleido a task that is cancelled waits for its browser once more.
+    thread = threading.Thread(target=draw, name="pictures", daemon=True)
+    thread.start()
+    try:
+        return pictures.result(RENDER_SECONDS)
+    finally:
+        if process := getattr(browser, "subprocess", None):
+            kill_group(process.pid)  # kaleido starts it in a session of its own
+            process.kill()  # where there are no groups
+        thread.join(END_SECONDS)  # removes the browser's temporary files
+
+
+async def _draw(opened: Any, figures: Sequence[go.Figure], kind: str) -> list[bytes]:
+    async with opened as browser:
+        return [
+            await browser.calc_fig(
+                drawn,
+                opts={
+                    "format": kind,
+                    "width": PICTURE_WIDTH,
+                    "height": drawn.layout.height,
+                    "scale": PICTURE_SCALE if kind == "png" else 1,
+                },
+            )
+            for drawn in figures
+        ]
+
+
+def _opaque(chart: Lines, dark: bool) -> go.Figure:
+    drawn = figure(chart, dark=dark)
+    drawn.update_layout(paper_bgcolor=(DARK if dark else LIGHT).page)
+    return drawn
+
+
+def write_png(results: Sequence[Result]) -> bytes:
+    """All charts in one picture, two a row. Raises UnavailableError without a Chrome."""
+    charts = list(charts_of(results).values())
+    places, size = _sheet(charts)
+    sheet = Image.new("RGB", (size[0] * PICTURE_SCALE, size[1] * PICTURE_SCALE), LIGHT.page)
+    for picture, (x, y) in zip(render(charts, "png"), places, strict=True):
+        sheet.paste(Image.open(io.BytesIO(picture)), (x * PICTURE_SCALE, y * PICTURE_SCALE))
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_svg(results: Sequence[Result]) -> bytes:
+    """All charts in one vector picture, two a row. Raises UnavailableError without a Chrome."""
+    charts = list(charts_of(results).values())
+    places, (width, height) = _sheet(charts)
+    nested = "".join(
+        f'<g transform="translate({x},{y})">{picture.decode()}</g>'
+        for picture, (x, y) in zip(render(charts, "svg"), places, strict=True)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" '
+        f'height="{height}" viewBox="0 0 {width} {height}">{nested}</svg>'
+    ).encode()
+
+
+def _sheet(charts: Sequence[Lines]) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Where each chart goes, two a row, and the size of them all, in layout pixels."""
+    row = max(figure(chart).layout.height for chart in charts)
+    places = [(PICTURE_WIDTH * (index % 2), row * (index // 2)) for index in range(len(charts))]
+    return places, (PICTURE_WIDTH * min(2, len(charts)), row * -(-len(charts) // 2))
+
+
+# One HTML file
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, and below it paragraphs, a list and a table. Plain text: it is escaped."""
+
+    heading: str
+    paragraphs: Sequence[str] = ()
+    items: Sequence[str] = ()
+    rows: pd.DataFrame | None = None
+
+
+HOW_TO_READ = Section(
+    "How to read this",
+    items=(
+        "Every interval is a 95 % interval. Accuracy counts images: its interval is Wilson's, with "
+        "an exact end next to 0 and 100 %, and says what another draw of as many images could give.",
+        "Accuracy lost is paired: both models saw the same images, and only images whose answer changed "
+        "count. Worse or better is said where the interval of the difference excludes 0; p is McNemar's "
+        "test, and below 0.05 exactly there. Without labels the uncompressed model is right by "
+        "definition: what is lost is the share of images answered otherwise, and there is nothing to test.",
+        "A latency ratio compares calls of the same round with the uncompressed model in fp32, on the same "
+        "engine and threads. Faster or slower is said only when the interval excludes 1 and the change is "
+        "larger than 2 % and than what the baseline, built twice, may differ from itself by.",
+        "Measured: kernels ran in the precision shown. Simulated (hollow points): the values are exact, but "
+        "other kernels computed with them, so the time is those kernels' time.",
+        "Noisy (faded points): the machine was not quiet enough for that latency to be trusted. Preliminary: "
+        "a short measurement.",
+        "Sizes: the file as it would be served, the same file through zstd, and packed: counted at k bits a "
+        "surviving weight, in a coding that no file here is written in.",
+        "The frontier joins the configurations that no other one of the same model and engine beats in both "
+        "figures; noisy times are left out. Tied ones are beaten, but by nothing measurably better.",
+    ),
+)
+
+
+def page(
+    title: str,
+    results: Sequence[Result],
+    charts: Charts,
+    before: Sequence[Section] = (),
+    after: Sequence[Section] = (),
+) -> str:
+    """One HTML document: sections, charts, the table, more sections, the environments. It reaches no network:
+    plotly.js is inside, and its content security policy forbids everything else."""
+    drawn = {
+        name: {mode: figure(chart, dark=mode == "dark").to_plotly_json() for mode in ("light", "dark")}
+        for name, chart in charts.items()
+    }
+    return _TEMPLATE.render(
+        title=title,
+        version=__version__,
+        measured=sorted({result.created[:10] for result in results}),
+        before=before,
+        after=[*after, _environments(results)],
+        charts=[
+            (name, alternative(chart), drawn[name]["light"]["layout"]["height"])
+            for name, chart in charts.items()
+        ],
+        figures=_script_json(drawn),
+        plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")) if charts else "",
+        rows=table(results),
+        light=LIGHT,
+        dark=DARK,
+        font=Markup(FONT),
+    )
+
+
+def _script_json(value: object) -> Markup:
+    """JSON that can't end the script element it stands in."""
+    text = json.dumps(value, cls=PlotlyJSONEncoder)
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _environments(results: Sequence[Result]) -> Section:
+    machines = {result.environment.key: result.environment for result in results}
+    rows = pd.DataFrame(
+        [
+            {
+                "machine": machine.cpu,
+                "cores": machine.cores,
+                "instruction sets": ", ".join(machine.instruction_sets),
+                "governor": machine.governor or "not readable",
+                "memory": format_bytes(machine.memory_bytes),
+                "system": f"{machine.system}, Python {machine.python}",
+                "libraries": ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
+            }
+            for machine in machines.values()
+        ]
+    )
+    warning = (
+        ("Times of different machines can't be compared with one another.",) if len(machines) > 1 else ()
+    )
+    return Section("Environment", warning, rows=rows)
+
+
+def title_of(results: Sequence[Result]) -> str:
+    models = sorted({result.request.model for result in results})
+    names = ", ".join(models) if len(models) <= 3 else f"{len(models)} models"
+    number = count(len(results), "configuration")
+    return f"{names}: {number}" if models else "Nothing measured yet"
+
+
+def write_html(results: Sequence[Result]) -> bytes:
+    """Charts, table, environment and how to read them, in one file that opens without a network."""
+    return page(title_of(results), results, charts_of(results), after=(HOW_TO_READ,)).encode()
+
+
+_TEMPLATE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:">
+<title>{{ title }} · Paretoscope</title>
+<style>
+{% macro colours(theme) %}
+--page: {{ theme.page }}; --text: {{ theme.text }}; --muted: {{ theme.muted }}; --grid: {{ theme.grid }};
+--accent: {{ theme.colours.accent }};
+{% endmacro %}
+:root { {{ colours(light) }} }
+@media (prefers-color-scheme: dark) { :root { {{ colours(dark) }} } }
+@media print { :root { {{ colours(light) }} } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px;
+       background: var(--page); color: var(--text); font: 15px/1.5 {{ font }}; }
+h1 { font-size: 26px; line-height: 1.2; margin: 0; }
+h2 { font-size: 18px; margin: 40px 0 8px; }
+p, ul { max-width: 78ch; margin: 8px 0; }
+ul { padding-left: 20px; }
+li { margin: 6px 0; }
+.muted { color: var(--muted); }
+.charts { display: grid; gap: 24px; margin-top: 32px;
+          grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.chart { min-width: 0; break-inside: avoid; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 12px 6px 0; text-align: left; vertical-align: top;
+         border-bottom: 1px solid var(--grid); }
+th { color: var(--muted); font-weight: 600; white-space: nowrap; }
+td { white-space: nowrap; }
+td.long { white-space: normal; min-width: 320px; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="muted">
+Measured with Paretoscope {{ version }}{% if measured %} on {{ measured | join(", ") }}{% endif %}
+</p>
+{% macro tabular(frame) %}
+<div class="table" role="region" tabindex="0"><table>
+<thead><tr>{% for column in frame.columns %}<th scope="col">{{ column }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in frame.itertuples(index=False, name=None) %}
+<tr>
+{% for cell in row %}
+<td{% if cell | string | length > 48 %} class="long"{% endif %}>{{ cell }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table></div>
+{% endmacro %}
+{% macro show(section) %}
+<section>
+<h2>{{ section.heading }}</h2>
+{% for paragraph in section.paragraphs %}
+<p>{{ paragraph }}</p>
+{% endfor %}
+{% if section.items %}
+<ul>
+{% for item in section.items %}
+<li>{{ item }}</li>
+{% endfor %}
+</ul>
+{% endif %}
+{% if section.rows is not none %}
+{{ tabular(section.rows) }}
+{% endif %}
+</section>
+{% endmacro %}
+{% for section in before %}
+{{ show(section) }}
+{% endfor %}
+<div class="charts">
+{% for name, words, height in charts %}
+<div class="chart" id="chart-{{ name }}" role="img" aria-label="{{ words }}"
+ style="min-height: {{ height }}px"></div>
+{% endfor %}
+</div>
+<section>
+<h2>All figures</h2>
+{{ tabular(rows) }}
+</section>
+{% for section in after %}
+{{ show(section) }}
+{% endfor %}
+{% if charts %}
+<script type="application/json" id="figures">{{ figures }}</script>
+<script>{{ plotly }}</script>
+<script>
+const figures = JSON.parse(document.getElementById("figures").textContent);
+const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+function draw(mode) {
+  for (const [name, modes] of Object.entries(figures)) {
+    const { data, layout } = modes[mode];
+    Plotly.react("chart-" + name, data, layout, {
+      responsive: true,
+      displaylogo: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+      toImageButtonOptions: { filename: "paretoscope-" + name, scale: 2 },
+    });
+  }
+}
+const drawForScreen = () => draw(prefersDark.matches ? "dark" : "light");
+prefersDark.addEventListener("change", drawForScreen);
+addEventListener("beforeprint", () => draw("light"));
+addEventListener("afterprint", drawForScreen);
+drawForScreen();
+</script>
+{% endif %}
+</body>
+</html>
+""")
+
+
+EXPORTERS: dict[str, Exporter] = {
+    "csv": Exporter("Table as CSV", "csv", "text/csv", write_csv, compares=True),
+    "json": Exporter("Table as JSON", "json", "application/json", write_json, compares=True),
+    "latex": Exporter("Table as LaTeX", "tex", "application/x-tex", write_latex, compares=True),
+    "html": Exporter("Charts and table as one HTML file", "html", "text/html", write_html),
+    "png": Exporter("Charts as PNG", "png", "image/png", write_png, needs_chrome=True),
+    "svg": Exporter("Charts as SVG", "svg", "image/svg+xml", write_svg, needs_chrome=True),
+}
+
+MODEL_FILES = {
+    "safetensors": "Weights as safetensors",
+    "packed": "Weights packed to their bits",
+    "onnx": "ONNX model",
+    "openvino": "OpenVINO model",
+}
+"""What of a compressed model can be taken away (:mod:`optimizer.export.artifacts` writes it): each is one
+zip."""

@@ -1,0 +1,1 @@
+"""One request measured: accuracy, size, latency, throughput, and where the time goes."""

@@ -1,0 +1,216 @@
+"""Serve a recipe and its baseline in many configurations, all in turns.
+
+What is recorded, and all that follows from it, is in :mod:`optimizer.analysis.serving`, which needs no torch.
+"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from optimizer.analysis.serving import (
+    EAGER,
+    EAGER_EVERY,
+    Configuration,
+    Served,
+    ServedPoint,
+    ServingRequest,
+    ServingRun,
+    configurations,
+    serving_key,
+)
+from optimizer.engine import Runner
+from optimizer.engine.base import Service, one_by_one
+from optimizer.measurement.experiment import Pair, pair, uncompressed
+from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
+from optimizer.measurement.subject import turn
+from optimizer.model.catalogue import Report, quiet
+from optimizer.records import Request, Settings
+from optimizer.system.environment import environment, stolen_share
+
+VARIANT, EAGER_MODEL = "variant", "torch eager"
+MOST_REQUESTS = 64
+"""Of one network in one round."""
+KEPT_REQUESTS = 2_000
+"""Single times of requests that are kept of a network, from all rounds: enough for a 99th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long a configuration is served. Rounds end after ``seconds`` a configuration, but not before
+    ``least_rounds``; a sample lasts at least ``sample_seconds``."""
+
+    warmup_calls: int
+    warmup_seconds: float
+    seconds: float
+    least_rounds: int
+    most_rounds: int
+    sample_seconds: float = 1e-3
+
+
+EFFORTS = {
+    True: Effort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, least_rounds=20, most_rounds=130),
+    False: Effort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, least_rounds=40, most_rounds=662),
+}
+"""By whether the request is quick."""
+STEADY_SECONDS = 0.01
+"""Shorter requests follow an untimed one of their own, so that they don't begin with another's caches."""
+
+Key = tuple[Configuration, str]
+
+
+def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
+    """Time every configuration of a grid: the baseline twice a round, the recipe once, torch eager at times.
+
+    All of them run in one comparison: each round goes through all configurations and networks in an order of
+    its own. The baseline is the uncompressed model on the same engine, with the same batch, threads, streams
+    and folding. The machine lock is held.
+
+    Raises InputError for a grid that is not possible here, UnavailableError, WorkError.
+    """
+    grid, effort = configurations(request), EFFORTS[request.quick]
+    asked = Request(request.model, request.recipe, request.engine, request.data)
+    made = pair(asked, report)
+    with turn(report):
+        eager = None
+        if request.engine != EAGER:
+            report(None, "preparing torch eager")
+            eager = uncompressed(replace(made.setting, engine=EAGER))
+        services: dict[Key, Service] = {}
+        for done, one in enumerate(grid):
+            report(done / len(grid), f"compiling {one.words}")
+            services |= {(one, name): service for name, service in _services(asked, made, eager, one).items()}
+        images = {batch: batches(made.images, batch) for batch in {one.batch for one in grid}}
+        series = _rounds(services, images, effort, request.seed, report)
+    return ServingRun(
+        key=serving_key(request),
+        request=request,
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        points=tuple(
+            ServedPoint(
+                one,
+                series.requests[one, VARIANT],
+                series.served(one, BASELINE),
+                series.served(one, (VARIANT,)),
+                series.served(one, (EAGER_MODEL,)) if eager else None,
+            )
+            for one in grid
+        ),
+        execution=made.runner.execution,
+        warmup_calls=series.warmup_calls,
+        stolen_share=series.stolen_share,
+    )
+
+
+def _services(asked: Request, made: Pair, eager: Runner | None, one: Configuration) -> dict[str, Service]:
+    """The baseline twice, each compiled for itself, the recipe, and torch eager where that is another."""
+    again = made.baseline
+    if made.runner.serve is None:  # an engine that knows only how to be built for a batch and threads
+        made = pair(replace(asked, settings=Settings(threads=one.threads, batch=one.batch)))
+        again = uncompressed(made.setting)
+    runners = {BASELINE[0]: made.baseline, BASELINE[1]: again, VARIANT: made.runner}
+    services = {name: _service(runner, one) for name, runner in runners.items()}
+    if eager:
+        services[EAGER_MODEL] = _service(eager, replace(one, streams=1))
+    return services
+
+
+def _service(runner: Runner, one: Configuration) -> Service:
+    if runner.serve is None:
+        return Service(one_by_one(runner.infer), runner.session)
+    return runner.serve(one.batch, one.threads, one.streams)
+
+
+# Timing
+
+
+@dataclass(frozen=True)
+class Series:
+    """Nanoseconds of each network in each configuration: an interval a round, and single requests."""
+
+    intervals_ns: dict[Key, list[int]]
+    requests_ns: dict[Key, list[np.ndarray]]
+    requests: dict[Key, int]
+    warmup_calls: int
+    stolen_share: float
+    seed: int
+
+    def served(self, one: Configuration, names: Sequence[str]) -> Served:
+        """As a record; single requests of the first of ``names``."""
+        return Served(
+            tuple(tuple(self.intervals_ns[one, name]) for name in names),
+            tuple(thin(np.concatenate(self.requests_ns[one, names[0]]), self.seed).tolist()),
+        )
+
+
+def thin(taken: np.ndarray, seed: int) -> np.ndarray:
+    """At most KEPT_REQUESTS of the times ``[N]``, in their order, drawn from all of the run.
+
+    The first ones would be those of a few rounds; every so many-th one could be the first of each round.
+    """
+    if len(taken) <= KEPT_REQUESTS:
+        return taken
+    drawn = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
+    return taken[np.sort(drawn)]
+
+
+def _rounds(
+    services: Mapping[Key, Service],
+    images: Mapping[int, Sequence[np.ndarray]],
+    effort: Effort,
+    seed: int,
+    report: Report,
+) -> Series:
+    keys, random = list(services), np.random.default_rng(seed)
+    intervals: dict[Key, list[int]] = {key: [] for key in keys}
+    singles: dict[Key, list[np.ndarray]] = {key: [] for key in keys}
+    report(None, "warming up")
+    warm = {key: _warm_up(services[key], images[key[0].batch][0], _streams(key), effort) for key in keys}
+    requests = {}
+    for one, name in keys:
+        alike = (EAGER_MODEL,) if name == EAGER_MODEL else (*BASELINE, VARIANT)
+        streams, fastest = _streams((one, name)), min(warm[one, other][1] for other in alike)
+        # Whole rounds of the streams: none of them waits at the end for the others.
+        fill = math.ceil(effort.sample_seconds / fastest / streams)
+        requests[one, name] = streams * min(max(fill, 1 if streams == 1 else 2), MOST_REQUESTS)
+    seconds = effort.seconds * len({one for one, _ in keys})
+    with no_garbage_collection(), stolen_share() as stolen:
+        started = time.perf_counter()
+        for number in range(effort.most_rounds):
+            passed = time.perf_counter() - started
+            if number >= effort.least_rounds and passed >= seconds:
+                break
+            share = min(number / effort.least_rounds, passed / max(seconds, passed))
+            report(share, f"serving, round {number + 1}")
+            for index in random.permutation(len(keys)):
+                key = one, name = keys[index]
+                if name == EAGER_MODEL and number % EAGER_EVERY:
+                    continue
+                batch = images[one.batch][number % len(images[one.batch])]
+                with services[key].session():
+                    if warm[key][1] < STEADY_SECONDS:
+                        services[key].run(batch, _streams(key))
+                    before = time.perf_counter_ns()
+                    taken = services[key].run(batch, requests[key])
+                    intervals[key].append((time.perf_counter_ns() - before) // requests[key])
+                singles[key].append(taken)
+        calls = min(calls for calls, _ in warm.values())
+        return Series(intervals, singles, requests, calls, stolen(), seed)
+
+
+def _streams(key: Key) -> int:
+    return 1 if key[1] == EAGER_MODEL else key[0].streams
+
+
+def _warm_up(service: Service, images: np.ndarray, streams: int, effort: Effort) -> tuple[int, float]:
+    """Requests that it took, and the seconds of the fastest."""
+    started, requests, fastest = time.perf_counter(), 0, math.inf
+    with service.session():
+        while requests < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:
+            fastest = min(fastest, float(service.run(images, streams).min()) / 1e9)
+            requests += streams
+    return requests, fastest

@@ -1,0 +1,1 @@
+"""Where models come from, which there are, and the one walk over their layers."""

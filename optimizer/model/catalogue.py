@@ -1,0 +1,117 @@
+"""Every model that can be picked, whichever source it comes from, and the one loader."""
+
+import difflib
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
+from optimizer.model.sources import LoadedModel, Report, Source, bundled, plugins, quiet, torchvision_hub
+from optimizer.records import ModelCard
+from optimizer.system.downloads import check_allowed
+
+__all__ = [
+    "SOURCES",
+    "LoadedModel",
+    "Report",
+    "Source",
+    "card",
+    "catalogue",
+    "download",
+    "load",
+    "problems",
+    "quiet",
+]
+
+SOURCES: dict[str, Source] = {"bundled": bundled.SOURCE, "torchvision": torchvision_hub.SOURCE}
+"""What this package brings itself; installed plugins add to it (:mod:`optimizer.model.sources`)."""
+
+
+def catalogue() -> dict[str, ModelCard]:
+    """Every model by name: bundled, torchvision's, then the plugins'. Cheap: no weight is touched."""
+    return {name: card for name, (card, _) in _survey()[0].items()}
+
+
+def problems() -> tuple[str, ...]:
+    """In words, what could not be listed: plugins that fail, names taken twice, damaged cards."""
+    return _survey()[1]
+
+
+def card(name: str) -> ModelCard:
+    """What is known of one model. Raises InputError for an unknown name."""
+    return _find(name)[0]
+
+
+def load(name: str, progress: Report | None = None) -> LoadedModel:
+    """The model in evaluation mode, downloaded first where it must be.
+
+    Raises InputError for an unknown name or a damaged file, UnavailableError for what this machine lacks or
+    may not download, WorkError when a plugin fails.
+    """
+    known, source = _find(name)
+    if source.download is not None and not known.ready:
+        check_allowed(known, catalogue().values())
+    try:
+        with torch.random.fork_rng(devices=[]):  # building a module draws initial weights
+            loaded = source.load(name, progress or quiet)
+            _check(known, loaded)
+    except ParetoscopeError:
+        raise
+    except Exception as error:
+        raise WorkError(
+            f"source {known.source} could not load {name}: {type(error).__name__}: {error}"
+        ) from error
+    return replace(loaded, card=replace(loaded.card, source=known.source), module=loaded.module.eval())
+
+
+def download(name: str, progress: Report | None = None, force: bool = False) -> Path:
+    """Fetch a model's weights, again with ``force``, and give their path.
+
+    Raises InputError for an unknown name or a model that needs no download, UnavailableError without a
+    network or a folder to write to, or where more downloads are not allowed
+    (:mod:`optimizer.system.downloads`).
+    """
+    known, source = _find(name)
+    if source.download is None:
+        raise InputError(f"{name} comes from {known.source}: there is nothing to download")
+    if force or not known.ready:
+        check_allowed(known, catalogue().values())
+    return source.download(name, progress or quiet, force)
+
+
+def _survey() -> tuple[dict[str, tuple[ModelCard, Source]], tuple[str, ...]]:
+    found: dict[str, tuple[ModelCard, Source]] = {}
+    trouble = list(plugins.problems())
+    for origin, source in [*SOURCES.items(), *plugins.sources().items()]:
+        try:
+            cards = source.cards()
+            for name, known in cards.items():
+                if name in found:
+                    trouble.append(
+                        f"model {name} of {origin} is left out: {found[name][0].source} has its name"
+                    )
+                else:
+                    found[name] = (replace(known, name=name, source=origin), source)
+        except Exception as error:  # one source that fails must not hide the others
+            trouble.append(f"source {origin} can't be listed: {type(error).__name__}: {error}")
+    return found, tuple(trouble)
+
+
+def _find(name: str) -> tuple[ModelCard, Source]:
+    found, trouble = _survey()
+    if name in found:
+        return found[name]
+    close = difflib.get_close_matches(name, found, n=6, cutoff=0.5) or list(found)[:6]
+    more = f" (of {len(found)}; `paretoscope models` lists them)"
+    raise InputError("; ".join([f"{unknown('model', name, close)}{more}", *trouble]))
+
+
+def _check(known: ModelCard, loaded: LoadedModel) -> None:
+    """What a plugin must get right, said at the door and not as a wrong accuracy later."""
+    if not isinstance(loaded, LoadedModel):
+        raise TypeError(f"gives {type(loaded).__name__}, not optimizer.model.catalogue.LoadedModel")
+    if len(loaded.classes) != known.classes:
+        raise ValueError(f"{len(loaded.classes)} class names for the {known.classes} classes on its card")
+    if loaded.wordnet_ids and len(loaded.wordnet_ids) != known.classes:
+        raise ValueError(f"{len(loaded.wordnet_ids)} WordNet ids for {known.classes} classes")

@@ -1,0 +1,1 @@
+"""Many requests: grids, and presets that look for a recipe."""

@@ -1,0 +1,45 @@
+"""Content keys: equal for two requests that would give the same result on this machine."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from optimizer import __version__
+from optimizer.data.selection import recent_fingerprint
+from optimizer.records import SCHEMA, Request, digest
+from optimizer.system.environment import environment
+from optimizer.system.paths import assets_dir
+
+
+def request_key(request: Request, files: str | None = None) -> str:
+    """Changes with the request, the files in its image folders, bundled weights, code, libraries and machine.
+
+    ``files`` is the fingerprint of the images that were really read
+    (:func:`optimizer.data.selection.fingerprint`), so that a result is never filed under images that changed
+    meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
+    identified by the model's name or by their package's version.
+    """
+    return _key(request, recent_fingerprint(request.data) if files is None else files)
+
+
+def request_keys(requests: Sequence[Request]) -> list[str]:
+    """The keys of many requests, in order; each image folder among them is looked at once."""
+    files = {data: recent_fingerprint(data) for data in {request.data for request in requests}}
+    return [_key(request, files[request.data]) for request in requests]
+
+
+def _key(request: Request, files: str) -> str:
+    return digest([SCHEMA, __version__, request, _weights(request.model), files, environment().key])
+
+
+def _weights(model: str) -> str:
+    """A digest of bundled weights; empty for a model from elsewhere."""
+    path = assets_dir() / f"{model}.safetensors"
+    return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
+
+
+@lru_cache(maxsize=32)
+def _file_digest(path: Path, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

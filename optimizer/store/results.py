@@ -1,0 +1,381 @@
+"""What was measured, kept: one SQLite file, safe from several threads and processes on one host.
+
+A record is stored whole as JSON (:func:`optimizer.records.encode`) beside the columns it is looked up by.
+Every call opens the file and closes it again: a connection is bound to its thread, Streamlit starts a thread
+for every rerun, and opening costs less than a millisecond.
+"""
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from optimizer.errors import UnavailableError
+from optimizer.formats import count
+from optimizer.records import SCHEMA, DataSpec, Latency, Request, Result, decode, digest, encode
+from optimizer.store import migrations
+from optimizer.store.keys import request_key
+from optimizer.system.paths import home, is_network
+
+T = TypeVar("T")
+BUSY_SECONDS = 30.0
+"""How long a call waits for another process's write."""
+
+MAX_FAILURES = 200
+"""How many failures are kept, the newest."""
+MAX_MESSAGE = 2000
+"""Characters of a failure's message that are kept."""
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+_CREATING = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that was tried ``attempts`` times and gave no result. ``created`` is UTC, ISO 8601."""
+
+    key: str
+    request: Request
+    message: str
+    attempts: int
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that is damaged, or that today's limits refuse: ``kind`` says of what, ``reason`` why."""
+
+    table: str
+    row: int
+    kind: str
+    reason: str
+
+
+class Store:
+    """The results in ``path``, by default ``results.sqlite`` in the user's data folder.
+
+    Rows written under another ``records.SCHEMA`` are passed over: they are measured anew. So are rows that
+    can't be read, which :meth:`unreadable` tells of. Every method raises UnavailableError when the file can't
+    be used: read-only, damaged, disk full, from a newer version. What is there is read on a full disk too.
+    """
+
+    def __init__(self, path: Path | str | None = None) -> None:
+        if path is None:
+            path = home() / "results.sqlite"
+        self.path = Path(path)
+        # Readers beside a writer share memory through a mapped file, which other machines don't see.
+        self._journal = "DELETE" if is_network(self.path.parent) else "WAL"
+        self._close_to_others()
+        if self._journal == "DELETE":
+            with self._connected(alone=True) as connection:
+                _set_journal(connection, self._journal)
+        self._read("SELECT 1")
+
+    def put(self, result: Result) -> None:
+        """Keep a result and the measurement in it; an earlier failure under its key is forgotten."""
+        request, latency = result.request, result.latency
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    result.key,
+                    result.schema,
+                    request.model,
+                    digest(request.data),
+                    request.engine,
+                    result.environment.key,
+                    latency.signature,
+                    result.created,
+                    encode(result),
+                ),
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO latencies VALUES (?, ?, ?, ?)",
+                (latency.signature, latency.quick, result.schema, encode(latency)),
+            )
+            connection.execute("DELETE FROM failures WHERE key = ?", (result.key,))
+
+    def get(self, key: str) -> Result | None:
+        """The result under ``key``, or None."""
+        return _first(
+            self._read("SELECT json FROM results WHERE key = ? AND schema = ?", key, SCHEMA), Result
+        )
+
+    def best(self, request: Request) -> Result | None:
+        """The result of a request, timed in full where there is one, else in the quick mode."""
+        for quick in (False, True):
+            settings = replace(request.settings, quick=quick)
+            if found := self.get(request_key(replace(request, settings=settings))):
+                return found
+        return None
+
+    def results(
+        self,
+        model: str | None = None,
+        data: DataSpec | None = None,
+        engine: str | None = None,
+        limit: int | None = None,
+    ) -> list[Result]:
+        """Results, newest last; None matches all. ``limit`` keeps the newest."""
+        asked = {"schema": SCHEMA, "model": model, "data": data and digest(data), "engine": engine}
+        given = {column: value for column, value in asked.items() if value is not None}
+        rows = self._read(
+            f"SELECT json FROM results WHERE {' AND '.join(f'{column} = ?' for column in given)}"
+            " ORDER BY created DESC, rowid DESC LIMIT ?",
+            *given.values(),
+            -1 if limit is None else limit,
+        )
+        return [*_readable([row[0] for row in reversed(rows)], Result)]
+
+    def count(self) -> int:
+        """How many results are stored, with those that can't be read."""
+        return int(self._read("SELECT count(*) FROM results WHERE schema = ?", SCHEMA)[0][0])
+
+    def latency(self, signature: str, quick: bool) -> Latency | None:
+        """The newest measurement of an execution signature, or None.
+
+        A full measurement serves a quick request, not the reverse.
+        """
+        query = (
+            "SELECT json FROM latencies WHERE signature = ? AND quick <= ? AND schema = ? ORDER BY rowid DESC"
+        )
+        return _first(self._read(query, signature, quick, SCHEMA), Latency)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Drop results and failures, and the measurements that no other result shares."""
+        rows = [(key,) for key in keys]
+        with self._writing() as connection:
+            connection.executemany("DELETE FROM results WHERE key = ?", rows)
+            connection.executemany("DELETE FROM failures WHERE key = ?", rows)
+            _forget_unshared(connection)
+
+    def put_failure(self, key: str, request: Request, message: str, attempts: int) -> None:
+        """Keep a failure, in place of an earlier one under its key; the oldest beyond MAX_FAILURES go."""
+        failure = Failure(key, request, message[:MAX_MESSAGE], attempts, _now())
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (key, SCHEMA, encode(failure))
+            )
+            connection.execute(
+                "DELETE FROM failures WHERE rowid NOT IN"
+                " (SELECT rowid FROM failures ORDER BY rowid DESC LIMIT ?)",
+                (MAX_FAILURES,),
+            )
+
+    def failure(self, key: str) -> Failure | None:
+        """The failure under ``key``, or None."""
+        query = "SELECT json FROM failures WHERE key = ? AND schema = ?"
+        return _first(self._read(query, key, SCHEMA), Failure)
+
+    def failures(self) -> list[Failure]:
+        """The newest MAX_FAILURES failures, newest last."""
+        query = "SELECT json FROM failures WHERE schema = ? ORDER BY rowid DESC LIMIT ?"
+        rows = self._read(query, SCHEMA, MAX_FAILURES)
+        return [*_readable([row[0] for row in reversed(rows)], Failure)]
+
+    def forget_failures(self) -> int:
+        """Drop every failure: how many those were."""
+        with self._writing() as connection:
+            return connection.execute("DELETE FROM failures").rowcount
+
+    def put_document(self, kind: str, key: str, json: bytes) -> None:
+        """Keep any JSON under a kind and a key, in place of an earlier one."""
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)", (kind, key, _now(), json)
+            )
+
+    def get_document(self, kind: str, key: str, record: type[T]) -> T | None:
+        """What is under a kind and a key, or None."""
+        return _first(self._read("SELECT json FROM documents WHERE kind = ? AND key = ?", kind, key), record)
+
+    def documents(self, kind: str, record: type[T]) -> dict[str, T]:
+        """Every document of a kind by its key, last written last."""
+        rows = self._read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)
+        return {key: found for key, json in rows for found in _readable([json], record)}
+
+    def forget_document(self, kind: str, key: str) -> None:
+        """Drop a document, if it is there."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
+
+    def unreadable(self, documents: Mapping[str, type]) -> list[Unreadable]:
+        """Every row that is passed over because it can't be read. This reads them all."""
+        with self._reading() as connection:
+            return [*_unreadable(connection, documents)]
+
+    def forget_unreadable(self, documents: Mapping[str, type]) -> int:
+        """Drop the rows that can't be read: how many those were."""
+        with self._writing() as connection:
+            found = [*_unreadable(connection, documents)]
+            for row in found:
+                connection.execute(f"DELETE FROM {row.table} WHERE rowid = ?", (row.row,))
+            _forget_unshared(connection)
+        return len(found)
+
+    def _close_to_others(self) -> None:
+        """Results name folders and files of their user."""
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path = self.path.with_name(self.path.name + suffix)
+            with suppress(OSError):
+                if path.is_file():
+                    path.chmod(0o600)
+
+    def _create(self) -> None:
+        """An empty file that only its user reads, if there is none; what SQLite puts beside it is like it.
+
+        One thread at a time, as closing a file gives up the process's locks on it.
+        """
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _CREATING:
+            if not self.path.exists():
+                with suppress(FileExistsError):
+                    self.path.touch(0o600, exist_ok=False)
+
+    @contextmanager
+    def _connected(self, alone: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection; ``alone`` needs neither a mapped file nor room for one, and locks others out."""
+        try:
+            self._create()
+            # No isolation level: transactions begin and end where this file says, not where Python guesses.
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            connection.text_factory = partial(
+                str, encoding="utf-8", errors="replace"
+            )  # also where it is damaged
+            with closing(connection):
+                if alone:
+                    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+                self._migrate(connection)
+                yield connection
+        except (sqlite3.Error, OSError) as error:
+            raise self._unavailable(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")  # not reached after an error: closing rolls back
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection to read with, which a full disk does not prevent."""
+        with ExitStack() as open_ones:
+            try:
+                connection = open_ones.enter_context(self._connected())
+            except UnavailableError as error:
+                if not _is_no_room(error.__cause__):
+                    raise
+                connection = open_ones.enter_context(self._connected(alone=True))
+            yield connection
+
+    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._reading() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        if self._version(connection) == len(migrations.MIGRATIONS):
+            return
+        _set_journal(connection, self._journal)
+        while True:
+            connection.execute("BEGIN IMMEDIATE")
+            done = self._version(connection)  # again: another process may have been quicker
+            if done == len(migrations.MIGRATIONS):
+                connection.execute("ROLLBACK")
+                return
+            migrations.MIGRATIONS[done](connection)
+            connection.execute(f"PRAGMA user_version = {done + 1}")
+            connection.execute("COMMIT")
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if version > len(migrations.MIGRATIONS):
+            raise UnavailableError(
+                f"{self.path} is from a newer Paretoscope (database version {version}, this one reads up to"
+                f" {len(migrations.MIGRATIONS)}): upgrade, or set PARETOSCOPE_HOME to another folder"
+            )
+        return version
+
+    def _unavailable(self, error: Exception) -> UnavailableError:
+        words = "no room is left on its disk" if _is_no_room(error) else str(error)
+        return UnavailableError(
+            f"can't use the results in {self.path}: {words}. Check that the folder is writable, its disk has"
+            " room and the file is whole (move a damaged one away), or set PARETOSCOPE_HOME to another folder"
+        )
+
+
+def describe_unreadable(rows: Iterable[Unreadable]) -> str:
+    """How many rows of each kind, in words."""
+    kinds = Counter(row.kind for row in rows)
+    counts = ", ".join(count(number, kind) for kind, number in kinds.items())
+    return f"Stored, but can't be read (damaged, or not allowed any more), and so passed over: {counts}."
+
+
+def _readable(rows: Iterable[object], record: type[T]) -> Iterator[T]:
+    for json in rows:
+        with suppress(*NOT_A_RECORD):
+            yield decode(json, record)  # type: ignore[arg-type]
+
+
+def _first(rows: Iterable[tuple[Any, ...]], record: type[T]) -> T | None:
+    return next(_readable((row[0] for row in rows), record), None)
+
+
+NOT_A_RECORD = (ValueError, TypeError, RecursionError)
+"""What decoding raises: for other JSON, for bytes that are no text, for what is no JSON at all."""
+
+
+def _unreadable(connection: sqlite3.Connection, documents: Mapping[str, type]) -> Iterator[Unreadable]:
+    for table, kind, record in (
+        ("results", "result", Result),
+        ("latencies", "latency measurement", Latency),
+        ("failures", "failure", Failure),
+    ):
+        for row, json in connection.execute(f"SELECT rowid, json FROM {table} WHERE schema = ?", (SCHEMA,)):
+            if reason := _refused(json, record):
+                yield Unreadable(table, row, kind, reason)
+    for row, kind, json in connection.execute("SELECT rowid, kind, json FROM documents"):
+        if reason := _refused(json, documents.get(kind, object)):
+            yield Unreadable("documents", row, f"{kind} document", reason)
+
+
+def _refused(json: object, record: type) -> str:
+    try:
+        decode(json, record)  # type: ignore[arg-type]
+    except NOT_A_RECORD as error:
+        return str(error)
+    return ""
+
+
+def _forget_unshared(connection: sqlite3.Connection) -> None:
+    connection.execute("DELETE FROM latencies WHERE signature NOT IN (SELECT signature FROM results)")
+
+
+def _is_no_room(error: BaseException | None) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in NO_ROOM
+
+
+def _set_journal(connection: sqlite3.Connection, mode: str) -> None:
+    """WAL: readers and a writer side by side; DELETE works everywhere. Kept in the file.
+
+    While another process is about to do the same, SQLite refuses at once and doesn't heed the busy timeout.
+    """
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute(f"PRAGMA journal_mode = {mode}")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+        time.sleep(0.01)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

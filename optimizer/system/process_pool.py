@@ -1,0 +1,407 @@
+"""Where work runs: one process a lane, fed by priority, shared by every thread of the server."""
+
+import contextlib
+import itertools
+import math
+import pickle
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from optimizer.errors import UnavailableError, WorkError, unknown
+from optimizer.system.worker import Worker, WorkerDied
+
+State = Literal["queued", "running", "done", "failed", "cancelled"]
+
+ATTEMPTS = 2
+"""How often a job is tried while its worker dies under it."""
+MAX_QUEUED = 1_000
+"""Jobs that wait in a pool; more are refused."""
+MAX_QUEUED_EACH = 200
+"""Those that one visitor waits for."""
+MAX_KEPT_BYTES = 256 * 2**20
+"""Results of finished jobs that are remembered; the newest is, however large."""
+SERVER = ""
+"""The visitor who asks when nobody in particular does. Always there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a job may run, and how long it may run without telling anything, in seconds."""
+
+    total: float = math.inf
+    silent: float = math.inf
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """One piece of work, as it stands now. Only its pool changes it; any thread may read it.
+
+    ``progress`` is a share from 0 to 1, or None where the work can't tell. ``result`` is set when ``state``
+    is done, ``error`` (in words) when it is failed. ``visitors`` wait for it. Times are of the monotonic
+    clock, in seconds.
+    """
+
+    key: str
+    task: str
+    request: object = field(repr=False)
+    lane: str
+    priority: float
+    limits: Limits = field(default_factory=Limits, repr=False)
+    visitors: frozenset[str] = frozenset()
+    state: State = "queued"
+    attempts: int = 0
+    progress: float | None = None
+    message: str = ""
+    result: object = field(default=None, repr=False)
+    result_bytes: int = field(default=0, repr=False)
+    error: str = ""
+    begun: float | None = field(default=None, repr=False)
+    heard: float = field(default=0.0, repr=False)
+    ended: float | None = field(default=None, repr=False)
+
+    @property
+    def over(self) -> bool:
+        """Whether it is done, failed or cancelled."""
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def seconds(self) -> float:
+        """How long it has run, retries included; 0 before it starts."""
+        if self.begun is None:
+            return 0.0
+        return (time.monotonic() if self.ended is None else self.ended) - self.begun
+
+
+class Pool:
+    """Runs ``target(task, request, report)`` in one worker process a lane, one job at a time in each.
+
+    ``target`` is named ``"module:function"`` and imported by the workers only, so what it needs (torch) never
+    loads here. What it tells ``report(progress, message)`` shows in the job. Requests and results are pickled
+    on the way.
+
+    Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
+    fails the job at once. ``limits(task, request)`` says how long a job may run: then it fails, and its
+    worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
+    ``MAX_KEPT_BYTES``. All methods are thread-safe.
+
+    A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
+    waits for it any more; where none does, it goes after all others. Of jobs that are equally urgent, the
+    next is that of the visitor who was served longest ago.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        lanes: Sequence[str] = ("inspect", "measure"),
+        keep: int = 500,
+        limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
+        present: Callable[[str], bool] = lambda visitor: True,
+    ) -> None:
+        self._target = target
+        self._keep = keep
+        self._limits = limits
+        self._present = present
+        self._changed = threading.Condition()  # guards everything below, and every change of a job's state
+        self._live: dict[str, Job] = {}  # in order of arrival
+        self._over: dict[str, Job] = {}  # oldest first
+        self._turns = itertools.count(1)
+        self._served: dict[str, int] = {}  # when a visitor's turn was last
+        self._closed = False
+        self._lanes = {name: _Lane(name) for name in lanes}
+        self._threads = [
+            threading.Thread(target=self._dispatch, args=(lane,), name=f"lane {name}", daemon=True)
+            for name, lane in self._lanes.items()
+        ]
+        self._threads.append(threading.Thread(target=self._enforce_limits, name="limits", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self,
+        lane: str,
+        task: str,
+        request: object,
+        key: str,
+        priority: float = 0,
+        visitor: str = SERVER,
+    ) -> Job:
+        """Queue work under a key that names it wholly, or join it: ``visitor`` waits for it from now on.
+
+        While a job of that key is queued, running or done, that job is given back (moved forward if
+        ``priority`` is more urgent); one that failed or was cancelled is tried anew. A lower priority runs
+        first.
+
+        Raises InputError for an unknown lane, WorkError when the pool is closed, UnavailableError when too
+        many jobs wait already.
+        """
+        if lane not in self._lanes:
+            raise unknown("lane", lane, list(self._lanes))
+        with self._changed:
+            if self._closed:
+                raise WorkError(f"can't start {task}: the pool is closed. Make a new one")
+            past = self._over.get(key)
+            if past is not None and past.state == "done":
+                return past
+            job = self._live.get(key)
+            if job is None:
+                limits = self._limits(task, request)
+                self._make_room(task, visitor)
+                self._over.pop(key, None)
+                job = self._live[key] = Job(key, task, request, lane, priority, limits)
+            job.visitors |= {visitor}
+            job.priority = min(job.priority, priority)
+            self._changed.notify_all()
+            return job
+
+    def warm(self, request: object = None) -> list[Job]:
+        """Run the target's task ``"warm"`` in every lane, ahead of what is queued."""
+        return [self.submit(lane, "warm", request, f"warm {lane}", -math.inf) for lane in self._lanes]
+
+    def get(self, key: str) -> Job | None:
+        """The job of a key in whatever state, or None; unlike :meth:`submit` it never starts one."""
+        with self._changed:
+            return self._live.get(key) or self._over.get(key)
+
+    def jobs(self) -> list[Job]:
+        """Finished jobs, oldest first, then running and queued ones in order of arrival."""
+        with self._changed:
+            return [*self._over.values(), *self._live.values()]
+
+    def wait(self, job: Job, timeout: float | None = None) -> Job:
+        """Give the job back when it is over, or as it is after ``timeout`` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: job.over, timeout)
+        return job
+
+    def may_stop(self, job: Job, visitor: str) -> bool:
+        """Whether ``visitor`` may withdraw from a job: one that they wait for, or that nobody waits for any
+        more."""
+        with self._changed:
+            return not job.over and (visitor in job.visitors or not self._awaited(job))
+
+    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+        """``visitor`` waits no longer for a job. It is cancelled, and True given back, when no other does."""
+        with self._changed:
+            job = self._live.get(key)
+            if job is None:
+                return False
+            job.visitors -= {visitor}
+            return not self._awaited(job) and self.cancel(key)
+
+    def cancel(self, key: str) -> bool:
+        """Stop a queued or running job for good, whoever waits for it; a running one's worker is killed.
+        False if there is none."""
+        with self._changed:
+            job = self._live.get(key)
+            if job is None:
+                return False
+            self._interrupt(job, "cancelled")
+            return True
+
+    def forget(self, key: str) -> None:
+        """Drop a finished job, so that its key can be run again. A queued or running one stays."""
+        with self._changed:
+            self._over.pop(key, None)
+
+    def close(self) -> None:
+        """Cancel everything and end the workers."""
+        with self._changed:
+            self._closed = True
+            for key in list(self._live):
+                self.cancel(key)
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Who waits, and whose turn it is
+
+    def _awaited(self, job: Job) -> bool:
+        """Whether a visitor who is there waits for a job."""
+        return any(visitor == SERVER or self._present(visitor) for visitor in job.visitors)
+
+    def _make_room(self, task: str, visitor: str) -> None:
+        """Raise UnavailableError where one more job would be too many; those that nobody waits for any more
+        make way."""
+        queued = [job for job in self._live.values() if job.state == "queued"]
+        own = sum(visitor in job.visitors for job in queued)
+        if visitor != SERVER and own >= MAX_QUEUED_EACH:
+            raise UnavailableError(
+                f"can't start {task}: {own:,} jobs of yours wait already, the most that one visitor may "
+                "have. Try again when some of them are done, or stop some"
+            )
+        if len(queued) < MAX_QUEUED:
+            return
+        for job in queued:
+            if not self._awaited(job):
+                self._end(job, "cancelled")
+                return
+        raise UnavailableError(
+            f"can't start {task}: {len(queued):,} jobs wait on this dashboard already, the most that it "
+            "takes. Try again when some of them are done"
+        )
+
+    def _next(self, lane: "_Lane") -> Job | None:
+        """The most urgent queued job, now running; None once the pool is closed."""
+
+        def turn(job: Job) -> tuple[bool, float, int]:
+            return (
+                not self._awaited(job),
+                job.priority,
+                min((self._served.get(one, 0) for one in job.visitors), default=0),
+            )
+
+        with self._changed:
+            while not self._closed:
+                queued = (job for job in self._live.values() if job.lane == lane.name)
+                job = min((job for job in queued if job.state == "queued"), key=turn, default=None)
+                if job is not None:
+                    self._served |= dict.fromkeys(job.visitors, next(self._turns))
+                    job.begun = job.heard = time.monotonic()
+                    job.state = "running"
+                    self._changed.notify_all()
+                    return job
+                self._changed.wait()
+            return None
+
+    # Running
+
+    def _dispatch(self, lane: "_Lane") -> None:
+        """A lane's thread: keep a worker ready, and feed it. Whatever fails, the lane goes on."""
+        try:
+            while True:
+                with contextlib.suppress(Exception):  # told by the next job, which needs a worker
+                    self._ready(lane)
+                job = self._next(lane)
+                if job is None:
+                    return
+                try:
+                    self._run(lane, job)
+                except UnavailableError as error:
+                    self._end(job, "failed", error=f"{job.task} could not be run: {error}")
+                except Exception as error:  # a request that won't pickle, a result too large for this process
+                    words = f"{job.task} could not be run: {type(error).__name__}: {error}"
+                    self._end(job, "failed", error=words)
+        finally:
+            if lane.worker is not None:
+                lane.worker.close()
+
+    def _ready(self, lane: "_Lane") -> Worker:
+        """The lane's worker, a new one if it died. Raises UnavailableError."""
+        worker = lane.worker
+        if worker is not None and worker.alive:
+            return worker
+        with self._changed:
+            lane.worker = None
+        if worker is not None:
+            worker.close()
+        worker = Worker(self._target)
+        with self._changed:
+            lane.worker = worker
+        return worker
+
+    def _run(self, lane: "_Lane", job: Job) -> None:
+        def report(progress: float | None, message: str) -> None:
+            if not job.over:
+                job.progress, job.message, job.heard = progress, message, time.monotonic()
+
+        payload = pickle.dumps(job.request)
+        while True:
+            worker = self._ready(lane)
+            with self._changed:
+                if job.over:  # cancelled while there was no worker to kill
+                    return
+            job.attempts += 1
+            try:
+                kind, answer = worker.run(job.task, payload, report)
+                break
+            except WorkerDied as death:
+                if job.attempts == ATTEMPTS:
+                    error = f"{job.task} was given up: its worker process {death}, {ATTEMPTS} times in a row"
+                    return self._end(job, "failed", error=error)
+                report(None, f"its worker process {death}: trying once more")
+        if kind == "done":
+            self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
+        else:
+            self._end(job, "failed", error=answer)
+
+    def _enforce_limits(self) -> None:
+        """A thread of its own: fail what runs for too long, and end its worker."""
+        with self._changed:
+            while not self._closed:
+                for job in list(self._live.values()):
+                    if words := _overdue(job):
+                        self._interrupt(job, "failed", words)
+                left = min(map(_seconds_left, self._live.values()), default=math.inf)
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+
+    def _interrupt(self, job: Job, state: State, error: str = "") -> None:
+        """End a job before its time, and the worker that runs it. With ``self._changed`` held."""
+        worker = self._lanes[job.lane].worker
+        if job.state == "running" and worker is not None:
+            worker.kill()
+        self._end(job, state, error=error)
+
+    def _end(
+        self, job: Job, state: State, result: object = None, error: str = "", result_bytes: int = 0
+    ) -> None:
+        with self._changed:
+            if job.over:  # whoever came first decides: a result and a cancel may cross
+                return
+            job.result, job.result_bytes, job.error = result, result_bytes, error
+            job.ended, job.state = time.monotonic(), state
+            del self._live[job.key]
+            self._over[job.key] = job
+            waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))
+            self._served = {one: turn for one, turn in self._served.items() if one in waiting}
+            while len(self._over) > self._keep or (
+                len(self._over) > 1
+                and sum(past.result_bytes for past in self._over.values()) > MAX_KEPT_BYTES
+            ):
+                del self._over[next(iter(self._over))]
+            self._changed.notify_all()
+
+
+@dataclass(slots=True)
+class _Lane:
+    name: str
+    worker: Worker | None = None
+
+
+def _seconds_left(job: Job) -> float:
+    """Until a limit strikes, as things stand now."""
+    if job.begun is None:
+        return math.inf
+    return min(job.begun + job.limits.total, job.heard + job.limits.silent) - time.monotonic()
+
+
+def _overdue(job: Job) -> str:
+    """What to say of a job that has run for too long, or nothing."""
+    if job.begun is None or _seconds_left(job) > 0:
+        return ""
+    last = f" The last that was heard of it: {job.message}." if job.message else ""
+    if job.seconds >= job.limits.total:
+        return (
+            f"{job.task} was stopped after {_duration(job.limits.total)}, the longest that it may take here."
+            f"{last} Ask for less (fewer images, a smaller model, less fine-tuning), or run it with the "
+            "paretoscope command, which sets no limit"
+        )
+    return (
+        f"{job.task} was stopped: nothing was heard of it for {_duration(job.limits.silent)}.{last} Try "
+        "again; if that happens once more, run it with the paretoscope command, which sets no limit"
+    )
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"

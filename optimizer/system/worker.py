@@ -1,0 +1,191 @@
+"""One worker process: the server's end of it, and what runs in it.
+
+The process is started afresh (never forked: the server has threads) and without ``multiprocessing``, whose
+spawned children first run the parent's ``__main__`` again: under ``streamlit run`` that is the dashboard
+itself. It is told its work through standard input and answers through standard output. When the server dies,
+however it dies, a guard kills the worker and whatever it started; and the worker, whose input then ends, ends
+itself where it can.
+"""
+
+import contextlib
+import functools
+import importlib
+import json
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from optimizer.errors import ParetoscopeError, UnavailableError
+from optimizer.system.processes import describe_exit, guard, kill_group, release
+
+Report = Callable[[float | None, str], None]
+Target = Callable[[str, Any, Report], object]
+
+
+class WorkerDied(Exception):
+    """Says how, to follow "its worker process"."""
+
+
+class Worker:
+    """The server's end of one worker process. ``run`` belongs to one thread; ``kill`` may come from any.
+
+    Raises UnavailableError where no process can be started.
+    """
+
+    def __init__(self, target: str) -> None:
+        paths = json.dumps([path for path in sys.path if isinstance(path, str)])
+        code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        code += "from optimizer.system.worker import work; work(sys.argv[2])"
+        self._killed = False  # a killed process takes a moment to go
+        self._runs = 0
+        self._guard: subprocess.Popen[bytes] | None = None
+        try:
+            # In a session of its own, so that killing the group takes along what the target started, and so
+            # that Ctrl-C in the terminal reaches the server alone.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", code, paths, target],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except (OSError, MemoryError) as error:
+            raise _no_process(error) from error
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._answers = self._process.stdin, self._process.stdout
+        try:
+            self._guard = guard(self._process.pid, group=True)
+            threading.Thread(target=self._bury, name="worker's end", daemon=True).start()
+        except (OSError, MemoryError, RuntimeError) as error:  # RuntimeError: no more threads
+            self.close()
+            raise _no_process(error) from error
+
+    @property
+    def alive(self) -> bool:
+        try:
+            _send(self._requests, None)  # reaches nobody as soon as the process is gone, buried or not
+        except (OSError, ValueError):  # ValueError: closed
+            return False
+        return not self._killed
+
+    def run(self, task: str, payload: bytes, report: Report) -> tuple[str, Any]:
+        """``("done", pickled result)`` or ``("failed", words)``. Raises WorkerDied."""
+        self._runs += 1
+        try:
+            _send(self._requests, (self._runs, task, payload))
+            while True:
+                run, kind, answer = pickle.load(self._answers)
+                if run != self._runs:  # a thread that an earlier job left behind still reports
+                    continue
+                if kind != "progress":
+                    return kind, answer
+                report(*answer)
+        except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=5)
+            words = describe_exit(self._process.poll())
+            self.kill()
+            raise WorkerDied(words) from error
+        except BaseException:  # the rest of an answer may still be on its way
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the process and what it started. It may take a moment to be gone."""
+        self._killed = True
+        if self._process.poll() is None:
+            kill_group(self._process.pid)
+            self._process.kill()  # where there are no groups
+
+    def close(self) -> None:
+        """End the process, wait until it is gone, and give back what it took."""
+        self.kill()
+        self._process.wait()
+        release(self._guard)
+        for pipe in (self._requests, self._answers):
+            with contextlib.suppress(OSError):  # unsent bytes, nobody left to read them
+                pipe.close()
+
+    def _bury(self) -> None:
+        """End what a dead worker started: it may hold open the output that ``run`` reads to its end."""
+        self._process.wait()
+        kill_group(self._process.pid)
+
+
+def _no_process(error: BaseException) -> UnavailableError:
+    return UnavailableError(
+        f"no worker process could be started ({getattr(error, 'strerror', None) or error or 'no memory'}): "
+        "this machine has no process or no memory left. End some programs, then try again"
+    )
+
+
+def _send(pipe: BinaryIO | Any, message: object) -> None:
+    pickle.dump(message, pipe)
+    pipe.flush()
+
+
+# In the worker process
+
+
+def work(target: str) -> None:
+    """Answer requests with ``target``, named ``"module:function"``, until the server is gone."""
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)  # what a library prints goes to the log, not between the answers
+    inbox: queue.SimpleQueue[tuple[int, str, bytes]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
+    lock = threading.Lock()  # the target may report from several threads
+
+    def answer(run: int, kind: str, content: object) -> None:
+        with lock:
+            _send(answers, (run, kind, content))
+
+    with contextlib.suppress(Exception):  # loads what the target needs; the first job tells of an error
+        _resolve(target)
+    while True:
+        run, task, payload = inbox.get()
+        answer(run, *_perform(target, task, payload, functools.partial(answer, run, "progress")))
+
+
+def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]") -> None:
+    try:
+        while True:
+            message = pickle.load(requests)
+            if message is not None:  # only asking whether this process is alive
+                inbox.put(message)
+    finally:  # end of file, or half a message: the server is gone
+        kill_group(os.getpid())
+        os._exit(1)
+
+
+def _perform(
+    target: str, task: str, payload: bytes, progress: Callable[[tuple[float | None, str]], None]
+) -> tuple[str, object]:
+    def report(share: float | None, message: str = "") -> None:
+        progress((None if share is None else float(share), str(message)))  # plain, whatever was given
+
+    try:
+        return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
+    except ParetoscopeError as error:
+        return "failed", str(error)
+    except MemoryError:
+        traceback.print_exc()
+        return "failed", (
+            f"{task} failed: this machine has too little memory for it. End other programs, or take fewer "
+            "images or a smaller model"
+        )
+    except Exception as error:
+        traceback.print_exc()
+        return "failed", f"{task} failed: {type(error).__name__}: {error}"
+
+
+def _resolve(target: str) -> Target:
+    module, _, name = target.partition(":")
+    function: Target = getattr(importlib.import_module(module), name)
+    return function

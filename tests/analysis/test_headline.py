@@ -1,0 +1,148 @@
+"""The four cards: they say what the summary says, and what is not known is a dash."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from factories import LAYERS, make_result, recipe, remade
+
+from optimizer.analysis.headline import OWN, group_rows, headlines, layer_rows, overrides_of
+from optimizer.analysis.summary import summarise
+from optimizer.errors import InputError
+from optimizer.formats import MISSING, format_ns
+from optimizer.recipe import Override
+from optimizer.records import GroupSensitivity, Inspection, Result
+
+
+def of(result: Result) -> dict[str, object]:
+    return {card.label: card for card in headlines(summarise(result), result.inspection)}
+
+
+def test_nothing_known_is_four_dashes() -> None:
+    cards = headlines(None, None)
+    assert [card.value for card in cards] == [MISSING] * 4
+    assert all(card.basis and not card.change for card in cards)
+
+
+def test_counts_and_sizes_do_not_wait_for_images() -> None:
+    accuracy, size, latency, operations = headlines(None, make_result(recipe(0.5)).inspection)
+    assert accuracy.value == latency.value == MISSING
+    assert MISSING not in (size.value, operations.value)
+
+
+def test_a_drop_is_told_with_its_sign_and_interval() -> None:
+    result = make_result(recipe(0.9, 3))
+    summary = summarise(result)
+    assert summary.drop.low > 0, "the factory's heavy compression loses accuracy"
+    card = headlines(summary, result.inspection)[0]
+    assert card.mood == "worse"
+    assert card.change.startswith(f"−{summary.drop.points:.2f} points (−{summary.drop.high:.2f} to ")
+
+
+def test_the_uncompressed_model_differs_in_nothing() -> None:
+    result = make_result(recipe())
+    accuracy, size, latency, operations = headlines(summarise(result), result.inspection)
+    assert accuracy.change == latency.change == "this is the baseline"
+    assert size.change == operations.change == "no change"
+    assert {card.mood for card in (accuracy, size, latency, operations)} == {"same"}
+
+
+def test_a_noisy_latency_has_no_mood() -> None:
+    result = make_result(recipe(0.5), noisy=True)
+    card = headlines(summarise(result), result.inspection)[2]
+    assert (card.change, card.mood) == ("noisy", "same")
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "words"),
+    [([-1, -1], ""), ([0.0196, 0.02], "|w| ≤ 0.02"), ([0.01, 0.03], "|w| ≤ 0.01 to 0.03")],
+)
+def test_a_sparsity_is_also_shown_as_thresholds(thresholds: list[float], words: str) -> None:
+    plain = make_result(recipe(0.5)).inspection
+    layers = tuple(
+        replace(layer, threshold=threshold)
+        for layer, threshold in zip(plain.layers, thresholds, strict=False)
+    )
+    basis = headlines(None, Inspection(layers, plain.size, plain.baseline_size))[3].basis
+    assert basis.endswith(words)
+    assert ("|w|" in basis) == bool(words)
+
+
+APART = (
+    Override("0.0.weight", sparsity=0.0, weight_bits=8),
+    Override("9.weight", sparsity=0.07, pruning="compensated", rounding="nearest"),
+)
+
+
+def test_layer_rows_say_what_each_layer_got_and_has_to_itself() -> None:
+    rows = layer_rows(make_result(recipe(0.5, 4)).inspection, replace(recipe(0.5, 4), layers=APART))
+    named = {row["layer"]: row for row in rows}
+    assert list(named) == list(LAYERS)
+    assert named["9.weight"]["removed"] == pytest.approx(50)
+    assert [named["9.weight"][column] for column in OWN] == [7, None, "compensated", "nearest"]
+    assert [named["0.0.weight"][column] for column in OWN] == [0, 8, None, None]
+    assert {named["3.first.0.weight"][column] for column in OWN} == {None}
+
+
+@pytest.mark.parametrize("layers", [(), APART, APART[1:]])
+def test_a_table_of_layers_is_read_back(layers: tuple[Override, ...]) -> None:
+    rows = layer_rows(make_result().inspection, replace(recipe(), layers=layers))
+    assert overrides_of(rows) == layers
+    table = pd.DataFrame(rows).astype({"own sparsity": float, "own bits": float})  # None becomes NaN
+    assert overrides_of(table.to_dict("records")) == layers
+
+
+def test_no_percentage_changes_on_its_way_through_the_table() -> None:
+    for percent in range(100):
+        layers = (Override("9.weight", sparsity=percent / 100),)
+        assert overrides_of(layer_rows(make_result().inspection, replace(recipe(), layers=layers))) == layers
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("own sparsity", 100), ("own sparsity", -1), ("own bits", 9), ("own rounding", "up")],
+)
+def test_what_no_layer_can_have_is_refused(column: str, value: object) -> None:
+    rows = layer_rows(make_result().inspection, recipe())
+    rows[0][column] = value
+    with pytest.raises(InputError):
+        overrides_of(rows)
+
+
+def test_a_row_for_each_group_of_layers() -> None:
+    group = GroupSensitivity(("stem.weight", "body.conv.weight"), 16, "a residual sum", 0.5, 0.2)
+    (row,) = group_rows([group])
+    assert row["layers"] == "stem + body.conv"
+    assert (row["why"], row["channels"], row["together"], row["apart"]) == ("a residual sum", 16, 0.5, 0.2)
+
+
+def test_latency_names_the_engine_and_what_its_kernels_did() -> None:
+    dense = make_result(recipe(0.8))
+    assert of(dense)["Latency"].basis == "OpenVINO, dense fp32, 1 image, 2 threads; 95 % under " + (  # type: ignore[attr-defined]
+        format_ns(summarise(dense).latency.p95_ns)
+    )
+    sparse = make_result(recipe(0.8), engine="sparse")
+    basis = of(sparse)["Latency"].basis  # type: ignore[attr-defined]
+    assert basis.startswith(f"sparse kernels in none of {len(LAYERS)} layers, 1 image")
+
+
+def test_latency_says_what_stood_in_for_the_sparse_kernels_and_why() -> None:
+    sparse = make_result(recipe(0.8), engine="sparse")
+    first, *rest = sparse.execution.layers
+    execution = replace(
+        sparse.execution,
+        layers=(replace(first, kernel="torch CSR, 12 weights"), *rest),
+        simulated=("no sparse kernels here (none was built): torch's CSR for 1 of 3 layers",),
+    )
+    card = headlines(summarise(remade(sparse, execution=execution)), sparse.inspection)[2]
+    assert card.basis.startswith(f"torch CSR in 1 of {len(LAYERS)} layers, 1 image")
+    assert "No sparse kernels here (none was built)" in card.help
+
+
+def test_balanced_accuracy_is_said_where_classes_are_unequal() -> None:
+    made = make_result(recipe(0.8), images=4)
+    assert "Balanced" not in headlines(summarise(made), made.inspection)[0].help
+    labels = np.array([0, 0, 0, 1], "<u2").tobytes()
+    uneven = remade(made, accuracy=replace(made.accuracy, labels=labels))
+    assert "Balanced accuracy, each class counting the same" in headlines(summarise(uneven), None)[0].help

@@ -1,0 +1,124 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.analysis.metrics import METRICS, metric
+from optimizer.errors import InputError
+from optimizer.formats import (
+    MISSING,
+    decimals,
+    format_bytes,
+    format_count,
+    format_ns,
+    format_p,
+    format_percent,
+    format_ratio,
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (999, "999 B"),
+        (1_000, "1.00 kB"),
+        (427_100, "427 kB"),
+        (1_230_000, "1.23 MB"),
+        (44_660_000, "44.7 MB"),
+        (2_500_000_000, "2.50 GB"),
+    ],
+)
+def test_bytes_are_decimal(value: int, written: str) -> None:
+    assert format_bytes(value) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (12, "12.0 ns"),
+        (612_300, "612 µs"),
+        (1_234_567, "1.23 ms"),
+        (5_400_000_000, "5.40 s"),
+    ],
+)
+def test_times_take_the_unit_that_fits(value: float, written: str) -> None:
+    assert format_ns(value) == written
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "written"),
+    [
+        (92.9, 93.9, "93.4 % (92.9 to 93.9)"),
+        (89.4, 97.4, "93 % (89 to 97)"),
+        (92.4, 94.4, "93.4 % (92.4 to 94.4)"),
+        (93.39, 93.41, "93.40 % (93.39 to 93.41)"),
+    ],
+)
+def test_an_interval_says_how_many_digits_are_earned(low: float, high: float, written: str) -> None:
+    assert format_percent(93.4, low, high) == written
+
+
+def test_interval_is_written_in_the_unit_of_the_value() -> None:
+    assert format_ns(1_020_000, 980_000, 1_060_000) == "1.02 ms (0.98 to 1.06)"
+
+
+def test_negative_numbers_have_a_true_minus_and_no_negative_zero() -> None:
+    assert METRICS["drop"].format(-0.4, -0.9, 0.1) == "−0.4 points (−0.9 to 0.1)"
+    assert METRICS["drop"].format(-0.0001, -0.5, 0.5) == "0.0 points (−0.5 to 0.5)"
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("value", [None, math.nan])
+def test_missing_is_a_dash_and_never_zero(name: str, value: float | None) -> None:
+    assert METRICS[name].format(value) == MISSING
+    assert METRICS[name].format(value, None, None) == MISSING
+
+
+def test_counts_keep_every_digit() -> None:
+    assert format_count(1_070_123) == "1,070,123"
+    assert METRICS["operations"].format(13_790_720) == "13.8 M"
+
+
+def test_ratio_and_p() -> None:
+    assert format_ratio(0.4503, 0.4461, 0.4549) == "0.450× (0.446 to 0.455)"
+    assert format_p(0.03123) == "p = 0.031"
+    assert format_p(1e-30) == "p < 0.001"
+    assert format_p(1.0) == "p = 1"
+
+
+def test_names_and_columns_are_unique_and_columns_carry_units() -> None:
+    columns = [measured.column for measured in METRICS.values()]
+    assert len(set(columns)) == len(columns)
+    for measured in METRICS.values():
+        suffix = {"%": "percent", "points": "points", "B": "bytes", "ns": "ns", "dB": "db", "nats": "nats"}
+        assert measured.column.endswith(suffix.get(measured.unit, ""))
+
+
+def test_loss_turns_higher_is_better_around_and_keeps_missing() -> None:
+    np.testing.assert_array_equal(METRICS["accuracy"].loss([90.0, math.nan]), [-90.0, math.nan])
+    np.testing.assert_array_equal(METRICS["latency"].loss([2.0, math.nan]), [2.0, math.nan])
+
+
+def test_unknown_metric_lists_the_known_ones() -> None:
+    with pytest.raises(InputError, match="unknown metric 'speed': use one of accuracy, balanced_accuracy, "):
+        metric("speed")
+
+
+@given(st.floats(1e-3, 1e12), st.floats(1e-4, 0.5))
+def test_written_value_lies_within_its_interval(value: float, share: float) -> None:
+    """Rounding never moves a value by more than half of its interval's half-width."""
+    half = value * share
+    places = decimals(value, value - half, value + half)
+    assert abs(round(value, places) - value) <= 0.5 * half + 1e-9 * value
+    assert abs(round(value, places) - value) <= 0.5 * 10.0**-places + 1e-9 * value
+
+
+@given(st.floats(1, 1e11))
+def test_three_digits_without_an_interval(value: float) -> None:
+    number, unit = format_bytes(value).split()
+    factor = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
+    assert float(number.replace(",", "")) * factor == pytest.approx(value, rel=5.01e-3)

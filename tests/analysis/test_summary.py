@@ -1,0 +1,183 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
+
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.outcomes import paired_drop, wilson
+from optimizer.analysis.rounds import mean_interval
+from optimizer.analysis.statistics import summarise_latency
+from optimizer.analysis.summary import BADGES, realisation, summarise
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Execution, LayerExecution, Result
+
+
+def names(result: Result) -> list[str]:
+    return [badge.name for badge in summarise(result).badges]
+
+
+def test_every_metric_has_a_measure() -> None:
+    assert list(summarise(make_result()).measures) == list(METRICS)
+
+
+def test_figures_come_from_the_raw_samples() -> None:
+    result = make_result(recipe(0.7, 4))
+    summary = summarise(result)
+    low, high = wilson(summary.correct, summary.total)
+    accuracy = summary.measures["accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == pytest.approx(
+        (100 * summary.correct / 10_000, 100 * low, 100 * high)
+    )
+    assert summary.correct == int(result.accuracy.outcomes.sum())
+    assert accuracy.baseline == pytest.approx(93.4)
+    assert summary.drop == paired_drop(result.baseline_accuracy.outcomes, result.accuracy.outcomes)
+    assert summary.latency == summarise_latency(result.latency.baseline_ns, result.latency.variant_ns)
+    assert summary.measures["latency"].value == np.median(result.latency.variant_ns)
+
+
+def test_median_interval_holds_the_median_and_needs_samples() -> None:
+    latency = summarise(make_result()).measures["latency"]
+    assert latency.low is not None
+    assert latency.high is not None
+    assert latency.low <= latency.value <= latency.high  # type: ignore[operator]
+    few = summarise(remade(make_result(), latency=make_latency(rounds=5))).measures["latency"]
+    assert (few.low, few.high) == (None, None)
+
+
+def test_throughput_is_images_over_all_the_time() -> None:
+    result = make_result()
+    result = remade(result, latency=replace(result.latency, batch=8))
+    measures = summarise(result).measures
+    assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant_ns))
+    _, _, longest = mean_interval(result.latency.variant_ns)
+    assert measures["throughput"].low == pytest.approx(8e9 / longest)
+
+
+def test_operations_count_only_non_zero_weights() -> None:
+    measure = summarise(make_result(recipe(0.5))).measures["operations"]
+    assert measure.value == pytest.approx(measure.baseline / 2, rel=1e-3)  # type: ignore[operator]
+
+
+def test_missing_figures_are_missing() -> None:
+    quick = summarise(make_result(quick=True, rounds=40))
+    for name in ("memory", "latency_p95", "latency_p99", "sqnr"):
+        assert quick.measures[name].value is None
+        assert quick.text(name) == "–"
+
+
+def test_threshold_recipes_are_placed_at_the_share_that_is_zero() -> None:
+    by_threshold = Recipe(PruneSpec(threshold=0.1))
+    result = make_result(recipe(0.7))
+    result = remade(result, request=replace(result.request, recipe=by_threshold))
+    summary = summarise(result)
+    assert summary.pruned_percent == summary.zeros_percent == pytest.approx(70, abs=0.01)
+
+
+def test_zeros_of_rounding_are_not_taken_for_pruning() -> None:
+    result = make_result(recipe(0.3, 2))
+    size = replace(result.inspection.size, nonzero=result.inspection.size.elements // 4)
+    summary = summarise(remade(result, inspection=replace(result.inspection, size=size)))
+    assert summary.pruned_percent == pytest.approx(30)
+    assert summary.zeros_percent == pytest.approx(75)
+
+
+def test_badges_say_how_far_to_trust() -> None:
+    assert names(make_result()) == ["measured"]
+    assert names(make_result(recipe(0, 4))) == ["simulated"]
+    assert names(make_result(recipe(0, 8, 8))) == ["measured"]
+    assert names(make_result(noisy=True, quick=True)) == ["measured", "noisy", "preliminary"]
+    assert names(make_result(other_machine=True)) == ["measured", "other machine"]
+    assert set(names(make_result(recipe(0, 4), noisy=True, quick=True, other_machine=True))) < set(BADGES)
+
+
+def test_badges_carry_their_reasons() -> None:
+    badges = {badge.name: badge.words for badge in summarise(make_result(recipe(0, 4), noisy=True)).badges}
+    assert badges["simulated"] == "4-bit weights: the values are exact, the kernels are f32"
+    assert "second half" in badges["noisy"]
+
+
+def test_a_sparse_result_tells_which_layers_skipped_zeros() -> None:
+    made = make_result(recipe(0.8), engine="sparse")
+    kernels = ["AVX2 sparse, 90 of 450 weights"] * 7 + ["AVX2 dense"] * 3
+
+    def told(kernels: list[str], simulated: tuple[str, ...] = ()) -> tuple[str, int, str]:
+        layers = tuple(
+            LayerExecution(layer.name, "f32", kernel)
+            for layer, kernel in zip(made.execution.layers, kernels, strict=True)
+        )
+        summary = summarise(remade(made, execution=Execution(layers, simulated)))
+        return summary.badges[0].name, summary.skipping, summary.badges[0].words
+
+    names = "0.0, 3.first.0, 3.second.0, 4.first.0, 4.second.0, 5.first.0 and 1 more"
+    words = f"7 of 10 layers skipped zeros: {names}; the other 3 ran dense, which was faster there"
+    assert told(kernels) == ("measured", 7, f"{BADGES['measured']}; {words}")
+    assert told(kernels, ("4-bit weights",)) == ("simulated", 7, f"4-bit weights; {words}")
+    name, count, words = told(["AVX2 dense"] * 10)
+    assert (name, count) == ("measured", 0)
+    assert "none of 10 layers skipped zeros" in words
+    assert "skipped" not in summarise(make_result(recipe(0.8))).badges[0].words
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ([("f32", "jit_avx512")], "dense fp32"),
+        ([("f32", "jit"), ("i8", "brgconv")], "int8 kernels"),
+        ([("u8", "brgconv")], "int8 kernels"),
+        ([("bf16", "brgemm")], "half-precision kernels"),
+        ([("f32", "csr x dense")], "sparse kernels"),
+        ([("unknown", "unknown")], "unknown kernels"),
+    ],
+)
+def test_realisation_is_what_the_kernels_did(layers: list[tuple[str, str]], expected: str) -> None:
+    execution = Execution(tuple(LayerExecution("layer", *layer) for layer in layers), ())
+    assert realisation(execution) == expected
+
+
+def test_shared_measurement_is_named() -> None:
+    assert summarise(make_result()).shared_with is None
+    assert summarise(make_result(recipe(0.5))).shared_with == "uncompressed"
+
+
+def test_a_full_measurement_replaces_a_quick_one_of_the_same_key() -> None:
+    quick = make_result(quick=True, rounds=40)
+    full = replace(quick, latency=make_latency(0.8, rounds=200))
+    assert summarise(quick).latency.rounds == 40
+    assert summarise(full).latency.rounds == 200
+    assert summarise(quick) is summarise(quick)
+
+
+def test_unlabelled_images_are_scored_against_the_uncompressed_model() -> None:
+    summary = summarise(make_result(recipe(0.7), labelled=False, images=500, path="/photos/holiday"))
+    assert summary.reference == "baseline"
+    assert summary.measures["accuracy"].baseline == 100
+    assert summary.drop.gained == 0
+    assert summary.images == "500 images of holiday"
+
+
+def test_other_environment_is_named_in_its_badge() -> None:
+    words = {badge.name: badge.words for badge in summarise(make_result(other_machine=True)).badges}
+    assert OTHER_MACHINE.cpu in words["other machine"]
+
+
+def unbalanced(seed: int, images: int = 500) -> Result:
+    """Three classes of unequal size, right in 90, 60 and 30 % of their images."""
+    random = np.random.default_rng(seed)
+    classes = random.choice(3, images, p=[0.7, 0.2, 0.1])
+    outcomes = random.random(images) < np.array([0.9, 0.6, 0.3])[classes]
+    made = make_result(recipe(0.5), images=images)
+    accuracy = replace(
+        made.accuracy, correct=np.packbits(outcomes).tobytes(), labels=classes.astype("<u2").tobytes()
+    )
+    return remade(made, accuracy=accuracy)
+
+
+def test_balanced_accuracy_is_the_mean_over_the_classes() -> None:
+    result = unbalanced(0)
+    outcomes, classes = result.accuracy.outcomes, result.accuracy.classes
+    balanced = summarise(result).measures["balanced_accuracy"]
+    assert balanced.value == pytest.approx(
+        100 * np.mean([outcomes[classes == one].mean() for one in range(3)])
+    )
+    assert summarise(make_result()).measures["balanced_accuracy"].value is None

@@ -1,0 +1,41 @@
+"""A result as a point: what it shows when pointed at, and what fades it."""
+
+from factories import make_result, recipe
+
+from optimizer.analysis.summary import summarise
+from optimizer.charts import accuracy_info, frontier_info, latency_info
+from optimizer.charts.points import hover
+
+
+def test_noise_fades_times_and_nothing_else() -> None:
+    noisy = make_result(recipe(0.6), noisy=True)
+    assert latency_info([noisy]).series[0].points[0].noisy
+    assert not accuracy_info([noisy]).series[0].points[0].noisy
+    assert all(not point.noisy for line in frontier_info([noisy]).series for point in line.points)
+    assert any(point.noisy for line in frontier_info([noisy], cost="latency").series for point in line.points)
+
+
+def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
+    summary = summarise(make_result(recipe(0.5, 4), noisy=True, quick=True))
+    text = hover(summary)
+    for part in (
+        "50 % of all weights pruned · 4-bit weights",
+        "fashion-resnet on OpenVINO, 10,000 bundled images",
+        f"accuracy {summary.text('accuracy')}",
+        f"lost {summary.text('drop')}",
+        "p &lt; 0.001",
+        "file 593 kB",
+        "ratio ",
+        "rounds, 2 threads, batch 1",
+        "simulated: 4-bit weights",
+        "noisy: ",
+        "preliminary: ",
+    ):
+        assert part in text, part
+
+
+def test_hover_escapes_what_users_name() -> None:
+    result = make_result(model="<img src=x onerror=alert(1)>", path="/photos/<b>bold</b>")
+    text = hover(summarise(result))
+    assert "<img" not in text
+    assert "<b>bold" not in text

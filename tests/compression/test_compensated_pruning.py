@@ -1,0 +1,294 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.prune.compensated import LARGEST_SCALE, bias_change, match_variance, prune, refit
+from optimizer.compression.prune.patterns import PATTERNS
+from optimizer.errors import InputError
+from optimizer.recipe import PruneSpec
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def correlated(samples: int, columns: int, seed: int = 0) -> Tensor:
+    """Inputs ``[n, d]`` of different sizes and means that depend on each other."""
+    mixing = random(columns, columns, seed=seed + 1) / columns**0.5 + torch.eye(columns)
+    return random(samples, columns, seed=seed) @ mixing * torch.linspace(0.3, 3, columns) + 1
+
+
+def moments_of(inputs: Tensor) -> Moments:
+    """Of ``[G, n, d]``."""
+    mean = inputs.mean(1)
+    centred = inputs - mean.unsqueeze(1)
+    return Moments(centred.mT @ centred / inputs.shape[1], mean, 0.0)
+
+
+def spec(sparsity: float | None = None, **options: object) -> PruneSpec:
+    made = {
+        "threshold": None,
+        "allocation": "measured",
+        "pattern": "unstructured",
+        "effort": "fast",
+        **options,
+    }
+    return SimpleNamespace(sparsity=sparsity, share=sparsity or 0.0, **made)  # type: ignore[return-value]
+
+
+def study_of(moments: dict[str, Moments], biased: bool = True, **effects: float) -> Study:
+    return Study(
+        moments=moments,
+        effects=effects,
+        alone={},
+        measured=frozenset(),
+        biased=frozenset(moments) if biased else frozenset(),
+    )
+
+
+def network(seed: int = 0) -> tuple[dict[str, Tensor], Study]:
+    """A pointwise, a depthwise and a linear layer."""
+    weights = {
+        "wide": random(24, 48, 1, 1, seed=seed),
+        "depthwise": random(12, 1, 3, 3, seed=seed + 1),
+        "head": random(10, 40, seed=seed + 2),
+    }
+    inputs = {
+        "wide": correlated(300, 48, seed)[None],
+        "depthwise": torch.stack([correlated(200, 9, seed + channel) for channel in range(12)]),
+        "head": correlated(30, 40, seed)[None],  # fewer samples than columns: singular
+    }
+    study = study_of(
+        {name: moments_of(one) for name, one in inputs.items()}, wide=1.0, depthwise=3.0, head=0.5
+    )
+    return weights, study
+
+
+@pytest.mark.parametrize("columns", [9, 48])
+def test_refit_against_dense_least_squares_of_each_row(columns: int) -> None:
+    inputs = correlated(400, columns)
+    matrix = (inputs.T @ inputs / len(inputs))[None]
+    rows, kept = random(1, 5, columns), random(1, 5, columns, seed=4) > 0
+    found = refit(rows, kept, matrix, steps=200)
+    for row in range(5):
+        left = kept[0, row]
+        wanted = inputs @ rows[0, row]
+        solution = torch.linalg.lstsq(inputs[:, left].double(), wanted.double().unsqueeze(1)).solution
+        torch.testing.assert_close(found[0, row, left], solution.squeeze(1).float(), rtol=2e-3, atol=2e-3)
+        assert (found[0, row, ~left] == 0).all()
+
+
+def test_a_few_steps_lower_the_error_below_that_of_the_mask_alone() -> None:
+    matrix = moments_of(correlated(400, 64)[None]).covariance
+    rows, kept = random(1, 20, 64), random(1, 20, 64, seed=4) > 0
+    errors = [quadratic(rows - refit(rows, kept, matrix, steps), matrix).sum() for steps in (0, 1, 6, 15)]
+    torch.testing.assert_close(errors[0], quadratic(rows * ~kept, matrix).sum())
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < 0.9 * errors[0]
+
+
+@pytest.mark.parametrize("columns", [9, 48])
+def test_refit_of_everything_and_of_nothing(columns: int) -> None:
+    matrix = moments_of(correlated(400, columns)[None]).covariance
+    rows = random(1, 4, columns)
+    whole = refit(rows, torch.ones_like(rows, dtype=torch.bool), matrix)
+    torch.testing.assert_close(whole, rows, rtol=1e-3, atol=1e-3)
+    assert (refit(rows, torch.zeros_like(rows, dtype=torch.bool), matrix) == 0).all()
+    assert (refit(torch.zeros_like(rows), rows > 0, matrix) == 0).all()
+
+
+def test_matching_restores_the_variance_of_each_row() -> None:
+    matrix = moments_of(correlated(400, 20)[None]).covariance
+    rows = random(1, 6, 20)
+    fitted = refit(rows, random(1, 6, 20, seed=5) > -0.5, matrix)
+    matched = match_variance(rows, fitted, matrix)
+    torch.testing.assert_close(quadratic(matched, matrix), quadratic(rows, matrix), rtol=1e-4, atol=1e-4)
+    assert (match_variance(rows, torch.zeros_like(rows), matrix) == 0).all()
+    torch.testing.assert_close(match_variance(rows, 1e-3 * rows, matrix), LARGEST_SCALE * 1e-3 * rows)
+
+
+@pytest.mark.parametrize("match", [True, False])
+def test_the_bias_change_restores_the_mean_of_the_outputs(match: bool) -> None:
+    weights, study = network()
+    pruned = prune(weights, weights, spec(0.5), study, match)
+    for name, one in pruned.items():
+        mean = study.moments[name].mean
+        before, after = (
+            (as_rows(weight, len(mean)) * mean.unsqueeze(1)).sum(2).flatten()
+            for weight in (weights[name], one.weight)
+        )
+        assert one.bias_change is not None
+        torch.testing.assert_close(after + one.bias_change, before, rtol=1e-4, atol=1e-4)
+
+
+def test_bias_changes_are_in_the_order_of_the_outputs() -> None:
+    rows = torch.arange(12.0).reshape(2, 3, 2)
+    found = bias_change(rows, torch.zeros_like(rows), torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert found.tolist() == [0.0, 2.0, 4.0, 7.0, 9.0, 11.0]
+
+
+@settings(max_examples=15)
+@given(
+    st.floats(0, 0.97),
+    st.sampled_from(["uniform", "global", "normalised", "measured"]),
+    st.sampled_from(["fast", "best"]),
+)
+def test_totals_masks_and_zeros(sparsity: float, allocation: str, effort: str) -> None:
+    weights, study = network()
+    pruned = prune(weights, weights, spec(sparsity, allocation=allocation, effort=effort), study)
+    total = sum(weight.numel() for weight in weights.values())
+    gone = sum(int((~one.mask).sum()) for one in pruned.values())
+    assert abs(gone - round(sparsity * total)) <= (len(weights) if allocation == "uniform" else 0)
+    for name, one in pruned.items():
+        assert one.weight.shape == one.mask.shape == weights[name].shape
+        assert one.mask.any()
+        assert (one.weight[~one.mask] == 0).all()
+        assert one.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_every_pattern(pattern: str, effort: str) -> None:
+    weights, study = network()
+    share = PATTERNS[pattern].fixed_sparsity or 0.5
+    pruned = prune(weights, weights, spec(share, pattern=pattern, effort=effort), study)
+    if PATTERNS[pattern].kept:
+        zeros = {name: int((~one.mask).sum()) for name, one in pruned.items()}
+        assert zeros == {"wide": 24 * 48 // 2, "depthwise": 0, "head": 0}
+        torch.testing.assert_close(pruned["head"].weight, weights["head"], rtol=1e-3, atol=1e-3)
+    else:
+        total = sum(weight.numel() for weight in weights.values())
+        assert abs(sum(int((~one.mask).sum()) for one in pruned.values()) - total / 2) <= 64
+
+
+@pytest.mark.parametrize("match", [True, False])
+def test_with_uncorrelated_inputs_of_one_size_it_is_magnitude_pruning(match: bool) -> None:
+    weight = random(8, 40)
+    study = study_of({"a": Moments(torch.eye(40)[None], torch.zeros(1, 40), 0.0)}, a=1.0)
+    for effort in ("fast", "best"):
+        pruned = prune({"a": weight}, {"a": weight}, spec(0.5, effort=effort), study, match)["a"]
+        limit = weight.abs().flatten().sort().values[159]
+        assert torch.equal(pruned.mask, weight.abs() > limit)
+        if not match:
+            torch.testing.assert_close(pruned.weight, weight * pruned.mask)
+
+
+def test_best_effort_errs_less_than_fast_and_refitting_less_than_masking() -> None:
+    weights, study = network()
+    errors = {}
+    for effort in ("fast", "best"):
+        pruned = prune(weights, weights, spec(0.6, allocation="uniform", effort=effort), study, match=False)
+        matrix = study.matrix("wide")
+        rows = as_rows(weights["wide"], 1)
+        errors[effort] = quadratic(rows - as_rows(pruned["wide"].weight, 1), matrix).sum()
+        masked = quadratic(rows * ~as_rows(pruned["wide"].mask, 1), matrix).sum()
+        assert errors[effort] < 0.8 * masked
+    assert errors["best"] < errors["fast"]
+
+
+def test_masks_of_one_study_are_nested_over_the_sparsities() -> None:
+    weights, study = network()
+    some, more = (prune(weights, weights, spec(share), study) for share in (0.4, 0.7))
+    assert all((some[name].mask | ~more[name].mask).all() for name in weights)
+
+
+def test_a_row_that_matters_more_keeps_more() -> None:
+    weight = random(20, 40)
+    moments = {"a": moments_of(correlated(400, 40)[None])}
+    effects = torch.ones(20)
+    effects[3] = 1000.0
+    study = Study(
+        moments=moments, effects={"a": effects}, alone={}, measured=frozenset(), biased=frozenset("a")
+    )  # type: ignore[dict-item]
+    for effort in ("fast", "best"):
+        kept = prune({"a": weight}, {"a": weight}, spec(0.7, effort=effort), study)["a"].mask.sum(1)
+        assert kept[3] > 36
+        assert kept.sum() == 240
+
+
+@pytest.mark.parametrize("effort", ["fast", "best"])
+@pytest.mark.parametrize("dead", ["inputs", "weights", "all inputs", "one group"])
+def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
+    weights, study = network()
+    moments = dict(study.moments)
+    wide = moments["wide"].covariance.clone()
+    if dead == "inputs":
+        wide[:, ::2] = 0
+        wide[:, :, ::2] = 0
+    elif dead == "weights":
+        weights["wide"] = torch.zeros_like(weights["wide"])
+    elif dead == "all inputs":
+        wide = torch.zeros_like(wide)
+    else:
+        groups = moments["depthwise"].covariance.clone()
+        groups[4] = 0
+        moments["depthwise"] = Moments(groups, moments["depthwise"].mean, 0.0)
+    moments["wide"] = Moments(wide, moments["wide"].mean, 0.0)
+    changed = Study(
+        moments=moments, effects=study.effects, alone={}, measured=frozenset(), biased=study.biased
+    )
+    pruned = prune(weights, weights, spec(0.5, effort=effort), changed)
+    total = sum(weight.numel() for weight in weights.values())
+    assert sum(int((~one.mask).sum()) for one in pruned.values()) == round(0.5 * total)
+    for one in pruned.values():
+        assert one.weight.isfinite().all()
+        assert one.bias_change is not None
+        assert one.bias_change.isfinite().all()
+        assert one.mask.any()
+    if dead == "inputs":
+        kept = pruned["wide"].mask.flatten(1)
+        assert kept[:, ::2].sum() < 0.2 * kept[:, 1::2].sum()
+    if dead == "one group":
+        assert not pruned["depthwise"].mask[4].any()
+        assert pruned["depthwise"].mask[5].any()
+
+
+def test_layers_without_a_bias_keep_it_so() -> None:
+    weights, study = network()
+    plain = Study(
+        moments=study.moments, effects=study.effects, alone={}, measured=frozenset(), biased=frozenset()
+    )
+    assert all(one.bias_change is None for one in prune(weights, weights, spec(0.5), plain).values())
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1x4"])
+def test_layers_that_the_study_lacks_are_pruned_by_magnitude(pattern: str) -> None:
+    weights, study = network()
+    weights["unseen"] = random(16, 32)
+    pruned = prune(weights, weights, spec(0.5, pattern=pattern), study)["unseen"]
+    assert pruned.bias_change is None
+    assert torch.equal(pruned.weight, weights["unseen"] * pruned.mask)
+    assert 0 < pruned.mask.sum() < 512
+    if pattern == "unstructured":
+        assert pruned.weight[pruned.mask].abs().min() >= weights["unseen"][~pruned.mask].abs().max()
+
+
+def test_a_threshold_looks_at_the_published_weights_and_the_rest_is_refitted() -> None:
+    weights, study = network()
+    weights["unseen"] = random(3, 4)
+    published = {name: 2 * weight for name, weight in weights.items()}
+    pruned = prune(weights, published, spec(threshold=1.0), study)
+    for name, one in pruned.items():
+        assert torch.equal(one.mask, weights[name].abs() > 0.5)
+        assert torch.equal(one.weight, weights[name] * one.mask) == (name == "unseen")
+
+
+def test_weights_are_left_alone() -> None:
+    weights, study = network()
+    before = {name: weight.clone() for name, weight in weights.items()}
+    prune(weights, weights, spec(0.5, effort="best"), study)
+    assert all(torch.equal(weights[name], before[name]) for name in weights)
+
+
+def test_a_missing_study_and_an_impossible_sparsity_are_refused() -> None:
+    weights, study = network()
+    with pytest.raises(InputError, match="compensated works from calibration images"):
+        prune(weights, weights, spec(0.5), None)
+    with pytest.raises(InputError, match="can't be met"):
+        prune(weights, weights, spec(0.9999), study)

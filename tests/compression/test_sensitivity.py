@@ -1,0 +1,100 @@
+"""Replays against whole runs of a model that was really changed."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import SMALL_MODELS
+from torch import Tensor, nn
+from torch.nn import functional
+
+from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
+from optimizer.model.layers import fold_batch_norm, walk
+
+Small = Callable[[str], nn.Module]
+
+
+def trials(model: nn.Module) -> dict[str, Trial]:
+    made = {}
+    for layer in walk(model):
+        change = None if layer.bias is None else 0.1 * torch.ones_like(layer.bias)
+        made[layer.name] = Trial(0.5 * layer.weight.detach(), change)
+    return made
+
+
+@torch.inference_mode()
+def by_hand(model: nn.Module, images: Tensor, name: str, trial: Trial) -> float:
+    changed = copy.deepcopy(model)
+    layer = {layer.name: layer for layer in walk(changed)}[name]
+    layer.weight.copy_(trial.weight)
+    if layer.bias is not None and trial.bias_change is not None:
+        layer.bias.add_(trial.bias_change)
+    before, after = (functional.log_softmax(one(images), 1) for one in (model, changed))
+    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_a_replay_tells_what_a_whole_run_tells(small: Small, small_images: Tensor, name: str) -> None:
+    model, _ = fold_batch_norm(small(name))
+    made = trials(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = divergences(model, small_images[:10], made)
+    for layer, trial in made.items():
+        assert found[layer] == pytest.approx(by_hand(model, small_images[:10], layer, trial), abs=1e-5)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_on_a_residual_network_no_layer_that_matters_has_none(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    assert min(divergences(model, small_images[:10], trials(model)).values()) > 1e-6
+
+
+def test_layers_that_change_together_are_replayed_together(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    made = trials(model)
+    images = small_images[:10]
+    pairs = {"sum": ("stem.0.weight", "project.0.weight"), "ends": ("head.weight", "depthwise.0.weight")}
+    found = divergences_together(
+        model, images, {name: {one: made[one] for one in pair} for name, pair in pairs.items()}
+    )
+    for name, (first, second) in pairs.items():
+        half = copy.deepcopy(model)
+        layer = {layer.name: layer for layer in walk(half)}[first]
+        with torch.no_grad():
+            layer.weight.copy_(made[first].weight)
+            if layer.bias is not None and made[first].bias_change is not None:
+                layer.bias.add_(made[first].bias_change)
+        whole = copy.deepcopy(half)
+        layer = {layer.name: layer for layer in walk(whole)}[second]
+        with torch.inference_mode():
+            layer.weight.copy_(made[second].weight)
+            layer.bias.add_(made[second].bias_change)
+            before, after = (functional.log_softmax(one(images), 1) for one in (model, whole))
+        expected = functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+        assert found[name] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+class Fickle(nn.Module):
+    """Can't be traced: which way it goes depends on what it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(64, 8), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        return self.head(x if x.sum() > 0 else -x)
+
+
+def test_a_model_that_cant_be_traced_runs_whole(small_images: Tensor) -> None:
+    model = Fickle().eval()
+    made = trials(model)
+    found = divergences(model, small_images[:4], made)
+    for layer, trial in made.items():
+        assert found[layer] == pytest.approx(by_hand(model, small_images[:4], layer, trial), abs=1e-5)
+
+
+def test_a_layer_that_never_runs_has_no_effect(small: Small, small_images: Tensor) -> None:
+    model = small("auxiliary")
+    assert divergences(model, small_images[:4], trials(model))["auxiliary.weight"] == 0

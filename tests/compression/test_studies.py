@@ -1,0 +1,389 @@
+"""Studies, plans and fine-tuned networks: made once, kept on disk by content, thrown away oldest first."""
+
+import copy
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.calibration import cache
+from optimizer.compression.calibration.cache import coupled, fine_tuned, make, plan_of, study_of
+from optimizer.compression.calibration.sensitivity import Trial, divergences_together
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.finetune import LOOK_STEPS, recover
+from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune.plan import Plan
+from optimizer.data.loading import load_images
+from optimizer.errors import InputError
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.records import DataSpec
+from optimizer.system import disk_cache
+from optimizer.system.disk_cache import beside, kept, read, write
+
+Small = Callable[[str], nn.Module]
+
+
+def files(home: Path) -> list[Path]:
+    return sorted((home / "studies").glob("*.safetensors"))
+
+
+def assert_equal(one: Study, other: Study) -> None:
+    assert one.effects.keys() == other.effects.keys()
+    assert all(torch.equal(effects, other.effects[name]) for name, effects in one.effects.items())
+    assert one.alone == other.alone
+    assert one.biased == other.biased
+    assert one.moments.keys() == other.moments.keys()
+    for name, moments in one.moments.items():
+        assert torch.equal(moments.covariance, other.moments[name].covariance)
+        assert torch.equal(moments.mean, other.moments[name].mean)
+        assert moments.shrinkage == other.moments[name].shrinkage
+
+
+@pytest.fixture
+def model(small: Small) -> nn.Module:
+    return fold_batch_norm(small("cnn"))[0]
+
+
+def test_a_study_is_made_once_and_read_back_bit_for_bit(
+    model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = study_of(model, small_images)
+    assert_equal(made, make(model, small_images))
+    assert len(files(home)) == 1
+    monkeypatch.setattr(cache, "make", lambda *_: pytest.fail("it was made again"))
+    assert_equal(study_of(model, small_images.clone()), made)
+
+
+def test_other_weights_or_images_are_another_study(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    study_of(model, small_images)
+    study_of(model, small_images[:20])
+    with torch.no_grad():
+        next(walk(model)).weight[0] += 1
+    study_of(model, small_images)
+    assert len(files(home)) == 3
+
+
+def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
+    made = study_of(model, small_images)
+    (path,) = files(home)
+    path.write_bytes(path.read_bytes()[:200])
+    assert_equal(study_of(model, small_images), made)
+    assert_equal(study_of(model, small_images), made)
+
+
+def zeros_at_the_end(whole: bytes) -> bytes:
+    """As after a power cut: the file has its length, and its last blocks were never written."""
+    return whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2)
+
+
+def one_bit_flipped(whole: bytes) -> bytes:
+    return whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:]
+
+
+def another_fact(whole: bytes) -> bytes:
+    place = whole.index(b"measured")
+    return whole[:place] + b"mEasured" + whole[place + 8 :]
+
+
+@pytest.mark.parametrize("damage", [zeros_at_the_end, one_bit_flipped, another_fact, lambda whole: b""])
+def test_a_file_that_is_not_as_it_was_written_is_none(
+    model: nn.Module, small_images: Tensor, home: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    made = study_of(model, small_images)
+    (path,) = files(home)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert read(path) is None
+    assert_equal(study_of(model, small_images), made)
+    assert read(path) is not None
+
+
+def test_every_kind_of_tensor_comes_back(tmp_path: Path) -> None:
+    tensors = {
+        "none": torch.zeros(0, 3),
+        "scalar": torch.tensor(2.5),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+        "mask": torch.tensor([True, False, True]),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "counts": torch.arange(5),
+    }
+    write(tmp_path / "all.safetensors", (tensors, {"words": "für \U0001f600"}))
+    found, facts = read(tmp_path / "all.safetensors") or pytest.fail("it can't be read")
+    assert facts == {"words": "für \U0001f600"}
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(one, found[name]) for name, one in tensors.items())
+
+
+def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, synced = tmp_path / "one.safetensors", []
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        synced.append((stat.S_ISDIR(os.fstat(file).st_mode), path.exists()))
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write(path, ({"one": torch.ones(3)}, {}))
+    assert synced == [(False, False), (True, True)] if os.name == "posix" else [(False, False)]
+    write(path, ({"one": torch.zeros(3)}, {}), durable=False)  # what comes every second during a training
+    assert len(synced) <= 2
+
+
+def test_those_that_were_not_used_for_longest_go_first(
+    model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age, count in enumerate((20, 24, 28)):
+        study_of(model, small_images[:count])
+        newest = max(files(home), key=lambda path: path.stat().st_mtime)
+        os.utime(newest, (age, age))
+    study_of(model, small_images[:20])  # used again: the second is the oldest now
+    size = files(home)[0].stat().st_size
+    monkeypatch.setattr(disk_cache, "KEPT_BYTES", int(3.5 * size))
+    study_of(model, small_images[:32])
+    assert len(files(home)) == 3
+    made = []
+    monkeypatch.setattr(cache, "make", lambda *_: made.append(1) or make(model, small_images[:24]))
+    study_of(model, small_images[:20])
+    assert not made
+    study_of(model, small_images[:24])
+    assert made
+
+
+def test_without_a_folder_to_write_to_a_study_is_made_and_not_kept(
+    model: nn.Module, small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(file / "home"))
+    assert_equal(study_of(model, small_images), make(model, small_images))
+
+
+def test_every_layer_that_matters_has_an_effect(model: nn.Module, small_images: Tensor) -> None:
+    made = make(model, small_images)
+    assert made.biased == {"stem.0.weight", "depthwise.0.weight", "project.0.weight", "head.weight"}
+    for name in made.moments:
+        assert made.alone[name] > 0, name
+        assert (made.effects[name] > 0).all(), name
+
+
+def test_progress_is_told(model: nn.Module, small_images: Tensor) -> None:
+    told: list[str] = []
+    make(model, small_images, report=lambda share, words: told.append(words))
+    assert {words.split(":")[0] for words in told} == {
+        "reading layer inputs",
+        "measuring sensitivities",
+    }
+
+
+def test_bad_images_are_refused_and_nothing_is_kept(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    with pytest.raises(InputError, match="no calibration images"):
+        study_of(model, small_images[:0])
+    assert not files(home)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(4, 1, 8, 8), torch.ones(1, 1, 8, 8)])
+def test_constant_images_and_a_single_one_are_survived(model: nn.Module, images: Tensor) -> None:
+    made = make(model, images)
+    assert all(torch.isfinite(one.covariance).all() for one in made.moments.values())
+    assert all((effects >= 0).all() and effects.isfinite().all() for effects in made.effects.values())
+
+
+@pytest.fixture
+def plain() -> nn.Module:
+    """Whose channels can go."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        layers = [
+            nn.Conv2d(1, 16, 3),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(256, 10),
+        ]
+        return nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize("order", ["magnitude", "compensated"])
+def test_a_plan_is_made_once_and_removes_the_same_channels(
+    plain: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    moments = study_of(plain, small_images).moments if order == "compensated" else None
+    made = plan_of(plain, small_images, order, moments)
+    monkeypatch.setattr(cache, "plan", lambda *_, **__: pytest.fail("it was made again"))
+    again = plan_of(plain, small_images, order, moments)
+    assert (again.groups, again.order, again.macs) == (made.groups, order, made.macs)
+    assert again.moments.keys() == made.moments.keys()
+    for name, ranking in made.rankings.items():
+        assert torch.equal(again.rankings[name].order, ranking.order)
+        assert torch.equal(again.rankings[name].losses, ranking.losses)
+    states = [shrink(one, 0.5).module.state_dict() for one in (made, again)]
+    for name, tensor in states[1].items():
+        assert torch.equal(tensor, states[0][name])
+
+
+def test_plans_of_two_orders_are_kept_apart(plain: nn.Module, small_images: Tensor, home: Path) -> None:
+    moments = study_of(plain, small_images).moments
+    plans: list[Plan] = [
+        plan_of(plain, small_images, order, moments) for order in ("magnitude", "compensated")
+    ]
+    assert [plan.order for plan in plans] == ["magnitude", "compensated"]
+    assert len(files(home)) == 3
+
+
+def halved(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy without every second weight, and the masks."""
+    student, masks = copy.deepcopy(model), {}
+    for layer in walk(student):
+        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
+        masks[layer.name] = mask
+        layer.weight.data *= mask
+    return student, masks
+
+
+def test_fine_tuning_is_done_once(
+    model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, masks = halved(model)
+    took: list[float] = []
+    first = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    assert len(took) == 1
+    monkeypatch.setattr(cache, "recover", lambda *_, **__: pytest.fail("it was done again"))
+    again = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
+    assert len(files(home)) == 1, "what was begun is gone when it is done"
+    assert len(took) == 1
+
+
+def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    student, masks = halved(model)
+    steps = 3 * LOOK_STEPS
+    expected = recover(student, model, masks, small_images, steps).state
+
+    class Stopped(BaseException):
+        """As a killed worker's process: nothing of ours catches it."""
+
+    told: list[str] = []
+
+    def stop(share: float | None, words: str) -> None:
+        told.append(words)
+        if share is not None and share > 0.5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fine_tuned(student, model, masks, small_images, steps, stop)
+    (path,) = files(home)
+    assert path.name.endswith("-begun.safetensors")
+    _, facts = read(path) or pytest.fail("it can't be read")
+    assert facts["step"] == 2 * LOOK_STEPS
+
+    told.clear()
+    found = fine_tuned(student, model, masks, small_images, steps, lambda _, words: told.append(words))
+    assert len(told) == 1, "only the steps that were left"
+    assert f"going on from step {2 * LOOK_STEPS}" in told[0]
+    assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
+    assert not [path for path in files(home) if "begun" in path.name]
+
+
+def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Tensor, home: Path) -> None:
+    student, masks = halved(model)
+    expected = fine_tuned(student, model, masks, small_images, 20).state_dict()
+    (path,) = files(home)
+    for tensors, facts in (
+        ({"other": torch.zeros(3)}, {"step": 10, "divergence": 0.1}),
+        ({"state other": torch.zeros(3), "random": torch.zeros(2)}, {"step": 10, "divergence": 0.1}),
+        ({"other": torch.zeros(3)}, {"spent": 0.1}),
+    ):
+        write(beside(path), (tensors, facts))
+        path.unlink()
+        told: list[str] = []
+        found = fine_tuned(student, model, masks, small_images, 20, lambda _, words: told.append(words))  # noqa: B023
+        assert told
+        assert not any("going on" in words for words in told)
+        assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
+
+
+def test_what_is_read_again_lies_in_memory_as_what_was_made(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    """Where a tensor begins decides how sums over it are rounded."""
+    study_of(model, small_images)
+    again = study_of(model, small_images)
+    assert all(one.covariance.data_ptr() % 64 == 0 for one in again.moments.values())
+    assert all(one.mean.data_ptr() % 64 == 0 for one in again.moments.values())
+
+
+def test_the_caller_s_threads_do_not_change_a_study(model: nn.Module, small_images: Tensor) -> None:
+    threads = torch.get_num_threads()
+    made = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            made.append(make(model, small_images))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert_equal(*made)
+
+
+def test_what_making_raises_comes_through_and_leaves_nothing(home: Path) -> None:
+    tries: list[Path | None] = []
+
+    def fail(path: Path | None) -> Tensor:
+        tries.append(path)
+        raise OSError("a disk of the model's own")
+
+    with pytest.raises(OSError, match="of the model's own"):
+        kept("content", fail, lambda one: ({"one": one}, {}), lambda parts: parts[0]["one"])
+    assert len(tries) == 1
+    assert not files(home)
+
+
+def test_writings_that_were_never_finished_are_cleared_away(
+    model: nn.Module, small_images: Tensor, home: Path
+) -> None:
+    study_of(model, small_images[:20])
+    for name in ("half.123", "gone.lock", "recent.456"):
+        (home / "studies" / name).write_text("")
+    for name in ("half.123", "gone.lock"):
+        os.utime(home / "studies" / name, (0, 0))
+    study_of(model, small_images[:20])
+    assert {path.suffix for path in (home / "studies").iterdir()} == {".safetensors", ".lock", ".456"}
+
+
+def test_on_the_residual_network_nothing_that_matters_has_no_effect(
+    resnet: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum carries on what one of its layers lost; all of them at once is what the outputs tell."""
+    folded, _ = fold_batch_norm(resnet.module)
+    images = load_images(resnet, DataSpec()).calibration.images[:64]
+    known = study_of(folded, images)
+    found = coupled(folded, images, known)
+    residual = [group for group in found if group.tie == "a residual sum ties them to other layers"]
+    assert len(residual) >= 3
+    for group in found:
+        assert len(group.layers) > 1
+        assert group.together > 0, group
+        assert group.together > 0.1 * max(known.alone[layer] for layer in group.layers), group
+    assert all(known.alone[layer.name] > 0 for layer in walk(folded))
+    assert any(group.together > group.apart for group in residual)
+    weights = {layer.name: layer.weight.detach() for layer in walk(folded)}
+    trials = {
+        group.layers[0]: {name: Trial(0 * weights[name]) for name in group.layers} for group in found
+    }  # they matter: the network is nothing without them
+    assert min(divergences_together(folded, images[:16], trials).values()) > 0.5
+    monkeypatch.setattr(cache, "groups", lambda *_: pytest.fail("they were measured again"))
+    assert coupled(folded, images, known) == found

@@ -1,0 +1,154 @@
+"""Class folders and the outputs that they stand for."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from image_folders import CLASSES, IDS, Fill, write
+
+from optimizer.data.classes import map_classes
+from optimizer.errors import InputError
+
+
+def targets(folder_names: list[str], **options: object) -> dict[str, int]:
+    mapping = map_classes(folder_names, CLASSES, **options)  # type: ignore[arg-type]
+    return {entry.folder: entry.index for entry in mapping.mapped}
+
+
+# What lies in a folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "index"),
+    [
+        ("n00000003", 2),
+        ("N00000003", 2),
+        ("T-shirt_top", 0),
+        ("tshirt top", 0),
+        ("ANKLE-BOOT", 1),
+        ("white_shark", 2),
+        ("Great White Shark", 2),
+        ("cardigan", 3),
+        ("Cardigan", 4),
+    ],
+)
+def test_a_folder_maps_by_wordnet_id_or_name(folder: str, index: int) -> None:
+    assert targets([folder], wordnet_ids=IDS) == {folder: index}
+
+
+def test_an_ambiguous_or_unknown_name_is_listed_and_not_guessed() -> None:
+    mapping = map_classes(["CARDIGAN", "boot", "Ankle boot", "-"], CLASSES, IDS)
+    assert mapping.unmapped == ("CARDIGAN", "boot", "-")
+    assert [entry.name for entry in mapping.mapped] == ["Ankle boot"]
+
+
+@given(st.lists(st.text("aZ9é_- /"), min_size=1, max_size=6, unique=True))
+def test_a_class_s_own_name_maps_to_it_whatever_the_others_are(names: list[str]) -> None:
+    for entry in map_classes(names, names).mapped:
+        assert entry.name == entry.folder
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"shoe": 1, "shark": 2},
+        {"shoe": {"index": 1, "name": "boot"}, "shark": {"index": 2, "name": "fish"}},
+        {"x": {"index": 1, "name": "shoe"}, "y": {"index": 2, "name": "shark"}},
+        {"1": ["shoe", "boot"], "2": ["n1", "shark"]},
+        {"1": "shoe", "2": "a fish, shark"},
+        "first\nshoe\nshark\n\n",
+        "first\nn12345678 shoe, boot\nn12345679 a fish, shark\n",
+    ],
+)
+def test_every_kind_of_class_index_file_is_read(tmp_path: Path, content: object) -> None:
+    suffix = ".txt" if isinstance(content, str) else ".json"
+    path = write(tmp_path / f"index{suffix}", content)
+    assert targets(["shoe", "SHARK", "n12345678"], class_index=path) in (
+        {"shoe": 1, "SHARK": 2},
+        {"shoe": 1, "SHARK": 2, "n12345678": 1},
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is not a class index file"),
+        ([1, 2], "not a JSON object"),
+        ({"shoe": "boot"}, "entry 1 says no output"),
+        ({"shoe": 1.5}, "entry 1 says no output"),
+        ({"shoe": True}, "entry 1 says no output"),
+        ({"shoe": 5}, "names the output 5, but the model has outputs 0 to 4"),
+        ({"shoe": -1}, "names the output -1"),
+        ("[" * 100_000, "is not a class index file"),
+    ],
+)
+def test_a_wrong_class_index_file_is_refused_in_words(tmp_path: Path, content: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        targets(["shoe"], class_index=write(tmp_path / "index.json", content))
+
+
+def test_a_missing_or_binary_class_index_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        targets(["shoe"], class_index=str(tmp_path / "no.json"))
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="is not a class index file"):
+        targets(["shoe"], class_index=str(tmp_path / "binary.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("private.txt", b"key = hunter2\n" * 9),
+        ("private.txt", b"hunter2\n\xff hunter2"),
+        ("private.json", b'{"hunter2": "x"}'),
+        ("private.json", b'{"a": 0, "hunter2": 99}'),
+        ("private.json", b"{hunter2"),
+    ],
+)
+def test_an_error_tells_nothing_of_what_stands_in_a_file(tmp_path: Path, name: str, text: bytes) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(InputError) as caught:
+        map_classes(["shoe"], CLASSES, class_index=str(tmp_path / name))
+    assert name in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_class_index_file_outside_the_roots_is_not_looked_at(
+    fill: Fill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top = fill("open/shoe/1.jpg", "open/set/shoe/1.jpg")
+    write(top / "class_index.json", {"shoe": 1})  # beside the root
+    assert targets(["shoe"], beside=top / "open") == {"shoe": 1}
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(top / "open"))
+    assert targets(["shoe"], beside=top / "open") == {}
+    (top / "open" / "class_index.json").symlink_to(top / "class_index.json")
+    assert targets(["shoe"], beside=top / "open" / "set") == {}
+    with pytest.raises(InputError, match="leads outside the folders that are allowed here"):
+        targets(["shoe"], class_index=str(top / "open" / "class_index.json"))
+    (top / "open" / "class_index.json").unlink()
+    write(top / "open" / "class_index.json", {"shoe": 2})
+    assert targets(["shoe"], beside=top / "open" / "set") == {"shoe": 2}
+
+
+def test_the_class_index_file_given_goes_before_the_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "index.json", {"cardigan": 0})
+    mapping = map_classes(["cardigan", "ankle boot"], CLASSES, IDS, path)
+    assert [(entry.index, entry.by) for entry in mapping.mapped] == [(0, "class index file"), (1, "name")]
+
+
+def test_a_class_index_file_in_the_folder_or_beside_it_is_found(fill: Fill) -> None:
+    top = fill("set/shoe/1.jpg")
+    write(top / "imagenet_class_index.json", {"shoe": 1, "cardigan": 0})
+    mapping = map_classes(["shoe", "cardigan"], CLASSES, IDS, beside=top / "set")
+    assert [(entry.index, entry.by) for entry in mapping.mapped] == [
+        (1, "imagenet_class_index.json"),
+        (3, "name"),  # a file that nobody named does not overrule the model's own names
+    ]
+    write(top / "set" / "class_index.json", {"shoe": 2})
+    assert targets(["shoe"], beside=top / "set") == {"shoe": 2}
+    write(top / "set" / "class_index.json", {"shoe": 2, "other": 999})  # of a larger model
+    assert targets(["shoe"], beside=top / "set") == {}
+
+
+# Who is evaluated

@@ -1,0 +1,84 @@
+"""torch.compile: kernels that recipes share."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SMALL_SHAPE
+from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
+from torch import Tensor
+
+from optimizer.compression.apply import compress
+from optimizer.engine import engine_named
+from optimizer.engine.compile import CACHE_VARIABLE
+from optimizer.model.layers import fold_batch_norm
+from optimizer.recipe import Recipe
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named("compile").prepare(model, SMALL_SHAPE)
+    images = small_images.numpy()
+    build(compress(model, Recipe()), small_images, 1, 1).score(images)
+    from torch._dynamo import config
+
+    with config.patch(error_on_recompile=True):
+        for recipe in EXACT[1:4]:
+            runner = build(compress(model, recipe), small_images, 1, 1)
+            close(runner.score(images), eager(model, recipe, small_images))
+
+
+@needs_compiler
+def test_compiled_layers_round_their_inputs_as_eager_ones_do(small: Small, small_images: Tensor) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    recipe = ON_INT8_KERNELS[1]
+    found = run("compile", model, recipe, small_images)
+    expected = run("torch", model, recipe, small_images).score(small_images.numpy())
+    apart = np.abs(found.score(small_images.numpy()) - expected)
+    assert np.median(apart) < 1e-5
+    assert "rounded between float32 kernels" in " ".join(found.execution.simulated)
+
+
+def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torch._inductor import cpp_builder
+
+    from optimizer.engine import compile
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: "/bin/false")
+    assert "can't compile what inductor writes" in str(compile.problem.__wrapped__())
+
+    def none() -> str:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none)
+    assert "no C++ compiler" in str(compile.problem.__wrapped__())
+
+    hanging = tmp_path / "c++"
+    hanging.write_text("#!/bin/sh\nexec sleep 600\n")
+    hanging.chmod(0o755)
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", lambda: str(hanging))
+    monkeypatch.setattr(compile, "MAX_TRIAL_SECONDS", 0.5)
+    assert "took more than 0.5 s" in str(compile.problem.__wrapped__())
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(
+    home: Path, tmp_path: Path, named: bool
+) -> None:
+    """In a fresh process: importing torch's compiler names a folder that anybody may make first."""
+    code = (
+        "import os, torch; from optimizer.engine import compile; from torch._inductor import compile_fx;"
+        " compile.prepare(torch.nn.Linear(2, 2), (1, 2, 2)); print(os.environ[compile.CACHE_VARIABLE])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != CACHE_VARIABLE}
+    environment |= {CACHE_VARIABLE: str(tmp_path / "named")} if named else {}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    folder = tmp_path / "named" if named else home / "inductor"
+    assert (done.stdout.strip(), done.returncode) == (str(folder), 0), done.stderr
+    assert os.name != "posix" or named or stat.S_IMODE(folder.stat().st_mode) == 0o700

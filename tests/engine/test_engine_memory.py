@@ -1,0 +1,91 @@
+"""A fresh process: resident memory and cold start."""
+
+import os
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_SHAPE
+from engine_runs import Ready, Small, close, needs_compiler, run
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import memory
+from optimizer.engine.memory import measure_start
+from optimizer.errors import WorkError
+from optimizer.recipe import QuantizeSpec, Recipe
+
+
+def test_resident_memory_is_at_least_the_weights() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100_000), nn.Linear(100_000, 10)).eval()
+    weights_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
+    runner = run("torch", model, Recipe(), torch.zeros(1, *SMALL_SHAPE))
+    began = time.perf_counter_ns()
+    start = measure_start(runner, 1, (1, *SMALL_SHAPE))
+    assert start is not None
+    assert start.memory_bytes > 0.9 * weights_bytes
+    assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
+
+
+@pytest.mark.parametrize(("engine", "bits"), [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32)])
+def test_every_loader_starts_what_was_saved(
+    ready: Ready, small_images: Tensor, engine: str, bits: int, tmp_path: Path
+) -> None:
+    model, build = ready(engine, "cnn")
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits))
+    runner = build(compress(model, recipe), small_images, 1, 1)
+    assert measure_start(runner, 1, (1, *SMALL_SHAPE)) is not None
+    assert runner.memory_probe is not None
+    assert runner.loader is not None
+    runner.memory_probe(str(tmp_path))
+    images = small_images[:1].numpy()
+    found = runner.loader()(tmp_path, 1, images.shape)(images)
+    close(np.asarray(found[0]), runner.infer(images))  # type: ignore[index]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiling_from_nothing_is_part_of_a_cold_start(small_images: Tensor) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU()).eval()
+    start = measure_start(run("compile", model, Recipe(), small_images), 1, (1, *SMALL_SHAPE))
+    assert start is not None
+    assert start.cold_start_ns > 5e8  # a C++ compiler ran: other engines start such a model in a hundredth
+
+
+def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Tensor) -> None:
+    runner = run("torch", small("cnn"), Recipe(), small_images)
+    assert measure_start(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
+    assert measure_start(replace(runner, loader=None), 1, (1, *SMALL_SHAPE)) is None
+
+
+def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:
+    runner = run("torch", small("cnn"), Recipe(), small_images)
+    empty = replace(runner, memory_probe=lambda folder: None)
+    with pytest.raises(WorkError, match=r"(?s)memory could not be measured.*model.pt"):
+        measure_start(empty, 1, (1, *SMALL_SHAPE))
+
+
+def _never() -> object:
+    """A loader whose network never answers."""
+
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> object:
+        time.sleep(600)
+        return None
+
+    return load
+
+
+def test_a_process_that_hangs_is_ended_in_words(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = replace(run("torch", small("cnn"), Recipe(), small_images), loader=_never)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setattr(memory, "MAX_SECONDS", 1.0)
+    began = time.monotonic()
+    with pytest.raises(WorkError, match="after 1 s a fresh process had not given its first answer"):
+        measure_start(runner, 1, (1, *SMALL_SHAPE))
+    assert time.monotonic() - began < 60

@@ -1,0 +1,71 @@
+"""ONNX Runtime: int8 in QDQ form."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine_runs import ON_INT8_KERNELS, ROUNDED_ONLY, Ready, close, eager, run
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.errors import WorkError
+from optimizer.recipe import Recipe
+
+
+@pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
+def test_onnx_runtime_runs_every_layer_on_int8_kernels(
+    ready: Ready, small_images: Tensor, name: str, recipe: Recipe
+) -> None:
+    model, build = ready("onnxruntime", name)
+    runner = build(compress(model, recipe), small_images, 1, 1)
+    float32 = eager(
+        model, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)), small_images
+    )
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 1e-4 < noise < 0.1
+    assert {layer.precision for layer in runner.execution.layers} == {"u8"}, runner.execution.layers
+
+
+@pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
+def test_onnx_runtime_says_what_no_int8_kernel_takes(
+    ready: Ready, small_images: Tensor, recipe: Recipe
+) -> None:
+    model, build = ready("onnxruntime", "cnn")
+    runner = build(compress(model, recipe), small_images, 1, 1)
+    assert runner.execution.precisions.keys() == {"f32"}
+    assert "not fit int8" in " ".join(runner.execution.simulated)
+
+
+def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tensor) -> None:
+    """In units of its tiny scale the bias is beyond an int32."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[1] *= 1e-9
+        model[0].bias.fill_(2.0)
+    float32 = eager(model, Recipe(), small_images)
+    for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[2]:
+        runner = run("onnxruntime", model, recipe, small_images)
+        noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+        assert noise < 0.1
+        assert runner.execution.precisions == {"u8": 2}
+
+
+class OneImage(nn.Module):
+    """Its code asks for the batch's size, so it can be exported for one image only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x.flatten(1)) if x.shape[0] == 1 else torch.cat([self(one) for one in x.split(1)])
+
+
+def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
+    model = OneImage().eval()
+    runner = run("onnxruntime", model, Recipe(), small_images)
+    close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
+    with pytest.raises(WorkError, match="one image at a time, not for a batch of 4: use batch 1"):
+        run("onnxruntime", model, Recipe(), small_images, batch=4)

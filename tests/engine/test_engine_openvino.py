@@ -1,0 +1,231 @@
+"""OpenVINO: the graph, int8 kernels, and what can't be converted."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL_SHAPE
+from engine_runs import (
+    EXACT,
+    INT8,
+    ON_INT8_KERNELS,
+    ROUNDED_ONLY,
+    Small,
+    eager,
+    run,
+)
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel, CompressedWeight, compress
+from optimizer.engine import engine_named, openvino
+from optimizer.errors import WorkError
+from optimizer.model.layers import fold_batch_norm, uses, walk
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import LayerExecution
+
+
+def weights_in(folder: Path) -> list[np.ndarray]:
+    """What each convolution and matrix product of a saved graph multiplies with, worked out by hand."""
+    import openvino  # after the engine: it decides what OpenVINO reports home
+
+    graph = openvino.Core().read_model(folder / "model.xml")
+
+    def value(node: Any) -> np.ndarray:
+        kind = node.get_type_name()
+        inputs = [source.get_source_output().get_node() for source in node.inputs()]
+        if kind == "Constant":
+            return np.array(node.get_data())
+        if kind == "Convert":
+            return value(inputs[0]).astype(np.float32)
+        assert kind == "Multiply", kind
+        return value(inputs[0]) * value(inputs[1])
+
+    return [
+        value(node.input_value(1).get_node())
+        for node in graph.get_ordered_ops()
+        if node.get_type_name() in ("Convolution", "GroupConvolution", "MatMul")
+    ]
+
+
+@pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
+def test_codes_that_fit_a_byte_run_on_int8_kernels_with_exactly_their_values(
+    small: Small, small_images: Tensor, tmp_path: Path, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("openvino", model, recipe, small_images)
+    layers = [layer.name for layer in walk(model)]
+    assert [layer.name for layer in runner.execution.layers] == layers
+    assert {layer.precision for layer in runner.execution.layers} <= set(INT8), runner.execution.layers
+    bits = recipe.quantize.weight_bits
+    exact = f"{bits}-bit weights: the values are exact, the kernels are int8"
+    assert runner.execution.simulated == (() if bits == 8 else (exact,))
+
+    assert runner.memory_probe is not None
+    runner.memory_probe(str(tmp_path))
+    found = weights_in(tmp_path)
+    expected = compress(model, recipe).weights
+    assert len(found) == len(layers)
+    for values, name in zip(found, layers, strict=True):
+        assert np.array_equal(values.ravel(), expected[name].values.numpy().ravel())
+
+
+@pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
+def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
+    small: Small, small_images: Tensor, recipe: Recipe
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    runner = run("openvino", model, recipe, small_images)
+    assert runner.execution.precisions.keys() == {"f32"}
+    words = "\n".join(runner.execution.simulated)
+    assert "8-bit activations: rounded between float32 kernels" in words
+    assert "not fit int8" in words
+    bits = recipe.quantize.weight_bits
+    assert (f"{bits}-bit weights: the values are exact, the kernels are float32" in words) is (bits < 32)
+    float32 = eager(model, recipe, small_images)
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 1e-4 < noise < 0.1
+
+
+def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
+    ran = [LayerExecution("stem", "u8", "brgconv"), LayerExecution("head", "f32", "gemm")]
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+    compressed = compress(small("cnn"), recipe)
+    assert openvino.simulated(compressed, ran) == ["1 of 2 layers did not run on int8 kernels: head"]
+    assert openvino.simulated(compressed, ran[:1]) == []
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+@pytest.mark.parametrize("bits", [6, 4])
+def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
+    small: Small, small_images: Tensor, engine: str, bits: int
+) -> None:
+    model, _ = fold_batch_norm(small("cnn"))
+    float32 = eager(model, Recipe(), small_images)
+
+    def noise(width: int) -> float:
+        recipe = Recipe(quantize=QuantizeSpec(activation_bits=width))
+        answers = run(engine, model, recipe, small_images)
+        assert f"{width}-bit activations: rounded between float32 kernels" in " ".join(
+            answers.execution.simulated
+        )
+        return float(np.linalg.norm(answers.score(small_images.numpy()) - float32) / np.linalg.norm(float32))
+
+    assert 1.3 * noise(bits + 2) < noise(bits) < 6 * noise(bits + 2)
+
+
+def test_bias_changes_reach_the_kernels(small: Small, small_images: Tensor) -> None:
+    for name in ("cnn", "encoder", "shared", "tied"):
+        model, _ = fold_batch_norm(small(name))
+        weights = {
+            layer.name: CompressedWeight(
+                layer.weight.detach(),
+                torch.ones_like(layer.weight, dtype=torch.bool),
+                None,
+                -1.0,
+                bias_change=torch.linspace(-1, 1, layer.weight.shape[0]) if layer.bias is not None else None,
+            )
+            for layer in walk(model)
+        }
+        module = copy.deepcopy(model)
+        with torch.no_grad():
+            for layer in uses(module):
+                change = weights[layer.name].bias_change
+                if layer.bias is not None and change is not None:
+                    layer.bias.add_(change)
+        built = openvino.prepare(model, small_images.shape[1:])(
+            CompressedModel(module, Recipe(), weights), small_images, 1, 1
+        )
+        with torch.inference_mode():
+            np.testing.assert_allclose(
+                built.score(small_images.numpy()), module(small_images).numpy(), rtol=1e-4, atol=1e-4
+            )
+
+
+@pytest.mark.parametrize("name", ["encoder", "shared", "tied"])
+def test_int8_reaches_attention_shared_and_tied_layers(
+    small: Small, small_images: Tensor, tmp_path: Path, name: str
+) -> None:
+    model = small(name)
+    runner = run("openvino", model, ON_INT8_KERNELS[1], small_images)
+    assert {layer.precision for layer in runner.execution.layers} <= set(INT8), runner.execution.layers
+    assert runner.memory_probe is not None
+    runner.memory_probe(str(tmp_path))
+    found = weights_in(tmp_path)
+    values = [
+        weight.values.numpy().ravel() for weight in compress(model, ON_INT8_KERNELS[1]).weights.values()
+    ]
+    assert all(any(np.array_equal(one.ravel(), value) for value in values) for one in found)
+    float32 = eager(model, EXACT[3], small_images)
+    noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
+    assert 0 < noise < 0.1
+
+
+def test_many_models_are_scored_and_let_go(small: Small, small_images: Tensor) -> None:
+    """Where a callback of a finished request was still waiting for Python, letting go waited for ever."""
+    model, _ = fold_batch_norm(small("cnn"))
+    build = engine_named("openvino").prepare(model, SMALL_SHAPE)
+    for _ in range(40):
+        build(compress(model, Recipe()), small_images, 1, 1).score(small_images.numpy())
+
+
+def test_a_layer_that_never_runs_is_left_out_of_what_was_executed(small: Small, small_images: Tensor) -> None:
+    runner = run("openvino", small("auxiliary"), Recipe(), small_images)
+    assert [layer.name for layer in runner.execution.layers] == ["body.weight", "head.weight"]
+
+
+class Unconvertible(nn.Module):
+    """An operation that OpenVINO has no kernel for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.head(x.flatten(1))[:, :, None] * torch.eye(8)
+        return torch.linalg.slogdet(square)[1][:, None]
+
+
+def test_a_model_that_openvino_cannot_convert_is_a_failure_in_words() -> None:
+    with pytest.raises(
+        WorkError, match="OpenVINO can't convert this model.*slogdet.*Use engine torch"
+    ) as info:
+        engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
+    assert "\n" not in str(info.value)
+
+
+REPORTING = """
+import sys, threading, torch
+from optimizer.compression.apply import compress
+from optimizer.engine import engine_named
+from optimizer.recipe import QuantizeSpec, Recipe
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)).eval().requires_grad_(False)
+recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+build = engine_named("openvino").prepare(model, (1, 8, 8))
+build(compress(model, recipe), torch.zeros(2, 1, 8, 8), 1, 1)
+assert sys.modules["openvino_telemetry"] is None
+assert "nncf" in sys.modules
+"""
+
+
+def test_libraries_report_nothing_home(tmp_path: Path) -> None:
+    """Left alone, OpenVINO's converter and NNCF send events to Google Analytics, without asking."""
+    environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", REPORTING], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:
+    assert torch.backends.mha.get_fastpath_enabled()
+    with pytest.raises(WorkError):
+        engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -1,0 +1,120 @@
+"""Every engine that can run here answers as eager torch does: all bundled models and EfficientNet-Lite0.
+
+Tolerances, against the span of the reference's logits (highest less lowest over all images):
+
+- float32, whole and with half of the weights pruned: 1e-4, and 99.9 % of the predictions. Engines sum in
+  another order; a bfloat16 kernel would be off by 1e-2.
+- int8 weights and activations: 2e-1 at the worst, 3e-2 in the mean, and 90 % of the predictions of which the
+  reference is sure (its two best logits are 5 % of the span apart). Each engine chooses where activations are
+  rounded and over which ranges.
+
+Images are Fashion-MNIST's evaluation images, and smoothed noise for EfficientNet-Lite0. The first run on a
+machine compiles for a minute; what inductor made is kept in pytest's cache. Tests go model by model, so that
+each is loaded, answered for by eager torch, and prepared for each engine once.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from optimizer.compression.apply import CompressedModel, compress
+from optimizer.data.loading import load_images
+from optimizer.engine import ENGINES
+from optimizer.engine.compile import CACHE_VARIABLE
+from optimizer.measurement.subject import subject
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec
+
+MODELS = [
+    "fashion-mlp",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")
+    ),
+]
+FLOAT32 = {"whole": Recipe(), "half pruned": Recipe(PruneSpec(sparsity=0.5))}
+BY_MODEL = pytest.mark.parametrize("name", MODELS, scope="module")
+"""Of this scope: pytest puts the tests of one model together."""
+INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Not in the data folder that each test has of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(CACHE_VARIABLE, str(request.config.cache.mkdir("inductor")))
+        yield
+    build_of.cache_clear()
+    reference.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def images_of(name: str) -> tuple[Tensor, Tensor]:
+    """For evaluation and for calibration."""
+    loaded = subject(name).loaded
+    if loaded.card.bundled_images:
+        images = load_images(loaded, DataSpec(limit=1000))
+        return images.evaluation.images, images.calibration.images[:64]
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.randn(46, loaded.card.input_shape[0], 14, 14, generator=random)
+    smooth = torch.nn.functional.interpolate(coarse, loaded.card.input_shape[1:], mode="bicubic")
+    return smooth[:30], smooth[30:]
+
+
+@lru_cache(maxsize=len(FLOAT32) + 1)
+def reference(name: str, recipe: Recipe) -> tuple[CompressedModel, np.ndarray]:
+    compressed = compress(subject(name).module, recipe, subject(name).published)
+    with torch.inference_mode():
+        return compressed, compressed.module(images_of(name)[0]).numpy()
+
+
+@lru_cache(maxsize=len(ENGINES))
+def build_of(engine: str, name: str) -> Callable[..., object]:
+    return ENGINES[engine].prepare(subject(name).module, subject(name).input_shape)
+
+
+def answers(engine: str, name: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """Of the engine and of the reference, whose activations are not rounded."""
+    problem = ENGINES[engine].problem()
+    if problem:
+        pytest.skip(f"{engine}: {problem}")
+    if name == "efficientnet-lite0" and importlib.util.find_spec("efficientnet_lite_pytorch") is None:
+        pytest.skip("the extra imagenet is not installed")
+    evaluation, calibration = images_of(name)
+    compressed, expected = reference(name, recipe)
+    runner = build_of(engine, name)(compressed, calibration, 1, 1)
+    return runner.score(evaluation.numpy()), expected  # type: ignore[attr-defined]
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.mean(found.argmax(1) == expected.argmax(1)))
+
+
+@BY_MODEL
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "torch"])
+def test_float32(engine: str, name: str) -> None:
+    for words, recipe in FLOAT32.items():
+        found, expected = answers(engine, name, recipe)
+        span = expected.max() - expected.min()
+        assert np.abs(found - expected).max() <= 1e-4 * span, words
+        assert same(found, expected) >= 0.999, words
+
+
+@BY_MODEL
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "compile"])
+def test_int8(engine: str, name: str) -> None:
+    """torch.compile rounds as eager torch does (tests/test_engines.py), and compiles for half a minute."""
+    found, expected = answers(engine, name, INT8)
+    span = expected.max() - expected.min()
+    apart = np.abs(found - expected) / span
+    assert apart.max() <= 0.2
+    assert 1e-5 < apart.mean() <= 0.03
+    best = np.sort(expected, axis=1)[:, -2:]
+    sure = best[:, 1] - best[:, 0] > 0.05 * span
+    assert sure.any()
+    assert same(found[sure], expected[sure]) >= 0.9

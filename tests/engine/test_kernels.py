@@ -1,0 +1,467 @@
+"""The sparse kernels against torch: every instruction set, path, tile, stride and thread count."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pairs import pairs
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import csr, kernels, sparse
+from optimizer.engine.base import Runner
+from optimizer.engine.kernels.build import Target, compiled, targets
+from optimizer.engine.kernels.fusion import BANDED
+from optimizer.engine.kernels.layout import Layout
+from optimizer.engine.kernels.matrix import BLOCKS, GATHERED, LINE, NEARBY, WAYS, column_blocks, survivors
+from optimizer.engine.kernels.plan import Choice, plan
+from optimizer.engine.kernels.trace import trace
+from optimizer.engine.memory import measure_start
+from optimizer.engine.sparse import Network
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Execution, LayerExecution
+
+LIBRARIES = [kernels.load(target) for target in targets() if target in kernels.usable()]
+
+
+def test_this_machine_has_kernels() -> None:
+    """The tests below would pass without any."""
+    assert kernels.problem() is None
+    assert LIBRARIES
+    assert [library.name for library in LIBRARIES] == [target.name for target in kernels.usable()]
+
+
+PORTABLE = Target("four floats a vector", (), 4, ())
+"""What runs on NEON, compiled for this processor: nothing in it is of one kind of processor."""
+
+
+@pytest.fixture(scope="session")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> kernels.Kernels:
+    file = tmp_path_factory.mktemp("kernels") / "portable.so"
+    assert compiled(PORTABLE, file) is None
+    return kernels.opened(PORTABLE.name, file)
+
+
+@pytest.fixture(params=[*LIBRARIES, None], ids=[*(one.name for one in LIBRARIES), PORTABLE.name])
+def library(request: pytest.FixtureRequest) -> kernels.Kernels:
+    return request.param or request.getfixturevalue("portable")
+
+
+def thinned(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
+    """Some weights of every layer are zero."""
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+        if parameter.dim() > 1:
+            parameter *= torch.rand_like(parameter) > share
+    return model.eval()
+
+
+def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: int = 1) -> Network:
+    """A network of the kernels gives what torch does, on every way through it."""
+    expected = model(images)
+    found = trace(model, images.shape)
+    parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    network = Network(found, parameters, library, threads)
+    choices = [item.name for item in network.plan.items if isinstance(item.work, Choice)]
+    everywhere = (
+        Network(found, parameters, library, threads, taken=dict.fromkeys(choices, way)) for way in WAYS
+    )
+    for each in (network, *everywhere):
+        for _ in range(2):  # what the first left in memory must not show in the second
+            got = torch.from_numpy(each.infer(images.numpy()))
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max() + 1))
+    return network
+
+
+SIZES = st.integers(1, 40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    inputs=st.integers(1, 9),
+    outputs=st.integers(1, 20),
+    kernel=st.sampled_from([1, 2, 3, 5, 7]),
+    stride=st.sampled_from([1, 2, 3]),
+    padding=st.integers(0, 3),
+    height=st.integers(7, 34),
+    width=st.integers(7, 34),
+    batch=st.integers(1, 3),
+    share=st.sampled_from([0.0, 0.4, 0.8, 1.0]),
+    bias=st.booleans(),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_a_convolution_is_torchs(
+    library: kernels.Kernels,
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    height: int,
+    width: int,
+    batch: int,
+    share: float,
+    bias: bool,
+) -> None:
+    layers = nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=bias), nn.ReLU())
+    agree(thinned(layers, share), torch.randn(batch, inputs, height, width), library)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    channels=st.integers(1, 12),
+    kernel=st.sampled_from([3, 5, 7]),
+    stride=st.sampled_from([1, 2]),
+    size=st.integers(4, 34),
+    batch=st.integers(1, 2),
+    expanded=st.booleans(),
+    uneven=st.booleans(),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_a_depthwise_convolution_is_torchs(
+    library: kernels.Kernels,
+    channels: int,
+    kernel: int,
+    stride: int,
+    size: int,
+    batch: int,
+    expanded: bool,
+    uneven: bool,
+) -> None:
+    """Alone, or fused with the convolution before it; padded on all sides, or at the end alone."""
+    padding = 0 if uneven else kernel // 2
+    layers = nn.Sequential(
+        nn.Conv2d(3, channels, 1) if expanded else nn.Conv2d(3, channels, 3, padding=1),
+        nn.ReLU6(),
+        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        if uneven
+        else nn.Identity(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels),
+        nn.ReLU6(),
+        nn.Conv2d(channels, 5, 1),
+    )
+    agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
+
+
+@pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
+def test_a_large_plane_is_computed_in_bands(
+    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, uneven: bool
+) -> None:
+    height, width, stem = plane
+    padding = 0 if uneven else kernel // 2
+    layers = nn.Sequential(
+        nn.Conv2d(3, 11, 3, stem, 1),
+        nn.ReLU6(),
+        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        if uneven
+        else nn.Identity(),
+        nn.Conv2d(11, 11, kernel, stride, padding, groups=11),
+        nn.ReLU6(),
+    )
+    agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
+
+
+@pairs(
+    plane=[(96, 56, 56), (33, 97, 131), (24, 112, 112)], kernel=[3, 5], stride=[1, 2], residual=[False, True]
+)
+def test_a_band_goes_on_to_the_projection(
+    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, residual: bool
+) -> None:
+    """An inverted residual whose depthwise outputs are never in memory as a whole."""
+    channels, height, width = plane
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.expand = nn.Conv2d(8, channels, 1)
+            self.depthwise = nn.Conv2d(channels, channels, kernel, stride, kernel // 2, groups=channels)
+            self.project = nn.Conv2d(channels, 8, 1)
+            self.after = nn.Conv2d(8, 5, 3, padding=1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.stem(images)
+            spread = self.depthwise(self.expand(values).clamp(0, 6)).clamp(0, 6)
+            projected = self.project(spread)
+            return self.after(projected + values if residual and stride == 1 else projected)
+
+    network = agree(thinned(Block(), 0.6), torch.randn(1, 3, height, width), library, threads=2)
+    fused = {item.weights for item in network.plan.items}
+    large = channels * -(-height // stride) * -(-width // stride) >= BANDED
+    assert (("expand.weight", "depthwise.weight", "project.weight") in fused) is large
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel", "size"), [(700, 300, 1, 7), (150, 140, 3, 9), (200, 530, 1, 40)]
+)
+def test_many_columns_are_taken_in_blocks(
+    library: kernels.Kernels, threads: int, inputs: int, outputs: int, kernel: int, size: int
+) -> None:
+    """With more rows than are put in order together, a tail behind the last vector, something to add, and
+    planes so large that they are asked for ahead."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    images = torch.randn(1, inputs, size, size)
+    network = agree(thinned(Beside(layer), 0.8), images, library, threads)
+    planned = plan(network.found, network.parameters, library)
+    (ways,) = (item.work.ways for item in planned.items if isinstance(item.work, Choice))
+    assert all(ways[way].blocks > 1 for way in (*BLOCKS, *GATHERED) if way in ways)
+    assert {way.form for way in ways} >= ({"blocks", "gathered"} if kernel > 1 else {"blocks"})
+
+
+class Beside(nn.Module):
+    """A layer's outputs and what is added to them."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer, self.short = layer, nn.AvgPool2d(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.layer(images)
+        return torch.relu(outputs + self.short(images[:, :1]).expand_as(outputs))
+
+
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 30),
+    blocks=st.integers(1, 4),
+    group=st.sampled_from([1, 8, 64]),
+    seed=st.integers(0, 9),
+)
+def test_survivors_are_all_there_block_by_block(
+    rows: int, columns: int, blocks: int, group: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    weight = random.normal(size=(rows, columns)).astype(np.float32) * random.integers(0, 2, (rows, columns))
+    block_of = np.sort(random.integers(0, blocks, columns))
+    block_of = np.unique(block_of, return_inverse=True)[1]
+    offsets = random.permutation(columns) * 10
+    taps, starts, order = survivors(weight, offsets, block_of, group)
+    assert len(starts) == order.size + 1
+    assert len(taps) == np.count_nonzero(weight)
+    again = np.zeros_like(weight)
+    groups = [set(order[0, first : first + group].tolist()) for first in range(0, rows, group)]
+    for block, in_order in enumerate(order):
+        assert [set(in_order[first : first + group].tolist()) for first in range(0, rows, group)] == groups
+        for position, row in enumerate(in_order):
+            place = block * rows + position
+            mine = taps[starts[place] : starts[place + 1]]
+            where = [int(np.flatnonzero(offsets == offset)[0]) for offset in mine["offset"]]
+            assert set(block_of[where]) <= {block}
+            again[row, where] = mine["weight"]
+    np.testing.assert_array_equal(again, weight)
+
+
+@given(columns=st.integers(1, 400), plane=st.integers(1, 60), pixels=st.sampled_from([16, 40, 128]))
+def test_what_a_block_of_columns_reads_fits_nearby(columns: int, plane: int, pixels: int) -> None:
+    offsets = np.arange(columns) * plane
+    blocks = column_blocks(offsets, pixels)
+    assert blocks[0] == 0
+    assert set(np.diff(blocks)) <= {0, 1}
+    for block in range(blocks[-1] + 1):
+        inside = offsets[blocks == block]
+        lines = {line for begin in inside for line in range(begin // LINE, (begin + pixels - 1) // LINE + 1)}
+        beside = pixels // LINE + 1  # lines that it shares with the block before count there
+        assert 4 * LINE * len(lines) <= NEARBY + 4 * LINE * 2 * beside
+
+
+def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:
+    class Summed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 8, 1)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.first(images).relu()
+            return (self.depthwise(values) + values).relu()
+
+    agree(thinned(Summed(), 0.5), torch.randn(2, 3, 14, 14), library)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    inputs=st.integers(1, 150),
+    outputs=st.integers(1, 150),
+    batch=st.integers(1, 40),
+    share=st.sampled_from([0.0, 0.5, 0.9]),
+)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_linear_layers_are_torchs(
+    library: kernels.Kernels, inputs: int, outputs: int, batch: int, share: float
+) -> None:
+    layers = nn.Sequential(
+        nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, 7, bias=False)
+    )
+    agree(thinned(layers, share), torch.randn(batch, 1, 1, inputs), library)
+
+
+class Residual(nn.Module):
+    """Sums before and after a clip, a pool, a mean, a layer on features, and torch's own between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 7, 2, 3)
+        self.first = nn.Conv2d(16, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 32, 3, 2, 1)
+        self.shortcut = nn.Conv2d(16, 32, 1, 2)
+        self.gate = nn.Conv2d(32, 32, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = nn.functional.max_pool2d(self.stem(images).relu(), 3, 2, 1)
+        values = (values + self.first(values)).clamp(-1, 2)
+        values = (self.shortcut(values) + self.second(values)).relu()
+        gate = torch.sigmoid(self.gate(values.mean((2, 3), keepdim=True)))
+        values = nn.functional.silu(values * gate) + values
+        features = nn.functional.adaptive_avg_pool2d(values, 1).flatten(1)
+        return self.head(torch.tanh(features))
+
+
+@pairs(threads=[1, 2, 3], batch=[1, 3], size=[29, 64])
+def test_a_whole_network_is_torchs(library: kernels.Kernels, threads: int, batch: int, size: int) -> None:
+    torch.manual_seed(1)
+    network = agree(thinned(Residual(), 0.6), torch.randn(batch, 3, size, size), library, threads)
+    used = set(network.kernels.values())
+    assert any("sparse" in kernel for kernel in used)
+
+
+def test_what_the_kernels_do_not_know_runs_in_torch(library: kernels.Kernels) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.grouped = nn.Conv2d(4, 8, 3, groups=2, padding=1)
+            self.dilated = nn.Conv2d(8, 8, 3, dilation=2, padding=2)
+            self.norm = nn.GroupNorm(2, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.norm(self.dilated(self.grouped(images).relu()))
+            first, second = values.unbind(1)[:2]
+            return torch.stack([first.mean((1, 2)), second.amax((1, 2))], 1)
+
+    network = agree(thinned(Odd(), 0.5), torch.randn(2, 4, 9, 9), library)
+    assert not network.kernels
+
+
+def test_layers_whose_weights_are_computed_run_in_torch(library: kernels.Kernels) -> None:
+    """As an attention does that takes its projections out of one weight."""
+
+    class Split(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = nn.Linear(9, 8)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values, (weight, gate) = images.flatten(1), self.both.weight.chunk(2)
+            return nn.functional.linear(values, weight) * nn.functional.linear(values, gate).sigmoid()
+
+    network = agree(thinned(Split(), 0.5), torch.randn(2, 1, 3, 3), library)
+    assert not network.kernels
+
+
+@given(
+    images=st.integers(1, 3),
+    height=SIZES,
+    width=SIZES,
+    gap=st.integers(0, 3),
+    lanes=st.sampled_from([4, 8, 16]),
+)
+def test_a_layout_has_room_and_its_mask_has_the_pixels(
+    images: int, height: int, width: int, gap: int, lanes: int
+) -> None:
+    layout = Layout(images, height, width, gap, lanes)
+    mask = layout.mask()
+    pixels = {
+        n * layout.image + y * layout.row + x
+        for n in range(images)
+        for y in range(height)
+        for x in range(width)
+    }
+    if mask is not None:
+        assert set(np.flatnonzero(mask).tolist()) == pixels
+    assert max(pixels) + 1 == layout.span <= layout.vectors * lanes + layout.tail
+    if not layout.single:
+        beyond = max(pixels) + gap * layout.row + gap  # the last padding that a window reads
+        assert beyond < layout.plane
+        assert gap * layout.row + gap <= layout.border
+
+
+def test_a_layer_takes_the_dense_path_unless_it_has_zeros() -> None:
+    model = thinned(nn.Sequential(nn.Conv2d(32, 64, 1), nn.Flatten()), 0.0)
+    build = sparse.prepare(model, (32, 20, 20))
+    images = torch.randn(1, 32, 20, 20)
+    dense = build(compress(model, Recipe()), images, 1, 1)
+    thin = build(compress(model, Recipe(PruneSpec(sparsity=0.95))), images, 1, 1)
+    assert "dense" in dense.execution.layers[0].kernel
+    assert "sparse, 102 of 2,048 weights" in thin.execution.layers[0].kernel
+
+
+def test_profiled_steps_name_every_layer() -> None:
+    model = thinned(Residual(), 0.8)
+    runner = sparse.prepare(model, (3, 32, 32))(compress(model, Recipe()), torch.randn(1, 3, 32, 32), 1, 1)
+    assert runner.profile
+    rows = runner.profile(np.zeros((1, 3, 32, 32), np.float32), 3)
+    named = {row.name for row in rows if row.role == "layer"}
+    assert named == {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    assert all(row.times_ns[0] > 0 for row in rows)
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
+    reason = "no C++ compiler was found"
+    monkeypatch.setattr(kernels, "problem", lambda: reason)
+    return reason
+
+
+def test_without_kernels_torchs_csr_serves_and_says_why(without_kernels: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 600), nn.Linear(600, 10)
+    )
+    compressed = compress(model.eval(), Recipe(PruneSpec(sparsity=0.98)))
+    images = torch.randn(4, 3, 8, 8)
+    runner = sparse.prepare(model, (3, 8, 8))(compressed, images, 1, 4)
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(runner.infer(images.numpy())), compressed.module(images))
+    assert any(without_kernels in words for words in runner.execution.simulated)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7, 6), (1, 5, 1, 1)])
+def test_a_csr_layer_is_its_layer(shape: tuple[int, ...]) -> None:
+    convolution, linear = thinned(nn.Conv2d(5, 4, 1), 0.5), thinned(nn.Linear(5, 3, bias=False), 0.5)
+    images = torch.randn(shape)
+    torch.testing.assert_close(csr.CsrLayer(convolution)(images), convolution(images))
+    torch.testing.assert_close(csr.CsrLayer(linear)(images.movedim(1, -1)), linear(images.movedim(1, -1)))
+
+
+def runner_that_takes(seconds: float, kernel: str) -> Runner:
+    def infer(images: np.ndarray) -> np.ndarray:
+        time.sleep(seconds)
+        return images
+
+    return Runner(infer, infer, Execution((LayerExecution("layer", "f32", kernel),), ()))
+
+
+def test_the_faster_of_two_executions_serves() -> None:
+    own, whole = runner_that_takes(0.001, "sparse"), runner_that_takes(0.004, "brgconv")
+    images = np.zeros((1, 3))
+    assert sparse.faster(own, whole, images) is own
+    left = sparse.faster(whole, own, images)
+    assert left.infer is own.infer
+    assert left.execution.layers[0].kernel == "OpenVINO sparse, dense: the fastest here"
+
+
+def test_a_fresh_process_can_load_what_is_saved() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10)).eval()
+    compressed = compress(model, Recipe(PruneSpec(sparsity=0.9)))
+    runner = sparse.prepare(model, (1, 8, 8))(compressed, torch.randn(2, 1, 8, 8), 1, 1)
+    start = measure_start(runner, 1, (1, 1, 8, 8))
+    assert start
+    assert start.memory_bytes > 0
+    assert start.cold_start_ns > 0

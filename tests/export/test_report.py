@@ -1,0 +1,177 @@
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from factories import make_latency, make_result, make_sweep, recipe, remade
+
+from optimizer.analysis.frame import as_json, frame
+from optimizer.analysis.headline import headlines
+from optimizer.analysis.outcomes import Verdict
+from optimizer.analysis.summary import summarise
+from optimizer.charts.points import hover
+from optimizer.export.report import accuracy_sentence, latency_sentence, report, size_sentence
+from optimizer.records import Accuracy, Result
+
+
+def with_flips(lost: int, gained: int, images: int = 1_000, right: int = 900) -> Result:
+    """A result whose baseline is right on ``right`` images, with so many flips."""
+    before = np.arange(images) < right
+    after = before.copy()
+    after[:lost] = False
+    after[right : right + gained] = True
+    result = make_result(recipe(0.5))
+
+    def accuracy(outcomes: np.ndarray) -> Accuracy:
+        return Accuracy.of(outcomes, reference="labels", agreement=images, sqnr_db=None, kl=0.0)
+
+    return remade(result, accuracy=accuracy(after), baseline_accuracy=accuracy(before))
+
+
+def words_of(text: str) -> str:
+    body = re.sub(r"<script.*?</script>|<style.*?</style>", " ", text, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def test_a_loss_is_said_with_its_interval_and_p() -> None:
+    sentence = accuracy_sentence(summarise(with_flips(30, 6)))
+    assert re.fullmatch(
+        r"accuracy falls by 2\.4 points \(1\.3 to 3\.7\), p < 0\.001, "
+        r"to 87\.6 % \(85\.4 to 89\.5\) on 1,000 bundled images",
+        sentence,
+    ), sentence
+
+
+def test_a_gain_is_said_as_a_gain() -> None:
+    sentence = accuracy_sentence(summarise(with_flips(2, 20)))
+    assert sentence.startswith("accuracy rises by 1.8 points (1.0 to 2.9), p < 0.001, to 91.8 %")
+    assert "−" not in sentence
+
+
+def test_a_difference_by_chance_is_not_called_one() -> None:
+    sentence = accuracy_sentence(summarise(with_flips(5, 2)))
+    assert sentence.startswith("accuracy: no measurable difference, 89.7 %")
+    assert "loses 0.30 points; may be a loss of up to 1.02, p = 0.3" in sentence
+    assert "falls" not in sentence
+
+
+def test_without_labels_it_is_agreement() -> None:
+    sentence = accuracy_sentence(summarise(make_result(recipe(0.8), labelled=False)))
+    assert sentence.startswith("agreement with the uncompressed model falls by")
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "verdict", "mood"),
+    [
+        (4, 0, Verdict.SAME, "same"),
+        (5, 0, Verdict.WORSE, "worse"),
+        (7, 1, Verdict.WORSE, "worse"),
+        (0, 5, Verdict.BETTER, "better"),
+    ],
+)
+def test_every_place_judges_alike(lost: int, gained: int, verdict: Verdict, mood: str) -> None:
+    result = with_flips(lost, gained, images=500, right=450)
+    summary = summarise(result)
+    card = headlines(summary, result.inspection)[0]
+    assert card.mood == mood
+    assert (str(verdict) in card.change) == (verdict is Verdict.SAME)
+    assert (str(Verdict.SAME) in accuracy_sentence(summary)) == (verdict is Verdict.SAME)
+    assert f", {verdict}, p = " in hover(summary)
+    assert as_json(result)["drop"]["verdict"] == verdict
+    assert list(frame([result])["accuracy_verdict"]) == [verdict]
+
+
+def test_without_labels_nothing_is_tested_and_nothing_gained() -> None:
+    result = make_result(recipe(0.3), labelled=False, images=500)
+    agrees = Accuracy.of(np.ones(500, bool), reference="baseline", agreement=500, sqnr_db=None, kl=0.0)
+    summary = summarise(remade(result, accuracy=agrees))
+    assert (summary.drop.low, summary.drop.p) == (0, None)
+    assert summary.text("drop") == "0.0 points (0.0 to 0.8)"
+    assert "p = " not in accuracy_sentence(summary) + hover(summary)
+    assert as_json(remade(result, accuracy=agrees))["drop"]["p"] is None
+
+
+def test_too_few_images_to_promise_are_said_to_be_too_few() -> None:
+    words = words_of(report([with_flips(1, 1, images=200, right=180)]))
+    assert "too few images to promise 1 point: 200 here, 429 needed even if no answer changes" in words
+    assert "too few images" not in words_of(report([with_flips(300, 0)]))
+
+
+def test_size_is_said_as_it_is() -> None:
+    assert size_sentence(summarise(make_result(recipe(0.5, 8)))).startswith(
+        "the file shrinks from 2.35 MB to 593 kB (0.252×), "
+    )
+    assert size_sentence(summarise(make_result(recipe(0.5)))).startswith("the file is 2.35 MB, as before, ")
+    grown = make_result(recipe(0.5))
+    size = replace(grown.inspection.size, file_bytes=3_000_000)
+    grown = remade(grown, inspection=replace(grown.inspection, size=size))
+    assert "the file grows from 2.35 MB to 3.00 MB (1.28×)" in size_sentence(summarise(grown))
+
+
+def test_latency_is_said_by_its_verdict() -> None:
+    faster = latency_sentence(summarise(make_result(recipe(0, 8, 8))))
+    assert re.match(r"a call takes 27\d\.?\d* µs instead of 60\d\.?\d* µs: 0\.4\d+× \(.*\), faster", faster)
+    same = latency_sentence(summarise(make_result()))
+    assert same.startswith("latency: no measurable difference, ")
+    noisy = latency_sentence(summarise(make_result(noisy=True, ratio=0.5)))
+    assert noisy.startswith("the latency is not to be trusted (")
+    assert "faster" not in noisy
+    assert latency_sentence(summarise(make_result(quick=True))).endswith(", preliminary")
+    assert "shared with: uncompressed" in latency_sentence(summarise(make_result(recipe(0.5))))
+
+
+def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
+    words = words_of(report(make_sweep()))
+    assert re.search(r"\d+ of 29 compressed configurations surely lost at most 1 point", words)
+    assert (
+        "The fastest of these is 8-bit weights · 8-bit activations (fashion-resnet on OpenVINO, 2 threads): "
+        in words
+    )
+    assert "The smallest of these is 50 % of all weights pruned · 8-bit weights" in words
+
+
+def test_report_says_so_when_nothing_is_sure_or_faster() -> None:
+    nothing = words_of(report([make_result(), make_result(recipe(0.9)), make_result(recipe(0.8))]))
+    assert "No configuration surely lost at most 1 point" in nothing
+    assert "The surest is 80 % of all weights pruned" in nothing
+    slow = words_of(report([make_result(), make_result(recipe(0.3))]))
+    assert "None of these is measurably faster than the uncompressed model" in slow
+
+
+def test_report_of_few_tells_each_and_of_many_the_frontier() -> None:
+    few = make_sweep()[:4]
+    words = words_of(report(few))
+    for result in few:
+        assert words.count(result.request.recipe.describe()) >= 2
+    assert "The configurations on the frontier" not in words
+    assert "The configurations on the frontier" in words_of(report(make_sweep()))
+
+
+def test_report_says_how_and_what_it_does_not_say() -> None:
+    result = make_result(recipe(0.5, 4), noisy=True, notes=("3 images could not be read",))
+    words = words_of(report([result]))
+    for part in (
+        "How each number was measured",
+        "10 layers f32",
+        "3 images could not be read",
+        "simulated: 4-bit weights",
+        "What these figures do not say",
+        "Nothing was trained",
+        "How to read this",
+        "Environment",
+        "time shared with uncompressed",
+    ):
+        assert part in words, part
+
+
+def test_report_escapes_everything() -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    result = make_result(model=evil, path=f"/photos/{evil}", notes=(evil,), other_machine=True)
+    latency = replace(make_latency(), measured_for=evil)
+    text = report([remade(result, latency=latency)], title=evil)
+    assert "<img" not in text
+    assert "&lt;img" in text
+
+
+def test_report_of_nothing_is_a_page() -> None:
+    assert "Nothing measured yet" in words_of(report([]))

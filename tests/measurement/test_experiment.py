@@ -1,0 +1,348 @@
+"""Requests of the bundled residual network on a few of its images, end to end."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from optimizer.analysis.outcomes import paired_drop
+from optimizer.analysis.statistics import SAME, summarise_latency
+from optimizer.compression.apply import compress
+from optimizer.data.loading import load_images
+from optimizer.engine import engine_named
+from optimizer.errors import InputError
+from optimizer.measurement import latency
+from optimizer.measurement.experiment import measure, score
+from optimizer.measurement.latency import Effort
+from optimizer.measurement.subject import subject
+from optimizer.measurement.variant import build_of, compressed_model, inspect
+from optimizer.model.catalogue import LoadedModel
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
+from optimizer.store.keys import request_key
+from optimizer.system.environment import environment, threads_available
+
+IMAGES = 120
+BASE = Request("fashion-resnet", data=DataSpec(limit=IMAGES), settings=Settings(threads=1))
+HALF = Recipe(PruneSpec(sparsity=0.5))
+FOUR_BITS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4))
+INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+INT8_KERNELS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4, activation_bits=8))
+ENGINES = ("openvino", "torch")
+
+Measured = Callable[..., Result]
+
+
+def request(recipe: Recipe, **changes: object) -> Request:
+    return replace(BASE, recipe=recipe, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short() -> Iterator[None]:
+    """Just enough rounds to have an interval: how long a series lasts is tested with the latency module."""
+    with pytest.MonkeyPatch.context() as patch:
+        for quick in (True, False):
+            patch.setitem(latency.EFFORTS, quick, Effort(2, warmup_seconds=0, seconds=0, least_rounds=10))
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured() -> Measured:
+    """``measured(recipe, **changes)``: the result of a request, run once for all tests here."""
+    results: dict[Request, Result] = {}
+
+    def result(recipe: Recipe = Recipe(), **changes: object) -> Result:  # noqa: B008 - frozen
+        asked = request(recipe, **changes)
+        if asked not in results:
+            results[asked] = measure(asked)
+        return results[asked]
+
+    return result
+
+
+# A result
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_baseline_against_itself_loses_exactly_nothing(measured: Measured, engine: str) -> None:
+    result = measured(engine=engine)
+    assert result.accuracy == result.baseline_accuracy
+    drop = paired_drop(result.baseline_accuracy.outcomes, result.accuracy.outcomes)
+    assert (drop.points, drop.lost, drop.gained) == (0, 0, 0)
+    assert (result.accuracy.agreement, result.accuracy.sqnr_db, result.accuracy.kl) == (IMAGES, None, 0)
+    assert result.inspection.size == result.inspection.baseline_size
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: str) -> None:
+    found = measured(engine=engine).latency
+    verdict = summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share).verdict
+    assert verdict in (SAME, "noisy")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "engine"), [(Recipe(), "openvino"), (FOUR_BITS, "torch"), (INT8, "openvino")]
+)
+def test_a_result_says_what_was_run_and_survives_json(
+    measured: Measured, recipe: Recipe, engine: str
+) -> None:
+    result = measured(recipe, engine=engine)
+    assert result.request == request(recipe, engine=engine)
+    assert result.key == request_key(result.request)
+    assert result.environment == environment()
+    assert decode(encode(result), Result) == result
+    assert result.accuracy.total == result.baseline_accuracy.total == IMAGES
+    assert result.accuracy.reference == "labels"
+    assert [layer.name for layer in result.execution.layers] == [
+        layer.name for layer in result.inspection.layers
+    ]
+    assert (result.latency.threads, result.latency.batch, result.latency.quick) == (1, 1, True)
+    assert any(f"{IMAGES} of 10,000 images are evaluated" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), HALF, FOUR_BITS, INT8], ids=Recipe.describe)
+def test_a_recipe_is_measured_as_it_is_inspected(measured: Measured, recipe: Recipe) -> None:
+    assert measured(recipe).inspection == inspect(request(recipe))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_accuracy_is_that_of_a_loop_over_the_model_and_its_images(
+    measured: Measured, resnet: LoadedModel, engine: str
+) -> None:
+    images = load_images(resnet, BASE.data).evaluation
+    assert images.labels is not None
+    with torch.inference_mode():
+        expected = resnet.module(images.images).argmax(1) == images.labels
+    baseline = measured(engine=engine).baseline_accuracy
+    assert baseline.outcomes.tolist() == expected.tolist()
+    assert baseline.outcomes.mean() > 0.88
+    # The order of float32 sums may turn a tie: no more than that.
+    others = measured(FOUR_BITS, engine="torch").accuracy.outcomes != measured(FOUR_BITS).accuracy.outcomes
+    assert others.sum() <= 1
+
+
+def test_a_harsh_recipe_shows_in_every_figure(measured: Measured) -> None:
+    result = measured(Recipe(PruneSpec(sparsity=0.97), QuantizeSpec(weight_bits=2)))
+    assert result.accuracy.outcomes.sum() < result.baseline_accuracy.outcomes.sum()
+    assert result.accuracy.agreement < IMAGES
+    assert result.accuracy.kl > 0.1
+    assert result.accuracy.sqnr_db is not None
+    assert result.accuracy.sqnr_db < 20
+    size, before = result.inspection.size, result.inspection.baseline_size
+    assert size.elements == before.elements
+    assert size.nonzero <= 0.031 * before.nonzero
+    assert size.packed_bytes < 0.05 * before.packed_bytes
+    assert size.file_bytes < 0.3 * before.file_bytes
+    assert size.compressed_bytes < 0.1 * before.compressed_bytes
+
+
+def test_progress_is_reported_from_loading_to_timing() -> None:
+    messages: list[str] = []
+    measure(request(HALF), lambda share, message: messages.append(message))
+    steps = [
+        "loading the model",
+        "reading the images",
+        "preparing openvino",
+        f"scoring {IMAGES} images",
+        "timing",
+    ]
+    assert [message for message in messages if message in steps] == steps
+
+
+# Counts
+
+
+def test_counts_add_up(measured: Measured) -> None:
+    inspection = inspect(request(FOUR_BITS))
+    layers, size = inspection.layers, inspection.size
+    assert sum(layer.elements for layer in layers) == size.elements
+    assert sum(layer.nonzero for layer in layers) == size.nonzero
+    assert all(layer.elements == np.prod(layer.shape) for layer in layers)
+    assert {layer.bits for layer in layers} == {4}
+    thresholds = [layer.threshold for layer in layers]
+    assert np.ptp(thresholds) < 0.02 * max(thresholds), "one cut through the magnitudes of all layers"
+    before = inspect(BASE)
+    assert before.size == inspection.baseline_size == before.baseline_size
+    assert [layer.macs for layer in layers] == [layer.macs for layer in before.layers]
+    assert [layer.nonzero for layer in before.layers] == [layer.elements for layer in before.layers]
+
+
+def test_pruning_looks_at_the_weights_as_published(resnet: LoadedModel) -> None:
+    """Not at those that batch norm was folded into: a threshold is in units of the model's own weights."""
+    weights = {name: value for name, value in resnet.module.named_parameters() if value.dim() > 1}
+    found = inspect(request(Recipe(PruneSpec(threshold=0.05)))).layers
+    assert [layer.name for layer in found] == list(weights)
+    for layer in found:
+        assert layer.nonzero == int((weights[layer.name].abs() > 0.05).sum())
+        assert layer.threshold <= 0.05
+    kept = inspect(request(HALF)).size
+    assert kept.nonzero == kept.elements - round(0.5 * kept.elements)
+
+
+def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
+    scored = score(request(FOUR_BITS, engine="torch"))
+    images = scored.images.evaluation.images
+    target = subject("fashion-resnet")
+    compressed = compress(target.module, FOUR_BITS, target.published)
+    assert sum(int(w.values.count_nonzero()) for w in compressed.weights.values()) == (
+        scored.inspection.size.nonzero
+    )
+    with torch.inference_mode():
+        expected = compressed.module(images).numpy()
+    np.testing.assert_allclose(scored.logits, expected, rtol=1e-4, atol=1e-4)
+
+
+# What is shared, and what is not
+
+
+def test_recipes_that_run_the_same_kernels_share_a_signature(measured: Measured) -> None:
+    float32 = {measured(recipe).latency.signature for recipe in (Recipe(), HALF, FOUR_BITS)}
+    int8 = {measured(recipe).latency.signature for recipe in (INT8, INT8_KERNELS)}
+    assert len(float32) == len(int8) == 1
+    assert float32 != int8
+    asymmetric = replace(INT8, quantize=replace(INT8.quantize, symmetric=False))
+    assert measured(asymmetric).latency.signature not in float32 | int8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"engine": "openvino"}, {"settings": Settings(threads=1, batch=2)}, {"model": "fashion-mlp"}],
+    ids=["engine", "batch", "model"],
+)
+def test_another_engine_batch_or_model_is_another_signature(
+    measured: Measured, change: dict[str, object]
+) -> None:
+    on_torch = {"engine": "torch"}
+    assert measured(**on_torch | change).latency.signature != measured(**on_torch).latency.signature
+
+
+@pytest.mark.skipif(threads_available() < 2, reason="one core")
+def test_no_thread_count_means_every_core_and_is_another_signature(measured: Measured) -> None:
+    every = measured(engine="torch", settings=Settings(threads=0)).latency
+    assert every.threads == threads_available()
+    assert every.signature != measured(engine="torch").latency.signature
+
+
+def test_the_limit_of_images_and_the_seed_do_not_change_the_signature(measured: Measured) -> None:
+    other = measured(data=DataSpec(limit=50, seed=1), settings=Settings(threads=1, seed=9))
+    assert other.latency.signature == measured().latency.signature
+
+
+def steady(signature: str, noisy: bool = False) -> Latency:
+    """Twenty rounds without any spread; or with a variant that doubles half-way."""
+    rounds = 20
+    variant = tuple(1_000_000 * (2 if noisy and index >= rounds / 2 else 1) for index in range(rounds))
+    calm = (1_000_000,) * rounds
+    return Latency(signature, "uncompressed", (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1)
+
+
+def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def shared(signature: str, quick: bool) -> Latency:
+        asked.append((signature, quick))
+        return steady(signature)
+
+    messages: list[str] = []
+    result = measure(request(FOUR_BITS), lambda share, message: messages.append(message), shared)
+    assert asked == [(result.latency.signature, True)]
+    assert result.latency == steady(result.latency.signature)
+    assert "timing" not in messages
+
+
+def test_an_earlier_measurement_that_was_noisy_is_made_again() -> None:
+    result = measure(request(HALF), shared_latency=lambda signature, quick: steady(signature, noisy=True))
+    assert result.latency != steady(result.latency.signature, noisy=True)
+    assert result.latency.measured_for == HALF.describe()
+
+
+def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
+    module = subject("fashion-resnet").module
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    random, threads, numbers = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state()[1].copy()
+    for engine in ENGINES:
+        score(request(INT8_KERNELS, engine=engine))
+    assert subject("fashion-resnet").module is module
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    assert not any(part.training for part in module.modules())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.get_num_threads() == threads
+    assert np.array_equal(np.random.get_state()[1], numbers)
+
+
+def test_the_long_mode_measures_resident_memory_too() -> None:
+    result = measure(request(HALF, settings=Settings(threads=1, quick=False)))
+    assert result.latency.quick is False
+    for size in (result.inspection.size, result.inspection.baseline_size):
+        assert size.memory_bytes is not None
+        assert size.memory_bytes > size.elements
+
+
+# Keys and bad input
+
+
+def test_equal_requests_have_one_key_and_others_another() -> None:
+    requests = [
+        BASE,
+        request(HALF),
+        request(Recipe(), engine="torch"),
+        request(Recipe(), model="fashion-mlp"),
+        request(Recipe(), data=DataSpec(limit=IMAGES + 1)),
+        request(Recipe(), settings=Settings(threads=1, quick=False)),
+    ]
+    assert request_key(BASE) == request_key(replace(BASE, recipe=Recipe()))
+    assert len({request_key(each) for each in requests}) == len(requests)
+
+
+@pytest.mark.parametrize("task", [inspect, measure])
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (replace(BASE, model="fashion-lstm"), "unknown model 'fashion-lstm': use one of .*fashion-mlp"),
+        (request(Recipe(layers=(Override("stem"),))), "unknown layer 'stem': use one of "),
+    ],
+    ids=["model", "layer"],
+)
+def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Request, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        task(bad)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
+        measure(request(HALF, engine="tvm"))
+
+
+def test_more_threads_than_cores_are_refused() -> None:
+    cores = threads_available()
+    with pytest.raises(InputError, match=f"{cores + 1} threads are more than this machine's {cores} cores"):
+        measure(request(HALF, settings=Settings(threads=cores + 1)))
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "sparse", "compile"])
+@pytest.mark.parametrize(
+    "followed_up",
+    [
+        Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
+        Recipe(PruneSpec(sparsity=0.8), finetune_steps=20),
+    ],
+    ids=["matched", "fine-tuned"],
+)
+def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, engine: str) -> None:
+    """Matching and fine-tuning change more than layers' weights."""
+    if problem := engine_named(engine).problem():
+        pytest.skip(problem)
+    asked = request(followed_up, engine=engine)
+    compressed = compressed_model(asked)
+    images = torch.rand(8, *subject(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
+    runner = build_of(asked)(compressed, images, 1, 1)
+    with torch.inference_mode():
+        expected = compressed.module(images).numpy()
+    np.testing.assert_allclose(runner.score(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())
+    before = dict(subject(asked.model).module.named_parameters())
+    others = [name for name, _ in compressed.module.named_parameters() if name not in compressed.weights]
+    assert any(not torch.equal(compressed.module.get_parameter(name), before[name]) for name in others)

@@ -1,0 +1,54 @@
+"""A recipe run again gives the same weights and the same predictions: in a fresh process, with a fresh data
+folder or with what an earlier run kept, whatever number of threads that process was started with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
+
+
+def run(home: Path, threads: int) -> dict[str, object]:
+    variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    variables["OMP_WAIT_POLICY"] = "PASSIVE"  # on a busy machine, threads that spin keep others from working
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "rerun_recipes.py")],
+        env=os.environ | variables | {"PARETOSCOPE_HOME": str(home), "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
+    )
+    assert not done.returncode, done.stderr[-3000:]
+    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    home = tmp_path_factory.mktemp("first")
+    return home, run(home, 1)
+
+
+def differing(one: dict[str, object], other: dict[str, object]) -> set[str]:
+    assert one.keys() == other.keys()
+    return {name for name in one if one[name] != other[name] and name != "threads"}
+
+
+def test_other_threads_give_the_same(first: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    """Everything is made anew."""
+    again = run(tmp_path, 2)
+    assert (first[1]["threads"], again["threads"]) == (1, 2)
+    assert not differing(first[1], again)
+
+
+def test_what_was_kept_gives_the_same(first: tuple[Path, dict[str, object]]) -> None:
+    """Calibration statistics, plans and the fine-tuned network are read."""
+    home, expected = first
+    assert not differing(expected, run(home, 2))

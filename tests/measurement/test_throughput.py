@@ -1,0 +1,168 @@
+"""Real networks, served: what ran and how often, never how fast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from factories import recipe
+
+from optimizer.analysis.serving import EAGER_EVERY, Configuration, ServingRequest, comparisons
+from optimizer.compression.apply import compress
+from optimizer.engine import ENGINES
+from optimizer.engine.base import Service, one_by_one
+from optimizer.errors import InputError
+from optimizer.measurement import throughput
+from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, Effort, measure
+from optimizer.model.layers import fold_batch_norm
+from optimizer.recipe import Recipe
+
+SHORT = Effort(
+    warmup_calls=2, warmup_seconds=0, seconds=0, least_rounds=6, most_rounds=6, sample_seconds=1e-4
+)
+IMAGES = torch.rand(6, 1, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(throughput.EFFORTS, True, SHORT)
+
+
+def quiet(share: float | None, words: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize(("batch", "streams"), [(1, 1), (3, 1), (2, 2)])
+def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, streams: int, small) -> None:  # type: ignore[no-untyped-def]
+    model, _ = fold_batch_norm(small("cnn"))
+    built = ENGINES["openvino"].prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    assert built.serve is not None
+    service = built.serve(batch, 2, streams)
+    images = np.ascontiguousarray(IMAGES[:batch].numpy())
+    for requests in (1, 5):
+        taken = service.run(images, requests)
+        assert taken.shape == (requests,)
+        assert (taken > 0).all()
+
+
+def test_torch_serves_with_so_many_threads_and_puts_them_back(small) -> None:  # type: ignore[no-untyped-def]
+    model = small("cnn")
+    built = ENGINES["torch"].prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    assert built.serve is not None
+    before = torch.get_num_threads()
+    with built.serve(2, before + 1, 1).session():
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_every_round_serves_all_in_an_order_of_its_own() -> None:
+    log: list[str] = []
+    sessions: list[str] = []
+
+    def service(name: str) -> Service:
+        def run(images: np.ndarray, requests: int) -> np.ndarray:
+            log.append(name)
+            return np.full(requests, 20_000_000)  # long: no untimed call comes before
+
+        @contextmanager
+        def session() -> Iterator[None]:
+            sessions.append(name)
+            yield
+
+        return Service(run, session)
+
+    one, two = Configuration(1, 1, 1), Configuration(2, 2, 2)
+    names = (*BASELINE, VARIANT)
+    services = {(where, name): service(f"{where.batch} {name}") for where in (one, two) for name in names}
+    images = {1: [np.zeros((1, 1))], 2: [np.zeros((2, 1))]}
+    series = throughput._rounds(services, images, SHORT, 3, quiet)
+    timed = log[-6 * 6 :]
+    rounds = [timed[start : start + 6] for start in range(0, 36, 6)]
+    assert all(
+        sorted(order) == sorted(f"{where.batch} {name}" for where in (one, two) for name in names)
+        for order in rounds
+    )
+    assert len({tuple(order) for order in rounds}) > 3
+    assert set(sessions) == set(log)
+    assert series.requests[one, VARIANT] == 1
+    assert series.requests[two, VARIANT] == 4, "whole rounds of both streams"
+    assert series.served(one, BASELINE).request_ns == (20_000_000,) * 6
+    assert [len(samples) for samples in series.served(two, BASELINE).interval_ns] == [6, 6]
+
+
+def test_the_requests_that_are_kept_are_of_the_whole_run() -> None:
+    few, many = np.arange(2_000), np.arange(64_000)
+    assert throughput.thin(few, 0).tolist() == few.tolist()
+    kept = throughput.thin(many, 0)
+    assert len(kept) == throughput.KEPT_REQUESTS
+    assert (np.diff(kept) > 0).all()
+    assert np.histogram(kept, 8, (0, 64_000))[0].min() > 200
+    assert np.bincount(kept % 64, minlength=64).min() > 10, "and of every place in a round of 64"
+
+
+def test_requests_are_timed_one_by_one() -> None:
+    calls: list[int] = []
+    taken = one_by_one(lambda images: calls.append(len(images)) or images)(np.zeros((3, 1)), 4)
+    assert calls == [3] * 4
+    assert taken.shape == (4,)
+    assert (taken >= 0).all()
+
+
+def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
+    told: list[str] = []
+    request = ServingRequest(
+        "fashion-mlp", recipe(0, 8, 8), batches=(1, 2), threads=(1, 2), streams=(1, 2), seed=1
+    )
+    try:
+        run = measure(request, lambda share, words: told.append(words))
+    except InputError as error:  # a machine of one core
+        pytest.skip(str(error))
+    assert [point.configuration for point in run.points] == [
+        Configuration(batch, threads, streams)
+        for batch in (1, 2)
+        for threads, streams in ((1, 1), (2, 1), (2, 2))
+    ]
+    for point in run.points:
+        assert [len(samples) for samples in point.baseline.interval_ns] == [6, 6]
+        assert len(point.variant.interval_ns) == 1
+        assert point.eager is not None
+        assert len(point.eager.interval_ns[0]) == len(range(0, 6, EAGER_EVERY))
+        assert point.requests % point.configuration.streams == 0
+    assert {layer.precision for layer in run.execution.layers} <= {"u8", "i8"}
+    assert len(comparisons(run)) == 6
+    assert "compiling batch 1, 1 thread, 1 stream" in told
+    assert any(words.startswith("serving, round") for words in told)
+
+
+def test_torch_is_its_own_baseline_and_has_no_eager_beside_it() -> None:
+    run = measure(ServingRequest("fashion-mlp", recipe(0.5), "torch", batches=(1,), threads=(1,)), quiet)
+    assert run.points[0].eager is None
+
+
+def test_an_engine_that_can_only_be_built_is_built_for_each_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+    pair = throughput.pair
+
+    def without_serve(asked, report=quiet):  # type: ignore[no-untyped-def]
+        made.append((asked.settings.batch, asked.settings.threads))
+        found = pair(asked, report)
+        return replace(
+            found, runner=replace(found.runner, serve=None), baseline=replace(found.baseline, serve=None)
+        )
+
+    monkeypatch.setattr(throughput, "pair", without_serve)
+    request = ServingRequest("fashion-mlp", recipe(0.5), "openvino", batches=(1, 2), threads=(1,))
+    run = measure(request, quiet)
+    assert made[1:] == [(1, 1), (2, 1)]
+    assert len(run.points) == 2
+    assert run.points[0].eager is not None
+    assert EAGER_MODEL
+
+
+def test_a_grid_that_can_not_be_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InputError, match="9999 threads"):
+        measure(ServingRequest("no such model", threads=(9999,)), quiet)

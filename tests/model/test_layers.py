@@ -1,0 +1,288 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import SMALL_MODELS, SMALL_SHAPE
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
+from optimizer.model.layers import BATCH_NORMS, fold_batch_norm, multiplications, uses, walk
+
+Small = Callable[[str], nn.Module]
+
+
+def macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    runs = multiplications(model, shape)
+    return sum(layer.weight.numel() * runs[layer.name] for layer in walk(model))
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, BATCH_NORMS) for module in model.modules())
+
+
+def test_the_walk_names_every_weight_that_multiplies_and_nothing_else(small: Small) -> None:
+    assert [(layer.name, layer.kind) for layer in walk(small("cnn"))] == [
+        ("stem.0.weight", "convolution"),
+        ("depthwise.0.weight", "depthwise convolution"),
+        ("project.0.weight", "convolution"),
+        ("head.weight", "linear"),
+    ]
+    assert [(layer.name, layer.kind) for layer in walk(small("encoder"))] == [
+        ("patches.weight", "convolution"),
+        ("attention.in_proj_weight", "attention projection"),
+        ("attention.out_proj.weight", "linear"),
+        ("head.weight", "linear"),
+    ]
+
+
+def test_a_layer_alone_and_a_layer_deep_inside_are_named_by_their_path() -> None:
+    assert [layer.name for layer in walk(nn.Linear(2, 2))] == ["weight"]
+    deep = nn.Sequential(nn.Sequential(nn.Sequential(nn.Linear(2, 2))))
+    (layer,) = walk(deep)
+    assert layer.name == "0.0.0.weight"
+    assert layer.module_name == "0.0.0"
+    assert deep.get_submodule(layer.module_name) is layer.module
+
+
+@pytest.mark.parametrize("name", SMALL_MODELS)
+def test_names_lead_to_the_weights(small: Small, name: str) -> None:
+    model = small(name)
+    for layer in walk(model):
+        assert model.get_parameter(layer.name) is layer.weight
+
+
+def test_a_weight_of_two_modules_comes_once_and_both_modules_use_it(small: Small) -> None:
+    model = small("tied")
+    assert [layer.name for layer in walk(model)] == ["first.weight", "left.weight", "head.weight"]
+    assert [(layer.name, layer.module) for layer in uses(model)][1:3] == [
+        ("left.weight", model.left),
+        ("left.weight", model.right),
+    ]
+
+
+def test_a_module_registered_twice_comes_once() -> None:
+    linear = nn.Linear(2, 2)
+    assert [layer.name for layer in walk(nn.Sequential(linear, nn.ReLU(), linear))] == ["0.weight"]
+
+
+def test_a_weight_computed_from_others_is_no_layer() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)), nn.Linear(3, 2))
+    assert [layer.name for layer in walk(model)] == ["1.weight"]
+
+
+def test_attention_with_separate_projections_keeps_its_output_projection() -> None:
+    model = nn.MultiheadAttention(8, 2, kdim=6, vdim=4)
+    assert [layer.name for layer in walk(model)] == ["out_proj.weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "expected"),
+    [
+        (nn.Linear(5, 3), (5,), 1),
+        (nn.Linear(5, 3), (7, 5), 7),
+        (nn.Conv2d(2, 4, 3), (2, 8, 10), 6 * 8),
+        (nn.Conv2d(2, 4, 3, stride=2, padding=1), (2, 8, 10), 4 * 5),
+        (nn.Conv2d(4, 4, 3, padding=1, groups=4), (4, 8, 10), 8 * 10),
+        (nn.Conv2d(2, 4, 3, dilation=2), (2, 8, 10), 4 * 6),
+        (nn.Conv1d(2, 4, 3), (2, 9), 7),
+        (nn.Conv3d(1, 2, 2), (1, 3, 4, 5), 2 * 3 * 4),
+    ],
+    ids=str,
+)
+def test_multiplications_against_hand_counts(layer: nn.Module, shape: tuple[int, ...], expected: int) -> None:
+    assert multiplications(layer, shape) == {"weight": expected}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cnn", {"stem.0.weight": 16, "depthwise.0.weight": 16, "project.0.weight": 16, "head.weight": 1}),
+        (
+            "encoder",
+            {
+                "patches.weight": 16,
+                "attention.in_proj_weight": 16,
+                "attention.out_proj.weight": 16,
+                "head.weight": 1,
+            },
+        ),
+        ("shared", {"first.weight": 1, "again.weight": 2, "head.weight": 1}),
+        ("tied", {"first.weight": 1, "left.weight": 2, "head.weight": 1}),
+        ("auxiliary", {"body.weight": 1, "auxiliary.weight": 0, "head.weight": 1}),
+    ],
+)
+def test_multiplications_of_models_against_hand_counts(
+    small: Small, name: str, expected: dict[str, int]
+) -> None:
+    assert multiplications(small(name), SMALL_SHAPE) == expected
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_multiplies_with_both_projections_once_a_token(batch_first: bool) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=batch_first)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x if batch_first else x.transpose(0, 1)
+            return self.attention(query=x, key=x, value=x)[0]
+
+    counts = multiplications(Attention().eval(), (5, 4))
+    assert counts == {"attention.in_proj_weight": 5, "attention.out_proj.weight": 5}
+
+
+def test_torch_s_own_encoder_layer_is_counted_off_its_fused_path() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    assert set(multiplications(layer, (5, 8)).values()) == {5}
+
+
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "cnn", "shared", "tied"])
+def test_multiply_accumulates_are_half_of_torch_s_own_flop_count(small: Small, name: str) -> None:
+    bundled = name in ARCHITECTURES
+    model = ARCHITECTURES[name]().eval() if bundled else small(name)
+    shape = IMAGE_SHAPE if bundled else SMALL_SHAPE
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape))
+    weighted = (torch.ops.aten.convolution, torch.ops.aten.addmm, torch.ops.aten.mm)
+    flops = sum(counter.get_flop_counts()["Global"].get(operation, 0) for operation in weighted)
+    assert flops > 0
+    assert macs(model, shape) == flops / 2
+
+
+def test_counting_leaves_no_hook_even_when_the_model_fails(small: Small) -> None:
+    model = small("cnn")
+    multiplications(model, SMALL_SHAPE)
+    with pytest.raises(RuntimeError):
+        multiplications(model, (5, 8, 8))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "cnn"])
+def test_folding_gives_the_same_outputs_without_batch_norm(small: Small, name: str) -> None:
+    """Residuals, shortcuts and depthwise convolutions, with statistics other than a fresh model's."""
+    if name == "cnn":
+        model, images = small("cnn"), torch.randn(4, *SMALL_SHAPE)
+    else:
+        torch.manual_seed(0)
+        model, images = ARCHITECTURES[name](), torch.randn(16, *IMAGE_SHAPE)
+        with torch.no_grad():
+            model.train()(images)
+        model.eval()
+    folded, notes = fold_batch_norm(model)
+    assert norms(model) > 0
+    assert norms(folded) == 0
+    assert notes == ()
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_folding_the_bundled_network_keeps_its_outputs(resnet) -> None:  # type: ignore[no-untyped-def]
+    images = torch.randn(8, *IMAGE_SHAPE)
+    folded, notes = fold_batch_norm(resnet.module)
+    assert (norms(folded), notes) == (0, ())
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), resnet.module(images), rtol=1e-4, atol=1e-4)
+
+
+def test_folding_copies(small: Small) -> None:
+    model = small("cnn").train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    folded, _ = fold_batch_norm(model)
+    assert all(module.training for module in model.modules())
+    assert not any(module.training for module in folded.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in folded.parameters())
+    with torch.no_grad():
+        for parameter in folded.parameters():
+            parameter.zero_()
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Block(nn.Module):
+    """Convolution and batch norm, put together as each test says."""
+
+    def __init__(self, run: Callable[["Block", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.run = run
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.norm = nn.BatchNorm2d(1)
+        self.other = nn.BatchNorm2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+@pytest.mark.parametrize(
+    ("run", "left"),
+    [
+        (lambda m, x: m.norm(m.conv(m.conv(x))), 2),
+        (lambda m, x: m.norm(m.conv(x)) + m.norm(x), 2),
+        (lambda m, x: m.norm(y := m.conv(x)) + y, 2),
+        (lambda m, x: m.norm(torch.relu(m.conv(x))), 2),
+        (lambda m, x: m.other(m.norm(m.conv(x))), 1),
+        (lambda m, x: m.norm(input=m.conv(input=x)), 1),
+    ],
+    ids=["convolution twice", "norm twice", "output used twice", "not adjacent", "two norms", "keywords"],
+)
+def test_only_a_norm_that_alone_follows_a_convolution_is_folded(
+    run: Callable[[Block, Tensor], Tensor], left: int
+) -> None:
+    torch.manual_seed(1)
+    model = Block(run)
+    with torch.no_grad():
+        for norm in (model.norm, model.other):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    folded, notes = fold_batch_norm(model)
+    assert norms(folded) == left
+    assert notes == (f"batch norms that can't be folded into a convolution: {left}",)
+    images = torch.randn(2, *SMALL_SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images))
+
+
+def test_a_norm_without_running_statistics_stays() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False))
+    folded, notes = fold_batch_norm(model)
+    assert norms(folded) == len(notes) == 1
+
+
+def test_a_norm_after_a_linear_layer_stays_and_is_noted() -> None:
+    folded, notes = fold_batch_norm(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    assert norms(folded) == 1
+    assert notes == ("batch norms that can't be folded into a convolution: 1",)
+
+
+def test_a_model_that_cannot_be_traced_is_left_unfolded_and_noted() -> None:
+    model = Block(lambda m, x: m.norm(m.conv(x)) if x.sum() > 0 else x)
+    folded, notes = fold_batch_norm(model)
+    assert norms(folded) == 2
+    assert "batch norm is not folded: the model can't be traced" in notes[0]
+
+
+def test_a_convolution_of_a_library_s_own_class_is_folded_and_keeps_its_class() -> None:
+    class SamePadding(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(SamePadding(1, 4, 2), nn.BatchNorm2d(4))
+    nn.init.normal_(model[1].running_mean)
+    folded, notes = fold_batch_norm(model)
+    assert type(folded[0]) is SamePadding
+    assert (norms(folded), notes) == (0, ())
+    images = torch.randn(2, *SMALL_SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images))
+
+
+def test_a_model_without_batch_norm_gets_a_copy_and_no_note(small: Small) -> None:
+    model = small("encoder")
+    folded, notes = fold_batch_norm(model)
+    assert notes == ()
+    assert folded is not model
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(folded.state_dict()[name], tensor)

@@ -1,0 +1,261 @@
+"""Long work that only an address asks for: it waits until the visitor wants it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from PIL import Image
+from streamlit.testing.v1 import AppTest
+
+from optimizer.records import DataSpec, Request
+from optimizer.store.results import Store
+from optimizer.system.process_pool import SERVER, Job
+from optimizer.work import Catalogue
+from pages import consent, sidebar, tasks
+
+ROOT = Path(__file__).parents[2]
+LONG_STEPS, SHORT_STEPS = 2_000, 20
+TUNED = {"method": "Magnitude", "sparsity": "51"}
+
+
+class Started:
+    """A pool that only lists what it was asked for; the catalogue is the true one."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.listed: dict[str, Job] = {}
+        self.catalogue = catalogue
+
+    def submit(
+        self, lane: str, task: str, request: object, key: str, priority: float = 0, visitor: str = SERVER
+    ) -> Job:
+        job = self.listed.setdefault(key, Job(key, task, request, lane, priority))
+        if task == "catalogue":
+            job.state, job.result = "done", self.catalogue
+        return job
+
+    def get(self, key: str) -> Job | None:
+        return self.listed.get(key)
+
+    def jobs(self) -> list[Job]:
+        return list(self.listed.values())
+
+    def wait(self, job: Job, timeout: float | None = None) -> Job:
+        return job
+
+    def may_stop(self, job: Job, visitor: str) -> bool:
+        return True
+
+    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+        return self.listed.pop(key, None) is not None
+
+    def tasks(self) -> list[str]:
+        return [job.task for job in self.listed.values() if job.task != "catalogue"]
+
+    def steps(self) -> list[int]:
+        """Fine-tuning steps of each position that is to be measured."""
+        return [
+            job.request.recipe.finetune_steps
+            for job in self.listed.values()
+            if job.task == "measure" and isinstance(job.request, Request)
+        ]
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    from optimizer import work
+
+    found = work.run("catalogue", None, lambda progress, message: None)
+    assert isinstance(found, Catalogue)
+    return found
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Iterator[Started]:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(
+        AppTest,
+        "_finished_page_script_hash",
+        property(lambda page: "", lambda page, value: None),
+        raising=False,
+    )
+    st.cache_resource.clear()
+    pool = Started(catalogue)
+    store = Store(tmp_path / "results.sqlite")
+    monkeypatch.setattr(tasks, "pool", lambda: pool)
+    monkeypatch.setattr(sidebar, "pool", lambda: pool)
+    monkeypatch.setattr(tasks, "store", lambda: store)
+    yield pool
+    st.cache_resource.clear()
+
+
+@pytest.fixture
+def app(started: Started) -> AppTest:
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+
+
+def own_images(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """A folder named clothes that a link may ask for."""
+    (folder / "clothes" / "Bag").mkdir(parents=True)
+    Image.new("L", (28, 28), 60).save(folder / "clothes" / "Bag" / "one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder))
+
+
+def start(page: AppTest) -> AppTest:
+    """Press the only Start of a page."""
+    (button,) = (button for button in page.button if button.label == "Start")
+    return button.click().run()
+
+
+def asked(page: AppTest) -> str:
+    assert not page.exception
+    return "\n".join(info.value for info in page.info if "This link asks for" in info.value)
+
+
+@pytest.mark.parametrize("link", [{"finetune": "2000"}, {"training": "86400"}])
+def test_a_link_to_long_fine_tuning_starts_when_the_visitor_says_so(
+    app: AppTest, started: Started, link: dict[str, str]
+) -> None:
+    app.query_params |= TUNED | link
+    page = app.run()
+    assert "2,000 fine-tuning steps, which can take about 2 minutes" in asked(page)
+    assert started.steps() == []
+    assert "inspect" in started.tasks(), "counts and sizes are no long work"
+    assert len(page.get("plotly_chart")) == 4
+    assert started.steps() == [] == page.run().error.values
+    page = start(page)
+    assert not asked(page)
+    assert started.steps() == [LONG_STEPS]
+    page.slider(key="sparsity").set_value(60).run()
+    assert not asked(page), "agreed to for the visit"
+    assert started.steps() == [LONG_STEPS], "the one before was still queued, and gave way"
+
+
+def test_what_a_visitor_sets_starts_at_once(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED
+    page = app.run()
+    page.number_input(key="finetune").set_value(LONG_STEPS).run()
+    assert not asked(page)
+    assert started.steps() == [LONG_STEPS]
+
+
+def test_what_a_visitor_sets_is_no_leave_for_more(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED
+    page = app.run()
+    page.number_input(key="finetune").set_value(SHORT_STEPS).run()
+    page.session_state["finetune"] = LONG_STEPS  # as a link would
+    assert asked(page.run())
+    assert LONG_STEPS not in started.steps()
+
+
+def test_a_link_to_short_work_starts_at_once(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED | {"finetune": str(SHORT_STEPS)}
+    page = app.run()
+    assert not asked(page)
+    assert started.steps() == [SHORT_STEPS]
+
+
+def test_what_runs_already_is_shown(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED | {"finetune": str(LONG_STEPS)}
+    start(app.run())
+    another = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    another.query_params |= TUNED | {"finetune": str(LONG_STEPS)}
+    assert not asked(another.run())
+
+
+def test_moving_pruning_under_a_link_s_fine_tuning_asks_once(app: AppTest, started: Started) -> None:
+    app.query_params["finetune"] = str(LONG_STEPS)
+    page = app.run()
+    assert not asked(page), "what is not pruned is not fine-tuned"
+    page.slider(key="sparsity").set_value(50).run()
+    assert asked(page)
+    assert LONG_STEPS not in started.steps()
+
+
+def test_kernels_of_what_a_link_fine_tunes_wait(app: AppTest, started: Started) -> None:
+    app.query_params["recipe"] = '{"prune":{"sparsity":0.5},"finetune_steps":2000}'
+    page = app.switch_page("pages/latency.py").run()
+    assert asked(page)
+    assert started.tasks() == []
+    assert not asked(start(page))
+    assert started.tasks() == ["coverage"]
+
+
+def test_layers_never_fine_tune_and_are_shown(app: AppTest, started: Started) -> None:
+    app.query_params["recipe"] = '{"prune":{"sparsity":0.5},"finetune_steps":2000}'
+    page = app.switch_page("pages/layers.py").run()
+    assert not asked(page)
+    assert started.tasks() == ["inspect"]
+
+
+@pytest.mark.parametrize("name", ["explore", "layers", "latency", "models_and_data"])
+def test_a_link_to_many_images_waits(
+    app: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    own_images(monkeypatch, tmp_path)
+    app.query_params |= {"images": "clothes", "limit": "5000"}
+    page = app.switch_page(f"pages/{name}.py").run()
+    assert "up to 5,000 images, which can take about 100 seconds" in asked(page)
+    assert started.tasks() == []
+    assert not asked(start(page))
+    assert started.tasks()
+
+
+def test_many_images_that_a_visitor_sets_start_at_once(
+    app: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own_images(monkeypatch, tmp_path)
+    app.query_params["images"] = "clothes"
+    page = app.run()
+    assert not asked(page)
+    page.number_input(key="limit").set_value(5_000).run()
+    assert not asked(page)
+
+
+def test_a_link_to_complexity_in_full_waits(app: AppTest, started: Started) -> None:
+    app.query_params["full"] = "true"
+    page = app.switch_page("pages/complexity.py").run()
+    assert "a full measurement, which can take about 30 seconds" in asked(page)
+    assert started.tasks() == []
+    start(page)
+    assert started.tasks() == ["complexity"]
+
+
+def test_complexity_in_full_starts_when_it_is_switched_on(app: AppTest, started: Started) -> None:
+    page = app.switch_page("pages/complexity.py").run()
+    page.toggle(key="full").set_value(True).run()
+    assert not asked(page)
+    assert len(started.tasks()) == 2
+
+
+def fill(page: AppTest, label: str) -> AppTest:
+    return next(button for button in page.button if button.label.startswith(label)).click().run()
+
+
+def test_filling_the_curves_with_fine_tuning_tells_how_much_first(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED
+    page = app.run()
+    page.number_input(key="finetune").set_value(100).run()
+    assert not [button for button in page.button if button.label.startswith("Fill the curves")]
+    before = len(started.steps())
+    (told,) = (words.value for words in page.markdown if "Fine-tuning" in words.value)
+    fill(page, "Start filling")
+    assert len(started.steps()) > before
+    assert "5 pruned networks" in told
+    assert "500 steps in all, about 30 seconds" in told, "however many bits, each sparsity is tuned once"
+
+
+def test_filling_the_curves_without_fine_tuning_starts_at_once(app: AppTest, started: Started) -> None:
+    app.query_params |= TUNED
+    page = app.run()
+    before = len(started.steps())
+    fill(page, "Fill the curves")
+    assert len(started.steps()) > before
+
+
+def test_the_limit_to_begin_with_is_no_long_work() -> None:
+    def seconds(limit: int) -> float:
+        return sum(work.seconds for work in consent.images(DataSpec("photographs", limit=limit)))
+
+    assert seconds(1_000) <= consent.LONG_SECONDS < seconds(1_001)
+    assert consent.images(DataSpec()) == ()

@@ -1,0 +1,131 @@
+from dataclasses import replace
+from itertools import product
+
+import pytest
+from factories import make_result
+
+from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec, Request, Result, Settings
+from optimizer.search.sweep import LARGEST_GRID, STARTER_BITS, STARTER_SPARSITIES, Failure, grid, sweep
+
+BASE = Request(
+    "fashion-resnet",
+    Recipe(
+        PruneSpec(threshold=0.1, allocation="uniform"),
+        QuantizeSpec(weight_bits=4, granularity="tensor", symmetric=False, range="mse"),
+    ),
+    "torch",
+    DataSpec(limit=100, seed=3),
+    Settings(threads=1, batch=2),
+)
+
+
+def points(requests: list[Request]) -> list[tuple[int, float]]:
+    return [(each.recipe.quantize.weight_bits, each.recipe.prune.sparsity or 0.0) for each in requests]
+
+
+def test_the_grid_is_every_sparsity_with_every_bit_width_and_the_baseline_comes_first() -> None:
+    assert points(grid(BASE, (0.5, 0.0, 0.9), (4, 32, 8))) == [
+        *((32, 0.0), (32, 0.5), (32, 0.9)),
+        *((8, 0.0), (8, 0.5), (8, 0.9)),
+        *((4, 0.0), (4, 0.5), (4, 0.9)),
+    ]
+
+
+def test_a_grid_without_the_baseline_s_recipe_has_none() -> None:
+    assert points(grid(BASE, (0.5,), (8,))) == [(8, 0.5)]
+
+
+def test_rounded_activations_leave_no_baseline_in_the_grid() -> None:
+    base = Request("m", Recipe(quantize=QuantizeSpec(activation_bits=8)))
+    requests = grid(base, (0.0,), (32, 8))
+    assert points(requests) == [(32, 0.0), (8, 0.0)]
+    assert not any(request.recipe.identity for request in requests)
+
+
+def test_all_else_is_as_in_the_base() -> None:
+    for request in grid(BASE, (0.0, 0.5), (32, 8)):
+        assert (request.model, request.engine) == (BASE.model, BASE.engine)
+        assert (request.data, request.settings) == (BASE.data, BASE.settings)
+        prune, quantize = request.recipe.prune, request.recipe.quantize
+        assert prune == (PruneSpec(sparsity=0.5, allocation="uniform") if prune.active else PruneSpec())
+        if quantize.integer:
+            assert quantize == QuantizeSpec(weight_bits=8, granularity="tensor", symmetric=False, range="mse")
+        else:
+            assert quantize == QuantizeSpec()
+
+
+def test_a_grid_that_was_best_for_its_width_is_best_for_every_other() -> None:
+    base = replace(BASE, recipe=NORMAL)
+    found = {request.recipe.quantize.weight_bits: request.recipe for request in grid(base, (0.0,), (8, 4))}
+    assert found[8].quantize == NORMAL.quantize.at(8)
+    assert (found[8].quantize.symmetric, found[4].quantize.symmetric) == (True, False)
+
+
+def test_a_value_given_twice_is_measured_once() -> None:
+    assert points(grid(BASE, (0.5, 0.5), (8, 8))) == [(8, 0.5)]
+
+
+def test_the_starter_sweep_is_a_grid_of_different_requests() -> None:
+    requests = grid(BASE, STARTER_SPARSITIES, STARTER_BITS)
+    assert sorted(points(requests)) == sorted(product(STARTER_BITS, STARTER_SPARSITIES))
+    assert len(set(requests)) == len(requests)
+    assert requests[0].recipe.identity
+
+
+@pytest.mark.parametrize(
+    ("sparsities", "bits", "words"),
+    [
+        ((), (8,), "at least one sparsity and one bit width"),
+        ((0.5,), (), "at least one sparsity and one bit width"),
+        ((0.5, 1.5), (8,), "sparsity 1.5 is out of range"),
+        ((float("nan"),), (8,), "sparsity nan is out of range"),
+        ((0.5,), (8, 9), "weight bits 9: use one of"),
+        ([i / 1000 for i in range(LARGEST_GRID // 8 + 1)], (2, 3, 4, 5, 6, 7, 8, 16), "more than 2,000"),
+    ],
+)
+def test_a_bad_grid_is_refused_before_anything_runs(
+    sparsities: list[float], bits: list[int], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        grid(BASE, sparsities, bits)
+
+
+def test_failures_are_recorded_and_the_rest_go_on() -> None:
+    requests = grid(BASE, (0.0, 0.5), (32, 8, 4))
+    broken = {
+        requests[1]: WorkError("the worker died twice"),
+        requests[2]: InputError("no such model"),
+        requests[4]: RuntimeError("out of memory"),
+        requests[5]: UnavailableError("no network"),
+    }
+
+    def measure(request: Request) -> Result:
+        if request in broken:
+            raise broken[request]
+        return make_result(request.recipe, images=16)
+
+    outcomes = list(sweep(requests, measure))
+    assert len(outcomes) == len(requests)
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if request in broken:
+            assert isinstance(outcome, Failure)
+            assert outcome.request == request
+            assert str(broken[request]) in outcome.message
+        else:
+            assert isinstance(outcome, Result)
+            assert outcome.request.recipe == request.recipe
+
+
+def test_a_sweep_measures_only_when_asked_for_the_next() -> None:
+    measured: list[Request] = []
+
+    def measure(request: Request) -> Result:
+        measured.append(request)
+        return make_result(request.recipe, images=16)
+
+    outcomes = sweep(grid(BASE, (0.0, 0.5), (32,)), measure)
+    assert measured == []
+    next(outcomes)
+    assert len(measured) == 1

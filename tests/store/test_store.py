@@ -1,0 +1,472 @@
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from faults.tasks import make_result
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from optimizer.analysis.documents import DOCUMENTS
+from optimizer.errors import UnavailableError
+from optimizer.records import SCHEMA, DataSpec, Request, Result, encode
+from optimizer.store import migrations
+from optimizer.store import results as module
+from optimizer.store.results import Failure, Store, describe_unreadable
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results.sqlite")
+
+
+def timed(key: str, signature: str, quick: bool, first_ns: int = 9, **changes: Any) -> Result:
+    plain = make_result(key)
+    latency = replace(plain.latency, signature=signature, quick=quick, variant_ns=(first_ns, 8))
+    return replace(plain, latency=latency, **changes)
+
+
+def test_a_result_comes_back_whole_and_a_second_one_replaces_it(store: Store) -> None:
+    first = make_result("k", latency=replace(make_result("k").latency, variant_ns=(2**62, 0)))
+    store.put(first)
+    assert store.get("k") == first
+    assert store.get("other") is None
+    second = make_result("k", notes=())
+    store.put(second)
+    assert store.results() == [second]
+    assert store.count() == 1
+    assert Store(store.path).get("k") == second
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from(["mlp", "vit"]),
+            st.sampled_from(["torch", "openvino"]),
+            st.sampled_from([DataSpec(), DataSpec(limit=7)]),
+            st.sampled_from(["2026-01-01", "2026-01-02", "2026-01-03"]),
+        ),
+        max_size=8,
+    ),
+    st.sampled_from([None, "mlp"]),
+    st.sampled_from([None, "torch"]),
+    st.sampled_from([None, DataSpec(limit=7)]),
+    st.sampled_from([None, 1, 3]),
+)
+def test_results_are_those_asked_for_newest_last(
+    puts: list[tuple[str, str, str, DataSpec, str]],
+    model: str | None,
+    engine: str | None,
+    data: DataSpec | None,
+    limit: int | None,
+) -> None:
+    kept: dict[str, Result] = {}
+    with TemporaryDirectory() as folder:
+        store = Store(Path(folder, "results.sqlite"))
+        for key, its_model, its_engine, its_data, created in puts:
+            result = make_result(
+                key, request=Request(its_model, engine=its_engine, data=its_data), created=created
+            )
+            store.put(result)
+            kept.pop(key, None)
+            kept[key] = result
+        asked = [
+            result
+            for result in sorted(kept.values(), key=lambda result: result.created)
+            if model in (None, result.request.model)
+            and engine in (None, result.request.engine)
+            and data in (None, result.request.data)
+        ]
+        assert store.results(model, data, engine, limit) == asked[-limit if limit else 0 :]
+
+
+def test_rows_of_another_schema_are_passed_over(store: Store) -> None:
+    store.put(timed("old", "s", True, schema=SCHEMA + 1))
+    assert store.get("old") is None
+    assert store.results() == []
+    assert store.count() == 0
+    assert store.latency("s", quick=True) is None
+
+
+@pytest.mark.parametrize(
+    ("stored", "asked_quick", "served"),
+    [
+        ([], True, None),
+        ([True], True, 0),
+        ([True], False, None),
+        ([False], False, 0),
+        ([False], True, 0),
+        ([True, False], True, 1),
+        ([False, True], True, 1),
+        ([False, True], False, 0),
+        ([True, True], True, 1),
+    ],
+)
+def test_the_newest_measurement_that_is_thorough_enough_is_shared(
+    store: Store, stored: list[bool], asked_quick: bool, served: int | None
+) -> None:
+    results = [timed(f"k{number}", "s", quick, number) for number, quick in enumerate(stored)]
+    for result in [timed("other", "t", False), *results]:
+        store.put(result)
+    assert store.latency("s", asked_quick) == (None if served is None else results[served].latency)
+
+
+def test_forgetting_drops_a_measurement_with_the_last_result_that_shares_it(store: Store) -> None:
+    for result in (timed("a", "s", True), timed("b", "s", True), timed("c", "t", True)):
+        store.put(result)
+    store.forget(["a", "never there"])
+    assert [result.key for result in store.results()] == ["b", "c"]
+    assert store.latency("s", True) is not None
+    store.forget(iter(["b"]))
+    assert store.latency("s", True) is None
+    assert store.latency("t", True) is not None
+
+
+def test_a_failure_stays_until_a_result_arrives_or_it_is_forgotten(store: Store) -> None:
+    request = Request("fashion-vit")
+    store.put_failure("a", request, "its worker was killed", 1)
+    store.put_failure("b", request, "no network", 1)
+    store.put_failure("a", request, "its worker was killed", 2)
+    failure = store.failure("a")
+    assert failure is not None
+    assert (failure.request, failure.message, failure.attempts) == (request, "its worker was killed", 2)
+    assert [failure.key for failure in store.failures()] == ["b", "a"]
+    store.put(make_result("a"))
+    assert store.failure("a") is None
+    store.forget(["b"])
+    assert store.failures() == []
+
+
+def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
+    store.put_document("pin", "x", b"[1]")
+    store.put_document("pin", "y", b"{}")
+    store.put_document("complexity", "x", b"2")
+    store.put_document("pin", "x", b"[3]")
+    assert store.get_document("pin", "x", list) == [3]
+    assert store.get_document("pin", "z", list) is None
+    assert [*store.documents("pin", object).items()] == [("y", {}), ("x", [3])]
+    store.forget_document("pin", "x")
+    assert store.documents("pin", object) == {"y": {}}
+    assert store.get_document("complexity", "x", int) == 2
+
+
+def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "elsewhere"))
+    assert Store().path == tmp_path / "elsewhere" / "results.sqlite"
+
+
+def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.put(make_result("k"))
+    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
+
+    @migrations.migration
+    def add(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE later (x)")
+        connection.execute("INSERT INTO later VALUES (1)")
+
+    assert Store(store.path).get("k") == make_result("k")
+    assert store.get("k") == make_result("k")  # and it ran once: a second time the table would exist
+    assert query(store.path, "SELECT x FROM later") == [(1,)]
+    assert query(Store(store.path.with_name("new")).path, "SELECT x FROM later") == [(1,)]
+
+
+def test_what_was_fine_tuned_by_the_clock_is_measured_anew(store: Store) -> None:
+    """It stands for no number of steps; what was not fine-tuned is found and read as before."""
+    plain, tuned = make_result("plain"), make_result("tuned")
+    store.put(plain)
+    store.put(tuned)
+    store.put_failure("failed", tuned.request, "why", 1)
+    store.put_document("throughput", "plain", b'{"recipe":{"training_seconds":0.0}}')
+    store.put_document("throughput", "tuned", b'{"recipe":{"training_seconds":30.0}}')
+    for key, seconds in (("plain", "0.0"), ("tuned", "0.5")):
+        earlier = encode(make_result(key)).replace(
+            b'"finetune_steps":0', f'"training_seconds":{seconds}'.encode()
+        )
+        query(store.path, "UPDATE results SET json = ? WHERE key = ?", earlier, key)
+    query(store.path, "UPDATE failures SET json = ?", b'{"request":{"recipe":{"training_seconds":9.0}}}')
+    query(store.path, "PRAGMA user_version = 1")
+    assert store.get("plain") == plain
+    assert store.get("tuned") is None
+    assert store.results() == [plain]
+    assert store.count() == 1
+    assert store.failures() == []
+    throughput = "SELECT key FROM documents WHERE kind = 'throughput'"
+    assert query(store.path, throughput) == [("plain",)]
+    assert query(store.path, "SELECT count(*) FROM results") == [(2,)], "nothing is thrown away"
+    store.put(tuned)
+    assert store.get("tuned") == tuned
+
+
+def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = query(store.path, "PRAGMA user_version")
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
+
+        @migrations.migration
+        def half(connection: sqlite3.Connection) -> None:
+            connection.execute("CREATE TABLE half (x)")
+            connection.execute("not SQL")
+
+        with pytest.raises(UnavailableError, match="syntax error"):
+            store.count()
+    assert query(store.path, "PRAGMA user_version") == before
+    assert query(store.path, "SELECT name FROM sqlite_master WHERE name = 'half'") == []
+    store.put(make_result("k"))
+
+
+def test_a_newer_database_is_left_alone(store: Store) -> None:
+    query(store.path, "PRAGMA user_version = 1000")
+    for act in (lambda: Store(store.path), store.count, lambda: store.put(make_result("k"))):
+        with pytest.raises(UnavailableError, match=r"newer Paretoscope.*1000.*upgrade.*PARETOSCOPE_HOME"):
+            act()
+
+
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    path.write_bytes(b"no database at all " * 1000)
+    with pytest.raises(UnavailableError, match=r"results\.sqlite: file is not a database.*PARETOSCOPE_HOME"):
+        Store(path)
+    assert path.read_bytes() == b"no database at all " * 1000
+
+
+def test_damage_in_the_middle_is_named(store: Store) -> None:
+    for number in range(50):
+        store.put(make_result(f"k{number}", notes=("x" * 5000,)))
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole[:8192] + b"\xff" * (len(whole) - 8192))
+    with pytest.raises(UnavailableError, match=r"results\.sqlite: .*malformed.*PARETOSCOPE_HOME"):
+        store.results()
+
+
+def refused_by_a_tighter_limit(result: Result) -> bytes:
+    """As stored when a batch of 0 was allowed."""
+    return encode(result).replace(b'"batch":1', b'"batch":0')
+
+
+def damaged(result: Result) -> list[object]:
+    whole = encode(result)
+    return [
+        b'{"key":1}',
+        b"",
+        b"[" * 100_000,
+        whole[:-9],
+        bytes(len(whole)),
+        whole.replace(b'"created":"', b'"created":"\xff\xfe'),
+        None,
+        7,
+        refused_by_a_tighter_limit(result),
+    ]
+
+
+@pytest.mark.parametrize("bad", range(len(damaged(make_result("bad")))))
+def test_a_row_that_cannot_be_read_is_passed_over_until_it_is_dropped(store: Store, bad: int) -> None:
+    for key in ("good", "bad", "fine"):
+        store.put(timed(key, f"s {key}", True))
+    query(
+        store.path, "UPDATE results SET json = ? WHERE key = 'bad'", damaged(timed("bad", "s bad", True))[bad]
+    )
+    assert [result.key for result in store.results()] == ["good", "fine"]
+    assert store.get("bad") is None
+    assert store.best(make_result("bad").request) is None
+    (row,) = store.unreadable(DOCUMENTS)
+    assert (row.table, row.kind) == ("results", "result")
+    assert row.reason
+    assert store.forget_unreadable(DOCUMENTS) == 1
+    assert store.unreadable(DOCUMENTS) == []
+    assert store.forget_unreadable(DOCUMENTS) == 0
+    assert [result.key for result in store.results()] == ["good", "fine"]
+    assert store.latency("s bad", True) is None
+    assert store.latency("s good", True) is not None
+
+
+def test_a_row_that_cannot_be_read_is_measured_anew(store: Store) -> None:
+    store.put(make_result("k"))
+    query(store.path, "UPDATE results SET json = ?", b"garbage")
+    store.put(make_result("k"))
+    assert store.get("k") == make_result("k")
+    assert store.unreadable(DOCUMENTS) == []
+
+
+def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over_too(store: Store) -> None:
+    full, quick = timed("a", "s", False), timed("b", "s", True)
+    for result in (full, quick):
+        store.put(result)
+    query(store.path, "UPDATE latencies SET json = ? WHERE quick = 1", b"garbage")
+    assert store.latency("s", True) == full.latency
+    for key in "xy":
+        store.put_failure(key, Request("fashion-vit"), "no network", 1)
+        store.put_document("complexity", key, b"{}")
+        store.put_document("pin", key, b"[1]")
+    query(store.path, "UPDATE failures SET json = ? WHERE key = 'x'", b"garbage")
+    query(store.path, "UPDATE documents SET json = ? WHERE kind = 'pin' AND key = 'x'", b"\0\0\0")
+    assert store.failure("x") is None
+    assert [failure.key for failure in store.failures()] == ["y"]
+    assert store.get_document("pin", "x", list) is None
+    assert store.documents("pin", list) == {"y": [1]}
+    kinds = sorted(row.kind for row in store.unreadable(DOCUMENTS))
+    assert kinds == [
+        "complexity document",
+        "complexity document",
+        "failure",
+        "latency measurement",
+        "pin document",
+    ]
+    words = describe_unreadable(store.unreadable(DOCUMENTS))
+    assert "1 latency measurement, 1 failure, 2 complexity documents, 1 pin document." in words
+    assert store.forget_unreadable(DOCUMENTS) == 5
+    assert store.documents("pin", list) == {"y": [1]}
+    assert [result.key for result in store.results()] == ["a", "b"]
+
+
+def test_a_damaged_key_hides_no_other_document(store: Store) -> None:
+    for key in "xy":
+        store.put_document("pin", key, b"[1]")
+    query(store.path, "UPDATE documents SET key = CAST(? AS TEXT) WHERE key = 'x'", b"\xff\xfe")
+    assert store.documents("pin", list)["y"] == [1]
+
+
+def test_only_the_newest_failures_are_kept_and_no_endless_words(store: Store) -> None:
+    stored = encode(Failure("old", Request("fashion-vit"), "no network", 1, "2026-01-01"))
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        rows = ((f"k{number}", SCHEMA, stored) for number in range(20_000))
+        connection.executemany("INSERT INTO failures VALUES (?, ?, ?)", rows)
+    assert len(store.failures()) == module.MAX_FAILURES  # before any is written
+    store.put_failure("new", Request("fashion-vit"), "why " * 100_000, 1)
+    assert query(store.path, "SELECT count(*) FROM failures") == [(module.MAX_FAILURES,)]
+    assert store.failures()[-1].key == "new"
+    assert len(store.failures()[-1].message) == module.MAX_MESSAGE
+    assert store.forget_failures() == module.MAX_FAILURES
+    assert store.failures() == []
+
+
+def journal_of(path: Path) -> object:
+    return query(path, "PRAGMA journal_mode")[0][0]
+
+
+def test_on_a_network_s_file_system_nothing_is_shared_through_mapped_files(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(make_result("k"))
+    assert journal_of(store.path) == "wal"
+    monkeypatch.setattr(module, "is_network", lambda folder: folder == tmp_path)
+    moved = Store(store.path)  # as when the folder was moved there
+    assert journal_of(store.path) == "delete"
+    new = Store(tmp_path / "new.sqlite")
+    assert journal_of(new.path) == "delete"
+    for one in (moved, new):
+        one.put(make_result("l"))
+        assert one.get("l") is not None
+        with one._reading() as connection:
+            connection.execute("SELECT * FROM results").fetchall()
+            assert not [*tmp_path.glob("*-shm"), *tmp_path.glob("*-wal")]
+    assert moved.get("k") is not None
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes tell nothing on Windows")
+def test_only_its_user_reads_the_file(tmp_path: Path) -> None:
+    def modes() -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").iterdir()}
+
+    before = os.umask(0)
+    try:
+        store = Store(tmp_path / "new" / "results.sqlite")
+        with store._writing() as connection:
+            connection.execute("DELETE FROM results")
+            assert modes() == dict.fromkeys(
+                ["results.sqlite", "results.sqlite-wal", "results.sqlite-shm"], 0o600
+            )
+        assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
+        store.path.chmod(0o644)  # as written before
+        Store(store.path)
+        assert modes() == {"results.sqlite": 0o600}
+    finally:
+        os.umask(before)
+
+
+def test_a_folder_that_vanishes_is_made_again(store: Store) -> None:
+    store.put(make_result("k"))
+    shutil.rmtree(store.path.parent)
+    assert store.results() == []
+    store.put(make_result("k"))
+    assert store.count() == 1
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UnavailableError, match=r"file.below.results\.sqlite.*PARETOSCOPE_HOME"):
+        Store(tmp_path / "file" / "below" / "results.sqlite")
+    (tmp_path / "folder.sqlite").mkdir()
+    with pytest.raises(UnavailableError, match=r"folder\.sqlite: unable to open.*PARETOSCOPE_HOME"):
+        Store(tmp_path / "folder.sqlite")
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(UnavailableError, match=r"results\.sqlite.*PARETOSCOPE_HOME"):
+            Store(tmp_path / "results.sqlite")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_full_disk_loses_nothing_that_was_there(store: Store) -> None:
+    resource = pytest.importorskip("resource")
+    store.put(make_result("there"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UnavailableError, match=r"results\.sqlite: .*PARETOSCOPE_HOME"):
+            store.put(make_result("too large", notes=("x" * 1_000_000,)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [result.key for result in store.results()] == ["there"]
+    store.put(make_result("after"))
+    assert store.count() == 2
+
+
+def test_threads_may_share_a_store(store: Store) -> None:
+    errors: list[Exception] = []
+
+    def work(name: str) -> None:
+        try:
+            for number in range(10):
+                store.put(make_result(f"{name}{number}"))
+                assert store.get(f"{name}{number}") is not None
+                store.results(limit=3)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert store.count() == 80
+
+
+def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "results.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, ThreadPoolExecutor() as threads:
+        other.execute("BEGIN IMMEDIATE")
+        opened = threads.submit(Store, path)
+        time.sleep(0.2)
+        other.execute("ROLLBACK")
+        assert opened.result().count() == 0
+
+
+def query(path: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(sql, values).fetchall()
