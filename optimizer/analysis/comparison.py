@@ -9,7 +9,7 @@ import numpy as np
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop, Verdict, disagreement, paired_drop
 from optimizer.analysis.rounds import MIN_ROUNDS
-from optimizer.analysis.statistics import SAME, SMALLEST_CHANGE
+from optimizer.analysis.statistics import MIN_CHANGE, SAME
 from optimizer.analysis.summary import Measure, Summary
 
 
@@ -114,9 +114,7 @@ def _time(summary: Summary, reference: Summary) -> tuple[Measure, str, str]:
     measure = Measure(ratio, ratio * math.exp(-below), ratio * math.exp(above), 1.0)
     if own.noise or its.noise:
         return measure, "noisy", ""
-    floor = max(
-        SMALLEST_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1))
-    )
+    floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
     told = min(own.rounds, its.rounds) >= MIN_ROUNDS and (below < math.log(ratio) or above < -math.log(ratio))
     if not told or abs(ratio - 1) <= floor:
         return measure, str(SAME), ""

@@ -35,7 +35,7 @@ PLACEMENT_CHANGE = 0.035
 by about 1 % from build to build; a floor of 3.5 % holds false verdicts below 2 in 100."""
 FLOOR_FACTOR = 2.0
 """From twice the overhead on, the weights take longer than the call."""
-LEAST_FIT_POINTS = 3
+MIN_FIT_POINTS = 3
 
 
 def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
@@ -137,7 +137,7 @@ def fits(run: ComplexityRun, removed: bool = True) -> dict[str, Fit]:
     found = {}
     for execution in run.executions:
         clear = _clear(run, execution, removed)
-        if len(clear) < LEAST_FIT_POINTS or len({point.n for point in clear}) < 2:
+        if len(clear) < MIN_FIT_POINTS or len({point.n for point in clear}) < 2:
             continue
         points = [run.points[0], *(point for point in run.subjects if point is not run.points[0])]
         medians = [_median(point, execution, removed) for point in points]

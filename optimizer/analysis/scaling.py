@@ -42,7 +42,7 @@ def against_dense(execution: str) -> str:
 QUICK_SIZES = tuple(10**k for k in range(1, 8))
 SIZES = tuple(sorted({*QUICK_SIZES, *(3 * size for size in QUICK_SIZES[:-1])}))
 SMALLEST, LARGEST = SIZES[0], SIZES[-1]
-MOST_INPUTS = 1024
+MAX_INPUTS = 1024
 
 STACK_BATCH = 32
 """Each weight that is fetched multiplies 32 columns, so that arithmetic sets the time. With one column the
@@ -72,8 +72,8 @@ class ComplexityRequest:
 
     def __post_init__(self) -> None:
         check_share(self.removed_share)
-        if self.batch is not None and not 1 <= self.batch <= MOST_INPUTS:
-            raise InputError(f"batch {self.batch} is out of range: 1 to {MOST_INPUTS} inputs a call")
+        if self.batch is not None and not 1 <= self.batch <= MAX_INPUTS:
+            raise InputError(f"batch {self.batch} is out of range: 1 to {MAX_INPUTS} inputs a call")
         if self.threads < 0:
             raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
         if self.seed < 0:

@@ -38,9 +38,9 @@ EAGER = "torch"
 EAGER_EVERY = 3
 """Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
 
-MOST_CONFIGURATIONS = 24
+MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
-LARGEST_BATCH = 256
+MAX_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ class ServingRequest:
             if not getattr(self, name):
                 raise InputError(f"no {name} given: at least one, such as 1")
         for batch in self.batches:
-            if not 1 <= batch <= LARGEST_BATCH:
-                raise InputError(f"batch {batch} is not allowed: 1 to {LARGEST_BATCH} images a request")
+            if not 1 <= batch <= MAX_BATCH:
+                raise InputError(f"batch {batch} is not allowed: 1 to {MAX_BATCH} images a request")
         for threads in self.threads:
             if threads < 0:
                 raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
@@ -111,10 +111,10 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
             )
     grid = product(sorted({*request.batches}), threads, sorted({*request.streams}))
     found = tuple(Configuration(*one) for one in grid if one[2] <= one[1])
-    if len(found) > MOST_CONFIGURATIONS:
+    if len(found) > MAX_CONFIGURATIONS:
         raise InputError(
             f"{len(found)} configurations are too many for one comparison, which holds all in memory: "
-            f"at most {MOST_CONFIGURATIONS}. Leave out batches, threads or streams"
+            f"at most {MAX_CONFIGURATIONS}. Leave out batches, threads or streams"
         )
     return found
 

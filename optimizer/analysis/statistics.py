@@ -20,10 +20,10 @@ from optimizer.errors import InputError
 
 BLOCK_ROUNDS = 10
 """Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
-LEAST_BLOCKS = 5
+MIN_BLOCKS = 5
 """With too few rounds for this many blocks the blocks are shorter."""
 
-SMALLEST_CHANGE = 0.02
+MIN_CHANGE = 0.02
 AA_LIMIT = 0.03
 SPREAD_LIMIT = 0.10
 TAIL_LIMIT = 0.10
@@ -148,7 +148,7 @@ def summarise_latency(
     variant_ns: ArrayLike,
     stolen_share: float = 0.0,
     single_ns: ArrayLike = (),
-    smallest_change: float = SMALLEST_CHANGE,
+    smallest_change: float = MIN_CHANGE,
 ) -> LatencySummary:
     """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
 
@@ -221,7 +221,7 @@ def _bootstrap_low(values: NDArray[np.float64]) -> float:
     resample is; the values up to x in it are a sum of independent blocks, so their distribution is a
     convolution power, computed exactly where drawing resamples would only estimate it.
     """
-    block = max(1, min(BLOCK_ROUNDS, len(values) // LEAST_BLOCKS))
+    block = max(1, min(BLOCK_ROUNDS, len(values) // MIN_BLOCKS))
     blocks = len(values) // block
     ordered = np.sort(values, axis=None)
     index = bisect_left(
@@ -250,8 +250,8 @@ def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float
 def _aa_noise(ratio: float, low: float, high: float) -> Iterator[Noise]:
     """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
     that is told."""
-    if not low <= 1 <= high and abs(ratio - 1) > SMALLEST_CHANGE:
-        yield Noise(NoiseKind.BUILDS_DIFFER, ratio, SMALLEST_CHANGE, low=low, high=high)
+    if not low <= 1 <= high and abs(ratio - 1) > MIN_CHANGE:
+        yield Noise(NoiseKind.BUILDS_DIFFER, ratio, MIN_CHANGE, low=low, high=high)
     if (half_width := (high - low) / 2) > AA_LIMIT:
         yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
 

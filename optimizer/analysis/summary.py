@@ -128,7 +128,7 @@ class Summary:
         return written if interval else written.partition(" (")[0]
 
 
-_MOST_SUMMARIES = 4096
+_MAX_SUMMARIES = 4096
 _summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
 _lock = Lock()
 
@@ -147,7 +147,7 @@ def summarise(result: Result) -> Summary:
     summary = _derive(result)
     with _lock:
         _summaries[identity] = summary
-        if len(_summaries) > _MOST_SUMMARIES:
+        if len(_summaries) > _MAX_SUMMARIES:
             _summaries.popitem(last=False)
     return summary
 
@@ -337,7 +337,7 @@ def _skips(kernel: str) -> bool:
     return "sparse" in kernel.lower() or "csr" in kernel.lower()
 
 
-MOST_NAMED = 6
+MAX_NAMED = 6
 
 
 def _skipped(result: Result) -> str:
@@ -347,8 +347,8 @@ def _skipped(result: Result) -> str:
         return ""
     if not names:
         return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
-    listed = ", ".join(name.removesuffix(".weight") for name in names[:MOST_NAMED])
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    listed = ", ".join(name.removesuffix(".weight") for name in names[:MAX_NAMED])
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     rest = len(layers) - len(names)
     dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
     return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"

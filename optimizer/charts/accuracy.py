@@ -56,7 +56,7 @@ def accuracy_info(
     )
 
 
-LEAST_ROOM_POINTS = 5.0
+MIN_ROOM_POINTS = 5.0
 
 
 def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:
@@ -67,7 +67,7 @@ def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tup
         for recedes in (False, True)
     )
     low, high = extent(drawn or faint, baseline)
-    lowest = low - max(high - low, LEAST_ROOM_POINTS)
+    lowest = low - max(high - low, MIN_ROOM_POINTS)
     return extent([*drawn, *(point for point in faint if point.y >= lowest)], baseline)
 
 
@@ -76,14 +76,14 @@ def _images_of(summaries: Sequence[Summary]) -> str:
     return images.pop() if len(images) == 1 else f"{len(images)} sets of images"
 
 
-MOST_OPTIONS = 3
+MAX_OPTIONS = 3
 """Lines of recipes with other options than the main ones: more would hide these."""
 
 
 def _few_options(placed: Sequence[Placed]) -> list[Placed]:
     """Lines with other options are dashed; only those with most points stay lines."""
     drawn = Counter(item.series for item in placed if item.main and item.series.line != "solid")
-    kept = {series for series, _ in drawn.most_common(MOST_OPTIONS)}
+    kept = {series for series, _ in drawn.most_common(MAX_OPTIONS)}
     return [
         replace(item, main=item.main and (item.series.line == "solid" or item.series in kept))
         for item in placed

@@ -32,7 +32,7 @@ LABEL_SHARE = 0.25
 NEAR = 300
 """Ends of a log axis whose ratio is less have ticks between the powers of ten."""
 
-LEAST_ROW_PIXELS = 40
+MIN_ROW_PIXELS = 40
 
 
 _FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
@@ -157,7 +157,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
 
 def row_pixels(axis: Axis) -> int:
     """How high a row must be for the names of two not to touch."""
-    return max([LEAST_ROW_PIXELS, *(LINE_PIXELS * (name.count("\n") + 1) for name in axis.categories)])
+    return max([MIN_ROW_PIXELS, *(LINE_PIXELS * (name.count("\n") + 1) for name in axis.categories)])
 
 
 def _broken(heading: str) -> list[str]:

@@ -12,7 +12,7 @@ from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.records import Result
 
-LARGEST_DROP_POINTS = 15.0
+MAX_DROP_POINTS = 15.0
 
 
 def frontier_info(
@@ -87,11 +87,11 @@ def frontier_info(
             ["faint: beaten"] * (len(dominated) > len(noisy))
             + ["small: not measurably beaten"] * bool(even)
             + ["noisy ones left out"] * bool(noisy)
-            + [f"{far} {'lies' if far == 1 else 'lie'} above {LARGEST_DROP_POINTS:.0f}"] * bool(far)
+            + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
         ),
     )
 
 
 def _is_near(point: Point, loss: str) -> bool:
     """Whether a point deserves a place on the axis: a collapsed model would squeeze all the others."""
-    return loss != "drop" or point.y <= LARGEST_DROP_POINTS
+    return loss != "drop" or point.y <= MAX_DROP_POINTS

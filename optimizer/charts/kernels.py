@@ -49,7 +49,7 @@ def parts_info(run: Coverage) -> Stacks:
     )
 
 
-LEAST_SHOWN_SHARE = 0.01
+MIN_SHOWN_SHARE = 0.01
 
 
 def kernels_info(run: Coverage) -> Lines:
@@ -93,4 +93,4 @@ def kernels_info(run: Coverage) -> Lines:
 
 
 def _of_note(role: str, share: float) -> bool:
-    return role == "conversion" and share >= LEAST_SHOWN_SHARE
+    return role == "conversion" and share >= MIN_SHOWN_SHARE

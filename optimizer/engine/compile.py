@@ -35,7 +35,7 @@ from optimizer.system.paths import home, private
 from optimizer.system.threads import thread_count
 
 SCORING_ELEMENTS = 320_000
-LARGEST_BATCH = 50
+MAX_BATCH = 50
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 KERNEL = "inductor"
 TRIAL = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
@@ -231,7 +231,7 @@ def build(
     if bits < 32:
         module = _with_grids(module, calibration, bits)
     module = in_precision(module, precision)
-    scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
 
     @cache
     def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:

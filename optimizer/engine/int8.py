@@ -11,7 +11,7 @@ from torch import Tensor
 from optimizer.errors import WorkError
 
 LEVELS = 256
-LARGEST_ERROR = 0.3
+MAX_ERROR = 0.3
 """Of what rounding may change; ten matrices change 0.05."""
 INT8 = {"i8", "u8"}
 
@@ -46,7 +46,7 @@ def chain(weights: Sequence[Tensor], inputs: np.ndarray, threads: int) -> Callab
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(columns, shared_memory=True))
     result = request.infer()[0]
-    if np.linalg.norm(result - exact) > LARGEST_ERROR * np.linalg.norm(exact):
+    if np.linalg.norm(result - exact) > MAX_ERROR * np.linalg.norm(exact):
         raise WorkError(
             f"OpenVINO's int8 kernels gave wrong results for {len(columns)} columns through {len(weights)} "
             f"matrices of {weights[0].shape[0]} rows"

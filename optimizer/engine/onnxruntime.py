@@ -39,7 +39,7 @@ from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 SCORING_ELEMENTS = 320_000
-LARGEST_BATCH = 50
+MAX_BATCH = 50
 """Images are scored in batches of about so many input values, which stay in the cache."""
 
 INTEGER_KERNELS = {
@@ -74,7 +74,7 @@ def build(
     _check_batch(graph, batch)
     content = graph.model.SerializeToString()
     folded = not graph.int8
-    most = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
+    most = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(exported.input_shape))))
     scoring_batch = most if graph.dynamic else 1
     timed, layers = _observed(content, batch, threads, folded, graph)
 

@@ -42,7 +42,7 @@ EXECUTED = ("Convolution", "FullyConnected", "MatMul")
 TOGETHER_IN_ONE = "Subgraph"
 """What small layers of a small batch become: several of them, with what lies between, in one kernel."""
 SCORING_ELEMENTS = 320_000
-LARGEST_BATCH = 50
+MAX_BATCH = 50
 """Images are scored in batches of about so many input values: two photographs, fifty thumbnails. Larger
 batches leave the cache and score slower."""
 
@@ -65,7 +65,7 @@ def build(
     prepared: Converted, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
 ) -> Runner:
     graph = graph_of(prepared, compressed, calibration)
-    scoring_batch = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
     timed = _compile(graph, shape, "LATENCY", threads, precision)

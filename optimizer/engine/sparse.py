@@ -39,7 +39,7 @@ from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, R
 from optimizer.system.threads import thread_count
 
 SCORING_ELEMENTS = 160_000
-LARGEST_BATCH = 64
+MAX_BATCH = 64
 """Images are scored in batches of about so many input values: one photograph, 64 thumbnails."""
 NOT_CONTIGUOUS: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
 """What takes channel-major values in the place of operations that don't."""
@@ -346,7 +346,7 @@ def _build(
         found, values, library = traced(size), parameters_of(module), kernels.kernels()
         return Network(found, values, library, threads, taken=fixed(plan(found, values, library)))
 
-    scoring = min(LARGEST_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
+    scoring = min(MAX_BATCH, max(1, SCORING_ELEMENTS // math.prod(calibration.shape[1:])))
 
     def infer(images: Array) -> Array:
         return built(batch).infer(images)

@@ -18,8 +18,8 @@ from optimizer.records import Result
 
 TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""
-MOST_SENTENCES = 12
-MOST_ROWS_IN_A_CHART = 12
+MAX_SENTENCES = 12
+MAX_ROWS_IN_A_CHART = 12
 
 LIMITS = Section(
     "What these figures do not say",
@@ -41,7 +41,7 @@ def report(results: Sequence[Result], title: str | None = None) -> str:
     """The report as one HTML document that opens without a network. All text is escaped."""
     summaries = [summarise(result) for result in results]
     charts = dict(charts_of(results)) if len(results) > 3 else {}
-    if len(results) <= MOST_ROWS_IN_A_CHART:
+    if len(results) <= MAX_ROWS_IN_A_CHART:
         charts |= {
             f"compare-{name}": compare_info(results, name)
             for name in ("accuracy", "file_size", "latency_ratio")
@@ -147,7 +147,7 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     """Each configuration in sentences; of a long list only those on the frontier."""
     told = list(summaries)
     words = []
-    if len(told) > MOST_SENTENCES:
+    if len(told) > MAX_SENTENCES:
         told = [summary for summary, on in zip(told, frontier_of(told).optimal, strict=True) if on]
         words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
     items = [_capital(_with_sentences(summary)) for summary in told]

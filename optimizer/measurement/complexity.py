@@ -46,7 +46,7 @@ from optimizer.system.threads import thread_count
 
 WIDEST = 1024
 """Rows and columns of a stack's layer, at most."""
-LARGEST_INPUT_BYTES = 2**30
+MAX_INPUT_BYTES = 2**30
 
 BEFORE = 2
 """Builds of an execution before the removal, all of them timed in a round: what is compared with comes twice,
@@ -190,7 +190,7 @@ def _layer_subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[st
             skipped.append(f"{layer.name}: a grouped convolution is many small matrices, not one")
         elif not pixels:
             skipped.append(f"{layer.name}: it does not run on an image")
-        elif input_bytes > LARGEST_INPUT_BYTES:
+        elif input_bytes > MAX_INPUT_BYTES:
             skipped.append(f"{layer.name}: its unrolled input is over 1 GiB (use a smaller batch)")
         else:
             matrix = Matrix(layer.name, layer.kind, weight, pixels)

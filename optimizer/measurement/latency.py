@@ -20,9 +20,9 @@ from optimizer.records import Latency, Settings
 from optimizer.system.environment import stolen_share
 
 BASELINE = ("baseline", "baseline again")
-LONGEST_SERIES = 662
+MAX_SERIES = 662
 """Rounds after which even a 99th percentile has an upper bound at 99 % confidence."""
-SHORTEST_SAMPLE_SECONDS = 1e-3
+MIN_SAMPLE_SECONDS = 1e-3
 """Shorter calls are timed several in a row. One by one, identical builds of a network of 0.15 ms differed by
 2 to 3 % in the median, and by 0.5 to 0.9 % when a sample lasts 1 to 3 ms."""
 
@@ -38,7 +38,7 @@ class Effort:
     seconds: float
     least_rounds: int
     attempts: int = 1
-    sample_seconds: float = SHORTEST_SAMPLE_SECONDS
+    sample_seconds: float = MIN_SAMPLE_SECONDS
 
     def again(self, attempt: int) -> "Effort":
         """That of the first, second, ... attempt: longer each time, and warm after the first."""
@@ -102,7 +102,7 @@ def time_interleaved(
         stack.enter_context(no_garbage_collection())
         stolen = stack.enter_context(stolen_share())
         started = time.perf_counter()
-        for round_number in range(LONGEST_SERIES):
+        for round_number in range(MAX_SERIES):
             if round_number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
                 break
             batch = parts[round_number % len(parts)]

@@ -32,7 +32,7 @@ from optimizer.records import Request, Settings
 from optimizer.system.environment import environment, stolen_share
 
 VARIANT, EAGER_MODEL = "variant", "torch eager"
-MOST_REQUESTS = 64
+MAX_REQUESTS = 64
 """Of one network in one round."""
 KEPT_REQUESTS = 2_000
 """Single times of requests that are kept of a network, from all rounds: enough for a 99th percentile."""
@@ -176,7 +176,7 @@ def _rounds(
         streams, fastest = _streams((one, name)), min(warm[one, other][1] for other in alike)
         # Whole rounds of the streams: none of them waits at the end for the others.
         fill = math.ceil(effort.sample_seconds / fastest / streams)
-        requests[one, name] = streams * min(max(fill, 1 if streams == 1 else 2), MOST_REQUESTS)
+        requests[one, name] = streams * min(max(fill, 1 if streams == 1 else 2), MAX_REQUESTS)
     seconds = effort.seconds * len({one for one, _ in keys})
     with no_garbage_collection(), stolen_share() as stolen:
         started = time.perf_counter()

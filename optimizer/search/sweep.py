@@ -10,7 +10,7 @@ from optimizer.records import Request, Result
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
-LARGEST_GRID = 2_000
+MAX_GRID = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
     """
     if not sparsities or not weight_bits:
         raise InputError("a sweep needs at least one sparsity and one bit width, such as 0,0.5 and 32,8")
-    if len(sparsities) * len(weight_bits) > LARGEST_GRID:
+    if len(sparsities) * len(weight_bits) > MAX_GRID:
         raise InputError(
-            f"{len(sparsities)} sparsities x {len(weight_bits)} bit widths are more than {LARGEST_GRID:,} "
+            f"{len(sparsities)} sparsities x {len(weight_bits)} bit widths are more than {MAX_GRID:,} "
             "configurations: take fewer steps"
         )
     requests = [

@@ -10,8 +10,8 @@ from factories import OTHER_MACHINE, recipe, times_ns
 from optimizer.analysis.serving import (
     BASELINE,
     EAGER_EVERY,
-    LARGEST_BATCH,
-    MOST_CONFIGURATIONS,
+    MAX_BATCH,
+    MAX_CONFIGURATIONS,
     VARIANT,
     Configuration,
     Served,
@@ -91,8 +91,8 @@ def make_run(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {LARGEST_BATCH} images a request"),
-        ({"batches": (1, LARGEST_BATCH + 1)}, f"batch {LARGEST_BATCH + 1} is not allowed"),
+        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {MAX_BATCH} images a request"),
+        ({"batches": (1, MAX_BATCH + 1)}, f"batch {MAX_BATCH + 1} is not allowed"),
         ({"batches": ()}, "no batches given: at least one, such as 1"),
         ({"threads": (-1,)}, "threads -1 is not allowed: 1 or more, or 0 for every core"),
         ({"streams": (0,)}, "streams 0 is not allowed: 1 or more requests at once"),
@@ -113,9 +113,9 @@ def test_what_this_machine_or_engine_has_not_is_refused(monkeypatch: pytest.Monk
         InputError, match="2 streams are not possible on torch eager.*use 1, or engine openvino"
     ):
         configurations(replace(REQUEST, engine="torch", streams=(2,)))
-    many = tuple(range(1, MOST_CONFIGURATIONS + 2))
+    many = tuple(range(1, MAX_CONFIGURATIONS + 2))
     with pytest.raises(
-        InputError, match=f"{len(many)} configurations are too many .* at most {MOST_CONFIGURATIONS}"
+        InputError, match=f"{len(many)} configurations are too many .* at most {MAX_CONFIGURATIONS}"
     ):
         configurations(replace(REQUEST, batches=many))
 

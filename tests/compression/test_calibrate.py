@@ -126,7 +126,7 @@ def test_constant_images_cost_nothing_and_break_nothing() -> None:
 
 
 def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "FEWEST_POSITIONS", 60)
+    monkeypatch.setattr(moments, "MIN_POSITIONS", 60)
     layer, images = nn.Conv2d(2, 3, 3), torch.randn(200, 2, 20, 20)
     drawn = collect(nn.Sequential(layer), images)["0.weight"]
     rows = by_hand(layer, images)
@@ -134,9 +134,9 @@ def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatc
 
 
 def test_more_columns_get_more_positions_within_bounds() -> None:
-    found = [positions_for(columns) for columns in range(1, moments.LARGEST_COLUMNS + 1)]
+    found = [positions_for(columns) for columns in range(1, moments.MAX_COLUMNS + 1)]
     assert found == sorted(found)
-    assert (found[0], found[-1]) == (moments.FEWEST_POSITIONS, moments.MOST_POSITIONS)
+    assert (found[0], found[-1]) == (moments.MIN_POSITIONS, moments.MAX_POSITIONS)
 
 
 class Viewer(nn.Module):
@@ -172,7 +172,7 @@ def test_models_that_take_no_other_layout_stay_as_they_are(small: Small, small_i
 
 
 def test_layers_that_are_too_wide_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "LARGEST_COLUMNS", 20)
+    monkeypatch.setattr(moments, "MAX_COLUMNS", 20)
     model = nn.Sequential(nn.Flatten(), nn.Linear(30, 10), nn.Linear(10, 2))
     assert set(collect(model, torch.randn(8, 30))) == {"2.weight"}
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
 from optimizer.compression.calibration.statistics import Study
-from optimizer.compression.prune.compensated import LARGEST_SCALE, bias_change, match_variance, prune, refit
+from optimizer.compression.prune.compensated import MAX_SCALE, bias_change, match_variance, prune, refit
 from optimizer.compression.prune.patterns import PATTERNS
 from optimizer.errors import InputError
 from optimizer.recipe import PruneSpec
@@ -110,7 +110,7 @@ def test_matching_restores_the_variance_of_each_row() -> None:
     matched = match_variance(rows, fitted, matrix)
     torch.testing.assert_close(quadratic(matched, matrix), quadratic(rows, matrix), rtol=1e-4, atol=1e-4)
     assert (match_variance(rows, torch.zeros_like(rows), matrix) == 0).all()
-    torch.testing.assert_close(match_variance(rows, 1e-3 * rows, matrix), LARGEST_SCALE * 1e-3 * rows)
+    torch.testing.assert_close(match_variance(rows, 1e-3 * rows, matrix), MAX_SCALE * 1e-3 * rows)
 
 
 @pytest.mark.parametrize("match", [True, False])

@@ -24,7 +24,7 @@ from optimizer.records import DataSpec, Request
 Small = Callable[[str], nn.Module]
 HALF = PruneSpec(sparsity=0.5)
 MOST = Recipe(PruneSpec(sparsity=0.8))
-MOST_MATCHED = Recipe(replace(MOST.prune, match=True))
+MAX_MATCHED = Recipe(replace(MOST.prune, match=True))
 DATA = DataSpec(limit=1_000)
 
 
@@ -55,7 +55,7 @@ def test_means_and_variances_of_every_channel_come_back(small: Small, small_imag
         wanted, now = (outputs(model, layer, seen) for model in (dense, found))
         torch.testing.assert_close(now.mean(1), wanted.mean(1), rtol=1e-3, atol=1e-3)
         gain = wanted.std(1) / outputs(changed, layer, seen).std(1)
-        inside = (gain < matching.LARGEST_GAIN / 2) & (gain > 2 / matching.LARGEST_GAIN)
+        inside = (gain < matching.MAX_GAIN / 2) & (gain > 2 / matching.MAX_GAIN)
         torch.testing.assert_close(now.std(1)[inside], wanted.std(1)[inside], rtol=1e-2, atol=1e-3)
     for layer in walk(found):
         assert layer.weight.is_contiguous()
@@ -110,16 +110,16 @@ def divergence(resnet: LoadedModel, recipe: Recipe) -> float:
 
 
 def test_plain_magnitude_gains_by_it(resnet: LoadedModel) -> None:
-    assert divergence(resnet, MOST_MATCHED) < 0.6 * divergence(resnet, MOST)
-    one, other = (score(Request("fashion-resnet", recipe, data=DATA)) for recipe in (MOST, MOST_MATCHED))
+    assert divergence(resnet, MAX_MATCHED) < 0.6 * divergence(resnet, MOST)
+    one, other = (score(Request("fashion-resnet", recipe, data=DATA)) for recipe in (MOST, MAX_MATCHED))
     assert other.accuracy.correct > one.accuracy.correct
-    told = inspect(Request("fashion-resnet", MOST_MATCHED, data=DATA))
+    told = inspect(Request("fashion-resnet", MAX_MATCHED, data=DATA))
     assert other.inspection.layers == one.inspection.layers == told.layers
     assert other.inspection.size.packed_bytes == told.size.packed_bytes
 
 
 def test_it_comes_before_rounding(resnet: LoadedModel) -> None:
-    recipe = replace(MOST_MATCHED, quantize=QuantizeSpec(weight_bits=4))
+    recipe = replace(MAX_MATCHED, quantize=QuantizeSpec(weight_bits=4))
     made = compressed_model(Request("fashion-resnet", recipe, data=DATA))
     assert made.recipe == recipe
     for weight in made.weights.values():
@@ -135,5 +135,5 @@ def test_compensated_pruning_has_no_use_for_it() -> None:
     assert not Recipe(spec).canonical().prune.match
     assert Recipe(replace(HALF, match=True)).canonical().prune.match
     assert not Recipe(PruneSpec(match=True)).canonical().prune.match
-    assert "outputs matched" in MOST_MATCHED.describe()
+    assert "outputs matched" in MAX_MATCHED.describe()
     assert "outputs matched" in Recipe(PruneSpec("channels", 0.2, match=True)).describe()

@@ -320,7 +320,7 @@ def test_a_models_own_layers_for_real(tiny: str) -> None:
 def test_a_layer_too_large_to_unroll_is_skipped_with_its_reason(
     tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(complexity, "LARGEST_INPUT_BYTES", 1000)
+    monkeypatch.setattr(complexity, "MAX_INPUT_BYTES", 1000)
     run = measure(ComplexityRequest(tiny, quick=True))
     assert [point.name for point in run.subjects] == ["head.weight"]
     assert any(reason.startswith("first.weight: its unrolled input") for reason in run.skipped)

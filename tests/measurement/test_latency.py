@@ -17,7 +17,7 @@ from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Runner
 from optimizer.measurement import latency
-from optimizer.measurement.latency import LONGEST_SERIES, Effort, measure_latency, time_interleaved
+from optimizer.measurement.latency import MAX_SERIES, Effort, measure_latency, time_interleaved
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, Settings
 
@@ -147,13 +147,13 @@ def test_images_are_repeated_where_there_are_fewer_than_a_batch(batch: int) -> N
 def test_rounds_end_where_a_99th_percentile_has_its_bound() -> None:
     effort = Effort(warmup_calls=0, warmup_seconds=0, seconds=float("inf"), least_rounds=1)
     series = time_interleaved(Log().pair(), {}, IMAGES, Settings(), effort)
-    assert series.baseline_ns.shape == (2, LONGEST_SERIES)
+    assert series.baseline_ns.shape == (2, MAX_SERIES)
     # What was timed here depends on the machine's other work; that many independent calls mostly have the
     # bound (four in five: whether they are independent is an estimate too).
     random = np.random.default_rng(0)
     found = []
     for _ in range(50):
-        independent = random.normal(1e6, 1e4, (2, LONGEST_SERIES))
+        independent = random.normal(1e6, 1e4, (2, MAX_SERIES))
         found.append(summarise_latency(independent, independent[0]).p99_ns is not None)
     assert np.mean(found) > 0.7
 

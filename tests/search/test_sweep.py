@@ -7,7 +7,7 @@ from factories import make_result
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings
-from optimizer.search.sweep import LARGEST_GRID, STARTER_BITS, STARTER_SPARSITIES, Failure, grid, sweep
+from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, Failure, grid, sweep
 
 BASE = Request(
     "fashion-resnet",
@@ -82,7 +82,7 @@ def test_the_starter_sweep_is_a_grid_of_different_requests() -> None:
         ((0.5, 1.5), (8,), "sparsity 1.5 is out of range"),
         ((float("nan"),), (8,), "sparsity nan is out of range"),
         ((0.5,), (8, 9), "weight bits 9: use one of"),
-        ([i / 1000 for i in range(LARGEST_GRID // 8 + 1)], (2, 3, 4, 5, 6, 7, 8, 16), "more than 2,000"),
+        ([i / 1000 for i in range(MAX_GRID // 8 + 1)], (2, 3, 4, 5, 6, 7, 8, 16), "more than 2,000"),
     ],
 )
 def test_a_bad_grid_is_refused_before_anything_runs(

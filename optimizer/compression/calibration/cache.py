@@ -40,7 +40,7 @@ REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
 NEGLIGIBLE = 0.01
 """Layers that are expected to do less than this share of what all do are not measured: they are the early
 ones, whose replays take longest."""
-LARGEST_RATIO = 16.0
+MAX_RATIO = 16.0
 """How far a measurement may correct a prediction: either can be nearly nothing."""
 
 
@@ -250,7 +250,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     }
     for name, divergence in divergences(model, held_out, trials, report).items():
         ratio = divergence / alone[name] if alone[name] > 0 else 1.0
-        effects[name] = effects[name] * min(max(ratio, 1 / LARGEST_RATIO), LARGEST_RATIO)
+        effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
         alone[name] = max(0.0, divergence)
     return Study(moments, effects, alone, frozenset(trials), biased)
 

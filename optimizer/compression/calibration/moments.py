@@ -24,13 +24,13 @@ FIRST_BATCH, BATCH = 16, 4
 """Images at a time: small batches stay in the cache; the mean of the first one is what the rest is centred
 on."""
 POSITIONS_A_COLUMN = 0.2
-FEWEST_POSITIONS, MOST_POSITIONS = 64, 200
+MIN_POSITIONS, MAX_POSITIONS = 64, 200
 DEPTHWISE_POSITIONS = 8
 """Positions of the output that are looked at, an image: a covariance of more columns takes more of them to
 tell, and neighbours say much the same."""
 NARROW = 64
 """Covariances of fewer columns are taken as they are: hundreds of images tell them well enough."""
-LARGEST_COLUMNS = 9_216
+MAX_COLUMNS = 9_216
 """A wider layer (VGG's first linear one) would take gigabytes: it gets no moments, and is treated by
 magnitude alone. The covariance of the widest that is taken is 324 MiB."""
 
@@ -84,7 +84,7 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
     """Moments of every layer that runs, by name, over ``images`` ``[N, C, H, W]``.
 
-    Layers wider than ``LARGEST_COLUMNS`` are left out. The off-diagonal is shrunk as far as its sampling
+    Layers wider than ``MAX_COLUMNS`` are left out. The off-diagonal is shrunk as far as its sampling
     error, with whole images as the samples, says (Schäfer and Strimmer 2005): a classifier of 1,280 columns
     that saw 256 images keeps less of it than a convolution that saw thousands of positions of each.
 
@@ -112,7 +112,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
 
 def positions_for(columns: int) -> int:
     """How many positions of an image are looked at, for so many columns."""
-    return min(max(round(POSITIONS_A_COLUMN * columns), FEWEST_POSITIONS), MOST_POSITIONS)
+    return min(max(round(POSITIONS_A_COLUMN * columns), MIN_POSITIONS), MAX_POSITIONS)
 
 
 class _Watch(TorchDispatchMode):
@@ -130,7 +130,7 @@ class _Watch(TorchDispatchMode):
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (name := self.names.get(arguments[1].data_ptr())):
             columns = arguments[1][0].numel()
-            if columns <= LARGEST_COLUMNS:
+            if columns <= MAX_COLUMNS:
                 self.sums.setdefault(name, _Sums()).add(self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
 

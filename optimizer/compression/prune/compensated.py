@@ -33,7 +33,7 @@ SOLVED_COLUMNS = 32
 ADMM_STEPS = 15
 ADMM_PENALTY = 1.0
 ADMM_GROWTH = 1.15
-LARGEST_SCALE = 2.0
+MAX_SCALE = 2.0
 """A row that lost nearly all of its variance would only have its noise blown up by more."""
 
 
@@ -165,14 +165,14 @@ def _solve(rows: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
 
 
 def match_variance(rows: Tensor, refitted: Tensor, matrix: Tensor) -> Tensor:
-    """``refitted``, each row scaled, up to ``LARGEST_SCALE``, so that ``v M v`` is the ``w M w`` that it had.
+    """``refitted``, each row scaled, up to ``MAX_SCALE``, so that ``v M v`` is the ``w M w`` that it had.
 
     Least squares makes outputs shrink, layer upon layer, until the logits of a deep network hardly differ.
     All ``[G, R, d]``, matrix ``[G, d, d]``. It helped a convolutional network at every sparsity, and hurt a
     vision transformer at a high one: the divergence on images that were not calibrated on tells.
     """
     before, after = quadratic(rows, matrix), quadratic(refitted, matrix)
-    scale = (before / after.clamp(min=torch.finfo(after.dtype).tiny)).sqrt().clamp(max=LARGEST_SCALE)
+    scale = (before / after.clamp(min=torch.finfo(after.dtype).tiny)).sqrt().clamp(max=MAX_SCALE)
     return refitted * scale.unsqueeze(2)
 
 

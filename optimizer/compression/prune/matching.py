@@ -24,9 +24,9 @@ from optimizer.system.threads import pinned_threads
 
 MATCHED_IMAGES = 32
 """That statistics are read from, in one batch; as many others judge."""
-LEAST_IMAGES = 16
+MIN_IMAGES = 16
 """Fewer say too little of a channel's variance."""
-LARGEST_GAIN = 4.0
+MAX_GAIN = 4.0
 """A channel that lost nearly all of its variance would only have its noise blown up by more."""
 
 
@@ -47,9 +47,9 @@ def matched(
     It helps if the outputs (KL) for other images come closer to the dense ones. Raises InputError for fewer
     than 16 images.
     """
-    if len(images) < LEAST_IMAGES:
+    if len(images) < MIN_IMAGES:
         raise InputError(
-            f"{len(images)} images are too few to match outputs on: give at least {LEAST_IMAGES}, or no match"
+            f"{len(images)} images are too few to match outputs on: give at least {MIN_IMAGES}, or no match"
         )
     report(None, "matching the layers' outputs")
     laid_out, images = channels_last(dense, images)
@@ -75,7 +75,7 @@ def matched(
     def follow(layer: Layer, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Later layers see the outputs as they are once this layer is changed."""
         (mean, deviation), (mean_now, deviation_now) = spreads[layer.name], _spread(layer, output)
-        gain = (deviation / deviation_now.clamp(min=1e-12)).clamp(1 / LARGEST_GAIN, LARGEST_GAIN)
+        gain = (deviation / deviation_now.clamp(min=1e-12)).clamp(1 / MAX_GAIN, MAX_GAIN)
         shift = mean - gain * mean_now
         layer.weight.mul_(gain.reshape(-1, *(1,) * (layer.weight.dim() - 1)))
         assert layer.bias is not None

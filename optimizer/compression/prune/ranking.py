@@ -22,7 +22,7 @@ REFERENCE_SHARE, REFERENCE_LOSS = 0.25, 0.03
 """A group's effect is measured with so many of its channels gone, or with so much of the variance of the
 outputs that read it: enough to stand out from nothing.
 """
-LEAST_EFFECT = 0.1
+MIN_EFFECT = 0.1
 """Of the median group's: a measured effect below is chance, and would let a group go whole."""
 
 
@@ -74,7 +74,7 @@ def by_cost(
         group.name: sum(max(0.0, found[name]) for name in group.consumers) / max(shares[group.name], 1e-12)
         for group in free
     }
-    least = LEAST_EFFECT * torch.tensor(list(effects.values())).median().item()
+    least = MIN_EFFECT * torch.tensor(list(effects.values())).median().item()
     return {
         name: Ranking(ranking.order, ranking.losses * max(effects[name], least))
         for name, ranking in rankings.items()

@@ -33,7 +33,7 @@ from optimizer.recipe import QuantizeSpec
 WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 SAMPLED_ROWS = 16
 """Outputs of a layer that are rounded to each width to predict what all of them will cost."""
-LARGEST_ERROR = 1e30
+MAX_ERROR = 1e30
 """Nats; more, or an infinity, is as bad."""
 
 Errors = Mapping[str, Mapping[int, float]]
@@ -121,7 +121,7 @@ def allocate(errors: Errors, sizes: Mapping[str, int], budget_bits: float) -> di
     options = {
         name: (
             np.array([width * sizes[name] for width in by_width], np.float64),
-            np.array([min(max(0.0, error), LARGEST_ERROR) for error in by_width.values()]),
+            np.array([min(max(0.0, error), MAX_ERROR) for error in by_width.values()]),
         )
         for name, by_width in errors.items()
     }

@@ -33,7 +33,7 @@ EXACT_ELEMENTS = 2**20
 UNBIASED = 0.85
 """How far scales go from least squares (0) to passing on all of the dense output (1), as a power. All the way
 is as good where rounding errors are small, and worse where they are not: at 3 bits of a symmetric grid."""
-LARGEST_GAIN = 2.0
+MAX_GAIN = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ def scale_factors(
     sound = (own > 0) & (common > 0)
     fitted = torch.where(sound, common / own, 1.0)
     gain = torch.where(sound, full / (common * fitted), 1.0)
-    return fitted, gain.clamp(1, LARGEST_GAIN)
+    return fitted, gain.clamp(1, MAX_GAIN)
 
 
 def in_order(matrix: Tensor, order: Tensor) -> Tensor:
