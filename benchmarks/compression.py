@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,11 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.compression.prune.coupling import groups
 from optimizer.errors import unknown
-from optimizer.measurement.subject import Setting, Subject, activation_images, studied_images, study, subject
-from optimizer.measurement.subject import images_of as datasets_of
-from optimizer.measurement.variant import build_of, compressed_model
+from optimizer.measurement.compressed import build_of, compressed_model
+from optimizer.measurement.workspace import OpenModel, Workspace, open_workspace
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Request
-from optimizer.system.environment import describe, environment
+from optimizer.records import DataSpec
+from optimizer.system.environment import describe, environment, threads_available
 
 MODEL = "efficientnet-lite0"
 BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
@@ -120,38 +119,38 @@ class Images:
     calibration: Tensor
 
 
-def images_of(model: str, spec: DataSpec) -> Images:
-    request = Request(model, data=spec)
-    evaluation = datasets_of(Setting.of(request)).evaluation
+def images_of(workspace: Workspace) -> Images:
+    evaluation = workspace.images.evaluation
     assert evaluation.labels is not None
-    return Images(evaluation.images, evaluation.labels.numpy(), studied_images(request))
+    return Images(evaluation.images, evaluation.labels.numpy(), workspace.statistics_images)
 
 
 def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
-    """The study first, then every recipe by it, each made, built and scored as everywhere in the product."""
-    images, request = images_of(model, spec), Request(model, data=spec)
-    correct = right(request, compressed_model(request), images)
+    """The statistics first, then every recipe by them, made and scored as everywhere in the product."""
+    workspace = open_workspace(model, spec)
+    images = images_of(workspace)
+    correct = right(workspace, compressed_model(workspace, Recipe()), images)
     started = time.process_time()
-    study(request)
+    workspace.statistics()
     study_seconds = time.process_time() - started
     total = len(images.labels)
     rows = [
         Row(model, "uncompressed", correct, total, 0.0),
-        Row(model, "(study of the calibration images)", correct, total, study_seconds),
+        Row(model, "(calibration statistics)", correct, total, study_seconds),
     ]
     for name in names:
-        asked = replace(request, recipe=RECIPES[name])
         started = time.process_time()
-        compressed = compressed_model(asked)
+        compressed = compressed_model(workspace, RECIPES[name])
         seconds = time.process_time() - started
-        rows.append(Row(model, name, right(asked, compressed, images), total, seconds))
+        rows.append(Row(model, name, right(workspace, compressed, images), total, seconds))
         print(_words(rows[-1]), file=sys.stderr)
     return rows
 
 
-def right(request: Request, compressed: CompressedModel, images: Images) -> int:
-    """Right answers on the request's engine."""
-    runner = build_of(request)(compressed, activation_images(request), 0, 1)
+def right(workspace: Workspace, compressed: CompressedModel, images: Images) -> int:
+    """Right answers on OpenVINO."""
+    build = build_of(workspace, compressed.recipe, "openvino")
+    runner = build(compressed, workspace.activation_images, threads_available(), 1)
     answers = runner.score(images.evaluation.numpy()).argmax(1)
     return int((answers == images.labels).sum())
 
@@ -160,7 +159,7 @@ def right(request: Request, compressed: CompressedModel, images: Images) -> int:
 # module, or a function.
 
 Answers = Callable[[Tensor], Any]
-Peer = Callable[[Subject, Images], Answers]
+Peer = Callable[[OpenModel, Images], Answers]
 
 
 def with_plain_convolutions(module: nn.Module) -> nn.Module:
@@ -200,7 +199,7 @@ def with_batch_norm_anew(module: nn.Module, images: Images) -> nn.Module:
 def magnitude_and_batch_norm(sparsity: float) -> Peer:
     """``torch.nn.utils.prune``, global, then batch norm anew."""
 
-    def run(target: Subject, images: Images) -> Answers:
+    def run(target: OpenModel, images: Images) -> Answers:
         from torch.nn.utils import prune
 
         module = copy.deepcopy(target.loaded.module)
@@ -217,7 +216,7 @@ def magnitude_and_batch_norm(sparsity: float) -> Peer:
 def nncf_prune(sparsity: float) -> Peer:
     """By magnitude over the whole model, then its own batch norm adaptation."""
 
-    def run(target: Subject, images: Images) -> Answers:
+    def run(target: OpenModel, images: Images) -> Answers:
         import nncf
 
         made = nncf.prune(
@@ -233,7 +232,7 @@ def nncf_prune(sparsity: float) -> Peer:
     return run
 
 
-def nncf_int8(target: Subject, images: Images) -> Answers:
+def nncf_int8(target: OpenModel, images: Images) -> Answers:
     """Post-training quantization of weights and activations as it comes, on OpenVINO's kernels."""
     import nncf
     import openvino
@@ -252,7 +251,7 @@ def torch_pruning(ratio: float) -> Peer:
     Those that a residual sum ties together stay, as in our own rows: to take them costs more.
     """
 
-    def run(target: Subject, images: Images) -> Answers:
+    def run(target: OpenModel, images: Images) -> Answers:
         import torch_pruning as library  # type: ignore[import-untyped, import-not-found]
 
         module = copy.deepcopy(target.loaded.module).requires_grad_()
@@ -273,7 +272,7 @@ def torch_pruning(ratio: float) -> Peer:
 def brevitas_gptq(bits: int, depthwise_bits: int) -> Peer:
     """GPTQ on least-squares ranges, activations left alone."""
 
-    def run(target: Subject, images: Images) -> Answers:
+    def run(target: OpenModel, images: Images) -> Answers:
         from brevitas.graph.gptq import gptq_mode
         from brevitas.graph.quantize import layerwise_quantize
         from brevitas.nn import QuantConv2d, QuantLinear
@@ -306,7 +305,7 @@ def mct_mixed(average_bits: float) -> Peer:
     The platform's activations, 8 bits wide, are left alone, as in our own rows.
     """
 
-    def run(target: Subject, images: Images) -> Answers:
+    def run(target: OpenModel, images: Images) -> Answers:
         import model_compression_toolkit as mct  # type: ignore[import-untyped, import-not-found]
 
         def weights_only(options: Any) -> Any:
@@ -380,7 +379,7 @@ PEERS = {
 
 
 def peer_rows(images: Images, names: Collection[str]) -> list[Row]:
-    target, rows = subject(MODEL), []
+    target, rows = open_workspace(MODEL).model, []
     for library in (PEERS[name] for name in names):
         for what, run in library.rows.items():
             try:
@@ -449,7 +448,7 @@ def measured(options: argparse.Namespace, place: Path) -> list[Row]:
     if options.images.is_dir():
         spec = photographs(options.images.resolve(), place)
         rows += rows_of(MODEL, spec, options.recipes) if options.recipes else []
-        rows += peer_rows(images_of(MODEL, spec), options.peers) if options.peers else []
+        rows += peer_rows(images_of(open_workspace(MODEL, spec)), options.peers) if options.peers else []
     else:
         print(f"no photographs at {options.images}: give --images FOLDER", file=sys.stderr)
     if options.bundled:

@@ -40,12 +40,13 @@ from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
 from optimizer.errors import InputError
 from optimizer.measurement.latency import Effort, time_interleaved
-from optimizer.measurement.subject import turn
-from optimizer.model.catalogue import load, quiet
+from optimizer.model.catalogue import load
 from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Execution, Settings
 from optimizer.system.environment import describe, environment
+from optimizer.system.machine_lock import exclusive
 from optimizer.system.threads import thread_count
 
 Shape = tuple[int, int, int]
@@ -306,7 +307,7 @@ def main() -> int:
         raise InputError(f"{arguments.seconds:g} seconds are too few: more than 0")
     nncf.set_log_level(40)
     found: dict[str, Any] = {"environment": describe(environment())}
-    with turn(quiet), thread_count(THREADS), torch.inference_mode():
+    with exclusive(quiet), thread_count(THREADS), torch.inference_mode():
         if "networks" in arguments.parts:
             found["networks"] = list(networks(arguments.models or NETWORKS, arguments.seconds))
         if "kernel" in arguments.parts:

@@ -27,6 +27,7 @@ from torch.nn.utils import prune
 
 from optimizer.data.loading import load_images
 from optimizer.measurement.experiment import score
+from optimizer.measurement.workspace import open_workspace
 from optimizer.model.catalogue import load
 from optimizer.records import DataSpec, Request
 from optimizer.search.sweep import grid
@@ -92,7 +93,7 @@ def halves(photographs: Path, folder: Path) -> DataSpec:
 
 def ours(request: Request) -> tuple[Tensor, float, int]:
     """Predictions ``[N]``, accuracy and bytes of the file."""
-    scored = score(request)
+    scored = score(open_workspace(request.model, request.data), request)
     accuracy = scored.accuracy.outcomes.mean()
     return torch.from_numpy(scored.logits.argmax(1)), accuracy, scored.inspection.size.file_bytes
 

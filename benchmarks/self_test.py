@@ -31,11 +31,11 @@ from optimizer.compression.apply import compress
 from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
 from optimizer.measurement.latency import time_again_if_noisy
-from optimizer.measurement.subject import turn
-from optimizer.model.catalogue import quiet
+from optimizer.progress import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
 from optimizer.system.environment import describe, environment, threads_available
+from optimizer.system.machine_lock import exclusive
 
 SHAPE = (48, 14, 14)
 LAYERS, MORE_LAYERS = 20, 22
@@ -168,7 +168,7 @@ def main() -> None:
     def tell(words: str) -> None:
         print(f"\r\033[K{words}", end="", file=sys.stderr, flush=True)
 
-    with turn(quiet):
+    with exclusive(quiet):
         found = self_test(bench, options.repetitions, options.busy, tell)
     print("\r\033[K", end="", file=sys.stderr)
     print(json.dumps({"machine": describe(environment()), **found}, indent=None if options.json else 2))

@@ -22,12 +22,13 @@ import psutil
 from streamlit.testing.v1 import AppTest
 
 from optimizer.measurement.experiment import measure
+from optimizer.measurement.workspace import open_workspace
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
-from optimizer.work import TARGET
+from optimizer.work import TARGET, load_or_measure
 
 MODEL = "fashion-resnet"
 APP = Path(__file__).resolve().parents[1] / "app.py"
@@ -45,7 +46,7 @@ def page_at_measured_positions(repeats: int) -> dict[str, float]:
     """Seconds of the whole script, all cards and charts, as the slider goes to and fro."""
     store = Store()
     for request in grid(Request(MODEL, NORMAL), STARTER_SPARSITIES, STARTER_BITS):
-        store.put(measure(request, shared_latency=store.latency))
+        load_or_measure(request, store)
     page = AppTest.from_file(str(APP), default_timeout=120).run()
     seconds = []
     for number in range(repeats):
@@ -78,7 +79,7 @@ def memory(configurations: int) -> dict[str, float]:
     """Resident memory of one process that measures one configuration after the other."""
     base, process, resident = Request(MODEL), psutil.Process(), []
     for recipe in recipes(configurations):
-        measure(replace(base, recipe=recipe))
+        measure(open_workspace(MODEL, base.data), replace(base, recipe=recipe))
         resident.append(process.memory_info().rss / 1e6)
     settled = resident[len(resident) // 4 :]
     slope = float(np.polyfit(np.arange(len(settled)), settled, 1)[0])

@@ -26,7 +26,8 @@ class DataSpec:
 
     ``calibration`` is a folder of its own; without it ``calibration_share`` of the images, chosen with
     ``seed``, is set aside and never evaluated on. ``class_index`` is a file that maps folder names to the
-    model's outputs. At most ``limit`` images, drawn with ``seed``, are evaluated.
+    model's outputs. At most ``limit`` images, drawn with ``seed``, are evaluated. ``content`` is the digest of
+    images that were given in memory, which no path leads to.
     """
 
     path: str | None = None
@@ -35,6 +36,7 @@ class DataSpec:
     calibration_share: float = 0.2
     limit: int = 10_000
     seed: int = 0
+    content: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.calibration_share < 1:
@@ -186,7 +188,8 @@ class Accuracy:
     ``kl_images``, ``noise_images`` and ``signal_images`` are what ``kl`` (their mean) and ``sqnr_db`` (the
     ratio of their sums) are made of; None where nothing moved or they were not recorded yet. ``labels`` has
     the class of each image as ``uint16``; empty without labels, where each class has as many images, or where
-    they were not recorded yet.
+    they were not recorded yet. ``cosine`` is the mean cosine similarity of the outputs, ``kl`` None where those
+    are no logits.
     """
 
     correct: bytes
@@ -194,12 +197,13 @@ class Accuracy:
     reference: str
     agreement: int
     sqnr_db: float | None
-    kl: float
+    kl: float | None
     images: str = ""
     kl_images: PerImage | None = None
     noise_images: PerImage | None = None
     signal_images: PerImage | None = None
     labels: bytes = b""
+    cosine: float | None = None
 
     @classmethod
     def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":
@@ -389,7 +393,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         raise InputError(f"not a {kind.__name__} record: {error}") from error
 
 
-LATER = (b',"precision":"f32"', b',"equalise":false', b',"match":false')
+LATER = (b',"precision":"f32"', b',"equalise":false', b',"match":false', b',"content":""')
 """Fields that came after results were stored, with the value that those have. In JSON, no text looks so."""
 
 

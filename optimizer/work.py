@@ -5,12 +5,13 @@ torch and its kin are imported inside the tasks, so that naming this module cost
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from optimizer.analysis.serving import ServingRequest
+from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
+from optimizer.progress import Report, quiet
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
@@ -21,13 +22,17 @@ from optimizer.records import (
     Request,
     Result,
     Sensitivity,
+    encode,
 )
 from optimizer.search.presets import Found, find
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
+from optimizer.system.environment import resolve_threads
 from optimizer.system.process_pool import Limits
 
-Report = Callable[[float | None, str], None]
+if TYPE_CHECKING:
+    from optimizer.measurement.workspace import Workspace
+
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
 """A step of fine-tuning may take; one of photographs takes about 1 s on two cores."""
@@ -82,12 +87,37 @@ def _finetuning_seconds(recipe: Recipe) -> float:
     return MAX_STEP_SECONDS * recipe.finetune_steps if recipe.finetunes else 0.0
 
 
+def load_or_measure(
+    request: Request, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Result:
+    """The stored result of exactly this request, or a new one, which is stored; so is that it failed.
+
+    ``workspace`` is that of a model or images that the request names but no catalogue has. Raises what
+    :func:`optimizer.measurement.experiment.measure` does.
+    """
+    result = store.get(request_key(request))
+    if result is not None:
+        return result
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    try:
+        workspace = workspace or open_workspace(request.model, request.data, report)
+        result = experiment.measure(workspace, request, report, store.latency)
+    except ParetoscopeError as error:
+        with suppress(UnavailableError):  # what made the measurement fail is what to tell
+            store.put_failure(request_key(request), request, str(error), attempts=1)
+        raise
+    store.put(result)
+    return result
+
+
 def _warm(request: Request | None, report: Report) -> None:
     """Pay the imports, and what a first request would wait for, before anyone waits."""
-    from optimizer.measurement import experiment, variant  # noqa: F401  (experiment: its imports)
+    from optimizer.measurement import experiment  # noqa: F401  (its imports)
 
     if request is not None:
-        variant.inspect(request)
+        _inspect(request, report)
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
@@ -120,72 +150,67 @@ def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
 
 
 def _inspect(request: Request, report: Report) -> Inspection:
-    from optimizer.measurement import variant
+    from optimizer.measurement.compressed import inspect
+    from optimizer.measurement.workspace import workspace_of
 
-    return variant.inspect(request, report)
+    return inspect(workspace_of(request, report), request.recipe, report)
 
 
-def _anatomy(request: tuple[Request, str], report: Report) -> Anatomy:
-    from optimizer.measurement import variant
+def _anatomy(asked: tuple[Request, str], report: Report) -> Anatomy:
+    from optimizer.measurement.compressed import anatomy
+    from optimizer.measurement.workspace import workspace_of
 
-    return variant.anatomy(*request, report)
+    request, layer = asked
+    return anatomy(workspace_of(request, report), request.recipe, layer, report)
 
 
 def _sensitivities(request: Request, report: Report) -> tuple[Sensitivity, ...]:
-    from optimizer.measurement import variant
+    from optimizer.measurement.compressed import sensitivities
+    from optimizer.measurement.workspace import open_workspace
 
-    return variant.sensitivities(request, report)
+    return sensitivities(open_workspace(request.model, request.data, report), report)
 
 
 def _coupled(request: Request, report: Report) -> tuple[GroupSensitivity, ...]:
-    from optimizer.measurement import variant
+    from optimizer.measurement.compressed import coupled_sensitivities
+    from optimizer.measurement.workspace import open_workspace
 
-    return variant.coupled_sensitivities(request, report)
+    return coupled_sensitivities(open_workspace(request.model, request.data, report), report)
 
 
 def _measure(request: Request, report: Report) -> str:
     """The key of the result, which is in the store by then: a later failure loses nothing."""
-    from optimizer.measurement import experiment
-
-    store = Store()
-    try:
-        result = experiment.measure(request, report, store.latency)
-    except ParetoscopeError as error:
-        with suppress(UnavailableError):  # what made the measurement fail is what to tell
-            store.put_failure(request_key(request), request, str(error), attempts=1)
-        raise
-    store.put(result)
-    return result.key
+    return load_or_measure(request, Store(), report).key
 
 
 def _preset(request: tuple[str, Request], report: Report) -> Found:
     """The recipe of a preset, and each one tried in the store."""
     store = Store()
+    return find(
+        PRESETS[request[0]],
+        request[1],
+        lambda one: store.best(one) or load_or_measure(one, store, report),
+        report,
+    )
 
-    def measured(one: Request) -> Result:
-        known = store.best(one) or store.get(_measure(one, report))
-        assert known is not None
-        return known
 
-    return find(PRESETS[request[0]], request[1], measured, report)
-
-
-def _artifact(request: tuple[str, Request], report: Report) -> bytes:
+def _artifact(asked: tuple[str, Request], report: Report) -> bytes:
     """A file of the compressed model, with the figures that were measured of it."""
     from optimizer.export import artifacts
-    from optimizer.measurement import subject, variant
+    from optimizer.measurement.compressed import build_of, compressed_model, network_of
+    from optimizer.measurement.workspace import workspace_of
 
-    kind, wanted = request
-    target = subject.subject(wanted.model)
+    kind, request = asked
+    recipe, workspace = request.recipe, workspace_of(request, report)
     report(None, "compressing")
     take_away = artifacts.TakeAway(
-        card=target.loaded.card,
-        module=variant.network_of(wanted, report),
-        compressed=variant.compressed_model(wanted, report),
-        calibration=subject.activation_images(wanted),
-        threads=subject.resolve_threads(wanted.settings.threads),
-        result=Store().best(wanted),
-        build=variant.build_of(replace(wanted, engine="openvino"), report) if kind == "openvino" else None,
+        card=workspace.model.loaded.card,
+        module=network_of(workspace, recipe, report),
+        compressed=compressed_model(workspace, recipe, report),
+        calibration=workspace.activation_images,
+        threads=resolve_threads(request.settings.threads),
+        result=Store().best(request),
+        build=build_of(workspace, recipe, "openvino", report) if kind == "openvino" else None,
     )
     report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")
     return artifacts.write(kind, take_away)
@@ -193,7 +218,6 @@ def _artifact(request: tuple[str, Request], report: Report) -> bytes:
 
 def _complexity(request: Any, report: Report) -> str:
     from optimizer.measurement import complexity
-    from optimizer.records import encode
 
     run = complexity.measure(request, report)
     Store().put_document("complexity", run.key, encode(run))
@@ -201,19 +225,20 @@ def _complexity(request: Any, report: Report) -> str:
 
 
 def _coverage(request: Request, report: Report) -> str:
-    from optimizer.measurement import profile
-    from optimizer.records import encode
+    from optimizer.measurement.profile import profile
+    from optimizer.measurement.workspace import open_workspace
 
-    found = profile.profile(request, report)
+    found = profile(open_workspace(request.model, request.data, report), request, report)
     Store().put_document("coverage", found.key, encode(found))
     return found.key
 
 
 def _throughput(request: ServingRequest, report: Report) -> str:
     from optimizer.measurement import throughput
-    from optimizer.records import encode
+    from optimizer.measurement.workspace import open_workspace
 
-    run = throughput.measure(request, report)
+    configurations(request)  # what can't be is said before anything is loaded
+    run = throughput.measure(open_workspace(request.model, request.data, report), request, report)
     Store().put_document("throughput", run.key, encode(run))
     return run.key
 

@@ -10,10 +10,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from by_request import compressed_model, score
 
 from optimizer.engine import ENGINES
-from optimizer.measurement.experiment import score
-from optimizer.measurement.variant import compressed_model
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 

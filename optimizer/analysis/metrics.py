@@ -189,13 +189,21 @@ METRICS: dict[str, Metric] = {
         writer(((1, " nats"),), significant=2),
         "Mean divergence of the predicted distribution from the uncompressed model's.",
     ),
+    "cosine": Metric(
+        "cosine similarity",
+        "",
+        "higher",
+        "cosine",
+        writer(((0, ""),), significant=4),
+        "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same.",
+    ),
 }
 
 
 TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
 """Metrics that a noisy or another machine spoils."""
 
-RELATIVE = ("drop", "latency_ratio", "agreement", "sqnr", "kl")
+RELATIVE = ("drop", "latency_ratio", "agreement", "sqnr", "kl", "cosine")
 """Metrics against the uncompressed model on the same engine: another model's or engine's can't be ranked."""
 
 SERVED = (*TIMES, "memory", "cold_start")

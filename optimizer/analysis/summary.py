@@ -252,6 +252,7 @@ def _measures(
         "agreement": _share(result.accuracy.agreement, total, 100.0),
         "sqnr": _sqnr(result.accuracy),
         "kl": _kl(result.accuracy),
+        "cosine": Measure(result.accuracy.cosine, baseline=1.0),
     }
 
 
@@ -265,6 +266,8 @@ def _throughput(mean_ns: Measure, batch: int) -> Measure:
 
 
 def _kl(accuracy: Accuracy) -> Measure:
+    if accuracy.kl is None:
+        return Measure(None)
     if accuracy.kl_images is None or accuracy.total < 2:
         return Measure(accuracy.kl, baseline=0.0)
     low, high = skewed_mean_interval(accuracy.kl_images.values)
@@ -304,6 +307,8 @@ def _share(count: int, total: int, baseline_percent: float) -> Measure:
 
 def describe_images(data: DataSpec, total: int) -> str:
     """The images in words: ``10,000 bundled images`` or ``500 images of photographs``."""
+    if data.content:
+        return f"{total:,} images given in memory"
     return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
 
 

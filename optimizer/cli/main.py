@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from optimizer import __version__
+from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import SAME
 from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
@@ -29,6 +29,8 @@ from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
 from optimizer.store.results import Store, describe_unreadable
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
+
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +78,7 @@ def _models(options: argparse.Namespace) -> None:
 
 def _measure(options: argparse.Namespace) -> None:
     request = request_of(options, recipe_of(options))
-    result = _stored_or_measured(request, Store())
+    result = work.load_or_measure(request, Store(), _tell)
     if options.json:
         from optimizer.analysis.frame import as_json
 
@@ -93,9 +95,9 @@ def _sweep(options: argparse.Namespace) -> None:
     way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
     requests = grid(replace(request_of(options, way), recipe=way), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-        _stored_or_measured(requests[0], store)
+        work.load_or_measure(requests[0], store, _tell)
     failures = 0
-    for number, outcome in enumerate(sweep(requests, lambda one: _stored_or_measured(one, store)), 1):
+    for number, outcome in enumerate(sweep(requests, lambda one: work.load_or_measure(one, store, _tell)), 1):
         print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
         if isinstance(outcome, Failure):
             failures += 1
@@ -116,7 +118,7 @@ def _preset(options: argparse.Namespace) -> None:
     if options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
     base = request_of(options, Recipe())
-    found = find(PRESETS[options.preset], base, lambda one: _stored_or_measured(one, store), _tell)
+    found = find(PRESETS[options.preset], base, lambda one: work.load_or_measure(one, store, _tell), _tell)
     if options.json:
         print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
         return
@@ -126,21 +128,18 @@ def _preset(options: argparse.Namespace) -> None:
 
 def _complexity(options: argparse.Namespace) -> None:
     from optimizer.analysis.conclusions import as_json, conclusions
-    from optimizer.analysis.scaling import ComplexityRequest
-    from optimizer.measurement import complexity
-    from optimizer.records import encode
+    from optimizer.analysis.scaling import ComplexityRequest, ComplexityRun
 
-    run = complexity.measure(
-        ComplexityRequest(
-            family=options.family,
-            removed_share=options.removed,
-            batch=options.batch,
-            threads=options.threads,
-            quick=options.quick,
-        ),
-        _tell,
+    request = ComplexityRequest(
+        family=options.family,
+        removed_share=options.removed,
+        batch=options.batch,
+        threads=options.threads,
+        quick=options.quick,
     )
-    Store().put_document("complexity", run.key, encode(run))
+    key = work.run("complexity", request, _tell)
+    run = Store().get_document("complexity", str(key), ComplexityRun)
+    assert run is not None
     if options.json:
         print(json.dumps(as_json(run)))
     else:
@@ -149,22 +148,26 @@ def _complexity(options: argparse.Namespace) -> None:
 
 def _coverage(options: argparse.Namespace) -> None:
     from optimizer.analysis import coverage
-    from optimizer.records import encode
 
     store, request = Store(), request_of(options, recipe_of(options))
     key = coverage.coverage_key(request)
-    run = store.get_document("coverage", key, coverage.Coverage)
-    if run is None:
-        from optimizer.measurement import profile
-
-        run = profile.profile(request, _tell)
-        store.put_document("coverage", key, encode(run))
+    run = _stored_or_run("coverage", request, key, coverage.Coverage, store)
     if options.json:
         print(json.dumps(coverage.as_json(run)))
         return
     _end_of_line()
     print(coverage.table(run))
     print("\n".join(coverage.conclusions(run, _latency(store, request))))
+
+
+def _stored_or_run(task: str, request: object, key: str, record: type[T], store: Store) -> T:
+    """The document of that key, or what a worker's task of that name makes and stores."""
+    stored = store.get_document(task, key, record)
+    if stored is None:
+        work.run(task, request, _tell)
+        stored = store.get_document(task, key, record)
+        assert stored is not None
+    return stored
 
 
 def _latency(store: Store, request: Request) -> Any:
@@ -177,7 +180,6 @@ def _latency(store: Store, request: Request) -> Any:
 
 def _throughput(options: argparse.Namespace) -> None:
     from optimizer.analysis import serving
-    from optimizer.records import encode
 
     asked = request_of(options, recipe_of(options))
     request = serving.ServingRequest(
@@ -194,13 +196,7 @@ def _throughput(options: argparse.Namespace) -> None:
     serving.configurations(request)  # what can't be is said before anything is loaded
     if options.limit_ms is not None and not options.limit_ms > 0:
         raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
-    store, key = Store(), serving.serving_key(request)
-    run = store.get_document("throughput", key, serving.ServingRun)
-    if run is None:
-        from optimizer.measurement import throughput
-
-        run = throughput.measure(request, _tell)
-        store.put_document("throughput", key, encode(run))
+    run = _stored_or_run("throughput", request, serving.serving_key(request), serving.ServingRun, Store())
     best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
     if options.json:
         chosen = best and {"met": best.met, "network": best.network, "words": best.words}
@@ -219,10 +215,8 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _save(options: argparse.Namespace) -> None:
-    from optimizer.work import run
-
     request = request_of(options, recipe_of(options))
-    content = run("artifact", (options.format, request), _tell)
+    content = work.run("artifact", (options.format, request), _tell)
     assert isinstance(content, bytes)
     _write(options, content, "zip")
 
@@ -325,19 +319,6 @@ def allowed_hosts(host: str, named: Sequence[str]) -> list[str]:
         own = [address.address for every in psutil.net_if_addrs().values() for address in every]
         names += [socket.gethostname(), socket.getfqdn(), *(one.partition("%")[0] for one in own)]
     return list(dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::")))
-
-
-def _stored_or_measured(request: Request, store: Store) -> Result:
-    """The stored result of exactly this request, or a new one, which is stored."""
-    from optimizer.store.keys import request_key
-
-    result = store.get(request_key(request))
-    if result is None:
-        from optimizer.measurement.experiment import measure
-
-        result = measure(request, _tell, store.latency)
-        store.put(result)
-    return result
 
 
 def _selected(options: argparse.Namespace) -> list[Result]:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.errors import InputError
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 
 BATCH = 16

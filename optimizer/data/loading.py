@@ -24,7 +24,8 @@ from optimizer.data.selection import (
 )
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
-from optimizer.model.catalogue import LoadedModel, Report, quiet
+from optimizer.model.catalogue import LoadedModel
+from optimizer.progress import Report, quiet
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment, threads_available
 from optimizer.system.paths import asset

@@ -147,6 +147,8 @@ def fingerprint(spec: DataSpec) -> str:
     Of folders the names, sizes and times of change are looked at, of the bundled images the content. Raises
     InputError as :func:`list_folder` does.
     """
+    if spec.content:
+        return spec.content
     parts: list[object] = []
     if spec.path is None:
         archives = [asset(name) for name in BUNDLED_ARCHIVES]
@@ -165,7 +167,7 @@ def fingerprint(spec: DataSpec) -> str:
 def recent_fingerprint(spec: DataSpec) -> str:
     """The same, up to RECENT_SECONDS old and shared by all who ask: enough to look a result up. What measures
     looks anew."""
-    return _recent(spec.path, spec.calibration, spec.class_index)
+    return spec.content or _recent(spec.path, spec.calibration, spec.class_index)
 
 
 @remembered(RECENT_SECONDS)

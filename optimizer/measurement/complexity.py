@@ -37,11 +37,13 @@ from optimizer.engine import int8, kernels
 from optimizer.engine.csr import to_csr
 from optimizer.engine.kernels import matrix
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement.subject import resolve_threads, subject, turn
-from optimizer.model.catalogue import Report, card, quiet
+from optimizer.measurement.workspace import open_workspace
+from optimizer.model.catalogue import card
 from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
-from optimizer.system.environment import environment, stolen_share
+from optimizer.system.environment import environment, resolve_threads, stolen_share
+from optimizer.system.machine_lock import exclusive
 from optimizer.system.threads import thread_count
 
 WIDEST = 1024
@@ -101,7 +103,7 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
     points = []
 
     with (
-        turn(report),
+        exclusive(report),
         thread_count(threads),
         torch.inference_mode(),
         stolen_share() as stolen,
@@ -129,7 +131,7 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class PointSpec:
     """What becomes a point. ``build`` makes its matrices only when their turn comes: ten million weights in
     five forms are not kept while others are timed."""
 
@@ -139,7 +141,7 @@ class Subject:
     build: Callable[[], list[Matrix]]
 
 
-def _subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[str, ...]]:
+def _subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[str, ...]]:
     """The smallest stack, then the others or the model's layers; and which layers are skipped, and why."""
     if request.family == STACK:
         return [_stack_subject(n, request.inputs, request.seed) for n in request.stack_sizes], ()
@@ -168,22 +170,22 @@ def stack(n: int, seed: int) -> list[Matrix]:
     ]
 
 
-def _stack_subject(n: int, inputs: int, seed: int) -> Subject:
+def _stack_subject(n: int, inputs: int, seed: int) -> PointSpec:
     shapes = stack_shapes(n)
     rows, columns = shapes[0]
     layers = "a linear layer" if len(shapes) == 1 else f"{len(shapes)} linear layers"
-    return Subject(f"{layers} of {rows} × {columns}", STACK, inputs, partial(stack, n, seed))
+    return PointSpec(f"{layers} of {rows} × {columns}", STACK, inputs, partial(stack, n, seed))
 
 
-def _layer_subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[str, ...]]:
+def _layer_subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[str, ...]]:
     try:
         card(request.family)
     except InputError as error:
         raise InputError(f"{error}; or {STACK} for stacks of linear layers") from error
-    target = subject(request.family)
+    model = open_workspace(request.family).model
     layers, skipped = [], []
-    for layer in walk(target.module):
-        pixels = target.multiplications[layer.name]
+    for layer in walk(model.module):
+        pixels = model.multiplications[layer.name]
         weight = layer.weight.detach().flatten(1)
         input_bytes = 4 * weight.shape[1] * pixels * request.inputs
         if getattr(layer.module, "groups", 1) > 1:
@@ -194,7 +196,7 @@ def _layer_subjects(request: ComplexityRequest) -> tuple[list[Subject], tuple[st
             skipped.append(f"{layer.name}: its unrolled input is over 1 GiB (use a smaller batch)")
         else:
             matrix = Matrix(layer.name, layer.kind, weight, pixels)
-            layers.append(Subject(layer.name, request.family, request.inputs, partial(list, (matrix,))))
+            layers.append(PointSpec(layer.name, request.family, request.inputs, partial(list, (matrix,))))
     if not layers:
         raise InputError(
             f"{request.family} has no layer to time: {'; '.join(skipped) or 'it has no weights'}"
@@ -271,7 +273,7 @@ def remove_rows(weights: Sequence[Tensor], share: float) -> list[Tensor]:
 
 
 def _time(
-    one: Subject, request: ComplexityRequest, threads: int, random: np.random.Generator
+    one: PointSpec, request: ComplexityRequest, threads: int, random: np.random.Generator
 ) -> tuple[ComplexityPoint, list[str]]:
     """A point, and which executions it lacks, and why."""
     matrices = one.build()

@@ -3,32 +3,26 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 
 import numpy as np
 
 from optimizer.analysis.statistics import summarise_latency
 from optimizer.compression.apply import CompressedModel, compress
-from optimizer.data.loading import Datasets
 from optimizer.engine import Runner
+from optimizer.engine.base import Build
 from optimizer.engine.memory import measure_start
 from optimizer.engine.realised import named
 from optimizer.formats import count
-from optimizer.measurement.accuracy import accuracy_of
+from optimizer.measurement.compressed import build_of, compressed_model, inspection_of, notes_on_equalisation
 from optimizer.measurement.latency import measure_latency
-from optimizer.measurement.subject import Setting, calibration_of, images_of, subject, turn
-from optimizer.measurement.variant import (
-    build_of,
-    builder,
-    compressed_model,
-    inspection_of,
-    notes_on_equalisation,
-)
-from optimizer.model.catalogue import Report, card, download, quiet
+from optimizer.measurement.workspace import Workspace, once
+from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, ColdStart, Execution, Inspection, Latency, Request, Result, digest
 from optimizer.store.keys import request_key
-from optimizer.system.environment import environment
+from optimizer.system.environment import check_precision, environment, resolve_threads
+from optimizer.system.machine_lock import exclusive
+from optimizer.tasks import accuracy_of
 
 SharedLatency = Callable[[str, bool], Latency | None]
 
@@ -48,47 +42,52 @@ class Baseline:
 class Scored:
     """A compressed model that has run over the evaluation images: logits ``[N, K]``, and its baseline's."""
 
-    setting: Setting
-    images: Datasets
+    workspace: Workspace
     inspection: Inspection
     runner: Runner
     logits: np.ndarray
     baseline: Baseline
+    labels: np.ndarray | None
 
     @property
     def accuracy(self) -> Accuracy:
-        return accuracy_of(self.logits, self.baseline.logits, self._labels, self.setting.files)
+        return accuracy_of(self.logits, self.baseline.logits, self.labels, self.workspace.files)
 
     @property
     def baseline_accuracy(self) -> Accuracy:
-        return accuracy_of(self.baseline.logits, self.baseline.logits, self._labels, self.setting.files)
-
-    @property
-    def _labels(self) -> np.ndarray | None:
-        labels = self.images.evaluation.labels
-        return None if labels is None else labels.numpy()
+        return accuracy_of(self.baseline.logits, self.baseline.logits, self.labels, self.workspace.files)
 
 
-def score(request: Request, report: Report = quiet) -> Scored:
+def score(workspace: Workspace, request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
-    setting = Setting.of(request)
-    report(None, "loading the model")
-    if not card(request.model).ready:
-        download(request.model, report)
-    target = subject(request.model)
+    request = checked(request)
     report(None, "reading the images")
-    images = images_of(setting)
+    images = workspace.images.evaluation
     report(None, f"preparing {request.engine}")
-    compressed = compressed_model(request, report)
-    build = build_of(request, report)
-    evaluation = images.evaluation.images.numpy()
-    with turn(report):
-        report(None, f"scoring {len(evaluation):,} images")
-        baseline = _baseline(setting)
-        runner = build(compressed, calibration_of(images), setting.threads, setting.batch)
+    compressed = compressed_model(workspace, request.recipe, report)
+    build = build_of(workspace, request.recipe, request.engine, report)
+    with exclusive(report):
+        report(None, f"scoring {len(images.images):,} images")
+        baseline = _baseline(workspace, *_way(request))
+        runner = _run_by(workspace, build, compressed, request)
+        evaluation = images.images.numpy()
         logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
-    inspection = inspection_of(target, compressed.module, compressed.weights)
-    return Scored(setting, images, inspection, runner, logits, baseline)
+    return Scored(
+        workspace,
+        inspection_of(workspace.model, compressed.module, compressed.weights),
+        runner,
+        logits,
+        baseline,
+        None if images.labels is None else images.labels.numpy(),
+    )
+
+
+def checked(request: Request) -> Request:
+    """With the number of threads that 0 stands for. Raises InputError for more of them than there are cores,
+    or a precision that the CPU has not."""
+    check_precision(request.recipe.quantize.precision, environment())
+    threads = resolve_threads(request.settings.threads)
+    return replace(request, settings=replace(request.settings, threads=threads))
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,6 @@ class Pair:
     ``images`` ``[N, C, H, W]`` are some to time them with.
     """
 
-    setting: Setting
     compressed: CompressedModel
     runner: Runner
     baseline: Runner
@@ -111,52 +109,50 @@ class Pair:
         return 1 - sum(int(w.count_nonzero()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
-def pair(request: Request, report: Report = quiet) -> Pair:
+def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Pair:
     """Compress and build, and score nothing. Raises InputError, UnavailableError, WorkError."""
-    setting = Setting.of(request)
-    report(None, "loading the model")
-    if not card(request.model).ready:
-        download(request.model, report)
-    images = images_of(setting)
+    request = checked(request)
+    images = _timed(workspace)
     report(None, f"preparing {request.engine}")
-    compressed = compressed_model(request, report)
-    build = build_of(request, report)
-    with turn(report):
-        runner = build(compressed, calibration_of(images), setting.threads, setting.batch)
-        baseline = _twin(setting)
-    timed = images.evaluation.images[:TIMED_IMAGES].numpy()
-    return Pair(setting, compressed, runner, baseline, timed)
+    compressed = compressed_model(workspace, request.recipe, report)
+    build = build_of(workspace, request.recipe, request.engine, report)
+    with exclusive(report):
+        runner = _run_by(workspace, build, compressed, request)
+        baseline = _second_baseline(workspace, *_way(request))
+    return Pair(compressed, runner, baseline, images)
 
 
 def measure(
-    request: Request, report: Report = quiet, shared_latency: SharedLatency = lambda *_: None
+    workspace: Workspace,
+    request: Request,
+    report: Report = quiet,
+    shared_latency: SharedLatency = lambda *_: None,
 ) -> Result:
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
 
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so unless it was noisy it is used instead of timing again.
     """
-    scored = score(request, report)
-    settings = replace(request.settings, threads=scored.setting.threads)
+    scored = score(workspace, request, report)
+    settings = checked(request).settings
     baseline, runner = scored.baseline.runner, scored.runner
     signature = _signature(request, runner.execution, settings.threads)
     latency = shared_latency(signature, settings.quick)
     if latency is None or _noisy(latency):
-        images = scored.images.evaluation.images[:TIMED_IMAGES].numpy()
-        with turn(report):
+        with exclusive(report):
             report(None, "timing")
             latency = measure_latency(
-                (baseline, _twin(scored.setting)),
+                (baseline, _second_baseline(workspace, *_way(checked(request)))),
                 runner,
-                images,
+                _timed(workspace),
                 settings,
                 signature,
                 request.recipe.describe(),
             )
     inspection, cold_start = scored.inspection, None
     if not settings.quick:
-        shape = (settings.batch, *subject(request.model).input_shape)
-        with turn(report):
+        shape = (settings.batch, *workspace.model.input_shape)
+        with exclusive(report):
             report(None, "measuring memory and cold start")
             started = measure_start(runner, settings.threads, shape)
             before = measure_start(baseline, settings.threads, shape)
@@ -164,7 +160,7 @@ def measure(
             inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
             cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
     return Result(
-        key=request_key(request, scored.setting.files),
+        key=request_key(request, workspace.files),
         request=request,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -174,10 +170,10 @@ def measure(
         latency=latency,
         execution=runner.execution,
         notes=(
-            *subject(request.model).notes,
-            *notes_on_equalisation(request),
+            *workspace.model.notes,
+            *notes_on_equalisation(workspace.model.module, request.recipe),
             *_notes_on_scoring(runner),
-            *scored.images.notes,
+            *workspace.images.notes,
         ),
         cold_start=cold_start,
     )
@@ -196,25 +192,38 @@ def _noisy(latency: Latency) -> bool:
     return bool(summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share).noise)
 
 
-@lru_cache(maxsize=2)
-def _baseline(setting: Setting) -> Baseline:
-    runner = uncompressed(setting)
-    images = images_of(setting)
-    return Baseline(runner, runner.score(images.evaluation.images.numpy()))
+def _way(request: Request) -> tuple[str, int, int]:
+    """What a baseline depends on beside its workspace: engine, threads, batch."""
+    return request.engine, request.settings.threads, request.settings.batch
 
 
-@lru_cache(maxsize=2)
-def _twin(setting: Setting) -> Runner:
+def _timed(workspace: Workspace) -> np.ndarray:
+    """Some images ``[N, C, H, W]`` to time with."""
+    images: np.ndarray = workspace.images.evaluation.images[:TIMED_IMAGES].numpy()
+    return images
+
+
+def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, request: Request) -> Runner:
+    settings = request.settings
+    return build(compressed, workspace.activation_images, settings.threads, settings.batch)
+
+
+@once
+def _baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Baseline:
+    runner = uncompressed(workspace, engine, threads, batch)
+    return Baseline(runner, runner.score(workspace.images.evaluation.images.numpy()))
+
+
+@once
+def _second_baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
     """The baseline once more, built for itself: what it differs in from the first is what noise is here."""
-    return uncompressed(setting)
+    return uncompressed(workspace, engine, threads, batch)
 
 
-def uncompressed(setting: Setting) -> Runner:
+def uncompressed(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
     """A baseline's runner, built anew."""
-    images = images_of(setting)
-    compressed = compress(subject(setting.model).module, Recipe())
-    build = builder(setting.model, setting.engine)
-    return build(compressed, calibration_of(images), setting.threads, setting.batch)
+    compressed = compress(workspace.model.module, Recipe())
+    return workspace.model.builder(engine)(compressed, workspace.activation_images, threads, batch)
 
 
 def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int) -> Inspection:

@@ -14,27 +14,28 @@ from optimizer.analysis.coverage import BETWEEN, Coverage, coverage_key
 from optimizer.engine import Runner
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.measurement.experiment import pair
-from optimizer.measurement.subject import turn
-from optimizer.model.catalogue import Report, quiet
+from optimizer.measurement.workspace import Workspace
+from optimizer.progress import Report, quiet
 from optimizer.records import KernelTime, Request
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.machine_lock import exclusive
 
 PASSES, CALLS = 5, 30
 """Samples of each network, and calls that each is a figure of."""
 
 
-def profile(request: Request, report: Report = quiet) -> Coverage:
+def profile(workspace: Workspace, request: Request, report: Report = quiet) -> Coverage:
     """Each operation's precision, kernel and time, in the recipe's network and in the uncompressed one.
 
     Raises InputError, UnavailableError where the engine has no profiler, WorkError.
     """
-    made = pair(request, report)
+    made = pair(workspace, request, report)
     batch = request.settings.batch
     images = np.ascontiguousarray(np.resize(made.images, (batch, *made.images.shape[1:])))
     networks = {"recipe": made.runner, "baseline": made.baseline}
     samples: dict[str, list[tuple[KernelTime, ...]]] = {name: [] for name in networks}
     random = np.random.default_rng(request.settings.seed)
-    with turn(report):
+    with exclusive(report):
         for done in range(PASSES):
             report(done / PASSES, "profiling")
             for name in random.permutation(list(networks)):
@@ -44,7 +45,7 @@ def profile(request: Request, report: Report = quiet) -> Coverage:
         request=request,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        threads=made.setting.threads,
+        threads=resolve_threads(request.settings.threads),
         kernels=merged(samples["recipe"]),
         baseline=merged(samples["baseline"]),
         removed_share=made.removed_share,

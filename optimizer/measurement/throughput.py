@@ -26,10 +26,11 @@ from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
 from optimizer.measurement.experiment import Pair, pair, uncompressed
 from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
-from optimizer.measurement.subject import turn
-from optimizer.model.catalogue import Report, quiet
+from optimizer.measurement.workspace import Workspace
+from optimizer.progress import Report, quiet
 from optimizer.records import Request, Settings
-from optimizer.system.environment import environment, stolen_share
+from optimizer.system.environment import environment, resolve_threads, stolen_share
+from optimizer.system.machine_lock import exclusive
 
 VARIANT, EAGER_MODEL = "variant", "torch eager"
 MAX_REQUESTS = 64
@@ -62,7 +63,7 @@ STEADY_SECONDS = 0.01
 Key = tuple[Configuration, str]
 
 
-def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
+def measure(workspace: Workspace, request: ServingRequest, report: Report = quiet) -> ServingRun:
     """Time every configuration of a grid: the baseline twice a round, the recipe once, torch eager at times.
 
     All of them run in one comparison: each round goes through all configurations and networks in an order of
@@ -73,16 +74,19 @@ def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
     """
     grid, effort = configurations(request), EFFORTS[request.quick]
     asked = Request(request.model, request.recipe, request.engine, request.data)
-    made = pair(asked, report)
-    with turn(report):
+    made = pair(workspace, asked, report)
+    with exclusive(report):
         eager = None
         if request.engine != EAGER:
             report(None, "preparing torch eager")
-            eager = uncompressed(replace(made.setting, engine=EAGER))
+            eager = uncompressed(workspace, EAGER, resolve_threads(0), 1)
         services: dict[Key, Service] = {}
         for done, one in enumerate(grid):
             report(done / len(grid), f"compiling {one.words}")
-            services |= {(one, name): service for name, service in _services(asked, made, eager, one).items()}
+            services |= {
+                (one, name): service
+                for name, service in _services(workspace, asked, made, eager, one).items()
+            }
         images = {batch: batches(made.images, batch) for batch in {one.batch for one in grid}}
         series = _rounds(services, images, effort, request.seed, report)
     return ServingRun(
@@ -106,12 +110,14 @@ def measure(request: ServingRequest, report: Report = quiet) -> ServingRun:
     )
 
 
-def _services(asked: Request, made: Pair, eager: Runner | None, one: Configuration) -> dict[str, Service]:
+def _services(
+    workspace: Workspace, asked: Request, made: Pair, eager: Runner | None, one: Configuration
+) -> dict[str, Service]:
     """The baseline twice, each compiled for itself, the recipe, and torch eager where that is another."""
     again = made.baseline
     if made.runner.serve is None:  # an engine that knows only how to be built for a batch and threads
-        made = pair(replace(asked, settings=Settings(threads=one.threads, batch=one.batch)))
-        again = uncompressed(made.setting)
+        made = pair(workspace, replace(asked, settings=Settings(threads=one.threads, batch=one.batch)))
+        again = uncompressed(workspace, asked.engine, one.threads, one.batch)
     runners = {BASELINE[0]: made.baseline, BASELINE[1]: again, VARIANT: made.runner}
     services = {name: _service(runner, one) for name, runner in runners.items()}
     if eager:

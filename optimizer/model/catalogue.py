@@ -7,21 +7,20 @@ from pathlib import Path
 import torch
 
 from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
-from optimizer.model.sources import LoadedModel, Report, Source, bundled, plugins, quiet, torchvision_hub
+from optimizer.model.sources import LoadedModel, Source, bundled, plugins, torchvision_hub
+from optimizer.progress import Report, quiet
 from optimizer.records import ModelCard
 from optimizer.system.downloads import check_allowed
 
 __all__ = [
     "SOURCES",
     "LoadedModel",
-    "Report",
     "Source",
     "card",
     "catalogue",
     "download",
     "load",
     "problems",
-    "quiet",
 ]
 
 SOURCES: dict[str, Source] = {"bundled": bundled.SOURCE, "torchvision": torchvision_hub.SOURCE}

@@ -83,6 +83,16 @@ def threads_available() -> int:
     return max(1, int(min(len(_usable_cpus()), _quota_cpus())))
 
 
+def resolve_threads(asked: int) -> int:
+    """The thread count that is asked for, or every core for 0. Raises InputError."""
+    available = threads_available()
+    if asked > available:
+        raise InputError(
+            f"{asked} threads are more than this machine's {available} cores: use 1 to {available}"
+        )
+    return asked or available
+
+
 def memory_available() -> int:
     """Bytes of memory that this process may use: the machine's, within a container's limit."""
     return int(min(psutil.virtual_memory().total, _limit_bytes()))

@@ -6,13 +6,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from optimizer.errors import UnavailableError
+from optimizer.progress import Report
 from optimizer.system.paths import APP, is_network, private
 
 ASK_SECONDS = 0.5
@@ -46,6 +47,15 @@ def machine_lock(name: str = "work", waiting: Callable[[float], None] | None = N
         yield
     finally:
         lock.release()
+
+
+def exclusive(report: Report) -> AbstractContextManager[None]:
+    """This machine to ourselves, for one phase: a command and a page take turns."""
+    return machine_lock(
+        waiting=lambda seconds: report(
+            None, f"waiting for another measurement on this machine ({seconds:.0f} s)"
+        )
+    )
 
 
 def _folder() -> Path:

@@ -12,8 +12,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from markup_texts import MEANINGFUL, as_shown
 from playwright.sync_api import Browser, expect
-from test_markup import MEANINGFUL, as_shown
 
 from browser.conftest import Visit, await_health, free_port
 from optimizer.system.paths import PACKAGE

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from by_request import close_all
 from factories import make_result
 from PIL import Image
 from torchvision.models import ResNet18_Weights
@@ -247,13 +248,11 @@ def test_a_truncated_weights_file(
             file.read_bytes()[: 5000 if file.suffix == ".safetensors" else None]
         )
     monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
-    from optimizer.measurement.subject import subject
-
-    subject.cache_clear()
+    close_all()
     try:
         assert "fashion-mlp.safetensors" in refused(["measure", "fashion-mlp"], capsys)
     finally:
-        subject.cache_clear()
+        close_all()
 
 
 def test_a_truncated_download(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from by_request import anatomy, compressed_model, open_model
 from torch import Tensor
 
 from optimizer.compression.anatomy import BINS, anatomy_of, sensitivities_of
@@ -10,8 +11,6 @@ from optimizer.compression.apply import CompressedWeight, compress_weights
 from optimizer.compression.calibration.moments import Moments
 from optimizer.compression.calibration.statistics import Study
 from optimizer.errors import InputError
-from optimizer.measurement.subject import subject
-from optimizer.measurement.variant import anatomy, compressed_model
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
@@ -72,7 +71,7 @@ def test_channels_that_are_gone_count_as_zeros() -> None:
 def test_batch_norm_leaves_no_threshold_to_tell() -> None:
     half = Recipe(PruneSpec(sparsity=0.5))
     for model, told in (("fashion-mlp", True), ("fashion-resnet", False)):
-        layer = next(walk(subject(model).module)).name
+        layer = next(walk(open_model(model).module)).name
         assert (anatomy(Request(model, half), layer).threshold > 0) == told
 
 
@@ -91,7 +90,7 @@ def test_the_threshold_that_compression_tells_is_the_one_that_is_drawn(spec: Pru
     """Where one is told, it parts the weights that went from those that stayed."""
     request = Request("fashion-mlp", Recipe(spec))
     after = compressed_model(request).weights
-    for layer in walk(subject("fashion-mlp").module):
+    for layer in walk(open_model("fashion-mlp").module):
         found, before = anatomy(request, layer.name), layer.weight.detach().abs()
         assert found.threshold == after[layer.name].threshold
         assert (found.threshold >= 0) == (told and not after[layer.name].mask.all())

@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import cache
 
 import pytest
+from by_request import score
 
 from optimizer.analysis.outcomes import PairedDrop, paired_drop
-from optimizer.measurement.experiment import score
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Accuracy, DataSpec, Request
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from by_request import measure, open_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -13,9 +14,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress, compress_weights
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.equalise import equalised, pairs
-from optimizer.measurement.experiment import measure
-from optimizer.measurement.subject import subject
-from optimizer.measurement.variant import NOTHING_TO_EQUALISE
+from optimizer.measurement.compressed import NOTHING_TO_EQUALISE
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
@@ -125,7 +124,7 @@ def test_no_clip_curve_or_sum_may_stand_between(small: Small) -> None:
 
 def test_the_bundled_networks() -> None:
     counts = {
-        name: len(pairs(subject(name).module))
+        name: len(pairs(open_model(name).module))
         for name in ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
     }
     assert counts == {"fashion-mlp": 2, "fashion-resnet": 4, "fashion-mobilenet": 0, "fashion-vit": 0}

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from by_request import compressed_model, inspect, score
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,8 +15,6 @@ from optimizer.compression.prune import matching
 from optimizer.compression.prune.matching import matched
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
-from optimizer.measurement.experiment import score
-from optimizer.measurement.variant import compressed_model, inspect
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe

@@ -20,13 +20,13 @@ from functools import lru_cache
 import numpy as np
 import pytest
 import torch
+from by_request import open_model
 from torch import Tensor
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.data.loading import load_images
 from optimizer.engine import ENGINES
 from optimizer.engine.compile import CACHE_VARIABLE
-from optimizer.measurement.subject import subject
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
@@ -56,7 +56,7 @@ def _kept_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
 @lru_cache(maxsize=1)
 def images_of(name: str) -> tuple[Tensor, Tensor]:
     """For evaluation and for calibration."""
-    loaded = subject(name).loaded
+    loaded = open_model(name).loaded
     if loaded.card.bundled_images:
         images = load_images(loaded, DataSpec(limit=1000))
         return images.evaluation.images, images.calibration.images[:64]
@@ -68,14 +68,14 @@ def images_of(name: str) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=len(FLOAT32) + 1)
 def reference(name: str, recipe: Recipe) -> tuple[CompressedModel, np.ndarray]:
-    compressed = compress(subject(name).module, recipe, subject(name).published)
+    compressed = compress(open_model(name).module, recipe, open_model(name).published)
     with torch.inference_mode():
         return compressed, compressed.module(images_of(name)[0]).numpy()
 
 
 @lru_cache(maxsize=len(ENGINES))
 def build_of(engine: str, name: str) -> Callable[..., object]:
-    return ENGINES[engine].prepare(subject(name).module, subject(name).input_shape)
+    return ENGINES[engine].prepare(open_model(name).module, open_model(name).input_shape)
 
 
 def answers(engine: str, name: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_request import open_model
 from conftest import SMALL_MODELS, SMALL_SHAPE
 from engine_runs import (
     EXACT,
@@ -24,12 +25,11 @@ from engine_runs import (
 from factories import make_result
 from torch import Tensor, nn
 
-from optimizer import engines
+from optimizer import engine as engines
 from optimizer.cli.main import main
 from optimizer.compression.apply import compress
 from optimizer.engine import ENGINES, engine_named
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement.subject import subject
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import QuantizeSpec, Recipe
@@ -45,7 +45,7 @@ def builds() -> Callable[[str, str], Any]:
 
     def prepared(engine: str, name: str) -> Any:
         if (engine, name) not in cache:
-            cache[engine, name] = engine_named(engine).prepare(subject(name).module, IMAGE_SHAPE)
+            cache[engine, name] = engine_named(engine).prepare(open_model(name).module, IMAGE_SHAPE)
         return cache[engine, name]
 
     return prepared
@@ -152,10 +152,10 @@ def test_openvino_agrees_with_eager_torch_on_the_bundled_models(
         pytest.skip(f"{name} is not in assets/ yet")
     images = torch.randn(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
     for recipe in (EXACT[0], EXACT[3]):
-        compressed = compress(subject(name).module, recipe)
+        compressed = compress(open_model(name).module, recipe)
         runner = builds("openvino", name)(compressed, images, 1, 1)
-        close(runner.score(images.numpy()), eager(subject(name).module, recipe, images))
-        layers = [layer.name for layer in walk(subject(name).module)]
+        close(runner.score(images.numpy()), eager(open_model(name).module, recipe, images))
+        layers = [layer.name for layer in walk(open_model(name).module)]
         assert [layer.name for layer in runner.execution.layers] == layers
         assert runner.execution.precisions == {"f32": len(layers)}
         words = {32: (), 4: ("4-bit weights: the values are exact, the kernels are float32",)}
@@ -169,7 +169,7 @@ def test_8_bit_weights_and_activations_run_on_int8_kernels_in_the_bundled_models
     if not (assets_dir() / f"{name}.safetensors").exists():
         pytest.skip(f"{name} is not in assets/ yet")
     images = torch.randn(16, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
-    runner = builds("openvino", name)(compress(subject(name).module, ON_INT8_KERNELS[0]), images, 1, 1)
+    runner = builds("openvino", name)(compress(open_model(name).module, ON_INT8_KERNELS[0]), images, 1, 1)
     assert set(runner.execution.precisions) <= set(INT8), runner.execution.layers
     assert runner.execution.simulated == ()
 

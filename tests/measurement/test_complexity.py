@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from by_request import close_all
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -296,7 +297,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     loaded = LoadedModel(card, Tiny(), lambda image: torch.zeros(3, 8, 8), ("a", "b"))
     monkeypatch.setitem(SOURCES, "test", Source(lambda: {name: card}, lambda _, report: loaded))
     yield name
-    complexity.subject.cache_clear()
+    close_all()
 
 
 def test_a_models_own_layers_for_real(tiny: str) -> None:

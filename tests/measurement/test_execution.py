@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from by_request import close_all, measure
 from conftest import SMALL_SHAPE
 from engine_runs import ON_INT8_KERNELS, PRUNED, QUICK, Ready, close
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, engine_named, onnxruntime, openvino, sparse
 from optimizer.engine.kernels.matrix import Way
-from optimizer.measurement import experiment
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, LayerExecution, Request, Settings
 
@@ -78,11 +78,9 @@ def test_a_layer_that_is_scored_in_another_precision_is_told(monkeypatch: pytest
         data=DataSpec(limit=20),
         settings=Settings(threads=1),
     )
-    experiment._baseline.cache_clear()
-    experiment._twin.cache_clear()
-    result = experiment.measure(request)
-    experiment._baseline.cache_clear()
-    experiment._twin.cache_clear()
+    close_all()
+    result = measure(request)
+    close_all()
     first = result.execution.layers[0]
     assert first.precision == "u8"
     assert any(

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from by_request import build_of, compressed_model, inspect, measure, open_model, score
 
 from optimizer.analysis.outcomes import paired_drop
 from optimizer.analysis.statistics import SAME, summarise_latency
@@ -14,10 +15,7 @@ from optimizer.data.loading import load_images
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.measurement import latency
-from optimizer.measurement.experiment import measure, score
 from optimizer.measurement.latency import Effort
-from optimizer.measurement.subject import subject
-from optimizer.measurement.variant import build_of, compressed_model, inspect
 from optimizer.model.catalogue import LoadedModel
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
@@ -185,7 +183,7 @@ def test_pruning_looks_at_the_weights_as_published(resnet: LoadedModel) -> None:
 def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
     scored = score(request(FOUR_BITS, engine="torch"))
     images = scored.images.evaluation.images
-    target = subject("fashion-resnet")
+    target = open_model("fashion-resnet")
     compressed = compress(target.module, FOUR_BITS, target.published)
     assert sum(int(w.values.count_nonzero()) for w in compressed.weights.values()) == (
         scored.inspection.size.nonzero
@@ -260,12 +258,12 @@ def test_an_earlier_measurement_that_was_noisy_is_made_again() -> None:
 
 
 def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
-    module = subject("fashion-resnet").module
+    module = open_model("fashion-resnet").module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     random, threads, numbers = torch.get_rng_state(), torch.get_num_threads(), np.random.get_state()[1].copy()
     for engine in ENGINES:
         score(request(INT8_KERNELS, engine=engine))
-    assert subject("fashion-resnet").module is module
+    assert open_model("fashion-resnet").module is module
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     assert not any(part.training for part in module.modules())
@@ -338,11 +336,11 @@ def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, en
         pytest.skip(problem)
     asked = request(followed_up, engine=engine)
     compressed = compressed_model(asked)
-    images = torch.rand(8, *subject(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(8, *open_model(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
     runner = build_of(asked)(compressed, images, 1, 1)
     with torch.inference_mode():
         expected = compressed.module(images).numpy()
     np.testing.assert_allclose(runner.score(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())
-    before = dict(subject(asked.model).module.named_parameters())
+    before = dict(open_model(asked.model).module.named_parameters())
     others = [name for name, _ in compressed.module.named_parameters() if name not in compressed.weights]
     assert any(not torch.equal(compressed.module.get_parameter(name), before[name]) for name in others)

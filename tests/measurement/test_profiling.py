@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from by_request import opened
 from factories import recipe
 from torch import nn
 
@@ -98,11 +99,11 @@ def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-
 
 @BY_ENGINE
 def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "CALLS", 3)
+    monkeypatch.setattr(profile, "CALLS", 20)
     monkeypatch.setattr(profile, "PASSES", 2)
     told: list[str] = []
     request = Request("fashion-mlp", recipe(0.5), engine, settings=Settings(threads=1, batch=2))
-    run = profile.profile(request, lambda share, words: told.append(words))
+    run = profile.profile(opened(request), request, lambda share, words: told.append(words))
     assert "profiling" in told
     assert run.removed_share == pytest.approx(0.5, abs=0.01)
     assert run.threads == 1
@@ -119,8 +120,9 @@ def test_what_can_not_be_profiled_is_said() -> None:
         match="engine mine has no profiler here: use openvino, onnxruntime, torch or compile",
     ):
         profile._profiled(silent, IMAGE, "mine")
+    request = Request("fashion-mlp", settings=Settings(threads=99))
     with pytest.raises(InputError, match="99 threads"):
-        profile.profile(Request("fashion-mlp", settings=Settings(threads=99)))
+        profile.profile(opened(request), request)
 
 
 def test_engines_and_conclusions_mean_the_same_row() -> None:

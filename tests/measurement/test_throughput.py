@@ -9,14 +9,17 @@ import pytest
 import torch
 from factories import recipe
 
-from optimizer.analysis.serving import EAGER_EVERY, Configuration, ServingRequest, comparisons
+from optimizer import work
+from optimizer.analysis.serving import EAGER_EVERY, Configuration, ServingRequest, ServingRun, comparisons
 from optimizer.compression.apply import compress
 from optimizer.engine import ENGINES
 from optimizer.engine.base import Service, one_by_one
 from optimizer.errors import InputError
 from optimizer.measurement import throughput
 from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, Effort, measure
+from optimizer.measurement.workspace import open_workspace
 from optimizer.model.layers import fold_batch_norm
+from optimizer.progress import Report
 from optimizer.recipe import Recipe
 
 SHORT = Effort(
@@ -110,13 +113,17 @@ def test_requests_are_timed_one_by_one() -> None:
     assert (taken >= 0).all()
 
 
+def serve(request: ServingRequest, report: Report) -> ServingRun:
+    return measure(open_workspace(request.model, request.data), request, report)
+
+
 def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
     told: list[str] = []
     request = ServingRequest(
         "fashion-mlp", recipe(0, 8, 8), batches=(1, 2), threads=(1, 2), streams=(1, 2), seed=1
     )
     try:
-        run = measure(request, lambda share, words: told.append(words))
+        run = serve(request, lambda share, words: told.append(words))
     except InputError as error:  # a machine of one core
         pytest.skip(str(error))
     assert [point.configuration for point in run.points] == [
@@ -137,7 +144,7 @@ def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
 
 
 def test_torch_is_its_own_baseline_and_has_no_eager_beside_it() -> None:
-    run = measure(ServingRequest("fashion-mlp", recipe(0.5), "torch", batches=(1,), threads=(1,)), quiet)
+    run = serve(ServingRequest("fashion-mlp", recipe(0.5), "torch", batches=(1,), threads=(1,)), quiet)
     assert run.points[0].eager is None
 
 
@@ -147,16 +154,16 @@ def test_an_engine_that_can_only_be_built_is_built_for_each_configuration(
     made = []
     pair = throughput.pair
 
-    def without_serve(asked, report=quiet):  # type: ignore[no-untyped-def]
+    def without_serve(workspace, asked, report=quiet):  # type: ignore[no-untyped-def]
         made.append((asked.settings.batch, asked.settings.threads))
-        found = pair(asked, report)
+        found = pair(workspace, asked, report)
         return replace(
             found, runner=replace(found.runner, serve=None), baseline=replace(found.baseline, serve=None)
         )
 
     monkeypatch.setattr(throughput, "pair", without_serve)
     request = ServingRequest("fashion-mlp", recipe(0.5), "openvino", batches=(1, 2), threads=(1,))
-    run = measure(request, quiet)
+    run = serve(request, quiet)
     assert made[1:] == [(1, 1), (2, 1)]
     assert len(run.points) == 2
     assert run.points[0].eager is not None
@@ -165,4 +172,4 @@ def test_an_engine_that_can_only_be_built_is_built_for_each_configuration(
 
 def test_a_grid_that_can_not_be_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(InputError, match="9999 threads"):
-        measure(ServingRequest("no such model", threads=(9999,)), quiet)
+        work.run("throughput", ServingRequest("no such model", threads=(9999,)), quiet)

@@ -5,44 +5,13 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markup_texts import MEANINGFUL, as_shown
 
 from pages.markup import MAX_SHOWN, plain
 
 markdown_it = pytest.importorskip("markdown_it")
 
-MEANINGFUL = [
-    *(
-        "![x](http://127.0.0.1:1/a.png)",
-        "[x](http://e.org)",
-        "<http://e.org>",
-        "<img src=x onerror=y>",
-        "&lt;",
-    ),
-    *("http://e.org", "www.e.org", "me@e.org", ":material/home:", ":red[x]", ":streamlit:", ":smile:", "$x$"),
-    *("`", "``", "*", "**", "_", "~~", "\\", "# ", "- ", "1. ", "> ", "| ", "---", "===", "    ", "\n", "\t"),
-    *(
-        "->",
-        "<-",
-        ":::",
-        "[^1]",
-        "{x}",
-        "::",
-        "a",
-        "é",
-        "2",
-        ".",
-        ")",
-        "\\:",
-    ),
-]
-"""Pieces of what Markdown, its extensions and Streamlit read as something else."""
-
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(MEANINGFUL), max_size=8).map("".join))
-
-
-def as_shown(text: str) -> str:
-    """White space as a browser shows it, without what can't be shown."""
-    return " ".join(text.split())
 
 
 @given(TEXTS)

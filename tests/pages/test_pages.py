@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import streamlit as st
+from by_request import measure
 from factories import make_result
 from PIL import Image
 from streamlit.testing.v1 import AppTest
@@ -22,7 +23,6 @@ from optimizer.analysis.labels import ENGINE_LABELS
 from optimizer.analysis.scaling import ComplexityRequest
 from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
-from optimizer.measurement.experiment import measure
 from optimizer.recipe import MAX_FINETUNE_STEPS, NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.store import keys

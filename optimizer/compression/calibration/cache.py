@@ -21,8 +21,8 @@ from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import Group, groups
 from optimizer.compression.prune.plan import Plan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
 from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments, as_rows
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import Layer, walk
+from optimizer.progress import Report, quiet
 
 
 def row_effects(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
 
 FIRST_BATCH, BATCH = 16, 4
 """Images at a time: small batches stay in the cache; the mean of the first one is what the rest is centred

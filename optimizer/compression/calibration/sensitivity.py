@@ -14,8 +14,8 @@ import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional
 
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import Layer, LayerTracer, walk
+from optimizer.progress import Report, quiet
 
 BATCH = 4
 """Images a replay: more leave the cache, and every intermediate value of theirs is kept."""

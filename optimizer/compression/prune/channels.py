@@ -19,8 +19,8 @@ from optimizer.compression.prune.plan import Plan
 from optimizer.compression.prune.readers import refitted
 from optimizer.compression.prune.widths import kept_counts
 from optimizer.errors import InputError
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 
 

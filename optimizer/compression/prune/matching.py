@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.errors import InputError
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import CONVOLUTIONS, Layer, uses
+from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 
 MATCHED_IMAGES = 32

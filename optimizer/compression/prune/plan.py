@@ -14,8 +14,8 @@ from optimizer.compression.calibration.moments import Moments, collect
 from optimizer.compression.prune.coupling import Group, groups
 from optimizer.compression.prune.ranking import Ranking, by_cost, by_magnitude
 from optimizer.errors import InputError, unknown
-from optimizer.model.catalogue import Report, quiet
 from optimizer.model.layers import CONVOLUTIONS, multiplications, walk
+from optimizer.progress import Report, quiet
 
 ORDERS = ("magnitude", "compensated")
 SENSITIVITY_IMAGES = 32

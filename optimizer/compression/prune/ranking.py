@@ -15,8 +15,8 @@ from optimizer.compression.calibration.moments import Moments, damped
 from optimizer.compression.calibration.sensitivity import divergences
 from optimizer.compression.prune.coupling import Group
 from optimizer.compression.prune.readers import refitted
-from optimizer.model.catalogue import Report
 from optimizer.model.layers import Layer, walk
+from optimizer.progress import Report
 
 REFERENCE_SHARE, REFERENCE_LOSS = 0.25, 0.03
 """A group's effect is measured with so many of its channels gone, or with so much of the variance of the

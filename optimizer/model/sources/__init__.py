@@ -15,14 +15,8 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor, nn
 
+from optimizer.progress import Report
 from optimizer.records import ModelCard
-
-Report = Callable[[float | None, str], None]
-"""Called with the share done (0 to 1, or None where it can't be told) and what is being done."""
-
-
-def quiet(share: float | None, message: str) -> None:
-    """A report that nobody reads."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from optimizer.errors import InputError
 from optimizer.model.architectures import ARCHITECTURES
-from optimizer.model.sources import LoadedModel, Report, Source
+from optimizer.model.sources import LoadedModel, Source
+from optimizer.progress import Report
 from optimizer.records import ModelCard
 from optimizer.system.paths import assets_dir
 

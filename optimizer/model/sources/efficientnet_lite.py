@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from optimizer.errors import InputError, UnavailableError
-from optimizer.model.sources import LoadedModel, Report, Source
+from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.progress import Report
 from optimizer.records import ModelCard
 
 NAME = "efficientnet-lite0"

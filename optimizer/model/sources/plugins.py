@@ -41,5 +41,5 @@ def _source(entry: EntryPoint) -> Source:
     loaded = entry.load()
     source = loaded if isinstance(loaded, Source) else loaded()
     if not isinstance(source, Source):
-        raise TypeError(f"gives {type(source).__name__}, not optimizer.model.catalogue.Source")
+        raise TypeError(f"gives {type(source).__name__}, not optimizer.model.sources.Source")
     return source

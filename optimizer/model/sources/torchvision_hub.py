@@ -18,8 +18,9 @@ import torchvision
 from torchvision.models import WeightsEnum
 
 from optimizer.errors import InputError, UnavailableError
-from optimizer.model.sources import LoadedModel, Report, Source
+from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.progress import Report
 from optimizer.records import ModelCard
 
 TIMEOUT_S = 30

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from optimizer.analysis.summary import summarise
 from optimizer.errors import WorkError
-from optimizer.measurement.accuracy import accuracy_of
 from optimizer.records import PerImage, Result, decode, encode
+from optimizer.tasks import accuracy_of
 
 BASELINE = np.array([[2.0, 0.0], [0.0, 1.0], [3.0, 1.0]], np.float32)
 VARIANT = np.array([[2.0, 1.0], [1.0, 0.0], [3.0, 1.0]], np.float32)

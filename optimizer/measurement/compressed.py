@@ -1,0 +1,234 @@
+"""What a recipe makes of a workspace's model: the compressed model, the network that it belongs to, and what
+is counted and told of it without running an image."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from optimizer.compression.anatomy import anatomy_of, sensitivities_of
+from optimizer.compression.apply import (
+    CompressedModel,
+    CompressedWeight,
+    compress,
+    compress_weights,
+    equalised_pairs,
+)
+from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, study_of
+from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune.matching import matched
+from optimizer.compression.prune.plan import Plan
+from optimizer.compression.step_time import keep_step_time
+from optimizer.engine import engine_named
+from optimizer.engine.base import Build
+from optimizer.errors import unknown
+from optimizer.measurement.size import size_of
+from optimizer.measurement.workspace import OpenModel, Workspace, once
+from optimizer.model.layers import walk
+from optimizer.progress import Report, quiet
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
+from optimizer.system.machine_lock import exclusive
+
+
+def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Inspection:
+    """Exact counts and sizes of a recipe, without scoring an image. Raises InputError.
+
+    A recipe that needs data needs the statistics of it, which take their time once.
+    """
+    model, recipe = workspace.model, _unmatched(_untuned(recipe))
+    if recipe.prune.shrinks:
+        compressed = compressed_model(workspace, recipe, report)
+        return inspection_of(model, compressed.module, compressed.weights)
+    weights = compress_weights(model.module, recipe, model.published, _needed(workspace, recipe, report))
+    return inspection_of(model, model.module, weights)
+
+
+def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Study | None:
+    return workspace.statistics(report) if recipe.needs_data else None
+
+
+def _untuned(recipe: Recipe) -> Recipe:
+    """Fine-tuning changes no count, and would be waited for."""
+    return replace(recipe, finetune_steps=0).canonical()
+
+
+def _unmatched(recipe: Recipe) -> Recipe:
+    """Nor does scaling channels, unless channels go, which a network is made anew for anyway."""
+    if recipe.prune.shrinks:
+        return recipe
+    return replace(recipe, prune=replace(recipe.prune, match=False)).canonical()
+
+
+def compressed_model(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> CompressedModel:
+    """The workspace's model after the recipe. Raises InputError."""
+    model = workspace.model
+    if _is_finetuned(recipe):
+        return _rounded(workspace, recipe, report)
+    if recipe.prune.shrinks:
+        small = shrunk(workspace, recipe.prune, report)
+        rest = replace(recipe, prune=PruneSpec())
+        return replace(compress(small, rest, study=_studied(workspace, small, rest, report)), recipe=recipe)
+    return compress(model.module, recipe, model.published, _needed(workspace, recipe, report))
+
+
+def _studied(workspace: Workspace, network: nn.Module, recipe: Recipe, report: Report) -> Study | None:
+    """Statistics of a network that is not the model any more, where the recipe needs them."""
+    if not recipe.needs_data:
+        return None
+    with exclusive(report):
+        return study_of(network, workspace.statistics_images, report)
+
+
+def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
+    """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
+    weights when channels were removed, outputs matched, or the network fine-tuned. Raises InputError."""
+    if _is_finetuned(recipe):
+        return finetuned(workspace, recipe, report).module
+    return shrunk(workspace, recipe.prune, report) if recipe.prune.shrinks else workspace.model.module
+
+
+def build_of(workspace: Workspace, recipe: Recipe, engine: str, report: Report = quiet) -> Build:
+    """What an engine prepares for the recipe. Raises InputError, UnavailableError."""
+    network = network_of(workspace, recipe, report)
+    if network is workspace.model.module:
+        return workspace.model.builder(engine)
+    return _built_for(workspace, network, engine)
+
+
+@once
+def _built_for(workspace: Workspace, network: nn.Module, engine: str) -> Build:
+    return engine_named(engine).prepare(network, workspace.model.input_shape)
+
+
+def _is_matched(recipe: Recipe) -> bool:
+    """Whether outputs are matched after pruning; a network made smaller was refitted as it was made."""
+    return recipe.matches and not recipe.prune.shrinks
+
+
+def _is_finetuned(recipe: Recipe) -> bool:
+    return recipe.finetunes or _is_matched(recipe)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A pruned network whose outputs were matched, or which was fine-tuned; the thresholds of its pruning."""
+
+    module: nn.Module
+    thresholds: dict[str, float]
+
+
+def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Finetuned:
+    """Prune, match outputs, and fine-tune what is left, whatever is rounded later. Raises InputError."""
+    layers = tuple(replace(one, weight_bits=None) for one in recipe.layers)
+    pruning = Recipe(recipe.prune, layers=layers, finetune_steps=recipe.finetune_steps)
+    return _finetuned(workspace, pruning, report=report)
+
+
+@once
+def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
+    student = compressed_model(workspace, _unmatched(_untuned(recipe)), report)
+    images, teacher = workspace.statistics_images, workspace.model.module
+    module = student.module
+    with exclusive(report):
+        if _is_matched(recipe):
+            module = matched(teacher, module, images, report=report) or module
+        if recipe.finetunes:
+            masks = {name: weight.mask for name, weight in student.weights.items()}
+            took = partial(keep_step_time, workspace.model.loaded.card.name)
+            module = fine_tuned(module, teacher, masks, images, recipe.finetune_steps, report, took)
+    return Finetuned(module, {name: weight.threshold for name, weight in student.weights.items()})
+
+
+def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
+    """What was fine-tuned, rounded on the fixed mask."""
+    pruned = finetuned(workspace, recipe, report)
+    layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
+    rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
+    made = compress(pruned.module, rest, study=_studied(workspace, pruned.module, rest, report))
+    weights = {
+        name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
+    }
+    return replace(made, recipe=recipe, weights=weights)
+
+
+def shrunk(workspace: Workspace, spec: PruneSpec, report: Report = quiet) -> nn.Module:
+    """The network without the channels that the spec removes. Raises InputError, UnavailableError."""
+    with exclusive(report):
+        return _shrunk(workspace, spec, report=report)
+
+
+@once
+def _shrunk(workspace: Workspace, spec: PruneSpec, *, report: Report) -> nn.Module:
+    known = _plan(workspace, spec.allocation == "measured", report=report)
+    return shrink(known, spec.share, multiple=spec.snap, match=spec.match, report=report).module
+
+
+@once
+def _plan(workspace: Workspace, measured: bool, *, report: Report) -> Plan:
+    """In which order channels go: with ``measured`` effects, from the calibration statistics' moments."""
+    model, images = workspace.model.module, workspace.statistics_images
+    if not measured:
+        return plan_of(model, images, "magnitude", report=report)
+    return plan_of(model, images, "compensated", workspace.statistics(report).moments, report)
+
+
+def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = quiet) -> Anatomy:
+    """One layer's weights before and after the recipe. Raises InputError for an unknown layer."""
+    model = workspace.model
+    before = {one.name: one.weight.detach() for one in walk(model.module)}
+    if layer not in before:
+        raise unknown("layer", layer, before)
+    after = compressed_model(workspace, _untuned(recipe), report).weights[layer]
+    same = torch.equal(before[layer], model.published[layer])
+    as_published = same and not recipe.prune.shrinks  # what reads channels that went was refitted
+    return anatomy_of(layer, before[layer], after, as_published)
+
+
+def sensitivities(workspace: Workspace, report: Report = quiet) -> tuple[Sensitivity, ...]:
+    """What each layer's change alone does to the outputs, in the order of the network."""
+    known = workspace.statistics(report)
+    weights = {layer.name: layer.weight.detach() for layer in walk(workspace.model.module)}
+    return sensitivities_of(weights, known)
+
+
+def coupled_sensitivities(workspace: Workspace, report: Report = quiet) -> tuple[GroupSensitivity, ...]:
+    """What changing coupled layers at once does to the outputs. Raises UnavailableError, WorkError."""
+    known, images = workspace.statistics(report), workspace.statistics_images
+    with exclusive(report):
+        return coupled(workspace.model.module, images, known, report)
+
+
+def inspection_of(model: OpenModel, module: nn.Module, weights: dict[str, CompressedWeight]) -> Inspection:
+    """Counts against the whole network's, also where ``module`` is a smaller one: what is gone is not
+    there."""
+    facts = tuple(
+        LayerFacts(
+            name=layer.name,
+            kind=layer.kind,
+            shape=tuple(layer.weight.shape),
+            elements=layer.weight.numel(),
+            nonzero=int(weights[layer.name].values.count_nonzero()),
+            threshold=weights[layer.name].threshold,
+            bits=weights[layer.name].bits,
+            macs=layer.weight.numel() * model.multiplications[layer.name],
+        )
+        for layer in walk(model.module)
+    )
+    size = replace(size_of(module, weights), elements=model.size.elements)
+    return Inspection(facts, size, model.size)
+
+
+NOTHING_TO_EQUALISE = (
+    "nothing to equalise: between no two layers is there only what keeps to scale (ReLU, pooling); clips "
+    "(ReLU6), curves (GELU) and sums don't"
+)
+
+
+def notes_on_equalisation(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
+    """What is to be said where it was asked for and there is nothing to be had by it."""
+    specs = recipe.quantize_for(layer.name for layer in walk(model))
+    asked = any(spec.equalises for spec in specs.values())
+    return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(model, specs) else ()

@@ -1,0 +1,185 @@
+"""A model and its images, opened once and passed along, with what all recipes of them share.
+
+The last ones stay open in this process, so that a new position of a slider costs only what is new in it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+import numpy as np
+from cachetools import LRUCache
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress_weights
+from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
+from optimizer.compression.calibration.cache import study_of
+from optimizer.compression.calibration.statistics import Study
+from optimizer.data.loading import Datasets, held_images
+from optimizer.data.selection import fingerprint
+from optimizer.engine import engine_named
+from optimizer.engine.base import Build
+from optimizer.errors import InputError
+from optimizer.measurement.size import size_of
+from optimizer.model.catalogue import LoadedModel, card, download, load
+from optimizer.model.layers import fold_batch_norm, multiplications, walk
+from optimizer.progress import Report, quiet
+from optimizer.recipe import Recipe
+from optimizer.records import DataSpec, Request, Size
+from optimizer.system.machine_lock import exclusive
+
+OPEN = 2
+"""Models and workspaces that stay open, and how much each keeps of a kind."""
+ACTIVATION_CALIBRATION_IMAGES = 128
+
+Kept = dict[object, LRUCache[Any, Any]]
+
+
+class Keeper(Protocol):
+    """What holds on to things that took long to make."""
+
+    @property
+    def kept(self) -> Kept: ...
+
+
+K = TypeVar("K", bound=Keeper)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def once(make: Callable[Concatenate[K, P], T]) -> Callable[Concatenate[K, P], T]:
+    """Make a thing once for the same positional arguments; its first one holds on to the last few.
+
+    Keyword arguments, such as who is told of the progress, make no difference.
+    """
+
+    @wraps(make)
+    def made_once(keeper: K, /, *arguments: P.args, **others: P.kwargs) -> T:
+        cache = keeper.kept.setdefault(make, LRUCache(OPEN))
+        if arguments not in cache:
+            cache[arguments] = make(keeper, *arguments, **others)
+        made: T = cache[arguments]
+        return made
+
+    return made_once
+
+
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A loaded model, its batch norm folded, ready for any recipe.
+
+    ``published`` are its layers' weights before folding, by name: by their magnitude weights are pruned.
+    ``multiplications`` has how often each weight of a layer is multiplied for one input, ``size`` the
+    uncompressed model's, ``notes`` what folding could not do.
+    """
+
+    loaded: LoadedModel
+    module: nn.Module
+    published: dict[str, Tensor]
+    multiplications: dict[str, int]
+    size: Size
+    notes: tuple[str, ...]
+    kept: Kept = field(init=False, default_factory=dict, repr=False)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        return self.loaded.card.input_shape
+
+    @once
+    def builder(self, engine: str) -> Build:
+        """What an engine prepares of the model, once. Raises InputError, UnavailableError."""
+        return engine_named(engine).prepare(self.module, self.input_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """An open model on one set of images, and what was found out about the two.
+
+    ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. ``given`` are
+    images that are in memory already.
+    """
+
+    model: OpenModel
+    data: DataSpec | None = None
+    files: str = ""
+    given: Datasets | None = None
+    kept: Kept = field(init=False, default_factory=dict, repr=False)
+
+    @property
+    def images(self) -> Datasets:
+        """Evaluation and calibration images, read when they are first asked for. Raises InputError."""
+        if self.given is not None:
+            return self.given
+        if self.data is None:
+            raise InputError("this needs images: give a folder, arrays or a dataset")
+        return held_images(self.model.loaded, self.data, self.files)
+
+    @property
+    def activation_images(self) -> Tensor:
+        """The calibration images ``[N, C, H, W]`` that activation ranges are read from. Raises InputError."""
+        return _first(self.images, ACTIVATION_CALIBRATION_IMAGES)
+
+    @property
+    def statistics_images(self) -> Tensor:
+        """The calibration images ``[N, C, H, W]`` that statistics are taken on. Raises InputError."""
+        return _first(self.images, STATISTICS_IMAGES)
+
+    def statistics(self, report: Report = quiet) -> Study:
+        """What the calibration images tell about each layer; read or made once. The machine lock is held
+        meanwhile. Raises InputError."""
+        with exclusive(report):
+            return self._known(report=report)
+
+    @once
+    def _known(self, *, report: Report) -> Study:
+        return study_of(self.model.module, self.statistics_images, report)
+
+
+def _first(images: Datasets, count: int) -> Tensor:
+    """Calibration images drawn over the whole set (folders come sorted by class): a shorter draw begins a
+    longer."""
+    everything = images.calibration.images
+    return everything[np.random.default_rng(0).permutation(len(everything))[:count]]
+
+
+def open_workspace(model: str, data: DataSpec | None = None, report: Report = quiet) -> Workspace:
+    """A model of the catalogue on images of a folder or the bundled ones; downloaded where it must be.
+
+    Images that changed meanwhile are opened anew. Raises InputError for an unknown model or a folder that
+    can't be used, UnavailableError for what this machine lacks.
+    """
+    files = "" if data is None else fingerprint(data)
+    report(None, "loading the model")
+    if not card(model).ready:
+        download(model, report)
+    return _opened(model, data, files)
+
+
+def workspace_of(request: Request, report: Report = quiet) -> Workspace:
+    """The workspace of a request; without images where its recipe works without. Raises as
+    :func:`open_workspace`."""
+    return open_workspace(request.model, request.data if request.recipe.needs_data else None, report)
+
+
+@lru_cache(maxsize=OPEN)
+def _opened(model: str, data: DataSpec | None, files: str) -> Workspace:
+    return Workspace(_open_model(model), data, files)
+
+
+@lru_cache(maxsize=OPEN)
+def _open_model(model: str) -> OpenModel:
+    return open_model(load(model))
+
+
+def open_model(loaded: LoadedModel) -> OpenModel:
+    """A loaded model made ready for recipes; its module is left as it was."""
+    module, notes = fold_batch_norm(loaded.module)
+    return OpenModel(
+        loaded,
+        module,
+        {layer.name: layer.weight.detach() for layer in walk(loaded.module)},
+        multiplications(module, loaded.card.input_shape),
+        size_of(module, compress_weights(module, Recipe())),
+        notes,
+    )

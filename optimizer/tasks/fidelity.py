@@ -1,0 +1,16 @@
+"""Fidelity: outputs of any shape against the uncompressed model's, where there are no labels."""
+
+import numpy as np
+
+from optimizer.records import Accuracy
+from optimizer.tasks.outputs import agreeing, compared
+
+
+def score(outputs: np.ndarray, baseline: np.ndarray, images: str = "") -> Accuracy:
+    """Outputs ``[N, ...]`` of a compressed model and of its baseline.
+
+    An example is right where it agrees with the uncompressed model
+    (:func:`optimizer.tasks.outputs.agreeing`). ``images`` is the fingerprint of which they are. Raises
+    WorkError for outputs that are infinite or not a number.
+    """
+    return compared(outputs, baseline, images, agreeing(outputs, baseline), "baseline")
