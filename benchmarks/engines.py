@@ -49,7 +49,7 @@ from optimizer.system.environment import describe, environment
 from optimizer.system.machine_lock import exclusive
 from optimizer.system.threads import thread_count
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 THREADS = 1
 SHARES = (0.0, 0.5, 0.8, 0.9, 0.95)
 NETWORKS = ("efficientnet-lite0", "resnet50", "fashion-mlp")
@@ -73,11 +73,9 @@ def network(name: str) -> tuple[nn.Module, Shape]:
         import torchvision
 
         torch.manual_seed(0)
-        model, shape = torchvision.models.resnet50(weights=None).eval(), (3, 224, 224)
-    else:
-        loaded = load(name)
-        model, shape = loaded.module, loaded.card.input_shape
-    return fold_batch_norm(model)[0], shape
+        return fold_batch_norm(torchvision.models.resnet50(weights=None))[0], (3, 224, 224)
+    loaded = load(name)
+    return fold_batch_norm(loaded.module)[0], loaded.card.input_shape
 
 
 @torch.no_grad()
@@ -140,7 +138,7 @@ def layers_of(name: str) -> Iterable[tuple[nn.Module, tuple[int, ...], int]]:
     """The layers that the kernels take as matrices, each shape once: a layer, the shape of one input, and the
     pixels of its output."""
     model, shape = network(name)
-    found: dict[tuple[int, int, int], tuple[nn.Module, tuple[int, ...], int]] = {}
+    found: dict[tuple[int, ...], tuple[nn.Module, tuple[int, ...], int]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         pixels = output[0, 0].numel()

@@ -1,3 +1,68 @@
-"""Paretoscope: how far can a model be pruned and quantized, and what does it buy on this machine?"""
+"""Paretoscope: how far can a model be pruned and quantized, and what does it buy on this machine?
+
+    import optimizer as px
+
+    result = px.measure(model, px.Recipe.of(sparsity=0.5, weight_bits=4), data=(images, labels))
+
+The verbs are documented in :mod:`optimizer.api`. Nothing heavy is imported before the first of them is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from optimizer.analysis.view import Result, Results
+    from optimizer.api import (
+        compress,
+        engines,
+        measure,
+        models,
+        plot_accuracy,
+        plot_frontier,
+        plot_latency,
+        plot_size,
+        save,
+        sweep,
+    )
+    from optimizer.errors import ParetoscopeError
+    from optimizer.recipe import Recipe
+    from optimizer.records import Settings
+
+__all__ = [
+    "ParetoscopeError",
+    "Recipe",
+    "Result",
+    "Results",
+    "Settings",
+    "compress",
+    "engines",
+    "measure",
+    "models",
+    "plot_accuracy",
+    "plot_frontier",
+    "plot_latency",
+    "plot_size",
+    "save",
+    "sweep",
+]
+
+_ELSEWHERE = {
+    "ParetoscopeError": "errors",
+    "Recipe": "recipe",
+    "Result": "analysis.view",
+    "Results": "analysis.view",
+    "Settings": "records",
+}
+"""Names that are not the API's own, and where they are."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -283,6 +283,42 @@ class Recipe:
                     f"layer {name} is overridden {times} times: give all of its settings in one override"
                 )
 
+    @classmethod
+    def of(
+        cls,
+        sparsity: float | None = None,
+        weight_bits: int | None = None,
+        activation_bits: int = 32,
+        *,
+        threshold: float | None = None,
+        average_bits: float | None = None,
+        pruning: str | None = None,
+        rounding: str | None = None,
+        finetune_steps: int = 0,
+    ) -> Self:
+        """A recipe by what is most often chosen; the methods are the dashboard's own where none is named.
+
+        ``sparsity`` is the share of weights to remove (0 to below 1); ``threshold`` in its place removes
+        ``|w| <= threshold`` by magnitude. Weights keep float32 unless ``weight_bits`` (2 to 16) or
+        ``average_bits`` (2 to 8, layer by layer) is given. ``pruning`` and ``rounding`` are methods, such as
+        ``magnitude`` and ``nearest``, which need no images. Raises InputError.
+
+        >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
+        '50 % of all weights pruned, 4-bit weights'
+        """
+        usual = NORMAL.prune if threshold is None else PruneSpec()
+        prune = replace(usual if pruning in (None, usual.method) else PruneSpec(pruning), sparsity=sparsity)
+        quantize = NORMAL.quantize if rounding in (None, NORMAL.quantize.method) else QuantizeSpec(rounding)
+        if weight_bits is not None:
+            quantize = quantize.at(weight_bits)
+        elif average_bits is not None:
+            quantize = replace(quantize, symmetric=best_grid(quantize.method, average_bits))
+        return cls(
+            replace(prune, threshold=threshold),
+            replace(quantize, average_bits=average_bits, activation_bits=activation_bits),
+            finetune_steps=finetune_steps,
+        )
+
     @property
     def identity(self) -> bool:
         """Whether the recipe leaves the model as it is (the baseline's recipe)."""

@@ -26,8 +26,8 @@ class DataSpec:
 
     ``calibration`` is a folder of its own; without it ``calibration_share`` of the images, chosen with
     ``seed``, is set aside and never evaluated on. ``class_index`` is a file that maps folder names to the
-    model's outputs. At most ``limit`` images, drawn with ``seed``, are evaluated. ``content`` is the digest of
-    images that were given in memory, which no path leads to.
+    model's outputs. At most ``limit`` images, drawn with ``seed``, are evaluated. ``content`` is the digest
+    of images that were given in memory, which no path leads to.
     """
 
     path: str | None = None
@@ -82,7 +82,7 @@ class ModelCard:
     source: str
     description: str
     parameters: int | None
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     classes: int
     published_top1: float | None = None
     download_bytes: int | None = None
@@ -188,7 +188,7 @@ class Accuracy:
     ``kl_images``, ``noise_images`` and ``signal_images`` are what ``kl`` (their mean) and ``sqnr_db`` (the
     ratio of their sums) are made of; None where nothing moved or they were not recorded yet. ``labels`` has
     the class of each image as ``uint16``; empty without labels, where each class has as many images, or where
-    they were not recorded yet. ``cosine`` is the mean cosine similarity of the outputs, ``kl`` None where those
+    they were not recorded yet. ``cosine`` is the outputs' mean cosine similarity, ``kl`` None where those
     are no logits.
     """
 

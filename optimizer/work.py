@@ -195,21 +195,40 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
 
 
 def _artifact(asked: tuple[str, Request], report: Report) -> bytes:
-    """A file of the compressed model, with the figures that were measured of it."""
+    from optimizer.measurement.workspace import workspace_of
+
+    kind, request = asked
+    return artifact(kind, request, workspace_of(request, report), Store().best(request), report)
+
+
+def artifact(
+    kind: str,
+    request: Request,
+    workspace: "Workspace | None",
+    result: Result | None,
+    report: Report = quiet,
+) -> bytes:
+    """A file of the compressed model, with the figures that were measured of it.
+
+    Without a workspace that of the request is opened. Raises what
+    :func:`optimizer.export.artifacts.write` does.
+    """
+    import torch
+
     from optimizer.export import artifacts
     from optimizer.measurement.compressed import build_of, compressed_model, network_of
     from optimizer.measurement.workspace import workspace_of
 
-    kind, request = asked
-    recipe, workspace = request.recipe, workspace_of(request, report)
+    recipe, workspace = request.recipe, workspace or workspace_of(request, report)
+    rounds = recipe.quantize.activation_bits < 32
     report(None, "compressing")
     take_away = artifacts.TakeAway(
         card=workspace.model.loaded.card,
         module=network_of(workspace, recipe, report),
         compressed=compressed_model(workspace, recipe, report),
-        calibration=workspace.activation_images,
+        calibration=workspace.activation_images if rounds else torch.empty(0, *workspace.model.input_shape),
         threads=resolve_threads(request.settings.threads),
-        result=Store().best(request),
+        result=result,
         build=build_of(workspace, recipe, "openvino", report) if kind == "openvino" else None,
     )
     report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")

@@ -14,21 +14,21 @@ PACKAGE = ROOT / "optimizer"
 
 STAGES = (
     *("errors", "formats", "progress", "recipe", "records"),
-    *("system", "model", "data", "store", "analysis"),
+    *("system", "model", "data", "tasks", "store", "analysis"),
     *("compression", "engine", "measurement", "search"),
-    *("charts", "export", "work", "cli"),
+    *("charts", "export", "work", "api", "cli"),
 )
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
     *("errors", "formats", "progress", "recipe", "records", "store", "analysis", "search", "charts"),
-    *("export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
+    *("tasks", "export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
     *("system.environment", "system.paths", "system.recent", "system.machine_lock", "system.downloads"),
     *("system.processes", "system.process_pool", "system.worker", "compression.step_time"),
 )
 """Not even inside a function."""
 
-TORCH_WHEN_CALLED = ("work", "cli")
+TORCH_WHEN_CALLED = ("work", "api", "cli")
 """Importing them is cheap; a task or a command imports what it needs."""
 
 TORCH = {"torch", "torchvision", "safetensors", "openvino", "nncf"}
@@ -58,6 +58,8 @@ def imported(tree: ast.AST, lazy: bool) -> Iterator[str]:
             assert node.module is not None
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
         elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             yield from imported(node, lazy)
 

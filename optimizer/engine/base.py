@@ -113,4 +113,4 @@ class Engine:
     name: str
     label: str
     problem: Callable[[], str | None]
-    prepare: Callable[[nn.Module, tuple[int, int, int]], Build]
+    prepare: Callable[[nn.Module, tuple[int, ...]], Build]

@@ -77,7 +77,7 @@ class Prepared:
     """A network, and the functions that were compiled of it so far."""
 
     model: nn.Module
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     compiled: dict[tuple[int, int, int, str, bool], "Compiled"] = field(default_factory=dict)
 
     def function(
@@ -113,7 +113,7 @@ class Compiled:
         return [(own[name] if name in own else self.constants[name]).detach() for name in self.names]
 
 
-def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     _keep_code_at_home()
     return partial(build, Prepared(model, input_shape))
 

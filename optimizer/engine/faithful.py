@@ -22,7 +22,7 @@ ROUNDING = 1e-4
 
 
 @torch.inference_mode()
-def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, int, int], engine: str) -> None:
+def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], engine: str) -> None:
     """Raises WorkError where a runner of other weights does not answer as ``model`` with these does."""
     changed = compress(model, OTHER_WEIGHTS)
     images = torch.randn(IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))

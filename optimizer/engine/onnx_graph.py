@@ -46,7 +46,7 @@ class Exported:
 
     model: Any
     module: nn.Module
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     dynamic: bool
     weights: Mapping[str, tuple[str, bool]]
     others: frozenset[str]
@@ -84,7 +84,7 @@ def lacking() -> str | None:
 # The float32 graph
 
 
-def export(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
+def export(module: nn.Module, shape: tuple[int, ...]) -> Exported:
     """Export ``module`` for images ``[C, H, W]``. Raises WorkError when torch can't."""
     model, dynamic = _whole_graph(module, shape)
     _strip(model)
@@ -101,7 +101,7 @@ def export(module: nn.Module, shape: tuple[int, int, int]) -> Exported:
     return Exported(model, module, shape, dynamic, weights, others, running)
 
 
-def _whole_graph(module: nn.Module, shape: tuple[int, int, int]) -> tuple[Any, bool]:
+def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
     """The graph in float32, and whether it takes any number of images. Raises WorkError."""
     try:
         model = _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},))

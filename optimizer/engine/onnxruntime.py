@@ -57,7 +57,7 @@ MULTIPLYING = INTEGER_KERNELS | {
 BLOCKED = "com.microsoft.nchwc"
 
 
-def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """Export once, and build from the exported graph. Raises WorkError when torch can't."""
     try:
         from_graph = partial(build, export(model, input_shape))

@@ -54,7 +54,7 @@ def problem() -> str | None:
     return None
 
 
-def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """Convert once, and build from the converted graph. Raises WorkError where OpenVINO can't."""
     from_graph = partial(build, convert(model, input_shape))
     check_follows(from_graph, model, input_shape, "OpenVINO")

@@ -41,10 +41,10 @@ class Converted:
     graph: Any
     operations: dict[str, tuple[str, ...]]
     additions: dict[str, str]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
 
 
-def convert(model: nn.Module, input_shape: tuple[int, int, int]) -> Converted:
+def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
     import openvino
 

@@ -271,7 +271,7 @@ def problem() -> str | None:
     return None
 
 
-def prepare(model: nn.Module, input_shape: tuple[int, int, int]) -> Build:
+def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """A network is traced once for each batch; recipes differ in the weights."""
     traced = cache(lambda batch: trace(model, (batch, *input_shape)))
 

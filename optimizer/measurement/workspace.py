@@ -83,7 +83,7 @@ class OpenModel:
     kept: Kept = field(init=False, default_factory=dict, repr=False)
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
+    def input_shape(self) -> tuple[int, ...]:
         return self.loaded.card.input_shape
 
     @once
@@ -159,7 +159,9 @@ def open_workspace(model: str, data: DataSpec | None = None, report: Report = qu
 def workspace_of(request: Request, report: Report = quiet) -> Workspace:
     """The workspace of a request; without images where its recipe works without. Raises as
     :func:`open_workspace`."""
-    return open_workspace(request.model, request.data if request.recipe.needs_data else None, report)
+    recipe = request.recipe
+    needed = recipe.needs_data or recipe.quantize.activation_bits < 32
+    return open_workspace(request.model, request.data if needed else None, report)
 
 
 @lru_cache(maxsize=OPEN)

@@ -53,7 +53,7 @@ def compared(
     broken = int((~finite.reshape(len(outputs), -1)).any(1).sum())
     if broken:
         raise WorkError(
-            f"{broken:,} of {len(outputs):,} images give outputs that are not finite, so there is no accuracy: "
+            f"{broken:,} of {len(outputs):,} images give outputs that are not finite, so nothing is scored: "
             "compress less, or keep 32 bits where 16 overflow"
         )
     noise, signal = powers(outputs, baseline)

@@ -112,7 +112,7 @@ layers = st.lists(
 )
 
 
-def tied_costs(drawn: list[tuple[int, int, int]]) -> dict[str, Tensor]:
+def tied_costs(drawn: list[tuple[int, ...]]) -> dict[str, Tensor]:
     """Of four values only, so that most tie."""
     return {
         str(index): torch.randint(0, 4, (out, columns), generator=torch.Generator().manual_seed(seed)).float()
@@ -121,7 +121,7 @@ def tied_costs(drawn: list[tuple[int, int, int]]) -> dict[str, Tensor]:
 
 
 @given(layers, st.floats(0, 1))
-def test_the_total_is_met_and_no_layer_is_emptied(drawn: list[tuple[int, int, int]], sparsity: float) -> None:
+def test_the_total_is_met_and_no_layer_is_emptied(drawn: list[tuple[int, ...]], sparsity: float) -> None:
     costs = tied_costs(drawn)
     total = sum(one.numel() for one in costs.values())
     if round(sparsity * total) > total - len(costs):
@@ -136,7 +136,7 @@ def test_the_total_is_met_and_no_layer_is_emptied(drawn: list[tuple[int, int, in
 @settings(max_examples=40)
 @given(layers, st.floats(0, 0.6), st.sampled_from(["1x4", "4x4", "16x1"]))
 def test_blocks_meet_the_total_within_one_of_them(
-    drawn: list[tuple[int, int, int]], sparsity: float, name: str
+    drawn: list[tuple[int, ...]], sparsity: float, name: str
 ) -> None:
     costs, pattern = tied_costs(drawn), PATTERNS[name]
     wanted = round(sparsity * sum(one.numel() for one in costs.values()))
@@ -150,7 +150,7 @@ def test_blocks_meet_the_total_within_one_of_them(
 
 @given(layers, st.floats(0, 0.5), st.floats(0, 0.2))
 def test_more_sparsity_takes_more_of_every_layer(
-    drawn: list[tuple[int, int, int]], sparsity: float, more: float
+    drawn: list[tuple[int, ...]], sparsity: float, more: float
 ) -> None:
     costs = {
         name: torch.cat([one, torch.full((1, one.shape[1]), 9.0)]) for name, one in tied_costs(drawn).items()

@@ -149,7 +149,7 @@ def test_a_depthwise_convolution_is_torchs(
 
 @pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
 def test_a_large_plane_is_computed_in_bands(
-    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, uneven: bool
+    library: kernels.Kernels, plane: tuple[int, ...], kernel: int, stride: int, uneven: bool
 ) -> None:
     height, width, stem = plane
     padding = 0 if uneven else kernel // 2
@@ -169,7 +169,7 @@ def test_a_large_plane_is_computed_in_bands(
     plane=[(96, 56, 56), (33, 97, 131), (24, 112, 112)], kernel=[3, 5], stride=[1, 2], residual=[False, True]
 )
 def test_a_band_goes_on_to_the_projection(
-    library: kernels.Kernels, plane: tuple[int, int, int], kernel: int, stride: int, residual: bool
+    library: kernels.Kernels, plane: tuple[int, ...], kernel: int, stride: int, residual: bool
 ) -> None:
     """An inverted residual whose depthwise outputs are never in memory as a whole."""
     channels, height, width = plane

@@ -431,7 +431,7 @@ def test_an_installed_package_adds_models(install: Install, attribute: str) -> N
         ("import package_that_is_not_there", "ModuleNotFoundError"),
         ("raise SystemError('broken')", "SystemError: broken"),
         ("", "AttributeError"),
-        ("def source(): return 3", r"gives int, not optimizer\.models\.Source"),
+        ("def source(): return 3", r"gives int, not optimizer\.model\.sources\.Source"),
         ("def source(path): return path", "TypeError"),
         (
             PLUGIN.replace('return {"mean": CARD}', "raise KeyError('gone')"),

@@ -39,7 +39,7 @@ def write_onnx(take_away: TakeAway) -> bytes:
     return zipped(take_away, {"model.onnx": content}, loading, tuple(_onnx_notes(take_away, graph, folded)))
 
 
-def _batch_of(shape: tuple[int, int, int], dynamic: bool) -> str:
+def _batch_of(shape: tuple[int, ...], dynamic: bool) -> str:
     return f"[{'N' if dynamic else 1}, {', '.join(map(str, shape))}]"
 
 

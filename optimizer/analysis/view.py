@@ -1,0 +1,184 @@
+"""A result as one reads it in a notebook: figures with their intervals, in words and as a table."""
+
+import html
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import pandas as pd
+
+from optimizer.analysis.frame import frame
+from optimizer.analysis.labels import engine_label
+from optimizer.analysis.metrics import METRICS, metric
+from optimizer.analysis.summary import Measure, Summary, summarise
+from optimizer.records import Request
+from optimizer.records import Result as Record
+
+ROWS = ("accuracy", "drop", "file_size", "latency", "latency_ratio")
+"""Metrics that a result shows of itself."""
+COLUMNS = (
+    *("sparsity", "weight_bits", "accuracy_percent", "drop_points", "file_bytes"),
+    *("latency_ratio", "latency_ratio_low", "latency_ratio_high", "frontier"),
+)
+"""Columns of :func:`optimizer.analysis.frame.frame` that results show of themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyFigures:
+    """Accuracy in percent, and what was lost in points; each has ``value``, ``low``, ``high``, ``baseline``.
+
+    ``reference`` is ``labels``, or ``baseline`` where without labels "right" means as the uncompressed model
+    answers. ``verdict`` says whether a difference was shown.
+    """
+
+    value: Measure
+    drop: Measure
+    agreement: Measure
+    sqnr: Measure
+    reference: str
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyFigures:
+    """Nanoseconds a call, and the ratio to the uncompressed model on the same engine. ``noise`` has the
+    reasons, in words, why the times are not to be trusted."""
+
+    median: Measure
+    ratio: Measure
+    p95: Measure
+    verdict: str
+    noise: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeFigures:
+    """Bytes: of the file, packed to its bits, through zstd, and in memory where that was measured."""
+
+    file: Measure
+    packed: Measure
+    compressed: Measure
+    memory: Measure
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What was measured of one recipe. ``record`` has the raw samples, as they are stored; ``workspace`` is
+    what they were measured on, for :func:`optimizer.save`."""
+
+    record: Record
+    workspace: Any = field(default=None, repr=False)
+
+    @property
+    def summary(self) -> Summary:
+        return summarise(self.record)
+
+    @property
+    def request(self) -> Request:
+        return self.record.request
+
+    @property
+    def accuracy(self) -> AccuracyFigures:
+        found = self.summary
+        value, drop, agreement, sqnr = self._measures("accuracy", "drop", "agreement", "sqnr")
+        return AccuracyFigures(value, drop, agreement, sqnr, found.reference, str(found.drop.verdict))
+
+    @property
+    def latency(self) -> LatencyFigures:
+        found = self.summary
+        median, ratio, p95 = self._measures("latency", "latency_ratio", "latency_p95")
+        return LatencyFigures(median, ratio, p95, str(found.latency.verdict), found.noise)
+
+    @property
+    def size(self) -> SizeFigures:
+        return SizeFigures(*self._measures("file_size", "packed_size", "compressed_size", "memory"))
+
+    def _measures(self, *names: str) -> list[Measure]:
+        return [self.summary.measures[name] for name in names]
+
+    def __repr__(self) -> str:
+        rows = self._rows()
+        width = max(len(label) for label, *_ in rows)
+        lines = [f"  {label:<{width}}  {value}{before}" for label, value, before in rows]
+        notes = [f"  {badge.name}: {badge.words}" for badge in self.summary.badges]
+        return "\n".join((self._title(), *lines, *notes))
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td><td>{html.escape(before)}</td></tr>"
+            for label, value, before in self._rows()
+        )
+        badges = "; ".join(
+            f"<b>{badge.name}</b>: {html.escape(badge.words)}" for badge in self.summary.badges
+        )
+        return f"<p>{html.escape(self._title())}</p><table>{rows}</table><p>{badges}</p>"
+
+    def _title(self) -> str:
+        found = self.summary
+        engine = engine_label(found.request.engine)
+        return f"{found.request.model}: {found.description}, on {engine}, {found.served}, {found.images}"
+
+    def _rows(self) -> list[tuple[str, str, str]]:
+        """Label, value with its interval, and the uncompressed model's."""
+        found = self.summary
+        return [
+            (METRICS[name].label, found.text(name), _before(name, found.measures[name].baseline))
+            for name in ROWS
+        ]
+
+
+def _before(name: str, baseline: float | None) -> str:
+    if baseline is None or name in ("drop", "latency_ratio"):
+        return ""
+    return f", uncompressed {metric(name).format(baseline)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A recipe that could not be measured, and why."""
+
+    request: Request
+    message: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Results(Sequence[Result]):
+    """What a sweep measured, in its order, and the recipes that failed."""
+
+    results: tuple[Result, ...]
+    failed: tuple[Failed, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> Result: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Results": ...
+    def __getitem__(self, index: int | slice) -> "Result | Results":
+        return Results(self.results[index], self.failed) if isinstance(index, slice) else self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[Result]:
+        return iter(self.results)
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(result.record for result in self.results)
+
+    def frame(self) -> pd.DataFrame:
+        """One row a result, with every figure and its interval (:func:`optimizer.analysis.frame.frame`)."""
+        return frame(self.records)
+
+    def __repr__(self) -> str:
+        return "\n".join((self._shown().to_string(), *map(_failure, self.failed)))
+
+    def _repr_html_(self) -> str:
+        failures = "".join(f"<p>{html.escape(_failure(one))}</p>" for one in self.failed)
+        return f"{self._shown().to_html()}{failures}"
+
+    def _shown(self) -> pd.DataFrame:
+        return self.frame()[list(COLUMNS)].round(4)
+
+
+def _failure(failed: Failed) -> str:
+    return f"not measured: {failed.request.recipe.describe()}: {failed.message}"

@@ -1,0 +1,388 @@
+"""The package from a notebook or a script: one verb a line, on a model of one's own or of the catalogue.
+
+Every function takes as ``model`` a name that :func:`models` lists, or a ``torch.nn.Module`` that answers one
+tensor ``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied and never changed. It is
+known by a digest of its code and weights: the same ones are measured once, retrained ones anew.
+
+``data`` is a folder of photographs (one subfolder a class, or none), a pair ``(images, labels)`` or images
+alone as arrays or tensors (floats, after the model's preprocessing), or a ``torch.utils.data.Dataset``.
+Without labels the figures are agreement with the uncompressed model. ``calibration`` gives images for
+calibration; without it some of ``data`` are set aside.
+
+Results are kept in the same store and under the same keys as those of page and command line.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache
+from rich.console import Console
+from rich.progress import Progress
+
+from optimizer import work
+from optimizer.analysis.view import Failed, Result, Results
+from optimizer.errors import InputError, UnavailableError, WorkError, unknown
+from optimizer.progress import Report
+from optimizer.recipe import Recipe
+from optimizer.records import DataSpec, ModelCard, Request, Settings
+from optimizer.search.sweep import Failure, grid
+from optimizer.search.sweep import sweep as each
+from optimizer.store.results import Store
+from optimizer.system.process_pool import Pool
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+    from torch import nn
+
+    from optimizer.data.loading import Datasets
+    from optimizer.measurement.workspace import OpenModel, Workspace
+
+TARGET = "optimizer.api:_measured_apart"
+SAVED_AS = {".onnx": "onnx", ".safetensors": "safetensors", ".xml": "openvino"}
+"""Formats by the extension of the file."""
+POLL_SECONDS = 0.1
+
+
+def measure(
+    model: "str | nn.Module",
+    recipe: Recipe | None = None,
+    data: Any = None,
+    *,
+    calibration: Any = None,
+    input_shape: Sequence[int] | None = None,
+    example_input: Any = None,
+    engine: str = "openvino",
+    settings: Settings | None = None,
+    isolated: bool = False,
+    progress: bool = True,
+) -> Result:
+    """Accuracy, size and latency of a recipe, against the uncompressed model on the same engine.
+
+    ``recipe`` is that of :meth:`Recipe.of`; without one the uncompressed model is measured. Without ``data``
+    a model of the catalogue takes the images that come with it. ``input_shape`` is that of one example
+    (``[C, H, W]``), needed where neither ``data`` nor ``example_input`` ``[N, C, H, W]`` tells it.
+    ``settings`` say threads, batch, and ``quick=False`` for the long measurement with memory, cold start and
+    percentiles.
+
+    Timing happens in this process by default: a script or notebook that waits for the result is as quiet as a
+    process of its own (the machine lock is held, the garbage collector is off), and any module can be
+    measured. Where other threads of yours work, ``isolated=True`` takes a fresh process; the module's class
+    must be importable there. Its parameters are many because it is the whole of what can be asked.
+
+    Raises InputError for what can't be measured and what to do about it, UnavailableError for what this
+    machine lacks, WorkError where a model or engine fails.
+
+    >>> result = measure("fashion-mlp", Recipe.of(sparsity=0.5, weight_bits=8), progress=False)
+    >>> round(result.accuracy.drop.value) < 5
+    True
+    """
+    asked = settings or Settings()
+    with _told(progress) as report:
+        if isolated:
+            given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
+            return Result(_measure_apart(given, report))
+        workspace, request = _opened(
+            model, data, calibration, _example_shape(input_shape, example_input), report
+        )
+        request = replace(
+            request, recipe=(recipe or Recipe()).canonical(), engine=_known(engine), settings=asked
+        )
+        return Result(work.load_or_measure(request, Store(), report, workspace), workspace)
+
+
+def sweep(
+    model: "str | nn.Module",
+    sparsities: Sequence[float] = (0.0, 0.5, 0.7, 0.8),
+    weight_bits: Sequence[int] = (32, 8, 4),
+    data: Any = None,
+    *,
+    recipe: Recipe | None = None,
+    calibration: Any = None,
+    input_shape: Sequence[int] | None = None,
+    example_input: Any = None,
+    engine: str = "openvino",
+    settings: Settings | None = None,
+    progress: bool = True,
+) -> Results:
+    """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
+
+    A recipe that fails is told in ``failed`` and the rest go on. The parameters are those of
+    :func:`measure`. Raises InputError for an empty or impossible grid, and as :func:`measure` does for the
+    model and data.
+
+    >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
+    >>> [result.request.recipe.prune.share for result in results]
+    [0.0, 0.5]
+    """
+    with _told(progress) as report:
+        workspace, request = _opened(
+            model, data, calibration, _example_shape(input_shape, example_input), report
+        )
+        base = replace(
+            request,
+            recipe=recipe or Recipe.of(),
+            engine=_known(engine),
+            settings=settings or Settings(),
+        )
+        requests, store = grid(base, sparsities, weight_bits), Store()
+        found: list[Result] = []
+        failed: list[Failed] = []
+        outcomes = each(requests, lambda one: work.load_or_measure(one, store, workspace=workspace))
+        for number, outcome in enumerate(outcomes, 1):
+            report(
+                number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
+            )
+            if isinstance(outcome, Failure):
+                failed.append(Failed(outcome.request, outcome.message))
+            else:
+                found.append(Result(outcome, workspace))
+        return Results(tuple(found), tuple(failed))
+
+
+def compress(
+    model: "str | nn.Module",
+    recipe: Recipe,
+    *,
+    calibration: Any = None,
+    input_shape: Sequence[int] | None = None,
+    example_input: Any = None,
+    progress: bool = True,
+) -> "nn.Module":
+    """The model after the recipe, as a torch module in evaluation mode, its batch norm folded.
+
+    ``calibration`` are images ``[N, C, H, W]``, a Dataset or a folder, for a recipe that works from them.
+    Raises InputError, UnavailableError, WorkError.
+
+    >>> module = compress("fashion-mlp", Recipe.of(threshold=0.05), progress=False)
+    >>> module.training
+    False
+    """
+    from optimizer.measurement.compressed import compressed_model
+
+    with _told(progress) as report:
+        shape = _example_shape(input_shape, example_input)
+        opened, _ = _opened(model, None, calibration, shape, report, needs_data=recipe.needs_data)
+        return compressed_model(opened, recipe.canonical(), report).module
+
+
+def save(result: Result, path: str | PathLike[str], format: str | None = None) -> Path:
+    """Write the compressed model of a result; gives the path.
+
+    By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
+    also holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
+    ``openvino``. Raises InputError for another extension or format or a folder that is not there,
+    UnavailableError where a package is missing or the disk is full, WorkError for a model that can't be
+    converted.
+    """
+    import io
+    import zipfile
+
+    from optimizer.export.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE
+
+    target = Path(path)
+    kind = format or SAVED_AS.get(target.suffix, "safetensors" if target.suffix == ".zip" else "")
+    if kind not in ARTIFACTS:
+        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *SAVED_AS, ".zip"])
+    content = work.artifact(kind, result.request, result.workspace, result.record)
+    try:
+        if target.suffix == ".zip":
+            target.write_bytes(content)
+            return target
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = [name for name in archive.namelist() if name not in (CARD_FILE, RECIPE_FILE)]
+            for name in files:
+                suffix = target.suffix if len(files) == 1 else Path(name).suffix
+                target.with_suffix(suffix).write_bytes(archive.read(name))
+    except OSError as error:
+        raise UnavailableError(f"can't write {target}: {error}. Give a folder that is there") from error
+    return target
+
+
+def models() -> dict[str, ModelCard]:
+    """Every model of the catalogue by name, and what is known of it."""
+    from optimizer.model.catalogue import catalogue
+
+    return catalogue()
+
+
+def engines() -> dict[str, str]:
+    """Every engine by name: why it can't run here, or nothing where it can."""
+    from optimizer.engine import ENGINES
+
+    return {name: engine.problem() or "" for name, engine in ENGINES.items()}
+
+
+def plot_accuracy(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+    """Accuracy against sparsity, one line a bit width, as a Plotly figure."""
+    from optimizer.charts import accuracy_info, figure
+
+    return figure(accuracy_info(_records(results)), dark)
+
+
+def plot_latency(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+    """Latency against sparsity, as a ratio to the uncompressed model, as a Plotly figure."""
+    from optimizer.charts import figure, latency_info
+
+    return figure(latency_info(_records(results)), dark)
+
+
+def plot_size(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+    """Size against weight bits, as a Plotly figure."""
+    from optimizer.charts import figure, size_info
+
+    return figure(size_info(_records(results)), dark)
+
+
+def plot_frontier(
+    results: "Sequence[Result]", cost: str = "compressed_size", loss: str = "drop", dark: bool = False
+) -> "go.Figure":
+    """What accuracy is paid for a cost: the Pareto-optimal results joined, as a Plotly figure.
+
+    ``cost`` and ``loss`` are metrics such as ``latency_ratio`` or ``file_size``. Raises InputError for an
+    unknown one.
+    """
+    from optimizer.charts import figure, frontier_info
+
+    return figure(frontier_info(_records(results), cost=cost, loss=loss), dark)
+
+
+# Inside
+
+
+def _records(results: "Sequence[Result]") -> list[Any]:
+    return [result.record for result in results]
+
+
+def _known(engine: str) -> str:
+    """Its name. Raises InputError for an unknown engine before anything is loaded."""
+    from optimizer.engine import engine_named
+
+    return engine_named(engine).name
+
+
+@contextmanager
+def _told(progress: bool) -> Iterator[Report]:
+    """A line that says what is being done, on the error stream or in the notebook, gone when it is done."""
+    console = Console(stderr=True)
+    shown = progress and (console.is_terminal or console.is_jupyter)
+    with Progress(console=console, transient=True, disable=not shown) as line:
+        task = line.add_task("", total=None)
+
+        def report(share: float | None, message: str) -> None:
+            line.update(task, description=message, total=None if share is None else 1, completed=share or 0)
+
+        yield report
+
+
+_workspaces: "LRUCache[object, Workspace]" = LRUCache(2)
+"""Of modules of one's own: the last ones stay open, with what was found out about them."""
+
+
+def _opened(
+    model: "str | nn.Module",
+    data: Any,
+    calibration: Any,
+    input_shape: Sequence[int] | None,
+    report: Report,
+    needs_data: bool = True,
+) -> "tuple[Workspace, Request]":
+    """The workspace of a model and data, and a request that names them."""
+    from optimizer.data import memory
+    from optimizer.data.selection import fingerprint
+    from optimizer.measurement.workspace import Workspace, open_workspace
+
+    images = _in_memory(data, calibration, report)
+    spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
+    if isinstance(model, str) and images is None:
+        return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
+    if isinstance(model, str):
+        opened = open_workspace(model, None, report).model
+    else:
+        if needs_data and data is None and calibration is None:
+            raise InputError("a model of your own needs images: give data, or calibration to compress it")
+        opened = _open_own(model, input_shape or _shape_of(images), data)
+    if images is not None:
+        memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
+    name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
+    made = Workspace(opened, spec if needs_data else None, files, images)
+    return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+
+
+def _in_memory(data: Any, calibration: Any, report: Report) -> "Datasets | None":
+    """Images that were given in memory; None for folders and for nothing. Raises InputError for a mixture."""
+    from optimizer.data import memory
+
+    given = [one for one in (data, calibration) if one is not None]
+    paths = [isinstance(one, str | PathLike) for one in given]
+    if all(paths):
+        return None
+    if any(paths):
+        raise InputError("data and calibration are either both folders or both in memory")
+    if data is None:
+        return memory.for_calibration(calibration, report)
+    return memory.in_memory(data, calibration, report)
+
+
+def _folders(data: Any, calibration: Any) -> DataSpec:
+    """Of a folder for calibration alone a share calibrates."""
+    folder, other = (calibration, None) if data is None else (data, calibration)
+    return DataSpec(None if folder is None else str(folder), None if other is None else str(other))
+
+
+def _shape_of(images: "Datasets | None") -> Sequence[int]:
+    if images is None:
+        raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
+    return images.calibration.images.shape[1:]
+
+
+def _open_own(module: "nn.Module", input_shape: Sequence[int], data: Any) -> "OpenModel":
+    """A module of one's own, or what is open already for the same weights. A folder's classes are numbered in
+    alphabetical order, as ``torchvision.datasets.ImageFolder`` does."""
+    from optimizer.data.folders import list_folder
+    from optimizer.measurement.workspace import open_model
+    from optimizer.model.own import own_model
+
+    classes = list_folder(str(data)).classes if isinstance(data, str | PathLike) else ()
+    loaded = own_model(module, input_shape, classes)
+    known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
+    return next(known, None) or open_model(loaded)
+
+
+def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:
+    """``[C, H, W]`` of an example ``[N, C, H, W]``, or as it was given."""
+    return input_shape if example_input is None else tuple(example_input.shape[1:])
+
+
+def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
+    """Measured by a process of its own, which is gone afterwards."""
+    pool = Pool(TARGET, lanes=("measure",))
+    try:
+        job = pool.submit("measure", "measure", given, "measure")
+        while not job.over:
+            report(job.progress, job.message)
+            pool.wait(job, POLL_SECONDS)
+    finally:
+        pool.close()
+    if job.state != "done":
+        raise WorkError(job.error or "the measurement was cancelled")
+    return job.result
+
+
+def _measured_apart(task: str, given: tuple[Any, ...], report: Callable[..., None]) -> Any:
+    """What the worker of :func:`_measure_apart` runs."""
+    model, recipe, data, calibration, shape, example, engine, settings = given
+    return measure(
+        model,
+        recipe,
+        data,
+        calibration=calibration,
+        input_shape=shape,
+        example_input=example,
+        engine=engine,
+        settings=settings,
+        progress=False,
+    ).record

@@ -1,0 +1,141 @@
+"""Images given in memory: arrays, tensors, or a dataset, in the place of a folder."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from optimizer.data.classes import ClassMapping
+from optimizer.data.loading import Datasets, Images
+from optimizer.data.selection import CALIBRATION_LIMIT
+from optimizer.errors import InputError
+from optimizer.formats import count
+from optimizer.progress import Report, quiet
+from optimizer.records import DataSpec
+
+Given = Any
+"""Images ``[N, ...]`` as an array or tensor, a pair of them and labels ``[N]``, or a ``Dataset``."""
+PAIR = 2
+
+
+def in_memory(data: Given, calibration: Given = None, report: Report = quiet) -> Datasets:
+    """Evaluation images with their labels, if they have any, and calibration images.
+
+    Without ``calibration`` a fifth of the images, up to 512, is drawn and set aside for it. Of a dataset at
+    most 10,000 examples are read, in its order. Raises InputError for no example, images that are no floats
+    or differ in shape, and labels that are not one whole number an image.
+    """
+    images, labels, notes = _read(data, report)
+    if calibration is not None:
+        return Datasets(
+            Images(images, labels), Images(_read(calibration, report)[0], None), notes, ClassMapping()
+        )
+    usual = DataSpec()
+    aside = min(CALIBRATION_LIMIT, max(1, round(usual.calibration_share * len(images))))
+    if aside == len(images):
+        raise InputError(
+            "a single image can't both be evaluated and calibrate: give more, or calibration=images"
+        )
+    order = torch.from_numpy(np.random.default_rng(usual.seed).permutation(len(images)))
+    kept, others = order[aside:], order[:aside]
+    return Datasets(
+        Images(images[kept], None if labels is None else labels[kept]),
+        Images(images[others], None),
+        (*notes, f"{count(aside, 'image')} of those that were given set aside for calibration"),
+        ClassMapping(),
+    )
+
+
+def for_calibration(images: Given, report: Report = quiet) -> Datasets:
+    """Calibration images alone: nothing is evaluated on."""
+    read = _read(images, report)[0]
+    return Datasets(Images(read[:0], None), Images(read, None), (), ClassMapping())
+
+
+def check_shape(datasets: Datasets, input_shape: tuple[int, ...], model: str) -> None:
+    """Raises InputError for images that are not what the model takes."""
+    for images in (datasets.evaluation.images, datasets.calibration.images):
+        if tuple(images.shape[1:]) != input_shape:
+            raise InputError(
+                f"images of shape {list(images.shape[1:])} don't fit {model}, which takes "
+                f"{list(input_shape)}: preprocess them as the model wants it"
+            )
+
+
+def content(datasets: Datasets) -> str:
+    """A digest of all images and labels."""
+    digest = hashlib.sha256()
+    for tensor in (datasets.evaluation.images, datasets.evaluation.labels, datasets.calibration.images):
+        if tensor is not None:
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()[:20]
+
+
+def _read(data: Given, report: Report) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
+    notes: tuple[str, ...] = ()
+    if isinstance(data, Dataset):
+        images, labels, notes = _of_dataset(data, report)
+    elif isinstance(data, tuple | list) and len(data) == PAIR:
+        images, labels = data
+    else:
+        images, labels = data, None
+    return (found := _images(images)), _labels(labels, len(found)), notes
+
+
+def _images(images: Any) -> Tensor:
+    try:
+        found = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{type(images).__name__} is no set of images: give a folder, an array or tensor [N, C, H, W], a "
+            "pair (images, labels), or a torch Dataset"
+        ) from error
+    if not len(found.shape) or not len(found):
+        raise InputError("there is no image in it: give at least 2, or 1 with calibration=images")
+    if not found.is_floating_point():
+        raise InputError(
+            f"images are {found.dtype}: give them as the model takes them, floats after its preprocessing"
+        )
+    return found.detach().cpu().float().contiguous()
+
+
+def _labels(labels: Any, images: int) -> Tensor | None:
+    if labels is None:
+        return None
+    found = torch.as_tensor(np.asarray(labels))
+    if found.ndim != 1 or len(found) != images or found.is_floating_point():
+        raise InputError(
+            f"labels of shape {list(found.shape)} and type {found.dtype} don't fit {count(images, 'image')}: "
+            "give one whole number an image, the index of the model's output that is right"
+        )
+    return found.long()
+
+
+def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, Sequence[int] | None, tuple[str, ...]]:
+    limit = DataSpec().limit
+    length = len(data) if hasattr(data, "__len__") else limit
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for number in range(min(length, limit)):
+        if number % 100 == 0:
+            report(number / min(length, limit), f"reading the dataset: {number:,} of {length:,}")
+        try:
+            example = data[number]
+        except (IndexError, StopIteration):
+            break
+        image, *rest = example if isinstance(example, tuple | list) else (example,)
+        images.append(torch.as_tensor(image))
+        labels += [int(one) for one in rest[:1]]
+    if not images:
+        raise InputError("the dataset has no example: give one of length 2 or more")
+    if len({image.shape for image in images}) > 1:
+        raise InputError(
+            f"the dataset's images differ in shape ({list(images[0].shape)} and others): resize them to one"
+        )
+    notes = (f"the first {limit:,} of {length:,} examples are used",) if length > limit else ()
+    return torch.stack(images), labels if len(labels) == len(images) else None, notes

@@ -1,0 +1,155 @@
+"""A module of one's own as a model: checked, copied, and named by its architecture and weights."""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights
+
+from optimizer.errors import InputError
+from optimizer.model.layers import walk
+from optimizer.model.sources import LoadedModel
+from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.records import ModelCard
+
+CROP_SHARE = 0.875
+"""Of a photograph's shorter side, what ImageNet's usual preprocessing keeps."""
+NAME_DIGITS = 10
+
+
+def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[str] = ()) -> LoadedModel:
+    """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
+
+    ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``. The name holds a digest
+    of code and weights (:func:`content`), so that retrained weights are another model. Files of photographs
+    are preprocessed as is usual for ImageNet. Raises InputError for a module that can't be copied, has
+    weights that are not finite, nothing to compress, or does not answer a batch of one input tensor with one
+    tensor of floats in evaluation mode.
+    """
+    shape = tuple(int(side) for side in input_shape)
+    if not shape or min(shape) < 1:
+        raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
+    taken = _copied(module)
+    for name, tensor in taken.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{name} has values that are not finite: load whole weights into the model")
+    if not any(walk(taken)):
+        raise InputError(
+            f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
+        )
+    outputs = _answer(taken, shape)
+    names = class_names() if outputs.shape[1:] == (1000,) else tuple(sorted(classes))
+    if len(names) != outputs.shape[1]:  # which output a folder is for is not known
+        names = ()
+    card = ModelCard(
+        name=f"{_kind(module)}-{content(taken)[:NAME_DIGITS]}",
+        source="your own",
+        description=f"{_kind(module)}, a module of your own",
+        parameters=sum(parameter.numel() for parameter in taken.parameters()),
+        input_shape=shape,
+        classes=int(outputs[0].numel()),
+    )
+    ids = wordnet_ids() if names == class_names() else ()
+    return LoadedModel(card, taken, _photograph_preset(shape), names, ids)
+
+
+def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:
+    """ImageNet's usual preprocessing at the size of ``[3, H, W]``."""
+    if len(shape) == 3 and shape[0] == 3:
+        preset: Callable[[Image.Image], Tensor] = ResNet18_Weights.IMAGENET1K_V1.transforms(
+            crop_size=list(shape[1:]), resize_size=round(min(shape[1:]) / CROP_SHARE)
+        )
+        return preset
+
+    def refuse(image: Image.Image) -> Tensor:
+        raise InputError(
+            f"how files become inputs of shape {list(shape)} is not known: give arrays or a dataset"
+        )
+
+    return refuse
+
+
+def content(module: nn.Module) -> str:
+    """A digest of what a module computes: classes, the code of their ``forward``, settings, and weights."""
+    digest = hashlib.sha256()
+    for path, part in module.named_modules():
+        kind = type(part)
+        code = getattr(kind.forward, "__code__", None)
+        digest.update(f"{path} {kind.__qualname__} {part.extra_repr()}".encode())
+        if code is not None and not kind.__module__.startswith("torch."):
+            digest.update(code.co_code + repr(code.co_consts).encode())
+        plain = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN)}
+        digest.update(repr(sorted(plain.items())).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+PLAIN = (bool, int, float, str, tuple)
+"""Kinds of attributes that are settings of a module."""
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"{type(module).__name__} is no model: give a torch.nn.Module, or a name of px.models()"
+        )
+    try:
+        taken = copy.deepcopy(module)
+    except Exception as error:  # what a module holds may refuse to be copied in ways of its own
+        raise InputError(
+            f"{_kind(module)} can't be copied ({error}): its parameters must be leaf tensors"
+        ) from error
+    taken = taken.cpu().float().eval().requires_grad_(False)
+    for part in taken.modules():  # they would call back into what is not copied
+        for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks):
+            hooks.clear()
+    return taken
+
+
+def _kind(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _answer(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """What it gives for two inputs: one tensor ``[2, ...]`` of floats. Raises InputError."""
+    needed = [
+        name
+        for name, one in inspect.signature(module.forward).parameters.items()
+        if one.default is one.empty
+        and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    if len(needed) > 1:
+        raise InputError(
+            f"{_kind(module)} needs {len(needed)} inputs ({', '.join(needed)}): wrap it in a module whose "
+            "forward takes one tensor"
+        )
+    state = torch.get_rng_state()
+    try:
+        with torch.inference_mode():
+            outputs = module(torch.zeros(2, *shape))
+    except Exception as error:  # a model's own code: anything may come out of it
+        raise InputError(
+            f"{_kind(module)} fails in evaluation mode on inputs of shape {[2, *shape]}: {_first_line(error)}"
+            ". Give the shape that it takes with input_shape, or an example_input"
+        ) from error
+    finally:
+        torch.set_rng_state(state)
+    if not isinstance(outputs, Tensor) or not outputs.is_floating_point() or outputs.ndim < 2:
+        what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise InputError(
+            f"{_kind(module)} gives {what}, not one tensor of floats with a row for each input: wrap it in a "
+            "module that gives its logits [N, K]"
+        )
+    if len(outputs) != 2:
+        raise InputError(f"{_kind(module)} gives {len(outputs)} rows for 2 inputs: it must give one for each")
+    return outputs.clone()
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
