@@ -19,7 +19,9 @@ from optimizer.recipe import (
     MAX_FINETUNE_STEPS,
     MAX_JSON_BYTES,
     MAX_OVERRIDES,
+    NORMAL,
     PATTERNS,
+    PRESETS,
     PRUNING,
     RANGES,
     ROUNDING,
@@ -30,6 +32,7 @@ from optimizer.recipe import (
     QuantizeSpec,
     Recipe,
 )
+from optimizer.records import DataSpec, Request, Settings, digest
 
 ways = {
     "method": st.sampled_from([method for method in PRUNING if method != "channels"]),
@@ -494,3 +497,103 @@ def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> Non
 def test_bad_budgets_are_refused(data: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("made", "own", "canonical"),
+    [
+        (Recipe(), "aa6b96c65ff2e6a29b66", "b3c70103c6db1eb43972"),
+        (Recipe(PruneSpec(sparsity=0.5)), "a475457c92b613062a24", "168d9187181def5f32c8"),
+        (
+            Recipe(PruneSpec(threshold=0.03, allocation="uniform")),
+            "a8134e5cec8b88389c0c",
+            "16b339789cc4134821bf",
+        ),
+        (
+            Recipe(
+                PruneSpec("compensated", 0.6, allocation="measured", effort="best"),
+                QuantizeSpec("compensated", 4, symmetric=False, range="mse"),
+            ),
+            "6b109b5b68cee8990a65",
+            "c806c568fcf7b6828c6f",
+        ),
+        (
+            Recipe(PruneSpec("compensated", pattern="2:4", allocation="measured", match=True, snap=8)),
+            "3625c8cf453c36ee74ff",
+            "de520758fe1bd66da70c",
+        ),
+        (
+            Recipe(PruneSpec(sparsity=0.5, effort="best", snap=16, match=True, pattern="4x4")),
+            "9f81ed7b08f36dcdd9b4",
+            "b276cd1f5b5a1e638d59",
+        ),
+        (
+            Recipe(PruneSpec("channels", 0.3, allocation="normalised", effort="best", snap=8)),
+            "cca272fe10a5ea02876d",
+            "8ce07058547920e475a6",
+        ),
+        (
+            Recipe(PruneSpec("channels", 0.3, allocation="measured", match=True)),
+            "c8475e52a12cdf393b5e",
+            "2b7e72b8d0cc6b78e913",
+        ),
+        (
+            Recipe(PruneSpec("channels"), layers=(Override("a", 0.5, 4, "magnitude", "compensated"),)),
+            "15ae82926fab2501d7c6",
+            "2851c61b3482a6ef5cbf",
+        ),
+        (
+            Recipe(
+                PruneSpec("compensated", 0.4, match=True),
+                layers=(Override("a", pruning="magnitude"), Override("b", rounding="nearest", weight_bits=8)),
+            ),
+            "12dbb83fc41a87a54e41",
+            "219111abeec7cfa6c623",
+        ),
+        (
+            Recipe(
+                quantize=QuantizeSpec("nearest", 8, activation_bits=8, equalise=True, granularity="tensor")
+            ),
+            "097925867e6ffcbd6c6c",
+            "4f8a7f62b5e1b86c86bf",
+        ),
+        (
+            Recipe(quantize=QuantizeSpec("compensated", 6, equalise=True, symmetric=False)),
+            "586b4bc14c2a20f0eaf5",
+            "ff383a55435f68396c21",
+        ),
+        (
+            Recipe(
+                quantize=QuantizeSpec(
+                    "compensated", average_bits=3.5, range="percentile", granularity="group"
+                )
+            ),
+            "606b278acf98ad85f4d9",
+            "fddfaa9841fb64e19751",
+        ),
+        (
+            Recipe(
+                PruneSpec(sparsity=0.2),
+                QuantizeSpec("compensated", 16, granularity="group", equalise=True, precision="bf16"),
+                finetune_steps=100,
+            ),
+            "47e6073677a8685f6bb0",
+            "687387cd586e4ee6012d",
+        ),
+        (
+            Recipe(PruneSpec("compensated"), QuantizeSpec("compensated"), finetune_steps=100),
+            "db7b8fdbf121adb11294",
+            "b3c70103c6db1eb43972",
+        ),
+    ],
+)
+def test_digests_are_those_that_stored_results_were_filed_under(
+    made: Recipe, own: str, canonical: str
+) -> None:
+    assert digest(made) == own
+    assert digest(Request("m", made.canonical(), "sparse", DataSpec("/x"), Settings(2))) == canonical
+
+
+def test_presets_are_those_that_stored_searches_tried() -> None:
+    assert digest([preset.candidates for preset in PRESETS.values()]) == "084ad79e5771fc6404ab"
+    assert digest(NORMAL) == "5f1f27edc1a161ada15f"
