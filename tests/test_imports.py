@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
 STAGES = (
-    *("errors", "formats", "recipe", "records"),
+    *("errors", "formats", "methods", "recipe", "records"),
     *("system", "model", "data", "store", "analysis"),
     *("compression", "engine", "measurement", "search"),
     *("charts", "export", "work", "cli"),
@@ -21,7 +21,7 @@ STAGES = (
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
-    *("errors", "formats", "recipe", "records", "store", "analysis", "search", "charts"),
+    *("errors", "formats", "methods", "recipe", "records", "store", "analysis", "search", "charts"),
     *("export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
     *("system.environment", "system.paths", "system.recent", "system.machine_lock", "system.downloads"),
     *("system.processes", "system.process_pool", "system.worker", "compression.step_time"),

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from optimizer import errors, recipe
 from optimizer.errors import InputError
+from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
@@ -22,9 +24,7 @@ from optimizer.recipe import (
     NORMAL,
     PATTERNS,
     PRESETS,
-    PRUNING,
     RANGES,
-    ROUNDING,
     SNAPS,
     WEIGHT_BITS,
     Override,
@@ -35,7 +35,7 @@ from optimizer.recipe import (
 from optimizer.records import DataSpec, Request, Settings, digest
 
 ways = {
-    "method": st.sampled_from([method for method in PRUNING if method != "channels"]),
+    "method": st.sampled_from([name for name, pruner in PRUNERS.items() if not pruner.shrinks]),
     "allocation": st.sampled_from(ALLOCATIONS),
     "effort": st.sampled_from(EFFORTS),
     "match": st.booleans(),
@@ -49,7 +49,7 @@ sparsities = st.builds(
 thresholds = st.builds(PruneSpec, threshold=st.floats(0, allow_infinity=False, allow_nan=False), **ways)
 fixed = st.builds(PruneSpec, pattern=st.sampled_from(["2:4", "4:8"]), **ways)
 grids = {
-    "method": st.sampled_from(ROUNDING),
+    "method": st.sampled_from(list(QUANTIZERS)),
     "activation_bits": st.sampled_from(ACTIVATION_BITS),
     "granularity": st.sampled_from(GRANULARITIES),
     "symmetric": st.booleans(),
@@ -66,7 +66,7 @@ overrides = st.lists(
         sparsity=st.none() | st.floats(0, 1, exclude_max=True),
         weight_bits=st.none() | st.sampled_from(WEIGHT_BITS),
         pruning=st.none() | st.sampled_from(["magnitude", "compensated"]),
-        rounding=st.none() | st.sampled_from(ROUNDING),
+        rounding=st.none() | st.sampled_from(list(QUANTIZERS)),
     ),
     max_size=3,
     unique_by=lambda override: override.layer,
@@ -430,7 +430,9 @@ NUMBERS = st.sampled_from([-1, 0, 0.0, 1, 2, 7, 8, 16, 32, 0.5, 0.999, 1e308, 10
 
 def _fields(kind: type, **own: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     names = [field.name for field in dataclasses.fields(kind)]
-    known = st.sampled_from([*PRUNING, *ALLOCATIONS, *PATTERNS, *EFFORTS, *ROUNDING, *GRANULARITIES, *RANGES])
+    known = st.sampled_from(
+        [*PRUNERS, *ALLOCATIONS, *PATTERNS, *EFFORTS, *QUANTIZERS, *GRANULARITIES, *RANGES]
+    )
     value = NUMBERS | known | JSON
     return st.fixed_dictionaries({}, optional={name: own.get(name, value) for name in names})
 
@@ -466,7 +468,7 @@ def test_recipes_are_frozen() -> None:
         Recipe().prune = PruneSpec()  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("module", [recipe, errors])
+@pytest.mark.parametrize("module", [recipe.recipe, errors])
 def test_examples_in_the_docstrings(module: object) -> None:
     results = doctest.testmod(module)  # type: ignore[arg-type]
     assert results.attempted

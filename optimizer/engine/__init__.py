@@ -1,23 +1,19 @@
-"""What executes a model. One file an engine, and the dict that names them."""
+"""What executes a model. One file an engine, and an entry in :mod:`optimizer.methods.engines`."""
 
-from optimizer.engine import compile, onnxruntime, openvino, sparse, torch
 from optimizer.engine.base import Engine, Runner
 from optimizer.errors import UnavailableError, unknown
-
-ENGINES: dict[str, Engine] = {
-    engine.name: engine
-    for engine in (openvino.ENGINE, onnxruntime.ENGINE, sparse.ENGINE, compile.ENGINE, torch.ENGINE)
-}
+from optimizer.methods.engines import ENGINES
 
 
 def engine_named(name: str) -> Engine:
     """The engine, ready to run. Raises InputError for an unknown name, UnavailableError when it can't run."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
-    problem = ENGINES[name].problem()
+    engine: Engine = ENGINES[name].load()
+    problem = engine.problem()
     if problem:
         raise UnavailableError(f"engine {name} can't run here: {problem}")
-    return ENGINES[name]
+    return engine
 
 
-__all__ = ["ENGINES", "Engine", "Runner", "engine_named"]
+__all__ = ["Engine", "Runner", "engine_named"]
