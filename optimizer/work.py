@@ -12,7 +12,7 @@ from optimizer.analysis.serving import ServingRequest
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
 from optimizer.methods import plugins
-from optimizer.methods.engines import ENGINES, EngineInfo
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
@@ -93,9 +93,10 @@ def _warm(request: Request | None, report: Report) -> None:
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
+    from optimizer.engine import problem_of
     from optimizer.model import catalogue
 
-    engines = {name: _problem(entry) for name, entry in ENGINES.items()}
+    engines = {name: problem_of(name) for name in ENGINES}
     run = {name: ENGINES[name].load() for name, problem in engines.items() if not problem}
     return Catalogue(
         catalogue.catalogue(),
@@ -103,13 +104,6 @@ def _catalogue(request: None, report: Report) -> Catalogue:
         engines,
         {name: lacking for name, engine in run.items() if (lacking := engine.lacking())},
     )
-
-
-def _problem(entry: EngineInfo) -> str:
-    try:
-        return entry.load().problem() or ""
-    except Exception as error:  # of a plugin: whatever it raises, the other engines stay
-        return f"its code fails: {type(error).__name__}: {error}"
 
 
 def _download(model: str, report: Report) -> str:

@@ -17,6 +17,8 @@ REGISTRIES: dict[type, dict[str, Any]] = {
     QuantizerInfo: QUANTIZERS,
     EngineInfo: ENGINES,
 }
+packages: dict[str, str] = {}
+"""By the name of a method that a plugin added: the package and its version."""
 problems: list[str] = []
 """In words, each plugin that is left out."""
 
@@ -36,3 +38,4 @@ def _add(point: EntryPoint) -> None:
         raise TypeError(f"gives {type(entry).__name__}, not a PrunerInfo, QuantizerInfo or EngineInfo")
     if REGISTRIES[type(entry)].setdefault(entry.name, entry) is not entry:
         raise ValueError(f"another method is called {entry.name}")
+    packages[entry.name] = f"{point.dist.name} {point.dist.version}" if point.dist else point.value

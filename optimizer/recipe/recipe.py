@@ -121,7 +121,8 @@ class Recipe:
                 activation_bits=quantize.activation_bits,
                 precision=quantize.precision,
             )
-        unread = {name for name in ("granularity", "range") if name not in quantize.quantizer.options}
+        read = set[str]().union(*(spec.quantizer.options for spec in self.quantize_specs))
+        unread = {"granularity", "range"} - read
         quantize = replace(quantize, **{name: QUANTIZE_OPTIONS[name].default for name in unread})
         equalise = any(spec.equalises for spec in self.quantize_specs)
         quantize = replace(quantize, equalise=equalise)
