@@ -235,7 +235,7 @@ def test_a_stored_result_of_a_method_that_is_gone_is_passed_over(
     assert len(store.results()) == 2
 
 
-def test_the_page_offers_and_measures_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Beside a folder named pages, AppTest takes its second run for one of a bare page: see test_pages.
     monkeypatch.setattr(
         AppTest,
@@ -245,19 +245,20 @@ def test_the_page_offers_and_measures_them(home: Path, monkeypatch: pytest.Monke
     )
     st.cache_resource.clear()
     try:
-        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60).run()
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        for key, value in {"engine": "Toy runtime", "method": "Stripes", "sparsity": "50"}.items():
+            page.query_params[key] = value  # a link has labels
+        page.run()
         method, engine = page.selectbox(key="method"), page.selectbox(key="engine")
         assert method.options == ["Compensated", "Magnitude", "Threshold", "Channels", "Stripes"]
         assert "Stripes: of every hundred weights the first go." in method.help
         assert "Toy runtime" in engine.options
         assert "- **Toy runtime**: only a toy" in engine.help
-        engine.set_value("toy")
-        method.set_value("stripes").run()
+        assert (method.value, engine.value) == ("stripes", "toy")
         assert page.selectbox(key="stripes_allocation").options == ["the same in each layer"]
         assert page.button_group(key="stripes_rounding").value == "towards-zero"
         assert not [one for one in page.selectbox if one.key in ("pattern", "towards-zero_range")]
         assert not [one for one in page.toggle if one.key in ("match", "equalise")]
-        page.slider(key="sparsity").set_value(50).run()
         deadline = time.monotonic() + DEADLINE_SECONDS
         while any(metric.value == "–" for metric in page.metric):
             assert time.monotonic() < deadline, [metric.value for metric in page.metric]
