@@ -26,6 +26,7 @@ from rich.progress import Progress
 from optimizer import work
 from optimizer.analysis.view import Failed, Result, Results
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
+from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
@@ -211,9 +212,9 @@ def models() -> dict[str, ModelCard]:
 
 def engines() -> dict[str, str]:
     """Every engine by name: why it can't run here, or nothing where it can."""
-    from optimizer.engine import ENGINES
+    from optimizer.engine import problem_of
 
-    return {name: engine.problem() or "" for name, engine in ENGINES.items()}
+    return {name: problem_of(name) for name in ENGINES}
 
 
 def plot_accuracy(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
@@ -261,7 +262,8 @@ def _known(engine: str) -> str:
     """Its name. Raises InputError for an unknown engine before anything is loaded."""
     from optimizer.engine import engine_named
 
-    return engine_named(engine).name
+    engine_named(engine)
+    return engine
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from optimizer.errors import InputError
+from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
 
 T = TypeVar("T")
@@ -69,7 +70,7 @@ class Request:
 
     model: str
     recipe: Recipe = field(default_factory=Recipe)
-    engine: str = "openvino"
+    engine: str = DEFAULT_ENGINE
     data: DataSpec = field(default_factory=DataSpec)
     settings: Settings = field(default_factory=Settings)
 

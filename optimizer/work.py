@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
+from optimizer.methods import plugins
+from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
@@ -42,14 +44,14 @@ MAX_STEP_SECONDS = 10.0
 class Catalogue:
     """Every model that can be picked, and in words what could not be listed.
 
-    ``engines``: for each engine by name why it can't run here, or nothing; ``fallback``: what the sparse
-    engine lacks here, or nothing.
+    ``engines``: for each engine by name why it can't run here, or nothing; ``lacking``: why something else
+    takes the place of its kernels here, of those where it does.
     """
 
     cards: dict[str, ModelCard]
     problems: tuple[str, ...]
     engines: dict[str, str]
-    fallback: str
+    lacking: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,17 @@ def _warm(request: Request | None, report: Report) -> None:
 
 
 def _catalogue(request: None, report: Report) -> Catalogue:
-    from optimizer.engine import ENGINES, kernels
+    from optimizer.engine import problem_of
     from optimizer.model import catalogue
 
-    engines = {name: engine.problem() or "" for name, engine in ENGINES.items()}
-    return Catalogue(catalogue.catalogue(), catalogue.problems(), engines, kernels.problem() or "")
+    engines = {name: problem_of(name) for name in ENGINES}
+    run = {name: ENGINES[name].load() for name, problem in engines.items() if not problem}
+    return Catalogue(
+        catalogue.catalogue(),
+        (*catalogue.problems(), *plugins.problems),
+        engines,
+        {name: lacking for name, engine in run.items() if (lacking := engine.lacking())},
+    )
 
 
 def _download(model: str, report: Report) -> str:

@@ -1,20 +1,20 @@
 """Controls of Explore that stand for a recipe: drawn, read, and set to one. (Not a page.)"""
 
 from dataclasses import replace
+from typing import Any
 
 import streamlit as st
 
 from optimizer.compression.step_time import step_time
+from optimizer.methods.entries import Option
+from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS, PrunerInfo
+from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
 from optimizer.recipe import (
     ACTIVATION_BITS,
-    EFFORTS,
-    GRANULARITIES,
     MAX_FINETUNE_STEPS,
     NORMAL,
-    PATTERNS,
     PRECISIONS,
-    ROUNDING,
-    SNAPS,
+    RANGES,
     WEIGHT_BITS,
     PruneSpec,
     QuantizeSpec,
@@ -27,19 +27,10 @@ from pages import address, consent
 MAX_THRESHOLD = 0.5
 MAX_PERCENT = 99
 """Of the slider for sparsity."""
-METHODS = {
-    "compensated": "Compensated",
-    "magnitude": "Magnitude",
-    "threshold": "Threshold",
-    "channels": "Channels",
-}
-ALLOCATION_WORDS = {
-    "measured": "by measured effect",
-    "global": "by magnitude",
-    "normalised": "by relative magnitude",
-    "uniform": "the same in each layer",
-}
-RANGE_WORDS = {"mse": "least squares", "absmax": "largest |w|", "percentile": "99.9th percentile"}
+PLAIN = PruneSpec().method
+THRESHOLD = "threshold"
+"""On this page a method of its own: the plain one, given a magnitude in place of a sparsity."""
+MAX_BUTTONS = 3
 GRIDS = ("automatic", "symmetric", "asymmetric")
 
 
@@ -49,13 +40,10 @@ def drawn(model: str) -> Recipe:
     with mode:
         method = st.selectbox(
             "Method",
-            list(METHODS),
+            list(methods()),
             **address.in_address("method"),
-            format_func=METHODS.__getitem__,
-            help="Compensated: calibration images tell which weights matter, and those that stay make up for "
-            "those that go. Magnitude: the smallest weights go; no images needed. Threshold: all with "
-            "|w| ≤ t go. Channels: whole channels go, and a smaller network that runs faster everywhere is "
-            "left. Compensated and Channels also round so that later weights make up for earlier ones.",
+            format_func=lambda method: methods()[method][0],
+            help=_methods_words(),
         )
     with more, st.popover("More"):
         pruning, rounding, steps = _more(method, model)
@@ -91,7 +79,7 @@ def drawn(model: str) -> Recipe:
 def stand_for(recipe: Recipe) -> tuple[str, ...]:
     """Sets every control as it must stand for ``recipe``, or as near as it can, and says where it can't."""
     prune, quantize = recipe.prune, recipe.quantize
-    method = "threshold" if prune.threshold is not None else prune.method
+    method = THRESHOLD if prune.threshold is not None else prune.method
     bits, percent = round(quantize.bits), min(round(100 * (prune.sparsity or 0)), MAX_PERCENT)
     threshold = min(prune.threshold or 0.0, MAX_THRESHOLD)
     possible = quantize.precision in precisions(environment())
@@ -146,17 +134,38 @@ def as_set(recipe: Recipe) -> Recipe:
     )
 
 
-def allocations(method: str) -> list[str]:
+def methods() -> dict[str, tuple[str, str]]:
+    """Ways of pruning, each with its label and what it does: the usual first, a threshold after the plain."""
+    found = {NORMAL.prune.method: ("", "")}  # keeps the first place
+    for name, pruner in PRUNERS.items():
+        found[name] = pruner.label, pruner.help
+        if name == PLAIN:
+            found[THRESHOLD] = "Threshold", "all with |w| ≤ t go."
+    return found
+
+
+def _methods_words() -> str:
+    usual = NORMAL.quantize.method
+    label = {pruner.name: pruner.label for pruner in PRUNERS.values() if pruner.rounding == usual}
+    *others, last = (label[name] for name in methods() if name in label)
+    rounding = f"{', '.join(others)} and {last}" if others else last
+    words = " ".join(f"{label}: {does}" for label, does in methods().values())
+    return f"{words} {rounding} also round so that later weights make up for earlier ones."
+
+
+def pruner_of(method: str) -> PrunerInfo:
+    return PRUNERS[PLAIN if method == THRESHOLD else method]
+
+
+def allocations(method: str) -> tuple[str, ...]:
     """The ways of sharing a sparsity out over the layers that a method knows."""
-    if method == "threshold":
-        return []
-    return ["measured", "uniform"] if method == "channels" else list(ALLOCATION_WORDS)
+    return () if method == THRESHOLD else pruner_of(method).allocations
 
 
 def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
     """The spec with how much it is to prune."""
     fixed = pruning.fixed_sparsity is not None
-    if method == "threshold":
+    if method == THRESHOLD:
         threshold = st.slider(
             "Threshold",
             0.0,
@@ -168,8 +177,9 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
             help="Every weight of at most this magnitude is set to zero.",
         )
         return replace(pruning, threshold=threshold or None)
+    shrinks = pruner_of(method).shrinks
     percent = st.slider(
-        "Channels removed" if method == "channels" else "Sparsity",
+        "Channels removed" if shrinks else "Sparsity",
         0,
         MAX_PERCENT,
         0,
@@ -177,7 +187,7 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
         **address.in_address("sparsity"),
         disabled=fixed,
         help="The share of channels that go, of those that can."
-        if method == "channels"
+        if shrinks
         else "The share of weights that is set to zero. An N:M pattern fixes it.",
     )
     return replace(pruning, sparsity=None if fixed else percent / 100 or None)
@@ -186,53 +196,23 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
 def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
     """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
     mixed."""
-    pattern, allocation, effort, snap, match = "unstructured", "global", "fast", 1, False
+    pruner = pruner_of(method)
     st.markdown("**Pruning**")
-    if method == "threshold":
+    pruning = {}
+    if method == THRESHOLD:
         st.caption("A threshold leaves nothing to choose.")
-    else:
-        ways = allocations(method)
-        allocation = st.selectbox(
-            "Shared out over the layers",
-            ways,
-            index=ways.index("global" if method == "magnitude" else "measured"),
+    elif pruner.allocations:
+        allocation = PRUNE_OPTIONS["allocation"]
+        pruning["allocation"] = st.selectbox(
+            allocation.label,
+            pruner.allocations,
+            index=pruner.allocations.index(pruner.allocation),
             **address.in_address(f"{method}_allocation"),
-            format_func=ALLOCATION_WORDS.__getitem__,
+            format_func=allocation.choices.__getitem__,
         )
-    if method == "channels":
-        snap = st.segmented_control(
-            "Channels left are a multiple of",
-            SNAPS,
-            default=1,
-            required=True,
-            **address.in_address("snap"),
-            help="One channel past a multiple of 16 can cost more time than it saves.",
-        )
-    elif method != "threshold":
-        pattern = st.selectbox(
-            "Pattern",
-            PATTERNS,
-            **address.in_address("pattern"),
-            help="N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Blocks are "
-            "outputs × inputs that go together.",
-        )
-    if method == "compensated":
-        effort = st.segmented_control(
-            "Effort",
-            EFFORTS,
-            default="fast",
-            required=True,
-            **address.in_address("effort"),
-            format_func=str.capitalize,
-            help="Best searches longer for which weights to keep: several times the seconds.",
-        )
-    else:
-        match = st.toggle(
-            "Match outputs to the whole network's",
-            **address.in_address("match"),
-            help="On calibration images, each channel gets the mean and variance back that it had: what "
-            "taking batch norm's statistics anew does. Kept only where it brings the answers closer.",
-        )
+    for name in pruner.options:
+        if name != "pattern" or method != THRESHOLD:
+            pruning[name] = _option(name, PRUNE_OPTIONS[name])
     steps = st.number_input(
         "Fine-tuning steps",
         0,
@@ -245,28 +225,25 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         f"the best so far is kept. {_step_words(model)} 0 does none.",
     )
     st.markdown("**Rounding**")
-    by_method = "nearest" if method in ("magnitude", "threshold") else "compensated"
     rounding = st.segmented_control(
         "Weights are rounded",
-        ROUNDING,
-        default=by_method,
+        list(QUANTIZERS),
+        default=pruner.rounding,
         required=True,
         **address.in_address(f"{method}_rounding"),
-        format_func={"nearest": "to nearest", "compensated": "compensated"}.__getitem__,
+        format_func=lambda rounding: QUANTIZERS[rounding].label,
+        help=" ".join(f"{one.label.capitalize()}: {one.help}" for one in QUANTIZERS.values()),
     )
+    quantizer = QUANTIZERS[rounding]
+    quantizing = {}
     mixed = st.toggle(
         "Widths differ by layer",
         **address.in_address("mixed"),
         help="The slider is then the average: layers that matter more get more bits, 2 to 8.",
     )
-    granularity = st.segmented_control(
-        "One grid",
-        GRANULARITIES,
-        default="channel",
-        required=True,
-        **address.in_address("granularity"),
-        format_func="a {}".format,
-    )
+    if "granularity" in quantizer.options:
+        quantizing["granularity"] = _option("granularity", QUANTIZE_OPTIONS["granularity"])
+    asymmetric = [one for one in QUANTIZERS.values() if one.asymmetric_below]
     st.segmented_control(
         "Grid",
         GRIDS,
@@ -274,41 +251,40 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         required=True,
         **address.in_address("grid"),
         format_func=str.capitalize,
-        help="Asymmetric grids have a zero point. Automatic takes one below 8 bits when compensated.",
+        help="Asymmetric grids have a zero point. Automatic takes one "
+        + " or ".join(f"below {one.asymmetric_below} bits when {one.label}" for one in asymmetric)
+        + ".",
     )
-    range_ = st.selectbox(
-        "Range of a grid",
-        list(RANGE_WORDS),
-        index=0 if rounding == "compensated" else 1,
-        **address.in_address(f"{rounding}_range"),
-        format_func=RANGE_WORDS.__getitem__,
-    )
+    if "range" in quantizer.options:
+        ranges = sorted(RANGES, key=lambda name: name != NORMAL.quantize.range)
+        quantizing["range"] = st.selectbox(
+            QUANTIZE_OPTIONS["range"].label,
+            ranges,
+            index=ranges.index(quantizer.range),
+            **address.in_address(f"{rounding}_range"),
+            format_func=QUANTIZE_OPTIONS["range"].choices.__getitem__,
+        )
     precision = _precision()
-    equalise = rounding == "nearest" and st.toggle(
-        "Equalise channels across layers",
-        **address.in_address("equalise"),
-        help="A channel gets one range in the layer that makes it and the one that reads it, where only ReLU "
-        "or pooling stands between; of most use with one grid a tensor.",
-    )
+    if "equalise" in quantizer.options:
+        quantizing["equalise"] = _option("equalise", QUANTIZE_OPTIONS["equalise"])
     return (
-        PruneSpec(
-            "magnitude" if method == "threshold" else method,
-            allocation=allocation,
-            pattern=pattern,
-            effort=effort,
-            snap=snap,
-            match=match,
-        ),
-        QuantizeSpec(
-            rounding,
-            average_bits=8 if mixed else None,
-            granularity=granularity,
-            range=range_,
-            equalise=equalise,
-            precision=precision,
-        ),
+        PruneSpec(pruner.name, **pruning),
+        QuantizeSpec(rounding, average_bits=8 if mixed else None, precision=precision, **quantizing),
         int(steps),
     )
+
+
+def _option(key: str, option: Option) -> Any:
+    """A switch for yes or no, buttons for few choices, a menu for many."""
+    values, label = list(option.choices), option.choices.__getitem__
+    kept = {**address.in_address(key), "help": option.help or None}
+    if values == [False, True]:
+        return st.toggle(option.label, **kept)
+    if len(values) <= MAX_BUTTONS:
+        return st.segmented_control(
+            option.label, values, default=option.default, required=True, format_func=label, **kept
+        )
+    return st.selectbox(option.label, values, values.index(option.default), format_func=label, **kept)
 
 
 def _step_words(model: str) -> str:

@@ -10,10 +10,11 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import coverage, serving
 from optimizer.analysis.coverage import Coverage
-from optimizer.analysis.serving import STREAMING, ServingRequest, ServingRun
+from optimizer.analysis.serving import ServingRequest, ServingRun
 from optimizer.analysis.summary import summarise
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, count
+from optimizer.methods.engines import engine_info
 from optimizer.recipe import Override, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.system.process_pool import Job
@@ -121,7 +122,8 @@ def serve(request: Request) -> None:
 def controls(request: Request) -> tuple[ServingRequest, float | None]:
     counts = sidebar.thread_counts()
     cores = counts[-1]
-    streaming = request.engine in STREAMING
+    able = [engine.label for engine in serving.streaming_engines().values()]
+    streaming = engine_info(request.engine).streams
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
         threads = pills(
@@ -133,7 +135,8 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
             counts if streaming else [1],
             [1],
             "Requests worked on at once, each with its share of the threads. More of them answer more "
-            "images a second, and each one later. Only OpenVINO has them here.",
+            f"images a second, and each one later. Only {' and '.join(able)} {'have' if able[1:] else 'has'} "
+            "them here.",
         )
         limit = st.number_input(
             "Latency limit, ms",

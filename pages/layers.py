@@ -9,7 +9,9 @@ from optimizer import charts
 from optimizer.analysis.headline import group_rows, layer_rows, overrides_of
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING
-from optimizer.recipe import PRUNING, ROUNDING, WEIGHT_BITS, Override, Recipe
+from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import QUANTIZERS
+from optimizer.recipe import WEIGHT_BITS, Override, Recipe
 from optimizer.records import Anatomy, Inspection, Request, Settings
 from optimizer.store.keys import request_key
 from optimizer.system.process_pool import Job
@@ -22,9 +24,6 @@ STACKED = """
 .st-key-layer-charts [data-testid="stColumn"] { min-width: min(27rem, 100%); }
 """
 """Charts narrower than that come one below the other."""
-
-OWN_PRUNING = tuple(method for method in PRUNING if method != "channels")
-"""Channels go from layers that belong together, not from one."""
 
 
 def main() -> None:
@@ -153,8 +152,10 @@ def edit(request: Request, inspection: Inspection) -> None:
                 format="%.4g %%", min_value=0, max_value=99, help="The share of its weights to remove"
             ),
             "own bits": st.column_config.SelectboxColumn(options=list(WEIGHT_BITS)),
-            "own pruning": st.column_config.SelectboxColumn(options=list(OWN_PRUNING)),
-            "own rounding": st.column_config.SelectboxColumn(options=list(ROUNDING)),
+            "own pruning": st.column_config.SelectboxColumn(
+                options=[name for name, pruner in PRUNERS.items() if pruner.per_layer]
+            ),
+            "own rounding": st.column_config.SelectboxColumn(options=list(QUANTIZERS)),
         },
     )
     with tasks.errors_in_words():

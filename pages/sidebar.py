@@ -7,9 +7,9 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from optimizer.analysis.labels import ENGINE_LABELS
 from optimizer.data.folders import allowed_roots, check_allowed, image_folders
 from optimizer.formats import format_bytes
+from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.records import DataSpec, ModelCard, Settings
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
@@ -18,15 +18,6 @@ from pages.address import in_address
 from pages.consent import by_hand
 from pages.markup import plain
 from pages.tasks import FIRST_MODEL, finished, pool
-
-ENGINE_WORDS = {
-    "openvino": "int8 where weights and activations have 8 bits; zeros take as long",
-    "onnxruntime": "int8 by its own kernels; zeros take as long",
-    "sparse": "skips zeros, layer by layer where that is faster; float32",
-    "compile": "kernels compiled for this network, in up to a minute; int8 only simulated",
-    "torch": "the reference; int8 only simulated; zeros take as long",
-}
-"""What is special about each engine, in one short phrase."""
 
 BUNDLED = "bundled test images"
 
@@ -125,21 +116,21 @@ def describe_card(card: ModelCard) -> str:
 
 def _choose_engine(found: Catalogue) -> str:
     """Only an engine that runs here can be chosen; why the others can't is told."""
-    possible = [name for name in ENGINE_LABELS if not found.engines[name]]
+    possible = [name for name in ENGINES if found.engines.get(name) == ""]
     engine: str = st.selectbox(
         "Engine",
         possible,
-        format_func=ENGINE_LABELS.__getitem__,
+        format_func=lambda name: ENGINES[name].label,
         **in_address("engine"),
         help="What executes the model. The baseline always runs on the same engine and threads.\n\n"
-        + "\n".join(f"- **{ENGINE_LABELS[name]}**: {ENGINE_WORDS[name]}" for name in possible),
+        + "\n".join(f"- **{ENGINES[name].label}**: {ENGINES[name].help}" for name in possible),
     )
-    st.caption(ENGINE_WORDS[engine])
-    if engine == "sparse" and found.fallback:
-        st.caption(f"No sparse kernels here, so torch's CSR takes their place: {plain(found.fallback)}")
+    st.caption(ENGINES[engine].help)
+    if engine in found.lacking:
+        st.caption(f"{ENGINES[engine].fallback}: {plain(found.lacking[engine])}")
     for name, problem in found.engines.items():
         if problem:
-            st.caption(f"Not here: {ENGINE_LABELS[name]}, since {plain(problem)}.")
+            st.caption(f"Not here: {engine_info(name).label}, since {plain(problem)}.")
     return engine
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
-from optimizer.engine import ENGINES, Runner, engine_named
+from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 Small = Callable[[str], nn.Module]
@@ -43,7 +44,7 @@ ROUNDED_ONLY = [
 
 
 needs_compiler = pytest.mark.skipif(
-    ENGINES["compile"].problem() is not None, reason="no C++ compiler for torch.compile"
+    ENGINES["compile"].load().problem() is not None, reason="no C++ compiler for torch.compile"
 )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from by_request import compressed_model, score
 
-from optimizer.engine import ENGINES
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 
@@ -58,7 +58,7 @@ def main() -> None:
         found[name] = digest(tensor.numpy() for tensor in state.values())
         found[f"{name}, predictions"] = digest([score(request(name)).logits])
     for engine, entry in ENGINES.items():
-        if entry.problem() is None:
+        if entry.load().problem() is None:
             for name in ON_EVERY_ENGINE:
                 found[f"{name}, predictions on {engine}"] = digest([score(request(name, engine)).logits])
     print(json.dumps(found), flush=True)

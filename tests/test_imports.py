@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "optimizer"
 
 STAGES = (
-    *("errors", "formats", "progress", "recipe", "records"),
+    *("errors", "formats", "progress", "methods", "recipe", "records"),
     *("system", "model", "data", "tasks", "store", "analysis"),
     *("compression", "engine", "measurement", "search"),
     *("charts", "export", "work", "api", "cli"),
@@ -21,8 +21,8 @@ STAGES = (
 """From the top down; a folder is one entry."""
 
 NEVER_TORCH = (
-    *("errors", "formats", "progress", "recipe", "records", "store", "analysis", "search", "charts"),
-    *("tasks", "export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
+    *("errors", "formats", "progress", "methods", "recipe", "records", "store", "analysis", "search"),
+    *("charts", "tasks", "export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
     *("system.environment", "system.paths", "system.recent", "system.machine_lock", "system.downloads"),
     *("system.processes", "system.process_pool", "system.worker", "compression.step_time"),
 )

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from optimizer.analysis.labels import ENGINE_LABELS
 from optimizer.analysis.scaling import EXECUTIONS
 from optimizer.analysis.summary import BADGES
 from optimizer.cli.main import _parser
+from optimizer.methods import plugins
+from optimizer.methods.engines import ENGINES
 from optimizer.model.sources.plugins import GROUP
 from optimizer.system.paths import HOME_VARIABLE
 
@@ -61,7 +62,7 @@ def test_the_architecture_names_every_file_of_a_folder(folder: Path) -> None:
 
 def test_every_engine_execution_and_benchmark_is_named() -> None:
     words = " ".join(README.split())
-    assert all(label in words for label in ENGINE_LABELS.values())
+    assert all(engine.label in words for engine in ENGINES.values())
     reading = words[words.index("**Complexity**") :].partition("**The address")[0].lower()
     assert all(execution in reading for execution in EXECUTIONS)
     assert all(f"benchmarks/{path.name}" in words for path in (ROOT / "benchmarks").glob("[!_]*.py"))
@@ -89,4 +90,5 @@ def test_names_that_users_type_are_the_codes_own() -> None:
     assert HOME_VARIABLE in README
     assert f'[project.entry-points."{GROUP}"]' in README
     assert GROUP in project["entry-points"]
+    assert f'[project.entry-points."{plugins.GROUP}"]' in README
     assert "imagenet" in project["optional-dependencies"]

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from optimizer import errors, recipe
 from optimizer.errors import InputError
+from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
@@ -19,10 +21,10 @@ from optimizer.recipe import (
     MAX_FINETUNE_STEPS,
     MAX_JSON_BYTES,
     MAX_OVERRIDES,
+    NORMAL,
     PATTERNS,
-    PRUNING,
+    PRESETS,
     RANGES,
-    ROUNDING,
     SNAPS,
     WEIGHT_BITS,
     Override,
@@ -30,9 +32,10 @@ from optimizer.recipe import (
     QuantizeSpec,
     Recipe,
 )
+from optimizer.records import DataSpec, Request, Settings, digest
 
 ways = {
-    "method": st.sampled_from([method for method in PRUNING if method != "channels"]),
+    "method": st.sampled_from([name for name, pruner in PRUNERS.items() if not pruner.shrinks]),
     "allocation": st.sampled_from(ALLOCATIONS),
     "effort": st.sampled_from(EFFORTS),
     "match": st.booleans(),
@@ -46,7 +49,7 @@ sparsities = st.builds(
 thresholds = st.builds(PruneSpec, threshold=st.floats(0, allow_infinity=False, allow_nan=False), **ways)
 fixed = st.builds(PruneSpec, pattern=st.sampled_from(["2:4", "4:8"]), **ways)
 grids = {
-    "method": st.sampled_from(ROUNDING),
+    "method": st.sampled_from(list(QUANTIZERS)),
     "activation_bits": st.sampled_from(ACTIVATION_BITS),
     "granularity": st.sampled_from(GRANULARITIES),
     "symmetric": st.booleans(),
@@ -63,7 +66,7 @@ overrides = st.lists(
         sparsity=st.none() | st.floats(0, 1, exclude_max=True),
         weight_bits=st.none() | st.sampled_from(WEIGHT_BITS),
         pruning=st.none() | st.sampled_from(["magnitude", "compensated"]),
-        rounding=st.none() | st.sampled_from(ROUNDING),
+        rounding=st.none() | st.sampled_from(list(QUANTIZERS)),
     ),
     max_size=3,
     unique_by=lambda override: override.layer,
@@ -427,7 +430,9 @@ NUMBERS = st.sampled_from([-1, 0, 0.0, 1, 2, 7, 8, 16, 32, 0.5, 0.999, 1e308, 10
 
 def _fields(kind: type, **own: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     names = [field.name for field in dataclasses.fields(kind)]
-    known = st.sampled_from([*PRUNING, *ALLOCATIONS, *PATTERNS, *EFFORTS, *ROUNDING, *GRANULARITIES, *RANGES])
+    known = st.sampled_from(
+        [*PRUNERS, *ALLOCATIONS, *PATTERNS, *EFFORTS, *QUANTIZERS, *GRANULARITIES, *RANGES]
+    )
     value = NUMBERS | known | JSON
     return st.fixed_dictionaries({}, optional={name: own.get(name, value) for name in names})
 
@@ -463,7 +468,7 @@ def test_recipes_are_frozen() -> None:
         Recipe().prune = PruneSpec()  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("module", [recipe, errors])
+@pytest.mark.parametrize("module", [recipe.recipe, errors])
 def test_examples_in_the_docstrings(module: object) -> None:
     results = doctest.testmod(module)  # type: ignore[arg-type]
     assert results.attempted
@@ -494,3 +499,103 @@ def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> Non
 def test_bad_budgets_are_refused(data: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Recipe.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("made", "own", "canonical"),
+    [
+        (Recipe(), "aa6b96c65ff2e6a29b66", "b3c70103c6db1eb43972"),
+        (Recipe(PruneSpec(sparsity=0.5)), "a475457c92b613062a24", "168d9187181def5f32c8"),
+        (
+            Recipe(PruneSpec(threshold=0.03, allocation="uniform")),
+            "a8134e5cec8b88389c0c",
+            "16b339789cc4134821bf",
+        ),
+        (
+            Recipe(
+                PruneSpec("compensated", 0.6, allocation="measured", effort="best"),
+                QuantizeSpec("compensated", 4, symmetric=False, range="mse"),
+            ),
+            "6b109b5b68cee8990a65",
+            "c806c568fcf7b6828c6f",
+        ),
+        (
+            Recipe(PruneSpec("compensated", pattern="2:4", allocation="measured", match=True, snap=8)),
+            "3625c8cf453c36ee74ff",
+            "de520758fe1bd66da70c",
+        ),
+        (
+            Recipe(PruneSpec(sparsity=0.5, effort="best", snap=16, match=True, pattern="4x4")),
+            "9f81ed7b08f36dcdd9b4",
+            "b276cd1f5b5a1e638d59",
+        ),
+        (
+            Recipe(PruneSpec("channels", 0.3, allocation="normalised", effort="best", snap=8)),
+            "cca272fe10a5ea02876d",
+            "8ce07058547920e475a6",
+        ),
+        (
+            Recipe(PruneSpec("channels", 0.3, allocation="measured", match=True)),
+            "c8475e52a12cdf393b5e",
+            "2b7e72b8d0cc6b78e913",
+        ),
+        (
+            Recipe(PruneSpec("channels"), layers=(Override("a", 0.5, 4, "magnitude", "compensated"),)),
+            "15ae82926fab2501d7c6",
+            "2851c61b3482a6ef5cbf",
+        ),
+        (
+            Recipe(
+                PruneSpec("compensated", 0.4, match=True),
+                layers=(Override("a", pruning="magnitude"), Override("b", rounding="nearest", weight_bits=8)),
+            ),
+            "12dbb83fc41a87a54e41",
+            "219111abeec7cfa6c623",
+        ),
+        (
+            Recipe(
+                quantize=QuantizeSpec("nearest", 8, activation_bits=8, equalise=True, granularity="tensor")
+            ),
+            "097925867e6ffcbd6c6c",
+            "4f8a7f62b5e1b86c86bf",
+        ),
+        (
+            Recipe(quantize=QuantizeSpec("compensated", 6, equalise=True, symmetric=False)),
+            "586b4bc14c2a20f0eaf5",
+            "ff383a55435f68396c21",
+        ),
+        (
+            Recipe(
+                quantize=QuantizeSpec(
+                    "compensated", average_bits=3.5, range="percentile", granularity="group"
+                )
+            ),
+            "606b278acf98ad85f4d9",
+            "fddfaa9841fb64e19751",
+        ),
+        (
+            Recipe(
+                PruneSpec(sparsity=0.2),
+                QuantizeSpec("compensated", 16, granularity="group", equalise=True, precision="bf16"),
+                finetune_steps=100,
+            ),
+            "47e6073677a8685f6bb0",
+            "687387cd586e4ee6012d",
+        ),
+        (
+            Recipe(PruneSpec("compensated"), QuantizeSpec("compensated"), finetune_steps=100),
+            "db7b8fdbf121adb11294",
+            "b3c70103c6db1eb43972",
+        ),
+    ],
+)
+def test_digests_are_those_that_stored_results_were_filed_under(
+    made: Recipe, own: str, canonical: str
+) -> None:
+    assert digest(made) == own
+    assert digest(Request("m", made.canonical(), "sparse", DataSpec("/x"), Settings(2))) == canonical
+
+
+def test_presets_are_those_that_stored_searches_tried() -> None:
+    assert digest([preset.candidates for preset in PRESETS.values()]) == "084ad79e5771fc6404ab"
+    assert digest(NORMAL) == "5f1f27edc1a161ada15f"

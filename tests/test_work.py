@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.engine import ENGINES, kernels
+from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Request
 from optimizer.store.results import Store
@@ -54,7 +55,7 @@ def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:
 def test_the_catalogue_says_what_each_engine_lacks_here(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    missing = replace(ENGINES["onnxruntime"], problem=lambda: "no package onnxruntime")
+    missing = replace(ENGINES["onnxruntime"], code=Engine(lambda: "no package onnxruntime", pytest.fail))
     monkeypatch.setitem(ENGINES, "onnxruntime", missing)
     monkeypatch.setattr(kernels, "REASON", tmp_path / "not-built.txt")
     (tmp_path / "not-built.txt").write_text("no compiler was found")
@@ -62,7 +63,7 @@ def test_the_catalogue_says_what_each_engine_lacks_here(
     assert isinstance(catalogue, Catalogue)
     assert catalogue.engines["onnxruntime"] == "no package onnxruntime"
     assert catalogue.engines["torch"] == catalogue.engines["sparse"] == ""
-    assert catalogue.fallback == "no compiler was found"
+    assert catalogue.lacking == {"sparse": "no compiler was found"}
 
 
 def test_images_are_counted_before_anything_is_measured() -> None:

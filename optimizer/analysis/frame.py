@@ -12,7 +12,7 @@ import pandas as pd
 from optimizer.analysis.comparison import Comparison, compare, measurably_better
 from optimizer.analysis.frontier import pareto_mask
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.metrics import METRICS, RELATIVE, SERVED, TIMES, metric
+from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import share_interval
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.formats import MISSING, format_ratio
@@ -102,8 +102,9 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
     """
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
-    served, relative = ({*metrics} & {*names} for names in (SERVED, RELATIVE))
-    timed = bool({*metrics} & {*TIMES})
+    served = any(METRICS[name].served for name in metrics)
+    relative = any(METRICS[name].relative for name in metrics)
+    timed = any(METRICS[name].timed for name in metrics)
     noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
     groups: dict[object, list[int]] = {}
     for index, summary in enumerate(summaries):

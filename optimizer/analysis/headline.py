@@ -10,6 +10,7 @@ from optimizer.analysis.outcomes import PairedDrop, Verdict
 from optimizer.analysis.statistics import SAME
 from optimizer.analysis.summary import FALLBACK, Summary
 from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
+from optimizer.methods.engines import engine_info
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
 
@@ -208,9 +209,9 @@ def _capital(words: str) -> str:
 
 
 def _ran(summary: Summary) -> str:
-    """The engine, and what its kernels did. The sparse engine decides that for each layer."""
+    """The engine, and what its kernels did. An engine that skips zeros decides that for each layer."""
     engine = FALLBACK if summary.fallback else engine_label(summary.request.engine)
-    if summary.request.engine == "sparse":
+    if engine_info(summary.request.engine).skips_zeros:
         return f"{engine} in {summary.skipping or 'none'} of {summary.layers} layers"
     return f"{engine}, {summary.realisation}"
 

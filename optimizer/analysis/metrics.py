@@ -25,7 +25,12 @@ from optimizer.formats import (
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measured figure. ``column`` is its name in a frame; ``help`` says what it counts."""
+    """One measured figure. ``column`` is its name in a frame; ``help`` says what it counts.
+
+    ``timed``: noise or another machine spoils it. ``served``: it depends on machine, threads and batch.
+    ``relative``: it is against the uncompressed model on the same engine, so that another model's or engine's
+    can't be ranked with it.
+    """
 
     label: str
     unit: str
@@ -33,6 +38,9 @@ class Metric:
     column: str
     format: Formatter
     help: str
+    timed: bool = False
+    served: bool = False
+    relative: bool = False
 
     def loss(self, values: Iterable[float] | np.ndarray) -> np.ndarray:
         """``values`` turned so that lower is better. Missing ones (NaN) stay missing."""
@@ -65,6 +73,7 @@ METRICS: dict[str, Metric] = {
         "drop_points",
         format_points,
         "Percentage points lost against the uncompressed model on the same images, paired image by image.",
+        relative=True,
     ),
     "file_size": Metric(
         "file size",
@@ -97,6 +106,7 @@ METRICS: dict[str, Metric] = {
         "memory_bytes",
         format_bytes,
         "Growth of a fresh process's resident memory when the engine loads the model and runs it once.",
+        served=True,
     ),
     "cold_start": Metric(
         "cold start",
@@ -106,6 +116,7 @@ METRICS: dict[str, Metric] = {
         format_ns,
         "From files on the disk to the first answer, in a fresh process with its libraries imported: "
         "reading, preparing or compiling, and one call. One measurement.",
+        served=True,
     ),
     "latency": Metric(
         "latency",
@@ -114,6 +125,8 @@ METRICS: dict[str, Metric] = {
         "latency_ns",
         format_ns,
         "Median time of one call, with a 95 % interval for the median; rounds may depend on each other.",
+        timed=True,
+        served=True,
     ),
     "latency_ratio": Metric(
         "latency ratio",
@@ -122,6 +135,9 @@ METRICS: dict[str, Metric] = {
         "latency_ratio",
         format_ratio,
         "Time of a call over the uncompressed model's in the same round: 0.5× takes half the time.",
+        timed=True,
+        served=True,
+        relative=True,
     ),
     "latency_p95": Metric(
         "95th percentile",
@@ -131,6 +147,8 @@ METRICS: dict[str, Metric] = {
         format_ns,
         "A time that 95 % of calls stay under, at 99 % confidence; needs 130 rounds, "
         "and more where slow calls come in bursts.",
+        timed=True,
+        served=True,
     ),
     "latency_p99": Metric(
         "99th percentile",
@@ -140,6 +158,8 @@ METRICS: dict[str, Metric] = {
         format_ns,
         "A time that 99 % of calls stay under, at 99 % confidence; needs 662 rounds, "
         "and more where slow calls come in bursts.",
+        timed=True,
+        served=True,
     ),
     "throughput": Metric(
         "throughput",
@@ -148,6 +168,8 @@ METRICS: dict[str, Metric] = {
         "throughput_images_per_s",
         writer(((1, " images/s"),)),
         "Images over all the time that calls took, slow ones among them, when calls follow each other.",
+        timed=True,
+        served=True,
     ),
     "nonzero": Metric(
         "non-zero weights",
@@ -172,6 +194,7 @@ METRICS: dict[str, Metric] = {
         "agreement_percent",
         format_percent,
         "Share of the images with the same first answer as the uncompressed model.",
+        relative=True,
     ),
     "sqnr": Metric(
         "logits SQNR",
@@ -180,6 +203,7 @@ METRICS: dict[str, Metric] = {
         "sqnr_db",
         writer(((1, " dB"),), most=1),
         "Power of the uncompressed model's logits over the power of the change in them.",
+        relative=True,
     ),
     "kl": Metric(
         "KL divergence",
@@ -188,6 +212,7 @@ METRICS: dict[str, Metric] = {
         "kl_nats",
         writer(((1, " nats"),), significant=2),
         "Mean divergence of the predicted distribution from the uncompressed model's.",
+        relative=True,
     ),
     "cosine": Metric(
         "cosine similarity",
@@ -196,18 +221,9 @@ METRICS: dict[str, Metric] = {
         "cosine",
         writer(((0, ""),), significant=4),
         "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same.",
+        relative=True,
     ),
 }
-
-
-TIMES = ("latency", "latency_ratio", "latency_p95", "latency_p99", "throughput")
-"""Metrics that a noisy or another machine spoils."""
-
-RELATIVE = ("drop", "latency_ratio", "agreement", "sqnr", "kl", "cosine")
-"""Metrics against the uncompressed model on the same engine: another model's or engine's can't be ranked."""
-
-SERVED = (*TIMES, "memory", "cold_start")
-"""Metrics that depend on machine, threads and batch."""
 
 
 def metric(name: str) -> Metric:

@@ -22,6 +22,7 @@ from optimizer.analysis.rounds import mean_interval, median_interval, percentile
 from optimizer.analysis.statistics import SAME, LatencySummary, Verdict, median_ratio, summarise_latency
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
+from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.store.keys import request_key
@@ -31,10 +32,7 @@ SCHEMA = 2
 """Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
 the first rounds only."""
 
-STREAMING = ("openvino",)
-"""Engines that work on several requests at once."""
-
-EAGER = "torch"
+EAGER = REFERENCE_ENGINE
 EAGER_EVERY = 3
 """Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
 
@@ -53,7 +51,7 @@ class ServingRequest:
 
     model: str
     recipe: Recipe = field(default_factory=Recipe)
-    engine: str = "openvino"
+    engine: str = DEFAULT_ENGINE
     data: DataSpec = field(default_factory=DataSpec)
     batches: tuple[int, ...] = (1, 4, 16)
     threads: tuple[int, ...] = (0,)
@@ -89,6 +87,11 @@ class Configuration:
         return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
 
 
+def streaming_engines() -> dict[str, EngineInfo]:
+    """The engines that work on several requests at once."""
+    return {name: engine for name, engine in ENGINES.items() if engine.streams}
+
+
 def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
     """The grid on this machine, ascending. Raises InputError for threads or streams that it or the engine has
     not, and for too many configurations."""
@@ -99,10 +102,10 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
             f"{threads[-1]} threads are more than this machine's {cores} cores: use 1 to {cores}"
         )
     for streams in request.streams:
-        if streams > 1 and request.engine not in STREAMING:
+        if streams > 1 and not engine_info(request.engine).streams:
             raise InputError(
                 f"{streams} streams are not possible on {engine_label(request.engine)}, which works on one "
-                "request at a time: use 1, or engine openvino"
+                f"request at a time: use 1, or engine {' or '.join(streaming_engines())}"
             )
         if streams > threads[-1]:
             raise InputError(

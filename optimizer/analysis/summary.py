@@ -26,6 +26,7 @@ from optimizer.analysis.outcomes import (
 from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval, median_interval
 from optimizer.analysis.statistics import LatencySummary, summarise_latency
 from optimizer.formats import count
+from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
 from optimizer.system.environment import describe, environment
@@ -346,9 +347,9 @@ MAX_NAMED = 6
 
 
 def _skipped(result: Result) -> str:
-    """Which layers skipped zeros: the sparse engine decides that for each of them."""
+    """Which layers skipped zeros: an engine that does so decides that for each of them."""
     layers, names = result.execution.layers, skipping(result.execution)
-    if result.request.engine != "sparse":
+    if not engine_info(result.request.engine).skips_zeros:
         return ""
     if not names:
         return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"

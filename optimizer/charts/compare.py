@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.metrics import TIMES, metric
+from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measure, Summary, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of, without_brackets
@@ -32,7 +32,7 @@ def compare_info(results: Iterable[Result], name: str = "accuracy", against: Res
             replace(point, x=point.y, y=row, x_low=point.low, x_high=point.high, low=None, high=None),
         )
         for row, summary in enumerate(summaries)
-        if (point := point_of(summary, row, _measure(summary, name, reference), timed=name in TIMES))
+        if (point := point_of(summary, row, _measure(summary, name, reference), timed=metric(name).timed))
     ]
     title = measured.label[0].upper() + measured.label[1:]
     if reference:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from optimizer.analysis.frame import frontier_of
-from optimizer.analysis.metrics import TIMES, metric
+from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
@@ -41,7 +41,7 @@ def frontier_info(
             summary,
             math.nan if price.value is None else price.value,
             summary.measures[loss],
-            timed=cost in TIMES,
+            timed=metric(cost).timed,
         )
         if point:
             points.append(replace(point, x_low=price.low, x_high=price.high))
@@ -55,7 +55,7 @@ def frontier_info(
     prices = [value for point in near or points for value in (point.x, point.x_high) if value]
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
-    elsewhere = {summary.key for summary in summaries if cost in TIMES and summary.other_machine}
+    elsewhere = {summary.key for summary in summaries if metric(cost).timed and summary.other_machine}
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)

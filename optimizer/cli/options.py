@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from optimizer.analysis.labels import ENGINE_LABELS
 from optimizer.errors import InputError, unknown
+from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
+from optimizer.methods.pruners import PRUNERS, pruner_info
+from optimizer.methods.quantizers import QUANTIZERS, quantizer_info
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
@@ -15,9 +17,7 @@ from optimizer.recipe import (
     MAX_FINETUNE_STEPS,
     PATTERNS,
     PRECISIONS,
-    PRUNING,
     RANGES,
-    ROUNDING,
     WEIGHT_BITS,
     PruneSpec,
     QuantizeSpec,
@@ -47,7 +47,8 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
     if recipe:
         add_recipe_options(parser)
     timing = parser.add_argument_group("timing")
-    timing.add_argument("--engine", default="openvino", help=", ".join(ENGINE_LABELS) + " (openvino)")
+    engines = f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})"
+    timing.add_argument("--engine", default=DEFAULT_ENGINE, help=engines)
     if grid:
         timing.add_argument("--batches", type=numbers(int), default=[1, 4, 16], metavar="B,B")
         timing.add_argument(
@@ -72,14 +73,11 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
-    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNING))
+    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNERS))
     recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
     recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
-    recipe.add_argument(
-        "--allocation",
-        help=f"{', '.join(ALLOCATIONS)} (global by magnitude; otherwise measured)",
-        metavar="HOW",
-    )
+    usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
+    recipe.add_argument("--allocation", help=f"{', '.join(ALLOCATIONS)} ({usual})", metavar="HOW")
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
     recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
     recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
@@ -97,11 +95,13 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         f"{MAX_FINETUNE_STEPS:,} steps of 16 images (a second each for photographs on two cores)",
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
-    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(ROUNDING))
+    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(QUANTIZERS))
+    equalising = [quantizer.name for quantizer in QUANTIZERS.values() if "equalise" in quantizer.options]
     recipe.add_argument(
         "--equalise",
         action="store_true",
-        help="give channels one range in the layer that makes them and the one that reads (nearest only)",
+        help="give channels one range in the layer that makes them and the one that reads "
+        f"({' or '.join(equalising)} only)",
     )
     recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
     recipe.add_argument(
@@ -109,15 +109,19 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
     recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")
+    asymmetric = [
+        f"{quantizer.name} below {quantizer.asymmetric_below} bits"
+        for quantizer in QUANTIZERS.values()
+        if quantizer.asymmetric_below
+    ]
     recipe.add_argument(
         "--asymmetric",
         action="store_true",
-        help="grids with a zero point (when rounding is compensated to fewer than 8 bits)",
+        help=f"grids with a zero point ({', '.join(asymmetric)})",
     )
     recipe.add_argument("--symmetric", action="store_true", help="grids without one (otherwise)")
-    recipe.add_argument(
-        "--range", help=f"{', '.join(RANGES)} (absmax; mse when rounding is compensated)", metavar="R"
-    )
+    usual = "; ".join(f"{quantizer.name}: {quantizer.range}" for quantizer in QUANTIZERS.values())
+    recipe.add_argument("--range", help=f"{', '.join(RANGES)} ({usual})", metavar="R")
     recipe.add_argument(
         "--precision", help=f"{', '.join(PRECISIONS)} (f32): what layers outside int8 compute in", metavar="P"
     )
@@ -173,30 +177,30 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         raise InputError("--train is an older way to say --finetune, in seconds: give only --finetune")
     if options.symmetric and options.asymmetric:
         raise InputError("--symmetric and --asymmetric exclude each other: give only one of them")
-    method = _given(options.prune, "magnitude")
-    by_method = "global" if method == "magnitude" else "measured"
+    pruner = pruner_info(_given(options.prune, PruneSpec().method))
+    quantizer = quantizer_info(_given(options.rounding, QuantizeSpec().method))
     bits = _given(options.average_bits, _given(options.weight_bits, 32))
-    symmetric = best_grid(_given(options.rounding, "nearest"), bits)
+    symmetric = best_grid(quantizer.name, bits)
     return Recipe(
         PruneSpec(
-            method,
+            pruner.name,
             options.sparsity,
             options.threshold,
-            allocation=_given(options.allocation, SCOPES.get(options.scope, by_method)),
+            allocation=_given(options.allocation, SCOPES.get(options.scope, pruner.allocation)),
             pattern=_given(options.pattern, "unstructured"),
             effort=_given(options.effort, "fast"),
             snap=_given(options.snap, 1),
             match=options.match,
         ),
         QuantizeSpec(
-            _given(options.rounding, "nearest"),
+            quantizer.name,
             weight_bits=_given(options.weight_bits, 32),
             average_bits=options.average_bits,
             activation_bits=_given(options.activation_bits, 32),
             granularity=_given(options.granularity, "channel"),
             symmetric=options.symmetric or (symmetric and not options.asymmetric),
             equalise=options.equalise,
-            range=_given(options.range, "mse" if options.rounding == "compensated" else "absmax"),
+            range=_given(options.range, quantizer.range),
             precision=_given(options.precision, "f32"),
         ),
         finetune_steps=steps_of_seconds(options.train) if options.train else options.finetune or 0,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.statistics import Study
-from optimizer.compression.prune import PRUNERS, Pruned
+from optimizer.compression.prune import Pruned, Pruner
 from optimizer.compression.prune.patterns import SPARSE_INPUTS, SPARSE_OUTPUTS, fits, named
-from optimizer.compression.quantize import QUANTIZERS, bits, equalise
+from optimizer.compression.quantize import Quantizer, bits, equalise
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, unknown
 from optimizer.model.layers import uses, walk
@@ -123,7 +123,8 @@ def _prune(
         alike.setdefault(spec, []).append(name)
     pruned: dict[str, Pruned] = {}
     for spec, names in alike.items():
-        pruned |= PRUNERS[spec.method](
+        pruner: Pruner = spec.pruner.load()
+        pruned |= pruner(
             {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, study
         )
     return pruned
@@ -153,7 +154,7 @@ def equalised_pairs(model: nn.Module, specs: Mapping[str, QuantizeSpec]) -> list
 def _threshold(scored: Tensor, mask: Tensor, spec: PruneSpec) -> float:
     """The largest magnitude that went, where nothing but magnitude decided."""
     removed = scored[~mask]
-    if spec.method != "magnitude" or spec.pattern != "unstructured" or not removed.numel():
+    if not spec.pruner.by_magnitude or spec.pattern != "unstructured" or not removed.numel():
         return -1.0
     return removed.abs().max().item()
 
@@ -163,7 +164,8 @@ def _compressed(
 ) -> CompressedWeight:
     values, codes, bias_change = pruned.weight, None, pruned.bias_change
     if spec.integer:
-        rounded = QUANTIZERS[spec.method](original, pruned, spec, name, study)
+        quantizer: Quantizer = spec.quantizer.load()
+        rounded = quantizer(original, pruned, spec, name, study)
         codes, bias_change = rounded.codes, rounded.bias_change
         values = codes.values
     elif spec.weight_bits == 16:

@@ -1,4 +1,4 @@
-"""What an engine is: a name and two functions. What it gives back in the end is a runner."""
+"""What an engine is: two functions. What it gives back in the end is a runner."""
 
 import time
 from collections.abc import Callable
@@ -108,9 +108,9 @@ thread count, and the batch of a timed call."""
 @dataclass(frozen=True)
 class Engine:
     """``problem`` says why the engine can't run here, or None. ``prepare`` does what all recipes of a model
-    ``[C, H, W]`` share, once, and returns the function that builds the runner of one of them."""
+    ``[C, H, W]`` share, once, and returns the function that builds the runner of one of them. ``lacking``
+    says why something else takes the place of its kernels here, or None."""
 
-    name: str
-    label: str
     problem: Callable[[], str | None]
     prepare: Callable[[nn.Module, tuple[int, ...]], Build]
+    lacking: Callable[[], str | None] = lambda: None

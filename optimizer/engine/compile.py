@@ -260,7 +260,7 @@ def build(
     return Runner(
         infer=lambda images: runs(batch)(images),
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, "compile"))),
         memory_probe=partial(_save, module, precision),
         loader=saved,
         session=lambda: thread_count(threads),
@@ -296,4 +296,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(name="compile", label="torch.compile", problem=problem, prepare=prepare)
+ENGINE = Engine(problem, prepare)

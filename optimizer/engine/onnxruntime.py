@@ -96,7 +96,7 @@ def build(
         infer=infer,
         score=score,
         scored=lambda: scoring()[1],
-        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, "onnxruntime"))),
         memory_probe=partial(_save, content, folded),
         profile=partial(_profile, content, graph, folded, threads),
         serve=partial(_serve, content, graph, folded),
@@ -292,4 +292,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(name="onnxruntime", label="ONNX Runtime", problem=lacking, prepare=prepare)
+ENGINE = Engine(lacking, prepare)

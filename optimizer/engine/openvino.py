@@ -86,7 +86,7 @@ def build(
         infer=infer,
         score=lambda images: _score(scoring(), scoring_batch, images),
         scored=lambda: _executed(scoring(), prepared),
-        execution=Execution(layers, tuple(simulated(compressed, layers))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
         memory_probe=lambda folder: _save(graph, Path(folder), precision),
         loader=saved,
         profile=_profiler(graph, prepared, shape, threads, precision),
@@ -277,4 +277,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(name="openvino", label="OpenVINO", problem=problem, prepare=prepare)
+ENGINE = Engine(problem, prepare)

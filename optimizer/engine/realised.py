@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from optimizer.compression.apply import CompressedModel, width_words
+from optimizer.methods.engines import engine_info
 from optimizer.recipe import PRECISIONS
 from optimizer.records import LayerExecution
 
@@ -10,11 +11,9 @@ INT8_OR_IDLE = {"i8", "u8", "unknown"}
 """Precisions of int8 kernels, and that of a layer which never runs."""
 
 
-def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], int8: bool = True) -> list[str]:
-    """What the kernels did not do of a recipe, in words, by what was really executed.
-
-    ``int8``: whether the engine has int8 kernels at all.
-    """
+def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], engine: str) -> list[str]:
+    """What an engine's kernels did not do of a recipe, in words, by what was really executed."""
+    int8 = engine_info(engine).int8
     weights = list(compressed.weights.values())
     quantize = compressed.recipe.quantize
     ran = {layer.name: set(layer.precision.split(" and ")) - INT8_OR_IDLE for layer in layers}

@@ -367,7 +367,7 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers, int8=False))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, "sparse"))),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
@@ -396,4 +396,4 @@ def saved() -> Load:
     return load
 
 
-ENGINE = Engine(name="sparse", label="sparse kernels", problem=problem, prepare=prepare)
+ENGINE = Engine(problem, prepare, kernels.problem)

@@ -241,7 +241,7 @@ def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecuti
 
 
 def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
-    for words in simulated(compressed, _layers(compressed, model), int8=False):
+    for words in simulated(compressed, _layers(compressed, model), "torch"):
         yield words + (", which takes time of its own" if "activations" in words else "")
     bits = compressed.recipe.quantize.activation_bits
     if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
@@ -249,8 +249,6 @@ def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
 
 
 ENGINE = Engine(
-    name="torch",
-    label="torch eager",
     problem=lambda: None,
     prepare=lambda model, input_shape: build,
 )

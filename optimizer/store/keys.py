@@ -7,6 +7,7 @@ from pathlib import Path
 
 from optimizer import __version__
 from optimizer.data.selection import recent_fingerprint
+from optimizer.methods import plugins
 from optimizer.records import SCHEMA, Request, digest
 from optimizer.system.environment import environment
 from optimizer.system.paths import assets_dir
@@ -18,7 +19,7 @@ def request_key(request: Request, files: str | None = None) -> str:
     ``files`` is the fingerprint of the images that were really read
     (:func:`optimizer.data.selection.fingerprint`), so that a result is never filed under images that changed
     meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
-    identified by the model's name or by their package's version.
+    identified by the model's name or by their package's version, methods of plugins by their package's.
     """
     return _key(request, recent_fingerprint(request.data) if files is None else files)
 
@@ -30,7 +31,19 @@ def request_keys(requests: Sequence[Request]) -> list[str]:
 
 
 def _key(request: Request, files: str) -> str:
-    return digest([SCHEMA, __version__, request, _weights(request.model), files, environment().key])
+    asked = [SCHEMA, __version__, request, _weights(request.model), files, environment().key]
+    return digest([*asked, *_plugins(request)])
+
+
+def _plugins(request: Request) -> list[str]:
+    """The packages, with their versions, of methods that a plugin added."""
+    if not plugins.packages:
+        return []
+    recipe = request.recipe
+    pruners = {spec.method for spec in recipe.prune_specs}
+    quantizers = {spec.method for spec in recipe.quantize_specs}
+    asked = {request.engine, *pruners, *quantizers}
+    return sorted(plugins.packages[name] for name in asked & plugins.packages.keys())
 
 
 def _weights(model: str) -> str:

@@ -12,7 +12,6 @@ from torch import Tensor
 from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
 from optimizer.compression.calibration.statistics import Study
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.compression.quantize import QUANTIZERS
 from optimizer.compression.quantize.bits import (
     SAMPLED_ROWS,
     WIDTHS,
@@ -23,7 +22,8 @@ from optimizer.compression.quantize.bits import (
     rounding_errors,
 )
 from optimizer.errors import InputError
-from optimizer.recipe import GRANULARITIES, ROUNDING, QuantizeSpec
+from optimizer.methods.quantizers import QUANTIZERS
+from optimizer.recipe import GRANULARITIES, QuantizeSpec
 
 costs = st.floats(0, 10) | st.sampled_from((0.0, 1.0, 2.0))
 widths = st.lists(st.sampled_from(WIDTHS), min_size=1, max_size=4, unique=True)
@@ -159,7 +159,7 @@ EXAMPLES = ("plain", "few rows", "depthwise", "grouped", "wide")
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES)
-@pytest.mark.parametrize("method", ROUNDING)
+@pytest.mark.parametrize("method", QUANTIZERS)
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_predicted_costs_are_near_those_of_rounding_for_real(
     name: str, method: str, granularity: str
@@ -173,7 +173,7 @@ def test_predicted_costs_are_near_those_of_rounding_for_real(
     for width in (3, 5, 8):
         pruned = Pruned(weight, torch.ones(weight.shape, dtype=torch.bool))
         one = QuantizeSpec(method, weight_bits=width, granularity=granularity, symmetric=False, range="mse")
-        values = QUANTIZERS[method](weight, pruned, one, name, study).codes.values
+        values = QUANTIZERS[method].load()(weight, pruned, one, name, study).codes.values
         change = as_rows(values - weight, len(matrix))
         real = float(quadratic(change, study.matrix(name)).flatten() @ effects)
         assert predicted[width] == pytest.approx(real, rel=0.5)
@@ -205,7 +205,7 @@ def test_errors_grow_with_the_measured_effects_of_each_layer_and_row() -> None:
         assert sum(one[width] for one in alone) == pytest.approx(once["few rows"][width], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ROUNDING)
+@pytest.mark.parametrize("method", QUANTIZERS)
 def test_layers_that_matter_more_get_more_bits_within_the_average(method: str) -> None:
     layers = {name: example("plain") for name in ("vital", "idle", "normal")}
     study = study_of(layers, {"vital": 100.0, "idle": 0.0, "normal": 1.0})

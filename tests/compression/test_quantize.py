@@ -9,9 +9,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.compression.quantize import QUANTIZERS
 from optimizer.compression.quantize.grid import GROUP, Codes, code_range
 from optimizer.compression.quantize.nearest import round_to_nearest as quantize
+from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import GRANULARITIES, RANGES, QuantizeSpec
 
 BITS = range(2, 9)
@@ -277,6 +277,6 @@ def test_channels_no_wider_than_a_group_have_one_scale_that_int8_kernels_take() 
 def test_rounding_to_nearest_leaves_to_the_bias_what_pruning_left_to_it() -> None:
     weight = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
     pruned = Pruned(weight * 0.5, torch.ones(weight.shape, dtype=torch.bool), torch.arange(8.0))
-    rounded = QUANTIZERS["nearest"](weight, pruned, QuantizeSpec(weight_bits=4), "a", None)
+    rounded = QUANTIZERS["nearest"].load()(weight, pruned, QuantizeSpec(weight_bits=4), "a", None)
     assert torch.equal(rounded.codes.values, quantize(pruned.weight, QuantizeSpec(weight_bits=4)).values)
     assert rounded.bias_change is pruned.bias_change

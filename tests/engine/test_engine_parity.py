@@ -25,8 +25,8 @@ from torch import Tensor
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.data.loading import load_images
-from optimizer.engine import ENGINES
 from optimizer.engine.compile import CACHE_VARIABLE
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
@@ -75,12 +75,12 @@ def reference(name: str, recipe: Recipe) -> tuple[CompressedModel, np.ndarray]:
 
 @lru_cache(maxsize=len(ENGINES))
 def build_of(engine: str, name: str) -> Callable[..., object]:
-    return ENGINES[engine].prepare(open_model(name).module, open_model(name).input_shape)
+    return ENGINES[engine].load().prepare(open_model(name).module, open_model(name).input_shape)
 
 
 def answers(engine: str, name: str, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
     """Of the engine and of the reference, whose activations are not rounded."""
-    problem = ENGINES[engine].problem()
+    problem = ENGINES[engine].load().problem()
     if problem:
         pytest.skip(f"{engine}: {problem}")
     if name == "efficientnet-lite0" and importlib.util.find_spec("efficientnet_lite_pytorch") is None:

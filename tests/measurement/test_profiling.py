@@ -12,15 +12,18 @@ from torch import nn
 from optimizer.analysis import coverage
 from optimizer.analysis.coverage import conclusions, layer_precisions, parts, rows
 from optimizer.compression.apply import compress
-from optimizer.engine import ENGINES, Runner
+from optimizer.engine import Runner
 from optimizer.engine.base import BETWEEN
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import profile
+from optimizer.methods.engines import ENGINES
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, KernelTime, Request, Settings
 
-PROFILED = [name for name in ("openvino", "onnxruntime", "torch", "compile") if not ENGINES[name].problem()]
+PROFILED = [
+    name for name in ("openvino", "onnxruntime", "torch", "compile") if not ENGINES[name].load().problem()
+]
 BY_ENGINE = pytest.mark.parametrize(
     "engine",
     [pytest.param(name, marks=pytest.mark.slow) if name == "compile" else name for name in PROFILED],
@@ -30,7 +33,7 @@ IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 
 
 def runner(engine: str, model: nn.Module, made: Recipe) -> Runner:
-    build = ENGINES[engine].prepare(model, (1, 8, 8))
+    build = ENGINES[engine].load().prepare(model, (1, 8, 8))
     return build(compress(model, made), torch.rand(16, 1, 8, 8), 1, 1)
 
 
@@ -90,7 +93,7 @@ def test_torch_times_the_rounding_of_activations_apart(small) -> None:  # type: 
 def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-def]
     model = small("cnn")
     compressed = compress(model, Recipe())
-    built = ENGINES["torch"].prepare(model, (1, 8, 8))(compressed, torch.rand(4, 1, 8, 8), 1, 1)
+    built = ENGINES["torch"].load().prepare(model, (1, 8, 8))(compressed, torch.rand(4, 1, 8, 8), 1, 1)
     assert built.profile is not None
     built.profile(IMAGE, 2)
     hooks = [hook for module in compressed.module.modules() for hook in module._forward_pre_hooks.values()]

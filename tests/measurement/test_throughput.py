@@ -12,12 +12,12 @@ from factories import recipe
 from optimizer import work
 from optimizer.analysis.serving import EAGER_EVERY, Configuration, ServingRequest, ServingRun, comparisons
 from optimizer.compression.apply import compress
-from optimizer.engine import ENGINES
 from optimizer.engine.base import Service, one_by_one
 from optimizer.errors import InputError
 from optimizer.measurement import throughput
 from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, Effort, measure
 from optimizer.measurement.workspace import open_workspace
+from optimizer.methods.engines import ENGINES
 from optimizer.model.layers import fold_batch_norm
 from optimizer.progress import Report
 from optimizer.recipe import Recipe
@@ -40,7 +40,7 @@ def quiet(share: float | None, words: str) -> None:
 @pytest.mark.parametrize(("batch", "streams"), [(1, 1), (3, 1), (2, 2)])
 def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, streams: int, small) -> None:  # type: ignore[no-untyped-def]
     model, _ = fold_batch_norm(small("cnn"))
-    built = ENGINES["openvino"].prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    built = ENGINES["openvino"].load().prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
     assert built.serve is not None
     service = built.serve(batch, 2, streams)
     images = np.ascontiguousarray(IMAGES[:batch].numpy())
@@ -52,7 +52,7 @@ def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, st
 
 def test_torch_serves_with_so_many_threads_and_puts_them_back(small) -> None:  # type: ignore[no-untyped-def]
     model = small("cnn")
-    built = ENGINES["torch"].prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    built = ENGINES["torch"].load().prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
     assert built.serve is not None
     before = torch.get_num_threads()
     with built.serve(2, before + 1, 1).session():

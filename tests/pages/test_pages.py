@@ -19,10 +19,10 @@ from optimizer.analysis import scaling
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.coverage import coverage_key
 from optimizer.analysis.headline import headlines
-from optimizer.analysis.labels import ENGINE_LABELS
 from optimizer.analysis.scaling import ComplexityRequest
 from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import MAX_FINETUNE_STEPS, NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, Result
 from optimizer.store import keys
@@ -303,14 +303,14 @@ def test_every_engine_is_offered_or_told_why_not(app: AppTest, monkeypatch: pyte
     page = app.run()
     engine = page.selectbox(key="engine")
     found = sidebar.catalogue()
-    assert engine.options == [ENGINE_LABELS[name] for name, problem in found.engines.items() if not problem]
-    assert set(sidebar.ENGINE_WORDS) == set(ENGINE_LABELS) == set(found.engines)
-    assert sidebar.ENGINE_WORDS["openvino"] in words(page)
-    assert sidebar.ENGINE_WORDS["sparse"] in engine.help
+    assert engine.options == [ENGINES[name].label for name, problem in found.engines.items() if not problem]
+    assert set(ENGINES) == set(found.engines)
+    assert ENGINES["openvino"].help in words(page)
+    assert ENGINES["sparse"].help in engine.help
 
     engines = found.engines | {"compile": "there is no C++ compiler"}
     monkeypatch.setattr(
-        sidebar, "catalogue", lambda: replace(found, engines=engines, fallback="none was built")
+        sidebar, "catalogue", lambda: replace(found, engines=engines, lacking={"sparse": "none was built"})
     )
     page.selectbox(key="engine").set_value("sparse").run()
     assert "torch.compile" not in page.selectbox(key="engine").options

@@ -1,8 +1,9 @@
-"""Quantization: where weights are rounded to. One file an algorithm, and the dict that names them.
+"""Quantization: where weights are rounded to. One file an algorithm, and an entry in
+:mod:`optimizer.methods.quantizers`.
 
 A quantizer takes an original weight ``[out, ...]``, what pruning made of it, a spec of 2 to 8 bits, the
-layer's name, and the study of the model where it needs one. It returns codes on a grid, and what the bias
-changes by.
+layer's name, and the study of the model where it needs one. It returns codes on an integer grid (real value =
+scale x (code - zero point), one scale a channel, a group, or one in all), and what the bias changes by.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.statistics import Study
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.compression.quantize import compensated, nearest
 from optimizer.compression.quantize.grid import Rounded
 from optimizer.recipe import QuantizeSpec
 
 Quantizer = Callable[[Tensor, Pruned, QuantizeSpec, str, Study | None], Rounded]
-
-QUANTIZERS: dict[str, Quantizer] = {
-    "nearest": nearest.quantize,
-    "compensated": compensated.quantize,  # weights yet to be rounded make up for those that were
-}
-"""An integer grid: real value = scale x (code - zero point), one scale a channel, a group, or one in all."""

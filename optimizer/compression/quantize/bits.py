@@ -6,7 +6,7 @@ outputs that a unit of cost was measured to make. Sharing the bits out is then a
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,9 @@ MAX_ERROR = 1e30
 """Nats; more, or an infinity, is as bad."""
 
 Errors = Mapping[str, Mapping[int, float]]
+Costs = Callable[[Tensor, Tensor, list[QuantizeSpec]], list[Tensor]]
+"""What rounding the rows of a weight ``[out, ...]`` costs ``[out]`` with each spec, given the second moments
+of its input."""
 
 
 def resolve(weights: Mapping[str, Tensor], spec: QuantizeSpec, study: Study) -> dict[str, QuantizeSpec]:
@@ -77,7 +80,8 @@ def rounding_errors(weight: Tensor, matrix: Tensor, effects: Tensor, spec: Quant
     if len(matrix) == 1 and rows > SAMPLED_ROWS and spec.granularity != "tensor":
         sampled = torch.linspace(0, rows - 1, SAMPLED_ROWS).long()
     specs = [replace(spec, weight_bits=width, average_bits=None) for width in WIDTHS]
-    costs = (nearest_costs if spec.method == "nearest" else compensated_costs)(weight[sampled], matrix, specs)
+    predict: Costs = spec.quantizer.load_costs()
+    costs = predict(weight[sampled], matrix, specs)
     extents = weight.flatten(1).abs().amax(1).square() * effects
     seen = float(extents[sampled].sum())
     share = float(extents.sum()) / seen if seen > 0 else 1.0

@@ -1,0 +1,41 @@
+"""Methods that installed packages offer, in every process: entry points of the group ``paretoscope.methods``.
+
+Each names a :class:`PrunerInfo`, a :class:`QuantizerInfo` or an :class:`EngineInfo`. Its module is imported
+with the registries, so it should import no torch: the entry names the code that does.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from optimizer.methods.engines import ENGINES, EngineInfo
+from optimizer.methods.pruners import PRUNERS, PrunerInfo
+from optimizer.methods.quantizers import QUANTIZERS, QuantizerInfo
+
+GROUP = "paretoscope.methods"
+REGISTRIES: dict[type, dict[str, Any]] = {
+    PrunerInfo: PRUNERS,
+    QuantizerInfo: QUANTIZERS,
+    EngineInfo: ENGINES,
+}
+packages: dict[str, str] = {}
+"""By the name of a method that a plugin added: the package and its version."""
+problems: list[str] = []
+"""In words, each plugin that is left out."""
+
+
+def add_installed() -> None:
+    """Puts the entries of all installed plugins into their registries."""
+    for point in sorted(entry_points(group=GROUP)):
+        try:
+            _add(point)
+        except Exception as error:  # a stranger's code: whatever it raises, the other methods stay
+            problems.append(f"plugin {point.name} ({point.value}) is left out: {error}")
+
+
+def _add(point: EntryPoint) -> None:
+    entry = point.load()
+    if type(entry) not in REGISTRIES:
+        raise TypeError(f"gives {type(entry).__name__}, not a PrunerInfo, QuantizerInfo or EngineInfo")
+    if REGISTRIES[type(entry)].setdefault(entry.name, entry) is not entry:
+        raise ValueError(f"another method is called {entry.name}")
+    packages[entry.name] = f"{point.dist.name} {point.dist.version}" if point.dist else point.value

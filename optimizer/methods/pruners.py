@@ -1,0 +1,136 @@
+"""Every way of pruning, and the options that a prune spec has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optimizer.errors import unknown
+from optimizer.methods.entries import Option, load
+
+PATTERNS = ("unstructured", "2:4", "4:8", "1x4", "4x4", "16x1")
+SNAPS = (1, 8, 16)
+
+PRUNE_OPTIONS: dict[str, Option] = {
+    "allocation": Option(
+        "Shared out over the layers",
+        {
+            "uniform": "the same in each layer",
+            "global": "by magnitude",
+            "normalised": "by relative magnitude",
+            "measured": "by measured effect",
+        },
+        "global",
+    ),
+    "pattern": Option(
+        "Pattern",
+        {pattern: pattern for pattern in PATTERNS},
+        "unstructured",
+        "N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Blocks are outputs × inputs "
+        "that go together.",
+    ),
+    "effort": Option(
+        "Effort",
+        {"fast": "Fast", "best": "Best"},
+        "fast",
+        "Best searches longer for which weights to keep: several times the seconds.",
+    ),
+    "snap": Option(
+        "Channels left are a multiple of",
+        {snap: str(snap) for snap in SNAPS},
+        1,
+        "One channel past a multiple of 16 can cost more time than it saves.",
+    ),
+    "match": Option(
+        "Match outputs to the whole network's",
+        {False: "no", True: "yes"},
+        False,
+        "On calibration images, each channel gets the mean and variance back that it had: what taking batch "
+        "norm's statistics anew does. Kept only where it brings the answers closer.",
+    ),
+}
+"""By the field of :class:`optimizer.recipe.PruneSpec`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunerInfo:
+    """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one.
+
+    ``options`` are those of ``PRUNE_OPTIONS`` that it reads, beside ``allocations``: the ways of sharing a
+    sparsity out that it knows, in the order of a menu. Another one is read as the last, and ``allocation`` is
+    what it takes unless it is told. One without the option ``match`` keeps the mean and the variance of its
+    layers' outputs by itself. ``rounding`` is what rounds its weights unless that is chosen.
+
+    ``thresholds``: it can be given a magnitude in place of a sparsity. ``by_magnitude``: nothing but a
+    weight's magnitude decides, so that the largest one to go is worth telling. ``needs_data``: it works from
+    calibration images. ``shrinks``: a smaller network comes of it, from a channel plan
+    (:mod:`optimizer.compression.prune.plan`), and ``code`` makes it of that. ``per_layer``: a single layer
+    can have it to itself. ``words`` is what descriptions of recipes say of it; None is its label.
+    """
+
+    name: str
+    label: str
+    help: str
+    code: object
+    options: tuple[str, ...] = ("pattern", "match")
+    allocations: tuple[str, ...] = ("measured", "global", "normalised", "uniform")
+    allocation: str = "measured"
+    rounding: str = "nearest"
+    thresholds: bool = True
+    by_magnitude: bool = False
+    needs_data: bool = False
+    shrinks: bool = False
+    per_layer: bool = True
+    words: str | None = None
+
+    def load(self) -> Any:
+        """Its function, imported now."""
+        return load(self.code)
+
+    @property
+    def described(self) -> str:
+        return self.label.lower() if self.words is None else self.words
+
+
+PRUNERS: dict[str, PrunerInfo] = {
+    entry.name: entry
+    for entry in (
+        PrunerInfo(
+            "magnitude",
+            "Magnitude",
+            "the smallest weights go; no images needed.",
+            "optimizer.compression.prune.magnitude:prune",
+            allocation="global",
+            by_magnitude=True,
+            words="",
+        ),
+        PrunerInfo(
+            "compensated",
+            "Compensated",
+            "calibration images tell which weights matter, and those that stay make up for those that go.",
+            "optimizer.compression.prune.compensated:prune",
+            options=("pattern", "effort"),
+            rounding="compensated",
+            needs_data=True,
+        ),
+        PrunerInfo(
+            "channels",
+            "Channels",
+            "whole channels go, and a smaller network that runs faster everywhere is left.",
+            "optimizer.compression.prune.channels:shrink",
+            options=("snap", "match"),
+            allocations=("measured", "uniform"),
+            rounding="compensated",
+            thresholds=False,
+            needs_data=True,
+            shrinks=True,
+            per_layer=False,
+            words="",
+        ),
+    )
+}
+
+
+def pruner_info(name: str) -> PrunerInfo:
+    """The entry of that name. Raises InputError for an unknown one."""
+    if name not in PRUNERS:
+        raise unknown("pruning method", name, PRUNERS)
+    return PRUNERS[name]

@@ -1,0 +1,93 @@
+"""Every way of rounding weights, and the options that a quantize spec has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optimizer.errors import unknown
+from optimizer.methods.entries import Option, load
+
+QUANTIZE_OPTIONS: dict[str, Option] = {
+    "granularity": Option(
+        "One grid", {"tensor": "a tensor", "channel": "a channel", "group": "a group"}, "channel"
+    ),
+    "range": Option(
+        "Range of a grid",
+        {"absmax": "largest |w|", "mse": "least squares", "percentile": "99.9th percentile"},
+        "absmax",
+    ),
+    "equalise": Option(
+        "Equalise channels across layers",
+        {False: "no", True: "yes"},
+        False,
+        "A channel gets one range in the layer that makes it and the one that reads it, where only ReLU or "
+        "pooling stands between; of most use with one grid a tensor.",
+    ),
+}
+"""By the field of :class:`optimizer.recipe.QuantizeSpec`."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizerInfo:
+    """A way of rounding. ``code`` names an :data:`optimizer.compression.quantize.Quantizer`, or is one.
+
+    ``costs``, named likewise, predicts what rounding costs at several widths
+    (:func:`optimizer.compression.quantize.bits.nearest_costs`): average widths are shared out by it.
+    ``options`` are those of ``QUANTIZE_OPTIONS`` that it reads; ``range`` is the one it takes unless it is
+    told. Below ``asymmetric_below`` bits a grid with a zero point is the better default. ``needs_data``: it
+    works from calibration images. ``words`` is what descriptions of recipes say of it; None is its label.
+    """
+
+    name: str
+    label: str
+    help: str
+    code: object
+    costs: object = "optimizer.compression.quantize.bits:nearest_costs"
+    options: tuple[str, ...] = ("granularity", "range")
+    range: str = "absmax"
+    asymmetric_below: int = 0
+    needs_data: bool = False
+    words: str | None = None
+
+    def load(self) -> Any:
+        """Its function, imported now."""
+        return load(self.code)
+
+    def load_costs(self) -> Any:
+        """The function that predicts costs, imported now."""
+        return load(self.costs)
+
+    @property
+    def described(self) -> str:
+        return self.label.lower() if self.words is None else self.words
+
+
+QUANTIZERS: dict[str, QuantizerInfo] = {
+    entry.name: entry
+    for entry in (
+        QuantizerInfo(
+            "nearest",
+            "to nearest",
+            "each weight goes to the nearest value of its grid; no images needed.",
+            "optimizer.compression.quantize.nearest:quantize",
+            options=("granularity", "range", "equalise"),
+            words="",
+        ),
+        QuantizerInfo(
+            "compensated",
+            "compensated",
+            "on calibration images, weights that are yet to be rounded make up for those that were.",
+            "optimizer.compression.quantize.compensated:quantize",
+            "optimizer.compression.quantize.bits:compensated_costs",
+            range="mse",
+            asymmetric_below=8,  # at 8 a zero point gains nothing and keeps int8 kernels from being used
+            needs_data=True,
+        ),
+    )
+}
+
+
+def quantizer_info(name: str) -> QuantizerInfo:
+    """The entry of that name. Raises InputError for an unknown one."""
+    if name not in QUANTIZERS:
+        raise unknown("rounding", name, QUANTIZERS)
+    return QUANTIZERS[name]

@@ -1,0 +1,55 @@
+"""Recipes to begin with: how the dashboard prunes and rounds, and presets for people in a hurry."""
+
+from dataclasses import dataclass, replace
+
+from optimizer.recipe.recipe import Recipe
+from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, QuantizeSpec, best_grid
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A recipe to be found: the first of ``candidates`` that loses at most ``points`` of accuracy.
+
+    They come from the one that gains most to the one that loses least.
+    """
+
+    label: str
+    points: float
+    candidates: tuple[Recipe, ...]
+
+
+NORMAL = Recipe(NORMAL_PRUNE, NORMAL_QUANTIZE)
+"""How the dashboard prunes and rounds unless it is told otherwise; as it stands it does neither."""
+
+
+def _rounded(bits: int, activation_bits: int = 32, sparsity: float | None = None) -> Recipe:
+    prune = replace(NORMAL.prune, sparsity=sparsity)
+    quantize = replace(NORMAL.quantize.at(bits), activation_bits=activation_bits)
+    return Recipe(prune, quantize).canonical()
+
+
+def _mixed(bits: float) -> Recipe:
+    quantize = replace(NORMAL.quantize, average_bits=bits, symmetric=best_grid(NORMAL.quantize.method, bits))
+    return Recipe(NORMAL.prune, quantize).canonical()
+
+
+_INT8 = tuple(_rounded(bits, 8) for bits in (4, 6, 8))
+_HALF = Recipe(quantize=QuantizeSpec(weight_bits=16))
+PRESETS = {
+    "safe": Preset("At most 0.5 points lost", 0.5, (*_INT8[1:], _rounded(8), _HALF)),
+    "balanced": Preset("At most 1 point lost, int8 kernels", 1.0, (*_INT8, _rounded(6), _rounded(8))),
+    "small": Preset(
+        "The smallest file, at most 3 points lost",
+        3.0,
+        (
+            _rounded(3, sparsity=0.5),
+            _rounded(4, sparsity=0.5),
+            _mixed(3),
+            _mixed(4),
+            _rounded(4),
+            _rounded(6),
+        ),
+    ),
+    "fast": Preset("The lowest latency, at most 2 points lost", 2.0, (*_INT8, _HALF)),
+}
+"""For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search.presets`)."""

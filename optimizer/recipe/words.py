@@ -1,0 +1,58 @@
+"""A recipe in words, part by part."""
+
+from optimizer.recipe.specs import PRECISIONS, Override, PruneSpec, QuantizeSpec
+
+SHARED_OUT = {
+    "normalised": "relative to each layer's weights",
+    "measured": "shared out by measured effect",
+}
+
+
+def describe_prune(prune: PruneSpec) -> list[str]:
+    if not prune.active:
+        return []
+    how = [prune.pruner.described] if prune.pruner.described else []
+    how += ["best effort"] if prune.effort == "best" and "effort" in prune.pruner.options else []
+    if prune.shrinks:
+        how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
+        how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
+        how += ["outputs matched"] if prune.matches else []
+        return [f"{100 * prune.share:.4g} % of channels removed ({', '.join(how)})"]
+    if prune.threshold is not None:
+        words = f"|w| ≤ {prune.threshold:.3g} pruned"
+    elif prune.fixed_sparsity:
+        words = f"pruned {prune.pattern}"
+    else:
+        what = "each layer" if prune.allocation == "uniform" else "all weights"
+        words = f"{100 * prune.share:.4g} % of {what} pruned"
+        how += [f"in blocks {prune.pattern}"] if prune.pattern != "unstructured" else []
+        how += [SHARED_OUT[prune.allocation]] if prune.allocation in SHARED_OUT else []
+    how += ["outputs matched"] if prune.matches else []
+    return [f"{words} ({', '.join(how)})" if how else words]
+
+
+def describe_quantize(quantize: QuantizeSpec) -> list[str]:
+    words = []
+    if quantize.average_bits is not None:
+        words.append(f"{quantize.average_bits:g}-bit weights on average")
+    elif quantize.weight_bits < 32:
+        words.append(f"{quantize.weight_bits}-bit weights")
+    if quantize.integer:
+        details = [
+            quantize.quantizer.described,
+            {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
+            "" if quantize.symmetric else "asymmetric",
+            {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
+            "equalised" if quantize.equalises else "",
+        ]
+        if any(details):
+            words[-1] += f" ({', '.join(filter(None, details))})"
+    if quantize.activation_bits < 32:
+        words.append(f"{quantize.activation_bits}-bit activations")
+    if quantize.precision != "f32":
+        words.append(f"computed in {PRECISIONS[quantize.precision]}")
+    return words
+
+
+def describe_layers(layers: tuple[Override, ...]) -> list[str]:
+    return [f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart"] if layers else []
