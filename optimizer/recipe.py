@@ -2,9 +2,9 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -403,8 +403,8 @@ class Recipe:
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise InputError(f"not a recipe: {error}") from error
 
-    def describe(self) -> str:
-        """The recipe in words, as charts and tables show it.
+    def describe(self, details: bool = True) -> str:
+        """The recipe in words, as charts and tables show it; without ``details``, not how exactly.
 
         >>> Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)).describe()
         '50 % of all weights pruned · 4-bit weights'
@@ -413,11 +413,11 @@ class Recipe:
             return "uncompressed"
         parts = [
             *_describe_prune(self.prune),
-            *([f"fine-tuned for {self.finetune_steps:,} steps"] if self.finetunes else []),
+            *([Phrase(f"fine-tuned for {self.finetune_steps:,} steps")] if self.finetunes else []),
             *_describe_quantize(self.quantize),
             *_describe_layers(self.layers),
         ]
-        return " · ".join(parts)
+        return " · ".join(part.words(details) for part in parts)
 
 
 EARLIER_BUDGET = "training_seconds"
@@ -505,7 +505,17 @@ SHARED_OUT = {
 }
 
 
-def _describe_prune(prune: PruneSpec) -> list[str]:
+class Phrase(NamedTuple):
+    """What a recipe does, in words, and how exactly."""
+
+    what: str
+    how: Sequence[str] = ()
+
+    def words(self, details: bool) -> str:
+        return f"{self.what} ({', '.join(self.how)})" if details and self.how else self.what
+
+
+def _describe_prune(prune: PruneSpec) -> list[Phrase]:
     if not prune.active:
         return []
     how = []
@@ -513,7 +523,7 @@ def _describe_prune(prune: PruneSpec) -> list[str]:
         how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
         how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
         how += ["outputs matched"] if prune.matches else []
-        return [f"{100 * prune.share:.4g} % of channels removed ({', '.join(how)})"]
+        return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
     elif prune.fixed_sparsity:
@@ -526,30 +536,28 @@ def _describe_prune(prune: PruneSpec) -> list[str]:
     if prune.method == "compensated":
         how.insert(0, "compensated" if prune.effort == "fast" else "compensated, best effort")
     how += ["outputs matched"] if prune.matches else []
-    return [f"{words} ({', '.join(how)})" if how else words]
+    return [Phrase(words, how)]
 
 
-def _describe_quantize(quantize: QuantizeSpec) -> list[str]:
-    words = []
+def _describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
+    parts = []
+    details = [
+        "compensated" if quantize.method == "compensated" else "",
+        {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
+        "" if quantize.symmetric else "asymmetric",
+        {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
+        "equalised" if quantize.equalises else "",
+    ]
+    how = [*filter(None, details)] if quantize.integer else []
     if quantize.average_bits is not None:
-        words.append(f"{quantize.average_bits:g}-bit weights on average")
+        parts.append(Phrase(f"{quantize.average_bits:g}-bit weights on average", how))
     elif quantize.weight_bits < 32:
-        words.append(f"{quantize.weight_bits}-bit weights")
-    if quantize.integer:
-        details = [
-            "compensated" if quantize.method == "compensated" else "",
-            {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
-            "" if quantize.symmetric else "asymmetric",
-            {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
-            "equalised" if quantize.equalises else "",
-        ]
-        if any(details):
-            words[-1] += f" ({', '.join(filter(None, details))})"
+        parts.append(Phrase(f"{quantize.weight_bits}-bit weights", how))
     if quantize.activation_bits < 32:
-        words.append(f"{quantize.activation_bits}-bit activations")
+        parts.append(Phrase(f"{quantize.activation_bits}-bit activations"))
     if quantize.precision != "f32":
-        words.append(f"computed in {PRECISIONS[quantize.precision]}")
-    return words
+        parts.append(Phrase(f"computed in {PRECISIONS[quantize.precision]}"))
+    return parts
 
 
 def _differences(plain: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
@@ -560,5 +568,5 @@ def _differences(plain: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _describe_layers(layers: tuple[Override, ...]) -> list[str]:
-    return [f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart"] if layers else []
+def _describe_layers(layers: tuple[Override, ...]) -> list[Phrase]:
+    return [Phrase(f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart")] if layers else []

@@ -151,7 +151,7 @@ def measure(
                 images,
                 settings,
                 signature,
-                request.recipe.describe(),
+                request.recipe,
             )
     inspection, cold_start = scored.inspection, None
     if not settings.quick:
