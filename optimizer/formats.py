@@ -5,15 +5,9 @@ Bytes are decimal (1 kB = 1,000 B).
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 MISSING = "–"
-
-
-class Formatter(Protocol):
-    """Writes a value with its unit, and its interval where there is one: ``93.4 % (92.9 to 93.9)``."""
-
-    def __call__(self, value: float | None, low: float | None = None, high: float | None = None) -> str: ...
 
 
 def decimals(value: float, low: float | None, high: float | None, significant: int = 3) -> int:
@@ -32,38 +26,42 @@ def decimals(value: float, low: float | None, high: float | None, significant: i
     return max(0, significant - 1 - math.floor(math.log10(abs(value))))
 
 
-def writer(
-    units: tuple[tuple[float, str], ...], most: int = 4, significant: int = 3, factor: float = 1
-) -> Formatter:
-    """A formatter that takes the largest of ``units`` (divisor, suffix) that ``value`` reaches."""
+@dataclass(frozen=True, slots=True)
+class Formatter:
+    """Writes a value in the largest of ``units`` (divisor, suffix) that it reaches, and its interval where
+    there is one: ``93.4 % (92.9 to 93.9)``, with at most ``most`` decimals."""
 
-    def write(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    units: tuple[tuple[float, str], ...]
+    most: int = 4
+    significant: int = 3
+
+    def __call__(self, value: float | None, low: float | None = None, high: float | None = None) -> str:
+        text, interval = self.parts(value, low, high)
+        return f"{text} ({interval})" if interval else text
+
+    def parts(
+        self, value: float | None, low: float | None = None, high: float | None = None
+    ) -> tuple[str, str]:
+        """The value, with the digits that its interval leaves it, and the interval (empty without one)."""
         if value is None or math.isnan(value):
-            return MISSING
-        reached = [unit for unit in units if abs(value) * factor >= unit[0]]
-        divisor, suffix = reached[-1] if reached else units[0]
+            return MISSING, ""
+        reached = [unit for unit in self.units if abs(value) >= unit[0]]
+        divisor, suffix = reached[-1] if reached else self.units[0]
 
         def scaled(number: float | None) -> float | None:
-            return None if number is None or math.isnan(number) else number * factor / divisor
+            return None if number is None or math.isnan(number) else number / divisor
 
-        number, lower, upper = value * factor / divisor, scaled(low), scaled(high)
-        places = min(most, decimals(number, lower, upper, significant))
+        number, lower, upper = value / divisor, scaled(low), scaled(high)
+        places = min(self.most, decimals(number, lower, upper, self.significant))
         text = f"{_signed(number, places)}{suffix}"
         if lower is None or upper is None:
-            return text
-        return f"{text} ({_signed(lower, places)} to {_signed(upper, places)})"
-
-    return write
+            return text, ""
+        return text, f"{_signed(lower, places)} to {_signed(upper, places)}"
 
 
 def _signed(number: float, places: int) -> str:
     """With a true minus sign, and never a negative zero."""
     return f"{round(number, places) + 0.0:,.{places}f}".replace("-", "−")
-
-
-def format_count(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """A whole number with its thousands set apart: it was counted, so every digit is meant."""
-    return MISSING if value is None or math.isnan(value) else f"{value:,.0f}"
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:
@@ -76,16 +74,19 @@ def format_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-format_bytes = writer(((1, " B"), (1e3, " kB"), (1e6, " MB"), (1e9, " GB")))
+format_count = Formatter(((1, ""),), most=0)
+"""A whole number with its thousands set apart: it was counted, so every digit is meant."""
+
+format_bytes = Formatter(((1, " B"), (1e3, " kB"), (1e6, " MB"), (1e9, " GB")))
 """Decimal units: ``format_bytes(1_230_000) == "1.23 MB"``."""
 
-format_ns = writer(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
+format_ns = Formatter(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
 """``format_ns(612_300) == "612 µs"``."""
 
-format_percent = writer(((1, " %"),), most=2)
-format_ratio = writer(((1, "×"),), most=3)
-format_points = writer(((1, " points"),), most=2, significant=2)
-format_large = writer(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
+format_percent = Formatter(((1, " %"),), most=2)
+format_ratio = Formatter(((1, "×"),), most=3)
+format_points = Formatter(((1, " points"),), most=2, significant=2)
+format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

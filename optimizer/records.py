@@ -5,7 +5,9 @@ when it is read (:mod:`optimizer.analysis.statistics`, :mod:`optimizer.analysis.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -13,7 +15,7 @@ import numpy as np
 
 from optimizer.errors import InputError
 from optimizer.methods.engines import DEFAULT_ENGINE
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 T = TypeVar("T")
 
@@ -195,7 +197,7 @@ class Accuracy:
 
     correct: bytes
     total: int
-    reference: str
+    reference: Literal["labels", "baseline"]
     agreement: int
     sqnr_db: float | None
     kl: float | None
@@ -227,14 +229,14 @@ class Latency:
     """Raw samples of one comparison, in nanoseconds a call of ``batch`` images.
 
     Round ``i`` timed the baseline twice (``baseline_ns[0][i]``, ``baseline_ns[1][i]``) and the variant once
-    (``variant_ns[i]``) in an order shuffled from ``seed``. ``measured_for`` describes the recipe that ran:
-    configurations of one execution signature run the same instructions and share a measurement. Calls
-    under a millisecond are timed ``calls`` in a row: each sample above is then their mean, and ``single_ns``
-    has the first of each row of the variant alone.
+    (``variant_ns[i]``) in an order shuffled from ``seed``. ``recipe`` is the one that ran: configurations of
+    one execution signature run the same instructions and share a measurement. Calls under a millisecond are
+    timed ``calls`` in a row: each sample above is then their mean, and ``single_ns`` has the first of each
+    row of the variant alone.
     """
 
     signature: str
-    measured_for: str
+    recipe: Recipe
     baseline_ns: tuple[tuple[int, ...], tuple[int, ...]]
     variant_ns: tuple[int, ...]
     batch: int
@@ -250,42 +252,49 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class LayerExecution:
-    """How the engine really ran one layer, read off its executed graph."""
+    """How the engine really ran one layer, read off its executed graph.
+
+    ``others`` are the precisions of a layer's other calls, where these differ from that of its first.
+    """
 
     name: str
     precision: str
     kernel: str
+    others: tuple[str, ...] = ()
+    skips_zeros: bool = False
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Every precision that it ran in."""
+        return (self.precision, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What ran, layer by layer, and in words what was only simulated."""
+    """What ran, layer by layer, and in words what was only simulated. ``fallback``: why torch's own sparse
+    matrices stood in for the sparse engine's kernels; empty where they didn't."""
 
     layers: tuple[LayerExecution, ...]
     simulated: tuple[str, ...]
+    fallback: str = ""
 
     @property
     def precisions(self) -> dict[str, int]:
-        """Layers by the precision they ran in."""
-        counts: dict[str, int] = {}
-        for layer in self.layers:
-            counts[layer.precision] = counts.get(layer.precision, 0) + 1
-        return counts
+        """Layers by the precisions they ran in."""
+        return dict(Counter(" and ".join(layer.precisions) for layer in self.layers))
 
 
-Role = Literal["layer", "conversion", "other"]
-TOGETHER = " + "
-"""Between the names of layers that ran as one kernel."""
+Role = Literal["layer", "conversion", "between", "other"]
 
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
     """One operation of an executed graph: how it ran, and nanoseconds a call, one sample a profile.
 
-    ``name`` is the layer's (or several, with TOGETHER between) where ``role`` is ``layer``, else its own. A
-    ``conversion`` is what a change of precision or layout adds: re-quantization, reorders. ``other`` is all
-    the rest, with what passes between operations, so that the rows of a call add up to it. ``kernel`` is the
-    engine's own word.
+    ``layers`` are those that it is where ``role`` is ``layer`` (several may run as one kernel); ``name`` is
+    theirs, else its own. A ``conversion`` is what a change of precision or layout adds: re-quantization,
+    reorders. ``between`` is what a call takes beside its operations, so that the rows add up to it, and
+    ``other`` all the rest. ``kernel`` is the engine's own word.
     """
 
     name: str
@@ -293,6 +302,21 @@ class KernelTime:
     precision: str
     kernel: str
     times_ns: tuple[int, ...]
+    layers: tuple[str, ...] = ()
+    skips_zeros: bool = False
+
+    @classmethod
+    def of_layers(
+        cls, layers: Iterable[str], precision: str, kernel: str, time_ns: int, skips_zeros: bool = False
+    ) -> "KernelTime":
+        """One sample of a kernel that is these layers."""
+        names = tuple(layers)
+        return cls(" + ".join(names), "layer", precision, kernel, (time_ns,), names, skips_zeros)
+
+    @classmethod
+    def between_operations(cls, time_ns: int, what: str = "scheduling, and the call itself") -> "KernelTime":
+        """What a call takes beside its operations, and what that is."""
+        return cls("between operations", "between", "", what, (max(0, time_ns),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,17 +418,38 @@ def decode(data: bytes | str, kind: type[T]) -> T:
         raise InputError(f"not a {kind.__name__} record: {error}") from error
 
 
-LATER = (b',"precision":"f32"', b',"equalise":false', b',"match":false', b',"content":""')
-"""Fields that came after results were stored, with the value that those have. In JSON, no text looks so."""
+LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
+    Recipe: {"finetune_steps": (0, {"training_seconds": 0.0})},
+    PruneSpec: {"match": (False, {})},
+    QuantizeSpec: {"precision": ("f32", {}), "equalise": (False, {})},
+    DataSpec: {"content": ("", {})},
+    LayerExecution: {"precision": ("f32", {}), "others": ((), {}), "skips_zeros": (False, {})},
+}
+"""Fields that came after results were stored: the value that those have, and what a digest has in its place
+(the field whose place it took, or nothing). With any other value a field is part of it like all others."""
 
 
 def digest(value: object) -> str:
     """A short, stable name for any value made of records and plain data.
 
-    The same as before where a field that came later, or took another's place, has its default: what is
+    Fields that came later count only where they differ from what came before (:data:`LATER`), so that what is
     stored is still found.
     """
-    plain = encode(value).replace(b',"finetune_steps":0', b',"training_seconds":0.0')
-    for later in LATER:
-        plain = plain.replace(later, b"")
-    return hashlib.sha256(plain).hexdigest()[:20]
+    return hashlib.sha256(msgspec.json.encode(_digested(value))).hexdigest()[:20]
+
+
+def _digested(value: object) -> object:
+    if is_dataclass(value):
+        later, plain = LATER.get(type(value), {}), dict[str, object]()
+        for one in fields(value):
+            content = getattr(value, one.name)
+            if one.name in later and content == later[one.name][0]:
+                plain |= later[one.name][1]
+            else:
+                plain[one.name] = _digested(content)
+        return plain
+    if isinstance(value, dict):
+        return {key: _digested(value[key]) for key in sorted(value, key=str)}
+    if isinstance(value, list | tuple):
+        return [_digested(one) for one in value]
+    return value

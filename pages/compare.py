@@ -8,6 +8,7 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis import frame
+from optimizer.analysis.frame import Column
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import summarise
@@ -24,8 +25,9 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
-    "model", "engine", "threads", "batch", "recipe", "accuracy", "accuracy lost", *frame.COMPARED, "file",
-    "ratio", "verdict", "badges", "latency", "compressed", "packed", "frontier",
+    Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, Column.ACCURACY, Column.LOST,
+    *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT, Column.BADGES, Column.LATENCY,
+    Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
 )  # fmt: skip
 VIEWS: dict[Literal["rounds", "distribution"], str] = {
     "rounds": "round by round",
@@ -77,9 +79,11 @@ def main() -> None:
         return
     reference = reference_of(chosen)
     table = frame.table(chosen, reference)
-    table["recipe"] = charts.brief([*table["recipe"]])  # the whole names stand above
-    alike = [name for name in COLUMNS[: COLUMNS.index("recipe")] if table[name].nunique() == 1]
-    shown = [name for name in COLUMNS if name in table and name not in alike]
+    recipes = [result.request.recipe for result in chosen]  # the whole names stand above
+    table[Column.RECIPE.label] = charts.brief([(one.describe(False), one.describe()) for one in recipes])
+    same = COLUMNS[: COLUMNS.index(Column.RECIPE)]
+    alike = [column.label for column in same if table[column.label].nunique() == 1]
+    shown = [one.label for one in COLUMNS if one.label in table and one.label not in alike]
     st.dataframe(table, column_order=shown, hide_index=True)
     if reference:
         st.caption(AGAINST)
@@ -110,8 +114,7 @@ def main() -> None:
 def reference_of(chosen: Sequence[Result]) -> Result | None:
     """The one that all are compared with; None is each one's own uncompressed model."""
     by_key = {result.key: result for result in chosen}
-    names = labels(chosen)
-    short = dict(zip(names, charts.brief([*names.values()]), strict=True))
+    short = short_labels(chosen)
     asked = st.session_state.get("against", st.query_params.get("against"))
     st.session_state["against"] = asked if asked in by_key else UNCOMPRESSED
     key = st.selectbox(
@@ -130,8 +133,7 @@ def raw_times(chosen: Sequence[Result]) -> None:
     """Every call that the clock timed for one of the configurations: nobody has to believe a median."""
     st.subheader("Raw times")
     by_key = {result.key: result for result in chosen}
-    names = labels(chosen)
-    short = dict(zip(names, charts.brief([*names.values()]), strict=True))
+    short = short_labels(chosen)
     asked = st.session_state.get("times", st.query_params.get("times"))
     st.session_state["times"] = asked if asked in by_key else chosen[0].key
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -157,19 +159,27 @@ def raw_times(chosen: Sequence[Result]) -> None:
 
 def labels(results: Sequence[Result]) -> dict[str, str]:
     """Each result in words, by key. No two alike: Streamlit knows an option by its label alone."""
-    names = {}
-    for summary in map(summarise, results):
-        request = summary.request
-        parts = [request.model, summary.description, engine_label(request.engine)]
-        if request.data != DataSpec():
-            parts.append(summary.images)
-        if request.settings.threads or summary.batch > 1:
-            parts.append(summary.served)
-        if not summary.quick:
-            parts.append("in full")
-        names[summary.key] = " · ".join(parts)
+    names = {result.key: described(result) for result in results}
     often = Counter(names.values())
     return {key: name if often[name] == 1 else f"{name} · {key[:6]}" for key, name in names.items()}
+
+
+def short_labels(results: Sequence[Result]) -> dict[str, str]:
+    """The same without how exactly, where that leaves no two alike."""
+    full, short = labels(results), [described(result, details=False) for result in results]
+    return dict(zip(full, charts.brief([*zip(short, full.values(), strict=True)]), strict=True))
+
+
+def described(result: Result, details: bool = True) -> str:
+    summary, request = summarise(result), result.request
+    parts = [request.model, request.recipe.describe(details), engine_label(request.engine)]
+    if request.data != DataSpec():
+        parts.append(summary.images)
+    if request.settings.threads or summary.batch > 1:
+        parts.append(summary.served)
+    if not summary.quick:
+        parts.append("in full")
+    return " · ".join(parts)
 
 
 main()

@@ -7,19 +7,20 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import growth, scaling
 from optimizer.analysis.conclusions import as_json, conclusions
-from optimizer.analysis.scaling import DENSE, STACK, ComplexityRequest, ComplexityRun
-from optimizer.analysis.statistics import Verdict
+from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
+from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.analysis.summary import BadgeKind
 from optimizer.formats import format_ns, format_ratio
 from optimizer.records import ModelCard
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 
 LABELS = {
-    "dense": ("Dense kernels", "zeros are multiplied too"),
-    "sparse kernel": ("Sparse kernel", "zeros are skipped"),
-    "csr": ("torch's CSR", "zeros are skipped"),
-    "rows removed": ("Rows removed", "a smaller dense layer"),
-    "int8": ("int8 kernels", "zeros are multiplied too"),
+    ExecutionKind.DENSE: ("Dense kernels", "zeros are multiplied too"),
+    ExecutionKind.SPARSE: ("Sparse kernel", "zeros are skipped"),
+    ExecutionKind.CSR: ("torch's CSR", "zeros are skipped"),
+    ExecutionKind.ROWS: ("Rows removed", "a smaller dense layer"),
+    ExecutionKind.INT8: ("int8 kernels", "zeros are multiplied too"),
 }
 FULL = consent.Work("full", True, "a full measurement", 30)
 
@@ -33,7 +34,7 @@ def main() -> None:
         "what executes the model skips them. All times are of this machine, on one thread."
     )
     request = controls(model)
-    key = scaling.request_key(request)
+    key = scaling.complexity_key(request)
     runs = stored()
     run = runs.get(key)
     if run is None:
@@ -126,13 +127,13 @@ def effects(run: ComplexityRun, share: float) -> None:
     predictions = growth.predicted_effects(run, share)
     for column, execution in zip(st.columns(len(run.executions)), run.executions, strict=True):
         with column, st.container(border=True, height="stretch", gap="xxsmall"):
-            against = None if execution == DENSE else DENSE
+            against = None if execution == ExecutionKind.DENSE else ExecutionKind.DENSE
             effect = growth.effect(run, execution, against)
-            value, _, interval = (
-                format_ratio(effect.ratio, effect.ratio_low, effect.ratio_high)
+            value, interval = (
+                format_ratio.parts(effect.ratio, effect.ratio_low, effect.ratio_high)
                 if measured
-                else format_ratio(predictions[execution].ratio)
-            ).partition(" ")
+                else format_ratio.parts(predictions[execution].ratio)
+            )
             label, words = LABELS[execution]
             st.metric(
                 label,
@@ -140,12 +141,13 @@ def effects(run: ComplexityRun, share: float) -> None:
                 help=f"Time with {share:.0%} of the weights removed, over dense time with none removed.",
             )
             if measured:
-                verdict = "" if effect.noise else f"; {effect.verdict}"  # the badge says noisy
-                if effect.verdict == Verdict.SAME:
+                verdict = "" if effect.noise else f"; {effect.verdict.label}"  # the badge says noisy
+                if effect.verdict is LatencyVerdict.SAME:
                     verdict += f", {effect.detectable_words}"
-                st.caption(f"of dense before {interval}{verdict}")
+                st.caption(f"of dense before ({interval}){verdict}")
                 st.caption(words)
-                st.badge("noisy" if effect.noise else "measured", color="red" if effect.noise else "green")
+                badge = BadgeKind.NOISY if effect.noise else BadgeKind.MEASURED
+                st.badge(badge.label, color=drawing.BADGE_COLOURS[badge])
             else:
                 st.caption(
                     f"of dense before: {format_ns(predictions[execution].time_ns)}, by the linear model"

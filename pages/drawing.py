@@ -7,7 +7,7 @@ from typing import Literal
 import streamlit as st
 
 from optimizer.analysis.headline import Headline, Mood
-from optimizer.analysis.summary import Summary
+from optimizer.analysis.summary import BadgeKind, Summary
 from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.tables import EXPORTERS, MODEL_FILES, chrome, file_name
@@ -17,12 +17,12 @@ from pages.markup import plain
 from pages.tasks import finished, pool, visitor
 
 Colour = Literal["red", "orange", "green", "violet", "gray"]
-BADGE_COLOURS: dict[str, Colour] = {
-    "measured": "green",
-    "simulated": "orange",
-    "noisy": "red",
-    "preliminary": "gray",
-    "other machine": "violet",
+BADGE_COLOURS: dict[BadgeKind, Colour] = {
+    BadgeKind.MEASURED: "green",
+    BadgeKind.SIMULATED: "orange",
+    BadgeKind.NOISY: "red",
+    BadgeKind.PRELIMINARY: "gray",
+    BadgeKind.OTHER_MACHINE: "violet",
 }
 
 
@@ -94,9 +94,9 @@ def badges(summary: Summary) -> None:
     """How far the figures can be trusted, each badge with its reason."""
     with st.container(horizontal=True, gap="xsmall"):
         for badge in summary.badges:
-            crowded = badge.name == "noisy" and summary.threads > 1 and not summary.other_machine
+            crowded = badge.kind is BadgeKind.NOISY and summary.threads > 1 and not summary.other_machine
             words = plain(badge.words) + (f".\n\n{FEWER_THREADS}" if crowded else "")
-            st.badge(badge.name, color=BADGE_COLOURS[badge.name], help=words)
+            st.badge(badge.kind.label, color=BADGE_COLOURS[badge.kind], help=words)
 
 
 def export_menu(

@@ -133,8 +133,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
     swept = [job for key in missing if (job := tasks.pool().get(key)) and not job.over]
     with st.container(horizontal=True, vertical_alignment="center"):
-        words = request.recipe.describe()
-        short = charts.without_brackets(words)
+        words, short = request.recipe.describe(), request.recipe.describe(details=False)
         st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)
         if result:
             drawing.badges(summarise(result))

@@ -90,7 +90,7 @@ def times_ns(center_ns: float, rounds: int, random: np.random.Generator, spread:
 def make_latency(
     ratio: float = 1.0,
     *,
-    measured_for: str = "uncompressed",
+    timed: Recipe | None = None,
     rounds: int = 200,
     center_ns: float = 610_000,
     quick: bool = False,
@@ -103,7 +103,7 @@ def make_latency(
     variant = times_ns(center_ns * ratio, rounds, random) * drift
     return Latency(
         signature=digest([ratio, seed, quick]),
-        measured_for=measured_for,
+        recipe=timed or Recipe(),
         baseline_ns=(tuple(map(int, baseline[0])), tuple(map(int, baseline[1]))),
         variant_ns=tuple(map(int, variant)),
         batch=1,
@@ -203,7 +203,7 @@ def make_result(
         baseline_accuracy=Accuracy.of(before, reference=reference, agreement=images, sqnr_db=None, kl=0.0),
         latency=make_latency(
             ratio,
-            measured_for="8-bit weights · 8-bit activations" if rounded else "uncompressed",
+            timed=recipe(0, 8, 8) if rounded else Recipe(),
             rounds=rounds,
             quick=quick,
             noisy=noisy,

@@ -10,7 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from optimizer.analysis.scaling import ComplexityRequest
+from optimizer.analysis.serving import ServingRequest
 from optimizer.errors import InputError
+from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import (
     SCHEMA,
     Accuracy,
@@ -111,6 +114,81 @@ def test_latencies_share_an_axis_on_equal_machines_and_libraries(
     change: dict[str, object], shares_axis: bool
 ) -> None:
     assert (dataclasses.replace(MACHINE, **change).key == MACHINE.key) is shares_axis  # type: ignore[arg-type]
+
+
+def ask(recipe: Recipe) -> Request:
+    return Request("fashion-resnet", recipe)
+
+
+PHOTOGRAPHS = DataSpec(path="/photos", limit=500)
+FIRST_DIGESTS: list[tuple[object, str]] = [
+    (ask(Recipe()), "33215a68763495b83b45"),
+    (
+        ask(
+            Recipe(
+                PruneSpec("compensated", sparsity=0.5, allocation="measured"),
+                QuantizeSpec("compensated", weight_bits=4, range="mse"),
+            )
+        ),
+        "f6562f1b3746be0946ea",
+    ),
+    (
+        Request(
+            "fashion-resnet",
+            Recipe(PruneSpec(threshold=0.05)),
+            "sparse",
+            PHOTOGRAPHS,
+            Settings(threads=2, batch=4, quick=False),
+        ),
+        "ff725fd60000add12c37",
+    ),
+    (
+        ask(Recipe(PruneSpec("channels", sparsity=0.3, allocation="uniform", snap=8))),
+        "a56eb2025a2719675aff",
+    ),
+    (
+        ask(Recipe(layers=(Override("9.weight", sparsity=0.5, rounding="compensated"),))),
+        "31d12831da8dedf77851",
+    ),
+    (ask(Recipe(PruneSpec(sparsity=0.5), finetune_steps=200)), "45b590b6c23bd4cf0bda"),
+    (
+        ask(
+            Recipe(
+                PruneSpec(sparsity=0.5, match=True),
+                QuantizeSpec(weight_bits=8, equalise=True, precision="bf16"),
+            )
+        ),
+        "fd3e23e51ec57dbcf5a2",
+    ),
+    (ServingRequest("fashion-resnet"), "5840b868e6d73caf133f"),
+    (ComplexityRequest(removed_share=0.8), "4a9198aea26679dc9fc7"),
+    (DataSpec(), "4148b45f54064121849d"),
+    (
+        [LayerExecution("9.weight", "f32", "brgconv"), LayerExecution("0.weight", "i8", "brgconv")],
+        "1a39ac95f290c15c2ac3",
+    ),
+    (["f32", 0.5, None, {"b": 1, "a": [2]}], "80fb291fb356a23eeff9"),
+]
+"""What is stored is found by these: they never change, whatever fields come."""
+
+
+@pytest.mark.parametrize(("value", "first"), FIRST_DIGESTS)
+def test_the_digest_of_what_could_be_asked_before_is_what_it_was(value: object, first: str) -> None:
+    assert digest(value) == first
+
+
+def test_a_field_that_came_later_counts_where_it_is_set() -> None:
+    plain = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8))
+    later = (
+        dataclasses.replace(plain, finetune_steps=1),
+        dataclasses.replace(plain, prune=dataclasses.replace(plain.prune, match=True)),
+        dataclasses.replace(plain, quantize=dataclasses.replace(plain.quantize, precision="f16")),
+        dataclasses.replace(plain, quantize=dataclasses.replace(plain.quantize, equalise=True)),
+    )
+    assert len({digest(one) for one in (plain, *later)}) == 5
+    layer = LayerExecution("9.weight", "f32", "AVX2")
+    for change in ({"skips_zeros": True}, {"others": ("i8",)}, {"precision": "i8"}):
+        assert digest(dataclasses.replace(layer, **change)) != digest(layer)  # type: ignore[arg-type]
 
 
 def test_a_digest_is_of_the_value_and_not_of_the_order_of_a_dict() -> None:

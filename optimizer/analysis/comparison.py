@@ -6,26 +6,41 @@ from functools import lru_cache
 
 import numpy as np
 
+from optimizer.analysis.labels import Labelled
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop, Verdict, disagreement, paired_drop
+from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import MIN_ROUNDS
-from optimizer.analysis.statistics import MIN_CHANGE, SAME
+from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
 from optimizer.analysis.summary import Measure, Summary
+
+
+class NotComparable(Labelled):
+    """Why two results can't be compared in what they lose, or in time."""
+
+    IMAGES = "not the same images"
+    LABELS = "one has labels and the other has not"
+    BASELINES = "without labels each is judged by another uncompressed model"
+    TIMING = "not timed alike: another model, engine, batch, threads or machine"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """What a result loses against a ``reference`` that is not its baseline, and its time over that one's.
 
-    ``drop`` is None where the two did not see the same images, ``ratio`` without a value where they were not
-    timed alike; ``missing`` says why. ``time_verdict`` is faster, slower, noisy or no measurable difference,
-    and empty where there is no ratio.
+    ``drop`` is None where the two did not see the same images (``no_drop``), ``ratio`` without a value and
+    ``time_verdict`` None where they were not timed alike (``no_ratio``).
     """
 
     drop: PairedDrop | None
     ratio: Measure
-    time_verdict: str
-    missing: tuple[str, ...] = ()
+    time_verdict: LatencyVerdict | None
+    no_drop: NotComparable | None = None
+    no_ratio: NotComparable | None = None
+
+    @property
+    def missing(self) -> tuple[NotComparable, ...]:
+        """Why something is."""
+        return tuple(one for one in (self.no_drop, self.no_ratio) if one)
 
 
 @lru_cache(maxsize=4096)
@@ -33,7 +48,7 @@ def compare(summary: Summary, reference: Summary) -> Comparison:
     """``summary`` against ``reference``. Positive drops and ratios above 1 are worse than the reference."""
     drop, no_drop = _drop(summary, reference)
     ratio, verdict, no_ratio = _time(summary, reference)
-    return Comparison(drop, ratio, verdict, tuple(filter(None, (no_drop, no_ratio))))
+    return Comparison(drop, ratio, verdict, no_drop, no_ratio)
 
 
 def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
@@ -46,9 +61,9 @@ def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
         return False
     compared = compare(summary, other)
     if name in ("accuracy", "drop") and compared.drop:
-        return compared.drop.verdict is Verdict.BETTER
+        return compared.drop.verdict is AccuracyVerdict.BETTER
     if name in ("latency", "latency_ratio", "throughput") and compared.time_verdict:
-        return compared.time_verdict == "faster"
+        return compared.time_verdict is LatencyVerdict.FASTER
     own, its = summary.measures[name], other.measures[name]
     if own.value is None or its.value is None:
         return False
@@ -58,27 +73,27 @@ def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
     return own.high < its.low if metric(name).direction == "lower" else own.low > its.high
 
 
-def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, str]:
+def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotComparable | None]:
     if not _same_images(summary, reference):
-        return None, "not the same images"
+        return None, NotComparable.IMAGES
     if summary.reference != reference.reference:
-        return None, "one has labels and the other has not"
+        return None, NotComparable.LABELS
     own, its = (
         np.unpackbits(np.frombuffer(one.outcomes, np.uint8), count=one.total).astype(bool)
         for one in (summary, reference)
     )
     if summary.reference == "labels":
-        return paired_drop(its, own), ""
+        return paired_drop(its, own), None
     if _baseline_of(summary) != _baseline_of(reference):
-        return None, "without labels each is judged by another uncompressed model"
+        return None, NotComparable.BASELINES
     if reference.recipe.identity:  # right by definition
-        return disagreement(own), ""
+        return disagreement(own), None
     if summary.recipe.identity:
         lost = disagreement(its)
         return replace(
             lost, points=-lost.points, low=-lost.high, high=-lost.low, lost=0, gained=lost.lost
-        ), ""
-    return paired_drop(its, own), ""
+        ), None
+    return paired_drop(its, own), None
 
 
 def _baseline_of(summary: Summary) -> tuple[str, str]:
@@ -97,28 +112,30 @@ def _same_images(one: Summary, other: Summary) -> bool:
     )
 
 
-def _time(summary: Summary, reference: Summary) -> tuple[Measure, str, str]:
+def _time(
+    summary: Summary, reference: Summary
+) -> tuple[Measure, LatencyVerdict | None, NotComparable | None]:
     """The ratio of the two ratios: each was measured against the same baseline, in a run of its own.
 
     The interval joins both: on the logarithm the squared distances to either end add up (G. Y. Zou and A.
     Donner, Statistics in Medicine 27, 2008, 1693-1702), which keeps what each interval knows of its rounds.
     """
     if _timed(summary) != _timed(reference):
-        return Measure(None), "", "not timed alike: another model, engine, batch, threads or machine"
+        return Measure(None), None, NotComparable.TIMING
     own, its = summary.latency, reference.latency
     if own == its:  # the same instructions share a measurement
-        return Measure(1.0, 1.0, 1.0, 1.0), str(SAME), ""
+        return Measure(1.0, 1.0, 1.0, 1.0), LatencyVerdict.SAME, None
     ratio = own.ratio / its.ratio
     below = math.hypot(math.log(own.ratio / own.ratio_low), math.log(its.ratio_high / its.ratio))
     above = math.hypot(math.log(own.ratio_high / own.ratio), math.log(its.ratio / its.ratio_low))
     measure = Measure(ratio, ratio * math.exp(-below), ratio * math.exp(above), 1.0)
     if own.noise or its.noise:
-        return measure, "noisy", ""
+        return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
     told = min(own.rounds, its.rounds) >= MIN_ROUNDS and (below < math.log(ratio) or above < -math.log(ratio))
     if not told or abs(ratio - 1) <= floor:
-        return measure, str(SAME), ""
-    return measure, "faster" if ratio < 1 else "slower", ""
+        return measure, LatencyVerdict.SAME, None
+    return measure, LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER, None
 
 
 def _timed(summary: Summary) -> tuple[object, ...]:

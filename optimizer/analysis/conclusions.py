@@ -16,23 +16,19 @@ from optimizer.analysis.growth import (
     ten_times,
 )
 from optimizer.analysis.scaling import (
-    CSR,
-    DENSE,
-    INT8,
-    KERNEL,
-    ROWS,
     SKIPPING,
     STACK,
     ComplexityRun,
+    ExecutionKind,
     against_dense,
     counts,
-    n_label,
+    n_is,
 )
 from optimizer.analysis.slopes import SLOPE_MARGIN, Fit, Growth, order_stays
-from optimizer.analysis.statistics import LatencySummary, Verdict
+from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.formats import format_count, format_ns, format_ratio
 
-NAMES = {KERNEL: "Sparse kernel", CSR: "CSR"}
+NAMES = {ExecutionKind.SPARSE: "Sparse kernel", ExecutionKind.CSR: "CSR"}
 
 
 def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
@@ -58,8 +54,8 @@ def _removal(
         return f"{format_count(after)} of {format_count(before)} visits"
 
     yield (
-        f"{doing} {where}, dense execution: {_told(told[DENSE])}; "
-        f"the zeros are multiplied too ({visits(DENSE)})."
+        f"{doing} {where}, dense execution: {_told(told[ExecutionKind.DENSE])}; "
+        f"the zeros are multiplied too ({visits(ExecutionKind.DENSE)})."
     )
     for execution in SKIPPING:
         if execution in run.executions:
@@ -67,16 +63,17 @@ def _removal(
             own = _told(told[execution], "of its own time before")
             yield f"{name}: {own}; the zeros are skipped ({visits(execution)})."
             yield _break_even(run, execution, told[against_dense(execution)], others)
-    yield f"Rows removed: {_told(told[ROWS])}; the layers are smaller and still dense ({visits(ROWS)})."
-    if INT8 in run.executions:
+    rows, int8 = ExecutionKind.ROWS, ExecutionKind.INT8
+    yield f"Rows removed: {_told(told[rows])}; the layers are smaller and still dense ({visits(rows)})."
+    if int8 in run.executions:
         yield (
-            f"int8: {_told(told[INT8], 'of its own time before')}; the zeros are multiplied too "
-            f"({visits(INT8)}). Against dense float32: {_told(told[against_dense(INT8)], 'of its time')}."
+            f"int8: {_told(told[int8], 'of its own time before')}; the zeros are multiplied too "
+            f"({visits(int8)}). Against dense float32: {_told(told[against_dense(int8)], 'of its time')}."
         )
 
 
 def _break_even(
-    run: ComplexityRun, execution: str, effect: LatencySummary, others: Sequence[ComplexityRun]
+    run: ComplexityRun, execution: ExecutionKind, effect: LatencySummary, others: Sequence[ComplexityRun]
 ) -> str:
     """Where skipping zeros catches up with dense: measured at other shares, or as predicted."""
     share = _percent(run.request.removed_share)
@@ -91,11 +88,11 @@ def _break_even(
 
 def _told(summary: LatencySummary, of: str = "of the time before") -> str:
     ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
-    if summary.verdict == Verdict.NOISY:
+    if summary.verdict is LatencyVerdict.NOISY:
         return f"{ratio}, but noisy: {summary.noise[0]}"
-    if summary.verdict == Verdict.SAME:
-        return f"{summary.verdict}, {ratio} ({summary.detectable_words})"
-    return f"{summary.verdict}, {ratio}"
+    if summary.verdict is LatencyVerdict.SAME:
+        return f"{summary.verdict.label}, {ratio} ({summary.detectable_words})"
+    return f"{summary.verdict.label}, {ratio}"
 
 
 def _percent(share: float) -> str:
@@ -106,7 +103,7 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
     after = "After the removal" if run.request.removed_share else "With every weight"
     if lines := fits(run):
         slopes = ", ".join(
-            f"{execution} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
+            f"{execution.label} n^{fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})"
             for execution, fit in lines.items()
         )
         yield (
@@ -118,31 +115,35 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
         return
     small, large = pair
     factors = growth_factors(run, small, large)
-    took = ", ".join(f"{execution} {format_ratio(*factor)}" for execution, factor in factors.items())
-    more = f"{large.n / small.n:.3g} times the {n_label(run).removesuffix(' n')}"
+    took = ", ".join(f"{execution.label} {format_ratio(*factor)}" for execution, factor in factors.items())
+    more = f"{large.n / small.n:.3g} times the {n_is(run)}"
     step = f"{more} ({format_count(small.n)} to {format_count(large.n)}) multiply the time: {took}"
-    flat = [execution for execution, (_, low, _) in factors.items() if low <= 1]
+    flat = [execution.label for execution, (_, low, _) in factors.items() if low <= 1]
     unsure = f" For {', '.join(flat)} these samples show no growth: measure again." if flat else ""
     if len(flat) == len(factors) or not run.request.removed_share:
         yield f"{after}, {step}.{unsure}"
     else:
-        fell = [execution for execution in run.executions if told[execution].verdict == Verdict.FASTER]
+        fell = [
+            execution.label
+            for execution in run.executions
+            if told[execution].verdict is LatencyVerdict.FASTER
+        ]
         constant = f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant is shown"
         yield (
             f"Pruning does not make the time constant: after it, {step}. {constant}; {_order(run)}.{unsure}"
         )
 
 
-def _shapes(lines: Mapping[str, Fit]) -> Iterable[str]:
+def _shapes(lines: Mapping[ExecutionKind, Fit]) -> Iterable[str]:
     """Of which executions linear growth is shown, of which not, and which have no slope to speak of."""
-    alike = {kind: [one for one, fit in lines.items() if fit.growth == kind] for kind in Growth}
+    alike = {kind: [one.label for one, fit in lines.items() if fit.growth == kind] for kind in Growth}
     if linear := alike[Growth.LINEAR]:
         yield f"Linear growth is shown for {', '.join(linear)}: the slope's whole range is {_within('1')}."
     if unsure := alike[Growth.NOT_SHOWN]:
         yield f"Linear growth is not shown for {', '.join(unsure)}: the slope's range is not {_within('1')}."
     bent = [
-        f"{execution} ({_percent(round(abs(worst.share), 2))} {'above' if worst.share > 0 else 'below'} the "
-        f"fit at n = {format_count(worst.n)})"
+        f"{execution.label} ({_percent(round(abs(worst.share), 2))} "
+        f"{'above' if worst.share > 0 else 'below'} the fit at n = {format_count(worst.n)})"
         for execution, fit in lines.items()
         if (worst := fit.bent)
     ]
@@ -153,7 +154,7 @@ def _shapes(lines: Mapping[str, Fit]) -> Iterable[str]:
 def _order(run: ComplexityRun) -> str:
     """Whether the order is shown to stay, by :func:`optimizer.analysis.slopes.order_stays`."""
     before, after = fits(run, removed=False), fits(run)
-    stays = [one for one in after if one in before and order_stays(before[one], after[one])]
+    stays = [one.label for one in after if one in before and order_stays(before[one], after[one])]
     if not stays:
         return "that the order stays is not shown"
     return f"the order stays ({', '.join(stays)}: slopes before and after {_within('1 and of each other')})"
@@ -165,8 +166,10 @@ def _within(what: str) -> str:
 
 def _overheads(run: ComplexityRun) -> Iterable[str]:
     if lines := fits(run):
-        floors = ", ".join(f"{execution} {format_ns(fit.floor_ns)}" for execution, fit in lines.items())
-        longer = ", ".join(f"{format_count(fit.from_n)} ({execution})" for execution, fit in lines.items())
+        floors = ", ".join(f"{execution.label} {format_ns(fit.floor_ns)}" for execution, fit in lines.items())
+        longer = ", ".join(
+            f"{format_count(fit.from_n)} ({execution.label})" for execution, fit in lines.items()
+        )
         smallest = format_count(run.points[0].n)
         yield (
             f"A layer's call has an overhead that no removal saves: {floors} (the smallest stack, "
@@ -205,7 +208,7 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
             "seed": run.request.seed,
             "created": run.created,
             "environment": run.environment,
-            "n_is": n_label(run).removesuffix(" n"),
+            "n_is": n_is(run),
             "layers": counts(run).to_dict("records"),
             "before": frame(run, removed=False).to_dict("records"),
             "after": frame(run).to_dict("records"),

@@ -11,24 +11,18 @@ from typing import Any
 import msgspec
 import pandas as pd
 
-from optimizer.analysis.statistics import LatencySummary, Verdict
+from optimizer.analysis.labels import Labelled
+from optimizer.analysis.realisation import HALF, INT8
+from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.formats import columns, count, format_ns, format_ratio
-from optimizer.records import TOGETHER, Environment, KernelTime, Request, Role, digest
+from optimizer.records import Environment, KernelTime, Request, Role, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import missing
 
 SCHEMA = 1
 """Version of the records here and of :func:`as_json`."""
 
-INT8 = ("i8", "u8")
-HALF = ("f16", "bf16")
-SPARSE = ("sparse", "csr")
-"""What the name of a kernel that skips zeros has in it."""
-
-BETWEEN = "between operations"
-"""The row of what a call takes beside its operations (as in :mod:`optimizer.engine.base`)."""
-
-NEGLIGIBLE = 0.01
+NEGLIGIBLE_SHARE = 0.01
 MUCH_BETWEEN = 0.2
 NAMED = 4
 """So many layers are named in a sentence; of more, their number is told."""
@@ -60,7 +54,8 @@ def coverage_key(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One operation: the median of its samples, and its ``share`` of all rows' time."""
+    """One operation: the median of its samples, and its ``share`` of all rows' time. ``layers`` are
+    those that it is; none, of other operations."""
 
     name: str
     role: Role
@@ -68,20 +63,15 @@ class Row:
     kernel: str
     time_ns: float
     share: float
+    layers: tuple[str, ...] = ()
+    skips_zeros: bool = False
 
     @property
     def label(self) -> str:
-        """A layer by its module's name, an operation by its own."""
-        return (
-            self.name.removeprefix("__module.")
-            .replace(".weight" + TOGETHER, TOGETHER)
-            .removesuffix(".weight")
-        )
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers that it is; none, of other operations."""
-        return tuple(self.name.split(TOGETHER)) if self.role == "layer" else ()
+        """Layers by their modules' names, an operation by its own."""
+        if self.layers:
+            return " + ".join(layer.removesuffix(".weight") for layer in self.layers)
+        return self.name.removeprefix("__module.")
 
 
 def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
@@ -89,7 +79,16 @@ def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
     taken = [(kernel, float(median(kernel.times_ns))) for kernel in kernels]
     total = sum(time for _, time in taken) or 1.0
     return tuple(
-        Row(kernel.name, kernel.role, kernel.precision, kernel.kernel, time, time / total)
+        Row(
+            kernel.name,
+            kernel.role,
+            kernel.precision,
+            kernel.kernel,
+            time,
+            time / total,
+            kernel.layers,
+            kernel.skips_zeros,
+        )
         for kernel, time in taken
     )
 
@@ -136,33 +135,34 @@ def layer_precisions(kernels: Iterable[KernelTime]) -> dict[str, set[str]]:
     """The precisions in which each layer ran, in the order of the network."""
     found: dict[str, set[str]] = {}
     for kernel in kernels:
-        for name in kernel.name.split(TOGETHER) if kernel.role == "layer" else ():
+        for name in kernel.layers:
             found.setdefault(name, set()).add(kernel.precision)
     return found
 
 
-PARTS = ("int8 kernels", "half-precision kernels", "sparse kernels", "dense fp32", "conversion", "other")
-"""What the time of a call is split into, by what ran: the layers, and then all else."""
+class Part(Labelled):
+    """What the time of a call is split into, by what ran: the layers, and then all else."""
+
+    INT8 = "int8 kernels"
+    HALF = "half-precision kernels"
+    SPARSE = "sparse kernels"
+    DENSE = "dense fp32", "float32 kernels"
+    CONVERSION = "conversion", "re-quantization, reorders"
+    OTHER = "other", "everything else"
 
 
-def part(row: Row | KernelTime) -> str:
-    """Which of PARTS an operation belongs to."""
+def part(row: Row | KernelTime) -> Part:
+    """What an operation belongs to."""
     if row.role != "layer":
-        return row.role
-    if any(word in row.kernel.lower() for word in SPARSE):
-        return "sparse kernels"
-    return (
-        "int8 kernels"
-        if row.precision in INT8
-        else "half-precision kernels"
-        if row.precision in HALF
-        else "dense fp32"
-    )
+        return Part.CONVERSION if row.role == "conversion" else Part.OTHER
+    if row.skips_zeros:
+        return Part.SPARSE
+    return Part.INT8 if row.precision in INT8 else Part.HALF if row.precision in HALF else Part.DENSE
 
 
-def parts(kernels: Iterable[KernelTime]) -> dict[str, float]:
-    """Nanoseconds a call in each of PARTS; those without any are left out."""
-    taken = dict.fromkeys(PARTS, 0.0)
+def parts(kernels: Iterable[KernelTime]) -> dict[Part, float]:
+    """Nanoseconds a call in each part; those without any are left out."""
+    taken = dict.fromkeys(Part, 0.0)
     for row in rows(kernels):
         taken[part(row)] += row.time_ns
     return {name: time for name, time in taken.items() if time}
@@ -183,26 +183,18 @@ def conclusions(run: Coverage, latency: LatencySummary | None = None) -> tuple[s
 def _kernels(run: Coverage) -> Iterator[str]:
     """How many layers ran in what, and their share of the time."""
     told = rows(run.kernels)
-    names: dict[str, set[str]] = {}
+    names: dict[Part, set[str]] = {}
     for row in told:
         if row.layers:
             names.setdefault(part(row), set()).update(row.layers)
     total = len({name for row in told for name in row.layers})
     share = {name: time / _total(told) for name, time in parts(run.kernels).items()}
     ran = [
-        f"{len(names[kind])} of {total} layers ran {WORDS[kind]} ({_percent(share[kind])} of the time)"
-        for kind in PARTS
+        f"{len(names[kind])} of {total} layers ran {kind.label} ({_percent(share[kind])} of the time)"
+        for kind in Part
         if kind in names
     ]
     yield f"{'; '.join(ran)}."
-
-
-WORDS = {
-    "int8 kernels": "int8 kernels",
-    "half-precision kernels": "half-precision kernels",
-    "sparse kernels": "sparse kernels",
-    "dense fp32": "float32 kernels",
-}
 
 
 def _without_int8(run: Coverage) -> Iterator[str]:
@@ -218,7 +210,7 @@ def _without_int8(run: Coverage) -> Iterator[str]:
         yield f"int8 was asked for, and {none or some}. They take {_percent(taken)} of the time.{reason}"
     elif quantize.integer and len(left) == len(precisions):
         yield (
-            f"The weights are rounded and the activations are not: {WORDS['dense fp32']} ran, since int8 "
+            f"The weights are rounded and the activations are not: {Part.DENSE.label} ran, since int8 "
             "kernels need 8 bits in both."
         )
 
@@ -226,8 +218,8 @@ def _without_int8(run: Coverage) -> Iterator[str]:
 def _conversions(run: Coverage) -> Iterator[str]:
     told = rows(run.kernels)
     found = [row for row in told if row.role == "conversion"]
-    taken, before = (parts(kernels).get("conversion", 0.0) for kernels in (run.kernels, run.baseline))
-    if not found or taken < NEGLIGIBLE * _total(told):
+    taken, before = (parts(kernels).get(Part.CONVERSION, 0.0) for kernels in (run.kernels, run.baseline))
+    if not found or taken < NEGLIGIBLE_SHARE * _total(told):
         return
     words = (
         f"Re-quantization and reorders take {_percent(taken / _total(told))} of the time "
@@ -259,12 +251,12 @@ def _instructions(run: Coverage) -> Iterator[str]:
 def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
     recipe, kinds = run.request.recipe, parts(run.kernels)
     pruned = recipe.prune.active or any(layer.sparsity for layer in recipe.layers)
-    if not pruned or run.removed_share < NEGLIGIBLE or "sparse kernels" in kinds:
+    if not pruned or run.removed_share < NEGLIGIBLE_SHARE or Part.SPARSE in kinds:
         return
     zeros = f"dense kernels multiply the zeros too ({_percent(run.removed_share)} of the weights)"
-    if latency is None or latency.verdict == Verdict.NOISY:
+    if latency is None or latency.verdict == LatencyVerdict.NOISY:
         yield f"Pruning alone makes nothing faster here: {zeros}."
-    elif latency.verdict == Verdict.FASTER:
+    elif latency.verdict == LatencyVerdict.FASTER:
         yield f"What is faster is so by its kernels and shapes, not by its zeros: {zeros}."
     else:
         ratio = format_ratio(latency.ratio, latency.ratio_low, latency.ratio_high)
@@ -273,8 +265,8 @@ def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
 
 def _slowest(run: Coverage) -> Iterator[str]:
     told = rows(run.kernels)
-    operations = [row for row in told if row.name != BETWEEN]
-    between = sum(row.share for row in told if row.name == BETWEEN)
+    operations = [row for row in told if row.role != "between"]
+    between = sum(row.share for row in told if row.role == "between")
     if operations:
         slowest = max(operations, key=lambda row: row.time_ns)
         yield (
@@ -283,7 +275,7 @@ def _slowest(run: Coverage) -> Iterator[str]:
         )
     if operations and between > MUCH_BETWEEN:
         yield (
-            f"{_percent(between)} of the time passes {BETWEEN}: a network this small waits for "
+            f"{_percent(between)} of the time passes between operations: a network this small waits for "
             "its calls, and no kernel can save that."
         )
 
@@ -337,8 +329,9 @@ def as_json(run: Coverage) -> dict[str, Any]:
 
     - ``model``, ``recipe``, ``engine``, ``threads``, ``batch``, ``created``, ``environment``
     - ``operations``, ``baseline_operations``: a row an operation, in the order in which they ran: ``name``,
-      ``role`` (layer, conversion, other), ``precision``, ``kernel``, ``time_ns``, ``share``
-    - ``parts``, ``baseline_parts``: nanoseconds by what ran, as in PARTS
+      ``role`` (layer, conversion, between, other), ``layers``, ``precision``, ``kernel``, ``skips_zeros``,
+      ``time_ns``, ``share``
+    - ``parts``, ``baseline_parts``: nanoseconds by what ran, as in :class:`Part`
     - ``removed_share``, ``simulated``, ``conclusions``
     """
     plain: dict[str, Any] = msgspec.to_builtins(

@@ -11,11 +11,11 @@ import pandas as pd
 
 from optimizer.analysis.comparison import Comparison, compare, measurably_better
 from optimizer.analysis.frontier import pareto_mask
-from optimizer.analysis.labels import engine_label
+from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import share_interval
 from optimizer.analysis.summary import Summary, summarise
-from optimizer.formats import MISSING, format_ratio
+from optimizer.formats import MISSING
 from optimizer.records import Result, Settings, Size
 from optimizer.system.environment import threads_available
 
@@ -79,7 +79,7 @@ def _against(compared: Comparison, reference: Summary) -> tuple[object, ...]:
     drop, ratio = compared.drop, compared.ratio
     lost = (drop.points, drop.low, drop.high, drop.p, str(drop.verdict)) if drop else (math.nan,) * 4 + ("",)
     times = (math.nan if end is None else end for end in (ratio.value, ratio.low, ratio.high))
-    return (reference.key, *lost, *times, compared.time_verdict, "; ".join(compared.missing))
+    return (reference.key, *lost, *times, compared.time_verdict or "", "; ".join(compared.missing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "quick": summary.quick,
         "realisation": summary.realisation,
         "shared_with": summary.shared_with,
-        "badges": ", ".join(badge.name for badge in summary.badges),
+        "badges": ", ".join(badge.kind for badge in summary.badges),
         "noise": "; ".join(summary.noise),
         "simulated": "; ".join(summary.simulated),
         "coding": summary.size.coding,
@@ -213,22 +213,48 @@ def _row(summary: Summary) -> dict[str, object]:
     }
 
 
-TABLE = {
-    "accuracy": "accuracy",
-    "accuracy lost": "drop",
-    "file": "file_size",
-    "packed": "packed_size",
-    "compressed": "compressed_size",
-    "latency": "latency",
-    "ratio": "latency_ratio",
+class Column(Labelled):
+    """The columns of :func:`table`, those that compare with another result last."""
+
+    MODEL = "model"
+    ENGINE = "engine"
+    THREADS = "threads"
+    BATCH = "batch"
+    RECIPE = "recipe"
+    ACCURACY = "accuracy"
+    LOST = "accuracy lost"
+    FILE = "file"
+    PACKED = "packed"
+    COMPRESSED = "compressed"
+    LATENCY = "latency"
+    RATIO = "ratio"
+    VERDICT = "verdict"
+    BADGES = "badges"
+    FRONTIER = "frontier"
+    LOST_AGAINST = "lost against reference"
+    ACCURACY_DIFFERS = "accuracy differs"
+    TIME_OVER = "time over reference"
+    TIME_DIFFERS = "time differs"
+
+
+WRITTEN = {
+    Column.ACCURACY: "accuracy",
+    Column.LOST: "drop",
+    Column.FILE: "file_size",
+    Column.PACKED: "packed_size",
+    Column.COMPRESSED: "compressed_size",
+    Column.LATENCY: "latency",
+    Column.RATIO: "latency_ratio",
 }
 """Columns of :func:`table` that are metrics."""
+COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
 def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFrame:
-    """The table that people read: one row a result, every figure written with its unit and interval.
+    """The table that people read: one row a result, every figure written with its unit and interval, and the
+    labels of :class:`Column` as heads.
 
-    With ``against``, the columns of :data:`COMPARED` compare each with that result.
+    With ``against``, the last columns compare each with that result.
     """
     rows = []
     summaries = [summarise(result) for result in results]
@@ -237,45 +263,34 @@ def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFr
     for summary, optimal, tied in zip(summaries, found.optimal, found.tied, strict=True):
         rows.append(
             {
-                "model": summary.request.model,
-                "engine": engine_label(summary.request.engine),
-                "threads": summary.threads,
-                "batch": summary.batch,
-                "recipe": summary.description,
-                **{label: summary.text(name) for label, name in TABLE.items()},
-                "verdict": str(summary.latency.verdict),
-                "badges": ", ".join(badge.name for badge in summary.badges),
-                "frontier": "yes" if optimal else "tied" if tied else "",
+                Column.MODEL: summary.request.model,
+                Column.ENGINE: engine_label(summary.request.engine),
+                Column.THREADS: summary.threads,
+                Column.BATCH: summary.batch,
+                Column.RECIPE: summary.description,
+                **{column: summary.text(name) for column, name in WRITTEN.items()},
+                Column.VERDICT: summary.latency.verdict.label,
+                Column.BADGES: ", ".join(badge.kind.label for badge in summary.badges),
+                Column.FRONTIER: "yes" if optimal else "tied" if tied else "",
                 **(_compared(summary, reference) if reference else {}),
             }
         )
-    served = ["model", "engine", "threads", "batch"]
-    compared = COMPARED if reference else ()
-    return pd.DataFrame(rows, columns=[*served, "recipe", *TABLE, "verdict", "badges", "frontier", *compared])
+    columns = [column for column in Column if reference or column not in COMPARING]
+    return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
 
 
-COMPARED = ("lost against reference", "accuracy differs", "time over reference", "time differs")
-"""Columns of :func:`table` that compare with another result."""
-
-
-def _compared(summary: Summary, reference: Summary) -> dict[str, str]:
+def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:
     if summary is reference:
-        return dict.fromkeys(COMPARED, "the reference")
+        return dict.fromkeys(COMPARING, "the reference")
     compared = compare(summary, reference)
     drop, ratio = compared.drop, compared.ratio
-    lost = metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING
-    return dict(
-        zip(
-            COMPARED,
-            (
-                lost,
-                str(drop.verdict) if drop else compared.missing[0],
-                format_ratio(ratio.value, ratio.low, ratio.high),
-                compared.time_verdict or compared.missing[-1],
-            ),
-            strict=True,
-        )
-    )
+    accuracy, time = drop.verdict if drop else compared.no_drop, compared.time_verdict or compared.no_ratio
+    return {
+        Column.LOST_AGAINST: metric("drop").format(drop.points, drop.low, drop.high) if drop else MISSING,
+        Column.ACCURACY_DIFFERS: accuracy.label if accuracy else MISSING,
+        Column.TIME_OVER: metric("latency_ratio").format(ratio.value, ratio.low, ratio.high),
+        Column.TIME_DIFFERS: time.label if time else MISSING,
+    }
 
 
 # One JSON object a result
@@ -315,7 +330,7 @@ def as_json(result: Result) -> dict[str, Any]:
                       ``baseline_cold_start_ns``: a fresh process from files to the first answer
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
-    ``badges``        names, see :data:`BADGES`
+    ``badges``        names, see :class:`optimizer.analysis.summary.BadgeKind`
     ``environment``   machine and libraries
     ``notes``         what else to know about model and images
     ``created``       when, UTC
@@ -401,7 +416,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "precisions": dict(summary.precisions),
             "simulated": list(summary.simulated),
         },
-        "badges": [badge.name for badge in summary.badges],
+        "badges": [badge.kind for badge in summary.badges],
         "environment": msgspec.to_builtins(result.environment),
         "notes": list(summary.notes),
         "created": summary.created,

@@ -1,4 +1,4 @@
-"""The Pareto frontier and its hypervolume, over losses: lower is better in every column.
+"""The Pareto frontier, over losses: lower is better in every column.
 
 Ties stay on the frontier; a row with a missing value (NaN) is never on it.
 """
@@ -24,24 +24,6 @@ def pareto_mask(losses: ArrayLike) -> NDArray[np.bool_]:
     return mask
 
 
-def hypervolume(losses: ArrayLike, reference: ArrayLike) -> float:
-    """Volume that the rows of ``losses`` ``[N, D]`` dominate below ``reference`` ``[D]``, exactly.
-
-    Rows that are not below the reference in every column add nothing. A sweep in two columns; in more,
-    slices along the last column (HSO: While et al., "A faster algorithm for calculating hypervolume",
-    2006), so meant for the few columns a chart has. Raises InputError on shapes that don't
-    match and on a reference that is not finite.
-    """
-    rows = _as_rows(losses)
-    corner = np.asarray(reference, float)
-    if corner.shape != rows.shape[1:] or not np.isfinite(corner).all():
-        raise InputError(
-            f"reference {reference!r} does not fit losses of shape {list(rows.shape)}: "
-            "give one finite number a column"
-        )
-    return _volume(rows[(rows < corner).all(axis=1)], corner)
-
-
 def _as_rows(losses: ArrayLike) -> NDArray[np.float64]:
     rows = np.asarray(losses, float)
     if rows.ndim != 2 or rows.shape[1] == 0:
@@ -63,18 +45,3 @@ def _unique_mask(points: NDArray[np.float64]) -> NDArray[np.bool_]:
         mask[best] = True
         left = left[(points[left] < points[best]).any(axis=1)]
     return mask
-
-
-def _volume(points: NDArray[np.float64], corner: NDArray[np.float64]) -> float:
-    if not len(points):
-        return 0.0
-    if len(corner) == 1:
-        return float(corner[0] - points.min())
-    points = np.unique(points[pareto_mask(points)], axis=0)
-    if len(corner) == 2:
-        widths = np.diff(points[:, 0], append=corner[0])
-        return float(widths @ (corner[1] - points[:, 1]))
-    points = points[np.argsort(points[:, -1])]
-    depths = np.diff(points[:, -1], append=corner[-1])
-    slices = (_volume(points[: i + 1, :-1], corner[:-1]) for i in range(len(points)))
-    return float(sum(depth * area for depth, area in zip(depths, slices, strict=True) if depth > 0))

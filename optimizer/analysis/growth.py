@@ -13,14 +13,11 @@ import pandas as pd
 
 from optimizer.analysis.rounds import median_interval
 from optimizer.analysis.scaling import (
-    CSR,
-    DENSE,
-    INT8,
-    ROWS,
     SKIPPING,
     STACK,
     ComplexityPoint,
     ComplexityRun,
+    ExecutionKind,
     LayerWork,
     against_dense,
     check_share,
@@ -28,7 +25,7 @@ from optimizer.analysis.scaling import (
     removed_count,
 )
 from optimizer.analysis.slopes import Fit, fit_power
-from optimizer.analysis.statistics import LatencySummary, Verdict, summarise_latency
+from optimizer.analysis.statistics import LatencySummary, LatencyVerdict, summarise_latency
 
 PLACEMENT_CHANGE = 0.035
 """The smallest change that is told of a product of matrices. Where its weights lie in memory shifts its time,
@@ -53,7 +50,9 @@ def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
 
 def _row(point: ComplexityPoint, execution: str, removed: bool) -> dict[str, Any]:
     operations = point.operations(execution, removed)
-    left = point.surviving if removed and execution in (DENSE, INT8) else operations
+    left = (
+        point.surviving if removed and execution in (ExecutionKind.DENSE, ExecutionKind.INT8) else operations
+    )
     median, low, high = _median(point, execution, removed)
     return {
         "execution": execution,
@@ -101,10 +100,14 @@ def _effect(
 def effects(run: ComplexityRun) -> dict[str, LatencySummary]:
     """The :func:`effect` on each execution, and on those of other kernels against dense, as
     ``csr against dense``."""
-    others = [execution for execution in run.executions if execution not in (DENSE, ROWS)]
+    others = [
+        execution
+        for execution in run.executions
+        if execution not in (ExecutionKind.DENSE, ExecutionKind.ROWS)
+    ]
     return {
         **{execution: effect(run, execution) for execution in run.executions},
-        **{against_dense(execution): effect(run, execution, DENSE) for execution in others},
+        **{against_dense(execution): effect(run, execution, ExecutionKind.DENSE) for execution in others},
     }
 
 
@@ -128,7 +131,7 @@ def floor_ns(run: ComplexityRun, execution: str, removed: bool = True) -> float:
     return run.points[0].median_ns(execution, removed) / len(run.points[0].layers)
 
 
-def fits(run: ComplexityRun, removed: bool = True) -> dict[str, Fit]:
+def fits(run: ComplexityRun, removed: bool = True) -> dict[ExecutionKind, Fit]:
     """Each execution's overhead and slope, fitted together to all points.
 
     An execution with fewer than three points that take more than twice the overhead has no entry: the slope
@@ -207,7 +210,7 @@ def predicted_effects(run: ComplexityRun, share: float) -> dict[str, Prediction]
     """:func:`predicted` summed over the headline's points, by execution. Raises InputError as it does."""
     check_share(share)
     points = headline(run)
-    dense = sum(point.median_ns(DENSE, removed=False) for point in points)
+    dense = sum(point.median_ns(ExecutionKind.DENSE, removed=False) for point in points)
     times = {
         execution: sum(_predicted_ns(run, point, execution, share) for point in points)
         for execution in run.executions
@@ -226,20 +229,20 @@ def _operations_at(point: ComplexityPoint, execution: str, share: float) -> int:
     def weights(layer: LayerWork) -> int:
         if execution in SKIPPING:
             return min(layer.nonzero, layer.weights - removed_count(layer.weights, share))
-        if execution == ROWS and layer.kept_columns < layer.columns:
+        if execution == ExecutionKind.ROWS and layer.kept_columns < layer.columns:
             return layer.rows * kept_count(layer.columns, share)
-        if execution == ROWS:
+        if execution == ExecutionKind.ROWS:
             return layer.columns * kept_count(layer.rows, share)
         return layer.weights
 
     return sum(weights(layer) * layer.pixels for layer in point.layers)
 
 
-def predicted_break_even(run: ComplexityRun, execution: str = CSR) -> float | None:
+def predicted_break_even(run: ComplexityRun, execution: str = ExecutionKind.CSR) -> float | None:
     """The smallest share, in steps of 0.01, at which :func:`predicted` has an execution that skips zeros take
     no longer than dense did; None if there is none."""
     points = headline(run)
-    dense = sum(point.median_ns(DENSE, removed=False) for point in points)
+    dense = sum(point.median_ns(ExecutionKind.DENSE, removed=False) for point in points)
     for share in (step / 100 for step in range(100)):
         if sum(_predicted_ns(run, point, execution, share) for point in points) <= dense:
             return share
@@ -259,14 +262,16 @@ def break_even_bracket(
     alike = [one for one in others if _setting(one) == _setting(run) and execution in one.executions]
     for one in [*alike, run]:
         points = tuple(point for point in one.subjects if point.name in names)
-        verdicts[one.request.removed_share] = _effect(points, execution, DENSE, one.stolen_share).verdict
+        verdicts[one.request.removed_share] = _effect(
+            points, execution, ExecutionKind.DENSE, one.stolen_share
+        ).verdict
     told = [
         (share, verdict)
         for share, verdict in sorted(verdicts.items())
-        if verdict in (Verdict.FASTER, Verdict.SLOWER)
+        if verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER)
     ]
     for (low, before), (high, after) in pairwise(told):
-        if (before, after) == (Verdict.SLOWER, Verdict.FASTER):
+        if (before, after) == (LatencyVerdict.SLOWER, LatencyVerdict.FASTER):
             return low, high
     return None
 
@@ -279,7 +284,7 @@ def _setting(run: ComplexityRun) -> tuple[object, ...]:
 def ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | None:
     """The headline's largest point (the largest of all if that is too small), and of those with at most half
     its n the one nearest to a tenth, clear of the overhead in dense execution."""
-    clear = _clear(run, DENSE, removed=True)
+    clear = _clear(run, ExecutionKind.DENSE, removed=True)
     for large in (headline(run)[-1], *clear[-1:]):
         if smaller := [point for point in clear if 2 * point.n <= large.n]:
             return min(smaller, key=lambda point: abs(math.log(10 * point.n / large.n))), large
@@ -288,7 +293,7 @@ def ten_times(run: ComplexityRun) -> tuple[ComplexityPoint, ComplexityPoint] | N
 
 def growth_factors(
     run: ComplexityRun, small: ComplexityPoint, large: ComplexityPoint
-) -> dict[str, tuple[float, float, float]]:
+) -> dict[ExecutionKind, tuple[float, float, float]]:
     """How many times as long the larger point takes, and the extremes that the two medians' intervals allow,
     by execution; of those that are clear of the overhead at both."""
     return {

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.outcomes import PairedDrop, Verdict
-from optimizer.analysis.statistics import SAME
+from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import FALLBACK, Summary
 from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
 from optimizer.methods.engines import engine_info
@@ -40,7 +40,7 @@ def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[H
     return (_accuracy(summary), _size(inspection), _latency(summary), _operations(inspection))
 
 
-OWN = {
+OVERRIDE_COLUMNS = {
     "own sparsity": "sparsity",
     "own bits": "weight_bits",
     "own pruning": "pruning",
@@ -65,7 +65,7 @@ def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]
             "bits": layer.bits,
         }
         override = own.get(layer.name, Override(layer.name))
-        row |= {column: getattr(override, field) for column, field in OWN.items()}
+        row |= {column: getattr(override, field) for column, field in OVERRIDE_COLUMNS.items()}
         row["own sparsity"] = None if override.sparsity is None else round(100 * override.sparsity, 9)
         rows.append(row)
     return rows
@@ -89,7 +89,9 @@ def overrides_of(rows: Iterable[Mapping[Any, Any]]) -> tuple[Override, ...]:
     """Read back what was written into a table of :func:`layer_rows`. Raises InputError."""
     found = []
     for row in rows:
-        given = {field: row[column] for column, field in OWN.items() if not _missing(row[column])}
+        given = {
+            field: row[column] for column, field in OVERRIDE_COLUMNS.items() if not _missing(row[column])
+        }
         if "sparsity" in given:
             given["sparsity"] = round(given["sparsity"] / 100, 11)
         if "weight_bits" in given:
@@ -107,14 +109,14 @@ def _accuracy(summary: Summary | None) -> Headline:
     if summary is None:
         return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
     labelled = summary.reference == "labels"
-    value, interval = _split(summary.text("accuracy"))
-    drop, same = summary.drop, summary.drop.verdict is Verdict.SAME
+    value, interval = summary.parts("accuracy")
+    drop, same = summary.drop, summary.drop.verdict is AccuracyVerdict.SAME
     return Headline(
         label="Accuracy" if labelled else "Agreement with the uncompressed model",
         value=value,
         interval=interval,
-        change=_same(summary, drop.verdict) if same else _points(-drop.points, -drop.high, -drop.low),
-        mood=MOODS[drop.verdict],
+        change=_same(summary, drop.verdict.label) if same else _points(-drop.points, -drop.high, -drop.low),
+        mood=MOODS.get(drop.verdict, "same"),
         basis=summary.images
         if summary.recipe.identity
         else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
@@ -131,13 +133,19 @@ def _balanced(summary: Summary) -> str:
     return f" Balanced accuracy, each class counting the same: {summary.text('balanced_accuracy')}{before}."
 
 
-MOODS: dict[Verdict, Mood] = {Verdict.WORSE: "worse", Verdict.BETTER: "better", Verdict.SAME: "same"}
+MOODS: dict[AccuracyVerdict | LatencyVerdict, Mood] = {
+    AccuracyVerdict.WORSE: "worse",
+    AccuracyVerdict.BETTER: "better",
+    LatencyVerdict.SLOWER: "worse",
+    LatencyVerdict.FASTER: "better",
+}
+"""Of any other verdict: the same."""
 
 
 def _compared(summary: Summary) -> str:
     """How the change was found: paired against labels, counted without them."""
     drop = summary.drop
-    may = f" {may_be(drop)}." if drop.verdict is Verdict.SAME and not summary.recipe.identity else ""
+    may = f" {may_be(drop)}." if drop.verdict is AccuracyVerdict.SAME and not summary.recipe.identity else ""
     if drop.p is None:
         return f"{count(drop.lost, 'image')} answered otherwise than by the uncompressed model.{may}"
     return (
@@ -172,13 +180,15 @@ def _size(inspection: Inspection | None) -> Headline:
 def _latency(summary: Summary | None) -> Headline:
     if summary is None:
         return Headline("Latency", basis="being measured", help=METRICS["latency"].help)
-    value, interval = _split(summary.text("latency"))
+    value, interval = summary.parts("latency")
     latency = summary.latency
-    mood: Mood = {"faster": "better", "slower": "worse"}.get(latency.verdict, "same")  # type: ignore[assignment]
+    mood, same = MOODS.get(latency.verdict, "same"), latency.verdict is LatencyVerdict.SAME
     images, threads = count(summary.batch, "image"), count(summary.threads, "thread")
-    told = f"{latency.verdict}: {summary.text('latency_ratio')}" if mood != "same" else latency.verdict
-    if latency.verdict == SAME:
-        told = _same(summary, SAME)
+    told = latency.verdict.label
+    if mood != "same":
+        told += f": {summary.text('latency_ratio')}"
+    elif same:
+        told = _same(summary, told)
     percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     return Headline(
         label="Latency",
@@ -189,8 +199,8 @@ def _latency(summary: Summary | None) -> Headline:
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
         help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
         f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
-        + (f" {_capital(latency.detectable_words)}." if latency.verdict == SAME else "")
-        + (f" {_capital(summary.fallback)}." if summary.fallback else "")
+        + (f" {_capital(latency.detectable_words)}." if same else "")
+        + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
         + (
             f" Timed with: {summary.shared_with}, which runs the same instructions."
             if summary.shared_with
@@ -213,7 +223,7 @@ def _ran(summary: Summary) -> str:
     engine = FALLBACK if summary.fallback else engine_label(summary.request.engine)
     if engine_info(summary.request.engine).skips_zeros:
         return f"{engine} in {summary.skipping or 'none'} of {summary.layers} layers"
-    return f"{engine}, {summary.realisation}"
+    return f"{engine}, {summary.realisation.label}"
 
 
 def _same(summary: Summary, otherwise: str) -> str:
@@ -248,11 +258,6 @@ def _thresholds(inspection: Inspection) -> str:
     if high - low <= 0.1 * high:  # one threshold: each layer's largest weight to go comes close below it
         return f"; gone: |w| ≤ {high:.3g}"
     return f"; gone: |w| ≤ {low:.2g} to {high:.2g}"
-
-
-def _split(text: str) -> tuple[str, str]:
-    value, _, interval = text.partition(" (")
-    return value, interval.rstrip(")")
 
 
 def _points(points: float, low: float, high: float) -> str:

@@ -19,7 +19,6 @@ from optimizer.formats import (
     format_percent,
     format_points,
     format_ratio,
-    writer,
 )
 
 
@@ -166,7 +165,7 @@ METRICS: dict[str, Metric] = {
         "images/s",
         "higher",
         "throughput_images_per_s",
-        writer(((1, " images/s"),)),
+        Formatter(((1, " images/s"),)),
         "Images over all the time that calls took, slow ones among them, when calls follow each other.",
         timed=True,
         served=True,
@@ -201,7 +200,7 @@ METRICS: dict[str, Metric] = {
         "dB",
         "higher",
         "sqnr_db",
-        writer(((1, " dB"),), most=1),
+        Formatter(((1, " dB"),), most=1),
         "Power of the uncompressed model's logits over the power of the change in them.",
         relative=True,
     ),
@@ -210,7 +209,7 @@ METRICS: dict[str, Metric] = {
         "nats",
         "lower",
         "kl_nats",
-        writer(((1, " nats"),), significant=2),
+        Formatter(((1, " nats"),), significant=2),
         "Mean divergence of the predicted distribution from the uncompressed model's.",
         relative=True,
     ),
@@ -219,7 +218,7 @@ METRICS: dict[str, Metric] = {
         "",
         "higher",
         "cosine",
-        writer(((0, ""),), significant=4),
+        Formatter(((1, ""),), significant=4),
         "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same.",
         relative=True,
     ),

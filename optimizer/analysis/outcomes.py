@@ -6,7 +6,6 @@ Whether accuracy differs is decided in one place: :attr:`PairedDrop.verdict`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import lru_cache
 from typing import Literal
 
@@ -16,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
+from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError
 
 CONFIDENCE = 0.95
@@ -91,7 +91,7 @@ def balanced_share(
 # What a recipe loses
 
 
-class Verdict(StrEnum):
+class AccuracyVerdict(Labelled):
     """What can be said of a difference: its interval excludes 0, or it does not."""
 
     WORSE = "worse"
@@ -116,9 +116,11 @@ class PairedDrop:
     gained: int
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> AccuracyVerdict:
         """The interval decides, and with it ``p``: below 0.05 exactly where the interval excludes 0."""
-        return Verdict.WORSE if self.low > 0 else Verdict.BETTER if self.high < 0 else Verdict.SAME
+        if self.low > 0:
+            return AccuracyVerdict.WORSE
+        return AccuracyVerdict.BETTER if self.high < 0 else AccuracyVerdict.SAME
 
 
 def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CONFIDENCE) -> PairedDrop:

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from optimizer import __version__
+from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
 from optimizer.records import Environment, digest
 from optimizer.system.environment import environment
@@ -27,11 +28,19 @@ Up to version 2 the two series before the removal were one build, at one place i
 STACK = "stack"
 """The family of stacks of linear layers; any other family is a model's name."""
 
-DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = ("dense", "sparse kernel", "csr", "rows removed", "int8")
-"""Dense multiplies the zeros too; our sparse kernel and torch's CSR skip them; rows removed is a smaller
-dense layer; int8 multiplies every weight, in OpenVINO's kernels."""
 
-SKIPPING = (KERNEL, CSR)
+class ExecutionKind(Labelled):
+    """Dense multiplies the zeros too; our sparse kernel and torch's CSR skip them; rows removed is a smaller
+    dense layer; int8 multiplies every weight, in OpenVINO's kernels."""
+
+    DENSE = "dense"
+    SPARSE = "sparse kernel"
+    CSR = "csr"
+    ROWS = "rows removed"
+    INT8 = "int8"
+
+
+SKIPPING = (ExecutionKind.SPARSE, ExecutionKind.CSR)
 
 
 def against_dense(execution: str) -> str:
@@ -108,7 +117,7 @@ def check_share(share: float) -> None:
         )
 
 
-def request_key(request: ComplexityRequest) -> str:
+def complexity_key(request: ComplexityRequest) -> str:
     """Equal for two requests that would give the same on this machine; the key of the run."""
     return digest([SCHEMA, __version__, request, environment().key])
 
@@ -140,14 +149,14 @@ class LayerWork:
         ``removed`` says whether after the removal or before it. Raises InputError for an unknown execution.
         """
         visited = {
-            DENSE: self.weights,
+            ExecutionKind.DENSE: self.weights,
             **dict.fromkeys(SKIPPING, self.surviving if removed else self.nonzero),
-            INT8: self.weights,
-            ROWS: self.kept_rows * self.kept_columns if removed else self.weights,
+            ExecutionKind.INT8: self.weights,
+            ExecutionKind.ROWS: self.kept_rows * self.kept_columns if removed else self.weights,
         }
         if execution not in visited:
             raise unknown("execution", execution, visited)
-        return visited[execution] * self.pixels
+        return visited[ExecutionKind(execution)] * self.pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,7 @@ class Timing:
     removed is dense before the removal, and timed as that.
     """
 
-    execution: str
+    execution: ExecutionKind
     removed: bool
     repeats: int
     samples_ns: tuple[tuple[int, ...], ...]
@@ -178,7 +187,7 @@ class ComplexityPoint:
     @property
     def n(self) -> int:
         """Visits for one input when no weight is removed."""
-        return self.operations(DENSE, removed=False)
+        return self.operations(ExecutionKind.DENSE, removed=False)
 
     @property
     def weights(self) -> int:
@@ -187,7 +196,7 @@ class ComplexityPoint:
     @property
     def surviving(self) -> int:
         """Visits of weights above the threshold, for one input."""
-        return self.operations(CSR, removed=True)
+        return self.operations(ExecutionKind.CSR, removed=True)
 
     def operations(self, execution: str, removed: bool) -> int:
         """Visits that an execution makes for one input. Raises InputError for an unknown execution."""
@@ -195,7 +204,7 @@ class ComplexityPoint:
 
     def call_ns(self, execution: str, removed: bool) -> NDArray[np.float64]:
         """Nanoseconds a call ``[K, R]``. Raises InputError for an execution that wasn't timed."""
-        timed = DENSE if execution == ROWS and not removed else execution
+        timed = ExecutionKind.DENSE if execution == ExecutionKind.ROWS and not removed else execution
         for timing in self.timings:
             if (timing.execution, timing.removed) == (timed, removed):
                 return np.array(timing.samples_ns) / timing.repeats
@@ -222,10 +231,10 @@ class ComplexityRun:
     schema: int = SCHEMA
 
     @property
-    def executions(self) -> tuple[str, ...]:
+    def executions(self) -> tuple[ExecutionKind, ...]:
         """Those that were timed at every point: a machine may lack one."""
         timed = [{timing.execution for timing in point.timings} for point in self.points]
-        return tuple(execution for execution in EXECUTIONS if all(execution in one for one in timed))
+        return tuple(execution for execution in ExecutionKind if all(execution in one for one in timed))
 
     @property
     def subjects(self) -> tuple[ComplexityPoint, ...]:
@@ -233,9 +242,14 @@ class ComplexityRun:
         return tuple(point for point in self.points if point.family == self.request.family)
 
 
+def n_is(run: ComplexityRun) -> str:
+    """What n counts in this run."""
+    return "weights" if run.request.family == STACK else "weights × output pixels"
+
+
 def n_label(run: ComplexityRun) -> str:
-    """What n counts in this run, as the label of an axis."""
-    return "weights n" if run.request.family == STACK else "weights × output pixels n"
+    """The label of an axis of n."""
+    return f"{n_is(run)} n"
 
 
 def counts(run: ComplexityRun) -> pd.DataFrame:
@@ -250,7 +264,7 @@ def counts(run: ComplexityRun) -> pd.DataFrame:
                 "columns": layer.columns,
                 "pixels": layer.pixels,
                 "threshold": layer.threshold,
-                "visited before": layer.operations(DENSE, removed=False),
+                "visited before": layer.operations(ExecutionKind.DENSE, removed=False),
                 "above the threshold": layer.surviving * layer.pixels,
                 **{execution: layer.operations(execution, removed=True) for execution in run.executions},
             }

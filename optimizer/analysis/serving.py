@@ -16,10 +16,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from optimizer import __version__
-from optimizer.analysis.labels import engine_label
+from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
-from optimizer.analysis.statistics import SAME, LatencySummary, Verdict, median_ratio, summarise_latency
+from optimizer.analysis.statistics import (
+    SAME,
+    LatencySummary,
+    LatencyVerdict,
+    median_ratio,
+    summarise_latency,
+)
+from optimizer.analysis.summary import BadgeKind
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
@@ -38,7 +45,7 @@ EAGER_EVERY = 3
 
 MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
-MAX_BATCH = 256
+MAX_SERVED_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +71,8 @@ class ServingRequest:
             if not getattr(self, name):
                 raise InputError(f"no {name} given: at least one, such as 1")
         for batch in self.batches:
-            if not 1 <= batch <= MAX_BATCH:
-                raise InputError(f"batch {batch} is not allowed: 1 to {MAX_BATCH} images a request")
+            if not 1 <= batch <= MAX_SERVED_BATCH:
+                raise InputError(f"batch {batch} is not allowed: 1 to {MAX_SERVED_BATCH} images a request")
         for threads in self.threads:
             if threads < 0:
                 raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
@@ -196,7 +203,7 @@ class Ratio:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ServedComparison:
     """A configuration of the recipe beside the same configuration uncompressed.
 
     ``fair``: time an image over the baseline's, on the same engine, threads, streams and folding. ``eager``:
@@ -211,18 +218,18 @@ class Comparison:
     eager: Ratio | None
 
 
-def comparisons(run: ServingRun) -> tuple[Comparison, ...]:
+def comparisons(run: ServingRun) -> tuple[ServedComparison, ...]:
     """Every configuration, in ascending order."""
     return tuple(_compared(point, run.stolen_share) for point in run.points)
 
 
 @lru_cache(maxsize=1024)
-def _compared(point: ServedPoint, stolen_share: float) -> Comparison:
+def _compared(point: ServedPoint, stolen_share: float) -> ServedComparison:
     baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
     eager = None
     if point.eager:
         eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
-    return Comparison(
+    return ServedComparison(
         point.configuration,
         _figures(point.variant, point.configuration.batch),
         _figures(point.baseline, point.configuration.batch),
@@ -243,28 +250,32 @@ def _figures(served: Served, batch: int) -> Figures:
     return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
 
 
-VARIANT, BASELINE = "recipe", "uncompressed"
+class Side(Labelled):
+    """The two networks of a comparison."""
+
+    RECIPE = "recipe"
+    UNCOMPRESSED = "uncompressed"
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class BestServed:
     """The configuration with the highest throughput of those that answer in time, and in words which.
 
-    ``network`` is ``recipe`` or ``uncompressed``. ``met`` is False when none answers in time: then it is the
+    ``met`` is False when none answers in time: then it is the
     quickest one.
     """
 
-    network: str
-    comparison: Comparison
+    network: Side
+    comparison: ServedComparison
     met: bool
     words: str
 
     @property
     def figures(self) -> Figures:
-        return self.comparison.variant if self.network == VARIANT else self.comparison.baseline
+        return self.comparison.variant if self.network is Side.RECIPE else self.comparison.baseline
 
 
-def best_under(run: ServingRun, limit_ns: float) -> Choice:
+def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     """The best configuration under a limit for a request's time (its median): always one, at worst the
     nearest. Raises InputError for a limit that is not above 0."""
     if not limit_ns > 0:
@@ -280,44 +291,45 @@ def best_under(run: ServingRun, limit_ns: float) -> Choice:
             f"{one.configuration.words}: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
-        return Choice(network, one, True, words)
+        return BestServed(network, one, True, words)
     network, one = min(told, key=lambda pair: _of(*pair).latency_ns)
     found = _of(network, one)
     words = (
         f"Nothing here answers within {format_ns(limit_ns)}. The quickest is {_name(run, network)} at "
         f"{one.configuration.words}: {format_ns(found.latency_ns)} a request."
     )
-    return Choice(network, one, False, words)
+    return BestServed(network, one, False, words)
 
 
-def _networks(run: ServingRun) -> tuple[str, ...]:
+def _networks(run: ServingRun) -> tuple[Side, ...]:
     """An uncompressed recipe is the baseline once more: only one of them is told."""
-    return (BASELINE,) if run.request.recipe.identity else (VARIANT, BASELINE)
+    return (Side.UNCOMPRESSED,) if run.request.recipe.identity else tuple(Side)
 
 
-def _of(network: str, one: Comparison) -> Figures:
-    return one.variant if network == VARIANT else one.baseline
+def _of(network: Side, one: ServedComparison) -> Figures:
+    return one.variant if network is Side.RECIPE else one.baseline
 
 
-def _name(run: ServingRun, network: str) -> str:
-    return run.request.recipe.describe() if network == VARIANT else "the uncompressed model"
+def _name(run: ServingRun, network: Side) -> str:
+    return run.request.recipe.describe() if network is Side.RECIPE else "the uncompressed model"
 
 
-def badges(run: ServingRun) -> dict[str, str]:
-    """How far the figures can be trusted: badges as of a result (:mod:`optimizer.analysis.frame`), and
-    why."""
+def badges(run: ServingRun) -> dict[BadgeKind, str]:
+    """How far the figures can be trusted: badges as of a result, and why."""
     simulated, told = "; ".join(run.execution.simulated), comparisons(run)
     noisy = sum(bool(one.fair.noise) for one in told)
     found = {
-        "measured": "" if simulated else "The kernels that ran work in this precision.",
-        "simulated": simulated,
-        "noisy": f"{noisy} of {len(told)} configurations: the machine was not quiet enough." if noisy else "",
-        "preliminary": "The short timing: measure in full for narrower intervals."
+        BadgeKind.MEASURED: "" if simulated else "The kernels that ran work in this precision.",
+        BadgeKind.SIMULATED: simulated,
+        BadgeKind.NOISY: f"{noisy} of {len(told)} configurations: the machine was not quiet enough."
+        if noisy
+        else "",
+        BadgeKind.PRELIMINARY: "The short timing: measure in full for narrower intervals."
         if run.request.quick
         else "",
-        "other machine": "" if run.environment.key == environment().key else run.environment.cpu,
+        BadgeKind.OTHER_MACHINE: "" if run.environment.key == environment().key else run.environment.cpu,
     }
-    return {name: words for name, words in found.items() if words}
+    return {kind: words for kind, words in found.items() if words}
 
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
@@ -326,16 +338,16 @@ def conclusions(run: ServingRun) -> tuple[str, ...]:
     return (*_gains(run, told), *_batching(run, told), *_noise(told), *_against_eager(told))
 
 
-def _gains(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
+def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
     if run.request.recipe.identity:
         return
     verdicts = {one.configuration: one.fair for one in told}
-    faster = [one for one, fair in verdicts.items() if fair.verdict == Verdict.FASTER]
+    faster = [one for one, fair in verdicts.items() if fair.verdict is LatencyVerdict.FASTER]
     engine = engine_label(run.request.engine)
     against = f"against the uncompressed model on {engine}, configuration by configuration"
     if not faster:
-        slower = sum(fair.verdict == Verdict.SLOWER for fair in verdicts.values())
-        noisy = all(fair.verdict == Verdict.NOISY for fair in verdicts.values())
+        slower = sum(fair.verdict is LatencyVerdict.SLOWER for fair in verdicts.values())
+        noisy = all(fair.verdict is LatencyVerdict.NOISY for fair in verdicts.values())
         words = (
             f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else _same(told)
         )
@@ -349,13 +361,13 @@ def _gains(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
     yield f"Compressed, {against}: faster in {len(faster)} of {len(told)}, from {words}."
 
 
-def _same(told: Sequence[Comparison]) -> str:
+def _same(told: Sequence[ServedComparison]) -> str:
     """What "no measurable difference" leaves open, at worst."""
     widest = max((one.fair for one in told), key=lambda fair: fair.detectable or math.inf)
-    return f"{SAME} ({widest.detectable_words} everywhere)"
+    return f"{SAME.label} ({widest.detectable_words} everywhere)"
 
 
-def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
+def _batching(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
     """What more images a request, or more requests at once, bring and cost."""
     network = _networks(run)[0]
     quickest = min(told, key=lambda one: _of(network, one).latency_ns)
@@ -376,13 +388,13 @@ def _batching(run: ServingRun, told: Sequence[Comparison]) -> Iterable[str]:
         )
 
 
-def _noise(told: Sequence[Comparison]) -> Iterable[str]:
+def _noise(told: Sequence[ServedComparison]) -> Iterable[str]:
     noisy = [one for one in told if one.fair.noise]
     if noisy:
         yield f"Noisy in {len(noisy)} of {len(told)} configurations, first of all: {noisy[0].fair.noise[0]}."
 
 
-def _against_eager(told: Sequence[Comparison]) -> Iterable[str]:
+def _against_eager(told: Sequence[ServedComparison]) -> Iterable[str]:
     ratios = [one.eager for one in told if one.eager]
     if ratios:
         low, high = min(one.ratio for one in ratios), max(one.ratio for one in ratios)
@@ -406,12 +418,12 @@ def frame(run: ServingRun) -> pd.DataFrame:
     ``fair_ratio`` is to the uncompressed model in the same configuration, ``eager_ratio`` to torch eager with
     as many threads; both are of the recipe only.
     """
-    return pd.DataFrame([_row(one, network) for one in comparisons(run) for network in (VARIANT, BASELINE)])
+    return pd.DataFrame([_row(one, network) for one in comparisons(run) for network in Side])
 
 
-def _row(one: Comparison, network: str) -> dict[str, Any]:
+def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
     figures = _of(network, one)
-    fair, eager = (one.fair, one.eager) if network == VARIANT else (None, None)
+    fair, eager = (one.fair, one.eager) if network is Side.RECIPE else (None, None)
     return {
         "network": network,
         "batch": one.configuration.batch,
@@ -445,7 +457,7 @@ def table(run: ServingRun) -> str:
                 format_ns(figures.latency_ns),
                 MISSING if figures.p95_ns is None else format_ns(figures.p95_ns),
                 f"{figures.throughput:,.0f}",
-                f"{_ratio(one.fair)} {one.fair.verdict}",
+                f"{_ratio(one.fair)} {one.fair.verdict.label}",
                 format_ratio(one.eager.ratio) if one.eager else MISSING,
             )
         )
@@ -478,8 +490,8 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     "batch": one.configuration.batch,
                     "threads": one.configuration.threads,
                     "streams": one.configuration.streams,
-                    VARIANT: one.variant,
-                    BASELINE: one.baseline,
+                    Side.RECIPE: one.variant,
+                    Side.UNCOMPRESSED: one.baseline,
                     "fair": {name: getattr(one.fair, name) for name in told},
                     "eager_ratio": one.eager and one.eager.ratio,
                 }

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 from scipy.stats import t as student_t
+
+from optimizer.analysis.labels import Labelled
 
 SLOPE_MARGIN = 0.08
 """An exponent is shown to be 1 when its whole interval lies so close to it: over ten times the weights, the
@@ -17,7 +18,7 @@ RESIDUAL_LIMIT = 0.1
 """How far points may lie from the line, as a share of their time, before it is no straight line."""
 
 
-class Growth(StrEnum):
+class Growth(Labelled):
     """What a fit shows of the growth of time with n."""
 
     LINEAR = "linear"

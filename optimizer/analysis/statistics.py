@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import MIN_ROUNDS, percentile_bound
 from optimizer.errors import InputError
 
@@ -35,7 +36,7 @@ POWER_SHARE = float(norm.ppf(0.95) / norm.ppf(0.975))
 """Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
 
 
-class Verdict(StrEnum):
+class LatencyVerdict(Labelled):
     """What is said of a time against the baseline's."""
 
     FASTER = "faster"
@@ -44,7 +45,7 @@ class Verdict(StrEnum):
     NOISY = "noisy"
 
 
-SAME = Verdict.SAME
+SAME = LatencyVerdict.SAME
 
 
 class NoiseKind(StrEnum):
@@ -127,7 +128,7 @@ class LatencySummary:
     aa_high: float
     mean_ratio: float
     detectable: float | None
-    verdict: Verdict
+    verdict: LatencyVerdict
     reasons: tuple[Noise, ...]
 
     @property
@@ -181,7 +182,7 @@ def summarise_latency(
         *_mean_noise(ratio, mean_ratio, told),
         *_stolen_noise(stolen_share),
     )
-    direction = Verdict.FASTER if ratio < 1 else Verdict.SLOWER
+    direction = LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER
     half = math.expm1(math.log(high / low) / 2)
     single = np.asarray(single_ns, float)
     single = single if single.size else variant
@@ -198,7 +199,7 @@ def summarise_latency(
         aa_high=aa_high,
         mean_ratio=mean_ratio,
         detectable=max(floor, half) + POWER_SHARE * half if rounds >= MIN_ROUNDS else None,
-        verdict=Verdict.NOISY if reasons else direction if told else Verdict.SAME,
+        verdict=LatencyVerdict.NOISY if reasons else direction if told else SAME,
         reasons=reasons,
     )
 

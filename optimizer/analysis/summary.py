@@ -13,6 +13,7 @@ from threading import Lock
 
 import numpy as np
 
+from optimizer.analysis.labels import Labelled
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -23,20 +24,34 @@ from optimizer.analysis.outcomes import (
     share_interval,
     skewed_mean_interval,
 )
+from optimizer.analysis.realisation import Realisation, realisation, skipping
 from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval, median_interval
 from optimizer.analysis.statistics import LatencySummary, summarise_latency
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import Accuracy, DataSpec, Execution, Latency, Request, Result, Size
+from optimizer.records import Accuracy, DataSpec, Latency, Request, Result, Size
 from optimizer.system.environment import describe, environment
 
+
+class BadgeKind(Labelled):
+    """How far a figure can be trusted."""
+
+    MEASURED = "measured"
+    SIMULATED = "simulated"
+    NOISY = "noisy"
+    PRELIMINARY = "preliminary"
+    OTHER_MACHINE = "other machine"
+
+
 BADGES = {
-    "measured": "the kernels that ran work in the precision that is shown",
-    "simulated": "the values are exact, but other kernels than the name suggests computed with them",
-    "noisy": "the machine was not quiet enough for this latency to be trusted",
-    "preliminary": "a short measurement, as behind the sliders: measure it in full before relying on it",
-    "other machine": "measured in another environment: its times can't be compared with those measured here",
+    BadgeKind.MEASURED: "the kernels that ran work in the precision that is shown",
+    BadgeKind.SIMULATED: "the values are exact, but other kernels than the name suggests computed with them",
+    BadgeKind.NOISY: "the machine was not quiet enough for this latency to be trusted",
+    BadgeKind.PRELIMINARY: "a short measurement, as behind the sliders: measure it in full before "
+    "relying on it",
+    BadgeKind.OTHER_MACHINE: "measured in another environment: its times can't be compared with those "
+    "measured here",
 }
 
 
@@ -52,10 +67,15 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Badge:
-    """How far a figure can be trusted. ``name`` is one of :data:`BADGES`, ``words`` says why here."""
+    """How far a figure can be trusted, and in ``words`` why here."""
 
-    name: str
+    kind: BadgeKind
     words: str
+
+    @property
+    def told(self) -> str:
+        """``noisy: the machine was not quiet enough``."""
+        return f"{self.kind.label}: {self.words}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +85,8 @@ class Summary:
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
     recipe that was really timed when another one with the same instructions was. ``outcomes`` are bits,
-    packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers``
-    ran on kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
+    packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers`` ran on
+    kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
     reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
 
@@ -92,7 +112,7 @@ class Summary:
     threads: int
     quick: bool
     shared_with: str | None
-    realisation: str
+    realisation: Realisation
     skipping: int
     layers: int
     fallback: str
@@ -116,17 +136,21 @@ class Summary:
 
     @property
     def other_machine(self) -> bool:
-        return any(badge.name == "other machine" for badge in self.badges)
+        return any(badge.kind is BadgeKind.OTHER_MACHINE for badge in self.badges)
 
     @property
     def noise(self) -> tuple[str, ...]:
         return self.latency.noise
 
-    def text(self, name: str, interval: bool = True) -> str:
+    def text(self, name: str) -> str:
         """A metric as it is written, with its interval where it has one."""
         measure = self.measures[name]
-        written = metric(name).format(measure.value, measure.low, measure.high)
-        return written if interval else written.partition(" (")[0]
+        return metric(name).format(measure.value, measure.low, measure.high)
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """A metric's value and its interval (empty where it has none), as they are written."""
+        measure = self.measures[name]
+        return metric(name).format.parts(measure.value, measure.low, measure.high)
 
 
 _MAX_SUMMARIES = 4096
@@ -159,11 +183,10 @@ def _derive(result: Result) -> Summary:
     latency, call_ns, mean_ns = _latency_figures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
-    shared = result.latency.measured_for
+    timed = result.latency.recipe
     zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
     prune = recipe.prune
     counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
-    ran = realisation(result.execution)
     return Summary(
         key=result.key,
         request=result.request,
@@ -186,10 +209,10 @@ def _derive(result: Result) -> Summary:
         batch=result.latency.batch,
         threads=result.latency.threads,
         quick=result.latency.quick,
-        shared_with=None if shared == recipe.describe() else shared,
-        realisation="channels removed" if recipe.prune.shrinks and ran == "dense fp32" else ran,
+        shared_with=None if timed == recipe else timed.describe(),
+        realisation=realisation(result.execution, recipe.prune.shrinks),
         skipping=len(skipping(result.execution)),
-        fallback=fallback(result.execution),
+        fallback=result.execution.fallback,
         layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
@@ -313,34 +336,8 @@ def describe_images(data: DataSpec, total: int) -> str:
     return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
 
 
-def realisation(execution: Execution) -> str:
-    """What the kernels really did, by the most compressed thing that any layer did."""
-    precisions = {layer.precision.lower() for layer in execution.layers}
-    if skipping(execution):
-        return "sparse kernels"
-    if precisions & {"i8", "u8", "int8", "uint8"}:
-        return "int8 kernels"
-    if precisions & {"f16", "bf16", "float16", "bfloat16"}:
-        return "half-precision kernels"
-    return "dense fp32" if precisions <= {"f32", "float32"} else "unknown kernels"
-
-
-def skipping(execution: Execution) -> tuple[str, ...]:
-    """The layers, in the order of the network, whose kernels skip zeros."""
-    return tuple(layer.name for layer in execution.layers if _skips(layer.kernel))
-
-
 FALLBACK = "torch CSR"
 """What skips zeros where the sparse engine has no kernels."""
-
-
-def fallback(execution: Execution) -> str:
-    """Why torch's sparse matrices stood in for the sparse engine's kernels, or nothing where they did not."""
-    return next((words for words in execution.simulated if words.startswith("no sparse kernels here")), "")
-
-
-def _skips(kernel: str) -> bool:
-    return "sparse" in kernel.lower() or "csr" in kernel.lower()
 
 
 MAX_NAMED = 6
@@ -363,12 +360,11 @@ def _skipped(result: Result) -> str:
 def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
     simulated, skipped = result.execution.simulated, _skipped(result)
     reasons = {
-        "measured": "" if simulated else "; ".join(filter(None, (BADGES["measured"], skipped))),
-        "simulated": "; ".join(filter(None, (*simulated, skipped))) if simulated else "",
-        "noisy": "; ".join(latency.noise) or (BADGES["noisy"] if latency.verdict == "noisy" else ""),
-        "preliminary": BADGES["preliminary"] if result.latency.quick else "",
-        "other machine": ""
-        if result.environment.key == environment().key
-        else f"{BADGES['other machine']} ({describe(result.environment)})",
+        BadgeKind.MEASURED: not simulated and (BADGES[BadgeKind.MEASURED], skipped),
+        BadgeKind.SIMULATED: simulated and (*simulated, skipped),
+        BadgeKind.NOISY: latency.noise,
+        BadgeKind.PRELIMINARY: result.latency.quick and (BADGES[BadgeKind.PRELIMINARY],),
+        BadgeKind.OTHER_MACHINE: result.environment.key != environment().key
+        and (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({describe(result.environment)})",),
     }
-    return tuple(Badge(name, words) for name, words in reasons.items() if words)
+    return tuple(Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if words)

@@ -100,7 +100,7 @@ class Result:
         rows = self._rows()
         width = max(len(label) for label, *_ in rows)
         lines = [f"  {label:<{width}}  {value}{before}" for label, value, before in rows]
-        notes = [f"  {badge.name}: {badge.words}" for badge in self.summary.badges]
+        notes = [f"  {badge.told}" for badge in self.summary.badges]
         return "\n".join((self._title(), *lines, *notes))
 
     def _repr_html_(self) -> str:
@@ -108,9 +108,7 @@ class Result:
             f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td><td>{html.escape(before)}</td></tr>"
             for label, value, before in self._rows()
         )
-        badges = "; ".join(
-            f"<b>{badge.name}</b>: {html.escape(badge.words)}" for badge in self.summary.badges
-        )
+        badges = "; ".join(html.escape(badge.told) for badge in self.summary.badges)
         return f"<p>{html.escape(self._title())}</p><table>{rows}</table><p>{badges}</p>"
 
     def _title(self) -> str:

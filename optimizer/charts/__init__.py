@@ -12,7 +12,7 @@ from optimizer.charts.frontier import frontier_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
 from optimizer.charts.latency import latency_info
-from optimizer.charts.points import brief, without_brackets
+from optimizer.charts.points import brief
 from optimizer.charts.samples import samples_info
 from optimizer.charts.sensitivity import sensitivity_info
 from optimizer.charts.serving import gains_info, serving_info
@@ -35,5 +35,4 @@ __all__ = [
     "sensitivity_info",
     "serving_info",
     "size_info",
-    "without_brackets",
 ]

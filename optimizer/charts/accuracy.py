@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
-from optimizer.charts.families import WAY, Family, belongs, family, main_family, options_of
+from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Reference, Series
@@ -31,7 +31,7 @@ def accuracy_info(
     widths = {
         _width(summary)
         for summary in summaries
-        if options_of(own := family(summary.recipe)) and belongs(own[WAY:], main[WAY:])
+        if options_of(own := family(summary.recipe)) != NO_OPTIONS and belongs(own[WAY:], main[WAY:])
     }
     placed = [
         Placed(*_bits_series(summary, main, widths), point, belongs(family(summary.recipe)[:WAY], main[:WAY]))
@@ -82,10 +82,10 @@ MAX_OPTIONS = 3
 
 def _few_options(placed: Sequence[Placed]) -> list[Placed]:
     """Lines with other options are dashed; only those with most points stay lines."""
-    drawn = Counter(item.series for item in placed if item.main and item.series.line != "solid")
-    kept = {series for series, _ in drawn.most_common(MAX_OPTIONS)}
+    drawn = Counter(item.order for item in placed if item.main and item.series.line != "solid")
+    kept = {order for order, _ in drawn.most_common(MAX_OPTIONS)}
     return [
-        replace(item, main=item.main and (item.series.line == "solid" or item.series in kept))
+        replace(item, main=item.main and (item.series.line == "solid" or item.order in kept))
         for item in placed
     ]
 
@@ -108,5 +108,5 @@ def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float,
     alike = belongs(own[WAY:], main[WAY:])
     options = options_of(main if alike and _width(summary) in widths else own)
     line: Literal["solid", "dash", "none"] = "solid" if alike else "none" if summary.recipe.layers else "dash"
-    series = Series(f"{name}, {options}" if options else name, bits_role(bits), (), line=line)
-    return (-bits, rounded, quantize.activation_bits, options), series
+    series = Series(", ".join(filter(None, (name, options.words))), bits_role(bits), (), line=line)
+    return (-bits, bool(quantize.average_bits), rounded, quantize.activation_bits, options, line), series

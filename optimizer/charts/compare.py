@@ -9,7 +9,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measure, Summary, summarise
 from optimizer.charts.axes import padded
-from optimizer.charts.points import bits_role, brief, point_of, without_brackets
+from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.records import Result
 
@@ -24,7 +24,7 @@ def compare_info(results: Iterable[Result], name: str = "accuracy", against: Res
     summaries = [summarise(result) for result in results]
     measured = metric(name)
     reference = summarise(against) if against and name in ("drop", "latency_ratio") else None
-    names = brief([_label(summary, summaries) for summary in summaries])
+    names = brief([(_label(one, summaries, False), _label(one, summaries)) for one in summaries])
     labels = tuple("\n".join(textwrap.wrap(label, 30)) for label in names)
     points = [
         (
@@ -36,7 +36,7 @@ def compare_info(results: Iterable[Result], name: str = "accuracy", against: Res
     ]
     title = measured.label[0].upper() + measured.label[1:]
     if reference:
-        title += f" against {without_brackets(reference.description)}"
+        title += f" against {reference.recipe.describe(details=False)}"
     x = Axis(measured.label, measured.unit, measured.direction)
     y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
     if not points:
@@ -68,9 +68,9 @@ def _measure(summary: Summary, name: str, reference: Summary | None) -> Measure:
     return Measure(drop.points, drop.low, drop.high, 0.0) if drop else Measure(None)
 
 
-def _label(summary: Summary, others: Sequence[Summary]) -> str:
+def _label(summary: Summary, others: Sequence[Summary], details: bool = True) -> str:
     """The recipe, and model, engine, threads and batch where these differ."""
-    parts = [summary.description]
+    parts = [summary.recipe.describe(details)]
     if len({other.request.model for other in others}) > 1:
         parts.insert(0, summary.request.model)
     if len({other.request.engine for other in others}) > 1:

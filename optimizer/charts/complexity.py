@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from optimizer.analysis.scaling import CSR, DENSE, INT8, KERNEL, ROWS
+from optimizer.analysis.realisation import Realisation
+from optimizer.analysis.scaling import ExecutionKind
 from optimizer.analysis.slopes import Fit, Growth
 from optimizer.charts.axes import extent
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
@@ -16,24 +17,24 @@ from optimizer.errors import unknown
 from optimizer.formats import format_count, format_ns, format_percent
 
 ROLES = {
-    DENSE: "dense fp32",
-    KERNEL: "sparse kernels",
-    CSR: "unknown kernels",
-    ROWS: "channels removed",
-    INT8: "int8 kernels",
+    ExecutionKind.DENSE: Realisation.DENSE,
+    ExecutionKind.SPARSE: Realisation.SPARSE,
+    ExecutionKind.CSR: Realisation.UNKNOWN,
+    ExecutionKind.ROWS: Realisation.SHRUNK,
+    ExecutionKind.INT8: Realisation.INT8,
 }
 """The realisation whose colour and marker an execution has."""
 
 
 def complexity_info(
     points: pd.DataFrame,
-    fits: Mapping[str, Fit],
+    fits: Mapping[ExecutionKind, Fit],
     quantity: Literal["time", "operations"] = "time",
     n_label: str = "weights n",
 ) -> Lines:
     """Time or operations against the number of weights n on log axes, with fitted slopes and the overhead.
 
-    ``points`` has the columns ``execution`` (one of ``scaling.EXECUTIONS``), ``n``, ``operations``,
+    ``points`` has the columns ``execution`` (an ``ExecutionKind``), ``n``, ``operations``,
     ``surviving``, ``removed_share``, ``median_ns``, ``low_ns``, ``high_ns``, and may have ``name`` and
     ``layers``; ``fits`` has an entry an execution. ``n_label`` says what n counts. Raises InputError for an
     unknown execution.
@@ -52,8 +53,9 @@ def complexity_info(
     for execution, rows in points[points[column] > 0].sort_values("n").groupby("execution", sort=False):
         if execution not in ROLES:
             raise unknown("execution", execution, ROLES)
-        name, role = str(execution), ROLES[str(execution)]
-        fit = fits.get(name) if timed else None
+        kind = ExecutionKind(str(execution))
+        name, role = kind.label, ROLES[kind]
+        fit = fits.get(kind) if timed else None
         measured = tuple(_point(row, column, MARKERS[role], fit) for row in rows.to_dict("records"))
         if fit is None:
             series.append(Series(name, role, measured))
@@ -77,14 +79,14 @@ def complexity_info(
 
 def _slope(fit: Fit) -> str:
     """The slope, with its range where the line that it is of is straight."""
-    if fit.growth == Growth.BENT:
-        return f"slope {fit.slope:.1f}, {fit.growth}".replace("-", "−")
+    if fit.growth is Growth.BENT:
+        return f"slope {fit.slope:.1f}, {fit.growth.label}".replace("-", "−")
     return f"slope {fit.slope:.2f} ({fit.low:.2f} to {fit.high:.2f})".replace("-", "−")
 
 
 def _point(row: dict[Hashable, Any], column: str, marker: str, fit: Fit | None) -> Point:
     timed = column == "median_ns"
-    name = html.escape(f"{row.get('name', '')} {row['execution']}".strip())
+    name = html.escape(f"{row.get('name', '')} {ExecutionKind(row['execution']).label}".strip())
     words = [
         f"<b>{name}</b>, {format_percent(100 * row['removed_share'])} removed",
         f"n = {format_count(row['n'])}, {format_count(row['surviving'])} survive",

@@ -123,19 +123,20 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     if not info.rows:
         return go.Figure(layout=layout | _nothing(info.empty, colours))
     factor, places = _FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
-    colour_of = {segment.part: segment.colour for _, segments in info.rows for segment in segments}
     traces = []
-    for part in info.parts:
-        colour = colour_of[part]
+    for part, layer in info.parts.items():
         found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": html.escape(part),
+                "name": html.escape(layer.name),
                 "y": places,
                 "x": [one.value * factor if one else 0 for one in found],
-                "marker": {"color": colours.colours[colour], "line": {"color": colours.page, "width": 1}},
+                "marker": {
+                    "color": colours.colours[layer.colour],
+                    "line": {"color": colours.page, "width": 1},
+                },
                 "hoverinfo": "text",
                 "hovertext": [one.hover if one else "" for one in found],
             }
@@ -408,7 +409,8 @@ def alternative(info: Lines | Stacks) -> str:
     """One sentence for a reader who does not see the chart."""
     if isinstance(info, Stacks):
         rows = [
-            f"{name}: {', '.join(f'{part.part} {part.hover}' for part in parts)}" for name, parts in info.rows
+            f"{name}: {', '.join(f'{info.parts[one.part].name} {one.hover}' for one in parts)}"
+            for name, parts in info.rows
         ]
         return (
             ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."

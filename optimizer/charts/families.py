@@ -1,15 +1,15 @@
 """Which recipes are on one line of a chart: those that differ in the amount of pruning and in bits alone."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from optimizer.analysis.summary import Summary
 from optimizer.formats import count
 from optimizer.recipe import PRECISIONS, Recipe
 
-Family = tuple[Hashable | None, ...]
+Family = tuple[Any, ...]
 """What recipes on one line have in common; None, of what does not prune or does not round, goes with any."""
 WAY = 2
 """So many parts of a family say how weights are pruned and rounded; the rest are options on top of that."""
@@ -21,13 +21,8 @@ def family(recipe: Recipe) -> Family:
     prune, quantize = recipe.prune, recipe.quantize
     prunes = any(spec.active for spec in recipe.prune_specs)
     rounds = any(spec.integer for spec in recipe.quantize_specs)
-    pruning = (
-        "best effort" if prune.effort == "best" else "",
-        f"snapped to {prune.snap}" if prune.snap > 1 else "",
-        "outputs matched" if recipe.matches else "",
-        f"fine-tuned {recipe.finetune_steps:,} steps" if recipe.finetunes else "",
-    )
     equalised = any(spec.equalises for spec in recipe.quantize_specs)
+    steps = recipe.finetune_steps if recipe.finetunes else 0
     return (
         replace(prune, sparsity=None, threshold=None, effort="fast", snap=1, match=False)
         if prune.active
@@ -41,20 +36,46 @@ def family(recipe: Recipe) -> Family:
         )
         if quantize.integer
         else None,
-        pruning if prunes else None,
-        ("equalised" if equalised else "",) if rounds else None,
+        (prune.effort == "best", prune.snap, recipe.matches, steps) if prunes else None,
+        equalised if rounds else None,
         recipe.layers,
         quantize.precision,
     )
 
 
-def options_of(line: Family) -> str:
-    """The options of a family in words."""
-    pruning, rounding, layers, precision = line[WAY:]
-    words = [*(pruning or ()), *(rounding or ())]  # type: ignore[misc]
-    words += [f"{count(len(layers), 'layer')} apart"] if layers else []  # type: ignore[arg-type]
-    words += [f"in {PRECISIONS[precision]}"] if precision not in (None, "f32") else []  # type: ignore[index]
-    return ", ".join(filter(None, words))
+class Options(NamedTuple):
+    """What a family does on top of how it prunes and rounds; an ``apart`` number of layers is overridden."""
+
+    best_effort: bool = False
+    snap: int = 1
+    matched: bool = False
+    steps: int = 0
+    equalised: bool = False
+    apart: int = 0
+    precision: str = "f32"
+
+    @property
+    def words(self) -> str:
+        told = (
+            "best effort" if self.best_effort else "",
+            f"snapped to {self.snap}" if self.snap > 1 else "",
+            "outputs matched" if self.matched else "",
+            f"fine-tuned {self.steps:,} steps" if self.steps else "",
+            "equalised" if self.equalised else "",
+            f"{count(self.apart, 'layer')} apart" if self.apart else "",
+            f"in {PRECISIONS[self.precision]}" if self.precision != "f32" else "",
+        )
+        return ", ".join(filter(None, told))
+
+
+NO_OPTIONS = Options()
+
+
+def options_of(line: Family) -> Options:
+    """The options of a family; of what it leaves open, none."""
+    pruning, equalised, layers, precision = line[WAY:]
+    best_effort, snap, matched, steps = pruning or NO_OPTIONS[:4]
+    return Options(best_effort, snap, matched, steps, bool(equalised), len(layers or ()), precision or "f32")
 
 
 def belongs(one: Family, line: Family) -> bool:

@@ -3,20 +3,22 @@
 import html
 import textwrap
 
-from optimizer.analysis.coverage import PARTS, Coverage, part, parts, uncompressed_ns
+from optimizer.analysis.coverage import Coverage, Part, part, parts, uncompressed_ns
 from optimizer.analysis.coverage import rows as operations
+from optimizer.analysis.realisation import Realisation
 from optimizer.charts.points import clip
-from optimizer.charts.spec import Axis, Lines, Point, Segment, Series, Stacks
+from optimizer.charts.spec import Axis, Layer, Lines, Point, Segment, Series, Stacks
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import format_ns
 
-PART_COLOURS = {"conversion": "file", "other": "faint"}
-"""Colours of what is no layer; a layer has its realisation's."""
-PART_WORDS = {
-    "dense fp32": "float32 kernels",
-    "conversion": "re-quantization, reorders",
-    "other": "everything else",
+PARTS = {
+    Part.INT8: Realisation.INT8,
+    Part.HALF: Realisation.HALF,
+    Part.SPARSE: Realisation.SPARSE,
+    Part.DENSE: Realisation.DENSE,
 }
+"""The realisation whose colour and marker a part has."""
+COLOURS = {**PARTS, Part.CONVERSION: "file", Part.OTHER: "faint"}
 
 
 def parts_info(run: Coverage) -> Stacks:
@@ -30,20 +32,18 @@ def parts_info(run: Coverage) -> Stacks:
         total = sum(taken.values())
         segments = tuple(
             Segment(
-                PART_WORDS.get(kind, kind),
+                kind,
                 time,
-                PART_COLOURS.get(kind, kind),
-                f"<b>{PART_WORDS.get(kind, kind)}</b><br>{format_ns(time)}, {100 * time / total:.1f} %",
+                f"<b>{kind.label}</b><br>{format_ns(time)}, {100 * time / total:.1f} %",
             )
             for kind, time in taken.items()
         )
         bars.append((name, segments))
     there = {segment.part for _, segments in bars for segment in segments}
-    order = (PART_WORDS.get(kind, kind) for kind in PARTS)
     return Stacks(
         "Where the time goes",
         Axis("time of a call, from 0", "ns", "lower"),
-        tuple(name for name in order if name in there),
+        {kind: Layer(kind.label, COLOURS[kind]) for kind in Part if kind in there},
         tuple(bars),
         note="under the profiler",
     )
@@ -76,12 +76,12 @@ def kernels_info(run: Coverage) -> Lines:
                 row,
                 one.time_ns,
                 f"{one.precision}, {one.kernel}: {format_ns(one.time_ns)}, {100 * one.share:.1f} %",
-                MARKERS.get(kind, "x"),
+                MARKERS[PARTS[kind]] if kind in PARTS else "x",
             )
             for row, one in enumerate(shown)
             if part(one) == kind
         )
-        series.append(Series(PART_WORDS.get(kind, kind), PART_COLOURS.get(kind, kind), ran, line="none"))
+        series.append(Series(kind.label, COLOURS[kind], ran, line="none"))
     longest = max((point.x for one in series for point in one.points), default=1.0)
     return Lines(
         "Time of each layer, and the kernels that ran",

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.realisation import Realisation
+from optimizer.analysis.summary import BadgeKind, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
@@ -44,7 +45,7 @@ def latency_info(
         {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
     )
     shown = _one_engine_each(summaries, engine)
-    ways = sorted({summary.served for summary in summaries if not summary.other_machine})
+    ways = sorted({_way(summary) for summary in summaries if not summary.other_machine})
     placed = [
         Placed(
             *_realisation_series(summary, engines, engine, ways),
@@ -77,7 +78,7 @@ def latency_info(
     )
 
 
-ROOM = 1.5
+NOISY_ROOM = 1.5
 """So far above the calm points, as a factor, a noisy one still has its place on the axis."""
 
 
@@ -87,15 +88,19 @@ def _near_the_calm(points: Sequence[Point], selected: str | None) -> list[Point]
     bare = [replace(point, low=None, high=None) if point.noisy else point for point in points]
     usual = median(point.y for point in points)
     calm = [point for point in bare if not point.noisy] or [point for point in bare if point.y <= usual]
-    top = ROOM * extent(calm, None)[1]
+    top = NOISY_ROOM * extent(calm, None)[1]
     return [point for point in bare if not point.noisy or point.y <= top or point.key == selected]
 
 
-def _kind(summary: Summary) -> tuple[str, str]:
+def _kind(summary: Summary) -> tuple[Realisation, str]:
     return summary.realisation, summary.environment_key
 
 
-def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[str, str], str]:
+def _way(summary: Summary) -> tuple[int, int]:
+    return summary.threads, summary.batch
+
+
+def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[Realisation, str], str]:
     """For each realisation on each machine the engine whose line it is."""
     counted = Counter((_kind(summary), summary.request.engine) for summary in summaries)
     ranked = sorted(counted, key=lambda one: (one[1] == engine, counted[one]))
@@ -103,31 +108,33 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[st
 
 
 def _realisation_series(
-    summary: Summary, engines: Sequence[str], chosen: str, ways: Sequence[str]
+    summary: Summary, engines: Sequence[str], chosen: str, ways: Sequence[tuple[int, int]]
 ) -> tuple[Any, Series]:
     """Its name, with what else tells on the clock, the engine where each has its own lines, threads and batch
     where they are not the only one of the ``ways`` here, and the machine where it is another. Lines of the
     first engine and way are solid; layers apart make no line."""
-    name, colour = ran(summary), summary.realisation
-    recipe = summary.recipe
-    if recipe.prune.shrinks and recipe.prune.snap > 1:
-        name += f", snapped to {recipe.prune.snap}"
-    if recipe.layers:
-        name += f", {count(len(recipe.layers), 'layer')} apart"
+    name, colour, recipe = ran(summary), summary.realisation, summary.recipe
+    snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
+    if snap > 1:
+        name += f", snapped to {snap}"
+    if apart:
+        name += f", {count(apart, 'layer')} apart"
     label = engine_label(summary.request.engine)
-    if len(engines) > 1 and not chosen and name != label:  # the sparse kernels are an engine by themselves
+    way, engine = _way(summary), engines.index(summary.request.engine)
+    own = (
+        summary.request.engine == "sparse"
+        and summary.realisation is Realisation.SPARSE
+        and not summary.fallback
+    )
+    if len(engines) > 1 and not chosen and not own:  # the sparse kernels are an engine by themselves
         name += f", {label}"
-    if [summary.served] != ways:
+    if [way] != ways:
         name += f", {summary.served}"
     if summary.other_machine:
-        name, colour = f"{name}, other machine", "unknown kernels"
-    order = (
-        list(MARKERS).index(summary.realisation),
-        engines.index(summary.request.engine),
-        summary.environment_key,
-        name,
-    )
-    first_way = summary.other_machine or summary.served == ways[0]
+        name, colour = f"{name}, {BadgeKind.OTHER_MACHINE.label}", Realisation.UNKNOWN
+    place = list(MARKERS).index(summary.realisation)
+    order = (place, engine, summary.environment_key, snap, apart, way, bool(summary.fallback))
+    first_way = summary.other_machine or way == ways[0]
     first = first_way and summary.request.engine == engines[0]
     line: Literal["solid", "dash", "none"] = "solid" if first else "dash"
     return order, Series(name, colour, (), line="none" if recipe.layers else line)

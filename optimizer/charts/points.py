@@ -3,13 +3,12 @@ pointed at."""
 
 import html
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.summary import FALLBACK, Measure, Summary
+from optimizer.analysis.summary import FALLBACK, BadgeKind, Measure, Summary
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
@@ -49,7 +48,7 @@ def hover(summary: Summary) -> str:
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
         f" · compressed {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",
-        f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict}",
+        f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict.label}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
         f"ran: {ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
         f"batch {summary.batch}",
@@ -61,9 +60,7 @@ def hover(summary: Summary) -> str:
     if summary.shared_with:
         lines.append(html.escape(f"time shared with: {summary.shared_with}"))
     lines += [
-        html.escape(clip(f"{badge.name}: {badge.words}"))
-        for badge in summary.badges
-        if badge.name != "measured"
+        html.escape(clip(badge.told)) for badge in summary.badges if badge.kind is not BadgeKind.MEASURED
     ]
     return "<br>".join(lines)
 
@@ -72,7 +69,7 @@ def lost(summary: Summary) -> str:
     """``lost 1.2 points (0.4 to 2.0), worse, p = 0.004``."""
     drop = summary.drop
     test = "" if drop.p is None else f", {format_p(drop.p)}"
-    verdict = "" if summary.recipe.identity else f", {drop.verdict}"
+    verdict = "" if summary.recipe.identity else f", {drop.verdict.label}"
     return f"lost {summary.text('drop')}{verdict}{test}"
 
 
@@ -81,21 +78,15 @@ def clip(text: str, most: int = 90) -> str:
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
-def without_brackets(name: str) -> str:
-    """A recipe in words, without how exactly."""
-    return re.sub(r" \([^()]*\)", "", name)
-
-
-def brief(names: Sequence[str]) -> list[str]:
-    """Names without what stands in brackets, where different ones differ without it."""
-    short = {name: without_brackets(name) for name in names}
-    often = Counter(short.values())
-    return [short[name] if often[short[name]] == 1 else name for name in names]
+def brief(names: Sequence[tuple[str, str]]) -> list[str]:
+    """Of each name, given in short and in full, the short one, unless two that differ have the same."""
+    often = Counter(short for short, _ in {*names})
+    return [short if often[short] == 1 else full for short, full in names]
 
 
 def ran(summary: Summary) -> str:
     """What the kernels really did, also where ours were not there."""
-    return FALLBACK if summary.fallback and summary.skipping else summary.realisation
+    return FALLBACK if summary.fallback and summary.skipping else summary.realisation.label
 
 
 def bits_role(bits: float) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from optimizer.analysis.summary import summarise
-from optimizer.charts.points import clip, without_brackets
+from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
@@ -16,7 +16,7 @@ from optimizer.records import Result
 USUAL_PERCENT = 95
 """So many of the calls decide how far the axis of time goes: a few that waited would squeeze the others."""
 
-ROOM = 1.5
+MIN_ROOM = 1.5
 """Above the median, as a factor, there is at least so much: where nothing was disturbed, even tails show."""
 
 
@@ -25,11 +25,11 @@ def samples_info(result: Result, view: Literal["rounds", "distribution"] = "roun
     latency, summary = result.latency, summarise(result)
     first, second = latency.baseline_ns
     times = (*first, *second, *latency.variant_ns)
-    top = max(1.15 * float(np.percentile(times, USUAL_PERCENT)), ROOM * float(np.median(times)))
+    top = max(1.15 * float(np.percentile(times, USUAL_PERCENT)), MIN_ROOM * float(np.median(times)))
     beyond = sum(time > top for time in times)
-    note = summary.latency.verdict + (f" · {count(beyond, 'call')} took longer" if beyond else "")
+    note = summary.latency.verdict.label + (f" · {count(beyond, 'call')} took longer" if beyond else "")
     ratio = summary.text("latency_ratio")
-    name = clip(without_brackets(summary.description), 44)
+    name = clip(summary.recipe.describe(details=False), 44)
     if view == "distribution":
         return Lines(
             f"All calls by time: {ratio}",

@@ -6,9 +6,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.serving import BASELINE, VARIANT, Choice, Comparison, Figures, ServingRun, comparisons
-from optimizer.analysis.statistics import Verdict
-from optimizer.analysis.summary import realisation
+from optimizer.analysis.realisation import realisation
+from optimizer.analysis.serving import (
+    BestServed,
+    Configuration,
+    Figures,
+    ServedComparison,
+    ServingRun,
+    Side,
+    comparisons,
+)
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
@@ -16,7 +24,7 @@ from optimizer.formats import count, format_ns, format_ratio
 
 
 def serving_info(
-    run: ServingRun | None, limit_ns: float | None = None, choice: Choice | None = None
+    run: ServingRun | None, limit_ns: float | None = None, choice: BestServed | None = None
 ) -> Lines:
     """Throughput against the latency of a request: a line for each number of threads and streams, along which
     the batch grows. ``choice`` is what was found under ``limit_ns``; it is in the accent."""
@@ -29,10 +37,10 @@ def serving_info(
         )
     told = comparisons(run)
     kind = realisation(run.execution)
-    series = [_served(run, told, BASELINE, "baseline", "circle", one) for one in _ways(told)]
+    series = [_served(run, told, Side.UNCOMPRESSED, "baseline", "circle", one) for one in _ways(told)]
     if not run.request.recipe.identity:
-        series += [_served(run, told, VARIANT, kind, MARKERS[kind], one) for one in _ways(told)]
-    named = {one.name: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
+        series += [_served(run, told, Side.RECIPE, kind, MARKERS[kind], one) for one in _ways(told)]
+    named = {one.colour: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
     drawn = [point for one in series for point in one.points]
     ends = [end for point in drawn for end in (point.x, point.x_low, point.x_high) if end] + [
         limit_ns or drawn[0].x
@@ -45,7 +53,7 @@ def serving_info(
         replace(x, span=across),
         replace(y, span=up),
         tuple(
-            replace(one, legend=named[one.name] == index)
+            replace(one, legend=named[one.colour] == index)
             for index, one in enumerate(_legible(series, across, up))
         ),
         selected=chosen,
@@ -57,7 +65,7 @@ def serving_info(
 
 PLOT_PIXELS = (320, 240)
 """The plot on a telephone."""
-LETTER_PIXELS, LINE_PIXELS, MARKER_PIXELS = 6.5, 13, 5
+LETTER_PIXELS, LABEL_LINE_PIXELS, MARKER_PIXELS = 6.5, 13, 5
 
 Box = tuple[float, float, float, float]
 """Left, bottom, right and top."""
@@ -98,40 +106,45 @@ def _around(x: float, y: float) -> Box:
 def _label_box(x: float, y: float, letters: int, corner: Corner) -> Box:
     wide = LETTER_PIXELS * letters
     left = x - MARKER_PIXELS - wide if "left" in corner else x + MARKER_PIXELS
-    bottom = y + MARKER_PIXELS if "top" in corner else y - MARKER_PIXELS - LINE_PIXELS
-    return left, bottom, left + wide, bottom + LINE_PIXELS
+    bottom = y + MARKER_PIXELS if "top" in corner else y - MARKER_PIXELS - LABEL_LINE_PIXELS
+    return left, bottom, left + wide, bottom + LABEL_LINE_PIXELS
 
 
 def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _ways(told: Sequence[Comparison]) -> list[tuple[int, int]]:
+def _ways(told: Sequence[ServedComparison]) -> list[tuple[int, int]]:
     return sorted({(one.configuration.threads, one.configuration.streams) for one in told})
 
 
 def _served(
-    run: ServingRun, told: Sequence[Comparison], network: str, colour: str, marker: str, way: tuple[int, int]
+    run: ServingRun,
+    told: Sequence[ServedComparison],
+    network: Side,
+    colour: str,
+    marker: str,
+    way: tuple[int, int],
 ) -> Series:
     """One network's line for so many threads and streams; several streams are dashed."""
-    name = run.request.recipe.describe() if network == VARIANT else "uncompressed"
+    name = run.request.recipe.describe() if network is Side.RECIPE else "uncompressed"
     found = [one for one in told if (one.configuration.threads, one.configuration.streams) == way]
     points = []
     for one in found:
-        figures = one.variant if network == VARIANT else one.baseline
+        figures = one.variant if network is Side.RECIPE else one.baseline
         last = one is found[-1] and len(_ways(told)) > 1
         points.append(
             Point(
                 figures.latency_ns,
                 figures.throughput,
-                key=f"{network} {one.configuration.words}",
+                key=_key(network, one.configuration),
                 low=figures.throughput_low,
                 high=figures.throughput_high,
                 x_low=figures.latency_low,
                 x_high=figures.latency_high,
                 hover=_hover(name, one, figures, network),
                 marker=marker,
-                simulated=network == VARIANT and bool(run.execution.simulated),
+                simulated=network is Side.RECIPE and bool(run.execution.simulated),
                 noisy=bool(one.fair.noise),
                 label=f"{one.configuration.batch}{f', {way[0]} × {way[1]}' if last else ''}",
             )
@@ -139,7 +152,7 @@ def _served(
     return Series(clip(name, 44), colour, tuple(points), line="solid" if way[1] == 1 else "dash")
 
 
-def _hover(name: str, one: Comparison, figures: Figures, network: str) -> str:
+def _hover(name: str, one: ServedComparison, figures: Figures, network: Side) -> str:
     images = metric("throughput").format(figures.throughput, figures.throughput_low, figures.throughput_high)
     lines = [
         f"<b>{html.escape(name)}</b>",
@@ -148,18 +161,22 @@ def _hover(name: str, one: Comparison, figures: Figures, network: str) -> str:
         *([f"95 % within {format_ns(figures.p95_ns)}"] if figures.p95_ns else []),
         images,
     ]
-    if network == VARIANT:
+    if network is Side.RECIPE:
         ratio = format_ratio(one.fair.ratio, one.fair.ratio_low, one.fair.ratio_high)
-        lines.append(f"{ratio} of uncompressed, same configuration: {one.fair.verdict}")
-        if one.fair.verdict == Verdict.SAME:
+        lines.append(f"{ratio} of uncompressed, same configuration: {one.fair.verdict.label}")
+        if one.fair.verdict is LatencyVerdict.SAME:
             lines.append(one.fair.detectable_words)
     lines.append(count(one.fair.rounds, "round"))
     lines += [html.escape(clip(reason)) for reason in one.fair.noise[:1]]
     return "<br>".join(lines)
 
 
-def _chosen(points: Sequence[Point], choice: Choice) -> Point | None:
-    key = f"{choice.network} {choice.comparison.configuration.words}"
+def _key(network: Side, one: Configuration) -> str:
+    return f"{network.value} {one.batch} {one.threads} {one.streams}"
+
+
+def _chosen(points: Sequence[Point], choice: BestServed) -> Point | None:
+    key = _key(choice.network, choice.comparison.configuration)
     found = next((point for point in points if point.key == key), None)
     return found and replace(found, label="")
 
@@ -181,7 +198,7 @@ def gains_info(run: ServingRun | None) -> Lines:
             row,
             x_low=one.fair.ratio_low,
             x_high=one.fair.ratio_high,
-            hover=_hover(run.request.recipe.describe(), one, one.variant, VARIANT),
+            hover=_hover(run.request.recipe.describe(), one, one.variant, Side.RECIPE),
             marker=MARKERS[kind],
             simulated=bool(run.execution.simulated),
             noisy=bool(one.fair.noise),
@@ -195,7 +212,7 @@ def gains_info(run: ServingRun | None) -> Lines:
         Axis("", categories=names, span=(len(told) - 0.5, -0.5)),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),
-            Series(kind, kind, points, line="none"),
+            Series(kind.label, kind, points, line="none"),
         ),
         note="images a request · threads · streams",
     )

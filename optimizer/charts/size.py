@@ -14,7 +14,7 @@ from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
 from optimizer.records import Result
 
-SIZES = {
+KINDS = {
     "file as served": ("file_size", "file", "circle"),
     "compressed (zstd)": ("compressed_size", "compressed", "diamond"),
     "packed (counted)": ("packed_size", "packed", "triangle-up"),
@@ -41,14 +41,14 @@ def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
     lines = [summary for summary in at if belongs(family(summary.recipe), main)]
     placed = [
         Placed(order, Series(name, colour, ()), replace(point, marker=marker, simulated=colour == "packed"))
-        for order, (name, (measured, colour, marker)) in enumerate(SIZES.items())
+        for order, (name, (measured, colour, marker)) in enumerate(KINDS.items())
         for summary in lines
         if (point := point_of(summary, _position(summary), summary.measures[measured]))
     ]
     points = [item.point for item in placed]
     baseline = baseline_of(at, selected, "file_size")
     return Lines(
-        ", ".join(filter(None, ("Size against bits", _pruned(prune), options_of(main)))),
+        ", ".join(filter(None, ("Size against bits", _pruned(prune), options_of(main).words))),
         x,
         Axis("size, from 0", "B", "lower", span=from_zero(points, baseline)),
         group(placed, selected),
@@ -62,4 +62,4 @@ def _position(summary: Summary) -> float:
 
 
 def _pruned(prune: PruneSpec) -> str:
-    return Recipe(prune).describe().partition(" (")[0] if prune.active else "nothing pruned"
+    return Recipe(prune).describe(details=False) if prune.active else "nothing pruned"

@@ -3,6 +3,7 @@
 Values are in base units (percent, bytes, nanoseconds); an axis knows how to write them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,12 +106,19 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
+class Layer:
+    """What the segments of one part have in common: its name in the legend, and its colour role."""
+
+    name: str
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """``part`` is what the legend names."""
+    """``part`` is a key of :attr:`Stacks.parts`."""
 
     part: str
     value: float
-    colour: str
     hover: str
 
 
@@ -120,7 +128,7 @@ class Stacks:
 
     title: str
     x: Axis
-    parts: tuple[str, ...]
+    parts: Mapping[str, Layer]
     rows: tuple[tuple[str, tuple[Segment, ...]], ...]
     note: str = ""
     empty: str = NO_RESULTS

@@ -7,17 +7,18 @@ sliders and nothing else.
 
 from dataclasses import dataclass
 
+from optimizer.analysis.realisation import Realisation
 from optimizer.recipe import WEIGHT_BITS
 
 FONT = '"Source Sans", "Source Sans Pro", "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 MARKERS = {
-    "dense fp32": "circle",
-    "int8 kernels": "square",
-    "sparse kernels": "diamond",
-    "channels removed": "triangle-up",
-    "half-precision kernels": "pentagon",
-    "unknown kernels": "x",
+    Realisation.DENSE: "circle",
+    Realisation.INT8: "square",
+    Realisation.SPARSE: "diamond",
+    Realisation.SHRUNK: "triangle-up",
+    Realisation.HALF: "pentagon",
+    Realisation.UNKNOWN: "x",
 }
 """Every realisation (what the kernels really did) and its marker."""
 

@@ -14,9 +14,6 @@ from optimizer.records import Execution, KernelTime, LayerExecution
 
 Array = np.ndarray
 
-BETWEEN, BETWEEN_KERNEL = "between operations", "scheduling, and the call itself"
-"""The row of a profile for what a call takes beside its operations."""
-
 
 @dataclass(frozen=True)
 class Service:
@@ -95,9 +92,9 @@ class Runner:
     @property
     def scored_otherwise(self) -> tuple[str, ...]:
         """Layers that ``score`` runs in another precision than ``infer``, by name."""
-        timed = {layer.name: layer.precision for layer in self.execution.layers}
+        timed = {layer.name: layer.precisions for layer in self.execution.layers}
         scored = self.scored() if self.scored else ()
-        return tuple(layer.name for layer in scored if layer.precision != timed.get(layer.name))
+        return tuple(layer.name for layer in scored if layer.precisions != timed.get(layer.name))
 
 
 Build = Callable[[CompressedModel, Tensor, int, int], Runner]

@@ -94,6 +94,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
             layer.name,
             "f32",
             f"{KERNEL}, {layer.weight.count_nonzero()} weights" if layer.name in faster else "torch",
+            skips_zeros=layer.name in faster,
         )
         for layer in uses(compressed.module)
     )
@@ -103,7 +104,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         score=build_eager(
             compressed, calibration, threads, batch
         ).score,  # which layers are faster may change
-        execution=Execution(layers, (*runner.execution.simulated, told)),
+        execution=Execution(layers, (*runner.execution.simulated, told), fallback=why),
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from optimizer.engine.base import BETWEEN, BETWEEN_KERNEL
 from optimizer.model.layers import uses
 from optimizer.records import KernelTime
 
@@ -42,10 +41,13 @@ def profile(
         layer = _layer(samples[0], layers)
         taken = round(1e3 * np.median([event.cpu_time_total for event in samples]))
         kernel = _busiest(samples)
-        name = layer or kernel.removeprefix(OWN)
-        rows.append(KernelTime(name, "layer" if layer else "other", precision, kernel, (taken,)))
+        rows.append(
+            KernelTime.of_layers([layer], precision, kernel, taken)
+            if layer
+            else KernelTime(kernel.removeprefix(OWN), "other", precision, kernel, (taken,))
+        )
     rest = round(1e9 * np.median(whole)) - sum(row.times_ns[0] for row in rows)
-    return (*rows, KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (max(0, rest),)))
+    return (*rows, KernelTime.between_operations(rest))
 
 
 def _kernels(graph: Any) -> Iterator[Any]:

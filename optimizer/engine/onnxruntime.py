@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import (
-    BETWEEN,
-    BETWEEN_KERNEL,
     Array,
     Build,
     Engine,
@@ -34,7 +32,7 @@ from optimizer.engine.base import (
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_graph import Exported, Graph, export, graph_of, lacking
-from optimizer.engine.realised import simulated
+from optimizer.engine.realised import execution_of, simulated
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -152,13 +150,17 @@ def _profile(
     for name, times in taken.items():
         layer, precision, kernel = nodes.get(name, (None, "", kinds[name]))
         converts = kinds[name] in CONVERTING or (kinds[name] == "Transpose" and name not in exported)
-        role: Role = "layer" if layer else "conversion" if converts else "other"
+        role: Role = "conversion" if converts else "other"
         if kinds[name].startswith("QLinear"):
             precision = "u8"
         middle = round(trim_mean(times[FIRST_CALLS:], 0.25) + 500)  # cut off by half of one, on average
-        rows.append(KernelTime(layer or name, role, precision, kernel, (middle,)))
-    between = max(0, round(np.median(walls[FIRST_CALLS:])) - sum(row.times_ns[0] for row in rows))
-    return (*rows, KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)))
+        rows.append(
+            KernelTime.of_layers([layer], precision, kernel, middle)
+            if layer
+            else KernelTime(name, role, precision, kernel, (middle,))
+        )
+    between = round(np.median(walls[FIRST_CALLS:])) - sum(row.times_ns[0] for row in rows)
+    return (*rows, KernelTime.between_operations(between))
 
 
 def session_of(
@@ -231,8 +233,7 @@ def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:
     layers = []
     for name in graph.running:
         kernels = ran.get(name, [("unknown", "unknown")])
-        precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
-        layers.append(LayerExecution(name, precision, kernel))
+        layers.append(execution_of(name, kernels))
     return tuple(layers)
 
 

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import (
-    BETWEEN,
-    BETWEEN_KERNEL,
     Array,
     Build,
     Engine,
@@ -31,8 +29,8 @@ from optimizer.engine.base import (
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_graph import Converted, convert, graph_of, nodes_of
-from optimizer.engine.realised import simulated
-from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
+from optimizer.engine.realised import execution_of, simulated
+from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 # oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
 # with a megabyte a configuration that no other one uses. Enough for the float32 kernels of a network.
@@ -179,18 +177,19 @@ def _profiler(
     layers = {_call_site(name): layer for name, layer in exactly.items()}
     types = {name: node.get_type_name() for name, node in nodes_of(graph).items()}
 
-    def described(name: str, node: Any) -> tuple[str, Role, str, str]:
+    def timed(name: str, node: Any, time_ns: int) -> KernelTime:
         info = {key: str(value.value) for key, value in node.get_rt_info().items()}
         fused = info["originalLayersNames"].split(",")
         how = info["runtimePrecision"], info["primitiveType"]
         if info["layerType"] in EXECUTED:
             for layer in (layers[site] for site in map(_call_site, fused) if site in layers):
-                return layer, "layer", *how
+                return KernelTime.of_layers([layer], *how, time_ns)
         several = dict.fromkeys(exactly[one] for one in fused if one in exactly)
         if several:  # one kernel of them all
-            return TOGETHER.join(several), "layer", *how
+            return KernelTime.of_layers(several, *how, time_ns)
         converts = info["layerType"] in CONVERSIONS or {types.get(one) for one in fused} <= CONVERSIONS
-        return name, "conversion" if converts else "other", *how
+        role: Role = "conversion" if converts else "other"
+        return KernelTime(name, role, *how, (time_ns,))
 
     def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
         compiled = _compile(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
@@ -204,11 +203,9 @@ def _profiler(
             walls.append(time.perf_counter_ns() - begun)
         after, nodes = _total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
         spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
-        between = max(0, round(np.median(walls)) - sum(spent.values()))
-        return (
-            *(KernelTime(*described(name, nodes[name]), (taken,)) for name, taken in spent.items()),
-            KernelTime(BETWEEN, "other", "", BETWEEN_KERNEL, (between,)),
-        )
+        between = round(np.median(walls)) - sum(spent.values())
+        rows = (timed(name, nodes[name], taken) for name, taken in spent.items())
+        return (*rows, KernelTime.between_operations(between))
 
     return profile
 
@@ -245,8 +242,7 @@ def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
     layers = []
     for name, operations in prepared.operations.items():
         kernels = [ran.get(_call_site(operation), ("unknown", "unknown")) for operation in operations]
-        precision, kernel = (" and ".join(dict.fromkeys(words)) for words in zip(*kernels, strict=True))
-        layers.append(LayerExecution(name, precision, kernel))
+        layers.append(execution_of(name, kernels))
     return tuple(layers)
 
 

@@ -1,6 +1,6 @@
 """What was asked of an engine and what its kernels did: the difference, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from optimizer.compression.apply import CompressedModel, width_words
 from optimizer.methods.engines import engine_info
@@ -11,12 +11,23 @@ INT8_OR_IDLE = {"i8", "u8", "unknown"}
 """Precisions of int8 kernels, and that of a layer which never runs."""
 
 
-def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], engine: str) -> list[str]:
-    """What an engine's kernels did not do of a recipe, in words, by what was really executed."""
+def execution_of(name: str, kernels: Iterable[tuple[str, str]]) -> LayerExecution:
+    """How a layer ran, by the precision and the kernel of each of its calls."""
+    precisions, names = (tuple(dict.fromkeys(each)) for each in zip(*kernels, strict=True))
+    return LayerExecution(name, precisions[0], " and ".join(names), precisions[1:])
+
+
+def simulated(
+    compressed: CompressedModel, layers: Sequence[LayerExecution], engine: str, rounding: str = ""
+) -> list[str]:
+    """What an engine's kernels did not do of a recipe, in words, by what was really executed.
+
+    ``rounding`` is what else is to be said where activations are rounded between kernels.
+    """
     int8 = engine_info(engine).int8
     weights = list(compressed.weights.values())
     quantize = compressed.recipe.quantize
-    ran = {layer.name: set(layer.precision.split(" and ")) - INT8_OR_IDLE for layer in layers}
+    ran = {layer.name: {*layer.precisions} - INT8_OR_IDLE for layer in layers}
     others = [name for name, precisions in ran.items() if precisions]
     floats = dict.fromkeys(PRECISIONS.get(one, one) for name in others for one in sorted(ran[name]))
     kernels = " and ".join(floats) or PRECISIONS[quantize.precision]
@@ -36,7 +47,8 @@ def simulated(compressed: CompressedModel, layers: Sequence[LayerExecution], eng
             words.append(f"{widths}: {values}, the kernels are {kernels}")
         if quantize.activation_bits < 32:
             between = f"{quantize.activation_bits}-bit activations: rounded between {kernels} kernels"
-            words.append(between + (_unfit(compressed) if int8 and quantize.activation_bits == 8 else ""))
+            unfit = _unfit(compressed) if int8 and quantize.activation_bits == 8 else ""
+            words.append(between + unfit + rounding)
     if quantize.precision != "f32":
         missed = [name for name in others if ran[name] != {quantize.precision}]
         if missed:

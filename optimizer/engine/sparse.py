@@ -35,7 +35,7 @@ from optimizer.engine.realised import simulated
 from optimizer.engine.torch import RoundActivations, activation_ranges
 from optimizer.errors import WorkError
 from optimizer.model.layers import walk
-from optimizer.records import TOGETHER, Execution, KernelTime, LayerExecution, Role
+from optimizer.records import Execution, KernelTime, LayerExecution
 from optimizer.system.threads import thread_count
 
 SCORING_ELEMENTS = 160_000
@@ -132,7 +132,7 @@ class Network:
             return f"{name} {Kind(item.work.kind).name.lower().replace('_', ' ')}"
         if not isinstance(item.work, Choice):
             return "torch"
-        if DENSE in item.work.ways:
+        if not skips_zeros(item):
             return f"{name} dense"
         return f"{name} sparse, {item.work.kept:,} of {item.work.total:,} weights"
 
@@ -143,20 +143,20 @@ class Network:
         return sum(choice.kept for choice in choices) / max(1, sum(choice.total for choice in choices))
 
     @property
-    def kernels(self) -> dict[str, str]:
-        """For each weight, by its path, what runs it."""
-        found: dict[str, str] = {}
+    def kernels(self) -> dict[str, tuple[str, bool]]:
+        """For each weight, by its path, what runs it, and whether that skips zeros."""
+        found: dict[str, tuple[str, bool]] = {}
         for item in self.plan.items:
-            found |= dict.fromkeys(item.weights, self.kernel(item))
-            found |= dict.fromkeys(item.weights[1:2], f"{self.library.name} depthwise, fused")
+            found |= dict.fromkeys(item.weights, (self.kernel(item), skips_zeros(item)))
+            found |= dict.fromkeys(item.weights[1:2], (f"{self.library.name} depthwise, fused", False))
         return found
 
     def _row(self, item: Item, nanoseconds: int) -> KernelTime:
+        kernel = self.kernel(item)
+        if item.weights:
+            return KernelTime.of_layers(item.weights, "f32", kernel, nanoseconds, skips_zeros(item))
         copies = isinstance(item.work, Bring) or (isinstance(item.work, Step) and item.work.kind in COPIES)
-        role: Role = "layer" if item.weights else "conversion" if copies else "other"
-        return KernelTime(
-            TOGETHER.join(item.weights) or item.name, role, "f32", self.kernel(item), (nanoseconds,)
-        )
+        return KernelTime(item.name, "conversion" if copies else "other", "f32", kernel, (nanoseconds,))
 
     def _point_to(self, images: Array) -> None:
         self.images = np.ascontiguousarray(images, np.float32)  # kept: the steps read it
@@ -222,6 +222,11 @@ class Network:
             self.computed[op.output] = result
 
         return call
+
+
+def skips_zeros(item: Item) -> bool:
+    """Whether an item is computed by kernels that do: a layer whose way is not the dense one."""
+    return isinstance(item.work, Choice) and DENSE not in item.work.ways
 
 
 def step_of(item: Item, way: Way | None = None) -> Step:
@@ -362,7 +367,9 @@ def _build(
     used = built(batch).kernels
     names = {id(value): used[path] for path, value in parameters_of(module).items() if path in used}
     layers = tuple(
-        LayerExecution(layer.name, "f32", names.get(id(layer.weight), "torch")) for layer in walk(module)
+        LayerExecution(layer.name, "f32", kernel, skips_zeros=skips)
+        for layer in walk(module)
+        for kernel, skips in (names.get(id(layer.weight), ("torch", False)),)
     )
     runner = Runner(
         infer=infer,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
-from optimizer.engine.base import BETWEEN, BETWEEN_KERNEL, Array, Engine, Load, Runner, Service, one_by_one
+from optimizer.engine.base import Array, Engine, Load, Runner, Service, one_by_one
 from optimizer.engine.realised import simulated
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -149,20 +149,19 @@ def _profile(
             between.append(time.perf_counter_ns() - before - spent)
             call += 1
     kernels = _kernels(units, infer, images)
-    rows = [
-        KernelTime(
-            name,
-            role,
-            "f32",
-            FAKE_QUANTIZE if role == "conversion" else kernels.get(name, "no operation"),
-            (round(np.median(taken)),),
+    rows = []
+    for (name, role), taken in times.items():
+        kernel = FAKE_QUANTIZE if role == "conversion" else kernels.get(name, "no operation")
+        time_ns = round(np.median(taken))
+        rows.append(
+            KernelTime.of_layers([name], "f32", kernel, time_ns)
+            if role == "layer"
+            else KernelTime(name, role, "f32", kernel, (time_ns,))
         )
-        for (name, role), taken in times.items()
-    ]
-    return (
-        *rows,
-        KernelTime(BETWEEN, "other", "", f"functions, {BETWEEN_KERNEL}", (round(np.median(between)),)),
+    rest = KernelTime.between_operations(
+        round(np.median(between)), "functions, scheduling, and the call itself"
     )
+    return (*rows, rest)
 
 
 def _units(model: nn.Module) -> dict[nn.Module, tuple[str, Role]]:
@@ -241,8 +240,8 @@ def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecuti
 
 
 def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
-    for words in simulated(compressed, _layers(compressed, model), "torch"):
-        yield words + (", which takes time of its own" if "activations" in words else "")
+    layers = _layers(compressed, model)
+    yield from simulated(compressed, layers, "torch", rounding=", which takes time of its own")
     bits = compressed.recipe.quantize.activation_bits
     if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"

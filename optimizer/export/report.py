@@ -8,9 +8,9 @@ from optimizer.analysis.frame import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import Verdict, images_needed
-from optimizer.analysis.statistics import SAME
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.outcomes import AccuracyVerdict, images_needed
+from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.analysis.summary import BadgeKind, Summary, summarise
 from optimizer.charts import compare_info
 from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
 from optimizer.formats import count, format_bytes, format_ns, format_p, format_ratio
@@ -62,13 +62,13 @@ def accuracy_sentence(summary: Summary) -> str:
     if summary.recipe.identity:
         return f"{what} is {summary.text('accuracy')} on {summary.images}"
     test = "" if drop.p is None else f", {format_p(drop.p)}"
-    if drop.verdict is Verdict.SAME:
+    if drop.verdict is AccuracyVerdict.SAME:
         may = may_be(drop)
         return (
-            f"{what}: {drop.verdict}, {summary.text('accuracy')} on {summary.images}; "
+            f"{what}: {drop.verdict.label}, {summary.text('accuracy')} on {summary.images}; "
             f"{may[0].lower()}{may[1:]}{test}"
         )
-    if drop.verdict is Verdict.WORSE:
+    if drop.verdict is AccuracyVerdict.WORSE:
         change = f"falls by {summary.text('drop')}"
     else:
         change = f"rises by {metric('drop').format(-drop.points, -drop.high, -drop.low)}"
@@ -94,18 +94,18 @@ def size_sentence(summary: Summary) -> str:
 def latency_sentence(summary: Summary) -> str:
     """``a call takes 274 µs instead of 608 µs: 0.450× (0.449 to 0.451), faster``."""
     latency = summary.latency
-    if latency.verdict == "noisy":
+    if latency.verdict is LatencyVerdict.NOISY:
         return f"the latency is not to be trusted ({'; '.join(latency.noise)})"
-    if latency.verdict == SAME:
+    if latency.verdict is LatencyVerdict.SAME:
         sentence = (
-            f"latency: {SAME}, {summary.text('latency')} a call, {summary.text('latency_ratio')} "
-            f"({latency.detectable_words})"
+            f"latency: {latency.verdict.label}, {summary.text('latency')} a call, "
+            f"{summary.text('latency_ratio')} ({latency.detectable_words})"
         )
     else:
         before = format_ns(summary.measures["latency"].baseline)
         sentence = (
-            f"a call takes {summary.text('latency', interval=False)} instead of {before}: "
-            f"{summary.text('latency_ratio')}, {latency.verdict}"
+            f"a call takes {summary.parts('latency')[0]} instead of {before}: "
+            f"{summary.text('latency_ratio')}, {latency.verdict.label}"
         )
     if summary.shared_with:
         sentence += f" (time shared with: {summary.shared_with}, which runs the same instructions)"
@@ -130,7 +130,7 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
             )
         return Section("What was found", (words,), (f"The surest is {_with_sentences(best)}",))
     items = []
-    faster = [summary for summary in sure if summary.latency.verdict == "faster"]
+    faster = [summary for summary in sure if summary.latency.verdict is LatencyVerdict.FASTER]
     if faster:
         fastest = min(faster, key=lambda summary: (summary.latency.ratio, summary.drop.points))
         items.append(f"The fastest of these is {_with_sentences(fastest)}")
@@ -179,7 +179,7 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
                 summary.latency.aa_ratio, summary.latency.aa_low, summary.latency.aa_high
             ),
             "to know": "; ".join(
-                [f"{badge.name}: {badge.words}" for badge in summary.badges if badge.name != "measured"]
+                [badge.told for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
                 + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
                 + list(summary.notes)
             ),

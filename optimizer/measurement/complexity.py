@@ -17,20 +17,16 @@ import torch
 from torch import Tensor
 
 from optimizer.analysis.scaling import (
-    CSR,
-    DENSE,
-    INT8,
-    KERNEL,
-    ROWS,
     STACK,
     ComplexityPoint,
     ComplexityRequest,
     ComplexityRun,
+    ExecutionKind,
     LayerWork,
     Timing,
     check_share,
+    complexity_key,
     kept_count,
-    request_key,
 )
 from optimizer.compression.prune.magnitude import thresholds
 from optimizer.engine import int8, kernels
@@ -115,7 +111,7 @@ def measure(request: ComplexityRequest, report: Report = quiet) -> ComplexityRun
             points.append(point)
             skipped = (*skipped, *(reason for reason in lacking if reason not in skipped))
     return ComplexityRun(
-        key=request_key(request),
+        key=complexity_key(request),
         request=request,
         environment=environment(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -207,8 +203,8 @@ def _layer_subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[
 # Removing weights
 
 
-Operands = dict[tuple[str, bool], list[Tensor]]
-Calls = dict[tuple[str, bool], tuple[Callable[[], object], ...]]
+Operands = dict[tuple[ExecutionKind, bool], list[Tensor]]
+Calls = dict[tuple[ExecutionKind, bool], tuple[Callable[[], object], ...]]
 """By execution and whether weights are removed: one call through all layers, for each build."""
 
 
@@ -244,11 +240,11 @@ def remove(matrices: Sequence[Matrix], share: float) -> tuple[tuple[LayerWork, .
         for matrix, after, cut in zip(matrices, zeroed, small, strict=True)
     )
     return works, {
-        (DENSE, False): full,
-        (CSR, False): [to_csr(weight) for weight in full],
-        (DENSE, True): zeroed,
-        (CSR, True): [to_csr(weight) for weight in zeroed],
-        (ROWS, True): small,
+        (ExecutionKind.DENSE, False): full,
+        (ExecutionKind.CSR, False): [to_csr(weight) for weight in full],
+        (ExecutionKind.DENSE, True): zeroed,
+        (ExecutionKind.CSR, True): [to_csr(weight) for weight in zeroed],
+        (ExecutionKind.ROWS, True): small,
     }
 
 
@@ -292,11 +288,12 @@ def _builds(
     executions are lacking, and why. Takes ``operands`` away as it copies them."""
     calls: Calls = {}
     lacking = []
-    for execution, build in {KERNEL: _kernel_chain, INT8: int8.chain}.items():
+    for execution, build in {ExecutionKind.SPARSE: _kernel_chain, ExecutionKind.INT8: int8.chain}.items():
         try:  # both make copies of their own
             calls |= {
                 (execution, removed): tuple(
-                    build(operands[DENSE, removed], inputs.numpy(), threads) for _ in range(_copies(removed))
+                    build(operands[ExecutionKind.DENSE, removed], inputs.numpy(), threads)
+                    for _ in range(_copies(removed))
                 )
                 for removed in (False, True)
             }

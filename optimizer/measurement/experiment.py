@@ -147,7 +147,7 @@ def measure(
                 _timed(workspace),
                 settings,
                 signature,
-                request.recipe.describe(),
+                request.recipe,
             )
     inspection, cold_start = scored.inspection, None
     if not settings.quick:

@@ -16,6 +16,7 @@ import numpy as np
 
 from optimizer.analysis.statistics import LatencySummary, summarise_latency
 from optimizer.engine.base import Runner
+from optimizer.recipe import Recipe
 from optimizer.records import Latency, Settings
 from optimizer.system.environment import stolen_share
 
@@ -144,13 +145,13 @@ def measure_latency(
     images: np.ndarray,
     settings: Settings,
     signature: str,
-    measured_for: str,
+    recipe: Recipe,
 ) -> Latency:
     """Compare one variant with its baseline. A noisy series is measured again, the last kept as it is."""
     series, attempts = time_again_if_noisy(baselines, {"variant": variant}, images, settings)
     return Latency(
         signature=signature,
-        measured_for=measured_for,
+        recipe=recipe,
         baseline_ns=(tuple(series.baseline_ns[0].tolist()), tuple(series.baseline_ns[1].tolist())),
         variant_ns=tuple(series.variants_ns["variant"].tolist()),
         batch=settings.batch,

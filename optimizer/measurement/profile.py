@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from optimizer.analysis.coverage import BETWEEN, Coverage, coverage_key
+from optimizer.analysis.coverage import Coverage, coverage_key
 from optimizer.engine import Runner
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.measurement.experiment import pair
@@ -75,4 +75,4 @@ def merged(samples: Sequence[tuple[KernelTime, ...]]) -> tuple[KernelTime, ...]:
         raise WorkError("the engine ran other operations in one profile than in the next: try again")
     times = [tuple(time for row in place for time in row.times_ns) for place in zip(*samples, strict=True)]
     rows = [replace(row, times_ns=taken) for row, taken in zip(samples[0], times, strict=True)]
-    return tuple(row for row in rows if row.name == BETWEEN or any(row.times_ns))
+    return tuple(row for row in rows if row.role == "between" or any(row.times_ns))

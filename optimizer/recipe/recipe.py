@@ -12,7 +12,7 @@ from optimizer.errors import InputError, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
 from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
-from optimizer.recipe.words import describe_layers, describe_prune, describe_quantize
+from optimizer.recipe.words import Phrase, describe_layers, describe_prune, describe_quantize
 
 MAX_FINETUNE_STEPS = 2_000
 """A step takes 0.02 to 0.06 s for thumbnails and about 1 s for photographs on two cores: a minute or two, and
@@ -76,7 +76,7 @@ class Recipe:
         ``magnitude`` and ``nearest``, which need no images. Raises InputError.
 
         >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
-        '50 % of all weights pruned, 4-bit weights'
+        '50 % of all weights pruned · 4-bit weights'
         """
         usual = NORMAL_PRUNE if threshold is None else PruneSpec()
         prune = replace(usual if pruning in (None, usual.method) else PruneSpec(pruning), sparsity=sparsity)
@@ -211,8 +211,8 @@ class Recipe:
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise InputError(f"not a recipe: {error}") from error
 
-    def describe(self) -> str:
-        """The recipe in words, as charts and tables show it.
+    def describe(self, details: bool = True) -> str:
+        """The recipe in words, as charts and tables show it; without ``details``, not how exactly.
 
         >>> Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)).describe()
         '50 % of all weights pruned · 4-bit weights'
@@ -221,11 +221,11 @@ class Recipe:
             return "uncompressed"
         parts = [
             *describe_prune(self.prune),
-            *([f"fine-tuned for {self.finetune_steps:,} steps"] if self.finetunes else []),
+            *([Phrase(f"fine-tuned for {self.finetune_steps:,} steps")] if self.finetunes else []),
             *describe_quantize(self.quantize),
             *describe_layers(self.layers),
         ]
-        return " · ".join(parts)
+        return " · ".join(part.words(details) for part in parts)
 
 
 EARLIER_BUDGET = "training_seconds"

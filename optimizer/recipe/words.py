@@ -1,5 +1,8 @@
 """A recipe in words, part by part."""
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from optimizer.recipe.specs import PRECISIONS, Override, PruneSpec, QuantizeSpec
 
 SHARED_OUT = {
@@ -8,7 +11,17 @@ SHARED_OUT = {
 }
 
 
-def describe_prune(prune: PruneSpec) -> list[str]:
+class Phrase(NamedTuple):
+    """What a recipe does, in words, and how exactly."""
+
+    what: str
+    how: Sequence[str] = ()
+
+    def words(self, details: bool) -> str:
+        return f"{self.what} ({', '.join(self.how)})" if details and self.how else self.what
+
+
+def describe_prune(prune: PruneSpec) -> list[Phrase]:
     if not prune.active:
         return []
     how = [prune.pruner.described] if prune.pruner.described else []
@@ -17,7 +30,7 @@ def describe_prune(prune: PruneSpec) -> list[str]:
         how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
         how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
         how += ["outputs matched"] if prune.matches else []
-        return [f"{100 * prune.share:.4g} % of channels removed ({', '.join(how)})"]
+        return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
     elif prune.fixed_sparsity:
@@ -28,31 +41,29 @@ def describe_prune(prune: PruneSpec) -> list[str]:
         how += [f"in blocks {prune.pattern}"] if prune.pattern != "unstructured" else []
         how += [SHARED_OUT[prune.allocation]] if prune.allocation in SHARED_OUT else []
     how += ["outputs matched"] if prune.matches else []
-    return [f"{words} ({', '.join(how)})" if how else words]
+    return [Phrase(words, how)]
 
 
-def describe_quantize(quantize: QuantizeSpec) -> list[str]:
-    words = []
+def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
+    parts = []
+    details = [
+        quantize.quantizer.described,
+        {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
+        "" if quantize.symmetric else "asymmetric",
+        {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
+        "equalised" if quantize.equalises else "",
+    ]
+    how = [*filter(None, details)] if quantize.integer else []
     if quantize.average_bits is not None:
-        words.append(f"{quantize.average_bits:g}-bit weights on average")
+        parts.append(Phrase(f"{quantize.average_bits:g}-bit weights on average", how))
     elif quantize.weight_bits < 32:
-        words.append(f"{quantize.weight_bits}-bit weights")
-    if quantize.integer:
-        details = [
-            quantize.quantizer.described,
-            {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
-            "" if quantize.symmetric else "asymmetric",
-            {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
-            "equalised" if quantize.equalises else "",
-        ]
-        if any(details):
-            words[-1] += f" ({', '.join(filter(None, details))})"
+        parts.append(Phrase(f"{quantize.weight_bits}-bit weights", how))
     if quantize.activation_bits < 32:
-        words.append(f"{quantize.activation_bits}-bit activations")
+        parts.append(Phrase(f"{quantize.activation_bits}-bit activations"))
     if quantize.precision != "f32":
-        words.append(f"computed in {PRECISIONS[quantize.precision]}")
-    return words
+        parts.append(Phrase(f"computed in {PRECISIONS[quantize.precision]}"))
+    return parts
 
 
-def describe_layers(layers: tuple[Override, ...]) -> list[str]:
-    return [f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart"] if layers else []
+def describe_layers(layers: tuple[Override, ...]) -> list[Phrase]:
+    return [Phrase(f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart")] if layers else []

@@ -9,7 +9,9 @@ from test_growth import COSTS, run
 
 from optimizer.analysis.conclusions import as_json, conclusions
 from optimizer.analysis.growth import effect, fits, frame, predicted_break_even
-from optimizer.analysis.scaling import CSR, DENSE, EXECUTIONS, ROWS
+from optimizer.analysis.scaling import ExecutionKind
+
+DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = tuple(ExecutionKind)
 
 
 def one_sentence(sentences: tuple[str, ...], start: str) -> str:

@@ -27,8 +27,11 @@ INT8 = recipe(0, 8, 8)
 US = 1_000
 
 
-def layer(name: str, microseconds: float, precision: str = "f32", kernel: str = "brgconv") -> KernelTime:
-    return KernelTime(f"{name}.weight", "layer", precision, kernel, (round(microseconds * US),) * 3)
+def layer(
+    name: str, microseconds: float, precision: str = "f32", kernel: str = "brgconv", skips: bool = False
+) -> KernelTime:
+    one = KernelTime.of_layers([f"{name}.weight"], precision, kernel, round(microseconds * US), skips)
+    return replace(one, times_ns=one.times_ns * 3)
 
 
 def conversion(microseconds: float, name: str = "input/fq_output_0") -> KernelTime:
@@ -36,7 +39,7 @@ def conversion(microseconds: float, name: str = "input/fq_output_0") -> KernelTi
 
 
 def between(microseconds: float = 1) -> KernelTime:
-    return KernelTime("between operations", "other", "", "scheduling", (round(microseconds * US),))
+    return KernelTime.between_operations(round(microseconds * US))
 
 
 BASELINE = (layer("first", 60), layer("second", 39), between())
@@ -163,7 +166,7 @@ def test_pruned_and_not_faster() -> None:
 def test_zeros_are_not_told_of_where_none_were_asked_for_or_kernels_skip_them() -> None:
     rounded = profile(layer("first", 60), made=recipe(0, 4), removed=0.15)  # rounding makes some zeros, too
     assert "zeros" not in said(rounded)
-    skipping = profile(layer("first", 60, kernel="sparse_avx512"), made=recipe(0.9), removed=0.9)
+    skipping = profile(layer("first", 60, skips=True), made=recipe(0.9), removed=0.9)
     assert "zeros" not in said(skipping)
     assert "1 of 1 layers ran sparse kernels" in said(skipping)
 
@@ -186,7 +189,7 @@ def test_parts() -> None:
         layer("first", 10, "u8"),
         layer("second", 20),
         layer("third", 30, "bf16"),
-        layer("fourth", 5, kernel="csr"),
+        layer("fourth", 5, skips=True),
         conversion(4),
         between(6),
     )
@@ -203,7 +206,7 @@ def test_parts() -> None:
 
 
 def test_layers_that_ran_as_one_kernel_count_each() -> None:
-    both = KernelTime("first.weight + second.weight", "layer", "f32", "jit", (50 * US,))
+    both = KernelTime.of_layers(["first.weight", "second.weight"], "f32", "jit", 50 * US)
     run = profile(both, layer("third", 10, "u8"))
     assert set(layer_precisions(run.kernels)) == {"first.weight", "second.weight", "third.weight"}
     assert "1 of 3 layers ran int8 kernels" in said(run)

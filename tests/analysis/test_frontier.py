@@ -1,4 +1,4 @@
-"""The frontier against pictures, brute force and Monte Carlo."""
+"""The frontier against pictures and brute force."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizer.analysis.frontier import hypervolume, pareto_mask
+from optimizer.analysis.frontier import pareto_mask
 from optimizer.errors import InputError
 
 
@@ -63,53 +63,7 @@ def test_the_frontier_is_what_brute_force_finds(losses: np.ndarray) -> None:
     assert pareto_mask(losses).tolist() == brute_force(losses)
 
 
-points = st.integers(1, 4).flatmap(
-    lambda d: arrays(float, st.tuples(st.integers(0, 6), st.just(d)), elements=st.integers(0, 5).map(float))
-)
-
-
-def cells_dominated(losses: np.ndarray, corner: np.ndarray) -> int:
-    """Unit cells of the grid that some row dominates: the hypervolume of integer losses, counted."""
-    grid = np.stack(np.meshgrid(*(np.arange(c) for c in corner), indexing="ij"), axis=-1)
-    return int(np.any([np.all(grid >= row, axis=-1) for row in losses], axis=0).sum())
-
-
-@settings(deadline=None)
-@given(points)
-def test_hypervolume_counts_the_dominated_cells(losses: np.ndarray) -> None:
-    corner = np.full(losses.shape[1], 4)
-    assert hypervolume(losses, corner) == cells_dominated(losses, corner)
-
-
-@pytest.mark.parametrize("columns", [2, 3, 4])
-def test_hypervolume_against_monte_carlo(columns: int) -> None:
-    random = np.random.default_rng(columns)
-    losses = random.random((15, columns))
-    samples = random.random((50_000, columns))
-    hits = np.any(np.all(samples[:, None] >= losses, axis=2), axis=1)
-    assert hypervolume(losses, np.ones(columns)) == pytest.approx(np.mean(hits), abs=0.01)
-
-
-def test_hypervolume_ignores_missing_rows_and_rows_beyond_the_reference() -> None:
-    losses = np.array([[1, 1], [np.nan, 0], [5, 0], [0, 5]])
-    assert hypervolume(losses, [3, 3]) == 4
-    assert hypervolume(np.empty((0, 3)), [1, 1, 1]) == 0
-
-
-@settings(deadline=None)
-@given(points)
-def test_only_the_frontier_adds_volume(losses: np.ndarray) -> None:
-    corner = np.full(losses.shape[1], 4)
-    assert hypervolume(losses[pareto_mask(losses)], corner) == hypervolume(losses, corner)
-
-
 @pytest.mark.parametrize("losses", [[1, 2], 3, np.empty((2, 0)), np.zeros((1, 1, 1))])
 def test_other_shapes_are_refused(losses: object) -> None:
     with pytest.raises(InputError, match="one row a result"):
         pareto_mask(losses)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("reference", [[1], [1, 2, 3], [1, np.nan], [1, np.inf], 1])
-def test_a_reference_that_does_not_fit_is_refused(reference: object) -> None:
-    with pytest.raises(InputError, match="one finite number a column"):
-        hypervolume([[0, 0]], reference)  # type: ignore[arg-type]

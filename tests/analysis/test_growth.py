@@ -20,29 +20,27 @@ from optimizer.analysis.growth import (
     predicted_effects,
 )
 from optimizer.analysis.scaling import (
-    CSR,
-    DENSE,
-    EXECUTIONS,
-    INT8,
-    KERNEL,
     QUICK_SIZES,
-    ROWS,
     STACK,
     ComplexityPoint,
     ComplexityRequest,
     ComplexityRun,
+    ExecutionKind,
     LayerWork,
     Timing,
+    complexity_key,
     counts,
     kept_count,
     removed_count,
-    request_key,
 )
-from optimizer.analysis.statistics import Verdict
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts import complexity_info
 from optimizer.errors import InputError
 from optimizer.records import decode, encode
 from optimizer.system.environment import environment
+
+DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = tuple(ExecutionKind)
+
 
 COSTS = {DENSE: 1.0, KERNEL: 1.5, CSR: 3.0, ROWS: 1.0, INT8: 0.25}
 FLOORS = {DENSE: 1_000.0, KERNEL: 500.0, CSR: 4_000.0, ROWS: 1_000.0, INT8: 2_000.0}
@@ -90,7 +88,7 @@ def run(
         )
     request = ComplexityRequest(removed_share=share)
     return ComplexityRun(
-        request_key(request),
+        complexity_key(request),
         request,
         environment(),
         "2026-01-01T00:00:00+00:00",
@@ -128,8 +126,8 @@ def test_where_builds_lie_in_memory_is_not_told_as_an_effect(scatter: float) -> 
         ]
         point = replace(largest, timings=(*dense, *(t for t in largest.timings if t.execution != DENSE)))
         told.append(effect(replace(quiet, points=(quiet.points[0], point)), DENSE).verdict)
-    assert np.mean([verdict in (Verdict.FASTER, Verdict.SLOWER) for verdict in told]) <= 0.02
-    assert np.mean([verdict == Verdict.SAME for verdict in told]) >= 0.6
+    assert np.mean([verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER) for verdict in told]) <= 0.02
+    assert np.mean([verdict == LatencyVerdict.SAME for verdict in told]) >= 0.6
 
 
 def _slower(samples: tuple[int, ...], by: float) -> tuple[int, ...]:
@@ -319,7 +317,7 @@ def test_a_request_in_json_is_validated_too() -> None:
 
 def test_the_key_changes_with_the_request() -> None:
     keys = {
-        request_key(ComplexityRequest(**changed))  # type: ignore[arg-type]
+        complexity_key(ComplexityRequest(**changed))  # type: ignore[arg-type]
         for changed in (
             {},
             {"removed_share": 0.6},
@@ -330,7 +328,7 @@ def test_the_key_changes_with_the_request() -> None:
         )
     }
     assert len(keys) == 6
-    assert request_key(ComplexityRequest()) == request_key(ComplexityRequest())
+    assert complexity_key(ComplexityRequest()) == complexity_key(ComplexityRequest())
 
 
 def test_no_torch_is_needed_to_read_a_run() -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from factories import LAYERS, make_result, recipe, remade
 
-from optimizer.analysis.headline import OWN, group_rows, headlines, layer_rows, overrides_of
+from optimizer.analysis.headline import OVERRIDE_COLUMNS, group_rows, headlines, layer_rows, overrides_of
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, format_ns
@@ -80,9 +80,9 @@ def test_layer_rows_say_what_each_layer_got_and_has_to_itself() -> None:
     named = {row["layer"]: row for row in rows}
     assert list(named) == list(LAYERS)
     assert named["9.weight"]["removed"] == pytest.approx(50)
-    assert [named["9.weight"][column] for column in OWN] == [7, None, "compensated", "nearest"]
-    assert [named["0.0.weight"][column] for column in OWN] == [0, 8, None, None]
-    assert {named["3.first.0.weight"][column] for column in OWN} == {None}
+    assert [named["9.weight"][column] for column in OVERRIDE_COLUMNS] == [7, None, "compensated", "nearest"]
+    assert [named["0.0.weight"][column] for column in OVERRIDE_COLUMNS] == [0, 8, None, None]
+    assert {named["3.first.0.weight"][column] for column in OVERRIDE_COLUMNS} == {None}
 
 
 @pytest.mark.parametrize("layers", [(), APART, APART[1:]])
@@ -132,8 +132,8 @@ def test_latency_says_what_stood_in_for_the_sparse_kernels_and_why() -> None:
     first, *rest = sparse.execution.layers
     execution = replace(
         sparse.execution,
-        layers=(replace(first, kernel="torch CSR, 12 weights"), *rest),
-        simulated=("no sparse kernels here (none was built): torch's CSR for 1 of 3 layers",),
+        layers=(replace(first, skips_zeros=True), *rest),
+        fallback="none was built",
     )
     card = headlines(summarise(remade(sparse, execution=execution)), sparse.inspection)[2]
     assert card.basis.startswith(f"torch CSR in 1 of {len(LAYERS)} layers, 1 image")

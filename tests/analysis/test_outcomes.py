@@ -9,7 +9,7 @@ from scipy.stats import binom, multinomial, norm
 
 import optimizer.analysis.outcomes as statistics_of_outcomes
 from optimizer.analysis.outcomes import (
-    Verdict,
+    AccuracyVerdict,
     balanced_share,
     disagreement,
     images_needed,
@@ -102,12 +102,12 @@ def test_identical_outcomes_differ_by_nothing_but_not_for_certain() -> None:
     drop = paired_drop(*outcomes(900, 0, 0, 100))
     assert (drop.points, drop.p) == (0, 1)
     assert -0.5 < drop.low < 0 < drop.high < 0.5
-    assert drop.verdict is Verdict.SAME
+    assert drop.verdict is AccuracyVerdict.SAME
 
 
 def test_five_flips_one_way_are_the_fewest_that_tell() -> None:
     four, five = paired_drop(*outcomes(480, 4, 0, 16)), paired_drop(*outcomes(480, 5, 0, 15))
-    assert (four.verdict, five.verdict) == (Verdict.SAME, Verdict.WORSE)
+    assert (four.verdict, five.verdict) == (AccuracyVerdict.SAME, AccuracyVerdict.WORSE)
     assert four.p is not None
     assert five.p is not None
     assert five.p < 0.05 < four.p
@@ -124,9 +124,9 @@ def test_the_verdict_the_interval_and_p_agree(total: int, flipped: float, one_wa
     lost = round(flips * one_way)
     drop = paired_drop(*outcomes(total - flips, lost, flips - lost, 0))
     assert drop.p is not None
-    assert (drop.verdict is not Verdict.SAME) == (drop.p < 0.05) == (not drop.low <= 0 <= drop.high)
-    if drop.verdict is not Verdict.SAME:
-        assert drop.verdict == (Verdict.WORSE if drop.points > 0 else Verdict.BETTER)
+    assert (drop.verdict is not AccuracyVerdict.SAME) == (drop.p < 0.05) == (not drop.low <= 0 <= drop.high)
+    if drop.verdict is not AccuracyVerdict.SAME:
+        assert drop.verdict == (AccuracyVerdict.WORSE if drop.points > 0 else AccuracyVerdict.BETTER)
 
 
 pairs = st.integers(1, 60).flatmap(lambda n: st.tuples(arrays(bool, n), arrays(bool, n)))
@@ -159,10 +159,10 @@ def test_the_drop_lies_in_its_interval_whatever_the_order(
 
 def test_what_is_right_by_definition_is_not_random() -> None:
     none = disagreement(np.ones(500, bool))
-    assert (none.points, none.low, none.p, none.verdict) == (0, 0, None, Verdict.SAME)
+    assert (none.points, none.low, none.p, none.verdict) == (0, 0, None, AccuracyVerdict.SAME)
     assert none.high == pytest.approx(0.76, abs=0.005)
     one = disagreement(np.arange(500) > 0)
-    assert (one.points, one.lost, one.gained, one.verdict) == (0.2, 1, 0, Verdict.WORSE)
+    assert (one.points, one.lost, one.gained, one.verdict) == (0.2, 1, 0, AccuracyVerdict.WORSE)
     assert 0 < one.low < one.points < one.high
 
 
@@ -173,7 +173,7 @@ def test_disagreement_is_what_agreement_leaves(agrees: np.ndarray) -> None:
     low, high = share_interval(int(agrees.sum()), len(agrees))
     assert (drop.low, drop.high) == pytest.approx((100 - 100 * high, 100 - 100 * low), abs=1e-9)
     assert 0 <= drop.low <= drop.points <= drop.high <= 100
-    assert (drop.verdict is Verdict.WORSE) == (drop.lost > 0)
+    assert (drop.verdict is AccuracyVerdict.WORSE) == (drop.lost > 0)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_equal_models_are_rarely_called_different(flipped: float) -> None:
     counts = np.random.default_rng(2).multinomial(
         500, (0.9 - flipped, flipped, flipped, 0.1 - flipped), 4_000
     )
-    told = [paired_drop(*outcomes(*one)).verdict is not Verdict.SAME for one in counts]
+    told = [paired_drop(*outcomes(*one)).verdict is not AccuracyVerdict.SAME for one in counts]
     assert np.mean(told) <= 0.055
 
 

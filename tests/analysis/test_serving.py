@@ -8,16 +8,15 @@ import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
 from optimizer.analysis.serving import (
-    BASELINE,
     EAGER_EVERY,
-    MAX_BATCH,
     MAX_CONFIGURATIONS,
-    VARIANT,
+    MAX_SERVED_BATCH,
     Configuration,
     Served,
     ServedPoint,
     ServingRequest,
     ServingRun,
+    Side,
     as_json,
     badges,
     best_under,
@@ -28,7 +27,7 @@ from optimizer.analysis.serving import (
     serving_key,
     table,
 )
-from optimizer.analysis.statistics import SAME, NoiseKind, Verdict, summarise_latency
+from optimizer.analysis.statistics import SAME, LatencyVerdict, NoiseKind, summarise_latency
 from optimizer.errors import InputError
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution, decode, encode
@@ -91,8 +90,8 @@ def make_run(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {MAX_BATCH} images a request"),
-        ({"batches": (1, MAX_BATCH + 1)}, f"batch {MAX_BATCH + 1} is not allowed"),
+        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {MAX_SERVED_BATCH} images a request"),
+        ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch {MAX_SERVED_BATCH + 1} is not allowed"),
         ({"batches": ()}, "no batches given: at least one, such as 1"),
         ({"threads": (-1,)}, "threads -1 is not allowed: 1 or more, or 0 for every core"),
         ({"streams": (0,)}, "streams 0 is not allowed: 1 or more requests at once"),
@@ -177,7 +176,7 @@ def test_throughput_is_images_over_all_the_time_and_slow_requests_are_flagged() 
     assert one.variant.throughput == pytest.approx(1e9 * len(slow) / sum(slow))
     assert one.variant.throughput < 0.75 * 1e9 / np.median(slow)
     assert NoiseKind.TAIL in {reason.kind for reason in one.fair.reasons}
-    assert one.fair.verdict == Verdict.NOISY
+    assert one.fair.verdict == LatencyVerdict.NOISY
 
 
 def test_few_requests_have_no_95th_percentile() -> None:
@@ -198,7 +197,7 @@ def test_the_ratio_is_to_the_same_configuration_uncompressed() -> None:
 def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() -> None:
     run = make_run()
     tight, wide = best_under(run, 0.6e6), best_under(run, 60e6)
-    assert (tight.met, tight.network, tight.comparison.configuration) == (True, VARIANT, GRID[0])
+    assert (tight.met, tight.network, tight.comparison.configuration) == (True, Side.RECIPE, GRID[0])
     assert (wide.met, wide.comparison.configuration) == (True, GRID[2])
     assert tight.figures.latency_ns <= 0.6e6
     assert tight.words.startswith(
@@ -207,9 +206,9 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
 
 
 def test_under_a_limit_the_baseline_can_be_the_best() -> None:
-    assert best_under(make_run(ratio=2.0), 60e6).network == BASELINE
+    assert best_under(make_run(ratio=2.0), 60e6).network == Side.UNCOMPRESSED
     alone = best_under(make_run(Recipe(), ratio=0.99), 60e6)
-    assert alone.network == BASELINE, "an uncompressed recipe is the baseline once more"
+    assert alone.network == Side.UNCOMPRESSED, "an uncompressed recipe is the baseline once more"
 
 
 def test_where_nothing_is_in_time_the_quickest_is_told() -> None:
@@ -259,7 +258,7 @@ def test_badges() -> None:
 
 def test_the_table_has_a_row_for_each_network_and_configuration() -> None:
     rows = frame(make_run())
-    assert rows.network.tolist() == [VARIANT, BASELINE] * 3
+    assert rows.network.tolist() == [*Side] * 3
     assert rows.fair_ratio.notna().tolist() == [True, False] * 3
     lines = table(make_run(eager=False)).splitlines()
     assert len(lines) == 4
@@ -273,7 +272,7 @@ def test_a_run_comes_back_from_its_json() -> None:
     plain = as_json(run)
     assert len(plain["configurations"]) == 3
     assert plain["configurations"][0]["fair"]["verdict"] == "faster"
-    assert plain["configurations"][0][VARIANT]["latency_ns"] == comparisons(run)[0].variant.latency_ns
+    assert plain["configurations"][0][Side.RECIPE]["latency_ns"] == comparisons(run)[0].variant.latency_ns
     documented = str(as_json.__doc__)
     assert all(
         f"``{name}``" in documented for name in (*plain, *plain["configurations"][0]) if name != "schema"

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 from optimizer.analysis.statistics import (
     SAME,
     LatencySummary,
+    LatencyVerdict,
     NoiseKind,
-    Verdict,
     median_ratio,
     summarise_latency,
 )
@@ -244,7 +244,7 @@ def test_what_always_holds_of_a_summary(series: np.ndarray) -> None:
     assert summary.ratio_low <= summary.ratio <= summary.ratio_high
     assert summary.aa_low <= summary.aa_ratio <= summary.aa_high
     assert series[2].min() <= summary.median_ns <= series[2].max()
-    assert isinstance(summary.verdict, Verdict)
+    assert isinstance(summary.verdict, LatencyVerdict)
     assert (summary.verdict == "noisy") == bool(summary.noise)
     assert all(type(value) is not np.float64 for value in (summary.median_ns, summary.ratio, summary.aa_low))
 
@@ -329,7 +329,7 @@ def test_calls_of_which_one_in_five_is_far_slower_are_flagged() -> None:
     summary = compare(np.stack([iid(random, 200)[0], iid(random, 200)[0], iid(random, 200)[0] * slow]), 0.95)
     assert summary.ratio == pytest.approx(0.95, abs=0.01)
     assert summary.mean_ratio == pytest.approx(1.33, abs=0.06)
-    assert summary.verdict == Verdict.NOISY
+    assert summary.verdict == LatencyVerdict.NOISY
     assert {reason.kind for reason in summary.reasons} == {NoiseKind.TAIL, NoiseKind.MEAN_DISAGREES}
     tail, disagrees = summary.noise
     assert re.fullmatch(
@@ -344,7 +344,7 @@ def test_faster_by_the_median_and_not_by_the_mean_is_not_faster() -> None:
     summary = compare(np.stack([np.ones(200), np.ones(200), slow]), 0.95)
     assert (summary.ratio < 0.98, summary.mean_ratio > 1) == (True, True)
     assert [reason.kind for reason in summary.reasons] == [NoiseKind.MEAN_DISAGREES]
-    assert summary.verdict == Verdict.NOISY
+    assert summary.verdict == LatencyVerdict.NOISY
 
 
 # What could have been detected
@@ -356,10 +356,10 @@ def test_a_change_that_could_have_been_detected_is_told(rounds: int) -> None:
     detectable = np.median([compare(iid(random, rounds)).detectable for _ in range(100)])
     assert 0.02 < detectable < 0.06
     verdicts = [compare(iid(random, rounds), 1 + detectable).verdict for _ in range(SIMULATIONS)]
-    told = [verdict for verdict in verdicts if verdict != Verdict.NOISY]
-    assert np.mean([verdict == Verdict.SLOWER for verdict in told]) >= 0.9
+    told = [verdict for verdict in verdicts if verdict != LatencyVerdict.NOISY]
+    assert np.mean([verdict == LatencyVerdict.SLOWER for verdict in told]) >= 0.9
     small = [compare(iid(random, rounds), 1 + detectable / 3).verdict for _ in range(SIMULATIONS)]
-    assert np.mean([verdict == Verdict.SLOWER for verdict in small]) <= 0.2
+    assert np.mean([verdict == LatencyVerdict.SLOWER for verdict in small]) <= 0.2
 
 
 def test_what_could_have_been_detected_in_words() -> None:

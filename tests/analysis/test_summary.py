@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,15 +7,16 @@ from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
 
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
+from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import summarise_latency
-from optimizer.analysis.summary import BADGES, realisation, summarise
+from optimizer.analysis.summary import BADGES, summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
 
 
 def names(result: Result) -> list[str]:
-    return [badge.name for badge in summarise(result).badges]
+    return [badge.kind for badge in summarise(result).badges]
 
 
 def test_every_metric_has_a_measure() -> None:
@@ -92,7 +94,7 @@ def test_badges_say_how_far_to_trust() -> None:
 
 
 def test_badges_carry_their_reasons() -> None:
-    badges = {badge.name: badge.words for badge in summarise(make_result(recipe(0, 4), noisy=True)).badges}
+    badges = {badge.kind: badge.words for badge in summarise(make_result(recipe(0, 4), noisy=True)).badges}
     assert badges["simulated"] == "4-bit weights: the values are exact, the kernels are f32"
     assert "second half" in badges["noisy"]
 
@@ -103,11 +105,11 @@ def test_a_sparse_result_tells_which_layers_skipped_zeros() -> None:
 
     def told(kernels: list[str], simulated: tuple[str, ...] = ()) -> tuple[str, int, str]:
         layers = tuple(
-            LayerExecution(layer.name, "f32", kernel)
+            LayerExecution(layer.name, "f32", kernel, skips_zeros="sparse" in kernel)
             for layer, kernel in zip(made.execution.layers, kernels, strict=True)
         )
         summary = summarise(remade(made, execution=Execution(layers, simulated)))
-        return summary.badges[0].name, summary.skipping, summary.badges[0].words
+        return summary.badges[0].kind, summary.skipping, summary.badges[0].words
 
     names = "0.0, 3.first.0, 3.second.0, 4.first.0, 4.second.0, 5.first.0 and 1 more"
     words = f"7 of 10 layers skipped zeros: {names}; the other 3 ran dense, which was faster there"
@@ -122,17 +124,20 @@ def test_a_sparse_result_tells_which_layers_skipped_zeros() -> None:
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ([("f32", "jit_avx512")], "dense fp32"),
-        ([("f32", "jit"), ("i8", "brgconv")], "int8 kernels"),
-        ([("u8", "brgconv")], "int8 kernels"),
-        ([("bf16", "brgemm")], "half-precision kernels"),
-        ([("f32", "csr x dense")], "sparse kernels"),
-        ([("unknown", "unknown")], "unknown kernels"),
+        ([("f32", "sparse csr")], Realisation.DENSE),  # whatever a kernel is called
+        ([("f32", "jit"), ("i8", "brgconv")], Realisation.INT8),
+        ([("u8", "brgconv")], Realisation.INT8),
+        ([("f32", "brgconv", ("i8",))], Realisation.INT8),
+        ([("bf16", "brgemm")], Realisation.HALF),
+        ([("i8", "brgconv"), ("f32", "dense", (), True)], Realisation.SPARSE),
+        ([("unknown", "unknown")], Realisation.UNKNOWN),
     ],
 )
-def test_realisation_is_what_the_kernels_did(layers: list[tuple[str, str]], expected: str) -> None:
+def test_realisation_is_what_the_kernels_did(layers: list[tuple[Any, ...]], expected: Realisation) -> None:
     execution = Execution(tuple(LayerExecution("layer", *layer) for layer in layers), ())
-    assert realisation(execution) == expected
+    assert realisation(execution) is expected
+    shrunk = Realisation.SHRUNK if expected is Realisation.DENSE else expected
+    assert realisation(execution, shrunk=True) is shrunk
 
 
 def test_shared_measurement_is_named() -> None:
@@ -157,7 +162,7 @@ def test_unlabelled_images_are_scored_against_the_uncompressed_model() -> None:
 
 
 def test_other_environment_is_named_in_its_badge() -> None:
-    words = {badge.name: badge.words for badge in summarise(make_result(other_machine=True)).badges}
+    words = {badge.kind: badge.words for badge in summarise(make_result(other_machine=True)).badges}
     assert OTHER_MACHINE.cpu in words["other machine"]
 
 

@@ -12,7 +12,7 @@ from factories import make_result, make_sweep, recipe
 from test_charts_kernels import COVERAGE
 from test_charts_serving import RUN
 
-from optimizer.analysis.scaling import EXECUTIONS
+from optimizer.analysis.scaling import ExecutionKind
 from optimizer.analysis.serving import best_under
 from optimizer.analysis.slopes import Fit
 from optimizer.charts import (
@@ -68,7 +68,7 @@ def complexity_points() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 0.1, 20_000, 7, 4, ()) for name in EXECUTIONS}
+FITS = {name: Fit(1.0, 0.98, 1.02, 2_000.0, 0.1, 20_000, 7, 4, ()) for name in ExecutionKind}
 
 ALL = {
     "accuracy": accuracy_info(SWEEP, SWEEP[8].key),

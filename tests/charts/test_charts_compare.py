@@ -31,7 +31,8 @@ def test_rows_leave_out_what_is_in_brackets_unless_it_tells_them_apart() -> None
     both = compare_info([make_result(compensated), make_result(measured)])
     assert len(set(both.y.categories)) == 2
     assert all("compensated" in name for name in both.y.categories)
-    assert brief(["a (b)", "a (b)", "c (d)", "c"]) == ["a", "a", "c (d)", "c"]
+    pairs = [("a", "a (b)"), ("a", "a (b)"), ("c", "c (d)"), ("c", "c")]
+    assert brief(pairs) == ["a", "a", "c (d)", "c"]
     assert figure(both).layout.height >= 330
     assert row_pixels(both.y) >= 16 * max(name.count("\n") + 1 for name in both.y.categories)
 

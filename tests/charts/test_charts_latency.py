@@ -45,7 +45,7 @@ def test_engines_are_told_apart_by_name_and_line() -> None:
 
 def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> None:
     skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
-    kernels = tuple(replace(layer, kernel="AVX2 sparse") for layer in skipped.execution.layers)
+    kernels = tuple(replace(layer, skips_zeros=True) for layer in skipped.execution.layers)
     skipped = remade(skipped, execution=replace(skipped.execution, layers=kernels))
     eager = make_result(recipe(0.5), engine="torch", ratio=1.1)
     results = [*SWEEP, skipped, eager]
@@ -69,9 +69,8 @@ def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> Non
 
 def test_where_torch_stands_in_for_our_kernels_its_name_is_on_the_line() -> None:
     skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
-    layers = tuple(replace(layer, kernel="torch CSR, 9 weights") for layer in skipped.execution.layers)
-    why = "no sparse kernels here (none was built): torch's CSR for 9 of 9 layers"
-    skipped = remade(skipped, execution=replace(skipped.execution, layers=layers, simulated=(why,)))
+    layers = tuple(replace(layer, skips_zeros=True) for layer in skipped.execution.layers)
+    skipped = remade(skipped, execution=replace(skipped.execution, layers=layers, fallback="none was built"))
     line = series(latency_info([*SWEEP, skipped], engine="sparse"), "torch CSR")
     assert (line.colour, line.points[0].marker) == ("sparse kernels", "diamond")
     assert "ran: torch CSR" in line.points[0].hover
@@ -177,7 +176,7 @@ def test_percentiles_need_a_full_measurement() -> None:
 
 def test_unpaired_measurements_do_not_share_a_baseline_line() -> None:
     slower = make_result(recipe(0.6), ratio=1.0)
-    slower = remade(slower, latency=replace(make_latency(1.0, seed=5), measured_for="uncompressed"))
+    slower = remade(slower, latency=make_latency(1.0, seed=5))
     assert latency_info([SWEEP[0], slower], name="latency").reference is None
     chosen = latency_info([SWEEP[0], slower], slower.key, name="latency").reference
     assert chosen is not None

@@ -7,7 +7,7 @@ from factories import make_latency, make_result, make_sweep, recipe, remade
 
 from optimizer.analysis.frame import as_json, frame
 from optimizer.analysis.headline import headlines
-from optimizer.analysis.outcomes import Verdict
+from optimizer.analysis.outcomes import AccuracyVerdict
 from optimizer.analysis.summary import summarise
 from optimizer.charts.points import hover
 from optimizer.export.report import accuracy_sentence, latency_sentence, report, size_sentence
@@ -63,19 +63,19 @@ def test_without_labels_it_is_agreement() -> None:
 @pytest.mark.parametrize(
     ("lost", "gained", "verdict", "mood"),
     [
-        (4, 0, Verdict.SAME, "same"),
-        (5, 0, Verdict.WORSE, "worse"),
-        (7, 1, Verdict.WORSE, "worse"),
-        (0, 5, Verdict.BETTER, "better"),
+        (4, 0, AccuracyVerdict.SAME, "same"),
+        (5, 0, AccuracyVerdict.WORSE, "worse"),
+        (7, 1, AccuracyVerdict.WORSE, "worse"),
+        (0, 5, AccuracyVerdict.BETTER, "better"),
     ],
 )
-def test_every_place_judges_alike(lost: int, gained: int, verdict: Verdict, mood: str) -> None:
+def test_every_place_judges_alike(lost: int, gained: int, verdict: AccuracyVerdict, mood: str) -> None:
     result = with_flips(lost, gained, images=500, right=450)
     summary = summarise(result)
     card = headlines(summary, result.inspection)[0]
     assert card.mood == mood
-    assert (str(verdict) in card.change) == (verdict is Verdict.SAME)
-    assert (str(Verdict.SAME) in accuracy_sentence(summary)) == (verdict is Verdict.SAME)
+    assert (str(verdict) in card.change) == (verdict is AccuracyVerdict.SAME)
+    assert (str(AccuracyVerdict.SAME) in accuracy_sentence(summary)) == (verdict is AccuracyVerdict.SAME)
     assert f", {verdict}, p = " in hover(summary)
     assert as_json(result)["drop"]["verdict"] == verdict
     assert list(frame([result])["accuracy_verdict"]) == [verdict]
@@ -167,7 +167,7 @@ def test_report_says_how_and_what_it_does_not_say() -> None:
 def test_report_escapes_everything() -> None:
     evil = "<img src=x onerror=alert(1)>"
     result = make_result(model=evil, path=f"/photos/{evil}", notes=(evil,), other_machine=True)
-    latency = replace(make_latency(), measured_for=evil)
+    latency = replace(make_latency(), recipe=recipe(0.5))
     text = report([remade(result, latency=latency)], title=evil)
     assert "<img" not in text
     assert "&lt;img" in text

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
+from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
     Environment,
@@ -48,7 +49,7 @@ def make_result(key: str, **changes: Any) -> Result:
         inspection=Inspection((LayerFacts("fc", "Linear", (5, 5), 25, 12, 0.1, 8, 25),), size, size),
         accuracy=accuracy,
         baseline_accuracy=accuracy,
-        latency=Latency("sig", "uncompressed", ((10, 11), (12, 13)), (9, 8), 1, 2, True, 0, 10, 0.0, 1),
+        latency=Latency("sig", Recipe(), ((10, 11), (12, 13)), (9, 8), 1, 2, True, 0, 10, 0.0, 1),
         execution=Execution((LayerExecution("fc", "f32", "gemm"),), ()),
         notes=("a note",),
     )

@@ -17,18 +17,13 @@ from torch import Tensor, nn
 from optimizer.analysis.conclusions import as_json, conclusions
 from optimizer.analysis.growth import frame
 from optimizer.analysis.scaling import (
-    CSR,
-    DENSE,
-    EXECUTIONS,
-    INT8,
-    KERNEL,
-    ROWS,
     SIZES,
     STACK,
     ComplexityRequest,
     ComplexityRun,
+    ExecutionKind,
     LayerWork,
-    request_key,
+    complexity_key,
 )
 from optimizer.engine import int8, kernels
 from optimizer.engine.csr import to_csr
@@ -40,6 +35,9 @@ from optimizer.model.catalogue import SOURCES
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.records import ModelCard, decode, encode
 from optimizer.system.environment import threads_available
+
+DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = tuple(ExecutionKind)
+
 
 shares = st.integers(0, 99).map(lambda percent: percent / 100)
 
@@ -248,7 +246,7 @@ def test_a_tiny_stack_for_real() -> None:
     assert torch.get_num_threads() == threads
     assert gc.isenabled()
     assert not torch.is_inference_mode_enabled()
-    assert (run.batch, run.threads, run.key, run.skipped) == (2, 1, request_key(request), ())
+    assert (run.batch, run.threads, run.key, run.skipped) == (2, 1, complexity_key(request), ())
     assert [point.n for point in run.points] == [9, 14 * 14, 31 * 32]
     for point in run.points:
         taken = {(timing.execution, timing.removed): timing.samples_ns for timing in point.timings}

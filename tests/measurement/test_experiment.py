@@ -234,7 +234,7 @@ def steady(signature: str, noisy: bool = False) -> Latency:
     rounds = 20
     variant = tuple(1_000_000 * (2 if noisy and index >= rounds / 2 else 1) for index in range(rounds))
     calm = (1_000_000,) * rounds
-    return Latency(signature, "uncompressed", (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1)
+    return Latency(signature, Recipe(), (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1)
 
 
 def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() -> None:

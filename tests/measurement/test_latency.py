@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 import torch
+from factories import recipe
 from torch import nn
 
 from optimizer.analysis.statistics import SAME, summarise_latency
@@ -266,16 +267,16 @@ def test_a_variant_that_does_twenty_times_the_work_is_not_called_the_same() -> N
     log = Log()
     baselines = log.pair(lambda call: time.sleep(0.0005))
     slow = log.runner("slow", lambda call: time.sleep(0.01))
-    found = measure_latency(baselines, slow, IMAGES, Settings(), "signature", "slow")
+    found = measure_latency(baselines, slow, IMAGES, Settings(), "signature", Recipe())
     assert summarise_latency(found.baseline_ns, found.variant_ns).verdict in ("slower", "noisy")
     assert summarise_latency(found.baseline_ns, found.variant_ns).ratio > 1
 
 
 def test_the_record_holds_the_raw_samples_and_how_they_came_about() -> None:
     log = Log()
-    settings = Settings(threads=1, batch=3, quick=True, seed=5)
-    found = measure_latency(log.pair(), log.runner("b"), IMAGES, settings, "the signature", "4-bit weights")
-    assert (found.signature, found.measured_for) == ("the signature", "4-bit weights")
+    settings, made = Settings(threads=1, batch=3, quick=True, seed=5), recipe(0, 4)
+    found = measure_latency(log.pair(), log.runner("b"), IMAGES, settings, "the signature", made)
+    assert (found.signature, found.recipe) == ("the signature", made)
     assert (found.threads, found.batch, found.quick, found.seed) == (1, 3, True, 5)
     assert len(found.baseline_ns) == 2
     assert len(found.baseline_ns[0]) == len(found.baseline_ns[1]) == len(found.variant_ns)

@@ -9,11 +9,9 @@ from by_request import opened
 from factories import recipe
 from torch import nn
 
-from optimizer.analysis import coverage
 from optimizer.analysis.coverage import conclusions, layer_precisions, parts, rows
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner
-from optimizer.engine.base import BETWEEN
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import profile
 from optimizer.methods.engines import ENGINES
@@ -56,7 +54,7 @@ def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: st
     if engine == "compile":  # inductor computes the smallest layers in a kernel of its own, with what follows
         expected -= {"head.weight", "again.weight"} - layers
     assert layers == expected
-    assert told[-1].name == BETWEEN
+    assert told[-1].role == "between"
     assert all(len(row.times_ns) == 1 and row.times_ns[0] >= 0 for row in told)
     assert sum(row.share for row in rows(told)) == pytest.approx(1)
     assert {row.precision for row in told if row.role == "layer"} == {"f32"}
@@ -128,24 +126,20 @@ def test_what_can_not_be_profiled_is_said() -> None:
         profile.profile(opened(request), request)
 
 
-def test_engines_and_conclusions_mean_the_same_row() -> None:
-    assert coverage.BETWEEN == BETWEEN
-
-
 def test_profiles_are_merged_by_place() -> None:
     def sample(time: int, number: int) -> tuple[KernelTime, ...]:
         return (
-            KernelTime("a.weight", "layer", "f32", "k", (time,)),
+            KernelTime.of_layers(["a.weight"], "f32", "k", time),
             KernelTime(f"Transpose_{number}", "other", "f32", "k", (time + 1,)),
             KernelTime("never", "other", "f32", "k", (0,)),
-            KernelTime(BETWEEN, "other", "", "k", (0,)),
+            KernelTime.between_operations(0),
         )
 
     merged = profile.merged([sample(1, 22), sample(5, 23)])
     assert [(row.name, row.times_ns) for row in merged] == [
         ("a.weight", (1, 5)),
         ("Transpose_22", (2, 6)),
-        (BETWEEN, (0, 0)),
+        ("between operations", (0, 0)),
     ]
     other = (replace(sample(1, 22)[0], precision="u8"), *sample(1, 22)[1:])
     with pytest.raises(WorkError, match="other operations"):

@@ -78,9 +78,9 @@ def _measured(summary: Summary) -> str:
     facts = [
         f"{summary.images}; intervals are of 95 %",
         f"{engine_label(summary.request.engine)}, batch {summary.batch}, threads: {summary.threads}; "
-        f"layers: {kernels} ({summary.realisation})",
+        f"layers: {kernels} ({summary.realisation.label})",
         *([shared] if summary.shared_with else []),
-        *(f"**{badge.name}**: {badge.words}" for badge in summary.badges),
+        *(f"**{badge.kind.label}**: {badge.words}" for badge in summary.badges),
         *summary.notes,
     ]
     return "\n".join(rows) + "\n\n" + _bullets(facts)
