@@ -172,17 +172,20 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
 
 def _artifact(request: tuple[str, Request], report: Report) -> bytes:
     """A file of the compressed model, with the figures that were measured of it."""
+    import torch
+
     from optimizer.export import artifacts
     from optimizer.measurement import subject, variant
 
     kind, wanted = request
     target = subject.subject(wanted.model)
+    ranges = wanted.recipe.quantize.activation_bits < 32
     report(None, "compressing")
     take_away = artifacts.TakeAway(
         card=target.loaded.card,
         module=variant.network_of(wanted, report),
         compressed=variant.compressed_model(wanted, report),
-        calibration=subject.activation_images(wanted),
+        calibration=subject.activation_images(wanted) if ranges else torch.empty(0, *target.input_shape),
         threads=subject.resolve_threads(wanted.settings.threads),
         result=Store().best(wanted),
         build=variant.build_of(replace(wanted, engine="openvino"), report) if kind == "openvino" else None,
