@@ -37,6 +37,13 @@ def test_every_make_target_exists(line: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+def test_the_dashboard_is_installed_with_all_that_its_page_offers() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rule = (ROOT / "Makefile").read_text().partition("$(VENV)/installed:")[2].partition("\n\n")[0]
+    (asked,) = re.findall(r"--editable '\.\[([\w,]+)\]'", rule)
+    assert set(asked.split(",")) == extras.keys() - {"dev"}
+
+
 def row(folder: str) -> set[str]:
     """Names in the row of a folder of the architecture's table."""
     (cells,) = re.findall(rf"^\| ?{folder} \|.*?\|(.*)", README[README.index("## Architecture") :], re.M)
