@@ -1,6 +1,6 @@
-"""Controls of Explore that stand for a recipe: drawn, read, and set to one. (Not a page.)"""
+"""Controls of Explore that say a recipe: drawn, read, and set to one. (Not a page.)"""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import streamlit as st
 
@@ -43,7 +43,7 @@ RANGE_WORDS = {"mse": "least squares", "absmax": "largest |w|", "percentile": "9
 GRIDS = ("automatic", "symmetric", "asymmetric")
 
 
-def drawn(model: str) -> Recipe:
+def read_recipe(model: str) -> Recipe:
     """The recipe under the sliders for a model. Each has a default that works; the rest is behind *More*."""
     mode, prune, bits, activations, more = st.columns([6, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
@@ -58,12 +58,13 @@ def drawn(model: str) -> Recipe:
             "left. Compensated and Channels also round so that later weights make up for earlier ones.",
         )
     with more, st.popover("More"):
-        pruning, rounding, steps = _more(method, model)
+        details = _more(method, model)
+    rounding = details.rounding
     with prune:
-        pruning = _amount(method, pruning)
+        pruning = _amount(method, details.pruning)
     with bits:
         weight_bits = st.select_slider(
-            "Average weight bits" if rounding.average_bits else "Weight bits",
+            "Average weight bits" if details.mixed else "Weight bits",
             WEIGHT_BITS,
             32,
             **address.in_address("bits"),
@@ -77,19 +78,21 @@ def drawn(model: str) -> Recipe:
             **address.in_address("activations"),
             help="8-bit weights and activations run on int8 kernels; fewer bits are simulated.",
         )
-    mixed = rounding.average_bits is not None and weight_bits <= 8
+    mixed = details.mixed and weight_bits <= 8
+    automatic = best_grid(rounding.method, weight_bits)
     quantize = replace(
         rounding,
         weight_bits=32 if mixed else weight_bits,
         average_bits=float(weight_bits) if mixed else None,
         activation_bits=activation_bits,
-        symmetric=_symmetric(rounding.method, weight_bits),
+        symmetric=automatic if details.grid == "automatic" else details.grid == "symmetric",
     )
-    return Recipe(pruning, quantize, finetune_steps=steps)
+    return Recipe(pruning, quantize, finetune_steps=details.finetune_steps)
 
 
-def stand_for(recipe: Recipe) -> tuple[str, ...]:
-    """Sets every control as it must stand for ``recipe``, or as near as it can, and says where it can't."""
+def set_widgets(recipe: Recipe) -> tuple[str, ...]:
+    """Sets every control so that ``recipe`` is read from them, or one as near as can be: says where it
+    isn't."""
     prune, quantize = recipe.prune, recipe.quantize
     method = "threshold" if prune.threshold is not None else prune.method
     bits, percent = round(quantize.bits), min(round(100 * (prune.sparsity or 0)), MAX_PERCENT)
@@ -120,18 +123,18 @@ def stand_for(recipe: Recipe) -> tuple[str, ...]:
     for key, value in values.items():
         st.session_state[key] = value
     asked = 100 * (prune.sparsity or 0)
-    told = {
+    reported = {
         f"{asked:.6g} % sparsity, shown as {percent} %": abs(asked - percent) > 1e-9,
         f"a threshold of {prune.threshold or 0:.6g}, shown as {threshold:g}": threshold
         < (prune.threshold or 0),
         f"{quantize.bits:g} bits on average, shown as {bits}": quantize.bits != bits,
         f"{PRECISIONS[quantize.precision]}, which this CPU has not": not possible,
     }
-    return tuple(words for words, differs in told.items() if differs)
+    return tuple(words for words, differs in reported.items() if differs)
 
 
-def as_set(recipe: Recipe) -> Recipe:
-    """A canonical recipe as the sliders have it: what it leaves alone stands as in a fresh visit."""
+def with_defaults(recipe: Recipe) -> Recipe:
+    """A canonical recipe as the sliders say it: what it leaves alone is as in a fresh visit."""
     quantize = recipe.quantize
     normal = replace(
         NORMAL.quantize,
@@ -183,9 +186,20 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
     return replace(pruning, sparsity=None if fixed else percent / 100 or None)
 
 
-def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
-    """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
-    mixed."""
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What *More* says: how to prune and to round, without how much; whether ``mixed`` widths are to average
+    to the slider's, and one of GRIDS."""
+
+    pruning: PruneSpec
+    rounding: QuantizeSpec
+    mixed: bool
+    grid: str
+    finetune_steps: int
+
+
+def _more(method: str, model: str) -> Details:
+    """What most visitors leave as it is."""
     pattern, allocation, effort, snap, match = "unstructured", "global", "fast", 1, False
     st.markdown("**Pruning**")
     if method == "threshold":
@@ -267,7 +281,7 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         **address.in_address("granularity"),
         format_func="a {}".format,
     )
-    st.segmented_control(
+    grid = st.segmented_control(
         "Grid",
         GRIDS,
         default="automatic",
@@ -290,7 +304,7 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         help="A channel gets one range in the layer that makes it and the one that reads it, where only ReLU "
         "or pooling stands between; of most use with one grid a tensor.",
     )
-    return (
+    return Details(
         PruneSpec(
             "magnitude" if method == "threshold" else method,
             allocation=allocation,
@@ -301,13 +315,14 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
         ),
         QuantizeSpec(
             rounding,
-            average_bits=8 if mixed else None,
             granularity=granularity,
             range=range_,
             equalise=equalise,
             precision=precision,
         ),
-        int(steps),
+        mixed=mixed,
+        grid=grid,
+        finetune_steps=int(steps),
     )
 
 
@@ -336,8 +351,3 @@ def _precision() -> str:
         if name not in possible:
             st.caption(f"Not on this CPU: {PRECISIONS[name]}, which needs {' or '.join(COMPUTES[name])}.")
     return chosen
-
-
-def _symmetric(rounding: str, weight_bits: int) -> bool:
-    grid = st.session_state.get("grid", "automatic")
-    return best_grid(rounding, weight_bits) if grid == "automatic" else grid == "symmetric"
