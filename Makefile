@@ -43,10 +43,10 @@ clean:
 
 $(VENV)/installed: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[imagenet,onnx]'
 	touch $@
 
 $(VENV)/installed-dev: pyproject.toml $(KERNELS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,channels,imagenet,onnx]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,imagenet,onnx]'
 	touch $@ $(VENV)/installed

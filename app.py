@@ -3,7 +3,8 @@
 import streamlit as st
 
 from optimizer.system.downloads import limit_visitors
-from pages import drawing, sidebar, tasks
+from optimizer.system.recent import one_moment
+from pages import address, drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them.
 COMPACT = """
@@ -16,10 +17,13 @@ COMPACT = """
 limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
-with tasks.errors_in_words():
+with tasks.errors_in_words(), one_moment():
     sidebar.sidebar()
+    address.read(sidebar.selection().card.name)
     tasks.begin_page()
-    page.run()
+    with tasks.errors_in_words():
+        page.run()
+    address.write(sliders=not page.url_path)
     with st.sidebar:
         tasks.show_others()
-    drawing.follow_theme()
+drawing.follow_theme()

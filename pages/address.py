@@ -1,14 +1,31 @@
-"""What a page's address holds, so that a link restores it: controls, recipe, layers, pins. (Not a page.)"""
+"""What a page's address holds, so that a link or a reload restores it. (Not a page.)
+
+Widgets whose values are bound to the address (:func:`in_address`) are restored by Streamlit. The recipe for
+pages without sliders, the layer overrides and the pins are read once a visit and written after every run.
+"""
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
-from optimizer.errors import InputError
-from optimizer.recipe import NORMAL, Override, Recipe, steps_of_seconds
-from pages.tasks import errors_in_words
+from optimizer.errors import InputError, ParetoscopeError
+from optimizer.formats import count
+from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
+from pages.markup import plain
+from pages.session import session
+
+MAX_PINS = 64
+"""In an address: so many take 1,350 of the 2,000 characters that every program passes on. A result's key is
+shorter than any recipe, and says which of several measurements of one recipe is meant."""
+KEY = re.compile(r"[0-9a-f]{20}")
+SEPARATOR = "."
+"""Of pins: it needs no escape in an address, as a comma does."""
+EARLIER_PINS = "configurations"
+"""As links to Compare once named them, one key each."""
 
 
 def in_address(key: str) -> dict[str, Any]:
@@ -16,72 +33,100 @@ def in_address(key: str) -> dict[str, Any]:
     return {"key": key, "bind": "query-params"}
 
 
-def take_earlier_budget() -> None:
+def read(model: str) -> None:
+    """Take over what the address says, at the first run of a visit; later the address follows the visit.
+
+    What is malformed is said and left out. Layer overrides are of the ``model`` that comes with them, and go
+    with it.
+    """
+    visit = session()
+    if not visit.address_read:
+        visit.address_read, visit.model = True, model
+        for part in (_read_recipe, _read_layers, _read_pins, _read_earlier_budget):
+            _said(part)
+    if visit.model != model:
+        visit.model, visit.recipe = model, replace(visit.recipe, layers=())
+
+
+def write(sliders: bool) -> None:
+    """Put the visit's recipe, layer overrides and pins into the address of the page that was drawn.
+
+    A page with ``sliders`` has their values in its address already. Sliders that a link's recipe set are the
+    exception: Streamlit writes them when they are moved.
+    """
+    visit = session()
+    plain_recipe = replace(visit.recipe, layers=())
+    named = plain_recipe != NORMAL and (visit.from_link or not sliders)
+    overrides = [
+        {field: value for field, value in override.items() if value is not None}
+        for override in Recipe(layers=visit.recipe.layers).to_dict()["layers"]
+    ]
+    _put("recipe", _compact(plain_recipe.differences()) if named else "")
+    _put("layers", _compact(overrides) if overrides else "")
+    _put("pins", SEPARATOR.join(visit.pins))
+    _put(EARLIER_PINS, "")
+
+
+def _read_recipe() -> None:
+    if text := st.query_params.get("recipe"):
+        visit = session()
+        visit.recipe = visit.linked_recipe = replace(Recipe.from_json(text), layers=())
+        visit.from_link = True
+
+
+def _read_layers() -> None:
+    if text := st.query_params.get("layers"):
+        layers = Recipe.from_json(f'{{"layers": {text}}}').layers
+        session().recipe = replace(session().recipe, layers=layers)
+
+
+def _read_pins() -> None:
+    named = [*st.query_params.get("pins", "").split(SEPARATOR), *st.query_params.get_all(EARLIER_PINS)]
+    keys = list(dict.fromkeys(filter(None, named)))
+    good = [key for key in keys if KEY.fullmatch(key)]
+    session().pins = tuple(good[:MAX_PINS])
+    if len(good) < len(keys):
+        raise InputError(
+            f"the link pins {count(len(keys) - len(good), 'thing')} that no result is called: left out"
+        )
+    if len(good) > MAX_PINS:
+        raise InputError(f"the link pins {len(good):,} results: the first {MAX_PINS} are kept")
+
+
+def _read_earlier_budget() -> None:
     """``training=`` of an older link, a budget in seconds, as ``finetune=``, in steps; before that control is
     drawn."""
     seconds = st.query_params.pop("training", None)
     if seconds is None or "finetune" in st.query_params:
         return
-    with errors_in_words():
-        try:
-            steps = steps_of_seconds(float(seconds))
-        except ValueError as error:
-            raise InputError(
-                "the link's training= is not a number of seconds: give finetune=, a number of steps"
-            ) from error
-        st.session_state["finetune"] = steps
-        st.toast(
-            f"This link's fine-tuning budget was in seconds: it is read as {steps:,} steps.",
-            icon=":material/info:",
-        )
+    try:
+        steps = steps_of_seconds(float(seconds))
+    except ValueError as error:
+        raise InputError(
+            "the link's training= is not a number of seconds: give finetune=, a number of steps"
+        ) from error
+    st.session_state["finetune"] = steps
+    st.toast(
+        f"This link's fine-tuning budget was in seconds: it is read as {steps:,} steps.",
+        icon=":material/info:",
+    )
 
 
-def pin(key: str) -> None:
-    """Add a result to Compare's list, which lives in the address of that page."""
-    pinned = st.session_state.setdefault("pinned", [])
-    if key not in pinned:
-        pinned.append(key)
-    st.toast(f"Pinned: {len(pinned)} configurations wait under Compare.", icon=":material/keep:")
+def _said(part: Callable[[], None]) -> None:
+    """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
+    later, has nothing left to complain of."""
+    try:
+        part()
+    except ParetoscopeError as error:
+        st.toast(plain(error), icon=":material/error:", duration="infinite")
 
 
-def way() -> Recipe:
-    """How the sliders say to prune and round, for pages without sliders: from the visit or from a link, and
-    in the address, so that a link restores it."""
-    kept: Recipe | None = st.session_state.get("way")
-    if kept is None:  # a link brought it
-        kept = NORMAL
-        with errors_in_words():
-            if "recipe" in st.query_params:
-                kept = replace(Recipe.from_json(st.query_params["recipe"]), layers=())
-                st.session_state["way of link"] = kept
-        st.session_state["way"] = kept
-    plain = replace(kept, layers=())
-    if plain == NORMAL:
-        st.query_params.pop("recipe", None)
-    else:
-        st.query_params["recipe"] = json.dumps(plain.differences(), separators=(",", ":"))
-    return kept
+def _compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
-def overrides(model: str) -> tuple[Override, ...]:
-    """The layers of a model that have something to themselves: kept for the visit, and in the address."""
-    kept = st.session_state.get("overrides")
-    if kept is None:  # a link brought them
-        text = st.query_params.get("layers", "[]")
-        with errors_in_words():
-            kept = (model, Recipe.from_json(f'{{"layers": {text}}}').layers)
-    named, found = kept or (model, ())
-    set_overrides(model, found if named == model else ())
-    return found if named == model else ()
-
-
-def set_overrides(model: str, layers: tuple[Override, ...]) -> None:
-    st.session_state["overrides"] = (model, layers)
-    if layers:
-        given = [
-            {field: value for field, value in override.items() if value is not None}
-            for override in Recipe(layers=layers).to_dict()["layers"]
-        ]
-        st.query_params["layers"] = json.dumps(given, separators=(",", ":"))
-    else:
-        st.query_params.pop("layers", None)
+def _put(name: str, text: str) -> None:
+    if not text:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != text:
+        st.query_params[name] = text

@@ -14,9 +14,11 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import summarise
 from optimizer.charts.drawing import row_pixels
 from optimizer.export.report import report
+from optimizer.formats import count
 from optimizer.records import DataSpec, Result
 from pages import address, drawing, kept, sidebar, tasks
 from pages.markup import plain
+from pages.session import session
 
 # The accent is for the configuration under the sliders, so the chosen ones are grey here.
 QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
@@ -58,22 +60,23 @@ def main() -> None:
     if not results:
         st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
         return
-    if "configurations" not in st.session_state:
-        asked = st.session_state.get("pinned") or st.query_params.get_all("configurations")
-        st.session_state["configurations"] = [key for key in asked if key in results]
+    pins = session().pins
+    st.session_state["configurations"] = [key for key in pins if key in results]
     st.html(QUIET_TAGS)
     keys = st.multiselect(
         "Configurations",
         list(reversed(results)),
         format_func=labels(list(results.values())).__getitem__,
         key="configurations",
+        on_change=take_pins,
+        max_selections=address.MAX_PINS,
         placeholder="Choose as many as you like",
         help="Everything measured so far, newest first. Pin under Explore puts a configuration here.",
     )
-    # By hand, as a bound widget would put its labels into the address, and labels change.
-    st.session_state["pinned"] = keys
-    st.query_params["configurations"] = keys
-    chosen = [results[key] for key in keys if key in results]
+    if missing := len(pins) - len(keys):
+        lost = count(missing, "pinned configuration")
+        st.caption(f":material/warning: {lost} not stored here: measured elsewhere, or removed since.")
+    chosen = [results[key] for key in keys]
     if not chosen:
         st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
         return
@@ -109,6 +112,10 @@ def main() -> None:
     info = charts.compare_info(chosen, metric, reference)
     drawing.chart(info, "compare", height=120 + row_pixels(info.y) * len(chosen))
     raw_times(chosen)
+
+
+def take_pins() -> None:
+    session().pins = tuple(st.session_state["configurations"])
 
 
 def reference_of(chosen: Sequence[Result]) -> Result | None:

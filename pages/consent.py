@@ -12,6 +12,7 @@ import streamlit as st
 
 from optimizer.compression.step_time import step_time
 from optimizer.records import DataSpec, ModelCard, Request
+from pages.session import session
 
 LONG_SECONDS = 20.0
 """Work that is expected to take longer is long."""
@@ -63,7 +64,7 @@ def work_of(request: Request, card: ModelCard) -> tuple[Work, ...]:
 
 def waiting(work: Sequence[Work]) -> list[Work]:
     """The long work among it that this visitor has not asked for."""
-    wanted = _wanted()
+    wanted = session().wanted
     return [one for one in work if one.seconds > LONG_SECONDS and one.value > wanted.get(one.control, 0)]
 
 
@@ -97,10 +98,5 @@ def _want_what_stands(control: str) -> None:
 
 def _want(control: str, value: int) -> None:
     """Up to that value, for the rest of the visit."""
-    _wanted()[control] = max(value, _wanted().get(control, 0))
-
-
-def _wanted() -> dict[str, int]:
-    """The largest value of each control that this visitor set or agreed to."""
-    values: dict[str, int] = st.session_state.setdefault("wanted", {})
-    return values
+    wanted = session().wanted
+    wanted[control] = max(value, wanted.get(control, 0))

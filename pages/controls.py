@@ -1,6 +1,6 @@
-"""Controls of Explore that stand for a recipe: drawn, read, and set to one. (Not a page.)"""
+"""Controls of Explore that say a recipe: drawn, read, and set to one. (Not a page.)"""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -34,7 +34,7 @@ MAX_BUTTONS = 3
 GRIDS = ("automatic", "symmetric", "asymmetric")
 
 
-def drawn(model: str) -> Recipe:
+def read_recipe(model: str) -> Recipe:
     """The recipe under the sliders for a model. Each has a default that works; the rest is behind *More*."""
     mode, prune, bits, activations, more = st.columns([6, 8, 8, 6, 4], vertical_alignment="bottom")
     with mode:
@@ -46,12 +46,13 @@ def drawn(model: str) -> Recipe:
             help=_methods_words(),
         )
     with more, st.popover("More"):
-        pruning, rounding, steps = _more(method, model)
+        details = _more(method, model)
+    rounding = details.rounding
     with prune:
-        pruning = _amount(method, pruning)
+        pruning = _amount(method, details.pruning)
     with bits:
         weight_bits = st.select_slider(
-            "Average weight bits" if rounding.average_bits else "Weight bits",
+            "Average weight bits" if details.mixed else "Weight bits",
             WEIGHT_BITS,
             32,
             **address.in_address("bits"),
@@ -65,19 +66,21 @@ def drawn(model: str) -> Recipe:
             **address.in_address("activations"),
             help="8-bit weights and activations run on int8 kernels; fewer bits are simulated.",
         )
-    mixed = rounding.average_bits is not None and weight_bits <= 8
+    mixed = details.mixed and weight_bits <= 8
+    automatic = best_grid(rounding.method, weight_bits)
     quantize = replace(
         rounding,
         weight_bits=32 if mixed else weight_bits,
         average_bits=float(weight_bits) if mixed else None,
         activation_bits=activation_bits,
-        symmetric=_symmetric(rounding.method, weight_bits),
+        symmetric=automatic if details.grid == "automatic" else details.grid == "symmetric",
     )
-    return Recipe(pruning, quantize, finetune_steps=steps)
+    return Recipe(pruning, quantize, finetune_steps=details.finetune_steps)
 
 
-def stand_for(recipe: Recipe) -> tuple[str, ...]:
-    """Sets every control as it must stand for ``recipe``, or as near as it can, and says where it can't."""
+def set_widgets(recipe: Recipe) -> tuple[str, ...]:
+    """Sets every control so that ``recipe`` is read from them, or one as near as can be: says where it
+    isn't."""
     prune, quantize = recipe.prune, recipe.quantize
     method = THRESHOLD if prune.threshold is not None else prune.method
     bits, percent = round(quantize.bits), min(round(100 * (prune.sparsity or 0)), MAX_PERCENT)
@@ -108,18 +111,18 @@ def stand_for(recipe: Recipe) -> tuple[str, ...]:
     for key, value in values.items():
         st.session_state[key] = value
     asked = 100 * (prune.sparsity or 0)
-    told = {
+    reported = {
         f"{asked:.6g} % sparsity, shown as {percent} %": abs(asked - percent) > 1e-9,
         f"a threshold of {prune.threshold or 0:.6g}, shown as {threshold:g}": threshold
         < (prune.threshold or 0),
         f"{quantize.bits:g} bits on average, shown as {bits}": quantize.bits != bits,
         f"{PRECISIONS[quantize.precision]}, which this CPU has not": not possible,
     }
-    return tuple(words for words, differs in told.items() if differs)
+    return tuple(words for words, differs in reported.items() if differs)
 
 
-def as_set(recipe: Recipe) -> Recipe:
-    """A canonical recipe as the sliders have it: what it leaves alone stands as in a fresh visit."""
+def with_defaults(recipe: Recipe) -> Recipe:
+    """A canonical recipe as the sliders say it: what it leaves alone is as in a fresh visit."""
     quantize = recipe.quantize
     normal = replace(
         NORMAL.quantize,
@@ -193,9 +196,20 @@ def _amount(method: str, pruning: PruneSpec) -> PruneSpec:
     return replace(pruning, sparsity=None if fixed else percent / 100 or None)
 
 
-def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
-    """What most visitors leave as it is. ``average_bits`` of the spec says only that widths are to be
-    mixed."""
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What *More* says: how to prune and to round, without how much; whether ``mixed`` widths are to average
+    to the slider's, and one of GRIDS."""
+
+    pruning: PruneSpec
+    rounding: QuantizeSpec
+    mixed: bool
+    grid: str
+    finetune_steps: int
+
+
+def _more(method: str, model: str) -> Details:
+    """What most visitors leave as it is."""
     pruner = pruner_of(method)
     st.markdown("**Pruning**")
     pruning = {}
@@ -244,7 +258,7 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
     if "granularity" in quantizer.options:
         quantizing["granularity"] = _option("granularity", QUANTIZE_OPTIONS["granularity"])
     asymmetric = [one for one in QUANTIZERS.values() if one.asymmetric_below]
-    st.segmented_control(
+    grid = st.segmented_control(
         "Grid",
         GRIDS,
         default="automatic",
@@ -267,9 +281,11 @@ def _more(method: str, model: str) -> tuple[PruneSpec, QuantizeSpec, int]:
     precision = _precision()
     if "equalise" in quantizer.options:
         quantizing["equalise"] = _option("equalise", QUANTIZE_OPTIONS["equalise"])
-    return (
+    return Details(
         PruneSpec(pruner.name, **pruning),
-        QuantizeSpec(rounding, average_bits=8 if mixed else None, precision=precision, **quantizing),
+        QuantizeSpec(rounding, precision=precision, **quantizing),
+        mixed,
+        grid,
         int(steps),
     )
 
@@ -312,8 +328,3 @@ def _precision() -> str:
         if name not in possible:
             st.caption(f"Not on this CPU: {PRECISIONS[name]}, which needs {' or '.join(COMPUTES[name])}.")
     return chosen
-
-
-def _symmetric(rounding: str, weight_bits: int) -> bool:
-    grid = st.session_state.get("grid", "automatic")
-    return best_grid(rounding, weight_bits) if grid == "automatic" else grid == "symmetric"

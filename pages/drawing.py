@@ -102,25 +102,12 @@ def badges(summary: Summary) -> None:
 def export_menu(
     results: Sequence[Result], name: str, request: Request | None = None, against: Result | None = None
 ) -> None:
-    """What to take away: charts, table, the format of the charts' camera button, and a request's model.
+    """What to take away: charts and tables, and below them a request's model.
 
     Tables compare every result with ``against``, where there is one.
     """
     with st.popover("Export", icon=":material/download:", disabled=not results):
-        if request:
-            st.caption(f"The model: {plain(request.recipe.describe())}")
-            for kind, label in MODEL_FILES.items():
-                st.download_button(
-                    label,
-                    data=_model_file(kind, request),
-                    file_name=file_name(f"{request.model} {kind}", "zip"),
-                    mime="application/zip",
-                    key=f"model {kind}",
-                    on_click="ignore",
-                    help=MODEL_HELP[kind],
-                    width="stretch",
-                )
-            st.caption("What was measured")
+        st.caption("What was measured")
         st.segmented_control(
             "Camera button of each chart saves",
             ["png", "svg"],
@@ -142,6 +129,19 @@ def export_menu(
                 help=plain(reason) or None,
                 width="stretch",
             )
+        if request:
+            st.caption(f"The model: {plain(request.recipe.describe())}")
+            for kind, label in MODEL_FILES.items():
+                st.download_button(
+                    label,
+                    data=_model_file(kind, request),
+                    file_name=file_name(f"{request.model} {kind}", "zip"),
+                    mime="application/zip",
+                    key=f"model {kind}",
+                    on_click="ignore",
+                    help=MODEL_HELP[kind],
+                    width="stretch",
+                )
 
 
 MODEL_HELP = {

@@ -17,6 +17,7 @@ from optimizer.store.keys import request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
+from pages.session import session
 
 INSPECTION_SECONDS = 1.0
 
@@ -25,14 +26,9 @@ def main() -> None:
     chosen = sidebar.selection()
     take_link()
     take_preset()
-    recipe = replace(controls.drawn(chosen.card.name), layers=address.overrides(chosen.card.name))
-    st.session_state["way"] = recipe  # what Layers looks at
-    if "linked" in st.session_state:  # what was set so gets into the address only when it is moved
-        address.way()
-    else:
-        st.query_params.pop("recipe", None)
-    if chosen.problem:
-        st.info(plain(chosen.problem), icon=":material/info:")
+    visit = session()
+    recipe = visit.recipe = replace(controls.read_recipe(chosen.card.name), layers=visit.recipe.layers)
+    if sidebar.show_problem(chosen):
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)
@@ -47,40 +43,39 @@ def main() -> None:
 
 def take_preset() -> None:
     """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late."""
-    job: Job | None = st.session_state.get("preset")  # the job itself: another visitor may wait for it too
+    visit = session()
+    job = visit.preset  # the job itself: another visitor may wait for it too
     if job is None or not (job.over or tasks.is_stopped(job.key)):
         return
-    del st.session_state["preset"]
+    visit.preset = None
     if job.state == "cancelled" or tasks.is_stopped(job.key):
         return
     with tasks.errors_in_words():
         found = tasks.finished(job, Found)
-        controls.stand_for(controls.as_set(found.result.request.recipe))
-        address.set_overrides(found.result.request.model, ())
+        controls.set_widgets(controls.with_defaults(found.result.request.recipe))
+        visit.recipe = replace(visit.recipe, layers=())
         icon = ":material/check:" if found.met else ":material/warning:"
         st.toast(plain(found.words), icon=icon, duration="long")
 
 
 def take_link() -> None:
     """Set the sliders to what a link brought along, also one to another page."""
-    address.take_earlier_budget()
-    address.way()
-    linked: Recipe | None = st.session_state.pop("way of link", None)
+    visit = session()
+    linked, visit.linked_recipe = visit.linked_recipe, None
     if linked is not None:
-        st.session_state["linked"] = True
-        for words in controls.stand_for(linked):
+        for words in controls.set_widgets(linked):
             told = f"The link asks for what the controls can't show: {words}."
             st.toast(told, icon=":material/info:", duration="long")
 
 
 def ask(request: Request) -> list[Job]:
     """Have a position measured; what this visitor asked for before and did not wait for is dropped."""
-    before = st.session_state.get("asked")
-    if before and before != request_key(request):
-        waiting = tasks.pool().get(before)
+    visit, key = session(), request_key(request)
+    if visit.asked and visit.asked != key:
+        waiting = tasks.pool().get(visit.asked)
         if waiting and waiting.state == "queued":
-            tasks.pool().withdraw(before, tasks.visitor())
-    key = st.session_state["asked"] = request_key(request)
+            tasks.pool().withdraw(visit.asked, tasks.visitor())
+    visit.asked = key
     work = consent.work_of(request, sidebar.selection().card)
     return [] if tasks.held_back(key, work) else [tasks.submit(request)]
 
@@ -138,7 +133,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         if result:
             drawing.badges(summarise(result))
         if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):
-            address.set_overrides(request.model, ())
+            session().recipe = replace(way, layers=())
             st.rerun()
         if st.button(
             "Measure in full",
@@ -150,7 +145,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             tasks.submit(full)
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
-            address.pin(result.key)
+            pin(result.key)
         drawing.export_menu(results, request.model, request)
         if any(map(tasks.may_stop, swept)):
             if st.button(
@@ -171,6 +166,18 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))
     return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
+
+
+def pin(key: str) -> None:
+    """Add a result to Compare's list."""
+    visit = session()
+    if key not in visit.pins and len(visit.pins) == address.MAX_PINS:
+        st.toast(
+            f"{address.MAX_PINS} are pinned, which is all: drop one under Compare.", icon=":material/info:"
+        )
+        return
+    visit.pins = tuple(dict.fromkeys((*visit.pins, key)))
+    st.toast(f"Pinned: {count(len(visit.pins), 'configuration')} under Compare.", icon=":material/keep:")
 
 
 def filling_wanted(missing: list[Request]) -> bool:
@@ -199,7 +206,7 @@ def filling_wanted(missing: list[Request]) -> bool:
 
 def presets(request: Request) -> Job | None:
     """Recipes for people in a hurry; the search that runs, if one does."""
-    running: Job | None = st.session_state.get("preset")
+    running = session().preset
     with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
@@ -207,7 +214,7 @@ def presets(request: Request) -> Job | None:
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
                 running = tasks.start("measure", "preset", (name, base), key)
-                st.session_state["preset"] = running
+                session().preset = running
                 st.rerun()
     return running
 

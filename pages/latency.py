@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import streamlit as st
@@ -15,11 +14,12 @@ from optimizer.analysis.summary import summarise
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import engine_info
-from optimizer.recipe import Override, QuantizeSpec, Recipe
+from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.system.process_pool import Job
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
+from pages.session import session
 
 T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -38,10 +38,9 @@ CHOICES = {"explore": "as set under Explore", "int8": "int8 weights and activati
 def main() -> None:
     chosen = sidebar.selection()
     st.header("Latency")
-    if chosen.problem:
-        st.info(plain(chosen.problem), icon=":material/info:")
+    if sidebar.show_problem(chosen):
         return
-    recipe = choose_recipe(address.overrides(chosen.card.name))
+    recipe = choose_recipe()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
     st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
@@ -52,10 +51,9 @@ def main() -> None:
     tasks.refresh_when_over(jobs)
 
 
-def choose_recipe(layers: tuple[Override, ...]) -> Recipe:
+def choose_recipe() -> Recipe:
     """The sliders' recipe, or int8: what most people come for."""
-    way = address.way()
-    explored = replace(way, layers=layers).canonical()
+    explored = session().recipe.canonical()
     what = st.segmented_control(
         "Recipe",
         list(CHOICES),

@@ -17,6 +17,7 @@ from optimizer.store.keys import request_key
 from optimizer.system.process_pool import Job
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
+from pages.session import session
 
 WAIT_SECONDS = 0.5
 HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
@@ -29,12 +30,9 @@ STACKED = """
 def main() -> None:
     chosen = sidebar.selection()
     st.header("Layers")
-    if chosen.problem:
-        st.info(plain(chosen.problem), icon=":material/info:")
+    if sidebar.show_problem(chosen):
         return
-    layers = address.overrides(chosen.card.name)
-    way = address.way()
-    recipe = replace(way, layers=layers).canonical()
+    recipe = session().recipe.canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
     st.markdown(f"{drawing.heading(recipe.describe())}, as set under Explore")
     if consent.held_back(consent.images(request.data)):  # all that fine-tuning would change is not shown here
@@ -43,8 +41,8 @@ def main() -> None:
     inspection = told(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):
         draw(request, inspection, jobs)
-    elif layers:  # which may be what is wrong, when a link brought them
-        undo(request.model)
+    elif recipe.layers:  # which may be what is wrong, when a link brought them
+        undo()
     if any(job.over for job in jobs):  # while the rest was drawn
         st.rerun()
     tasks.refresh_when_over(jobs)
@@ -129,7 +127,7 @@ def edit(request: Request, inspection: Inspection) -> None:
     st.subheader("What each layer got, and what it has to itself")
     with st.container(horizontal=True, vertical_alignment="center"):
         if request.recipe.layers:  # on the left: the table's own toolbar covers what is above its right end
-            undo(request.model)
+            undo()
         st.caption(
             "The four columns on the right can be written to: double-click a cell, or press Enter on it. "
             "An empty one is as the recipe says.",
@@ -138,7 +136,7 @@ def edit(request: Request, inspection: Inspection) -> None:
     table = pd.DataFrame(layer_rows(inspection, request.recipe))
     edited = st.data_editor(
         table.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
-        key=f"layers {request.model} {version()}",
+        key=f"layers {request.model} {session().layer_edits}",
         hide_index=True,
         height="content",
         placeholder=MISSING,
@@ -161,25 +159,20 @@ def edit(request: Request, inspection: Inspection) -> None:
     with tasks.errors_in_words():
         wanted = overrides_of(edited.to_dict("records"))
         if wanted != overrides_of(table.to_dict("records")):
-            change(request.model, wanted)
+            change(wanted)
 
 
-def undo(model: str) -> None:
+def undo() -> None:
     if st.button("All layers as the rest", icon=":material/layers_clear:"):
-        change(model, ())
+        change(())
 
 
-def change(model: str, layers: tuple[Override, ...]) -> None:
+def change(layers: tuple[Override, ...]) -> None:
     """Take other overrides, and show the page anew with a table that has none of its edits left."""
-    address.set_overrides(model, layers)
-    st.session_state["layer table"] = version() + 1
+    visit = session()
+    visit.recipe = replace(visit.recipe, layers=layers)
+    visit.layer_edits += 1
     st.rerun()
-
-
-def version() -> int:
-    """How often the overrides were changed here."""
-    changes: int = st.session_state.get("layer table", 0)
-    return changes
 
 
 main()

@@ -1,13 +1,14 @@
 """Navigation, and the sidebar: model, images, engine and threads. (Not a page.)"""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import streamlit as st
 from streamlit.navigation.page import Page
 
 from optimizer.data.folders import allowed_roots, check_allowed, image_folders
+from optimizer.data.selection import recent_fingerprint
+from optimizer.errors import ParetoscopeError
 from optimizer.formats import format_bytes
 from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.records import DataSpec, ModelCard, Settings
@@ -17,20 +18,10 @@ from optimizer.work import Catalogue
 from pages.address import in_address
 from pages.consent import by_hand
 from pages.markup import plain
+from pages.session import Selection, session
 from pages.tasks import FIRST_MODEL, finished, pool
 
 BUNDLED = "bundled test images"
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What the sidebar says: every page works on it. ``problem`` says why it can't be measured yet."""
-
-    card: ModelCard
-    data: DataSpec
-    engine: str
-    settings: Settings
-    problem: str
 
 
 @st.cache_resource(show_spinner="Listing the models…")
@@ -74,7 +65,13 @@ def sidebar() -> None:
             help="Bundled models need no download. Models and data shows accuracy and size of them all.",
         )
         st.caption(plain(describe_card(cards[name])))
-        data = _choose_images(cards[name])
+        data, refused = DataSpec(), ""
+        try:
+            data = _choose_images(cards[name])
+            recent_fingerprint(data)  # of images that vanished, or can't be read
+        except ParetoscopeError as error:
+            refused = str(error)
+            st.caption(":red[:material/error: These images can't be used.]", help=plain(refused))
         engine = _choose_engine(catalogue())
         settings = Settings(threads=_choose_threads())
         st.divider()
@@ -83,9 +80,8 @@ def sidebar() -> None:
             "Nothing leaves this machine.",
             help=plain(describe(environment())),
         )
-    st.session_state["selection"] = Selection(
-        cards[name], data, engine, settings, _problem(cards[name], data)
-    )
+    problem = refused or _problem(cards[name], data)
+    session().selection = Selection(cards[name], data, engine, settings, problem, bool(refused))
 
 
 def selection() -> Selection:
@@ -94,12 +90,20 @@ def selection() -> Selection:
     Until a server has come to ``st.navigation`` once, Streamlit serves the files in ``pages/`` bare: when a
     link into one of them is a server's first request, it is run again from the entry.
     """
-    if "selection" not in st.session_state:
+    chosen = session().selection
+    if chosen is None:
         navigation()
         st.rerun()
-    chosen = st.session_state["selection"]
-    assert isinstance(chosen, Selection)
     return chosen
+
+
+def show_problem(chosen: Selection) -> bool:
+    """Say why nothing can be measured of what is chosen: whether that is so."""
+    if chosen.images_refused:
+        st.error(plain(chosen.problem), icon=":material/error:")
+    elif chosen.problem:
+        st.info(plain(chosen.problem), icon=":material/info:")
+    return bool(chosen.problem)
 
 
 def describe_card(card: ModelCard) -> str:
@@ -161,10 +165,11 @@ def _choose_images(card: ModelCard) -> DataSpec:
     names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
     options = [*([BUNDLED] if card.bundled_images else []), *folders]
     kept = st.session_state.get("images", "")  # of the model before
-    before = st.session_state.get("bundled_images", card.bundled_images)
-    st.session_state["bundled_images"] = card.bundled_images
+    visit = session()
+    changed = visit.bundled_images not in (None, card.bundled_images)
+    visit.bundled_images = card.bundled_images
     foreign = kept == BUNDLED and not card.bundled_images
-    if foreign or before != card.bundled_images or (kept is None and card.bundled_images):
+    if foreign or changed or (kept is None and card.bundled_images):
         st.session_state["images"] = next(iter(options), None)
     path = st.selectbox(
         "Images",

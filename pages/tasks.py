@@ -19,6 +19,7 @@ from optimizer.system.process_pool import SERVER, Job, Pool
 from optimizer.work import TARGET, TASKS, limits
 from pages import consent
 from pages.markup import plain
+from pages.session import session
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
@@ -76,7 +77,7 @@ def finished(job: Job, kind: type[T]) -> T:
 
 def start(lane: str, task: str, asked: object, key: str, priority: int = INTERACTIVE) -> Job:
     """Have something done because this visitor says so, also where they stopped it before."""
-    _stopped().discard(key)
+    session().stopped.discard(key)
     return pool().submit(lane, task, asked, key, priority, visitor())
 
 
@@ -85,7 +86,7 @@ def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
     for it, not by itself: it would fail, or run, for ever. Or whether it is long ``work`` that neither runs
     yet nor was asked for but by the address."""
     job = pool().get(key)
-    stopped = key in _stopped()
+    stopped = key in session().stopped
     if not stopped and (job is None or job.state != "failed"):
         runs = job is not None and not job.over
         return not runs and consent.held_back(work, key)
@@ -94,7 +95,7 @@ def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
     elif job:
         st.error(plain(job.error), icon=":material/error:")
     if st.button("Go on" if stopped else "Try again", icon=":material/refresh:", key=f"again {key}"):
-        _stopped().discard(key)
+        session().stopped.discard(key)
         pool().forget(key)
         st.rerun()  # without the words
     return True
@@ -122,7 +123,7 @@ def submit(request: Request, priority: int = INTERACTIVE) -> Job:
 
 def stop(job: Job) -> None:
     """Wait no longer for a job, nor ask for it again by itself. It ends, unless another visitor waits too."""
-    _stopped().add(job.key)
+    session().stopped.add(job.key)
     withdraw([job])
 
 
@@ -134,7 +135,7 @@ def withdraw(jobs: Sequence[Job]) -> None:
 
 def is_stopped(key: str) -> bool:
     """Whether this visitor stopped a job, though it may run on for another."""
-    return key in _stopped()
+    return key in session().stopped
 
 
 def may_stop(job: Job) -> bool:
@@ -142,18 +143,12 @@ def may_stop(job: Job) -> bool:
     return pool().may_stop(job, visitor())
 
 
-def _stopped() -> set[str]:
-    """Keys of the jobs that this visitor stopped, and has not asked for again."""
-    keys: set[str] = st.session_state.setdefault("stopped", set())
-    return keys
-
-
 def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     """Show what runs, and draw the page anew when one of the jobs ends."""
     jobs = [*shown, *unseen]
     if not jobs:
         return
-    _shown().update(job.key for job in jobs)
+    session().shown.update(job.key for job in jobs)
     over = sum(job.over for job in jobs)
 
     @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
@@ -171,7 +166,7 @@ def show_job(job: Job) -> None:
     if job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
     elif not job.over:
-        _shown().add(job.key)
+        session().shown.add(job.key)
         with st.container(horizontal=True, vertical_alignment="center"):
             if job.progress is not None:
                 st.progress(job.progress, plain(job.message))
@@ -196,13 +191,15 @@ def stop_button(job: Job) -> None:
 
 def begin_page() -> None:
     """Before a page is drawn: it has shown no job yet."""
-    _shown().clear()
+    session().shown.clear()
 
 
 def show_others() -> None:
     """After a page is drawn: what else this visitor has running, asked for on another page or before."""
     others = [
-        job for job in pool().jobs() if not job.over and visitor() in job.visitors and job.key not in _shown()
+        job
+        for job in pool().jobs()
+        if not job.over and visitor() in job.visitors and job.key not in session().shown
     ]
     if not others:
         return
@@ -222,9 +219,3 @@ def show_others() -> None:
             st.rerun()
 
     watch()
-
-
-def _shown() -> set[str]:
-    """Keys of the jobs that the page shows."""
-    keys: set[str] = st.session_state.setdefault("shown jobs", set())
-    return keys

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from optimizer.analysis.scaling import EXECUTIONS
+from optimizer.analysis.scaling import ExecutionKind
 from optimizer.analysis.summary import BADGES
 from optimizer.cli.main import _parser
 from optimizer.methods import plugins
@@ -38,6 +38,13 @@ def test_every_make_target_exists(line: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+def test_the_dashboard_is_installed_with_all_that_its_page_offers() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    rule = (ROOT / "Makefile").read_text().partition("$(VENV)/installed:")[2].partition("\n\n")[0]
+    (asked,) = re.findall(r"--editable '\.\[([\w,]+)\]'", rule)
+    assert set(asked.split(",")) == extras.keys() - {"dev"}
+
+
 def row(folder: str) -> set[str]:
     """Names in the row of a folder of the architecture's table."""
     (cells,) = re.findall(rf"^\| ?{folder} \|.*?\|(.*)", README[README.index("## Architecture") :], re.M)
@@ -64,7 +71,7 @@ def test_every_engine_execution_and_benchmark_is_named() -> None:
     words = " ".join(README.split())
     assert all(engine.label in words for engine in ENGINES.values())
     reading = words[words.index("**Complexity**") :].partition("**The address")[0].lower()
-    assert all(execution in reading for execution in EXECUTIONS)
+    assert all(execution.label.lower() in reading for execution in ExecutionKind)
     assert all(f"benchmarks/{path.name}" in words for path in (ROOT / "benchmarks").glob("[!_]*.py"))
 
 

@@ -165,23 +165,33 @@ def _open_below(root: Path, real: Path) -> int:
 
 
 def image_folders(root: Path) -> list[Path]:
-    """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders.
+    """Image folders to offer: ``root`` and the folders in it, of those that hold images or class folders and
+    that :func:`check_allowed` would not refuse.
 
     Looks two levels deep. The subfolders of a set with many classes are classes and are not offered. The
     answer is up to RECENT_SECONDS old.
     """
-    return list(_offered(root))
+    return list(_offered(root, allowed_roots()))
 
 
 @remembered(RECENT_SECONDS)
-def _offered(root: Path) -> tuple[Path, ...]:
+def _offered(root: Path, roots: tuple[Path, ...]) -> tuple[Path, ...]:
     with contextlib.suppress(InputError):
         own = [root] if _holds_images(root) else []
         children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
         if own and len(children) > OFFERED_SUBFOLDERS:
-            return tuple(own)
-        return (*own, *filter(_holds_images, children))
+            children = []
+        found = (*own, *filter(_holds_images, children))
+        return tuple(folder for folder in found if _is_allowed(folder, roots))
     return ()
+
+
+def _is_allowed(folder: Path, roots: tuple[Path, ...]) -> bool:
+    try:
+        _checked(str(folder), roots)
+    except InputError:
+        return False
+    return True
 
 
 def _holds_images(folder: Path) -> bool:

@@ -21,6 +21,7 @@ from optimizer.data.selection import (
     calibration_files,
     fingerprint,
     select,
+    without_shared,
 )
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
@@ -110,7 +111,7 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets
     read.check()
     images, positions, notes = _counted_once(read)
     labels = None if chosen.labels is None else torch.tensor(chosen.labels)[positions]
-    calibration = _read(model, chosen.calibration, "calibration images", report)
+    calibration = _calibration(model, chosen.calibration, chosen.spare, chosen.evaluation, report)
     if spec.calibration is None and not len(calibration.images) and len(images) > 1:
         aside = max(1, round(spec.calibration_share * len(images)))
         calibration = replace(calibration, images=images[-aside:])
@@ -125,6 +126,25 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets
         notes=(*chosen.notes, *read.notes, *notes, *covered, *calibration.notes, *copied),
         mapping=chosen.mapping,
     )
+
+
+def _calibration(
+    model: LoadedModel,
+    files: Sequence[Path],
+    spare: Sequence[Path],
+    evaluated: Sequence[Path],
+    report: Report,
+) -> "_Read":
+    """The calibration images; where none can be read as many spare ones, of which none is ``evaluated``."""
+    read = _read(model, files, "calibration images", report)
+    while spare and not len(read.images):
+        others, spare = spare[: len(files)], spare[len(files) :]
+        instead = _read(model, without_shared(others, evaluated, len(others))[0], "spare images", report)
+        if number := len(instead.images):
+            verb = "takes" if number == 1 else "take"
+            note = f"{count(number, 'other image')} {verb} the place of calibration images that can't be read"
+            read = replace(instead, notes=(*read.notes, *instead.notes, note))
+    return read
 
 
 def _counted_once(read: "_Read") -> tuple[Tensor, list[int], tuple[str, ...]]:
@@ -184,8 +204,8 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Dataset
     if spec.calibration is None:
         calibration = _preprocess_all(model, _archive(BUNDLED_ARCHIVES[1])[0])
     else:
-        files = calibration_files(spec)[:CALIBRATION_LIMIT]
-        read = _read(model, files, "calibration images", report)
+        files = calibration_files(spec)
+        read = _calibration(model, files[:CALIBRATION_LIMIT], files[CALIBRATION_LIMIT:], (), report)
         read.check()
         calibration, copied = _without_copies(read, evaluation)
         notes += (*read.notes, *copied)

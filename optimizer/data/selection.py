@@ -41,12 +41,14 @@ CALIBRATION_LIMIT = 512
 class Selection:
     """The files to read. The two sets are disjoint, in drawn order, so that a prefix is a fair sample.
 
-    ``labels`` has the output that is right for each evaluated file, or is None for a flat folder.
+    ``labels`` has the output that is right for each evaluated file, or is None for a flat folder. ``spare``
+    files are in neither set: they calibrate where no file of ``calibration`` can be read.
     """
 
     evaluation: tuple[Path, ...]
     labels: tuple[int, ...] | None
     calibration: tuple[Path, ...]
+    spare: tuple[Path, ...]
     mapping: ClassMapping
     notes: tuple[str, ...]
 
@@ -84,6 +86,7 @@ def select(spec: DataSpec, classes: Sequence[str], wordnet_ids: Sequence[str] = 
     if len(usable) > spec.limit:
         notes.append(f"{spec.limit:,} of {len(usable):,} images are evaluated, drawn with seed {spec.seed}")
     evaluation = tuple(file for file, _ in usable[: spec.limit])
+    unused = () if spec.calibration is not None else tuple(file for file, _ in usable[spec.limit :])
     calibration, shared = without_shared(candidates, evaluation, CALIBRATION_LIMIT)
     if not calibration:
         raise InputError("every calibration image is also evaluated: give a folder of other images")
@@ -95,6 +98,7 @@ def select(spec: DataSpec, classes: Sequence[str], wordnet_ids: Sequence[str] = 
         evaluation=evaluation,
         labels=tuple(index for _, index in usable[: spec.limit]) if listing.classes else None,
         calibration=calibration,
+        spare=(*candidates[len(calibration) + shared :], *unused),
         mapping=mapping,
         notes=tuple(notes),
     )

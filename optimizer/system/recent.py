@@ -1,6 +1,8 @@
 """Answers that hold for some seconds, shared by every thread of this process."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import wraps
 from threading import Lock
@@ -12,6 +14,20 @@ T = TypeVar("T")
 
 MAX_ANSWERS = 64
 """Of one function; the one asked for longest ago goes first."""
+
+
+_now: ContextVar[float | None] = ContextVar("now", default=None)
+
+
+@contextmanager
+def one_moment() -> Iterator[None]:
+    """Within this block, in this thread, time stands still: no answer becomes too old, so that all of the
+    block works on the same answers."""
+    token = _now.set(monotonic())
+    try:
+        yield
+    finally:
+        _now.reset(token)
 
 
 @dataclass(eq=False, slots=True)
@@ -39,7 +55,8 @@ def remembered(seconds: float) -> Callable[[Callable[P, T]], Callable[P, T]]:
                 while len(answers) > MAX_ANSWERS:
                     del answers[next(iter(answers))]
             with answer.lock:
-                if not answer.values or monotonic() >= answer.until:
+                now = _now.get()
+                if not answer.values or (monotonic() if now is None else now) >= answer.until:
                     answer.values = [function(*args, **kwargs)]
                     answer.until = monotonic() + seconds
                 return answer.values[0]

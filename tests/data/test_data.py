@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from optimizer.data import decoding, loading
+from optimizer.data import decoding, loading, selection
 from optimizer.data.classes import ClassMapping
 from optimizer.data.duplicates import copies
 from optimizer.data.loading import held_images, load_images
@@ -427,6 +427,38 @@ def test_one_unreadable_file_is_not_the_whole_calibration(tmp_path: Path) -> Non
     assert len(loaded.evaluation.images) == 3
     assert "1 image set aside for calibration in place of those that can't be read" in loaded.notes
     assert not (loaded.evaluation.images == loaded.calibration.images).flatten(1).all(1).any()
+
+
+def test_images_beyond_the_limit_calibrate_in_place_of_one_that_cannot_be_read(tmp_path: Path) -> None:
+    for number in range(5):
+        noise(number).save(tmp_path / f"{number}.png")
+    spec = DataSpec(str(tmp_path), limit=1, calibration_share=0.2)
+    chosen = select(spec, tuple(COLOURS))
+    for file in (*chosen.calibration, *chosen.spare[:2]):
+        file.write_text("not an image")
+    loaded = load_images(colour_model(size=16), spec)
+    assert (len(loaded.calibration.images), len(loaded.evaluation.images)) == (1, 1)
+    assert "1 other image takes the place of calibration images that can't be read" in loaded.notes
+    assert not torch.equal(loaded.evaluation.images, loaded.calibration.images)
+
+
+@pytest.mark.parametrize("bundled", [False, True])
+def test_a_calibration_folder_is_read_until_one_of_its_images_can_be(
+    resnet: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundled: bool
+) -> None:
+    for module in (selection, loading):
+        monkeypatch.setattr(module, "CALIBRATION_LIMIT", 1)
+    for folder in ("set", "other"):
+        (tmp_path / folder).mkdir()
+    noise(0).save(tmp_path / "set" / "0.png")
+    for number in range(1, 4):
+        noise(number).save(tmp_path / "other" / f"{number}.png")
+    spec = DataSpec(None if bundled else str(tmp_path / "set"), str(tmp_path / "other"), limit=1)
+    for file in selection.calibration_files(spec)[:2]:
+        file.write_text("not an image")
+    loaded = load_images(resnet, spec)
+    assert len(loaded.calibration.images) == 1
+    assert "1 other image takes the place of calibration images that can't be read" in loaded.notes
 
 
 def test_images_that_change_while_they_are_read_are_not_evaluated(

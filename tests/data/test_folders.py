@@ -184,8 +184,9 @@ def test_without_roots_nothing_is_allowed(tmp_path: Path, monkeypatch: pytest.Mo
         check_allowed(tmp_path)
 
 
-def test_image_folders_to_offer(fill: Fill) -> None:
+def test_image_folders_to_offer(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> None:
     top = fill("sets/flowers/rose/1.jpg", "sets/flowers/tulip/2.jpg", "sets/flat/3.png", "sets/text/4.txt")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(top))
     assert folders.image_folders(top / "sets") == [
         top / "sets",
         top / "sets" / "flat",
@@ -195,6 +196,14 @@ def test_image_folders_to_offer(fill: Fill) -> None:
     assert folders.image_folders(top / "missing") == []
     fill(*(f"many/{number}/x.jpg" for number in range(folders.OFFERED_SUBFOLDERS + 1)))
     assert folders.image_folders(top / "many") == [top / "many"]  # classes, not sets of their own
+
+
+def test_a_folder_that_would_be_refused_is_not_offered(roots: Path, fill: Fill) -> None:
+    fill("open/inner/b/5.jpg", "open/near/c/6.jpg")
+    (roots / "open" / "out").symlink_to(roots / "secret")
+    (roots / "open" / "inner" / "b" / "6.jpg").symlink_to(roots / "secret" / "4.jpg")
+    (roots / "open" / "near" / "link").symlink_to(roots / "also")  # stays within the allowed roots
+    assert folders.image_folders(roots / "open") == [roots / "open" / "near", roots / "open" / "set"]
 
 
 def test_no_torch_is_needed_to_look_at_folders() -> None:

@@ -1,97 +1,18 @@
 """Long work that only an address asks for: it waits until the visitor wants it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from PIL import Image
+from started import Started
 from streamlit.testing.v1 import AppTest
 
-from optimizer.records import DataSpec, Request
-from optimizer.store.results import Store
-from optimizer.system.process_pool import SERVER, Job
-from optimizer.work import Catalogue
-from pages import consent, sidebar, tasks
+from optimizer.records import DataSpec
+from pages import consent
 
 ROOT = Path(__file__).parents[2]
 LONG_STEPS, SHORT_STEPS = 2_000, 20
 TUNED = {"method": "Magnitude", "sparsity": "51"}
-
-
-class Started:
-    """A pool that only lists what it was asked for; the catalogue is the true one."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.listed: dict[str, Job] = {}
-        self.catalogue = catalogue
-
-    def submit(
-        self, lane: str, task: str, request: object, key: str, priority: float = 0, visitor: str = SERVER
-    ) -> Job:
-        job = self.listed.setdefault(key, Job(key, task, request, lane, priority))
-        if task == "catalogue":
-            job.state, job.result = "done", self.catalogue
-        return job
-
-    def get(self, key: str) -> Job | None:
-        return self.listed.get(key)
-
-    def jobs(self) -> list[Job]:
-        return list(self.listed.values())
-
-    def wait(self, job: Job, timeout: float | None = None) -> Job:
-        return job
-
-    def may_stop(self, job: Job, visitor: str) -> bool:
-        return True
-
-    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
-        return self.listed.pop(key, None) is not None
-
-    def tasks(self) -> list[str]:
-        return [job.task for job in self.listed.values() if job.task != "catalogue"]
-
-    def steps(self) -> list[int]:
-        """Fine-tuning steps of each position that is to be measured."""
-        return [
-            job.request.recipe.finetune_steps
-            for job in self.listed.values()
-            if job.task == "measure" and isinstance(job.request, Request)
-        ]
-
-
-@pytest.fixture(scope="module")
-def catalogue() -> Catalogue:
-    from optimizer import work
-
-    found = work.run("catalogue", None, lambda progress, message: None)
-    assert isinstance(found, Catalogue)
-    return found
-
-
-@pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Iterator[Started]:
-    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        AppTest,
-        "_finished_page_script_hash",
-        property(lambda page: "", lambda page, value: None),
-        raising=False,
-    )
-    st.cache_resource.clear()
-    pool = Started(catalogue)
-    store = Store(tmp_path / "results.sqlite")
-    monkeypatch.setattr(tasks, "pool", lambda: pool)
-    monkeypatch.setattr(sidebar, "pool", lambda: pool)
-    monkeypatch.setattr(tasks, "store", lambda: store)
-    yield pool
-    st.cache_resource.clear()
-
-
-@pytest.fixture
-def app(started: Started) -> AppTest:
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
 
 
 def own_images(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

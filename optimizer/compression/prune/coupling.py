@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.model.layers import CONVOLUTIONS, uses
 
-INSTALL = "pip install 'paretoscope[channels]'"
+INSTALL = "pip install torch-pruning"
 TIES = {
     "LayerNorm": "they are normalised together",
     "GroupNorm": "they are normalised together",

@@ -15,8 +15,9 @@ class TakeAway:
     """A compressed model and what is known of it.
 
     ``module`` is the uncompressed one that ``compressed`` was made of, its batch norm folded; ``calibration``
-    float32 ``[N, C, H, W]`` gives activation ranges. ``result`` is its measurement, if there is one.
-    ``build`` is what the OpenVINO engine prepared of ``module``, where that is at hand: it takes seconds.
+    float32 ``[N, C, H, W]`` gives activation ranges: N may be 0 where activations keep 32 bits. ``result`` is
+    its measurement, if there is one. ``build`` is what the OpenVINO engine prepared of ``module``, where that
+    is at hand: it takes seconds.
     """
 
     card: ModelCard

@@ -1,0 +1,64 @@
+"""What a visit knows beside its widgets: one value for each browser session. (Not a page.)
+
+Widgets keep their own keys in ``st.session_state``; everything else that pages remember is a field here.
+"""
+
+from dataclasses import dataclass, field
+
+import streamlit as st
+
+from optimizer.recipe import NORMAL, Recipe
+from optimizer.records import DataSpec, ModelCard, Settings
+from optimizer.system.process_pool import Job
+
+KEY = "session"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What the sidebar says: every page works on it.
+
+    ``problem`` says why it can't be measured yet; ``images_refused`` whether that is an error in the images,
+    in whose place ``data`` has the bundled ones.
+    """
+
+    card: ModelCard
+    data: DataSpec
+    engine: str
+    settings: Settings
+    problem: str = ""
+    images_refused: bool = False
+
+
+@dataclass(slots=True)
+class Session:
+    """``recipe`` is what the sliders ask for, with the layer overrides of ``model``; ``linked_recipe`` what a
+    link brought that the sliders are yet to be set to, and ``from_link`` that one did.
+
+    ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
+    are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows.
+    ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
+    """
+
+    selection: Selection | None = None
+    address_read: bool = False
+    model: str = ""
+    recipe: Recipe = NORMAL
+    linked_recipe: Recipe | None = None
+    from_link: bool = False
+    pins: tuple[str, ...] = ()
+    preset: Job | None = None
+    asked: str = ""
+    stopped: set[str] = field(default_factory=set)
+    shown: set[str] = field(default_factory=set)
+    wanted: dict[str, int] = field(default_factory=dict)
+    bundled_images: bool | None = None
+    layer_edits: int = 0
+
+
+def session() -> Session:
+    """The visit of this script run."""
+    if KEY not in st.session_state:
+        st.session_state[KEY] = Session()
+    found: Session = st.session_state[KEY]
+    return found

@@ -1,0 +1,98 @@
+"""What is in the address of every page, so that a reload or a link keeps it."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from factories import make_result
+from started import PAGES, Started, open_page
+
+from optimizer.recipe import NORMAL, Recipe
+from optimizer.records import Request
+from optimizer.store.keys import request_key
+from pages import tasks
+from pages.address import MAX_PINS
+
+ROOT = Path(__file__).parents[2]
+KEYS = [f"{number:020x}" for number in range(MAX_PINS + 5)]
+RECIPE = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.5)).differences()
+LAYERS = [{"layer": "9.weight", "weight_bits": 8}]
+
+
+def compact(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_recipe_layers_and_pins_are_in_the_address_of_every_page(started: Started, name: str) -> None:
+    link = {"recipe": compact(RECIPE), "layers": compact(LAYERS), "pins": f"{KEYS[0]}.{KEYS[1]}"}
+    page = open_page(name, link)
+    kept = {name: page.query_params[name] for name in link}
+    assert kept == link
+    reloaded = open_page("explore", kept)
+    assert reloaded.session_state["session"].pins == (KEYS[0], KEYS[1])
+    assert reloaded.slider(key="sparsity").value == 50
+    assert {name: reloaded.query_params[name] for name in link} == link
+
+
+def test_a_link_to_compare_of_before_keeps_its_configurations(started: Started) -> None:
+    results = [make_result(quick=quick) for quick in (True, False)]
+    for result in results:
+        tasks.store().put(result)
+    page = open_page("compare", {"configurations": [result.key for result in results]})
+    assert page.multiselect(key="configurations").value == [result.key for result in results]
+    assert page.query_params["pins"] == ".".join(result.key for result in results)
+    assert "configurations" not in page.query_params
+
+
+def test_pins_that_are_not_stored_are_counted_and_the_others_compared(started: Started) -> None:
+    result = make_result()
+    tasks.store().put(result)
+    page = open_page("compare", {"pins": f"{KEYS[0]}.{result.key}"})
+    assert page.multiselect(key="configurations").value == [result.key]
+    assert any("1 pinned configuration not stored here" in caption.value for caption in page.caption)
+    page.multiselect(key="configurations").set_value([]).run()
+    assert "pins" not in page.query_params
+
+
+@pytest.mark.parametrize("pins", ["nope", "../../etc", f"{KEYS[0]}0", "[red](http://elsewhere)", "0" * 9_000])
+def test_pins_that_are_no_keys_are_refused_in_words(started: Started, pins: str) -> None:
+    page = open_page("compare", {"pins": f"{KEYS[0]}.{pins}"})
+    assert "that no result is called: left out" in page.toast[0].value
+    assert page.query_params["pins"] == KEYS[0]
+
+
+def test_an_address_with_many_pins_stays_short(started: Started) -> None:
+    page = open_page("compare", {"pins": ".".join(KEYS)})
+    assert f"the first {MAX_PINS} are kept" in page.toast[0].value
+    kept = page.query_params["pins"]
+    assert kept == ".".join(KEYS[:MAX_PINS])
+    assert len(kept) < 1_400
+    assert re.fullmatch(r"[\w.~-]+", kept), "nothing that an address has to escape"
+
+
+def test_no_more_are_pinned_than_an_address_holds(started: Started) -> None:
+    key = request_key(Request("fashion-resnet", Recipe()))
+    tasks.store().put(replace(make_result(quick=True), key=key))
+    page = open_page("explore", {"pins": ".".join(KEYS[:MAX_PINS])})
+    pin = next(button for button in page.button if button.label == "Pin for Compare")
+    pin.click().run()
+    assert "drop one under Compare" in page.toast[0].value
+    assert key not in page.query_params["pins"]
+    page = open_page("explore", {"pins": KEYS[0]})
+    next(button for button in page.button if button.label == "Pin for Compare").click().run()
+    assert page.query_params["pins"] == f"{KEYS[0]}.{key}"
+
+
+def test_what_pages_keep_beside_widgets_is_the_session() -> None:
+    sources = [path.read_text() for path in (ROOT / "pages").glob("*.py")]
+    widgets = {
+        key for source in sources for key in re.findall(r"(?:key=|in_address\(|by_hand\()\"(\w+)\"", source)
+    }
+    named = {
+        key for source in sources for key in re.findall(r"session_state(?:\.\w+\(|\[)\"([^\"]+)\"", source)
+    }
+    assert named
+    assert named <= widgets

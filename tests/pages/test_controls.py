@@ -1,0 +1,71 @@
+"""The controls of Explore by themselves: each value is its own, and what is set is what is read."""
+
+from dataclasses import replace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from optimizer.export.tables import EXPORTERS, MODEL_FILES
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe, best_grid
+
+
+def script() -> None:
+    import streamlit as st
+
+    from pages import controls
+
+    if "wanted" in st.session_state:
+        controls.set_widgets(st.session_state.pop("wanted"))
+    st.session_state["read"] = controls.read_recipe("fashion-mlp")
+
+
+@pytest.mark.parametrize("bits", [2, 8, 16, 32])
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("grid", ["automatic", "symmetric", "asymmetric"])
+def test_widths_and_grids_are_told_by_their_own_controls(bits: int, mixed: bool, grid: str) -> None:
+    page = AppTest.from_function(script).run()
+    page.toggle(key="mixed").set_value(mixed)
+    page.segmented_control(key="grid").set_value(grid)
+    page.select_slider(key="bits").set_value(bits).run()
+    assert not page.exception
+    averaged = mixed and bits <= 8
+    symmetric = best_grid("compensated", bits) if grid == "automatic" else grid == "symmetric"
+    assert page.session_state["read"].quantize == replace(
+        NORMAL.quantize,
+        weight_bits=32 if averaged else bits,
+        average_bits=bits if averaged else None,
+        symmetric=symmetric,
+    )
+    assert page.select_slider(key="bits").label == ("Average weight bits" if mixed else "Weight bits")
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(PruneSpec("compensated", 0.3, allocation="uniform"), QuantizeSpec("compensated", 32, 8.0)),
+        Recipe(PruneSpec(threshold=0.02), QuantizeSpec(weight_bits=4, symmetric=False)),
+        Recipe(NORMAL.prune, replace(NORMAL.quantize, weight_bits=8)),
+    ],
+)
+def test_what_is_set_is_what_is_read(recipe: Recipe) -> None:
+    page = AppTest.from_function(script)
+    page.session_state["wanted"] = recipe
+    page.run()
+    assert not page.exception
+    assert page.session_state["read"] == recipe
+
+
+def menu() -> None:
+    from factories import make_result
+
+    from pages import drawing
+
+    result = make_result()
+    drawing.export_menu([result], "fashion-resnet", result.request)
+
+
+def test_charts_and_tables_are_exported_above_model_files() -> None:
+    page = AppTest.from_function(menu).run()
+    assert not page.exception
+    labels = [button.proto.label for button in page.get("download_button")]
+    assert labels == [*(exporter.label for exporter in EXPORTERS.values()), *MODEL_FILES.values()]

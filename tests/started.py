@@ -1,0 +1,63 @@
+"""Pages opened at an address, and work that they ask for and nobody does."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from optimizer.records import Request
+from optimizer.system.process_pool import SERVER, Job
+from optimizer.work import Catalogue
+
+PAGES = ("explore", "layers", "latency", "compare", "complexity", "models_and_data")
+
+
+def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
+    """A page of a new visit, as a link opens it."""
+    page = AppTest.from_file(str(Path(__file__).parents[1] / "app.py"), default_timeout=60)
+    page.query_params |= link
+    page.switch_page(f"pages/{name}.py").run()
+    assert not page.exception
+    return page
+
+
+class Started:
+    """A pool that only lists what it was asked for; the catalogue is the true one."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.listed: dict[str, Job] = {}
+        self.catalogue = catalogue
+
+    def submit(
+        self, lane: str, task: str, request: object, key: str, priority: float = 0, visitor: str = SERVER
+    ) -> Job:
+        job = self.listed.setdefault(key, Job(key, task, request, lane, priority))
+        if task == "catalogue":
+            job.state, job.result = "done", self.catalogue
+        return job
+
+    def get(self, key: str) -> Job | None:
+        return self.listed.get(key)
+
+    def jobs(self) -> list[Job]:
+        return list(self.listed.values())
+
+    def wait(self, job: Job, timeout: float | None = None) -> Job:
+        return job
+
+    def may_stop(self, job: Job, visitor: str) -> bool:
+        return True
+
+    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+        return self.listed.pop(key, None) is not None
+
+    def tasks(self) -> list[str]:
+        return [job.task for job in self.listed.values() if job.task != "catalogue"]
+
+    def steps(self) -> list[int]:
+        """Fine-tuning steps of each position that is to be measured."""
+        return [
+            job.request.recipe.finetune_steps
+            for job in self.listed.values()
+            if job.task == "measure" and isinstance(job.request, Request)
+        ]
