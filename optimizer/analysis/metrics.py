@@ -129,8 +129,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p95_ns",
         format_ns,
-        "A time that 95 % of calls stay under, at 99 % confidence; needs 130 rounds, "
-        "and more where slow calls come in bursts.",
+        "A time that 95 % of calls stay under, at 99 % confidence. Needs at least 130 "
+        "rounds, and more where slow calls follow each other.",
     ),
     "latency_p99": Metric(
         "99th percentile",
@@ -138,8 +138,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p99_ns",
         format_ns,
-        "A time that 99 % of calls stay under, at 99 % confidence; needs 662 rounds, "
-        "and more where slow calls come in bursts.",
+        "A time that 99 % of calls stay under, at 99 % confidence. Needs at least 662 "
+        "rounds, and more where slow calls follow each other.",
     ),
     "throughput": Metric(
         "throughput",

@@ -24,7 +24,6 @@ from engine_runs import (
 from factories import make_result
 from torch import Tensor, nn
 
-from optimizer import engines
 from optimizer.cli.main import main
 from optimizer.compression.apply import compress
 from optimizer.engine import ENGINES, engine_named
@@ -130,7 +129,7 @@ def test_an_unknown_engine_is_refused_listing_the_known() -> None:
 
 def test_an_engine_that_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = replace(ENGINES["openvino"], problem=lambda: "the package openvino is not installed")
-    monkeypatch.setitem(engines.ENGINES, "openvino", missing)
+    monkeypatch.setitem(ENGINES, "openvino", missing)
     with pytest.raises(UnavailableError, match="engine openvino can't run here: the package openvino is not"):
         engine_named("openvino")
 
@@ -252,7 +251,7 @@ def test_bad_input_is_told_and_other_engines_results_stay(
     store = Store()
     store.put(make_result(model="fashion-mlp", engine="torch"))
     missing = replace(ENGINES["onnxruntime"], problem=lambda: "no package onnxruntime (pip install it)")
-    monkeypatch.setitem(engines.ENGINES, "onnxruntime", missing)
+    monkeypatch.setitem(ENGINES, "onnxruntime", missing)
     assert main(["measure", "fashion-mlp", "--limit", "50", "--quick", *options]) == 2
     assert words in capsys.readouterr().err
     assert [result.request.engine for result in store.results(model="fashion-mlp")] == ["torch"]
