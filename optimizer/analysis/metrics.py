@@ -144,8 +144,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p95_ns",
         format_ns,
-        "A time that 95 % of calls stay under, at 99 % confidence; needs 130 rounds, "
-        "and more where slow calls come in bursts.",
+        "A time that 95 % of calls stay under, at 99 % confidence. Needs at least 130 "
+        "rounds, and more where slow calls follow each other.",
         timed=True,
         served=True,
     ),
@@ -155,8 +155,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_p99_ns",
         format_ns,
-        "A time that 99 % of calls stay under, at 99 % confidence; needs 662 rounds, "
-        "and more where slow calls come in bursts.",
+        "A time that 99 % of calls stay under, at 99 % confidence. Needs at least 662 "
+        "rounds, and more where slow calls follow each other.",
         timed=True,
         served=True,
     ),

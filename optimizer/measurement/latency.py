@@ -8,12 +8,13 @@ else.
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from optimizer.analysis.rounds import PERCENTILE_ROUNDS, percentile_bound
 from optimizer.analysis.statistics import LatencySummary, summarise_latency
 from optimizer.engine.base import Runner
 from optimizer.recipe import Recipe
@@ -21,8 +22,10 @@ from optimizer.records import Latency, Settings
 from optimizer.system.environment import stolen_share
 
 BASELINE = ("baseline", "baseline again")
-MAX_SERIES = 662
-"""Rounds after which even a 99th percentile has an upper bound at 99 % confidence."""
+BOUND_CHECKS = tuple(int(PERCENTILE_ROUNDS[0.99] * 1.1**step) for step in range(16))
+"""After so many rounds a series with time left ends if the 99th percentile has its bound. Independent calls
+have it at the first or second check; where slow ones come together it takes more."""
+MAX_SERIES = BOUND_CHECKS[-1]
 MIN_SAMPLE_SECONDS = 1e-3
 """Shorter calls are timed several in a row. One by one, identical builds of a network of 0.15 ms differed by
 2 to 3 % in the median, and by 0.5 to 0.9 % when a sample lasts 1 to 3 ms."""
@@ -100,11 +103,14 @@ def time_interleaved(
             stack.enter_context(runner.session())
         warmups = [_warm_up(runner.infer, parts[0], effort) for runner in runners.values()]
         calls = max(1, math.ceil(effort.sample_seconds / min(seconds for _, seconds in warmups)))
+        tails = singles if calls > 1 else samples
         stack.enter_context(no_garbage_collection())
         stolen = stack.enter_context(stolen_share())
         started = time.perf_counter()
         for round_number in range(MAX_SERIES):
             if round_number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
+                break
+            if tails_are_bounded(round_number, [tails[name] for name in variants]):
                 break
             batch = parts[round_number % len(parts)]
             for index in random.permutation(len(names)):
@@ -123,6 +129,13 @@ def time_interleaved(
         calls=calls,
         stolen_share=stolen(),
         warmup_calls=min(count for count, _ in warmups),
+    )
+
+
+def tails_are_bounded(rounds: int, series: Iterable[Sequence[int]]) -> bool:
+    """Whether this is one of BOUND_CHECKS and each series ``[rounds]`` bounds its 99th percentile."""
+    return rounds in BOUND_CHECKS and all(
+        percentile_bound(np.array(samples, float), 0.99) is not None for samples in series
     )
 
 

@@ -23,7 +23,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    expect,
+    sync_playwright,
+)
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
 
 from optimizer.cli.main import main
@@ -58,9 +66,12 @@ SETTLED = """() => {
         && !document.querySelector(works)
         && document.querySelector("[data-testid=stMainBlockContainer]")?.innerText.trim();
     window.calmSince = calm ? window.calmSince ?? performance.now() : undefined;
-    return calm && performance.now() - window.calmSince > 500;
+    return calm && performance.now() - window.calmSince > 300;
 }"""
-"""No script runs and no job either, for longer than a slider waits before it tells its value."""
+"""No script runs and no job either, for longer than a slider waits before it tells its value (0.2 s)."""
+
+
+WINDOW = {"viewport": {"width": 1440, "height": 900}, "accept_downloads": True}
 
 
 @pytest.fixture(scope="package")
@@ -203,19 +214,41 @@ def make_images(root: Path) -> Path:
 Visit = Callable[..., Page]
 
 
+@pytest.fixture(scope="package")
+def profile(chromium: Browser) -> Iterator[BrowserContext]:
+    """One for all visits that choose nothing of the browser, so that it loads Streamlit's scripts once. A tab
+    is a session of its own to the server."""
+    context = prepared(chromium)
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def visit(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
-    """``visit("/compare?...")``: a visitor of their own in a fresh browser context, at a settled page.
+def visit(chromium: Browser, profile: BrowserContext, dashboard: Dashboard) -> Iterator[Visit]:
+    """``visit("/compare?...")``: a visitor of their own in a fresh tab, at a settled page; with options of a
+    browser context, in one of their own.
 
     Afterwards no page may have reported an error, and none may have asked another host for anything.
     """
-    with visiting(chromium, dashboard) as visit:
+    with visiting(chromium, dashboard, profile) as visit:
         yield visit
 
 
+def prepared(chromium: Browser, **options: Any) -> BrowserContext:
+    context = chromium.new_context(**WINDOW | options)
+    context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
+    context.add_init_script(LISTEN)
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
 @contextlib.contextmanager
-def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
-    contexts, errors, elsewhere = [], [], []
+def visiting(
+    chromium: Browser, dashboard: Dashboard, profile: BrowserContext | None = None
+) -> Iterator[Visit]:
+    opened: list[Page | BrowserContext] = []
+    errors: list[str] = []
+    elsewhere: list[str] = []
 
     def noted(message: ConsoleMessage) -> None:
         place = message.location.get("url", "")
@@ -224,14 +257,10 @@ def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
             errors.append(f"{message.text} ({place})")
 
     def visit(address: str = "/", wait: bool = True, **options: Any) -> Page:
-        context = chromium.new_context(
-            **{"viewport": {"width": 1440, "height": 900}, "accept_downloads": True} | options
-        )
-        contexts.append(context)
-        context.add_init_script("delete window.showSaveFilePicker")  # a table downloads instead of asking
-        context.add_init_script(LISTEN)
-        context.set_default_timeout(PATIENCE_MS)
+        shared = profile is not None and not options
+        context = profile if shared else prepared(chromium, **options)
         page = context.new_page()
+        opened.append(page if shared else context)
         page.on("console", noted)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: elsewhere.append(request.url))
@@ -241,8 +270,8 @@ def visiting(chromium: Browser, dashboard: Dashboard) -> Iterator[Visit]:
         return page
 
     yield visit
-    for context in contexts:
-        context.close()
+    for one in opened:
+        one.close()
     assert not errors
     local = (dashboard.url, dashboard.url.replace("http", "ws"), "data:", "blob:")
     assert [url for url in elsewhere if not url.startswith(local)] == []
@@ -264,7 +293,7 @@ def settle_or_reload(page: Page, errors: list[str]) -> None:
 
 def settle(page: Page) -> None:
     """Wait until no script runs and nothing is being measured."""
-    page.wait_for_function(SETTLED, polling=100)
+    page.wait_for_function(SETTLED, polling=50)
     assert page.get_by_test_id("stException").count() == 0
 
 
@@ -325,7 +354,9 @@ def downloaded(page: Page, click: Callable[[], None]) -> tuple[str, bytes]:
 
 def table_of(page: Page, number: int = 0) -> pd.DataFrame:
     """What one of the page's tables shows, by the download in its toolbar."""
-    page.get_by_test_id("stDataFrame").nth(number).hover()
+    table = page.get_by_test_id("stDataFrame").nth(number)
+    table.evaluate("table => table.scrollIntoView({block: 'center'})")  # not below the page's header
+    table.hover()
     button = page.get_by_test_id("stElementToolbar").get_by_role("button", name="Download as CSV")
     press = button.nth(number).dispatch_event  # a table at the top has its toolbar under the page's header
     return pd.read_csv(io.BytesIO(downloaded(page, lambda: press("click"))[1]))

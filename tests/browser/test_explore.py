@@ -117,12 +117,12 @@ def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboa
 
 @pytest.mark.slow
 def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-resnet&sparsity=70")
-    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.7")
+    page = visit("/?model=fashion-mlp&sparsity=90")
+    recipe = ("fashion-mlp", "--prune", "compensated", "--sparsity", "0.9")
     compensated = dashboard.measured(*recipe)
     expect_figures(page, compensated)
     pick(page, "Method", "Magnitude")
-    by_magnitude = dashboard.measured("fashion-resnet", "--sparsity", "0.7")
+    by_magnitude = dashboard.measured("fashion-mlp", "--sparsity", "0.9")
     expect_figures(page, by_magnitude)
     assert compensated["accuracy"]["value"] > by_magnitude["accuracy"]["value"] + 0.1
 
@@ -131,7 +131,7 @@ def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashbo
     choose(page, "Effort", "Best")
     expect_figures(page, dashboard.measured(*recipe, "--effort", "best"))
     pick(page, "Pattern", "2:4")
-    pattern = ("fashion-resnet", "--prune", "compensated", "--pattern", "2:4", "--effort", "best")
+    pattern = ("fashion-mlp", "--prune", "compensated", "--pattern", "2:4", "--effort", "best")
     expect_figures(page, dashboard.measured(*pattern))
 
 
@@ -213,10 +213,11 @@ def test_another_model_scores_as_in_a_shell_of_its_own(
 
 
 def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
-    page = visit("/?model=fashion-mlp&engine=torch+eager")
+    page = visit("/?model=fashion-mlp")
     pick(page, "Method", "Threshold")
     move(page, "Threshold", "PageUp")
     move(page, "Weight bits", "ArrowLeft")
+    pick(page, "Engine", "torch eager")
 
     other = visit(page.url.removeprefix(dashboard.url))
     assert other.get_by_role("slider", name="Threshold").input_value() == "0.05"

@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Visit
+from browser.conftest import Visit, act
 from optimizer.charts.theme import DARK, LIGHT
 
 pytestmark = pytest.mark.browser
@@ -14,12 +14,15 @@ pytestmark = pytest.mark.browser
     ["/?sparsity=50&method=Magnitude", "/layers", "/latency", "/compare", "/complexity", "/models_and_data"],
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
-    for scheme, theme in (("light", LIGHT), ("dark", DARK)):
-        page = visit(address, color_scheme=scheme)
+    page = visit(address)
+    for scheme, theme, widths in (("light", LIGHT, (1440, 420)), ("dark", DARK, (420, 1440))):
+        if scheme == "dark":
+            page.emulate_media(color_scheme="dark")
+            act(page, page.reload)
         expect(page.get_by_test_id("stApp")).to_have_css("color-scheme", scheme)
         for chart in page.locator(".js-plotly-plot").all():
             expect(chart.locator(".gtitle")).to_have_css("fill", rgb(theme.text))
-        for width in (1440, 420):
+        for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
             assert overflow(page) <= 0, (scheme, width)
 

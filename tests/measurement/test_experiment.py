@@ -321,7 +321,9 @@ def test_more_threads_than_cores_are_refused() -> None:
         measure(request(HALF, settings=Settings(threads=cores + 1)))
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "sparse", "compile"])
+@pytest.mark.parametrize(
+    "engine", ["openvino", "onnxruntime", "sparse", pytest.param("compile", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "followed_up",
     [
