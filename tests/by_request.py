@@ -9,8 +9,8 @@ from optimizer.progress import Report, quiet
 from optimizer.records import Anatomy, Inspection, Request, Result
 
 
-def opened(request: Request) -> Workspace:
-    return open_workspace(request.model, request.data)
+def opened(request: Request, report: Report = quiet) -> Workspace:
+    return open_workspace(request.model, request.data, report)
 
 
 def open_model(name: str) -> OpenModel:
@@ -20,7 +20,7 @@ def open_model(name: str) -> OpenModel:
 def measure(
     request: Request, report: Report = quiet, shared_latency: SharedLatency = lambda *_: None
 ) -> Result:
-    return experiment.measure(opened(request), request, report, shared_latency)
+    return experiment.measure(opened(request, report), request, report, shared_latency)
 
 
 def score(request: Request) -> Scored:
