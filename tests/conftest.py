@@ -14,6 +14,7 @@ import torch
 from engine_runs import Ready, Small
 from hypothesis import settings
 from image_folders import Fill
+from small_models import SMALL_MODELS, SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.data.folders import RECENT_SECONDS
@@ -29,8 +30,6 @@ settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
 torch.set_num_threads(1)
 threads.threads_available = lambda: 1
-
-SMALL_SHAPE = (1, 8, 8)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -70,85 +69,6 @@ def own_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def resnet() -> LoadedModel:
     """The bundled residual network, batch norm not folded. Shared: leave it as it is."""
     return load("fashion-resnet")
-
-
-class Cnn(nn.Module):
-    """Convolution, depthwise convolution and a residual, each with batch norm, then a linear head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8))
-        self.depthwise = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8))
-        self.project = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False), nn.BatchNorm2d(8))
-        self.head = nn.Linear(8, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.stem(x))
-        x = x + self.project(torch.relu(self.depthwise(x)))
-        return self.head(torch.relu(x).mean((2, 3)))
-
-
-class Encoder(nn.Module):
-    """Sixteen tokens through ``nn.MultiheadAttention``."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, 12, 2, 2)
-        self.norm = nn.LayerNorm(12)
-        self.attention = nn.MultiheadAttention(12, 2, batch_first=True)
-        self.head = nn.Linear(12, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
-        attended, _ = self.attention(tokens, tokens, tokens, need_weights=False)
-        return self.head((tokens + attended).mean(1))
-
-
-class Shared(nn.Module):
-    """One linear module called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, 16)
-        self.again = nn.Linear(16, 16)
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x.flatten(1)))
-        return self.head(torch.relu(self.again(torch.relu(self.again(x)))))
-
-
-class Tied(nn.Module):
-    """Two linear modules with a weight in common, each with a bias of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Linear(64, 16)
-        self.left = nn.Linear(16, 16)
-        self.right = nn.Linear(16, 16)
-        self.right.weight = self.left.weight
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x.flatten(1)))
-        return self.head(torch.relu(self.right(torch.relu(self.left(x)))))
-
-
-class WithAuxiliary(nn.Module):
-    """A second classifier that runs in training only."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Linear(64, 16)
-        self.auxiliary = nn.Linear(16, 10)
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.body(x.flatten(1)))
-        return self.head(x) + self.auxiliary(x) if self.training else self.head(x)
-
-
-SMALL_MODELS = {"cnn": Cnn, "encoder": Encoder, "shared": Shared, "tied": Tied, "auxiliary": WithAuxiliary}
 
 
 @pytest.fixture

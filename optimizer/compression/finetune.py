@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from optimizer.compression.divergence import divergence, prepared
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
@@ -190,9 +191,8 @@ def _draw(images: Tensor, random: torch.Generator) -> Tensor:
 
 def _step(model: nn.Module, teacher: nn.Module, images: Tensor, optimiser: torch.optim.Optimizer) -> None:
     with torch.no_grad():
-        wanted = functional.log_softmax(teacher(images), 1)
-    answers = functional.log_softmax(model(images), 1)
-    loss = functional.kl_div(answers, wanted, reduction="batchmean", log_target=True)
+        wanted = prepared(teacher(images))
+    loss = divergence(prepared(model(images)), wanted) / len(wanted)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -201,8 +201,8 @@ def _step(model: nn.Module, teacher: nn.Module, images: Tensor, optimiser: torch
 
 @torch.inference_mode()
 def _answers(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([functional.log_softmax(model(part), 1) for part in images.split(BATCH)])
+    return torch.cat([prepared(model(part)) for part in images.split(BATCH)])
 
 
 def _divergence(answers: Tensor, wanted: Tensor) -> float:
-    return functional.kl_div(answers, wanted, reduction="batchmean", log_target=True).item()
+    return divergence(answers, wanted).item() / len(wanted)

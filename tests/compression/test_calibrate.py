@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import SMALL_MODELS
+from small_models import SMALL_MODELS
 from torch import Tensor, nn
 from torch.nn import functional
 

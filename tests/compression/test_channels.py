@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import SMALL_SHAPE
+from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -4,9 +4,9 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_MODELS
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import SMALL_MODELS
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress, compress_weights

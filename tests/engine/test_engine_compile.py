@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SMALL_SHAPE
 from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
+from small_models import SMALL_SHAPE
 from torch import Tensor
 
 from optimizer.compression.apply import compress

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_SHAPE
 from engine_runs import Ready, Small, close, needs_compiler, run
+from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL_SHAPE
 from engine_runs import (
     EXACT,
     INT8,
@@ -20,6 +19,7 @@ from engine_runs import (
     eager,
     run,
 )
+from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight, compress

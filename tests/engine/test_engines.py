@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from by_request import open_model
-from conftest import SMALL_MODELS, SMALL_SHAPE
 from engine_runs import (
     EXACT,
     INT8,
@@ -23,6 +22,7 @@ from engine_runs import (
     run,
 )
 from factories import make_result
+from small_models import SMALL_MODELS, SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.cli.main import main

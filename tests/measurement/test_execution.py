@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from by_request import close_all, measure
-from conftest import SMALL_SHAPE
 from engine_runs import ON_INT8_KERNELS, PRUNED, QUICK, Ready, close
+from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress

@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import SMALL_MODELS, SMALL_SHAPE
+from small_models import SMALL_MODELS, SMALL_SHAPE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments, as_rows
+from optimizer.compression.divergence import direction
 from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report, quiet
 
@@ -21,8 +22,8 @@ def row_effects(
 ) -> dict[str, Tensor]:
     """Nats for each unit of ``change C change`` in each row, float32 ``[out]``, by layer of ``moments``.
 
-    ``model`` takes ``images`` ``[N, C, H, W]`` to logits ``[N, K]`` and is left as it was. Gradients are
-    those of the logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
+    ``model`` takes ``images`` ``[N, ...]`` to outputs ``[N, ...]`` and is left as it was. Gradients are
+    those of logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
     images shows would seem to be worth nothing.
@@ -35,19 +36,11 @@ def row_effects(
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
             twin.zero_grad()
-            logits = twin(images[index : index + 1])[0]
-            (logits @ _direction(logits.detach(), generator)).backward()
+            outputs = twin(images[index : index + 1])[0]
+            (outputs * direction(outputs.detach(), generator)).sum().backward()
             for name, layer in layers.items():
                 energies[name].append(_energies(layer, moments[name]))
     return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
-
-
-def _direction(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """``v`` with ``E[v v^T] = diag(p) - p p^T``."""
-    chances = logits.softmax(0)
-    roots = chances.sqrt()
-    signs = torch.randint(0, 2, chances.shape, generator=generator) * 2.0 - 1
-    return roots * signs - chances * (roots @ signs)
 
 
 def _energies(layer: Layer, moments: Moments) -> Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.nn import functional
 
+from optimizer.compression.divergence import divergence, prepared
 from optimizer.model.layers import Layer, LayerTracer, walk
 from optimizer.progress import Report, quiet
 
@@ -35,7 +35,7 @@ def divergences(
 ) -> dict[str, float]:
     """Each trial alone: mean divergence (KL, nats) of the model's outputs from what they were.
 
-    ``model`` takes ``images`` ``[N, C, H, W]`` and gives logits ``[N, K]``; it is left as it was.
+    ``model`` takes ``images`` ``[N, C, H, W]`` and gives outputs ``[N, ...]``; it is left as it was.
     """
     return divergences_together(model, images, {name: {name: one} for name, one in trials.items()}, report)
 
@@ -50,14 +50,14 @@ def divergences_together(
     totals = dict.fromkeys(trials, 0.0)
     for start in range(0, len(images), BATCH):
         report(start / len(images), f"measuring sensitivities: image {start} of {len(images)}")
-        logits, run = replay(images[start : start + BATCH])
-        before = functional.log_softmax(logits, 1)
+        outputs, run = replay(images[start : start + BATCH])
+        before = prepared(outputs)
         for name, parts in trials.items():
             with ExitStack() as stack:
                 for part, trial in parts.items():
                     stack.enter_context(changed(layers[part], trial))
-                after = functional.log_softmax(run([layers[part] for part in parts]), 1)
-            totals[name] += functional.kl_div(after, before, reduction="sum", log_target=True).item()
+                after = prepared(run([layers[part] for part in parts]))
+            totals[name] += divergence(after, before).item()
     return {name: total / len(images) for name, total in totals.items()}
 
 

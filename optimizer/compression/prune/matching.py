@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from optimizer.compression.calibration.moments import channels_last
+from optimizer.compression.divergence import divergence, prepared
 from optimizer.errors import InputError
 from optimizer.model.layers import CONVOLUTIONS, Layer, uses
 from optimizer.progress import Report, quiet
@@ -59,8 +59,8 @@ def matched(
         twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count = min(MATCHED_IMAGES, len(images) // 2)
     seen, others = images[:count], images[-count:]
-    answers = _log_probabilities(dense, others)
-    before = _divergence(_log_probabilities(twin, others), answers)
+    answers = _outputs(dense, others)
+    before = _divergence(_outputs(twin, others), answers)
     modules = Counter(layer.name for layer in uses(dense))
     wanted = {name for name, times in modules.items() if times == 1}
     if names is not None:
@@ -85,7 +85,7 @@ def matched(
 
     _run_with(dense, seen, wanted, note)
     _run_with(twin, seen, {name for name in wanted if calls[name] == 1}, follow)
-    if _divergence(_log_probabilities(twin, others), answers) >= before:
+    if _divergence(_outputs(twin, others), answers) >= before:
         return None
     return twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
@@ -110,9 +110,9 @@ def _spread(layer: Layer, output: Tensor) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-def _log_probabilities(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([functional.log_softmax(model(part), 1) for part in images.split(4)])
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([prepared(model(part)) for part in images.split(4)])
 
 
 def _divergence(after: Tensor, before: Tensor) -> float:
-    return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
+    return divergence(after, before).item() / len(before)

@@ -1,0 +1,41 @@
+"""How far outputs are from what they were: what every step of compression is judged by.
+
+For logits ``[N, K]`` that is the Kullback-Leibler divergence of the predicted distribution, in nats. For
+outputs of any other shape it is half the square of the change relative to the outputs themselves: the
+divergence of normal distributions whose variance is the outputs' power.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def is_logits(outputs: Tensor) -> bool:
+    """Whether they are one number a class, of two classes or more."""
+    return outputs.ndim == 2 and outputs.shape[1] > 1
+
+
+def prepared(outputs: Tensor) -> Tensor:
+    """Outputs ``[N, ...]`` as :func:`divergence` takes them: of logits the log-probabilities."""
+    return functional.log_softmax(outputs, 1) if is_logits(outputs) else outputs
+
+
+def divergence(after: Tensor, before: Tensor) -> Tensor:
+    """The sum over the examples, of prepared outputs; what ``before`` is compared with may have gradients."""
+    if is_logits(before):
+        nats: Tensor = functional.kl_div(after, before, reduction="sum", log_target=True)
+        return nats
+    rows, expected = after.flatten(1), before.flatten(1)
+    power = expected.square().sum(1).clamp(min=torch.finfo(expected.dtype).tiny)
+    return 0.5 * ((rows - expected).square().sum(1) / power).sum()
+
+
+def direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
+    """A random ``v`` of one example's outputs, with ``E[v v^T]`` the curvature of the divergence there: for
+    logits ``diag(p) - p p^T``, else the identity over the outputs' power."""
+    signs = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1
+    if not is_logits(outputs.unsqueeze(0)):
+        return signs / outputs.norm().clamp(min=torch.finfo(outputs.dtype).tiny)
+    chances = outputs.softmax(0)
+    roots = chances.sqrt()
+    return roots * signs - chances * (roots @ signs)

@@ -1,0 +1,404 @@
+"""The public verbs, on modules of one's own: what is measured, what is refused, and that nothing changes."""
+
+import copy
+import doctest
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+import safetensors
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import optimizer as px
+from optimizer import api
+from optimizer.cli.main import main
+from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.store.results import Store
+
+HALF = px.Recipe.of(sparsity=0.5, pruning="magnitude")
+EIGHT_BITS = px.Recipe.of(weight_bits=8, activation_bits=8, rounding="nearest")
+
+
+class Net(nn.Module):
+    """Ten classes of images of 3 x 16 x 16."""
+
+    def __init__(self, stride: int = 2) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=stride),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "home"))
+    api._workspaces.clear()
+    yield
+    api._workspaces.clear()
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(60, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def labels() -> Tensor:
+    return torch.arange(60) % 10
+
+
+def measured(model: Any, data: Any, recipe: px.Recipe = HALF, **others: Any) -> px.Result:
+    return px.measure(
+        model, recipe, data, engine="torch", settings=px.Settings(threads=1), progress=False, **others
+    )
+
+
+# What it does
+
+
+def test_a_module_is_measured_and_stays_as_it_was(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    net.train()
+    called = []
+    net.head.register_forward_hook(lambda *_: called.append(1))
+    net(images[:2]).sum().backward()
+    called.clear()
+    before = copy.deepcopy(net.state_dict())
+    gradients = {name: one.grad.clone() for name, one in net.named_parameters()}
+    random = torch.get_rng_state()
+    result = measured(net, (images, labels))
+    assert result.accuracy.reference == "labels"
+    assert result.accuracy.value.low <= result.accuracy.value.value <= result.accuracy.value.high
+    assert result.accuracy.drop.low <= result.accuracy.drop.value <= result.accuracy.drop.high
+    assert result.latency.ratio.low <= result.latency.ratio.value <= result.latency.ratio.high
+    assert result.size.packed.value < result.size.packed.baseline
+    assert all(torch.equal(before[name], one) for name, one in net.state_dict().items())
+    assert all(torch.equal(gradients[name], one.grad) for name, one in net.named_parameters())
+    assert all(one.requires_grad for one in net.parameters())
+    assert net.training
+    assert len(net.head._forward_hooks) == 1
+    assert called == []
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    first = measured(net, (images, labels))
+    again = measured(copy.deepcopy(net), (images.clone(), labels.clone()))
+    assert again.record == first.record
+    with torch.no_grad():
+        net.head.bias[0] += 1
+    assert measured(net, (images, labels)).record.key != first.record.key
+    torch.manual_seed(0)
+    assert measured(Net(stride=1), (images, labels)).record.key != first.record.key
+    assert measured(net, (images + 1, labels)).record.key != first.record.key
+    assert Store().count() == 4
+
+
+def test_page_and_command_line_find_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = px.Recipe.of(sparsity=0.5, pruning="magnitude")
+    result = px.measure(
+        "fashion-mlp", recipe, engine="torch", settings=px.Settings(threads=1), progress=False
+    )
+    command = ["measure", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.5", "--engine", "torch"]
+    assert main([*command, "--threads", "1", "--quick", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["key"] == result.record.key
+    assert Store().count() == 1
+
+
+def test_without_labels_the_figures_are_agreement(net: nn.Module, images: Tensor) -> None:
+    result = measured(net, images.numpy())
+    assert result.accuracy.reference == "baseline"
+    assert result.accuracy.value.baseline == 100
+    assert result.accuracy.sqnr.value > 0
+    assert 0 < result.record.accuracy.cosine < 1
+
+
+def test_a_dataset_is_data_too(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    pair, dataset = measured(net, (images, labels)), measured(net, TensorDataset(images, labels))
+    assert dataset.record == pair.record
+
+
+def test_a_folder_is_data_too(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("apple", "pear"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(0, 255, (40, 50, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    result = measured(net, tmp_path / "photos", input_shape=(3, 32, 32))
+    assert result.accuracy.reference == "labels"
+    assert result.record.accuracy.total == 10  # a fifth of the twelve calibrates
+
+
+def test_outputs_of_any_shape_are_compared(images: Tensor) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
+    half, eight = (measured(net, images, recipe) for recipe in (HALF, px.Recipe.of(weight_bits=8)))
+    assert half.record.accuracy.kl is None
+    assert half.accuracy.sqnr.value < eight.accuracy.sqnr.value
+    assert eight.accuracy.value.value == 100  # within 10 % of the uncompressed model's
+    assert "agreement" in px.plot_accuracy([half, eight]).layout.yaxis.title.text
+
+
+def test_a_result_shows_itself(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    result = measured(net, (images, labels))
+    words = repr(result)
+    assert re.match(
+        r"Net-[0-9a-f]{10}: 50 % of all weights pruned.*, on torch eager, 1 thread, 48 images", words
+    )
+    assert all(label in words for label in ("accuracy lost", "file size", "latency ratio"))
+    assert "<table>" in result._repr_html_()
+
+
+def test_a_sweep_is_a_table_and_charts(net: nn.Module, images: Tensor, labels: Tensor) -> None:
+    results = px.sweep(
+        net,
+        [0, 0.5],
+        [32, 4],
+        (images, labels),
+        recipe=px.Recipe.of(pruning="magnitude", rounding="nearest"),
+        engine="torch",
+        settings=px.Settings(threads=1),
+        progress=False,
+    )
+    assert [one.request.recipe.prune.share for one in results] == [0, 0.5, 0, 0.5]
+    assert results.failed == ()
+    assert len(results.frame()) == len(results) == 4
+    assert "frontier" in repr(results)
+    assert "<table" in results._repr_html_()
+    assert len(results[1:]) == 3
+    for plot in (px.plot_accuracy, px.plot_frontier, px.plot_latency, px.plot_size):
+        assert isinstance(plot(results), go.Figure)
+    with pytest.raises(InputError, match="unknown metric"):
+        px.plot_frontier(results, cost="colour")
+
+
+def test_a_recipe_that_fails_is_told_and_the_others_go_on(
+    net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizer.measurement import experiment
+
+    measure = experiment.measure
+
+    def some(workspace: Any, request: Any, *others: Any) -> Any:
+        if request.recipe.prune.share:
+            raise WorkError("no")
+        return measure(workspace, request, *others)
+
+    monkeypatch.setattr(experiment, "measure", some)
+    results = px.sweep(net, [0, 0.5], [32], images, engine="torch", progress=False)
+    assert len(results) == 1
+    assert [one.message for one in results.failed] == ["no"]
+    assert "not measured" in repr(results)
+
+
+def test_compressed_is_what_was_measured(
+    net: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
+) -> None:
+    recipe = px.Recipe.of(sparsity=0.5, weight_bits=4)
+    module = px.compress(net, recipe, calibration=images, progress=False)
+    assert not module.training
+    weights = [one for name, one in module.named_parameters() if one.ndim > 1]
+    zeros = 1 - sum(int(one.count_nonzero()) for one in weights) / sum(one.numel() for one in weights)
+    assert zeros >= 0.5
+    assert all(len(one.unique()) <= 16 * len(one) for one in weights)
+    result = px.measure(net, recipe, (images, labels), calibration=images, engine="torch", progress=False)
+    again = px.compress(net, recipe, calibration=images, progress=False)
+    with torch.inference_mode():
+        right = (again(images).argmax(1) == labels).numpy()
+    assert (result.record.accuracy.outcomes == right).all()
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "safetensors", "xml", "zip"])
+def test_a_result_is_saved_by_the_extension(
+    net: nn.Module, images: Tensor, tmp_path: Path, suffix: str
+) -> None:
+    result = measured(net, images, EIGHT_BITS)
+    path = px.save(result, tmp_path / f"net.{suffix}")
+    assert path.stat().st_size > 0
+    with torch.inference_mode():
+        expected = px.compress(
+            net, px.Recipe.of(weight_bits=8, rounding="nearest"), input_shape=(3, 16, 16), progress=False
+        )(images)
+    if suffix == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(path)
+        found = np.concatenate([session.run(None, {"images": one[None]})[0] for one in images.numpy()])
+    elif suffix == "xml":
+        import openvino
+
+        model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        found = np.concatenate([model([one[None]])[0] for one in images.numpy()])
+    elif suffix == "safetensors":
+        with safetensors.safe_open(path, "pt") as file:
+            assert any("head" in name for name in file.keys())  # noqa: SIM118
+        return
+    else:
+        assert path.read_bytes()[:2] == b"PK"
+        return
+    assert np.corrcoef(found.ravel(), expected.numpy().ravel())[0, 1] > 0.99
+
+
+def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    result = measured(net, images)
+    with pytest.raises(InputError, match=r"unknown format '\.tflite'.*onnx"):
+        px.save(result, tmp_path / "net.tflite")
+    with pytest.raises(UnavailableError, match="can't write"):
+        px.save(result, tmp_path / "nowhere" / "net.zip")
+
+
+def test_models_and_engines_are_listed() -> None:
+    assert "fashion-mlp" in px.models()
+    assert px.engines()["torch"] == ""
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_measures_the_same(net: nn.Module) -> None:
+    there = px.measure("fashion-mlp", HALF, engine="torch", isolated=True, progress=False)
+    Store().forget([there.record.key]) if hasattr(Store, "forget") else None
+    here = px.measure("fashion-mlp", HALF, engine="torch", progress=False)
+    assert here.record.accuracy == there.record.accuracy
+    assert here.record.key == there.record.key
+
+
+def test_examples_in_the_docstrings() -> None:
+    assert doctest.testmod(api).failed == 0
+
+
+# What it refuses
+
+
+def two_inputs(images: Tensor) -> nn.Module:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 2)
+
+        def forward(self, first: Tensor, second: Tensor) -> Tensor:
+            return self.head(first + second)
+
+    return Two()
+
+
+def a_pair(images: Tensor) -> nn.Module:
+    class Pair(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, images: Tensor) -> Any:
+            return self.conv(images), None
+
+    return Pair()
+
+
+def fails_in_evaluation(images: Tensor) -> nn.Module:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            if not self.training:
+                raise RuntimeError("only for training")
+            return self.conv(images).flatten(1)
+
+    return Fails()
+
+
+def not_finite(images: Tensor) -> nn.Module:
+    net = Net()
+    with torch.no_grad():
+        net.head.weight[0, 0] = torch.nan
+    return net
+
+
+REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
+    (a_pair, lambda images: images, "gives tuple, not one tensor of floats"),
+    (two_inputs, lambda images: images, r"needs 2 inputs \(first, second\): wrap it"),
+    (fails_in_evaluation, lambda images: images, "fails in evaluation mode.*only for training"),
+    (not_finite, lambda images: images, "head.weight has values that are not finite"),
+    (lambda _: nn.ReLU(), lambda images: images, "nothing to compress"),
+    (lambda _: 3, lambda images: images, "int is no model"),
+    (lambda _: Net(), lambda images: None, "needs images: give data"),
+    (lambda _: Net(), lambda images: TensorDataset(images[:0]), "no example"),
+    (lambda _: Net(), lambda images: images[:1], "single image"),
+    (lambda _: Net(), lambda images: images[:, :2], "fails in evaluation mode on inputs of shape"),
+    (
+        lambda _: Net(),
+        lambda images: (images, torch.full((60,), 10)),
+        "labels from 10 to 10 are out of range",
+    ),
+    (lambda _: Net(), lambda images: (images, torch.arange(59)), "don't fit 60 images"),
+    (lambda _: Net(), lambda images: (images, torch.rand(60)), "one whole number an image"),
+    (lambda _: Net(), lambda images: (images * 255).byte(), "torch.uint8: give them as the model takes them"),
+    (lambda _: Net(), lambda images: object(), "object is no set of images"),
+    (lambda _: Net(), lambda images: "no such folder", "input shape is not known"),
+    (lambda _: "fashion-mlp", lambda images: "no such folder", "no such folder"),
+    (lambda _: "no such model", lambda images: images, "unknown model 'no such model'"),
+]
+
+
+@pytest.mark.parametrize(("model", "data", "words"), REFUSED)
+def test_bad_input_is_one_error_that_says_what_to_do(
+    model: Callable[[Tensor], Any], data: Callable[[Tensor], Any], words: str, images: Tensor
+) -> None:
+    made = model(images)
+    before = copy.deepcopy(made.state_dict()) if isinstance(made, nn.Module) else {}
+    with pytest.raises(InputError, match=words):
+        measured(made, data(images))
+    if isinstance(made, nn.Module):
+        assert made.training
+        assert all(
+            torch.equal(one, made.state_dict()[name]) or one.isnan().any() for name, one in before.items()
+        )
+
+
+def test_images_of_a_wrong_size_are_refused(net: nn.Module, images: Tensor) -> None:
+    with pytest.raises(InputError, match=r"images of shape \[3, 16, 16\] don't fit"):
+        measured(net, images, input_shape=(3, 20, 20))
+
+
+def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
+    net: nn.Module, images: Tensor
+) -> None:
+    with pytest.raises(InputError, match="unknown engine 'tvm'"):
+        px.measure(net, HALF, images, engine="tvm", progress=False)
+
+
+def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(768, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(torch.linalg.matrix_exp(images[:, 0]).flatten(1).repeat(1, 3))
+
+    with pytest.raises(WorkError, match=r"Odd|OpenVINO|convert"):
+        px.measure(Odd(), HALF, images, engine="openvino", progress=False)
