@@ -96,8 +96,10 @@ def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
     ran = [LayerExecution("stem", "u8", "brgconv"), LayerExecution("head", "f32", "gemm")]
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
     compressed = compress(small("cnn"), recipe)
-    assert openvino.simulated(compressed, ran) == ["1 of 2 layers did not run on int8 kernels: head"]
-    assert openvino.simulated(compressed, ran[:1]) == []
+    assert openvino.simulated(compressed, ran, "openvino") == [
+        "1 of 2 layers did not run on int8 kernels: head"
+    ]
+    assert openvino.simulated(compressed, ran[:1], "openvino") == []
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
