@@ -1,10 +1,8 @@
 """Long work that only an address asks for: it waits until the visitor wants it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import streamlit as st
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -71,22 +69,14 @@ def catalogue() -> Catalogue:
 
 
 @pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Iterator[Started]:
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Started:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
-    monkeypatch.setattr(
-        AppTest,
-        "_finished_page_script_hash",
-        property(lambda page: "", lambda page, value: None),
-        raising=False,
-    )
-    st.cache_resource.clear()
     pool = Started(catalogue)
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
     monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
-    yield pool
-    st.cache_resource.clear()
+    return pool
 
 
 @pytest.fixture

@@ -1,0 +1,51 @@
+"""The pages run from the entry without a browser, ask for real work, and show it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
+from streamlit.testing.v1 import AppTest
+
+from optimizer.measurement.experiment import measure
+from optimizer.store.results import Store
+from pages import tasks
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with two results: the uncompressed network, and half of it at 4 bits.
+
+    The pages' tests share it and the workers, as visitors of one server do.
+    """
+    folder = tmp_path_factory.mktemp("measured")
+    store = Store(folder / "results.sqlite")
+    for request in (PLAIN, HALF):
+        store.put(measure(request, shared_latency=store.latency))
+    st.cache_resource.clear()
+    yield folder
+    tasks.pool().close()
+    st.cache_resource.clear()
+
+
+@pytest.fixture(autouse=True)
+def entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a folder named pages, AppTest takes its second run for one of a bare page, without the entry and
+    its sidebar. A server forgets that folder at the first st.navigation."""
+    forgotten = property(lambda page: "", lambda page, value: None)
+    monkeypatch.setattr(AppTest, "_finished_page_script_hash", forgotten, raising=False)
+
+
+@pytest.fixture
+def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
+    yield AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    pool = tasks.pool()
+    for job in pool.jobs():  # what nobody waits for any more would keep the next test waiting
+        if job.state == "queued":
+            pool.cancel(job.key)
+            pool.forget(job.key)
+    for job in pool.warm():  # workers that were killed begin anew here, not in another test's data folder
+        assert pool.wait(job, DEADLINE_SECONDS).state == "done"
+        pool.forget(job.key)
