@@ -5,7 +5,7 @@ KERNELS := hatch_build.py optimizer/engine/kernels/build.py optimizer/engine/ker
 
 PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
-# A file's tests share what they prepare. In order: those in the browser come first, with one dashboard a process.
+# A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 # A dashboard has worker processes of its own: two of them on two cores keep a browser waiting too long.
 ALONE := timing or browser or soak

@@ -1,52 +1,72 @@
-"""The dashboard without workers: a page is drawn, and what it asks for is only listed."""
+"""The pages run from the entry without a browser, ask for real work, and show it."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import streamlit as st
+from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
 from started import Started
-from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
+from optimizer import work
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
 from pages import sidebar, tasks
 
-ROOT = Path(__file__).parents[2]
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A data folder with two results: the uncompressed network, and half of it at 4 bits.
+
+    The pages' tests share it and the workers, as visitors of one server do.
+    """
+    folder = tmp_path_factory.mktemp("measured")
+    store = Store(folder / "results.sqlite")
+    for request in (PLAIN, HALF):
+        work.load_or_measure(request, store)
+    st.cache_resource.clear()
+    yield folder
+    tasks.pool().close()
+    st.cache_resource.clear()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def catalogue() -> Catalogue:
-    from optimizer import work
-
     found = work.run("catalogue", None, lambda progress, message: None)
     assert isinstance(found, Catalogue)
     return found
 
 
 @pytest.fixture
-def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Iterator[Started]:
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Started:
+    """No workers: a page is drawn, and what it asks for is only listed."""
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
-    prepare = PagesManager.__init__
-
-    def prepare_known(manager: PagesManager, *options: Any, **more: Any) -> None:
-        """As on a server that has come to ``st.navigation`` once: no file in ``pages/`` is run bare."""
-        PagesManager.uses_pages_directory = False
-        prepare(manager, *options, **more)
-
-    monkeypatch.setattr(PagesManager, "__init__", prepare_known)
-    st.cache_resource.clear()
     pool = Started(catalogue)
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
     monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
-    yield pool
-    st.cache_resource.clear()
+    return pool
+
+
+@pytest.fixture(autouse=True)
+def entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a folder named pages, AppTest takes its second run for one of a bare page, without the entry and
+    its sidebar. A server forgets that folder at the first st.navigation."""
+    forgotten = property(lambda page: "", lambda page, value: None)
+    monkeypatch.setattr(AppTest, "_finished_page_script_hash", forgotten, raising=False)
 
 
 @pytest.fixture
-def app(started: Started) -> AppTest:
-    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
+    yield AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    pool = tasks.pool()
+    for job in pool.jobs():  # what nobody waits for any more would keep the next test waiting
+        if job.state == "queued":
+            pool.cancel(job.key)
+            pool.forget(job.key)
+    for job in pool.warm():  # workers that were killed begin anew here, not in another test's data folder
+        assert pool.wait(job, DEADLINE_SECONDS).state == "done"
+        pool.forget(job.key)

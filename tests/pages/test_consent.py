@@ -15,6 +15,11 @@ LONG_STEPS, SHORT_STEPS = 2_000, 20
 TUNED = {"method": "Magnitude", "sparsity": "51"}
 
 
+@pytest.fixture
+def app(started: Started) -> AppTest:
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+
+
 def own_images(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """A folder named clothes that a link may ask for."""
     (folder / "clothes" / "Bag").mkdir(parents=True)

@@ -1,96 +1,80 @@
-"""The sidebar: what it offers, and what stays of it when the images can't be used."""
+"""The sidebar, which every page has, without a browser."""
 
-import itertools
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from page_runs import ROOT, words
 from PIL import Image
-from started import PAGES, Started, open_page
 from streamlit.testing.v1 import AppTest
 
-from optimizer.data import selection
-from optimizer.system import recent
+from optimizer.methods.engines import ENGINES
 from pages import sidebar
 
-
-@pytest.fixture
-def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "images" / "clothes"
-    (folder / "Bag").mkdir(parents=True)
-    Image.new("L", (28, 28), 60).save(folder / "Bag" / "one.png")
-    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
-    return folder
+PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if "(Not a page.)" not in path.read_text())
 
 
-def opened(name: str, images: Path | str) -> AppTest:
-    return open_page(name, {"model": "fashion-mlp", "images": str(images)})
+def test_every_engine_is_offered_or_told_why_not(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = app.run()
+    engine = page.selectbox(key="engine")
+    found = sidebar.catalogue()
+    assert engine.options == [ENGINES[name].label for name, problem in found.engines.items() if not problem]
+    assert set(ENGINES) == set(found.engines)
+    assert ENGINES["openvino"].help in words(page)
+    assert ENGINES["sparse"].help in engine.help
+
+    engines = found.engines | {"compile": "there is no C++ compiler"}
+    monkeypatch.setattr(
+        sidebar, "catalogue", lambda: replace(found, engines=engines, lacking={"sparse": "none was built"})
+    )
+    page.selectbox(key="engine").set_value("sparse").run()
+    assert "torch.compile" not in page.selectbox(key="engine").options
+    assert "Not here: torch.compile, since there is no C++ compiler." in words(page)
+    assert "torch's CSR takes their place: none was built" in words(page)
 
 
-def remarks(page: AppTest) -> list[str]:
-    return [caption.help for caption in page.sidebar.caption if "can't be used" in caption.value]
+def test_a_folder_that_is_not_open_is_refused_in_words(app: AppTest) -> None:
+    app.query_params["images"] = "/etc"
+    page = app.run()
+    assert not page.exception
+    assert "outside the folders that are allowed" in words(page)
+
+
+def test_a_model_without_images_says_what_to_do(app: AppTest) -> None:
+    app.query_params["model"] = "resnet18"
+    page = app.run()
+    assert not page.exception
+    assert "Models and data" in words(page) or "--images" in words(page)
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(
-    ("images", "words"),
-    [
-        ("/etc", "outside the folders that are allowed"),
-        ("gone", "does not exist"),
-        ("texts", "holds no image"),
-    ],
-)
-def test_the_other_controls_stay_where_images_cannot_be_used(
-    started: Started, clothes: Path, name: str, images: str, words: str
+def test_every_page_opens_with_images_of_ones_own(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
 ) -> None:
-    (clothes.parent / "texts").mkdir()
-    (clothes.parent / "texts" / "a.txt").write_text("not an image")
-    page = opened(name, clothes.parent / images)
-    (remark,) = remarks(page)
-    assert words in remark.replace("\\", "")
-    assert [error.value for error in page.error] == ([] if name in ("compare", "complexity") else [remark])
-    for key in ("model", "images", "engine", "timed_threads"):
-        assert page.selectbox(key=key).options
-    page.selectbox(key="images").set_value(sidebar.BUNDLED).run()
+    for label in ("Bag", "Coat"):
+        (tmp_path / "clothes" / label).mkdir(parents=True)
+        for number in range(4):
+            image = Image.new("L", (28, 28), 60 * number + 7 * len(label))  # no two alike
+            image.save(tmp_path / "clothes" / label / f"{number}.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    app.query_params |= {"model": "fashion-mlp", "images": "clothes"}
+    page = app.switch_page(f"pages/{name}.py").run()
+    assert not page.exception
     assert not page.error
-    assert not remarks(page)
+    assert page.selectbox(key="images").value == str(tmp_path / "clothes")
 
 
-def test_images_that_vanish_are_told_at_the_next_run(
-    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    page = opened("explore", "clothes")
-    assert not remarks(page)
-    shutil.rmtree(clothes)
-    monkeypatch.setattr(recent, "monotonic", itertools.count(1e9, 6).__next__)
-    assert remarks(page.run())
-    assert page.slider(key="sparsity").value == 0
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_images_are_looked_at_once_a_run(
-    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """Also where each question comes when the answer to the one before has become too old."""
-    looks: list[object] = []
-    look = selection.list_folder
-
-    def noted(path: str | Path) -> selection.Listing:
-        looks.append(path)
-        return look(path)
-
-    monkeypatch.setattr(selection, "list_folder", noted)
-    monkeypatch.setattr(recent, "monotonic", itertools.count(1e9, 6).__next__)
-    page = opened(name, "clothes")
-    for _ in range(2):
-        looks.clear()
-        page.run()
-        assert looks == [str(clothes)]
-
-
-def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clothes: Path) -> None:
-    secret = clothes.parent.parent / "secret"
-    shutil.copytree(clothes, secret)
-    (clothes.parent / "out").symlink_to(secret)
-    page = opened("explore", "clothes")
-    assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
+def test_the_images_follow_the_model(app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "photographs"
+    (folder / "n01440764").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "n01440764" / "one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    page = app.run()
+    chosen = [page.selectbox(key="images").value]
+    for model in ("resnet18", "fashion-mlp"):
+        page.selectbox(key="model").set_value(model).run()
+        chosen.append(page.selectbox(key="images").value)
+    assert chosen == [sidebar.BUNDLED, str(folder), sidebar.BUNDLED]
+    page.selectbox(key="images").set_value(str(folder)).run()
+    page.selectbox(key="model").set_value("fashion-resnet").run()
+    assert page.selectbox(key="images").value == str(folder), "both models see any image: the choice stays"

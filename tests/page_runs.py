@@ -1,0 +1,68 @@
+"""What the tests of the pages share: two measured requests, and how a page that runs is read."""
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+from optimizer.analysis.headline import headlines
+from optimizer.analysis.summary import summarise
+from optimizer.recipe import NORMAL, Recipe
+from optimizer.records import Request, Result
+from optimizer.store.results import Store
+from pages import tasks
+
+ROOT = Path(__file__).parents[1]
+PLAIN = Request("fashion-resnet")
+HALF = replace(
+    PLAIN,
+    recipe=Recipe(replace(NORMAL.prune, sparsity=0.5), NORMAL.quantize.at(4)),
+)
+
+
+DEADLINE_SECONDS = 180
+
+
+def results(model: str = "fashion-resnet") -> dict[Recipe, Result]:
+    return {result.request.recipe: result for result in Store().results(model)}
+
+
+def shown(page: AppTest) -> dict[str, str]:
+    return {metric.label: metric.value for metric in page.metric}
+
+
+def words(page: AppTest) -> str:
+    """What the page says, as it is read: without the backslashes that keep it from being Markdown."""
+    kinds = (page.error, page.warning, page.info, page.caption, page.markdown, page.header, page.subheader)
+    said = "\n".join(element.value for kind in kinds for element in kind)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", said)
+
+
+def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:
+    """Run the page again, as its poll would, until ``condition(page)`` holds."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition(page):
+        assert time.monotonic() < deadline, words(page)
+        time.sleep(0.1)
+        page.run()
+    assert not page.exception
+    return page
+
+
+def expected(result: Result) -> dict[str, str]:
+    return {card.label: card.value for card in headlines(summarise(result), result.inspection)}
+
+
+def try_again(page: AppTest, key: str) -> None:
+    """What failed is not tried again by itself, but when it is asked for."""
+    page.run()
+    assert not page.exception
+    assert "no such model" in page.error[0].value
+    assert tasks.pool().get(key).state == "failed"  # type: ignore[union-attr]
+    next(button for button in page.button if button.label == "Try again").click().run()
+    assert not page.error
+    assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
+    tasks.pool().cancel(key)

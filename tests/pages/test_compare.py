@@ -1,0 +1,84 @@
+"""Compare, without a browser."""
+
+from factories import make_result
+from page_runs import HALF, results, words
+from streamlit.testing.v1 import AppTest
+
+from optimizer.analysis.comparison import compare
+from optimizer.analysis.summary import summarise
+from optimizer.recipe import PruneSpec, Recipe
+from optimizer.store.results import Store
+
+
+def test_compare_shows_pinned_configurations(app: AppTest) -> None:
+    app.query_params["pins"] = ".".join([results()[recipe].key for recipe in (Recipe(), HALF.recipe)])
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert len(page.dataframe[0].value) == 2
+
+
+def test_what_is_pinned_is_compared(app: AppTest) -> None:
+    page = app.run()
+    next(button for button in page.button if button.label == "Pin for Compare").click().run()
+    page.switch_page("pages/compare.py").run()
+    assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
+    assert page.query_params["pins"] == results()[Recipe()].key
+
+
+def test_compare_tells_configurations_of_one_recipe_apart(app: AppTest) -> None:
+    recipe = Recipe(PruneSpec(sparsity=0.4321))
+    kinds = [
+        {"quick": True},
+        {"quick": False},
+        {"engine": "torch"},
+        {"path": "/photographs"},
+        {"noisy": True},
+    ]
+    alike = [make_result(recipe, **kind) for kind in kinds]  # type: ignore[arg-type]
+    store = Store()
+    for result in alike:
+        store.put(result)
+    app.query_params["configurations"] = [result.key for result in alike]
+    page = app.switch_page("pages/compare.py").run()
+    store.forget(result.key for result in alike)
+    assert not page.exception
+    options = page.multiselect(key="configurations").options
+    assert len(set(options)) == len(options) == len(results()) + len(alike)
+    assert len(page.dataframe[0].value) == len(alike)
+
+
+def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
+    plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
+    app.query_params["pins"] = f"{plain}.{half}"
+    page = app.switch_page("pages/compare.py").run()
+    assert page.selectbox(key="times").value == page.query_params["times"] == plain
+    assert "Each round times the uncompressed model twice" in words(page)
+    assert len(page.get("plotly_chart")) == 2
+    page.segmented_control(key="view").set_value("distribution").run()
+    assert "Which share of the calls" in words(page)
+    page.selectbox(key="times").set_value(half).run()
+    assert page.query_params["times"] == half
+    page.multiselect(key="configurations").set_value([plain]).run()
+    assert not page.exception
+    assert page.selectbox(key="times").value == plain, "what is pinned no more is shown no more"
+
+
+def test_compare_takes_any_configuration_as_the_reference(app: AppTest) -> None:
+    plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
+    app.query_params |= {"configurations": [plain, half], "against": half}
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert page.selectbox(key="against").value == half
+    drop = compare(summarise(results()[Recipe()]), summarise(results()[HALF.recipe])).drop
+    assert drop is not None
+    assert list(page.dataframe[0].value["accuracy differs"]) == [drop.verdict, "the reference"]
+    assert "independent runs" in words(page)
+    page.multiselect(key="configurations").set_value([plain]).run()
+    assert page.selectbox(key="against").value == page.query_params["against"] == "uncompressed"
+    assert "accuracy differs" not in page.dataframe[0].value
+
+
+def test_compare_says_what_to_do_when_nothing_is_chosen(app: AppTest) -> None:
+    page = app.switch_page("pages/compare.py").run()
+    assert not page.exception
+    assert "pin them under Explore" in words(page)

@@ -1,0 +1,197 @@
+"""Explore, without a browser."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, try_again, words
+from streamlit.testing.v1 import AppTest
+
+from optimizer.compression.step_time import keep_step_time
+from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import Request
+from optimizer.store import keys
+from optimizer.system.environment import threads_available
+from pages import tasks
+
+BY_MAGNITUDE = {"model": "fashion-mlp", "method": "Magnitude"}
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    return next(button for button in page.button if button.label == label).click().run()
+
+
+def has_button(label: str) -> Callable[[AppTest], bool]:
+    return lambda page: label in [button.label for button in page.button]
+
+
+def as_visitor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(tasks, "visitor", lambda: name)
+
+
+def test_a_measured_position_is_shown_at_once(app: AppTest) -> None:
+    page = app.run()
+    assert not page.exception
+    assert shown(page) == expected(results()[Recipe()])
+
+
+def test_sliders_move_the_figures(app: AppTest) -> None:
+    page = app.run()
+    page.slider(key="sparsity").set_value(50)
+    page.select_slider(key="bits").set_value(4).run()
+    assert shown(page) == expected(results()[HALF.recipe])
+    assert shown(page) != expected(results()[Recipe()])
+
+
+def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> None:
+    page = app.run()
+    page.slider(key="sparsity").set_value(37).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.37))
+    assert shown(page) == expected(results()[recipe])
+
+
+def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
+    page = app.run()
+    page.selectbox(key="method").set_value("threshold").run()
+    page.slider(key="threshold").set_value(0.02).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(PruneSpec(threshold=0.02)) in results()
+
+
+@pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
+def test_the_threads_are_chosen(app: AppTest) -> None:
+    app.query_params |= {"sparsity": "21", "timed_threads": "1"}
+    page = app.run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    result = results()[Recipe(replace(NORMAL.prune, sparsity=0.21))]
+    assert (result.request.settings.threads, result.latency.threads) == (1, 1)
+    assert shown(page) == expected(result)
+
+
+@pytest.mark.parametrize(
+    ("control", "key", "value", "quantize"),
+    [
+        ("select_slider", "activations", 8, QuantizeSpec(weight_bits=8, activation_bits=8)),
+        ("segmented_control", "granularity", "tensor", QuantizeSpec(weight_bits=8, granularity="tensor")),
+        ("segmented_control", "grid", "asymmetric", QuantizeSpec(weight_bits=8, symmetric=False)),
+        ("selectbox", "nearest_range", "mse", QuantizeSpec(weight_bits=8, range="mse")),
+        (
+            "segmented_control",
+            "magnitude_rounding",
+            "compensated",
+            QuantizeSpec("compensated", weight_bits=8, range="mse"),
+        ),
+    ],
+)
+def test_every_other_control_is_part_of_the_recipe(
+    app: AppTest, control: str, key: str, value: object, quantize: QuantizeSpec
+) -> None:
+    app.query_params |= BY_MAGNITUDE
+    page = app.run()
+    page.select_slider(key="bits").set_value(8)
+    getattr(page, control)(key=key).set_value(value).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(quantize=quantize) in results("fashion-mlp")
+
+
+@pytest.mark.slow
+def test_outputs_are_matched_and_channels_equalised_when_asked(app: AppTest) -> None:
+    app.query_params |= BY_MAGNITUDE
+    page = app.run()
+    page.slider(key="sparsity").set_value(50)
+    page.select_slider(key="bits").set_value(4)
+    page.toggle(key="match").set_value(True)
+    page.toggle(key="equalise").set_value(True).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    spec = QuantizeSpec(weight_bits=4, equalise=True)
+    assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in results("fashion-mlp")
+
+
+@pytest.mark.slow
+def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None:
+    page = app.run()
+    page.select_slider(key="bits").set_value(4)
+    page.toggle(key="mixed").set_value(True).run()
+    settled(page, lambda page: "–" not in shown(page).values())
+    recipe = Recipe(quantize=replace(NORMAL.quantize.at(4), weight_bits=32, average_bits=4.0))
+    layers = results()[recipe].inspection.layers
+    assert len({layer.bits for layer in layers}) > 1
+    assert sum(layer.bits * layer.elements for layer in layers) <= 4 * sum(layer.elements for layer in layers)
+
+
+@pytest.mark.slow
+def test_a_pattern_fixes_the_sparsity(app: AppTest) -> None:
+    page = app.run()
+    page.selectbox(key="pattern").set_value("2:4").run()
+    assert page.slider(key="sparsity").disabled
+    settled(page, lambda page: "–" not in shown(page).values())
+    assert Recipe(PruneSpec("compensated", pattern="2:4")) in results()
+
+
+def test_what_a_step_takes_is_told(app: AppTest) -> None:
+    page = app.run()
+    assert "about a second for photographs" in page.number_input(key="finetune").help
+    keep_step_time(page.selectbox(key="model").value, 0.25)
+    assert "A step took 0.25 s" in page.run().number_input(key="finetune").help
+
+
+def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), finetune_steps=2_000).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    app.query_params["recipe"] = json.dumps(recipe.differences())
+    page = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    page = press(page, "Stop measuring")
+    stopped = tasks.pool().get(key)
+    assert stopped is not None
+    assert stopped.state == "cancelled"
+    assert "Stopped, as you asked" in words(page)
+    assert not page.run().exception
+    assert tasks.pool().get(key) is stopped  # it is not asked for again by itself
+    page = press(page, "Go on")
+    assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
+    page.slider(key="sparsity").set_value(0).run()  # measured: this page shows no job of its own
+    page = settled(page, has_button("Stop measuring"))  # in the sidebar
+    press(page, "Stop measuring")
+    assert tasks.pool().get(key).state == "cancelled"  # type: ignore[union-attr]
+
+
+def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.32), finetune_steps=2_000).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    app.query_params["recipe"] = json.dumps(recipe.differences())
+    as_visitor(monkeypatch, "ann")
+    ann = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    job = tasks.pool().get(key)
+    assert job is not None
+    assert tasks.pool().submit("measure", "measure", job.request, key, visitor="bob") is job
+    ann = press(ann, "Stop measuring")
+    assert "Stopped, as you asked" in words(ann)
+    assert not has_button("Stop measuring")(ann)
+    assert job.state == "running"
+    assert tasks.pool().withdraw(key, "bob")
+
+
+@pytest.mark.slow
+def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = {}
+    for name in ("ann", "bob"):
+        as_visitor(monkeypatch, name)
+        page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+        page.query_params |= {"model": "fashion-mlp"}
+        pages[name] = press(page.run(), "Small")
+    assert pages["ann"].session_state["session"].preset is pages["bob"].session_state["session"].preset
+    for name, page in pages.items():
+        as_visitor(monkeypatch, name)
+        settled(page, lambda page: len(page.toast) == 1)
+        assert "smallest file" in page.toast[0].value.lower()
+        assert page.session_state["session"].preset is None
+
+
+def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
+    recipe = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.29)).canonical()
+    key = keys.request_key(replace(PLAIN, recipe=recipe))
+    tasks.pool().wait(tasks.pool().submit("measure", "measure", Request("no such model"), key))
+    app.query_params["sparsity"] = "29"
+    try_again(app.run(), key)

@@ -1,0 +1,96 @@
+"""The choice of images: what is offered, and what stays of the sidebar when they can't be used."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from started import PAGES, Started, open_page
+from streamlit.testing.v1 import AppTest
+
+from optimizer.data import selection
+from optimizer.system import recent
+from pages import sidebar
+
+
+@pytest.fixture
+def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "images" / "clothes"
+    (folder / "Bag").mkdir(parents=True)
+    Image.new("L", (28, 28), 60).save(folder / "Bag" / "one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
+    return folder
+
+
+def opened(name: str, images: Path | str) -> AppTest:
+    return open_page(name, {"model": "fashion-mlp", "images": str(images)})
+
+
+def remarks(page: AppTest) -> list[str]:
+    return [caption.help for caption in page.sidebar.caption if "can't be used" in caption.value]
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        ("/etc", "outside the folders that are allowed"),
+        ("gone", "does not exist"),
+        ("texts", "holds no image"),
+    ],
+)
+def test_the_other_controls_stay_where_images_cannot_be_used(
+    started: Started, clothes: Path, name: str, images: str, words: str
+) -> None:
+    (clothes.parent / "texts").mkdir()
+    (clothes.parent / "texts" / "a.txt").write_text("not an image")
+    page = opened(name, clothes.parent / images)
+    (remark,) = remarks(page)
+    assert words in remark.replace("\\", "")
+    assert [error.value for error in page.error] == ([] if name in ("compare", "complexity") else [remark])
+    for key in ("model", "images", "engine", "timed_threads"):
+        assert page.selectbox(key=key).options
+    page.selectbox(key="images").set_value(sidebar.BUNDLED).run()
+    assert not page.error
+    assert not remarks(page)
+
+
+def test_images_that_vanish_are_told_at_the_next_run(
+    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = opened("explore", "clothes")
+    assert not remarks(page)
+    shutil.rmtree(clothes)
+    monkeypatch.setattr(recent, "monotonic", itertools.count(1e9, 6).__next__)
+    assert remarks(page.run())
+    assert page.slider(key="sparsity").value == 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_images_are_looked_at_once_a_run(
+    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Also where each question comes when the answer to the one before has become too old."""
+    looks: list[object] = []
+    look = selection.list_folder
+
+    def noted(path: str | Path) -> selection.Listing:
+        looks.append(path)
+        return look(path)
+
+    monkeypatch.setattr(selection, "list_folder", noted)
+    monkeypatch.setattr(recent, "monotonic", itertools.count(1e9, 6).__next__)
+    page = opened(name, "clothes")
+    for _ in range(2):
+        looks.clear()
+        page.run()
+        assert looks == [str(clothes)]
+
+
+def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clothes: Path) -> None:
+    secret = clothes.parent.parent / "secret"
+    shutil.copytree(clothes, secret)
+    (clothes.parent / "out").symlink_to(secret)
+    page = opened("explore", "clothes")
+    assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]

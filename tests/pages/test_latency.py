@@ -1,0 +1,49 @@
+"""Latency, without a browser."""
+
+from dataclasses import replace
+
+import pytest
+from page_runs import PLAIN, settled, try_again, words
+from streamlit.testing.v1 import AppTest
+
+from optimizer.analysis.coverage import coverage_key
+from optimizer.recipe import QuantizeSpec, Recipe
+from pages import tasks
+
+
+@pytest.mark.slow
+def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
+    request = replace(
+        PLAIN, recipe=Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)).canonical()
+    )
+    key = coverage_key(request)
+    bad = replace(request, model="no such model")
+    tasks.pool().wait(tasks.pool().submit("measure", "coverage", bad, key))
+    try_again(app.switch_page("pages/latency.py").run(), key)
+
+
+def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
+    app.query_params["batches"], app.query_params["threads"] = ["1", "2"], ["1"]
+    page = app.switch_page("pages/latency.py").run()
+    assert page.button(key="measure").label == "Measure"
+    settled(page, lambda page: "layers ran int8 kernels" in words(page))
+    assert "Not measured yet" not in words(page)
+    page.button(key="measure").click().run()
+    settled(page, lambda page: "Compressed, against the uncompressed model on OpenVINO" in words(page))
+    assert len(page.get("plotly_chart")) == 4
+    served, ran = (element.value for element in page.dataframe)
+    assert list(served.batch) == [1, 1, 2, 2]
+    assert (served.throughput > 0).all()
+    assert ran.share.sum() == pytest.approx(1)
+    page.number_input(key="limit_ms").set_value(60_000.0).run()
+    assert "Under 60.0 s, most images a second" in words(page)
+    page.segmented_control(key="what").set_value("explore").run()
+    assert page.button(key="measure").label == "Measure", "another recipe is another comparison"
+
+
+def test_latency_says_what_can_not_be_served(app: AppTest) -> None:
+    app.query_params["threads"], app.query_params["streams"] = ["1"], ["2"]
+    page = app.switch_page("pages/latency.py").run()
+    assert not page.exception
+    if page.error:  # on a machine of one core 2 streams can't be picked at all
+        assert "2 streams are more than 1 thread" in page.error[0].value

@@ -1,0 +1,67 @@
+"""Layers, without a browser."""
+
+import pytest
+from page_runs import HALF, results, settled, words
+from streamlit.testing.v1 import AppTest
+
+
+def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
+    page = app.run()
+    page.slider(key="sparsity").set_value(50)
+    page.select_slider(key="bits").set_value(4).run()
+    page.switch_page("pages/layers.py").run()
+    settled(page, lambda page: len(page.get("plotly_chart")) == 2)
+    assert HALF.recipe.describe() in words(page)
+    inspected = results()[HALF.recipe].inspection.layers
+    assert page.selectbox(key="layer").options == [layer.name.removesuffix(".weight") for layer in inspected]
+    table = page.dataframe[0].value
+    assert list(table["weights"]) == [layer.elements for layer in inspected]
+    assert set(table["bits"]) == {4}
+    settled(page, lambda page: len(page.dataframe) == 2)
+    groups = page.dataframe[1].value
+    assert (groups["together"] > 0).all()
+    assert any("residual sum" in why for why in groups["why"])
+
+
+def test_layers_apart_come_with_a_link(app: AppTest) -> None:
+    app.query_params["layers"] = '[{"layer":"9.weight","sparsity":0.25,"weight_bits":8}]'
+    page = app.switch_page("pages/layers.py").run()
+    settled(page, lambda page: len(page.dataframe) >= 1)
+    row = page.dataframe[0].value.set_index("layer").loc["9.weight"]
+    assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
+    assert "1 layer apart" in words(page)
+
+
+def test_layers_apart_go_with_their_model(app: AppTest) -> None:
+    app.query_params["layers"] = '[{"layer":"9.weight","weight_bits":8}]'
+    page = app.run()
+    assert "1 layer apart" in words(page)
+    page.selectbox(key="model").set_value("fashion-mlp").run()
+    assert "apart" not in words(page)
+    assert "layers" not in page.query_params
+    page.selectbox(key="model").set_value("fashion-resnet").run()
+    assert "apart" not in words(page)
+
+
+@pytest.mark.parametrize(
+    ("layers", "told", "removable"),
+    [
+        ('[{"layer":"nope","sparsity":0.25}]', "nope", True),
+        ('[{"layer":"9.weight","sparsity":25}]', "sparsity 25", False),
+        ("[", "not a recipe", False),
+    ],
+)
+def test_layers_apart_that_cannot_be_are_refused_in_words(
+    app: AppTest, layers: str, told: str, removable: bool
+) -> None:
+    app.query_params["layers"] = layers
+    page = app.switch_page("pages/layers.py").run()
+    if not page.toast:  # what the text doesn't show is found out by a worker
+        settled(page, lambda page: bool(page.error))
+    assert told in [*page.toast, *page.error][0].value
+    undo = [button for button in page.button if button.label == "All layers as the rest"]
+    assert bool(undo) == removable
+    if undo:
+        undo[0].click().run()
+        settled(page, lambda page: len(page.dataframe) >= 1)
+        assert not page.error

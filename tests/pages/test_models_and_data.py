@@ -1,0 +1,29 @@
+"""Models and data, without a browser."""
+
+import os
+
+import pytest
+from page_runs import settled, words
+from streamlit.testing.v1 import AppTest
+
+from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
+
+
+def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) -> None:
+    page = app.switch_page("pages/models_and_data.py").run()
+    settled(page, lambda page: "10,000" in words(page))
+    table = page.dataframe[0].value.set_index("model")
+    assert table.loc["resnet18", "download"] > 40e6
+    assert table.loc["fashion-resnet", "top-1"] > 0.93
+
+
+def test_what_may_not_be_downloaded_is_said_instead(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    app.query_params["model"] = "squeezenet1_1"
+    app.run()
+    assert os.environ[DOWNLOADS_VARIABLE] == DEFAULT_DOWNLOADS  # its workers inherit it
+    for allowed, disabled in (("5GB", False), ("0", True)):
+        monkeypatch.setenv(DOWNLOADS_VARIABLE, allowed)
+        page = app.switch_page("pages/models_and_data.py").run()
+        (button,) = [button for button in page.button if button.label.startswith("Download")]
+        assert button.disabled == disabled
+        assert ("no weights may be downloaded to this machine" in words(page)) == disabled
