@@ -27,7 +27,8 @@ def divergence(after: Tensor, before: Tensor) -> Tensor:
         return nats
     rows, expected = after.flatten(1), before.flatten(1)
     power = expected.square().sum(1).clamp(min=torch.finfo(expected.dtype).tiny)
-    return 0.5 * ((rows - expected).square().sum(1) / power).sum()
+    shares: Tensor = (rows - expected).square().sum(1) / power
+    return 0.5 * shares.sum()
 
 
 def direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
