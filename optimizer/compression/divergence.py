@@ -27,16 +27,18 @@ def divergence(after: Tensor, before: Tensor) -> Tensor:
         return nats
     rows, expected = after.flatten(1), before.flatten(1)
     power = expected.square().sum(1).clamp(min=torch.finfo(expected.dtype).tiny)
-    shares: Tensor = (rows - expected).square().sum(1) / power
-    return 0.5 * shares.sum()
+    shares = (rows - expected).square().sum(1) / power
+    total: Tensor = 0.5 * shares.sum()
+    return total
 
 
 def direction(outputs: Tensor, generator: torch.Generator) -> Tensor:
     """A random ``v`` of one example's outputs, with ``E[v v^T]`` the curvature of the divergence there: for
     logits ``diag(p) - p p^T``, else the identity over the outputs' power."""
-    signs = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1
+    signs: Tensor = torch.randint(0, 2, outputs.shape, generator=generator) * 2.0 - 1
     if not is_logits(outputs.unsqueeze(0)):
-        return signs / outputs.norm().clamp(min=torch.finfo(outputs.dtype).tiny)
-    chances = outputs.softmax(0)
-    roots = chances.sqrt()
+        length: Tensor = outputs.norm().clamp(min=torch.finfo(outputs.dtype).tiny)
+        return signs / length
+    chances: Tensor = outputs.softmax(0)
+    roots: Tensor = chances.sqrt()
     return roots * signs - chances * (roots @ signs)

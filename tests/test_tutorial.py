@@ -1,0 +1,24 @@
+"""The tutorial runs from the first cell to the last, and shows what it promises."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own packages
+def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(TUTORIAL.parents[1]))
+    monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    notebook = nbformat.read(TUTORIAL, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    kinds = {
+        kind for cell in notebook.cells for one in cell.get("outputs", ()) for kind in one.get("data", ())
+    }
+    assert {"text/html", "application/vnd.plotly.v1+json"} <= kinds
+    assert (tmp_path / "half-4-bit.onnx").stat().st_size > 1_000
+    assert not [cell.source for cell in nbformat.read(TUTORIAL, as_version=4).cells if cell.get("outputs")]
