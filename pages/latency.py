@@ -89,8 +89,8 @@ def serve(request: Request) -> None:
     best = serving.best_under(run, limit_ns) if run and limit_ns else None
     if run:
         with st.container(horizontal=True, gap="xsmall"):
-            for name, words in serving.badges(run).items():
-                st.badge(name, color=drawing.BADGE_COLOURS[name], help=plain(words))
+            for kind, words in serving.badges(run).items():
+                st.badge(kind.label, color=drawing.BADGE_COLOURS[kind], help=plain(words))
     if best:
         st.markdown(f":material/{'flag' if best.met else 'block'}: **{plain(best.words)}**")
     if run is None:

@@ -12,7 +12,7 @@ import msgspec
 import pandas as pd
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.realisation import HALF, INT8
+from optimizer.analysis.realisation import HALF_PRECISIONS, INT8_PRECISIONS
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
 from optimizer.formats import columns, count, format_ns, format_ratio
 from optimizer.records import Environment, KernelTime, Request, Role, digest
@@ -157,7 +157,9 @@ def part(row: Row | KernelTime) -> Part:
         return Part.CONVERSION if row.role == "conversion" else Part.OTHER
     if row.skips_zeros:
         return Part.SPARSE
-    return Part.INT8 if row.precision in INT8 else Part.HALF if row.precision in HALF else Part.DENSE
+    if row.precision in INT8_PRECISIONS:
+        return Part.INT8
+    return Part.HALF if row.precision in HALF_PRECISIONS else Part.DENSE
 
 
 def parts(kernels: Iterable[KernelTime]) -> dict[Part, float]:
@@ -199,7 +201,7 @@ def _kernels(run: Coverage) -> Iterator[str]:
 
 def _without_int8(run: Coverage) -> Iterator[str]:
     quantize, precisions = run.request.recipe.quantize, layer_precisions(run.kernels)
-    left = [name for name, kinds in precisions.items() if not kinds & {*INT8}]
+    left = [name for name, kinds in precisions.items() if not kinds & {*INT8_PRECISIONS}]
     if not left:
         return
     if quantize.activation_bits == 8:
@@ -238,7 +240,7 @@ def _conversions(run: Coverage) -> Iterator[str]:
 
 
 def _instructions(run: Coverage) -> Iterator[str]:
-    if not any(kinds & {*INT8} for kinds in layer_precisions(run.kernels).values()):
+    if not any(kinds & {*INT8_PRECISIONS} for kinds in layer_precisions(run.kernels).values()):
         return
     sets = run.environment.instruction_sets
     if "int8" in missing(run.environment):

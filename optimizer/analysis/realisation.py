@@ -3,8 +3,8 @@
 from optimizer.analysis.labels import Labelled
 from optimizer.records import Execution
 
-INT8 = frozenset(("i8", "u8", "int8", "uint8"))
-HALF = frozenset(("f16", "bf16", "float16", "bfloat16"))
+INT8_PRECISIONS = frozenset(("i8", "u8", "int8", "uint8"))
+HALF_PRECISIONS = frozenset(("f16", "bf16", "float16", "bfloat16"))
 FLOAT32 = frozenset(("f32", "float32"))
 
 
@@ -24,9 +24,9 @@ def realisation(execution: Execution, shrunk: bool = False) -> Realisation:
     precisions = {one.lower() for layer in execution.layers for one in layer.precisions}
     if skipping(execution):
         return Realisation.SPARSE
-    if precisions & INT8:
+    if precisions & INT8_PRECISIONS:
         return Realisation.INT8
-    if precisions & HALF:
+    if precisions & HALF_PRECISIONS:
         return Realisation.HALF
     if not precisions <= FLOAT32:
         return Realisation.UNKNOWN

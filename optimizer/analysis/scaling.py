@@ -49,8 +49,8 @@ def against_dense(execution: str) -> str:
 
 
 QUICK_SIZES = tuple(10**k for k in range(1, 8))
-SIZES = tuple(sorted({*QUICK_SIZES, *(3 * size for size in QUICK_SIZES[:-1])}))
-SMALLEST, LARGEST = SIZES[0], SIZES[-1]
+STACK_SIZES = tuple(sorted({*QUICK_SIZES, *(3 * size for size in QUICK_SIZES[:-1])}))
+SMALLEST, LARGEST = STACK_SIZES[0], STACK_SIZES[-1]
 MAX_INPUTS = 1024
 
 STACK_BATCH = 32
@@ -105,7 +105,7 @@ class ComplexityRequest:
         """Weights of each stack, ascending; the smallest is always among them: it shows the overhead."""
         if self.family != STACK:
             return (SMALLEST,)
-        return tuple(sorted({SMALLEST, *(self.sizes or (QUICK_SIZES if self.quick else SIZES))}))
+        return tuple(sorted({SMALLEST, *(self.sizes or (QUICK_SIZES if self.quick else STACK_SIZES))}))
 
 
 def check_share(share: float) -> None:

@@ -124,17 +124,17 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
         return go.Figure(layout=layout | _nothing(info.empty, colours))
     factor, places = _FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
     traces = []
-    for part, layer in info.parts.items():
+    for part, drawn in info.parts.items():
         found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": html.escape(layer.name),
+                "name": html.escape(drawn.name),
                 "y": places,
                 "x": [one.value * factor if one else 0 for one in found],
                 "marker": {
-                    "color": colours.colours[layer.colour],
+                    "color": colours.colours[drawn.colour],
                     "line": {"color": colours.page, "width": 1},
                 },
                 "hoverinfo": "text",

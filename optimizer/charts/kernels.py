@@ -7,7 +7,7 @@ from optimizer.analysis.coverage import Coverage, Part, part, parts, uncompresse
 from optimizer.analysis.coverage import rows as operations
 from optimizer.analysis.realisation import Realisation
 from optimizer.charts.points import clip
-from optimizer.charts.spec import Axis, Layer, Lines, Point, Segment, Series, Stacks
+from optimizer.charts.spec import Axis, Lines, Point, Segment, Series, StackPart, Stacks
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import format_ns
 
@@ -43,7 +43,7 @@ def parts_info(run: Coverage) -> Stacks:
     return Stacks(
         "Where the time goes",
         Axis("time of a call, from 0", "ns", "lower"),
-        {kind: Layer(kind.label, COLOURS[kind]) for kind in Part if kind in there},
+        {kind: StackPart(kind.label, COLOURS[kind]) for kind in Part if kind in there},
         tuple(bars),
         note="under the profiler",
     )

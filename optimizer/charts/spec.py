@@ -106,7 +106,7 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class StackPart:
     """What the segments of one part have in common: its name in the legend, and its colour role."""
 
     name: str
@@ -128,7 +128,7 @@ class Stacks:
 
     title: str
     x: Axis
-    parts: Mapping[str, Layer]
+    parts: Mapping[str, StackPart]
     rows: tuple[tuple[str, tuple[Segment, ...]], ...]
     note: str = ""
     empty: str = NO_RESULTS

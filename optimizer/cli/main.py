@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
-from optimizer.analysis.statistics import SAME
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
@@ -365,8 +365,10 @@ def _print_result(result: Result) -> None:
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
     for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
-    detectable = f" ({summary.latency.detectable_words})" if summary.latency.verdict == SAME else ""
-    print(f"  {'verdict':<16} {summary.latency.verdict}{detectable}")
+    detectable = (
+        f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
+    )
+    print(f"  {'verdict':<16} {summary.latency.verdict.label}{detectable}")
     for note in (*summary.simulated, *summary.noise, *summary.notes):
         print(f"  note: {note}")
 

@@ -71,11 +71,6 @@ def asset(name: str) -> Path:
     return _existing(assets_dir() / name)
 
 
-def pages_dir() -> Path:
-    """The folder of the dashboard's pages. Raises UnavailableError."""
-    return _existing(_bundle() / "pages")
-
-
 def app_file() -> Path:
     """The script that Streamlit serves. Raises UnavailableError."""
     return _existing(_bundle() / "app.py")

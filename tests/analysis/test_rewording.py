@@ -140,7 +140,7 @@ def drawn(info: Lines | Stacks) -> Any:
     """A chart without its words: the title, names, notes and hovers."""
     if isinstance(info, Stacks):
         bars = [[(one.part, one.value) for one in segments] for _, segments in info.rows]
-        return [(part, layer.colour) for part, layer in info.parts.items()], bars
+        return [(part, one.colour) for part, one in info.parts.items()], bars
     lines = [
         (line.colour, line.line, line.markers, line.small, line.legend, tuple(map(bare, line.points)))
         for line in info.series

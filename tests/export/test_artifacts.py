@@ -248,7 +248,7 @@ def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel
     assert "| agreement with the uncompressed model |" in card
     assert "| accuracy |" not in card
     for badge in ("simulated", "noisy", "other machine"):
-        assert (f"**{badge}**" in card) == any(given.name == badge for given in summarise(result).badges)
+        assert (f"**{badge}**" in card) == any(given.kind == badge for given in summarise(result).badges)
     assert "**noisy**" in card
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from optimizer.analysis.conclusions import as_json, conclusions
 from optimizer.analysis.growth import frame
 from optimizer.analysis.scaling import (
-    SIZES,
     STACK,
+    STACK_SIZES,
     ComplexityRequest,
     ComplexityRun,
     ExecutionKind,
@@ -52,7 +52,7 @@ def test_a_stack_has_about_n_weights_and_its_layers_fit_together(n: int) -> None
 
 def test_the_largest_stack_is_ten_layers_of_a_million() -> None:
     assert stack_shapes(10_000_000) == [(1000, 1000)] * 10
-    assert [len(stack_shapes(n)) for n in SIZES[:-2]] == [1] * (len(SIZES) - 2)
+    assert [len(stack_shapes(n)) for n in STACK_SIZES[:-2]] == [1] * (len(STACK_SIZES) - 2)
 
 
 def brute_force(weight: Tensor, threshold: float) -> int:

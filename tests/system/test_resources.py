@@ -26,7 +26,6 @@ def test_a_wheel_s_bundle_is_used_where_there_is_one(tmp_path: Path, monkeypatch
     (tmp_path / "assets").mkdir()  # of some other package beside ours in site-packages
     monkeypatch.setattr(paths, "PACKAGE", tmp_path / "optimizer")
     assert paths.asset("logo.svg") == bundle / "assets" / "logo.svg"
-    assert paths.pages_dir() == bundle / "pages"
     assert paths.app_file() == bundle / "app.py"
 
 
