@@ -13,7 +13,6 @@ from typing import Any
 import streamlit as st
 
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.formats import count
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
 from pages.markup import plain
 from pages.session import session
@@ -42,8 +41,8 @@ def read(model: str) -> None:
     visit = session()
     if not visit.address_read:
         visit.address_read, visit.model = True, model
-        for part in (_read_recipe, _read_layers, _read_pins, _read_earlier_budget):
-            _said(part)
+        for words, part in PARTS.items():
+            _said(words, part)
     if visit.model != model:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
 
@@ -86,11 +85,9 @@ def _read_pins() -> None:
     good = [key for key in keys if KEY.fullmatch(key)]
     session().pins = tuple(good[:MAX_PINS])
     if len(good) < len(keys):
-        raise InputError(
-            f"the link pins {count(len(keys) - len(good), 'thing')} that no result is called: left out"
-        )
+        raise InputError(f"a pin is the key of a result, and {len(keys) - len(good):,} of them can't be one")
     if len(good) > MAX_PINS:
-        raise InputError(f"the link pins {len(good):,} results: the first {MAX_PINS} are kept")
+        raise InputError(f"an address holds {MAX_PINS} pins, and there are {len(good):,}")
 
 
 def _read_earlier_budget() -> None:
@@ -102,9 +99,7 @@ def _read_earlier_budget() -> None:
     try:
         steps = steps_of_seconds(float(seconds))
     except ValueError as error:
-        raise InputError(
-            "the link's training= is not a number of seconds: give finetune=, a number of steps"
-        ) from error
+        raise InputError("training= is not a number of seconds: give finetune=, a number of steps") from error
     st.session_state["finetune"] = steps
     st.toast(
         f"This link's fine-tuning budget was in seconds: it is read as {steps:,} steps.",
@@ -112,13 +107,22 @@ def _read_earlier_budget() -> None:
     )
 
 
-def _said(part: Callable[[], None]) -> None:
+PARTS: dict[str, Callable[[], None]] = {
+    "The recipe of this link is left out": _read_recipe,
+    "The layer overrides of this link are left out": _read_layers,
+    "Some pins of this link are left out": _read_pins,
+    "The fine-tuning of this link is left out": _read_earlier_budget,
+}
+"""What is said where a part can't be read, and what reads it."""
+
+
+def _said(words: str, part: Callable[[], None]) -> None:
     """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
     later, has nothing left to complain of."""
     try:
         part()
     except ParetoscopeError as error:
-        st.toast(plain(error), icon=":material/error:", duration="infinite")
+        st.toast(f"{words}: {plain(error)}.", icon=":material/error:", duration="infinite")
 
 
 def _compact(value: object) -> str:

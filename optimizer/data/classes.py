@@ -1,6 +1,7 @@
 """Which output of a model a class folder stands for."""
 
 import json
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -122,7 +123,7 @@ def index_file(folder: Path) -> Path | None:
     """A class index file of a usual name, in a folder or next to it; of what a visitor may give, inside the
     allowed roots."""
     places = (place / name for place in (folder, folder.absolute().parent) for name in INDEX_NAMES)
-    return next((file for file in places if file.is_file() and is_within(file, folder)), None)
+    return next((file for file in places if os.path.isfile(file) and is_within(file, folder)), None)
 
 
 def _line_names(line: str, index: int) -> list[tuple[str, int]]:

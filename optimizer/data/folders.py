@@ -261,7 +261,7 @@ def _files(top: os.DirEntry[str]) -> Iterator[Path]:
 def _reached(real: Path) -> Iterator[Path]:
     """A resolved path, and where the links below it lead."""
     yield real
-    if real.is_dir():
+    if os.path.isdir(real):  # Path.is_dir raises where a folder above may not be entered
         for entry in _walk(real):
             if entry.is_symlink():
                 yield Path(os.path.realpath(entry.path))

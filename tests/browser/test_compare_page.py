@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from browser.conftest import Dashboard, Visit, choose, pick
+from browser.conftest import Dashboard, Visit, act, choose, pick, settle
 from optimizer.store.results import Store
 
 pytestmark = pytest.mark.browser
@@ -30,3 +30,24 @@ def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) ->
     again = visit(page.url.removeprefix(dashboard.url))
     expect(again.get_by_role("combobox", name="Raw times of")).to_have_value(re.compile("50 %"))
     expect(again.get_by_role("figure", name="All calls by time")).to_be_visible()
+
+
+def test_pins_survive_a_reload_on_any_page_and_a_link_says_which_are_none(
+    visit: Visit, dashboard: Dashboard
+) -> None:
+    page = visit("/?sparsity=50&method=Magnitude")
+    act(page, page.get_by_role("button", name="Pin for Compare").click)
+    act(page, page.get_by_role("link", name="Complexity").click)
+    (pinned,) = re.findall(r"pins=([0-9a-f]{20})(?:&|$)", page.url)
+    page.reload()
+    settle(page)
+    assert f"pins={pinned}" in page.url
+    act(page, page.get_by_role("link", name="Compare").click)
+    chosen = page.get_by_test_id("stMultiSelect")
+    expect(chosen).to_contain_text("50 % of all weights pruned")
+    assert f"pins={pinned}" in page.url
+
+    other = visit(f"/compare?pins={pinned}.nope")
+    expect(other.get_by_test_id("stMultiSelect")).to_contain_text("50 % of all weights pruned")
+    expect(other.get_by_test_id("stToast")).to_contain_text("Some pins of this link are left out")
+    assert other.url.endswith(f"pins={pinned}") or f"pins={pinned}&" in other.url

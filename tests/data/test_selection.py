@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from image_folders import CLASSES, IDS, Fill, write
 
 from optimizer.data import selection
+from optimizer.data.folders import check_allowed
 from optimizer.data.selection import fingerprint, recent_fingerprint, select
 from optimizer.errors import InputError
 from optimizer.records import DataSpec, Request, Settings
@@ -187,6 +189,30 @@ def test_a_folder_that_vanishes_is_an_error_in_words(fill: Fill, wait: Callable[
     wait()
     with pytest.raises(InputError, match=r"set' does not exist: check the path"):
         request_key(request)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize("mode", [0o000, 0o444])
+@pytest.mark.parametrize("inner", ["set", "set/a"])
+def test_a_folder_that_may_not_be_entered_is_an_error_in_words(
+    monkeypatch: pytest.MonkeyPatch, mode: int, inner: str
+) -> None:
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as top:  # not below pytest's, which nobody else may enter
+        os.chmod(top, 0o755)
+        folder = Path(top) / "set"
+        (folder / "a").mkdir(parents=True)
+        (folder / "a" / "1.jpg").touch()
+        monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", top)
+        folder.chmod(mode)
+        try:
+            if user == 0:  # whom no mode stops
+                os.seteuid(65534)
+            with pytest.raises(InputError, match="can't be read"):
+                fingerprint(DataSpec(str(check_allowed(Path(top) / inner))))
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o700)
 
 
 def test_the_fingerprint_of_the_bundled_images_is_theirs(fill: Fill) -> None:

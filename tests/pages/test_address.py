@@ -60,13 +60,13 @@ def test_pins_that_are_not_stored_are_counted_and_the_others_compared(started: S
 @pytest.mark.parametrize("pins", ["nope", "../../etc", f"{KEYS[0]}0", "[red](http://elsewhere)", "0" * 9_000])
 def test_pins_that_are_no_keys_are_refused_in_words(started: Started, pins: str) -> None:
     page = open_page("compare", {"pins": f"{KEYS[0]}.{pins}"})
-    assert "that no result is called: left out" in page.toast[0].value
+    assert "Some pins of this link are left out: a pin is the key of a result" in page.toast[0].value
     assert page.query_params["pins"] == KEYS[0]
 
 
 def test_an_address_with_many_pins_stays_short(started: Started) -> None:
     page = open_page("compare", {"pins": ".".join(KEYS)})
-    assert f"the first {MAX_PINS} are kept" in page.toast[0].value
+    assert f"an address holds {MAX_PINS} pins, and there are {MAX_PINS + 5}" in page.toast[0].value
     kept = page.query_params["pins"]
     assert kept == ".".join(KEYS[:MAX_PINS])
     assert len(kept) < 1_400
