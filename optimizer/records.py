@@ -426,7 +426,8 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
     LayerExecution: {"precision": ("f32", {}), "others": ((), {}), "skips_zeros": (False, {})},
 }
 """Fields that came after results were stored: the value that those have, and what a digest has in its place
-(the field whose place it took, or nothing). With any other value a field is part of it like all others."""
+(the field whose place it took, or nothing). With any other value a field is part of it like all others. Of a
+layer's execution the first digests left out f32 as well. Nothing goes from here: it would change the keys."""
 
 
 def digest(value: object) -> str:
