@@ -268,16 +268,34 @@ def _known(engine: str) -> str:
 
 @contextmanager
 def _told(progress: bool) -> Iterator[Report]:
-    """A line that says what is being done, on the error stream or in the notebook, gone when it is done."""
+    """A line that says what is being done, on a terminal or in a notebook, empty when it is done."""
     console = Console(stderr=True)
-    shown = progress and (console.is_terminal or console.is_jupyter)
-    with Progress(console=console, transient=True, disable=not shown) as line:
+    if progress and console.is_jupyter:
+        yield from _told_in_a_notebook()
+        return
+    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as line:
         task = line.add_task("", total=None)
 
         def report(share: float | None, message: str) -> None:
             line.update(task, description=message, total=None if share is None else 1, completed=share or 0)
 
         yield report
+
+
+def _told_in_a_notebook() -> Iterator[Report]:
+    """Without widgets: not every notebook shows them."""
+    from IPython.display import display
+
+    def words(text: str) -> dict[str, str]:
+        return {"text/plain": text}
+
+    line = display(words(""), raw=True, display_id=True)
+
+    def report(share: float | None, message: str) -> None:
+        line.update(words(message if share is None else f"{share:.0%}, {message}"), raw=True)
+
+    yield report
+    line.update(words(""), raw=True)
 
 
 _workspaces: "LRUCache[object, Workspace]" = LRUCache(2)
