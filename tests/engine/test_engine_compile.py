@@ -67,6 +67,7 @@ def test_without_a_compiler_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "took more than 0.5 s" in str(compile.problem.__wrapped__())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [False, True])
 def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(
     home: Path, tmp_path: Path, named: bool
