@@ -19,6 +19,7 @@ from torch.utils.data import TensorDataset
 
 import optimizer as px
 from optimizer import api
+from optimizer.charts import accuracy_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.store.results import Store
@@ -162,7 +163,7 @@ def test_outputs_of_any_shape_are_compared(images: Tensor) -> None:
     assert half.record.accuracy.kl is None
     assert half.accuracy.sqnr.value < eight.accuracy.sqnr.value
     assert eight.accuracy.value.value == 100  # within 10 % of the uncompressed model's
-    assert "agreement" in px.plot_accuracy([half, eight]).layout.yaxis.title.text
+    assert "agreement" in accuracy_info([half.record, eight.record]).y.title
 
 
 def test_a_result_shows_itself(net: nn.Module, images: Tensor, labels: Tensor) -> None:

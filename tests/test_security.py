@@ -72,5 +72,5 @@ def test_nothing_is_unpickled_or_evaluated_but_between_our_own_processes() -> No
         if re.search(r"weights_only\s*=\s*False", code):
             modules.add(f"{path.parent.name}/{path.stem}")
         assert not re.search(r"allow_pickle\s*=\s*True", code), path
-    assert users == {"executors", "worker"}
-    assert modules == {"engines/torch", "engines/compile", "engines/sparse"}
+    assert users == {"process_pool", "worker"}
+    assert modules == {"engine/torch", "engine/compile", "engine/sparse"}

@@ -58,10 +58,10 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
 
 
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:
-    """ImageNet's usual preprocessing at the size of ``[3, H, W]``."""
-    if len(shape) == 3 and shape[0] == 3:
+    """ImageNet's usual preprocessing at the size of square ``[3, H, H]``."""
+    if len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]:
         preset: Callable[[Image.Image], Tensor] = ResNet18_Weights.IMAGENET1K_V1.transforms(
-            crop_size=list(shape[1:]), resize_size=round(min(shape[1:]) / CROP_SHARE)
+            crop_size=shape[1], resize_size=round(shape[1] / CROP_SHARE)
         )
         return preset
 

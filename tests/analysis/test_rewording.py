@@ -20,7 +20,6 @@ from optimizer.analysis import (
     frame,
     growth,
     headline,
-    labels,
     scaling,
     serving,
     statistics,
@@ -35,6 +34,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.charts import families, points
 from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.report import report
+from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PRECISIONS, Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Result
 from optimizer.store.keys import request_key
@@ -65,7 +65,9 @@ def states(kind: type[Labelled] = Labelled) -> Iterator[Labelled]:
 def reword(monkeypatch: pytest.MonkeyPatch, words: Callable[[object], str]) -> None:
     for state in states():
         monkeypatch.setattr(state, "label", words((type(state).__name__, state.value)))
-    for table in (labels.ENGINE_LABELS, summary.BADGES, PRECISIONS):
+    for name, engine in ENGINES.items():
+        monkeypatch.setitem(ENGINES, name, replace(engine, label=words(name), help=words(f"help of {name}")))
+    for table in (summary.BADGES, PRECISIONS):
         for name in table:
             monkeypatch.setitem(table, name, words(name))  # type: ignore[arg-type]
     for name, metric in METRICS.items():

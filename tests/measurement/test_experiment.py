@@ -182,7 +182,7 @@ def test_pruning_looks_at_the_weights_as_published(resnet: LoadedModel) -> None:
 
 def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
     scored = score(request(FOUR_BITS, engine="torch"))
-    images = scored.images.evaluation.images
+    images = scored.workspace.images.evaluation.images
     target = open_model("fashion-resnet")
     compressed = compress(target.module, FOUR_BITS, target.published)
     assert sum(int(w.values.count_nonzero()) for w in compressed.weights.values()) == (
@@ -254,7 +254,7 @@ def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() 
 def test_an_earlier_measurement_that_was_noisy_is_made_again() -> None:
     result = measure(request(HALF), shared_latency=lambda signature, quick: steady(signature, noisy=True))
     assert result.latency != steady(result.latency.signature, noisy=True)
-    assert result.latency.measured_for == HALF.describe()
+    assert result.latency.recipe == HALF
 
 
 def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import streamlit as st
 from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
 from started import Started
+from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
 from optimizer import work
@@ -42,6 +44,14 @@ def catalogue() -> Catalogue:
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogue) -> Started:
     """No workers: a page is drawn, and what it asks for is only listed."""
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path))
+    prepare = PagesManager.__init__
+
+    def prepare_known(manager: PagesManager, *options: Any, **more: Any) -> None:
+        """As on a server that has come to ``st.navigation`` once: no file in ``pages/`` is run bare."""
+        PagesManager.uses_pages_directory = False
+        prepare(manager, *options, **more)
+
+    monkeypatch.setattr(PagesManager, "__init__", prepare_known)
     pool = Started(catalogue)
     store = Store(tmp_path / "results.sqlite")
     monkeypatch.setattr(tasks, "pool", lambda: pool)
