@@ -72,14 +72,14 @@ RECIPES = {
     "2:4 best effort": Recipe(PruneSpec("compensated", pattern="2:4", effort="best")),
     "4 bits": Recipe(quantize=rounded(4)),
     "3 bits": Recipe(quantize=rounded(3)),
-    "4 bits on average": Recipe(quantize=rounded(average=4)),
-    "3 bits on average": Recipe(quantize=rounded(average=3)),
+    "4 average bits": Recipe(quantize=rounded(average=4)),
+    "3 average bits": Recipe(quantize=rounded(average=3)),
     "8 bits int8 kernels": Recipe(quantize=QuantizeSpec("compensated", 8, activation_bits=8, range="mse")),
     "50 % and 4 bits": Recipe(pruned(0.5), rounded(4)),
     "10 % of channels": narrowed(0.1),
     "20 % of channels": narrowed(0.2),
     "50 % by magnitude": Recipe(PruneSpec(sparsity=0.5)),
-    "50 % by magnitude outputs matched": Recipe(PruneSpec(sparsity=0.5, match=True)),
+    "50 % by magnitude batch norm re-estimated": Recipe(PruneSpec(sparsity=0.5, match=True)),
     "4 bits to nearest": Recipe(quantize=QuantizeSpec(weight_bits=4)),
     "4 bits to nearest equalised": Recipe(quantize=QuantizeSpec(weight_bits=4, equalise=True)),
 }
@@ -89,7 +89,7 @@ ON_BUNDLED = (
     "3 bits",
     "50 % and 4 bits",
     "50 % by magnitude",
-    "50 % by magnitude outputs matched",
+    "50 % by magnitude batch norm re-estimated",
     "4 bits to nearest",
     "4 bits to nearest equalised",
 )
@@ -373,7 +373,7 @@ PEERS = {
     ),
     "mct": Library(
         "model_compression_toolkit",
-        {f"MCT mixed precision, {bits} bits on average": mct_mixed(bits) for bits in (4, 3)},
+        {f"MCT mixed precision, {bits} average bits": mct_mixed(bits) for bits in (4, 3)},
     ),
 }
 

@@ -107,11 +107,37 @@ def _read_earlier_budget() -> None:
     )
 
 
+def _read_earlier_labels() -> None:
+    """Values of controls by the names that they once had."""
+    methods = ("compensated", "magnitude", "channels")
+    allocations = {f"{method}_allocation": EARLIER_ALLOCATIONS for method in methods}
+    roundings = {f"{method}_rounding": EARLIER_ROUNDINGS for method in (*methods, "threshold")}
+    ranges = {f"{rounding}_range": EARLIER_RANGES for rounding in ("nearest", "compensated")}
+    for key, names in (EARLIER_LABELS | allocations | roundings | ranges).items():
+        if (name := st.query_params.get(key)) in names:
+            st.query_params.pop(key)
+            st.session_state[key] = names[name]
+
+
+EARLIER_ALLOCATIONS = {
+    "by measured effect": "measured",
+    "by magnitude": "global",
+    "by relative magnitude": "normalised",
+    "the same in each layer": "uniform",
+}
+EARLIER_ROUNDINGS = {"to nearest": "nearest", "compensated": "compensated"}
+EARLIER_RANGES = {"least squares": "mse", "largest |w|": "absmax", "99.9th percentile": "percentile"}
+EARLIER_LABELS = {
+    "method": {"Compensated": "compensated"},
+    "granularity": {"a tensor": "tensor", "a channel": "channel", "a group": "group"},
+}
+
 PARTS: dict[str, Callable[[], None]] = {
     "The recipe of this link is left out": _read_recipe,
     "The layer overrides of this link are left out": _read_layers,
     "Some pins of this link are left out": _read_pins,
     "The fine-tuning of this link is left out": _read_earlier_budget,
+    "Settings of this link are left out": _read_earlier_labels,
 }
 """What is said where a part can't be read, and what reads it."""
 

@@ -27,7 +27,7 @@ FULL = consent.Work("full", True, "a full measurement", 30)
 
 def main() -> None:
     model = sidebar.selection().card
-    st.header("What does it take to run n weights?")
+    st.header("Time against weights")
     st.caption(
         "Inference loops over layers, and in each over the weights with |w| > t: operations are O(n) in the "
         "weights that survive. Removing half of them halves the constant, never the order, and only where "
@@ -144,13 +144,13 @@ def effects(run: ComplexityRun, share: float) -> None:
                 verdict = "" if effect.noise else f"; {effect.verdict.label}"  # the badge says noisy
                 if effect.verdict is LatencyVerdict.SAME:
                     verdict += f", {effect.detectable_words}"
-                st.caption(f"of dense before ({interval}){verdict}")
+                st.caption(f"× unpruned dense time ({interval}){verdict}")
                 st.caption(words)
                 badge = BadgeKind.NOISY if effect.noise else BadgeKind.MEASURED
                 st.badge(badge.label, color=drawing.BADGE_COLOURS[badge])
             else:
                 st.caption(
-                    f"of dense before: {format_ns(predictions[execution].time_ns)}, by the linear model"
+                    f"× unpruned dense time: {format_ns(predictions[execution].time_ns)}, by the linear model"
                 )
                 st.caption(words)
                 st.badge("predicted", color="gray")

@@ -115,7 +115,7 @@ def set_widgets(recipe: Recipe) -> tuple[str, ...]:
         f"{asked:.6g} % sparsity, shown as {percent} %": abs(asked - percent) > 1e-9,
         f"a threshold of {prune.threshold or 0:.6g}, shown as {threshold:g}": threshold
         < (prune.threshold or 0),
-        f"{quantize.bits:g} bits on average, shown as {bits}": quantize.bits != bits,
+        f"{quantize.bits:g} average bits, shown as {bits}": quantize.bits != bits,
         f"{PRECISIONS[quantize.precision]}, which this CPU has not": not possible,
     }
     return tuple(words for words, differs in reported.items() if differs)
@@ -238,20 +238,20 @@ def _more(method: str, model: str) -> Details:
         help="The pruned network learns to answer as the uncompressed one, on unlabelled calibration images; "
         f"the best so far is kept. {_step_words(model)} 0 does none.",
     )
-    st.markdown("**Rounding**")
+    st.markdown("**Quantization**")
     rounding = st.segmented_control(
-        "Weights are rounded",
+        "Rounding",
         list(QUANTIZERS),
         default=pruner.rounding,
         required=True,
         **address.in_address(f"{method}_rounding"),
         format_func=lambda rounding: QUANTIZERS[rounding].label,
-        help=" ".join(f"{one.label.capitalize()}: {one.help}" for one in QUANTIZERS.values()),
+        help=" ".join(f"{one.label}: {one.help}" for one in QUANTIZERS.values()),
     )
     quantizer = QUANTIZERS[rounding]
     quantizing = {}
     mixed = st.toggle(
-        "Widths differ by layer",
+        "Mixed precision",
         **address.in_address("mixed"),
         help="The slider is then the average: layers that matter more get more bits, 2 to 8.",
     )
@@ -316,7 +316,7 @@ def _precision() -> str:
     possible = precisions(environment())
     st.markdown("**Kernels**")
     chosen: str = st.segmented_control(
-        "Computed in",
+        "Compute precision",
         possible,
         default="f32",
         required=True,

@@ -132,7 +132,7 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
         st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)
         if result:
             drawing.badges(summarise(result))
-        if way.layers and st.button("Layers as the rest", icon=":material/layers_clear:"):
+        if way.layers and st.button("Clear overrides", icon=":material/layers_clear:"):
             session().recipe = replace(way, layers=())
             st.rerun()
         if st.button(

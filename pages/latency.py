@@ -123,9 +123,9 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     able = [engine.label for engine in serving.streaming_engines().values()]
     streaming = engine_info(request.engine).streams
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        batches = pills("Images a request", "batches", list(BATCHES), [1, 4, 16], "The batch size.")
+        batches = pills("Batch size", "batches", list(BATCHES), [1, 4, 16], "Images in one request.")
         threads = pills(
-            "Threads in all", "threads", counts, [request.settings.threads or cores], "Shared by the streams."
+            "Total threads", "threads", counts, [request.settings.threads or cores], "Shared by the streams."
         )
         streams = pills(
             "Streams",

@@ -1,4 +1,4 @@
-"""Layers: one layer's weights, what each layer is worth, and what a layer has to itself."""
+"""Layers: one layer's weights, what each layer is worth, and per-layer settings."""
 
 from dataclasses import replace
 
@@ -101,11 +101,11 @@ def coupled(job: Job) -> None:
     try:
         found = tasks.finished(job, tuple)
     except ParetoscopeError as error:  # an optional package that is not there, or a model it can't follow
-        st.caption(f"Layers that belong together are not known: {plain(error)}")
+        st.caption(f"Coupled layers are not known: {plain(error)}")
         return
     if not found:
         return
-    st.subheader("Layers that belong together")
+    st.subheader("Coupled layers")
     st.caption(
         "They give the same channels. What the outputs diverge by (KL, nats) when all of them lose their "
         "share of 60 % sparsity at once, and the sum of what each does alone."
@@ -113,7 +113,7 @@ def coupled(job: Job) -> None:
     st.dataframe(
         group_rows(found),
         hide_index=True,
-        alt="Layers that belong together: divergence when all of them change, and when each does alone",
+        alt="Coupled layers: divergence when all of them change, and when each does alone",
         column_config={
             "layers": st.column_config.TextColumn(width="large"),
             "together": st.column_config.NumberColumn("together, nats", format="%.1e"),
@@ -124,7 +124,7 @@ def coupled(job: Job) -> None:
 
 def edit(request: Request, inspection: Inspection) -> None:
     """The table of layers: its right half can be written to, and becomes part of the recipe."""
-    st.subheader("What each layer got, and what it has to itself")
+    st.subheader("Per-layer settings")
     with st.container(horizontal=True, vertical_alignment="center"):
         if request.recipe.layers:  # on the left: the table's own toolbar covers what is above its right end
             undo()
@@ -140,7 +140,7 @@ def edit(request: Request, inspection: Inspection) -> None:
         hide_index=True,
         height="content",
         placeholder=MISSING,
-        alt="What each layer got, and what it has to itself",
+        alt="Per-layer settings",
         disabled=["layer", "kind", "weights", "removed", "bits"],
         column_config={
             "layer": st.column_config.TextColumn(pinned=True),
@@ -163,7 +163,7 @@ def edit(request: Request, inspection: Inspection) -> None:
 
 
 def undo() -> None:
-    if st.button("All layers as the rest", icon=":material/layers_clear:"):
+    if st.button("Clear overrides", icon=":material/layers_clear:"):
         change(())
 
 

@@ -169,7 +169,7 @@ def test_a_pattern_that_fixes_the_sparsity_takes_no_other(pattern: str) -> None:
 
 @pytest.mark.parametrize("bits", [1.9, 8.1, float("nan"), float("inf")])
 def test_bits_on_average_out_of_range_are_refused(bits: float) -> None:
-    with pytest.raises(InputError, match="bits on average are out of range: layers take 2 to 8"):
+    with pytest.raises(InputError, match="average bits are out of range: layers take 2 to 8"):
         QuantizeSpec(average_bits=bits)
 
 
@@ -322,26 +322,26 @@ def test_rounded_activations_alone_are_no_identity() -> None:
         ),
         (
             Recipe(quantize=QuantizeSpec(weight_bits=3, granularity="tensor", symmetric=False, range="mse")),
-            "3-bit weights (per tensor, asymmetric, least-squares range)",
+            "3-bit weights (per tensor, asymmetric, MSE range)",
         ),
         (
             Recipe(PruneSpec("compensated", 0.5, allocation="measured")),
-            "50 % of all weights pruned (compensated, shared out by measured effect)",
+            "50 % of all weights pruned (data-aware, by sensitivity)",
         ),
-        (Recipe(PruneSpec("compensated", pattern="2:4")), "pruned 2:4 (compensated)"),
+        (Recipe(PruneSpec("compensated", pattern="2:4")), "pruned 2:4 (data-aware)"),
         (Recipe(PruneSpec(sparsity=0.5, pattern="1x4")), "50 % of all weights pruned (in blocks 1x4)"),
         (
             Recipe(PruneSpec("compensated", 0.5, effort="best")),
-            "50 % of all weights pruned (compensated, best effort)",
+            "50 % of all weights pruned (data-aware, best effort)",
         ),
         (
             Recipe(quantize=QuantizeSpec("compensated", average_bits=3.5, symmetric=False)),
-            "3.5-bit weights on average (compensated, asymmetric)",
+            "3.5 average bits (GPTQ, asymmetric)",
         ),
-        (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer apart"),
+        (Recipe(layers=(Override("a", sparsity=0.5),)), "1 layer override"),
         (
             Recipe(PruneSpec("channels", 0.2, allocation="measured", snap=8), finetune_steps=30),
-            "20 % of channels removed (by measured effect, snapped to 8) · fine-tuned for 30 steps",
+            "20 % of channels removed (by sensitivity, snapped to 8) · fine-tuned for 30 steps",
         ),
     ],
 )

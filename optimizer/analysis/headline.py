@@ -50,7 +50,7 @@ OVERRIDE_COLUMNS = {
 
 
 def layer_rows(inspection: Inspection, recipe: Recipe) -> list[dict[str, object]]:
-    """One row a layer: what the recipe as a whole came to there, and what the layer has to itself.
+    """One row a layer: what the recipe as a whole came to there, and the layer's overrides.
 
     Shares are in percent.
     """

@@ -59,7 +59,7 @@ class Options(NamedTuple):
         told = (
             "best effort" if self.best_effort else "",
             f"snapped to {self.snap}" if self.snap > 1 else "",
-            "outputs matched" if self.matched else "",
+            "batch norm re-estimated" if self.matched else "",
             f"fine-tuned {self.steps:,} steps" if self.steps else "",
             "equalised" if self.equalised else "",
             f"{count(self.apart, 'layer')} apart" if self.apart else "",

@@ -202,7 +202,7 @@ def coupled_sensitivities(workspace: Workspace, report: Report = quiet) -> tuple
 
 
 def inspection_of(model: OpenModel, module: nn.Module, weights: dict[str, CompressedWeight]) -> Inspection:
-    """Counts against the whole network's, also where ``module`` is a smaller one: what is gone is not
+    """Counts against the uncompressed model's, also where ``module`` is a smaller one: what is gone is not
     there."""
     facts = tuple(
         LayerFacts(

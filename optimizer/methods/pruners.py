@@ -11,14 +11,17 @@ SNAPS = (1, 8, 16)
 
 PRUNE_OPTIONS: dict[str, Option] = {
     "allocation": Option(
-        "Shared out over the layers",
+        "Sparsity allocation",
         {
-            "uniform": "the same in each layer",
-            "global": "by magnitude",
-            "normalised": "by relative magnitude",
-            "measured": "by measured effect",
+            "uniform": "uniform",
+            "global": "global magnitude",
+            "normalised": "normalised magnitude",
+            "measured": "by sensitivity",
         },
         "global",
+        "How much each layer loses. By sensitivity: what a change in each does to the outputs, measured on "
+        "calibration images. Global magnitude: one threshold for all. Normalised: relative to each layer's "
+        "root mean square. Uniform: the same share everywhere.",
     ),
     "pattern": Option(
         "Pattern",
@@ -40,11 +43,11 @@ PRUNE_OPTIONS: dict[str, Option] = {
         "One channel past a multiple of 16 can cost more time than it saves.",
     ),
     "match": Option(
-        "Match outputs to the whole network's",
+        "Batch-norm re-estimation",
         {False: "no", True: "yes"},
         False,
-        "On calibration images, each channel gets the mean and variance back that it had: what taking batch "
-        "norm's statistics anew does. Kept only where it brings the answers closer.",
+        "On calibration images, each channel gets its mean and variance back, as if batch norm's statistics "
+        "were estimated anew; also where batch norm was folded. Kept only where it helps.",
     ),
 }
 """By the field of :class:`optimizer.recipe.PruneSpec`."""
@@ -54,8 +57,8 @@ PRUNE_OPTIONS: dict[str, Option] = {
 class PrunerInfo:
     """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one.
 
-    ``options`` are those of ``PRUNE_OPTIONS`` that it reads, beside ``allocations``: the ways of sharing a
-    sparsity out that it knows, in the order of a menu. Another one is read as the last, and ``allocation`` is
+    ``options`` are those of ``PRUNE_OPTIONS`` that it reads, beside ``allocations``: the sparsity
+    allocations that it knows, in the order of a menu. Another one is read as the last, and ``allocation`` is
     what it takes unless it is told. One without the option ``match`` keeps the mean and the variance of its
     layers' outputs by itself. ``rounding`` is what rounds its weights unless that is chosen.
 
@@ -104,12 +107,14 @@ PRUNERS: dict[str, PrunerInfo] = {
         ),
         PrunerInfo(
             "compensated",
-            "Compensated",
-            "calibration images tell which weights matter, and those that stay make up for those that go.",
+            "Data-aware (OBS)",
+            "calibration images tell which weights matter, and those that stay make up for those that go "
+            "(optimal brain surgeon).",
             "optimizer.compression.prune.compensated:prune",
             options=("pattern", "effort"),
             rounding="compensated",
             needs_data=True,
+            words="data-aware",
         ),
         PrunerInfo(
             "channels",

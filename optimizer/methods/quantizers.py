@@ -8,19 +8,24 @@ from optimizer.methods.entries import Option, load
 
 QUANTIZE_OPTIONS: dict[str, Option] = {
     "granularity": Option(
-        "One grid", {"tensor": "a tensor", "channel": "a channel", "group": "a group"}, "channel"
+        "Granularity",
+        {"tensor": "per tensor", "channel": "per channel", "group": "per group"},
+        "channel",
+        "How many weights share a scale.",
     ),
     "range": Option(
-        "Range of a grid",
-        {"absmax": "largest |w|", "mse": "least squares", "percentile": "99.9th percentile"},
+        "Range",
+        {"absmax": "min-max", "mse": "MSE", "percentile": "percentile"},
         "absmax",
+        "What a grid covers: every weight, what makes the squared error least, or up to the 99.9th "
+        "percentile.",
     ),
     "equalise": Option(
-        "Equalise channels across layers",
+        "Cross-layer equalisation",
         {False: "no", True: "yes"},
         False,
         "A channel gets one range in the layer that makes it and the one that reads it, where only ReLU or "
-        "pooling stands between; of most use with one grid a tensor.",
+        "pooling stands between; of most use per tensor.",
     ),
 }
 """By the field of :class:`optimizer.recipe.QuantizeSpec`."""
@@ -66,7 +71,7 @@ QUANTIZERS: dict[str, QuantizerInfo] = {
     for entry in (
         QuantizerInfo(
             "nearest",
-            "to nearest",
+            "Round to nearest",
             "each weight goes to the nearest value of its grid; no images needed.",
             "optimizer.compression.quantize.nearest:quantize",
             options=("granularity", "range", "equalise"),
@@ -74,13 +79,14 @@ QUANTIZERS: dict[str, QuantizerInfo] = {
         ),
         QuantizerInfo(
             "compensated",
-            "compensated",
+            "GPTQ",
             "on calibration images, weights that are yet to be rounded make up for those that were.",
             "optimizer.compression.quantize.compensated:quantize",
             "optimizer.compression.quantize.bits:compensated_costs",
             range="mse",
             asymmetric_below=8,  # at 8 a zero point gains nothing and keeps int8 kernels from being used
             needs_data=True,
+            words="GPTQ",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What to do to a model, as plain frozen data: a prune spec, a quantize spec, and layers apart."""
+"""What to do to a model, as plain frozen data: a prune spec, a quantize spec, and layer overrides."""
 
 from optimizer.recipe.presets import NORMAL, PRESETS, Preset
 from optimizer.recipe.recipe import (

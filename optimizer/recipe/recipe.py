@@ -27,7 +27,7 @@ MAX_JSON_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And layers apart.
+    """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And overrides of layers.
 
     ``finetune_steps`` are made between the two: fine-tuning that teaches the pruned network to answer as the
     dense one.

@@ -1,4 +1,4 @@
-"""The parts of a recipe: how weights are pruned, how numbers are rounded, and what a layer has to itself."""
+"""The parts of a recipe: how weights are pruned, how numbers are rounded, and layer overrides."""
 
 import math
 from collections.abc import Iterable
@@ -172,12 +172,12 @@ class QuantizeSpec:
             return
         if not 2 <= self.average_bits <= 8:
             raise InputError(
-                f"{self.average_bits:g} bits on average are out of range: layers take 2 to 8 bits, so give a "
+                f"{self.average_bits:g} average bits are out of range: layers take 2 to 8 bits, so give a "
                 "number from 2 to 8"
             )
         if self.weight_bits != 32:
             raise InputError(
-                f"weight bits {self.weight_bits} and {self.average_bits:g} bits on average are two ways to "
+                f"weight bits {self.weight_bits} and {self.average_bits:g} average bits are two ways to "
                 "say one thing: give only one of them"
             )
 
@@ -225,7 +225,7 @@ NORMAL_QUANTIZE = QuantizeSpec("compensated", range="mse")
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What one layer, named as in the Layers page, has to itself. None is "as the recipe says"."""
+    """What one layer, named as in the Layers page, is overridden with. None is "as the recipe says"."""
 
     layer: str
     sparsity: float | None = None

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from optimizer.formats import count
 from optimizer.recipe.specs import PRECISIONS, Override, PruneSpec, QuantizeSpec
 
-SHARED_OUT = {
-    "normalised": "relative to each layer's weights",
-    "measured": "shared out by measured effect",
+ALLOCATED = {
+    "normalised": "normalised magnitude",
+    "measured": "by sensitivity",
 }
 
 
@@ -27,9 +28,9 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
     how = [prune.pruner.described] if prune.pruner.described else []
     how += ["best effort"] if prune.effort == "best" and "effort" in prune.pruner.options else []
     if prune.shrinks:
-        how += ["by measured effect" if prune.allocation == "measured" else "by magnitude"]
+        how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
         how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
-        how += ["outputs matched"] if prune.matches else []
+        how += ["batch norm re-estimated"] if prune.matches else []
         return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
     if prune.threshold is not None:
         words = f"|w| ≤ {prune.threshold:.3g} pruned"
@@ -39,8 +40,8 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
         what = "each layer" if prune.allocation == "uniform" else "all weights"
         words = f"{100 * prune.share:.4g} % of {what} pruned"
         how += [f"in blocks {prune.pattern}"] if prune.pattern != "unstructured" else []
-        how += [SHARED_OUT[prune.allocation]] if prune.allocation in SHARED_OUT else []
-    how += ["outputs matched"] if prune.matches else []
+        how += [ALLOCATED[prune.allocation]] if prune.allocation in ALLOCATED else []
+    how += ["batch norm re-estimated"] if prune.matches else []
     return [Phrase(words, how)]
 
 
@@ -50,12 +51,12 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
         quantize.quantizer.described,
         {"tensor": "per tensor", "channel": "", "group": "per group"}[quantize.granularity],
         "" if quantize.symmetric else "asymmetric",
-        {"absmax": "", "mse": "least-squares range", "percentile": "percentile range"}[quantize.range],
+        {"absmax": "", "mse": "MSE range", "percentile": "percentile range"}[quantize.range],
         "equalised" if quantize.equalises else "",
     ]
     how = [*filter(None, details)] if quantize.integer else []
     if quantize.average_bits is not None:
-        parts.append(Phrase(f"{quantize.average_bits:g}-bit weights on average", how))
+        parts.append(Phrase(f"{quantize.average_bits:g} average bits", how))
     elif quantize.weight_bits < 32:
         parts.append(Phrase(f"{quantize.weight_bits}-bit weights", how))
     if quantize.activation_bits < 32:
@@ -66,4 +67,4 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
 
 
 def describe_layers(layers: tuple[Override, ...]) -> list[Phrase]:
-    return [Phrase(f"{len(layers)} layer{'s' if len(layers) > 1 else ''} apart")] if layers else []
+    return [Phrase(count(len(layers), "layer override"))] if layers else []

@@ -92,14 +92,14 @@ def test_each_other_control_changes_the_figures(visit: Visit, dashboard: Dashboa
     expect_figures(page, dashboard.measured(*recipe))
     page.get_by_role("button", name="More").click()
 
-    pick(page, "Shared out over the layers", "the same in each layer")
-    choose(page, "One grid", "a tensor")
+    pick(page, "Sparsity allocation", "uniform")
+    choose(page, "Granularity", "per tensor")
     recipe += ["--allocation", "uniform", "--granularity", "tensor"]
     expect_figures(page, dashboard.measured(*recipe))
 
     choose(page, "Grid", "Asymmetric")
     expect_figures(page, dashboard.measured(*recipe, "--asymmetric"))
-    pick(page, "Range of a grid", "least squares")
+    pick(page, "Range", "MSE")
     recipe += ["--asymmetric", "--range", "mse"]
     expect_figures(page, dashboard.measured(*recipe))
     page.keyboard.press("Escape")
@@ -126,7 +126,7 @@ def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashbo
     expect_figures(page, by_magnitude)
     assert compensated["accuracy"]["value"] > by_magnitude["accuracy"]["value"] + 0.1
 
-    pick(page, "Method", "Compensated")
+    pick(page, "Method", "Data-aware (OBS)")
     page.get_by_role("button", name="More").click()
     choose(page, "Effort", "Best")
     expect_figures(page, dashboard.measured(*recipe, "--effort", "best"))
@@ -141,7 +141,7 @@ def test_bits_that_differ_by_layer(visit: Visit, dashboard: Dashboard) -> None:
     recipe = ("fashion-resnet", "--rounding", "compensated")
     expect_figures(page, dashboard.measured(*recipe, "--weight-bits", "4"))
     page.get_by_role("button", name="More").click()
-    flip(page, "Widths differ")
+    flip(page, "Mixed precision")
     expect_figures(page, dashboard.measured(*recipe, "--average-bits", "4"))
 
 
@@ -153,20 +153,20 @@ def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboa
     pruned = dashboard.measured("fashion-resnet", "--sparsity", "0.7")
     expect_figures(page, pruned)
     page.get_by_role("button", name="More").click()
-    flip(page, "Match outputs")
+    flip(page, "Batch-norm re-estimation")
     assert "match=true" in page.url
     matched = dashboard.measured("fashion-resnet", "--sparsity", "0.7", "--match")
     expect_figures(page, matched)
     assert matched["accuracy"]["correct"] > pruned["accuracy"]["correct"]
-    expect(page.get_by_text("outputs matched").first).to_be_visible()
+    expect(page.get_by_text("batch norm re-estimated").first).to_be_visible()
 
     page = visit("/?model=fashion-mlp&method=Magnitude&bits=3")
     page.get_by_role("button", name="More").click()
-    choose(page, "One grid", "a tensor")
+    choose(page, "Granularity", "per tensor")
     recipe = ("fashion-mlp", "--weight-bits", "3", "--granularity", "tensor")
     plain = dashboard.measured(*recipe)
     expect_figures(page, plain)
-    flip(page, "Equalise channels")
+    flip(page, "Cross-layer equalisation")
     assert "equalise=true" in page.url
     equalised = dashboard.measured(*recipe, "--equalise")
     expect_figures(page, equalised)
@@ -174,13 +174,13 @@ def test_matched_outputs_and_equalised_channels(visit: Visit, dashboard: Dashboa
     other = visit(page.url.removeprefix(dashboard.url))
     expect_figures(other, equalised)
 
-    choose(page, "Weights are rounded", "compensated")
-    expect(toggle(page, "Equalise channels")).to_have_count(0)
+    choose(page, "Rounding", "GPTQ")
+    expect(toggle(page, "Cross-layer equalisation")).to_have_count(0)
     page.keyboard.press("Escape")
-    pick(page, "Method", "Compensated")
+    pick(page, "Method", "Data-aware (OBS)")
     page.get_by_role("button", name="More").click()
     expect(page.get_by_role("combobox", name="Pattern")).to_be_visible()
-    expect(toggle(page, "Match outputs")).to_have_count(0)
+    expect(toggle(page, "Batch-norm re-estimation")).to_have_count(0)
 
 
 @pytest.mark.slow

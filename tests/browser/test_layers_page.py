@@ -65,7 +65,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
         expect(figure.locator(".js-plotly-plot .plot-container")).to_be_visible()
     expect(page.get_by_role("figure", name="Weights of 4")).to_contain_text("threshold, |w| ≤ ")
 
-    words = page.get_by_text("50 % of all weights pruned · 1 layer apart")
+    words = page.get_by_text("50 % of all weights pruned · 1 layer override")
     write_until(page, 1, EDITABLE, "80", words)
     table = table_of(page).set_index("layer")
     assert table.loc["4.weight", "removed"] == pytest.approx(80, abs=0.01)
@@ -80,7 +80,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     expect_figures(page, apart)
 
     other = visit(address)
-    expect(other.get_by_text("50 % of all weights pruned · 1 layer apart")).to_be_visible()
+    expect(other.get_by_text("50 % of all weights pruned · 1 layer override")).to_be_visible()
     assert table_of(other).set_index("layer")["own sparsity"].dropna().to_dict() == {"4.weight": 80}
 
     go(other, "Explore")
@@ -89,7 +89,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
     expect_figures(visit(other.url.removeprefix(dashboard.url)), apart)
 
     go(page, "Layers")
-    act(page, page.get_by_role("button", name="All layers as the rest").click)
+    act(page, page.get_by_role("button", name="Clear overrides").click)
     expect(words).to_have_count(0)
     assert "layers=" not in page.url
     go(page, "Explore")
@@ -101,7 +101,7 @@ def test_a_layer_apart(visit: Visit, dashboard: Dashboard, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_layers_that_belong_together_are_shown(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/layers?model=fashion-resnet")
-    expect(page.get_by_role("heading", name="Layers that belong together")).to_be_visible()
+    expect(page.get_by_role("heading", name="Coupled layers")).to_be_visible()
     table = table_of(page, 1)
     assert list(table) == ["layers", "why", "channels", "together", "apart"]
     names = set(table_of(page)["layer"].str.removesuffix(".weight"))

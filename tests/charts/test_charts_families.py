@@ -39,10 +39,10 @@ def test_grids_that_are_best_for_their_width_are_of_one_family() -> None:
 def test_options_are_lines_of_their_own_named_as_such() -> None:
     half, four = PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4)
     ways = {
-        "4, 1 layer apart": Recipe(half, four, (Override("9.weight", sparsity=0.1),)),
+        "4, 1 layer override": Recipe(half, four, (Override("9.weight", sparsity=0.1),)),
         "4, fine-tuned 30 steps": Recipe(half, four, finetune_steps=30),
         "4, in bfloat16": Recipe(half, replace(four, precision="bf16")),
-        "4, outputs matched": Recipe(replace(half, match=True), four),
+        "4, batch norm re-estimated": Recipe(replace(half, match=True), four),
         "4, equalised": Recipe(half, replace(four, equalise=True)),
         "32, snapped to 16": Recipe(PruneSpec("channels", 0.5, allocation="measured", snap=16)),
         "32, best effort": Recipe(PruneSpec("compensated", 0.5, effort="best")),

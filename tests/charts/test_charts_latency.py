@@ -83,7 +83,7 @@ def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
     apart = Recipe(PruneSpec(sparsity=0.5), layers=(Override("9.weight", sparsity=0.1),))
     info = latency_info([make_result(way) for way in (removed(0.2), removed(0.4), removed(0.4, 16), apart)])
     assert [(line.name, line.line, len(line.points)) for line in info.series] == [
-        ("dense fp32, 1 layer apart", "none", 1),
+        ("dense fp32, 1 layer override", "none", 1),
         ("channels removed", "solid", 2),
         ("channels removed, snapped to 16", "solid", 1),
     ]

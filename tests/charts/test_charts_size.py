@@ -10,7 +10,7 @@ from optimizer.recipe import WEIGHT_BITS, Override, PruneSpec, Recipe
 def test_size_is_of_the_selected_layers_apart() -> None:
     apart = make_result(Recipe(PruneSpec(sparsity=0.5), layers=(Override("9.weight", weight_bits=8),)))
     info = size_info([*SWEEP, apart], apart.key)
-    assert info.title == "Size against bits, 50 % of all weights pruned, 1 layer apart"
+    assert info.title == "Size against bits, 50 % of all weights pruned, 1 layer override"
     assert {point.key for line in info.series for point in line.points} == {apart.key}
     assert apart.key not in {
         point.key for line in size_info([*SWEEP, apart], SWEEP[6].key).series for point in line.points

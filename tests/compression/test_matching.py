@@ -1,4 +1,4 @@
-"""Outputs matched to those of the whole network: what comes of them, and when it is not kept."""
+"""Outputs matched to those of the uncompressed model: what comes of them, and when it is not kept."""
 
 import copy
 from collections.abc import Callable
@@ -134,5 +134,5 @@ def test_compensated_pruning_has_no_use_for_it() -> None:
     assert not Recipe(spec).canonical().prune.match
     assert Recipe(replace(HALF, match=True)).canonical().prune.match
     assert not Recipe(PruneSpec(match=True)).canonical().prune.match
-    assert "outputs matched" in MAX_MATCHED.describe()
-    assert "outputs matched" in Recipe(PruneSpec("channels", 0.2, match=True)).describe()
+    assert "batch norm re-estimated" in MAX_MATCHED.describe()
+    assert "batch norm re-estimated" in Recipe(PruneSpec("channels", 0.2, match=True)).describe()

@@ -250,7 +250,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
             page.query_params[key] = value  # a link has labels
         page.run()
         method, engine = page.selectbox(key="method"), page.selectbox(key="engine")
-        assert method.options == ["Compensated", "Magnitude", "Threshold", "Channels", "Stripes"]
+        assert method.options == ["Data-aware (OBS)", "Magnitude", "Threshold", "Channels", "Stripes"]
         assert "Stripes: of every hundred weights the first go." in method.help
         assert "Toy runtime" in engine.options
         assert "- **Toy runtime**: only a toy" in engine.help

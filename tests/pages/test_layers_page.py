@@ -29,13 +29,13 @@ def test_layers_apart_come_with_a_link(app: AppTest) -> None:
     settled(page, lambda page: len(page.dataframe) >= 1)
     row = page.dataframe[0].value.set_index("layer").loc["9.weight"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
-    assert "1 layer apart" in words(page)
+    assert "1 layer override" in words(page)
 
 
 def test_layers_apart_go_with_their_model(app: AppTest) -> None:
     app.query_params["layers"] = '[{"layer":"9.weight","weight_bits":8}]'
     page = app.run()
-    assert "1 layer apart" in words(page)
+    assert "1 layer override" in words(page)
     page.selectbox(key="model").set_value("fashion-mlp").run()
     assert "apart" not in words(page)
     assert "layers" not in page.query_params
@@ -59,7 +59,7 @@ def test_layers_apart_that_cannot_be_are_refused_in_words(
     if not page.toast:  # what the text doesn't show is found out by a worker
         settled(page, lambda page: bool(page.error))
     assert told in [*page.toast, *page.error][0].value
-    undo = [button for button in page.button if button.label == "All layers as the rest"]
+    undo = [button for button in page.button if button.label == "Clear overrides"]
     assert bool(undo) == removable
     if undo:
         undo[0].click().run()

@@ -29,9 +29,7 @@ def test_the_first_that_keeps_to_the_limit_is_taken() -> None:
     found = find(Preset("little", 2.0, CANDIDATES), BASE, measuring(asked))
     assert (found.met, found.tried, asked) == (True, 3, [2, 3, 4])
     assert found.result.request.recipe == CANDIDATES[2]
-    assert found.words.startswith(
-        "little: 4-bit weights (compensated, asymmetric, least-squares range) loses"
-    )
+    assert found.words.startswith("little: 4-bit weights (GPTQ, asymmetric, MSE range) loses")
 
 
 def test_when_none_keeps_to_it_the_nearest_is_given_and_said_to_be_no_more() -> None:
@@ -43,7 +41,7 @@ def test_when_none_keeps_to_it_the_nearest_is_given_and_said_to_be_no_more() -> 
     assert found.result.request.recipe == CANDIDATES[2]
     assert "none of 3 recipes keeps to that; 4-bit weights" in found.words
     assert [share for share, _ in told] == pytest.approx([0, 1 / 3, 2 / 3])
-    assert told[1][1] == "trying 3-bit weights (compensated, asymmetric, least-squares range), 2 of at most 3"
+    assert told[1][1] == "trying 3-bit weights (GPTQ, asymmetric, MSE range), 2 of at most 3"
 
 
 @pytest.mark.parametrize("name", PRESETS)

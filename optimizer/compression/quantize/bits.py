@@ -50,7 +50,7 @@ def resolve(weights: Mapping[str, Tensor], spec: QuantizeSpec, study: Study) -> 
     average = spec.average_bits
     if average is None or not WIDTHS[0] <= average <= WIDTHS[-1]:
         raise InputError(
-            f"{average} bits on average are out of range: give a number from {WIDTHS[0]} to {WIDTHS[-1]}"
+            f"{average} average bits are out of range: give a number from {WIDTHS[0]} to {WIDTHS[-1]}"
         )
     sizes = {name: weight.numel() for name, weight in weights.items()}
     fixed = {name: math.floor(average) for name in weights if name not in study.effects}
