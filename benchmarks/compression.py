@@ -5,8 +5,8 @@
 
 EfficientNet-Lite0; calibration on 256 photographs of the classes with an even index, evaluation on the 500 of
 those with an odd one, no training. Seconds are processor seconds of one thread for making the weights; the
-study of the calibration images, made once, is apart. ``--bundled`` adds every bundled model on its 10,000
-test images.
+statistics of the calibration images, made once, are apart. ``--bundled`` adds every bundled model on its
+10,000 test images.
 
 ``--recipes`` and ``--peers`` take names from the tables, or ``none``. Brevitas and the Model Compression
 Toolkit hold other packages back, so each has an environment of its own, with paretoscope and that one in it::
@@ -468,7 +468,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as place:
-        os.environ["PARETOSCOPE_HOME"] = str(Path(place, "home"))  # a study of an earlier run takes no time
+        os.environ["PARETOSCOPE_HOME"] = str(Path(place, "home"))  # statistics of an earlier run take no time
         rows = measured(options, Path(place))
     if options.json:
         plain = [{**asdict(row), "accuracy": row.accuracy} for row in rows]

@@ -39,7 +39,7 @@ from optimizer.engine.kernels.matrix import DENSE, chain
 from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
 from optimizer.errors import InputError
-from optimizer.measurement.latency import Effort, time_interleaved
+from optimizer.measurement.latency import LatencyEffort, time_interleaved
 from optimizer.model.catalogue import load
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.progress import quiet
@@ -95,7 +95,7 @@ def compared(
     baselines: tuple[Runner, Runner], variants: dict[str, Runner], images: np.ndarray, seconds: float
 ) -> list[dict[str, Any]]:
     """A row a variant: how many times as fast as the baseline, with its interval, and what was noisy."""
-    effort = Effort(warmup_calls=5, warmup_seconds=0.5, seconds=seconds, least_rounds=20)
+    effort = LatencyEffort(warmup_calls=5, warmup_seconds=0.5, seconds=seconds, least_rounds=20)
     series = time_interleaved(baselines, variants, images, Settings(threads=THREADS), effort)
     rows = []
     for name, told in series.summaries.items():

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from optimizer.analysis.view import Result, Results
+    from optimizer.analysis.view import Results
+    from optimizer.analysis.view import ResultView as Result
     from optimizer.api import (
         compress,
         engines,
@@ -49,19 +50,20 @@ __all__ = [
 ]
 
 _ELSEWHERE = {
-    "ParetoscopeError": "errors",
-    "Recipe": "recipe",
-    "Result": "analysis.view",
-    "Results": "analysis.view",
-    "Settings": "records",
+    "ParetoscopeError": ("errors", "ParetoscopeError"),
+    "Recipe": ("recipe", "Recipe"),
+    "Result": ("analysis.view", "ResultView"),
+    "Results": ("analysis.view", "Results"),
+    "Settings": ("records", "Settings"),
 }
-"""Names that are not the API's own, and where they are."""
+"""Names that are not of :mod:`optimizer.api`: where they are, and what they are called there."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'api')}"), name)
+    module, there = _ELSEWHERE.get(name, ("api", name))
+    return getattr(import_module(f"{__name__}.{module}"), there)
 
 
 def __dir__() -> list[str]:

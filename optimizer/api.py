@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from optimizer import work
-from optimizer.analysis.view import Failed, Result, Results
+from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
-from optimizer.search.sweep import Failure, grid
+from optimizer.search.sweep import grid
 from optimizer.search.sweep import sweep as each
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
@@ -60,7 +60,7 @@ def measure(
     settings: Settings | None = None,
     isolated: bool = False,
     progress: bool = True,
-) -> Result:
+) -> ResultView:
     """Accuracy, size and latency of a recipe, against the uncompressed model on the same engine.
 
     ``recipe`` is that of :meth:`Recipe.of`; without one the uncompressed model is measured. Without ``data``
@@ -85,14 +85,14 @@ def measure(
     with _told(progress) as report:
         if isolated:
             given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
-            return Result(_measure_apart(given, report))
+            return ResultView(_measure_apart(given, report))
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         request = replace(
             request, recipe=(recipe or Recipe()).canonical(), engine=_known(engine), settings=asked
         )
-        return Result(work.load_or_measure(request, Store(), report, workspace), workspace)
+        return ResultView(work.load_or_measure(request, Store(), report, workspace), workspace)
 
 
 def sweep(
@@ -130,17 +130,17 @@ def sweep(
             settings=settings or Settings(),
         )
         requests, store = grid(base, sparsities, weight_bits), Store()
-        found: list[Result] = []
+        found: list[ResultView] = []
         failed: list[Failed] = []
         outcomes = each(requests, lambda one: work.load_or_measure(one, store, workspace=workspace))
         for number, outcome in enumerate(outcomes, 1):
             report(
                 number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
             )
-            if isinstance(outcome, Failure):
-                failed.append(Failed(outcome.request, outcome.message))
+            if isinstance(outcome, Failed):
+                failed.append(outcome)
             else:
-                found.append(Result(outcome, workspace))
+                found.append(ResultView(outcome, workspace))
         return Results(tuple(found), tuple(failed))
 
 
@@ -170,7 +170,7 @@ def compress(
         return compressed_model(opened, recipe.canonical(), report).module
 
 
-def save(result: Result, path: str | PathLike[str], format: str | None = None) -> Path:
+def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
     """Write the compressed model of a result; gives the path.
 
     By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
@@ -217,21 +217,21 @@ def engines() -> dict[str, str]:
     return {name: problem_of(name) for name in ENGINES}
 
 
-def plot_accuracy(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+def plot_accuracy(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Accuracy against sparsity, one line a bit width, as a Plotly figure."""
     from optimizer.charts import accuracy_info, figure
 
     return figure(accuracy_info(_records(results)), dark)
 
 
-def plot_latency(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+def plot_latency(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Latency against sparsity, as a ratio to the uncompressed model, as a Plotly figure."""
     from optimizer.charts import figure, latency_info
 
     return figure(latency_info(_records(results)), dark)
 
 
-def plot_size(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
+def plot_size(results: "Sequence[ResultView]", dark: bool = False) -> "go.Figure":
     """Size against weight bits, as a Plotly figure."""
     from optimizer.charts import figure, size_info
 
@@ -239,7 +239,7 @@ def plot_size(results: "Sequence[Result]", dark: bool = False) -> "go.Figure":
 
 
 def plot_frontier(
-    results: "Sequence[Result]", cost: str = "compressed_size", loss: str = "drop", dark: bool = False
+    results: "Sequence[ResultView]", cost: str = "compressed_size", loss: str = "drop", dark: bool = False
 ) -> "go.Figure":
     """What accuracy is paid for a cost: the Pareto-optimal results joined, as a Plotly figure.
 
@@ -254,7 +254,7 @@ def plot_frontier(
 # Inside
 
 
-def _records(results: "Sequence[Result]") -> list[Any]:
+def _records(results: "Sequence[ResultView]") -> list[Any]:
     return [result.record for result in results]
 
 

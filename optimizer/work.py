@@ -67,9 +67,9 @@ class ImagesReport:
 
 def run(task: str, request: Any, report: Report) -> object:
     """Run one task. Raises InputError for an unknown one, else what the task raises."""
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    return TASKS[task].run(request, report)
+    if task not in JOB_KINDS:
+        raise unknown("task", task, JOB_KINDS)
+    return JOB_KINDS[task].run(request, report)
 
 
 def limits(task: str, request: Any) -> Limits:
@@ -77,12 +77,12 @@ def limits(task: str, request: Any) -> Limits:
 
     Raises InputError for an unknown task.
     """
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
+    if task not in JOB_KINDS:
+        raise unknown("task", task, JOB_KINDS)
     parts = request if isinstance(request, tuple) else (request,)
     recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest)]
     finetuning = sum(map(_finetuning_seconds, recipes))
-    return Limits(60 * TASKS[task].minutes + finetuning, 60 * TASKS[task].silent_minutes + finetuning)
+    return Limits(60 * JOB_KINDS[task].minutes + finetuning, 60 * JOB_KINDS[task].silent_minutes + finetuning)
 
 
 def _finetuning_seconds(recipe: Recipe) -> float:
@@ -271,7 +271,7 @@ def _throughput(request: ServingRequest, report: Report) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class JobKind:
     """What a worker can be asked for: the function that does it, and what it does, in words.
 
     It may take ``minutes``, and ``silent_minutes`` between two reports. Both are generous: they are meant for
@@ -284,19 +284,19 @@ class Task:
     silent_minutes: float = 30
 
 
-TASKS: dict[str, Task] = {
-    "warm": Task(_warm, "loading libraries", 30),
-    "catalogue": Task(_catalogue, "listing the models", 30),
-    "download": Task(_download, "downloading weights", 720, silent_minutes=10),
-    "images": Task(_images, "reading images", 120),
-    "inspect": Task(_inspect, "compressing", 120),
-    "anatomy": Task(_anatomy, "compressing", 120),
-    "sensitivities": Task(_sensitivities, "measuring sensitivities", 240),
-    "coupled": Task(_coupled, "measuring sensitivities of coupled layers", 240),
-    "measure": Task(_measure, "measuring", 480),
-    "preset": Task(_preset, "searching a recipe", 1440, silent_minutes=120),
-    "artifact": Task(_artifact, "writing a model file", 120),
-    "complexity": Task(_complexity, "measuring time against weights", 120),
-    "coverage": Task(_coverage, "timing the kernels", 120),
-    "throughput": Task(_throughput, "measuring throughput", 240),
+JOB_KINDS: dict[str, JobKind] = {
+    "warm": JobKind(_warm, "loading libraries", 30),
+    "catalogue": JobKind(_catalogue, "listing the models", 30),
+    "download": JobKind(_download, "downloading weights", 720, silent_minutes=10),
+    "images": JobKind(_images, "reading images", 120),
+    "inspect": JobKind(_inspect, "compressing", 120),
+    "anatomy": JobKind(_anatomy, "compressing", 120),
+    "sensitivities": JobKind(_sensitivities, "measuring sensitivities", 240),
+    "coupled": JobKind(_coupled, "measuring sensitivities of coupled layers", 240),
+    "measure": JobKind(_measure, "measuring", 480),
+    "preset": JobKind(_preset, "searching a recipe", 1440, silent_minutes=120),
+    "artifact": JobKind(_artifact, "writing a model file", 120),
+    "complexity": JobKind(_complexity, "measuring time against weights", 120),
+    "coverage": JobKind(_coverage, "timing the kernels", 120),
+    "throughput": JobKind(_throughput, "measuring throughput", 240),
 }

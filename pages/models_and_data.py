@@ -16,7 +16,7 @@ from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
 from pages import consent, drawing, kept, sidebar, tasks
 from pages.markup import plain
-from pages.session import Selection
+from pages.session import SidebarChoice
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def row(card: ModelCard) -> dict[str, object]:
     }
 
 
-def show_chosen(chosen: Selection) -> None:
+def show_chosen(chosen: SidebarChoice) -> None:
     """The model and the images of the sidebar: get them, read them, score them uncompressed."""
     st.subheader(plain(chosen.card.name))
     st.markdown(plain(chosen.card.description))
@@ -103,7 +103,7 @@ def get(card: ModelCard) -> None:
             st.rerun()
 
 
-def read_images(chosen: Selection) -> None:
+def read_images(chosen: SidebarChoice) -> None:
     st.markdown("**Images**")
     key = f"images {digest([chosen.card.name, chosen.data])}"
     if tasks.held_back(key):
@@ -126,7 +126,7 @@ def read_images(chosen: Selection) -> None:
                 st.markdown("Not mapped: " + ", ".join(map(plain, report.mapping.unmapped)))
 
 
-def score_baseline(chosen: Selection) -> None:
+def score_baseline(chosen: SidebarChoice) -> None:
     st.markdown("**Uncompressed**")
     request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
     result = tasks.store().best(request)

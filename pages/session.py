@@ -15,7 +15,7 @@ KEY = "session"
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class SidebarChoice:
     """What the sidebar says: every page works on it.
 
     ``problem`` says why it can't be measured yet; ``images_refused`` whether that is an error in the images,
@@ -40,7 +40,7 @@ class Session:
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
-    selection: Selection | None = None
+    selection: SidebarChoice | None = None
     address_read: bool = False
     model: str = ""
     recipe: Recipe = NORMAL

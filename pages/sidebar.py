@@ -18,7 +18,7 @@ from optimizer.work import Catalogue
 from pages.address import in_address
 from pages.consent import by_hand
 from pages.markup import plain
-from pages.session import Selection, session
+from pages.session import SidebarChoice, session
 from pages.tasks import FIRST_MODEL, finished, pool
 
 BUNDLED = "bundled test images"
@@ -81,10 +81,10 @@ def sidebar() -> None:
             help=plain(describe(environment())),
         )
     problem = refused or _problem(cards[name], data)
-    session().selection = Selection(cards[name], data, engine, settings, problem, bool(refused))
+    session().selection = SidebarChoice(cards[name], data, engine, settings, problem, bool(refused))
 
 
-def selection() -> Selection:
+def selection() -> SidebarChoice:
     """What the sidebar says.
 
     Until a server has come to ``st.navigation`` once, Streamlit serves the files in ``pages/`` bare: when a
@@ -97,7 +97,7 @@ def selection() -> Selection:
     return chosen
 
 
-def show_problem(chosen: Selection) -> bool:
+def show_problem(chosen: SidebarChoice) -> bool:
     """Say why nothing can be measured of what is chosen: whether that is so."""
     if chosen.images_refused:
         st.error(plain(chosen.problem), icon=":material/error:")

@@ -16,7 +16,7 @@ from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import SERVER, Job, Pool
-from optimizer.work import TARGET, TASKS, limits
+from optimizer.work import JOB_KINDS, TARGET, limits
 from pages import consent
 from pages.markup import plain
 from pages.session import session
@@ -180,7 +180,7 @@ def show_job(job: Job) -> None:
 def stop_button(job: Job) -> None:
     """A button that stops a job, where this visitor may."""
     if may_stop(job) and st.button(
-        f"Stop {TASKS[job.task].label}",
+        f"Stop {JOB_KINDS[job.task].label}",
         icon=":material/stop:",
         key=f"stop {job.key}",
         help="What is done so far is kept. If another visitor waits for it too, it goes on for them.",
@@ -210,7 +210,7 @@ def show_others() -> None:
             st.rerun()
         for job in [job for job in others if job.state == "running"]:
             share = "" if job.progress is None else f" ({job.progress:.0%})"
-            words = f":material/pending: Also {TASKS[job.task].label}{share}"
+            words = f":material/pending: Also {JOB_KINDS[job.task].label}{share}"
             st.caption(words, help=plain(job.message) or None)
             stop_button(job)
         queued = [job for job in others if job.state == "queued"]

@@ -11,7 +11,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Request
 from optimizer.store.results import Store
-from optimizer.work import TASKS, Catalogue, ImagesReport, limits, run
+from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 
@@ -73,17 +73,17 @@ def test_images_are_counted_before_anything_is_measured() -> None:
 
 
 def test_an_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(InputError, match=", ".join(TASKS)):
+    with pytest.raises(InputError, match=", ".join(JOB_KINDS)):
         run("dance", None, quiet)
-    with pytest.raises(InputError, match=", ".join(TASKS)):
+    with pytest.raises(InputError, match=", ".join(JOB_KINDS)):
         limits("dance", None)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", JOB_KINDS)
 def test_every_task_has_limits_and_words(task: str) -> None:
     found = limits(task, None)
     assert 0 < found.silent <= found.total <= 24 * 3600
-    assert TASKS[task].label
+    assert JOB_KINDS[task].label
 
 
 def test_fine_tuning_comes_on_top_of_a_tasks_minutes() -> None:

@@ -11,8 +11,7 @@ from optimizer.analysis.frame import frame
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Measure, Summary, summarise
-from optimizer.records import Request
-from optimizer.records import Result as Record
+from optimizer.records import Request, Result
 
 ROWS = ("accuracy", "drop", "file_size", "latency", "latency_ratio")
 """Metrics that a result shows of itself."""
@@ -62,11 +61,11 @@ class SizeFigures:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Result:
+class ResultView:
     """What was measured of one recipe. ``record`` has the raw samples, as they are stored; ``workspace`` is
     what they were measured on, for :func:`optimizer.save`."""
 
-    record: Record
+    record: Result
     workspace: Any = field(default=None, repr=False)
 
     @property
@@ -140,27 +139,27 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Results(Sequence[Result]):
+class Results(Sequence[ResultView]):
     """What a sweep measured, in its order, and the recipes that failed."""
 
-    results: tuple[Result, ...]
+    results: tuple[ResultView, ...]
     failed: tuple[Failed, ...] = ()
 
     @overload
-    def __getitem__(self, index: int) -> Result: ...
+    def __getitem__(self, index: int) -> ResultView: ...
     @overload
     def __getitem__(self, index: slice) -> "Results": ...
-    def __getitem__(self, index: int | slice) -> "Result | Results":
+    def __getitem__(self, index: int | slice) -> "ResultView | Results":
         return Results(self.results[index], self.failed) if isinstance(index, slice) else self.results[index]
 
     def __len__(self) -> int:
         return len(self.results)
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Iterator[ResultView]:
         return iter(self.results)
 
     @property
-    def records(self) -> tuple[Record, ...]:
+    def records(self) -> tuple[Result, ...]:
         return tuple(result.record for result in self.results)
 
     def frame(self) -> pd.DataFrame:

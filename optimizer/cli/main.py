@@ -89,7 +89,8 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace) -> None:
     from optimizer.analysis.frame import as_json
-    from optimizer.search.sweep import Failure, grid, sweep
+    from optimizer.analysis.view import Failed
+    from optimizer.search.sweep import grid, sweep
 
     store = Store()
     way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
@@ -99,7 +100,7 @@ def _sweep(options: argparse.Namespace) -> None:
     failures = 0
     for number, outcome in enumerate(sweep(requests, lambda one: work.load_or_measure(one, store, _tell)), 1):
         print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
-        if isinstance(outcome, Failure):
+        if isinstance(outcome, Failed):
             failures += 1
             print(f"paretoscope: not measured: {outcome.message}", file=sys.stderr)
         elif options.json:

@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from optimizer.compression.apply import CompressedWeight
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize import bits
 from optimizer.compression.quantize.grid import Codes, code_range
 from optimizer.recipe import QuantizeSpec
@@ -48,10 +48,11 @@ def _levels(codes: Codes, spec: QuantizeSpec) -> tuple[float, ...]:
     return tuple(scale * (code - zero_point) for code in range(first, last + 1))
 
 
-def sensitivities_of(weights: Mapping[str, Tensor], study: Study) -> tuple[Sensitivity, ...]:
-    """Layers that the study knows, in the order of ``weights``."""
-    known = {name: weight for name, weight in weights.items() if name in study.alone}
-    predicted = bits.errors(known, study, QuantizeSpec("compensated", symmetric=False, range="mse"))
+def sensitivities_of(weights: Mapping[str, Tensor], statistics: Statistics) -> tuple[Sensitivity, ...]:
+    """Layers that the statistics know, in the order of ``weights``."""
+    known = {name: weight for name, weight in weights.items() if name in statistics.alone}
+    predicted = bits.errors(known, statistics, QuantizeSpec("compensated", symmetric=False, range="mse"))
     return tuple(
-        Sensitivity(name, study.alone[name], name in study.measured, predicted[name]) for name in known
+        Sensitivity(name, statistics.alone[name], name in statistics.measured, predicted[name])
+        for name in known
     )

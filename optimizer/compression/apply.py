@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Pruned, Pruner
 from optimizer.compression.prune.patterns import SPARSE_INPUTS, SPARSE_OUTPUTS, fits, named
 from optimizer.compression.quantize import Quantizer, bits, equalise
@@ -60,7 +60,7 @@ def compress_weights(
     model: nn.Module,
     recipe: Recipe,
     published: Mapping[str, Tensor] | None = None,
-    study: Study | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[str, CompressedWeight]:
     """The weights that ``recipe`` makes of ``model``, which is left as it was. Raises InputError.
 
@@ -68,7 +68,7 @@ def compress_weights(
     own: those before batch norm was folded. Folding scales each output channel, and magnitudes across
     channels that tell what matters are those the model was trained with: on EfficientNet-Lite0 30 % global
     sparsity keeps 0.82 by them and 0.48 by the folded ones. Ranges for rounding are those of the model's own.
-    ``study`` is what a recipe that needs data works from.
+    ``statistics`` is what a recipe that needs data works from.
     """
     weights = {layer.name: layer.weight.detach() for layer in walk(model)}
     for override in recipe.layers:
@@ -79,14 +79,14 @@ def compress_weights(
             "channels are removed from the network before its weights are compressed: see "
             "optimizer.compression.prune.channels"
         )
-    if recipe.needs_data and study is None:
+    if recipe.needs_data and statistics is None:
         raise InputError(
             f"{recipe.describe()} works from calibration images: give some, or take magnitude and nearest"
         )
     _check_pattern(weights, recipe)
     scored = weights if published is None else {name: published[name] for name in weights}
-    pruned = _prune(weights, scored, recipe, study)
-    prune_specs, specs = recipe.prune_for(weights), _quantize_specs(weights, recipe, study)
+    pruned = _prune(weights, scored, recipe, statistics)
+    prune_specs, specs = recipe.prune_for(weights), _quantize_specs(weights, recipe, statistics)
     pruned = equalise.equalised(equalised_pairs(model, specs), pruned)
     return {
         name: _compressed(
@@ -95,7 +95,7 @@ def compress_weights(
             _threshold(scored[name], pruned[name].mask, prune_specs[name]),
             specs[name],
             name,
-            study,
+            statistics,
         )
         for name, weight in weights.items()
     }
@@ -115,7 +115,7 @@ def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
 
 
 def _prune(
-    weights: Mapping[str, Tensor], scored: Mapping[str, Tensor], recipe: Recipe, study: Study | None
+    weights: Mapping[str, Tensor], scored: Mapping[str, Tensor], recipe: Recipe, statistics: Statistics | None
 ) -> dict[str, Pruned]:
     """Layers that one spec holds for are pruned together: a global share is shared out among them."""
     alike: dict[PruneSpec, list[str]] = {}
@@ -125,25 +125,25 @@ def _prune(
     for spec, names in alike.items():
         pruner: Pruner = spec.pruner.load()
         pruned |= pruner(
-            {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, study
+            {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, statistics
         )
     return pruned
 
 
 def _quantize_specs(
-    weights: Mapping[str, Tensor], recipe: Recipe, study: Study | None
+    weights: Mapping[str, Tensor], recipe: Recipe, statistics: Statistics | None
 ) -> dict[str, QuantizeSpec]:
     """What holds for each layer, with an average width shared out among the layers that it is asked of."""
     specs = recipe.quantize_for(weights)
     mixed = {name: weight for name, weight in weights.items() if specs[name].average_bits is not None}
     if not mixed:
         return specs
-    assert study is not None
-    widths = bits.resolve(mixed, recipe.quantize, study)
+    assert statistics is not None
+    widths = bits.resolve(mixed, recipe.quantize, statistics)
     return specs | {name: replace(spec, method=specs[name].method) for name, spec in widths.items()}
 
 
-def equalised_pairs(model: nn.Module, specs: Mapping[str, QuantizeSpec]) -> list[equalise.Pair]:
+def equalised_pairs(model: nn.Module, specs: Mapping[str, QuantizeSpec]) -> list[equalise.LayerPair]:
     """Pairs of layers that ``specs``, by layer name, equalise: both of them are to be."""
     if not any(spec.equalises for spec in specs.values()):
         return []
@@ -160,12 +160,17 @@ def _threshold(scored: Tensor, mask: Tensor, spec: PruneSpec) -> float:
 
 
 def _compressed(
-    original: Tensor, pruned: Pruned, threshold: float, spec: QuantizeSpec, name: str, study: Study | None
+    original: Tensor,
+    pruned: Pruned,
+    threshold: float,
+    spec: QuantizeSpec,
+    name: str,
+    statistics: Statistics | None,
 ) -> CompressedWeight:
     values, codes, bias_change = pruned.weight, None, pruned.bias_change
     if spec.integer:
         quantizer: Quantizer = spec.quantizer.load()
-        rounded = quantizer(original, pruned, spec, name, study)
+        rounded = quantizer(original, pruned, spec, name, statistics)
         codes, bias_change = rounded.codes, rounded.bias_change
         values = codes.values
     elif spec.weight_bits == 16:
@@ -178,10 +183,10 @@ def compress(
     model: nn.Module,
     recipe: Recipe,
     published: Mapping[str, Tensor] | None = None,
-    study: Study | None = None,
+    statistics: Statistics | None = None,
 ) -> CompressedModel:
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
-    weights = compress_weights(model, recipe, published, study)
+    weights = compress_weights(model, recipe, published, statistics)
     module = copy.deepcopy(model).eval()
     biases: set[int] = set()
     for layer in uses(module):  # modules may share a weight and have biases of their own, or share both

@@ -35,7 +35,7 @@ _GROUPS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class BitLayout:
     """What must be known to read a stream. ``nonzero`` weights of ``shape`` ``[out, ...]`` survive."""
 
     coding: str
@@ -61,7 +61,7 @@ class Packed:
     """One weight. ``stream`` uint8 ``[bytes]``; at 8 bits or fewer ``scale`` float32 as in Codes and, for an
     asymmetric grid, ``zero_point`` uint8 in its shape."""
 
-    layout: Layout
+    layout: BitLayout
     stream: Tensor
     scale: Tensor | None
     zero_point: Tensor | None
@@ -113,7 +113,7 @@ def pack(weight: CompressedWeight, bits: int) -> Packed:
     survives = weight.values.reshape(-1).numpy() != 0
     nonzero = int(np.count_nonzero(survives))
     coding, _ = _cheapest(survives.size, weight.values.shape[0], nonzero, bits)
-    layout = Layout(coding, bits, tuple(weight.values.shape), nonzero)
+    layout = BitLayout(coding, bits, tuple(weight.values.shape), nonzero)
     stream = torch.from_numpy(_write(_sections(layout, patterns, survives)))
     scale = weight.codes.scale.contiguous() if weight.codes is not None else None
     return Packed(layout, stream, scale, zero_point)
@@ -227,7 +227,7 @@ def _grid_of(weight: CompressedWeight, bits: int) -> Codes:
 # Sections of a stream
 
 
-def _sections(layout: Layout, patterns: np.ndarray, survives: np.ndarray) -> list[tuple[np.ndarray, int]]:
+def _sections(layout: BitLayout, patterns: np.ndarray, survives: np.ndarray) -> list[tuple[np.ndarray, int]]:
     """The numbers of a stream in order, each section with the width of its numbers in bits."""
     if layout.coding == "dense":
         return [(patterns, layout.bits)]
@@ -242,7 +242,7 @@ def _sections(layout: Layout, patterns: np.ndarray, survives: np.ndarray) -> lis
     ]
 
 
-def _read_sections(layout: Layout, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _read_sections(layout: BitLayout, stream: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every weight's pattern, uint32 ``[elements]`` with 0 for those that don't survive, and who survives."""
     elements, nonzero = layout.elements, layout.nonzero
     if layout.coding == "dense":
@@ -261,7 +261,7 @@ def _read_sections(layout: Layout, stream: np.ndarray) -> tuple[np.ndarray, np.n
     return patterns, survives
 
 
-def _read_positions(layout: Layout, stream: np.ndarray) -> tuple[np.ndarray, int]:
+def _read_positions(layout: BitLayout, stream: np.ndarray) -> tuple[np.ndarray, int]:
     """Positions of the surviving weights among all, and the bit of the stream behind them."""
     nonzero, width = layout.nonzero, _bits_for(layout.nonzero + 1)
     starts = _read(stream, 0, layout.rows + 1, width).astype(np.int64)

@@ -29,7 +29,7 @@ from optimizer.engine import csr, kernels, openvino
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
 from optimizer.engine.kernels import Kernels, Kind, Step
 from optimizer.engine.kernels.matrix import DENSE, Way
-from optimizer.engine.kernels.plan import Bring, Call, Choice, Item, Plan, plan
+from optimizer.engine.kernels.plan import Bring, Call, Choice, Item, KernelPlan, plan
 from optimizer.engine.kernels.trace import Trace, trace
 from optimizer.engine.realised import simulated
 from optimizer.engine.torch import RoundActivations, activation_ranges
@@ -237,7 +237,7 @@ def step_of(item: Item, way: Way | None = None) -> Step:
     return item.work.ways[way or next(iter(item.work.ways))]
 
 
-def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict[str, Way]:
+def fastest(planned: KernelPlan, found: Trace, library: Kernels, threads: int) -> dict[str, Way]:
     """The way that each choice, by its item's name, is fastest with: all are timed, the best again."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
     left = {item.name: list(item.work.ways) for item in native if isinstance(item.work, Choice)}
@@ -260,7 +260,7 @@ def fastest(planned: Plan, found: Trace, library: Kernels, threads: int) -> dict
     return {name: ways[0] for name, ways in left.items()}
 
 
-def fixed(planned: Plan) -> dict[str, Way]:
+def fixed(planned: KernelPlan) -> dict[str, Way]:
     """The way of each choice, by its item's name, for scoring: by its weights alone, and no timing. Ways add
     up in different orders, so those that happened to be fastest would give other answers each time."""
     return {item.name: _fixed(item.work) for item in planned.items if isinstance(item.work, Choice)}

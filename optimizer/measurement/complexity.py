@@ -53,7 +53,7 @@ CACHE_LINE_BYTES, PAGE_BYTES = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class PointEffort:
     """How long one point is measured. A sample lasts at least ``sample_ns``, so that neither the clock's
     resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``least_rounds``."""
 
@@ -66,8 +66,8 @@ class Effort:
 
 
 EFFORTS = {
-    True: Effort(2, 0.005, 100_000, 0.2, 6, 60),
-    False: Effort(3, 0.02, 300_000, 0.6, 8, 120),
+    True: PointEffort(2, 0.005, 100_000, 0.2, 6, 60),
+    False: PointEffort(3, 0.02, 300_000, 0.6, 8, 120),
 }
 """By whether the request is quick."""
 
@@ -353,7 +353,7 @@ def chain(weights: Sequence[Tensor], inputs: Tensor) -> Callable[[], Tensor]:
     return call
 
 
-def _rounds(calls: Calls, effort: Effort, random: np.random.Generator) -> tuple[Timing, ...]:
+def _rounds(calls: Calls, effort: PointEffort, random: np.random.Generator) -> tuple[Timing, ...]:
     # timeit's own loop: the garbage collector is off in it, and on again between two samples.
     timed = [(series, build) for series, builds in calls.items() for build in builds]
     timers = [timeit.Timer(build, timer=time.perf_counter_ns) for _, build in timed]
@@ -380,7 +380,7 @@ def _rounds(calls: Calls, effort: Effort, random: np.random.Generator) -> tuple[
     )
 
 
-def _warm_up(timer: timeit.Timer, effort: Effort) -> int:
+def _warm_up(timer: timeit.Timer, effort: PointEffort) -> int:
     """Run until warm; the number of calls that fills a sample."""
     started = time.perf_counter()
     taken: list[float] = []

@@ -15,11 +15,11 @@ from optimizer.compression.apply import (
     compress_weights,
     equalised_pairs,
 )
-from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, study_of
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, statistics_of
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.channels import shrink
 from optimizer.compression.prune.matching import matched
-from optimizer.compression.prune.plan import Plan
+from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.step_time import keep_step_time
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
@@ -46,7 +46,7 @@ def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Ins
     return inspection_of(model, model.module, weights)
 
 
-def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Study | None:
+def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics | None:
     return workspace.statistics(report) if recipe.needs_data else None
 
 
@@ -70,16 +70,20 @@ def compressed_model(workspace: Workspace, recipe: Recipe, report: Report = quie
     if recipe.prune.shrinks:
         small = shrunk(workspace, recipe.prune, report)
         rest = replace(recipe, prune=PruneSpec())
-        return replace(compress(small, rest, study=_studied(workspace, small, rest, report)), recipe=recipe)
+        return replace(
+            compress(small, rest, statistics=_statistics_of(workspace, small, rest, report)), recipe=recipe
+        )
     return compress(model.module, recipe, model.published, _needed(workspace, recipe, report))
 
 
-def _studied(workspace: Workspace, network: nn.Module, recipe: Recipe, report: Report) -> Study | None:
+def _statistics_of(
+    workspace: Workspace, network: nn.Module, recipe: Recipe, report: Report
+) -> Statistics | None:
     """Statistics of a network that is not the model any more, where the recipe needs them."""
     if not recipe.needs_data:
         return None
     with exclusive(report):
-        return study_of(network, workspace.statistics_images, report)
+        return statistics_of(network, workspace.statistics_images, report)
 
 
 def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
@@ -147,7 +151,7 @@ def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> Compressed
     pruned = finetuned(workspace, recipe, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
-    made = compress(pruned.module, rest, study=_studied(workspace, pruned.module, rest, report))
+    made = compress(pruned.module, rest, statistics=_statistics_of(workspace, pruned.module, rest, report))
     weights = {
         name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
     }
@@ -167,7 +171,7 @@ def _shrunk(workspace: Workspace, spec: PruneSpec, *, report: Report) -> nn.Modu
 
 
 @once
-def _plan(workspace: Workspace, measured: bool, *, report: Report) -> Plan:
+def _plan(workspace: Workspace, measured: bool, *, report: Report) -> ChannelPlan:
     """In which order channels go: with ``measured`` effects, from the calibration statistics' moments."""
     model, images = workspace.model.module, workspace.statistics_images
     if not measured:

@@ -91,7 +91,7 @@ def checked(request: Request) -> Request:
 
 
 @dataclass(frozen=True)
-class Pair:
+class RunnerPair:
     """A compressed model and its baseline on one engine, with the same threads and folding, not yet run.
 
     ``images`` ``[N, C, H, W]`` are some to time them with.
@@ -109,7 +109,7 @@ class Pair:
         return 1 - sum(int(w.count_nonzero()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
-def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Pair:
+def pair(workspace: Workspace, request: Request, report: Report = quiet) -> RunnerPair:
     """Compress and build, and score nothing. Raises InputError, UnavailableError, WorkError."""
     request = checked(request)
     images = _timed(workspace)
@@ -119,7 +119,7 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Pair
     with exclusive(report):
         runner = _run_by(workspace, build, compressed, request)
         baseline = _second_baseline(workspace, *_way(request))
-    return Pair(compressed, runner, baseline, images)
+    return RunnerPair(compressed, runner, baseline, images)
 
 
 def measure(

@@ -32,7 +32,7 @@ MIN_SAMPLE_SECONDS = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class LatencyEffort:
     """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``least_rounds``. A noisy
     series is measured again, up to ``attempts`` in all and each time longer: a short one may lie within a
     single disturbance, and more rounds tell better what the baseline is against itself."""
@@ -44,20 +44,20 @@ class Effort:
     attempts: int = 1
     sample_seconds: float = MIN_SAMPLE_SECONDS
 
-    def again(self, attempt: int) -> "Effort":
+    def again(self, attempt: int) -> "LatencyEffort":
         """That of the first, second, ... attempt: longer each time, and warm after the first."""
         warmup = self.warmup_seconds if attempt == 1 else 0.0
         return replace(self, warmup_seconds=warmup, seconds=attempt * self.seconds)
 
 
 EFFORTS = {
-    True: Effort(warmup_calls=10, warmup_seconds=0.05, seconds=0.25, least_rounds=20, attempts=2),
-    False: Effort(warmup_calls=10, warmup_seconds=1.0, seconds=10.0, least_rounds=40, attempts=2),
+    True: LatencyEffort(warmup_calls=10, warmup_seconds=0.05, seconds=0.25, least_rounds=20, attempts=2),
+    False: LatencyEffort(warmup_calls=10, warmup_seconds=1.0, seconds=10.0, least_rounds=40, attempts=2),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class LatencySeries:
     """Nanoseconds a call, one column a round: the baseline twice, then each variant by name.
 
     A sample is the mean of ``calls`` calls in a row; ``single_ns`` has the first of them alone.
@@ -84,8 +84,8 @@ def time_interleaved(
     variants: Mapping[str, Runner],
     images: np.ndarray,
     settings: Settings,
-    effort: Effort,
-) -> Series:
+    effort: LatencyEffort,
+) -> LatencySeries:
     """One series of rounds over ``images`` ``[N, C, H, W]``; a round gives all runners the same batch.
 
     The baseline comes as two runners built alike. One runner called twice a round would keep its weights in
@@ -122,7 +122,7 @@ def time_interleaved(
                 for _ in range(calls - 1):
                     infer(batch)
                 samples[names[index]].append((time.perf_counter_ns() - before) // calls)
-    return Series(
+    return LatencySeries(
         baseline_ns=np.array([samples[name] for name in BASELINE]),
         variants_ns={name: np.array(samples[name]) for name in variants},
         single_ns={name: np.array(singles[name]) for name in variants},
@@ -141,7 +141,7 @@ def tails_are_bounded(rounds: int, series: Iterable[Sequence[int]]) -> bool:
 
 def time_again_if_noisy(
     baselines: tuple[Runner, Runner], variants: Mapping[str, Runner], images: np.ndarray, settings: Settings
-) -> tuple[Series, int]:
+) -> tuple[LatencySeries, int]:
     """:func:`time_interleaved` in full or quick, and the attempts it took: a series that is noisy for one of
     the variants is measured again, the last kept as it is."""
     effort = EFFORTS[settings.quick]
@@ -185,7 +185,9 @@ def batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:
     return [np.ascontiguousarray(images[part]) for part in np.split(repeated, len(repeated) // batch)]
 
 
-def _warm_up(infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: Effort) -> tuple[int, float]:
+def _warm_up(
+    infer: Callable[[np.ndarray], object], batch: np.ndarray, effort: LatencyEffort
+) -> tuple[int, float]:
     """How many calls it took, and the seconds of the fastest."""
     started, calls, fastest = time.perf_counter(), 0, math.inf
     while calls < effort.warmup_calls or time.perf_counter() - started < effort.warmup_seconds:

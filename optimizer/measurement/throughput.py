@@ -24,7 +24,7 @@ from optimizer.analysis.serving import (
 )
 from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
-from optimizer.measurement.experiment import Pair, pair, uncompressed
+from optimizer.measurement.experiment import RunnerPair, pair, uncompressed
 from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet
@@ -40,7 +40,7 @@ KEPT_REQUESTS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
+class ServingEffort:
     """How long a configuration is served. Rounds end after ``seconds`` a configuration, but not before
     ``least_rounds``; a sample lasts at least ``sample_seconds``."""
 
@@ -53,8 +53,8 @@ class Effort:
 
 
 EFFORTS = {
-    True: Effort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, least_rounds=20, most_rounds=130),
-    False: Effort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, least_rounds=40, most_rounds=662),
+    True: ServingEffort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, least_rounds=20, most_rounds=130),
+    False: ServingEffort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, least_rounds=40, most_rounds=662),
 }
 """By whether the request is quick."""
 STEADY_SECONDS = 0.01
@@ -111,7 +111,7 @@ def measure(workspace: Workspace, request: ServingRequest, report: Report = quie
 
 
 def _services(
-    workspace: Workspace, asked: Request, made: Pair, eager: Runner | None, one: Configuration
+    workspace: Workspace, asked: Request, made: RunnerPair, eager: Runner | None, one: Configuration
 ) -> dict[str, Service]:
     """The baseline twice, each compiled for itself, the recipe, and torch eager where that is another."""
     again = made.baseline
@@ -135,7 +135,7 @@ def _service(runner: Runner, one: Configuration) -> Service:
 
 
 @dataclass(frozen=True)
-class Series:
+class ServingSeries:
     """Nanoseconds of each network in each configuration: an interval a round, and single requests."""
 
     intervals_ns: dict[Key, list[int]]
@@ -167,10 +167,10 @@ def thin(taken: np.ndarray, seed: int) -> np.ndarray:
 def _rounds(
     services: Mapping[Key, Service],
     images: Mapping[int, Sequence[np.ndarray]],
-    effort: Effort,
+    effort: ServingEffort,
     seed: int,
     report: Report,
-) -> Series:
+) -> ServingSeries:
     keys, random = list(services), np.random.default_rng(seed)
     intervals: dict[Key, list[int]] = {key: [] for key in keys}
     singles: dict[Key, list[np.ndarray]] = {key: [] for key in keys}
@@ -205,14 +205,14 @@ def _rounds(
                     intervals[key].append((time.perf_counter_ns() - before) // requests[key])
                 singles[key].append(taken)
         calls = min(calls for calls, _ in warm.values())
-        return Series(intervals, singles, requests, calls, stolen(), seed)
+        return ServingSeries(intervals, singles, requests, calls, stolen(), seed)
 
 
 def _streams(key: Key) -> int:
     return 1 if key[1] == EAGER_MODEL else key[0].streams
 
 
-def _warm_up(service: Service, images: np.ndarray, streams: int, effort: Effort) -> tuple[int, float]:
+def _warm_up(service: Service, images: np.ndarray, streams: int, effort: ServingEffort) -> tuple[int, float]:
     """Requests that it took, and the seconds of the fastest."""
     started, requests, fastest = time.perf_counter(), 0, math.inf
     with service.session():

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress_weights
 from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
-from optimizer.compression.calibration.cache import study_of
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.cache import statistics_of
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import fingerprint
 from optimizer.engine import engine_named
@@ -125,15 +125,15 @@ class Workspace:
         """The calibration images ``[N, C, H, W]`` that statistics are taken on. Raises InputError."""
         return _first(self.images, STATISTICS_IMAGES)
 
-    def statistics(self, report: Report = quiet) -> Study:
+    def statistics(self, report: Report = quiet) -> Statistics:
         """What the calibration images tell about each layer; read or made once. The machine lock is held
         meanwhile. Raises InputError."""
         with exclusive(report):
             return self._known(report=report)
 
     @once
-    def _known(self, *, report: Report) -> Study:
-        return study_of(self.model.module, self.statistics_images, report)
+    def _known(self, *, report: Report) -> Statistics:
+        return statistics_of(self.model.module, self.statistics_images, report)
 
 
 def _first(images: Datasets, count: int) -> Tensor:

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from optimizer.analysis.summary import summarise
+from optimizer.progress import Report
 from optimizer.recipe import Preset
 from optimizer.records import Request, Result
-
-Report = Callable[[float | None, str], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """Many recipes on one model: a grid, and an iterator of results or recorded failures."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
+from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.recipe import Recipe
 from optimizer.records import Request, Result
@@ -11,14 +12,6 @@ from optimizer.records import Request, Result
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
 MAX_GRID = 2_000
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A request that gave no result, and why."""
-
-    request: Request
-    message: str
 
 
 def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:
@@ -50,14 +43,14 @@ def _recipe(base: Recipe, sparsity: float, bits: int) -> Recipe:
     return replace(base, prune=prune, quantize=base.quantize.at(bits)).canonical()
 
 
-def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failure]:
+def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failed]:
     """Measure one after the other. A configuration that fails, however, is recorded and the rest go on."""
     for request in requests:
         try:
             result = measure(request)
         except ParetoscopeError as error:
-            yield Failure(request, str(error))
+            yield Failed(request, str(error))
         except Exception as error:  # engines raise what they like, such as RuntimeError for want of memory
-            yield Failure(request, f"{type(error).__name__}: {error}")
+            yield Failed(request, f"{type(error).__name__}: {error}")
         else:
             yield result

@@ -22,9 +22,9 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from optimizer.errors import ParetoscopeError, UnavailableError
+from optimizer.progress import Report
 from optimizer.system.processes import describe_exit, guard, kill_group, release
 
-Report = Callable[[float | None, str], None]
 Target = Callable[[str, Any, Report], object]
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.bits import (
     SAMPLED_ROWS,
@@ -146,13 +146,15 @@ def example(name: str = "plain") -> tuple[Tensor, Tensor]:
     return weight, mixed @ mixed.mT / (3 * columns)
 
 
-def study_of(layers: dict[str, tuple[Tensor, Tensor]], effects: dict[str, float] | None = None) -> Study:
+def statistics_of(
+    layers: dict[str, tuple[Tensor, Tensor]], effects: dict[str, float] | None = None
+) -> Statistics:
     moments = {
         name: Moments(matrix, torch.zeros(matrix.shape[:2]), 0.0) for name, (_, matrix) in layers.items()
     }
     effects = effects or dict.fromkeys(layers, 1.0)
     by_row = {name: torch.full((len(weight),), effects[name]) for name, (weight, _) in layers.items()}
-    return Study(moments, by_row, effects, frozenset(), frozenset(layers))
+    return Statistics(moments, by_row, effects, frozenset(), frozenset(layers))
 
 
 EXAMPLES = ("plain", "few rows", "depthwise", "grouped", "wide")
@@ -165,17 +167,17 @@ def test_predicted_costs_are_near_those_of_rounding_for_real(
     name: str, method: str, granularity: str
 ) -> None:
     weight, matrix = example(name)
-    study = study_of({name: (weight, matrix)})
+    statistics = statistics_of({name: (weight, matrix)})
     spec = QuantizeSpec(method, average_bits=4, granularity=granularity, symmetric=False, range="mse")
     effects = torch.rand(len(weight), generator=torch.Generator().manual_seed(0))
-    predicted = rounding_errors(weight, study.matrix(name), effects, spec)
+    predicted = rounding_errors(weight, statistics.matrix(name), effects, spec)
     assert tuple(predicted) == WIDTHS
     for width in (3, 5, 8):
         pruned = Pruned(weight, torch.ones(weight.shape, dtype=torch.bool))
         one = QuantizeSpec(method, weight_bits=width, granularity=granularity, symmetric=False, range="mse")
-        values = QUANTIZERS[method].load()(weight, pruned, one, name, study).codes.values
+        values = QUANTIZERS[method].load()(weight, pruned, one, name, statistics).codes.values
         change = as_rows(values - weight, len(matrix))
-        real = float(quadratic(change, study.matrix(name)).flatten() @ effects)
+        real = float(quadratic(change, statistics.matrix(name)).flatten() @ effects)
         assert predicted[width] == pytest.approx(real, rel=0.5)
 
 
@@ -183,8 +185,8 @@ def test_predicted_costs_are_near_those_of_rounding_for_real(
 def test_more_bits_cost_less(name: str) -> None:
     weight, matrix = example(name)
     spec = QuantizeSpec("compensated", average_bits=4, range="mse")
-    study = study_of({name: (weight, matrix)})
-    found = rounding_errors(weight, study.matrix(name), study.effects[name], spec)
+    statistics = statistics_of({name: (weight, matrix)})
+    found = rounding_errors(weight, statistics.matrix(name), statistics.effects[name], spec)
     values = [found[width] for width in WIDTHS]
     assert all(more > 2 * fewer for more, fewer in pairwise(values))
 
@@ -194,13 +196,13 @@ def test_errors_grow_with_the_measured_effects_of_each_layer_and_row() -> None:
     weights = {name: weight for name, (weight, _) in layers.items()}
     spec = QuantizeSpec("compensated", average_bits=4)
     once, more = (
-        errors(weights, study_of(layers, {"plain": 1.0, "few rows": one}), spec) for one in (1.0, 3.0)
+        errors(weights, statistics_of(layers, {"plain": 1.0, "few rows": one}), spec) for one in (1.0, 3.0)
     )
     assert more["plain"] == once["plain"]
     assert more["few rows"] == pytest.approx({width: 3 * error for width, error in once["few rows"].items()})
-    study = study_of(layers)
+    statistics = statistics_of(layers)
     rows = [torch.eye(5)[row] for row in range(5)]
-    alone = [rounding_errors(weights["few rows"], study.matrix("few rows"), row, spec) for row in rows]
+    alone = [rounding_errors(weights["few rows"], statistics.matrix("few rows"), row, spec) for row in rows]
     for width in WIDTHS:
         assert sum(one[width] for one in alone) == pytest.approx(once["few rows"][width], rel=1e-4)
 
@@ -208,10 +210,10 @@ def test_errors_grow_with_the_measured_effects_of_each_layer_and_row() -> None:
 @pytest.mark.parametrize("method", QUANTIZERS)
 def test_layers_that_matter_more_get_more_bits_within_the_average(method: str) -> None:
     layers = {name: example("plain") for name in ("vital", "idle", "normal")}
-    study = study_of(layers, {"vital": 100.0, "idle": 0.0, "normal": 1.0})
+    statistics = statistics_of(layers, {"vital": 100.0, "idle": 0.0, "normal": 1.0})
     weights = {name: weight for name, (weight, _) in layers.items()}
     spec = QuantizeSpec(method, average_bits=4.5, symmetric=False, range="mse")
-    found = resolve(weights, spec, study)
+    found = resolve(weights, spec, statistics)
     bits = {name: one.weight_bits for name, one in found.items()}
     assert bits["vital"] > bits["normal"] > bits["idle"] == 2
     assert sum(bits.values()) <= 3 * 4.5
@@ -224,23 +226,23 @@ def test_layers_that_were_not_studied_get_the_average_rounded_down() -> None:
     layers = {name: example(name) for name in ("plain", "few rows")}
     weights = {name: weight for name, (weight, _) in layers.items()} | {"unknown": torch.ones(50, 50)}
     spec = QuantizeSpec("compensated", average_bits=3.5)
-    found = resolve(weights, spec, study_of(layers))
+    found = resolve(weights, spec, statistics_of(layers))
     assert found["unknown"].weight_bits == 3
     used = sum(found[name].weight_bits * weight.numel() for name, weight in weights.items())
     assert used <= 3.5 * sum(weight.numel() for weight in weights.values())
-    assert set(resolve({"unknown": torch.ones(5, 5)}, spec, study_of(layers))) == {"unknown"}
+    assert set(resolve({"unknown": torch.ones(5, 5)}, spec, statistics_of(layers))) == {"unknown"}
 
 
 def test_a_recipe_without_an_average_has_nothing_to_share_out() -> None:
     with pytest.raises(InputError, match="give a number from 2 to 8"):
-        resolve({}, QuantizeSpec("compensated", weight_bits=4), study_of({}))
+        resolve({}, QuantizeSpec("compensated", weight_bits=4), statistics_of({}))
 
 
 def test_layers_of_zeros_take_the_fewest_bits() -> None:
     _, matrix = example("plain")
     layers = {"zeros": (torch.zeros(8, 30), matrix), "plain": example("plain")}
     weights = {name: weight for name, (weight, _) in layers.items()}
-    found = resolve(weights, QuantizeSpec("compensated", average_bits=4), study_of(layers))
+    found = resolve(weights, QuantizeSpec("compensated", average_bits=4), statistics_of(layers))
     assert found["zeros"].weight_bits == 2
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.prune.channels import masked_model, shrink
 from optimizer.compression.prune.coupling import groups
-from optimizer.compression.prune.plan import ORDERS, Plan, plan
+from optimizer.compression.prune.plan import ORDERS, ChannelPlan, plan
 from optimizer.compression.prune.ranking import removal_order
 from optimizer.compression.prune.readers import refit
 from optimizer.compression.prune.widths import kept_counts
@@ -89,11 +89,11 @@ def fashion() -> Datasets:
 
 
 @pytest.fixture(scope="module")
-def planned(fashion: Datasets) -> Callable[[str, str], Plan]:
+def planned(fashion: Datasets) -> Callable[[str, str], ChannelPlan]:
     """``planned(name, order)``: the plan of a bundled model on 96 calibration images, made once."""
 
     @cache
-    def of(name: str, order: str) -> Plan:
+    def of(name: str, order: str) -> ChannelPlan:
         module, _ = fold_batch_norm(load(name).module)
         return plan(module, fashion.calibration.images[:96], order=order)
 
@@ -259,7 +259,7 @@ def test_dead_channels_go_first_and_change_nothing(order: str, small_images: Ten
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ["fashion-mlp", "fashion-mobilenet"])
-def test_kept_channels_are_nested(name: str, order: str, planned: Callable[[str, str], Plan]) -> None:
+def test_kept_channels_are_nested(name: str, order: str, planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned(name, order)
     for multiple in (1, 8):
         kept = [shrink(found, ratio, multiple=multiple).kept for ratio in (0.1, 0.3, 0.6)]
@@ -268,7 +268,7 @@ def test_kept_channels_are_nested(name: str, order: str, planned: Callable[[str,
                 assert set(more[layer].tolist()) <= set(less[layer].tolist())
 
 
-def test_kept_channels_never_grow_with_the_ratio(planned: Callable[[str, str], Plan]) -> None:
+def test_kept_channels_never_grow_with_the_ratio(planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-mobilenet", "compensated")
     counts = [kept_counts(found, step / 40, 8) for step in range(40)]
     assert counts[0] == {group.name: group.channels for group in found.free}
@@ -278,7 +278,7 @@ def test_kept_channels_never_grow_with_the_ratio(planned: Callable[[str, str], P
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], Plan]) -> None:
+def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-mobilenet", order)
     counts = kept_counts(found, 0.3, 16)
     for group in found.free:
@@ -287,14 +287,14 @@ def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], Plan]
     assert kept_counts(found, 0.3, 1) != counts
 
 
-def test_by_magnitude_each_group_loses_the_same_share(planned: Callable[[str, str], Plan]) -> None:
+def test_by_magnitude_each_group_loses_the_same_share(planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-resnet", "magnitude")
     assert kept_counts(found, 0.25) == {group.name: 3 * group.channels // 4 for group in found.free}
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.5])
 def test_compensated_ratio_is_a_share_of_multiply_accumulates(
-    ratio: float, planned: Callable[[str, str], Plan]
+    ratio: float, planned: Callable[[str, str], ChannelPlan]
 ) -> None:
     found = planned("fashion-mobilenet", "compensated")
     counts = kept_counts(found, ratio)
@@ -338,7 +338,7 @@ def test_shrunk_equals_masked(kind: type[nn.Module], order: str, small_images: T
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_bundled_models_shrink(
-    name: str, order: str, planned: Callable[[str, str], Plan], fashion: Datasets
+    name: str, order: str, planned: Callable[[str, str], ChannelPlan], fashion: Datasets
 ) -> None:
     found = planned(name, order)
     shrunk = shrink(found, 0.25)
@@ -354,7 +354,7 @@ def test_bundled_models_shrink(
 
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "fashion-vit"])
 def test_compensated_keeps_more_accuracy(
-    name: str, planned: Callable[[str, str], Plan], fashion: Datasets
+    name: str, planned: Callable[[str, str], ChannelPlan], fashion: Datasets
 ) -> None:
     images, labels = fashion.evaluation.images, fashion.evaluation.labels
     right = {
@@ -384,7 +384,9 @@ def test_the_mean_of_what_goes_is_put_into_the_bias(small_images: Tensor) -> Non
     assert error < 0.5 * worse
 
 
-def test_matching_is_kept_where_it_helps(planned: Callable[[str, str], Plan], fashion: Datasets) -> None:
+def test_matching_is_kept_where_it_helps(
+    planned: Callable[[str, str], ChannelPlan], fashion: Datasets
+) -> None:
     found = planned("fashion-mobilenet", "magnitude")
     plain, matched = shrink(found, 0.3), shrink(found, 0.3, match=True)
     images = fashion.evaluation.images[:200]

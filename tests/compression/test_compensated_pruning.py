@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, quadratic
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.compensated import MAX_SCALE, bias_change, match_variance, prune, refit
 from optimizer.compression.prune.patterns import PATTERNS
 from optimizer.errors import InputError
@@ -42,8 +42,8 @@ def spec(sparsity: float | None = None, **options: object) -> PruneSpec:
     return SimpleNamespace(sparsity=sparsity, share=sparsity or 0.0, **made)  # type: ignore[return-value]
 
 
-def study_of(moments: dict[str, Moments], biased: bool = True, **effects: float) -> Study:
-    return Study(
+def statistics_of(moments: dict[str, Moments], biased: bool = True, **effects: float) -> Statistics:
+    return Statistics(
         moments=moments,
         effects=effects,
         alone={},
@@ -52,7 +52,7 @@ def study_of(moments: dict[str, Moments], biased: bool = True, **effects: float)
     )
 
 
-def network(seed: int = 0) -> tuple[dict[str, Tensor], Study]:
+def network(seed: int = 0) -> tuple[dict[str, Tensor], Statistics]:
     """A pointwise, a depthwise and a linear layer."""
     weights = {
         "wide": random(24, 48, 1, 1, seed=seed),
@@ -64,10 +64,10 @@ def network(seed: int = 0) -> tuple[dict[str, Tensor], Study]:
         "depthwise": torch.stack([correlated(200, 9, seed + channel) for channel in range(12)]),
         "head": correlated(30, 40, seed)[None],  # fewer samples than columns: singular
     }
-    study = study_of(
+    statistics = statistics_of(
         {name: moments_of(one) for name, one in inputs.items()}, wide=1.0, depthwise=3.0, head=0.5
     )
-    return weights, study
+    return weights, statistics
 
 
 @pytest.mark.parametrize("columns", [9, 48])
@@ -115,10 +115,10 @@ def test_matching_restores_the_variance_of_each_row() -> None:
 
 @pytest.mark.parametrize("match", [True, False])
 def test_the_bias_change_restores_the_mean_of_the_outputs(match: bool) -> None:
-    weights, study = network()
-    pruned = prune(weights, weights, spec(0.5), study, match)
+    weights, statistics = network()
+    pruned = prune(weights, weights, spec(0.5), statistics, match)
     for name, one in pruned.items():
-        mean = study.moments[name].mean
+        mean = statistics.moments[name].mean
         before, after = (
             (as_rows(weight, len(mean)) * mean.unsqueeze(1)).sum(2).flatten()
             for weight in (weights[name], one.weight)
@@ -140,8 +140,8 @@ def test_bias_changes_are_in_the_order_of_the_outputs() -> None:
     st.sampled_from(["fast", "best"]),
 )
 def test_totals_masks_and_zeros(sparsity: float, allocation: str, effort: str) -> None:
-    weights, study = network()
-    pruned = prune(weights, weights, spec(sparsity, allocation=allocation, effort=effort), study)
+    weights, statistics = network()
+    pruned = prune(weights, weights, spec(sparsity, allocation=allocation, effort=effort), statistics)
     total = sum(weight.numel() for weight in weights.values())
     gone = sum(int((~one.mask).sum()) for one in pruned.values())
     assert abs(gone - round(sparsity * total)) <= (len(weights) if allocation == "uniform" else 0)
@@ -155,9 +155,9 @@ def test_totals_masks_and_zeros(sparsity: float, allocation: str, effort: str) -
 @pytest.mark.parametrize("effort", ["fast", "best"])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_pattern(pattern: str, effort: str) -> None:
-    weights, study = network()
+    weights, statistics = network()
     share = PATTERNS[pattern].fixed_sparsity or 0.5
-    pruned = prune(weights, weights, spec(share, pattern=pattern, effort=effort), study)
+    pruned = prune(weights, weights, spec(share, pattern=pattern, effort=effort), statistics)
     if PATTERNS[pattern].kept:
         zeros = {name: int((~one.mask).sum()) for name, one in pruned.items()}
         assert zeros == {"wide": 24 * 48 // 2, "depthwise": 0, "head": 0}
@@ -170,9 +170,9 @@ def test_every_pattern(pattern: str, effort: str) -> None:
 @pytest.mark.parametrize("match", [True, False])
 def test_with_uncorrelated_inputs_of_one_size_it_is_magnitude_pruning(match: bool) -> None:
     weight = random(8, 40)
-    study = study_of({"a": Moments(torch.eye(40)[None], torch.zeros(1, 40), 0.0)}, a=1.0)
+    statistics = statistics_of({"a": Moments(torch.eye(40)[None], torch.zeros(1, 40), 0.0)}, a=1.0)
     for effort in ("fast", "best"):
-        pruned = prune({"a": weight}, {"a": weight}, spec(0.5, effort=effort), study, match)["a"]
+        pruned = prune({"a": weight}, {"a": weight}, spec(0.5, effort=effort), statistics, match)["a"]
         limit = weight.abs().flatten().sort().values[159]
         assert torch.equal(pruned.mask, weight.abs() > limit)
         if not match:
@@ -180,11 +180,13 @@ def test_with_uncorrelated_inputs_of_one_size_it_is_magnitude_pruning(match: boo
 
 
 def test_best_effort_errs_less_than_fast_and_refitting_less_than_masking() -> None:
-    weights, study = network()
+    weights, statistics = network()
     errors = {}
     for effort in ("fast", "best"):
-        pruned = prune(weights, weights, spec(0.6, allocation="uniform", effort=effort), study, match=False)
-        matrix = study.matrix("wide")
+        pruned = prune(
+            weights, weights, spec(0.6, allocation="uniform", effort=effort), statistics, match=False
+        )
+        matrix = statistics.matrix("wide")
         rows = as_rows(weights["wide"], 1)
         errors[effort] = quadratic(rows - as_rows(pruned["wide"].weight, 1), matrix).sum()
         masked = quadratic(rows * ~as_rows(pruned["wide"].mask, 1), matrix).sum()
@@ -193,8 +195,8 @@ def test_best_effort_errs_less_than_fast_and_refitting_less_than_masking() -> No
 
 
 def test_masks_of_one_study_are_nested_over_the_sparsities() -> None:
-    weights, study = network()
-    some, more = (prune(weights, weights, spec(share), study) for share in (0.4, 0.7))
+    weights, statistics = network()
+    some, more = (prune(weights, weights, spec(share), statistics) for share in (0.4, 0.7))
     assert all((some[name].mask | ~more[name].mask).all() for name in weights)
 
 
@@ -203,11 +205,11 @@ def test_a_row_that_matters_more_keeps_more() -> None:
     moments = {"a": moments_of(correlated(400, 40)[None])}
     effects = torch.ones(20)
     effects[3] = 1000.0
-    study = Study(
+    statistics = Statistics(
         moments=moments, effects={"a": effects}, alone={}, measured=frozenset(), biased=frozenset("a")
     )  # type: ignore[dict-item]
     for effort in ("fast", "best"):
-        kept = prune({"a": weight}, {"a": weight}, spec(0.7, effort=effort), study)["a"].mask.sum(1)
+        kept = prune({"a": weight}, {"a": weight}, spec(0.7, effort=effort), statistics)["a"].mask.sum(1)
         assert kept[3] > 36
         assert kept.sum() == 240
 
@@ -215,8 +217,8 @@ def test_a_row_that_matters_more_keeps_more() -> None:
 @pytest.mark.parametrize("effort", ["fast", "best"])
 @pytest.mark.parametrize("dead", ["inputs", "weights", "all inputs", "one group"])
 def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
-    weights, study = network()
-    moments = dict(study.moments)
+    weights, statistics = network()
+    moments = dict(statistics.moments)
     wide = moments["wide"].covariance.clone()
     if dead == "inputs":
         wide[:, ::2] = 0
@@ -230,8 +232,8 @@ def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
         groups[4] = 0
         moments["depthwise"] = Moments(groups, moments["depthwise"].mean, 0.0)
     moments["wide"] = Moments(wide, moments["wide"].mean, 0.0)
-    changed = Study(
-        moments=moments, effects=study.effects, alone={}, measured=frozenset(), biased=study.biased
+    changed = Statistics(
+        moments=moments, effects=statistics.effects, alone={}, measured=frozenset(), biased=statistics.biased
     )
     pruned = prune(weights, weights, spec(0.5, effort=effort), changed)
     total = sum(weight.numel() for weight in weights.values())
@@ -250,18 +252,22 @@ def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
 
 
 def test_layers_without_a_bias_keep_it_so() -> None:
-    weights, study = network()
-    plain = Study(
-        moments=study.moments, effects=study.effects, alone={}, measured=frozenset(), biased=frozenset()
+    weights, statistics = network()
+    plain = Statistics(
+        moments=statistics.moments,
+        effects=statistics.effects,
+        alone={},
+        measured=frozenset(),
+        biased=frozenset(),
     )
     assert all(one.bias_change is None for one in prune(weights, weights, spec(0.5), plain).values())
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2:4", "1x4"])
 def test_layers_that_the_study_lacks_are_pruned_by_magnitude(pattern: str) -> None:
-    weights, study = network()
+    weights, statistics = network()
     weights["unseen"] = random(16, 32)
-    pruned = prune(weights, weights, spec(0.5, pattern=pattern), study)["unseen"]
+    pruned = prune(weights, weights, spec(0.5, pattern=pattern), statistics)["unseen"]
     assert pruned.bias_change is None
     assert torch.equal(pruned.weight, weights["unseen"] * pruned.mask)
     assert 0 < pruned.mask.sum() < 512
@@ -270,25 +276,25 @@ def test_layers_that_the_study_lacks_are_pruned_by_magnitude(pattern: str) -> No
 
 
 def test_a_threshold_looks_at_the_published_weights_and_the_rest_is_refitted() -> None:
-    weights, study = network()
+    weights, statistics = network()
     weights["unseen"] = random(3, 4)
     published = {name: 2 * weight for name, weight in weights.items()}
-    pruned = prune(weights, published, spec(threshold=1.0), study)
+    pruned = prune(weights, published, spec(threshold=1.0), statistics)
     for name, one in pruned.items():
         assert torch.equal(one.mask, weights[name].abs() > 0.5)
         assert torch.equal(one.weight, weights[name] * one.mask) == (name == "unseen")
 
 
 def test_weights_are_left_alone() -> None:
-    weights, study = network()
+    weights, statistics = network()
     before = {name: weight.clone() for name, weight in weights.items()}
-    prune(weights, weights, spec(0.5, effort="best"), study)
+    prune(weights, weights, spec(0.5, effort="best"), statistics)
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
 def test_a_missing_study_and_an_impossible_sparsity_are_refused() -> None:
-    weights, study = network()
+    weights, statistics = network()
     with pytest.raises(InputError, match="compensated works from calibration images"):
         prune(weights, weights, spec(0.5), None)
     with pytest.raises(InputError, match="can't be met"):
-        prune(weights, weights, spec(0.9999), study)
+        prune(weights, weights, spec(0.9999), statistics)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, damped, quadratic
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize import compensated
 from optimizer.compression.quantize.compensated import (
@@ -47,9 +47,9 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def study_of(matrix: Tensor, biased: bool = True, mean: Tensor | None = None) -> Study:
+def statistics_of(matrix: Tensor, biased: bool = True, mean: Tensor | None = None) -> Statistics:
     moments = Moments(matrix, torch.zeros(matrix.shape[:2]) if mean is None else mean, 0.0)
-    return Study({"a": moments}, {}, {}, frozenset(), frozenset({"a"} if biased else ()))
+    return Statistics({"a": moments}, {}, {}, frozenset(), frozenset({"a"} if biased else ()))
 
 
 def whole(weight: Tensor) -> Pruned:
@@ -59,7 +59,7 @@ def whole(weight: Tensor) -> Pruned:
 def codes_of(
     weight: Tensor, matrix: Tensor, spec: QuantizeSpec = PLAIN, pruned: Pruned | None = None
 ) -> Codes:
-    return quantize(weight, pruned or whole(weight), spec, "a", study_of(matrix)).codes
+    return quantize(weight, pruned or whole(weight), spec, "a", statistics_of(matrix)).codes
 
 
 def cost(values: Tensor, weight: Tensor, matrix: Tensor) -> float:
@@ -288,7 +288,7 @@ def test_scale_factors_of_rows_without_a_signal_are_1() -> None:
 def test_the_bias_takes_up_what_rounding_does_to_the_mean() -> None:
     weight, matrix = drawn((6, 2, 3, 3)), covariance(3, 18, 1)
     mean = drawn((3, 18), 4)
-    rounded = quantize(weight, whole(weight), PLAIN, "a", study_of(matrix, mean=mean))
+    rounded = quantize(weight, whole(weight), PLAIN, "a", statistics_of(matrix, mean=mean))
     assert rounded.bias_change is not None
     before, after = (
         torch.stack([row.flatten() @ mean[channel // 2] for channel, row in enumerate(values)])
@@ -302,7 +302,7 @@ def test_without_a_bias_the_mean_counts_as_a_change_of_the_outputs() -> None:
     mean = 3 + drawn((1, 30), 4)
     shifts = []
     for biased in (True, False):
-        rounded = quantize(weight, whole(weight), PLAIN, "a", study_of(matrix, biased, mean))
+        rounded = quantize(weight, whole(weight), PLAIN, "a", statistics_of(matrix, biased, mean))
         assert (rounded.bias_change is None) != biased
         shifts.append(float(((rounded.codes.values - weight) @ mean[0]).square().sum()))
     assert shifts[1] < 0.2 * shifts[0]
@@ -311,7 +311,7 @@ def test_without_a_bias_the_mean_counts_as_a_change_of_the_outputs() -> None:
 def test_a_layer_that_was_not_studied_is_rounded_to_nearest() -> None:
     weight = drawn((4, 9))
     pruned = Pruned(weight * 0.5, torch.ones(4, 9, dtype=torch.bool), torch.ones(4))
-    rounded = quantize(weight, pruned, PLAIN, "b", study_of(covariance(1, 9, 1)))
+    rounded = quantize(weight, pruned, PLAIN, "b", statistics_of(covariance(1, 9, 1)))
     assert torch.equal(rounded.codes.values, round_to_nearest(pruned.weight, PLAIN).values)
     assert rounded.bias_change is pruned.bias_change
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress_weights
 from optimizer.compression.calibration.moments import collect
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.magnitude import masks, thresholds
 from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import PruneSpec, Recipe
@@ -160,11 +160,13 @@ def test_pruners_leave_the_weights_alone() -> None:
     weight = torch.randn(8, 8)
     before = weight.clone()
     moments = collect(nn.Sequential(nn.Linear(8, 8)), torch.randn(40, 8))
-    study = Study({"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(), frozenset(["w"]))
+    statistics = Statistics(
+        {"w": moments["0.weight"]}, {"w": torch.ones(8)}, {}, frozenset(), frozenset(["w"])
+    )
     for entry in PRUNERS.values():
         if entry.shrinks:
             continue
         pruner = entry.load()
         for allocation in ("uniform", "global", "normalised", "measured"):
-            pruner({"w": weight}, {"w": weight}, spec(sparsity=0.5, allocation=allocation), study)
+            pruner({"w": weight}, {"w": weight}, spec(sparsity=0.5, allocation=allocation), statistics)
     assert np.array_equal(weight, before)

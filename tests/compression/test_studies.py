@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration import cache
-from optimizer.compression.calibration.cache import coupled, fine_tuned, make, plan_of, study_of
+from optimizer.compression.calibration.cache import coupled, fine_tuned, make, plan_of, statistics_of
 from optimizer.compression.calibration.sensitivity import Trial, divergences_together
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import LOOK_STEPS, recover
 from optimizer.compression.prune.channels import shrink
-from optimizer.compression.prune.plan import Plan
+from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
@@ -32,7 +32,7 @@ def files(home: Path) -> list[Path]:
     return sorted((home / "studies").glob("*.safetensors"))
 
 
-def assert_equal(one: Study, other: Study) -> None:
+def assert_equal(one: Statistics, other: Statistics) -> None:
     assert one.effects.keys() == other.effects.keys()
     assert all(torch.equal(effects, other.effects[name]) for name, effects in one.effects.items())
     assert one.alone == other.alone
@@ -52,30 +52,30 @@ def model(small: Small) -> nn.Module:
 def test_a_study_is_made_once_and_read_back_bit_for_bit(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = study_of(model, small_images)
+    made = statistics_of(model, small_images)
     assert_equal(made, make(model, small_images))
     assert len(files(home)) == 1
     monkeypatch.setattr(cache, "make", lambda *_: pytest.fail("it was made again"))
-    assert_equal(study_of(model, small_images.clone()), made)
+    assert_equal(statistics_of(model, small_images.clone()), made)
 
 
 def test_other_weights_or_images_are_another_study(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
-    study_of(model, small_images)
-    study_of(model, small_images[:20])
+    statistics_of(model, small_images)
+    statistics_of(model, small_images[:20])
     with torch.no_grad():
         next(walk(model)).weight[0] += 1
-    study_of(model, small_images)
+    statistics_of(model, small_images)
     assert len(files(home)) == 3
 
 
 def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
-    made = study_of(model, small_images)
+    made = statistics_of(model, small_images)
     (path,) = files(home)
     path.write_bytes(path.read_bytes()[:200])
-    assert_equal(study_of(model, small_images), made)
-    assert_equal(study_of(model, small_images), made)
+    assert_equal(statistics_of(model, small_images), made)
+    assert_equal(statistics_of(model, small_images), made)
 
 
 def zeros_at_the_end(whole: bytes) -> bytes:
@@ -96,12 +96,12 @@ def another_fact(whole: bytes) -> bytes:
 def test_a_file_that_is_not_as_it_was_written_is_none(
     model: nn.Module, small_images: Tensor, home: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    made = study_of(model, small_images)
+    made = statistics_of(model, small_images)
     (path,) = files(home)
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
     assert read(path) is None
-    assert_equal(study_of(model, small_images), made)
+    assert_equal(statistics_of(model, small_images), made)
     assert read(path) is not None
 
 
@@ -142,19 +142,19 @@ def test_those_that_were_not_used_for_longest_go_first(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for age, count in enumerate((20, 24, 28)):
-        study_of(model, small_images[:count])
+        statistics_of(model, small_images[:count])
         newest = max(files(home), key=lambda path: path.stat().st_mtime)
         os.utime(newest, (age, age))
-    study_of(model, small_images[:20])  # used again: the second is the oldest now
+    statistics_of(model, small_images[:20])  # used again: the second is the oldest now
     size = files(home)[0].stat().st_size
     monkeypatch.setattr(disk_cache, "KEPT_BYTES", int(3.5 * size))
-    study_of(model, small_images[:32])
+    statistics_of(model, small_images[:32])
     assert len(files(home)) == 3
     made = []
     monkeypatch.setattr(cache, "make", lambda *_: made.append(1) or make(model, small_images[:24]))
-    study_of(model, small_images[:20])
+    statistics_of(model, small_images[:20])
     assert not made
-    study_of(model, small_images[:24])
+    statistics_of(model, small_images[:24])
     assert made
 
 
@@ -164,7 +164,7 @@ def test_without_a_folder_to_write_to_a_study_is_made_and_not_kept(
     file = tmp_path / "file"
     file.write_text("")
     monkeypatch.setenv("PARETOSCOPE_HOME", str(file / "home"))
-    assert_equal(study_of(model, small_images), make(model, small_images))
+    assert_equal(statistics_of(model, small_images), make(model, small_images))
 
 
 def test_every_layer_that_matters_has_an_effect(model: nn.Module, small_images: Tensor) -> None:
@@ -188,7 +188,7 @@ def test_bad_images_are_refused_and_nothing_is_kept(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
     with pytest.raises(InputError, match="no calibration images"):
-        study_of(model, small_images[:0])
+        statistics_of(model, small_images[:0])
     assert not files(home)
 
 
@@ -219,7 +219,7 @@ def plain() -> nn.Module:
 def test_a_plan_is_made_once_and_removes_the_same_channels(
     plain: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch, order: str
 ) -> None:
-    moments = study_of(plain, small_images).moments if order == "compensated" else None
+    moments = statistics_of(plain, small_images).moments if order == "compensated" else None
     made = plan_of(plain, small_images, order, moments)
     monkeypatch.setattr(cache, "plan", lambda *_, **__: pytest.fail("it was made again"))
     again = plan_of(plain, small_images, order, moments)
@@ -234,8 +234,8 @@ def test_a_plan_is_made_once_and_removes_the_same_channels(
 
 
 def test_plans_of_two_orders_are_kept_apart(plain: nn.Module, small_images: Tensor, home: Path) -> None:
-    moments = study_of(plain, small_images).moments
-    plans: list[Plan] = [
+    moments = statistics_of(plain, small_images).moments
+    plans: list[ChannelPlan] = [
         plan_of(plain, small_images, order, moments) for order in ("magnitude", "compensated")
     ]
     assert [plan.order for plan in plans] == ["magnitude", "compensated"]
@@ -320,8 +320,8 @@ def test_what_is_read_again_lies_in_memory_as_what_was_made(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
     """Where a tensor begins decides how sums over it are rounded."""
-    study_of(model, small_images)
-    again = study_of(model, small_images)
+    statistics_of(model, small_images)
+    again = statistics_of(model, small_images)
     assert all(one.covariance.data_ptr() % 64 == 0 for one in again.moments.values())
     assert all(one.mean.data_ptr() % 64 == 0 for one in again.moments.values())
 
@@ -355,12 +355,12 @@ def test_what_making_raises_comes_through_and_leaves_nothing(home: Path) -> None
 def test_writings_that_were_never_finished_are_cleared_away(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
-    study_of(model, small_images[:20])
+    statistics_of(model, small_images[:20])
     for name in ("half.123", "gone.lock", "recent.456"):
         (home / "studies" / name).write_text("")
     for name in ("half.123", "gone.lock"):
         os.utime(home / "studies" / name, (0, 0))
-    study_of(model, small_images[:20])
+    statistics_of(model, small_images[:20])
     assert {path.suffix for path in (home / "studies").iterdir()} == {".safetensors", ".lock", ".456"}
 
 
@@ -370,7 +370,7 @@ def test_on_the_residual_network_nothing_that_matters_has_no_effect(
     """A sum carries on what one of its layers lost; all of them at once is what the outputs tell."""
     folded, _ = fold_batch_norm(resnet.module)
     images = load_images(resnet, DataSpec()).calibration.images[:64]
-    known = study_of(folded, images)
+    known = statistics_of(folded, images)
     found = coupled(folded, images, known)
     residual = [group for group in found if group.tie == "a residual sum ties them to other layers"]
     assert len(residual) >= 3

@@ -15,7 +15,7 @@ from optimizer.engine import csr, kernels, sparse
 from optimizer.engine.base import Runner
 from optimizer.engine.kernels.build import Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
-from optimizer.engine.kernels.layout import Layout
+from optimizer.engine.kernels.layout import MemoryLayout
 from optimizer.engine.kernels.matrix import BLOCKS, GATHERED, LINE, NEARBY, WAYS, column_blocks, survivors
 from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
@@ -375,7 +375,7 @@ def test_layers_whose_weights_are_computed_run_in_torch(library: kernels.Kernels
 def test_a_layout_has_room_and_its_mask_has_the_pixels(
     images: int, height: int, width: int, gap: int, lanes: int
 ) -> None:
-    layout = Layout(images, height, width, gap, lanes)
+    layout = MemoryLayout(images, height, width, gap, lanes)
     mask = layout.mask()
     pixels = {
         n * layout.image + y * layout.row + x

@@ -211,7 +211,7 @@ def _hold(request: dict[str, str], report: Report) -> None:
         _wait(request, report)
 
 
-TASKS: dict[str, Callable[[Any, Report], object]] = {
+JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
     "warm": _warm,
     "echo": lambda request, report: request,
     "exit": lambda request, report: os._exit(3),
@@ -236,4 +236,4 @@ TASKS: dict[str, Callable[[Any, Report], object]] = {
 
 
 def run(task: str, request: Any, report: Report) -> object:
-    return TASKS[task](request, report)
+    return JOB_KINDS[task](request, report)

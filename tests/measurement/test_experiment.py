@@ -15,7 +15,7 @@ from optimizer.data.loading import load_images
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.measurement import latency
-from optimizer.measurement.latency import Effort
+from optimizer.measurement.latency import LatencyEffort
 from optimizer.model.catalogue import LoadedModel
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
@@ -42,7 +42,9 @@ def short() -> Iterator[None]:
     """Just enough rounds to have an interval: how long a series lasts is tested with the latency module."""
     with pytest.MonkeyPatch.context() as patch:
         for quick in (True, False):
-            patch.setitem(latency.EFFORTS, quick, Effort(2, warmup_seconds=0, seconds=0, least_rounds=10))
+            patch.setitem(
+                latency.EFFORTS, quick, LatencyEffort(2, warmup_seconds=0, seconds=0, least_rounds=10)
+            )
         yield
 
 

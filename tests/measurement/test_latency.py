@@ -23,7 +23,7 @@ from optimizer.measurement import latency
 from optimizer.measurement.latency import (
     BOUND_CHECKS,
     MAX_SERIES,
-    Effort,
+    LatencyEffort,
     measure_latency,
     tails_are_bounded,
     time_interleaved,
@@ -31,7 +31,9 @@ from optimizer.measurement.latency import (
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, Settings
 
-SHORT = Effort(warmup_calls=3, warmup_seconds=0, seconds=0, least_rounds=12, attempts=2, sample_seconds=0)
+SHORT = LatencyEffort(
+    warmup_calls=3, warmup_seconds=0, seconds=0, least_rounds=12, attempts=2, sample_seconds=0
+)
 IMAGES = np.arange(6 * 4, dtype=np.float32).reshape(6, 1, 2, 2)
 
 
@@ -155,7 +157,7 @@ def test_images_are_repeated_where_there_are_fewer_than_a_batch(batch: int) -> N
 
 
 def test_a_series_ends_once_the_99th_percentile_has_its_bound() -> None:
-    effort = Effort(warmup_calls=0, warmup_seconds=0, seconds=float("inf"), least_rounds=1)
+    effort = LatencyEffort(warmup_calls=0, warmup_seconds=0, seconds=float("inf"), least_rounds=1)
     series = time_interleaved(Log().pair(), {"one": Log().runner("one")}, IMAGES, Settings(), effort)
     single = series.single_ns["one"]
     assert len(single) in BOUND_CHECKS
@@ -179,7 +181,7 @@ def test_going_on_until_there_is_a_bound_finds_one_that_holds(draw: Process) -> 
 @pytest.mark.timing
 def test_a_warm_up_lasts_for_its_calls_and_for_its_time() -> None:
     log = Log()
-    effort = Effort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1, sample_seconds=0)
+    effort = LatencyEffort(warmup_calls=1, warmup_seconds=0.05, seconds=0, least_rounds=1, sample_seconds=0)
     slow = log.runner("slow", lambda call: time.sleep(0.02))
     series = time_interleaved(log.pair(), {"slow": slow}, IMAGES, Settings(), effort)
     calls = [call[0] for call in log.calls[:-6]]

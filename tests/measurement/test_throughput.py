@@ -15,14 +15,14 @@ from optimizer.compression.apply import compress
 from optimizer.engine.base import Service, one_by_one
 from optimizer.errors import InputError
 from optimizer.measurement import throughput
-from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, Effort, measure
+from optimizer.measurement.throughput import BASELINE, EAGER_MODEL, VARIANT, ServingEffort, measure
 from optimizer.measurement.workspace import open_workspace
 from optimizer.methods.engines import ENGINES
 from optimizer.model.layers import fold_batch_norm
 from optimizer.progress import Report
 from optimizer.recipe import Recipe
 
-SHORT = Effort(
+SHORT = ServingEffort(
     warmup_calls=2, warmup_seconds=0, seconds=0, least_rounds=6, most_rounds=6, sample_seconds=1e-4
 )
 IMAGES = torch.rand(6, 1, 8, 8)

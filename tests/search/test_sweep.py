@@ -4,10 +4,11 @@ from itertools import product
 import pytest
 from factories import make_result
 
+from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings
-from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, Failure, grid, sweep
+from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, grid, sweep
 
 BASE = Request(
     "fashion-resnet",
@@ -110,7 +111,7 @@ def test_failures_are_recorded_and_the_rest_go_on() -> None:
     assert len(outcomes) == len(requests)
     for request, outcome in zip(requests, outcomes, strict=True):
         if request in broken:
-            assert isinstance(outcome, Failure)
+            assert isinstance(outcome, Failed)
             assert outcome.request == request
             assert str(broken[request]) in outcome.message
         else:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import Checkpoint, recover
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import Group, groups
-from optimizer.compression.prune.plan import Plan, plan, with_biases
+from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
@@ -29,9 +29,9 @@ from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
 VERSION = 2
-"""Raised with every change of what a study holds or how it comes about."""
+"""Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
-"""Calibration images that a study looks at."""
+"""Calibration images that statistics are taken of."""
 HELD_OUT = 8
 """Every eighth of them is held out: inputs are read from the others."""
 CURVATURE_IMAGES = 32
@@ -44,11 +44,11 @@ MAX_RATIO = 16.0
 """How far a measurement may correct a prediction: either can be nearly nothing."""
 
 
-def study_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
-    """The study of ``model`` (batch norm folded) on calibration images ``[N, C, H, W]``: read, or made and
-    kept.
+def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
+    """The statistics of ``model`` (batch norm folded) on calibration images ``[N, C, H, W]``: read, or made
+    and kept.
 
-    Where the data folder can't be written the study is made and not kept. Raises InputError without images.
+    Where the data folder can't be written they are made and not kept. Raises InputError without images.
     """
     images = images[:IMAGES]
     content = _digest("study", model, images)
@@ -61,16 +61,16 @@ def plan_of(
     order: str,
     moments: Mapping[str, Moments] | None = None,
     report: Report = quiet,
-) -> Plan:
+) -> ChannelPlan:
     """The channel plan :func:`optimizer.compression.prune.plan.plan` makes, in ``order``: read, or made and
     kept.
 
-    ``moments`` are those of the study of the same model and images, where there is one: they are kept there.
-    Raises as :func:`optimizer.compression.prune.plan.plan` does.
+    ``moments`` are those of the statistics of the same model and images, where there is one: they are kept
+    there. Raises as :func:`optimizer.compression.prune.plan.plan` does.
     """
     images = images[:IMAGES]
 
-    def pack(made: Plan) -> Parts:
+    def pack(made: ChannelPlan) -> Parts:
         tensors = {f"order {name}": one.order for name, one in made.rankings.items()}
         tensors |= {f"losses {name}": one.losses for name, one in made.rankings.items()}
         facts: dict[str, Any] = {"groups": [asdict(group) for group in made.groups], "macs": dict(made.macs)}
@@ -80,7 +80,7 @@ def plan_of(
             tensors |= more
         return tensors, facts
 
-    def unpack(parts: Parts) -> Plan:
+    def unpack(parts: Parts) -> ChannelPlan:
         tensors, facts = parts
         described = tuple(Group(**{**one, **_tuples(one)}) for one in facts["groups"])
         rankings = {
@@ -88,23 +88,23 @@ def plan_of(
         }
         found = _unpacked_moments(tensors, facts["shrinkage"]) if moments is None else moments
         consumed = {name: found[name] for name in facts["read"]}
-        return Plan(with_biases(model), images, order, described, rankings, facts["macs"], consumed)
+        return ChannelPlan(with_biases(model), images, order, described, rankings, facts["macs"], consumed)
 
     @pinned_threads()
-    def make_plan(_: Path | None) -> Plan:
+    def make_plan(_: Path | None) -> ChannelPlan:
         return plan(model, images, order=order, moments=moments, report=report)
 
     return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
 
 
 def coupled(
-    model: nn.Module, images: Tensor, study: Study, report: Report = quiet
+    model: nn.Module, images: Tensor, statistics: Statistics, report: Report = quiet
 ) -> tuple[GroupSensitivity, ...]:
     """What coupled layers do to the outputs when all of them change; read, or measured and kept.
 
     Coupled are the layers that make or pass on the same channels: those that a residual sum adds up, and a
     depthwise convolution with the layer before it. Alone, one of a sum can seem to matter little, because the
-    others carry the channel on. ``study`` is that of the same ``model`` and ``images`` ``[N, C, H, W]``.
+    others carry the channel on. ``statistics`` is that of the same ``model`` and ``images`` ``[N, C, H, W]``.
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
     images = images[:IMAGES]
@@ -114,10 +114,12 @@ def coupled(
         found = [
             (group, members)
             for group in groups(model, tuple(images.shape[1:]))
-            if len(members := [one for one in group.makers if one in study.moments]) > 1
+            if len(members := [one for one in group.makers if one in statistics.moments]) > 1
         ]
-        weights = {layer.name: layer.weight.detach() for layer in walk(model) if layer.name in study.moments}
-        pruned = prune(weights, weights, REFERENCE, study)
+        weights = {
+            layer.name: layer.weight.detach() for layer in walk(model) if layer.name in statistics.moments
+        }
+        pruned = prune(weights, weights, REFERENCE, statistics)
         alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
         trials = {group.name: {name: alone[name] for name in members} for group, members in found}
         twin, laid_out = channels_last(model, images)
@@ -128,7 +130,7 @@ def coupled(
                 group.channels,
                 group.held or "a depthwise convolution passes them on",
                 max(0.0, together[group.name]),
-                sum(study.alone[name] for name in members),
+                sum(statistics.alone[name] for name in members),
             )
             for group, members in found
         )
@@ -222,7 +224,7 @@ def _fitting(state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) ->
 
 
 @pinned_threads()
-def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
+def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics:
     """Read every layer's inputs, then tell what a change in each does to the outputs.
 
     Curvature says how much each row counts. How much a whole layer does is measured, on images that nothing
@@ -235,7 +237,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
-    predicted = Study(moments, effects, {}, frozenset(), biased)
+    predicted = Statistics(moments, effects, {}, frozenset(), biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     pruned = prune(weights, weights, REFERENCE, predicted)
     alone = {}
@@ -252,7 +254,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Study:
         ratio = divergence / alone[name] if alone[name] > 0 else 1.0
         effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
         alone[name] = max(0.0, divergence)
-    return Study(moments, effects, alone, frozenset(trials), biased)
+    return Statistics(moments, effects, alone, frozenset(trials), biased)
 
 
 def _split(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,22 +290,24 @@ def _unpacked_moments(tensors: Mapping[str, Tensor], shrinkage: Mapping[str, flo
     }
 
 
-def _packed_study(study: Study) -> Parts:
-    tensors, shrinkage = _packed_moments(study.moments)
-    tensors |= {f"effects {name}": one for name, one in study.effects.items()}
+def _packed_study(statistics: Statistics) -> Parts:
+    tensors, shrinkage = _packed_moments(statistics.moments)
+    tensors |= {f"effects {name}": one for name, one in statistics.effects.items()}
     return tensors, {
         "shrinkage": shrinkage,
-        "alone": dict(study.alone),
-        "measured": sorted(study.measured),
-        "biased": sorted(study.biased),
+        "alone": dict(statistics.alone),
+        "measured": sorted(statistics.measured),
+        "biased": sorted(statistics.biased),
     }
 
 
-def _unpacked_study(parts: Parts) -> Study:
+def _unpacked_study(parts: Parts) -> Statistics:
     tensors, facts = parts
     moments = _unpacked_moments(tensors, facts["shrinkage"])
     effects = {name: tensors[f"effects {name}"] for name in moments}
-    return Study(moments, effects, facts["alone"], frozenset(facts["measured"]), frozenset(facts["biased"]))
+    return Statistics(
+        moments, effects, facts["alone"], frozenset(facts["measured"]), frozenset(facts["biased"])
+    )
 
 
 def _tuples(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from optimizer.compression.calibration.moments import Moments, damped
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class Statistics:
     """Moments of the layers' inputs, and what a change in each layer does to the outputs, by layer name.
 
     ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of

@@ -1,7 +1,7 @@
 """How many weights each layer loses for a sparsity of the whole model.
 
 Every weight gets a cost that is comparable over the layers; the cheapest go, wherever they are. Costs don't
-depend on the sparsity, so those of one study serve every position of a slider, and the choices are nested.
+depend on the sparsity, so those of one model serve every position of a slider, and the choices are nested.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest
 from optimizer.errors import InputError, unknown
 from optimizer.recipe import ALLOCATIONS
@@ -21,17 +21,17 @@ def weight_costs(
     published: Mapping[str, Tensor],
     allocation: str,
     weights: Mapping[str, Tensor] | None = None,
-    study: Study | None = None,
+    statistics: Statistics | None = None,
 ) -> dict[str, Tensor]:
     """What the loss of each weight costs, by layer and in its shape, at least 0.
 
     ``global`` (and ``uniform``, for the order within a layer) take the squares of the ``published`` weights,
     those before batch norm was folded; ``normalised`` relative to the layer's mean square. ``measured`` is
     the divergence of the model's outputs (nats) that comes from the second-order cost of ``weights``, those
-    that run; see :func:`removal_costs`. Layers that the study lacks get squares there, scaled so that their
-    mean is the median of the other layers' means.
+    that run; see :func:`removal_costs`. Layers that the statistics lack get squares there, scaled so that
+    their mean is the median of the other layers' means.
 
-    Raises InputError for an unknown allocation, and for ``measured`` without a study.
+    Raises InputError for an unknown allocation, and for ``measured`` without statistics.
     """
     if allocation not in ALLOCATIONS:
         raise unknown("allocation", allocation, ALLOCATIONS)
@@ -40,13 +40,15 @@ def weight_costs(
         return {name: _normalised(square) for name, square in squares.items()}
     if allocation != "measured":
         return squares
-    if study is None or weights is None:
+    if statistics is None or weights is None:
         raise InputError(
-            "allocation measured works from calibration images, and there is no study of any: give images, "
+            "allocation measured works from calibration images, and there are none: give images, "
             "or take allocation global"
         )
     known = {
-        name: removal_costs(name, weight, study) for name, weight in weights.items() if name in study.moments
+        name: removal_costs(name, weight, statistics)
+        for name, weight in weights.items()
+        if name in statistics.moments
     }
     typical = torch.tensor([cost.mean() for cost in known.values()] or [1.0]).median()
     return {name: known[name] if name in known else _normalised(squares[name]) * typical for name in weights}
@@ -81,14 +83,14 @@ def removed_counts(
     return {name: int(part.sum(dtype=torch.float64)) for name, part in zip(costs, parts, strict=True)}
 
 
-def removal_costs(name: str, weight: Tensor, study: Study) -> Tensor:
+def removal_costs(name: str, weight: Tensor, statistics: Statistics) -> Tensor:
     """Divergence of the outputs (nats) from the loss of each weight, the rest of its row making up for it.
 
     ``effect * w^2 / [M^-1]_jj`` (Optimal Brain Surgeon, Hassibi and Stork 1993), in the weight's shape.
     """
-    rows = as_rows(weight, len(study.moments[name].mean))
-    costs = obs_costs(rows, inverse_of(name, study)) * row_effects(name, study)
-    return (costs * live_inputs(name, study)).reshape(weight.shape)
+    rows = as_rows(weight, len(statistics.moments[name].mean))
+    costs = obs_costs(rows, inverse_of(name, statistics)) * row_effects(name, statistics)
+    return (costs * live_inputs(name, statistics)).reshape(weight.shape)
 
 
 def obs_costs(rows: Tensor, inverse: Tensor) -> Tensor:
@@ -99,15 +101,15 @@ def obs_costs(rows: Tensor, inverse: Tensor) -> Tensor:
     return rows.square() / inverse.unsqueeze(1)
 
 
-_INVERSES: WeakKeyDictionary[Study, dict[str, Tensor]] = WeakKeyDictionary()
+_INVERSES: WeakKeyDictionary[Statistics, dict[str, Tensor]] = WeakKeyDictionary()
 """Every position of a slider asks for them again, and they are a third of its work."""
 
 
-def inverse_of(name: str, study: Study) -> Tensor:
-    """Diagonals ``[G, d]`` of the inverses of a layer's matrix; worked out once for a study."""
-    known = _INVERSES.setdefault(study, {})
+def inverse_of(name: str, statistics: Statistics) -> Tensor:
+    """Diagonals ``[G, d]`` of the inverses of a layer's matrix; worked out once for the same statistics."""
+    known = _INVERSES.setdefault(statistics, {})
     if name not in known:
-        known[name] = inverse_diagonal(study.matrix(name))
+        known[name] = inverse_diagonal(statistics.matrix(name))
     return known[name]
 
 
@@ -116,21 +118,21 @@ def inverse_diagonal(matrix: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky(matrix)).diagonal(dim1=1, dim2=2).clone()
 
 
-def row_effects(name: str, study: Study) -> Tensor:
-    """Effects of a layer's rows ``[G, R, 1]``; 1 ``[1]`` where the study has none yet."""
-    effects = torch.as_tensor(study.effects.get(name, 1.0), dtype=torch.float32)
-    groups = len(study.moments[name].mean)
+def row_effects(name: str, statistics: Statistics) -> Tensor:
+    """Effects of a layer's rows ``[G, R, 1]``; 1 ``[1]`` where the statistics have none yet."""
+    effects = torch.as_tensor(statistics.effects.get(name, 1.0), dtype=torch.float32)
+    groups = len(statistics.moments[name].mean)
     return effects.reshape(groups, -1, 1) if effects.ndim else effects.reshape(1)
 
 
-def live_inputs(name: str, study: Study) -> Tensor:
+def live_inputs(name: str, statistics: Statistics) -> Tensor:
     """0 for inputs ``[G, 1, d]`` that never change (without a bias: are never but 0), else 1.
 
     Their weights cost nothing, and the damped matrix does not tell.
     """
-    moments = study.moments[name]
+    moments = statistics.moments[name]
     size = moments.covariance.diagonal(dim1=1, dim2=2)
-    if name not in study.biased:
+    if name not in statistics.biased:
         size = size + moments.mean.square()
     return (size > 0).float().unsqueeze(1)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.prune.coupling import Group, without
 from optimizer.compression.prune.matching import matched
-from optimizer.compression.prune.plan import Plan
+from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.prune.readers import refitted
 from optimizer.compression.prune.widths import kept_counts
 from optimizer.errors import InputError
@@ -38,7 +38,7 @@ class Shrunk:
 
 @pinned_threads()
 def shrink(
-    plan: Plan, ratio: float, *, multiple: int = 1, match: bool = False, report: Report = quiet
+    plan: ChannelPlan, ratio: float, *, multiple: int = 1, match: bool = False, report: Report = quiet
 ) -> Shrunk:
     """A smaller copy of the planned model, without ``ratio`` (0 to below 1) of the channels that can go.
 
@@ -81,7 +81,7 @@ def shrink(
 
 
 @torch.no_grad()
-def masked_model(plan: Plan, gone: Mapping[Group, Tensor]) -> nn.Module:
+def masked_model(plan: ChannelPlan, gone: Mapping[Group, Tensor]) -> nn.Module:
     """A copy in which nothing reads the channels that are ``gone``, and what reads the others makes up for
     them.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.allocation import (
     inverse_of,
     live_inputs,
@@ -42,31 +42,31 @@ def prune(
     weights: Mapping[str, Tensor],
     published: Mapping[str, Tensor],
     spec: PruneSpec,
-    study: Study | None,
+    statistics: Statistics | None,
     match: bool = True,
 ) -> dict[str, Pruned]:
     """Each layer pruned as ``spec`` says and refitted; ``weights`` are those that run, batch norm folded.
 
     ``published`` are those before it was folded: thresholds and the allocations by magnitude look at them.
     With ``match`` each row's outputs keep their variance too; see :func:`match_variance`. Layers that the
-    study lacks lose their smallest published weights and keep the others as they are. Raises InputError
-    without a study, and for a sparsity that can't be met.
+    statistics lack lose their smallest published weights and keep the others as they are. Raises InputError
+    without statistics, and for a sparsity that can't be met.
     """
-    if study is None:
+    if statistics is None:
         raise InputError(
-            "method compensated works from calibration images, and there is no study of any: give images, or "
+            "method compensated works from calibration images, and there are none: give images, or "
             "take method magnitude"
         )
     pattern = named(spec.pattern)
-    counts = _counts(weights, published, spec, pattern, study)
+    counts = _counts(weights, published, spec, pattern, statistics)
     pruned = {}
     for name, weight in weights.items():
-        if name not in study.moments:
+        if name not in statistics.moments:
             mask = _magnitude_mask(published[name], spec, pattern, counts[name])
             pruned[name] = Pruned(weight * mask, mask)
         else:
             pruned[name] = _prune_layer(
-                name, weight, published[name], spec, pattern, counts[name], study, match
+                name, weight, published[name], spec, pattern, counts[name], statistics, match
             )
     return pruned
 
@@ -76,12 +76,12 @@ def _counts(
     published: Mapping[str, Tensor],
     spec: PruneSpec,
     pattern: Pattern,
-    study: Study,
+    statistics: Statistics,
 ) -> dict[str, int]:
     """Weights that each layer loses; 0 where that follows from a threshold or from the pattern."""
     if spec.threshold is not None or pattern.kept is not None:
         return dict.fromkeys(weights, 0)
-    costs = weight_costs(published, spec.allocation, weights, study)
+    costs = weight_costs(published, spec.allocation, weights, statistics)
     return removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
 
 
@@ -98,17 +98,17 @@ def _prune_layer(
     spec: PruneSpec,
     pattern: Pattern,
     count: int,
-    study: Study,
+    statistics: Statistics,
     match: bool,
 ) -> Pruned:
-    matrix = study.matrix(name)
+    matrix = statistics.matrix(name)
     rows = as_rows(weight, len(matrix))
     best = spec.effort == "best"
     if spec.threshold is not None:
         mask = published.abs() > spec.threshold
     else:
-        effects = row_effects(name, study)
-        costs = choice_costs(rows, inverse_of(name, study)) * effects * live_inputs(name, study)
+        effects = row_effects(name, statistics)
+        costs = choice_costs(rows, inverse_of(name, statistics)) * effects * live_inputs(name, statistics)
         mask = keep_mask(costs.reshape(weight.shape), pattern, count)
         if best and len(matrix) == 1:  # rows of a grouped convolution have few inputs to choose from
             mask = admm_mask(rows, matrix, effects, mask, pattern, count)
@@ -116,8 +116,8 @@ def _prune_layer(
     values = refit(rows, kept, matrix, BEST_STEPS if best else FAST_STEPS)
     if match:
         values = match_variance(rows, values, matrix)
-    biased = name in study.biased
-    change = bias_change(rows, values, study.moments[name].mean) if biased else None
+    biased = name in statistics.biased
+    change = bias_change(rows, values, statistics.moments[name].mean) if biased else None
     return Pruned(values.reshape(weight.shape), mask, change)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.allocation import removed_counts, weight_costs
 from optimizer.compression.prune.patterns import keep_mask, named
 from optimizer.compression.prune.pruned import Pruned
@@ -14,28 +14,34 @@ from optimizer.recipe import PruneSpec
 
 
 def prune(
-    weights: Mapping[str, Tensor], published: Mapping[str, Tensor], spec: PruneSpec, study: Study | None
+    weights: Mapping[str, Tensor],
+    published: Mapping[str, Tensor],
+    spec: PruneSpec,
+    statistics: Statistics | None,
 ) -> dict[str, Pruned]:
     """Each layer loses its smallest ``published`` weights; those that stay keep their value in ``weights``.
 
-    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError without a study where
-    the allocation is measured, and for a sparsity that can't be met.
+    How many a layer loses, and in what pattern, is as ``spec`` says. Raises InputError without statistics
+    where the allocation is measured, and for a sparsity that can't be met.
     """
     by_thresholds = spec.threshold is not None or spec.allocation in ("uniform", "global")
     if spec.pattern == "unstructured" and by_thresholds:
         kept = masks(published, spec)
     else:
-        kept = _by_counts(weights, published, spec, study)
+        kept = _by_counts(weights, published, spec, statistics)
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
 
 
 def _by_counts(
-    weights: Mapping[str, Tensor], published: Mapping[str, Tensor], spec: PruneSpec, study: Study | None
+    weights: Mapping[str, Tensor],
+    published: Mapping[str, Tensor],
+    spec: PruneSpec,
+    statistics: Statistics | None,
 ) -> dict[str, Tensor]:
     pattern = named(spec.pattern)
     counts = dict.fromkeys(weights, 0)
     if pattern.kept is None:
-        costs = weight_costs(published, spec.allocation, weights, study)
+        costs = weight_costs(published, spec.allocation, weights, statistics)
         counts = removed_counts(costs, spec.share, pattern, uniform=spec.allocation == "uniform")
     return {name: keep_mask(weight.square(), pattern, counts[name]) for name, weight in published.items()}
 

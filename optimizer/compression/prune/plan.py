@@ -22,7 +22,7 @@ SENSITIVITY_IMAGES = 32
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Plan:
+class ChannelPlan:
     """All that does not depend on the ratio; it can be kept, and pickled.
 
     ``model`` is a copy of the dense one, each layer with a bias. ``macs`` are a channel's
@@ -51,7 +51,7 @@ def plan(
     order: str = "compensated",
     moments: Mapping[str, Moments] | None = None,
     report: Report = quiet,
-) -> Plan:
+) -> ChannelPlan:
     """Rank the channels of every group of ``model`` (batch norm folded), once for all ratios.
 
     ``images`` ``[N, C, H, W]`` are for calibration, unlabelled. By magnitude there may be none of them
@@ -91,7 +91,7 @@ def plan(
         for group in free
     }
     read = {name: moments[name] for group in free for name in group.consumers if name in moments}
-    return Plan(dense, images, order, tuple(found), rankings, macs, read)
+    return ChannelPlan(dense, images, order, tuple(found), rankings, macs, read)
 
 
 def with_biases(model: nn.Module) -> nn.Module:

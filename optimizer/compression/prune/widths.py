@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from optimizer.compression.prune.plan import Plan
+from optimizer.compression.prune.plan import ChannelPlan
 
 KEPT_SHARE = 16
 """A group keeps at least one channel of so many."""
@@ -13,7 +13,7 @@ SNAPPED_FROM = 4
 """Groups of at least so many multiples are snapped to them."""
 
 
-def kept_counts(plan: Plan, ratio: float, multiple: int = 1) -> dict[str, int]:
+def kept_counts(plan: ChannelPlan, ratio: float, multiple: int = 1) -> dict[str, int]:
     """How many channels each group that can go keeps, by name; never more at a higher ratio."""
     if plan.order == "magnitude" or ratio == 0:
         left = {group.name: group.channels - math.floor(ratio * group.channels + 0.5) for group in plan.free}
@@ -36,7 +36,7 @@ def kept_counts(plan: Plan, ratio: float, multiple: int = 1) -> dict[str, int]:
     return counts(known[low])
 
 
-def _snapped(plan: Plan, left: Mapping[str, int], multiple: int) -> dict[str, int]:
+def _snapped(plan: ChannelPlan, left: Mapping[str, int], multiple: int) -> dict[str, int]:
     kept = {}
     for group in plan.free:
         count = max(left[group.name], math.ceil(group.channels / KEPT_SHARE))

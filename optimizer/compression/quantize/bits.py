@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.quantize.compensated import (
     Grid,
     against,
@@ -42,10 +42,12 @@ Costs = Callable[[Tensor, Tensor, list[QuantizeSpec]], list[Tensor]]
 of its input."""
 
 
-def resolve(weights: Mapping[str, Tensor], spec: QuantizeSpec, study: Study) -> dict[str, QuantizeSpec]:
+def resolve(
+    weights: Mapping[str, Tensor], spec: QuantizeSpec, statistics: Statistics
+) -> dict[str, QuantizeSpec]:
     """The spec of each layer, ``spec.average_bits`` shared out among ``weights`` ``[out, ...]`` by name.
 
-    Layers that were not studied get the average, rounded down. Raises InputError when it can't be kept.
+    Layers without statistics get the average, rounded down. Raises InputError when it can't be kept.
     """
     average = spec.average_bits
     if average is None or not WIDTHS[0] <= average <= WIDTHS[-1]:
@@ -53,18 +55,20 @@ def resolve(weights: Mapping[str, Tensor], spec: QuantizeSpec, study: Study) -> 
             f"{average} average bits are out of range: give a number from {WIDTHS[0]} to {WIDTHS[-1]}"
         )
     sizes = {name: weight.numel() for name, weight in weights.items()}
-    fixed = {name: math.floor(average) for name in weights if name not in study.effects}
+    fixed = {name: math.floor(average) for name in weights if name not in statistics.effects}
     budget = average * sum(sizes.values()) - sum(width * sizes[name] for name, width in fixed.items())
-    studied = {name: weight for name, weight in weights.items() if name not in fixed}
-    widths = fixed | allocate(errors(studied, study, spec), sizes, budget)
+    known = {name: weight for name, weight in weights.items() if name not in fixed}
+    widths = fixed | allocate(errors(known, statistics, spec), sizes, budget)
     return {name: replace(spec, weight_bits=widths[name], average_bits=None) for name in weights}
 
 
 @torch.no_grad()
-def errors(weights: Mapping[str, Tensor], study: Study, spec: QuantizeSpec) -> dict[str, dict[int, float]]:
+def errors(
+    weights: Mapping[str, Tensor], statistics: Statistics, spec: QuantizeSpec
+) -> dict[str, dict[int, float]]:
     """Predicted divergence of the outputs (nats), for each layer and each of ``WIDTHS``, rounded alone."""
     return {
-        name: rounding_errors(weight, study.matrix(name), study.effects[name], spec)
+        name: rounding_errors(weight, statistics.matrix(name), statistics.effects[name], spec)
         for name, weight in weights.items()
     }
 

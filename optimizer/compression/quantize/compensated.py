@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, damped
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize import nearest
 from optimizer.compression.quantize.grid import Rounded, code_range, grid_between, packed, spread, units
@@ -56,16 +56,18 @@ class Grid:
 
 
 @torch.no_grad()
-def quantize(original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, study: Study | None) -> Rounded:
+def quantize(
+    original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, statistics: Statistics | None
+) -> Rounded:
     """Codes that keep the outputs of the ``original`` weight ``[out, ...]`` on the mask of ``pruned``.
 
-    A layer that the study has no moments of is rounded to nearest. The bias takes up what is left of the
-    mean.
+    A layer that the statistics have no moments of is rounded to nearest. The bias takes up what is left of
+    the mean.
     """
-    assert study is not None
-    if name not in study.moments:
+    assert statistics is not None
+    if name not in statistics.moments:
         return nearest.quantize(original, pruned, spec, name)
-    mean, matrix = study.moments[name].mean, study.matrix(name)
+    mean, matrix = statistics.moments[name].mean, statistics.matrix(name)
     scale, zero_point = starting_grid(pruned.weight, spec, matrix)
     order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     dense, start, mask, *grid = (
@@ -76,7 +78,7 @@ def quantize(original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, st
     codes, factor = round_columns(dense, start, mask, in_order(matrix, order), Grid(*grid), together)
     scale = scale * (factor if together else factor.flatten()[:, None])
     result = packed(by_row(codes, order).reshape(original.shape), scale, zero_point)
-    if name not in study.biased:
+    if name not in statistics.biased:
         return Rounded(result)
     change = as_rows(original - result.values, len(mean)) @ mean[..., None]
     return Rounded(result, change.flatten())

@@ -38,14 +38,14 @@ MEAN: frozenset[Any] = frozenset({torch.mean, "mean"})
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class LayerPair:
     """Two layers of which the second alone reads what the first makes, up to what keeps to scale."""
 
     first: Layer
     second: Layer
 
 
-def pairs(model: nn.Module) -> list[Pair]:
+def pairs(model: nn.Module) -> list[LayerPair]:
     """Every pair of ``model`` (batch norm folded), in its order; none of a model that can't be traced."""
     try:
         graph = LayerTracer().trace(model)
@@ -67,7 +67,7 @@ def pairs(model: nn.Module) -> list[Pair]:
         first = alone(node)
         second = _reader(node, first, modules, alone) if first else None
         if first and second and _scales(first, second) is not None:
-            found.append(Pair(first, second))
+            found.append(LayerPair(first, second))
     return found
 
 
@@ -117,7 +117,7 @@ def _scales(first: Layer, second: Layer) -> int | None:
 
 
 @torch.no_grad()
-def equalised(found: Collection[Pair], pruned: Mapping[str, Pruned]) -> dict[str, Pruned]:
+def equalised(found: Collection[LayerPair], pruned: Mapping[str, Pruned]) -> dict[str, Pruned]:
     """Weights by layer name, those of each pair scaled so that every channel has one range in both.
 
     What a layer's bias changes by makes up for the scale too. Channels without a weight in either of the two
@@ -134,7 +134,7 @@ def equalised(found: Collection[Pair], pruned: Mapping[str, Pruned]) -> dict[str
     return made
 
 
-def _equalise(pair: Pair, made: dict[str, Pruned]) -> Tensor:
+def _equalise(pair: LayerPair, made: dict[str, Pruned]) -> Tensor:
     """What each channel ``[C]`` is divided by in the first and multiplied with in the second."""
     first, second = made[pair.first.name], made[pair.second.name]
     channels = len(first.weight)

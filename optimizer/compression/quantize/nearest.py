@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from optimizer.compression.calibration.statistics import Study
+from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.grid import Codes, Rounded, grid_between, nearest_codes, units
 from optimizer.compression.quantize.ranges import RANGES
@@ -10,7 +10,7 @@ from optimizer.recipe import QuantizeSpec
 
 
 def quantize(
-    original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, study: Study | None = None
+    original: Tensor, pruned: Pruned, spec: QuantizeSpec, name: str, statistics: Statistics | None = None
 ) -> Rounded:
     """The pruned weight rounded; biases stay as pruning left them."""
     return Rounded(round_to_nearest(pruned.weight, spec), pruned.bias_change)

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 
-from optimizer.engine.kernels.layout import Layout, by_rows
+from optimizer.engine.kernels.layout import MemoryLayout, by_rows
 from optimizer.engine.kernels.trace import Op, Trace, fits
 
 BANDED = 1 << 16
@@ -35,7 +35,7 @@ class Fusion:
         return {op.output for op in (*self.makers.values(), *self.sources.values())}
 
 
-def fusion(trace: Trace, layout: Callable[[tuple[int, ...]], Layout]) -> Fusion:
+def fusion(trace: Trace, layout: Callable[[tuple[int, ...]], MemoryLayout]) -> Fusion:
     """``layout`` says how values of a shape lie in memory."""
     native = {op.output for op in trace.ops if op.kind != "torch" and fits(op, trace.shapes[op.inputs[0]])}
     alone = _read_once(trace)
@@ -68,7 +68,7 @@ def _sources(
     native: Set[str],
     alone: Set[str],
     makers: Mapping[str, Op],
-    layout: Callable[[tuple[int, ...]], Layout],
+    layout: Callable[[tuple[int, ...]], MemoryLayout],
 ) -> dict[str, Op]:
     operations = {op.output: op for op in trace.ops}
     sources = {}

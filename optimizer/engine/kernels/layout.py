@@ -1,7 +1,7 @@
 """Where the values of a traced network lie in memory.
 
 A value is channel-major: ``[C]`` planes, each with all images' rows one after another. Values of one
-resolution share a :class:`Layout`, so that a convolution with stride 1, an addition and a clip run over
+resolution share a :class:`MemoryLayout`, so that a convolution with stride 1, an addition and a clip run over
 pixels in a row. A gap of zeros behind each row, as wide as the widest window needs, is the padding of its end
 and of the next row's beginning. Other strides first split their input into its phases: every second pixel of
 every second row, four times, has the resolution of the output.
@@ -24,7 +24,7 @@ NARROW = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class MemoryLayout:
     """Planes of one resolution: ``images`` of ``height`` x ``width`` pixels with a gap of ``gap`` pixels."""
 
     images: int
@@ -100,7 +100,7 @@ class Planes:
 class Value:
     """``channels`` planes in a buffer, read as a tensor of ``shape``."""
 
-    layout: Layout
+    layout: MemoryLayout
     channels: int
     buffer: Tensor
     shape: tuple[int, ...]
@@ -130,7 +130,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Source:
+class Region:
     """Memory of images ``[N, C, H, W]`` by address, and the floats from one to the next along each axis."""
 
     address: int
@@ -185,9 +185,9 @@ def gaps(trace: Trace) -> dict[tuple[int, ...], int]:
     return widest
 
 
-def layout_of(shape: tuple[int, ...], widest: Mapping[tuple[int, ...], int], lanes: int) -> Layout:
+def layout_of(shape: tuple[int, ...], widest: Mapping[tuple[int, ...], int], lanes: int) -> MemoryLayout:
     """Of values of ``shape`` ``[N, C, H, W]``, ``[N, T, D]`` or ``[N, F]``; ``widest`` as :func:`gaps` has
     it, vectors of ``lanes`` floats. Without a resolution, pixels are what is counted in images and tokens."""
     if len(shape) == 4 and shape[2:] != (1, 1):
-        return Layout(shape[0], *shape[2:], widest.get(shape[2:], 0), lanes)
-    return Layout(1, 1, shape[0] * shape[1] if len(shape) == 3 else shape[0], 0, lanes)
+        return MemoryLayout(shape[0], *shape[2:], widest.get(shape[2:], 0), lanes)
+    return MemoryLayout(1, 1, shape[0] * shape[1] if len(shape) == 3 else shape[0], 0, lanes)

@@ -13,9 +13,9 @@ from optimizer.engine.kernels import Kernels, Kind, Step
 from optimizer.engine.kernels.fusion import fusion
 from optimizer.engine.kernels.layout import (
     SLACK,
-    Layout,
+    MemoryLayout,
     Planes,
-    Source,
+    Region,
     Value,
     by_rows,
     gaps,
@@ -64,7 +64,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
+class KernelPlan:
     """What to do in order, where the values are, the steps that read the network's input, whose address is to
     be filled in, and the memory that all this points into."""
 
@@ -79,7 +79,7 @@ def plan(
     parameters: Mapping[str, Tensor],
     kernels: Kernels,
     taken: Mapping[str, Way] | None = None,
-) -> Plan:
+) -> KernelPlan:
     """Places and steps for the operations of ``trace`` with the weights ``parameters``, by path. Layers have
     every way that suits them, or the one that ``taken`` has by an item's name (the first, where it doesn't
     suit)."""
@@ -87,7 +87,7 @@ def plan(
     for index, op in enumerate(trace.ops):
         planner.add(op)
         planner.release(index)
-    return Plan(tuple(planner.items), planner.placed, tuple(planner.from_input), tuple(planner.memory))
+    return KernelPlan(tuple(planner.items), planner.placed, tuple(planner.from_input), tuple(planner.memory))
 
 
 class _Planner:
@@ -112,8 +112,8 @@ class _Planner:
         self.values: dict[str, Value] = {}  # those whose buffers are in use
         self.placed: dict[str, Value] = {}
         self.fusion = fusion(trace, self.layout)
-        self.free: dict[Layout, list[Tensor]] = {}
-        self.masks: dict[Layout, int | None] = {}
+        self.free: dict[MemoryLayout, list[Tensor]] = {}
+        self.masks: dict[MemoryLayout, int | None] = {}
         self.from_input: list[Step] = []
 
     def release(self, index: int) -> None:
@@ -123,10 +123,12 @@ class _Planner:
             value = self.values.pop(name)
             self.free.setdefault(value.layout, []).append(value.buffer)
 
-    def layout(self, shape: tuple[int, ...]) -> Layout:
+    def layout(self, shape: tuple[int, ...]) -> MemoryLayout:
         return layout_of(shape, self.gaps, self.kernels.width)
 
-    def _value(self, layout: Layout, channels: int, shape: tuple[int, ...], used_again: bool = True) -> Value:
+    def _value(
+        self, layout: MemoryLayout, channels: int, shape: tuple[int, ...], used_again: bool = True
+    ) -> Value:
         """In the smallest free buffer that is large enough, or a new one of zeros: gaps stay zero, since
         nothing but zeros is ever written there. Not ``used_again``: always a new one."""
         size = channels * layout.plane + SLACK + layout.border
@@ -157,22 +159,22 @@ class _Planner:
             self.values[name] = self.placed[name] = value
         return self.values[name]
 
-    def _images(self) -> Source:
+    def _images(self) -> Region:
         """The network's input, whose address is only known when it runs."""
         shape = self.trace.shapes[self.trace.input]
         _, channels, height, width = shape
-        return Source(0, (channels * height * width, height * width, width, 1), shape)
+        return Region(0, (channels * height * width, height * width, width, 1), shape)
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> Region:
         """To copy from, without bringing the images into planes first."""
         if self.trace.root(name) == self.trace.input and self.trace.root(name) not in self.values:
             return self._images()
         value = self._planes(name)
-        return Source(value.address, value.strides, value.shape)
+        return Region(value.address, value.strides, value.shape)
 
     def _copy(
         self,
-        source: Source,
+        source: Region,
         value: Value,
         counts: tuple[int, ...],
         into: tuple[int, int, int, int] | None = None,
@@ -195,7 +197,7 @@ class _Planner:
         self._read(step, source)
         self._emit("copy", step)
 
-    def _read(self, step: Step, source: Source) -> None:
+    def _read(self, step: Step, source: Region) -> None:
         """The images' address is only known when the network runs."""
         step.input = source.address or None
         step.input_image, step.input_stride, step.input_row, step.input_column = source.strides
@@ -230,13 +232,15 @@ class _Planner:
             "flatten": self._flatten,
         }[op.kind](op, added)
 
-    def _mask(self, layout: Layout) -> int | None:
+    def _mask(self, layout: MemoryLayout) -> int | None:
         if layout not in self.masks:
             mask = layout.mask()
             self.masks[layout] = None if mask is None else self.arena.hold(mask)
         return self.masks[layout]
 
-    def _step(self, op: Op, layout: Layout, output: Value | None, added: Value | None, rows: int) -> Step:
+    def _step(
+        self, op: Op, layout: MemoryLayout, output: Value | None, added: Value | None, rows: int
+    ) -> Step:
         """What all steps over pixels in a row have in common."""
         return Step(
             other=added.address if added else None,
@@ -390,7 +394,7 @@ class _Planner:
     def _window(
         self,
         op: Op,
-        layout: Layout,
+        layout: MemoryLayout,
         phases: int,
         offsets: np.ndarray,
         output: Value | None,

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.packing import Layout, Packed, check_grid, unpack, widen
+from optimizer.compression.packing import BitLayout, Packed, check_grid, unpack, widen
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError
 from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
@@ -57,7 +57,9 @@ class _UnfitError(InputError):
     """What a file has that the model has not, or the reverse."""
 
 
-def _restored(module: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, Layout] | None) -> nn.Module:
+def _restored(
+    module: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, BitLayout] | None
+) -> nn.Module:
     restored = copy.deepcopy(module).eval()
     targets: dict[str, Tensor] = {layer.name: layer.weight for layer in walk(restored)}
     values = {name: _weight(name, weight.shape, tensors, layouts) for name, weight in targets.items()}
@@ -78,7 +80,7 @@ def _restored(module: nn.Module, tensors: dict[str, Tensor], layouts: dict[str, 
 
 
 def _weight(
-    name: str, shape: torch.Size, tensors: dict[str, Tensor], layouts: dict[str, Layout] | None
+    name: str, shape: torch.Size, tensors: dict[str, Tensor], layouts: dict[str, BitLayout] | None
 ) -> Tensor:
     """The float32 values of one layer ``shape``, checked before anything of its size is made."""
     if name not in tensors or (layouts is not None and name not in layouts):
@@ -121,9 +123,9 @@ def _expect(name: str, tensor: Tensor, dtype: torch.dtype, shape: torch.Size) ->
         raise _UnfitError(f"{name} is {list(tensor.shape)} {tensor.dtype}, not {list(shape)} {dtype}")
 
 
-def _layouts(facts: Mapping[str, object]) -> dict[str, Layout]:
+def _layouts(facts: Mapping[str, object]) -> dict[str, BitLayout]:
     try:
-        return msgspec.convert(facts.get("layers"), dict[str, Layout])
+        return msgspec.convert(facts.get("layers"), dict[str, BitLayout])
     except msgspec.ValidationError as error:
         raise damaged("its list of layers", error) from error
 
