@@ -539,7 +539,7 @@ def test_a_small_file_named_many_times_stays_within_its_memory(tmp_path: Path) -
     program = f"""
 import re, sys
 from pathlib import Path
-from test_data import colour_model
+from test_loading import colour_model
 from PIL import Image
 from optimizer.data.loading import _read
 def peak():
