@@ -150,7 +150,7 @@ def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
 def right(workspace: Workspace, compressed: CompressedModel, images: Images) -> int:
     """Right answers on OpenVINO."""
     build = build_of(workspace, compressed.recipe, "openvino")
-    runner = build(compressed, workspace.activation_images, threads_available(), 1)
+    runner = build(compressed, workspace.activation_images, threads=threads_available(), batch=1)
     answers = runner.score(images.evaluation.numpy()).argmax(1)
     return int((answers == images.labels).sum())
 

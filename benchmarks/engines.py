@@ -125,7 +125,7 @@ def networks(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:
             engine: str, share: float, model: nn.Module = model, shape: Shape = shape, images: Tensor = images
         ) -> Runner:
             prepared = engine_named(engine).prepare(model, shape)
-            return prepared(pruned(model, share), images, THREADS, 1)
+            return prepared(pruned(model, share), images, threads=THREADS, batch=1)
 
         variants = {f"{share:.0%}": runner("sparse", share) for share in SHARES}
         dense = runner("openvino", 0.0), runner("openvino", 0.0)
@@ -259,10 +259,10 @@ def int8(names: Iterable[str], seconds: float) -> Iterable[dict[str, Any]]:
         images = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
         recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
         prepared, compressed = engine_named("openvino").prepare(model, shape), compress(model, recipe)
-        ours = {"built first": prepared(compressed, images, THREADS, 1)}
+        ours = {"built first": prepared(compressed, images, threads=THREADS, batch=1)}
         ours["built first"].infer(images[:1].numpy())  # it is compiled by the first call
         theirs = by_nncf(model, shape, images), by_nncf(model, shape, images)
-        ours["built last"] = prepared(compressed, images, THREADS, 1)
+        ours["built last"] = prepared(compressed, images, threads=THREADS, batch=1)
         for row in compared(theirs, ours, images.numpy(), seconds):
             yield {"model": name, **row, "least": 1.0, "reached": row["verdict"] != "slower"}
 

@@ -76,7 +76,9 @@ class Bench:
 
     def runner(self, layers: int) -> Runner:
         compressed = compress(self.models[layers], Recipe())
-        return self.builds[layers](compressed, self.images, self.settings.threads, self.settings.batch)
+        return self.builds[layers](
+            compressed, self.images, threads=self.settings.threads, batch=self.settings.batch
+        )
 
     def compare(self, names: Collection[str], seed: int) -> dict[str, LatencySummary]:
         """Each of the variants with the network of LAYERS, all in one series."""

@@ -50,7 +50,7 @@ needs_compiler = pytest.mark.skipif(
 
 def run(engine: str, model: nn.Module, recipe: Recipe, calibration: Tensor, batch: int = 1) -> Runner:
     build = engine_named(engine).prepare(model, tuple(calibration.shape[1:]))  # type: ignore[arg-type]
-    return build(compress(model, recipe), calibration, 1, batch)
+    return build(compress(model, recipe), calibration, threads=1, batch=batch)
 
 
 def eager(model: nn.Module, recipe: Recipe, images: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor, nn
@@ -60,6 +61,12 @@ Loader = Callable[[], Load]
 """Imports what an engine needs. Defined at the top of its module: a fresh process finds it by name."""
 
 
+class Serve(Protocol):
+    """Compiles a network for one way of serving it, anew each time."""
+
+    def __call__(self, *, batch: int, threads: int, streams: int) -> Service: ...
+
+
 @dataclass(frozen=True)
 class Runner:
     """A compiled model. ``infer`` is one timed call; ``score`` runs many images as fast as it can.
@@ -86,7 +93,7 @@ class Runner:
     loader: Loader | None = None
     session: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
     profile: Callable[[Array, int], tuple[KernelTime, ...]] | None = None
-    serve: Callable[[int, int, int], Service] | None = None
+    serve: Serve | None = None
     scored: Callable[[], tuple[LayerExecution, ...]] | None = None
 
     @property
@@ -97,9 +104,13 @@ class Runner:
         return tuple(layer.name for layer in scored if layer.precisions != timed.get(layer.name))
 
 
-Build = Callable[[CompressedModel, Tensor, int, int], Runner]
-"""The runner of one compressed model, given calibration images for activation ranges ``[N, C, H, W]``, a
-thread count, and the batch of a timed call."""
+class Build(Protocol):
+    """The runner of one compressed model, given calibration images for activation ranges ``[N, C, H, W]``,
+    the threads of a call, and the images of a timed one."""
+
+    def __call__(
+        self, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
+    ) -> Runner: ...
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def _with_grids(module: nn.Module, calibration: Tensor, bits: int) -> nn.Module:
 
 
 def build(
-    prepared: Prepared, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+    prepared: Prepared, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
     module = compressed.module

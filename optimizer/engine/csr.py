@@ -66,7 +66,7 @@ def to_csr(weight: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int, why: str) -> Runner:
+def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int, why: str) -> Runner:
     """The eager runner with CSR layers in it; ``why`` there are no kernels is told."""
     model = copy.deepcopy(compressed.module)
     inputs: dict[nn.Module, Tensor] = {}
@@ -88,7 +88,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         }
     for name, sparse in faster.items():
         model.set_submodule(name.rpartition(".")[0], sparse)
-    runner = build_eager(replace(compressed, module=model), calibration, threads, batch)
+    runner = build_eager(replace(compressed, module=model), calibration, threads=threads, batch=batch)
     layers = tuple(
         LayerExecution(
             layer.name,
@@ -102,7 +102,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
     return replace(
         runner,
         score=build_eager(
-            compressed, calibration, threads, batch
+            compressed, calibration, threads=threads, batch=batch
         ).score,  # which layers are faster may change
         execution=Execution(layers, (*runner.execution.simulated, told), fallback=why),
     )

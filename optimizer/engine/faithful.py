@@ -27,7 +27,7 @@ def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], 
     changed = compress(model, OTHER_WEIGHTS)
     images = torch.randn(IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
     before, after = model(images), changed.module(images)
-    found = torch.from_numpy(build(changed, images, 1, 1).score(images.numpy()))
+    found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
     if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
         raise WorkError(
             f"{engine} can't take other weights for this model: it multiplies with values that are worked "

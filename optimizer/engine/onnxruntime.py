@@ -66,7 +66,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
 
 
 def build(
-    exported: Exported, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+    exported: Exported, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
     graph = graph_of(exported, compressed, calibration, threads)
     _check_batch(graph, batch)
@@ -102,7 +102,7 @@ def build(
     )
 
 
-def _serve(content: bytes, graph: Graph, folded: bool, batch: int, threads: int, streams: int) -> Service:
+def _serve(content: bytes, graph: Graph, folded: bool, *, batch: int, threads: int, streams: int) -> Service:
     """One request at a time, whatever ``streams`` is."""
     _check_batch(graph, batch)
     session = session_of(content, batch, threads, folded)

@@ -60,7 +60,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
 
 
 def build(
-    prepared: Converted, compressed: CompressedModel, calibration: Tensor, threads: int, batch: int
+    prepared: Converted, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
     graph = graph_of(prepared, compressed, calibration)
     scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
@@ -140,7 +140,7 @@ def _score(compiled: Any, batch: int, images: Array) -> Array:
 
 
 def _serve(
-    graph: Any, input_shape: tuple[int, ...], precision: str, batch: int, threads: int, streams: int
+    graph: Any, input_shape: tuple[int, ...], precision: str, *, batch: int, threads: int, streams: int
 ) -> Service:
     """One stream answers as the timed call does; more take as many requests at once."""
     shape = [batch, *input_shape]

@@ -287,10 +287,10 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
             return None if openvino.problem() else openvino.prepare(model, input_shape)
         return None
 
-    def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
+    def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
         missing = kernels.problem()
         if missing:
-            return csr.build(compressed, calibration, threads, batch, missing)
+            return csr.build(compressed, calibration, threads=threads, batch=batch, why=missing)
         own, kept = _build(compressed, calibration, threads, batch, traced)
         quantize = compressed.recipe.quantize
         plain = quantize.activation_bits == 32 and quantize.precision == "f32"
@@ -298,7 +298,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
         if whole is None:
             return own
         images = torch.zeros(batch, *input_shape).numpy()
-        return faster(own, whole(compressed, calibration, threads, batch), images)
+        return faster(own, whole(compressed, calibration, threads=threads, batch=batch), images)
 
     return build
 
@@ -360,7 +360,7 @@ def _build(
         with thread_count(threads):
             return in_batches(scorer(scoring).infer, images, scoring)
 
-    def serve(batch: int, threads: int, streams: int) -> Service:
+    def serve(*, batch: int, threads: int, streams: int) -> Service:
         network = Network(traced(batch), parameters_of(module), kernels.kernels(), threads)
         return Service(one_by_one(network.infer), lambda: thread_count(threads))
 

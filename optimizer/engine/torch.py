@@ -71,7 +71,7 @@ def activation_ranges(model: nn.Module, images: Tensor) -> dict[nn.Module, tuple
     return ranges
 
 
-def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch: int) -> Runner:
+def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int) -> Runner:
     """A module takes any batch, so ``batch`` needs no preparation here."""
     model = compressed.module
     bits, precision = compressed.recipe.quantize.activation_bits, compressed.recipe.quantize.precision
@@ -101,7 +101,7 @@ def build(compressed: CompressedModel, calibration: Tensor, threads: int, batch:
         loader=saved,
         session=lambda: thread_count(threads),
         profile=partial(_profile, model, infer),
-        serve=lambda batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
+        serve=lambda *, batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
     )
 
 

@@ -205,7 +205,7 @@ def _timed(workspace: Workspace) -> np.ndarray:
 
 def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, request: Request) -> Runner:
     settings = request.settings
-    return build(compressed, workspace.activation_images, settings.threads, settings.batch)
+    return build(compressed, workspace.activation_images, threads=settings.threads, batch=settings.batch)
 
 
 @once
@@ -223,7 +223,9 @@ def _second_baseline(workspace: Workspace, engine: str, threads: int, batch: int
 def uncompressed(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
     """A baseline's runner, built anew."""
     compressed = compress(workspace.model.module, Recipe())
-    return workspace.model.builder(engine)(compressed, workspace.activation_images, threads, batch)
+    return workspace.model.builder(engine)(
+        compressed, workspace.activation_images, threads=threads, batch=batch
+    )
 
 
 def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int) -> Inspection:

@@ -128,7 +128,7 @@ def _services(
 def _service(runner: Runner, one: Configuration) -> Service:
     if runner.serve is None:
         return Service(one_by_one(runner.infer), runner.session)
-    return runner.serve(one.batch, one.threads, one.streams)
+    return runner.serve(batch=one.batch, threads=one.threads, streams=one.streams)
 
 
 # Timing

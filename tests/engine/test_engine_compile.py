@@ -25,12 +25,12 @@ def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> N
     model, _ = fold_batch_norm(small("cnn"))
     build = engine_named("compile").prepare(model, SMALL_SHAPE)
     images = small_images.numpy()
-    build(compress(model, Recipe()), small_images, 1, 1).score(images)
+    build(compress(model, Recipe()), small_images, threads=1, batch=1).score(images)
     from torch._dynamo import config
 
     with config.patch(error_on_recompile=True):
         for recipe in EXACT[1:4]:
-            runner = build(compress(model, recipe), small_images, 1, 1)
+            runner = build(compress(model, recipe), small_images, threads=1, batch=1)
             close(runner.score(images), eager(model, recipe, small_images))
 
 

@@ -37,7 +37,7 @@ def test_every_loader_starts_what_was_saved(
 ) -> None:
     model, build = ready(engine, "cnn")
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits))
-    runner = build(compress(model, recipe), small_images, 1, 1)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     assert measure_start(runner, 1, (1, *SMALL_SHAPE)) is not None
     assert runner.memory_probe is not None
     assert runner.loader is not None

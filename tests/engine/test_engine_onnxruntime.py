@@ -19,7 +19,7 @@ def test_onnx_runtime_runs_every_layer_on_int8_kernels(
     ready: Ready, small_images: Tensor, name: str, recipe: Recipe
 ) -> None:
     model, build = ready("onnxruntime", name)
-    runner = build(compress(model, recipe), small_images, 1, 1)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     float32 = eager(
         model, replace(recipe, quantize=replace(recipe.quantize, activation_bits=32)), small_images
     )
@@ -33,7 +33,7 @@ def test_onnx_runtime_says_what_no_int8_kernel_takes(
     ready: Ready, small_images: Tensor, recipe: Recipe
 ) -> None:
     model, build = ready("onnxruntime", "cnn")
-    runner = build(compress(model, recipe), small_images, 1, 1)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     assert runner.execution.precisions.keys() == {"f32"}
     assert "not fit int8" in " ".join(runner.execution.simulated)
 

@@ -141,7 +141,7 @@ def test_bias_changes_reach_the_kernels(small: Small, small_images: Tensor) -> N
                 if layer.bias is not None and change is not None:
                     layer.bias.add_(change)
         built = openvino.prepare(model, small_images.shape[1:])(
-            CompressedModel(module, Recipe(), weights), small_images, 1, 1
+            CompressedModel(module, Recipe(), weights), small_images, threads=1, batch=1
         )
         with torch.inference_mode():
             np.testing.assert_allclose(
@@ -173,7 +173,7 @@ def test_many_models_are_scored_and_let_go(small: Small, small_images: Tensor) -
     model, _ = fold_batch_norm(small("cnn"))
     build = engine_named("openvino").prepare(model, SMALL_SHAPE)
     for _ in range(40):
-        build(compress(model, Recipe()), small_images, 1, 1).score(small_images.numpy())
+        build(compress(model, Recipe()), small_images, threads=1, batch=1).score(small_images.numpy())
 
 
 def test_a_layer_that_never_runs_is_left_out_of_what_was_executed(small: Small, small_images: Tensor) -> None:

@@ -87,7 +87,7 @@ def answers(engine: str, name: str, recipe: Recipe) -> tuple[np.ndarray, np.ndar
         pytest.skip("the extra imagenet is not installed")
     evaluation, calibration = images_of(name)
     compressed, expected = reference(name, recipe)
-    runner = build_of(engine, name)(compressed, calibration, 1, 1)
+    runner = build_of(engine, name)(compressed, calibration, threads=1, batch=1)
     return runner.score(evaluation.numpy()), expected  # type: ignore[attr-defined]
 
 

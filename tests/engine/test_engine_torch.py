@@ -39,7 +39,9 @@ class Watched(nn.Module):
 @pytest.mark.usefixtures("two_threads")
 def test_torch_runs_with_the_threads_asked_for_and_puts_the_old_count_back(small_images: Tensor) -> None:
     compressed = compress(Watched(), Recipe())
-    runner = engine_named("torch").prepare(compressed.module, SMALL_SHAPE)(compressed, small_images, 1, 1)
+    runner = engine_named("torch").prepare(compressed.module, SMALL_SHAPE)(
+        compressed, small_images, threads=1, batch=1
+    )
     runner.score(small_images.numpy())
     with runner.session():
         runner.infer(small_images[:1].numpy())

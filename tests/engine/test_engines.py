@@ -62,7 +62,7 @@ def test_engines_compute_what_eager_torch_does(
     """Shared, tied and never-called layers, and attention's projections, all carry the recipe's weights."""
     model, build = ready(engine, name)
     for recipe in EXACT if name == "cnn" else EXACT[4:5]:
-        runner = build(compress(model, recipe), small_images, 1, 1)
+        runner = build(compress(model, recipe), small_images, threads=1, batch=1)
         close(runner.score(small_images.numpy()), eager(model, recipe, small_images))
         assert runner.execution.precisions.keys() == {"f32"}
 
@@ -74,7 +74,7 @@ def test_infer_and_score_agree(
 ) -> None:
     model, build = ready(engine, "cnn")
     images = small_images.numpy()
-    runner = build(compress(model, recipe), small_images, 1, batch)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=batch)
     scored = runner.score(images)
     assert scored.shape == (len(images), 10)
     assert scored.dtype == np.float32
@@ -86,7 +86,7 @@ def test_infer_and_score_agree(
 def test_scoring_takes_any_number_of_images_in_order(ready: Ready, engine: str) -> None:
     model, build = ready(engine, "cnn")
     images = torch.randn(503, *SMALL_SHAPE, generator=torch.Generator().manual_seed(5))
-    runner = build(compress(model, Recipe()), images, 1, 1)
+    runner = build(compress(model, Recipe()), images, threads=1, batch=1)
     expected = eager(model, Recipe(), images)
     for count in (1, 7, 50, 100, 503):
         close(runner.score(images[:count].numpy()), expected[:count])
@@ -95,7 +95,7 @@ def test_scoring_takes_any_number_of_images_in_order(ready: Ready, engine: str) 
 @pytest.mark.parametrize("engine", QUICK)
 def test_an_answer_is_not_overwritten_by_the_next(ready: Ready, small_images: Tensor, engine: str) -> None:
     model, build = ready(engine, "cnn")
-    runner = build(compress(model, Recipe()), small_images, 1, 1)
+    runner = build(compress(model, Recipe()), small_images, threads=1, batch=1)
     first = runner.infer(small_images[:1].numpy())
     kept = first.copy()
     runner.infer(small_images[1:2].numpy())
@@ -112,7 +112,9 @@ def test_building_leaves_the_compressed_model_and_torch_as_they_were(
     compressed = compress(model, ON_INT8_KERNELS[1])
     before = {name: tensor.clone() for name, tensor in compressed.module.state_dict().items()}
     random, threads = torch.get_rng_state(), torch.get_num_threads()
-    scores = [build(compressed, small_images, 1, 1).score(small_images.numpy()) for _ in range(2)]
+    scores = [
+        build(compressed, small_images, threads=1, batch=1).score(small_images.numpy()) for _ in range(2)
+    ]
     close(scores[0], scores[1])
     assert all(torch.equal(before[name], tensor) for name, tensor in compressed.module.state_dict().items())
     assert not any(
@@ -149,7 +151,7 @@ def test_openvino_agrees_with_eager_torch_on_the_bundled_models(
     images = torch.randn(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
     for recipe in (EXACT[0], EXACT[3]):
         compressed = compress(open_model(name).module, recipe)
-        runner = builds("openvino", name)(compressed, images, 1, 1)
+        runner = builds("openvino", name)(compressed, images, threads=1, batch=1)
         close(runner.score(images.numpy()), eager(open_model(name).module, recipe, images))
         layers = [layer.name for layer in walk(open_model(name).module)]
         assert [layer.name for layer in runner.execution.layers] == layers
@@ -165,7 +167,9 @@ def test_8_bit_weights_and_activations_run_on_int8_kernels_in_the_bundled_models
     if not (assets_dir() / f"{name}.safetensors").exists():
         pytest.skip(f"{name} is not in assets/ yet")
     images = torch.randn(16, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
-    runner = builds("openvino", name)(compress(open_model(name).module, ON_INT8_KERNELS[0]), images, 1, 1)
+    runner = builds("openvino", name)(
+        compress(open_model(name).module, ON_INT8_KERNELS[0]), images, threads=1, batch=1
+    )
     assert set(runner.execution.precisions) <= set(INT8), runner.execution.layers
     assert runner.execution.simulated == ()
 
@@ -276,7 +280,7 @@ def test_bfloat16_really_runs(small: Small, small_images: Tensor, engine: str) -
 def test_a_precision_that_an_engine_has_not_is_simulated(ready: Ready, small_images: Tensor) -> None:
     model, build = ready("onnxruntime", "cnn")
     recipe = Recipe(quantize=QuantizeSpec(precision="bf16"))
-    runner = build(compress(model, recipe), small_images, 1, 1)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     assert runner.execution.precisions == {"f32": 4}
     assert "bfloat16: 4 of 4 layers did not run in it" in " ".join(runner.execution.simulated)
     close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))

@@ -396,15 +396,17 @@ def test_a_layer_takes_the_dense_path_unless_it_has_zeros() -> None:
     model = thinned(nn.Sequential(nn.Conv2d(32, 64, 1), nn.Flatten()), 0.0)
     build = sparse.prepare(model, (32, 20, 20))
     images = torch.randn(1, 32, 20, 20)
-    dense = build(compress(model, Recipe()), images, 1, 1)
-    thin = build(compress(model, Recipe(PruneSpec(sparsity=0.95))), images, 1, 1)
+    dense = build(compress(model, Recipe()), images, threads=1, batch=1)
+    thin = build(compress(model, Recipe(PruneSpec(sparsity=0.95))), images, threads=1, batch=1)
     assert "dense" in dense.execution.layers[0].kernel
     assert "sparse, 102 of 2,048 weights" in thin.execution.layers[0].kernel
 
 
 def test_profiled_steps_name_every_layer() -> None:
     model = thinned(Residual(), 0.8)
-    runner = sparse.prepare(model, (3, 32, 32))(compress(model, Recipe()), torch.randn(1, 3, 32, 32), 1, 1)
+    runner = sparse.prepare(model, (3, 32, 32))(
+        compress(model, Recipe()), torch.randn(1, 3, 32, 32), threads=1, batch=1
+    )
     assert runner.profile
     rows = runner.profile(np.zeros((1, 3, 32, 32), np.float32), 3)
     named = {row.name for row in rows if row.role == "layer"}
@@ -426,7 +428,7 @@ def test_without_kernels_torchs_csr_serves_and_says_why(without_kernels: str) ->
     )
     compressed = compress(model.eval(), Recipe(PruneSpec(sparsity=0.98)))
     images = torch.randn(4, 3, 8, 8)
-    runner = sparse.prepare(model, (3, 8, 8))(compressed, images, 1, 4)
+    runner = sparse.prepare(model, (3, 8, 8))(compressed, images, threads=1, batch=4)
     with torch.inference_mode():
         torch.testing.assert_close(torch.from_numpy(runner.infer(images.numpy())), compressed.module(images))
     assert any(without_kernels in words for words in runner.execution.simulated)
@@ -461,7 +463,7 @@ def test_a_fresh_process_can_load_what_is_saved() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10)).eval()
     compressed = compress(model, Recipe(PruneSpec(sparsity=0.9)))
-    runner = sparse.prepare(model, (1, 8, 8))(compressed, torch.randn(2, 1, 8, 8), 1, 1)
+    runner = sparse.prepare(model, (1, 8, 8))(compressed, torch.randn(2, 1, 8, 8), threads=1, batch=1)
     start = measure_start(runner, 1, (1, 1, 8, 8))
     assert start
     assert start.memory_bytes > 0

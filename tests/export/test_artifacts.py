@@ -491,7 +491,7 @@ def test_openvino_reads_the_graph_that_the_runner_runs(
 ) -> None:
     take_away = taken(small(name), RECIPES[recipe], small_images)
     build = openvino_engine.prepare(take_away.module, (1, 8, 8))
-    runner = build(take_away.compressed, small_images, 1, 1)
+    runner = build(take_away.compressed, small_images, threads=1, batch=1)
     found = openvino_logits(write("openvino", take_away), small_images, tmp_path)
     expected = np.concatenate([runner.infer(image[None]) for image in small_images.numpy()])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -644,7 +644,9 @@ def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, nam
     for recipe in (RECIPES["4 bits pruned"], RECIPES["8 bits and activations"]):
         take_away = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
         zipped = write("onnx", take_away)
-        expected = torch_engine.build(take_away.compressed, images[:64], 1, 1).score(images.numpy())
+        expected = torch_engine.build(take_away.compressed, images[:64], threads=1, batch=1).score(
+            images.numpy()
+        )
         same = np.mean(onnx_logits(zipped, images).argmax(1) == expected.argmax(1))
         assert same == 1 if recipe.quantize.activation_bits == 32 else same > 0.98
         check_no_folder(entries(zipped))

@@ -32,7 +32,7 @@ def test_openvino_s_facts_are_those_of_the_timed_batch(
 
     monkeypatch.setattr(openvino, "_executed", by_batch)
     model, build = ready("openvino", "cnn")
-    runner = build(compress(model, Recipe()), small_images, 1, BATCH)
+    runner = build(compress(model, Recipe()), small_images, threads=1, batch=BATCH)
     assert [layer.kernel for layer in runner.execution.layers] == [f"batch {BATCH}"]
     assert runner.scored
     assert [layer.kernel for layer in runner.scored()] == ["batch 50"]
@@ -49,7 +49,7 @@ def test_onnx_runtime_s_facts_are_those_of_the_timed_batch(
 
     monkeypatch.setattr(onnxruntime, "_observed", by_batch)
     model, build = ready("onnxruntime", "cnn")
-    runner = build(compress(model, Recipe()), small_images, 1, BATCH)
+    runner = build(compress(model, Recipe()), small_images, threads=1, batch=BATCH)
     assert {layer.kernel for layer in runner.execution.layers} == {f"batch {BATCH}"}
 
 
@@ -59,7 +59,7 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
     ready: Ready, small_images: Tensor, engine: str, recipe: Recipe
 ) -> None:
     model, build = ready(engine, "cnn")
-    runner = build(compress(model, recipe), small_images, 1, BATCH)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=BATCH)
     assert runner.scored_otherwise == ()
 
 
@@ -98,14 +98,14 @@ def test_the_sparse_engine_scores_alike_whichever_kernels_are_the_fastest(
     model, build = ready("sparse", "cnn")
     compressed = compress(model, Recipe(PruneSpec(sparsity=0.7)))
     images = small_images.numpy()
-    expected = build(compressed, small_images, 1, 1).score(images)
+    expected = build(compressed, small_images, threads=1, batch=1).score(images)
 
     def fastest(planned: Any, *_: object) -> dict[str, Way]:
         choices = {item.name: list(item.work.ways) for item in planned.items if hasattr(item.work, "ways")}
         return {name: ways[favourite % len(ways)] for name, ways in choices.items()}
 
     monkeypatch.setattr(sparse, "fastest", fastest)
-    runner = build(compressed, small_images, 1, 1)
+    runner = build(compressed, small_images, threads=1, batch=1)
     assert np.array_equal(runner.score(images), expected)
     close(np.concatenate([runner.infer(images[index : index + 1]) for index in range(len(images))]), expected)
 
@@ -118,10 +118,10 @@ def test_the_sparse_engine_scores_alike_whoever_executes_the_network(
         pytest.skip(problem)
     model, build = ready("sparse", "cnn")
     compressed, images = compress(model, Recipe(PRUNED)), small_images.numpy()
-    expected = build(compressed, small_images, 1, 1).score(images)
+    expected = build(compressed, small_images, threads=1, batch=1).score(images)
     seconds = iter([0.0, 1.0] * sparse.COMPARED if not whole_is_faster else [1.0, 0.0] * sparse.COMPARED)
     monkeypatch.setattr(sparse, "timeit", SimpleNamespace(timeit=lambda *_, **__: next(seconds)))
-    runner = build(compressed, small_images, 1, 1)
+    runner = build(compressed, small_images, threads=1, batch=1)
     assert whole_is_faster == any("OpenVINO" in layer.kernel for layer in runner.execution.layers)
     assert np.array_equal(runner.score(images), expected)
 
@@ -138,7 +138,7 @@ def test_without_kernels_scoring_does_not_depend_on_which_layers_are_faster(
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10)).eval()
     compressed = compress(model, Recipe(PruneSpec(sparsity=0.9)))
-    runner = engine_named("sparse").prepare(model, SMALL_SHAPE)(compressed, small_images, 1, 1)
+    runner = engine_named("sparse").prepare(model, SMALL_SHAPE)(compressed, small_images, threads=1, batch=1)
     kernels: Mapping[str, str] = {layer.name: layer.kernel for layer in runner.execution.layers}
     assert csr_is_faster == any("CSR" in kernel for kernel in kernels.values())
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_layers_that_are_one_kernel_when_timed_are_read_off_it(ready: Ready, sma
     """OpenVINO makes one kernel of small linear layers and a single image, and one each of many images."""
     for recipe, precision in ((Recipe(), "f32"), (ON_INT8_KERNELS[0], "i8")):
         model, build = ready("openvino", "shared")
-        runner = build(compress(model, recipe), small_images, 1, 1)
+        runner = build(compress(model, recipe), small_images, threads=1, batch=1)
         assert {layer.precision for layer in runner.execution.layers} <= {precision, "u8"}
         assert "unknown" not in {layer.kernel for layer in runner.execution.layers}
         assert runner.scored

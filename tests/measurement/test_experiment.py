@@ -341,7 +341,7 @@ def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, en
     asked = request(followed_up, engine=engine)
     compressed = compressed_model(asked)
     images = torch.rand(8, *open_model(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
-    runner = build_of(asked)(compressed, images, 1, 1)
+    runner = build_of(asked)(compressed, images, threads=1, batch=1)
     with torch.inference_mode():
         expected = compressed.module(images).numpy()
     np.testing.assert_allclose(runner.score(images.numpy()), expected, atol=1e-4 * np.abs(expected).max())

@@ -251,7 +251,7 @@ def test_torch_s_thread_count_is_set_and_put_back(fails: bool) -> None:
         compressed = compress(Threads(), Recipe())
         module = compressed.module
         build = engine_named("torch").prepare(module, (1, 2, 2))
-        runner = build(compressed, torch.zeros(1, 1, 2, 2), 1, 1)
+        runner = build(compressed, torch.zeros(1, 1, 2, 2), threads=1, batch=1)
         module.fails = fails
         try:
             time_interleaved((runner, runner), {}, IMAGES, Settings(threads=1), SHORT)
@@ -266,7 +266,7 @@ def test_torch_s_thread_count_is_set_and_put_back(fails: bool) -> None:
 def small_network() -> Runner:
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)).eval()
     return engine_named("torch").prepare(model, (1, 28, 28))(
-        compress(model, Recipe()), torch.zeros(1, 1, 28, 28), 1, 1
+        compress(model, Recipe()), torch.zeros(1, 1, 28, 28), threads=1, batch=1
     )
 
 

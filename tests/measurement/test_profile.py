@@ -32,7 +32,7 @@ IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 
 def runner(engine: str, model: nn.Module, made: Recipe) -> Runner:
     build = ENGINES[engine].load().prepare(model, (1, 8, 8))
-    return build(compress(model, made), torch.rand(16, 1, 8, 8), 1, 1)
+    return build(compress(model, made), torch.rand(16, 1, 8, 8), threads=1, batch=1)
 
 
 def profiled(engine: str, model: nn.Module, made: Recipe = Recipe()) -> tuple[KernelTime, ...]:  # noqa: B008
@@ -91,7 +91,11 @@ def test_torch_times_the_rounding_of_activations_apart(small) -> None:  # type: 
 def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-def]
     model = small("cnn")
     compressed = compress(model, Recipe())
-    built = ENGINES["torch"].load().prepare(model, (1, 8, 8))(compressed, torch.rand(4, 1, 8, 8), 1, 1)
+    built = (
+        ENGINES["torch"]
+        .load()
+        .prepare(model, (1, 8, 8))(compressed, torch.rand(4, 1, 8, 8), threads=1, batch=1)
+    )
     assert built.profile is not None
     built.profile(IMAGE, 2)
     hooks = [hook for module in compressed.module.modules() for hook in module._forward_pre_hooks.values()]

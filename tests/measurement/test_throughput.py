@@ -40,9 +40,13 @@ def quiet(share: float | None, words: str) -> None:
 @pytest.mark.parametrize(("batch", "streams"), [(1, 1), (3, 1), (2, 2)])
 def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, streams: int, small) -> None:  # type: ignore[no-untyped-def]
     model, _ = fold_batch_norm(small("cnn"))
-    built = ENGINES["openvino"].load().prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    built = (
+        ENGINES["openvino"]
+        .load()
+        .prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, threads=1, batch=1)
+    )
     assert built.serve is not None
-    service = built.serve(batch, 2, streams)
+    service = built.serve(batch=batch, threads=2, streams=streams)
     images = np.ascontiguousarray(IMAGES[:batch].numpy())
     for requests in (1, 5):
         taken = service.run(images, requests)
@@ -52,10 +56,14 @@ def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, st
 
 def test_torch_serves_with_so_many_threads_and_puts_them_back(small) -> None:  # type: ignore[no-untyped-def]
     model = small("cnn")
-    built = ENGINES["torch"].load().prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, 1, 1)
+    built = (
+        ENGINES["torch"]
+        .load()
+        .prepare(model, (1, 8, 8))(compress(model, Recipe()), IMAGES, threads=1, batch=1)
+    )
     assert built.serve is not None
     before = torch.get_num_threads()
-    with built.serve(2, before + 1, 1).session():
+    with built.serve(batch=2, threads=before + 1, streams=1).session():
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

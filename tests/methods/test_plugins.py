@@ -74,7 +74,7 @@ def quantize(original, pruned, spec, name, study=None):
     return Rounded(round_to_nearest(0.75 * pruned.weight, spec), pruned.bias_change)
 
 
-def build(compressed, calibration, threads, batch):
+def build(compressed, calibration, *, threads, batch):
     def infer(images):
         with torch.inference_mode():
             return compressed.module(torch.from_numpy(images)).numpy()

@@ -92,7 +92,7 @@ def test_engines_have_int8_kernels_where_their_entry_says_so(
 ) -> None:
     model, build = ready(engine, "cnn")
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
-    runner = build(compress(model, recipe), small_images, 1, 1)
+    runner = build(compress(model, recipe), small_images, threads=1, batch=1)
     ran = {layer.precision for layer in runner.execution.layers}
     assert bool(ran & set(INT8)) == engine_info(engine).int8
     assert np.isfinite(runner.infer(small_images[:1].numpy())).all()

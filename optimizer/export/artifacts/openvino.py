@@ -11,7 +11,7 @@ from optimizer.export.artifacts.take_away import TakeAway
 def write_openvino(take_away: TakeAway) -> bytes:
     """The graph that the OpenVINO engine compiles, weights, activation ranges and all."""
     build = take_away.build or openvino.prepare(take_away.module, take_away.card.input_shape)
-    runner = build(take_away.compressed, take_away.calibration, take_away.threads, 1)
+    runner = build(take_away.compressed, take_away.calibration, threads=take_away.threads, batch=1)
     assert runner.memory_probe is not None
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
