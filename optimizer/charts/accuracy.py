@@ -96,7 +96,7 @@ def _width(summary: Summary) -> tuple[float, int]:
 
 
 def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float, int]]) -> tuple[Any, Series]:
-    """Its width with the options; the main options' lines are solid, and layers apart make no line at all:
+    """Its width with the options; the main options' lines are solid, and layer overrides make no line at all:
     under one name they may be other layers. ``widths`` are those that the main options were measured with:
     what has no place for an option joins their line."""
     quantize = summary.recipe.quantize

@@ -17,7 +17,7 @@ WAY = 2
 
 def family(recipe: Recipe) -> Family:
     """Everything but the amount of pruning and the bits: how weights are pruned, how they are rounded, and
-    then the options of pruning, those of rounding, layers apart, and the precision of the kernels."""
+    then the options of pruning, those of rounding, layer overrides, and the precision of the kernels."""
     prune, quantize = recipe.prune, recipe.quantize
     prunes = any(spec.active for spec in recipe.prune_specs)
     rounds = any(spec.integer for spec in recipe.quantize_specs)
@@ -44,14 +44,14 @@ def family(recipe: Recipe) -> Family:
 
 
 class Options(NamedTuple):
-    """What a family does on top of how it prunes and rounds; an ``apart`` number of layers is overridden."""
+    """What a family does on top of how it prunes and rounds; so many ``overrides`` of layers it has."""
 
     best_effort: bool = False
     snap: int = 1
     matched: bool = False
     steps: int = 0
     equalised: bool = False
-    apart: int = 0
+    overrides: int = 0
     precision: str = "f32"
 
     @property
@@ -62,7 +62,7 @@ class Options(NamedTuple):
             "batch norm re-estimated" if self.matched else "",
             f"fine-tuned {self.steps:,} steps" if self.steps else "",
             "equalised" if self.equalised else "",
-            f"{count(self.apart, 'layer')} apart" if self.apart else "",
+            count(self.overrides, "layer override") if self.overrides else "",
             f"in {PRECISIONS[self.precision]}" if self.precision != "f32" else "",
         )
         return ", ".join(filter(None, told))

@@ -112,13 +112,13 @@ def _realisation_series(
 ) -> tuple[Any, Series]:
     """Its name, with what else tells on the clock, the engine where each has its own lines, threads and batch
     where they are not the only one of the ``ways`` here, and the machine where it is another. Lines of the
-    first engine and way are solid; layers apart make no line."""
+    first engine and way are solid; layer overrides make no line."""
     name, colour, recipe = ran(summary), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
         name += f", snapped to {snap}"
     if apart:
-        name += f", {count(apart, 'layer')} apart"
+        name += f", {count(apart, 'layer override')}"
     label = engine_label(summary.request.engine)
     way, engine = _way(summary), engines.index(summary.request.engine)
     own = (

@@ -30,7 +30,7 @@ def test_rows_leave_out_what_is_in_brackets_unless_it_tells_them_apart() -> None
     measured = Recipe(PruneSpec("compensated", 0.5, allocation="measured"))
     both = compare_info([make_result(compensated), make_result(measured)])
     assert len(set(both.y.categories)) == 2
-    assert all("compensated" in name for name in both.y.categories)
+    assert all("data-aware" in name for name in both.y.categories)
     pairs = [("a", "a (b)"), ("a", "a (b)"), ("c", "c (d)"), ("c", "c")]
     assert brief(pairs) == ["a", "a", "c (d)", "c"]
     assert figure(both).layout.height >= 330

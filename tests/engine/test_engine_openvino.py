@@ -209,7 +209,7 @@ from optimizer.recipe import QuantizeSpec, Recipe
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)).eval().requires_grad_(False)
 recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 build = engine_named("openvino").prepare(model, (1, 8, 8))
-build(compress(model, recipe), torch.zeros(2, 1, 8, 8), 1, 1)
+build(compress(model, recipe), torch.zeros(2, 1, 8, 8), threads=1, batch=1)
 assert sys.modules["openvino_telemetry"] is None
 assert "nncf" in sys.modules
 """

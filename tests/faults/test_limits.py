@@ -100,7 +100,7 @@ def test_a_thousand_requests_of_one_visitor_are_bounded_and_others_served(pool: 
     job = pool.submit("measure", "note", (order, "bob"), "bob", visitor="bob")
     gate.go.touch()
     assert state(pool, job) == "done"
-    assert len(lines(order)) <= 3, "one visitor's queue went first"
+    assert "bob" in lines(order)[:3], "one visitor's queue went first"
     assert state(pool, last) == "done"
     assert pool.submit("measure", "echo", 1, "again", visitor="ann").state != "failed"
 

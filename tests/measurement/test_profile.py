@@ -107,7 +107,7 @@ def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pyte
     monkeypatch.setattr(profile, "CALLS", 20)
     monkeypatch.setattr(profile, "PASSES", 2)
     told: list[str] = []
-    request = Request("fashion-mlp", recipe(0.5), engine, settings=Settings(threads=1, batch=2))
+    request = Request("fashion-mlp", recipe(0.5), engine, settings=Settings(threads=1, batch=64))
     run = profile.profile(opened(request), request, lambda share, words: told.append(words))
     assert "profiling" in told
     assert run.removed_share == pytest.approx(0.5, abs=0.01)

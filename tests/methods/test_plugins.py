@@ -255,7 +255,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
         assert "Toy runtime" in engine.options
         assert "- **Toy runtime**: only a toy" in engine.help
         assert (method.value, engine.value) == ("stripes", "toy")
-        assert page.selectbox(key="stripes_allocation").options == ["the same in each layer"]
+        assert page.selectbox(key="stripes_allocation").options == ["uniform"]
         assert page.button_group(key="stripes_rounding").value == "towards-zero"
         assert not [one for one in page.selectbox if one.key in ("pattern", "towards-zero_range")]
         assert not [one for one in page.toggle if one.key in ("match", "equalise")]

@@ -19,7 +19,7 @@ def test_complexity_measures_and_concludes(app: AppTest) -> None:
 @pytest.mark.slow
 def test_complexity_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     share = 0.37
-    key = scaling.request_key(ComplexityRequest(removed_share=share, quick=True))
+    key = scaling.complexity_key(ComplexityRequest(removed_share=share, quick=True))
     bad = ComplexityRequest("no such model", share)
     tasks.pool().wait(tasks.pool().submit("measure", "complexity", bad, key))
     app.query_params["removed"] = "37"

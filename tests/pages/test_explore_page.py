@@ -10,8 +10,9 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.compression.step_time import keep_step_time
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Request
+from optimizer.records import Request, Settings
 from optimizer.store import keys
+from optimizer.store.results import Store
 from optimizer.system.environment import threads_available
 from pages import tasks
 
@@ -65,7 +66,11 @@ def test_the_threads_are_chosen(app: AppTest) -> None:
     app.query_params |= {"sparsity": "21", "timed_threads": "1"}
     page = app.run()
     settled(page, lambda page: "–" not in shown(page).values())
-    result = results()[Recipe(replace(NORMAL.prune, sparsity=0.21))]
+    request = replace(
+        PLAIN, recipe=Recipe(replace(NORMAL.prune, sparsity=0.21)), settings=Settings(threads=1)
+    )
+    result = Store().get(keys.request_key(request))
+    assert result is not None
     assert (result.request.settings.threads, result.latency.threads) == (1, 1)
     assert shown(page) == expected(result)
 

@@ -93,7 +93,7 @@ def test_silent_logits_have_no_sqnr() -> None:
 def test_logits_that_are_not_finite_are_a_failure_in_words(value: float, broken: int) -> None:
     pair = [VARIANT.copy(), BASELINE.copy()]
     pair[broken][1, 0] = value
-    with pytest.raises(WorkError, match="1 of 3 images give logits that are not finite"):
+    with pytest.raises(WorkError, match="1 of 3 images give outputs that are not finite"):
         accuracy_of(pair[0], pair[1], LABELS)
 
 
