@@ -144,13 +144,13 @@ def effects(run: ComplexityRun, share: float) -> None:
                 verdict = "" if effect.noise else f"; {effect.verdict.label}"  # the badge says noisy
                 if effect.verdict is LatencyVerdict.SAME:
                     verdict += f", {effect.detectable_words}"
-                st.caption(f"× unpruned dense time ({interval}){verdict}")
+                st.caption(f"unpruned dense time ({interval}){verdict}")
                 st.caption(words)
                 badge = BadgeKind.NOISY if effect.noise else BadgeKind.MEASURED
                 st.badge(badge.label, color=drawing.BADGE_COLOURS[badge])
             else:
                 st.caption(
-                    f"× unpruned dense time: {format_ns(predictions[execution].time_ns)}, by the linear model"
+                    f"unpruned dense time: {format_ns(predictions[execution].time_ns)}, by the linear model"
                 )
                 st.caption(words)
                 st.badge("predicted", color="gray")

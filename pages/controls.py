@@ -223,6 +223,7 @@ def _more(method: str, model: str) -> Details:
             index=pruner.allocations.index(pruner.allocation),
             **address.in_address(f"{method}_allocation"),
             format_func=allocation.choices.__getitem__,
+            help=allocation.help,
         )
     for name in pruner.options:
         if name != "pattern" or method != THRESHOLD:
@@ -277,6 +278,7 @@ def _more(method: str, model: str) -> Details:
             index=ranges.index(quantizer.range),
             **address.in_address(f"{rounding}_range"),
             format_func=QUANTIZE_OPTIONS["range"].choices.__getitem__,
+            help=QUANTIZE_OPTIONS["range"].help,
         )
     precision = _precision()
     if "equalise" in quantizer.options:
