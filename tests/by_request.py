@@ -45,5 +45,4 @@ def build_of(request: Request) -> Build:
 
 def close_all() -> None:
     """What is asked for next is opened anew."""
-    workspace._opened.cache_clear()
-    workspace._open_model.cache_clear()
+    workspace.OPENED.kept.clear()

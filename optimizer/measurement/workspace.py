@@ -5,7 +5,7 @@ The last ones stay open in this process, so that a new position of a slider cost
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from optimizer.engine import engine_named
 from optimizer.engine.base import Build
 from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
-from optimizer.model.catalogue import LoadedModel, card, download, load
+from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm, multiplications, walk
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
@@ -151,9 +151,7 @@ def open_workspace(model: str, data: DataSpec | None = None, report: Report = qu
     """
     files = "" if data is None else fingerprint(data)
     report(None, "loading the model")
-    if not card(model).ready:
-        download(model, report)
-    return _opened(model, data, files)
+    return _opened(OPENED, model, data, files, report=report)
 
 
 def workspace_of(request: Request, report: Report = quiet) -> Workspace:
@@ -164,14 +162,24 @@ def workspace_of(request: Request, report: Report = quiet) -> Workspace:
     return open_workspace(request.model, request.data if needed else None, report)
 
 
-@lru_cache(maxsize=OPEN)
-def _opened(model: str, data: DataSpec | None, files: str) -> Workspace:
-    return Workspace(_open_model(model), data, files)
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """What is open in this process."""
+
+    kept: Kept = field(init=False, default_factory=dict, repr=False)
 
 
-@lru_cache(maxsize=OPEN)
-def _open_model(model: str) -> OpenModel:
-    return open_model(load(model))
+OPENED = Opened()
+
+
+@once
+def _opened(opened: Opened, model: str, data: DataSpec | None, files: str, *, report: Report) -> Workspace:
+    return Workspace(_open_model(opened, model, report=report), data, files)
+
+
+@once
+def _open_model(opened: Opened, model: str, *, report: Report) -> OpenModel:
+    return open_model(load(model, report))
 
 
 def open_model(loaded: LoadedModel) -> OpenModel:
