@@ -2,6 +2,8 @@
 
 A result holds the raw latency samples and one bit an image; medians, intervals and verdicts are derived
 when it is read (:mod:`optimizer.analysis.statistics`, :mod:`optimizer.analysis.frame`). No torch here.
+
+All records are in one file, since SCHEMA is the version of them all.
 """
 
 import hashlib

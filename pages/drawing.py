@@ -10,7 +10,8 @@ from optimizer.analysis.headline import Headline, Mood
 from optimizer.analysis.summary import BadgeKind, Summary
 from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.spec import Lines, Stacks
-from optimizer.export.tables import EXPORTERS, MODEL_FILES, chrome, file_name
+from optimizer.export.pictures import chrome
+from optimizer.export.tables import EXPORTERS, MODEL_FILES, file_name
 from optimizer.records import Request, Result
 from optimizer.store.keys import request_key
 from pages.markup import plain

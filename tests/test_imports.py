@@ -22,7 +22,16 @@ STAGES = (
 
 NEVER_TORCH = (
     *("errors", "formats", "progress", "methods", "recipe", "records", "store", "analysis", "search"),
-    *("charts", "tasks", "export.tables", "export.report", "data.folders", "data.classes", "data.selection"),
+    *(
+        "charts",
+        "tasks",
+        "export.tables",
+        "export.pictures",
+        "export.report",
+        "data.folders",
+        "data.classes",
+        "data.selection",
+    ),
     *("system.environment", "system.paths", "system.recent", "system.machine_lock", "system.downloads"),
     *("system.processes", "system.process_pool", "system.worker", "compression.step_time"),
 )

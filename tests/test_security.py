@@ -8,7 +8,7 @@ import pytest
 
 from optimizer import recipe, work
 from optimizer.data import classes, decoding, folders, loading
-from optimizer.export import tables
+from optimizer.export import pictures
 from optimizer.store import results
 from optimizer.system import downloads, paths, process_pool
 
@@ -30,7 +30,7 @@ LIMITS = {
         f"{100 * loading.MEMORY_SHARE:.0f} % of the machine's or the container's"
     ),
     "a class index file": f"{classes.INDEX_MAX_BYTES // 10**6} MB",
-    "drawing PNG or SVG, in all": f"{tables.RENDER_SECONDS} s",
+    "drawing PNG or SVG, in all": f"{pictures.RENDER_SECONDS} s",
     "failures kept": f"{results.MAX_FAILURES}",
 }
 

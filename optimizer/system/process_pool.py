@@ -1,4 +1,7 @@
-"""Where work runs: one process a lane, fed by priority, shared by every thread of the server."""
+"""Where work runs: one process a lane, fed by priority, shared by every thread of the server.
+
+Everything here is guarded by one lock, so it stays one file.
+"""
 
 import contextlib
 import itertools

@@ -32,6 +32,7 @@ def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) ->
     expect(again.get_by_role("figure", name="All calls by time")).to_be_visible()
 
 
+@pytest.mark.slow
 def test_pins_survive_a_reload_on_any_page_and_a_link_says_which_are_none(
     visit: Visit, dashboard: Dashboard
 ) -> None:

@@ -212,6 +212,7 @@ def test_another_model_scores_as_in_a_shell_of_its_own(
         assert here[part] == elsewhere[part]
 
 
+@pytest.mark.slow
 def test_a_link_restores_the_view(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp")
     pick(page, "Method", "Threshold")

@@ -16,7 +16,7 @@ from browser.conftest import Dashboard, Visit, act, choose, downloaded, move, ta
 from optimizer.analysis.frame import COLUMNS
 from optimizer.data.loading import load_images
 from optimizer.export import artifacts
-from optimizer.export.tables import chrome
+from optimizer.export.pictures import chrome
 from optimizer.model.catalogue import load as load_model
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.records import DataSpec

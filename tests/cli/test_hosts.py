@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.cli.main import OPEN_TO_OTHERS, allowed_hosts, is_loopback
+from optimizer.cli.dashboard import OPEN_TO_OTHERS, allowed_hosts, is_loopback
 from optimizer.system.paths import PACKAGE
 
 PATIENCE_SECONDS = 120

@@ -40,6 +40,7 @@ def loss(model: str, recipe: Recipe, against: Recipe = Recipe()) -> PairedDrop: 
 
 
 @BY_MODEL
+@pytest.mark.slow
 def test_compensated_is_nowhere_clearly_worse_than_plain(model: str) -> None:
     worse = {}
     for position, (compensated, plain) in {

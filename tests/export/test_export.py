@@ -26,8 +26,9 @@ from optimizer.analysis.frame import frame
 from optimizer.analysis.metrics import METRICS
 from optimizer.charts import accuracy_info, size_info
 from optimizer.errors import UnavailableError
-from optimizer.export import tables
-from optimizer.export.tables import EXPORTERS, charts_of, chrome, file_name, render, title_of
+from optimizer.export import pictures
+from optimizer.export.pictures import chrome, render
+from optimizer.export.tables import EXPORTERS, charts_of, file_name, title_of
 
 SWEEP = make_sweep((0.0, 0.5, 0.9), (32, 4))
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"&'
@@ -37,9 +38,9 @@ needs_chrome = pytest.mark.skipif(bool(chrome().problem), reason=f"no picture: {
 
 @pytest.fixture
 def browser_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    tables._chrome.cache_clear()
+    pictures._chrome.cache_clear()
     yield monkeypatch
-    tables._chrome.cache_clear()
+    pictures._chrome.cache_clear()
 
 
 def test_exporters_say_what_they_write() -> None:
@@ -246,7 +247,7 @@ def hanging(browser_path: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(os.name != "posix", reason="the browser is a shell script")
 def test_a_browser_that_hangs_is_ended(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "RENDER_SECONDS", 3)
+    monkeypatch.setattr(pictures, "RENDER_SECONDS", 3)
     begin = time.monotonic()
     with pytest.raises(UnavailableError, match="ended, as it took longer than 3 s to draw 2 charts"):
         render([accuracy_info(SWEEP), size_info(SWEEP)], "png")
@@ -254,7 +255,7 @@ def test_a_browser_that_hangs_is_ended(hanging: Path, monkeypatch: pytest.Monkey
     pids = [int(pid) for pid in hanging.read_text().split()]
     assert len(pids) == 2
     assert not any(map(lives, pids))
-    assert not tables._turn.locked()
+    assert not pictures._turn.locked()
 
 
 def lives(pid: int) -> bool:
@@ -273,15 +274,15 @@ def test_pictures_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         assert done.wait(60)
         return [b"picture"]
 
-    monkeypatch.setattr(tables, "_render", draw)
-    monkeypatch.setattr(tables, "chrome", lambda: tables.Chrome("chrome", ""))
-    monkeypatch.setattr(tables, "TURN_SECONDS", 0.1)
+    monkeypatch.setattr(pictures, "_render", draw)
+    monkeypatch.setattr(pictures, "chrome", lambda: pictures.Chrome("chrome", ""))
+    monkeypatch.setattr(pictures, "TURN_SECONDS", 0.1)
     with ThreadPoolExecutor() as threads:
         first = threads.submit(render, [size_info(SWEEP)], "png")
         assert drawing.wait(60)
         with pytest.raises(UnavailableError, match="drawn one after another.*try again"):
             render([size_info(SWEEP)], "png")
-        monkeypatch.setattr(tables, "TURN_SECONDS", 60)
+        monkeypatch.setattr(pictures, "TURN_SECONDS", 60)
         second = threads.submit(render, [size_info(SWEEP)], "png")
         done.set()
         assert first.result(60) == second.result(60) == [b"picture"]
@@ -291,7 +292,7 @@ def test_pictures_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 def test_png_has_all_charts_two_a_row() -> None:
     picture = Image.open(io.BytesIO(EXPORTERS["png"].write(SWEEP)))
     assert picture.format == "PNG"
-    assert picture.size == (2 * 2 * tables.PICTURE_WIDTH, 2 * 2 * 330)
+    assert picture.size == (2 * 2 * pictures.PICTURE_WIDTH, 2 * 2 * 330)
     assert picture.getpixel((3, 3)) == (255, 255, 255)
     for corner in ((0, 0), (1, 0), (0, 1), (1, 1)):
         width, height = picture.size[0] // 2, picture.size[1] // 2

@@ -235,6 +235,7 @@ def test_a_stored_result_of_a_method_that_is_gone_is_passed_over(
     assert len(store.results()) == 2
 
 
+@pytest.mark.slow
 def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Beside a folder named pages, AppTest takes its second run for one of a bare page: see test_pages.
     monkeypatch.setattr(

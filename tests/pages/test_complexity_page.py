@@ -9,6 +9,7 @@ from optimizer.analysis.scaling import ComplexityRequest
 from pages import tasks
 
 
+@pytest.mark.slow
 def test_complexity_measures_and_concludes(app: AppTest) -> None:
     page = app.switch_page("pages/complexity.py").run()
     settled(page, lambda page: "What the numbers say" in words(page))

@@ -45,6 +45,7 @@ def test_sliders_move_the_figures(app: AppTest) -> None:
     assert shown(page) != expected(results()[Recipe()])
 
 
+@pytest.mark.slow
 def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> None:
     page = app.run()
     page.slider(key="sparsity").set_value(37).run()
@@ -62,6 +63,7 @@ def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
 
 
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
+@pytest.mark.slow
 def test_the_threads_are_chosen(app: AppTest) -> None:
     app.query_params |= {"sparsity": "21", "timed_threads": "1"}
     page = app.run()
@@ -90,6 +92,7 @@ def test_the_threads_are_chosen(app: AppTest) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_every_other_control_is_part_of_the_recipe(
     app: AppTest, control: str, key: str, value: object, quantize: QuantizeSpec
 ) -> None:
@@ -143,6 +146,7 @@ def test_what_a_step_takes_is_told(app: AppTest) -> None:
     assert "A step took 0.25 s" in page.run().number_input(key="finetune").help
 
 
+@pytest.mark.slow
 def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))

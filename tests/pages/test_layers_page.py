@@ -5,6 +5,7 @@ from page_runs import HALF, results, settled, words
 from streamlit.testing.v1 import AppTest
 
 
+@pytest.mark.slow
 def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
     page = app.run()
     page.slider(key="sparsity").set_value(50)

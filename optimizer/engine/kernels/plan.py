@@ -1,5 +1,7 @@
-"""The steps that compute a traced network, in the memory that :mod:`optimizer.engine.kernels.layout`
-describes."""
+"""The steps that compute a traced network, in the memory that :mod:`optimizer.engine.kernels.layout` has.
+
+One class with a method for each kind of operation: they share the buffers, so it stays one file.
+"""
 
 import ctypes
 import math

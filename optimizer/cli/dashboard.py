@@ -1,0 +1,92 @@
+"""``paretoscope dashboard``: the page's server, and the names under which it may be opened."""
+
+import argparse
+import ipaddress
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from optimizer.data.folders import ROOTS_VARIABLE
+from optimizer.errors import InputError, UnavailableError
+from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
+from optimizer.system.paths import app_file, home
+from optimizer.system.processes import guard, release
+
+
+def open_dashboard(options: argparse.Namespace) -> None:
+    """Serve the page until it is ended, or this process is. Raises InputError, UnavailableError."""
+    home()  # a folder that can't be written is said here, not in a page
+    try:
+        family = socket.getaddrinfo(options.host, None)[0][0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((options.host, options.port))
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UnavailableError(
+            f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
+        ) from error
+    roots = [str(Path(root).expanduser().resolve()) for root in options.images]
+    for root in roots:
+        if not Path(root).is_dir():
+            raise InputError(f"image root {root} is not a folder: give a folder that holds image folders")
+    environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
+    if roots:
+        environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
+    if options.downloads is not None:
+        environment[DOWNLOADS_VARIABLE] = options.downloads
+    parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
+    app = app_file()
+    command = [sys.executable, "-m", "streamlit", "run", str(app)]
+    command += [f"--server.address={options.host}", f"--server.port={options.port}"]
+    command += [f"--server.headless={str(options.headless).lower()}"]
+    command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]
+    if not is_loopback(options.host):
+        print(f"paretoscope: {OPEN_TO_OTHERS}", file=sys.stderr)
+    server = subprocess.Popen(command, cwd=app.parent, env=environment)
+    # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
+    guarding = guard(server.pid)
+    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+    try:
+        server.wait()
+    finally:
+        server.terminate()
+        server.wait()
+        release(guarding)
+    if server.returncode not in (0, -signal.SIGTERM):  # asked to end before it listened to that
+        raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+OPEN_TO_OTHERS = (
+    "this address can be reached from other machines. Whoever reaches it can start work on this one, read "
+    "the image folders that you open, download model weights, and see and drop what was measured; there is "
+    "no sign-in. Put a proxy with sign-in in front, or leave out --host. Names under which the page is "
+    "opened are given with --allow-host"
+)
+"""What is said when the dashboard listens beyond this machine."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only programs on this machine reach an address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def allowed_hosts(host: str, named: Sequence[str]) -> list[str]:
+    """The names under which the page may be opened: this machine's own, and those that the operator gives.
+
+    A page of another name that leads to this machine (DNS rebinding) is refused its connection.
+    """
+    names = ["localhost", "127.0.0.1", "::1", host, *named]
+    if not is_loopback(host):
+        import psutil
+
+        own = [address.address for every in psutil.net_if_addrs().values() for address in every]
+        names += [socket.gethostname(), socket.getfqdn(), *(one.partition("%")[0] for one in own)]
+    return list(dict.fromkeys(name for name in names if name not in ("", "0.0.0.0", "::")))
