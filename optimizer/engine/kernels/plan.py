@@ -1,4 +1,4 @@
-"""The steps that compute a traced network, in the memory that :mod:`optimizer.engine.kernels.layout` has.
+"""The steps that compute a traced network; :mod:`optimizer.engine.kernels.layout` says where values lie.
 
 One class with a method for each kind of operation: they share the buffers, so it stays one file.
 """
