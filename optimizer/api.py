@@ -81,6 +81,7 @@ def measure(
     >>> round(result.accuracy.drop.value) < 5
     True
     """
+    _check_engine(engine)
     asked = settings or Settings()
     with _told(progress) as report:
         if isolated:
@@ -89,9 +90,7 @@ def measure(
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        request = replace(
-            request, recipe=(recipe or Recipe()).canonical(), engine=_known(engine), settings=asked
-        )
+        request = replace(request, recipe=(recipe or Recipe()).canonical(), engine=engine, settings=asked)
         return ResultView(work.load_or_measure(request, Store(), report, workspace), workspace)
 
 
@@ -119,16 +118,12 @@ def sweep(
     >>> [result.request.recipe.prune.share for result in results]
     [0.0, 0.5]
     """
+    _check_engine(engine)
     with _told(progress) as report:
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        base = replace(
-            request,
-            recipe=recipe or Recipe.of(),
-            engine=_known(engine),
-            settings=settings or Settings(),
-        )
+        base = replace(request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings())
         requests, store = grid(base, sparsities, weight_bits), Store()
         found: list[ResultView] = []
         failed: list[Failed] = []
@@ -258,12 +253,12 @@ def _records(results: "Sequence[ResultView]") -> list[Any]:
     return [result.record for result in results]
 
 
-def _known(engine: str) -> str:
-    """Its name. Raises InputError for an unknown engine before anything is loaded."""
+def _check_engine(name: str) -> None:
+    """Raises InputError for an unknown engine, UnavailableError for one that can't run here: before anything
+    is loaded."""
     from optimizer.engine import engine_named
 
-    engine_named(engine)
-    return engine
+    engine_named(name)
 
 
 @contextmanager

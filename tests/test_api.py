@@ -390,6 +390,8 @@ def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(InputError, match="unknown engine 'tvm'"):
         px.measure(net, HALF, images, engine="tvm", progress=False)
+    with pytest.raises(InputError, match="unknown engine 'tvm'"):
+        px.sweep("no such model", engine="tvm", progress=False)
 
 
 def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:

@@ -105,7 +105,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
     recipe.add_argument(
-        "--average-bits", type=float, metavar="B", help="bits a weight on average, shared out by effect"
+        "--average-bits", type=float, metavar="B", help="average bits of a weight, allocated by sensitivity"
     )
     recipe.add_argument("--activation-bits", type=int, help=", ".join(map(str, ACTIVATION_BITS)), metavar="B")
     recipe.add_argument("--granularity", help=", ".join(GRANULARITIES), metavar="G")

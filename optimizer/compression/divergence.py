@@ -9,10 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-
-def is_logits(outputs: Tensor) -> bool:
-    """Whether they are one number a class, of two classes or more."""
-    return outputs.ndim == 2 and outputs.shape[1] > 1
+from optimizer.tasks.outputs import is_logits
 
 
 def prepared(outputs: Tensor) -> Tensor:

@@ -134,7 +134,8 @@ def measure(
     instructions whatever the weights' values, so unless it was noisy it is used instead of timing again.
     """
     scored = score(workspace, request, report)
-    settings = checked(request).settings
+    ready = checked(request)
+    settings = ready.settings
     baseline, runner = scored.baseline.runner, scored.runner
     signature = _signature(request, runner.execution, settings.threads)
     latency = shared_latency(signature, settings.quick)
@@ -142,7 +143,7 @@ def measure(
         with exclusive(report):
             report(None, "timing")
             latency = measure_latency(
-                (baseline, _second_baseline(workspace, *_way(checked(request)))),
+                (baseline, _second_baseline(workspace, *_way(ready))),
                 runner,
                 _timed(workspace),
                 settings,

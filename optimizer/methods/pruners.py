@@ -66,7 +66,7 @@ class PrunerInfo:
     weight's magnitude decides, so that the largest one to go is worth telling. ``needs_data``: it works from
     calibration images. ``shrinks``: a smaller network comes of it, from a channel plan
     (:mod:`optimizer.compression.prune.plan`), and ``code`` makes it of that. ``per_layer``: a single layer
-    can have it to itself. ``words`` is what descriptions of recipes say of it; None is its label.
+    can be overridden with it. ``words`` is what descriptions of recipes say of it; None is its label.
     """
 
     name: str

@@ -36,7 +36,7 @@ class QuantizerInfo:
     """A way of rounding. ``code`` names an :data:`optimizer.compression.quantize.Quantizer`, or is one.
 
     ``costs``, named likewise, predicts what rounding costs at several widths
-    (:func:`optimizer.compression.quantize.bits.nearest_costs`): average widths are shared out by it.
+    (:func:`optimizer.compression.quantize.bits.nearest_costs`): average bits are allocated by it.
     ``options`` are those of ``QUANTIZE_OPTIONS`` that it reads; ``range`` is the one it takes unless it is
     told. Below ``asymmetric_below`` bits a grid with a zero point is the better default. ``needs_data``: it
     works from calibration images. ``words`` is what descriptions of recipes say of it; None is its label.

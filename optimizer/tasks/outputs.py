@@ -1,10 +1,21 @@
 """How far outputs moved from the uncompressed model's, example by example."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 from scipy.special import log_softmax
 
 from optimizer.errors import WorkError
 from optimizer.records import Accuracy, PerImage
+
+
+class Outputs(Protocol):
+    """An array or a tensor."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
 
 ALIKE_NOISE = 0.01
 """Outputs that are no logits agree where the power of their change is at most this share of their own: they
@@ -21,9 +32,9 @@ def agreeing(outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     return noise <= ALIKE_NOISE * signal
 
 
-def is_logits(outputs: np.ndarray) -> bool:
-    """Whether they are one number a class, of two classes or more."""
-    return outputs.ndim == 2 and outputs.shape[1] > 1
+def is_logits(outputs: Outputs) -> bool:
+    """Whether an array or a tensor has one number a class, of two classes or more."""
+    return len(outputs.shape) == 2 and outputs.shape[1] > 1
 
 
 def powers(outputs: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
