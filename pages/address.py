@@ -32,6 +32,21 @@ def in_address(key: str) -> dict[str, Any]:
     return {"key": key, "bind": "query-params"}
 
 
+def whole_number(
+    label: str, bounds: tuple[int, int], value: int, key: str, *, step: int = 1, **more: Any
+) -> int:
+    """A control of a whole number from ``bounds[0]`` to ``bounds[1]``, kept in the page's address.
+
+    It is drawn as one of floats: one of ints fails at an address that says infinity, before it looks at its
+    limits (Streamlit 1.67).
+    """
+    low, high = map(float, bounds)
+    number = st.number_input(
+        label, low, high, float(value), float(step), format="%.0f", **in_address(key), **more
+    )
+    return int(number)
+
+
 def read(model: str) -> None:
     """Take over what the address says, at the first run of a visit; later the address follows the visit.
 
@@ -100,7 +115,7 @@ def _read_earlier_budget() -> None:
         steps = steps_of_seconds(float(seconds))
     except ValueError as error:
         raise InputError("training= is not a number of seconds: give finetune=, a number of steps") from error
-    st.session_state["finetune"] = steps
+    st.session_state["finetune"] = float(steps)
     st.toast(
         f"This link's fine-tuning budget was in seconds: it is read as {steps:,} steps.",
         icon=":material/info:",

@@ -95,7 +95,7 @@ def set_widgets(recipe: Recipe) -> tuple[str, ...]:
         "effort": prune.effort,
         "snap": prune.snap,
         "match": prune.match,
-        "finetune": recipe.finetune_steps,
+        "finetune": float(recipe.finetune_steps),
         "bits": bits,
         "activations": quantize.activation_bits,
         "mixed": quantize.average_bits is not None,
@@ -228,13 +228,12 @@ def _more(method: str, model: str) -> Details:
     for name in pruner.options:
         if name != "pattern" or method != THRESHOLD:
             pruning[name] = _option(name, PRUNE_OPTIONS[name])
-    steps = st.number_input(
+    steps = address.whole_number(
         "Fine-tuning steps",
+        (0, MAX_FINETUNE_STEPS),
         0,
-        MAX_FINETUNE_STEPS,
-        0,
-        50,
-        **address.in_address("finetune"),
+        "finetune",
+        step=50,
         **consent.by_hand("finetune"),
         help="The pruned network learns to answer as the uncompressed one, on unlabelled calibration images; "
         f"the best so far is kept. {_step_words(model)} 0 does none.",

@@ -15,7 +15,7 @@ from optimizer.records import DataSpec, ModelCard, Settings
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
-from pages.address import in_address
+from pages.address import in_address, whole_number
 from pages.consent import by_hand
 from pages.markup import plain
 from pages.session import SidebarChoice, session
@@ -194,14 +194,7 @@ def _choose_images(card: ModelCard) -> DataSpec:
             **in_address("class_index"),
             help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
         )
-        limit = st.number_input(
-            "Most images to evaluate",
-            1,
-            100_000,
-            1_000,
-            **in_address("limit"),
-            **by_hand("limit"),
-        )
+        limit = whole_number("Most images to evaluate", (1, 100_000), 1_000, "limit", **by_hand("limit"))
     return DataSpec(
         path=str(check_allowed(path)),
         calibration=str(check_allowed(calibration)) if calibration else None,

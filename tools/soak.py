@@ -5,14 +5,15 @@
 A server of its own, on a free port of this machine and a data folder of its own. Visitors speak to it as a
 browser does, over its WebSocket: they open pages with good and bad links, move on before anything is
 measured, and leave. Meanwhile its workers are killed at random. At the end each lane must finish a fresh job,
-the server's resident memory must be flat since it had warmed up, and its log must hold no stack trace. Exit
-code 1 where one of these fails.
+the server's resident memory must be flat since it had warmed up, and its log must hold no stack trace. Where
+one of these fails, the exit code is 1, and the log is kept.
 """
 
 import argparse
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -63,11 +64,15 @@ class Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="paretoscope-soak-") as folder:
-        report = soak(Path(folder), 60 * options.minutes, options.visitors, options.kill_every, options.seed)
+    folder = Path(tempfile.mkdtemp(prefix="paretoscope-soak-"))
+    report = soak(folder, 60 * options.minutes, options.visitors, options.kill_every, options.seed)
     print(", ".join(f"{count:,} {what}" for what, count in sorted(report.counts.items())))
     for problem in report.problems:
         print(f"soak: {problem}", file=sys.stderr)
+    if report.problems:
+        print(f"soak: the server's log and its results are kept in {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
     return bool(report.problems)
 
 
@@ -242,7 +247,18 @@ def link(chance: random.Random) -> str:
             }
         )
     if kind == "bad":
-        names = ("model", "engine", "sparsity", "bits", "threshold", "images", "layer", "limit", "batches")
+        names = (
+            "model",
+            "engine",
+            "sparsity",
+            "bits",
+            "threshold",
+            "images",
+            "layer",
+            "limit",
+            "batches",
+            "finetune",
+        )
         values = ("-1", "nan", "1e309", "../../etc", "\0", "![x](http://127.0.0.1:9)", "999999999999", "💥")
         return urlencode({name: chance.choice(values) for name in chance.sample(names, 3)})
     if kind == "recipe":

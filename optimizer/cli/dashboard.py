@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.system.paths import app_file, home
-from optimizer.system.processes import guard, release
+from optimizer.system.processes import end, guard, release
 
 
 def open_dashboard(options: argparse.Namespace) -> None:
@@ -51,15 +52,19 @@ def open_dashboard(options: argparse.Namespace) -> None:
     server = subprocess.Popen(command, cwd=app.parent, env=environment)
     # Whoever ends this process (a service manager, kill, kill -9) ends the server with it.
     guarding = guard(server.pid)
-    signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
+        signal.signal(signal.SIGTERM, _leave)
         server.wait()
     finally:
-        server.terminate()
-        server.wait()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        end(server)
         release(guarding)
     if server.returncode not in (0, -signal.SIGTERM):  # asked to end before it listened to that
         raise UnavailableError(f"the dashboard ended with code {server.returncode}: see its output above")
+
+
+def _leave(*_: object) -> NoReturn:
+    raise SystemExit(0)
 
 
 OPEN_TO_OTHERS = (

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 
-GUARD = 'read _; kill -s "$1" -- "$0"; sleep 5; kill -s KILL -- "$0"'
+GRACE_SECONDS = 5
+"""From asking a process to end until it is killed."""
+GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "$0"'
 """A shell's input ends when the process that holds its other end is gone, however it went."""
 
 
@@ -13,10 +15,10 @@ def guard(pid: int, group: bool = False) -> "subprocess.Popen[bytes] | None":
     """A process that ends ``pid`` as soon as this process is gone, killed by SIGKILL or not; :func:`release`
     ends it.
 
-    ``pid`` is asked to end (SIGTERM) and killed five seconds later; with ``group`` its whole process group,
-    which it leads, is killed at once. A process can't be trusted with this itself: in a long native call it
-    notices nothing, and Linux's parent-death signal would kill it and leave behind what it started. None
-    where there is no POSIX shell. Raises OSError when no process can be started.
+    ``pid`` is asked to end (SIGTERM) and killed ``GRACE_SECONDS`` later; with ``group`` its whole process
+    group, which it leads, is killed at once. A process can't be trusted with this itself: in a long native
+    call it notices nothing, and Linux's parent-death signal would kill it and leave behind what it started.
+    None where there is no POSIX shell. Raises OSError when no process can be started.
     """
     if os.name != "posix":
         return None
@@ -38,6 +40,19 @@ def release(guarding: "subprocess.Popen[bytes] | None") -> None:
     guarding.wait()
     assert guarding.stdin is not None
     guarding.stdin.close()
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Ask a process to end, and kill it where it does not within ``GRACE_SECONDS``.
+
+    Streamlit, for one, says goodbye before it ends, and stays where nobody reads its output any more.
+    """
+    process.terminate()
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def kill_group(leader: int) -> None:

@@ -7,9 +7,11 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -355,44 +357,49 @@ def free_port() -> int:
     return port
 
 
+@contextmanager
+def serving(port: int, *options: str, **how: Any) -> Iterator["subprocess.Popen[str]"]:
+    """A dashboard in a process of its own that has said where it is; gone at the end, whatever happened."""
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--port", str(port), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as dashboard:
+        try:
+            assert dashboard.stdout is not None
+            assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+            yield dashboard
+        finally:
+            dashboard.kill()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
-def test_whoever_ends_the_dashboard_ends_its_server() -> None:
+@pytest.mark.parametrize("read", [True, False])
+def test_whoever_ends_the_dashboard_ends_its_server(read: bool) -> None:
+    """Also where nobody reads its output any more, into which Streamlit would say goodbye."""
     port = free_port()
-    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
-        assert dashboard.stdout is not None
-        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+    with serving(port, "--headless") as dashboard:
+        if not read:
+            assert dashboard.stdout is not None
+            dashboard.stdout.close()
         dashboard.terminate()
-        assert dashboard.wait() == 0
+        assert dashboard.wait(60) == 0
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_dashboard_takes_its_server_along() -> None:
-    port = free_port()
-    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dashboard:
-        assert dashboard.stdout is not None
-        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+    with serving(free_port(), "--headless") as dashboard:
         server = next(one for one in psutil.Process(dashboard.pid).children() if "streamlit" in one.cmdline())
         dashboard.kill()
-        dashboard.wait()
+        dashboard.wait(60)
         psutil.wait_procs([server], timeout=30)
         assert not server.is_running()
 
 
 def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:
     """Streamlit would ask for an e-mail address, and end where nobody can type one."""
-    port = free_port()
-    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--port", str(port)]
     first = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true"}
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=first
-    ) as dashboard:
-        assert dashboard.stdout is not None
-        assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
-        dashboard.terminate()
+    with serving(free_port(), stdin=subprocess.DEVNULL, env=first) as dashboard:
+        assert dashboard.poll() is None
 
 
 def test_an_image_root_that_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,14 @@ def test_no_more_are_pinned_than_an_address_holds(started: Started) -> None:
     assert page.query_params["pins"] == f"{KEYS[0]}.{key}"
 
 
+@pytest.mark.parametrize("steps", ["1e309", "-1e309", "nan", "999999999999", "-1", "words"])
+def test_a_number_that_a_control_can_not_have_is_left_out(started: Started, steps: str) -> None:
+    page = open_page("explore", {"finetune": steps})
+    assert page.number_input(key="finetune").value == 0
+    assert "finetune" not in page.query_params
+    assert started.steps() == [0]
+
+
 def test_what_pages_keep_beside_widgets_is_the_session() -> None:
     sources = [path.read_text() for path in (ROOT / "pages").glob("*.py")]
     widgets = {

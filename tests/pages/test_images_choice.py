@@ -67,6 +67,13 @@ def test_images_that_vanish_are_told_at_the_next_run(
     assert page.slider(key="sparsity").value == 0
 
 
+@pytest.mark.parametrize("limit", ["1e309", "nan", "0", "1000000"])
+def test_a_limit_that_can_not_be_is_left_out(started: Started, clothes: Path, limit: str) -> None:
+    page = open_page("explore", {"model": "fashion-mlp", "images": str(clothes), "limit": limit})
+    assert page.number_input(key="limit").value == 1_000
+    assert "limit" not in page.query_params
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_images_are_looked_at_once_a_run(
     started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch, name: str
