@@ -30,7 +30,7 @@ from optimizer.analysis.statistics import LatencySummary
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner, engine_named
 from optimizer.engine.base import Build
-from optimizer.measurement.latency import time_again_if_noisy
+from optimizer.measurement.timing import time_series
 from optimizer.progress import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Settings
@@ -85,7 +85,7 @@ class Bench:
         pair = self.runner(LAYERS), self.runner(LAYERS)
         variants = {name: self.runner(VARIANTS[name]) for name in names}
         settings = replace(self.settings, seed=seed)
-        series, _ = time_again_if_noisy(pair, variants, self.images.numpy(), settings)
+        series, _ = time_series(pair, variants, self.images.numpy(), settings)
         return series.summaries
 
 

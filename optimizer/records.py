@@ -7,13 +7,15 @@ All records are in one file, since SCHEMA is the version of them all.
 """
 
 import hashlib
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optimizer.errors import InputError
 from optimizer.methods.engines import DEFAULT_ENGINE
@@ -21,8 +23,9 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
 T = TypeVar("T")
 
-SCHEMA = 2
-"""Version of everything in this file. A change of meaning raises it, and old results are measured anew."""
+SCHEMA = 3
+"""Version of everything in this file. A change of meaning raises it, and old results are measured anew.
+3: latency is timed in visits; up to 2 a sample was the second call after another network's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,20 +230,101 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
-class Latency:
-    """Raw samples of one comparison, in nanoseconds a call of ``batch`` images.
+class Times:
+    """Whole nanoseconds ``[N]``, packed by zlib: a result has thousands. Raises InputError where damaged."""
 
-    Round ``i`` timed the baseline twice (``baseline_ns[0][i]``, ``baseline_ns[1][i]``) and the variant once
-    (``variant_ns[i]``) in an order shuffled from ``seed``. ``recipe`` is the one that ran: configurations of
-    one execution signature run the same instructions and share a measurement. Calls under a millisecond are
-    timed ``calls`` in a row: each sample above is then their mean, and ``single_ns`` has the first of each
-    row of the variant alone.
+    packed: bytes
+    checksum: int
+
+    def __post_init__(self) -> None:
+        if zlib.crc32(self.packed) != self.checksum:
+            raise InputError("damaged times: measure again")
+
+    @classmethod
+    def of(cls, times_ns: ArrayLike) -> "Times":
+        packed = zlib.compress(np.asarray(times_ns, "<i8").tobytes())
+        return cls(packed, zlib.crc32(packed))
+
+    @property
+    def values(self) -> np.ndarray:
+        """Integers ``[N]``."""
+        return np.frombuffer(zlib.decompress(self.packed), "<i8")
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """All calls of one build, a visit a round, in nanoseconds.
+
+    A visit follows another network's, which has emptied the caches: its first ``settling[i]`` calls are on
+    the way back to the steady time, the ``timed[i]`` calls after them are at it. ``calls`` has all of them in
+    the order in which they ran.
+    """
+
+    calls: Times
+    settling: tuple[int, ...]
+    timed: tuple[int, ...]
+
+    @classmethod
+    def of(cls, visits: Sequence[tuple[Sequence[int], Sequence[int]]]) -> "Visits":
+        """From the times of the settling calls and of the timed ones, visit by visit."""
+        calls = [time for settling, timed in visits for time in (*settling, *timed)]
+        return cls(
+            Times.of(calls),
+            tuple(len(settling) for settling, _ in visits),
+            tuple(len(timed) for _, timed in visits),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Visits]") -> "Visits":
+        """Those of several series, one after the other."""
+        return cls(
+            Times.of(np.concatenate([part.calls.values for part in parts])),
+            tuple(count for part in parts for count in part.settling),
+            tuple(count for part in parts for count in part.timed),
+        )
+
+    @property
+    def each(self) -> list[np.ndarray]:
+        """The calls of each visit."""
+        lengths = np.add(self.settling, self.timed)
+        return np.split(self.calls.values, np.cumsum(lengths)[:-1])
+
+    @property
+    def steady(self) -> list[np.ndarray]:
+        """The timed calls of each visit."""
+        return [calls[settling:] for calls, settling in zip(self.each, self.settling, strict=True)]
+
+    @property
+    def medians_ns(self) -> np.ndarray:
+        """Float ``[R]``: of each visit's timed calls."""
+        return np.array([np.median(calls) for calls in self.steady])
+
+    @property
+    def means_ns(self) -> np.ndarray:
+        """Float ``[R]``: of each visit's timed calls."""
+        return np.array([calls.mean() for calls in self.steady])
+
+    @property
+    def first_ns(self) -> np.ndarray:
+        """Integers ``[R]``: each visit's first call, right after another network's."""
+        return np.array([calls[0] for calls in self.each])
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Raw times of one comparison, in nanoseconds a call of ``batch`` images.
+
+    Round ``i`` visited two builds of the baseline and the variant, in an order shuffled from ``seed``.
+    ``recipe`` is the one that ran: configurations of one execution signature run the same instructions and
+    share a measurement. ``processes`` are the rounds of each fresh process, in each of which all three were
+    built anew; one entry where all rounds ran in the process that asked. ``lost`` processes ended before
+    their time.
     """
 
     signature: str
     recipe: Recipe
-    baseline_ns: tuple[tuple[int, ...], tuple[int, ...]]
-    variant_ns: tuple[int, ...]
+    baseline: tuple[Visits, Visits]
+    variant: Visits
     batch: int
     threads: int
     quick: bool
@@ -248,8 +332,8 @@ class Latency:
     warmup_calls: int
     stolen_share: float
     attempts: int
-    calls: int = 1
-    single_ns: tuple[int, ...] = ()
+    processes: tuple[int, ...]
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

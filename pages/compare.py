@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
 
 import streamlit as st
 
@@ -13,6 +12,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import summarise
 from optimizer.charts.drawing import row_pixels
+from optimizer.charts.samples import View
 from optimizer.export.report import report
 from optimizer.formats import count
 from optimizer.records import DataSpec, Result
@@ -31,17 +31,20 @@ COLUMNS = (
     *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT, Column.BADGES, Column.LATENCY,
     Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
 )  # fmt: skip
-VIEWS: dict[Literal["rounds", "distribution"], str] = {
+VIEWS: dict[View, str] = {
     "rounds": "round by round",
     "distribution": "distribution",
+    "settling": "call by call",
 }
 HOW_TO_READ = {
-    "rounds": "Each round times the uncompressed model twice (both greys) and this configuration once, in "
+    "rounds": "Each round visits two builds of the uncompressed model (the greys) and this configuration, in "
     "shuffled order. What lifts all three was the machine; a difference to trust holds in most rounds, and "
     "is larger than that between the greys.",
     "distribution": "Which share of the calls took at most so long. A curve that lies left of the other over "
     "its whole height is faster; where they cross or touch, nothing can be told; a tail to the right was the "
     "machine.",
+    "settling": "A visit follows another network, which has emptied the caches: its first calls take longer. "
+    "What is timed comes after they have settled; a server that answers now and then sees the first.",
 }
 UNCOMPRESSED = "uncompressed"
 AGAINST = (

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import (
@@ -19,6 +20,7 @@ from optimizer.records import (
     Result,
     Settings,
     Size,
+    Visits,
     digest,
 )
 from optimizer.system.environment import environment
@@ -87,6 +89,11 @@ def times_ns(center_ns: float, rounds: int, random: np.random.Generator, spread:
     return np.round(center_ns * (0.98 + jitter + disturbed)).astype(int)
 
 
+def visits(times_ns: ArrayLike) -> Visits:
+    """A visit for each time: one call that settles, a quarter slower, and one that is timed."""
+    return Visits.of([([time * 5 // 4], [time]) for time in np.asarray(times_ns).astype(int).tolist()])
+
+
 def make_latency(
     ratio: float = 1.0,
     *,
@@ -104,8 +111,8 @@ def make_latency(
     return Latency(
         signature=digest([ratio, seed, quick]),
         recipe=timed or Recipe(),
-        baseline_ns=(tuple(map(int, baseline[0])), tuple(map(int, baseline[1]))),
-        variant_ns=tuple(map(int, variant)),
+        baseline=(visits(baseline[0]), visits(baseline[1])),
+        variant=visits(variant),
         batch=1,
         threads=2,
         quick=quick,
@@ -113,6 +120,7 @@ def make_latency(
         warmup_calls=10,
         stolen_share=0.0,
         attempts=2 if noisy else 1,
+        processes=(rounds,),
     )
 
 

@@ -24,6 +24,8 @@ from optimizer.records import (
     Request,
     Result,
     Settings,
+    Times,
+    Visits,
     decode,
     digest,
     encode,
@@ -49,6 +51,31 @@ def test_a_result_survives_json_whole(path: str | None) -> None:
     assert decode(data.decode(), Result) == result
     assert encode(decode(data, Result)) == data
     assert result.schema == json.loads(data)["schema"] == SCHEMA
+
+
+visited = st.tuples(
+    st.lists(st.integers(0, 2**62), max_size=5), st.lists(st.integers(0, 2**62), min_size=1, max_size=5)
+)
+
+
+@given(st.lists(visited, min_size=1, max_size=6))
+def test_visits_keep_every_call_in_its_place(made: list[tuple[list[int], list[int]]]) -> None:
+    found = decode(encode(Visits.of(made)), Visits)
+    assert found == Visits.of(made)
+    assert [calls.tolist() for calls in found.each] == [settling + timed for settling, timed in made]
+    assert [calls.tolist() for calls in found.steady] == [timed for _, timed in made]
+    assert found.first_ns.tolist() == [(settling + timed)[0] for settling, timed in made]
+    assert found.medians_ns == pytest.approx([np.median(timed) for _, timed in made])
+    assert found.means_ns == pytest.approx([np.mean(timed) for _, timed in made])
+    assert Visits.joined([found, found]) == Visits.of([*made, *made])
+
+
+def test_damaged_times_are_refused_when_they_are_read() -> None:
+    times = Times.of([1, 2, 3])
+    text = encode(times)
+    assert decode(text, Times).values.tolist() == [1, 2, 3]
+    with pytest.raises(InputError, match="damaged times"):
+        decode(text.replace(str(times.checksum).encode(), b"7"), Times)
 
 
 @given(st.binary())

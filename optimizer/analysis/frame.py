@@ -19,8 +19,9 @@ from optimizer.formats import MISSING
 from optimizer.records import Result, Settings, Size
 from optimizer.system.environment import threads_available
 
-JSON_VERSION = 1
-"""Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not."""
+JSON_VERSION = 2
+"""Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not.
+2: latency is that of a network at its steady pace, and ``calls_a_sample`` went."""
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")
 """The metrics of the frontier unless others are chosen."""
@@ -324,9 +325,12 @@ def as_json(result: Result) -> dict[str, Any]:
                       noisy); ``detectable``: the share by which a time must change to be told, or null;
                       ``rounds``; ``noise``: reasons; ``p95_ns`` and ``p99_ns`` when there were
                       rounds enough; ``aa_ratio``, ``aa_low``, ``aa_high``: the baseline against itself;
-                      ``calls_a_sample``: short calls are timed several in a row, and percentiles are of
-                      single ones; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that was
-                      timed, when another one with the same instructions was; ``cold_start_ns`` and
+                      ``first_call_ns``, ``first_call_low_ns``, ``first_call_high_ns`` and
+                      ``first_call_ratio``, ``first_call_ratio_low``, ``first_call_ratio_high``: of the
+                      first call after another network; ``settling_calls``: those before a visit's timed ones;
+                      ``processes`` that timed, the ratios that each found (``process_ratios``), and
+                      ``processes_lost``; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that
+                      was timed, when another one with the same instructions was; ``cold_start_ns`` and
                       ``baseline_cold_start_ns``: a fresh process from files to the first answer
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
@@ -403,7 +407,16 @@ def as_json(result: Result) -> dict[str, Any]:
             "aa_ratio": latency.aa_ratio,
             "aa_low": latency.aa_low,
             "aa_high": latency.aa_high,
-            "calls_a_sample": result.latency.calls,
+            "first_call_ns": measures["first_call"].value,
+            "first_call_low_ns": measures["first_call"].low,
+            "first_call_high_ns": measures["first_call"].high,
+            "first_call_ratio": measures["first_call_ratio"].value,
+            "first_call_ratio_low": measures["first_call_ratio"].low,
+            "first_call_ratio_high": measures["first_call_ratio"].high,
+            "settling_calls": float(np.median(result.latency.variant.settling)),
+            "processes": len(summary.processes),
+            "process_ratios": list(summary.process_ratios),
+            "processes_lost": result.latency.lost,
             "quick": summary.quick,
             "batch": summary.batch,
             "threads": summary.threads,

@@ -190,15 +190,17 @@ def _latency(summary: Summary | None) -> Headline:
     elif same:
         told = _same(summary, told)
     percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
+    first = f"; first call {summary.parts('first_call')[0]}"
     return Headline(
         label="Latency",
         value=value,
         interval=interval,
         change=told,
         mood=mood,
-        basis=f"{_ran(summary)}, {images}, {threads}{percentile}",
-        help=f"{METRICS['latency'].help} {latency.rounds} rounds, each timing the uncompressed model twice "
-        f"and this one once, in shuffled order; ratio {summary.text('latency_ratio')}."
+        basis=f"{_ran(summary)}, {images}, {threads}{percentile}{first}",
+        help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}. First "
+        f"call after another network: {summary.text('first_call')}, {summary.text('first_call_ratio')} of "
+        "the uncompressed model's."
         + (f" {_capital(latency.detectable_words)}." if same else "")
         + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
         + (
@@ -211,6 +213,19 @@ def _latency(summary: Summary | None) -> Headline:
             if summary.measures["cold_start"].value is not None
             else ""
         ),
+    )
+
+
+def _timed(summary: Summary) -> str:
+    rounds = (
+        f"{summary.latency.rounds} rounds, each visiting two builds of the uncompressed model and this one"
+    )
+    if not summary.process_ratios:
+        return f"{rounds}, in shuffled order"
+    low, high = min(summary.process_ratios), max(summary.process_ratios)
+    return (
+        f"{rounds}, in {len(summary.processes)} fresh processes, whose ratios lie between {low:.3f}× and "
+        f"{high:.3f}×"
     )
 
 

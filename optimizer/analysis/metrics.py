@@ -123,7 +123,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "latency_ns",
         format_ns,
-        "Median time of one call, with a 95 % interval for the median; rounds may depend on each other.",
+        "Median time of one call at its steady pace, as on a server that does nothing else, with a 95 % "
+        "interval.",
         timed=True,
         served=True,
     ),
@@ -138,6 +139,28 @@ METRICS: dict[str, Metric] = {
         served=True,
         relative=True,
     ),
+    "first_call": Metric(
+        "first call",
+        "ns",
+        "lower",
+        "first_call_ns",
+        format_ns,
+        "Median time of the first call after another network has run, which finds none of this one in the "
+        "caches.",
+        timed=True,
+        served=True,
+    ),
+    "first_call_ratio": Metric(
+        "first call ratio",
+        "×",
+        "lower",
+        "first_call_ratio",
+        format_ratio,
+        "Time of a first call over that of the uncompressed model's first call in the same round.",
+        timed=True,
+        served=True,
+        relative=True,
+    ),
     "latency_p95": Metric(
         "95th percentile",
         "ns",
@@ -145,7 +168,7 @@ METRICS: dict[str, Metric] = {
         "latency_p95_ns",
         format_ns,
         "A time that 95 % of calls stay under, at 99 % confidence. Needs at least 130 "
-        "rounds, and more where slow calls follow each other.",
+        "calls, and more where slow calls follow each other.",
         timed=True,
         served=True,
     ),
@@ -156,7 +179,7 @@ METRICS: dict[str, Metric] = {
         "latency_p99_ns",
         format_ns,
         "A time that 99 % of calls stay under, at 99 % confidence. Needs at least 662 "
-        "rounds, and more where slow calls follow each other.",
+        "calls, and more where slow calls follow each other.",
         timed=True,
         served=True,
     ),

@@ -21,9 +21,10 @@ from optimizer.errors import InputError, unknown
 from optimizer.records import Environment, digest
 from optimizer.system.environment import environment
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the records here and of their JSON for others (:func:`optimizer.analysis.conclusions.as_json`).
-Up to version 2 the two series before the removal were one build, at one place in memory."""
+Up to version 2 the two series before the removal were one build, at one place in memory; up to 3 a sample
+followed one untimed call."""
 
 STACK = "stack"
 """The family of stacks of linear layers; any other family is a model's name."""

@@ -5,7 +5,7 @@ Nothing here draws random numbers: the bootstrap distribution of a median is com
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -16,13 +16,16 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import MIN_ROUNDS, percentile_bound
+from optimizer.analysis.rounds import MIN_ROUNDS, median_interval, percentile_bound
 from optimizer.errors import InputError
+from optimizer.records import Latency, Visits
 
 BLOCK_ROUNDS = 10
 """Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
 MIN_BLOCKS = 5
 """With too few rounds for this many blocks the blocks are shorter."""
+MIN_PROCESSES = 3
+"""From so many on, an interval is over processes."""
 
 MIN_CHANGE = 0.02
 AA_LIMIT = 0.03
@@ -110,7 +113,8 @@ class LatencySummary:
     ``aa`` is the baseline against itself. How far from 1 its interval reaches may be chance, and where in
     memory two builds of it lie, so a change must exceed that, and 2 %: a floor that holds false verdicts
     below 2 in 100 where builds scatter by at most 0.6 %. The intervals are at 95 %; under six rounds no such
-    interval exists, so that they span what was seen and no difference is told. ``mean_ratio`` is of all time
+    interval exists, so that they span what was seen and no difference is told. Of MIN_PROCESSES processes and
+    more they are over processes, in each of which all was built anew. ``mean_ratio`` is of all time
     spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the
     share by which a time must change to be told in 95 of 100 such measurements (None under six rounds).
     ``reasons`` say why the verdict is noisy.
@@ -144,21 +148,52 @@ class LatencySummary:
         return f"could have detected changes above {_percent(self.detectable, 2)}"
 
 
+def summarise_visits(
+    baseline: tuple[Visits, Visits], variant: Visits, stolen_share: float, processes: Sequence[int]
+) -> LatencySummary:
+    """Compare the visits to a variant with those to two builds of the baseline in the same rounds.
+
+    A visit counts by the median of its timed calls; percentiles are of the timed calls themselves.
+    ``processes`` are the rounds of each process. Raises InputError as :func:`summarise_latency` does.
+    """
+    return summarise_latency(
+        [build.medians_ns for build in baseline],
+        variant.medians_ns,
+        stolen_share,
+        np.concatenate(variant.steady),
+        means_ns=([build.means_ns for build in baseline], variant.means_ns),
+        processes=processes,
+    )
+
+
+def first_call_ratio(
+    baseline: tuple[Visits, Visits], variant: Visits, processes: Sequence[int]
+) -> tuple[float, float, float]:
+    """Time of a variant's first call after another network over the baseline's, and its 95 % interval."""
+    before = np.array([build.first_ns for build in baseline], float)
+    return ratio_interval(np.log(variant.first_ns / before).T, processes)
+
+
 def summarise_latency(
     baseline_ns: ArrayLike,
     variant_ns: ArrayLike,
     stolen_share: float = 0.0,
     single_ns: ArrayLike = (),
     smallest_change: float = MIN_CHANGE,
+    *,
+    means_ns: tuple[ArrayLike, ArrayLike] | None = None,
+    processes: Sequence[int] = (),
 ) -> LatencySummary:
-    """Compare the rounds of a variant ``[R]`` with the two baseline calls ``[2, R]`` of the same rounds.
+    """Compare the rounds of a variant ``[R]`` with the two baseline builds ``[2, R]`` in the same rounds.
 
-    Where a sample is the mean of several calls, ``single_ns`` has single ones of the variant: percentiles are
-    of these. No change up to ``smallest_change`` is told.
+    Where a sample is of several calls, ``single_ns`` has single ones of the variant: percentiles are of
+    these; and where it is their median, ``means_ns`` has the baseline's and the variant's means. No change up
+    to ``smallest_change`` is told. ``processes`` are the rounds of each process, where these were several.
 
-    The ratio is the median of the per-round log ratios of the variant to either baseline call. (Against the
-    mean of the two it would be biased: the noise of a call is skewed, and averaging takes the skew out of
-    one side only.) Raises InputError on other shapes, fewer than two rounds and times that are not positive.
+    The ratio is the median of the per-round log ratios of the variant to either build of the baseline.
+    (Against the mean of the two it would be biased: the noise of a call is skewed, and averaging takes the
+    skew out of one side only.) Raises InputError on other shapes, fewer than two rounds and times that are
+    not positive.
     """
     baseline, variant = np.asarray(baseline_ns, float), np.asarray(variant_ns, float)
     rounds = variant.size
@@ -170,15 +205,16 @@ def summarise_latency(
     for samples in (baseline, variant):
         if not (np.isfinite(samples) & (samples > 0)).all():
             raise InputError("latency samples must be finite and above 0 ns: measure again")
-    ratio, low, high = median_ratio(np.log(variant / baseline).T)
-    aa_ratio, aa_low, aa_high = median_ratio(np.log(baseline[:1] / baseline[1:]).T)
-    mean_ratio = float(variant.mean() / baseline.mean())
+    before, after = map(np.asarray, means_ns or (baseline, variant))
+    ratio, low, high = ratio_interval(np.log(variant / baseline).T, processes)
+    aa_ratio, aa_low, aa_high = ratio_interval(np.log(baseline[:1] / baseline[1:]).T, processes)
+    mean_ratio = float(after.mean() / before.mean())
     floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
     told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
     reasons = (
         *_aa_noise(aa_ratio, aa_low, aa_high),
-        *_series_noise("baseline", baseline),
-        *_series_noise("variant", variant[None]),
+        *_series_noise("baseline", baseline, before),
+        *_series_noise("variant", variant[None], after),
         *_mean_noise(ratio, mean_ratio, told),
         *_stolen_noise(stolen_share),
     )
@@ -202,6 +238,52 @@ def summarise_latency(
         verdict=LatencyVerdict.NOISY if reasons else direction if told else SAME,
         reasons=reasons,
     )
+
+
+def process_ratios(latency: Latency) -> tuple[float, ...]:
+    """The ratio to the baseline that each of several processes found; nothing where there was one."""
+    if len(latency.processes) < 2:
+        return ()
+    before = np.array([build.medians_ns for build in latency.baseline])
+    logs = np.log(latency.variant.medians_ns / before).T
+    return tuple(np.exp(_process_medians(logs, latency.processes)).tolist())
+
+
+def time_interval(times_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[float, float, float]:
+    """The median of times ``[R]``, one a round, and its 95 % interval: over processes where there are
+    MIN_PROCESSES, else over rounds."""
+    times = np.asarray(times_ns, float)
+    if len(processes) < MIN_PROCESSES:
+        return median_interval(times)
+    middle, low, high = _over_processes(np.log(times)[:, None], processes)
+    return math.exp(middle), math.exp(low), math.exp(high)
+
+
+def ratio_interval(logs: NDArray[np.float64], processes: Sequence[int] = ()) -> tuple[float, float, float]:
+    """The ratio of log ratios ``[R, K]`` (K a round) and its 95 % interval: over processes where there are
+    MIN_PROCESSES, else over rounds."""
+    if len(processes) < MIN_PROCESSES:
+        return median_ratio(logs)
+    middle, low, high = _over_processes(logs, processes)
+    return math.exp(middle), math.exp(low), math.exp(high)
+
+
+def _over_processes(logs: NDArray[np.float64], processes: Sequence[int]) -> tuple[float, float, float]:
+    """The mean of the processes' medians and its 95 % interval, by the t of one degree of freedom less.
+
+    The medians scatter by what builds differ in and by what rounds leave open, so that the interval holds
+    both. A bootstrap of five processes would be too narrow.
+    """
+    medians = _process_medians(logs, processes)
+    count = len(medians)
+    half = float(student_t.ppf(0.975, count - 1) * medians.std(ddof=1) / math.sqrt(count))
+    middle = float(medians.mean())
+    return middle, middle - half, middle + half
+
+
+def _process_medians(values: NDArray[np.float64], processes: Sequence[int]) -> NDArray[np.float64]:
+    """Of ``values`` ``[R, K]``, of which each process has so many rounds."""
+    return np.array([np.median(part) for part in np.split(values, np.cumsum(processes)[:-1])])
 
 
 def median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -257,12 +339,12 @@ def _aa_noise(ratio: float, low: float, high: float) -> Iterator[Noise]:
         yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
 
 
-def _series_noise(name: str, samples: NDArray[np.float64]) -> Iterator[Noise]:
+def _series_noise(name: str, samples: NDArray[np.float64], means: NDArray[np.float64]) -> Iterator[Noise]:
     """What lies in one series ``[K, R]``: its spread, its tail, and its drift between the two halves."""
     quartiles = np.percentile(samples, [25, 50, 75])
     if (spread := float((quartiles[2] - quartiles[0]) / quartiles[1])) > SPREAD_LIMIT:
         yield Noise(NoiseKind.SPREAD, spread, SPREAD_LIMIT, name)
-    if abs(tail := float(samples.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
+    if abs(tail := float(means.mean() / quartiles[1] - 1)) > TAIL_LIMIT:
         yield Noise(NoiseKind.TAIL, tail, TAIL_LIMIT, name)
     first, second = (np.median(half) for half in np.array_split(samples, 2, axis=1))
     if abs(drift := float(second / first - 1)) > HALVES_LIMIT:

@@ -25,8 +25,14 @@ from optimizer.analysis.outcomes import (
     skewed_mean_interval,
 )
 from optimizer.analysis.realisation import Realisation, realisation, skipping
-from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval, median_interval
-from optimizer.analysis.statistics import LatencySummary, summarise_latency
+from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval
+from optimizer.analysis.statistics import (
+    LatencySummary,
+    first_call_ratio,
+    process_ratios,
+    summarise_visits,
+    time_interval,
+)
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
@@ -84,7 +90,8 @@ class Summary:
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
-    recipe that was really timed when another one with the same instructions was. ``outcomes`` are bits,
+    recipe that was really timed when another one with the same instructions was. ``processes`` are the rounds
+    of each process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits,
     packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers`` ran on
     kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
     reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
@@ -111,6 +118,8 @@ class Summary:
     batch: int
     threads: int
     quick: bool
+    processes: tuple[int, ...]
+    process_ratios: tuple[float, ...]
     shared_with: str | None
     realisation: Realisation
     skipping: int
@@ -180,7 +189,7 @@ def summarise(result: Result) -> Summary:
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = _drop(accuracy, reference)
-    latency, call_ns, mean_ns = _latency_figures(result.latency)
+    latency, timed_measures = _latency_figures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
     timed = result.latency.recipe
@@ -192,7 +201,7 @@ def _derive(result: Result) -> Summary:
         request=result.request,
         description=recipe.describe(),
         images=describe_images(result.request.data, accuracy.total),
-        measures=_measures(result, drop, latency, call_ns, mean_ns),
+        measures=_measures(result, drop, timed_measures),
         correct=_correct(accuracy),
         baseline_correct=_correct(reference),
         total=accuracy.total,
@@ -209,6 +218,8 @@ def _derive(result: Result) -> Summary:
         batch=result.latency.batch,
         threads=result.latency.threads,
         quick=result.latency.quick,
+        processes=result.latency.processes,
+        process_ratios=process_ratios(result.latency),
         shared_with=None if timed == recipe else timed.describe(),
         realisation=realisation(result.execution, recipe.prune.shrinks),
         skipping=len(skipping(result.execution)),
@@ -232,24 +243,38 @@ def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
 
 
 @lru_cache(maxsize=64)
-def _latency_figures(latency: Latency) -> tuple[LatencySummary, Measure, Measure]:
-    """Its summary, and a call's median and mean time in ns (no interval with too few rounds).
+def _latency_figures(latency: Latency) -> tuple[LatencySummary, dict[str, Measure]]:
+    """Its summary, and its metrics but those of a batch (no interval with too few rounds).
 
     Cached by the samples: configurations that share a measurement share its figures.
     """
-    summary = summarise_latency(
-        latency.baseline_ns, latency.variant_ns, latency.stolen_share, latency.single_ns
-    )
-    call_ns = Measure(*median_interval(latency.variant_ns), float(np.median(latency.baseline_ns)))
-    mean_ns = Measure(*mean_interval(latency.variant_ns), float(np.mean(latency.baseline_ns)))
+    baseline, variant, processes = latency.baseline, latency.variant, latency.processes
+    summary = summarise_visits(baseline, variant, latency.stolen_share, processes)
+    times = {
+        "latency": time_interval(variant.medians_ns, processes),
+        "mean": mean_interval(variant.means_ns),
+        "first_call": time_interval(variant.first_ns, processes),
+    }
+    before = {
+        "latency": np.median([build.medians_ns for build in baseline]),
+        "mean": np.mean([build.means_ns for build in baseline]),
+        "first_call": np.median([build.first_ns for build in baseline]),
+    }
+    measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}
     if summary.rounds < MIN_ROUNDS:
-        call_ns, mean_ns = (replace(one, low=None, high=None) for one in (call_ns, mean_ns))
-    return summary, call_ns, mean_ns
+        measures = {name: replace(one, low=None, high=None) for name, one in measures.items()}
+    return summary, measures | {
+        "latency_ratio": Measure(summary.ratio, summary.ratio_low, summary.ratio_high, 1.0),
+        "latency_p95": Measure(summary.p95_ns),
+        "latency_p99": Measure(summary.p99_ns),
+        "first_call_ratio": Measure(*first_call_ratio(baseline, variant, processes), 1.0),
+    }
 
 
-def _measures(
-    result: Result, drop: PairedDrop, latency: LatencySummary, call_ns: Measure, mean_ns: Measure
-) -> dict[str, Measure]:
+TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95", "latency_p99")
+
+
+def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) -> dict[str, Measure]:
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
     return {
@@ -263,11 +288,8 @@ def _measures(
         "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
         "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
         "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
-        "latency": call_ns,
-        "latency_ratio": Measure(latency.ratio, latency.ratio_low, latency.ratio_high, 1.0),
-        "latency_p95": Measure(latency.p95_ns),
-        "latency_p99": Measure(latency.p99_ns),
-        "throughput": _throughput(mean_ns, result.latency.batch),
+        **{name: timed[name] for name in TIMED},
+        "throughput": _throughput(timed["mean"], result.latency.batch),
         "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
         "operations": Measure(
             sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),

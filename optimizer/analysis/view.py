@@ -40,11 +40,14 @@ class AccuracyFigures:
 
 @dataclass(frozen=True, slots=True)
 class LatencyFigures:
-    """Nanoseconds a call, and the ratio to the uncompressed model on the same engine. ``noise`` has the
-    reasons, in words, why the times are not to be trusted."""
+    """Nanoseconds a call at its steady pace, and the ratio to the uncompressed model on the same engine; the
+    same of the first call after another network. ``noise`` has the reasons, in words, why the times are not
+    to be trusted."""
 
     median: Measure
     ratio: Measure
+    first_call: Measure
+    first_call_ratio: Measure
     p95: Measure
     verdict: str
     noise: tuple[str, ...]
@@ -85,8 +88,10 @@ class ResultView:
     @property
     def latency(self) -> LatencyFigures:
         found = self.summary
-        median, ratio, p95 = self._measures("latency", "latency_ratio", "latency_p95")
-        return LatencyFigures(median, ratio, p95, str(found.latency.verdict), found.noise)
+        median, ratio, first, first_ratio, p95 = self._measures(
+            "latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95"
+        )
+        return LatencyFigures(median, ratio, first, first_ratio, p95, str(found.latency.verdict), found.noise)
 
     @property
     def size(self) -> SizeFigures:

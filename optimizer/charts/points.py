@@ -49,6 +49,7 @@ def hover(summary: Summary) -> str:
         f" · compressed {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",
         f"ratio {summary.text('latency_ratio')}: {summary.latency.verdict.label}",
+        f"first call {summary.text('first_call')}, ratio {summary.text('first_call_ratio')}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
         f"ran: {ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
         f"batch {summary.batch}",

@@ -6,70 +6,141 @@ from typing import Literal
 
 import numpy as np
 
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_ns
-from optimizer.records import Result
+from optimizer.records import Result, Visits
+
+View = Literal["rounds", "distribution", "settling"]
 
 USUAL_PERCENT = 95
-"""So many of the calls decide how far the axis of time goes: a few that waited would squeeze the others."""
+"""So many of the times decide how far their axis goes: a few that waited would squeeze the others."""
 
 MIN_ROOM = 1.5
 """Above the median, as a factor, there is at least so much: where nothing was disturbed, even tails show."""
+MAX_POINTS = 400
+"""Of a distribution."""
+SHOWN_CALLS = 24
+"""Of a visit, where its settling is shown."""
+MIN_VISITS_SHARE = 0.5
+"""A call's median is shown where so many of the visits had that many calls."""
 
 
-def samples_info(result: Result, view: Literal["rounds", "distribution"] = "rounds") -> Lines:
-    """The raw times of one comparison: round by round (drift and disturbances), or their distribution."""
-    latency, summary = result.latency, summarise(result)
-    first, second = latency.baseline_ns
-    times = (*first, *second, *latency.variant_ns)
-    top = max(1.15 * float(np.percentile(times, USUAL_PERCENT)), MIN_ROOM * float(np.median(times)))
-    beyond = sum(time > top for time in times)
-    note = summary.latency.verdict.label + (f" · {count(beyond, 'call')} took longer" if beyond else "")
-    ratio = summary.text("latency_ratio")
-    name = clip(summary.recipe.describe(details=False), 44)
-    if view == "distribution":
-        return Lines(
-            f"All calls by time: {ratio}",
-            Axis("time of a call, from 0", "ns", "lower", span=(0, top)),
-            Axis("calls that took at most so long", "%", span=(0, 102)),
-            (
-                _distribution("baseline", "baseline", (*first, *second)),
-                _distribution(name, summary.realisation, latency.variant_ns),
-            ),
-            note=note,
-        )
+def samples_info(result: Result, view: View = "rounds") -> Lines:
+    """The raw times of one comparison: visit by visit (drift and disturbances), the distribution of all timed
+    calls, or call by call within a visit (what a network takes to settle after another one)."""
+    summary = summarise(result)
+    return {"rounds": _rounds, "distribution": _distributions, "settling": _settling}[view](result, summary)
+
+
+def _rounds(result: Result, summary: Summary) -> Lines:
+    first, second = result.latency.baseline
+    builds = {
+        "baseline": (first, "baseline", "circle"),
+        "baseline again": (second, "faint", "circle"),
+        _name(summary): (result.latency.variant, summary.realisation, MARKERS[summary.realisation]),
+    }
+    times = {name: visits.medians_ns for name, (visits, *_) in builds.items()}
+    top, note = _room(np.concatenate([*times.values()]), summary, "visit")
     return Lines(
-        f"Round by round: {ratio}",
-        Axis("round", span=(0, len(latency.variant_ns) + 1)),
+        f"Round by round: {summary.text('latency_ratio')}",
+        Axis("round", span=(0, summary.latency.rounds + 1)),
         Axis("time of a call, from 0", "ns", span=(0, top)),
-        (
-            _rounds("baseline", "baseline", first, "circle"),
-            _rounds("baseline again", "faint", second, "circle"),
-            _rounds(name, summary.realisation, latency.variant_ns, MARKERS[summary.realisation]),
+        tuple(
+            Series(name, colour, _points(name, "round", times[name], marker), line="none", small=True)
+            for name, (_, colour, marker) in builds.items()
         ),
         note=note,
     )
 
 
-def _distribution(name: str, colour: str, times_ns: Sequence[int]) -> Series:
-    share = 100 / len(times_ns)
+def _distributions(result: Result, summary: Summary) -> Lines:
+    baseline = np.concatenate([calls for build in result.latency.baseline for calls in build.steady])
+    variant = np.concatenate(result.latency.variant.steady)
+    top, note = _room(np.concatenate([baseline, variant]), summary, "call")
+    return Lines(
+        f"All calls by time: {summary.text('latency_ratio')}",
+        Axis("time of a call, from 0", "ns", "lower", span=(0, top)),
+        Axis("calls that took at most so long", "%", span=(0, 102)),
+        (
+            _distribution("baseline", "baseline", baseline),
+            _distribution(_name(summary), summary.realisation, variant),
+        ),
+        note=note,
+    )
+
+
+def _settling(result: Result, summary: Summary) -> Lines:
+    first, second = result.latency.baseline
+    lines = {
+        "baseline": (_call_by_call([*first.each, *second.each]), "baseline", "circle"),
+        _name(summary): (
+            _call_by_call(result.latency.variant.each),
+            summary.realisation,
+            MARKERS[summary.realisation],
+        ),
+    }
+    longest = max(float(times.max()) for times, *_ in lines.values())
+    return Lines(
+        f"Call by call after another network: first call {summary.text('first_call_ratio')}",
+        Axis("call of a visit", span=(0, SHOWN_CALLS + 1)),
+        Axis("median time of a call, from 0", "ns", span=(0, 1.1 * longest)),
+        tuple(
+            Series(name, colour, _points(name, "call", times, marker), small=True)
+            for name, (times, colour, marker) in lines.items()
+        ),
+        note=f"settled after {_median_settling(result.latency.variant)} calls",
+    )
+
+
+def _call_by_call(visits: Sequence[np.ndarray]) -> np.ndarray:
+    """The median over the visits of their first call, of their second, and so on."""
+    medians = []
+    for number in range(SHOWN_CALLS):
+        calls = [visit[number] for visit in visits if len(visit) > number]
+        if len(calls) < MIN_VISITS_SHARE * len(visits):
+            break
+        medians.append(np.median(calls))
+    return np.array(medians)
+
+
+def _median_settling(visits: Visits) -> int:
+    return int(np.median(visits.settling))
+
+
+def _name(summary: Summary) -> str:
+    return clip(summary.recipe.describe(details=False), 44)
+
+
+def _room(times_ns: np.ndarray, summary: Summary, what: str) -> tuple[float, str]:
+    """Where the axis of time ends, and the verdict with what lies beyond."""
+    top = max(1.15 * float(np.percentile(times_ns, USUAL_PERCENT)), MIN_ROOM * float(np.median(times_ns)))
+    beyond = int((times_ns > top).sum())
+    return top, summary.latency.verdict.label + (f" · {count(beyond, what)} took longer" if beyond else "")
+
+
+def _distribution(name: str, colour: str, times_ns: np.ndarray) -> Series:
+    shares = np.linspace(0, 1, min(MAX_POINTS, len(times_ns)))
     points = tuple(
         Point(
-            time,
-            share * rank,
-            hover=f"{html.escape(name)}<br>{share * rank:.1f} % took at most {format_ns(time)}",
+            float(time),
+            100 * float(share),
+            hover=f"{html.escape(name)}<br>{100 * share:.1f} % took at most {format_ns(time)}",
         )
-        for rank, time in enumerate(sorted(times_ns), start=1)
+        for share, time in zip(shares, np.quantile(times_ns, shares), strict=True)
     )
     return Series(name, colour, points, markers=False)
 
 
-def _rounds(name: str, colour: str, times_ns: Sequence[int], marker: str) -> Series:
-    points = tuple(
-        Point(number, time, hover=f"{html.escape(name)}<br>round {number}: {format_ns(time)}", marker=marker)
+def _points(name: str, of: str, times_ns: np.ndarray, marker: str) -> tuple[Point, ...]:
+    return tuple(
+        Point(
+            number,
+            float(time),
+            hover=f"{html.escape(name)}<br>{of} {number}: {format_ns(time)}",
+            marker=marker,
+        )
         for number, time in enumerate(times_ns, start=1)
     )
-    return Series(name, colour, points, line="none", small=True)

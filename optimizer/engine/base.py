@@ -54,8 +54,9 @@ def in_batches(infer: Callable[[Array], Array], images: Array, batch: int) -> Ar
     return np.concatenate(parts)
 
 
-Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], object]]
-"""From a folder's files, a thread count and the shape of images ``[N, C, H, W]`` to a function of images."""
+Load = Callable[[Path, int, tuple[int, ...]], Callable[[Array], Array]]
+"""From a folder's files, a thread count and the shape of images ``[N, C, H, W]`` to what ``infer`` of a
+runner is."""
 
 Loader = Callable[[], Load]
 """Imports what an engine needs. Defined at the top of its module: a fresh process finds it by name."""
@@ -75,8 +76,8 @@ class Runner:
     the runner was built for. Both run the same graph with the same weights. ``score`` may have it compiled
     for another batch; its kernels never depend on a timing, so that the same recipe gives the same answers.
     ``session`` is entered around timed calls (thread counts are set and put back there). ``memory_probe``
-    writes what a fresh process needs to load the model into a folder, and ``loader`` does so there, for
-    :mod:`optimizer.engine.memory`.
+    writes what a fresh process needs to load the model into a folder, and ``loader`` does so there: memory,
+    cold start and latency in full are measured in such processes.
 
     ``execution`` is read off what ``infer`` runs, at its batch and threads. ``scored`` reads the same off
     what ``score`` runs. None: each layer runs in the same precision there, whatever the batch.

@@ -12,7 +12,7 @@ import subprocess
 import sysconfig
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -237,15 +237,7 @@ def build(
     def runs(size: int, marked: bool = False) -> Callable[[Array], Array]:
         """Compiled when it is first wanted: configurations that share a measurement are never timed."""
         made = prepared.function(size, threads, bits, precision, marked)
-        function, arguments = made.function, made.arguments(module)
-
-        def run(images: Array) -> Array:
-            # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
-            given = torch.from_numpy(images).to(DTYPES[precision])
-            with torch.inference_mode():
-                return function(*arguments, given)[0].float().numpy()
-
-        return run
+        return partial(_one_call, made.function, made.arguments(module), DTYPES[precision])
 
     def score(images: Array) -> Array:
         with thread_count(threads):
@@ -268,6 +260,16 @@ def build(
     )
 
 
+def _one_call(
+    function: Callable[..., Any], arguments: Sequence[Tensor], dtype: torch.dtype, images: Array
+) -> Array:
+    # Outside of inference mode: it makes another kind of tensor, which would be compiled for anew.
+    given = torch.from_numpy(images).to(dtype)
+    with torch.inference_mode():
+        logits: Tensor = function(*arguments, given)[0]
+    return logits.float().numpy()
+
+
 def _save(module: nn.Module, precision: str, folder: str) -> None:
     torch.save(module, Path(folder) / "model.pt")
     (Path(folder) / "precision").write_text(precision)
@@ -278,20 +280,17 @@ def saved() -> Load:
     what inductor has kept on this machine is not used."""
     import torch._inductor.compile_fx
 
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         os.environ[CACHE_VARIABLE] = str(folder / "inductor")
         module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
         dtype = DTYPES[(folder / "precision").read_text()]
-
-        made = function_of(module, torch.zeros(shape, dtype=dtype))
-        arguments = made.arguments(module)
-
-        def infer(images: Array) -> object:
-            given = torch.from_numpy(images).to(dtype)
-            with _settings(threads), torch.inference_mode():
-                return made.function(*arguments, given)
-
-        return infer
+        images = torch.zeros(shape, dtype=dtype)
+        with _settings(threads), torch.inference_mode():
+            made = function_of(module, images)
+            arguments = made.arguments(module)
+            made.function(*arguments, images)
+        torch.set_num_threads(threads)
+        return partial(_one_call, made.function, arguments, dtype)
 
     return load
 

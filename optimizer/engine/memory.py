@@ -8,7 +8,6 @@ libraries have started their threads and kept their kernels.
 
 import importlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ import psutil
 
 from optimizer.engine.base import Loader, Runner
 from optimizer.errors import WorkError
+from optimizer.system.processes import run_module
 
 MAX_SECONDS = 900.0
 """A cold start may take: torch.compile compiles a large network in minutes."""
@@ -44,18 +44,14 @@ def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start
     loader = f"{runner.loader.__module__}:{runner.loader.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
-        command = [sys.executable, "-m", "optimizer.engine.memory", loader, folder, str(threads)]
-        command += map(str, shape)
+        sizes = map(str, shape)
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MAX_SECONDS)
-        except subprocess.TimeoutExpired as error:
-            raise WorkError(
-                f"start and memory could not be measured: after {MAX_SECONDS:g} s a fresh process had not "
-                "given its first answer. Try again when this machine has less to do"
-            ) from error
-    if done.returncode:
-        raise WorkError(f"start and memory could not be measured: {done.stderr.strip()[-500:]}")
-    return Start(**json.loads(done.stdout.splitlines()[-1]))
+            said = run_module(
+                "optimizer.engine.memory", loader, folder, str(threads), *sizes, max_seconds=MAX_SECONDS
+            )
+        except WorkError as error:
+            raise WorkError(f"start and memory could not be measured: {error}") from error
+    return Start(**json.loads(said.splitlines()[-1]))
 
 
 def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> Start:

@@ -285,10 +285,10 @@ def saved() -> Load:
     """The loader of what a runner's ``memory_probe`` writes."""
     import onnxruntime  # noqa: F401
 
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         folded = bool((folder / "folded").read_text())
         session = session_of(str(folder / "model.onnx"), shape[0], threads, folded)
-        return lambda images: session.run(None, {"images": images})
+        return lambda images: session.run(None, {"images": images})[0]
 
     return load
 

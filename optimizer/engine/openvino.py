@@ -67,7 +67,6 @@ def build(
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
     timed = _compile(graph, shape, "LATENCY", threads, precision)
-    request = timed.create_infer_request()
 
     @cache
     def scoring() -> Any:
@@ -75,13 +74,9 @@ def build(
         is asked, never does."""
         return _compile(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
 
-    def infer(images: Array) -> Array:
-        logits: Array = request.infer([images], share_inputs=True)[0]
-        return logits
-
     layers = _executed(timed, prepared)
     return Runner(
-        infer=infer,
+        infer=_one_call(timed),
         score=lambda images: _score(scoring(), scoring_batch, images),
         scored=lambda: _executed(scoring(), prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
@@ -90,6 +85,16 @@ def build(
         profile=_profiler(graph, prepared, shape, threads, precision),
         serve=partial(_serve, graph, prepared.input_shape, precision),
     )
+
+
+def _one_call(compiled: Any) -> Callable[[Array], Array]:
+    request = compiled.create_infer_request()
+
+    def infer(images: Array) -> Array:
+        logits: Array = request.infer([images], share_inputs=True)[0]
+        return logits
+
+    return infer
 
 
 def _compile(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
@@ -265,10 +270,9 @@ def saved() -> Load:
 
     core = openvino.Core()
 
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
-        settings = _settings("LATENCY", threads, (folder / "precision").read_text())
-        compiled = core.compile_model(folder / "model.xml", "CPU", settings)
-        return lambda images: compiled([images])
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
+        graph, precision = core.read_model(folder / "model.xml"), (folder / "precision").read_text()
+        return _one_call(_compile(graph, list(shape), "LATENCY", threads, precision))
 
     return load
 

@@ -395,7 +395,7 @@ def parameters_of(module: nn.Module) -> dict[str, Tensor]:
 def saved() -> Load:
     """The loader of what a runner's ``memory_probe`` writes."""
 
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         torch.set_num_threads(threads)
         module = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
         return Network(trace(module, shape), parameters_of(module), kernels.kernels(), threads).infer

@@ -83,10 +83,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     if precision != "f32":
         model = copy.deepcopy(model).to(dtype)
 
-    def infer(images: Array) -> Array:
-        with torch.inference_mode():
-            logits: Tensor = model(torch.from_numpy(images).to(dtype))
-        return logits.float().numpy()
+    infer = partial(_one_call, model, dtype)
 
     def score(images: Array) -> Array:
         with thread_count(threads):
@@ -103,6 +100,12 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         profile=partial(_profile, model, infer),
         serve=lambda *, batch, threads, streams: Service(one_by_one(infer), lambda: thread_count(threads)),
     )
+
+
+def _one_call(model: nn.Module, dtype: torch.dtype, images: Array) -> Array:
+    with torch.inference_mode():
+        logits: Tensor = model(torch.from_numpy(images).to(dtype))
+    return logits.float().numpy()
 
 
 def _profile(
@@ -220,16 +223,11 @@ def _kernels(
 def saved() -> Load:
     """The loader of what a runner's ``memory_probe`` writes."""
 
-    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], object]:
+    def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         torch.set_num_threads(threads)
         model = torch.load(folder / "model.pt", weights_only=False)  # our own file, written a moment ago
         dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-
-        def infer(images: Array) -> object:
-            with torch.inference_mode():
-                return model(torch.from_numpy(images).to(dtype))
-
-        return infer
+        return partial(_one_call, model, dtype)
 
     return load
 

@@ -173,6 +173,8 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
                 f"{count(layers, 'layer')} {kind}" for kind, layers in summary.precisions.items()
             ),
             "rounds": summary.latency.rounds,
+            "processes": max(1, len(summary.processes)),
+            "first call": f"{summary.text('first_call')}, {summary.text('first_call_ratio')}",
             "batch": summary.batch,
             "threads": summary.threads,
             "baseline against itself": metric("latency_ratio").format(

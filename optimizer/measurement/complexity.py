@@ -33,6 +33,7 @@ from optimizer.engine import int8, kernels
 from optimizer.engine.csr import to_csr
 from optimizer.engine.kernels import matrix
 from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import open_workspace
 from optimizer.model.catalogue import card
 from optimizer.model.layers import walk
@@ -55,19 +56,20 @@ CACHE_LINE_BYTES, PAGE_BYTES = 64, 4096
 @dataclass(frozen=True, slots=True)
 class PointEffort:
     """How long one point is measured. A sample lasts at least ``sample_ns``, so that neither the clock's
-    resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``least_rounds``."""
+    resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``min_rounds``."""
 
     warmup_calls: int
     warmup_seconds: float
     sample_ns: int
     seconds: float
-    least_rounds: int
-    most_rounds: int
+    min_rounds: int
+    max_rounds: int
+    settle_seconds: float
 
 
 EFFORTS = {
-    True: PointEffort(2, 0.005, 100_000, 0.2, 6, 60),
-    False: PointEffort(3, 0.02, 300_000, 0.6, 8, 120),
+    True: PointEffort(2, 0.005, 100_000, 0.2, 6, 60, settle_seconds=0.01),
+    False: PointEffort(3, 0.02, 300_000, 0.6, 8, 120, settle_seconds=0.03),
 }
 """By whether the request is quick."""
 
@@ -362,11 +364,11 @@ def _rounds(calls: Calls, effort: PointEffort, random: np.random.Generator) -> t
         repeats[series] = max(repeats[series], _warm_up(timer, effort))
     samples: list[list[int]] = [[] for _ in timed]
     started = time.perf_counter()
-    for number in range(effort.most_rounds):
-        if number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
+    for number in range(effort.max_rounds):
+        if number >= effort.min_rounds and time.perf_counter() - started > effort.seconds:
             break
         for index in random.permutation(len(timed)):
-            timers[index].timeit(1)  # not kept: it finds in the caches what another series left there
+            settle(partial(timers[index].timeit, 1), effort.settle_seconds)
             samples[index].append(int(timers[index].timeit(repeats[timed[index][0]])))
     return tuple(
         Timing(

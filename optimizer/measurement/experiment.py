@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from optimizer.analysis.statistics import summarise_latency
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import Runner
 from optimizer.engine.base import Build
@@ -14,7 +13,7 @@ from optimizer.engine.memory import measure_start
 from optimizer.engine.realised import named
 from optimizer.formats import count
 from optimizer.measurement.compressed import build_of, compressed_model, inspection_of, notes_on_equalisation
-from optimizer.measurement.latency import measure_latency
+from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
@@ -131,7 +130,7 @@ def measure(
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
 
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
-    instructions whatever the weights' values, so unless it was noisy it is used instead of timing again.
+    instructions whatever the weights' values, so it is used, noisy or not, instead of timing again.
     """
     scored = score(workspace, request, report)
     ready = checked(request)
@@ -139,16 +138,11 @@ def measure(
     baseline, runner = scored.baseline.runner, scored.runner
     signature = _signature(request, runner.execution, settings.threads)
     latency = shared_latency(signature, settings.quick)
-    if latency is None or _noisy(latency):
+    if latency is None:
         with exclusive(report):
-            report(None, "timing")
-            latency = measure_latency(
-                (baseline, _second_baseline(workspace, *_way(ready))),
-                runner,
-                _timed(workspace),
-                settings,
-                signature,
-                request.recipe,
+            builds = baseline, _second_baseline(workspace, *_way(ready))
+            latency = time_latency(
+                builds, runner, _timed(workspace), settings, signature, request.recipe, report
             )
     inspection, cold_start = scored.inspection, None
     if not settings.quick:
@@ -187,10 +181,6 @@ def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
         return ()
     layers = count(len(names), "layer")
     return (f"accuracy: {layers} ran in another precision than when timed ({named(names)})",)
-
-
-def _noisy(latency: Latency) -> bool:
-    return bool(summarise_latency(latency.baseline_ns, latency.variant_ns, latency.stolen_share).noise)
 
 
 def _way(request: Request) -> tuple[str, int, int]:

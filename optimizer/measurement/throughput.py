@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from optimizer.engine import Runner
 from optimizer.engine.base import Service, one_by_one
 from optimizer.measurement.experiment import RunnerPair, pair, uncompressed
 from optimizer.measurement.latency import BASELINE, batches, no_garbage_collection
+from optimizer.measurement.visits import settle
 from optimizer.measurement.workspace import Workspace
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, Settings
@@ -42,23 +44,38 @@ KEPT_REQUESTS = 2_000
 @dataclass(frozen=True, slots=True)
 class ServingEffort:
     """How long a configuration is served. Rounds end after ``seconds`` a configuration, but not before
-    ``least_rounds``; a sample lasts at least ``sample_seconds``."""
+    ``min_rounds``. A visit settles within ``settle_seconds``; then ``sample_seconds`` of it are timed."""
 
     warmup_calls: int
     warmup_seconds: float
     seconds: float
-    least_rounds: int
-    most_rounds: int
-    sample_seconds: float = 1e-3
+    min_rounds: int
+    max_rounds: int
+    settle_seconds: float
+    sample_seconds: float
 
 
 EFFORTS = {
-    True: ServingEffort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, least_rounds=20, most_rounds=130),
-    False: ServingEffort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, least_rounds=40, most_rounds=662),
+    True: ServingEffort(
+        warmup_calls=3,
+        warmup_seconds=0.02,
+        seconds=0.4,
+        min_rounds=16,
+        max_rounds=130,
+        settle_seconds=0.05,
+        sample_seconds=4e-3,
+    ),
+    False: ServingEffort(
+        warmup_calls=10,
+        warmup_seconds=0.3,
+        seconds=4.0,
+        min_rounds=20,
+        max_rounds=662,
+        settle_seconds=0.1,
+        sample_seconds=1e-2,
+    ),
 }
 """By whether the request is quick."""
-STEADY_SECONDS = 0.01
-"""Shorter requests follow an untimed one of their own, so that they don't begin with another's caches."""
 
 Key = tuple[Configuration, str]
 
@@ -186,11 +203,11 @@ def _rounds(
     seconds = effort.seconds * len({one for one, _ in keys})
     with no_garbage_collection(), stolen_share() as stolen:
         started = time.perf_counter()
-        for number in range(effort.most_rounds):
+        for number in range(effort.max_rounds):
             passed = time.perf_counter() - started
-            if number >= effort.least_rounds and passed >= seconds:
+            if number >= effort.min_rounds and passed >= seconds:
                 break
-            share = min(number / effort.least_rounds, passed / max(seconds, passed))
+            share = min(number / effort.min_rounds, passed / max(seconds, passed))
             report(share, f"serving, round {number + 1}")
             for index in random.permutation(len(keys)):
                 key = one, name = keys[index]
@@ -198,8 +215,7 @@ def _rounds(
                     continue
                 batch = images[one.batch][number % len(images[one.batch])]
                 with services[key].session():
-                    if warm[key][1] < STEADY_SECONDS:
-                        services[key].run(batch, _streams(key))
+                    settle(partial(services[key].run, batch, _streams(key)), effort.settle_seconds)
                     before = time.perf_counter_ns()
                     taken = services[key].run(batch, requests[key])
                     intervals[key].append((time.perf_counter_ns() - before) // requests[key])

@@ -4,6 +4,9 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
+
+from optimizer.errors import WorkError
 
 GRACE_SECONDS = 5
 """From asking a process to end until it is killed."""
@@ -40,6 +43,30 @@ def release(guarding: "subprocess.Popen[bytes] | None") -> None:
     guarding.wait()
     assert guarding.stdin is not None
     guarding.stdin.close()
+
+
+def run_module(module: str, *arguments: str, max_seconds: float) -> str:
+    """What ``python -m module`` prints, in a process of its own that finds the same modules as this one.
+
+    Raises WorkError when it fails, or takes longer than ``max_seconds``.
+    """
+    paths = os.pathsep.join(path for path in sys.path if isinstance(path, str))
+    command = [sys.executable, "-P", "-m", module, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=max_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise WorkError(f"a fresh process took longer than {max_seconds:g} s") from error
+    if done.returncode:
+        said = done.stderr.strip()[-500:]
+        raise WorkError(f"a fresh process {describe_exit(done.returncode)}{said and f': {said}'}")
+    return done.stdout
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

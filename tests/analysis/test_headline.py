@@ -120,7 +120,7 @@ def test_a_row_for_each_group_of_layers() -> None:
 def test_latency_names_the_engine_and_what_its_kernels_did() -> None:
     dense = make_result(recipe(0.8))
     assert of(dense)["Latency"].basis == "OpenVINO, dense fp32, 1 image, 2 threads; 95 % under " + (  # type: ignore[attr-defined]
-        format_ns(summarise(dense).latency.p95_ns)
+        f"{format_ns(summarise(dense).latency.p95_ns)}; first call {summarise(dense).parts('first_call')[0]}"
     )
     sparse = make_result(recipe(0.8), engine="sparse")
     basis = of(sparse)["Latency"].basis  # type: ignore[attr-defined]

@@ -7,18 +7,23 @@ from functools import cache
 
 import numpy as np
 import pytest
+from factories import make_latency
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
+from optimizer.analysis.rounds import median_interval
 from optimizer.analysis.statistics import (
     SAME,
     LatencySummary,
     LatencyVerdict,
     NoiseKind,
     median_ratio,
+    process_ratios,
     summarise_latency,
+    summarise_visits,
+    time_interval,
 )
 from optimizer.errors import InputError
 
@@ -366,3 +371,75 @@ def test_what_could_have_been_detected_in_words() -> None:
     assert compare(QUIET).detectable_words.startswith("could have detected changes above 2")
     few = compare(QUIET[:, :5])
     assert (few.detectable, few.detectable_words) == (None, "too few rounds to detect any change")
+
+
+# Several processes
+
+
+PROCESSES = (8,) * 5
+
+
+def in_processes(
+    random: np.random.Generator, ratio: float, build_scatter: float, call_scatter: float = 0.004
+) -> LatencySummary:
+    """Each process has builds of its own, each faster or slower by chance for as long as it lives."""
+    builds = np.exp(random.normal(0, build_scatter, (3, len(PROCESSES)))).repeat(PROCESSES[0], axis=1)
+    times = 1e6 * builds * np.exp(random.normal(0, call_scatter, builds.shape))
+    return summarise_latency(times[:2], ratio * times[2], processes=PROCESSES)
+
+
+@pytest.mark.parametrize("build_scatter", [0.0, 0.003, 0.006, 0.01])
+def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(build_scatter: float) -> None:
+    random, count = np.random.default_rng(41), 2_500
+    found = [in_processes(random, 1, build_scatter) for _ in range(count)]
+    covered = np.mean([one.ratio_low <= 1 <= one.ratio_high for one in found])
+    # The baseline's two builds make pairs of log ratios that are no t of four degrees exactly.
+    assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
+
+
+def test_builds_that_scatter_are_not_told_apart_and_a_change_of_five_percent_is() -> None:
+    random = np.random.default_rng(42)
+    for build_scatter in (0.003, 0.006, 0.01):
+        same = [in_processes(random, 1, build_scatter).verdict for _ in range(1_000)]
+        assert sum(verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER) for verdict in same) <= 5
+    for ratio, build_scatter, least in ((1.05, 0.003, 0.98), (1.05, 0.006, 0.9), (1.1, 0.01, 0.97)):
+        found = [in_processes(random, ratio, build_scatter).verdict for _ in range(400)]
+        assert np.mean([verdict == LatencyVerdict.SLOWER for verdict in found]) >= least
+
+
+def test_rounds_of_one_process_can_not_know_what_other_builds_would_give() -> None:
+    """Why there are several: of the same rounds in one process the interval is far too narrow."""
+    random = np.random.default_rng(43)
+    builds = np.exp(random.normal(0, 0.006, (3, 300, 1)))
+    times = 1e6 * builds * np.exp(random.normal(0, 0.004, (3, 300, 40)))
+    found = [median_ratio(np.log(one[2] / one[:2]).T) for one in times.swapaxes(0, 1)]
+    assert np.mean([low <= 1 <= high for _, low, high in found]) < 0.5
+
+
+def test_fewer_than_three_processes_are_taken_as_rounds() -> None:
+    random = np.random.default_rng(44)
+    times = 1e6 * np.exp(random.normal(0, 0.01, (3, 24)))
+    whole = summarise_latency(times[:2], times[2])
+    assert summarise_latency(times[:2], times[2], processes=(12, 12)) == whole
+    assert summarise_latency(times[:2], times[2], processes=(8, 8, 8)) != whole
+    assert process_ratios(replace(make_latency(rounds=24), processes=(24,))) == ()
+
+
+@pytest.mark.parametrize("processes", [(10, 14), (2, 4, 6, 12)])
+def test_each_process_has_its_ratio(processes: tuple[int, ...]) -> None:
+    made = replace(make_latency(0.5, rounds=24), processes=processes)
+    before = np.array([build.medians_ns for build in made.baseline])
+    ends = np.cumsum((0, *processes))
+    for ratio, first, last in zip(process_ratios(made), ends, ends[1:], strict=False):
+        logs = np.log(made.variant.medians_ns[first:last] / before[:, first:last])
+        assert ratio == pytest.approx(np.exp(np.median(logs)))
+    assert len(process_ratios(made)) == len(processes)
+    logs = [np.log(ratio) for ratio in process_ratios(made)]
+    if len(processes) > 2:
+        assert summarise_visits(made.baseline, made.variant, 0, processes).ratio == pytest.approx(
+            np.exp(np.mean(logs))
+        )
+        middle, low, high = time_interval(made.variant.medians_ns, processes)
+        assert low < middle < high
+    else:
+        assert time_interval(made.variant.medians_ns, processes) == median_interval(made.variant.medians_ns)

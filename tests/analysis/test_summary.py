@@ -9,7 +9,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
-from optimizer.analysis.statistics import summarise_latency
+from optimizer.analysis.statistics import summarise_visits
 from optimizer.analysis.summary import BADGES, summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
@@ -34,8 +34,12 @@ def test_figures_come_from_the_raw_samples() -> None:
     assert summary.correct == int(result.accuracy.outcomes.sum())
     assert accuracy.baseline == pytest.approx(93.4)
     assert summary.drop == paired_drop(result.baseline_accuracy.outcomes, result.accuracy.outcomes)
-    assert summary.latency == summarise_latency(result.latency.baseline_ns, result.latency.variant_ns)
-    assert summary.measures["latency"].value == np.median(result.latency.variant_ns)
+    timed = result.latency
+    assert summary.latency == summarise_visits(timed.baseline, timed.variant, 0.0, timed.processes)
+    assert summary.measures["latency"].value == np.median(timed.variant.medians_ns)
+    first = summary.measures["first_call"]
+    assert first.value == np.median(timed.variant.first_ns) > summary.measures["latency"].value
+    assert first.low <= first.value <= first.high  # type: ignore[operator]
 
 
 def test_median_interval_holds_the_median_and_needs_samples() -> None:
@@ -51,8 +55,8 @@ def test_throughput_is_images_over_all_the_time() -> None:
     result = make_result()
     result = remade(result, latency=replace(result.latency, batch=8))
     measures = summarise(result).measures
-    assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant_ns))
-    _, _, longest = mean_interval(result.latency.variant_ns)
+    assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant.means_ns))
+    _, _, longest = mean_interval(result.latency.variant.means_ns)
     assert measures["throughput"].low == pytest.approx(8e9 / longest)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from factories import make_latency, make_result, recipe, remade
+from factories import make_latency, make_result, recipe, remade, visits
 from test_charts import SWEEP, series
 
 from optimizer.analysis.summary import summarise
@@ -116,9 +116,8 @@ def test_two_results_at_one_place_keep_the_line_straight_and_the_selected_one_on
 
 def test_a_disturbed_interval_does_not_squeeze_the_others() -> None:
     noisy = make_result(recipe(0.6), noisy=True)
-    wild = remade(
-        noisy, latency=replace(noisy.latency, variant_ns=(*noisy.latency.variant_ns[:100], *[10**8] * 100))
-    )
+    times = [*noisy.latency.variant.medians_ns[:100], *[10**8] * 100]
+    wild = remade(noisy, latency=replace(noisy.latency, variant=visits(times)))
     info = latency_info([*SWEEP, wild])
     assert info.y.span is not None
     assert info.y.span[1] < 100
@@ -127,8 +126,8 @@ def test_a_disturbed_interval_does_not_squeeze_the_others() -> None:
 def disturbed(ratio: float, sparsity: float = 0.6) -> Result:
     """A noisy result at so many times the baseline's time."""
     noisy = make_result(recipe(sparsity), noisy=True)
-    slow = tuple(round(ratio * time) for time in noisy.latency.baseline_ns[0])
-    return remade(noisy, latency=replace(noisy.latency, variant_ns=slow))
+    slow = visits(ratio * noisy.latency.baseline[0].medians_ns)
+    return remade(noisy, latency=replace(noisy.latency, variant=slow))
 
 
 def test_the_axis_follows_the_calm_points_and_says_what_lies_above() -> None:

@@ -420,7 +420,7 @@ def test_throughput_is_measured_once_and_names_the_best(
 ) -> None:
     from optimizer.measurement import throughput
 
-    short = replace(throughput.EFFORTS[True], seconds=0.01, least_rounds=6)
+    short = replace(throughput.EFFORTS[True], seconds=0.01, min_rounds=6)
     monkeypatch.setitem(throughput.EFFORTS, True, short)
     command = [
         "throughput",

@@ -1,12 +1,9 @@
 """A fresh process: resident memory and cold start."""
 
-import os
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from engine_runs import Ready, Small, close, needs_compiler, run
@@ -31,7 +28,10 @@ def test_resident_memory_is_at_least_the_weights() -> None:
     assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
 
 
-@pytest.mark.parametrize(("engine", "bits"), [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32)])
+@pytest.mark.parametrize(
+    ("engine", "bits"),
+    [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32), ("torch", 8), ("sparse", 8)],
+)
 def test_every_loader_starts_what_was_saved(
     ready: Ready, small_images: Tensor, engine: str, bits: int, tmp_path: Path
 ) -> None:
@@ -43,8 +43,7 @@ def test_every_loader_starts_what_was_saved(
     assert runner.loader is not None
     runner.memory_probe(str(tmp_path))
     images = small_images[:1].numpy()
-    found = runner.loader()(tmp_path, 1, images.shape)(images)
-    close(np.asarray(found[0]), runner.infer(images))  # type: ignore[index]
+    close(runner.loader()(tmp_path, 1, images.shape)(images), runner.infer(images))
 
 
 @pytest.mark.slow
@@ -83,9 +82,8 @@ def test_a_process_that_hangs_is_ended_in_words(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = replace(run("torch", small("cnn"), Recipe(), small_images), loader=_never)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     monkeypatch.setattr(memory, "MAX_SECONDS", 1.0)
     began = time.monotonic()
-    with pytest.raises(WorkError, match="after 1 s a fresh process had not given its first answer"):
+    with pytest.raises(WorkError, match="a fresh process took longer than 1 s"):
         measure_start(runner, 1, (1, *SMALL_SHAPE))
     assert time.monotonic() - began < 60

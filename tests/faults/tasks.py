@@ -28,11 +28,15 @@ from optimizer.records import (
     Request,
     Result,
     Size,
+    Visits,
 )
 from optimizer.store.results import Store
 from optimizer.system.machine_lock import machine_lock
 
 Report = Callable[[float | None, str], None]
+
+
+VISITS = Visits.of([([12], [10]), ([12], [11])])
 
 
 def make_result(key: str, **changes: Any) -> Result:
@@ -49,7 +53,7 @@ def make_result(key: str, **changes: Any) -> Result:
         inspection=Inspection((LayerFacts("fc", "Linear", (5, 5), 25, 12, 0.1, 8, 25),), size, size),
         accuracy=accuracy,
         baseline_accuracy=accuracy,
-        latency=Latency("sig", Recipe(), ((10, 11), (12, 13)), (9, 8), 1, 2, True, 0, 10, 0.0, 1),
+        latency=Latency("sig", Recipe(), (VISITS, VISITS), VISITS, 1, 2, True, 0, 10, 0.0, 1, (2,)),
         execution=Execution((LayerExecution("fc", "f32", "gemm"),), ()),
         notes=("a note",),
     )

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 from by_request import build_of, compressed_model, inspect, measure, open_model, score
+from factories import visits
 
 from optimizer.analysis.outcomes import paired_drop
-from optimizer.analysis.statistics import SAME, summarise_latency
+from optimizer.analysis.statistics import SAME
+from optimizer.analysis.summary import summarise
 from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.measurement import latency
 from optimizer.measurement.latency import LatencyEffort
+from optimizer.measurement.visits import VisitEffort
 from optimizer.model.catalogue import LoadedModel
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
@@ -29,6 +32,7 @@ FOUR_BITS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4))
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 INT8_KERNELS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4, activation_bits=8))
 ENGINES = ("openvino", "torch")
+VISIT = VisitEffort(settle_seconds=0.01, seconds=0, min_calls=4, max_calls=4)
 
 Measured = Callable[..., Result]
 
@@ -43,7 +47,11 @@ def short() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for quick in (True, False):
             patch.setitem(
-                latency.EFFORTS, quick, LatencyEffort(2, warmup_seconds=0, seconds=0, least_rounds=10)
+                latency.EFFORTS,
+                quick,
+                LatencyEffort(
+                    2, warmup_seconds=0, seconds=0, min_rounds=10, visit=VISIT, processes=0 if quick else 3
+                ),
             )
         yield
 
@@ -78,8 +86,7 @@ def test_the_baseline_against_itself_loses_exactly_nothing(measured: Measured, e
 @pytest.mark.timing
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: str) -> None:
-    found = measured(engine=engine).latency
-    verdict = summarise_latency(found.baseline_ns, found.variant_ns, found.stolen_share).verdict
+    verdict = summarise(measured(engine=engine)).latency.verdict
     assert verdict in (SAME, "noisy")
 
 
@@ -234,9 +241,9 @@ def test_the_limit_of_images_and_the_seed_do_not_change_the_signature(measured: 
 def steady(signature: str, noisy: bool = False) -> Latency:
     """Twenty rounds without any spread; or with a variant that doubles half-way."""
     rounds = 20
-    variant = tuple(1_000_000 * (2 if noisy and index >= rounds / 2 else 1) for index in range(rounds))
-    calm = (1_000_000,) * rounds
-    return Latency(signature, Recipe(), (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1)
+    variant = visits([1_000_000 * (2 if noisy and index >= rounds / 2 else 1) for index in range(rounds)])
+    calm = visits([1_000_000] * rounds)
+    return Latency(signature, Recipe(), (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1, (rounds,))
 
 
 def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() -> None:
@@ -253,10 +260,10 @@ def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() 
     assert "timing" not in messages
 
 
-def test_an_earlier_measurement_that_was_noisy_is_made_again() -> None:
+def test_an_earlier_measurement_that_was_noisy_is_used_too() -> None:
+    """It has its badge, and is measured anew when it is measured in full."""
     result = measure(request(HALF), shared_latency=lambda signature, quick: steady(signature, noisy=True))
-    assert result.latency != steady(result.latency.signature, noisy=True)
-    assert result.latency.recipe == HALF
+    assert result.latency == steady(result.latency.signature, noisy=True)
 
 
 def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
@@ -277,6 +284,7 @@ def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
 def test_the_long_mode_measures_resident_memory_too() -> None:
     result = measure(request(HALF, settings=Settings(threads=1, quick=False)))
     assert result.latency.quick is False
+    assert result.latency.processes == (10,) * 3
     for size in (result.inspection.size, result.inspection.baseline_size):
         assert size.memory_bytes is not None
         assert size.memory_bytes > size.elements

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import sqlite3
@@ -17,21 +16,9 @@ from faults.tasks import make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.documents import DOCUMENTS
-from optimizer.analysis.serving import ServingRequest, ServingRun
 from optimizer.errors import UnavailableError
-from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import (
-    SCHEMA,
-    DataSpec,
-    Execution,
-    KernelTime,
-    LayerExecution,
-    Request,
-    Result,
-    encode,
-)
+from optimizer.records import SCHEMA, DataSpec, Request, Result, Visits, encode
 from optimizer.store import migrations
 from optimizer.store import results as module
 from optimizer.store.results import Failure, Store, describe_unreadable
@@ -44,12 +31,14 @@ def store(tmp_path: Path) -> Store:
 
 def timed(key: str, signature: str, quick: bool, first_ns: int = 9, **changes: Any) -> Result:
     plain = make_result(key)
-    latency = replace(plain.latency, signature=signature, quick=quick, variant_ns=(first_ns, 8))
+    variant = Visits.of([([], [first_ns]), ([], [8])])
+    latency = replace(plain.latency, signature=signature, quick=quick, variant=variant)
     return replace(plain, latency=latency, **changes)
 
 
 def test_a_result_comes_back_whole_and_a_second_one_replaces_it(store: Store) -> None:
-    first = make_result("k", latency=replace(make_result("k").latency, variant_ns=(2**62, 0)))
+    longest = Visits.of([([2**62], [0])])
+    first = make_result("k", latency=replace(make_result("k").latency, variant=longest))
     store.put(first)
     assert store.get("k") == first
     assert store.get("other") is None
@@ -194,31 +183,23 @@ def test_a_later_migration_keeps_what_is_there(store: Store, monkeypatch: pytest
     assert query(Store(store.path.with_name("new")).path, "SELECT x FROM later") == [(1,)]
 
 
-def test_what_was_fine_tuned_by_the_clock_is_measured_anew(store: Store) -> None:
-    """It stands for no number of steps; what was not fine-tuned is found and read as before."""
-    plain, tuned = make_result("plain"), make_result("tuned")
-    store.put(plain)
-    store.put(tuned)
-    store.put_failure("failed", tuned.request, "why", 1)
-    store.put_document("throughput", "plain", b'{"recipe":{"training_seconds":0.0}}')
-    store.put_document("throughput", "tuned", b'{"recipe":{"training_seconds":30.0}}')
-    for key, seconds in (("plain", "0.0"), ("tuned", "0.5")):
-        earlier = encode(make_result(key)).replace(
-            b'"finetune_steps":0', f'"training_seconds":{seconds}'.encode()
-        )
-        query(store.path, "UPDATE results SET json = ? WHERE key = ?", earlier, key)
-    query(store.path, "UPDATE failures SET json = ?", b'{"request":{"recipe":{"training_seconds":9.0}}}')
+def test_what_was_timed_call_by_call_is_passed_over_and_kept(store: Store) -> None:
+    """Rows as the version before wrote them: it knew no visits."""
+    store.put(make_result("before"))
+    store.put_failure("failed", make_result("k").request, "why", 1)
+    store.put_document("coverage", "before", b'{"kernels":[{"name":"a + b"}]}')
+    store.put_document("throughput", "before", b'{"recipe":{"training_seconds":30.0}}')
+    for table in ("results", "latencies", "failures"):
+        query(store.path, f"UPDATE {table} SET schema = 2")
+    query(store.path, "UPDATE results SET json = replace(json, 'baseline', 'baseline_ns')")
     query(store.path, "PRAGMA user_version = 1")
-    assert store.get("plain") == plain
-    assert store.get("tuned") is None
-    assert store.results() == [plain]
-    assert store.count() == 1
-    assert store.failures() == []
-    throughput = "SELECT key FROM documents WHERE kind = 'throughput'"
-    assert query(store.path, throughput) == [("plain",)]
-    assert query(store.path, "SELECT count(*) FROM results") == [(2,)], "nothing is thrown away"
-    store.put(tuned)
-    assert store.get("tuned") == tuned
+    assert (store.get("before"), store.results(), store.count(), store.failures()) == (None, [], 0, [])
+    assert store.latency("sig", True) is None
+    assert store.unreadable(DOCUMENTS) == []
+    for table, rows in (("results", 1), ("failures", 1), ("documents", 2)):
+        assert query(store.path, f"SELECT count(*) FROM {table}") == [(rows,)], "nothing is thrown away"
+    store.put(make_result("before"))
+    assert store.get("before") == make_result("before")
 
 
 def test_a_migration_that_fails_leaves_no_trace(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,72 +464,3 @@ def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path
 def query(path: Path, sql: str, *values: object) -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as connection, connection:
         return connection.execute(sql, values).fetchall()
-
-
-WHY = "none was built"
-TOLD = f"no sparse kernels here ({WHY}): torch's CSR for 1 of 2 layers"
-LAYERS = (
-    LayerExecution("a.weight", "f32", "torch CSR, 9 weights", skips_zeros=True),
-    LayerExecution("b.weight", "f32", "gemm and brgconv", others=("i8",)),
-)
-KERNELS = (
-    KernelTime.of_layers(["a.weight", "b.weight"], "f32", "AVX2 sparse, 9 of 90 weights", 5, True),
-    KernelTime("input/Reorder", "conversion", "f32", "jit", (2,)),
-    KernelTime.between_operations(3),
-)
-
-
-def as_before(plain: Any) -> Any:
-    """A record's JSON as it was when words said what fields say now."""
-    if isinstance(plain, list):
-        return [as_before(one) for one in plain]
-    if not isinstance(plain, dict):
-        return plain
-    plain = {name: as_before(value) for name, value in plain.items()}
-    if "variant_ns" in plain:
-        del plain["recipe"]
-        plain["measured_for"] = "words that are worded otherwise now"
-    if "others" in plain:
-        plain["precision"] = " and ".join((plain["precision"], *plain.pop("others")))
-    if plain.get("role") == "between":
-        plain["role"] = "other"
-    if "times_ns" in plain:
-        del plain["layers"]
-    return {name: value for name, value in plain.items() if name not in ("skips_zeros", "fallback")}
-
-
-def test_what_was_told_in_words_before_is_read_as_fields(store: Store) -> None:
-    pruned = Recipe(PruneSpec(sparsity=0.5))
-    first = timed("first", "one", True, created="2026-11-02T10:00:00+00:00")
-    first = replace(
-        first,
-        request=replace(first.request, recipe=pruned),
-        latency=replace(first.latency, recipe=pruned),
-        execution=Execution(LAYERS, ("4-bit weights", TOLD), WHY),
-    )
-    shared = replace(first, key="shared", request=Request("fashion-mlp"), created="2026-11-02T11:00:00+00:00")
-    own = timed("own", "two", False, created="2026-11-02T09:00:00+00:00")
-    for result in (shared, first, own):
-        store.put(result)
-    asked = first.request
-    coverage = Coverage("key", asked, first.environment, "now", 1, KERNELS, KERNELS[1:], 0.5, ())
-    serving = ServingRun("key", ServingRequest("m"), first.environment, "now", (), first.execution, 1, 0.0)
-    store.put_document("coverage", "key", encode(coverage))
-    store.put_document("throughput", "key", encode(serving))
-    lost = replace(own.latency, signature="of no result any more")
-    query(
-        store.path,
-        "INSERT INTO latencies VALUES (?, ?, ?, ?)", lost.signature, lost.quick, SCHEMA, encode(lost),
-    )  # fmt: skip
-    for table in ("results", "latencies", "documents"):
-        for row, text in query(store.path, f"SELECT rowid, json FROM {table}"):
-            earlier = json.dumps(as_before(json.loads(text)))
-            query(store.path, f"UPDATE {table} SET json = ? WHERE rowid = ?", earlier, row)
-    query(store.path, "PRAGMA user_version = 2")
-    assert store.results() == [own, first, shared]
-    assert store.latency("one", True) == first.latency
-    assert store.latency("two", True) == own.latency
-    assert store.latency(lost.signature, True) is None, "measured anew"
-    assert store.get_document("coverage", "key", Coverage) == coverage
-    assert store.get_document("throughput", "key", ServingRun) == serving
-    assert store.unreadable(DOCUMENTS) == []

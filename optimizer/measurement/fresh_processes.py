@@ -1,0 +1,126 @@
+"""A series of rounds shared by fresh processes, each of which loads the networks from files, anew.
+
+    python -m optimizer.measurement.fresh_processes FOLDER NUMBER
+
+Where in memory a build happens to lie makes it a percent faster or slower for as long as it lives. More
+rounds can't show that; more builds do (T. Kalibera and R. Jones, Rigorous benchmarking in reasonable time,
+ISMM 2013).
+"""
+
+import importlib
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from optimizer.engine.base import Array, Loader, Runner
+from optimizer.errors import UnavailableError, WorkError
+from optimizer.measurement.latency import LatencyEffort, LatencySeries, time_interleaved
+from optimizer.progress import Report
+from optimizer.records import Execution, Settings, Visits, decode, encode
+from optimizer.system.processes import run_module
+
+MAX_SECONDS = 900.0
+"""A process may take: torch.compile compiles a large network in minutes."""
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True, slots=True)
+class TimingTask:
+    """What a fresh process is to time. ``loaders`` are the names ``module:function`` of each network's
+    :data:`~optimizer.engine.base.Loader`, by the folder that its files are in; the baseline is one of them.
+    """
+
+    loaders: dict[str, str]
+    settings: Settings
+    effort: LatencyEffort
+
+
+def time_in_processes(
+    baseline: Runner,
+    variants: Mapping[str, Runner],
+    images: Array,
+    settings: Settings,
+    effort: LatencyEffort,
+    report: Report,
+) -> LatencySeries:
+    """One series over ``images`` ``[N, C, H, W]``, its rounds in ``effort.processes`` processes, one after
+    the other. One that dies costs its share.
+
+    Raises UnavailableError where the engine has no loader, or no process could time anything.
+    """
+    runners = {BASELINE: baseline, **variants}
+    found: list[LatencySeries] = []
+    problem, began, total = "", time.monotonic(), effort.processes
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as name:
+        folder = Path(name)
+        loaders = {part: _save(runner, folder / part) for part, runner in runners.items()}
+        np.save(folder / "images.npy", images)
+        (folder / "task.json").write_bytes(encode(TimingTask(loaders, settings, effort)))
+        for number in range(total):
+            left = (time.monotonic() - began) / number * (total - number) if number else 0
+            words = f", about {left:.0f} s left" if left else ""
+            report(number / total, f"timing in fresh processes, {number + 1} of {total}{words}")
+            try:
+                found.append(_run(folder, number))
+            except WorkError as error:
+                problem = str(error)
+    if not found:
+        raise UnavailableError(f"none of {total} processes could time these networks: {problem}")
+    return _together(found, total)
+
+
+def _save(runner: Runner, folder: Path) -> str:
+    """Write what a process needs to load a network; the name of what loads it there."""
+    if runner.loader is None or runner.memory_probe is None:
+        raise UnavailableError("this engine can't load its networks in another process")
+    folder.mkdir()
+    runner.memory_probe(str(folder))
+    return f"{runner.loader.__module__}:{runner.loader.__qualname__}"
+
+
+def _run(folder: Path, number: int) -> LatencySeries:
+    """Raises WorkError."""
+    run_module("optimizer.measurement.fresh_processes", str(folder), str(number), max_seconds=MAX_SECONDS)
+    return decode((folder / f"{number}.json").read_bytes(), LatencySeries)
+
+
+def _together(series: Sequence[LatencySeries], asked: int) -> LatencySeries:
+    first, second = (Visits.joined([one.baseline[build] for one in series]) for build in (0, 1))
+    return LatencySeries(
+        baseline=(first, second),
+        variants={name: Visits.joined([one.variants[name] for one in series]) for name in series[0].variants},
+        stolen_share=float(np.mean([one.stolen_share for one in series])),
+        warmup_calls=min(one.warmup_calls for one in series),
+        processes=tuple(rounds for one in series for rounds in one.processes),
+        lost=asked - len(series),
+    )
+
+
+# In the fresh process
+
+
+def _time(folder: Path, number: int) -> LatencySeries:
+    task = decode((folder / "task.json").read_bytes(), TimingTask)
+    images = np.load(folder / "images.npy")
+    settings = replace(task.settings, seed=task.settings.seed + number)
+    shape = (settings.batch, *images.shape[1:])
+
+    def runner(part: str) -> Runner:
+        module, _, function = task.loaders[part].partition(":")
+        loader: Loader = getattr(importlib.import_module(module), function)
+        infer = loader()(folder / part, settings.threads, shape)
+        return Runner(infer, infer, Execution((), ()))
+
+    builds = runner(BASELINE), runner(BASELINE)
+    variants = {part: runner(part) for part in task.loaders if part != BASELINE}
+    return time_interleaved(builds, variants, images, settings, task.effort)
+
+
+if __name__ == "__main__":
+    place, number = Path(sys.argv[1]), int(sys.argv[2])
+    (place / f"{number}.json").write_bytes(encode(_time(place, number)))

@@ -1,0 +1,83 @@
+"""How a latency is measured: quick in this process, in full in several fresh ones; a noisy one again."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from optimizer.engine.base import Runner
+from optimizer.errors import UnavailableError
+from optimizer.measurement.fresh_processes import time_in_processes
+from optimizer.measurement.latency import EFFORTS, LatencyEffort, LatencySeries, time_interleaved
+from optimizer.progress import Report, quiet
+from optimizer.recipe import Recipe
+from optimizer.records import Latency, Settings
+
+VARIANT = "variant"
+
+
+def time_latency(
+    baselines: tuple[Runner, Runner],
+    variant: Runner,
+    images: np.ndarray,
+    settings: Settings,
+    signature: str,
+    recipe: Recipe,
+    report: Report = quiet,
+) -> Latency:
+    """Compare one variant with its baseline, over ``images`` ``[N, C, H, W]``.
+
+    ``signature`` and ``recipe`` are kept with it. Raises WorkError where an engine fails.
+    """
+    series, attempts = time_series(baselines, {VARIANT: variant}, images, settings, report)
+    return Latency(
+        signature=signature,
+        recipe=recipe,
+        baseline=series.baseline,
+        variant=series.variants[VARIANT],
+        batch=settings.batch,
+        threads=settings.threads,
+        quick=settings.quick,
+        seed=settings.seed,
+        warmup_calls=series.warmup_calls,
+        stolen_share=series.stolen_share,
+        attempts=attempts,
+        processes=series.processes,
+        lost=series.lost,
+    )
+
+
+def time_series(
+    baselines: tuple[Runner, Runner],
+    variants: Mapping[str, Runner],
+    images: np.ndarray,
+    settings: Settings,
+    report: Report = quiet,
+) -> tuple[LatencySeries, int]:
+    """Time the variants by name, quick or in full, and the attempts it took: a series that is noisy for one
+    of them is measured again, the last kept as it is."""
+    effort = EFFORTS[settings.quick]
+    for attempt in range(1, effort.attempts + 1):
+        series = _time(baselines, variants, images, settings, effort.again(attempt), report)
+        if not any(summary.noise for summary in series.summaries.values()):
+            break
+    return series, attempt
+
+
+def _time(
+    baselines: tuple[Runner, Runner],
+    variants: Mapping[str, Runner],
+    images: np.ndarray,
+    settings: Settings,
+    effort: LatencyEffort,
+    report: Report,
+) -> LatencySeries:
+    """Where no process can load the networks again (an engine without a loader, a class of a notebook), all
+    rounds are in this one."""
+    if effort.processes:
+        try:
+            return time_in_processes(baselines[0], variants, images, settings, effort, report)
+        except UnavailableError:
+            effort = replace(effort, seconds=effort.processes * effort.seconds)
+    report(None, "timing")
+    return time_interleaved(baselines, variants, images, settings, effort)

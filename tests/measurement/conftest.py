@@ -1,0 +1,23 @@
+"""The clock that measurements of latency read, simulated."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from simulated_clock import Clock
+
+from optimizer.measurement import latency, visits
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """And a machine that nothing else works on."""
+
+    @contextmanager
+    def undisturbed() -> Iterator[Callable[[], float]]:
+        yield lambda: 0.0
+
+    made = Clock()
+    monkeypatch.setattr(visits, "clock", lambda: made.now_ns)
+    monkeypatch.setattr(latency, "stolen_share", undisturbed)
+    return made

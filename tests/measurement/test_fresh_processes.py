@@ -1,0 +1,106 @@
+"""Rounds in real processes, some of which are killed."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import Runner, engine_named
+from optimizer.errors import UnavailableError
+from optimizer.measurement import fresh_processes
+from optimizer.measurement.fresh_processes import time_in_processes
+from optimizer.measurement.latency import LatencyEffort
+from optimizer.measurement.visits import VisitEffort
+from optimizer.methods.engines import ENGINES
+from optimizer.model.layers import fold_batch_norm
+from optimizer.progress import quiet
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Settings
+
+SHORT = LatencyEffort(
+    warmup_calls=1,
+    warmup_seconds=0,
+    seconds=0,
+    min_rounds=3,
+    visit=VisitEffort(settle_seconds=0.01, seconds=0, min_calls=2, max_calls=2),
+    processes=2,
+)
+SETTINGS = Settings(threads=1, seed=5)
+IMAGES = torch.rand(4, 1, 8, 8)
+
+
+def runner(engine: str, small: Callable[[str], nn.Module], recipe: Recipe = Recipe()) -> Runner:  # noqa: B008
+    module, _ = fold_batch_norm(small("cnn"))
+    build = engine_named(engine).prepare(module, (1, 8, 8))
+    return build(compress(module, recipe), IMAGES, threads=1, batch=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_is_timed_in_processes(engine: str, small: Callable[[str], nn.Module]) -> None:
+    words: list[str] = []
+    variants = {"variant": runner(engine, small, Recipe(quantize=QuantizeSpec(weight_bits=8)))}
+    series = time_in_processes(
+        runner(engine, small),
+        variants,
+        IMAGES.numpy(),
+        SETTINGS,
+        SHORT,
+        lambda share, message: words.append(message),
+    )
+    assert (series.processes, series.lost) == ((3, 3), 0)
+    for visits in (*series.baseline, series.variants["variant"]):
+        assert visits.timed == (2,) * 6
+        assert (visits.calls.values > 0).all()
+    assert words[0] == "timing in fresh processes, 1 of 2"
+    assert words[1].startswith("timing in fresh processes, 2 of 2, about ")
+
+
+def timing_processes() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [one for one in children if fresh_processes.__name__ in one.cmdline()]
+
+
+def kill_one(killed: threading.Event) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for process in timing_processes():
+            process.kill()
+            killed.set()
+            return
+        time.sleep(0.01)
+
+
+def test_a_process_that_is_killed_costs_its_share(small: Callable[[str], nn.Module]) -> None:
+    killed = threading.Event()
+    killer = threading.Thread(target=kill_one, args=(killed,))
+    killer.start()
+    made = runner("onnxruntime", small)
+    effort = replace(SHORT, processes=3)
+    series = time_in_processes(made, {"variant": made}, IMAGES.numpy(), SETTINGS, effort, quiet)
+    killer.join()
+    assert killed.is_set()
+    assert (series.processes, series.lost) == ((3, 3), 1)
+    assert len(series.variants["variant"].timed) == 6
+
+
+def test_where_no_process_can_time_the_reason_is_said(
+    small: Callable[[str], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = runner("onnxruntime", small)
+    broken = replace(made, memory_probe=lambda folder: None)
+    with pytest.raises(
+        UnavailableError, match=r"(?s)none of 2 processes could time these networks: .*folded"
+    ):
+        time_in_processes(broken, {}, IMAGES.numpy(), SETTINGS, SHORT, quiet)
+    with pytest.raises(UnavailableError, match="can't load its networks in another process"):
+        time_in_processes(replace(made, loader=None), {}, IMAGES.numpy(), SETTINGS, SHORT, quiet)
+    monkeypatch.setattr(fresh_processes, "MAX_SECONDS", 0.01)
+    with pytest.raises(UnavailableError, match=r"took longer than 0\.01 s"):
+        time_in_processes(made, {}, IMAGES.numpy(), SETTINGS, replace(SHORT, processes=1), quiet)
