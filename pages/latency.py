@@ -9,8 +9,9 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis import coverage, serving
 from optimizer.analysis.coverage import Coverage
+from optimizer.analysis.labels import engine_label
 from optimizer.analysis.serving import ServingRequest, ServingRun
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import engine_info
@@ -213,7 +214,22 @@ def kernels(request: Request, jobs: list[Job]) -> None:
             alt="Every operation that ran",
             column_config={"share": st.column_config.NumberColumn(format="percent")},
         )
+    if measured:
+        repeat(summarise(measured))
     take_away("kernels", lambda: coverage.frame(run).to_csv(index=False), lambda: coverage.as_json(run))
+
+
+def repeat(summary: Summary) -> None:
+    """How to have the latency from an instrument that is not ours."""
+    if summary.repeat:
+        with st.expander("Repeat the latency with another instrument"):
+            engine = engine_label(summary.request.engine)
+            st.markdown(
+                f"A call takes {summary.text('latency')} here. Take the model away as {engine} files "
+                "(Explore, *Export*), unpack them, and run:"
+            )
+            st.code(summary.repeat, language="bash", wrap_lines=True)
+            st.caption("Its median is of calls that follow each other, as ours; both agree within 3 %.")
 
 
 # Both

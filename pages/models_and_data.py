@@ -1,6 +1,6 @@
 """Models and data: what there is, from where, what it costs to get, and what the chosen images come to."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import streamlit as st
@@ -8,10 +8,11 @@ import streamlit as st
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import describe_images, summarise
 from optimizer.data.folders import allowed_roots
-from optimizer.formats import MISSING, format_bytes
+from optimizer.formats import MISSING, count, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
 from optimizer.store.keys import request_key
+from optimizer.system.doctor import examine, noisy
 from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
 from pages import consent, drawing, kept, sidebar, tasks
@@ -41,7 +42,34 @@ def main() -> None:
             "ready": st.column_config.CheckboxColumn(help="Whether its weights are on this machine"),
         },
     )
+    show_machine()
     kept.show()
+
+
+def show_machine() -> None:
+    """What makes timings here noisy: a line, and the checks behind it."""
+    st.subheader("This machine")
+    checks = examine()
+    found = noisy(checks)
+    names = ", ".join(check.name for check in found)
+    st.markdown(
+        f"{count(len(found), 'thing')} may make timings noisy here: {names}."
+        if found
+        else "Nothing makes timings noisy here."
+    )
+    with st.expander("What was looked at, and what would mend it"):
+        st.dataframe(
+            pd.DataFrame([asdict(check) for check in checks]),
+            hide_index=True,
+            placeholder=MISSING,
+            column_config={
+                "name": st.column_config.TextColumn("check"),
+                "state": st.column_config.TextColumn("timings"),
+                "costs": st.column_config.TextColumn("what it costs"),
+                "command": st.column_config.TextColumn("what would mend it"),
+            },
+        )
+        st.caption("The same in a shell: `paretoscope doctor`. It changes nothing.")
 
 
 def row(card: ModelCard) -> dict[str, object]:

@@ -144,6 +144,13 @@ class Summary:
         return count(self.threads, "thread") + batch
 
     @property
+    def repeat(self) -> str:
+        """The command of another instrument that gives this latency from the exported file, or nothing."""
+        precision = self.recipe.quantize.precision
+        command = engine_info(self.request.engine).repeat
+        return command.format(threads=self.threads, batch=self.batch, precision=precision)
+
+    @property
     def other_machine(self) -> bool:
         return any(badge.kind is BadgeKind.OTHER_MACHINE for badge in self.badges)
 

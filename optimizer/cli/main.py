@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +70,20 @@ def _models(options: argparse.Namespace) -> None:
         download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
         ready = "yes" if card.ready else "no"
         print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from optimizer.system.doctor import State, examine
+
+    checks = examine()
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks]))
+        return
+    for check in checks:
+        print(f"{check.name:<20}{check.state:<9}{check.found}")
+        if check.state is State.NOISY:
+            print(f"{'':<20}costs: {check.costs}")
+            print(f"{'':<20}mend:  {check.command}")
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -308,6 +322,11 @@ def _parser() -> argparse.ArgumentParser:
     models = _command(commands, "models", _models, "list the models that can be picked")
     models.add_argument("--source", help="only those of one source: bundled, torchvision, or a plugin's name")
     models.add_argument("--json", action="store_true", help="one JSON array")
+
+    doctor = _command(
+        commands, "doctor", _doctor, "say what makes timings on this machine noisy, and what would mend it"
+    )
+    doctor.add_argument("--json", action="store_true", help="one JSON array")
 
     measure = _command(commands, "measure", _measure, "measure one recipe against the uncompressed model")
     add_experiment_options(measure)

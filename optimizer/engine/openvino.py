@@ -88,10 +88,17 @@ def build(
 
 
 def _one_call(compiled: Any) -> Callable[[Array], Array]:
+    """Images are read where they are. ``request.infer([images])`` would take 0.02 ms to look at them."""
+    import openvino
+
     request = compiled.create_infer_request()
+    output = request.get_output_tensor(0)
 
     def infer(images: Array) -> Array:
-        logits: Array = request.infer([images], share_inputs=True)[0]
+        given = np.require(images, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
+        request.set_input_tensor(openvino.Tensor(given, shared_memory=True))
+        request.infer(share_outputs=True)
+        logits: Array = output.data.copy()
         return logits
 
     return infer

@@ -192,8 +192,16 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
         "How each number was measured",
         (
             "Accuracy and time come from the same graph and weights; precision and kernels are those of what "
-            "is timed. Latency is timed in rounds: each runs the baseline twice and the configuration once, "
-            "in a shuffled order.",
+            "is timed. Latency is timed in rounds: each visits two builds of the baseline and the "
+            "configuration, in a shuffled order, and calls them until they have settled; what is timed comes "
+            "after that. In full mode several fresh processes do so, each with builds of its own.",
+            *sorted(
+                {
+                    f"To repeat a latency with another instrument, export the model and run: {one.repeat}"
+                    for one in summaries
+                    if one.repeat
+                }
+            ),
         ),
         rows=pd.DataFrame(rows),
     )

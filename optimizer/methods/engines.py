@@ -16,7 +16,9 @@ class EngineInfo:
 
     ``help`` is one short phrase on what is special about it. ``int8``: it has integer kernels. ``streams``:
     it works on several requests at once. ``skips_zeros``: it decides layer by layer whether zeros are
-    skipped. ``fallback`` says what takes the place of its kernels where it can't have them.
+    skipped. ``fallback`` says what takes the place of its kernels where it can't have them. ``repeat`` is the
+    command of the engine's own instrument that times an exported file as we do, with ``{threads}``,
+    ``{batch}`` and ``{precision}`` to be filled in.
     """
 
     name: str
@@ -27,6 +29,7 @@ class EngineInfo:
     streams: bool = False
     skips_zeros: bool = False
     fallback: str = ""
+    repeat: str = ""
 
     def load(self) -> Any:
         """The engine, imported now."""
@@ -43,6 +46,8 @@ ENGINES: dict[str, EngineInfo] = {
             "optimizer.engine.openvino:ENGINE",
             int8=True,
             streams=True,
+            repeat="benchmark_app -m model.xml -d CPU -api sync -nstreams 1 -nthreads {threads} -b {batch} "
+            "-hint none -infer_precision {precision} -t 10",
         ),
         EngineInfo(
             "onnxruntime",

@@ -39,7 +39,7 @@ PRESETS = {
     "safe": Preset("At most 0.5 points lost", 0.5, (*_INT8[1:], _rounded(8), _HALF)),
     "balanced": Preset("At most 1 point lost, int8 kernels", 1.0, (*_INT8, _rounded(6), _rounded(8))),
     "small": Preset(
-        "The smallest file, at most 3 points lost",
+        "A small file (few bits, half of the weights), at most 3 points lost",
         3.0,
         (
             _rounded(3, sparsity=0.5),
@@ -50,6 +50,6 @@ PRESETS = {
             _rounded(6),
         ),
     ),
-    "fast": Preset("The lowest latency, at most 2 points lost", 2.0, (*_INT8, _HALF)),
+    "fast": Preset("Int8 kernels or half precision, at most 2 points lost", 2.0, (*_INT8, _HALF)),
 }
 """For people in a hurry. Each is found on the user's own images (:mod:`optimizer.search.presets`)."""

@@ -66,8 +66,8 @@ def environment() -> Environment:
     return Environment(
         cpu=cpu,
         instruction_sets=instruction_sets,
-        cores=min(_physical_cores(_usable_cpus()), threads_available()),
-        governor=_governor(_usable_cpus()),
+        cores=min(physical_cores(usable_cpus()), threads_available()),
+        governor=governor(usable_cpus()),
         memory_bytes=memory_available(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -80,7 +80,7 @@ def threads_available() -> int:
 
     A quota of 1.5 CPUs counts as one: a second thread would be paused for half of every period.
     """
-    return max(1, int(min(len(_usable_cpus()), _quota_cpus())))
+    return max(1, int(min(len(usable_cpus()), quota_cpus())))
 
 
 def resolve_threads(asked: int) -> int:
@@ -150,12 +150,12 @@ def stolen_share() -> Iterator[Callable[[], float]]:
     >>> 0 <= stolen() <= 1
     True
     """
-    cpus = _usable_cpus()
-    before, threads_before = _cpu_ticks(cpus), _thread_times()
+    cpus = usable_cpus()
+    before, threads_before = cpu_ticks(cpus), _thread_times()
     after: tuple[float, float] | None = None
 
     def shares() -> tuple[float, float]:
-        guests = tuple(max(0, b - a) for a, b in zip(before, _cpu_ticks(cpus), strict=True))
+        guests = tuple(max(0, b - a) for a, b in zip(before, cpu_ticks(cpus), strict=True))
         ran = waited = 0
         for thread, (running, waiting) in _thread_times().items():
             ran_before, waited_before = threads_before.get(thread, (0, 0))
@@ -176,16 +176,16 @@ def _thread_times(root: Path = Path("/")) -> dict[str, tuple[int, int]]:
     """Nanoseconds that each thread of this process ran, and that it waited for a CPU, since it began."""
     times = {}
     for thread in (root / "proc/self/task").glob("*/schedstat"):
-        fields = _read(thread).split()
+        fields = read(thread).split()
         if len(fields) == 3:
             times[thread.parent.name] = int(fields[0]), int(fields[1])
     return times
 
 
-def _cpu_ticks(cpus: Set[int], root: Path = Path("/")) -> tuple[int, int]:
+def cpu_ticks(cpus: Set[int], root: Path = Path("/")) -> tuple[int, int]:
     """Clock ticks that ``cpus`` were busy, and that were stolen from them, since the machine started."""
     busy = stolen = 0
-    for line in _read(root / "proc/stat").splitlines():
+    for line in read(root / "proc/stat").splitlines():
         name, *fields = line.split()
         if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in cpus:
             user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
@@ -194,13 +194,13 @@ def _cpu_ticks(cpus: Set[int], root: Path = Path("/")) -> tuple[int, int]:
     return busy, stolen
 
 
-def _usable_cpus() -> Set[int]:
+def usable_cpus() -> Set[int]:
     if hasattr(os, "sched_getaffinity"):
         return os.sched_getaffinity(0)
     return set(range(os.cpu_count() or 1))
 
 
-def _quota_cpus(root: Path = Path("/")) -> float:
+def quota_cpus(root: Path = Path("/")) -> float:
     """CPUs' worth of time that the control groups (v1 or v2) above this process allow; infinity for any."""
     return min(map(_quota, _control_groups("cpu", root)), default=math.inf)
 
@@ -215,7 +215,7 @@ def _limit_bytes(root: Path = Path("/")) -> float:
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
     """The folders of this process's control group and of those above it, where they may exist."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read(root / "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         if not controllers:
             mounts = ("sys/fs/cgroup", "sys/fs/cgroup/unified")
@@ -230,14 +230,14 @@ def _control_groups(controller: str, root: Path) -> Iterator[Path]:
 
 
 def _limit(folder: Path) -> float:
-    limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+    limit = read(folder / "memory.max") or read(folder / "memory.limit_in_bytes")
     return int(limit) if limit.isdecimal() else math.inf
 
 
 def _quota(folder: Path) -> float:
-    quota_and_period = _read(folder / "cpu.max").split() or [
-        _read(folder / "cpu.cfs_quota_us"),
-        _read(folder / "cpu.cfs_period_us"),
+    quota_and_period = read(folder / "cpu.max").split() or [
+        read(folder / "cpu.cfs_quota_us"),
+        read(folder / "cpu.cfs_period_us"),
     ]
     try:
         quota, period = map(float, quota_and_period)
@@ -246,22 +246,22 @@ def _quota(folder: Path) -> float:
     return quota / period if quota > 0 and period > 0 else math.inf
 
 
-def _physical_cores(cpus: Set[int], root: Path = Path("/")) -> int:
+def physical_cores(cpus: Set[int], root: Path = Path("/")) -> int:
     folder = root / "sys/devices/system/cpu"
-    siblings = {cpu: _read(folder / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
+    siblings = {cpu: read(folder / f"cpu{cpu}/topology/thread_siblings_list") for cpu in cpus}
     if all(siblings.values()):
         return len(set(siblings.values()))
     return min(len(cpus), psutil.cpu_count(logical=False) or len(cpus))
 
 
-def _governor(cpus: Set[int], root: Path = Path("/")) -> str | None:
+def governor(cpus: Set[int], root: Path = Path("/")) -> str | None:
     folder = root / "sys/devices/system/cpu"
-    names = {_read(folder / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpus} - {""}
+    names = {read(folder / f"cpu{cpu}/cpufreq/scaling_governor") for cpu in cpus} - {""}
     return ", ".join(sorted(names)) or None
 
 
 def _cpu() -> tuple[str, tuple[str, ...]]:
-    if text := _read(Path("/proc/cpuinfo")):
+    if text := read(Path("/proc/cpuinfo")):
         return _cpu_from_cpuinfo(text)
     if platform.system() == "Darwin":
         command = ["sysctl", "machdep.cpu.brand_string", "hw.optional"]
@@ -304,7 +304,7 @@ def _versions() -> dict[str, str]:
     return {**versions, "paretoscope": __version__}
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

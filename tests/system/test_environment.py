@@ -135,7 +135,7 @@ def test_arm_and_macos() -> None:
     ],
 )
 def test_container_quotas(tmp_path: Path, files: dict[str, str], cpus: float) -> None:
-    assert module._quota_cpus(write(tmp_path, files)) == cpus
+    assert module.quota_cpus(write(tmp_path, files)) == cpus
 
 
 @pytest.mark.parametrize(
@@ -176,30 +176,30 @@ def test_hyperthreads_are_one_core(tmp_path: Path) -> None:
         f"sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list": text for n, text in siblings.items()
     }
     root = write(tmp_path, files)
-    assert module._physical_cores({0, 1, 2, 3}, root) == 2
-    assert module._physical_cores({0, 2}, root) == 1
+    assert module.physical_cores({0, 1, 2, 3}, root) == 2
+    assert module.physical_cores({0, 2}, root) == 1
 
 
 def test_the_governor_is_unknown_or_read_from_the_usable_cpus(tmp_path: Path) -> None:
-    assert module._governor({0, 1}, tmp_path) is None
+    assert module.governor({0, 1}, tmp_path) is None
     folder = "sys/devices/system/cpu"
     names = {0: "performance", 1: "performance", 2: "powersave"}
     root = write(tmp_path, {f"{folder}/cpu{n}/cpufreq/scaling_governor": f"{v}\n" for n, v in names.items()})
-    assert module._governor({0, 1}, root) == "performance"
-    assert module._governor({0, 1, 2}, root) == "performance, powersave"
+    assert module.governor({0, 1}, root) == "performance"
+    assert module.governor({0, 1, 2}, root) == "performance, powersave"
 
 
 def test_stolen_ticks_are_those_of_the_usable_cpus(tmp_path: Path) -> None:
     stat = "cpu 9 9 9 9 9 9 9 9 0 0\ncpu0 1 2 4 100 100 8 16 5 0 0\ncpu1 7 0 0 0 0 0 0 9 0 0\nintr 5 4\n"
     root = write(tmp_path, {"proc/stat": stat})
-    assert module._cpu_ticks({0}, root) == (31, 5)
-    assert module._cpu_ticks({0, 1}, root) == (38, 14)
-    assert module._cpu_ticks({0}, tmp_path / "nothing") == (0, 0)
+    assert module.cpu_ticks({0}, root) == (31, 5)
+    assert module.cpu_ticks({0, 1}, root) == (38, 14)
+    assert module.cpu_ticks({0}, tmp_path / "nothing") == (0, 0)
 
 
 def test_the_stolen_share_runs_from_entry_to_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([(100, 10), (160, 50), (190, 20)])
-    monkeypatch.setattr(module, "_cpu_ticks", lambda cpus: next(readings))
+    monkeypatch.setattr(module, "cpu_ticks", lambda cpus: next(readings))
     monkeypatch.setattr(module, "_thread_times", dict)
     with stolen_share() as stolen:
         assert stolen() == 0.4
@@ -208,7 +208,7 @@ def test_the_stolen_share_runs_from_entry_to_exit(monkeypatch: pytest.MonkeyPatc
 
 def test_waiting_for_a_cpu_is_time_that_others_had(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter([{"1": (100, 10)}, {"1": (150, 20), "2": (20, 20)}])
-    monkeypatch.setattr(module, "_cpu_ticks", lambda cpus: (0, 0))
+    monkeypatch.setattr(module, "cpu_ticks", lambda cpus: (0, 0))
     monkeypatch.setattr(module, "_thread_times", lambda: next(readings))
     with stolen_share() as stolen:
         pass
