@@ -139,8 +139,8 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             "Measure in full",
             icon=":material/timer:",
             disabled=not result or not result.latency.quick,
-            help="About 12 seconds of timing in place of the sliders' short one: percentiles, resident "
-            "memory, and intervals to rely on.",
+            help="Timing in five fresh processes, half a minute or more, in place of the sliders' short one: "
+            "percentiles, resident memory, and intervals to rely on.",
         ):
             tasks.submit(full)
         searching = presets(request)

@@ -86,7 +86,7 @@ def test_csv_leaves_negative_numbers_alone() -> None:
 
 def test_json_table_says_what_its_columns_are() -> None:
     table = json.loads(EXPORTERS["json"].write(SWEEP))
-    assert table["version"] == 2
+    assert table["version"] == 1
     assert table["columns"]["latency_ns"] == {"label": "latency", "unit": "ns"}
     assert set(table["columns"]) == {measured.column for measured in METRICS.values()}
     expected = frame(SWEEP)
