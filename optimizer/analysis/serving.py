@@ -5,27 +5,24 @@ What is asked, what :mod:`optimizer.measurement.throughput` measures, and all th
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from optimizer import __version__
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
-from optimizer.analysis.statistics import (
-    SAME,
-    LatencySummary,
-    LatencyVerdict,
-    median_ratio,
-    summarise_latency,
+from optimizer.analysis.served import (
+    Configuration,
+    Figures,
+    ServedComparison,
+    ServedPoint,
+    compare_served,
 )
+from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
 from optimizer.analysis.summary import BadgeKind
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
@@ -40,8 +37,6 @@ SCHEMA = 2
 the first rounds only."""
 
 EAGER = REFERENCE_ENGINE
-EAGER_EVERY = 3
-"""Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
 
 MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
@@ -79,19 +74,6 @@ class ServingRequest:
         for streams in self.streams:
             if streams < 1:
                 raise InputError(f"streams {streams} is not allowed: 1 or more requests at once")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Configuration:
-    """One way of serving: images a request, threads in all, and requests at once."""
-
-    batch: int
-    threads: int
-    streams: int
-
-    @property
-    def words(self) -> str:
-        return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
 
 
 def streaming_engines() -> dict[str, EngineInfo]:
@@ -136,32 +118,6 @@ def serving_key(request: ServingRequest) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Raw times of one network in one configuration.
-
-    ``interval_ns`` ``[K][R]``: nanoseconds from one finished request to the next, the mean over the requests
-    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took,
-    in their order; of many some, from all rounds alike.
-    """
-
-    interval_ns: tuple[tuple[int, ...], ...]
-    request_ns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPoint:
-    """One configuration. A round had ``requests`` requests of the recipe, and of the baseline. ``eager``: the
-    uncompressed model in torch eager, one request at a time, every so many rounds (None where that is the
-    engine)."""
-
-    configuration: Configuration
-    requests: int
-    baseline: Served
-    variant: Served
-    eager: Served | None
-
-
-@dataclass(frozen=True, slots=True)
 class ServingRun:
     """One comparison: round i of all its points ran together, in an order shuffled anew from the seed."""
 
@@ -176,78 +132,9 @@ class ServingRun:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one network does in one configuration, with 95 % intervals.
-
-    ``latency_ns`` is the median time of a request; ``p95_ns`` a time that 95 % of them stay under (at 99 %
-    confidence; None with too few). ``throughput`` is images over all the time that requests took, a second.
-    """
-
-    latency_ns: float
-    latency_low: float
-    latency_high: float
-    p95_ns: float | None
-    throughput: float
-    throughput_low: float
-    throughput_high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A median ratio of times and its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServedComparison:
-    """A configuration of the recipe beside the same configuration uncompressed.
-
-    ``fair``: time an image over the baseline's, on the same engine, threads, streams and folding. ``eager``:
-    over the uncompressed model's in torch eager with as many threads, which is another engine: it says what
-    the two engines differ in as much as what the recipe does.
-    """
-
-    configuration: Configuration
-    variant: Figures
-    baseline: Figures
-    fair: LatencySummary
-    eager: Ratio | None
-
-
 def comparisons(run: ServingRun) -> tuple[ServedComparison, ...]:
     """Every configuration, in ascending order."""
-    return tuple(_compared(point, run.stolen_share) for point in run.points)
-
-
-@lru_cache(maxsize=1024)
-def _compared(point: ServedPoint, stolen_share: float) -> ServedComparison:
-    baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
-    eager = None
-    if point.eager:
-        eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
-    return ServedComparison(
-        point.configuration,
-        _figures(point.variant, point.configuration.batch),
-        _figures(point.baseline, point.configuration.batch),
-        summarise_latency(baseline, variant, stolen_share),
-        eager,
-    )
-
-
-def _intervals(served: Served) -> NDArray[np.float64]:
-    return np.array(served.interval_ns, float)
-
-
-def _figures(served: Served, batch: int) -> Figures:
-    latency, low, high = median_interval(served.request_ns)
-    interval, shortest, longest = mean_interval(_intervals(served).T)
-    p95 = percentile_bound(np.array(served.request_ns, float), 0.95)
-    images = 1e9 * batch
-    return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
+    return tuple(compare_served(point, run.stolen_share) for point in run.points)
 
 
 class Side(Labelled):
@@ -422,20 +309,11 @@ def frame(run: ServingRun) -> pd.DataFrame:
 
 
 def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
-    figures = _of(network, one)
     fair, eager = (one.fair, one.eager) if network is Side.RECIPE else (None, None)
     return {
         "network": network,
-        "batch": one.configuration.batch,
-        "threads": one.configuration.threads,
-        "streams": one.configuration.streams,
-        "latency_ns": figures.latency_ns,
-        "latency_low": figures.latency_low,
-        "latency_high": figures.latency_high,
-        "p95_ns": figures.p95_ns,
-        "throughput": figures.throughput,
-        "throughput_low": figures.throughput_low,
-        "throughput_high": figures.throughput_high,
+        **asdict(one.configuration),
+        **asdict(_of(network, one)),
         "fair_ratio": fair and fair.ratio,
         "fair_low": fair and fair.ratio_low,
         "fair_high": fair and fair.ratio_high,
@@ -487,9 +365,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
             "environment": run.environment,
             "configurations": [
                 {
-                    "batch": one.configuration.batch,
-                    "threads": one.configuration.threads,
-                    "streams": one.configuration.streams,
+                    **asdict(one.configuration),
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
                     "fair": {name: getattr(one.fair, name) for name in told},

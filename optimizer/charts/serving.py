@@ -7,11 +7,9 @@ from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import realisation
+from optimizer.analysis.served import Configuration, Figures, ServedComparison
 from optimizer.analysis.serving import (
     BestServed,
-    Configuration,
-    Figures,
-    ServedComparison,
     ServingRun,
     Side,
     comparisons,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from optimizer.analysis.frame import frontier_of
+from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric

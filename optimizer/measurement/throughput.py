@@ -11,12 +11,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import (
     EAGER,
-    EAGER_EVERY,
-    Configuration,
-    Served,
-    ServedPoint,
     ServingRequest,
     ServingRun,
     configurations,

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import (
-    EAGER_EVERY,
     MAX_CONFIGURATIONS,
     MAX_SERVED_BATCH,
-    Configuration,
-    Served,
-    ServedPoint,
     ServingRequest,
     ServingRun,
     Side,

@@ -17,10 +17,10 @@ from optimizer.engine.kernels.build import Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
 from optimizer.engine.kernels.layout import MemoryLayout
 from optimizer.engine.kernels.matrix import BLOCKS, GATHERED, LINE, NEARBY, WAYS, column_blocks, survivors
+from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
 from optimizer.engine.memory import measure_start
-from optimizer.engine.sparse import Network
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
 

@@ -24,7 +24,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.compression.apply import compress
 from optimizer.compression.packing import packed_bytes
 from optimizer.data.loading import load_images
-from optimizer.engine import onnx_graph
+from optimizer.engine import onnx_export
 from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
 from optimizer.errors import InputError, UnavailableError
@@ -569,7 +569,7 @@ def exported_once() -> Iterator[Once]:
         return replace(take_away, module=modules.setdefault(model, take_away.module))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_graph, "export", cache(onnx_graph.export))
+        patch.setattr(onnx_export, "export", cache(onnx_export.export))
         yield shared
 
 

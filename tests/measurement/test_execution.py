@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, engine_named, onnxruntime, openvino, sparse
+from optimizer.engine.kernels import network
 from optimizer.engine.kernels.matrix import Way
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, LayerExecution, Request, Settings
@@ -104,7 +105,7 @@ def test_the_sparse_engine_scores_alike_whichever_kernels_are_the_fastest(
         choices = {item.name: list(item.work.ways) for item in planned.items if hasattr(item.work, "ways")}
         return {name: ways[favourite % len(ways)] for name, ways in choices.items()}
 
-    monkeypatch.setattr(sparse, "fastest", fastest)
+    monkeypatch.setattr(network, "fastest", fastest)
     runner = build(compressed, small_images, threads=1, batch=1)
     assert np.array_equal(runner.score(images), expected)
     close(np.concatenate([runner.infer(images[index : index + 1]) for index in range(len(images))]), expected)

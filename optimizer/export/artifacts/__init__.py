@@ -8,7 +8,7 @@ holds the model's own files, ``recipe.json`` and ``MODEL_CARD.md``, and the same
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.engine.onnx_graph import lacking
+from optimizer.engine.onnx_export import lacking
 from optimizer.engine.openvino import problem as openvino_problem
 from optimizer.errors import UnavailableError, unknown
 from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE

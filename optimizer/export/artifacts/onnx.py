@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from optimizer.engine import onnx_graph
+from optimizer.engine import onnx_export, onnx_graph
 from optimizer.errors import WorkError
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.take_away import TakeAway
@@ -14,7 +14,7 @@ def write_onnx(take_away: TakeAway) -> bytes:
 
     compressed, shape = take_away.compressed, take_away.card.input_shape
     try:
-        exported = onnx_graph.export(take_away.module, shape)
+        exported = onnx_export.export(take_away.module, shape)
     except WorkError as error:
         raise WorkError(f"{error}. Take it away in another format.") from error
     graph = onnx_graph.graph_of(exported, compressed, take_away.calibration, take_away.threads)
