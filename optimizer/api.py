@@ -23,6 +23,7 @@ from cachetools import LRUCache
 from optimizer import work
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from optimizer.measurement.workspace import OpenModel, Workspace
 
 TARGET = "optimizer.api:_measured_apart"
-SAVED_AS = {".onnx": "onnx", ".safetensors": "safetensors", ".xml": "openvino"}
-"""Formats by the extension of the file."""
 POLL_SECONDS = 0.1
 
 
@@ -174,12 +173,13 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     import io
     import zipfile
 
-    from optimizer.export.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE
+    from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE
 
     target = Path(path)
-    kind = format or SAVED_AS.get(target.suffix, "safetensors" if target.suffix == ".zip" else "")
+    by_extension = {entry.extension: name for name, entry in ARTIFACTS.items() if entry.extension}
+    kind = format or ({".zip": "safetensors"} | by_extension).get(target.suffix, "")
     if kind not in ARTIFACTS:
-        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *SAVED_AS, ".zip"])
+        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *by_extension, ".zip"])
     content = work.artifact(kind, result.request, result.workspace, result.record)
     try:
         if target.suffix == ".zip":

@@ -21,6 +21,7 @@ from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.formats import count
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
 from optimizer.store.results import Store, describe_unreadable
@@ -354,9 +355,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"
     )
     add_experiment_options(save)
-    save.add_argument(
-        "--format", choices=("safetensors", "packed", "onnx", "openvino"), default="safetensors"
-    )
+    save.add_argument("--format", choices=tuple(ARTIFACTS), default="safetensors")
     save.add_argument("--output", "-o", metavar="FILE")
 
     report = _command(commands, "report", _report, "write one HTML report that opens without a network")

@@ -367,12 +367,3 @@ EXPORTERS: dict[str, Exporter] = {
     "png": Exporter("Charts as PNG", "png", "image/png", write_png, needs_chrome=True),
     "svg": Exporter("Charts as SVG", "svg", "image/svg+xml", write_svg, needs_chrome=True),
 }
-
-MODEL_FILES = {
-    "safetensors": "Weights as safetensors",
-    "packed": "Weights packed to their bits",
-    "onnx": "ONNX model",
-    "openvino": "OpenVINO model",
-}
-"""What of a compressed model can be taken away (:mod:`optimizer.export.artifacts` writes it): each is one
-zip."""

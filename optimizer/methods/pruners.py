@@ -55,7 +55,8 @@ PRUNE_OPTIONS: dict[str, Option] = {
 
 @dataclass(frozen=True, slots=True)
 class PrunerInfo:
-    """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one.
+    """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one; where the
+    entry ``shrinks`` that is a :data:`optimizer.compression.prune.Shrinker`.
 
     ``options`` are those of ``PRUNE_OPTIONS`` that it reads, beside ``allocations``: the sparsity
     allocations that it knows, in the order of a menu. Another one is read as the last, and ``allocation`` is
@@ -64,9 +65,8 @@ class PrunerInfo:
 
     ``thresholds``: it can be given a magnitude in place of a sparsity. ``by_magnitude``: nothing but a
     weight's magnitude decides, so that the largest one to go is worth telling. ``needs_data``: it works from
-    calibration images. ``shrinks``: a smaller network comes of it, from a channel plan
-    (:mod:`optimizer.compression.prune.plan`), and ``code`` makes it of that. ``per_layer``: a single layer
-    can be overridden with it. ``words`` is what descriptions of recipes say of it; None is its label.
+    calibration images. ``shrinks``: channels go, and a smaller network comes of it. ``per_layer``: a single
+    layer can be overridden with it. ``words`` is what descriptions of recipes say of it; None is its label.
     """
 
     name: str
@@ -120,7 +120,7 @@ PRUNERS: dict[str, PrunerInfo] = {
             "channels",
             "Channels",
             "whole channels go, and a smaller network that runs faster everywhere is left.",
-            "optimizer.compression.prune.channels:shrink",
+            "optimizer.compression.prune.channels:remove_channels",
             options=("snap", "match"),
             allocations=("measured", "uniform"),
             rounding="compensated",
