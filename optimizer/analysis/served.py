@@ -16,7 +16,7 @@ EAGER_EVERY = 3
 
 @dataclass(frozen=True, slots=True, order=True)
 class Configuration:
-    """One way of serving: images a request, threads in all, and requests at once."""
+    """How requests are served: batch size, total threads, and streams (requests at once)."""
 
     batch: int
     threads: int
@@ -54,7 +54,7 @@ class ServedPoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Performance:
     """What one network does in one configuration, with 95 % intervals.
 
     ``latency_ns`` is the median time of a request; ``p95_ns`` a time that 95 % of them stay under (at 99 %
@@ -89,8 +89,8 @@ class ServedComparison:
     """
 
     configuration: Configuration
-    variant: Figures
-    baseline: Figures
+    variant: Performance
+    baseline: Performance
     fair: LatencySummary
     eager: Ratio | None
 
@@ -104,8 +104,8 @@ def compare_served(point: ServedPoint, stolen_share: float) -> ServedComparison:
         eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
     return ServedComparison(
         point.configuration,
-        _figures(point.variant, point.configuration.batch),
-        _figures(point.baseline, point.configuration.batch),
+        _performance(point.variant, point.configuration.batch),
+        _performance(point.baseline, point.configuration.batch),
         summarise_latency(baseline, variant, stolen_share),
         eager,
     )
@@ -115,9 +115,9 @@ def _intervals(served: Served) -> NDArray[np.float64]:
     return np.array(served.interval_ns, float)
 
 
-def _figures(served: Served, batch: int) -> Figures:
+def _performance(served: Served, batch: int) -> Performance:
     latency, low, high = median_interval(served.request_ns)
     interval, shortest, longest = mean_interval(_intervals(served).T)
     p95 = percentile_bound(np.array(served.request_ns, float), 0.95)
     images = 1e9 * batch
-    return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
+    return Performance(latency, low, high, p95, images / interval, images / longest, images / shortest)

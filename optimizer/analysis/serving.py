@@ -17,7 +17,7 @@ from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.served import (
     Configuration,
-    Figures,
+    Performance,
     ServedComparison,
     ServedPoint,
     compare_served,
@@ -67,7 +67,7 @@ class ServingRequest:
                 raise InputError(f"no {name} given: at least one, such as 1")
         for batch in self.batches:
             if not 1 <= batch <= MAX_SERVED_BATCH:
-                raise InputError(f"batch {batch} is not allowed: 1 to {MAX_SERVED_BATCH} images a request")
+                raise InputError(f"batch size {batch} is not allowed: 1 to {MAX_SERVED_BATCH}")
         for threads in self.threads:
             if threads < 0:
                 raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
@@ -158,7 +158,7 @@ class BestServed:
     words: str
 
     @property
-    def figures(self) -> Figures:
+    def performance(self) -> Performance:
         return self.comparison.variant if self.network is Side.RECIPE else self.comparison.baseline
 
 
@@ -167,8 +167,8 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     nearest. Raises InputError for a limit that is not above 0."""
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
-    told = [(network, one) for one in comparisons(run) for network in _networks(run)]
-    in_time = [pair for pair in told if _of(*pair).latency_ns <= limit_ns]
+    compared = [(network, one) for one in comparisons(run) for network in _networks(run)]
+    in_time = [pair for pair in compared if _of(*pair).latency_ns <= limit_ns]
     throughput = metric("throughput").format
     if in_time:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
@@ -179,7 +179,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
             f"{format_ns(found.latency_ns)} a request."
         )
         return BestServed(network, one, True, words)
-    network, one = min(told, key=lambda pair: _of(*pair).latency_ns)
+    network, one = min(compared, key=lambda pair: _of(*pair).latency_ns)
     found = _of(network, one)
     words = (
         f"Nothing here answers within {format_ns(limit_ns)}. The quickest is {_name(run, network)} at "
@@ -193,7 +193,7 @@ def _networks(run: ServingRun) -> tuple[Side, ...]:
     return (Side.UNCOMPRESSED,) if run.request.recipe.identity else tuple(Side)
 
 
-def _of(network: Side, one: ServedComparison) -> Figures:
+def _of(network: Side, one: ServedComparison) -> Performance:
     return one.variant if network is Side.RECIPE else one.baseline
 
 
@@ -203,12 +203,12 @@ def _name(run: ServingRun, network: Side) -> str:
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
     """How far the figures can be trusted: badges as of a result, and why."""
-    simulated, told = "; ".join(run.execution.simulated), comparisons(run)
-    noisy = sum(bool(one.fair.noise) for one in told)
+    simulated, compared = "; ".join(run.execution.simulated), comparisons(run)
+    noisy = sum(bool(one.fair.noise) for one in compared)
     found = {
         BadgeKind.MEASURED: "" if simulated else "The kernels that ran work in this precision.",
         BadgeKind.SIMULATED: simulated,
-        BadgeKind.NOISY: f"{noisy} of {len(told)} configurations: the machine was not quiet enough."
+        BadgeKind.NOISY: f"{noisy} of {len(compared)} configurations: the machine was not quiet enough."
         if noisy
         else "",
         BadgeKind.PRELIMINARY: "The short timing: measure in full for narrower intervals."
@@ -221,14 +221,14 @@ def badges(run: ServingRun) -> dict[BadgeKind, str]:
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
     """What the numbers say, in sentences; the ratios to torch eager last, and as what they are."""
-    told = comparisons(run)
-    return (*_gains(run, told), *_batching(run, told), *_noise(told), *_against_eager(told))
+    compared = comparisons(run)
+    return (*_gains(run, compared), *_batching(run, compared), *_noise(compared), *_against_eager(compared))
 
 
-def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
+def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
     if run.request.recipe.identity:
         return
-    verdicts = {one.configuration: one.fair for one in told}
+    verdicts = {one.configuration: one.fair for one in compared}
     faster = [one for one, fair in verdicts.items() if fair.verdict is LatencyVerdict.FASTER]
     engine = engine_label(run.request.engine)
     against = f"against the uncompressed model on {engine}, configuration by configuration"
@@ -236,7 +236,11 @@ def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
         slower = sum(fair.verdict is LatencyVerdict.SLOWER for fair in verdicts.values())
         noisy = all(fair.verdict is LatencyVerdict.NOISY for fair in verdicts.values())
         words = (
-            f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else _same(told)
+            f"slower in {slower} of {len(compared)}"
+            if slower
+            else "too noisy to tell"
+            if noisy
+            else _same(compared)
         )
         yield f"Compressed, {against}: {words}."
         return
@@ -245,20 +249,20 @@ def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
     words = f"{_ratio(best)} of the time at {ends[0].words}"
     if len(ends) > 1:
         words += f", {_ratio(least)} at {ends[-1].words}"
-    yield f"Compressed, {against}: faster in {len(faster)} of {len(told)}, from {words}."
+    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
 
 
-def _same(told: Sequence[ServedComparison]) -> str:
+def _same(compared: Sequence[ServedComparison]) -> str:
     """What "no measurable difference" leaves open, at worst."""
-    widest = max((one.fair for one in told), key=lambda fair: fair.detectable or math.inf)
+    widest = max((one.fair for one in compared), key=lambda fair: fair.detectable or math.inf)
     return f"{SAME.label} ({widest.detectable_words} everywhere)"
 
 
-def _batching(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
-    """What more images a request, or more requests at once, bring and cost."""
+def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
+    """What a larger batch, or more streams, bring and cost."""
     network = _networks(run)[0]
-    quickest = min(told, key=lambda one: _of(network, one).latency_ns)
-    most = max(told, key=lambda one: _of(network, one).throughput)
+    quickest = min(compared, key=lambda one: _of(network, one).latency_ns)
+    most = max(compared, key=lambda one: _of(network, one).throughput)
     throughput = metric("throughput").format
     few, many = _of(network, quickest), _of(network, most)
     name = _capital(_name(run, network))
@@ -275,14 +279,15 @@ def _batching(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str
         )
 
 
-def _noise(told: Sequence[ServedComparison]) -> Iterable[str]:
-    noisy = [one for one in told if one.fair.noise]
+def _noise(compared: Sequence[ServedComparison]) -> Iterable[str]:
+    noisy = [one for one in compared if one.fair.noise]
     if noisy:
-        yield f"Noisy in {len(noisy)} of {len(told)} configurations, first of all: {noisy[0].fair.noise[0]}."
+        first = noisy[0].fair.noise[0]
+        yield f"Noisy in {len(noisy)} of {len(compared)} configurations, first of all: {first}."
 
 
-def _against_eager(told: Sequence[ServedComparison]) -> Iterable[str]:
-    ratios = [one.eager for one in told if one.eager]
+def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
+    ratios = [one.eager for one in compared if one.eager]
     if ratios:
         low, high = min(one.ratio for one in ratios), max(one.ratio for one in ratios)
         yield (
@@ -328,13 +333,13 @@ def table(run: ServingRun) -> str:
     heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
     lines: list[Sequence[str]] = [heads]
     for one in comparisons(run):
-        figures, where = one.variant, one.configuration
+        performance, where = one.variant, one.configuration
         lines.append(
             (
                 *map(str, (where.batch, where.threads, where.streams)),
-                format_ns(figures.latency_ns),
-                MISSING if figures.p95_ns is None else format_ns(figures.p95_ns),
-                f"{figures.throughput:,.0f}",
+                format_ns(performance.latency_ns),
+                MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
+                f"{performance.throughput:,.0f}",
                 f"{_ratio(one.fair)} {one.fair.verdict.label}",
                 format_ratio(one.eager.ratio) if one.eager else MISSING,
             )
@@ -347,12 +352,12 @@ def as_json(run: ServingRun) -> dict[str, Any]:
 
     - ``model``, ``recipe``, ``engine``, ``quick``, ``seed``, ``created``, ``environment``
     - ``configurations``: for each ``batch``, ``threads``, ``streams``; ``recipe`` and ``uncompressed``, each
-      with the fields of :class:`Figures` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
+      with the fields of :class:`Performance` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
       ``ratio_high``, ``verdict``, ``detectable``, ``noise``, ``rounds``; and ``eager_ratio`` (another
       engine: no baseline) or null
     - ``simulated``: what kernels did not do; ``conclusions``: sentences
     """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -368,7 +373,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     **asdict(one.configuration),
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
-                    "fair": {name: getattr(one.fair, name) for name in told},
+                    "fair": {name: getattr(one.fair, name) for name in fields},
                     "eager_ratio": one.eager and one.eager.ratio,
                 }
                 for one in comparisons(run)

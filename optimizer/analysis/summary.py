@@ -73,7 +73,7 @@ class Badge:
     words: str
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """``noisy: the machine was not quiet enough``."""
         return f"{self.kind.label}: {self.words}"
 
@@ -180,7 +180,7 @@ def summarise(result: Result) -> Summary:
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = _drop(accuracy, reference)
-    latency, call_ns, mean_ns = _latency_figures(result.latency)
+    latency, call_ns, mean_ns = _latency_measures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
     timed = result.latency.recipe
@@ -232,7 +232,7 @@ def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
 
 
 @lru_cache(maxsize=64)
-def _latency_figures(latency: Latency) -> tuple[LatencySummary, Measure, Measure]:
+def _latency_measures(latency: Latency) -> tuple[LatencySummary, Measure, Measure]:
     """Its summary, and a call's median and mean time in ns (no interval with too few rounds).
 
     Cached by the samples: configurations that share a measurement share its figures.

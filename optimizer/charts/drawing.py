@@ -107,7 +107,7 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
         / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
     }
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
-    layout["shapes"], layout["annotations"] = _marks(info, colours)
+    layout["shapes"], layout["annotations"] = _shapes(info, colours)
     return go.Figure(traces, layout)
 
 
@@ -119,17 +119,17 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
         return go.Figure(layout=layout | _nothing(info.empty, colours))
     factor, places = FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
     traces = []
-    for part, drawn in info.parts.items():
+    for part, style in info.parts.items():
         found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": html.escape(drawn.name),
+                "name": html.escape(style.name),
                 "y": places,
                 "x": [one.value * factor if one else 0 for one in found],
                 "marker": {
-                    "color": colours.colours[drawn.colour],
+                    "color": colours.colours[style.colour],
                     "line": {"color": colours.page, "width": 1},
                 },
                 "hoverinfo": "text",
@@ -299,7 +299,7 @@ def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]
     return bars
 
 
-def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Shapes and annotations: the baseline, the place of a point not measured yet, and the note."""
     shapes: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []

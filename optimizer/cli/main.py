@@ -89,8 +89,8 @@ def _sweep(options: argparse.Namespace) -> None:
     from optimizer.search.sweep import grid, sweep
 
     store = Store()
-    way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
-    requests = grid(replace(request_of(options, way), recipe=way), options.sparsities, options.bits)
+    recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+    requests = grid(replace(request_of(options, recipe), recipe=recipe), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
         work.load_or_measure(requests[0], store, _tell)
     failures = 0

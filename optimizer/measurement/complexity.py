@@ -55,14 +55,14 @@ CACHE_LINE_BYTES, PAGE_BYTES = 64, 4096
 @dataclass(frozen=True, slots=True)
 class PointEffort:
     """How long one point is measured. A sample lasts at least ``sample_ns``, so that neither the clock's
-    resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``least_rounds``."""
+    resolution nor its own cost shows; rounds stop at ``seconds``, but not before ``min_rounds``."""
 
     warmup_calls: int
     warmup_seconds: float
     sample_ns: int
     seconds: float
-    least_rounds: int
-    most_rounds: int
+    min_rounds: int
+    max_rounds: int
 
 
 EFFORTS = {
@@ -140,10 +140,10 @@ class PointSpec:
 def _subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[str, ...]]:
     """The smallest stack, then the others or the model's layers; and which layers are skipped, and why."""
     if request.family == STACK:
-        return [_stack_subject(n, request.inputs, request.seed) for n in request.stack_sizes], ()
+        return [_stack_point(n, request.inputs, request.seed) for n in request.stack_sizes], ()
     layers, skipped = _layer_subjects(request)
     # Two columns take the matrix kernels that a convolution takes; a single one would take the vector's.
-    smallest = _stack_subject(request.stack_sizes[0], max(2, request.inputs), request.seed)
+    smallest = _stack_point(request.stack_sizes[0], max(2, request.inputs), request.seed)
     return [smallest, *layers], skipped
 
 
@@ -166,7 +166,7 @@ def stack(n: int, seed: int) -> list[Matrix]:
     ]
 
 
-def _stack_subject(n: int, inputs: int, seed: int) -> PointSpec:
+def _stack_point(n: int, inputs: int, seed: int) -> PointSpec:
     shapes = stack_shapes(n)
     rows, columns = shapes[0]
     layers = "a linear layer" if len(shapes) == 1 else f"{len(shapes)} linear layers"
@@ -362,8 +362,8 @@ def _rounds(calls: Calls, effort: PointEffort, random: np.random.Generator) -> t
         repeats[series] = max(repeats[series], _warm_up(timer, effort))
     samples: list[list[int]] = [[] for _ in timed]
     started = time.perf_counter()
-    for number in range(effort.most_rounds):
-        if number >= effort.least_rounds and time.perf_counter() - started > effort.seconds:
+    for number in range(effort.max_rounds):
+        if number >= effort.min_rounds and time.perf_counter() - started > effort.seconds:
             break
         for index in random.permutation(len(timed)):
             timers[index].timeit(1)  # not kept: it finds in the caches what another series left there

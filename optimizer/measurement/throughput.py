@@ -39,19 +39,19 @@ KEPT_REQUESTS = 2_000
 @dataclass(frozen=True, slots=True)
 class ServingEffort:
     """How long a configuration is served. Rounds end after ``seconds`` a configuration, but not before
-    ``least_rounds``; a sample lasts at least ``sample_seconds``."""
+    ``min_rounds``; a sample lasts at least ``sample_seconds``."""
 
     warmup_calls: int
     warmup_seconds: float
     seconds: float
-    least_rounds: int
-    most_rounds: int
+    min_rounds: int
+    max_rounds: int
     sample_seconds: float = 1e-3
 
 
 EFFORTS = {
-    True: ServingEffort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, least_rounds=20, most_rounds=130),
-    False: ServingEffort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, least_rounds=40, most_rounds=662),
+    True: ServingEffort(warmup_calls=3, warmup_seconds=0.02, seconds=0.3, min_rounds=20, max_rounds=130),
+    False: ServingEffort(warmup_calls=10, warmup_seconds=0.3, seconds=3.0, min_rounds=40, max_rounds=662),
 }
 """By whether the request is quick."""
 STEADY_SECONDS = 0.01
@@ -157,8 +157,8 @@ def thin(taken: np.ndarray, seed: int) -> np.ndarray:
     """
     if len(taken) <= KEPT_REQUESTS:
         return taken
-    drawn = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
-    return taken[np.sort(drawn)]
+    sampled = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
+    return taken[np.sort(sampled)]
 
 
 def _rounds(
@@ -183,11 +183,11 @@ def _rounds(
     seconds = effort.seconds * len({one for one, _ in keys})
     with no_garbage_collection(), stolen_share() as stolen:
         started = time.perf_counter()
-        for number in range(effort.most_rounds):
+        for number in range(effort.max_rounds):
             passed = time.perf_counter() - started
-            if number >= effort.least_rounds and passed >= seconds:
+            if number >= effort.min_rounds and passed >= seconds:
                 break
-            share = min(number / effort.least_rounds, passed / max(seconds, passed))
+            share = min(number / effort.min_rounds, passed / max(seconds, passed))
             report(share, f"serving, round {number + 1}")
             for index in random.permutation(len(keys)):
                 key = one, name = keys[index]

@@ -63,7 +63,7 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
     if quantize.activation_bits < 32:
         parts.append(Phrase(f"{quantize.activation_bits}-bit activations"))
     if quantize.precision != "f32":
-        parts.append(Phrase(f"computed in {PRECISIONS[quantize.precision]}"))
+        parts.append(Phrase(f"compute precision {PRECISIONS[quantize.precision]}"))
     return parts
 
 

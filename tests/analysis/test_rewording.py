@@ -217,7 +217,7 @@ def sentences(
 ) -> Iterable[str]:
     """Some of what is said, each on its own: all of it is worded anew."""
     told = [summarise(one) for one in made]
-    yield from (badge.told for one in told for badge in one.badges)
+    yield from (badge.text for one in told for badge in one.badges)
     yield from (points.hover(one) for one in told)
     yield from (line.name for line in charts.latency_info(made).series if line.name != "others")
     yield from (one.name for one in charts.parts_info(profiled).parts.values())

@@ -87,8 +87,8 @@ def make_run(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {MAX_SERVED_BATCH} images a request"),
-        ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch {MAX_SERVED_BATCH + 1} is not allowed"),
+        ({"batches": (0,)}, f"batch size 0 is not allowed: 1 to {MAX_SERVED_BATCH}"),
+        ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch size {MAX_SERVED_BATCH + 1} is not allowed"),
         ({"batches": ()}, "no batches given: at least one, such as 1"),
         ({"threads": (-1,)}, "threads -1 is not allowed: 1 or more, or 0 for every core"),
         ({"streams": (0,)}, "streams 0 is not allowed: 1 or more requests at once"),
@@ -196,7 +196,7 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
     tight, wide = best_under(run, 0.6e6), best_under(run, 60e6)
     assert (tight.met, tight.network, tight.comparison.configuration) == (True, Side.RECIPE, GRID[0])
     assert (wide.met, wide.comparison.configuration) == (True, GRID[2])
-    assert tight.figures.latency_ns <= 0.6e6
+    assert tight.performance.latency_ns <= 0.6e6
     assert tight.words.startswith(
         "Under 600 µs, most images a second: 8-bit weights · 8-bit activations at batch 1"
     )

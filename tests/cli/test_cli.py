@@ -420,7 +420,7 @@ def test_throughput_is_measured_once_and_names_the_best(
 ) -> None:
     from optimizer.measurement import throughput
 
-    short = replace(throughput.EFFORTS[True], seconds=0.01, least_rounds=6)
+    short = replace(throughput.EFFORTS[True], seconds=0.01, min_rounds=6)
     monkeypatch.setitem(throughput.EFFORTS, True, short)
     command = [
         "throughput",
@@ -449,7 +449,7 @@ def test_throughput_is_measured_once_and_names_the_best(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--batches", "0"], "batch 0 is not allowed: 1 to 256 images a request"),
+        (["--batches", "0"], "batch size 0 is not allowed: 1 to 256"),
         (["--threads", "9999"], "9999 threads are more than this machine's"),
         (["--threads", "1", "--streams", "2"], "2 streams are more than 1 thread"),
         (["--engine", "torch", "--streams", "2"], "2 streams are not possible on torch eager"),

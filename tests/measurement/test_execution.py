@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, engine_named, onnxruntime, openvino, sparse
 from optimizer.engine.kernels import network
-from optimizer.engine.kernels.matrix import Way
+from optimizer.engine.kernels.matrix import Algorithm
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, LayerExecution, Request, Settings
 
@@ -101,9 +101,11 @@ def test_the_sparse_engine_scores_alike_whichever_kernels_are_the_fastest(
     images = small_images.numpy()
     expected = build(compressed, small_images, threads=1, batch=1).score(images)
 
-    def fastest(planned: Any, *_: object) -> dict[str, Way]:
-        choices = {item.name: list(item.work.ways) for item in planned.items if hasattr(item.work, "ways")}
-        return {name: ways[favourite % len(ways)] for name, ways in choices.items()}
+    def fastest(planned: Any, *_: object) -> dict[str, Algorithm]:
+        choices = {
+            item.name: list(item.work.algorithms) for item in planned.items if hasattr(item.work, "ways")
+        }
+        return {name: algorithms[favourite % len(algorithms)] for name, algorithms in choices.items()}
 
     monkeypatch.setattr(network, "fastest", fastest)
     runner = build(compressed, small_images, threads=1, batch=1)

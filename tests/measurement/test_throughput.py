@@ -28,7 +28,7 @@ from optimizer.progress import Report
 from optimizer.recipe import Recipe
 
 SHORT = ServingEffort(
-    warmup_calls=2, warmup_seconds=0, seconds=0, least_rounds=6, most_rounds=6, sample_seconds=1e-4
+    warmup_calls=2, warmup_seconds=0, seconds=0, min_rounds=6, max_rounds=6, sample_seconds=1e-4
 )
 IMAGES = torch.rand(6, 1, 8, 8)
 

@@ -16,7 +16,7 @@ from torch.fx.node import map_arg
 
 from optimizer.engine.base import Array
 from optimizer.engine.kernels import Kernels, Kind, Step
-from optimizer.engine.kernels.matrix import DENSE, Way
+from optimizer.engine.kernels.matrix import DENSE, Algorithm
 from optimizer.engine.kernels.plan import Bring, Call, Choice, Item, KernelPlan, plan
 from optimizer.engine.kernels.trace import Trace
 from optimizer.records import KernelTime
@@ -25,9 +25,9 @@ NOT_CONTIGUOUS: dict[Any, Any] = {torch.ops.aten.view.default: torch.ops.aten.re
 """What takes channel-major values in the place of operations that don't."""
 COPIES = (Kind.COPY, Kind.PHASES)
 REPEATS = 5
-"""Runs of the whole network for each way that a layer may take; the shortest counts."""
+"""Runs of the network for each algorithm that a layer may use; the shortest counts."""
 FINALISTS = 3
-"""Ways of a layer that are timed a second time."""
+"""Algorithms of a layer that are timed a second time."""
 SCORED_DENSE = 0.45
 """Share of its weights from which on a layer is scored by the dense path: about where that is the faster."""
 
@@ -57,10 +57,10 @@ class Network:
         parameters: Mapping[str, Tensor],
         library: Kernels,
         threads: int,
-        taken: Mapping[str, Way] | None = None,
+        taken: Mapping[str, Algorithm] | None = None,
     ) -> None:
-        """``taken``: each layer's way by an item's name; without, the fastest is found. The others' weights
-        don't stay in memory."""
+        """``taken``: each layer's algorithm by an item's name; without, the fastest is found. The others'
+        weights don't stay in memory."""
         self.found, self.parameters, self.library, self.threads = found, parameters, library, threads
         if taken is None:
             taken = fastest(plan(found, parameters, library), found, library, threads)
@@ -200,47 +200,54 @@ class Network:
 
 
 def skips_zeros(item: Item) -> bool:
-    """Whether an item is computed by kernels that do: a layer whose way is not the dense one."""
-    return isinstance(item.work, Choice) and DENSE not in item.work.ways
+    """Whether an item is computed by kernels that do: a layer whose algorithm is not the dense one."""
+    return isinstance(item.work, Choice) and DENSE not in item.work.algorithms
 
 
-def step_of(item: Item, way: Way | None = None) -> Step:
-    """An item's step; of a choice the one that goes this way, or the only one."""
+def step_of(item: Item, algorithm: Algorithm | None = None) -> Step:
+    """An item's step; of a choice that of this algorithm, or the only one."""
     if isinstance(item.work, Step):
         return item.work
     assert isinstance(item.work, Choice)
-    return item.work.ways[way or next(iter(item.work.ways))]
+    return item.work.algorithms[algorithm or next(iter(item.work.algorithms))]
 
 
-def fastest(planned: KernelPlan, found: Trace, library: Kernels, threads: int) -> dict[str, Way]:
-    """The way that each choice, by its item's name, is fastest with: all are timed, the best again."""
+def fastest(planned: KernelPlan, found: Trace, library: Kernels, threads: int) -> dict[str, Algorithm]:
+    """The algorithm that each choice, by its item's name, is fastest with: all are timed, the best again."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
-    left = {item.name: list(item.work.ways) for item in native if isinstance(item.work, Choice)}
-    taken: dict[str, dict[Way, int]] = {name: {} for name in left}
+    left = {item.name: list(item.work.algorithms) for item in native if isinstance(item.work, Choice)}
+    taken: dict[str, dict[Algorithm, int]] = {name: {} for name in left}
     images = np.zeros(found.shapes[found.input], np.float32)
     for step in planned.from_input:
         step.input = images.ctypes.data
-    while any(len(ways) > 1 for ways in left.values()):
+    while any(len(algorithms) > 1 for algorithms in left.values()):
         for number in range(max(map(len, left.values()))):
-            now = {name: ways[min(number, len(ways) - 1)] for name, ways in left.items()}
+            now = {name: algorithms[min(number, len(algorithms) - 1)] for name, algorithms in left.items()}
             steps = [step_of(item, now.get(item.name)) for item in native]
             shortest = (ctypes.c_int64 * len(steps))()
             library.functions.time_steps((Step * len(steps))(*steps), len(steps), threads, REPEATS, shortest)
             for item, nanoseconds in zip(native, shortest, strict=True):
                 if item.name in now:
-                    way = now[item.name]
-                    taken[item.name][way] = min(nanoseconds, taken[item.name].get(way, nanoseconds))
-        kept = FINALISTS if any(len(ways) > FINALISTS for ways in left.values()) else 1
-        left = {name: sorted(ways, key=taken[name].__getitem__)[:kept] for name, ways in left.items()}
-    return {name: ways[0] for name, ways in left.items()}
+                    algorithm = now[item.name]
+                    taken[item.name][algorithm] = min(
+                        nanoseconds, taken[item.name].get(algorithm, nanoseconds)
+                    )
+        kept = FINALISTS if any(len(algorithms) > FINALISTS for algorithms in left.values()) else 1
+        left = {
+            name: sorted(algorithms, key=taken[name].__getitem__)[:kept] for name, algorithms in left.items()
+        }
+    return {name: algorithms[0] for name, algorithms in left.items()}
 
 
-def fixed(planned: KernelPlan) -> dict[str, Way]:
-    """The way of each choice, by its item's name, for scoring: by its weights alone, and no timing. Ways add
-    up in different orders, so those that happened to be fastest would give other answers each time."""
+def fixed(planned: KernelPlan) -> dict[str, Algorithm]:
+    """The algorithm of each choice, by its item's name, for scoring: by its weights alone, and no timing.
+    They add up in different orders, so those that happened to be fastest would give other answers each
+    time."""
     return {item.name: _fixed(item.work) for item in planned.items if isinstance(item.work, Choice)}
 
 
-def _fixed(choice: Choice) -> Way:
-    dense = DENSE in choice.ways and choice.kept >= SCORED_DENSE * choice.total
-    return DENSE if dense else next((way for way in choice.ways if way != DENSE), DENSE)
+def _fixed(choice: Choice) -> Algorithm:
+    dense = DENSE in choice.algorithms and choice.kept >= SCORED_DENSE * choice.total
+    return (
+        DENSE if dense else next((algorithm for algorithm in choice.algorithms if algorithm != DENSE), DENSE)
+    )
