@@ -76,7 +76,10 @@ def test_the_best_under_a_limit_is_marked() -> None:
     assert info.limit is not None
     assert (info.limit.name, info.limit.x) == ("limit 60.0 ms", 60e6)
     assert info.selected is not None
-    assert (info.selected.x, info.selected.y) == (choice.performance.latency_ns, choice.performance.throughput)
+    assert (info.selected.x, info.selected.y) == (
+        choice.performance.latency_ns,
+        choice.performance.throughput,
+    )
     drawn = figure(info)
     assert drawn.data[-1].name == "best under the limit"
     assert drawn.data[-1].marker.color == LIGHT.colours["accent"]
