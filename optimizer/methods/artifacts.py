@@ -1,15 +1,12 @@
 """Every kind of file that a compressed model can be saved as."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from optimizer.errors import unknown
-from optimizer.methods.entries import load
+from optimizer.methods.entries import Entry, by_name, load, named
 
 
 @dataclass(frozen=True, slots=True)
-class ArtifactInfo:
+class ArtifactInfo(Entry):
     """A kind of file; each is a zip that also holds the recipe and a model card.
 
     ``code`` names a function that makes bytes of an :class:`optimizer.export.artifacts.ArtifactSource`, or is
@@ -18,18 +15,9 @@ class ArtifactInfo:
     ``extension`` (``.onnx``), where it has one.
     """
 
-    name: str
-    label: str
-    help: str
-    code: object
     needs: object = None
     engine: str | None = None
     extension: str | None = None
-
-    def load(self) -> Callable[[Any], bytes]:
-        """The function that writes it, imported now."""
-        write: Callable[[Any], bytes] = load(self.code)
-        return write
 
     def problem(self) -> str | None:
         """What is missing here to write it, or None."""
@@ -39,45 +27,40 @@ class ArtifactInfo:
 
 RESTORED = "`optimizer.export.artifacts.load` restores it exactly."
 
-ARTIFACTS: dict[str, ArtifactInfo] = {
-    entry.name: entry
-    for entry in (
-        ArtifactInfo(
-            "safetensors",
-            "Weights as safetensors",
-            f"In the narrowest types that fit; {RESTORED}",
-            "optimizer.export.artifacts.weights:write_safetensors",
-            extension=".safetensors",
-        ),
-        ArtifactInfo(
-            "packed",
-            "Weights packed to their bits",
-            f"k bits a surviving weight; {RESTORED}",
-            "optimizer.export.artifacts.weights:write_packed",
-        ),
-        ArtifactInfo(
-            "onnx",
-            "ONNX model",
-            "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
-            "optimizer.export.artifacts.onnx:write_onnx",
-            needs="optimizer.engine.onnx_export:lacking",
-            extension=".onnx",
-        ),
-        ArtifactInfo(
-            "openvino",
-            "OpenVINO model",
-            "The very graph that was measured here, at batch 1.",
-            "optimizer.export.artifacts.openvino:write_openvino",
-            needs="optimizer.engine.openvino:problem",
-            engine="openvino",
-            extension=".xml",
-        ),
-    )
-}
+ARTIFACTS: dict[str, ArtifactInfo] = by_name(
+    ArtifactInfo(
+        "safetensors",
+        "Weights as safetensors",
+        f"In the narrowest types that fit; {RESTORED}",
+        "optimizer.export.artifacts.weights:write_safetensors",
+        extension=".safetensors",
+    ),
+    ArtifactInfo(
+        "packed",
+        "Weights packed to their bits",
+        f"k bits a surviving weight; {RESTORED}",
+        "optimizer.export.artifacts.weights:write_packed",
+    ),
+    ArtifactInfo(
+        "onnx",
+        "ONNX model",
+        "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
+        "optimizer.export.artifacts.onnx:write_onnx",
+        needs="optimizer.engine.onnx_export:lacking",
+        extension=".onnx",
+    ),
+    ArtifactInfo(
+        "openvino",
+        "OpenVINO model",
+        "The very graph that was measured here, at batch 1.",
+        "optimizer.export.artifacts.openvino:write_openvino",
+        needs="optimizer.engine.openvino:problem",
+        engine="openvino",
+        extension=".xml",
+    ),
+)
 
 
 def artifact_info(name: str) -> ArtifactInfo:
     """The entry of that name. Raises InputError for an unknown one."""
-    if name not in ARTIFACTS:
-        raise unknown("kind of file", name, ARTIFACTS)
-    return ARTIFACTS[name]
+    return named("kind of file", name, ARTIFACTS)

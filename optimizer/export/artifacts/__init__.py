@@ -27,7 +27,8 @@ def write(kind: str, source: ArtifactSource) -> bytes:
     Raises as :func:`writable` does, InputError for a model that is too large for it, WorkError for one that
     can't be converted.
     """
-    return writable(kind).load()(source)
+    content: bytes = writable(kind).load()(source)
+    return content
 
 
 __all__ = ["CARD_FILE", "RECIPE_FILE", "ArtifactSource", "load", "writable", "write"]
