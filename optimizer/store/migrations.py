@@ -53,7 +53,7 @@ def _has_budget_in_seconds(json: bytes | str) -> bool:
 
 
 @migration
-def _put_into_fields_what_was_told_in_words(connection: sqlite3.Connection) -> None:
+def _put_words_into_fields(connection: sqlite3.Connection) -> None:
     """Kernels that skip zeros were known by their names, torch's sparse matrices in the place of ours by a
     sentence, the layers of a kernel and the precisions of a layer stood in one string, and the recipe that a
     shared measurement is of was described: it is the oldest result's. A measurement that no result has any

@@ -208,7 +208,7 @@ def test_under_a_limit_the_baseline_can_be_the_best() -> None:
     assert alone.network == Side.UNCOMPRESSED, "an uncompressed recipe is the baseline once more"
 
 
-def test_where_nothing_is_in_time_the_quickest_is_told() -> None:
+def test_where_nothing_is_in_time_the_quickest_is_reported() -> None:
     found = best_under(make_run(), 1_000)
     assert not found.met
     assert found.comparison.configuration == GRID[0]
@@ -228,7 +228,7 @@ def test_conclusions() -> None:
     assert eager.startswith("Against torch eager, which is another engine and no baseline: 0.12")
 
 
-def test_conclusions_claim_nothing_that_can_not_be_told() -> None:
+def test_conclusions_claim_nothing_that_can_not_be_reported() -> None:
     (same, *_) = conclusions(make_run(ratio=1.0))
     assert re.search(rf": {SAME} \(could have detected changes above [\d.]+ % everywhere\)\.$", same)
     (slower, *_) = conclusions(make_run(ratio=1.5))

@@ -111,7 +111,7 @@ def test_words_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "the kernels are float32" in out
 
 
-def test_a_sweep_prunes_and_rounds_as_it_was_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_prunes_and_rounds_as_it_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     way = ["--prune", "compensated", "--allocation", "uniform", "--rounding", "compensated", "--range", "mse"]
     arguments = ["sweep", "fashion-mlp", "--sparsities", "0.5", "--bits", "4", *way, *QUICK, "--json"]
     assert main(arguments) == 0

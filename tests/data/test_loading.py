@@ -314,7 +314,7 @@ def test_too_many_images_for_the_memory_say_the_limit(colours: Path, monkeypatch
         load_images(colour_model(size=8), spec)
 
 
-def test_progress_is_told(colours: Path) -> None:
+def test_progress_is_reported(colours: Path) -> None:
     said: list[tuple[float | None, str]] = []
     load_images(colour_model(), DataSpec(str(colours)), lambda share, message: said.append((share, message)))
     assert any("reading images" in message for _, message in said)

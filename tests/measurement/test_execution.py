@@ -64,7 +64,7 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
     assert runner.scored_otherwise == ()
 
 
-def test_a_layer_that_is_scored_in_another_precision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     executed = openvino._executed
 
     def rounded_when_timed(compiled: Any, prepared: Any) -> tuple[LayerExecution, ...]:

@@ -322,7 +322,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
         st.cache_resource.clear()
 
 
-def test_what_is_no_entry_or_takes_a_name_is_left_out_and_told(
+def test_what_is_no_entry_or_takes_a_name_is_left_out_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "other", {"nothing": "NOTHING", "taken": "TAKEN", "missing": "MISSING"})
