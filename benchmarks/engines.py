@@ -159,10 +159,10 @@ def alone(layer: nn.Module, shape: tuple[int, ...], library: Kernels) -> Callabl
     """The sparse path of a layer as the engine runs it, by itself and on its fastest tile."""
     module = nn.Sequential(layer)
     planned = plan(trace(module, shape), dict(module.named_parameters()), library)
-    (ways,) = (item.work.ways for item in planned.items if isinstance(item.work, Choice))
+    (steps,) = (item.work.algorithms for item in planned.items if isinstance(item.work, Choice))
     taken = {}
-    for tile in set(ways) - {DENSE}:
-        array, shortest = (Step * 1)(ways[tile]), (ctypes.c_int64 * 1)()
+    for tile in set(steps) - {DENSE}:
+        array, shortest = (Step * 1)(steps[tile]), (ctypes.c_int64 * 1)()
         library.functions.time_steps(array, 1, THREADS, 50, shortest)
         taken[shortest[0]] = array
     array = taken[min(taken)]

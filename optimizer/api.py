@@ -12,22 +12,20 @@ calibration; without it some of ``data`` are set aside.
 Results are kept in the same store and under the same keys as those of page and command line.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
-from rich.console import Console
-from rich.progress import Progress
 
 from optimizer import work
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report
+from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
 from optimizer.search.sweep import grid
@@ -43,8 +41,6 @@ if TYPE_CHECKING:
     from optimizer.measurement.workspace import OpenModel, Workspace
 
 TARGET = "optimizer.api:_measured_apart"
-SAVED_AS = {".onnx": "onnx", ".safetensors": "safetensors", ".xml": "openvino"}
-"""Formats by the extension of the file."""
 POLL_SECONDS = 0.1
 
 
@@ -83,7 +79,7 @@ def measure(
     """
     _check_engine(engine)
     asked = settings or Settings()
-    with _told(progress) as report:
+    with progress_line(progress) as report:
         if isolated:
             given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
             return ResultView(_measure_apart(given, report))
@@ -119,7 +115,7 @@ def sweep(
     [0.0, 0.5]
     """
     _check_engine(engine)
-    with _told(progress) as report:
+    with progress_line(progress) as report:
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
@@ -159,7 +155,7 @@ def compress(
     """
     from optimizer.measurement.compressed import compressed_model
 
-    with _told(progress) as report:
+    with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
         opened, _ = _opened(model, None, calibration, shape, report, needs_data=recipe.needs_data)
         return compressed_model(opened, recipe.canonical(), report).module
@@ -177,12 +173,13 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     import io
     import zipfile
 
-    from optimizer.export.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE
+    from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE
 
     target = Path(path)
-    kind = format or SAVED_AS.get(target.suffix, "safetensors" if target.suffix == ".zip" else "")
+    by_extension = {entry.extension: name for name, entry in ARTIFACTS.items() if entry.extension}
+    kind = format or ({".zip": "safetensors"} | by_extension).get(target.suffix, "")
     if kind not in ARTIFACTS:
-        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *SAVED_AS, ".zip"])
+        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *by_extension, ".zip"])
     content = work.artifact(kind, result.request, result.workspace, result.record)
     try:
         if target.suffix == ".zip":
@@ -259,38 +256,6 @@ def _check_engine(name: str) -> None:
     from optimizer.engine import engine_named
 
     engine_named(name)
-
-
-@contextmanager
-def _told(progress: bool) -> Iterator[Report]:
-    """A line that says what is being done, on a terminal or in a notebook, empty when it is done."""
-    console = Console(stderr=True)
-    if progress and console.is_jupyter:
-        yield from _told_in_a_notebook()
-        return
-    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as line:
-        task = line.add_task("", total=None)
-
-        def report(share: float | None, message: str) -> None:
-            line.update(task, description=message, total=None if share is None else 1, completed=share or 0)
-
-        yield report
-
-
-def _told_in_a_notebook() -> Iterator[Report]:
-    """Without widgets: not every notebook shows them."""
-    from IPython.display import display
-
-    def words(text: str) -> dict[str, str]:
-        return {"text/plain": text}
-
-    line = display(words(""), raw=True, display_id=True)
-
-    def report(share: float | None, message: str) -> None:
-        line.update(words(message if share is None else f"{share:.0%}, {message}"), raw=True)
-
-    yield report
-    line.update(words(""), raw=True)
 
 
 _workspaces: "LRUCache[object, Workspace]" = LRUCache(2)

@@ -227,20 +227,21 @@ def artifact(
     from optimizer.measurement.compressed import build_of, compressed_model, network_of
     from optimizer.measurement.workspace import workspace_of
 
+    entry = artifacts.writable(kind)  # what can't be is said before anything is compressed
     recipe, workspace = request.recipe, workspace or workspace_of(request, report)
     rounds = recipe.quantize.activation_bits < 32
     report(None, "compressing")
-    take_away = artifacts.TakeAway(
+    source = artifacts.ArtifactSource(
         card=workspace.model.loaded.card,
         module=network_of(workspace, recipe, report),
         compressed=compressed_model(workspace, recipe, report),
         calibration=workspace.activation_images if rounds else torch.empty(0, *workspace.model.input_shape),
         threads=resolve_threads(request.settings.threads),
         result=result,
-        build=build_of(workspace, recipe, "openvino", report) if kind == "openvino" else None,
+        build=build_of(workspace, recipe, entry.engine, report) if entry.engine else None,
     )
-    report(None, f"writing {artifacts.ARTIFACTS[kind].label if kind in artifacts.ARTIFACTS else kind}")
-    return artifacts.write(kind, take_away)
+    report(None, f"writing {entry.label}")
+    return artifacts.write(kind, source)
 
 
 def _complexity(request: Any, report: Report) -> str:

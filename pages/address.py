@@ -13,6 +13,7 @@ from typing import Any
 import streamlit as st
 
 from optimizer.errors import InputError, ParetoscopeError
+from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
 from pages.markup import plain
 from pages.session import session
@@ -122,13 +123,22 @@ def _read_earlier_budget() -> None:
     )
 
 
-def _read_earlier_labels() -> None:
-    """Values of controls by the names that they once had."""
+def earlier_names() -> dict[str, dict[str, str]]:
+    """By the key of a control: values by the names that they once had."""
     methods = ("compensated", "magnitude", "channels")
-    allocations = {f"{method}_allocation": EARLIER_ALLOCATIONS for method in methods}
+    allocations = {
+        f"{method}_allocation": {
+            name: value for name, value in EARLIER_ALLOCATIONS.items() if value in PRUNERS[method].allocations
+        }
+        for method in methods
+    }
     roundings = {f"{method}_rounding": EARLIER_ROUNDINGS for method in (*methods, "threshold")}
     ranges = {f"{rounding}_range": EARLIER_RANGES for rounding in ("nearest", "compensated")}
-    for key, names in (EARLIER_LABELS | allocations | roundings | ranges).items():
+    return EARLIER_LABELS | allocations | roundings | ranges
+
+
+def _read_earlier_labels() -> None:
+    for key, names in earlier_names().items():
         if (name := st.query_params.get(key)) in names:
             st.query_params.pop(key)
             st.session_state[key] = names[name]

@@ -11,7 +11,8 @@ from optimizer.analysis.summary import BadgeKind, Summary
 from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.pictures import chrome
-from optimizer.export.tables import EXPORTERS, MODEL_FILES, file_name
+from optimizer.export.tables import EXPORTERS, file_name
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.records import Request, Result
 from optimizer.store.keys import request_key
 from pages.markup import plain
@@ -132,25 +133,17 @@ def export_menu(
             )
         if request:
             st.caption(f"The model: {plain(request.recipe.describe())}")
-            for kind, label in MODEL_FILES.items():
+            for kind, artifact in ARTIFACTS.items():
                 st.download_button(
-                    label,
+                    artifact.label,
                     data=_model_file(kind, request),
                     file_name=file_name(f"{request.model} {kind}", "zip"),
                     mime="application/zip",
                     key=f"model {kind}",
                     on_click="ignore",
-                    help=MODEL_HELP[kind],
+                    help=artifact.help,
                     width="stretch",
                 )
-
-
-MODEL_HELP = {
-    "safetensors": "In the narrowest types that fit; `optimizer.export.artifacts.load` restores it exactly.",
-    "packed": "k bits a surviving weight; `optimizer.export.artifacts.load` restores it exactly.",
-    "onnx": "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
-    "openvino": "The very graph that was measured here, at batch 1.",
-}
 
 
 def _model_file(kind: str, request: Request) -> Callable[[], bytes]:

@@ -38,7 +38,7 @@ def main() -> None:
     if consent.held_back(consent.images(request.data)):  # all that fine-tuning would change is not shown here
         return
     jobs: list[Job] = []
-    inspection = told(jobs, "inspect", request, request_key(request))
+    inspection = result_of(jobs, "inspect", request, request_key(request))
     if isinstance(inspection, Inspection):
         draw(request, inspection, jobs)
     elif recipe.layers:  # which may be what is wrong, when a link brought them
@@ -48,7 +48,7 @@ def main() -> None:
     tasks.refresh_when_over(jobs)
 
 
-def told(jobs: list[Job], task: str, request: object, key: str) -> object | None:
+def result_of(jobs: list[Job], task: str, request: object, key: str) -> object | None:
     """What a short task says; None with its error shown, or while it runs: then its job joins ``jobs``."""
     if tasks.held_back(f"{task} {key}"):
         return None
@@ -74,11 +74,11 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
     st.html(f"<style>{STACKED}</style>")
     left, right = st.container(key="layer-charts").columns(2)
     with left:
-        anatomy = told(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
+        anatomy = result_of(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
         if isinstance(anatomy, Anatomy):
             drawing.chart(charts.histogram_info(anatomy), "histogram", HISTOGRAM_PIXELS)
     with right:
-        found = told(jobs, "sensitivities", uncompressed, request_key(uncompressed))
+        found = result_of(jobs, "sensitivities", uncompressed, request_key(uncompressed))
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)

@@ -132,8 +132,10 @@ def _time(
     if own.noise or its.noise:
         return measure, LatencyVerdict.NOISY, None
     floor = max(MIN_CHANGE, *(end for one in (own, its) for end in (1 / one.aa_low - 1, one.aa_high - 1)))
-    told = min(own.rounds, its.rounds) >= MIN_ROUNDS and (below < math.log(ratio) or above < -math.log(ratio))
-    if not told or abs(ratio - 1) <= floor:
+    differs = min(own.rounds, its.rounds) >= MIN_ROUNDS and (
+        below < math.log(ratio) or above < -math.log(ratio)
+    )
+    if not differs or abs(ratio - 1) <= floor:
         return measure, LatencyVerdict.SAME, None
     return measure, LatencyVerdict.FASTER if ratio < 1 else LatencyVerdict.SLOWER, None
 

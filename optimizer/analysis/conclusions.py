@@ -34,13 +34,13 @@ NAMES = {ExecutionKind.SPARSE: "Sparse kernel", ExecutionKind.CSR: "CSR"}
 def conclusions(run: ComplexityRun, others: Iterable[ComplexityRun] = ()) -> tuple[str, ...]:
     """What the numbers say, in sentences. ``others`` are runs at other shares: those that measured the same
     points on this machine tell between which shares an execution that skips zeros breaks even with dense."""
-    told, runs = effects(run), [*others]
-    removal = _removal(run, told, runs) if run.request.removed_share else ()
-    return (*removal, *_growth(run, told), *_overheads(run))
+    summaries, runs = effects(run), [*others]
+    removal = _removal(run, summaries, runs) if run.request.removed_share else ()
+    return (*removal, *_growth(run, summaries), *_overheads(run))
 
 
 def _removal(
-    run: ComplexityRun, told: Mapping[str, LatencySummary], others: Sequence[ComplexityRun]
+    run: ComplexityRun, summaries: Mapping[str, LatencySummary], others: Sequence[ComplexityRun]
 ) -> Iterable[str]:
     points, share = headline(run), _percent(run.request.removed_share)
     doing = "Halving the weights" if run.request.removed_share == 0.5 else f"Removing {share} of the weights"
@@ -54,22 +54,21 @@ def _removal(
         return f"{format_count(after)} of {format_count(before)} visits"
 
     yield (
-        f"{doing} {where}, dense execution: {_told(told[ExecutionKind.DENSE])}; "
+        f"{doing} {where}, dense execution: {_change(summaries[ExecutionKind.DENSE])}; "
         f"the zeros are multiplied too ({visits(ExecutionKind.DENSE)})."
     )
     for execution in SKIPPING:
         if execution in run.executions:
             name = NAMES[execution]
-            own = _told(told[execution], "of its own time before")
+            own = _change(summaries[execution], "of its own time before")
             yield f"{name}: {own}; the zeros are skipped ({visits(execution)})."
-            yield _break_even(run, execution, told[against_dense(execution)], others)
+            yield _break_even(run, execution, summaries[against_dense(execution)], others)
     rows, int8 = ExecutionKind.ROWS, ExecutionKind.INT8
-    yield f"Rows removed: {_told(told[rows])}; the layers are smaller and still dense ({visits(rows)})."
+    yield f"Rows removed: {_change(summaries[rows])}; the layers are smaller, still dense ({visits(rows)})."
     if int8 in run.executions:
-        yield (
-            f"int8: {_told(told[int8], 'of its own time before')}; the zeros are multiplied too "
-            f"({visits(int8)}). Against dense float32: {_told(told[against_dense(int8)], 'of its time')}."
-        )
+        own = _change(summaries[int8], "of its own time before")
+        dense = _change(summaries[against_dense(int8)], "of its time")
+        yield f"int8: {own}; the zeros are multiplied too ({visits(int8)}). Against dense float32: {dense}."
 
 
 def _break_even(
@@ -77,7 +76,7 @@ def _break_even(
 ) -> str:
     """Where skipping zeros catches up with dense: measured at other shares, or as predicted."""
     share = _percent(run.request.removed_share)
-    against = f"{NAMES[execution]} with {share} removed against dense: {_told(effect, 'of the dense time')}"
+    against = f"{NAMES[execution]} with {share} removed against dense: {_change(effect, 'of the dense time')}"
     if bracket := break_even_bracket(run, execution, others):
         low, high = map(_percent, bracket)
         return f"{against}; measured at other shares too, break-even lies between {low} and {high} removed."
@@ -86,7 +85,7 @@ def _break_even(
     return f"{against}; predicted, not measured: it would not catch up even at 99 % removed."
 
 
-def _told(summary: LatencySummary, of: str = "of the time before") -> str:
+def _change(summary: LatencySummary, of: str = "of the time before") -> str:
     ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
     if summary.verdict is LatencyVerdict.NOISY:
         return f"{ratio}, but noisy: {summary.noise[0]}"
@@ -99,7 +98,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[str]:
+def _growth(run: ComplexityRun, summaries: Mapping[str, LatencySummary]) -> Iterable[str]:
     after = "After the removal" if run.request.removed_share else "With every weight"
     if lines := fits(run):
         slopes = ", ".join(
@@ -126,7 +125,7 @@ def _growth(run: ComplexityRun, told: Mapping[str, LatencySummary]) -> Iterable[
         fell = [
             execution.label
             for execution in run.executions
-            if told[execution].verdict is LatencyVerdict.FASTER
+            if summaries[execution].verdict is LatencyVerdict.FASTER
         ]
         constant = f"The constant falls ({', '.join(fell)})" if fell else "No fall of the constant is shown"
         yield (
@@ -195,7 +194,7 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
     - ``conclusions``: sentences
     - ``skipped``: layers that were not timed, and why
     """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     fits_before, fits_after = fits(run, removed=False), fits(run)
     plain: dict[str, Any] = msgspec.to_builtins(
         {
@@ -213,7 +212,7 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
             "before": frame(run, removed=False).to_dict("records"),
             "after": frame(run).to_dict("records"),
             "effects": {
-                name: {field: getattr(summary, field) for field in told}
+                name: {field: getattr(summary, field) for field in fields}
                 for name, summary in effects(run).items()
             },
             "effects_at": [point.name for point in headline(run)],

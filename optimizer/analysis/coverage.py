@@ -184,13 +184,13 @@ def conclusions(run: Coverage, latency: LatencySummary | None = None) -> tuple[s
 
 def _kernels(run: Coverage) -> Iterator[str]:
     """How many layers ran in what, and their share of the time."""
-    told = rows(run.kernels)
+    kernel_rows = rows(run.kernels)
     names: dict[Part, set[str]] = {}
-    for row in told:
+    for row in kernel_rows:
         if row.layers:
             names.setdefault(part(row), set()).update(row.layers)
-    total = len({name for row in told for name in row.layers})
-    share = {name: time / _total(told) for name, time in parts(run.kernels).items()}
+    total = len({name for row in kernel_rows for name in row.layers})
+    share = {name: time / _total(kernel_rows) for name, time in parts(run.kernels).items()}
     ran = [
         f"{len(names[kind])} of {total} layers ran {kind.label} ({_percent(share[kind])} of the time)"
         for kind in Part
@@ -218,16 +218,16 @@ def _without_int8(run: Coverage) -> Iterator[str]:
 
 
 def _conversions(run: Coverage) -> Iterator[str]:
-    told = rows(run.kernels)
-    found = [row for row in told if row.role == "conversion"]
+    kernel_rows = rows(run.kernels)
+    found = [row for row in kernel_rows if row.role == "conversion"]
     taken, before = (parts(kernels).get(Part.CONVERSION, 0.0) for kernels in (run.kernels, run.baseline))
-    if not found or taken < NEGLIGIBLE_SHARE * _total(told):
+    if not found or taken < NEGLIGIBLE_SHARE * _total(kernel_rows):
         return
     words = (
-        f"Re-quantization and reorders take {_percent(taken / _total(told))} of the time "
+        f"Re-quantization and reorders take {_percent(taken / _total(kernel_rows))} of the time "
         f"({format_ns(taken)} in {count(len(found), 'operation')})"
     )
-    saved = _layers_ns(rows(run.baseline)) - _layers_ns(told)
+    saved = _layers_ns(rows(run.baseline)) - _layers_ns(kernel_rows)
     extra = taken - before
     if extra <= 0:
         yield f"{words}, no more than uncompressed."
@@ -266,9 +266,9 @@ def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
 
 
 def _slowest(run: Coverage) -> Iterator[str]:
-    told = rows(run.kernels)
-    operations = [row for row in told if row.role != "between"]
-    between = sum(row.share for row in told if row.role == "between")
+    kernel_rows = rows(run.kernels)
+    operations = [row for row in kernel_rows if row.role != "between"]
+    between = sum(row.share for row in kernel_rows if row.role == "between")
     if operations:
         slowest = max(operations, key=lambda row: row.time_ns)
         yield (
@@ -282,20 +282,20 @@ def _slowest(run: Coverage) -> Iterator[str]:
         )
 
 
-def _by_layer(told: Sequence[Row]) -> dict[str, float]:
+def _by_layer(kernel_rows: Sequence[Row]) -> dict[str, float]:
     taken: dict[str, float] = {}
-    for row in told:
+    for row in kernel_rows:
         if row.role == "layer":
             taken[row.name] = taken.get(row.name, 0.0) + row.time_ns
     return taken
 
 
-def _layers_ns(told: Sequence[Row]) -> float:
-    return sum(_by_layer(told).values())
+def _layers_ns(kernel_rows: Sequence[Row]) -> float:
+    return sum(_by_layer(kernel_rows).values())
 
 
-def _total(told: Sequence[Row]) -> float:
-    return sum(row.time_ns for row in told) or 1.0
+def _total(kernel_rows: Sequence[Row]) -> float:
+    return sum(row.time_ns for row in kernel_rows) or 1.0
 
 
 def _named(names: Sequence[str]) -> str:
@@ -309,9 +309,9 @@ def _percent(share: float) -> str:
 
 def table(run: Coverage) -> str:
     """The operations as text, a line each, in columns."""
-    told = frame(run)
+    kernel_rows = frame(run)
     lines = [("operation", "precision", "kernel", "time", "share", "uncompressed")]
-    for row in told.to_dict("records"):
+    for row in kernel_rows.to_dict("records"):
         before = row["baseline_ns"]
         lines.append(
             (

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from optimizer.analysis.comparison import Comparison, compare, measurably_better
-from optimizer.analysis.frontier import pareto_mask
+from optimizer.analysis.comparison import Comparison, compare
+from optimizer.analysis.frontier import FRONTIER, frontier_of
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import share_interval
@@ -22,9 +21,6 @@ from optimizer.system.environment import threads_available
 JSON_VERSION = 2
 """Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not.
 2: latency is that of a network at its steady pace, and ``calls_a_sample`` went."""
-
-FRONTIER = ("drop", "compressed_size", "latency_ratio")
-"""The metrics of the frontier unless others are chosen."""
 
 
 def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
@@ -81,57 +77,6 @@ def _against(compared: Comparison, reference: Summary) -> tuple[object, ...]:
     lost = (drop.points, drop.low, drop.high, drop.p, str(drop.verdict)) if drop else (math.nan,) * 4 + ("",)
     times = (math.nan if end is None else end for end in (ratio.value, ratio.low, ratio.high))
     return (reference.key, *lost, *times, compared.time_verdict or "", "; ".join(compared.missing))
-
-
-@dataclass(frozen=True, slots=True)
-class Frontier:
-    """Which of N results are Pareto-optimal, boolean ``[N]`` each.
-
-    ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
-    trusted: they neither beat nor join.
-    """
-
-    optimal: np.ndarray
-    tied: np.ndarray
-    noisy: np.ndarray
-
-
-def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
-    """On the frontier no comparable result is at least as good in all of ``metrics`` and better in one.
-
-    Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
-    where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
-    """
-    losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
-    served = any(METRICS[name].served for name in metrics)
-    relative = any(METRICS[name].relative for name in metrics)
-    timed = any(METRICS[name].timed for name in metrics)
-    noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
-    groups: dict[object, list[int]] = {}
-    for index, summary in enumerate(summaries):
-        if noisy[index]:
-            continue
-        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
-        baseline = (summary.request.model, summary.request.engine) if relative else ()
-        groups.setdefault((summary.request.data, machine, baseline), []).append(index)
-    optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
-    for members in groups.values():
-        optimal[members] = pareto_mask(losses[members])
-        best = [index for index in members if optimal[index]]
-        for index in members:
-            if not optimal[index] and not np.isnan(losses[index]).any():
-                beaten = [one for one in best if (losses[one] <= losses[index]).all()]
-                tied[index] = not any(
-                    measurably_better(summaries[one], summaries[index], name)
-                    for one in beaten
-                    for name in metrics
-                )
-    return Frontier(optimal, tied, noisy)
-
-
-def _values(summaries: Sequence[Summary], name: str) -> list[float]:
-    values = [summary.measures[name].value for summary in summaries]
-    return [math.nan if value is None else float(value) for value in values]
 
 
 _INTERVALS = (

@@ -1,12 +1,22 @@
-"""The Pareto frontier, over losses: lower is better in every column.
+"""The Pareto frontier: of rows of losses (lower is better in every column), and of results.
 
 Ties stay on the frontier; a row with a missing value (NaN) is never on it.
 """
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from optimizer.analysis.comparison import measurably_better
+from optimizer.analysis.metrics import METRICS, metric
+from optimizer.analysis.summary import Summary
 from optimizer.errors import InputError
+
+FRONTIER = ("drop", "compressed_size", "latency_ratio")
+"""The metrics of the frontier unless others are chosen."""
 
 
 def pareto_mask(losses: ArrayLike) -> NDArray[np.bool_]:
@@ -45,3 +55,54 @@ def _unique_mask(points: NDArray[np.float64]) -> NDArray[np.bool_]:
         mask[best] = True
         left = left[(points[left] < points[best]).any(axis=1)]
     return mask
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """Which of N results are Pareto-optimal, boolean ``[N]`` each.
+
+    ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
+    trusted: they neither beat nor join.
+    """
+
+    optimal: np.ndarray
+    tied: np.ndarray
+    noisy: np.ndarray
+
+
+def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
+    """On the frontier no comparable result is at least as good in all of ``metrics`` and better in one.
+
+    Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
+    where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
+    """
+    losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
+    served = any(METRICS[name].served for name in metrics)
+    relative = any(METRICS[name].relative for name in metrics)
+    timed = any(METRICS[name].timed for name in metrics)
+    noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
+    groups: dict[object, list[int]] = {}
+    for index, summary in enumerate(summaries):
+        if noisy[index]:
+            continue
+        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
+        baseline = (summary.request.model, summary.request.engine) if relative else ()
+        groups.setdefault((summary.request.data, machine, baseline), []).append(index)
+    optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
+    for members in groups.values():
+        optimal[members] = pareto_mask(losses[members])
+        best = [index for index in members if optimal[index]]
+        for index in members:
+            if not optimal[index] and not np.isnan(losses[index]).any():
+                beaten = [one for one in best if (losses[one] <= losses[index]).all()]
+                tied[index] = not any(
+                    measurably_better(summaries[one], summaries[index], name)
+                    for one in beaten
+                    for name in metrics
+                )
+    return Frontier(optimal, tied, noisy)
+
+
+def _values(summaries: Sequence[Summary], name: str) -> list[float]:
+    values = [summary.measures[name].value for summary in summaries]
+    return [math.nan if value is None else float(value) for value in values]

@@ -93,8 +93,8 @@ def _effect(
     before = [point.call_ns(against, removed=False) for point in points]
     after = [point.call_ns(execution, removed=True) for point in points]
     rounds = min(samples.shape[1] for samples in after)
-    baseline, variant = (np.sum([each[:, :rounds] for each in group], axis=0) for group in (before, after))
-    return summarise_latency(baseline, variant[0], stolen_share, smallest_change=PLACEMENT_CHANGE)
+    baseline, compressed = (np.sum([each[:, :rounds] for each in group], axis=0) for group in (before, after))
+    return summarise_latency(baseline, compressed[0], stolen_share, smallest_change=PLACEMENT_CHANGE)
 
 
 def effects(run: ComplexityRun) -> dict[str, LatencySummary]:
@@ -259,24 +259,24 @@ def break_even_bracket(
     """
     names = {point.name for point in headline(run)}
     verdicts = {}
-    alike = [one for one in others if _setting(one) == _setting(run) and execution in one.executions]
+    alike = [one for one in others if _conditions(one) == _conditions(run) and execution in one.executions]
     for one in [*alike, run]:
         points = tuple(point for point in one.subjects if point.name in names)
         verdicts[one.request.removed_share] = _effect(
             points, execution, ExecutionKind.DENSE, one.stolen_share
         ).verdict
-    told = [
+    known = [
         (share, verdict)
         for share, verdict in sorted(verdicts.items())
         if verdict in (LatencyVerdict.FASTER, LatencyVerdict.SLOWER)
     ]
-    for (low, before), (high, after) in pairwise(told):
+    for (low, before), (high, after) in pairwise(known):
         if (before, after) == (LatencyVerdict.SLOWER, LatencyVerdict.FASTER):
             return low, high
     return None
 
 
-def _setting(run: ComplexityRun) -> tuple[object, ...]:
+def _conditions(run: ComplexityRun) -> tuple[object, ...]:
     points = [(point.name, point.n) for point in run.subjects]
     return run.schema, run.request.family, run.batch, run.threads, run.environment.key, points
 

@@ -184,18 +184,18 @@ def _latency(summary: Summary | None) -> Headline:
     latency = summary.latency
     mood, same = MOODS.get(latency.verdict, "same"), latency.verdict is LatencyVerdict.SAME
     images, threads = count(summary.batch, "image"), count(summary.threads, "thread")
-    told = latency.verdict.label
+    change = latency.verdict.label
     if mood != "same":
-        told += f": {summary.text('latency_ratio')}"
+        change += f": {summary.text('latency_ratio')}"
     elif same:
-        told = _same(summary, told)
+        change = _same(summary, change)
     percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     first = f"; first call {summary.parts('first_call')[0]}"
     return Headline(
         label="Latency",
         value=value,
         interval=interval,
-        change=told,
+        change=change,
         mood=mood,
         basis=f"{_ran(summary)}, {images}, {threads}{percentile}{first}",
         help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}. First "

@@ -5,27 +5,24 @@ What is asked, what :mod:`optimizer.measurement.throughput` measures, and all th
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any
 
 import msgspec
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from optimizer import __version__
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.rounds import mean_interval, median_interval, percentile_bound
-from optimizer.analysis.statistics import (
-    SAME,
-    LatencySummary,
-    LatencyVerdict,
-    median_ratio,
-    summarise_latency,
+from optimizer.analysis.served import (
+    Configuration,
+    Performance,
+    ServedComparison,
+    ServedPoint,
+    compare_served,
 )
+from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
 from optimizer.analysis.summary import BadgeKind
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
@@ -40,8 +37,6 @@ SCHEMA = 2
 the first rounds only."""
 
 EAGER = REFERENCE_ENGINE
-EAGER_EVERY = 3
-"""Rounds from one in which torch eager takes part to the next: it takes longest, and matters least."""
 
 MAX_CONFIGURATIONS = 24
 """Of one comparison: all are compiled, three times each, and timed in turns."""
@@ -72,26 +67,13 @@ class ServingRequest:
                 raise InputError(f"no {name} given: at least one, such as 1")
         for batch in self.batches:
             if not 1 <= batch <= MAX_SERVED_BATCH:
-                raise InputError(f"batch {batch} is not allowed: 1 to {MAX_SERVED_BATCH} images a request")
+                raise InputError(f"batch size {batch} is not allowed: 1 to {MAX_SERVED_BATCH}")
         for threads in self.threads:
             if threads < 0:
                 raise InputError(f"threads {threads} is not allowed: 1 or more, or 0 for every core")
         for streams in self.streams:
             if streams < 1:
                 raise InputError(f"streams {streams} is not allowed: 1 or more requests at once")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Configuration:
-    """One way of serving: images a request, threads in all, and requests at once."""
-
-    batch: int
-    threads: int
-    streams: int
-
-    @property
-    def words(self) -> str:
-        return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
 
 
 def streaming_engines() -> dict[str, EngineInfo]:
@@ -136,32 +118,6 @@ def serving_key(request: ServingRequest) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """Raw times of one network in one configuration.
-
-    ``interval_ns`` ``[K][R]``: nanoseconds from one finished request to the next, the mean over the requests
-    of a round; K is 2 for the baseline, which ran twice a round. ``request_ns``: what single requests took,
-    in their order; of many some, from all rounds alike.
-    """
-
-    interval_ns: tuple[tuple[int, ...], ...]
-    request_ns: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServedPoint:
-    """One configuration. A round had ``requests`` requests of the recipe, and of the baseline. ``eager``: the
-    uncompressed model in torch eager, one request at a time, every so many rounds (None where that is the
-    engine)."""
-
-    configuration: Configuration
-    requests: int
-    baseline: Served
-    variant: Served
-    eager: Served | None
-
-
-@dataclass(frozen=True, slots=True)
 class ServingRun:
     """One comparison: round i of all its points ran together, in an order shuffled anew from the seed."""
 
@@ -176,78 +132,9 @@ class ServingRun:
     schema: int = SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What one network does in one configuration, with 95 % intervals.
-
-    ``latency_ns`` is the median time of a request; ``p95_ns`` a time that 95 % of them stay under (at 99 %
-    confidence; None with too few). ``throughput`` is images over all the time that requests took, a second.
-    """
-
-    latency_ns: float
-    latency_low: float
-    latency_high: float
-    p95_ns: float | None
-    throughput: float
-    throughput_low: float
-    throughput_high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A median ratio of times and its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class ServedComparison:
-    """A configuration of the recipe beside the same configuration uncompressed.
-
-    ``fair``: time an image over the baseline's, on the same engine, threads, streams and folding. ``eager``:
-    over the uncompressed model's in torch eager with as many threads, which is another engine: it says what
-    the two engines differ in as much as what the recipe does.
-    """
-
-    configuration: Configuration
-    variant: Figures
-    baseline: Figures
-    fair: LatencySummary
-    eager: Ratio | None
-
-
 def comparisons(run: ServingRun) -> tuple[ServedComparison, ...]:
     """Every configuration, in ascending order."""
-    return tuple(_compared(point, run.stolen_share) for point in run.points)
-
-
-@lru_cache(maxsize=1024)
-def _compared(point: ServedPoint, stolen_share: float) -> ServedComparison:
-    baseline, variant = _intervals(point.baseline), _intervals(point.variant)[0]
-    eager = None
-    if point.eager:
-        eager = Ratio(*median_ratio(np.log(variant[::EAGER_EVERY] / _intervals(point.eager)).T))
-    return ServedComparison(
-        point.configuration,
-        _figures(point.variant, point.configuration.batch),
-        _figures(point.baseline, point.configuration.batch),
-        summarise_latency(baseline, variant, stolen_share),
-        eager,
-    )
-
-
-def _intervals(served: Served) -> NDArray[np.float64]:
-    return np.array(served.interval_ns, float)
-
-
-def _figures(served: Served, batch: int) -> Figures:
-    latency, low, high = median_interval(served.request_ns)
-    interval, shortest, longest = mean_interval(_intervals(served).T)
-    p95 = percentile_bound(np.array(served.request_ns, float), 0.95)
-    images = 1e9 * batch
-    return Figures(latency, low, high, p95, images / interval, images / longest, images / shortest)
+    return tuple(compare_served(point, run.stolen_share) for point in run.points)
 
 
 class Side(Labelled):
@@ -271,7 +158,7 @@ class BestServed:
     words: str
 
     @property
-    def figures(self) -> Figures:
+    def performance(self) -> Performance:
         return self.comparison.variant if self.network is Side.RECIPE else self.comparison.baseline
 
 
@@ -280,8 +167,8 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     nearest. Raises InputError for a limit that is not above 0."""
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
-    told = [(network, one) for one in comparisons(run) for network in _networks(run)]
-    in_time = [pair for pair in told if _of(*pair).latency_ns <= limit_ns]
+    compared = [(network, one) for one in comparisons(run) for network in _networks(run)]
+    in_time = [pair for pair in compared if _of(*pair).latency_ns <= limit_ns]
     throughput = metric("throughput").format
     if in_time:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
@@ -292,7 +179,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
             f"{format_ns(found.latency_ns)} a request."
         )
         return BestServed(network, one, True, words)
-    network, one = min(told, key=lambda pair: _of(*pair).latency_ns)
+    network, one = min(compared, key=lambda pair: _of(*pair).latency_ns)
     found = _of(network, one)
     words = (
         f"Nothing here answers within {format_ns(limit_ns)}. The quickest is {_name(run, network)} at "
@@ -306,7 +193,7 @@ def _networks(run: ServingRun) -> tuple[Side, ...]:
     return (Side.UNCOMPRESSED,) if run.request.recipe.identity else tuple(Side)
 
 
-def _of(network: Side, one: ServedComparison) -> Figures:
+def _of(network: Side, one: ServedComparison) -> Performance:
     return one.variant if network is Side.RECIPE else one.baseline
 
 
@@ -316,12 +203,12 @@ def _name(run: ServingRun, network: Side) -> str:
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
     """How far the figures can be trusted: badges as of a result, and why."""
-    simulated, told = "; ".join(run.execution.simulated), comparisons(run)
-    noisy = sum(bool(one.fair.noise) for one in told)
+    simulated, compared = "; ".join(run.execution.simulated), comparisons(run)
+    noisy = sum(bool(one.fair.noise) for one in compared)
     found = {
         BadgeKind.MEASURED: "" if simulated else "The kernels that ran work in this precision.",
         BadgeKind.SIMULATED: simulated,
-        BadgeKind.NOISY: f"{noisy} of {len(told)} configurations: the machine was not quiet enough."
+        BadgeKind.NOISY: f"{noisy} of {len(compared)} configurations: the machine was not quiet enough."
         if noisy
         else "",
         BadgeKind.PRELIMINARY: "The short timing: measure in full for narrower intervals."
@@ -334,14 +221,14 @@ def badges(run: ServingRun) -> dict[BadgeKind, str]:
 
 def conclusions(run: ServingRun) -> tuple[str, ...]:
     """What the numbers say, in sentences; the ratios to torch eager last, and as what they are."""
-    told = comparisons(run)
-    return (*_gains(run, told), *_batching(run, told), *_noise(told), *_against_eager(told))
+    compared = comparisons(run)
+    return (*_gains(run, compared), *_batching(run, compared), *_noise(compared), *_against_eager(compared))
 
 
-def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
+def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
     if run.request.recipe.identity:
         return
-    verdicts = {one.configuration: one.fair for one in told}
+    verdicts = {one.configuration: one.fair for one in compared}
     faster = [one for one, fair in verdicts.items() if fair.verdict is LatencyVerdict.FASTER]
     engine = engine_label(run.request.engine)
     against = f"against the uncompressed model on {engine}, configuration by configuration"
@@ -349,7 +236,11 @@ def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
         slower = sum(fair.verdict is LatencyVerdict.SLOWER for fair in verdicts.values())
         noisy = all(fair.verdict is LatencyVerdict.NOISY for fair in verdicts.values())
         words = (
-            f"slower in {slower} of {len(told)}" if slower else "too noisy to tell" if noisy else _same(told)
+            f"slower in {slower} of {len(compared)}"
+            if slower
+            else "too noisy to tell"
+            if noisy
+            else _same(compared)
         )
         yield f"Compressed, {against}: {words}."
         return
@@ -358,20 +249,20 @@ def _gains(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
     words = f"{_ratio(best)} of the time at {ends[0].words}"
     if len(ends) > 1:
         words += f", {_ratio(least)} at {ends[-1].words}"
-    yield f"Compressed, {against}: faster in {len(faster)} of {len(told)}, from {words}."
+    yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
 
 
-def _same(told: Sequence[ServedComparison]) -> str:
+def _same(compared: Sequence[ServedComparison]) -> str:
     """What "no measurable difference" leaves open, at worst."""
-    widest = max((one.fair for one in told), key=lambda fair: fair.detectable or math.inf)
+    widest = max((one.fair for one in compared), key=lambda fair: fair.detectable or math.inf)
     return f"{SAME.label} ({widest.detectable_words} everywhere)"
 
 
-def _batching(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str]:
-    """What more images a request, or more requests at once, bring and cost."""
+def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[str]:
+    """What a larger batch, or more streams, bring and cost."""
     network = _networks(run)[0]
-    quickest = min(told, key=lambda one: _of(network, one).latency_ns)
-    most = max(told, key=lambda one: _of(network, one).throughput)
+    quickest = min(compared, key=lambda one: _of(network, one).latency_ns)
+    most = max(compared, key=lambda one: _of(network, one).throughput)
     throughput = metric("throughput").format
     few, many = _of(network, quickest), _of(network, most)
     name = _capital(_name(run, network))
@@ -388,14 +279,15 @@ def _batching(run: ServingRun, told: Sequence[ServedComparison]) -> Iterable[str
         )
 
 
-def _noise(told: Sequence[ServedComparison]) -> Iterable[str]:
-    noisy = [one for one in told if one.fair.noise]
+def _noise(compared: Sequence[ServedComparison]) -> Iterable[str]:
+    noisy = [one for one in compared if one.fair.noise]
     if noisy:
-        yield f"Noisy in {len(noisy)} of {len(told)} configurations, first of all: {noisy[0].fair.noise[0]}."
+        first = noisy[0].fair.noise[0]
+        yield f"Noisy in {len(noisy)} of {len(compared)} configurations, first of all: {first}."
 
 
-def _against_eager(told: Sequence[ServedComparison]) -> Iterable[str]:
-    ratios = [one.eager for one in told if one.eager]
+def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
+    ratios = [one.eager for one in compared if one.eager]
     if ratios:
         low, high = min(one.ratio for one in ratios), max(one.ratio for one in ratios)
         yield (
@@ -422,20 +314,11 @@ def frame(run: ServingRun) -> pd.DataFrame:
 
 
 def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
-    figures = _of(network, one)
     fair, eager = (one.fair, one.eager) if network is Side.RECIPE else (None, None)
     return {
         "network": network,
-        "batch": one.configuration.batch,
-        "threads": one.configuration.threads,
-        "streams": one.configuration.streams,
-        "latency_ns": figures.latency_ns,
-        "latency_low": figures.latency_low,
-        "latency_high": figures.latency_high,
-        "p95_ns": figures.p95_ns,
-        "throughput": figures.throughput,
-        "throughput_low": figures.throughput_low,
-        "throughput_high": figures.throughput_high,
+        **asdict(one.configuration),
+        **asdict(_of(network, one)),
         "fair_ratio": fair and fair.ratio,
         "fair_low": fair and fair.ratio_low,
         "fair_high": fair and fair.ratio_high,
@@ -450,13 +333,13 @@ def table(run: ServingRun) -> str:
     heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
     lines: list[Sequence[str]] = [heads]
     for one in comparisons(run):
-        figures, where = one.variant, one.configuration
+        performance, where = one.variant, one.configuration
         lines.append(
             (
                 *map(str, (where.batch, where.threads, where.streams)),
-                format_ns(figures.latency_ns),
-                MISSING if figures.p95_ns is None else format_ns(figures.p95_ns),
-                f"{figures.throughput:,.0f}",
+                format_ns(performance.latency_ns),
+                MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
+                f"{performance.throughput:,.0f}",
                 f"{_ratio(one.fair)} {one.fair.verdict.label}",
                 format_ratio(one.eager.ratio) if one.eager else MISSING,
             )
@@ -469,12 +352,12 @@ def as_json(run: ServingRun) -> dict[str, Any]:
 
     - ``model``, ``recipe``, ``engine``, ``quick``, ``seed``, ``created``, ``environment``
     - ``configurations``: for each ``batch``, ``threads``, ``streams``; ``recipe`` and ``uncompressed``, each
-      with the fields of :class:`Figures` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
+      with the fields of :class:`Performance` (ns, images a second); ``fair`` with ``ratio``, ``ratio_low``,
       ``ratio_high``, ``verdict``, ``detectable``, ``noise``, ``rounds``; and ``eager_ratio`` (another
       engine: no baseline) or null
     - ``simulated``: what kernels did not do; ``conclusions``: sentences
     """
-    told = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -487,12 +370,10 @@ def as_json(run: ServingRun) -> dict[str, Any]:
             "environment": run.environment,
             "configurations": [
                 {
-                    "batch": one.configuration.batch,
-                    "threads": one.configuration.threads,
-                    "streams": one.configuration.streams,
+                    **asdict(one.configuration),
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
-                    "fair": {name: getattr(one.fair, name) for name in told},
+                    "fair": {name: getattr(one.fair, name) for name in fields},
                     "eager_ratio": one.eager and one.eager.ratio,
                 }
                 for one in comparisons(run)

@@ -79,7 +79,7 @@ class Badge:
     words: str
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """``noisy: the machine was not quiet enough``."""
         return f"{self.kind.label}: {self.words}"
 
@@ -196,7 +196,7 @@ def summarise(result: Result) -> Summary:
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = _drop(accuracy, reference)
-    latency, timed_measures = _latency_figures(result.latency)
+    latency, timed_measures = _latency_measures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
     timed = result.latency.recipe
@@ -250,7 +250,7 @@ def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
 
 
 @lru_cache(maxsize=64)
-def _latency_figures(latency: Latency) -> tuple[LatencySummary, dict[str, Measure]]:
+def _latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measure]]:
     """Its summary, and its metrics but those of a batch (no interval with too few rounds).
 
     Cached by the samples: configurations that share a measurement share its figures.

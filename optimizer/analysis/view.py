@@ -23,7 +23,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class AccuracyFigures:
+class AccuracyMeasures:
     """Accuracy in percent, and what was lost in points; each has ``value``, ``low``, ``high``, ``baseline``.
 
     ``reference`` is ``labels``, or ``baseline`` where without labels "right" means as the uncompressed model
@@ -39,7 +39,7 @@ class AccuracyFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class LatencyFigures:
+class LatencyMeasures:
     """Nanoseconds a call at its steady pace, and the ratio to the uncompressed model on the same engine; the
     same of the first call after another network. ``noise`` has the reasons, in words, why the times are not
     to be trusted."""
@@ -54,7 +54,7 @@ class LatencyFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class SizeFigures:
+class SizeMeasures:
     """Bytes: of the file, packed to its bits, through zstd, and in memory where that was measured."""
 
     file: Measure
@@ -80,22 +80,24 @@ class ResultView:
         return self.record.request
 
     @property
-    def accuracy(self) -> AccuracyFigures:
+    def accuracy(self) -> AccuracyMeasures:
         found = self.summary
         value, drop, agreement, sqnr = self._measures("accuracy", "drop", "agreement", "sqnr")
-        return AccuracyFigures(value, drop, agreement, sqnr, found.reference, str(found.drop.verdict))
+        return AccuracyMeasures(value, drop, agreement, sqnr, found.reference, str(found.drop.verdict))
 
     @property
-    def latency(self) -> LatencyFigures:
+    def latency(self) -> LatencyMeasures:
         found = self.summary
         median, ratio, first, first_ratio, p95 = self._measures(
             "latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95"
         )
-        return LatencyFigures(median, ratio, first, first_ratio, p95, str(found.latency.verdict), found.noise)
+        return LatencyMeasures(
+            median, ratio, first, first_ratio, p95, str(found.latency.verdict), found.noise
+        )
 
     @property
-    def size(self) -> SizeFigures:
-        return SizeFigures(*self._measures("file_size", "packed_size", "compressed_size", "memory"))
+    def size(self) -> SizeMeasures:
+        return SizeMeasures(*self._measures("file_size", "packed_size", "compressed_size", "memory"))
 
     def _measures(self, *names: str) -> list[Measure]:
         return [self.summary.measures[name] for name in names]
@@ -104,7 +106,7 @@ class ResultView:
         rows = self._rows()
         width = max(len(label) for label, *_ in rows)
         lines = [f"  {label:<{width}}  {value}{before}" for label, value, before in rows]
-        notes = [f"  {badge.told}" for badge in self.summary.badges]
+        notes = [f"  {badge.text}" for badge in self.summary.badges]
         return "\n".join((self._title(), *lines, *notes))
 
     def _repr_html_(self) -> str:
@@ -112,7 +114,7 @@ class ResultView:
             f"<tr><th>{html.escape(label)}</th><td>{html.escape(value)}</td><td>{html.escape(before)}</td></tr>"
             for label, value, before in self._rows()
         )
-        badges = "; ".join(html.escape(badge.told) for badge in self.summary.badges)
+        badges = "; ".join(html.escape(badge.text) for badge in self.summary.badges)
         return f"<p>{html.escape(self._title())}</p><table>{rows}</table><p>{badges}</p>"
 
     def _title(self) -> str:

@@ -62,13 +62,13 @@ MIN_ROOM_POINTS = 5.0
 def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:
     """The lines decide how far an axis goes down: recipes that recede get as much room below as the lines
     take, and at least some points; a collapsed one would squeeze all the others."""
-    drawn, faint = (
+    shown, faint = (
         [point for line in series if (line.line == "none" and line.small) is recedes for point in line.points]
         for recedes in (False, True)
     )
-    low, high = extent(drawn or faint, baseline)
+    low, high = extent(shown or faint, baseline)
     lowest = low - max(high - low, MIN_ROOM_POINTS)
-    return extent([*drawn, *(point for point in faint if point.y >= lowest)], baseline)
+    return extent([*shown, *(point for point in faint if point.y >= lowest)], baseline)
 
 
 def _images_of(summaries: Sequence[Summary]) -> str:
@@ -82,8 +82,8 @@ MAX_OPTIONS = 3
 
 def _few_options(placed: Sequence[Placed]) -> list[Placed]:
     """Lines with other options are dashed; only those with most points stay lines."""
-    drawn = Counter(item.order for item in placed if item.main and item.series.line != "solid")
-    kept = {order for order, _ in drawn.most_common(MAX_OPTIONS)}
+    shown = Counter(item.order for item in placed if item.main and item.series.line != "solid")
+    kept = {order for order, _ in shown.most_common(MAX_OPTIONS)}
     return [
         replace(item, main=item.main and (item.series.line == "solid" or item.order in kept))
         for item in placed

@@ -66,11 +66,11 @@ def complexity_info(
     floor = (
         Reference(f"overhead of a layer's call: {format_ns(min(floors))}", min(floors)) if floors else None
     )
-    drawn = [point for line in series for point in line.points]
-    low, high = extent(drawn, floor)
+    placed = [point for line in series for point in line.points]
+    low, high = extent(placed, floor)
     return Lines(
         title,
-        replace(x, span=(min(point.x for point in drawn) / 1.6, max(point.x for point in drawn) * 1.6)),
+        replace(x, span=(min(point.x for point in placed) / 1.6, max(point.x for point in placed) * 1.6)),
         replace(y, span=(low / 2.5, high * 1.6)),
         tuple(series),
         floor,
@@ -108,7 +108,7 @@ def _point(row: dict[Hashable, Any], column: str, marker: str, fit: Fit | None) 
 
 def _fitted(name: str, role: str, rows: pd.DataFrame, fit: Fit) -> Series:
     """The power law alone, where the weights and not the overhead take the time: straight on log axes."""
-    drawn = rows["n"][rows["n"] >= fit.from_n]
-    ends = () if drawn.empty else (float(drawn.min()), float(drawn.max()))
+    points = rows["n"][rows["n"] >= fit.from_n]
+    ends = () if points.empty else (float(points.min()), float(points.max()))
     line = tuple(Point(end, fit.weights_ns(end)) for end in ends)
     return Series(f"{name}, fitted", role, line, line="dot", markers=False, legend=False)

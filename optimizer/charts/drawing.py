@@ -6,12 +6,13 @@ these figures bring their own look.
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache, singledispatch
 from typing import Any
 
 import plotly.graph_objects as go
 
+from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, FACTORS, axis_layout, axis_title
 from optimizer.charts.spec import Axis, Lines, Point, Series, Stacks
 from optimizer.charts.theme import FONT, Theme, theme
 from optimizer.formats import count
@@ -29,16 +30,10 @@ LABEL_PIXELS = 5
 LABEL_SHARE = 0.25
 """Of a small chart's height: nearer to its lower edge a name below the baseline would cover the ticks."""
 
-NEAR = 300
-"""Ends of a log axis whose ratio is less have ticks between the powers of ten."""
 
 MIN_ROW_PIXELS = 40
 
 
-_FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
-_SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
-_ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
-_ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
 _DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
 
 
@@ -96,7 +91,7 @@ def figure(info: object, dark: bool = False, height: int | None = None) -> go.Fi
 @figure.register
 def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None) -> go.Figure:
     colours = theme(dark)
-    heading = " · ".join(part for part in (_titled(info.y, _ARROWS_UP), info.note) if part)
+    heading = " · ".join(part for part in (axis_title(info.y, ARROWS_UP), info.note) if part)
     rows = len(info.y.categories)
     layout = _layout(info.title, heading, dark, height or max(HEIGHT, 110 + rows * (row_pixels(info.y) + 4)))
     if not any(series.points for series in info.series):
@@ -104,15 +99,15 @@ def _figure_of_lines(info: Lines, dark: bool = False, height: int | None = None)
     traces = [_trace(series, info, colours) for series in info.series if series.points]
     if info.selected:
         traces.append(_selected_trace(info.selected, info, colours))
-    layout |= {"xaxis": _axis(info.x), "yaxis": _axis(info.y) | {"title": None}}
-    layout["xaxis"]["title"] = {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}
+    layout |= {"xaxis": axis_layout(info.x), "yaxis": axis_layout(info.y) | {"title": None}}
+    layout["xaxis"]["title"] = {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}
     layout["legend"] = {
         "title": {"text": info.legend_title},
         "y": -LEGEND_PIXELS
         / max(LEGEND_PIXELS, layout["height"] - layout["margin"]["t"] - MARGIN["b"] - LEGEND_PIXELS),
     }
     layout["showlegend"] = sum(trace["showlegend"] for trace in traces) > 1
-    layout["shapes"], layout["annotations"] = _marks(info, colours)
+    layout["shapes"], layout["annotations"] = _shapes(info, colours)
     return go.Figure(traces, layout)
 
 
@@ -122,19 +117,19 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
     layout = _layout(info.title, info.note, dark, height or 150 + 48 * len(info.rows))
     if not info.rows:
         return go.Figure(layout=layout | _nothing(info.empty, colours))
-    factor, places = _FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
+    factor, places = FACTORS.get(info.x.unit, 1), list(range(len(info.rows)))
     traces = []
-    for part, drawn in info.parts.items():
+    for part, style in info.parts.items():
         found = [next((one for one in segments if one.part == part), None) for _, segments in info.rows]
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": html.escape(drawn.name),
+                "name": html.escape(style.name),
                 "y": places,
                 "x": [one.value * factor if one else 0 for one in found],
                 "marker": {
-                    "color": colours.colours[drawn.colour],
+                    "color": colours.colours[style.colour],
                     "line": {"color": colours.page, "width": 1},
                 },
                 "hoverinfo": "text",
@@ -145,7 +140,7 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
         "barmode": "stack",
         "bargap": 0.35,
         "legend": {"traceorder": "normal", "y": -LEGEND_PIXELS / max(1, layout["height"] - 138)},
-        "xaxis": _axis(info.x) | {"title": {"text": html.escape(_titled(info.x, _ARROWS_ACROSS))}},
+        "xaxis": axis_layout(info.x) | {"title": {"text": html.escape(axis_title(info.x, ARROWS_ACROSS))}},
         "yaxis": {
             "tickvals": places,
             "ticktext": [html.escape(name).replace("\n", "<br>") for name, _ in info.rows],
@@ -195,11 +190,6 @@ def _layout(title: str, heading: str, dark: bool, height: int) -> dict[str, Any]
     }
 
 
-def _titled(axis: Axis, arrows: Mapping[str, str]) -> str:
-    unit = f", {axis.unit}" if axis.unit and axis.unit not in _SUFFIXES else ""
-    return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
-
-
 def _nothing(words: str, colours: Theme) -> dict[str, Any]:
     """An empty chart says what to do."""
     return {
@@ -217,44 +207,6 @@ def _nothing(words: str, colours: Theme) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _axis(axis: Axis) -> dict[str, Any]:
-    drawn: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
-    ends: list[float] = []
-    if axis.span:
-        ends = [end * _FACTORS.get(axis.unit, 1) for end in axis.span]
-        drawn["range"] = [math.log10(end) for end in ends] if axis.log else ends
-    if axis.categories:
-        labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
-        return drawn | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
-    drawn["ticksuffix"] = _SUFFIXES.get(axis.unit, "")
-    drawn["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
-    if axis.log:
-        drawn |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
-        if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:
-            drawn |= _near_ticks(*ends) | {"ticksuffix": ""}
-            drawn["ticktext"] = [text + _SUFFIXES.get(axis.unit, "") for text in drawn["ticktext"]]
-    return drawn
-
-
-_PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
-
-
-def _near_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 of each decade, written out: plotly has units at powers of ten alone."""
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    ticks = [(step, decade) for decade in decades for step in (1, 2, 5)]
-    return {
-        "tickvals": [step * 10.0**decade for step, decade in ticks],
-        "ticktext": [_prefixed(step, decade) for step, decade in ticks],
-    }
-
-
-def _prefixed(step: int, decade: int) -> str:
-    """``200µ`` of 2 and -4."""
-    power = min(max(3 * (decade // 3), -9), 9)
-    return f"{step * 10.0 ** (decade - power):g}{_PREFIXES[power]}"
 
 
 def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
@@ -314,7 +266,7 @@ def _selected_trace(point: Point, info: Lines, colours: Theme) -> dict[str, Any]
 
 
 def _coordinates(points: Sequence[Point], info: Lines) -> dict[str, Any]:
-    across, up = _FACTORS.get(info.x.unit, 1), _FACTORS.get(info.y.unit, 1)
+    across, up = FACTORS.get(info.x.unit, 1), FACTORS.get(info.y.unit, 1)
     trace: dict[str, Any] = {
         "type": "scatter",
         "x": [point.x * across for point in points],
@@ -334,7 +286,7 @@ def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]
         ("error_x", info.x, [(point.x, point.x_low, point.x_high) for point in points]),
     ):
         if any(low is not None and high is not None for _, low, high in ends):
-            factor = _FACTORS.get(axis.unit, 1)
+            factor = FACTORS.get(axis.unit, 1)
             bars[name] = {
                 "type": "data",
                 "symmetric": False,
@@ -347,14 +299,14 @@ def _errors(points: Sequence[Point], info: Lines, colour: str) -> dict[str, Any]
     return bars
 
 
-def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Shapes and annotations: the baseline, the place of a point not measured yet, and the note."""
     shapes: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     small = {"showarrow": False, "font": {"size": 11, "color": colours.muted}}
     if info.reference:
         low = _is_low(info.reference.y, info.y, LABEL_SHARE)
-        y = info.reference.y * _FACTORS.get(info.y.unit, 1)
+        y = info.reference.y * FACTORS.get(info.y.unit, 1)
         line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
         shapes.append({"type": "line", "y0": y, "y1": y, "line": line} | across)
@@ -377,7 +329,7 @@ def _marks(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dict
             | {"line": {"color": accent, "width": 1.5, "dash": "dot"}}
         )
     if info.limit:
-        x = info.limit.x * _FACTORS.get(info.x.unit, 1)
+        x = info.limit.x * FACTORS.get(info.x.unit, 1)
         line = {"color": colours.text, "width": 1.5, "dash": "dash"}
         shapes.append({"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": line})
         early = _is_low(info.limit.x, info.x)
@@ -421,7 +373,7 @@ def alternative(info: Lines | Stacks) -> str:
     if not lines:
         return f"{info.title}: nothing to show yet."
     parts = [
-        f"{info.title}. {_titled(info.y, _ARROWS_UP)} against {_titled(info.x, _ARROWS_ACROSS)}",
+        f"{info.title}. {axis_title(info.y, ARROWS_UP)} against {axis_title(info.x, ARROWS_ACROSS)}",
         "; ".join(lines),
     ]
     if info.reference:

@@ -56,7 +56,7 @@ class Options(NamedTuple):
 
     @property
     def words(self) -> str:
-        told = (
+        parts = (
             "best effort" if self.best_effort else "",
             f"snapped to {self.snap}" if self.snap > 1 else "",
             "batch norm re-estimated" if self.matched else "",
@@ -65,7 +65,7 @@ class Options(NamedTuple):
             count(self.overrides, "layer override") if self.overrides else "",
             f"in {PRECISIONS[self.precision]}" if self.precision != "f32" else "",
         )
-        return ", ".join(filter(None, told))
+        return ", ".join(filter(None, parts))
 
 
 NO_OPTIONS = Options()

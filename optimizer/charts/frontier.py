@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from optimizer.analysis.frame import frontier_of
+from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import summarise
 from optimizer.charts.axes import baseline_of, extent, padded

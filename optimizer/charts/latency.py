@@ -45,10 +45,10 @@ def latency_info(
         {summary.request.engine for summary in summaries}, key=lambda name: (name != engine, name)
     )
     shown = _one_engine_each(summaries, engine)
-    ways = sorted({_way(summary) for summary in summaries if not summary.other_machine})
+    conditions = sorted({_conditions(summary) for summary in summaries if not summary.other_machine})
     placed = [
         Placed(
-            *_realisation_series(summary, engines, engine, ways),
+            *_realisation_series(summary, engines, engine, conditions),
             point,
             not engine or shown[_kind(summary)] == summary.request.engine,
         )
@@ -96,7 +96,7 @@ def _kind(summary: Summary) -> tuple[Realisation, str]:
     return summary.realisation, summary.environment_key
 
 
-def _way(summary: Summary) -> tuple[int, int]:
+def _conditions(summary: Summary) -> tuple[int, int]:
     return summary.threads, summary.batch
 
 
@@ -108,11 +108,11 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[Re
 
 
 def _realisation_series(
-    summary: Summary, engines: Sequence[str], chosen: str, ways: Sequence[tuple[int, int]]
+    summary: Summary, engines: Sequence[str], chosen: str, conditions: Sequence[tuple[int, int]]
 ) -> tuple[Any, Series]:
     """Its name, with what else tells on the clock, the engine where each has its own lines, threads and batch
-    where they are not the only one of the ``ways`` here, and the machine where it is another. Lines of the
-    first engine and way are solid; layer overrides make no line."""
+    where they are not the only ``conditions`` here, and the machine where it is another. Lines of the
+    first engine and conditions are solid; layer overrides make no line."""
     name, colour, recipe = ran(summary), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
@@ -120,7 +120,7 @@ def _realisation_series(
     if apart:
         name += f", {count(apart, 'layer override')}"
     label = engine_label(summary.request.engine)
-    way, engine = _way(summary), engines.index(summary.request.engine)
+    timed, engine = _conditions(summary), engines.index(summary.request.engine)
     own = (
         summary.request.engine == "sparse"
         and summary.realisation is Realisation.SPARSE
@@ -128,13 +128,12 @@ def _realisation_series(
     )
     if len(engines) > 1 and not chosen and not own:  # the sparse kernels are an engine by themselves
         name += f", {label}"
-    if [way] != ways:
+    if [timed] != conditions:
         name += f", {summary.served}"
     if summary.other_machine:
         name, colour = f"{name}, {BadgeKind.OTHER_MACHINE.label}", Realisation.UNKNOWN
     place = list(MARKERS).index(summary.realisation)
-    order = (place, engine, summary.environment_key, snap, apart, way, bool(summary.fallback))
-    first_way = summary.other_machine or way == ways[0]
-    first = first_way and summary.request.engine == engines[0]
+    order = (place, engine, summary.environment_key, snap, apart, timed, bool(summary.fallback))
+    first = (summary.other_machine or timed == conditions[0]) and summary.request.engine == engines[0]
     line: Literal["solid", "dash", "none"] = "solid" if first else "dash"
     return order, Series(name, colour, (), line="none" if recipe.layers else line)

@@ -61,7 +61,7 @@ def hover(summary: Summary) -> str:
     if summary.shared_with:
         lines.append(html.escape(f"time shared with: {summary.shared_with}"))
     lines += [
-        html.escape(clip(badge.told)) for badge in summary.badges if badge.kind is not BadgeKind.MEASURED
+        html.escape(clip(badge.text)) for badge in summary.badges if badge.kind is not BadgeKind.MEASURED
     ]
     return "<br>".join(lines)
 

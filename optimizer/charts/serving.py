@@ -7,11 +7,9 @@ from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import realisation
+from optimizer.analysis.served import Configuration, Performance, ServedComparison
 from optimizer.analysis.serving import (
     BestServed,
-    Configuration,
-    Figures,
-    ServedComparison,
     ServingRun,
     Side,
     comparisons,
@@ -35,19 +33,24 @@ def serving_info(
         return Lines(
             title, x, y, empty="Not measured yet.<br>Choose batch sizes, threads and streams, and measure."
         )
-    told = comparisons(run)
+    compared = comparisons(run)
     kind = realisation(run.execution)
-    series = [_served(run, told, Side.UNCOMPRESSED, "baseline", "circle", one) for one in _ways(told)]
-    if not run.request.recipe.identity:
-        series += [_served(run, told, Side.RECIPE, kind, MARKERS[kind], one) for one in _ways(told)]
-    named = {one.colour: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
-    drawn = [point for one in series for point in one.points]
-    ends = [end for point in drawn for end in (point.x, point.x_low, point.x_high) if end] + [
-        limit_ns or drawn[0].x
+    series = [
+        _served(run, compared, Side.UNCOMPRESSED, "baseline", "circle", one)
+        for one in _thread_counts(compared)
     ]
-    chosen = _chosen(drawn, choice) if choice and choice.met else None
+    if not run.request.recipe.identity:
+        series += [
+            _served(run, compared, Side.RECIPE, kind, MARKERS[kind], one) for one in _thread_counts(compared)
+        ]
+    named = {one.colour: index for index, one in reversed([*enumerate(series)])}  # one of a network is enough
+    points = [point for one in series for point in one.points]
+    ends = [end for point in points for end in (point.x, point.x_low, point.x_high) if end] + [
+        limit_ns or points[0].x
+    ]
+    chosen = _chosen(points, choice) if choice and choice.met else None
     across = (min(ends) / 1.4, max(ends) * 1.25)
-    up = (0.0, 1.12 * max(point.high or point.y for point in drawn))
+    up = (0.0, 1.12 * max(point.high or point.y for point in points))
     return Lines(
         title,
         replace(x, span=across),
@@ -59,7 +62,7 @@ def serving_info(
         selected=chosen,
         selected_name="best under the limit",
         limit=Limit(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None,
-        note="labels: images a request" + (", threads × streams" if len(_ways(told)) > 1 else ""),
+        note="labels: batch size" + (", threads × streams" if len(_thread_counts(compared)) > 1 else ""),
     )
 
 
@@ -114,51 +117,53 @@ def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _ways(told: Sequence[ServedComparison]) -> list[tuple[int, int]]:
-    return sorted({(one.configuration.threads, one.configuration.streams) for one in told})
+def _thread_counts(compared: Sequence[ServedComparison]) -> list[tuple[int, int]]:
+    return sorted({(one.configuration.threads, one.configuration.streams) for one in compared})
 
 
 def _served(
     run: ServingRun,
-    told: Sequence[ServedComparison],
+    compared: Sequence[ServedComparison],
     network: Side,
     colour: str,
     marker: str,
-    way: tuple[int, int],
+    threads: tuple[int, int],
 ) -> Series:
     """One network's line for so many threads and streams; several streams are dashed."""
     name = run.request.recipe.describe() if network is Side.RECIPE else "uncompressed"
-    found = [one for one in told if (one.configuration.threads, one.configuration.streams) == way]
+    found = [one for one in compared if (one.configuration.threads, one.configuration.streams) == threads]
     points = []
     for one in found:
-        figures = one.variant if network is Side.RECIPE else one.baseline
-        last = one is found[-1] and len(_ways(told)) > 1
+        performance = one.variant if network is Side.RECIPE else one.baseline
+        last = one is found[-1] and len(_thread_counts(compared)) > 1
         points.append(
             Point(
-                figures.latency_ns,
-                figures.throughput,
+                performance.latency_ns,
+                performance.throughput,
                 key=_key(network, one.configuration),
-                low=figures.throughput_low,
-                high=figures.throughput_high,
-                x_low=figures.latency_low,
-                x_high=figures.latency_high,
-                hover=_hover(name, one, figures, network),
+                low=performance.throughput_low,
+                high=performance.throughput_high,
+                x_low=performance.latency_low,
+                x_high=performance.latency_high,
+                hover=_hover(name, one, performance, network),
                 marker=marker,
                 simulated=network is Side.RECIPE and bool(run.execution.simulated),
                 noisy=bool(one.fair.noise),
-                label=f"{one.configuration.batch}{f', {way[0]} × {way[1]}' if last else ''}",
+                label=f"{one.configuration.batch}{f', {threads[0]} × {threads[1]}' if last else ''}",
             )
         )
-    return Series(clip(name, 44), colour, tuple(points), line="solid" if way[1] == 1 else "dash")
+    return Series(clip(name, 44), colour, tuple(points), line="solid" if threads[1] == 1 else "dash")
 
 
-def _hover(name: str, one: ServedComparison, figures: Figures, network: Side) -> str:
-    images = metric("throughput").format(figures.throughput, figures.throughput_low, figures.throughput_high)
+def _hover(name: str, one: ServedComparison, performance: Performance, network: Side) -> str:
+    images = metric("throughput").format(
+        performance.throughput, performance.throughput_low, performance.throughput_high
+    )
     lines = [
         f"<b>{html.escape(name)}</b>",
         one.configuration.words,
-        f"latency {format_ns(figures.latency_ns, figures.latency_low, figures.latency_high)}",
-        *([f"95 % within {format_ns(figures.p95_ns)}"] if figures.p95_ns else []),
+        f"latency {format_ns(performance.latency_ns, performance.latency_low, performance.latency_high)}",
+        *([f"95 % within {format_ns(performance.p95_ns)}"] if performance.p95_ns else []),
         images,
     ]
     if network is Side.RECIPE:
@@ -187,10 +192,10 @@ def gains_info(run: ServingRun | None) -> Lines:
     title = "What the recipe brings in each configuration"
     if run is None:
         return Lines(title, x, Axis(""), empty="Measured with the throughput.")
-    told, kind = comparisons(run), realisation(run.execution)
+    compared, kind = comparisons(run), realisation(run.execution)
     names = tuple(
         f"{one.configuration.batch} · {one.configuration.threads} · {one.configuration.streams}"
-        for one in told
+        for one in compared
     )
     points = tuple(
         Point(
@@ -203,16 +208,16 @@ def gains_info(run: ServingRun | None) -> Lines:
             simulated=bool(run.execution.simulated),
             noisy=bool(one.fair.noise),
         )
-        for row, one in enumerate(told)
+        for row, one in enumerate(compared)
     )
-    even = tuple(Point(1.0, row) for row in (-0.5, len(told) - 0.5))
+    even = tuple(Point(1.0, row) for row in (-0.5, len(compared) - 0.5))
     return Lines(
         title,
         replace(x, span=(0.0, 1.08 * max(1.0, *(point.x_high or point.x for point in points)))),
-        Axis("", categories=names, span=(len(told) - 0.5, -0.5)),
+        Axis("", categories=names, span=(len(compared) - 0.5, -0.5)),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),
             Series(kind.label, kind, points, line="none"),
         ),
-        note="images a request · threads · streams",
+        note="batch size · threads · streams",
     )

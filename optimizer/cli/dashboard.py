@@ -19,6 +19,31 @@ from optimizer.system.paths import app_file, home
 from optimizer.system.processes import end, guard, release
 
 
+def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8501)
+    parser.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="open this folder to the page (repeat)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name under which the page may be opened, beside this machine's own (repeat)",
+    )
+    parser.add_argument(
+        "--downloads",
+        metavar="BYTES",
+        help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
+    )
+    parser.add_argument("--headless", action="store_true", help="do not open a browser")
+
+
 def open_dashboard(options: argparse.Namespace) -> None:
     """Serve the page until it is ended, or this process is. Raises InputError, UnavailableError."""
     home()  # a folder that can't be written is said here, not in a page

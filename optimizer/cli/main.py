@@ -17,14 +17,14 @@ from typing import Any, TypeVar
 from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.cli.dashboard import open_dashboard
+from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.formats import count
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Request, Result
 from optimizer.store.results import Store, describe_unreadable
-from optimizer.system.downloads import DEFAULT_DOWNLOADS
 
 T = TypeVar("T")
 
@@ -103,8 +103,8 @@ def _sweep(options: argparse.Namespace) -> None:
     from optimizer.search.sweep import grid, sweep
 
     store = Store()
-    way = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
-    requests = grid(replace(request_of(options, way), recipe=way), options.sparsities, options.bits)
+    recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+    requests = grid(replace(request_of(options, recipe), recipe=recipe), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
         work.load_or_measure(requests[0], store, _tell)
     failures = 0
@@ -374,9 +374,7 @@ def _parser() -> argparse.ArgumentParser:
         commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"
     )
     add_experiment_options(save)
-    save.add_argument(
-        "--format", choices=("safetensors", "packed", "onnx", "openvino"), default="safetensors"
-    )
+    save.add_argument("--format", choices=tuple(ARTIFACTS), default="safetensors")
     save.add_argument("--output", "-o", metavar="FILE")
 
     report = _command(commands, "report", _report, "write one HTML report that opens without a network")
@@ -387,28 +385,7 @@ def _parser() -> argparse.ArgumentParser:
     stored.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
 
     dashboard = _command(commands, "dashboard", open_dashboard, "serve the dashboard")
-    dashboard.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    dashboard.add_argument("--port", type=int, default=8501)
-    dashboard.add_argument(
-        "--images",
-        action="append",
-        default=[],
-        metavar="FOLDER",
-        help="open this folder to the page (repeat)",
-    )
-    dashboard.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a name under which the page may be opened, beside this machine's own (repeat)",
-    )
-    dashboard.add_argument(
-        "--downloads",
-        metavar="BYTES",
-        help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
-    )
-    dashboard.add_argument("--headless", action="store_true", help="do not open a browser")
+    add_dashboard_options(dashboard)
     return parser
 
 

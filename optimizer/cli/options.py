@@ -85,7 +85,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--match",
         action="store_true",
-        help="give layers' outputs their mean and variance back where it helps (batch norm taken anew)",
+        help="give layers' outputs their mean and variance back where it helps (batch-norm re-estimation)",
     )
     recipe.add_argument(
         "--finetune",

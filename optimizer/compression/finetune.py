@@ -123,8 +123,8 @@ def recover(
         if step < steps:
             keep(_checkpoint(step, model, best, divergence, optimiser, random))
         seconds = (time.monotonic() - started) / (step - first)
-        told = f"{words}: {step:,} of {steps:,} steps, {seconds:.2g} s each"
-        report(step / steps, f"{told}, divergence {before:.3g} before and {divergence:.3g} now")
+        message = f"{words}: {step:,} of {steps:,} steps, {seconds:.2g} s each"
+        report(step / steps, f"{message}, divergence {before:.3g} before and {divergence:.3g} now")
     taken = (time.monotonic() - started) / max(1, steps - first)
     return Recovered(best, before, divergence, steps, taken if steps > first else 0.0)
 

@@ -196,11 +196,11 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Dataset
         raise InputError("a class index file goes with an image folder: give the folder too, or leave it out")
     report(None, "reading the bundled images")
     pixels, labels = _archive(BUNDLED_ARCHIVES[0])
-    drawn = np.random.default_rng(spec.seed).permutation(len(pixels))[: spec.limit]
+    sampled = np.random.default_rng(spec.seed).permutation(len(pixels))[: spec.limit]
     notes: tuple[str, ...] = ()
-    if len(drawn) < len(pixels):
-        notes = (f"{len(drawn):,} of {len(pixels):,} images are evaluated, drawn with seed {spec.seed}",)
-    evaluation = _preprocess_all(model, pixels[drawn])
+    if len(sampled) < len(pixels):
+        notes = (f"{len(sampled):,} of {len(pixels):,} images are evaluated, drawn with seed {spec.seed}",)
+    evaluation = _preprocess_all(model, pixels[sampled])
     if spec.calibration is None:
         calibration = _preprocess_all(model, _archive(BUNDLED_ARCHIVES[1])[0])
     else:
@@ -210,7 +210,7 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Dataset
         calibration, copied = _without_copies(read, evaluation)
         notes += (*read.notes, *copied)
     return Datasets(
-        evaluation=Images(evaluation, torch.from_numpy(labels[drawn])),
+        evaluation=Images(evaluation, torch.from_numpy(labels[sampled])),
         calibration=Images(calibration, None),
         notes=notes,
         mapping=ClassMapping(),

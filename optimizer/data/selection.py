@@ -70,7 +70,7 @@ def select(spec: DataSpec, classes: Sequence[str], wordnet_ids: Sequence[str] = 
     outputs: dict[str | None, int] = {entry.folder: entry.index for entry in mapping.mapped}
     usable = [
         (file, outputs.get(folder, -1))
-        for file, folder in _drawn(list(zip(listing.images, listing.folders, strict=True)), spec.seed)
+        for file, folder in _shuffled(list(zip(listing.images, listing.folders, strict=True)), spec.seed)
         if folder is None or folder in outputs
     ]
     if spec.calibration is not None:
@@ -115,7 +115,7 @@ def calibration_files(spec: DataSpec) -> list[Path]:
             f"the calibration folder {spec.calibration} is the evaluation folder: give a folder of other "
             "images, or none, and a share of the images is set aside"
         )
-    return _drawn(listing.images, spec.seed)
+    return _shuffled(listing.images, spec.seed)
 
 
 def without_shared(
@@ -184,7 +184,7 @@ def _archive_digest(archive: Path, size_bytes: int, mtime_ns: int) -> str:
     return content(archive)
 
 
-def _drawn(items: Sequence[T], seed: int) -> list[T]:
+def _shuffled(items: Sequence[T], seed: int) -> list[T]:
     return [items[i] for i in np.random.default_rng(seed).permutation(len(items))]
 
 

@@ -18,7 +18,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class Service:
-    """A network compiled for one way of serving it: so many images a request, threads, requests at once.
+    """A network compiled for a batch size, a number of threads and of streams (requests at once).
 
     ``run`` answers ``requests`` requests for the same images ``[batch, C, H, W]``, as many at once as there
     are streams, and gives the nanoseconds that each took ``[requests]``. ``session`` is entered around it.

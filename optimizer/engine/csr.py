@@ -98,13 +98,13 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
         )
         for layer in uses(compressed.module)
     )
-    told = f"no sparse kernels here ({why}): torch's CSR for {len(faster)} of {len(layers)} layers"
+    message = f"no sparse kernels here ({why}): torch's CSR for {len(faster)} of {len(layers)} layers"
     return replace(
         runner,
         score=build_eager(
             compressed, calibration, threads=threads, batch=batch
         ).score,  # which layers are faster may change
-        execution=Execution(layers, (*runner.execution.simulated, told), fallback=why),
+        execution=Execution(layers, (*runner.execution.simulated, message), fallback=why),
     )
 
 

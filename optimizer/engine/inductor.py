@@ -32,10 +32,12 @@ def profile(
     whole = timeit.repeat(
         call, number=1, repeat=calls
     )  # by itself: the profiler takes time between operations
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as told:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True
+    ) as profiled:
         for _ in range(calls):
             call()
-    ran = [list(_kernels(event)) for event in told.events() or () if event.name.startswith(GRAPH)]
+    ran = [list(_kernels(event)) for event in profiled.events() or () if event.name.startswith(GRAPH)]
     layers, rows = _by_shape(module), []
     for samples in zip(*ran, strict=True):
         layer = _layer(samples[0], layers)

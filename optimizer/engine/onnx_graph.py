@@ -1,56 +1,33 @@
-"""One ONNX graph of a compressed model: what ONNX Runtime executes, and what a user takes away.
+"""One ONNX graph of a compressed model: what ONNX Runtime executes, and what is saved as ONNX.
 
-A module is exported once, in float32 (seconds); each recipe takes a copy of the graph and puts its weights
-and biases in the place of the module's (milliseconds). Roundings are in QDQ form
-(https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html): weights of 8 bits or fewer
-are integer codes and a DequantizeLinear, which gives every value back exactly, those of 16 are halves and a
-Cast, and what is rounded at run time goes through QuantizeLinear and DequantizeLinear.
+A module is exported once, in float32 (:mod:`optimizer.engine.onnx_export`, seconds); each recipe takes a
+copy of the graph and puts its weights and biases in the place of the module's (milliseconds). Roundings are
+in QDQ form (https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html): weights of 8
+bits or fewer are integer codes and a DequantizeLinear, which gives every value back exactly, those of 16 are
+halves and a Cast, and what is rounded at run time goes through QuantizeLinear and DequantizeLinear.
 """
 
 import copy
-import importlib.util
-import io
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
 from optimizer.compression.packing import narrow
+from optimizer.engine.onnx_export import Exported, export
 from optimizer.engine.torch import RoundActivations
-from optimizer.errors import WorkError
-from optimizer.model.layers import multiplications, walk
+from optimizer.model.layers import walk
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 LAYER_OPERATIONS = ("Conv", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip")
 KEEPS_VALUES = ("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity")
 """Operations whose outputs are some of their inputs' values: one grid holds both."""
 INT32 = 2**30
 """Room for a bias in an int32, with as much again for the sum of the products."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """The float32 graph of ``module``; nothing changes it.
-
-    ``weights``: for each initializer that holds a layer's weight, the layer, and whether it is transposed
-    there. ``others``: initializers that are another parameter, whose path they have for a name. ``running``
-    layers multiply at all. ``dynamic``: it takes any number of images, else one at a time.
-    """
-
-    model: Any
-    module: nn.Module
-    input_shape: tuple[int, ...]
-    dynamic: bool
-    weights: Mapping[str, tuple[str, bool]]
-    others: frozenset[str]
-    running: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -70,129 +47,6 @@ class Graph:
     rounded: set[str] = field(default_factory=set)
     narrowed: set[str] = field(default_factory=set)
     int8: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
-
-
-def lacking() -> str | None:
-    """Why no graph can be made here, or None."""
-    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if not absent:
-        return None
-    named = " and ".join([*([", ".join(absent[:-1])] if absent[:-1] else []), absent[-1]])
-    return f"no package {named} (pip install 'paretoscope[onnx]')"
-
-
-# The float32 graph
-
-
-def export(module: nn.Module, shape: tuple[int, ...]) -> Exported:
-    """Export ``module`` for images ``[C, H, W]``. Raises WorkError when torch can't."""
-    model, dynamic = _whole_graph(module, shape)
-    _strip(model)
-    weights = _layers_in(model.graph, module)
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    others = frozenset(
-        initializer.name
-        for initializer in model.graph.initializer
-        if initializer.name not in weights
-        and initializer.name in parameters
-        and _holds(initializer, parameters[initializer.name])
-    )
-    running = tuple(name for name, runs in multiplications(module, shape).items() if runs)
-    return Exported(model, module, shape, dynamic, weights, others, running)
-
-
-def _whole_graph(module: nn.Module, shape: tuple[int, ...]) -> tuple[Any, bool]:
-    """The graph in float32, and whether it takes any number of images. Raises WorkError."""
-    try:
-        model = _export(module, torch.zeros(2, *shape), ({0: torch.export.Dim("batch")},))
-    except Exception:  # the exporter raises whatever the model's code or its own passes raise
-        pass
-    else:  # without a word it may have settled for the two images that it was shown
-        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
-            return model, True
-    try:
-        return _export(module, torch.zeros(1, *shape), None), False
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WorkError(f"torch can't export this model to ONNX: {reason}") from error
-
-
-def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:
-    with _quiet():
-        program = torch.onnx.export(
-            module,
-            (images,),
-            dynamo=True,
-            dynamic_shapes=dynamic,
-            input_names=["images"],
-            output_names=["logits"],
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """What the exporter says of its own and of torch's workings is no concern of a user's."""
-    with warnings.catch_warnings(action="ignore"), redirect_stdout(io.StringIO()):
-        yield
-
-
-def _strip(model: Any) -> None:
-    """Take out what the exporter noted of its work: source lines, with the paths of this machine."""
-    graph = model.graph
-    for part in (
-        model,
-        graph,
-        *graph.node,
-        *graph.value_info,
-        *graph.input,
-        *graph.output,
-        *graph.initializer,
-    ):
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")
-
-
-def _holds(initializer: Any, values: Tensor) -> bool:
-    from onnx import numpy_helper
-
-    return np.array_equal(numpy_helper.to_array(initializer), values.detach().numpy())
-
-
-def _layers_in(graph: Any, module: nn.Module) -> dict[str, tuple[str, bool]]:
-    """For each initializer that holds a layer's weight: the layer, and whether it is transposed there.
-
-    By value: the exporter names what it folds itself, and a wrong match would give wrong answers in silence.
-    """
-    from onnx import TensorProto, numpy_helper
-
-    names = {id(layer.weight): layer.name for layer in walk(module)}
-    aliases = {
-        alias: names[id(parameter)]
-        for alias, parameter in module.named_parameters(remove_duplicate=False)
-        if id(parameter) in names
-    }
-    weights = {layer.name: layer.weight.detach().numpy() for layer in walk(module)}
-    found: dict[str, tuple[str, bool]] = {}
-    for initializer in graph.initializer:
-        if len(initializer.dims) < 2 or initializer.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(initializer)
-        likely = aliases.get(initializer.name)
-        for name in sorted(weights, key=lambda name: name != likely):
-            weight = weights[name]
-            if np.array_equal(values, weight):
-                found[initializer.name] = (name, False)
-                break
-            if values.ndim == 2 and np.array_equal(values, weight.T):
-                found[initializer.name] = (name, True)
-                break
-    return found
-
-
-# A recipe's graph
 
 
 def graph_of(exported: Exported, compressed: CompressedModel, calibration: Tensor, threads: int) -> Graph:

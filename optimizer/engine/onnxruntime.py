@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: float32, and int8 kernels where weights and activations are 8-bit.
 
 A torch module is exported once; each recipe puts its weights into a copy of that graph
-(:mod:`optimizer.engine.onnx_graph`), which is also what a user takes away. A session optimises the graph
+(:mod:`optimizer.engine.onnx_graph`), which is also what is saved as ONNX. A session optimises the graph
 when it is made: weights that wait in fewer bits become float32 there, and roundings between integer kernels
 go. What really runs is read off the optimised graph.
 """
@@ -31,7 +31,8 @@ from optimizer.engine.base import (
     one_by_one,
 )
 from optimizer.engine.faithful import check_follows
-from optimizer.engine.onnx_graph import Exported, Graph, export, graph_of, lacking
+from optimizer.engine.onnx_export import Exported, export, lacking
+from optimizer.engine.onnx_graph import Graph, graph_of
 from optimizer.engine.realised import execution_of, simulated
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role

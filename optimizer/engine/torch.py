@@ -207,10 +207,10 @@ def _kernels(
         for module in units:  # after what rounds the inputs
             stack.callback(module.register_forward_pre_hook(enter).remove)
             stack.callback(module.register_forward_hook(leave, prepend=True).remove)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as told:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiled:
             infer(images)
     longest: dict[str, tuple[float, str]] = {}
-    for event in told.events() or ():
+    for event in profiled.events() or ():
         scope = event.cpu_parent
         while scope is not None and not scope.name.startswith(SCOPE):
             scope = scope.cpu_parent

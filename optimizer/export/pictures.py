@@ -30,7 +30,7 @@ RENDER_SECONDS = 90
 TURN_SECONDS = 30
 """How long one waits while the pictures of others are drawn."""
 END_SECONDS = 5
-_turn = threading.Lock()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes
     if browser.problem:
         raise UnavailableError(browser.problem)
     figures = [_opaque(chart, dark) for chart in charts]
-    if not _turn.acquire(timeout=TURN_SECONDS):
+    if not _lock.acquire(timeout=TURN_SECONDS):
         raise UnavailableError(
             f"pictures are drawn one after another, and {TURN_SECONDS} s did not bring this one's turn: try "
             "again in a minute"
@@ -97,7 +97,7 @@ def render(charts: Sequence[Lines], kind: str, dark: bool = False) -> list[bytes
             "try again, or set BROWSER_PATH to another one"
         ) from error
     finally:
-        _turn.release()
+        _lock.release()
 
 
 def _render(figures: Sequence[go.Figure], kind: str, path: str | None) -> list[bytes]:
@@ -131,22 +131,22 @@ async def _draw(opened: Any, figures: Sequence[go.Figure], kind: str) -> list[by
     async with opened as browser:
         return [
             await browser.calc_fig(
-                drawn,
+                opaque,
                 opts={
                     "format": kind,
                     "width": PICTURE_WIDTH,
-                    "height": drawn.layout.height,
+                    "height": opaque.layout.height,
                     "scale": PICTURE_SCALE if kind == "png" else 1,
                 },
             )
-            for drawn in figures
+            for opaque in figures
         ]
 
 
 def _opaque(chart: Lines, dark: bool) -> go.Figure:
-    drawn = figure(chart, dark=dark)
-    drawn.update_layout(paper_bgcolor=(DARK if dark else LIGHT).page)
-    return drawn
+    opaque = figure(chart, dark=dark)
+    opaque.update_layout(paper_bgcolor=(DARK if dark else LIGHT).page)
+    return opaque
 
 
 def sheet(charts: Sequence[Lines]) -> tuple[list[tuple[int, int]], tuple[int, int]]:

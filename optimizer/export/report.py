@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from optimizer.analysis.frame import frontier_of
+from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
@@ -145,12 +145,12 @@ def _findings(summaries: Sequence[Summary]) -> Section | None:
 
 def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     """Each configuration in sentences; of a long list only those on the frontier."""
-    told = list(summaries)
+    chosen = list(summaries)
     words = []
-    if len(told) > MAX_SENTENCES:
-        told = [summary for summary, on in zip(told, frontier_of(told).optimal, strict=True) if on]
+    if len(chosen) > MAX_SENTENCES:
+        chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
         words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
-    items = [_capital(_with_sentences(summary)) for summary in told]
+    items = [_capital(_with_sentences(summary)) for summary in chosen]
     return Section("Each configuration", words, items) if items else None
 
 
@@ -181,7 +181,7 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
                 summary.latency.aa_ratio, summary.latency.aa_low, summary.latency.aa_high
             ),
             "to know": "; ".join(
-                [badge.told for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
+                [badge.text for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
                 + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
                 + list(summary.notes)
             ),

@@ -107,11 +107,11 @@ def write_png(results: Sequence[Result]) -> bytes:
     """All charts in one picture, two a row. Raises UnavailableError without a Chrome."""
     charts = list(charts_of(results).values())
     places, size = sheet(charts)
-    drawn = Image.new("RGB", (size[0] * PICTURE_SCALE, size[1] * PICTURE_SCALE), LIGHT.page)
-    for picture, (x, y) in zip(render(charts, "png"), places, strict=True):
-        drawn.paste(Image.open(io.BytesIO(picture)), (x * PICTURE_SCALE, y * PICTURE_SCALE))
+    picture = Image.new("RGB", (size[0] * PICTURE_SCALE, size[1] * PICTURE_SCALE), LIGHT.page)
+    for chart, (x, y) in zip(render(charts, "png"), places, strict=True):
+        picture.paste(Image.open(io.BytesIO(chart)), (x * PICTURE_SCALE, y * PICTURE_SCALE))
     file = io.BytesIO()
-    drawn.save(file, "PNG")
+    picture.save(file, "PNG")
     return file.getvalue()
 
 
@@ -120,8 +120,8 @@ def write_svg(results: Sequence[Result]) -> bytes:
     charts = list(charts_of(results).values())
     places, (width, height) = sheet(charts)
     nested = "".join(
-        f'<g transform="translate({x},{y})">{picture.decode()}</g>'
-        for picture, (x, y) in zip(render(charts, "svg"), places, strict=True)
+        f'<g transform="translate({x},{y})">{chart.decode()}</g>'
+        for chart, (x, y) in zip(render(charts, "svg"), places, strict=True)
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" '
@@ -175,7 +175,7 @@ def page(
 ) -> str:
     """One HTML document: sections, charts, the table, more sections, the environments. It reaches no network:
     plotly.js is inside, and its content security policy forbids everything else."""
-    drawn = {
+    figures = {
         name: {mode: figure(chart, dark=mode == "dark").to_plotly_json() for mode in ("light", "dark")}
         for name, chart in charts.items()
     }
@@ -186,10 +186,10 @@ def page(
         before=before,
         after=[*after, _environments(results)],
         charts=[
-            (name, alternative(chart), drawn[name]["light"]["layout"]["height"])
+            (name, alternative(chart), figures[name]["light"]["layout"]["height"])
             for name, chart in charts.items()
         ],
-        figures=_script_json(drawn),
+        figures=_script_json(figures),
         plotly=Markup(get_plotlyjs().replace("</script", "<\\/script")) if charts else "",
         rows=table(results),
         light=LIGHT,
@@ -367,12 +367,3 @@ EXPORTERS: dict[str, Exporter] = {
     "png": Exporter("Charts as PNG", "png", "image/png", write_png, needs_chrome=True),
     "svg": Exporter("Charts as SVG", "svg", "image/svg+xml", write_svg, needs_chrome=True),
 }
-
-MODEL_FILES = {
-    "safetensors": "Weights as safetensors",
-    "packed": "Weights packed to their bits",
-    "onnx": "ONNX model",
-    "openvino": "OpenVINO model",
-}
-"""What of a compressed model can be taken away (:mod:`optimizer.export.artifacts` writes it): each is one
-zip."""

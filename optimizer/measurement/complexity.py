@@ -142,10 +142,10 @@ class PointSpec:
 def _subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[str, ...]]:
     """The smallest stack, then the others or the model's layers; and which layers are skipped, and why."""
     if request.family == STACK:
-        return [_stack_subject(n, request.inputs, request.seed) for n in request.stack_sizes], ()
+        return [_stack_point(n, request.inputs, request.seed) for n in request.stack_sizes], ()
     layers, skipped = _layer_subjects(request)
     # Two columns take the matrix kernels that a convolution takes; a single one would take the vector's.
-    smallest = _stack_subject(request.stack_sizes[0], max(2, request.inputs), request.seed)
+    smallest = _stack_point(request.stack_sizes[0], max(2, request.inputs), request.seed)
     return [smallest, *layers], skipped
 
 
@@ -168,7 +168,7 @@ def stack(n: int, seed: int) -> list[Matrix]:
     ]
 
 
-def _stack_subject(n: int, inputs: int, seed: int) -> PointSpec:
+def _stack_point(n: int, inputs: int, seed: int) -> PointSpec:
     shapes = stack_shapes(n)
     rows, columns = shapes[0]
     layers = "a linear layer" if len(shapes) == 1 else f"{len(shapes)} linear layers"

@@ -17,7 +17,7 @@ from optimizer.compression.apply import (
 )
 from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, statistics_of
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.step_time import keep_step_time
@@ -166,17 +166,17 @@ def shrunk(workspace: Workspace, spec: PruneSpec, report: Report = quiet) -> nn.
 
 @once
 def _shrunk(workspace: Workspace, spec: PruneSpec, *, report: Report) -> nn.Module:
-    known = _plan(workspace, spec.allocation == "measured", report=report)
-    return shrink(known, spec.share, multiple=spec.snap, match=spec.match, report=report).module
+    remove: Shrinker = spec.pruner.load()
+    return remove(
+        workspace.model.module, spec, lambda order: _plan(workspace, order, report=report), report
+    ).eval()
 
 
 @once
-def _plan(workspace: Workspace, measured: bool, *, report: Report) -> ChannelPlan:
-    """In which order channels go: with ``measured`` effects, from the calibration statistics' moments."""
-    model, images = workspace.model.module, workspace.statistics_images
-    if not measured:
-        return plan_of(model, images, "magnitude", report=report)
-    return plan_of(model, images, "compensated", workspace.statistics(report).moments, report)
+def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
+    """In which order channels go; a compensated one works from the calibration statistics' moments."""
+    moments = workspace.statistics(report).moments if order == "compensated" else None
+    return plan_of(workspace.model.module, workspace.statistics_images, order, moments, report)
 
 
 def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = quiet) -> Anatomy:

@@ -12,12 +12,9 @@ from functools import partial
 
 import numpy as np
 
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import (
     EAGER,
-    EAGER_EVERY,
-    Configuration,
-    Served,
-    ServedPoint,
     ServingRequest,
     ServingRun,
     configurations,
@@ -177,8 +174,8 @@ def thin(taken: np.ndarray, seed: int) -> np.ndarray:
     """
     if len(taken) <= KEPT_REQUESTS:
         return taken
-    drawn = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
-    return taken[np.sort(drawn)]
+    sampled = np.random.default_rng(seed).choice(len(taken), KEPT_REQUESTS, replace=False)
+    return taken[np.sort(sampled)]
 
 
 def _rounds(

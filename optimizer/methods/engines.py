@@ -1,9 +1,8 @@
 """Every engine: what executes a model."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from optimizer.methods.entries import load
+from optimizer.methods.entries import Entry, by_name
 
 DEFAULT_ENGINE = "openvino"
 REFERENCE_ENGINE = "torch"
@@ -11,7 +10,7 @@ REFERENCE_ENGINE = "torch"
 
 
 @dataclass(frozen=True, slots=True)
-class EngineInfo:
+class EngineInfo(Entry):
     """An engine. ``code`` names an :class:`optimizer.engine.base.Engine`, or is one.
 
     ``help`` is one short phrase on what is special about it. ``int8``: it has integer kernels. ``streams``:
@@ -21,63 +20,52 @@ class EngineInfo:
     ``{batch}`` and ``{precision}`` to be filled in.
     """
 
-    name: str
-    label: str
-    help: str = ""
-    code: object = None
     int8: bool = False
     streams: bool = False
     skips_zeros: bool = False
     fallback: str = ""
     repeat: str = ""
 
-    def load(self) -> Any:
-        """The engine, imported now."""
-        return load(self.code)
 
-
-ENGINES: dict[str, EngineInfo] = {
-    entry.name: entry
-    for entry in (
-        EngineInfo(
-            "openvino",
-            "OpenVINO",
-            "int8 where weights and activations have 8 bits; zeros take as long",
-            "optimizer.engine.openvino:ENGINE",
-            int8=True,
-            streams=True,
-            repeat="benchmark_app -m model.xml -d CPU -api sync -nstreams 1 -nthreads {threads} -b {batch} "
-            "-hint none -infer_precision {precision} -t 10",
-        ),
-        EngineInfo(
-            "onnxruntime",
-            "ONNX Runtime",
-            "int8 by its own kernels; zeros take as long",
-            "optimizer.engine.onnxruntime:ENGINE",
-            int8=True,
-        ),
-        EngineInfo(
-            "sparse",
-            "sparse kernels",
-            "skips zeros, layer by layer where that is faster; float32",
-            "optimizer.engine.sparse:ENGINE",
-            skips_zeros=True,
-            fallback="No sparse kernels here, so torch's CSR takes their place",
-        ),
-        EngineInfo(
-            "compile",
-            "torch.compile",
-            "kernels compiled for this network, in up to a minute; int8 only simulated",
-            "optimizer.engine.compile:ENGINE",
-        ),
-        EngineInfo(
-            "torch",
-            "torch eager",
-            "the reference; int8 only simulated; zeros take as long",
-            "optimizer.engine.torch:ENGINE",
-        ),
-    )
-}
+ENGINES: dict[str, EngineInfo] = by_name(
+    EngineInfo(
+        "openvino",
+        "OpenVINO",
+        "int8 where weights and activations have 8 bits; zeros take as long",
+        "optimizer.engine.openvino:ENGINE",
+        int8=True,
+        streams=True,
+        repeat="benchmark_app -m model.xml -d CPU -api sync -nstreams 1 -nthreads {threads} -b {batch} "
+        "-hint none -infer_precision {precision} -t 10",
+    ),
+    EngineInfo(
+        "onnxruntime",
+        "ONNX Runtime",
+        "int8 by its own kernels; zeros take as long",
+        "optimizer.engine.onnxruntime:ENGINE",
+        int8=True,
+    ),
+    EngineInfo(
+        "sparse",
+        "sparse kernels",
+        "skips zeros, layer by layer where that is faster; float32",
+        "optimizer.engine.sparse:ENGINE",
+        skips_zeros=True,
+        fallback="No sparse kernels here, so torch's CSR takes their place",
+    ),
+    EngineInfo(
+        "compile",
+        "torch.compile",
+        "kernels compiled for this network, in up to a minute; int8 only simulated",
+        "optimizer.engine.compile:ENGINE",
+    ),
+    EngineInfo(
+        "torch",
+        "torch eager",
+        "the reference; int8 only simulated; zeros take as long",
+        "optimizer.engine.torch:ENGINE",
+    ),
+)
 
 
 def engine_info(name: str) -> EngineInfo:

@@ -3,7 +3,9 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+from optimizer.errors import unknown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,3 +24,33 @@ def load(code: object) -> Any:
         return code
     module, _, name = code.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What every registry says of each of its own. ``code`` names the object that does it
+    (``"package.module:name"``), or is it."""
+
+    name: str
+    label: str
+    help: str = ""
+    code: object = None
+
+    def load(self) -> Any:
+        """What ``code`` names, imported now."""
+        return load(self.code)
+
+
+E = TypeVar("E", bound=Entry)
+
+
+def by_name(*entries: E) -> dict[str, E]:
+    """A registry of these."""
+    return {entry.name: entry for entry in entries}
+
+
+def named(kind: str, name: str, registry: Mapping[str, E]) -> E:
+    """The entry of that name. Raises InputError for an unknown one, with those that there are."""
+    if name not in registry:
+        raise unknown(kind, name, registry)
+    return registry[name]

@@ -1,10 +1,8 @@
 """Every way of pruning, and the options that a prune spec has."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from optimizer.errors import unknown
-from optimizer.methods.entries import Option, load
+from optimizer.methods.entries import Entry, Option, by_name, named
 
 PATTERNS = ("unstructured", "2:4", "4:8", "1x4", "4x4", "16x1")
 SNAPS = (1, 8, 16)
@@ -54,8 +52,9 @@ PRUNE_OPTIONS: dict[str, Option] = {
 
 
 @dataclass(frozen=True, slots=True)
-class PrunerInfo:
-    """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one.
+class PrunerInfo(Entry):
+    """A way of pruning. ``code`` names an :data:`optimizer.compression.prune.Pruner`, or is one; where the
+    entry ``shrinks`` that is a :data:`optimizer.compression.prune.Shrinker`.
 
     ``options`` are those of ``PRUNE_OPTIONS`` that it reads, beside ``allocations``: the sparsity
     allocations that it knows, in the order of a menu. Another one is read as the last, and ``allocation`` is
@@ -64,15 +63,10 @@ class PrunerInfo:
 
     ``thresholds``: it can be given a magnitude in place of a sparsity. ``by_magnitude``: nothing but a
     weight's magnitude decides, so that the largest one to go is worth telling. ``needs_data``: it works from
-    calibration images. ``shrinks``: a smaller network comes of it, from a channel plan
-    (:mod:`optimizer.compression.prune.plan`), and ``code`` makes it of that. ``per_layer``: a single layer
-    can be overridden with it. ``words`` is what descriptions of recipes say of it; None is its label.
+    calibration images. ``shrinks``: channels go, and a smaller network comes of it. ``per_layer``: a single
+    layer can be overridden with it. ``words`` is what descriptions of recipes say of it; None is its label.
     """
 
-    name: str
-    label: str
-    help: str
-    code: object
     options: tuple[str, ...] = ("pattern", "match")
     allocations: tuple[str, ...] = ("measured", "global", "normalised", "uniform")
     allocation: str = "measured"
@@ -84,58 +78,49 @@ class PrunerInfo:
     per_layer: bool = True
     words: str | None = None
 
-    def load(self) -> Any:
-        """Its function, imported now."""
-        return load(self.code)
-
     @property
     def described(self) -> str:
         return self.label.lower() if self.words is None else self.words
 
 
-PRUNERS: dict[str, PrunerInfo] = {
-    entry.name: entry
-    for entry in (
-        PrunerInfo(
-            "magnitude",
-            "Magnitude",
-            "the smallest weights go; no images needed.",
-            "optimizer.compression.prune.magnitude:prune",
-            allocation="global",
-            by_magnitude=True,
-            words="",
-        ),
-        PrunerInfo(
-            "compensated",
-            "Data-aware (OBS)",
-            "calibration images tell which weights matter, and those that stay make up for those that go "
-            "(optimal brain surgeon).",
-            "optimizer.compression.prune.compensated:prune",
-            options=("pattern", "effort"),
-            rounding="compensated",
-            needs_data=True,
-            words="data-aware",
-        ),
-        PrunerInfo(
-            "channels",
-            "Channels",
-            "whole channels go, and a smaller network that runs faster everywhere is left.",
-            "optimizer.compression.prune.channels:shrink",
-            options=("snap", "match"),
-            allocations=("measured", "uniform"),
-            rounding="compensated",
-            thresholds=False,
-            needs_data=True,
-            shrinks=True,
-            per_layer=False,
-            words="",
-        ),
-    )
-}
+PRUNERS: dict[str, PrunerInfo] = by_name(
+    PrunerInfo(
+        "magnitude",
+        "Magnitude",
+        "the smallest weights go; no images needed.",
+        "optimizer.compression.prune.magnitude:prune",
+        allocation="global",
+        by_magnitude=True,
+        words="",
+    ),
+    PrunerInfo(
+        "compensated",
+        "Data-aware (OBS)",
+        "calibration images tell which weights matter, and those that stay make up for those that go "
+        "(optimal brain surgeon).",
+        "optimizer.compression.prune.compensated:prune",
+        options=("pattern", "effort"),
+        rounding="compensated",
+        needs_data=True,
+        words="data-aware",
+    ),
+    PrunerInfo(
+        "channels",
+        "Channels",
+        "whole channels go, and a smaller network that runs faster everywhere is left.",
+        "optimizer.compression.prune.channels:remove_channels",
+        options=("snap", "match"),
+        allocations=("measured", "uniform"),
+        rounding="compensated",
+        thresholds=False,
+        needs_data=True,
+        shrinks=True,
+        per_layer=False,
+        words="",
+    ),
+)
 
 
 def pruner_info(name: str) -> PrunerInfo:
     """The entry of that name. Raises InputError for an unknown one."""
-    if name not in PRUNERS:
-        raise unknown("pruning method", name, PRUNERS)
-    return PRUNERS[name]
+    return named("pruning method", name, PRUNERS)

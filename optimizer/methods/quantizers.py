@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from optimizer.errors import unknown
-from optimizer.methods.entries import Option, load
+from optimizer.methods.entries import Entry, Option, by_name, load, named
 
 QUANTIZE_OPTIONS: dict[str, Option] = {
     "granularity": Option(
@@ -32,7 +31,7 @@ QUANTIZE_OPTIONS: dict[str, Option] = {
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizerInfo:
+class QuantizerInfo(Entry):
     """A way of rounding. ``code`` names an :data:`optimizer.compression.quantize.Quantizer`, or is one.
 
     ``costs``, named likewise, predicts what rounding costs at several widths
@@ -42,20 +41,12 @@ class QuantizerInfo:
     works from calibration images. ``words`` is what descriptions of recipes say of it; None is its label.
     """
 
-    name: str
-    label: str
-    help: str
-    code: object
     costs: object = "optimizer.compression.quantize.bits:nearest_costs"
     options: tuple[str, ...] = ("granularity", "range")
     range: str = "absmax"
     asymmetric_below: int = 0
     needs_data: bool = False
     words: str | None = None
-
-    def load(self) -> Any:
-        """Its function, imported now."""
-        return load(self.code)
 
     def load_costs(self) -> Any:
         """The function that predicts costs, imported now."""
@@ -66,34 +57,29 @@ class QuantizerInfo:
         return self.label.lower() if self.words is None else self.words
 
 
-QUANTIZERS: dict[str, QuantizerInfo] = {
-    entry.name: entry
-    for entry in (
-        QuantizerInfo(
-            "nearest",
-            "Round to nearest",
-            "each weight goes to the nearest value of its grid; no images needed.",
-            "optimizer.compression.quantize.nearest:quantize",
-            options=("granularity", "range", "equalise"),
-            words="",
-        ),
-        QuantizerInfo(
-            "compensated",
-            "GPTQ",
-            "on calibration images, weights that are yet to be rounded make up for those that were.",
-            "optimizer.compression.quantize.compensated:quantize",
-            "optimizer.compression.quantize.bits:compensated_costs",
-            range="mse",
-            asymmetric_below=8,  # at 8 a zero point gains nothing and keeps int8 kernels from being used
-            needs_data=True,
-            words="GPTQ",
-        ),
-    )
-}
+QUANTIZERS: dict[str, QuantizerInfo] = by_name(
+    QuantizerInfo(
+        "nearest",
+        "Round to nearest",
+        "each weight goes to the nearest value of its grid; no images needed.",
+        "optimizer.compression.quantize.nearest:quantize",
+        options=("granularity", "range", "equalise"),
+        words="",
+    ),
+    QuantizerInfo(
+        "compensated",
+        "GPTQ",
+        "on calibration images, weights that are yet to be rounded make up for those that were.",
+        "optimizer.compression.quantize.compensated:quantize",
+        "optimizer.compression.quantize.bits:compensated_costs",
+        range="mse",
+        asymmetric_below=8,  # at 8 a zero point gains nothing and keeps int8 kernels from being used
+        needs_data=True,
+        words="GPTQ",
+    ),
+)
 
 
 def quantizer_info(name: str) -> QuantizerInfo:
     """The entry of that name. Raises InputError for an unknown one."""
-    if name not in QUANTIZERS:
-        raise unknown("rounding", name, QUANTIZERS)
-    return QUANTIZERS[name]
+    return named("rounding", name, QUANTIZERS)

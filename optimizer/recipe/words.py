@@ -28,7 +28,8 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
     how = [prune.pruner.described] if prune.pruner.described else []
     how += ["best effort"] if prune.effort == "best" and "effort" in prune.pruner.options else []
     if prune.shrinks:
-        how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
+        if len(prune.pruner.allocations) > 1:
+            how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
         how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
         how += ["batch norm re-estimated"] if prune.matches else []
         return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
@@ -62,7 +63,7 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
     if quantize.activation_bits < 32:
         parts.append(Phrase(f"{quantize.activation_bits}-bit activations"))
     if quantize.precision != "f32":
-        parts.append(Phrase(f"computed in {PRECISIONS[quantize.precision]}"))
+        parts.append(Phrase(f"compute precision {PRECISIONS[quantize.precision]}"))
     return parts
 
 

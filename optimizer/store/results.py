@@ -200,11 +200,6 @@ class Store:
         rows = self._read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)
         return {key: found for key, json in rows for found in _readable([json], record)}
 
-    def forget_document(self, kind: str, key: str) -> None:
-        """Drop a document, if it is there."""
-        with self._writing() as connection:
-            connection.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
-
     def unreadable(self, documents: Mapping[str, type]) -> list[Unreadable]:
         """Every row that is passed over because it can't be read. This reads them all."""
         with self._reading() as connection:

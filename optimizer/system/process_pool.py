@@ -255,7 +255,7 @@ class Pool:
     def _next(self, lane: "_Lane") -> Job | None:
         """The most urgent queued job, now running; None once the pool is closed."""
 
-        def turn(job: Job) -> tuple[bool, float, int]:
+        def precedence(job: Job) -> tuple[bool, float, int]:
             return (
                 not self._awaited(job),
                 job.priority,
@@ -265,7 +265,7 @@ class Pool:
         with self._changed:
             while not self._closed:
                 queued = (job for job in self._live.values() if job.lane == lane.name)
-                job = min((job for job in queued if job.state == "queued"), key=turn, default=None)
+                job = min((job for job in queued if job.state == "queued"), key=precedence, default=None)
                 if job is not None:
                     self._served |= dict.fromkeys(job.visitors, next(self._turns))
                     job.begun = job.heard = time.monotonic()
@@ -364,7 +364,7 @@ class Pool:
             del self._live[job.key]
             self._over[job.key] = job
             waiting = frozenset[str]().union(*(live.visitors for live in self._live.values()))
-            self._served = {one: turn for one, turn in self._served.items() if one in waiting}
+            self._served = {one: precedence for one, precedence in self._served.items() if one in waiting}
             while len(self._over) > self._keep or (
                 len(self._over) > 1
                 and sum(past.result_bytes for past in self._over.values()) > MAX_KEPT_BYTES

@@ -23,7 +23,6 @@ class Task:
 
     name: str
     label: str
-    needs_labels: bool
     score: Score
 
 
@@ -41,8 +40,8 @@ def _unlabelled(
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("classification", "top-1 accuracy", True, _labelled),
-        Task("fidelity", "agreement with the uncompressed model", False, _unlabelled),
+        Task("classification", "top-1 accuracy", _labelled),
+        Task("fidelity", "agreement with the uncompressed model", _unlabelled),
     )
 }
 

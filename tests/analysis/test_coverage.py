@@ -134,7 +134,7 @@ def test_conversions_that_were_there_before_are_no_loss() -> None:
     assert "no more than uncompressed" in said(run)
 
 
-def test_conversions_that_hardly_take_time_are_not_told() -> None:
+def test_conversions_that_hardly_take_time_are_not_reported() -> None:
     assert "Re-quantization" not in said(profile(layer("first", 99, "u8"), conversion(0.5)))
 
 

@@ -15,10 +15,10 @@ from optimizer.analysis.frame import (
     JSON_VERSION,
     as_json,
     frame,
-    frontier_of,
     table,
     timed_alike,
 )
+from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError

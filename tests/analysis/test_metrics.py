@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,33 +21,21 @@ from optimizer.formats import (
 
 
 @pytest.mark.parametrize(
-    ("value", "written"),
+    ("format", "value", "written"),
     [
-        (0, "0 B"),
-        (512, "512 B"),
-        (999, "999 B"),
-        (1_000, "1.00 kB"),
-        (427_100, "427 kB"),
-        (1_230_000, "1.23 MB"),
-        (44_660_000, "44.7 MB"),
-        (2_500_000_000, "2.50 GB"),
+        *((format_bytes, *one) for one in (
+            (0, "0 B"), (512, "512 B"), (999, "999 B"), (1_000, "1.00 kB"), (427_100, "427 kB"),
+            (1_230_000, "1.23 MB"), (44_660_000, "44.7 MB"), (2_500_000_000, "2.50 GB"),
+        )),
+        *((format_ns, *one) for one in (
+            (12, "12.0 ns"), (612_300, "612 µs"), (1_234_567, "1.23 ms"), (5_400_000_000, "5.40 s"),
+        )),
     ],
-)
-def test_bytes_are_decimal(value: int, written: str) -> None:
-    assert format_bytes(value) == written
-
-
-@pytest.mark.parametrize(
-    ("value", "written"),
-    [
-        (12, "12.0 ns"),
-        (612_300, "612 µs"),
-        (1_234_567, "1.23 ms"),
-        (5_400_000_000, "5.40 s"),
-    ],
-)
-def test_times_take_the_unit_that_fits(value: float, written: str) -> None:
-    assert format_ns(value) == written
+)  # fmt: skip
+def test_bytes_and_times_take_the_decimal_unit_that_fits(
+    format: Callable[[float], str], value: int, written: str
+) -> None:
+    assert format(value) == written
 
 
 @pytest.mark.parametrize(

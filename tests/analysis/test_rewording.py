@@ -26,6 +26,7 @@ from optimizer.analysis import (
     summary,
 )
 from optimizer.analysis.coverage import Coverage
+from optimizer.analysis.frontier import Frontier, frontier_of
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.scaling import ComplexityRun
@@ -185,7 +186,7 @@ def shape(made: list[Result], profiled: Coverage, served: ServingRun, grown: Com
         "did": [(one.realisation.value, one.skipping, bool(one.fallback)) for one in told],
         "shared": [one.shared_with is not None for one in told],
         "moods": [[card.mood for card in headline.headlines(one, None)] for one in told],
-        "frontier": asdict_of_arrays(frame.frontier_of(told)),
+        "frontier": asdict_of_arrays(frontier_of(told)),
         "against": [
             (one.ratio, one.time_verdict, *(why.value for why in one.missing))
             for one in (comparison.compare(each, told[1]) for each in told)
@@ -200,7 +201,7 @@ def shape(made: list[Result], profiled: Coverage, served: ServingRun, grown: Com
     }
 
 
-def asdict_of_arrays(found: frame.Frontier) -> dict[str, list[bool]]:
+def asdict_of_arrays(found: Frontier) -> dict[str, list[bool]]:
     return {name: value.tolist() for name, value in asdict(found).items()}
 
 
@@ -216,7 +217,7 @@ def sentences(
 ) -> Iterable[str]:
     """Some of what is said, each on its own: all of it is worded anew."""
     told = [summarise(one) for one in made]
-    yield from (badge.told for one in told for badge in one.badges)
+    yield from (badge.text for one in told for badge in one.badges)
     yield from (points.hover(one) for one in told)
     yield from (line.name for line in charts.latency_info(made).series if line.name != "others")
     yield from (one.name for one in charts.parts_info(profiled).parts.values())

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
+from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import (
-    EAGER_EVERY,
     MAX_CONFIGURATIONS,
     MAX_SERVED_BATCH,
-    Configuration,
-    Served,
-    ServedPoint,
     ServingRequest,
     ServingRun,
     Side,
@@ -90,8 +87,8 @@ def make_run(
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"batches": (0,)}, f"batch 0 is not allowed: 1 to {MAX_SERVED_BATCH} images a request"),
-        ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch {MAX_SERVED_BATCH + 1} is not allowed"),
+        ({"batches": (0,)}, f"batch size 0 is not allowed: 1 to {MAX_SERVED_BATCH}"),
+        ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch size {MAX_SERVED_BATCH + 1} is not allowed"),
         ({"batches": ()}, "no batches given: at least one, such as 1"),
         ({"threads": (-1,)}, "threads -1 is not allowed: 1 or more, or 0 for every core"),
         ({"streams": (0,)}, "streams 0 is not allowed: 1 or more requests at once"),
@@ -199,7 +196,7 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
     tight, wide = best_under(run, 0.6e6), best_under(run, 60e6)
     assert (tight.met, tight.network, tight.comparison.configuration) == (True, Side.RECIPE, GRID[0])
     assert (wide.met, wide.comparison.configuration) == (True, GRID[2])
-    assert tight.figures.latency_ns <= 0.6e6
+    assert tight.performance.latency_ns <= 0.6e6
     assert tight.words.startswith(
         "Under 600 µs, most images a second: 8-bit weights · 8-bit activations at batch 1"
     )
@@ -211,7 +208,7 @@ def test_under_a_limit_the_baseline_can_be_the_best() -> None:
     assert alone.network == Side.UNCOMPRESSED, "an uncompressed recipe is the baseline once more"
 
 
-def test_where_nothing_is_in_time_the_quickest_is_told() -> None:
+def test_where_nothing_is_in_time_the_quickest_is_reported() -> None:
     found = best_under(make_run(), 1_000)
     assert not found.met
     assert found.comparison.configuration == GRID[0]
@@ -231,7 +228,7 @@ def test_conclusions() -> None:
     assert eager.startswith("Against torch eager, which is another engine and no baseline: 0.12")
 
 
-def test_conclusions_claim_nothing_that_can_not_be_told() -> None:
+def test_conclusions_claim_nothing_that_can_not_be_reported() -> None:
     (same, *_) = conclusions(make_run(ratio=1.0))
     assert re.search(rf": {SAME} \(could have detected changes above [\d.]+ % everywhere\)\.$", same)
     (slower, *_) = conclusions(make_run(ratio=1.5))

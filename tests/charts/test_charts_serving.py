@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 from test_serving import GRID, make_run
 
-from optimizer.analysis.serving import Configuration, best_under, comparisons
+from optimizer.analysis.served import Configuration
+from optimizer.analysis.serving import (
+    best_under,
+    comparisons,
+)
 from optimizer.charts import figure, gains_info, serving_info
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import LIGHT
@@ -72,7 +76,10 @@ def test_the_best_under_a_limit_is_marked() -> None:
     assert info.limit is not None
     assert (info.limit.name, info.limit.x) == ("limit 60.0 ms", 60e6)
     assert info.selected is not None
-    assert (info.selected.x, info.selected.y) == (choice.figures.latency_ns, choice.figures.throughput)
+    assert (info.selected.x, info.selected.y) == (
+        choice.performance.latency_ns,
+        choice.performance.throughput,
+    )
     drawn = figure(info)
     assert drawn.data[-1].name == "best under the limit"
     assert drawn.data[-1].marker.color == LIGHT.colours["accent"]

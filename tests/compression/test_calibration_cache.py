@@ -175,7 +175,7 @@ def test_every_layer_that_matters_has_an_effect(model: nn.Module, small_images: 
         assert (made.effects[name] > 0).all(), name
 
 
-def test_progress_is_told(model: nn.Module, small_images: Tensor) -> None:
+def test_progress_is_reported(model: nn.Module, small_images: Tensor) -> None:
     told: list[str] = []
     make(model, small_images, report=lambda share, words: told.append(words))
     assert {words.split(":")[0] for words in told} == {

@@ -297,24 +297,16 @@ def test_too_many_images_for_the_memory_say_the_limit(colours: Path, monkeypatch
     image_bytes = 4 * 3 * 4 * 4
     monkeypatch.setattr(loading, "MEMORY_SHARE", 8.5 * image_bytes / environment().memory_bytes)
     spec = DataSpec(str(colours), calibration_share=0.25)
-    with pytest.raises(
-        InputError, match=r"9 images and 3 for calibration .* set the image limit to 5"
-    ) as caught:
+    words = r"9 images and 3 for calibration .* set the image limit to 5"
+    with pytest.raises(InputError, match=words) as caught:
         load_images(colour_model(), spec)
     assert "memory" in str(caught.value)
-    assert (
-        len(
-            load_images(
-                colour_model(), DataSpec(str(colours), calibration_share=0.25, limit=5)
-            ).evaluation.images
-        )
-        == 5
-    )
+    assert len(load_images(colour_model(), replace(spec, limit=5)).evaluation.images) == 5
     with pytest.raises(InputError, match="calibrate with fewer images"):
         load_images(colour_model(size=8), spec)
 
 
-def test_progress_is_told(colours: Path) -> None:
+def test_progress_is_reported(colours: Path) -> None:
     said: list[tuple[float | None, str]] = []
     load_images(colour_model(), DataSpec(str(colours)), lambda share, message: said.append((share, message)))
     assert any("reading images" in message for _, message in said)

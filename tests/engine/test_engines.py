@@ -143,33 +143,22 @@ def test_an_engine_that_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_openvino_agrees_with_eager_torch_on_the_bundled_models(
+def test_openvino_runs_the_bundled_models_as_eager_torch_does_and_8_bits_on_int8_kernels(
     builds: Callable[[str, str], Any], name: str
 ) -> None:
     if not (assets_dir() / f"{name}.safetensors").exists():
         pytest.skip(f"{name} is not in assets/ yet")
     images = torch.randn(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
+    build, module = builds("openvino", name), open_model(name).module
+    layers = [layer.name for layer in walk(module)]
+    words = {32: (), 4: ("4-bit weights: the values are exact, the kernels are float32",)}
     for recipe in (EXACT[0], EXACT[3]):
-        compressed = compress(open_model(name).module, recipe)
-        runner = builds("openvino", name)(compressed, images, threads=1, batch=1)
-        close(runner.score(images.numpy()), eager(open_model(name).module, recipe, images))
-        layers = [layer.name for layer in walk(open_model(name).module)]
+        runner = build(compress(module, recipe), images, threads=1, batch=1)
+        close(runner.score(images.numpy()), eager(module, recipe, images))
         assert [layer.name for layer in runner.execution.layers] == layers
         assert runner.execution.precisions == {"f32": len(layers)}
-        words = {32: (), 4: ("4-bit weights: the values are exact, the kernels are float32",)}
         assert runner.execution.simulated == words[recipe.quantize.weight_bits]
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_8_bit_weights_and_activations_run_on_int8_kernels_in_the_bundled_models(
-    builds: Callable[[str, str], Any], name: str
-) -> None:
-    if not (assets_dir() / f"{name}.safetensors").exists():
-        pytest.skip(f"{name} is not in assets/ yet")
-    images = torch.randn(16, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
-    runner = builds("openvino", name)(
-        compress(open_model(name).module, ON_INT8_KERNELS[0]), images, threads=1, batch=1
-    )
+    runner = build(compress(module, ON_INT8_KERNELS[0]), images[:16], threads=1, batch=1)
     assert set(runner.execution.precisions) <= set(INT8), runner.execution.layers
     assert runner.execution.simulated == ()
 

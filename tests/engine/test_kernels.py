@@ -16,11 +16,19 @@ from optimizer.engine.base import Runner
 from optimizer.engine.kernels.build import Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
 from optimizer.engine.kernels.layout import MemoryLayout
-from optimizer.engine.kernels.matrix import BLOCKS, GATHERED, LINE, NEARBY, WAYS, column_blocks, survivors
+from optimizer.engine.kernels.matrix import (
+    ALGORITHMS,
+    BLOCKS,
+    GATHERED,
+    LINE,
+    NEARBY,
+    column_blocks,
+    survivors,
+)
+from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
 from optimizer.engine.memory import measure_start
-from optimizer.engine.sparse import Network
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
 
@@ -61,14 +69,15 @@ def thinned(model: nn.Module, share: float, seed: int = 0) -> nn.Module:
 
 
 def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: int = 1) -> Network:
-    """A network of the kernels gives what torch does, on every way through it."""
+    """A network of the kernels gives what torch does, by every algorithm."""
     expected = model(images)
     found = trace(model, images.shape)
     parameters = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     network = Network(found, parameters, library, threads)
     choices = [item.name for item in network.plan.items if isinstance(item.work, Choice)]
     everywhere = (
-        Network(found, parameters, library, threads, taken=dict.fromkeys(choices, way)) for way in WAYS
+        Network(found, parameters, library, threads, taken=dict.fromkeys(choices, algorithm))
+        for algorithm in ALGORITHMS
     )
     for each in (network, *everywhere):
         for _ in range(2):  # what the first left in memory must not show in the second
@@ -209,9 +218,13 @@ def test_many_columns_are_taken_in_blocks(
     images = torch.randn(1, inputs, size, size)
     network = agree(thinned(Beside(layer), 0.8), images, library, threads)
     planned = plan(network.found, network.parameters, library)
-    (ways,) = (item.work.ways for item in planned.items if isinstance(item.work, Choice))
-    assert all(ways[way].blocks > 1 for way in (*BLOCKS, *GATHERED) if way in ways)
-    assert {way.form for way in ways} >= ({"blocks", "gathered"} if kernel > 1 else {"blocks"})
+    (algorithms,) = (item.work.algorithms for item in planned.items if isinstance(item.work, Choice))
+    assert all(
+        algorithms[algorithm].blocks > 1 for algorithm in (*BLOCKS, *GATHERED) if algorithm in algorithms
+    )
+    assert {algorithm.form for algorithm in algorithms} >= (
+        {"blocks", "gathered"} if kernel > 1 else {"blocks"}
+    )
 
 
 class Beside(nn.Module):

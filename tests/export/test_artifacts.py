@@ -24,11 +24,11 @@ from optimizer.analysis.summary import summarise
 from optimizer.compression.apply import compress
 from optimizer.compression.packing import packed_bytes
 from optimizer.data.loading import load_images
-from optimizer.engine import onnx_graph
+from optimizer.engine import onnx_export
 from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
 from optimizer.errors import InputError, UnavailableError
-from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, TakeAway, load, write
+from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, load, write
 from optimizer.export.artifacts.card import model_card
 from optimizer.measurement.size import size_of
 from optimizer.model.catalogue import LoadedModel
@@ -38,7 +38,7 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, ModelCard, Result
 
 Small = Callable[[str], nn.Module]
-Once = Callable[[str, TakeAway], TakeAway]
+Once = Callable[[str, ArtifactSource], ArtifactSource]
 
 RECIPES = {
     "uncompressed": Recipe(),
@@ -68,12 +68,12 @@ def taken(
     images: Tensor,
     card: ModelCard = SMALL_CARD,
     result: Result | None = None,
-) -> TakeAway:
+) -> ArtifactSource:
     module, _ = fold_batch_norm(model)
-    return TakeAway(card, module, compress(module, recipe), images, 1, result)
+    return ArtifactSource(card, module, compress(module, recipe), images, 1, result)
 
 
-def mixed(model: nn.Module, images: Tensor) -> TakeAway:
+def mixed(model: nn.Module, images: Tensor) -> ArtifactSource:
     """Layers of 4, 6, 16 and 32 bits in turn, and biases that rounding changed."""
     whole = taken(model, Recipe(), images)
     module, weights = copy.deepcopy(whole.compressed.module), {}
@@ -129,14 +129,14 @@ def check_same(found: nn.Module, expected: nn.Module, images: Tensor, signs: boo
 def test_a_small_model_comes_back(
     small: Small, small_images: Tensor, name: str, kind: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    take_away = taken(small(name), recipe, small_images)
+    source = taken(small(name), recipe, small_images)
     path = tmp_path / "taken.zip"
-    path.write_bytes(write(kind, take_away))
+    path.write_bytes(write(kind, source))
     fresh, _ = fold_batch_norm(small(name))
     before = {key: value.clone() for key, value in values(fresh).items()}
-    for source in (path, str(path), path.read_bytes()):
-        found = load(source, fresh)
-        check_same(found, take_away.compressed.module, small_images, signs=kind == "safetensors")
+    for written in (path, str(path), path.read_bytes()):
+        found = load(written, fresh)
+        check_same(found, source.compressed.module, small_images, signs=kind == "safetensors")
     assert all(torch.equal(value, before[key]) for key, value in values(fresh).items())
     assert [layer.name for layer in walk(found)] == [layer.name for layer in walk(fresh)]
 
@@ -144,10 +144,10 @@ def test_a_small_model_comes_back(
 @pytest.mark.parametrize("name", ["cnn", "encoder"])
 @pytest.mark.parametrize("kind", ["safetensors", "packed"])
 def test_layers_may_differ_in_bits(small: Small, small_images: Tensor, name: str, kind: str) -> None:
-    take_away = mixed(small(name), small_images)
-    zipped = write(kind, take_away)
-    found = load(zipped, take_away.module)
-    check_same(found, take_away.compressed.module, small_images, signs=kind == "safetensors")
+    source = mixed(small(name), small_images)
+    zipped = write(kind, source)
+    found = load(zipped, source.module)
+    check_same(found, source.compressed.module, small_images, signs=kind == "safetensors")
     assert "1 in 4 bits, 1 in 6 bits, 1 in 16 bits, 1 in 32 bits" in entries(zipped)[CARD_FILE].decode()
 
 
@@ -157,20 +157,20 @@ def test_a_bundled_model_comes_back(kind: str, name: str) -> None:
     loaded = load_model(name)
     images = torch.randn(4, *loaded.card.input_shape, generator=torch.Generator().manual_seed(0))
     for recipe in (RECIPES["4 bits pruned"], RECIPES["half"], RECIPES["8 bits asymmetric"]):
-        take_away = taken(loaded.module, recipe, images, loaded.card)
-        found = load(write(kind, take_away), fold_batch_norm(loaded.module)[0])
-        check_same(found, take_away.compressed.module, images, signs=kind == "safetensors")
+        source = taken(loaded.module, recipe, images, loaded.card)
+        found = load(write(kind, source), fold_batch_norm(loaded.module)[0])
+        check_same(found, source.compressed.module, images, signs=kind == "safetensors")
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_files_are_as_large_as_the_sizes_that_are_shown(resnet: LoadedModel, recipe: Recipe) -> None:
     """But for the header: names, and what must be known to read them."""
-    take_away = taken(resnet.module, recipe, torch.zeros(1, 1, 28, 28), resnet.card)
-    weights = take_away.compressed.weights
-    size = size_of(take_away.module, weights)
-    dense = entries(write("safetensors", take_away))["model.safetensors"]
+    source = taken(resnet.module, recipe, torch.zeros(1, 1, 28, 28), resnet.card)
+    weights = source.compressed.weights
+    size = size_of(source.module, weights)
+    dense = entries(write("safetensors", source))["model.safetensors"]
     assert 0 <= len(dense) - size.file_bytes < 200
-    packed = entries(write("packed", take_away))["model.packed.safetensors"]
+    packed = entries(write("packed", source))["model.packed.safetensors"]
     header = 8 + int.from_bytes(packed[:8], "little")
     assert len(packed) - header == size.packed_bytes
     assert sum(packed_bytes(weight, weight.bits)[1] for weight in weights.values()) < size.packed_bytes
@@ -190,9 +190,9 @@ def test_the_recipe_is_in_the_file(small: Small, small_images: Tensor) -> None:
 
 
 def test_files_zipped_again_are_read(small: Small, small_images: Tensor) -> None:
-    take_away = taken(small("cnn"), RECIPES["8 bits"], small_images)
-    again = zip_of(entries(write("packed", take_away)), zipfile.ZIP_STORED)
-    check_same(load(again, take_away.module), take_away.compressed.module, small_images, signs=False)
+    source = taken(small("cnn"), RECIPES["8 bits"], small_images)
+    again = zip_of(entries(write("packed", source)), zipfile.ZIP_STORED)
+    check_same(load(again, source.module), source.compressed.module, small_images, signs=False)
 
 
 # Model card
@@ -201,8 +201,8 @@ def test_files_zipped_again_are_read(small: Small, small_images: Tensor) -> None
 def test_a_card_says_what_was_measured_and_how_to_load_it(resnet: LoadedModel) -> None:
     recipe = RECIPES["8 bits and activations"]
     result = make_result(recipe, notes=("a note of the loader",))
-    take_away = taken(resnet.module, recipe, torch.zeros(3, 1, 28, 28), resnet.card, result)
-    card = entries(write("safetensors", take_away))[CARD_FILE].decode()
+    source = taken(resnet.module, recipe, torch.zeros(3, 1, 28, 28), resnet.card, result)
+    card = entries(write("safetensors", source))[CARD_FILE].decode()
     summary = summarise(result)
     for name in ("accuracy", "drop", "file_size", "latency", "latency_ratio", "memory"):
         assert summary.text(name) in card
@@ -225,13 +225,13 @@ def test_a_card_says_what_was_measured_and_how_to_load_it(resnet: LoadedModel) -
 def test_the_lines_in_the_card_run(
     resnet: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take_away = taken(resnet.module, RECIPES["4 bits pruned"], torch.zeros(1, 1, 28, 28), resnet.card)
-    zipped = write("packed", take_away)
+    source = taken(resnet.module, RECIPES["4 bits pruned"], torch.zeros(1, 1, 28, 28), resnet.card)
+    zipped = write("packed", source)
     (tmp_path / "model.zip").write_bytes(zipped)
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(entries(zipped)[CARD_FILE].decode().split("```python\n")[1].split("\n```")[0], found)
-    check_same(found["module"], take_away.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
+    check_same(found["module"], source.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
 
 
 def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tensor) -> None:
@@ -259,16 +259,16 @@ def test_the_figures_of_another_recipe_are_refused(resnet: LoadedModel) -> None:
 
 
 def test_kinds(small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    take_away = taken(small("cnn"), Recipe(), small_images)
+    source = taken(small("cnn"), Recipe(), small_images)
     with pytest.raises(InputError, match="unknown kind of file 'gguf': use one of safetensors, packed"):
-        write("gguf", take_away)
+        write("gguf", source)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UnavailableError, match=r"onnxscript and onnxruntime .*pip install 'paretoscope\[onnx\]'"
     ):
-        write("onnx", take_away)
+        write("onnx", source)
     with pytest.raises(UnavailableError, match="pip install openvino"):
-        write("openvino", take_away)
+        write("openvino", source)
 
 
 # Files that are refused
@@ -489,13 +489,13 @@ def openvino_logits(zipped: bytes, images: Tensor, folder: Path) -> np.ndarray:
 def test_openvino_reads_the_graph_that_the_runner_runs(
     small: Small, small_images: Tensor, name: str, recipe: str, tmp_path: Path
 ) -> None:
-    take_away = taken(small(name), RECIPES[recipe], small_images)
-    build = openvino_engine.prepare(take_away.module, (1, 8, 8))
-    runner = build(take_away.compressed, small_images, threads=1, batch=1)
-    found = openvino_logits(write("openvino", take_away), small_images, tmp_path)
+    source = taken(small(name), RECIPES[recipe], small_images)
+    build = openvino_engine.prepare(source.module, (1, 8, 8))
+    runner = build(source.compressed, small_images, threads=1, batch=1)
+    found = openvino_logits(write("openvino", source), small_images, tmp_path)
     expected = np.concatenate([runner.infer(image[None]) for image in small_images.numpy()])
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    again = openvino_logits(write("openvino", replace(take_away, build=build)), small_images, tmp_path)
+    again = openvino_logits(write("openvino", replace(source, build=build)), small_images, tmp_path)
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -544,13 +544,13 @@ def operations(zipped: bytes) -> dict[str, int]:
     return counts
 
 
-def torch_logits(take_away: TakeAway, images: Tensor) -> np.ndarray:
+def torch_logits(source: ArtifactSource, images: Tensor) -> np.ndarray:
     """By the torch module. Its inputs are rounded as the torch engine does it, but over one range for modules
     that share a weight: an ONNX graph tells weights apart, not modules."""
-    model = copy.deepcopy(take_away.compressed.module)
-    bits = take_away.compressed.recipe.quantize.activation_bits
+    model = copy.deepcopy(source.compressed.module)
+    bits = source.compressed.recipe.quantize.activation_bits
     if bits < 32:
-        by_module = torch_engine.activation_ranges(model, take_away.calibration)
+        by_module = torch_engine.activation_ranges(model, source.calibration)
         for layer in uses(model):
             spans = [by_module[other.module] for other in uses(model) if other.name == layer.name]
             low, high = min(low for low, _ in spans), max(high for _, high in spans)
@@ -561,15 +561,15 @@ def torch_logits(take_away: TakeAway, images: Tensor) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def exported_once() -> Iterator[Once]:
-    """``exported_once(model, take_away)``: the same, of one module for all recipes of a model. Its export,
+    """``exported_once(model, source)``: the same, of one module for all recipes of a model. Its export,
     which takes seconds, is kept."""
     modules: dict[str, nn.Module] = {}
 
-    def shared(model: str, take_away: TakeAway) -> TakeAway:
-        return replace(take_away, module=modules.setdefault(model, take_away.module))
+    def shared(model: str, source: ArtifactSource) -> ArtifactSource:
+        return replace(source, module=modules.setdefault(model, source.module))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_graph, "export", cache(onnx_graph.export))
+        patch.setattr(onnx_export, "export", cache(onnx_export.export))
         yield shared
 
 
@@ -586,10 +586,10 @@ def test_onnx_answers_as_torch_does(
     small: Small, small_images: Tensor, exported_once: Once, name: str, chosen: str
 ) -> None:
     recipe = RECIPES[chosen]
-    take_away = exported_once(name, taken(small(name), recipe, small_images))
-    zipped = write("onnx", take_away)
+    source = exported_once(name, taken(small(name), recipe, small_images))
+    zipped = write("onnx", source)
     small_images = 1.2 * small_images  # some values lie beyond the calibrated ranges
-    expected = torch_logits(take_away, small_images)
+    expected = torch_logits(source, small_images)
     found = onnx_logits(zipped, small_images)
     kernels = chosen == "8 bits and activations"
     if recipe.quantize.activation_bits == 32:
@@ -626,11 +626,11 @@ def check_nothing_is_left_out(zipped: bytes) -> None:
 def test_onnx_layers_may_differ_in_bits(
     small: Small, small_images: Tensor, exported_once: Once, name: str
 ) -> None:
-    take_away = exported_once(name, mixed(small(name), small_images))
-    zipped = write("onnx", take_away)
+    source = exported_once(name, mixed(small(name), small_images))
+    zipped = write("onnx", source)
     check_nothing_is_left_out(zipped)
     with torch.inference_mode():
-        expected = take_away.compressed.module(small_images).numpy()
+        expected = source.compressed.module(small_images).numpy()
     np.testing.assert_allclose(onnx_logits(zipped, small_images), expected, rtol=1e-4, atol=1e-4)
     counts = operations(zipped)
     assert (counts["DequantizeLinear"], counts["Cast"]) == (2, 1)
@@ -642,9 +642,9 @@ def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, nam
     loaded = load_model(name)
     images = load_images(loaded, DataSpec(limit=500)).evaluation.images
     for recipe in (RECIPES["4 bits pruned"], RECIPES["8 bits and activations"]):
-        take_away = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
-        zipped = write("onnx", take_away)
-        expected = torch_engine.build(take_away.compressed, images[:64], threads=1, batch=1).score(
+        source = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
+        zipped = write("onnx", source)
+        expected = torch_engine.build(source.compressed, images[:64], threads=1, batch=1).score(
             images.numpy()
         )
         same = np.mean(onnx_logits(zipped, images).argmax(1) == expected.argmax(1))

@@ -255,7 +255,7 @@ def test_a_browser_that_hangs_is_ended(hanging: Path, monkeypatch: pytest.Monkey
     pids = [int(pid) for pid in hanging.read_text().split()]
     assert len(pids) == 2
     assert not any(map(lives, pids))
-    assert not pictures._turn.locked()
+    assert not pictures._lock.locked()
 
 
 def lives(pid: int) -> bool:

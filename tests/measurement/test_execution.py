@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, engine_named, onnxruntime, openvino, sparse
-from optimizer.engine.kernels.matrix import Way
+from optimizer.engine.kernels import network
+from optimizer.engine.kernels.matrix import Algorithm
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, LayerExecution, Request, Settings
 
@@ -63,7 +64,7 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
     assert runner.scored_otherwise == ()
 
 
-def test_a_layer_that_is_scored_in_another_precision_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     executed = openvino._executed
 
     def rounded_when_timed(compiled: Any, prepared: Any) -> tuple[LayerExecution, ...]:
@@ -100,11 +101,13 @@ def test_the_sparse_engine_scores_alike_whichever_kernels_are_the_fastest(
     images = small_images.numpy()
     expected = build(compressed, small_images, threads=1, batch=1).score(images)
 
-    def fastest(planned: Any, *_: object) -> dict[str, Way]:
-        choices = {item.name: list(item.work.ways) for item in planned.items if hasattr(item.work, "ways")}
-        return {name: ways[favourite % len(ways)] for name, ways in choices.items()}
+    def fastest(planned: Any, *_: object) -> dict[str, Algorithm]:
+        choices = {
+            item.name: list(item.work.algorithms) for item in planned.items if hasattr(item.work, "ways")
+        }
+        return {name: algorithms[favourite % len(algorithms)] for name, algorithms in choices.items()}
 
-    monkeypatch.setattr(sparse, "fastest", fastest)
+    monkeypatch.setattr(network, "fastest", fastest)
     runner = build(compressed, small_images, threads=1, batch=1)
     assert np.array_equal(runner.score(images), expected)
     close(np.concatenate([runner.infer(images[index : index + 1]) for index in range(len(images))]), expected)

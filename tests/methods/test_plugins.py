@@ -14,6 +14,7 @@ from factories import make_result
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
+import optimizer as px
 from optimizer import charts
 from optimizer.analysis.summary import summarise
 from optimizer.charts.families import belongs, family
@@ -24,9 +25,11 @@ from optimizer.engine import engine_named
 from optimizer.errors import InputError, UnavailableError
 from optimizer.export.report import report
 from optimizer.methods import plugins
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
+from optimizer.model.layers import walk
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request
 from optimizer.store.keys import request_keys
@@ -36,6 +39,7 @@ from pages import tasks
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = """
+from optimizer.methods.artifacts import ArtifactInfo
 from optimizer.methods.engines import EngineInfo
 from optimizer.methods.pruners import PrunerInfo
 from optimizer.methods.quantizers import QuantizerInfo
@@ -44,10 +48,16 @@ PRUNER = PrunerInfo(
     "stripes", "Stripes", "of every hundred weights the first go.", "toy_code:prune",
     options=(), allocations=("uniform",), allocation="uniform", rounding="towards-zero", thresholds=False,
 )
+SHRINKER = PrunerInfo(
+    "thin", "Thin", "the first channels go.", "toy_code:shrink",
+    options=(), allocations=("uniform",), allocation="uniform", thresholds=False, needs_data=True,
+    shrinks=True, per_layer=False,
+)
 QUANTIZER = QuantizerInfo(
     "towards-zero", "towards zero", "each weight goes to the next value below.", "toy_code:quantize",
     options=("granularity",), asymmetric_below=4,
 )
+ARTIFACT = ArtifactInfo("names", "Names", "of the layers alone.", "toy_code:write", extension=".names")
 ENGINE = EngineInfo("toy", "Toy runtime", "only a toy", "toy_code:ENGINE")
 NOTHING = 0
 TAKEN = EngineInfo("torch", "Another torch", "not this one")
@@ -56,6 +66,7 @@ CODE = """
 import torch
 
 from optimizer.compression.prune import Pruned
+from optimizer.compression.prune.coupling import without
 from optimizer.compression.quantize.grid import Rounded
 from optimizer.compression.quantize.nearest import round_to_nearest
 from optimizer.engine import Engine, Runner
@@ -68,6 +79,16 @@ def prune(weights, published, spec, study):
     places = {name: torch.arange(weight.numel()).reshape(weight.shape) for name, weight in weights.items()}
     kept = {name: place % 100 >= 100 * spec.share for name, place in places.items()}
     return {name: Pruned(weight * kept[name], kept[name]) for name, weight in weights.items()}
+
+
+def shrink(model, spec, plan_in, report):
+    plan = plan_in("magnitude")
+    gone = {group: torch.arange(int(spec.share * group.channels)) for group in plan.free}
+    return without(plan.model, tuple(plan.images.shape[1:]), gone)
+
+
+def write(source):
+    return " ".join(source.compressed.weights).encode()
 
 
 def quantize(original, pruned, spec, name, study=None):
@@ -85,7 +106,14 @@ def build(compressed, calibration, *, threads, batch):
 
 ENGINE = Engine(lambda: None, lambda model, shape: build)
 """
-POINTS = {"stripes": "PRUNER", "towards": "QUANTIZER", "runtime": "ENGINE"}
+CALIBRATION = torch.rand(32, 1, 28, 28)
+POINTS = {
+    "stripes": "PRUNER",
+    "thin": "SHRINKER",
+    "names": "ARTIFACT",
+    "towards": "QUANTIZER",
+    "runtime": "ENGINE",
+}
 DEADLINE_SECONDS = 180
 
 
@@ -128,13 +156,14 @@ def toy() -> Recipe:
 
 def test_the_entries_are_read_without_their_code() -> None:
     assert "toy_entries" in sys.modules
-    assert {"stripes", "towards-zero", "toy"} <= {*PRUNERS, *QUANTIZERS, *ENGINES}
+    registries = (PRUNERS, QUANTIZERS, ENGINES, ARTIFACTS)
+    assert {"stripes", "thin", "towards-zero", "toy", "names"} <= set().union(*registries)
     assert not plugins.problems
 
 
 def test_recipes_survive_json_and_unknown_names_list_them(toy: Recipe) -> None:
     assert Recipe.from_json(toy.to_json()) == toy
-    with pytest.raises(InputError, match="use one of magnitude, compensated, channels, stripes"):
+    with pytest.raises(InputError, match="use one of magnitude, compensated, channels, stripes, thin"):
         PruneSpec("strips")
     with pytest.raises(InputError, match="use one of nearest, compensated, towards-zero"):
         QuantizeSpec("to-zero")
@@ -192,7 +221,7 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["measure", "--help"])
     help = " ".join(capsys.readouterr().out.split())
-    assert "magnitude or compensated or channels or stripes" in help
+    assert "magnitude or compensated or channels or stripes or thin" in help
     assert "nearest or compensated or towards-zero" in help
     assert "stripes: uniform" in help
     assert "compile, torch, toy (openvino)" in help
@@ -204,6 +233,26 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
     (result,) = Store().results(engine="toy")
     assert result.request.recipe.prune.method == "stripes"
     assert {layer.kernel for layer in result.execution.layers} == {"toy"}
+
+
+def test_a_smaller_network_comes_of_one_that_shrinks() -> None:
+    result = px.measure("fashion-mlp", Recipe.of(sparsity=0.5, pruning="thin"), engine="toy", progress=False)
+    assert result.request.recipe.describe() == "50 % of channels removed (thin)"
+    whole, small = (
+        px.compress("fashion-mlp", recipe, calibration=CALIBRATION, progress=False)
+        for recipe in (Recipe(), result.request.recipe)
+    )
+    before, after = ([layer.weight for layer in walk(module)] for module in (whole, small))
+    assert [len(one) for one in after] == [*(len(one) // 2 for one in before[:-1]), len(before[-1])]
+    assert torch.equal(after[0], before[0][len(before[0]) // 2 :])
+    assert result.record.inspection.size.nonzero == sum(int(one.count_nonzero()) for one in after)
+
+
+def test_a_file_of_their_own_kind_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "names"
+    assert main(["save", "fashion-mlp", "--format", "names", "--output", str(path)]) == 0
+    names = [layer.name for layer in walk(px.compress("fashion-mlp", Recipe(), progress=False))]
+    assert path.read_text().split() == names
 
 
 def test_charts_and_the_report_name_them(toy: Recipe) -> None:
@@ -251,7 +300,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
             page.query_params[key] = value  # a link has labels
         page.run()
         method, engine = page.selectbox(key="method"), page.selectbox(key="engine")
-        assert method.options == ["Data-aware (OBS)", "Magnitude", "Threshold", "Channels", "Stripes"]
+        assert method.options == ["Data-aware (OBS)", "Magnitude", "Threshold", "Channels", "Thin", "Stripes"]
         assert "Stripes: of every hundred weights the first go." in method.help
         assert "Toy runtime" in engine.options
         assert "- **Toy runtime**: only a toy" in engine.help
@@ -273,7 +322,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
         st.cache_resource.clear()
 
 
-def test_what_is_no_entry_or_takes_a_name_is_left_out_and_told(
+def test_what_is_no_entry_or_takes_a_name_is_left_out_and_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "other", {"nothing": "NOTHING", "taken": "TAKEN", "missing": "MISSING"})

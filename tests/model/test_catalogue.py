@@ -28,6 +28,8 @@ from optimizer.model.sources import bundled, efficientnet_lite, torchvision_hub
 from optimizer.system import paths
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
+WHOLE = paths.assets_dir()
+
 
 def bundled_model(name: str) -> catalogue.LoadedModel:
     if not (paths.assets_dir() / f"{name}.json").exists():
@@ -36,6 +38,13 @@ def bundled_model(name: str) -> catalogue.LoadedModel:
 
 
 # Bundled
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a test's own in the place of the bundled models'."""
+    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -55,14 +64,10 @@ def test_a_bundled_model_is_what_its_card_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.9999])
-def test_a_truncated_weights_file_is_refused_in_words(
-    kept: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assets = paths.assets_dir()
-    whole = (assets / "fashion-resnet.safetensors").read_bytes()
-    shutil.copy(assets / "fashion-resnet.json", tmp_path)
-    (tmp_path / "fashion-resnet.safetensors").write_bytes(whole[: int(kept * len(whole))])
-    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+def test_a_truncated_weights_file_is_refused_in_words(kept: float, assets: Path) -> None:
+    whole = (WHOLE / "fashion-resnet.safetensors").read_bytes()
+    shutil.copy(WHOLE / "fashion-resnet.json", assets)
+    (assets / "fashion-resnet.safetensors").write_bytes(whole[: int(kept * len(whole))])
     assert list(catalogue.catalogue())[:2] == ["fashion-resnet", "alexnet"]
     with pytest.raises(
         InputError, match=r"fashion-resnet\.safetensors of fashion-resnet is damaged .*install"
@@ -70,29 +75,23 @@ def test_a_truncated_weights_file_is_refused_in_words(
         catalogue.load("fashion-resnet")
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assets = paths.assets_dir()
-    description = (assets / "fashion-resnet.json").read_text()
-    (tmp_path / "fashion-mlp.json").write_text(description.replace("fashion-resnet", "fashion-mlp"))
-    shutil.copy(assets / "fashion-resnet.safetensors", tmp_path / "fashion-mlp.safetensors")
-    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+def test_weights_of_another_architecture_are_refused(assets: Path) -> None:
+    description = (WHOLE / "fashion-resnet.json").read_text()
+    (assets / "fashion-mlp.json").write_text(description.replace("fashion-resnet", "fashion-mlp"))
+    shutil.copy(WHOLE / "fashion-resnet.safetensors", assets / "fashion-mlp.safetensors")
     with pytest.raises(InputError, match="damaged or of another model"):
         catalogue.load("fashion-mlp")
 
 
-def test_a_missing_weights_file_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(paths.assets_dir() / "fashion-resnet.json", tmp_path)
-    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+def test_a_missing_weights_file_is_not_ready(assets: Path) -> None:
+    shutil.copy(WHOLE / "fashion-resnet.json", assets)
     assert not catalogue.card("fashion-resnet").ready
     with pytest.raises(InputError, match=r"fashion-resnet\.safetensors .*No such file"):
         catalogue.load("fashion-resnet")
 
 
-def test_a_damaged_card_is_a_note_and_the_others_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "fashion-resnet.json").write_text("{")
-    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+def test_a_damaged_card_is_a_note_and_the_others_stay(assets: Path) -> None:
+    (assets / "fashion-resnet.json").write_text("{")
     assert "resnet18" in catalogue.catalogue()
     assert any("source bundled" in problem for problem in catalogue.problems())
     with pytest.raises(
@@ -101,12 +100,11 @@ def test_a_damaged_card_is_a_note_and_the_others_stay(
         catalogue.load("fashion-resnet")
 
 
-def test_the_version_follows_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_follows_the_weights(assets: Path) -> None:
+    for suffix in ("json", "safetensors"):
+        shutil.copy(WHOLE / f"fashion-resnet.{suffix}", assets)
     before = catalogue.card("fashion-resnet").version
-    assets = paths.assets_dir()
-    shutil.copy(assets / "fashion-resnet.json", tmp_path)
-    (tmp_path / "fashion-resnet.safetensors").write_bytes(b"other")
-    monkeypatch.setattr(bundled, "assets_dir", lambda: tmp_path)
+    (assets / "fashion-resnet.safetensors").write_bytes(b"other")
     assert catalogue.card("fashion-resnet").version not in ("", before)
 
 

@@ -9,11 +9,19 @@ import pytest
 from factories import make_result
 from started import PAGES, Started, open_page
 
+from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import Request
 from optimizer.store.keys import request_key
 from pages import tasks
-from pages.address import MAX_PINS
+from pages.address import (
+    EARLIER_ALLOCATIONS,
+    EARLIER_LABELS,
+    EARLIER_RANGES,
+    EARLIER_ROUNDINGS,
+    MAX_PINS,
+    earlier_names,
+)
 
 ROOT = Path(__file__).parents[2]
 KEYS = [f"{number:020x}" for number in range(MAX_PINS + 5)]
@@ -84,6 +92,52 @@ def test_no_more_are_pinned_than_an_address_holds(started: Started) -> None:
     page = open_page("explore", {"pins": KEYS[0]})
     next(button for button in page.button if button.label == "Pin for Compare").click().run()
     assert page.query_params["pins"] == f"{KEYS[0]}.{key}"
+
+
+def earlier_links() -> list[dict[str, str]]:
+    """Links by the names of before that say together every one: a way of pruning each, with all that it can
+    be told at once."""
+    links = []
+    for label in ("Compensated", "Magnitude", "Channels", "Threshold"):
+        method = EARLIER_LABELS["method"].get(label, label.lower())
+        known = PRUNERS[method].allocations if method in PRUNERS else ()
+        shared = [name for name, value in EARLIER_ALLOCATIONS.items() if value in known]
+        for index in range(max(len(shared), len(EARLIER_ROUNDINGS))):
+            rounding = [*EARLIER_ROUNDINGS][index % len(EARLIER_ROUNDINGS)]
+            turn = len(links) // len(EARLIER_ROUNDINGS)
+            links.append(
+                {"method": label, "bits": "4", f"{method}_rounding": rounding}
+                | ({f"{method}_allocation": shared[index]} if shared else {})
+                | {f"{EARLIER_ROUNDINGS[rounding]}_range": [*EARLIER_RANGES][turn % len(EARLIER_RANGES)]}
+                | {"granularity": [*EARLIER_LABELS["granularity"]][turn % 3]}
+            )
+    return links
+
+
+def test_the_links_of_before_say_every_name() -> None:
+    said = {pair for link in earlier_links() for pair in link.items()}
+    missing = [
+        (key, name) for key, names in earlier_names().items() for name in names if (key, name) not in said
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("link", earlier_links(), ids=lambda link: " ".join(link.values()))
+def test_a_link_by_the_names_of_before_restores_the_setting(started: Started, link: dict[str, str]) -> None:
+    meant = {key: names[link[key]] for key, names in earlier_names().items() if link.get(key) in names}
+    recipe = open_page("explore", link).session_state["session"].recipe
+    prune, quantize = recipe.prune, recipe.quantize
+    method = meant.get("method", link["method"].lower())
+    assert prune.method == (method if method in PRUNERS else "magnitude")
+    assert quantize.method == meant[f"{method}_rounding"]
+    assert quantize.range == meant[f"{quantize.method}_range"]
+    assert quantize.granularity == meant["granularity"]
+    assert prune.allocation == meant.get(f"{method}_allocation", prune.pruner.allocation)
+
+
+def test_a_name_of_before_that_a_control_never_had_is_left_out(started: Started) -> None:
+    page = open_page("explore", {"method": "Channels", "channels_allocation": "by magnitude"})
+    assert page.selectbox(key="channels_allocation").value == "measured"
 
 
 @pytest.mark.parametrize("steps", ["1e309", "-1e309", "nan", "999999999999", "-1", "words"])

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from optimizer.export.tables import EXPORTERS, MODEL_FILES
+from optimizer.export.tables import EXPORTERS
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe, best_grid
 
 
@@ -68,4 +69,4 @@ def test_charts_and_tables_are_exported_above_model_files() -> None:
     page = AppTest.from_function(menu).run()
     assert not page.exception
     labels = [button.proto.label for button in page.get("download_button")]
-    assert labels == [*(exporter.label for exporter in EXPORTERS.values()), *MODEL_FILES.values()]
+    assert labels == [entry.label for entry in (*EXPORTERS.values(), *ARTIFACTS.values())]

@@ -158,8 +158,6 @@ def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
     assert store.get_document("pin", "x", list) == [3]
     assert store.get_document("pin", "z", list) is None
     assert [*store.documents("pin", object).items()] == [("y", {}), ("x", [3])]
-    store.forget_document("pin", "x")
-    assert store.documents("pin", object) == {"y": {}}
     assert store.get_document("complexity", "x", int) == 2
 
 

@@ -52,7 +52,7 @@ def statistics_of(model: nn.Module, images: Tensor, report: Report = quiet) -> S
     """
     images = images[:IMAGES]
     content = _digest("study", model, images)
-    return kept(content, lambda _: make(model, images, report), _packed_study, _unpacked_study)
+    return kept(content, lambda _: make(model, images, report), _packed_statistics, _unpacked_statistics)
 
 
 def plan_of(
@@ -122,8 +122,8 @@ def coupled(
         pruned = prune(weights, weights, REFERENCE, statistics)
         alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
         trials = {group.name: {name: alone[name] for name in members} for group, members in found}
-        twin, laid_out = channels_last(model, images)
-        together = divergences_together(twin, _split(laid_out)[1], trials, report)
+        copied, laid_out = channels_last(model, images)
+        together = divergences_together(copied, _split(laid_out)[1], trials, report)
         return tuple(
             GroupSensitivity(
                 tuple(members),
@@ -290,7 +290,7 @@ def _unpacked_moments(tensors: Mapping[str, Tensor], shrinkage: Mapping[str, flo
     }
 
 
-def _packed_study(statistics: Statistics) -> Parts:
+def _packed_statistics(statistics: Statistics) -> Parts:
     tensors, shrinkage = _packed_moments(statistics.moments)
     tensors |= {f"effects {name}": one for name, one in statistics.effects.items()}
     return tensors, {
@@ -301,7 +301,7 @@ def _packed_study(statistics: Statistics) -> Parts:
     }
 
 
-def _unpacked_study(parts: Parts) -> Statistics:
+def _unpacked_statistics(parts: Parts) -> Statistics:
     tensors, facts = parts
     moments = _unpacked_moments(tensors, facts["shrinkage"])
     effects = {name: tensors[f"effects {name}"] for name in moments}

@@ -28,15 +28,15 @@ def row_effects(
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
     images shows would seem to be worth nothing.
     """
-    twin = copy.deepcopy(model).eval().requires_grad_(True)
-    layers = {layer.name: layer for layer in walk(twin) if layer.name in moments}
+    copied = copy.deepcopy(model).eval().requires_grad_(True)
+    layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
     with torch.enable_grad():
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
-            twin.zero_grad()
-            outputs = twin(images[index : index + 1])[0]
+            copied.zero_grad()
+            outputs = copied(images[index : index + 1])[0]
             (outputs * direction(outputs.detach(), generator)).sum().backward()
             for name, layer in layers.items():
                 energies[name].append(_energies(layer, moments[name]))

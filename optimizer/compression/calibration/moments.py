@@ -70,15 +70,15 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """
     if images.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, images
-    twin = copy.deepcopy(model).eval()
-    twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    copied = copy.deepcopy(model).eval()
+    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     laid_out = images.contiguous(memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
-            twin(laid_out[:1])
+            copied(laid_out[:1])
     except RuntimeError:  # a view of activations that lie otherwise
         return model, images
-    return twin, laid_out
+    return copied, laid_out
 
 
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
@@ -150,7 +150,7 @@ class _Watch(TorchDispatchMode):
             tokens = inputs.reshape(-1, self.batch, columns).transpose(0, 1)
         else:  # as many as the images have parts of some kind
             tokens = inputs.reshape(-1, 1, columns)
-        return tokens[:, None, self._draw(tokens.shape[1], positions_for(columns))]
+        return tokens[:, None, self._sample(tokens.shape[1], positions_for(columns))]
 
     def _patches(
         self, inputs: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
@@ -169,22 +169,22 @@ class _Watch(TorchDispatchMode):
             for size, pad, extent, step in zip(sizes, pads, spread, stride, strict=True)
         ]
         most = DEPTHWISE_POSITIONS if groups > 1 else positions_for(weight[0].numel())
-        drawn = self._draw(torch.Size(counts).numel(), most)
+        sampled = self._sample(torch.Size(counts).numel(), most)
         indices, inside = [], torch.ones(())
-        for axis, position in enumerate(torch.unravel_index(drawn, counts)):
+        for axis, position in enumerate(torch.unravel_index(sampled, counts)):
             offsets = torch.arange(kernel[axis]) * dilation[axis] - pads[axis][0]
-            shape = [len(drawn), *(1,) * axis, len(offsets), *(1,) * (dims - axis - 1)]
+            shape = [len(sampled), *(1,) * axis, len(offsets), *(1,) * (dims - axis - 1)]
             index = (position[:, None] * stride[axis] + offsets).reshape(shape)
             inside = inside * ((index >= 0) & (index < sizes[axis]))
             indices.append(index.clamp(0, sizes[axis] - 1))
         patches = inputs.movedim(1, -1)[(slice(None), *indices)]  # [B, n, *kernel, C]
         if any(sum(pad) for pad in pads):
             patches = patches * inside.unsqueeze(-1)
-        batch, positions, channels = len(patches), len(drawn), patches.shape[-1]
+        batch, positions, channels = len(patches), len(sampled), patches.shape[-1]
         split = patches.reshape(batch, positions, -1, groups, channels // groups)
         return split.permute(0, 3, 1, 4, 2).reshape(batch, groups, positions, -1)
 
-    def _draw(self, count: int, most: int) -> Tensor:
+    def _sample(self, count: int, most: int) -> Tensor:
         """Which of ``count`` positions are looked at: all, or ``most`` drawn anew each time."""
         if count <= most:
             return torch.arange(count)

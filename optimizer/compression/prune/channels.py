@@ -7,7 +7,7 @@ makes up for them (:mod:`optimizer.compression.prune.readers`). Here they go.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from optimizer.compression.prune.widths import kept_counts
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
+from optimizer.recipe import PruneSpec
 from optimizer.system.threads import pinned_threads
 
 
@@ -34,6 +35,14 @@ class Shrunk:
     module: nn.Module
     kept: dict[str, Tensor]
     matched: bool = False
+
+
+def remove_channels(
+    model: nn.Module, spec: PruneSpec, plan_in: Callable[[str], ChannelPlan], report: Report = quiet
+) -> nn.Module:
+    """The model without the channels of ``spec``: a :data:`optimizer.compression.prune.Shrinker`."""
+    plan = plan_in("compensated" if spec.allocation == "measured" else "magnitude")
+    return shrink(plan, spec.share, multiple=spec.snap, match=spec.match, report=report).module
 
 
 @pinned_threads()

@@ -53,14 +53,14 @@ def matched(
         )
     report(None, "matching the layers' outputs")
     laid_out, images = channels_last(dense, images)
-    twin = copy.deepcopy(changed)
+    copied = copy.deepcopy(changed)
     if laid_out is not dense:
         dense = laid_out
-        twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count = min(MATCHED_IMAGES, len(images) // 2)
     seen, others = images[:count], images[-count:]
     answers = _outputs(dense, others)
-    before = _divergence(_outputs(twin, others), answers)
+    before = _divergence(_outputs(copied, others), answers)
     modules = Counter(layer.name for layer in uses(dense))
     wanted = {name for name, times in modules.items() if times == 1}
     if names is not None:
@@ -84,10 +84,10 @@ def matched(
         return output * gain.reshape(shape) + shift.reshape(shape)
 
     _run_with(dense, seen, wanted, note)
-    _run_with(twin, seen, {name for name in wanted if calls[name] == 1}, follow)
-    if _divergence(_outputs(twin, others), answers) >= before:
+    _run_with(copied, seen, {name for name in wanted if calls[name] == 1}, follow)
+    if _divergence(_outputs(copied, others), answers) >= before:
         return None
-    return twin.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
 
 def _run_with(model: nn.Module, images: Tensor, names: set[str], hook: Callable[..., Any]) -> None:

@@ -14,7 +14,7 @@ from optimizer.engine.kernels import Kernels, Kind, Step
 from optimizer.engine.kernels.memory import Arena
 
 
-class Way(NamedTuple):
+class Algorithm(NamedTuple):
     """How a matrix is multiplied: by every weight (``dense``), or by those that survive, for ``tile`` vectors
     of pixels at once: many read few weights, few read inputs from nearby.
 
@@ -27,12 +27,12 @@ class Way(NamedTuple):
     tile: int
 
 
-DENSE = Way("dense", 0)
-ROWS = tuple(Way("rows", tile) for tile in (8, 6, 4, 3, 2))
-PAIRS = tuple(Way("pairs", tile) for tile in (8, 6))
-BLOCKS = (Way("blocks", 8), Way("blocks", 6))
-GATHERED = (Way("gathered", 6),)
-WAYS = (DENSE, *ROWS, *PAIRS, *BLOCKS, *GATHERED)
+DENSE = Algorithm("dense", 0)
+ROWS = tuple(Algorithm("rows", tile) for tile in (8, 6, 4, 3, 2))
+PAIRS = tuple(Algorithm("pairs", tile) for tile in (8, 6))
+BLOCKS = (Algorithm("blocks", 8), Algorithm("blocks", 6))
+GATHERED = (Algorithm("gathered", 6),)
+ALGORITHMS = (DENSE, *ROWS, *PAIRS, *BLOCKS, *GATHERED)
 A_FEW_ROWS = (DENSE, *ROWS, *PAIRS)
 """What suits a step that takes a few rows at a time: too few to read a block of columns again and again."""
 ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
@@ -44,7 +44,7 @@ NEARBY = 24 * 1024
 LINE = 16
 """Floats in a cache line."""
 REPEATS = 5
-"""Runs of each way; the shortest counts."""
+"""Runs of each algorithm; the shortest counts."""
 TAP = np.dtype([("weight", np.float32), ("offset", np.int32)])
 PAIR_TAP = np.dtype([("weights", np.float32, 2), ("offset", np.int32)])
 
@@ -83,27 +83,27 @@ def copy_of(step: Step) -> Step:
     return Step.from_buffer_copy(step)
 
 
-def ways(product: Product) -> dict[Way, Make]:
-    """What makes the step, in every way that suits the weights. What ways share is made once."""
-    makes: dict[Way, Make] = {DENSE: partial(_dense, product)} if product.share > ALWAYS_SPARSE else {}
+def algorithms(product: Product) -> dict[Algorithm, Make]:
+    """What makes the step, for every algorithm that suits the weights. What they share is made once."""
+    makes: dict[Algorithm, Make] = {DENSE: partial(_dense, product)} if product.share > ALWAYS_SPARSE else {}
     return makes | (_sparse(product) if product.share < NEVER_SPARSE else {})
 
 
-def _sparse(product: Product) -> dict[Way, Make]:
+def _sparse(product: Product) -> dict[Algorithm, Make]:
     if product.single:
         return {ROWS[0]: partial(_vector, product)}
     one_block = np.zeros(len(product.offsets), np.int64)
     rows = cache(lambda: _in_blocks(product, Kind.SPARSE, one_block, product.offsets))
-    makes: dict[Way, Make] = dict.fromkeys(ROWS, rows)
+    makes: dict[Algorithm, Make] = dict.fromkeys(ROWS, rows)
     if product.share > RARELY_COMMON:
         makes |= dict.fromkeys(PAIRS, cache(lambda: _in_pairs(product)))
-    for way in BLOCKS:
-        blocks = column_blocks(product.offsets, way.tile * product.kernels.width)
+    for algorithm in BLOCKS:
+        blocks = column_blocks(product.offsets, algorithm.tile * product.kernels.width)
         if blocks[-1]:
-            makes[way] = partial(_in_blocks, product, Kind.SPARSE_BLOCKS, blocks, product.offsets)
+            makes[algorithm] = partial(_in_blocks, product, Kind.SPARSE_BLOCKS, blocks, product.offsets)
     if np.any(product.offsets % LINE):  # else copies are not read faster
-        makes |= {way: partial(_gathered, product, way.tile) for way in GATHERED}
-    return {way: partial(_of_tile, make, way.tile) for way, make in makes.items()}
+        makes |= {algorithm: partial(_gathered, product, algorithm.tile) for algorithm in GATHERED}
+    return {algorithm: partial(_of_tile, make, algorithm.tile) for algorithm, make in makes.items()}
 
 
 def _of_tile(make: Make, tile: int) -> Step:
@@ -262,7 +262,7 @@ def chain(
 
     values = planes(len(inputs))
     pixels_of(values, len(inputs))[:] = inputs.reshape(len(inputs), pixels)
-    steps: list[dict[Way, Step]] = []
+    steps: list[dict[Algorithm, Step]] = []
     for weight in weights:
         rows, columns = weight.shape
         output = planes(rows)
@@ -280,7 +280,7 @@ def chain(
         )
         offsets = np.arange(columns) * plane
         product = Product(step, weight.detach().numpy(), offsets, pixels == 1, kernels, arena.hold)
-        steps.append({way: make() for way, make in _sparse(product).items()})
+        steps.append({algorithm: make() for algorithm, make in _sparse(product).items()})
         values = output
     result = pixels_of(values, len(weights[-1]))
     return partial(_run, kernels, _fastest(steps, kernels, threads), threads, arena, result)
@@ -294,12 +294,14 @@ def _run(
     return result
 
 
-def _fastest(steps: Sequence[dict[Way, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
-    taken: dict[Way, list[int]] = {}
-    for way in set.intersection(*map(set, steps)):
-        array = (Step * len(steps))(*(ways[way] for ways in steps))
+def _fastest(steps: Sequence[dict[Algorithm, Step]], kernels: Kernels, threads: int) -> ctypes.Array[Step]:
+    taken: dict[Algorithm, list[int]] = {}
+    for algorithm in set.intersection(*map(set, steps)):
+        array = (Step * len(steps))(*(algorithms[algorithm] for algorithms in steps))
         shortest = (ctypes.c_int64 * len(steps))()
         kernels.functions.time_steps(array, len(steps), threads, REPEATS, shortest)
-        taken[way] = list(shortest)
-    best = [min(taken, key=lambda way: taken[way][index]) for index in range(len(steps))]
-    return (Step * len(steps))(*(ways[way] for ways, way in zip(steps, best, strict=True)))
+        taken[algorithm] = list(shortest)
+    best = [min(taken, key=lambda algorithm: taken[algorithm][index]) for index in range(len(steps))]
+    return (Step * len(steps))(
+        *(algorithms[algorithm] for algorithms, algorithm in zip(steps, best, strict=True))
+    )

@@ -24,7 +24,15 @@ from optimizer.engine.kernels.layout import (
     layout_of,
     reach,
 )
-from optimizer.engine.kernels.matrix import A_FEW_ROWS, ROWS, WAYS, Product, Way, copy_of, ways
+from optimizer.engine.kernels.matrix import (
+    A_FEW_ROWS,
+    ALGORITHMS,
+    ROWS,
+    Algorithm,
+    Product,
+    algorithms,
+    copy_of,
+)
 from optimizer.engine.kernels.memory import Arena
 from optimizer.engine.kernels.trace import Op, Trace, taps
 
@@ -34,9 +42,9 @@ BAND = 1 << 17
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer's ways to be computed; how many of its weights are ``kept``, of ``total``."""
+    """A layer's algorithms; how many of its weights are ``kept``, of ``total``."""
 
-    ways: Mapping[Way, Step]
+    algorithms: Mapping[Algorithm, Step]
     kept: int
     total: int
 
@@ -80,11 +88,11 @@ def plan(
     trace: Trace,
     parameters: Mapping[str, Tensor],
     kernels: Kernels,
-    taken: Mapping[str, Way] | None = None,
+    taken: Mapping[str, Algorithm] | None = None,
 ) -> KernelPlan:
     """Places and steps for the operations of ``trace`` with the weights ``parameters``, by path. Layers have
-    every way that suits them, or the one that ``taken`` has by an item's name (the first, where it doesn't
-    suit)."""
+    every algorithm that suits them, or the one that ``taken`` has by an item's name (the first, where it
+    doesn't suit)."""
     planner = _Planner(trace, parameters, kernels, taken)
     for index, op in enumerate(trace.ops):
         planner.add(op)
@@ -100,11 +108,11 @@ class _Planner:
         trace: Trace,
         parameters: Mapping[str, Tensor],
         kernels: Kernels,
-        taken: Mapping[str, Way] | None,
+        taken: Mapping[str, Algorithm] | None,
     ) -> None:
         self.trace = trace
         self.taken = taken
-        self.among: Collection[Way] = WAYS  # of the operation that is added
+        self.among: Collection[Algorithm] = ALGORITHMS  # of the operation that is added
         self.parameters = parameters
         self.kernels = kernels
         self.gaps = gaps(trace)
@@ -322,11 +330,11 @@ class _Planner:
         """A 1x1 convolution, and the depthwise one that it alone reads: a band of rows at a time."""
         maker = self.fusion.makers[depthwise.output]
         first, last = self._produced(depthwise, maker, None, None), self._projection(op, depthwise, added)
-        for way, step in first.ways.items():
-            consumer = last.ways.get(way) or next(iter(last.ways.values()))
+        for algorithm, step in first.algorithms.items():
+            consumer = last.algorithms.get(algorithm) or next(iter(last.algorithms.values()))
             step.consumer, step.band = ctypes.addressof(consumer), self._band(depthwise)
             self.memory.append(consumer)
-        both = Choice(first.ways, first.kept + last.kept, first.total + last.total)
+        both = Choice(first.algorithms, first.kept + last.kept, first.total + last.total)
         self._emit(op.output, both, maker.weight, depthwise.weight, op.weight)
 
     def _projection(self, op: Op, depthwise: Op, added: Value | None) -> Choice:
@@ -336,8 +344,8 @@ class _Planner:
         lines = -(-(rows * layout.row + 2 * layout.lanes) // 16)
         band = Planes(0, 16 * (lines | 1), channels)
         choice = self._matrix(op, band, 1, np.zeros(1, np.int64), self._output(op), added)
-        for way in choice.ways.values():
-            way.input_stride = band.plane
+        for algorithm in choice.algorithms.values():
+            algorithm.input_stride = band.plane
         return choice
 
     def _band(self, op: Op) -> int:
@@ -354,7 +362,7 @@ class _Planner:
         offsets: np.ndarray,
         output: Value | None,
         added: Value | None,
-        suited: Collection[Way] = WAYS,
+        suited: Collection[Algorithm] = ALGORITHMS,
     ) -> Choice:
         """A convolution as a matrix over the taps of all channels."""
         weight = self._parameter(op.weight).float()
@@ -387,10 +395,10 @@ class _Planner:
         assert op.window is not None
         inside = np.array([tap.down * layout.row + tap.right for tap in taps(op.window)])
         step = self._window(op, layout, 1, inside, output, added)
-        made = {way: copy_of(step) for way in producer.ways}
-        for way, fused in made.items():
-            fused.producer = ctypes.addressof(producer.ways[way])
-            self.memory.append(producer.ways[way])
+        made = {algorithm: copy_of(step) for algorithm in producer.algorithms}
+        for algorithm, fused in made.items():
+            fused.producer = ctypes.addressof(producer.algorithms[algorithm])
+            self.memory.append(producer.algorithms[algorithm])
         return Choice(made, producer.kept, producer.total)
 
     def _window(
@@ -446,16 +454,16 @@ class _Planner:
         step: Step,
         weight: np.ndarray,
         offsets: np.ndarray,
-        suited: Collection[Way] = WAYS,
+        suited: Collection[Algorithm] = ALGORITHMS,
     ) -> Choice:
-        """A matrix ``[rows, taps]`` over pixels, in the ways that may be taken."""
+        """A matrix ``[rows, taps]`` over pixels, by the algorithms that may be taken."""
         step.bias = self.arena.hold(self._bias(op, len(weight)))
         single = self.layout(op.shape).single
         product = Product(step, weight, offsets, single, self.kernels, self.arena.hold)
-        makes = ways(product)
-        there = [way for way in makes if way in suited]
-        asked = [way for way in there if way in self.among] or there[:1]
-        return Choice({way: makes[way]() for way in asked}, product.kept, weight.size)
+        makes = algorithms(product)
+        there = [algorithm for algorithm in makes if algorithm in suited]
+        asked = [algorithm for algorithm in there if algorithm in self.among] or there[:1]
+        return Choice({algorithm: makes[algorithm]() for algorithm in asked}, product.kept, weight.size)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])

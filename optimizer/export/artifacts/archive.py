@@ -10,7 +10,7 @@ from typing import Any
 
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE, model_card
-from optimizer.export.artifacts.take_away import TakeAway
+from optimizer.export.artifacts.source import ArtifactSource
 
 DENSE_FILE = "model.safetensors"
 PACKED_FILE = "model.packed.safetensors"
@@ -23,14 +23,14 @@ DIRECTORY_BYTES = 4096
 
 
 def zipped(
-    take_away: TakeAway, files: Mapping[str, bytes], loading: str, notes: tuple[str, ...] = ()
+    source: ArtifactSource, files: Mapping[str, bytes], loading: str, notes: tuple[str, ...] = ()
 ) -> bytes:
     """A model's own ``files``, its recipe, and its card, which says how to load it again.
 
     Raises InputError for more than a zip file can hold.
     """
-    recipe = json.dumps(take_away.compressed.recipe.to_dict(), indent=2)
-    card = model_card(take_away, tuple(files), loading, notes)
+    recipe = json.dumps(source.compressed.recipe.to_dict(), indent=2)
+    card = model_card(source, tuple(files), loading, notes)
     texts = {RECIPE_FILE: f"{recipe}\n".encode(), CARD_FILE: card.encode()}
     buffer = io.BytesIO()
     try:
@@ -43,7 +43,7 @@ def zipped(
                 archive.writestr(entry, content)
     except zipfile.LargeZipFile as error:
         raise InputError(
-            f"{take_away.card.name} is larger than the 2 GiB of a zip file: use fewer weight bits"
+            f"{source.card.name} is larger than the 2 GiB of a zip file: use fewer weight bits"
         ) from error
     return buffer.getvalue()
 

@@ -7,7 +7,7 @@ from optimizer import __version__
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import Summary, summarise
-from optimizer.export.artifacts.take_away import TakeAway
+from optimizer.export.artifacts.source import ArtifactSource
 
 RECIPE_FILE = "recipe.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -28,17 +28,19 @@ LIMITS = (
 )
 
 
-def model_card(take_away: TakeAway, files: tuple[str, ...], loading: str, notes: tuple[str, ...] = ()) -> str:
+def model_card(
+    source: ArtifactSource, files: tuple[str, ...], loading: str, notes: tuple[str, ...] = ()
+) -> str:
     """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
-    card, recipe = take_away.card, take_away.compressed.recipe
-    summary = summarise(take_away.result) if take_away.result else None
+    card, recipe = source.card, source.compressed.recipe
+    summary = summarise(source.result) if source.result else None
     blocks = [
         f"# {card.name}: {recipe.describe()}",
         f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded, nothing trained.",
         *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
         f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
         f"model. Output: logits `[N, {card.classes}]`.",
-        "## Recipe\n\n" + _bullets(_recipe_words(take_away)),
+        "## Recipe\n\n" + _bullets(_recipe_words(source)),
         "## Files\n\n" + _bullets([f"`{name}`" for name in (*files, RECIPE_FILE)]),
         *([_bullets(notes)] if notes else []),
         "## Measured\n\n" + (_measured(summary) if summary else "Not measured."),
@@ -49,9 +51,9 @@ def model_card(take_away: TakeAway, files: tuple[str, ...], loading: str, notes:
     return "\n\n".join(blocks) + "\n"
 
 
-def _recipe_words(take_away: TakeAway) -> list[str]:
-    recipe = take_away.compressed.recipe
-    weights = take_away.compressed.weights.values()
+def _recipe_words(source: ArtifactSource) -> list[str]:
+    recipe = source.compressed.recipe
+    weights = source.compressed.weights.values()
     elements = sum(weight.values.numel() for weight in weights)
     nonzero = sum(int(weight.values.count_nonzero()) for weight in weights)
     widths = Counter(weight.bits for weight in weights)
@@ -59,7 +61,7 @@ def _recipe_words(take_away: TakeAway) -> list[str]:
     if len(widths) > 1:
         words.append("layers: " + ", ".join(f"{widths[bits]} in {bits} bits" for bits in sorted(widths)))
     if recipe.quantize.activation_bits < 32:
-        words.append(f"activation ranges from {len(take_away.calibration)} calibration images")
+        words.append(f"activation ranges from {len(source.calibration)} calibration images")
     return [*words, f"{nonzero:,} of {elements:,} weights are not zero", f"as data: `{RECIPE_FILE}`"]
 
 

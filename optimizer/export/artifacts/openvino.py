@@ -5,13 +5,13 @@ from pathlib import Path
 
 from optimizer.engine import openvino
 from optimizer.export.artifacts.archive import zipped
-from optimizer.export.artifacts.take_away import TakeAway
+from optimizer.export.artifacts.source import ArtifactSource
 
 
-def write_openvino(take_away: TakeAway) -> bytes:
+def write_openvino(source: ArtifactSource) -> bytes:
     """The graph that the OpenVINO engine compiles, weights, activation ranges and all."""
-    build = take_away.build or openvino.prepare(take_away.module, take_away.card.input_shape)
-    runner = build(take_away.compressed, take_away.calibration, threads=take_away.threads, batch=1)
+    build = source.build or openvino.prepare(source.module, source.card.input_shape)
+    runner = build(source.compressed, source.calibration, threads=source.threads, batch=1)
     assert runner.memory_probe is not None
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
@@ -19,7 +19,7 @@ def write_openvino(take_away: TakeAway) -> bytes:
     loading = (
         "import openvino\n"
         'model = openvino.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})\n'
-        f"logits = model([images])[0]  # images: float32 {[1, *take_away.card.input_shape]}"
+        f"logits = model([images])[0]  # images: float32 {[1, *source.card.input_shape]}"
     )
     hint = "Without the float32 hint OpenVINO computes in bfloat16 on CPUs that can, and answers differ."
-    return zipped(take_away, files, loading, (*runner.execution.simulated, hint))
+    return zipped(source, files, loading, (*runner.execution.simulated, hint))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.packing import narrow, pack
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, zipped
-from optimizer.export.artifacts.take_away import TakeAway
+from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.model.layers import walk
 
 VERSION = "1"
@@ -16,35 +16,35 @@ METADATA_KEY = "paretoscope"
 FORMATS = {DENSE_FILE: "paretoscope dense", PACKED_FILE: "paretoscope packed"}
 
 
-def write_safetensors(take_away: TakeAway) -> bytes:
+def write_safetensors(source: ArtifactSource) -> bytes:
     """Every tensor under its own name, weights in the narrowest types that hold every value."""
-    tensors = others(take_away.compressed.module)
-    for name, weight in take_away.compressed.weights.items():
+    tensors = others(source.compressed.module)
+    for name, weight in source.compressed.weights.items():
         tensors |= {f"{name}{suffix}": tensor for suffix, tensor in narrow(weight, weight.bits).items()}
-    model = safetensors.torch.save(tensors, _metadata(take_away, DENSE_FILE))
-    return zipped(take_away, {DENSE_FILE: model}, _load_again(take_away), _weights_only(take_away))
+    model = safetensors.torch.save(tensors, _metadata(source, DENSE_FILE))
+    return zipped(source, {DENSE_FILE: model}, _load_again(source), _weights_only(source))
 
 
-def write_packed(take_away: TakeAway) -> bytes:
+def write_packed(source: ArtifactSource) -> bytes:
     """Every weight as a stream of bits (:mod:`optimizer.compression.packing`), everything else as it is."""
-    tensors, layouts = others(take_away.compressed.module), {}
-    for name, weight in take_away.compressed.weights.items():
+    tensors, layouts = others(source.compressed.module), {}
+    for name, weight in source.compressed.weights.items():
         packed = pack(weight, weight.bits)
         layouts[name] = packed.layout
         parts = {"": packed.stream, ".scale": packed.scale, ".zero_point": packed.zero_point}
         tensors |= {f"{name}{suffix}": part for suffix, part in parts.items() if part is not None}
-    model = safetensors.torch.save(tensors, _metadata(take_away, PACKED_FILE, layers=layouts))
-    return zipped(take_away, {PACKED_FILE: model}, _load_again(take_away), _weights_only(take_away))
+    model = safetensors.torch.save(tensors, _metadata(source, PACKED_FILE, layers=layouts))
+    return zipped(source, {PACKED_FILE: model}, _load_again(source), _weights_only(source))
 
 
-def _metadata(take_away: TakeAway, file: str, **more: object) -> dict[str, str]:
+def _metadata(source: ArtifactSource, file: str, **more: object) -> dict[str, str]:
     """One entry: safetensors writes several in any order, and the same model is to give the same bytes."""
-    facts = {"format": FORMATS[file], "version": VERSION, "model": take_away.card.name, **more}
+    facts = {"format": FORMATS[file], "version": VERSION, "model": source.card.name, **more}
     return {METADATA_KEY: msgspec.json.encode(facts).decode()}
 
 
-def _weights_only(take_away: TakeAway) -> tuple[str, ...]:
-    if take_away.compressed.recipe.quantize.activation_bits == 32:
+def _weights_only(source: ArtifactSource) -> tuple[str, ...]:
+    if source.compressed.recipe.quantize.activation_bits == 32:
         return ()
     return (
         "Weights only: the module that they are loaded into does not round its activations. The ONNX and "
@@ -62,10 +62,10 @@ def others(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _load_again(take_away: TakeAway) -> str:
+def _load_again(source: ArtifactSource) -> str:
     return (
         "from optimizer.export import artifacts\n"
         "from optimizer.model import catalogue, layers\n"
-        f"module, _ = layers.fold_batch_norm(catalogue.load({take_away.card.name!r}).module)\n"
+        f"module, _ = layers.fold_batch_norm(catalogue.load({source.card.name!r}).module)\n"
         'module = artifacts.load("model.zip", module)  # this zip, under the name that you gave it'
     )

@@ -11,7 +11,7 @@ from optimizer.records import ModelCard, Result
 
 
 @dataclass(frozen=True)
-class TakeAway:
+class ArtifactSource:
     """A compressed model and what is known of it.
 
     ``module`` is the uncompressed one that ``compressed`` was made of, its batch norm folded; ``calibration``

@@ -1,0 +1,56 @@
+"""An axis as Plotly takes it: its title, units and ticks."""
+
+import html
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from optimizer.charts.spec import Axis
+
+NEAR = 300
+"""Ends of a log axis whose ratio is less have ticks between the powers of ten."""
+FACTORS = {"ns": 1e-9}  # drawn in seconds, so that d3 writes µs and ms by itself
+SUFFIXES = {"B": "B", "ns": "s", "×": "×"}  # units on the ticks; the others are in the title
+ARROWS_UP = {"lower": "↓ better", "higher": "↑ better", "": ""}
+ARROWS_ACROSS = {"lower": "← better", "higher": "better →", "": ""}
+PREFIXES = {-9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G"}
+
+
+def axis_title(axis: Axis, arrows: Mapping[str, str]) -> str:
+    unit = f", {axis.unit}" if axis.unit and axis.unit not in SUFFIXES else ""
+    return " · ".join(part for part in (f"{axis.title}{unit}", arrows[axis.better]) if part)
+
+
+def axis_layout(axis: Axis) -> dict[str, Any]:
+    layout: dict[str, Any] = {"type": "log" if axis.log else "linear", "zeroline": not axis.log}
+    ends: list[float] = []
+    if axis.span:
+        ends = [end * FACTORS.get(axis.unit, 1) for end in axis.span]
+        layout["range"] = [math.log10(end) for end in ends] if axis.log else ends
+    if axis.categories:
+        labels = [html.escape(label).replace("\n", "<br>") for label in axis.categories]
+        return layout | {"tickvals": list(range(len(labels))), "ticktext": labels, "zeroline": False}
+    layout["ticksuffix"] = SUFFIXES.get(axis.unit, "")
+    layout["tickformat"] = "~s" if axis.unit in ("B", "ns", "") else ""
+    if axis.log:
+        layout |= {"dtick": 1, "exponentformat": "power", "minor": {"showgrid": False}}  # powers of ten alone
+        if axis.span is not None and axis.span[1] < NEAR * axis.span[0]:
+            layout |= _near_ticks(*ends) | {"ticksuffix": ""}
+            layout["ticktext"] = [text + SUFFIXES.get(axis.unit, "") for text in layout["ticktext"]]
+    return layout
+
+
+def _near_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 of each decade, written out: plotly has units at powers of ten alone."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [(step, decade) for decade in decades for step in (1, 2, 5)]
+    return {
+        "tickvals": [step * 10.0**decade for step, decade in ticks],
+        "ticktext": [_prefixed(step, decade) for step, decade in ticks],
+    }
+
+
+def _prefixed(step: int, decade: int) -> str:
+    """``200µ`` of 2 and -4."""
+    power = min(max(3 * (decade // 3), -9), 9)
+    return f"{step * 10.0 ** (decade - power):g}{PREFIXES[power]}"

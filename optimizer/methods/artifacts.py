@@ -1,0 +1,66 @@
+"""Every kind of file that a compressed model can be saved as."""
+
+from dataclasses import dataclass
+
+from optimizer.methods.entries import Entry, by_name, load, named
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactInfo(Entry):
+    """A kind of file; each is a zip that also holds the recipe and a model card.
+
+    ``code`` names a function that makes bytes of an :class:`optimizer.export.artifacts.ArtifactSource`, or is
+    one. ``needs`` names a function that says in words what is missing here to write it, or gives None.
+    ``engine`` is the one whose prepared model it is written of. A file of its own is asked for by
+    ``extension`` (``.onnx``), where it has one.
+    """
+
+    needs: object = None
+    engine: str | None = None
+    extension: str | None = None
+
+    def problem(self) -> str | None:
+        """What is missing here to write it, or None."""
+        found: str | None = load(self.needs)() if self.needs else None
+        return found
+
+
+RESTORED = "`optimizer.export.artifacts.load` restores it exactly."
+
+ARTIFACTS: dict[str, ArtifactInfo] = by_name(
+    ArtifactInfo(
+        "safetensors",
+        "Weights as safetensors",
+        f"In the narrowest types that fit; {RESTORED}",
+        "optimizer.export.artifacts.weights:write_safetensors",
+        extension=".safetensors",
+    ),
+    ArtifactInfo(
+        "packed",
+        "Weights packed to their bits",
+        f"k bits a surviving weight; {RESTORED}",
+        "optimizer.export.artifacts.weights:write_packed",
+    ),
+    ArtifactInfo(
+        "onnx",
+        "ONNX model",
+        "Quantized weights as int8 with DequantizeLinear. Takes some seconds; needs the extra `onnx`.",
+        "optimizer.export.artifacts.onnx:write_onnx",
+        needs="optimizer.engine.onnx_export:lacking",
+        extension=".onnx",
+    ),
+    ArtifactInfo(
+        "openvino",
+        "OpenVINO model",
+        "The very graph that was measured here, at batch 1.",
+        "optimizer.export.artifacts.openvino:write_openvino",
+        needs="optimizer.engine.openvino:problem",
+        engine="openvino",
+        extension=".xml",
+    ),
+)
+
+
+def artifact_info(name: str) -> ArtifactInfo:
+    """The entry of that name. Raises InputError for an unknown one."""
+    return named("kind of file", name, ARTIFACTS)
