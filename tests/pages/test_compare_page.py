@@ -53,7 +53,7 @@ def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
     app.query_params["pins"] = f"{plain}.{half}"
     page = app.switch_page("pages/compare.py").run()
     assert page.selectbox(key="times").value == page.query_params["times"] == plain
-    assert "Each round times the uncompressed model twice" in words(page)
+    assert "Each round visits two builds of the uncompressed model" in words(page)
     assert len(page.get("plotly_chart")) == 2
     page.segmented_control(key="view").set_value("distribution").run()
     assert "Which share of the calls" in words(page)
