@@ -281,7 +281,7 @@ def test_models_and_engines_are_listed() -> None:
 @pytest.mark.slow
 def test_a_process_of_its_own_measures_the_same(net: nn.Module) -> None:
     there = px.measure("fashion-mlp", HALF, engine="torch", isolated=True, progress=False)
-    Store().forget([there.record.key]) if hasattr(Store, "forget") else None
+    Store().forget([there.record.key])
     here = px.measure("fashion-mlp", HALF, engine="torch", progress=False)
     assert here.record.accuracy == there.record.accuracy
     assert here.record.key == there.record.key
