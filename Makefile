@@ -9,6 +9,8 @@ MINUTES ?= 30
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 # A dashboard has worker processes of its own: two of them on two cores keep a browser waiting too long.
 ALONE := timing or browser or soak
+# To find what runs alone, no other file needs to be imported.
+ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser|soak)' tests))
 
 .PHONY: dashboard test test-all soak check format bench clean
 
@@ -17,11 +19,11 @@ dashboard: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE) or slow)'
-	$(PYTEST) -m '($(ALONE)) and not (slow or soak)'
+	$(PYTEST) -m '($(ALONE)) and not (slow or soak)' $(ALONE_IN)
 
 test-all: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE))'
-	$(PYTEST) -m '$(ALONE)'
+	$(PYTEST) -m '$(ALONE)' $(ALONE_IN)
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tools.soak --minutes $(MINUTES)

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from by_request import compressed_model, score
+from by_request import build_of, compressed_model, opened
 
+from optimizer.engine import engine_named
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
@@ -50,13 +51,15 @@ def request(name: str, engine: str = "openvino") -> Request:
 def main() -> None:
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     for name in RECIPES:
-        state = compressed_model(request(name)).module.state_dict()
-        found[name] = digest(tensor.numpy() for tensor in state.values())
-        found[f"{name}, predictions"] = digest([score(request(name)).logits])
-    for engine, entry in ENGINES.items():
-        if entry.load().problem() is None:
-            for name in ON_EVERY_ENGINE:
-                found[f"{name}, predictions on {engine}"] = digest([score(request(name, engine)).logits])
+        asked = request(name)
+        images, compressed = opened(asked).images, compressed_model(asked)
+        evaluation = images.evaluation.images.numpy()
+        found[name] = digest(tensor.numpy() for tensor in compressed.module.state_dict().values())
+        for engine in ENGINES if name in ON_EVERY_ENGINE else (asked.engine,):
+            if engine_named(engine).problem() is None:
+                build = build_of(request(name, engine))
+                runner = build(compressed, images.calibration.images, threads=1, batch=1)
+                found[f"{name}, predictions on {engine}"] = digest([runner.score(evaluation)])
     print(json.dumps(found), flush=True)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from optimizer.recipe import Recipe
 from optimizer.records import Request
 from optimizer.system.process_pool import SERVER, Job
 from optimizer.work import Catalogue
@@ -54,10 +55,14 @@ class Started:
     def tasks(self) -> list[str]:
         return [job.task for job in self.listed.values() if job.task != "catalogue"]
 
+    def requests(self) -> list[Request]:
+        """Each position that is to be measured."""
+        found = [job.request for job in self.listed.values() if job.task == "measure"]
+        return [request for request in found if isinstance(request, Request)]
+
+    def recipes(self) -> list[Recipe]:
+        return [request.recipe for request in self.requests()]
+
     def steps(self) -> list[int]:
-        """Fine-tuning steps of each position that is to be measured."""
-        return [
-            job.request.recipe.finetune_steps
-            for job in self.listed.values()
-            if job.task == "measure" and isinstance(job.request, Request)
-        ]
+        """Fine-tuning steps of each."""
+        return [recipe.finetune_steps for recipe in self.recipes()]

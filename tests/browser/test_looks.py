@@ -11,7 +11,10 @@ pytestmark = pytest.mark.browser
 
 @pytest.mark.parametrize(
     "address",
-    ["/?sparsity=50&method=Magnitude", "/layers", "/latency", "/compare", "/complexity", "/models_and_data"],
+    [
+        *("/?sparsity=50&method=Magnitude", "/latency", "/models_and_data"),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("/layers", "/compare", "/complexity")),
+    ],
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
     page = visit(address)

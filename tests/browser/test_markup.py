@@ -38,6 +38,7 @@ DRAWN = """() => [...document.querySelectorAll('[class*="st-key-text"]')].map(on
 })"""
 
 
+@pytest.mark.slow
 def test_streamlit_draws_the_characters(chromium: Browser, tmp_path: Path) -> None:
     draw = random.Random(0)
     made = ["".join(draw.choices(MEANINGFUL, k=draw.randint(1, 6))) for _ in range(300)]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pairs import sample
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, as_rows, damped, quadratic
@@ -26,10 +27,17 @@ from optimizer.compression.quantize.grid import GROUP, Codes, code_range
 from optimizer.compression.quantize.nearest import round_to_nearest
 from optimizer.recipe import GRANULARITIES, RANGES, QuantizeSpec
 
-SPECS = [
-    QuantizeSpec("compensated", weight_bits=bits, granularity=granularity, symmetric=symmetric, range=range_)
-    for bits, granularity, symmetric, range_ in product(
-        (2, 3, 8), GRANULARITIES, (True, False), ("absmax", "mse")
+SHAPES = [((6, 70), 1), ((8, 5, 3, 3), 1), ((6, 1, 3, 3), 6), ((6, 4, 2, 2), 3), ((1, 7), 1), ((4, 1), 1)]
+"""Of a weight, and how many groups its layer has."""
+CASES = [
+    (
+        shape,
+        QuantizeSpec(
+            "compensated", weight_bits=bits, granularity=granularity, symmetric=symmetric, range=range_
+        ),
+    )
+    for shape, bits, granularity, symmetric, range_ in sample(
+        SHAPES, (2, 3, 8), GRANULARITIES, (True, False), ("absmax", "mse")
     )
 ]
 PLAIN = QuantizeSpec("compensated", weight_bits=3, symmetric=False, range="mse")
@@ -156,14 +164,11 @@ def test_the_outputs_differ_by_much_less_where_inputs_depend_on_each_other() -> 
     assert cost(codes_of(weight, matrix).values, weight, matrix) < 0.4 * cost(plain, weight, matrix)
 
 
-SHAPES = [((6, 70), 1), ((8, 5, 3, 3), 1), ((6, 1, 3, 3), 6), ((6, 4, 2, 2), 3), ((1, 7), 1), ((4, 1), 1)]
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=str)
-@pytest.mark.parametrize(("shape", "groups"), SHAPES)
+@pytest.mark.parametrize(("layer", "spec"), CASES, ids=str)
 def test_codes_are_on_the_grid_and_zeros_of_the_mask_stay(
-    shape: tuple[int, ...], groups: int, spec: QuantizeSpec
+    layer: tuple[tuple[int, ...], int], spec: QuantizeSpec
 ) -> None:
+    shape, groups = layer
     weight = drawn(shape)
     columns = weight[0].numel()
     mask = drawn(shape, 1) > -0.5
@@ -238,7 +243,7 @@ def test_a_pruned_weight_is_rounded_towards_the_original(exact: int, monkeypatch
     assert cost(found, weight, matrix) < 0.5 * cost(plain, weight, matrix)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=str)
+@pytest.mark.parametrize("spec", [spec for _, spec in CASES], ids=str)
 def test_singular_statistics_dead_inputs_and_layers_of_zeros(spec: QuantizeSpec) -> None:
     weight = drawn((5, 12))
     dead = covariance(1, 12, 1)

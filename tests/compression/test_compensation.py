@@ -16,8 +16,8 @@ LARGER = [
     for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit")
 ]
 DATA = DataSpec(limit=4_000)
-SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
-BITS = (8, 4, 3, 2)
+SPARSITIES = (0.5, 0.8, 0.97)
+BITS = (4, 3, 2)
 BY_MODEL = pytest.mark.parametrize("model", ["fashion-mlp", *LARGER], scope="module")
 """Of this scope: pytest puts the tests of one model together, which is studied and scored whole once."""
 

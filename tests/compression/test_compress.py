@@ -1,11 +1,11 @@
 from collections.abc import Callable
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pairs import sample
 from small_models import SMALL_MODELS
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ SPARSE_AND_ROUNDED = [
         PruneSpec(sparsity=0.6),
         QuantizeSpec(weight_bits=bits, symmetric=symmetric, granularity=granularity, range=range_),
     )
-    for bits, symmetric, granularity, range_ in product(WEIGHT_BITS, (True, False), GRANULARITIES, RANGES)
+    for bits, symmetric, granularity, range_ in sample(WEIGHT_BITS, (True, False), GRANULARITIES, RANGES)
 ]
 RECIPES = [
     Recipe(),

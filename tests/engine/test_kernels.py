@@ -204,9 +204,9 @@ def test_a_band_goes_on_to_the_projection(
     assert (("expand.weight", "depthwise.weight", "project.weight") in fused) is large
 
 
-@pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "kernel", "size"), [(700, 300, 1, 7), (150, 140, 3, 9), (200, 530, 1, 40)]
+    ("threads", "inputs", "outputs", "kernel", "size"),
+    [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (3, 150, 140, 3, 9), (1, 200, 530, 1, 40)],
 )
 def test_many_columns_are_taken_in_blocks(
     library: kernels.Kernels, threads: int, inputs: int, outputs: int, kernel: int, size: int
@@ -336,7 +336,7 @@ class Residual(nn.Module):
         return self.head(torch.tanh(features))
 
 
-@pairs(threads=[1, 2, 3], batch=[1, 3], size=[29, 64])
+@pairs(threads=[1, 3], batch=[1, 3], size=[29, 64])
 def test_a_whole_network_is_torchs(library: kernels.Kernels, threads: int, batch: int, size: int) -> None:
     torch.manual_seed(1)
     network = agree(thinned(Residual(), 0.9), torch.randn(batch, 3, size, size), library, threads)

@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from factories import make_result
+from pairs import pairs
 from torch import Tensor, nn
 
 import optimizer
@@ -123,13 +124,11 @@ def check_same(found: nn.Module, expected: nn.Module, images: Tensor, signs: boo
 # Written and read back
 
 
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-@pytest.mark.parametrize("kind", ["safetensors", "packed"])
-@pytest.mark.parametrize("name", ["cnn", "encoder", "tied"])
+@pairs(chosen=RECIPES, kind=["safetensors", "packed"], name=["cnn", "encoder", "tied"])
 def test_a_small_model_comes_back(
-    small: Small, small_images: Tensor, name: str, kind: str, recipe: Recipe, tmp_path: Path
+    small: Small, small_images: Tensor, name: str, kind: str, chosen: str, tmp_path: Path
 ) -> None:
-    source = taken(small(name), recipe, small_images)
+    source = taken(small(name), RECIPES[chosen], small_images)
     path = tmp_path / "taken.zip"
     path.write_bytes(write(kind, source))
     fresh, _ = fold_batch_norm(small(name))

@@ -49,11 +49,15 @@ NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
 
 @pytest.mark.parametrize(
-    "error", [NO_PROCESS, OSError(errno.ENOMEM, "Cannot allocate memory"), MemoryError()]
+    ("times", "error"),
+    [
+        *((times, NO_PROCESS) for times in (1, 2, 3)),
+        (2, OSError(errno.ENOMEM, "Cannot allocate memory")),
+        (3, MemoryError()),
+    ],
 )
-@pytest.mark.parametrize("times", [1, 2, 3])
 def test_a_lane_outlives_a_process_that_can_not_be_started(
-    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, times: int
+    pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int, error: Exception
 ) -> None:
     begun = str(tmp_path / "begun")
     job = pool.submit("measure", "wait", {"begun": begun, "go": "never"}, "k")

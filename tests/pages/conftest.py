@@ -1,17 +1,20 @@
 """The pages run from the entry without a browser, ask for real work, and show it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
+from factories import make_result
 from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
 from started import Started
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
 from optimizer import work
+from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
 from pages import sidebar, tasks
@@ -58,6 +61,15 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogu
     monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
     return pool
+
+
+@pytest.fixture
+def stored(started: Started) -> AppTest:
+    """The dashboard with no workers, and with made-up results of what ``measured`` has."""
+    for request in (PLAIN, HALF):
+        made = make_result(request.recipe, quick=True)
+        tasks.store().put(replace(made, key=request_key(request), request=request))
+    return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Compare, without a browser."""
 
+import pytest
 from factories import make_result
 from page_runs import HALF, results, words
 from streamlit.testing.v1 import AppTest
@@ -10,22 +11,22 @@ from optimizer.recipe import PruneSpec, Recipe
 from optimizer.store.results import Store
 
 
-def test_compare_shows_pinned_configurations(app: AppTest) -> None:
-    app.query_params["pins"] = ".".join([results()[recipe].key for recipe in (Recipe(), HALF.recipe)])
-    page = app.switch_page("pages/compare.py").run()
+def test_compare_shows_pinned_configurations(stored: AppTest) -> None:
+    stored.query_params["pins"] = ".".join([results()[recipe].key for recipe in (Recipe(), HALF.recipe)])
+    page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
     assert len(page.dataframe[0].value) == 2
 
 
-def test_what_is_pinned_is_compared(app: AppTest) -> None:
-    page = app.run()
+def test_what_is_pinned_is_compared(stored: AppTest) -> None:
+    page = stored.run()
     next(button for button in page.button if button.label == "Pin for Compare").click().run()
     page.switch_page("pages/compare.py").run()
     assert page.multiselect(key="configurations").value == [results()[Recipe()].key]
     assert page.query_params["pins"] == results()[Recipe()].key
 
 
-def test_compare_tells_configurations_of_one_recipe_apart(app: AppTest) -> None:
+def test_compare_tells_configurations_of_one_recipe_apart(stored: AppTest) -> None:
     recipe = Recipe(PruneSpec(sparsity=0.4321))
     kinds = [
         {"quick": True},
@@ -35,23 +36,20 @@ def test_compare_tells_configurations_of_one_recipe_apart(app: AppTest) -> None:
         {"noisy": True},
     ]
     alike = [make_result(recipe, **kind) for kind in kinds]  # type: ignore[arg-type]
-    store = Store()
     for result in alike:
-        store.put(result)
-    app.query_params["configurations"] = [result.key for result in alike]
-    stored = len(store.results("fashion-resnet"))
-    page = app.switch_page("pages/compare.py").run()
-    store.forget(result.key for result in alike)
+        Store().put(result)
+    stored.query_params["configurations"] = [result.key for result in alike]
+    page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
     options = page.multiselect(key="configurations").options
-    assert len(set(options)) == len(options) == stored
+    assert len(set(options)) == len(options) == 2 + len(alike)
     assert len(page.dataframe[0].value) == len(alike)
 
 
-def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
+def test_compare_shows_the_raw_times_of_any_configuration(stored: AppTest) -> None:
     plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
-    app.query_params["pins"] = f"{plain}.{half}"
-    page = app.switch_page("pages/compare.py").run()
+    stored.query_params["pins"] = f"{plain}.{half}"
+    page = stored.switch_page("pages/compare.py").run()
     assert page.selectbox(key="times").value == page.query_params["times"] == plain
     assert "Each round visits two builds of the uncompressed model" in words(page)
     assert len(page.get("plotly_chart")) == 2
@@ -64,10 +62,10 @@ def test_compare_shows_the_raw_times_of_any_configuration(app: AppTest) -> None:
     assert page.selectbox(key="times").value == plain, "what is pinned no more is shown no more"
 
 
-def test_compare_takes_any_configuration_as_the_reference(app: AppTest) -> None:
+def test_compare_takes_any_configuration_as_the_reference(stored: AppTest) -> None:
     plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
-    app.query_params |= {"configurations": [plain, half], "against": half}
-    page = app.switch_page("pages/compare.py").run()
+    stored.query_params |= {"configurations": [plain, half], "against": half}
+    page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
     assert page.selectbox(key="against").value == half
     drop = compare(summarise(results()[Recipe()]), summarise(results()[HALF.recipe])).drop
@@ -79,7 +77,9 @@ def test_compare_takes_any_configuration_as_the_reference(app: AppTest) -> None:
     assert "accuracy differs" not in page.dataframe[0].value
 
 
-def test_compare_says_what_to_do_when_nothing_is_chosen(app: AppTest) -> None:
-    page = app.switch_page("pages/compare.py").run()
+@pytest.mark.parametrize("link", [{}, {"configurations": "nope", "metric": "beauty"}])
+def test_compare_says_what_to_do_when_nothing_is_chosen(stored: AppTest, link: dict[str, str]) -> None:
+    stored.query_params |= link
+    page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
     assert "pin them under Explore" in words(page)

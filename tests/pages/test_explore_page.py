@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, try_again, words
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.compression.step_time import keep_step_time
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Request, Settings
+from optimizer.records import Request
 from optimizer.store import keys
-from optimizer.store.results import Store
 from optimizer.system.environment import threads_available
 from pages import tasks
 
@@ -63,18 +63,9 @@ def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
 
 
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
-@pytest.mark.slow
-def test_the_threads_are_chosen(app: AppTest) -> None:
-    app.query_params |= {"sparsity": "21", "timed_threads": "1"}
-    page = app.run()
-    settled(page, lambda page: "–" not in shown(page).values())
-    request = replace(
-        PLAIN, recipe=Recipe(replace(NORMAL.prune, sparsity=0.21)), settings=Settings(threads=1)
-    )
-    result = Store().get(keys.request_key(request))
-    assert result is not None
-    assert (result.request.settings.threads, result.latency.threads) == (1, 1)
-    assert shown(page) == expected(result)
+def test_the_threads_are_chosen(started: Started) -> None:
+    open_page("explore", {"timed_threads": "1"})
+    assert {request.settings.threads for request in started.requests()} == {1}
 
 
 @pytest.mark.parametrize(
@@ -92,29 +83,21 @@ def test_the_threads_are_chosen(app: AppTest) -> None:
         ),
     ],
 )
-@pytest.mark.slow
 def test_every_other_control_is_part_of_the_recipe(
-    app: AppTest, control: str, key: str, value: object, quantize: QuantizeSpec
+    started: Started, control: str, key: str, value: object, quantize: QuantizeSpec
 ) -> None:
-    app.query_params |= BY_MAGNITUDE
-    page = app.run()
+    page = open_page("explore", BY_MAGNITUDE)
     page.select_slider(key="bits").set_value(8)
     getattr(page, control)(key=key).set_value(value).run()
-    settled(page, lambda page: "–" not in shown(page).values())
-    assert Recipe(quantize=quantize) in results("fashion-mlp")
+    assert Recipe(quantize=quantize) in started.recipes()
 
 
-@pytest.mark.slow
-def test_outputs_are_matched_and_channels_equalised_when_asked(app: AppTest) -> None:
-    app.query_params |= BY_MAGNITUDE
-    page = app.run()
-    page.slider(key="sparsity").set_value(50)
-    page.select_slider(key="bits").set_value(4)
+def test_outputs_are_matched_and_channels_equalised_when_asked(started: Started) -> None:
+    page = open_page("explore", BY_MAGNITUDE | {"sparsity": "50", "bits": "4"})
     page.toggle(key="match").set_value(True)
     page.toggle(key="equalise").set_value(True).run()
-    settled(page, lambda page: "–" not in shown(page).values())
     spec = QuantizeSpec(weight_bits=4, equalise=True)
-    assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in results("fashion-mlp")
+    assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in started.recipes()
 
 
 @pytest.mark.slow
@@ -129,13 +112,11 @@ def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None
     assert sum(layer.bits * layer.elements for layer in layers) <= 4 * sum(layer.elements for layer in layers)
 
 
-@pytest.mark.slow
-def test_a_pattern_fixes_the_sparsity(app: AppTest) -> None:
-    page = app.run()
+def test_a_pattern_fixes_the_sparsity(started: Started) -> None:
+    page = open_page("explore", {})
     page.selectbox(key="pattern").set_value("2:4").run()
     assert page.slider(key="sparsity").disabled
-    settled(page, lambda page: "–" not in shown(page).values())
-    assert Recipe(PruneSpec("compensated", pattern="2:4")) in results()
+    assert Recipe(PruneSpec("compensated", pattern="2:4")) in started.recipes()
 
 
 def test_what_a_step_takes_is_told(app: AppTest) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from page_runs import words
 from PIL import Image
 from started import PAGES, Started, open_page
 from streamlit.testing.v1 import AppTest
@@ -54,6 +55,25 @@ def test_the_other_controls_stay_where_images_cannot_be_used(
     page.selectbox(key="images").set_value(sidebar.BUNDLED).run()
     assert not page.error
     assert not remarks(page)
+
+
+@pytest.mark.parametrize(
+    ("link", "told"),
+    [
+        ({"images": "clothes", "class_index": "/etc/passwd", "limit": "-4"}, "leads outside the folders"),
+        ({"images": "nothing"}, "holds nothing"),
+        ({"images": "texts"}, "no image, only 1 other file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_words(
+    started: Started, clothes: Path, link: dict[str, str], told: str
+) -> None:
+    for folder in ("nothing", "texts"):
+        (clothes.parent / folder).mkdir()
+    (clothes.parent / "texts" / "a.txt").write_text("not an image")
+    assert told in words(
+        open_page("models_and_data", link | {"images": str(clothes.parent / link["images"])})
+    )
 
 
 def test_images_that_vanish_are_told_at_the_next_run(

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from page_runs import HALF, expected, results, shown, words
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.recipe import MAX_FINETUNE_STEPS, PruneSpec, QuantizeSpec, Recipe
@@ -26,16 +27,16 @@ EVERYTHING = (
 )
 
 
-def test_the_address_restores_the_view(app: AppTest) -> None:
-    app.query_params["sparsity"] = "50"
-    app.query_params["bits"] = "4"
-    assert shown(app.run()) == expected(results()[HALF.recipe])
+def test_the_address_restores_the_view(stored: AppTest) -> None:
+    stored.query_params["sparsity"] = "50"
+    stored.query_params["bits"] = "4"
+    assert shown(stored.run()) == expected(results()[HALF.recipe])
 
 
 @pytest.mark.parametrize("way", EVERYTHING)
-def test_a_link_to_layers_restores_the_sliders(app: AppTest, way: Recipe) -> None:
-    app.query_params["recipe"] = json.dumps(way.differences())
-    page = app.switch_page("pages/layers.py").run()
+def test_a_link_to_layers_restores_the_sliders(stored: AppTest, way: Recipe) -> None:
+    stored.query_params["recipe"] = json.dumps(way.differences())
+    page = stored.switch_page("pages/layers.py").run()
     assert way.describe() in words(page)
     assert json.loads(page.query_params["recipe"]) == way.differences()
     page.switch_page("pages/explore.py").run()
@@ -46,9 +47,9 @@ def test_a_link_to_layers_restores_the_sliders(app: AppTest, way: Recipe) -> Non
     assert way.describe() in words(page)
 
 
-def test_an_older_link_s_seconds_are_read_as_steps(app: AppTest) -> None:
-    app.query_params["training"] = "60"
-    page = app.run()
+def test_an_older_link_s_seconds_are_read_as_steps(stored: AppTest) -> None:
+    stored.query_params["training"] = "60"
+    page = stored.run()
     assert not page.exception
     assert page.number_input(key="finetune").value == 300
     assert page.session_state["session"].recipe.finetune_steps == 300
@@ -59,59 +60,76 @@ def test_an_older_link_s_seconds_are_read_as_steps(app: AppTest) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["long", "-1", "nan", "inf"])
-def test_an_older_link_with_bad_seconds_says_so(app: AppTest, seconds: str) -> None:
-    app.query_params["training"] = seconds
-    page = app.run()
+def test_an_older_link_with_bad_seconds_says_so(stored: AppTest, seconds: str) -> None:
+    stored.query_params["training"] = seconds
+    page = stored.run()
     assert not page.exception
     assert page.toast[0].value.startswith("The fine-tuning of this link is left out")
     assert page.number_input(key="finetune").value == 0
 
 
-def test_a_link_to_a_day_of_fine_tuning_gets_minutes(app: AppTest) -> None:
-    app.query_params["training"] = "86400"
-    assert app.run().number_input(key="finetune").value == MAX_FINETUNE_STEPS
+def test_a_link_to_a_day_of_fine_tuning_gets_minutes(stored: AppTest) -> None:
+    stored.query_params["training"] = "86400"
+    assert stored.run().number_input(key="finetune").value == MAX_FINETUNE_STEPS
 
 
 @pytest.mark.parametrize("recipe", ["[", '{"prune": {"sparsity": 7}}', '{"threshold": 1}'])
-def test_a_link_with_a_bad_recipe_says_so(app: AppTest, recipe: str) -> None:
-    app.query_params["recipe"] = recipe
-    page = app.switch_page("pages/layers.py").run()
+def test_a_link_with_a_bad_recipe_says_so(stored: AppTest, recipe: str) -> None:
+    stored.query_params["recipe"] = recipe
+    page = stored.switch_page("pages/layers.py").run()
     assert not page.exception
     assert page.toast[0].value.startswith("The recipe of this link is left out")
     assert "recipe" not in page.query_params
 
 
-def test_what_no_slider_can_say_comes_as_near_as_it_can(app: AppTest) -> None:
+def test_what_no_slider_can_say_comes_as_near_as_it_can(stored: AppTest) -> None:
     far = Recipe(PruneSpec(threshold=3.0), QuantizeSpec("compensated", average_bits=3.5))
-    app.query_params["recipe"] = json.dumps(far.differences())
-    page = app.switch_page("pages/latency.py").run()
+    stored.query_params["recipe"] = json.dumps(far.differences())
+    page = stored.switch_page("pages/latency.py").run()
     page.switch_page("pages/explore.py").run()
     assert not page.exception
     assert (page.slider(key="threshold").value, page.select_slider(key="bits").value) == (0.5, 4)
 
 
-def test_a_link_beyond_the_controls_is_shown_as_near_as_they_can_and_says_so(app: AppTest) -> None:
-    app.query_params["recipe"] = '{"prune":{"sparsity":0.999}}'
-    page = app.run()
+def test_a_link_beyond_the_controls_is_shown_as_near_as_they_can_and_says_so(stored: AppTest) -> None:
+    stored.query_params["recipe"] = '{"prune":{"sparsity":0.999}}'
+    page = stored.run()
     assert not page.exception
     assert page.slider(key="sparsity").value == 99
     assert "99.9 % sparsity, shown as 99 %" in page.toast[0].value
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("sparsity", "500"), ("bits", "9"), ("model", "nope"), ("engine", "x")]
+    "link",
+    [{"sparsity": "500"}, {"bits": "9", "activations": "1"}, {"model": "nope", "engine": "tvm"}],
 )
-def test_a_bad_value_in_the_address_is_dropped(app: AppTest, key: str, value: str) -> None:
-    app.query_params[key] = value
-    page = app.run()
+def test_bad_values_in_the_address_are_dropped(stored: AppTest, link: dict[str, str]) -> None:
+    stored.query_params |= link
+    page = stored.run()
     assert not page.exception
     assert shown(page) == expected(results()[Recipe()])
+    assert not page.query_params.keys() & link.keys()
 
 
-def test_a_link_restores_the_raw_times(app: AppTest) -> None:
+@pytest.mark.parametrize(
+    ("name", "link", "kept"),
+    [
+        ("explore", {"method": "Threshold", "threshold": "nan"}, {"method"}),
+        ("complexity", {"removed": "120", "family": "sums"}, set()),
+    ],
+)
+def test_bad_values_on_any_page_are_dropped(
+    started: Started, name: str, link: dict[str, str], kept: set[str]
+) -> None:
+    page = open_page(name, link)
+    assert not page.error
+    assert page.query_params.keys() & link.keys() == kept
+
+
+def test_a_link_restores_the_raw_times(stored: AppTest) -> None:
     keys = [results()[recipe].key for recipe in (Recipe(), HALF.recipe)]
-    app.query_params |= {"configurations": keys, "times": keys[1], "view": "distribution"}
-    page = app.switch_page("pages/compare.py").run()
+    stored.query_params |= {"configurations": keys, "times": keys[1], "view": "distribution"}
+    page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
     assert page.selectbox(key="times").value == keys[1]
     assert page.segmented_control(key="view").value == "distribution"

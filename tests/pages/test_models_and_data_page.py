@@ -1,9 +1,11 @@
 """Models and data, without a browser."""
 
 import os
+from pathlib import Path
 
 import pytest
 from page_runs import settled, words
+from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
@@ -15,6 +17,18 @@ def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) 
     table = page.dataframe[0].value.set_index("model")
     assert table.loc["resnet18", "download"] > 40e6
     assert table.loc["fashion-resnet", "top-1"] > 0.93
+
+
+def test_folders_that_are_no_classes_are_named(
+    app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("Comet", "Moon"):
+        (tmp_path / "strangers" / name).mkdir(parents=True)
+        Image.new("L", (28, 28), 60).save(tmp_path / "strangers" / name / "one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    app.query_params["images"] = "strangers"
+    page = app.switch_page("pages/models_and_data.py").run()
+    settled(page, lambda page: "Comet, Moon" in words(page))
 
 
 def test_what_may_not_be_downloaded_is_said_instead(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
