@@ -46,8 +46,9 @@ def frame(
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
     ``file_bytes``, ``latency_ns``...) and where it has an interval ``..._low`` and ``..._high``, and last
     how it was measured. ``frontier`` marks the Pareto-optimal rows over the metrics of that name and
-    ``frontier_tied`` those that nothing beats measurably (:func:`frontier_of`). With ``against``, the columns
-    of :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
+    ``frontier_tied`` those that nothing beats measurably (:func:`frontier_of`); ``frontier_chance`` is how
+    often each is Pareto-optimal when images and rounds are drawn anew. With ``against``, the columns of
+    :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
     """
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
@@ -56,6 +57,7 @@ def frame(
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
+    table["frontier_chance"] = found.chance
     if against:
         reference = summarise(against)
         compared = [_against(compare(summary, reference), reference) for summary in summaries]

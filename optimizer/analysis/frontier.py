@@ -6,13 +6,14 @@ Ties stay on the frontier; a row with a missing value (NaN) is never on it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.comparison import measurably_better
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Summary
+from optimizer.analysis.summary import Measure, Summary
 from optimizer.errors import InputError
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")
@@ -62,12 +63,14 @@ class Frontier:
     """Which of N results are Pareto-optimal, boolean ``[N]`` each.
 
     ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
-    trusted: they neither beat nor join.
+    trusted: they neither beat nor join. ``chance`` ``[N]`` is how often each would be Pareto-optimal if
+    images and rounds were drawn anew: the best of many points is in part the luckiest.
     """
 
     optimal: np.ndarray
     tied: np.ndarray
     noisy: np.ndarray
+    chance: np.ndarray
 
 
 def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
@@ -89,8 +92,10 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
         baseline = (summary.request.model, summary.request.engine) if relative else ()
         groups.setdefault((summary.request.data, machine, baseline), []).append(index)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
+    chance = np.zeros(len(summaries))
     for members in groups.values():
         optimal[members] = pareto_mask(losses[members])
+        chance[members] = chances(tuple(summaries[index] for index in members), tuple(metrics))
         best = [index for index in members if optimal[index]]
         for index in members:
             if not optimal[index] and not np.isnan(losses[index]).any():
@@ -100,7 +105,66 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
                     for one in beaten
                     for name in metrics
                 )
-    return Frontier(optimal, tied, noisy)
+    return Frontier(optimal, tied, noisy, chance)
+
+
+RESAMPLES = 100
+INTERVAL_ERRORS = 2 * 1.96
+"""Standard errors from one end of a 95 % interval to the other."""
+
+
+@lru_cache(maxsize=16)
+def chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.ndarray:
+    """How often each of the comparable results is Pareto-optimal, ``[N]``, when images and rounds are drawn
+    anew.
+
+    Images are drawn for all results at once (a bootstrap with Poisson weights), since all have run on the
+    same ones. Of any other figure with an interval, a value is drawn that scatters as the interval says; one
+    for all results that share a measurement.
+    """
+    random = np.random.default_rng(0)
+    drawn = np.array([_drawn(summaries, name, random) for name in metrics])  # [metric, result, resample]
+    return np.asarray(np.mean([pareto_mask(losses) for losses in drawn.transpose(2, 1, 0)], axis=0))
+
+
+def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator) -> np.ndarray:
+    """Losses ``[results, resamples]`` of one metric."""
+    if name in ("drop", "accuracy"):
+        return np.array([_weights(summary.total) @ _changes(summary) for summary in summaries])
+    scatter: dict[Measure, np.ndarray] = {}
+    for summary in summaries:
+        measure = summary.measures[name]
+        if measure not in scatter:
+            scatter[measure] = metric(name).loss(_scattered(measure, random))
+    return np.array([scatter[summary.measures[name]] for summary in summaries])
+
+
+def _changes(summary: Summary) -> np.ndarray:
+    """1 for each image that is wrong now and was right, -1 for the reverse, ``[images]``."""
+    before, after = (
+        np.unpackbits(np.frombuffer(bits, np.uint8), count=summary.total).astype(np.float32)
+        for bits in (summary.baseline_outcomes, summary.outcomes)
+    )
+    return before - after
+
+
+@lru_cache(maxsize=8)
+def _weights(images: int) -> np.ndarray:
+    """``[resamples, images]``: the share that each image has of a resample."""
+    drawn = np.random.default_rng(1).poisson(1.0, (RESAMPLES, images)).astype(np.float32)
+    return np.asarray(drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1))
+
+
+def _scattered(measure: Measure, random: np.random.Generator) -> np.ndarray:
+    value, low, high = measure.value, measure.low, measure.high
+    if value is None:
+        return np.full(RESAMPLES, math.nan)
+    if low is None or high is None:
+        return np.full(RESAMPLES, float(value))
+    errors = random.standard_normal(RESAMPLES) / INTERVAL_ERRORS
+    if low > 0:
+        return np.asarray(value * np.exp(errors * math.log(high / low)))
+    return np.asarray(value + errors * (high - low))
 
 
 def _values(summaries: Sequence[Summary], name: str) -> list[float]:

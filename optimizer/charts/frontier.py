@@ -13,6 +13,8 @@ from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.records import Result
 
 MAX_DROP_POINTS = 15.0
+LIKELY = 0.5
+"""A point that is on the frontier less often, when images and rounds are drawn anew, is drawn small."""
 
 
 def frontier_info(
@@ -35,7 +37,8 @@ def frontier_info(
     optimal: set[str] = set()
     level: set[str] = set()
     found = frontier_of(summaries, (cost, loss))
-    for summary, on_frontier, tied in zip(summaries, found.optimal, found.tied, strict=True):
+    rows = zip(summaries, found.optimal, found.tied, found.chance, strict=True)
+    for summary, on_frontier, tied, chance in rows:
         price = summary.measures[cost]
         point = point_of(
             summary,
@@ -44,9 +47,11 @@ def frontier_info(
             timed=metric(cost).timed,
         )
         if point:
-            points.append(replace(point, x_low=price.low, x_high=price.high))
+            likely = f"<br>on the frontier in {chance:.0%} of resamples"
+            hover = point.hover + likely if on_frontier or tied else point.hover
+            points.append(replace(point, x_low=price.low, x_high=price.high, hover=hover))
             optimal |= {summary.key} if on_frontier else set()
-            level |= {summary.key} if tied else set()
+            level |= {summary.key} if tied or (on_frontier and chance < LIKELY) else set()
     if not points:
         return Lines(title, x, y)
     baseline = baseline_of(summaries, selected, loss)
@@ -78,14 +83,14 @@ def frontier_info(
             *(
                 Series(f"{width:g} bits", bits_role(width), chosen, line="none")
                 for width in sorted(set(bits.values()), reverse=True)
-                if (chosen := tuple(point for point in best if bits[point.key] == width))
+                if (chosen := tuple(p for p in best if bits[p.key] == width and p.key not in level))
             ),
         ),
         baseline,
         selected_point(points, selected),
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
-            + ["small: not measurably beaten"] * bool(even)
+            + [f"small: on it in under {LIKELY:.0%} of resamples, or not measurably beaten"] * bool(even)
             + ["noisy ones left out"] * bool(noisy)
             + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
         ),

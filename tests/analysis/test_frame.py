@@ -30,7 +30,7 @@ from optimizer.system.environment import threads_available
 def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
     results = make_sweep()
     rows = frame(results)
-    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied"]
+    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied", "frontier_chance"]
     assert list(rows["key"]) == [result.key for result in results]
     assert rows["accuracy_percent"].dtype == float
     assert pd.api.types.is_integer_dtype(rows["file_bytes"])
@@ -43,7 +43,7 @@ def test_frame_has_one_row_a_result_in_order_with_numbers_as_numbers() -> None:
 def test_frame_of_nothing_has_all_columns() -> None:
     rows = frame([])
     assert len(rows) == 0
-    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied"]
+    assert list(rows.columns) == [*COLUMNS, "frontier", "frontier_tied", "frontier_chance"]
     assert list(table([]).columns) == list(table(make_sweep()[:1]).columns)
 
 

@@ -1,12 +1,16 @@
 """The frontier against pictures and brute force."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from factories import make_result, recipe, remade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizer.analysis.frontier import pareto_mask
+from optimizer.analysis.frontier import frontier_of, pareto_mask
+from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError
 
 
@@ -67,3 +71,42 @@ def test_the_frontier_is_what_brute_force_finds(losses: np.ndarray) -> None:
 def test_other_shapes_are_refused(losses: object) -> None:
     with pytest.raises(InputError, match="one row a result"):
         pareto_mask(losses)  # type: ignore[arg-type]
+
+
+# How likely
+
+
+def test_what_has_no_interval_is_on_the_frontier_always_or_never() -> None:
+    results = [make_result(recipe(sparsity), images=200) for sparsity in (0.0, 0.5, 0.9)]
+    found = frontier_of([summarise(one) for one in results], ("packed_size", "nonzero"))
+    assert found.chance.tolist() == found.optimal.astype(float).tolist()
+
+
+def test_a_point_that_wins_by_luck_is_on_the_frontier_about_half_of_the_time() -> None:
+    """Two recipes of one true accuracy and one size: the better one of this sample is not the better one."""
+    random = np.random.default_rng(5)
+    made = make_result(recipe(0.5), images=1_000)
+    before = made.baseline_accuracy.outcomes
+    right = [np.packbits(before & (random.random(1_000) > 0.05)).tobytes() for _ in range(2)]
+    results = [remade(made, accuracy=replace(made.accuracy, correct=bits)) for bits in right]
+    found = frontier_of([summarise(one) for one in results], ("drop", "packed_size"))
+    assert found.optimal.sum() == 1
+    assert 0.1 < found.chance[~found.optimal][0] < 0.9
+    assert found.chance.sum() == pytest.approx(1, abs=0.15)
+
+
+def test_what_is_clearly_better_is_likely_and_what_shares_a_time_ties() -> None:
+    clear = [make_result(recipe(sparsity, 4), images=10_000) for sparsity in (0.3, 0.9)]
+    found = frontier_of([summarise(one) for one in clear], ("drop", "latency_ratio"))
+    assert found.chance[0] == 1
+    shared = [remade(clear[0], latency=clear[0].latency, notes=(name,)) for name in "ab"]
+    found = frontier_of([summarise(one) for one in shared], ("drop", "latency_ratio"))
+    assert found.chance.tolist() == [1, 1]
+
+
+def test_chances_come_back_and_missing_figures_have_none() -> None:
+    results = [make_result(recipe(sparsity), images=500, quick=True) for sparsity in (0.2, 0.4, 0.6)]
+    summaries = [summarise(one) for one in results]
+    first = frontier_of(summaries, ("drop", "latency_ratio")).chance
+    assert first.tolist() == frontier_of(summaries, ("drop", "latency_ratio")).chance.tolist()
+    assert frontier_of(summaries, ("drop", "memory")).chance.tolist() == [0, 0, 0]
