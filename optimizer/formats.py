@@ -84,6 +84,7 @@ format_ns = Formatter(((1, " ns"), (1e3, " µs"), (1e6, " ms"), (1e9, " s")))
 """``format_ns(612_300) == "612 µs"``."""
 
 format_percent = Formatter(((1, " %"),), most=2)
+format_rate = Formatter(((1, " requests/s"),))
 format_ratio = Formatter(((1, "×"),), most=3)
 format_points = Formatter(((1, " points"),), most=2, significant=2)
 format_large = Formatter(((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " G")))

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from optimizer.analysis.load import LoadRequest
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
@@ -80,7 +81,7 @@ def limits(task: str, request: Any) -> Limits:
     if task not in JOB_KINDS:
         raise unknown("task", task, JOB_KINDS)
     parts = request if isinstance(request, tuple) else (request,)
-    recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest)]
+    recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest | LoadRequest)]
     finetuning = sum(map(_finetuning_seconds, recipes))
     return Limits(60 * JOB_KINDS[task].minutes + finetuning, 60 * JOB_KINDS[task].silent_minutes + finetuning)
 
@@ -271,6 +272,15 @@ def _throughput(request: ServingRequest, report: Report) -> str:
     return run.key
 
 
+def _load(request: LoadRequest, report: Report) -> str:
+    from optimizer.measurement import load
+    from optimizer.measurement.workspace import open_workspace
+
+    run = load.measure(open_workspace(request.model, request.data, report), request, report)
+    Store().put_document("load", run.key, encode(run))
+    return run.key
+
+
 @dataclass(frozen=True, slots=True)
 class JobKind:
     """What a worker can be asked for: the function that does it, and what it does, in words.
@@ -300,4 +310,5 @@ JOB_KINDS: dict[str, JobKind] = {
     "complexity": JobKind(_complexity, "measuring time against weights", 120),
     "coverage": JobKind(_coverage, "timing the kernels", 120),
     "throughput": JobKind(_throughput, "measuring throughput", 240),
+    "load": JobKind(_load, "measuring latency under load", 120),
 }

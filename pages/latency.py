@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import coverage, serving
+from optimizer.analysis import coverage, load, serving
 from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
 from optimizer.analysis.serving import ServingRequest, ServingRun
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import ParetoscopeError
@@ -46,6 +48,7 @@ def main() -> None:
     st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
+    under_load(request)
     threads = request.settings.threads
     st.subheader("Which kernels ran" + (f", on {count(threads, 'thread')}" if threads else ""))
     kernels(request, jobs)
@@ -185,6 +188,42 @@ def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None
         )
     if job is not None and job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
+
+
+# Load as it comes
+
+
+def under_load(request: Request) -> None:
+    """Requests at random moments, queue included: what users of a server see."""
+    st.subheader("Under load")
+    full, limit_ms = bool(st.session_state.get("full")), st.session_state.get("limit_ms")
+    settings = replace(request.settings, quick=not full)
+    wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
+    key = load_key(wanted)
+    run, job = stored("load", key, LoadRun), tasks.pool().get(key)
+    if run is None and (job is None or job.over):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if st.button("Measure under load", icon=":material/play_arrow:"):
+                tasks.start("measure", "load", wanted, key)
+                st.rerun()
+            st.caption(
+                "Requests come at random moments, at rates up to what the faster network can serve, whether "
+                "it is free or not. A request's time includes its wait."
+            )
+        if job is not None and job.state == "failed":
+            st.error(plain(job.error), icon=":material/error:")
+        return
+    if run is None:
+        tasks.refresh_when_over([job] if job else [])
+        return
+    limit_ns = limit_ms * 1e6 if limit_ms else None
+    if limit_ns:
+        for best in best_rates(run, limit_ns):
+            icon = "flag" if best.rate else "block"
+            st.markdown(f":material/{icon}: **{plain(best.words[:1].upper() + best.words[1:])}.**")
+    drawing.chart(charts.load_info(run, limit_ns), "load", CHART_PIXELS)
+    sentences(load.conclusions(run))
+    take_away("load", lambda: load.frame(run).to_csv(index=False), lambda: load.as_json(run))
 
 
 # Kernels

@@ -59,11 +59,3 @@ class Clock:
     def pair(self, steady_ns: float = 1e6, first: float = 1.0) -> tuple[Runner, Runner]:
         """Two builds of a baseline."""
         return self.network("baseline", steady_ns, first), self.network("baseline again", steady_ns, first)
-
-    def visits(self) -> list[str]:
-        """The networks in the order in which they were visited."""
-        return [
-            call.network
-            for number, call in enumerate(self.calls)
-            if number == 0 or self.calls[number - 1].network != call.network
-        ]

@@ -1,7 +1,13 @@
 """Every kind of document that the store keeps beside results, and the record that it holds."""
 
 from optimizer.analysis.coverage import Coverage
+from optimizer.analysis.load import LoadRun
 from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
 
-DOCUMENTS: dict[str, type] = {"complexity": ComplexityRun, "coverage": Coverage, "throughput": ServingRun}
+DOCUMENTS: dict[str, type] = {
+    "complexity": ComplexityRun,
+    "coverage": Coverage,
+    "load": LoadRun,
+    "throughput": ServingRun,
+}

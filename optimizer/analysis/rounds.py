@@ -72,21 +72,26 @@ def dependence(series: NDArray[np.float64]) -> Dependence:
 
 
 def median_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """The median of ``values`` ``[R]`` or ``[R, K]`` (K a round) and its 95 % interval; the range, where
-    there are under six rounds.
+    """The median of ``values`` ``[R]`` or ``[R, K]`` (K a round) and its 95 % interval."""
+    return quantile_interval(values, 0.5)
 
-    By order statistics (R. S. Woodruff, JASA 47, 1952, 635-646): how well the share of values below the
-    median is known, from its :func:`dependence` round by round, read off as quantiles.
+
+def quantile_interval(values: ArrayLike, share: float) -> tuple[float, float, float]:
+    """The value that ``share`` of ``values`` ``[R]`` or ``[R, K]`` (K a round) stay below, and its 95 %
+    interval; the range, where there are under six rounds.
+
+    By order statistics (R. S. Woodruff, JASA 47, 1952, 635-646): how well the share of values below it is
+    known, from its :func:`dependence` round by round, read off as quantiles.
     """
     table = np.asarray(values, float)
     table = table.reshape(len(table), -1)
-    middle = float(np.median(table))
+    middle = float(np.quantile(table, share))
     if len(table) < MIN_ROUNDS:
         return middle, float(table.min()), float(table.max())
-    below = ((table < middle) + 0.5 * (table == middle)).mean(axis=1)
+    below = ((table < middle) + share * (table == middle)).mean(axis=1)
     known = dependence(below)
     half = known.quantile * known.standard_error
-    low, high = np.quantile(table, np.clip([0.5 - half, 0.5 + half], 0, 1), method="hazen")
+    low, high = np.quantile(table, np.clip([share - half, share + half], 0, 1), method="hazen")
     return middle, min(float(low), middle), max(float(high), middle)
 
 

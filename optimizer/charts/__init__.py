@@ -12,6 +12,7 @@ from optimizer.charts.frontier import frontier_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
 from optimizer.charts.latency import latency_info
+from optimizer.charts.load import load_info
 from optimizer.charts.points import brief
 from optimizer.charts.samples import samples_info
 from optimizer.charts.sensitivity import sensitivity_info
@@ -30,6 +31,7 @@ __all__ = [
     "histogram_info",
     "kernels_info",
     "latency_info",
+    "load_info",
     "parts_info",
     "samples_info",
     "sensitivity_info",

@@ -18,7 +18,7 @@ from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
-from optimizer.cli.options import Parser, add_experiment_options, numbers, recipe_of, request_of
+from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
@@ -193,6 +193,11 @@ def _throughput(options: argparse.Namespace) -> None:
     from optimizer.analysis import serving
 
     asked = request_of(options, recipe_of(options))
+    if options.limit_ms is not None and not options.limit_ms > 0:
+        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
+    if options.rate is not None:
+        _load(options, asked)
+        return
     request = serving.ServingRequest(
         asked.model,
         asked.recipe,
@@ -205,8 +210,6 @@ def _throughput(options: argparse.Namespace) -> None:
         options.seed,
     )
     serving.configurations(request)  # what can't be is said before anything is loaded
-    if options.limit_ms is not None and not options.limit_ms > 0:
-        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
     run = _stored_or_run("throughput", request, serving.serving_key(request), serving.ServingRun, Store())
     best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
     if options.json:
@@ -216,6 +219,25 @@ def _throughput(options: argparse.Namespace) -> None:
     _end_of_line()
     print(serving.table(run))
     print("\n".join((*serving.conclusions(run), *([best.words] if best else []))))
+
+
+def _load(options: argparse.Namespace, asked: Request) -> None:
+    """Requests as they come, at the rates of ``--rate``."""
+    from optimizer.analysis import load
+
+    settings = replace(asked.settings, threads=options.thread_counts[0], batch=options.batches[0])
+    request = load.LoadRequest(
+        asked.model, asked.recipe, asked.engine, asked.data, settings, tuple(options.rate)
+    )
+    run = _stored_or_run("load", request, load.load_key(request), load.LoadRun, Store())
+    best = () if options.limit_ms is None else load.best_rates(run, 1e6 * options.limit_ms)
+    if options.json:
+        chosen = [asdict(one) for one in best]
+        print(json.dumps(load.as_json(run) | ({"best": chosen} if best else {})))
+        return
+    _end_of_line()
+    print(load.table(run))
+    print("\n".join((*load.conclusions(run), *(f"{one.words[:1].upper()}{one.words[1:]}." for one in best))))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -364,6 +386,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_experiment_options(throughput, grid=True)
     throughput.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")
+    throughput.add_argument(
+        "--rate",
+        type=rates,
+        metavar="R,R",
+        help="requests a second that come at random moments, timed with their queue, at the first batch size "
+        "and number of threads; auto: up to what can be served",
+    )
     throughput.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     export = _command(commands, "export", _export, "write the charts and the table of what was measured")

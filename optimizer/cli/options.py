@@ -137,6 +137,12 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     return parse
 
 
+def rates(text: str) -> list[float]:
+    """``auto``, which is none in particular, or a list of numbers."""
+    found: list[float] = [] if text == "auto" else numbers(float)(text)
+    return found
+
+
 SCOPES = {"layer": "uniform", "global": "global"}
 """What ``--scope`` says, as an allocation."""
 

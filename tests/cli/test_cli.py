@@ -396,6 +396,23 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.strip() == f"paretoscope {__version__}"
 
 
+def test_requests_as_they_come_are_timed_at_each_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizer.measurement import load
+
+    short = replace(load.EFFORTS[True], turns=1, seconds=0.0, min_requests=140)
+    monkeypatch.setitem(load.EFFORTS, True, short)
+    command = ["throughput", "fashion-mlp", "--sparsity", "0.5", "--threads", "1", *QUICK]
+    assert main([*command, "--rate", "400,100", "--limit-ms", "1000"]) == 0
+    said = capsys.readouterr().out
+    assert said.splitlines()[0].split() == ["requests/s", "network", "busy", "p50", "p95", "p99"]
+    assert [line.split()[0] for line in said.splitlines()[1:5]] == ["100", "100", "400", "400"]
+    assert main([*command, "--rate", "400,100", "--json"]) == 0
+    assert [row["rate"] for row in json.loads(capsys.readouterr().out)["rates"]] == [100, 100, 400, 400]
+    assert "a rate of 0 requests a second is not allowed" in refused([*command, "--rate", "0"], capsys)
+
+
 def test_throughput_is_measured_once_and_names_the_best(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

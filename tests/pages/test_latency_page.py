@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from page_runs import PLAIN, settled, try_again, words
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.coverage import coverage_key
+from optimizer.analysis.load import RECIPE, UNCOMPRESSED, Answered, LoadPoint, LoadRequest, LoadRun
 from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Times, encode
+from optimizer.system.environment import environment
 from pages import tasks
 
 
@@ -39,6 +44,24 @@ def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
     assert "Under 60.0 s, most images a second" in words(page)
     page.segmented_control(key="what").set_value("explore").run()
     assert page.button(key="measure").label == "Measure", "another recipe is another comparison"
+
+
+def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named(started: Started) -> None:
+    link = {"model": "fashion-mlp", "what": "int8"}
+    page = open_page("latency", link)
+    next(button for button in page.button if button.label == "Measure under load").click().run()
+    (job,) = [job for job in started.listed.values() if job.task == "load"]
+    assert isinstance(job.request, LoadRequest)
+    assert job.request.settings.quick
+    times = Times.of(np.random.default_rng(0).normal(2e6, 1e5, 2_000))
+    both = {name: Answered(times, 0.5, False) for name in (RECIPE, UNCOMPRESSED)}
+    service = dict.fromkeys(both, 1e6)
+    run = LoadRun(job.key, job.request, environment(), "now", (LoadPoint(500.0, both),), service, 0.0)
+    tasks.store().put_document("load", run.key, encode(run))
+    page = open_page("latency", link | {"limit_ms": "5"})
+    assert "answers 99 % of requests within 5.00 ms at up to 500 requests/s" in words(page)
+    assert not [button for button in page.button if button.label == "Measure under load"]
+    assert "takes 1.00 ms by itself; at 500 requests/s, 50% busy" in words(page)
 
 
 def test_latency_says_what_can_not_be_served(app: AppTest) -> None:

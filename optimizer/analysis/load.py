@@ -1,0 +1,237 @@
+"""Requests as they come: at random moments, whether the network is free or not (an open loop).
+
+A loop that sends the next request when the last one is answered never waits in a queue, however slow the
+network is, and reports times that no user sees (G. Tene, "coordinated omission"). Here times count from the
+moment at which a request came. What is asked, what :mod:`optimizer.measurement.load` measures, and what
+follows. No torch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optimizer import __version__
+from optimizer.analysis.rounds import PERCENTILE_ROUNDS, quantile_interval
+from optimizer.analysis.summary import Measure
+from optimizer.errors import InputError
+from optimizer.formats import MISSING, columns, format_ns, format_rate
+from optimizer.methods.engines import DEFAULT_ENGINE
+from optimizer.recipe import Recipe
+from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
+from optimizer.store.keys import request_key
+from optimizer.system.environment import environment
+
+SCHEMA = 1
+MAX_RATE, MAX_RATES = 1e6, 12
+SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
+"""Of what the faster network can serve: the rates, where none are given."""
+PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+RECIPE, UNCOMPRESSED = "recipe", "uncompressed"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Rates of requests a second, of one batch each, for a recipe and its baseline. No rates: SHARES of what
+    the faster of them can serve. Raises InputError for a rate that is not above 0, or too many of them."""
+
+    model: str
+    recipe: Recipe = field(default_factory=Recipe)
+    engine: str = DEFAULT_ENGINE
+    data: DataSpec = field(default_factory=DataSpec)
+    settings: Settings = field(default_factory=Settings)
+    rates: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        for rate in self.rates:
+            if not 0 < rate <= MAX_RATE:
+                raise InputError(
+                    f"a rate of {rate:g} requests a second is not allowed: above 0, up to {MAX_RATE:,.0f}"
+                )
+        if len(self.rates) > MAX_RATES:
+            raise InputError(f"{len(self.rates)} rates are too many for one comparison: at most {MAX_RATES}")
+
+
+def load_key(request: LoadRequest) -> str:
+    """Equal for two requests that would give the same on this machine; the key of the run."""
+    asked = Request(request.model, request.recipe, request.engine, request.data, request.settings)
+    return digest(["load", SCHEMA, __version__, request, request_key(asked), environment().key])
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What one network did at one rate. ``times`` ``[N]`` are from the moment when a request came to its
+    answer, the queue included; ``busy`` is the share of the time that it computed. ``behind``: requests came
+    faster than it answers, so that the queue grew for as long as they came."""
+
+    times: Times
+    busy: float
+    behind: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPoint:
+    """One rate, in requests a second, by network."""
+
+    rate: float
+    answered: dict[str, Answered]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRun:
+    """Every rate, ascending. ``service_ns``: the median time of a call by itself, by network."""
+
+    key: str
+    request: LoadRequest
+    environment: Environment
+    created: str
+    points: tuple[LoadPoint, ...]
+    service_ns: dict[str, float]
+    stolen_share: float
+    schema: int = SCHEMA
+
+
+def networks(run: LoadRun) -> tuple[str, ...]:
+    """An uncompressed recipe is the baseline once more: only one of them is reported."""
+    return (UNCOMPRESSED,) if run.request.recipe.identity else (UNCOMPRESSED, RECIPE)
+
+
+def percentiles(answered: Answered) -> dict[str, Measure]:
+    """By name, with 95 % intervals; None where there were too few requests, or they came too fast."""
+    times = answered.times.values.astype(float)
+    found = {}
+    for name, share in PERCENTILES.items():
+        enough = len(times) >= PERCENTILE_ROUNDS.get(share, 1) and not answered.behind
+        found[name] = Measure(*quantile_interval(times, share)) if enough else Measure(None)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class BestRate:
+    """The highest rate measured at which 99 % of a network's requests are answered within a limit, by the
+    bound of the interval; None where there is none."""
+
+    network: str
+    rate: float | None
+    words: str
+
+
+def best_rates(run: LoadRun, limit_ns: float) -> tuple[BestRate, ...]:
+    """For each network. Raises InputError for a limit that is not above 0."""
+    if not limit_ns > 0:
+        raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
+    return tuple(_best_rate(run, network, limit_ns) for network in networks(run))
+
+
+def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
+    name = _name(run, network)
+    service, limit = format_ns(run.service_ns[network]), format_ns(limit_ns)
+    if run.service_ns[network] > limit_ns:
+        return BestRate(network, None, f"{name} takes {service} by itself, longer than {limit}")
+    kept = []
+    for point in run.points:
+        high = percentiles(point.answered[network])["p99"].high
+        if high is not None and high <= limit_ns:
+            kept.append(point.rate)
+    if not kept:
+        words = f"{name} is at no rate measured shown to answer 99 % of requests within {limit}"
+        return BestRate(network, None, words)
+    words = f"{name} answers 99 % of requests within {limit} at up to {format_rate(max(kept))}"
+    return BestRate(network, max(kept), words)
+
+
+def conclusions(run: LoadRun) -> tuple[str, ...]:
+    """What is to be seen, in words."""
+    sentences = []
+    for network in networks(run):
+        behind = [point.rate for point in run.points if point.answered[network].behind]
+        if behind:
+            sentences.append(
+                f"At {format_rate(min(behind))} requests come faster than {_name(run, network)} answers: the "
+                "queue grows for as long as they come."
+            )
+        steady = [point for point in run.points if not point.answered[network].behind]
+        found = percentiles(steady[-1].answered[network])["p99"].value if steady else None
+        if found is not None:
+            name, service = _capital(_name(run, network)), format_ns(run.service_ns[network])
+            last, busy = steady[-1].rate, steady[-1].answered[network].busy
+            sentences.append(
+                f"{name} takes {service} by itself; at {format_rate(last)}, {busy:.0%} busy, one request in "
+                f"a hundred takes over {format_ns(found)}, its wait included."
+            )
+    return tuple(sentences)
+
+
+def _name(run: LoadRun, network: str) -> str:
+    return run.request.recipe.describe() if network == RECIPE else "the uncompressed model"
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def table(run: LoadRun) -> str:
+    """A line for each rate and network, in columns."""
+    lines: list[Sequence[str]] = [("requests/s", "network", "busy", *PERCENTILES)]
+    for point in run.points:
+        for network in networks(run):
+            answered = point.answered[network]
+            times = [
+                MISSING if measure.value is None else format_ns(measure.value, measure.low, measure.high)
+                for measure in percentiles(answered).values()
+            ]
+            busy = "the queue grows" if answered.behind else f"{answered.busy:.0%}"
+            lines.append((f"{point.rate:,.4g}", network, busy, *times))
+    return columns(lines)
+
+
+def frame(run: LoadRun) -> pd.DataFrame:
+    """A row for each rate and network: ``rate``, ``network``, ``requests``, ``busy``, ``behind``, and each
+    percentile in ns with ``_low`` and ``_high``."""
+    rows = []
+    for point in run.points:
+        for network in networks(run):
+            answered = point.answered[network]
+            row: dict[str, Any] = {
+                "rate": point.rate,
+                "network": network,
+                "requests": len(answered.times.values),
+                "busy": answered.busy,
+                "behind": answered.behind,
+            }
+            for name, measure in percentiles(answered).items():
+                row |= {
+                    f"{name}_ns": measure.value,
+                    f"{name}_low_ns": measure.low,
+                    f"{name}_high_ns": measure.high,
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def as_json(run: LoadRun) -> dict[str, Any]:
+    """Plain data: the rows of :func:`frame`, missing ones null, and the conclusions in words."""
+    table = frame(run).astype(object)
+    return {
+        "version": SCHEMA,
+        "key": run.key,
+        "model": run.request.model,
+        "engine": run.request.engine,
+        "recipe": run.request.recipe.to_dict(),
+        "settings": asdict(run.request.settings),
+        "service_ns": dict(run.service_ns),
+        "rates": table.where(table.notna(), None).to_dict("records"),
+        "conclusions": list(conclusions(run)),
+        "stolen_share": run.stolen_share,
+        "created": run.created,
+    }
+
+
+def chosen_rates(request: LoadRequest, service_ns: dict[str, float]) -> tuple[float, ...]:
+    """The rates that are asked for, or SHARES of what the faster network can serve; ascending."""
+    if request.rates:
+        return tuple(sorted(set(request.rates)))
+    capacity = 1e9 / min(service_ns.values())
+    return tuple(float(np.round(share * capacity, 3)) for share in SHARES)

@@ -1,0 +1,63 @@
+"""Latency against the rate of requests, as they come."""
+
+import html
+
+from optimizer.analysis.load import RECIPE, LoadRun, networks, percentiles
+from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
+from optimizer.formats import format_ns, format_rate
+
+DASHES = {"p50": "dot", "p95": "dash", "p99": "solid"}
+MARKERS = {"p50": "circle", "p95": "square", "p99": "diamond"}
+
+
+def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
+    """p50, p95 and p99 of a request's time against requests a second: a line each, the baseline in grey. A
+    network that falls behind has no point."""
+    x = Axis("requests a second, from 0")
+    y = Axis("time of a request, queue included, log", "ns", "lower", log=True)
+    title = "Latency under load"
+    if run is None:
+        return Lines(title, x, y, empty="Not measured yet.")
+    series = [
+        Series(
+            f"{name} {network}",
+            "accent" if network == RECIPE else "baseline",
+            _points(run, network, name),
+            line=DASHES[name],  # type: ignore[arg-type]
+        )
+        for network in networks(run)
+        for name in DASHES
+    ]
+    reference = Reference(f"limit {format_ns(limit_ns)}", limit_ns) if limit_ns else None
+    behind = [point.rate for point in run.points if any(one.behind for one in point.answered.values())]
+    note = f"no point: the queue grows, from {format_rate(min(behind))} on" if behind else ""
+    widest = 1.05 * max(point.rate for point in run.points)
+    return Lines(
+        title,
+        Axis(x.title, span=(0, widest)),
+        y,
+        tuple(one for one in series if one.points),
+        reference=reference,
+        note=note,
+    )
+
+
+def _points(run: LoadRun, network: str, name: str) -> tuple[Point, ...]:
+    points = []
+    for one in run.points:
+        answered = one.answered[network]
+        measure = percentiles(answered)[name]
+        if measure.value is not None:
+            words = f"{name} of {network}: {format_ns(measure.value)}"
+            hover = f"{html.escape(words)}<br>{format_rate(one.rate)}, {answered.busy:.0%} busy"
+            points.append(
+                Point(
+                    one.rate,
+                    measure.value,
+                    low=measure.low,
+                    high=measure.high,
+                    hover=hover,
+                    marker=MARKERS[name],
+                )
+            )
+    return tuple(points)

@@ -1,0 +1,171 @@
+"""Send requests at random moments, as users do, and time them from the moment when they came."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+import numpy as np
+
+from optimizer.analysis.load import (
+    RECIPE,
+    UNCOMPRESSED,
+    Answered,
+    LoadPoint,
+    LoadRequest,
+    LoadRun,
+    chosen_rates,
+    load_key,
+)
+from optimizer.engine import Runner
+from optimizer.measurement import visits
+from optimizer.measurement.experiment import pair
+from optimizer.measurement.latency import batches, no_garbage_collection
+from optimizer.measurement.visits import VisitEffort, settle, timed
+from optimizer.measurement.workspace import Workspace
+from optimizer.progress import Report, quiet
+from optimizer.records import Request, Times
+from optimizer.system.environment import environment, stolen_share
+from optimizer.system.machine_lock import exclusive
+
+MAX_WAIT_SECONDS = 1.0
+"""A request that has waited for longer than that, and than MAX_WAIT_CALLS calls, says that the network falls
+behind: the turn ends."""
+MAX_WAIT_CALLS = 50
+MAX_REQUESTS = 20_000
+"""In a turn."""
+EMPTY_SHARE = 0.1
+"""Of a turn's requests, which find the queue shorter than it is later: not counted."""
+SPIN_SECONDS = 0.0002
+"""Before a request is due, what sleeping may overshoot."""
+
+sleep = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class LoadEffort:
+    """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``."""
+
+    turns: int
+    seconds: float
+    min_requests: int
+    visit: VisitEffort
+
+
+EFFORTS = {
+    True: LoadEffort(2, 0.5, 150, VisitEffort(0.1, 0.02, 8, 256)),
+    False: LoadEffort(4, 2.0, 400, VisitEffort(0.3, 0.05, 16, 256)),
+}
+"""By whether the request is quick."""
+
+
+def measure(workspace: Workspace, request: LoadRequest, report: Report = quiet) -> LoadRun:
+    """Every rate, ascending, the recipe and its baseline in turns whose order is drawn from the seed. The
+    machine lock is held.
+
+    Raises InputError, UnavailableError, WorkError.
+    """
+    settings, effort = request.settings, EFFORTS[request.settings.quick]
+    asked = Request(request.model, request.recipe, request.engine, request.data, settings)
+    made = pair(workspace, asked, report)
+    runners = {UNCOMPRESSED: made.baseline, RECIPE: made.runner}
+    images = batches(made.images, settings.batch)
+    random = np.random.default_rng(settings.seed)
+    with exclusive(report), no_garbage_collection(), stolen_share() as stolen:
+        service = {name: _service_ns(runner, images[0], effort.visit) for name, runner in runners.items()}
+        rates = chosen_rates(request, service)
+        points = []
+        for number, rate in enumerate(rates):
+            report(number / len(rates), f"{rate:,.4g} requests a second, {number + 1} of {len(rates)} rates")
+            points.append(LoadPoint(rate, _at_rate(runners, images, rate, service, effort, random)))
+    return LoadRun(
+        key=load_key(request),
+        request=request,
+        environment=environment(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        points=tuple(points),
+        service_ns=service,
+        stolen_share=stolen(),
+    )
+
+
+def _service_ns(runner: Runner, images: np.ndarray, effort: VisitEffort) -> float:
+    with runner.session():
+        call = partial(runner.infer, images)
+        settle(call, effort.settle_seconds)
+        return float(np.median(timed(call, effort)))
+
+
+def _at_rate(
+    runners: dict[str, Runner],
+    images: Sequence[np.ndarray],
+    rate: float,
+    service_ns: dict[str, float],
+    effort: LoadEffort,
+    random: np.random.Generator,
+) -> dict[str, Answered]:
+    turns: dict[str, list[Turn]] = {name: [] for name in runners}
+    count = int(min(max(effort.min_requests, rate * effort.seconds), MAX_REQUESTS))
+    for _ in range(effort.turns):
+        for name in random.permutation(list(runners)):
+            if turns[name] and turns[name][-1].behind:  # more of the same would say the same
+                continue
+            longest = max(1e9 * MAX_WAIT_SECONDS, MAX_WAIT_CALLS * service_ns[name])
+            arrivals = np.cumsum(random.exponential(1e9 / rate, count))
+            with runners[name].session():
+                settle(partial(runners[name].infer, images[0]), effort.visit.settle_seconds)
+                turns[name].append(serve(runners[name].infer, images, arrivals, longest))
+    return {name: _together(found) for name, found in turns.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Nanoseconds from each arrival to its answer, and how much of the time the network computed."""
+
+    times_ns: list[int]
+    busy: float
+    behind: bool
+
+
+def serve(
+    infer: Callable[[np.ndarray], object],
+    images: Sequence[np.ndarray],
+    arrivals_ns: np.ndarray,
+    max_wait_ns: float,
+) -> Turn:
+    """Answer requests that come at ``arrivals_ns`` ``[N]`` from now, one after the other. Ends early where
+    one has waited for longer than ``max_wait_ns``."""
+    begun = visits.clock()
+    times: list[int] = []
+    computed = 0
+    for number, arrival in enumerate(arrivals_ns):
+        due = begun + int(arrival)
+        wait_until(due)
+        started = visits.clock()
+        if started - due > max_wait_ns:
+            return Turn(times, 1.0, True)
+        infer(images[number % len(images)])
+        ended = visits.clock()
+        computed += ended - started
+        times.append(ended - due)
+    passed = visits.clock() - begun
+    # A queue that empties computes for less than all of the time that requests came.
+    behind = computed >= int(arrivals_ns[-1])
+    return Turn(times, computed / passed, behind)
+
+
+def wait_until(due: int) -> None:
+    """Sleep for the most of it, since other programs want the core too, and spin for the rest."""
+    while (left := due - visits.clock()) > 0:
+        if left > 1e9 * SPIN_SECONDS:
+            sleep(left / 1e9 - SPIN_SECONDS)
+
+
+def _together(turns: Sequence[Turn]) -> Answered:
+    counted = [turn.times_ns[int(EMPTY_SHARE * len(turn.times_ns)) :] for turn in turns]
+    return Answered(
+        Times.of(np.concatenate([np.array(times, np.int64) for times in counted])),
+        float(np.mean([turn.busy for turn in turns])),
+        any(turn.behind for turn in turns),
+    )

@@ -1,0 +1,171 @@
+"""What is said of latency under load."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from dependent_rounds import correlated
+
+from optimizer.analysis.load import (
+    RECIPE,
+    SHARES,
+    UNCOMPRESSED,
+    Answered,
+    LoadPoint,
+    LoadRequest,
+    LoadRun,
+    as_json,
+    best_rates,
+    chosen_rates,
+    conclusions,
+    frame,
+    load_key,
+    percentiles,
+    table,
+)
+from optimizer.analysis.rounds import median_interval, quantile_interval
+from optimizer.charts import figure, load_info
+from optimizer.errors import InputError
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import Settings, Times, decode, encode
+from optimizer.system.environment import environment
+
+INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+
+
+def answered(service_ms: float, rate: float, requests: int = 2_000, seed: int = 0) -> Answered:
+    """As a queue gives: the wait grows with what is busy."""
+    busy = service_ms * rate / 1e3
+    if busy >= 1:
+        return Answered(Times.of([int(1e9)] * 50), 1.0, True)
+    waits = np.random.default_rng(seed).exponential(service_ms * busy / (2 * (1 - busy)) + 1e-9, requests)
+    return Answered(Times.of(1e6 * (service_ms + waits)), busy, False)
+
+
+def made(recipe: Recipe = INT8, rates: tuple[float, ...] = (30.0, 90.0, 150.0)) -> LoadRun:
+    points = tuple(
+        LoadPoint(rate, {UNCOMPRESSED: answered(10, rate), RECIPE: answered(4, rate)}) for rate in rates
+    )
+    request = LoadRequest("fashion-mlp", recipe, rates=rates)
+    service = {UNCOMPRESSED: 1e7, RECIPE: 4e6}
+    return LoadRun(load_key(request), request, environment(), "now", points, service, 0.0)
+
+
+RUN = made()
+
+
+def test_percentiles_have_intervals_and_need_requests_enough() -> None:
+    found = percentiles(RUN.points[0].answered[RECIPE])
+    for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
+        measure = found[name]
+        times = RUN.points[0].answered[RECIPE].times.values
+        assert measure.value == pytest.approx(np.quantile(times, share))
+        assert measure.low < measure.value < measure.high  # type: ignore[operator]
+    few = percentiles(answered(4, 30, requests=140))
+    assert (few["p95"].value is None, few["p99"].value) == (False, None)
+    behind = percentiles(answered(10, 150))
+    assert all(measure.value is None for measure in behind.values())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95])
+@pytest.mark.parametrize("dependence", [0.0, 0.5])
+def test_a_quantile_s_interval_covers_it(share: float, dependence: float) -> None:
+    draw, random = correlated(dependence), np.random.default_rng(7)
+    truth = np.quantile(draw(random, 400_000), share)
+    found = [quantile_interval(draw(random, 600), share) for _ in range(400)]
+    assert 0.92 <= np.mean([low <= truth <= high for _, low, high in found]) <= 0.995, "rather too wide"
+
+
+def test_the_median_is_the_quantile_of_a_half() -> None:
+    values = np.random.default_rng(8).exponential(1, (50, 2))
+    assert median_interval(values) == quantile_interval(values, 0.5)
+    assert median_interval(values)[0] == np.median(values)
+
+
+def test_the_highest_rate_under_a_limit_is_by_the_interval_s_bound() -> None:
+    uncompressed, recipe = best_rates(RUN, 30e6)
+    assert (uncompressed.network, recipe.network) == (UNCOMPRESSED, RECIPE)
+    assert (uncompressed.rate, recipe.rate) == (30.0, 150.0)
+    assert recipe.words.endswith("answers 99 % of requests within 30.0 ms at up to 150 requests/s")
+    bound = percentiles(RUN.points[0].answered[UNCOMPRESSED])["p99"]
+    assert bound.value is not None
+    assert best_rates(RUN, bound.value * 1.0001)[0].rate is None, "the point is under it, its bound is not"
+    none, _ = best_rates(RUN, 9e6)
+    assert none.words == "the uncompressed model takes 10.0 ms by itself, longer than 9.00 ms"
+
+
+def test_what_falls_behind_is_said() -> None:
+    words = conclusions(RUN)
+    assert words[0] == (
+        "At 150 requests/s requests come faster than the uncompressed model answers: the queue grows for as "
+        "long as they come."
+    )
+    assert "The uncompressed model takes 10.0 ms by itself; at 90.0 requests/s, 90% busy" in words[1]
+    assert len(words) == 3
+    assert len(conclusions(made(Recipe(), (30.0,)))) == 1, "an uncompressed recipe is the baseline once more"
+
+
+def test_tables_have_a_row_for_each_rate_and_network() -> None:
+    rows = frame(RUN)
+    assert list(rows["network"]) == [UNCOMPRESSED, RECIPE] * 3
+    assert rows["p99_ns"].isna().tolist() == [False] * 4 + [True, False]
+    assert (rows["p50_low_ns"].dropna() < rows["p50_ns"].dropna()).all()
+    lines = table(RUN).splitlines()
+    assert len(lines) == 7
+    assert "the queue grows" in lines[5]
+    plain = as_json(RUN)
+    assert plain["rates"][4]["p99_ns"] is None
+    assert plain["conclusions"] == list(conclusions(RUN))
+    assert decode(encode(RUN), LoadRun) == RUN
+
+
+def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behind() -> None:
+    info = load_info(RUN, 20e6)
+    assert {line.name: len(line.points) for line in info.series} == {
+        **{f"{name} {UNCOMPRESSED}": 2 for name in ("p50", "p95", "p99")},
+        **{f"{name} {RECIPE}": 3 for name in ("p50", "p95", "p99")},
+    }
+    assert info.reference is not None
+    assert info.reference.y == 20e6
+    assert info.note == "no point: the queue grows, from 150 requests/s on"
+    assert load_info(None).empty == "Not measured yet."
+    for one in (info, load_info(None), load_info(made(Recipe(), (30.0,)))):
+        figure(one)
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ((0.0,), "a rate of 0 requests a second is not allowed: above 0"),
+        ((-5.0,), "-5 requests"),
+        ((float("nan"),), "nan requests"),
+        ((2e6,), "up to 1,000,000"),
+        (tuple(range(1, 14)), "13 rates are too many for one comparison: at most 12"),
+    ],
+)
+def test_rates_that_can_not_be_are_refused(rates: tuple[float, ...], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        LoadRequest("fashion-mlp", rates=rates)
+
+
+@pytest.mark.parametrize("limit_ns", [0.0, -1.0, float("nan")])
+def test_a_limit_is_above_0(limit_ns: float) -> None:
+    with pytest.raises(InputError, match="above 0"):
+        best_rates(RUN, limit_ns)
+
+
+def test_without_rates_they_are_shares_of_what_the_faster_network_serves() -> None:
+    found = chosen_rates(LoadRequest("m"), {UNCOMPRESSED: 1e7, RECIPE: 4e6})
+    assert found == pytest.approx([share * 250 for share in SHARES])
+    assert chosen_rates(LoadRequest("m", rates=(3.0, 1.0, 3.0)), {}) == (1.0, 3.0)
+
+
+def test_what_is_asked_is_in_the_key() -> None:
+    one = LoadRequest("fashion-mlp", INT8)
+    others = [
+        replace(one, rates=(5.0,)),
+        replace(one, recipe=Recipe()),
+        replace(one, settings=Settings(batch=2)),
+        replace(one, engine="torch"),
+    ]
+    assert len({load_key(request) for request in (one, *others)}) == 5
