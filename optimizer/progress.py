@@ -2,10 +2,30 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 Report = Callable[[float | None, str], None]
 """Called with the share done (0 to 1, or None where it can't be told) and what is being done. What it raises
 ends the work."""
+
+
+_known: ContextVar[Callable[[object], None] | None] = ContextVar("known", default=None)
+
+
+def publish(known: object) -> None:
+    """Hand over what long work knows already, before it is done; to nobody where nobody asked for it."""
+    if receive := _known.get():
+        receive(known)
+
+
+@contextmanager
+def receiving(receive: Callable[[object], None]) -> Iterator[None]:
+    """In the block, ``receive`` is called with what is published."""
+    token = _known.set(receive)
+    try:
+        yield
+    finally:
+        _known.reset(token)
 
 
 def quiet(share: float | None, message: str) -> None:

@@ -491,6 +491,16 @@ class Result:
     cold_start: ColdStart | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What is known of a request when its images have run, and nothing has been timed yet."""
+
+    request: Request
+    inspection: Inspection
+    accuracy: Accuracy
+    baseline_accuracy: Accuracy
+
+
 def encode(record: object) -> bytes:
     """JSON bytes of any record in this file."""
     return msgspec.json.encode(record, order="deterministic")

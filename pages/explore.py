@@ -7,10 +7,10 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis.frame import timed_alike
 from optimizer.analysis.headline import headlines
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import ScoreSummary, summarise, summarise_scores
 from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Inspection, Request, Result, Settings
+from optimizer.records import Inspection, Request, Result, Scores, Settings
 from optimizer.search.presets import Found
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.keys import request_key, request_keys
@@ -93,11 +93,19 @@ def inspection(request: Request, result: Result | None) -> Inspection | None:
     return tasks.finished(job, Inspection) if job.over else None
 
 
+def known_scores(request: Request) -> ScoreSummary | None:
+    """Accuracy as soon as the images have run, while timing goes on."""
+    job = tasks.pool().get(request_key(request))
+    return summarise_scores(job.known) if job and isinstance(job.known, Scores) else None
+
+
 def cards(request: Request, result: Result | None) -> None:
     """Four figures, each with its interval; what is still being measured is a dash."""
     summary = summarise(result) if result else None
+    scores = None if result else known_scores(request)
     columns = st.columns(4)
-    for column, headline in zip(columns, headlines(summary, inspection(request, result)), strict=True):
+    found = headlines(summary, inspection(request, result), scores)
+    for column, headline in zip(columns, found, strict=True):
         with column:
             drawing.card(headline)
 

@@ -149,11 +149,11 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     if not jobs:
         return
     session().shown.update(job.key for job in jobs)
-    over = sum(job.over for job in jobs)
+    over, known = sum(job.over for job in jobs), sum(job.known is not None for job in shown)
 
     @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
     def watch() -> None:
-        if sum(job.over for job in jobs) > over:
+        if sum(job.over for job in jobs) > over or sum(job.known is not None for job in shown) > known:
             st.rerun()
         for job in shown:
             show_job(job)

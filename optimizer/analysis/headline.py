@@ -8,7 +8,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import FALLBACK, Summary
+from optimizer.analysis.summary import FALLBACK, ScoreSummary, Summary
 from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Override, Recipe
@@ -35,9 +35,12 @@ class Headline:
         return f"{self.interval} · {self.basis}" if self.interval else self.basis
 
 
-def headlines(summary: Summary | None, inspection: Inspection | None) -> tuple[Headline, ...]:
-    """Accuracy, size, latency and operations; what is not known yet is a dash."""
-    return (_accuracy(summary), _size(inspection), _latency(summary), _operations(inspection))
+def headlines(
+    summary: Summary | None, inspection: Inspection | None, scores: ScoreSummary | None = None
+) -> tuple[Headline, ...]:
+    """Accuracy, size, latency and operations; what is not known yet is a dash. ``scores`` are there before
+    anything is timed."""
+    return (_accuracy(summary or scores), _size(inspection), _latency(summary), _operations(inspection))
 
 
 OVERRIDE_COLUMNS = {
@@ -105,7 +108,7 @@ def _missing(value: object) -> bool:
     return value is None or value != value or value == ""  # NaN is what a table makes of an empty number
 
 
-def _accuracy(summary: Summary | None) -> Headline:
+def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
     if summary is None:
         return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
     labelled = summary.reference == "labels"
@@ -124,7 +127,7 @@ def _accuracy(summary: Summary | None) -> Headline:
     )
 
 
-def _balanced(summary: Summary) -> str:
+def _balanced(summary: Summary | ScoreSummary) -> str:
     """Balanced accuracy, where classes have unequal numbers of images."""
     balanced = summary.measures["balanced_accuracy"]
     if balanced.value is None or balanced.baseline is None:
@@ -142,7 +145,7 @@ MOODS: dict[AccuracyVerdict | LatencyVerdict, Mood] = {
 """Of any other verdict: the same."""
 
 
-def _compared(summary: Summary) -> str:
+def _compared(summary: Summary | ScoreSummary) -> str:
     """How the change was found: paired against labels, counted without them."""
     drop = summary.drop
     may = f" {may_be(drop)}." if drop.verdict is AccuracyVerdict.SAME and not summary.recipe.identity else ""
@@ -241,7 +244,7 @@ def _ran(summary: Summary) -> str:
     return f"{engine}, {summary.realisation.label}"
 
 
-def _same(summary: Summary, otherwise: str) -> str:
+def _same(summary: Summary | ScoreSummary, otherwise: str) -> str:
     return "this is the baseline" if summary.recipe.identity else otherwise
 
 

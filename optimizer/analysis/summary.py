@@ -36,7 +36,7 @@ from optimizer.analysis.statistics import (
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import Accuracy, DataSpec, Latency, Request, Result, Size
+from optimizer.records import Accuracy, DataSpec, Latency, Request, Result, Scores, Size
 from optimizer.system.environment import describe, environment
 
 
@@ -160,13 +160,57 @@ class Summary:
 
     def text(self, name: str) -> str:
         """A metric as it is written, with its interval where it has one."""
-        measure = self.measures[name]
-        return metric(name).format(measure.value, measure.low, measure.high)
+        return _text(self.measures[name], name)
 
     def parts(self, name: str) -> tuple[str, str]:
         """A metric's value and its interval (empty where it has none), as they are written."""
-        measure = self.measures[name]
-        return metric(name).format.parts(measure.value, measure.low, measure.high)
+        return _parts(self.measures[name], name)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreSummary:
+    """The part of a :class:`Summary` that is known before anything is timed, by the same names."""
+
+    request: Request
+    images: str
+    measures: Mapping[str, Measure]
+    baseline_correct: int
+    total: int
+    reference: str
+    drop: PairedDrop
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    def text(self, name: str) -> str:
+        return _text(self.measures[name], name)
+
+    def parts(self, name: str) -> tuple[str, str]:
+        return _parts(self.measures[name], name)
+
+
+def summarise_scores(scores: Scores) -> ScoreSummary:
+    """All that the scores say."""
+    accuracy, baseline = scores.accuracy, scores.baseline_accuracy
+    drop = _drop(accuracy, baseline)
+    return ScoreSummary(
+        request=scores.request,
+        images=describe_images(scores.request.data, accuracy.total),
+        measures=_accuracy_measures(accuracy, baseline, drop),
+        baseline_correct=_correct(baseline),
+        total=accuracy.total,
+        reference=accuracy.reference,
+        drop=drop,
+    )
+
+
+def _text(measure: Measure, name: str) -> str:
+    return metric(name).format(measure.value, measure.low, measure.high)
+
+
+def _parts(measure: Measure, name: str) -> tuple[str, str]:
+    return metric(name).format.parts(measure.value, measure.low, measure.high)
 
 
 _MAX_SUMMARIES = 4096
@@ -278,6 +322,15 @@ def _latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measu
     }
 
 
+def _accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) -> dict[str, Measure]:
+    total = accuracy.total
+    return {
+        "accuracy": _share(_correct(accuracy), total, 100 * _correct(baseline) / total),
+        "balanced_accuracy": _balanced(accuracy, baseline),
+        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+    }
+
+
 TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95", "latency_p99")
 
 
@@ -285,11 +338,7 @@ def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) ->
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
     return {
-        "accuracy": _share(
-            _correct(result.accuracy), total, 100 * _correct(result.baseline_accuracy) / total
-        ),
-        "balanced_accuracy": _balanced(result.accuracy, result.baseline_accuracy),
-        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        **_accuracy_measures(result.accuracy, result.baseline_accuracy, drop),
         "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
         "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
         "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),

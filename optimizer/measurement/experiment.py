@@ -15,9 +15,19 @@ from optimizer.formats import count
 from optimizer.measurement.compressed import build_of, compressed_model, inspection_of, notes_on_equalisation
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, publish, quiet
 from optimizer.recipe import Recipe
-from optimizer.records import Accuracy, ColdStart, Execution, Inspection, Latency, Request, Result, digest
+from optimizer.records import (
+    Accuracy,
+    ColdStart,
+    Execution,
+    Inspection,
+    Latency,
+    Request,
+    Result,
+    Scores,
+    digest,
+)
 from optimizer.store.keys import request_key
 from optimizer.system.environment import check_precision, environment, resolve_threads
 from optimizer.system.machine_lock import exclusive
@@ -133,6 +143,7 @@ def measure(
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again.
     """
     scored = score(workspace, request, report)
+    publish(Scores(request, scored.inspection, scored.accuracy, scored.baseline_accuracy))
     ready = checked(request)
     settings = ready.settings
     baseline, runner = scored.baseline.runner, scored.runner

@@ -42,9 +42,9 @@ class Limits:
 class Job:
     """One piece of work, as it stands now. Only its pool changes it; any thread may read it.
 
-    ``progress`` is a share from 0 to 1, or None where the work can't tell. ``result`` is set when ``state``
-    is done, ``error`` (in words) when it is failed. ``visitors`` wait for it. Times are of the monotonic
-    clock, in seconds.
+    ``progress`` is a share from 0 to 1, or None where the work can't tell. ``known`` is what the work
+    published last, until it is over. ``result`` is set when ``state`` is done, ``error`` (in words) when it
+    is failed. ``visitors`` wait for it. Times are of the monotonic clock, in seconds.
     """
 
     key: str
@@ -58,6 +58,7 @@ class Job:
     attempts: int = 0
     progress: float | None = None
     message: str = ""
+    known: object = field(default=None, repr=False)
     result: object = field(default=None, repr=False)
     result_bytes: int = field(default=0, repr=False)
     error: str = ""
@@ -316,6 +317,11 @@ class Pool:
             if not job.over:
                 job.progress, job.message, job.heard = progress, message, time.monotonic()
 
+        def receive(known: bytes) -> None:
+            with self._changed:
+                if not job.over:
+                    job.known = pickle.loads(known)
+
         payload = pickle.dumps(job.request)
         while True:
             worker = self._ready(lane)
@@ -324,7 +330,7 @@ class Pool:
                     return
             job.attempts += 1
             try:
-                kind, answer = worker.run(job.task, payload, report)
+                kind, answer = worker.run(job.task, payload, report, receive)
                 break
             except WorkerDied as death:
                 if job.attempts == ATTEMPTS:
@@ -359,7 +365,7 @@ class Pool:
         with self._changed:
             if job.over:  # whoever came first decides: a result and a cancel may cross
                 return
-            job.result, job.result_bytes, job.error = result, result_bytes, error
+            job.result, job.result_bytes, job.error, job.known = result, result_bytes, error, None
             job.ended, job.state = time.monotonic(), state
             del self._live[job.key]
             self._over[job.key] = job

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from optimizer.errors import ParetoscopeError, UnavailableError
-from optimizer.progress import Report
+from optimizer.progress import Report, receiving
 from optimizer.system.processes import describe_exit, guard, kill_group, release
 
 Target = Callable[[str, Any, Report], object]
@@ -74,8 +74,11 @@ class Worker:
             return False
         return not self._killed
 
-    def run(self, task: str, payload: bytes, report: Report) -> tuple[str, Any]:
-        """``("done", pickled result)`` or ``("failed", words)``. Raises WorkerDied."""
+    def run(
+        self, task: str, payload: bytes, report: Report, receive: Callable[[bytes], None]
+    ) -> tuple[str, Any]:
+        """``("done", pickled result)`` or ``("failed", words)``; ``receive`` gets, pickled, what the target
+        publishes before. Raises WorkerDied."""
         self._runs += 1
         try:
             _send(self._requests, (self._runs, task, payload))
@@ -83,9 +86,12 @@ class Worker:
                 run, kind, answer = pickle.load(self._answers)
                 if run != self._runs:  # a thread that an earlier job left behind still reports
                     continue
-                if kind != "progress":
+                if kind == "progress":
+                    report(*answer)
+                elif kind == "known":
+                    receive(answer)
+                else:
                     return kind, answer
-                report(*answer)
         except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=5)
@@ -150,7 +156,7 @@ def work(target: str) -> None:
         _resolve(target)
     while True:
         run, task, payload = inbox.get()
-        answer(run, *_perform(target, task, payload, functools.partial(answer, run, "progress")))
+        answer(run, *_perform(target, task, payload, functools.partial(answer, run)))
 
 
 def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]") -> None:
@@ -165,13 +171,16 @@ def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes
 
 
 def _perform(
-    target: str, task: str, payload: bytes, progress: Callable[[tuple[float | None, str]], None]
+    target: str, task: str, payload: bytes, answer: Callable[[str, object], None]
 ) -> tuple[str, object]:
     def report(share: float | None, message: str = "") -> None:
-        progress((None if share is None else float(share), str(message)))  # plain, whatever was given
+        answer(
+            "progress", (None if share is None else float(share), str(message))
+        )  # plain, whatever was given
 
     try:
-        return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
+        with receiving(lambda known: answer("known", pickle.dumps(known))):
+            return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
     except ParetoscopeError as error:
         return "failed", str(error)
     except MemoryError:

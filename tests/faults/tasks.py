@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
+from optimizer.progress import publish
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -88,6 +89,12 @@ def _wait(request: dict[str, str], report: Report) -> int:
     note(request["begun"], os.getpid())
     until(Path(request["go"]).exists)
     return os.getpid()
+
+
+def _tell(request: dict[str, str], report: Report) -> int:
+    """Publish what is known, then wait."""
+    publish(("known", request["begun"]))
+    return _wait(request, report)
 
 
 def _die(request: tuple[str, int], report: Report) -> int:
@@ -221,6 +228,7 @@ JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
     "exit": lambda request, report: os._exit(3),
     "lambda": lambda request, report: lambda: None,
     "wait": _wait,
+    "tell": _tell,
     "die": _die,
     "fork": _fork,
     "native": _native,

@@ -9,9 +9,10 @@ import torch
 from by_request import build_of, compressed_model, inspect, measure, open_model, score
 from factories import visits
 
+from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import paired_drop
 from optimizer.analysis.statistics import SAME
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
 from optimizer.engine import engine_named
@@ -20,8 +21,9 @@ from optimizer.measurement import latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.model.catalogue import LoadedModel
+from optimizer.progress import receiving
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Latency, Request, Result, Settings, decode, encode
+from optimizer.records import DataSpec, Latency, Request, Result, Scores, Settings, decode, encode
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
 
@@ -258,6 +260,21 @@ def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() 
     assert asked == [(result.latency.signature, True)]
     assert result.latency == steady(result.latency.signature)
     assert "timing" not in messages
+
+
+def test_scores_are_published_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    with receiving(told.append):
+        result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
+    (scores,) = [one for one in told if isinstance(one, Scores)]
+    assert told.index(scores) < told.index("timing")
+    assert (scores.accuracy, scores.baseline_accuracy) == (result.accuracy, result.baseline_accuracy)
+    assert scores.inspection == result.inspection
+    early, whole = summarise_scores(scores), summarise(result)
+    for name in early.measures:
+        assert (early.text(name), early.parts(name)) == (whole.text(name), whole.parts(name))
+    assert headlines(None, scores.inspection, early)[0] == headlines(whole, result.inspection)[0]
+    assert headlines(None, scores.inspection, early)[2].basis == "being measured"
 
 
 def test_an_earlier_measurement_that_was_noisy_is_used_too() -> None:

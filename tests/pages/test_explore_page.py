@@ -5,13 +5,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from factories import make_result
 from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
+from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Request
+from optimizer.records import Request, Scores
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
 from pages import tasks
@@ -186,3 +189,18 @@ def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     tasks.pool().wait(tasks.pool().submit("measure", "measure", Request("no such model"), key))
     app.query_params["sparsity"] = "29"
     try_again(app.run(), key)
+
+
+def test_accuracy_is_on_its_card_while_timing_goes_on(started: Started) -> None:
+    page = open_page("explore", {"model": "fashion-mlp"})
+    accuracy, _, latency, _ = page.metric
+    assert (accuracy.value, latency.value) == (MISSING, MISSING)
+    (job,) = [job for job in started.listed.values() if job.task == "measure"]
+    made = make_result(model="fashion-mlp")
+    assert isinstance(job.request, Request)
+    job.state = "running"
+    job.known = Scores(job.request, made.inspection, made.accuracy, made.baseline_accuracy)
+    accuracy, _, latency, _ = page.run().metric
+    assert accuracy.value == summarise(made).parts("accuracy")[0]
+    assert latency.value == MISSING
+    assert not page.exception

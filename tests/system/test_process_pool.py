@@ -160,6 +160,18 @@ def test_progress_shows_while_it_runs(pool: Pool, tmp_path: Path) -> None:
     assert gate.job.seconds == gate.job.seconds
 
 
+def test_what_is_known_shows_before_the_job_is_done_and_goes_with_it(pool: Pool, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    job = pool.submit("measure", "tell", {"begun": str(begun), "go": str(go)}, "k")
+    until(lambda: job.known)
+    assert (job.state, job.known, job.result) == ("running", ("known", str(begun)), None)
+    go.touch()
+    done(pool, job)
+    assert job.known is None
+    assert isinstance(job.result, int)
+    assert done(pool, pool.submit("measure", "echo", 1, "next")).known is None
+
+
 def test_reports_from_threads_and_after_the_end_disturb_nothing(pool: Pool) -> None:
     chat = done(pool, pool.submit("measure", "chat", 50, "chat"))
     message = chat.message
