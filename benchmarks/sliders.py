@@ -1,11 +1,12 @@
 """What a slider waits for, and whether memory stays flat.
 
-    python benchmarks/sliders.py [--json] [--configurations 200]
+    python benchmarks/sliders.py [--json] [--configurations 200] [--browser]
 
 On the bundled residual CNN: the page drawn anew at a position that is already measured (the script's time on
 the server), exact counts and size of a new position, its accuracy on 10,000 images and quick latency, and the
 worker's resident memory over many configurations. New positions are plain (magnitude and nearest) and
-compensated, which first works the weights out, once for the counts and once for the accuracy.
+compensated, which first works the weights out, once for the counts and once for the accuracy. ``--browser``
+times only what a visitor sees in headless Chromium, from a control's change to each figure.
 """
 
 import argparse
@@ -102,8 +103,17 @@ def recipes(count: int) -> Iterator[Recipe]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--configurations", type=int, default=200, help="for the memory's curve (200)")
+    parser.add_argument("--browser", action="store_true", help="in headless Chromium")
+    parser.add_argument(
+        "--positions", type=int, default=20, help="new ones of each control, in the browser (20)"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.browser:
+        from browser_waits import waits
+
+        print(json.dumps(waits(options.positions, MODEL), indent=None if options.json else 2))
+        return
     with tempfile.TemporaryDirectory() as home:
         os.environ["PARETOSCOPE_HOME"] = home
         figures = {

@@ -18,7 +18,7 @@ def test_the_raw_times_of_a_configuration(visit: Visit, dashboard: Dashboard) ->
     other = next(result for result in results if not result.request.recipe.identity)
     page = visit(f"/compare?configurations={plain.key}&configurations={other.key}")
     rounds = page.get_by_role("figure", name="Round by round")
-    expect(rounds.locator(".scatterlayer .point")).to_have_count(3 * len(plain.latency.variant_ns))
+    expect(rounds.locator(".scatterlayer .point")).to_have_count(3 * len(plain.latency.variant.timed))
     expect(rounds).to_contain_text("baseline again")
 
     choose(page, "Raw times as", "distribution")

@@ -1,0 +1,138 @@
+"""What a visitor waits for in a browser, from a control's change to each figure: part of ``sliders.py``.
+
+Watches the four cards of Explore in headless Chromium. A position counts as drawn when the size or the
+operations have changed; from then on, accuracy and latency are there when they are no dash.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import Page, sync_playwright
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+PATIENCE_MS = 120_000
+FIGURES = ("counts and size", "accuracy", "everything")
+WATCH = """
+() => {
+  const cards = '[data-testid=stMetricValue]';
+  const values = () => [...document.querySelectorAll(cards)].map(one => one.innerText);
+  const known = value => value && value !== '–';
+  const before = values(), begun = performance.now(), seen = {};
+  const look = () => {
+    const [accuracy, size, latency, operations] = values();
+    if (!('counts and size' in seen) && known(size) && (size !== before[1] || operations !== before[3]))
+      seen['counts and size'] = performance.now() - begun;
+    if ('counts and size' in seen) {
+      if (!('accuracy' in seen) && known(accuracy)) seen['accuracy'] = performance.now() - begun;
+      if ('accuracy' in seen && !('everything' in seen) && known(latency))
+        seen['everything'] = performance.now() - begun;
+    }
+    if ('everything' in seen) clearInterval(timer);
+  };
+  const timer = setInterval(look, 5);
+  window.paretoscopeSeen = seen;
+}
+"""
+
+
+@contextmanager
+def dashboard(home: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, "PARETOSCOPE_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            with suppress(OSError), urllib.request.urlopen(f"{url}/_stcore/health", timeout=5):
+                break
+            time.sleep(0.2)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def waits(positions: int, model: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds by what was changed and by figure, each median and 95th percentile over new positions."""
+    path = next(filter(None, map(shutil.which, CHROMIUM)))
+    found: dict[str, dict[str, list[float]]] = {}
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        measure = [sys.executable, "-m", "optimizer.cli", "measure", model, "--quick"]
+        subprocess.run(measure, env={**os.environ, "PARETOSCOPE_HOME": home}, capture_output=True, check=True)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        with dashboard(Path(home)) as url:
+            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page.set_default_timeout(PATIENCE_MS)
+            page.goto(f"{url}/?model={model}&sparsity=20")
+            page.get_by_role("slider", name="Sparsity").wait_for()
+            time.sleep(15)  # libraries load, and the first statistics are worked out
+            for number in range(positions):
+                method = ("Magnitude", "Data-aware (OBS)")[number % 2]
+                for what, key in (
+                    ("Sparsity", "ArrowRight"),
+                    ("Weight bits", ("ArrowLeft", "ArrowRight")[number % 2]),
+                    ("Activation bits", ("ArrowLeft", "ArrowRight")[number % 2]),
+                ):
+                    _note(found, what, _press(page, what, key))
+                _note(found, "Method", _choose(page, method))
+        browser.close()
+    return {
+        what: {
+            figure: {
+                "median_ms": float(np.median(one)),
+                "p95_ms": float(np.quantile(one, 0.95)),
+                "positions": len(one),
+            }
+            for figure, one in figures.items()
+        }
+        for what, figures in found.items()
+    }
+
+
+def _note(found: dict[str, dict[str, list[float]]], what: str, seen: dict[str, float] | None) -> None:
+    if seen:
+        for figure in FIGURES:
+            found.setdefault(what, {}).setdefault(figure, []).append(seen[figure])
+
+
+def _press(page: Page, slider: str, key: str) -> dict[str, float] | None:
+    thumb = page.get_by_role("slider", name=slider)
+    thumb.focus()
+    page.evaluate(WATCH)
+    thumb.press(key)
+    return _seen(page)
+
+
+def _choose(page: Page, method: str) -> dict[str, float] | None:
+    group = page.get_by_role("radiogroup", name="Method")
+    radio = group.get_by_role("radio", name=method, exact=True)
+    page.evaluate(WATCH)
+    radio.click()
+    return _seen(page)
+
+
+def _seen(page: Page) -> dict[str, float] | None:
+    """None where nothing changed that can be seen, as between positions of one size."""
+    with suppress(Exception):
+        page.wait_for_function("'everything' in window.paretoscopeSeen", timeout=20_000, polling=20)
+    seen: dict[str, float] = page.evaluate("window.paretoscopeSeen")
+    time.sleep(0.3)
+    return seen if set(seen) == set(FIGURES) else None
