@@ -122,10 +122,12 @@ def _press(page: Page, slider: str, key: str) -> dict[str, float] | None:
 
 
 def _choose(page: Page, method: str) -> dict[str, float] | None:
-    group = page.get_by_role("radiogroup", name="Method")
-    radio = group.get_by_role("radio", name=method, exact=True)
+    field = page.get_by_role("combobox", name="Method")
+    field.click()
+    field.fill(method)
+    option = page.get_by_role("option", name=method, exact=True)
     page.evaluate(WATCH)
-    radio.click()
+    option.click()
     return _seen(page)
 
 

@@ -90,7 +90,7 @@ def frontier_info(
         selected_point(points, selected),
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
-            + [f"small: on it in under {LIKELY:.0%} of resamples, or not measurably beaten"] * bool(even)
+            + ["small: uncertain"] * bool(even)
             + ["noisy ones left out"] * bool(noisy)
             + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
         ),

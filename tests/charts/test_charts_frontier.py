@@ -16,7 +16,7 @@ def test_frontier_separates_optimal_from_dominated() -> None:
     assert not optimal & dominated
     assert not tied & (optimal | dominated)
     assert tied
-    assert "not measurably beaten" in info.note
+    assert "small: uncertain" in info.note
     line = series(info, "frontier").points
     assert [point.x for point in line] == sorted(point.x for point in line)
     assert [point.y for point in line] == sorted((point.y for point in line), reverse=True)
