@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
+from optimizer.analysis.outcomes import PairedDrop, disagreement, images_needed, paired_drop
 from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
 from optimizer.recipe import Preset
@@ -18,7 +18,6 @@ from optimizer.records import Request, Result
 
 MIN_CONFIRMING = 500
 """Images that did not choose: with fewer, all of them choose."""
-MAX_NEEDED = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +75,6 @@ def halves(result: Result) -> tuple[PairedDrop, PairedDrop | None]:
 
 def _drop(result: Result, before: np.ndarray, after: np.ndarray) -> PairedDrop:
     return disagreement(after) if result.accuracy.reference == "baseline" else paired_drop(before, after)
-
-
-def images_needed(points: float) -> int:
-    """Images from which on a recipe that changes no answer is shown to lose at most so many points."""
-    low, high = 1, MAX_NEEDED
-    while low < high:
-        middle = (low + high) // 2
-        right = np.ones(middle, bool)
-        low, high = (low, middle) if paired_drop(right, right).high <= points else (middle + 1, high)
-    return low
 
 
 def _loss(chosen: PairedDrop, confirmed: PairedDrop | None, result: Result) -> str:
