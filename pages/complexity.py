@@ -6,10 +6,10 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis import growth, scaling
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.conclusions import as_json, conclusions
 from optimizer.analysis.scaling import STACK, ComplexityRequest, ComplexityRun, ExecutionKind
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import BadgeKind
 from optimizer.formats import format_ns, format_ratio
 from optimizer.records import ModelCard
 from pages import address, consent, drawing, sidebar, tasks

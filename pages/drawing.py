@@ -6,8 +6,9 @@ from typing import Literal
 
 import streamlit as st
 
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.headline import Headline, Mood
-from optimizer.analysis.summary import BadgeKind, Summary
+from optimizer.analysis.summary import Summary
 from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.pictures import chrome

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from optimizer.analysis.badges import BADGES
 from optimizer.analysis.scaling import ExecutionKind
-from optimizer.analysis.summary import BADGES
 from optimizer.cli.main import _parser
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES

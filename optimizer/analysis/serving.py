@@ -13,6 +13,7 @@ import msgspec
 import pandas as pd
 
 from optimizer import __version__
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.served import (
@@ -23,7 +24,6 @@ from optimizer.analysis.served import (
     compare_served,
 )
 from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
-from optimizer.analysis.summary import BadgeKind
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
@@ -165,13 +165,13 @@ class BestServed:
 def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     """The best configuration under a limit for a request's time: always one, at worst the nearest.
 
-    Under it is whose median is by the bound of its interval, and was not noisy: of many estimates some are
-    under any limit by luck. Raises InputError for a limit that is not above 0.
+    Under it is whose median is by the bound of its interval: of many estimates some are under any limit by
+    luck. Raises InputError for a limit that is not above 0.
     """
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
     compared = [(network, one) for one in comparisons(run) for network in _networks(run)]
-    in_time = [pair for pair in compared if _is_under(*pair, limit_ns)]
+    in_time = [pair for pair in compared if _of(*pair).latency_high <= limit_ns]
     throughput = metric("throughput").format
     if in_time:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
@@ -189,10 +189,6 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
         f"{_name(run, network)} at {one.configuration.words}: {format_ns(found.latency_ns)} a request."
     )
     return BestServed(network, one, False, words)
-
-
-def _is_under(network: Side, one: ServedComparison, limit_ns: float) -> bool:
-    return _of(network, one).latency_high <= limit_ns and not one.fair.noise
 
 
 def _networks(run: ServingRun) -> tuple[Side, ...]:

@@ -13,7 +13,7 @@ from threading import Lock
 
 import numpy as np
 
-from optimizer.analysis.labels import Labelled
+from optimizer.analysis.badges import Badge, BadgeKind, badges
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -37,28 +37,7 @@ from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import Accuracy, DataSpec, Latency, Request, Result, Scores, Size
-from optimizer.system.environment import describe, environment
-
-
-class BadgeKind(Labelled):
-    """How far a figure can be trusted."""
-
-    MEASURED = "measured"
-    SIMULATED = "simulated"
-    NOISY = "noisy"
-    PRELIMINARY = "preliminary"
-    OTHER_MACHINE = "other machine"
-
-
-BADGES = {
-    BadgeKind.MEASURED: "the kernels that ran work in the precision that is shown",
-    BadgeKind.SIMULATED: "the values are exact, but other kernels than the name suggests computed with them",
-    BadgeKind.NOISY: "the machine was not quiet enough for this latency to be trusted",
-    BadgeKind.PRELIMINARY: "a short measurement, as behind the sliders: measure it in full before "
-    "relying on it",
-    BadgeKind.OTHER_MACHINE: "measured in another environment: its times can't be compared with those "
-    "measured here",
-}
+from optimizer.system.environment import describe
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +48,6 @@ class Measure:
     low: float | None = None
     high: float | None = None
     baseline: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Badge:
-    """How far a figure can be trusted, and in ``words`` why here."""
-
-    kind: BadgeKind
-    words: str
-
-    @property
-    def text(self) -> str:
-        """``noisy: the machine was not quiet enough``."""
-        return f"{self.kind.label}: {self.words}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -278,7 +244,7 @@ def _derive(result: Result) -> Summary:
         layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
-        badges=_badges(result, latency),
+        badges=badges(result, latency),
         environment=describe(result.environment),
         environment_key=result.environment.key,
         created=result.created,
@@ -416,33 +382,3 @@ def describe_images(data: DataSpec, total: int) -> str:
 
 FALLBACK = "torch CSR"
 """What skips zeros where the sparse engine has no kernels."""
-
-
-MAX_NAMED = 6
-
-
-def _skipped(result: Result) -> str:
-    """Which layers skipped zeros: an engine that does so decides that for each of them."""
-    layers, names = result.execution.layers, skipping(result.execution)
-    if not engine_info(result.request.engine).skips_zeros:
-        return ""
-    if not names:
-        return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
-    listed = ", ".join(name.removesuffix(".weight") for name in names[:MAX_NAMED])
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    rest = len(layers) - len(names)
-    dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
-    return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"
-
-
-def _badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
-    simulated, skipped = result.execution.simulated, _skipped(result)
-    reasons = {
-        BadgeKind.MEASURED: not simulated and (BADGES[BadgeKind.MEASURED], skipped),
-        BadgeKind.SIMULATED: simulated and (*simulated, skipped),
-        BadgeKind.NOISY: latency.noise,
-        BadgeKind.PRELIMINARY: result.latency.quick and (BADGES[BadgeKind.PRELIMINARY],),
-        BadgeKind.OTHER_MACHINE: result.environment.key != environment().key
-        and (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({describe(result.environment)})",),
-    }
-    return tuple(Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if words)

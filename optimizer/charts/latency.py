@@ -6,10 +6,11 @@ from dataclasses import replace
 from statistics import median
 from typing import Any, Literal
 
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import Realisation
-from optimizer.analysis.summary import BadgeKind, Summary, summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point

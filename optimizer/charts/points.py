@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.summary import FALLBACK, BadgeKind, Measure, Summary
+from optimizer.analysis.summary import FALLBACK, Measure, Summary
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p

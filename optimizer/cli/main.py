@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,11 +19,13 @@ from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
+from optimizer.cli.terminal import end_of_line, tell
+from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Request, Result
+from optimizer.records import Result
 from optimizer.store.results import Store, describe_unreadable
 
 T = TypeVar("T")
@@ -72,25 +74,11 @@ def _models(options: argparse.Namespace) -> None:
         print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
 
 
-def _doctor(options: argparse.Namespace) -> None:
-    from optimizer.system.doctor import State, examine
-
-    checks = examine()
-    if options.json:
-        print(json.dumps([asdict(check) for check in checks]))
-        return
-    for check in checks:
-        print(f"{check.name:<20}{check.state:<9}{check.found}")
-        if check.state is State.NOISY:
-            print(f"{'':<20}costs: {check.costs}")
-            print(f"{'':<20}mend:  {check.command}")
-
-
 def _measure(options: argparse.Namespace) -> None:
     request = request_of(options, recipe_of(options))
-    result = work.load_or_measure(request, Store(), _tell)
+    result = work.load_or_measure(request, Store(), tell)
     if options.json:
-        from optimizer.analysis.frame import as_json
+        from optimizer.analysis.result_json import as_json
 
         print(json.dumps(as_json(result)))
     else:
@@ -98,7 +86,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from optimizer.analysis.frame import as_json
+    from optimizer.analysis.result_json import as_json
     from optimizer.analysis.view import Failed
     from optimizer.search.sweep import grid, sweep
 
@@ -106,9 +94,9 @@ def _sweep(options: argparse.Namespace) -> None:
     recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
     requests = grid(replace(request_of(options, recipe), recipe=recipe), options.sparsities, options.bits)
     with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-        work.load_or_measure(requests[0], store, _tell)
+        work.load_or_measure(requests[0], store, tell)
     failures = 0
-    for number, outcome in enumerate(sweep(requests, lambda one: work.load_or_measure(one, store, _tell)), 1):
+    for number, outcome in enumerate(sweep(requests, lambda one: work.load_or_measure(one, store, tell)), 1):
         print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
         if isinstance(outcome, Failed):
             failures += 1
@@ -122,122 +110,19 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _preset(options: argparse.Namespace) -> None:
-    from optimizer.analysis.frame import as_json
+    from optimizer.analysis.result_json import as_json
     from optimizer.search.presets import find
 
     store = Store()
     if options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
     base = request_of(options, Recipe())
-    found = find(PRESETS[options.preset], base, lambda one: work.load_or_measure(one, store, _tell), _tell)
+    found = find(PRESETS[options.preset], base, lambda one: work.load_or_measure(one, store, tell), tell)
     if options.json:
         print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
         return
     print(found.words)
     _print_result(found.result)
-
-
-def _complexity(options: argparse.Namespace) -> None:
-    from optimizer.analysis.conclusions import as_json, conclusions
-    from optimizer.analysis.scaling import ComplexityRequest, ComplexityRun
-
-    request = ComplexityRequest(
-        family=options.family,
-        removed_share=options.removed,
-        batch=options.batch,
-        threads=options.threads,
-        quick=options.quick,
-    )
-    key = work.run("complexity", request, _tell)
-    run = Store().get_document("complexity", str(key), ComplexityRun)
-    assert run is not None
-    if options.json:
-        print(json.dumps(as_json(run)))
-    else:
-        print("\n".join(conclusions(run)))
-
-
-def _coverage(options: argparse.Namespace) -> None:
-    from optimizer.analysis import coverage
-
-    store, request = Store(), request_of(options, recipe_of(options))
-    key = coverage.coverage_key(request)
-    run = _stored_or_run("coverage", request, key, coverage.Coverage, store)
-    if options.json:
-        print(json.dumps(coverage.as_json(run)))
-        return
-    _end_of_line()
-    print(coverage.table(run))
-    print("\n".join(coverage.conclusions(run, _latency(store, request))))
-
-
-def _stored_or_run(task: str, request: object, key: str, record: type[T], store: Store) -> T:
-    """The document of that key, or what a worker's task of that name makes and stores."""
-    stored = store.get_document(task, key, record)
-    if stored is None:
-        work.run(task, request, _tell)
-        stored = store.get_document(task, key, record)
-        assert stored is not None
-    return stored
-
-
-def _latency(store: Store, request: Request) -> Any:
-    """What was measured of the same recipe, if anything."""
-    from optimizer.analysis.summary import summarise
-
-    result = store.best(request)
-    return None if result is None else summarise(result).latency
-
-
-def _throughput(options: argparse.Namespace) -> None:
-    from optimizer.analysis import serving
-
-    asked = request_of(options, recipe_of(options))
-    if options.limit_ms is not None and not options.limit_ms > 0:
-        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
-    if options.rate is not None:
-        _load(options, asked)
-        return
-    request = serving.ServingRequest(
-        asked.model,
-        asked.recipe,
-        asked.engine,
-        asked.data,
-        tuple(options.batches),
-        tuple(options.thread_counts),
-        tuple(options.streams),
-        options.quick,
-        options.seed,
-    )
-    serving.configurations(request)  # what can't be is said before anything is loaded
-    run = _stored_or_run("throughput", request, serving.serving_key(request), serving.ServingRun, Store())
-    best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
-    if options.json:
-        chosen = best and {"met": best.met, "network": best.network, "words": best.words}
-        print(json.dumps(serving.as_json(run) | ({"best": chosen} if best else {})))
-        return
-    _end_of_line()
-    print(serving.table(run))
-    print("\n".join((*serving.conclusions(run), *([best.words] if best else []))))
-
-
-def _load(options: argparse.Namespace, asked: Request) -> None:
-    """Requests as they come, at the rates of ``--rate``."""
-    from optimizer.analysis import load
-
-    settings = replace(asked.settings, threads=options.thread_counts[0], batch=options.batches[0])
-    request = load.LoadRequest(
-        asked.model, asked.recipe, asked.engine, asked.data, settings, tuple(options.rate)
-    )
-    run = _stored_or_run("load", request, load.load_key(request), load.LoadRun, Store())
-    best = () if options.limit_ms is None else load.best_rates(run, 1e6 * options.limit_ms)
-    if options.json:
-        chosen = [asdict(one) for one in best]
-        print(json.dumps(load.as_json(run) | ({"best": chosen} if best else {})))
-        return
-    _end_of_line()
-    print(load.table(run))
-    print("\n".join((*load.conclusions(run), *(f"{one.words[:1].upper()}{one.words[1:]}." for one in best))))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -249,7 +134,7 @@ def _export(options: argparse.Namespace) -> None:
 
 def _save(options: argparse.Namespace) -> None:
     request = request_of(options, recipe_of(options))
-    content = work.run("artifact", (options.format, request), _tell)
+    content = work.run("artifact", (options.format, request), tell)
     assert isinstance(content, bytes)
     _write(options, content, "zip")
 
@@ -299,26 +184,12 @@ def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
 # Words
 
 
-def _tell(share: float | None, message: str) -> None:
-    if sys.stderr.isatty():
-        percent = "" if share is None else f" {100 * share:.0f} %"
-        print(f"\r\033[K{message}{percent}", end="", file=sys.stderr, flush=True)
-        if share == 1:
-            print(file=sys.stderr)
-
-
-def _end_of_line() -> None:
-    """Wipe the progress that stands there."""
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
 def _print_result(result: Result) -> None:
     from optimizer.analysis.metrics import METRICS
     from optimizer.analysis.summary import summarise
 
     summary = summarise(result)
-    _end_of_line()
+    end_of_line()
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
     for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio", "first_call"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
@@ -346,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--json", action="store_true", help="one JSON array")
 
     doctor = _command(
-        commands, "doctor", _doctor, "say what makes timings on this machine noisy, and what would mend it"
+        commands, "doctor", run_doctor, "say what makes timings on this machine noisy, and what would mend it"
     )
     doctor.add_argument("--json", action="store_true", help="one JSON array")
 
@@ -365,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
     add_experiment_options(preset, recipe=False)
     preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
-    complexity = _command(commands, "complexity", _complexity, "time against the number of weights")
+    complexity = _command(commands, "complexity", run_complexity, "time against the number of weights")
     complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
     complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
     complexity.add_argument("--batch", type=int, help="inputs a call (32 for stacks, 1 for a model)")
@@ -376,13 +247,13 @@ def _parser() -> argparse.ArgumentParser:
     complexity.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     coverage = _command(
-        commands, "coverage", _coverage, "each layer's precision, kernel and share of the time, as it ran"
+        commands, "coverage", run_coverage, "each layer's precision, kernel and share of the time, as it ran"
     )
     add_experiment_options(coverage)
     coverage.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     throughput = _command(
-        commands, "throughput", _throughput, "throughput against latency: batch sizes, threads and streams"
+        commands, "throughput", run_throughput, "throughput against latency: batch sizes, threads and streams"
     )
     add_experiment_options(throughput, grid=True)
     throughput.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import BadgeKind, Summary, summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts import compare_info
 from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
 from optimizer.formats import count, format_bytes, format_ns, format_p, format_ratio

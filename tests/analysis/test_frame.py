@@ -9,17 +9,10 @@ import pandas as pd
 import pytest
 from factories import make_latency, make_result, make_sweep, recipe, remade
 
-from optimizer.analysis.frame import (
-    AGAINST,
-    COLUMNS,
-    JSON_VERSION,
-    as_json,
-    frame,
-    table,
-    timed_alike,
-)
+from optimizer.analysis.frame import AGAINST, COLUMNS, frame, table, timed_alike
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.result_json import JSON_VERSION, as_json
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError
 from optimizer.recipe import QuantizeSpec, Recipe

@@ -14,6 +14,7 @@ from test_serving import make_run
 
 from optimizer import charts
 from optimizer.analysis import (
+    badges,
     comparison,
     conclusions,
     coverage,
@@ -68,7 +69,7 @@ def reword(monkeypatch: pytest.MonkeyPatch, words: Callable[[object], str]) -> N
         monkeypatch.setattr(state, "label", words((type(state).__name__, state.value)))
     for name, engine in ENGINES.items():
         monkeypatch.setitem(ENGINES, name, replace(engine, label=words(name), help=words(f"help of {name}")))
-    for table in (summary.BADGES, PRECISIONS):
+    for table in (badges.BADGES, PRECISIONS):
         for name in table:
             monkeypatch.setitem(table, name, words(name))  # type: ignore[arg-type]
     for name, metric in METRICS.items():

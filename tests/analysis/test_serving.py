@@ -215,7 +215,7 @@ def test_where_nothing_is_in_time_the_quickest_is_reported() -> None:
     found = best_under(make_run(), 1_000)
     assert not found.met
     assert found.comparison.configuration == GRID[0]
-    assert found.words.startswith("Nothing here answers within 1.00 µs. The quickest is ")
+    assert found.words.startswith("Nothing here is shown to answer within 1.00 µs. The quickest is ")
     with pytest.raises(InputError, match="above 0"):
         best_under(make_run(), 0)
 

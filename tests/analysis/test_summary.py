@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
 
+from optimizer.analysis.badges import BADGES
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import summarise_visits
-from optimizer.analysis.summary import BADGES, summarise
+from optimizer.analysis.summary import summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torchvision.models import ResNet18_Weights
 
 from optimizer import __version__
-from optimizer.analysis.frame import as_json
+from optimizer.analysis.result_json import as_json
 from optimizer.cli.main import main
 from optimizer.cli.options import Parser, add_recipe_options, recipe_of
 from optimizer.errors import InputError

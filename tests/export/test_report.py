@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from factories import make_latency, make_result, make_sweep, recipe, remade
 
-from optimizer.analysis.frame import as_json, frame
+from optimizer.analysis.frame import frame
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import AccuracyVerdict
+from optimizer.analysis.result_json import as_json
 from optimizer.analysis.summary import summarise
 from optimizer.charts.points import hover
 from optimizer.export.report import accuracy_sentence, latency_sentence, report, size_sentence

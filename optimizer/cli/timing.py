@@ -1,0 +1,132 @@
+"""Commands about time: where it goes, what it grows with, how requests are served, and what disturbs it."""
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
+
+from optimizer import work
+from optimizer.cli.options import recipe_of, request_of
+from optimizer.cli.terminal import end_of_line, tell
+from optimizer.errors import InputError
+from optimizer.records import Request
+from optimizer.store.results import Store
+
+T = TypeVar("T")
+
+
+def run_doctor(options: argparse.Namespace) -> None:
+    from optimizer.system.doctor import State, examine
+
+    checks = examine()
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks]))
+        return
+    for check in checks:
+        print(f"{check.name:<20}{check.state:<9}{check.found}")
+        if check.state is State.NOISY:
+            print(f"{'':<20}costs: {check.costs}")
+            print(f"{'':<20}mend:  {check.command}")
+
+
+def run_complexity(options: argparse.Namespace) -> None:
+    from optimizer.analysis.conclusions import as_json, conclusions
+    from optimizer.analysis.scaling import ComplexityRequest, ComplexityRun
+
+    request = ComplexityRequest(
+        family=options.family,
+        removed_share=options.removed,
+        batch=options.batch,
+        threads=options.threads,
+        quick=options.quick,
+    )
+    key = work.run("complexity", request, tell)
+    run = Store().get_document("complexity", str(key), ComplexityRun)
+    assert run is not None
+    if options.json:
+        print(json.dumps(as_json(run)))
+    else:
+        print("\n".join(conclusions(run)))
+
+
+def run_coverage(options: argparse.Namespace) -> None:
+    from optimizer.analysis import coverage
+
+    store, request = Store(), request_of(options, recipe_of(options))
+    key = coverage.coverage_key(request)
+    run = _stored_or_run("coverage", request, key, coverage.Coverage, store)
+    if options.json:
+        print(json.dumps(coverage.as_json(run)))
+        return
+    end_of_line()
+    print(coverage.table(run))
+    print("\n".join(coverage.conclusions(run, _latency(store, request))))
+
+
+def _stored_or_run(task: str, request: object, key: str, record: type[T], store: Store) -> T:
+    """The document of that key, or what a worker's task of that name makes and stores."""
+    stored = store.get_document(task, key, record)
+    if stored is None:
+        work.run(task, request, tell)
+        stored = store.get_document(task, key, record)
+        assert stored is not None
+    return stored
+
+
+def _latency(store: Store, request: Request) -> Any:
+    """What was measured of the same recipe, if anything."""
+    from optimizer.analysis.summary import summarise
+
+    result = store.best(request)
+    return None if result is None else summarise(result).latency
+
+
+def run_throughput(options: argparse.Namespace) -> None:
+    from optimizer.analysis import serving
+
+    asked = request_of(options, recipe_of(options))
+    if options.limit_ms is not None and not options.limit_ms > 0:
+        raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
+    if options.rate is not None:
+        _load(options, asked)
+        return
+    request = serving.ServingRequest(
+        asked.model,
+        asked.recipe,
+        asked.engine,
+        asked.data,
+        tuple(options.batches),
+        tuple(options.thread_counts),
+        tuple(options.streams),
+        options.quick,
+        options.seed,
+    )
+    serving.configurations(request)  # what can't be is said before anything is loaded
+    run = _stored_or_run("throughput", request, serving.serving_key(request), serving.ServingRun, Store())
+    best = None if options.limit_ms is None else serving.best_under(run, 1e6 * options.limit_ms)
+    if options.json:
+        chosen = best and {"met": best.met, "network": best.network, "words": best.words}
+        print(json.dumps(serving.as_json(run) | ({"best": chosen} if best else {})))
+        return
+    end_of_line()
+    print(serving.table(run))
+    print("\n".join((*serving.conclusions(run), *([best.words] if best else []))))
+
+
+def _load(options: argparse.Namespace, asked: Request) -> None:
+    """Requests as they come, at the rates of ``--rate``."""
+    from optimizer.analysis import load
+
+    settings = replace(asked.settings, threads=options.thread_counts[0], batch=options.batches[0])
+    request = load.LoadRequest(
+        asked.model, asked.recipe, asked.engine, asked.data, settings, tuple(options.rate)
+    )
+    run = _stored_or_run("load", request, load.load_key(request), load.LoadRun, Store())
+    best = () if options.limit_ms is None else load.best_rates(run, 1e6 * options.limit_ms)
+    if options.json:
+        chosen = [asdict(one) for one in best]
+        print(json.dumps(load.as_json(run) | ({"best": chosen} if best else {})))
+        return
+    end_of_line()
+    print(load.table(run))
+    print("\n".join((*load.conclusions(run), *(f"{one.words[:1].upper()}{one.words[1:]}." for one in best))))
