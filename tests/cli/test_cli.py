@@ -358,7 +358,7 @@ def serving(port: int, *options: str, **how: Any) -> Iterator["subprocess.Popen[
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
-@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("read", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_whoever_ends_the_dashboard_ends_its_server(read: bool) -> None:
     """Also where nobody reads its output any more, into which Streamlit would say goodbye."""
     port = free_port()

@@ -520,6 +520,7 @@ def test_large_images_are_decoded_one_after_another(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
+@pytest.mark.slow
 def test_a_small_file_named_many_times_stays_within_its_memory(tmp_path: Path) -> None:
     """8 million pixels of 16 bits in a file of some kB: BYTES_PER_PIXEL for each that is decoded at once."""
     side = 2828

@@ -35,6 +35,7 @@ def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> N
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_compiled_layers_round_their_inputs_as_eager_ones_do(small: Small, small_images: Tensor) -> None:
     model, _ = fold_batch_norm(small("cnn"))
     recipe = ON_INT8_KERNELS[1]

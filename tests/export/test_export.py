@@ -246,6 +246,7 @@ def hanging(browser_path: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the browser is a shell script")
+@pytest.mark.slow
 def test_a_browser_that_hangs_is_ended(hanging: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "RENDER_SECONDS", 3)
     begin = time.monotonic()

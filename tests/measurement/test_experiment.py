@@ -298,6 +298,7 @@ def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
     assert np.array_equal(np.random.get_state()[1], numbers)
 
 
+@pytest.mark.slow
 def test_the_long_mode_measures_resident_memory_too() -> None:
     result = measure(request(HALF, settings=Settings(threads=1, quick=False)))
     assert result.latency.quick is False

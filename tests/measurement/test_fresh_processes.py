@@ -90,6 +90,7 @@ def test_a_process_that_is_killed_costs_its_share(small: Callable[[str], nn.Modu
     assert len(series.variants["variant"].timed) == 6
 
 
+@pytest.mark.slow
 def test_where_no_process_can_time_the_reason_is_said(
     small: Callable[[str], nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> No
     assert shown(page) == expected(results()[recipe])
 
 
+@pytest.mark.slow
 def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
     page = app.run()
     page.selectbox(key="method").set_value("threshold").run()
@@ -151,6 +152,7 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     assert tasks.pool().get(key).state == "cancelled"  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(replace(NORMAL.prune, sparsity=0.32), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
@@ -183,6 +185,7 @@ def test_two_visitors_of_one_preset_both_get_it(app: AppTest, monkeypatch: pytes
         assert page.session_state["session"].preset is None
 
 
+@pytest.mark.slow
 def test_a_position_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     recipe = replace(NORMAL, prune=replace(NORMAL.prune, sparsity=0.29)).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))

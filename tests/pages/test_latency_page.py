@@ -27,6 +27,7 @@ def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
     try_again(app.switch_page("pages/latency.py").run(), key)
 
 
+@pytest.mark.slow
 def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
     app.query_params["batches"], app.query_params["threads"] = ["1", "2"], ["1"]
     page = app.switch_page("pages/latency.py").run()
