@@ -69,6 +69,11 @@ def count(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def capital(words: str) -> str:
+    """With a capital letter first, the others as they are."""
+    return words[:1].upper() + words[1:]
+
+
 def format_p(p: float) -> str:
     """The outcome of a test: ``p = 0.031``, or ``p < 0.001``."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"

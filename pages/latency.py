@@ -15,7 +15,7 @@ from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
 from optimizer.analysis.serving import ServingRequest, ServingRun
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import ParetoscopeError
-from optimizer.formats import MISSING, count
+from optimizer.formats import MISSING, capital, count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request
@@ -220,7 +220,7 @@ def under_load(request: Request) -> None:
     if limit_ns:
         for best in best_rates(run, limit_ns):
             icon = "flag" if best.rate else "block"
-            st.markdown(f":material/{icon}: **{plain(best.words[:1].upper() + best.words[1:])}.**")
+            st.markdown(f":material/{icon}: **{plain(capital(best.words))}.**")
     drawing.chart(charts.load_info(run, limit_ns), "load", CHART_PIXELS)
     sentences(load.conclusions(run))
     take_away("load", lambda: load.frame(run).to_csv(index=False), lambda: load.as_json(run))

@@ -9,7 +9,16 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import FALLBACK, ScoreSummary, Summary
-from optimizer.formats import MISSING, count, format_bytes, format_count, format_ns, format_p, format_percent
+from optimizer.formats import (
+    MISSING,
+    capital,
+    count,
+    format_bytes,
+    format_count,
+    format_ns,
+    format_p,
+    format_percent,
+)
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Override, Recipe
 from optimizer.records import GroupSensitivity, Inspection
@@ -204,7 +213,7 @@ def _latency(summary: Summary | None) -> Headline:
         help=f"{METRICS['latency'].help} {_timed(summary)}; ratio {summary.text('latency_ratio')}. First "
         f"call after another network: {summary.text('first_call')}, {summary.text('first_call_ratio')} of "
         "the uncompressed model's."
-        + (f" {_capital(latency.detectable_words)}." if same else "")
+        + (f" {capital(latency.detectable_words)}." if same else "")
         + (f" No sparse kernels here ({summary.fallback}): {FALLBACK} instead." if summary.fallback else "")
         + (
             f" Timed with: {summary.shared_with}, which runs the same instructions."
@@ -230,10 +239,6 @@ def _timed(summary: Summary) -> str:
         f"{rounds}, in {len(summary.processes)} fresh processes, whose ratios lie between {low:.3f}× and "
         f"{high:.3f}×"
     )
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def _ran(summary: Summary) -> str:

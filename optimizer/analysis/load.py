@@ -17,7 +17,7 @@ from optimizer import __version__
 from optimizer.analysis.rounds import PERCENTILE_ROUNDS, quantile_interval
 from optimizer.analysis.summary import Measure
 from optimizer.errors import InputError
-from optimizer.formats import MISSING, columns, format_ns, format_rate
+from optimizer.formats import MISSING, capital, columns, format_ns, format_rate
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
@@ -155,7 +155,7 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
         steady = [point for point in run.points if not point.answered[network].behind]
         found = percentiles(steady[-1].answered[network])["p99"].value if steady else None
         if found is not None:
-            name, service = _capital(_name(run, network)), format_ns(run.service_ns[network])
+            name, service = capital(_name(run, network)), format_ns(run.service_ns[network])
             last, busy = steady[-1].rate, steady[-1].answered[network].busy
             sentences.append(
                 f"{name} takes {service} by itself; at {format_rate(last)}, {busy:.0%} busy, one request in "
@@ -166,10 +166,6 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
 
 def _name(run: LoadRun, network: str) -> str:
     return run.request.recipe.describe() if network == RECIPE else "the uncompressed model"
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def table(run: LoadRun) -> str:

@@ -25,7 +25,7 @@ from optimizer.analysis.served import (
 )
 from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
 from optimizer.errors import InputError
-from optimizer.formats import MISSING, columns, count, format_ns, format_ratio
+from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
@@ -268,7 +268,7 @@ def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable
     most = max(compared, key=lambda one: _of(network, one).throughput)
     throughput = metric("throughput").format
     few, many = _of(network, quickest), _of(network, most)
-    name = _capital(_name(run, network))
+    name = capital(_name(run, network))
     if many.throughput_low <= few.throughput_high:
         yield (
             f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
@@ -301,10 +301,6 @@ def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
 
 def _ratio(summary: LatencySummary) -> str:
     return format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)
-
-
-def _capital(words: str) -> str:
-    return words[0].upper() + words[1:]
 
 
 def frame(run: ServingRun) -> pd.DataFrame:

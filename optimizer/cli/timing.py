@@ -9,6 +9,7 @@ from optimizer import work
 from optimizer.cli.options import recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError
+from optimizer.formats import capital
 from optimizer.records import Request
 from optimizer.store.results import Store
 
@@ -129,4 +130,4 @@ def _load(options: argparse.Namespace, asked: Request) -> None:
         return
     end_of_line()
     print(load.table(run))
-    print("\n".join((*load.conclusions(run), *(f"{one.words[:1].upper()}{one.words[1:]}." for one in best))))
+    print("\n".join((*load.conclusions(run), *(f"{capital(one.words)}." for one in best))))

@@ -62,6 +62,16 @@ Loader = Callable[[], Load]
 """Imports what an engine needs. Defined at the top of its module: a fresh process finds it by name."""
 
 
+def save_for_process(runner: "Runner", folder: Path) -> str | None:
+    """Write what a fresh process needs to load the model into ``folder``; the name of what loads it there
+    (for :func:`optimizer.methods.entries.load`). None where the engine has no loader."""
+    if runner.memory_probe is None or runner.loader is None:
+        return None
+    folder.mkdir(exist_ok=True)
+    runner.memory_probe(str(folder))
+    return f"{runner.loader.__module__}:{runner.loader.__qualname__}"
+
+
 class Serve(Protocol):
     """Compiles a network for one way of serving it, anew each time."""
 

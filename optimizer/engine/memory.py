@@ -6,7 +6,6 @@ A measurement inside a long-lived process says little: its allocator hands out m
 libraries have started their threads and kept their kernels.
 """
 
-import importlib
 import json
 import sys
 import tempfile
@@ -17,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from optimizer.engine.base import Loader, Runner
+from optimizer.engine.base import Loader, Runner, save_for_process
 from optimizer.errors import WorkError
+from optimizer.methods.entries import load
 from optimizer.system.processes import run_module
 
 MAX_SECONDS = 900.0
@@ -39,11 +39,10 @@ def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start
 
     Raises WorkError when the process fails, or takes longer than ``MAX_SECONDS``.
     """
-    if runner.memory_probe is None or runner.loader is None:
-        return None
-    loader = f"{runner.loader.__module__}:{runner.loader.__qualname__}"
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
-        runner.memory_probe(folder)
+        loader = save_for_process(runner, Path(folder))
+        if loader is None:
+            return None
         sizes = map(str, shape)
         try:
             said = run_module(
@@ -56,9 +55,9 @@ def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start
 
 def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> Start:
     process = psutil.Process()
-    load = loader()
+    read = loader()
     before, begun = process.memory_info().rss, time.perf_counter_ns()
-    infer = load(folder, threads, images.shape)
+    infer = read(folder, threads, images.shape)
     infer(images)
     taken = time.perf_counter_ns() - begun
     return Start(process.memory_info().rss - before, taken)
@@ -66,7 +65,6 @@ def _start(loader: Loader, folder: Path, threads: int, images: np.ndarray) -> St
 
 if __name__ == "__main__":
     name, place, threads, *sizes = sys.argv[1:]
-    module, _, function = name.partition(":")
-    found: Loader = getattr(importlib.import_module(module), function)
+    found: Loader = load(name)
     start = _start(found, Path(place), int(threads), np.zeros([int(size) for size in sizes], np.float32))
     print(json.dumps({"memory_bytes": start.memory_bytes, "cold_start_ns": start.cold_start_ns}))

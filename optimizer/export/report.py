@@ -14,7 +14,7 @@ from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts import compare_info
 from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
-from optimizer.formats import count, format_bytes, format_ns, format_p, format_ratio
+from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
 from optimizer.records import Result
 
 TOLERATED_POINTS = 1
@@ -151,7 +151,7 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     if len(chosen) > MAX_SENTENCES:
         chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
         words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
-    items = [_capital(_with_sentences(summary)) for summary in chosen]
+    items = [capital(_with_sentences(summary)) for summary in chosen]
     return Section("Each configuration", words, items) if items else None
 
 
@@ -159,10 +159,6 @@ def _with_sentences(summary: Summary) -> str:
     engine = engine_label(summary.request.engine)
     name = f"{summary.description} ({summary.request.model} on {engine}, {summary.served})"
     return f"{name}: {accuracy_sentence(summary)}; {size_sentence(summary)}; {latency_sentence(summary)}."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _how_measured(summaries: Sequence[Summary]) -> Section:

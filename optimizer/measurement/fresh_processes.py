@@ -7,7 +7,6 @@ rounds can't show that; more builds do (T. Kalibera and R. Jones, Rigorous bench
 ISMM 2013).
 """
 
-import importlib
 import sys
 import tempfile
 import time
@@ -17,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.engine.base import Array, Loader, Runner
+from optimizer.engine.base import Array, Loader, Runner, save_for_process
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.measurement.latency import LatencyEffort, LatencySeries, time_interleaved
+from optimizer.methods.entries import load
 from optimizer.progress import Report
 from optimizer.records import Execution, Settings, Visits, decode, encode
 from optimizer.system.processes import run_module
@@ -76,11 +76,10 @@ def time_in_processes(
 
 def _save(runner: Runner, folder: Path) -> str:
     """Write what a process needs to load a network; the name of what loads it there."""
-    if runner.loader is None or runner.memory_probe is None:
+    loader = save_for_process(runner, folder)
+    if loader is None:
         raise UnavailableError("this engine can't load its networks in another process")
-    folder.mkdir()
-    runner.memory_probe(str(folder))
-    return f"{runner.loader.__module__}:{runner.loader.__qualname__}"
+    return loader
 
 
 def _run(folder: Path, number: int) -> LatencySeries:
@@ -111,8 +110,7 @@ def _time(folder: Path, number: int) -> LatencySeries:
     shape = (settings.batch, *images.shape[1:])
 
     def runner(part: str) -> Runner:
-        module, _, function = task.loaders[part].partition(":")
-        loader: Loader = getattr(importlib.import_module(module), function)
+        loader: Loader = load(task.loaders[part])
         infer = loader()(folder / part, settings.threads, shape)
         return Runner(infer, infer, Execution((), ()))
 
