@@ -12,6 +12,7 @@ calibration; without it some of ``data`` are set aside.
 Results are kept in the same store and under the same keys as those of page and command line.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -158,7 +159,7 @@ def compress(
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
         opened, _ = _opened(model, None, calibration, shape, report, needs_data=recipe.needs_data)
-        return compressed_model(opened, recipe.canonical(), report).module
+        return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
 
 
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:

@@ -1,31 +1,60 @@
-"""How long work reports how far it is, and the line that shows it."""
+"""How long work reports how far it is, and ends early; and the line that shows it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 Report = Callable[[float | None, str], None]
 """Called with the share done (0 to 1, or None where it can't be told) and what is being done. What it raises
 ends the work."""
 
 
-_known: ContextVar[Callable[[object], None] | None] = ContextVar("known", default=None)
+class Cancelled(BaseException):
+    """Ends work that is not wanted any more. No error: whoever catches errors lets it pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked for the work: ``receive`` is given what is known before the end, ``cancelled`` says whether
+    it is wanted no more."""
+
+    receive: Callable[[object], None]
+    cancelled: Callable[[], bool]
+
+
+_asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
 
 
 def publish(known: object) -> None:
     """Hand over what long work knows already, before it is done; to nobody where nobody asked for it."""
-    if receive := _known.get():
-        receive(known)
+    if asker := _asker.get():
+        asker.receive(known)
+
+
+def checkpoint() -> None:
+    """Called in long work wherever it may end early. Raises Cancelled when it is not wanted any more."""
+    if (asker := _asker.get()) and asker.cancelled():
+        raise Cancelled
 
 
 @contextmanager
-def receiving(receive: Callable[[object], None]) -> Iterator[None]:
-    """In the block, ``receive`` is called with what is published."""
-    token = _known.set(receive)
+def asked_by(asker: Asker | None) -> Iterator[None]:
+    """In the block, ``asker`` is who asked for the work; None: nobody, and it goes on to its end."""
+    token = _asker.set(asker)
     try:
         yield
     finally:
-        _known.reset(token)
+        _asker.reset(token)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """For what later work needs too: in the block, or the function that it decorates, nothing is
+    cancelled."""
+    asker = _asker.get()
+    with asked_by(asker and replace(asker, cancelled=lambda: False)):
+        yield
 
 
 def quiet(share: float | None, message: str) -> None:

@@ -492,13 +492,15 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
-    """What is known of a request when its images have run, and nothing has been timed yet."""
+class Known:
+    """What is known of a request that is being measured: counts first, then accuracy on a growing part of the
+    images and on all of them, ``images`` in number; times come with the result."""
 
     request: Request
     inspection: Inspection
-    accuracy: Accuracy
-    baseline_accuracy: Accuracy
+    images: int = 0
+    accuracy: Accuracy | None = None
+    baseline_accuracy: Accuracy | None = None
 
 
 def encode(record: object) -> bytes:

@@ -31,6 +31,7 @@ from optimizer.search.presets import Found, find
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import resolve_threads
+from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
 
 if TYPE_CHECKING:
@@ -192,6 +193,12 @@ def _measure(request: Request, report: Report) -> str:
     return load_or_measure(request, Store(), report).key
 
 
+def _ahead(request: Request, report: Report) -> str:
+    """What nobody waits for yet: with the machine to itself, so that it never runs beside what is timed."""
+    with exclusive(report):
+        return _measure(request, report)
+
+
 def _preset(request: tuple[str, Request], report: Report) -> Found:
     """The recipe of a preset, and each one tried in the store."""
     store = Store()
@@ -235,7 +242,7 @@ def artifact(
     source = artifacts.ArtifactSource(
         card=workspace.model.loaded.card,
         module=network_of(workspace, recipe, report),
-        compressed=compressed_model(workspace, recipe, report),
+        compressed=compressed_model(workspace, recipe, report=report),
         calibration=workspace.activation_images if rounds else torch.empty(0, *workspace.model.input_shape),
         threads=resolve_threads(request.settings.threads),
         result=result,
@@ -305,6 +312,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "sensitivities": JobKind(_sensitivities, "measuring sensitivities", 240),
     "coupled": JobKind(_coupled, "measuring sensitivities of coupled layers", 240),
     "measure": JobKind(_measure, "measuring", 480),
+    "ahead": JobKind(_ahead, "working ahead", 480),
     "preset": JobKind(_preset, "searching a recipe", 1440, silent_minutes=120),
     "artifact": JobKind(_artifact, "writing a model file", 120),
     "complexity": JobKind(_complexity, "measuring time against weights", 120),

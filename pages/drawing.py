@@ -154,7 +154,7 @@ def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
 
     def written() -> bytes:
         key = f"artifact {kind} {request_key(request)}"
-        job = pool().wait(pool().submit("inspect", "artifact", (kind, request), key, visitor=asks))
+        job = pool().wait(pool().submit("interactive", "artifact", (kind, request), key, visitor=asks))
         pool().forget(key)  # megabytes
         return finished(job, bytes)
 

@@ -7,19 +7,22 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis.frame import timed_alike
 from optimizer.analysis.headline import headlines
-from optimizer.analysis.summary import ScoreSummary, summarise, summarise_scores
+from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Inspection, Request, Result, Scores, Settings
+from optimizer.records import Inspection, Known, Request, Result, Settings
 from optimizer.search.presets import Found
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid, neighbours
 from optimizer.store.keys import request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-INSPECTION_SECONDS = 1.0
+INSPECTION_SECONDS = 0.25
+"""The page waits for counts and sizes before it is drawn; then they follow."""
+LIVE_SECONDS = 0.1
+"""Between two looks at what is known of a position."""
 
 
 def main() -> None:
@@ -31,13 +34,16 @@ def main() -> None:
     if sidebar.show_problem(chosen):
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
+    move_to(request)
     result = tasks.store().best(request)
     asked = [] if result else ask(request)
-    cards(request, result)
+    cards(request, result, asked)
     everywhere = tasks.store().results(request.model, request.data)
     results = [one for one in everywhere if one.request.engine == request.engine]
     started = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
+    if result and not started:
+        work_ahead(request)
     draw(results, timed_alike(everywhere, request.settings), result, recipe)
 
 
@@ -69,45 +75,62 @@ def take_link() -> None:
 
 
 def ask(request: Request) -> list[Job]:
-    """Have a position measured; what this visitor asked for before and did not wait for is dropped."""
-    visit, key = session(), request_key(request)
-    if visit.asked and visit.asked != key:
-        waiting = tasks.pool().get(visit.asked)
-        if waiting and waiting.state == "queued":
-            tasks.pool().withdraw(visit.asked, tasks.visitor())
-    visit.asked = key
+    """Have a position measured."""
+    key = session().asked = request_key(request)
     work = consent.work_of(request, sidebar.selection().card)
-    return [] if tasks.held_back(key, work) else [tasks.submit(request)]
+    return [] if tasks.held_back(key, work) else [tasks.submit_position(request)]
 
 
-def inspection(request: Request, result: Result | None) -> Inspection | None:
-    """Exact counts and sizes: at once, before any image is run."""
-    if result:
-        return result.inspection
+def move_to(request: Request) -> None:
+    """What this visitor asked for before, or would perhaps have asked for next, is not wanted any more."""
+    visit = session()
+    tasks.move_on({visit.asked, *visit.ahead} - {request_key(request)})
+    visit.ahead = frozenset()
+
+
+def work_ahead(request: Request) -> None:
+    """Measure the positions beside this one while the visitor looks."""
+    visit = session()
+    wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
+    visit.ahead = frozenset(map(request_key, wanted))
+    visit.shown |= visit.ahead
+    for one in wanted:
+        tasks.submit_ahead(one)
+
+
+def inspection(request: Request, asked: list[Job]) -> Inspection | None:
+    """Exact counts and sizes, where what is asked for does not tell them: it is held back, or waits behind
+    something long."""
+    if any(job.lane == "interactive" or job.state == "running" for job in asked):
+        return None
     counted = replace(request, settings=Settings())
     key = f"inspect {request_key(counted)}"
     if tasks.is_stopped(key) or consent.waiting(consent.images(request.data)):
         return None
-    job = tasks.start("inspect", "inspect", counted, key)
+    job = tasks.start("interactive", "inspect", counted, key)
     tasks.pool().wait(job, INSPECTION_SECONDS)
     return tasks.finished(job, Inspection) if job.over else None
 
 
-def known_scores(request: Request) -> ScoreSummary | None:
-    """Accuracy as soon as the images have run, while timing goes on."""
-    job = tasks.pool().get(request_key(request))
-    return summarise_scores(job.known) if job and isinstance(job.known, Scores) else None
-
-
-def cards(request: Request, result: Result | None) -> None:
-    """Four figures, each with its interval; what is still being measured is a dash."""
+def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
+    """Four figures, each with its interval, as they become known; what is not is a dash."""
     summary = summarise(result) if result else None
-    scores = None if result else known_scores(request)
-    columns = st.columns(4)
-    found = headlines(summary, inspection(request, result), scores)
-    for column, headline in zip(columns, found, strict=True):
-        with column:
-            drawing.card(headline)
+    counts = result.inspection if result else inspection(request, asked)
+    for job in asked:
+        tasks.pool().wait_known(job, INSPECTION_SECONDS)
+
+    @st.fragment(run_every=LIVE_SECONDS if asked else None)
+    def live() -> None:
+        known = next((job.known for job in asked if isinstance(job.known, Known)), None)
+        scores = summarise_scores(known) if known else None
+        found = headlines(summary, known.inspection if known else counts, scores)
+        for column, headline in zip(st.columns(4), found, strict=True):
+            with column:
+                drawing.card(headline)
+        if any(job.over for job in asked):
+            st.rerun()  # with its result
+
+    live()
 
 
 def draw(results: list[Result], timed: list[Result], result: Result | None, recipe: Recipe) -> None:
@@ -134,7 +157,11 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
     wanted = grid(replace(request, recipe=_any_amount(way)), STARTER_SPARSITIES, STARTER_BITS)
     done = {one.key for one in results}
     missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
-    swept = [job for key in missing if (job := tasks.pool().get(key)) and not job.over]
+    swept = [
+        job
+        for key in missing
+        if (job := tasks.pool().get(key)) and not job.over and job.priority < tasks.AHEAD
+    ]
     with st.container(horizontal=True, vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
         st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)

@@ -52,7 +52,7 @@ def result_of(jobs: list[Job], task: str, request: object, key: str) -> object |
     """What a short task says; None with its error shown, or while it runs: then its job joins ``jobs``."""
     if tasks.held_back(f"{task} {key}"):
         return None
-    job = tasks.start("inspect", task, request, f"{task} {key}")
+    job = tasks.start("interactive", task, request, f"{task} {key}")
     tasks.pool().wait(job, WAIT_SECONDS)
     if not job.over:
         jobs.append(job)
@@ -85,7 +85,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
     key = f"coupled {request_key(uncompressed)}"
     job = tasks.pool().get(key)
     if job is None or not (job.over or tasks.is_stopped(key)):
-        job = tasks.start("inspect", "coupled", uncompressed, key)
+        job = tasks.start("interactive", "coupled", uncompressed, key)
         jobs += [] if job.over else [job]
     edit(request, inspection)
     if tasks.is_stopped(key):

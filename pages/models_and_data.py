@@ -120,7 +120,7 @@ def get(card: ModelCard) -> None:
         type="primary",
         disabled=bool(refused),
     ):
-        tasks.start("inspect", "download", card.name, key)
+        tasks.start("interactive", "download", card.name, key)
     job = tasks.pool().get(key)
     if job:
         tasks.refresh_when_over([job])
@@ -136,7 +136,7 @@ def read_images(chosen: SidebarChoice) -> None:
     key = f"images {digest([chosen.card.name, chosen.data])}"
     if tasks.held_back(key):
         return
-    job = tasks.start("inspect", "images", (chosen.card.name, chosen.data), key)
+    job = tasks.start("interactive", "images", (chosen.card.name, chosen.data), key)
     tasks.pool().wait(job, 0.3)
     if not job.over:
         tasks.refresh_when_over([job])

@@ -36,7 +36,8 @@ class Session:
     link brought that the sliders are yet to be set to, and ``from_link`` that one did.
 
     ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
-    are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows.
+    are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
+    ``ahead`` those of the positions beside that one.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -49,6 +50,7 @@ class Session:
     pins: tuple[str, ...] = ()
     preset: Job | None = None
     asked: str = ""
+    ahead: frozenset[str] = frozenset()
     stopped: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
     wanted: dict[str, int] = field(default_factory=dict)

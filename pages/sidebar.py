@@ -26,7 +26,7 @@ BUNDLED = "bundled test images"
 
 @st.cache_resource(show_spinner="Listing the models…")
 def catalogue() -> Catalogue:
-    job = pool().submit("inspect", "catalogue", None, "catalogue")
+    job = pool().submit("interactive", "catalogue", None, "catalogue")
     return finished(pool().wait(job), Catalogue)
 
 

@@ -1,6 +1,6 @@
 """Tasks that pages ask for: done by the pool, shown while they run and when they fail. (Not a page.)"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ from optimizer.records import Request
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
-from optimizer.system.process_pool import SERVER, Job, Pool
+from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
 from optimizer.work import JOB_KINDS, TARGET, limits
 from pages import consent
 from pages.markup import plain
@@ -24,8 +24,9 @@ from pages.session import session
 T = TypeVar("T")
 POLL_SECONDS = 0.25
 OTHERS_POLL_SECONDS = 1.0
-INTERACTIVE, BACKGROUND = 0, 10
-"""Priorities: what a slider asks for goes before what a sweep asks for."""
+INTERACTIVE, BACKGROUND, AHEAD = 0, 10, 20
+"""Priorities: what a slider asks for goes before what a sweep asks for, and that before what nobody has asked
+for yet."""
 
 FIRST_MODEL = "fashion-resnet"
 
@@ -114,11 +115,35 @@ def ask_for(task: str, asked: object, key: str, work: Sequence[consent.Work] = (
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
     """Have a request measured that has no stored result: one that was done once was forgotten since."""
+    key = _forgotten(request)
+    return start("measure", "measure", request, key, priority)
+
+
+def submit_position(request: Request) -> Job:
+    """Have the position of the sliders measured: where nothing long runs, unless something quick does."""
+    key = _forgotten(request)
+    lane = "measure" if pool().idle("measure") and not pool().idle("interactive") else "interactive"
+    return start(lane, "measure", request, key)
+
+
+def submit_ahead(request: Request) -> Job:
+    """Have a request measured that this visitor may ask for next."""
+    return pool().submit("measure", "ahead", request, _forgotten(request), AHEAD, visitor())
+
+
+def _forgotten(request: Request) -> str:
+    """The key of a request whose job, if it was done once, was forgotten since."""
     key = request_key(request)
     job = pool().get(key)
     if job and job.state == "done":
         pool().forget(key)
-    return start("measure", "measure", request, key, priority)
+    return key
+
+
+def move_on(keys: Iterable[str]) -> None:
+    """This visitor looks at something else: what nobody waits for ends at its next checkpoint."""
+    for key in keys:
+        pool().withdraw(key, visitor(), grace=PATIENT)
 
 
 def stop(job: Job) -> None:
@@ -149,11 +174,11 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     if not jobs:
         return
     session().shown.update(job.key for job in jobs)
-    over, known = sum(job.over for job in jobs), sum(job.known is not None for job in shown)
+    over = sum(job.over for job in jobs)
 
     @st.fragment(run_every=None if over == len(jobs) else POLL_SECONDS)
     def watch() -> None:
-        if sum(job.over for job in jobs) > over or sum(job.known is not None for job in shown) > known:
+        if sum(job.over for job in jobs) > over:
             st.rerun()
         for job in shown:
             show_job(job)

@@ -46,10 +46,16 @@ class Started:
     def wait(self, job: Job, timeout: float | None = None) -> Job:
         return job
 
+    def wait_known(self, job: Job, timeout: float | None = None) -> Job:
+        return job
+
+    def idle(self, lane: str) -> bool:
+        return True
+
     def may_stop(self, job: Job, visitor: str) -> bool:
         return True
 
-    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+    def withdraw(self, key: str, visitor: str = SERVER, grace: float = 0) -> bool:
         return self.listed.pop(key, None) is not None
 
     def tasks(self) -> list[str]:

@@ -162,7 +162,7 @@ def _look(server: "subprocess.Popen[bytes]", port: int, results: Path, report: R
             return "Layer" in visitor.open("layers", urlencode(query)).labels
 
     _until(measures, "the lane measure does not finish a fresh job", report)
-    _until(inspects, "the lane inspect does not finish a fresh job", report)
+    _until(inspects, "the interactive lane does not finish a fresh job", report)
 
 
 class Visitor:

@@ -48,7 +48,7 @@ def headlines(
     summary: Summary | None, inspection: Inspection | None, scores: ScoreSummary | None = None
 ) -> tuple[Headline, ...]:
     """Accuracy, size, latency and operations; what is not known yet is a dash. ``scores`` are there before
-    anything is timed."""
+    anything is timed, of some images first."""
     return (_accuracy(summary or scores), _size(inspection), _latency(summary), _operations(inspection))
 
 
@@ -122,7 +122,8 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
         return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
     labelled = summary.reference == "labels"
     value, interval = summary.parts("accuracy")
-    drop, same = summary.drop, summary.drop.verdict is AccuracyVerdict.SAME
+    drop, partial = summary.drop, isinstance(summary, ScoreSummary) and summary.partial
+    same = drop.verdict is AccuracyVerdict.SAME and (summary.recipe.identity or not partial)
     return Headline(
         label="Accuracy" if labelled else "Agreement with the uncompressed model",
         value=value,
@@ -132,8 +133,15 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
         basis=summary.images
         if summary.recipe.identity
         else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
-        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}",
+        help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}"
+        + (SO_FAR if partial else ""),
     )
+
+
+SO_FAR = (
+    " More images are being scored, in a random order. Until then the intervals are those of a confidence "
+    "sequence: they hold whenever you look."
+)
 
 
 def _balanced(summary: Summary | ScoreSummary) -> str:

@@ -5,13 +5,14 @@ Whether accuracy differs is decided in one place: :attr:`PairedDrop.verdict`.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
+from scipy.special import betaln, xlogy
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
@@ -67,6 +68,27 @@ def _proportion(
 def _check_confidence(confidence: float) -> None:
     if not 0 < confidence < 1:
         raise InputError(f"confidence {confidence:g} is out of range: between 0 and 1, such as 0.95")
+
+
+def growing_share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The interval for a proportion of which more is seen all the time: it holds at every look at once,
+    whenever one stops. Shares between 0 and 1.
+
+    A confidence sequence: the shares under which the outcomes are at most ``1 / (1 - confidence)`` times less
+    likely than under all shares mixed uniformly (H. Robbins, Annals of Mathematical Statistics 41, 1970,
+    1397-1409; I. Waudby-Smith and A. Ramdas, NeurIPS 2020, call it the prior-posterior ratio). The examples
+    have to come in a random order. Raises InputError as :func:`wilson` does.
+    """
+    _proportion(successes, total, confidence, "wilson")  # checks them
+    failures, share = total - successes, successes / total
+    least = betaln(successes + 1, failures + 1) + math.log(1 - confidence)
+
+    def surplus(p: float) -> float:
+        """Log likelihood of a share over the least that one in the interval has."""
+        return float(xlogy(successes, p) + xlogy(failures, 1 - p) - least)
+
+    low = brentq(surplus, 0, share) if successes else 0.0
+    return low, brentq(surplus, share, 1) if failures else 1.0
 
 
 def balanced_share(
@@ -159,6 +181,18 @@ def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDro
     lost, total = int((~agreed).sum()), len(agreed)
     low, high = share_interval(lost, total, confidence)
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0)
+
+
+def growing_drop(drop: PairedDrop, total: int, confidence: float = CONFIDENCE) -> PairedDrop:
+    """A drop on the first ``total`` images of more, with the interval that holds at every look
+    (:func:`growing_share_interval`): where both models can be wrong, one of the share lost and one of the
+    share gained, each at half the error."""
+    if drop.p is None:
+        low, high = growing_share_interval(drop.lost, total, confidence)
+        return replace(drop, low=100 * low, high=100 * high)
+    each = (1 + confidence) / 2
+    lost, gained = (growing_share_interval(flips, total, each) for flips in (drop.lost, drop.gained))
+    return replace(drop, low=100 * (lost[0] - gained[1]), high=100 * (lost[1] - gained[0]))
 
 
 def images_needed(points: float, confidence: float = CONFIDENCE) -> int:

@@ -19,6 +19,8 @@ from optimizer.analysis.outcomes import (
     PairedDrop,
     balanced_share,
     disagreement,
+    growing_drop,
+    growing_share_interval,
     paired_drop,
     ratio_interval,
     share_interval,
@@ -36,7 +38,7 @@ from optimizer.analysis.statistics import (
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import Accuracy, DataSpec, Latency, Request, Result, Scores, Size
+from optimizer.records import Accuracy, DataSpec, Known, Latency, Request, Result, Size
 from optimizer.system.environment import describe
 
 
@@ -135,7 +137,8 @@ class Summary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreSummary:
-    """The part of a :class:`Summary` that is known before anything is timed, by the same names."""
+    """The part of a :class:`Summary` that is known before anything is timed, by the same names. ``partial``:
+    on some of the images yet, with intervals that hold at every look."""
 
     request: Request
     images: str
@@ -144,6 +147,7 @@ class ScoreSummary:
     total: int
     reference: str
     drop: PairedDrop
+    partial: bool
 
     @property
     def recipe(self) -> Recipe:
@@ -156,18 +160,28 @@ class ScoreSummary:
         return _parts(self.measures[name], name)
 
 
-def summarise_scores(scores: Scores) -> ScoreSummary:
-    """All that the scores say."""
-    accuracy, baseline = scores.accuracy, scores.baseline_accuracy
+def summarise_scores(known: Known) -> ScoreSummary | None:
+    """All that is known of the scores; None before there are any."""
+    accuracy, baseline = known.accuracy, known.baseline_accuracy
+    if accuracy is None or baseline is None:
+        return None
+    images, partial = describe_images(known.request.data, known.images), accuracy.total < known.images
     drop = _drop(accuracy, baseline)
+    measures = _accuracy_measures(accuracy, baseline, drop)
+    if partial:
+        drop = growing_drop(drop, accuracy.total)
+        low, high = growing_share_interval(_correct(accuracy), accuracy.total)
+        share = replace(measures["accuracy"], low=100 * low, high=100 * high)
+        measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
     return ScoreSummary(
-        request=scores.request,
-        images=describe_images(scores.request.data, accuracy.total),
-        measures=_accuracy_measures(accuracy, baseline, drop),
+        request=known.request,
+        images=f"{accuracy.total:,} of {images} so far" if partial else images,
+        measures=measures,
         baseline_correct=_correct(baseline),
         total=accuracy.total,
         reference=accuracy.reference,
         drop=drop,
+        partial=partial,
     )
 
 

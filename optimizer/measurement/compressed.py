@@ -8,13 +8,7 @@ import torch
 from torch import nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
-from optimizer.compression.apply import (
-    CompressedModel,
-    CompressedWeight,
-    compress,
-    compress_weights,
-    equalised_pairs,
-)
+from optimizer.compression.apply import CompressedModel, compress, equalised_pairs
 from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, statistics_of
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
@@ -27,7 +21,7 @@ from optimizer.errors import unknown
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
 from optimizer.system.machine_lock import exclusive
@@ -38,12 +32,8 @@ def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Ins
 
     A recipe that needs data needs the statistics of it, which take their time once.
     """
-    model, recipe = workspace.model, _unmatched(_untuned(recipe))
-    if recipe.prune.shrinks:
-        compressed = compressed_model(workspace, recipe, report)
-        return inspection_of(model, compressed.module, compressed.weights)
-    weights = compress_weights(model.module, recipe, model.published, _needed(workspace, recipe, report))
-    return inspection_of(model, model.module, weights)
+    compressed = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
+    return inspection_of(workspace.model, compressed)
 
 
 def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics | None:
@@ -62,8 +52,10 @@ def _unmatched(recipe: Recipe) -> Recipe:
     return replace(recipe, prune=replace(recipe.prune, match=False)).canonical()
 
 
-def compressed_model(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> CompressedModel:
-    """The workspace's model after the recipe. Raises InputError."""
+@once
+def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = quiet) -> CompressedModel:
+    """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
+    module is not to be changed. Raises InputError."""
     model = workspace.model
     if _is_finetuned(recipe):
         return _rounded(workspace, recipe, report)
@@ -133,7 +125,7 @@ def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> F
 
 @once
 def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
-    student = compressed_model(workspace, _unmatched(_untuned(recipe)), report)
+    student = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
     images, teacher = workspace.statistics_images, workspace.model.module
     module = student.module
     with exclusive(report):
@@ -173,6 +165,7 @@ def _shrunk(workspace: Workspace, spec: PruneSpec, *, report: Report) -> nn.Modu
 
 
 @once
+@uninterrupted()
 def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
     """In which order channels go; a compensated one works from the calibration statistics' moments."""
     moments = workspace.statistics(report).moments if order == "compensated" else None
@@ -185,7 +178,7 @@ def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = q
     before = {one.name: one.weight.detach() for one in walk(model.module)}
     if layer not in before:
         raise unknown("layer", layer, before)
-    after = compressed_model(workspace, _untuned(recipe), report).weights[layer]
+    after = compressed_model(workspace, _untuned(recipe), report=report).weights[layer]
     same = torch.equal(before[layer], model.published[layer])
     as_published = same and not recipe.prune.shrinks  # what reads channels that went was refitted
     return anatomy_of(layer, before[layer], after, as_published)
@@ -205,9 +198,9 @@ def coupled_sensitivities(workspace: Workspace, report: Report = quiet) -> tuple
         return coupled(workspace.model.module, images, known, report)
 
 
-def inspection_of(model: OpenModel, module: nn.Module, weights: dict[str, CompressedWeight]) -> Inspection:
-    """Counts against the uncompressed model's, also where ``module`` is a smaller one: what is gone is not
-    there."""
+def inspection_of(model: OpenModel, compressed: CompressedModel) -> Inspection:
+    """Counts against the uncompressed model's, also of a smaller network: what is gone is not there."""
+    weights = compressed.weights
     facts = tuple(
         LayerFacts(
             name=layer.name,
@@ -221,7 +214,7 @@ def inspection_of(model: OpenModel, module: nn.Module, weights: dict[str, Compre
         )
         for layer in walk(model.module)
     )
-    size = replace(size_of(module, weights), elements=model.size.elements)
+    size = replace(size_of(compressed.module, weights), elements=model.size.elements)
     return Inspection(facts, size, model.size)
 
 

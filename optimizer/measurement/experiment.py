@@ -1,5 +1,6 @@
 """One experiment: a request in, a result out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,20 +13,26 @@ from optimizer.engine.base import Build
 from optimizer.engine.memory import measure_start
 from optimizer.engine.realised import named
 from optimizer.formats import count
-from optimizer.measurement.compressed import build_of, compressed_model, inspection_of, notes_on_equalisation
+from optimizer.measurement.compressed import (
+    build_of,
+    compressed_model,
+    inspect,
+    inspection_of,
+    notes_on_equalisation,
+)
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
-from optimizer.progress import Report, publish, quiet
+from optimizer.progress import Report, checkpoint, publish, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
     ColdStart,
     Execution,
     Inspection,
+    Known,
     Latency,
     Request,
     Result,
-    Scores,
     digest,
 )
 from optimizer.store.keys import request_key
@@ -37,6 +44,12 @@ SharedLatency = Callable[[str, bool], Latency | None]
 
 
 TIMED_IMAGES = 64
+FIRST_SHARE = 0.04
+"""Of the images, after which accuracy is told for the first time."""
+GROWTH = 2.5
+"""By how much more of the images it is told again."""
+MAX_COPIED_BYTES = 32 * 2**20
+"""Images that are copied at a time to be scored in another order."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +83,64 @@ class Scored:
 def score(workspace: Workspace, request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
     request = checked(request)
+    if request.recipe.finetunes:  # which changes no count, and is waited for
+        publish(Known(request, inspect(workspace, request.recipe, report)))
+    report(None, f"preparing {request.engine}")
+    compressed = compressed_model(workspace, request.recipe, report=report)
+    inspection = inspection_of(workspace.model, compressed)
+    publish(Known(request, inspection))
+    build = build_of(workspace, request.recipe, request.engine, report)
     report(None, "reading the images")
     images = workspace.images.evaluation
-    report(None, f"preparing {request.engine}")
-    compressed = compressed_model(workspace, request.recipe, report)
-    build = build_of(workspace, request.recipe, request.engine, report)
+    labels = None if images.labels is None else images.labels.numpy()
     with exclusive(report):
         report(None, f"scoring {len(images.images):,} images")
         baseline = _baseline(workspace, *_way(request))
         runner = _run_by(workspace, build, compressed, request)
-        evaluation = images.images.numpy()
-        logits = baseline.logits if request.recipe.identity else runner.score(evaluation)
-    return Scored(
-        workspace,
-        inspection_of(workspace.model, compressed.module, compressed.weights),
-        runner,
-        logits,
-        baseline,
-        None if images.labels is None else images.labels.numpy(),
-    )
+
+        def tell(logits: np.ndarray, of: np.ndarray) -> None:
+            accuracies = (
+                accuracy_of(one, baseline.logits[of], None if labels is None else labels[of])
+                for one in (logits[of], baseline.logits[of])
+            )
+            publish(Known(request, inspection, len(logits), *accuracies))
+
+        logits = baseline.logits
+        if not request.recipe.identity:
+            logits = _score_in_parts(runner, images.images.numpy(), tell)
+    scored = Scored(workspace, inspection, runner, logits, baseline, labels)
+    publish(Known(request, inspection, len(logits), scored.accuracy, scored.baseline_accuracy))
+    return scored
+
+
+def _score_in_parts(
+    runner: Runner, images: np.ndarray, tell: Callable[[np.ndarray, np.ndarray], None]
+) -> np.ndarray:
+    """Logits ``[N, K]`` of ``images`` ``[N, C, H, W]``, scored in a random order, so that the first of them
+    stand for all: ``tell`` is given the logits and the indices of those that are known, as they grow."""
+    order = np.random.default_rng(0).permutation(len(images))
+    most = max(1, MAX_COPIED_BYTES // max(1, images[:1].nbytes))
+    logits: np.ndarray | None = None
+    known = 0
+    for until in _growing(len(images)):
+        while known < until:
+            checkpoint()
+            part = order[known : min(until, known + most)]
+            found = runner.score(images[part])
+            if logits is None:
+                logits = np.empty((len(images), *found.shape[1:]), found.dtype)
+            logits[part] = found
+            known += len(part)
+        if until < len(images):
+            tell(logits, order[:until])
+    assert logits is not None
+    return logits
+
+
+def _growing(total: int) -> list[int]:
+    """Numbers of images after which accuracy is told; the last is all of them."""
+    steps = math.ceil(math.log(1 / FIRST_SHARE, GROWTH))
+    return sorted({math.ceil(total / GROWTH**step) for step in range(steps)})
 
 
 def checked(request: Request) -> Request:
@@ -123,7 +175,7 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Runn
     request = checked(request)
     images = _timed(workspace)
     report(None, f"preparing {request.engine}")
-    compressed = compressed_model(workspace, request.recipe, report)
+    compressed = compressed_model(workspace, request.recipe, report=report)
     build = build_of(workspace, request.recipe, request.engine, report)
     with exclusive(report):
         runner = _run_by(workspace, build, compressed, request)
@@ -143,7 +195,6 @@ def measure(
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again.
     """
     scored = score(workspace, request, report)
-    publish(Scores(request, scored.inspection, scored.accuracy, scored.baseline_accuracy))
     ready = checked(request)
     settings = ready.settings
     baseline, runner = scored.baseline.runner, scored.runner
@@ -211,6 +262,7 @@ def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, req
 
 
 @once
+@uninterrupted()
 def _baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Baseline:
     runner = uncompressed(workspace, engine, threads, batch)
     return Baseline(runner, runner.score(workspace.images.evaluation.images.numpy()))

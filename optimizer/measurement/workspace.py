@@ -24,7 +24,7 @@ from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm, multiplications, walk
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request, Size
 from optimizer.system.machine_lock import exclusive
@@ -87,6 +87,7 @@ class OpenModel:
         return self.loaded.card.input_shape
 
     @once
+    @uninterrupted()
     def builder(self, engine: str) -> Build:
         """What an engine prepares of the model, once. Raises InputError, UnavailableError."""
         return engine_named(engine).prepare(self.module, self.input_shape)
@@ -132,6 +133,7 @@ class Workspace:
             return self._known(report=report)
 
     @once
+    @uninterrupted()
     def _known(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
 
@@ -178,6 +180,7 @@ def _opened(opened: Opened, model: str, data: DataSpec | None, files: str, *, re
 
 
 @once
+@uninterrupted()
 def _open_model(opened: Opened, model: str, *, report: Report) -> OpenModel:
     return open_model(load(model, report))
 

@@ -6,11 +6,12 @@ from itertools import product
 
 from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.recipe import Recipe
+from optimizer.recipe import WEIGHT_BITS, Recipe
 from optimizer.records import Request, Result
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
+SPARSITY_STEP = 0.01
 MAX_GRID = 2_000
 
 
@@ -31,6 +32,24 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
         for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
     ]
     return sorted(requests, key=lambda request: not request.recipe.identity)
+
+
+def neighbours(request: Request) -> list[Request]:
+    """The positions a step of sparsity or of weight bits away, all else the same; none where a step takes
+    long (fine-tuning, another network)."""
+    recipe = request.recipe
+    prune, quantize = recipe.prune, recipe.quantize
+    if recipe.finetunes or prune.shrinks or recipe.layers:
+        return []
+    found = []
+    if prune.sparsity is not None and prune.fixed_sparsity is None:
+        steps = (round(prune.sparsity + step, 9) for step in (SPARSITY_STEP, -SPARSITY_STEP))
+        found += [replace(recipe, prune=replace(prune, sparsity=one)) for one in steps if 0 < one < 1]
+    if quantize.average_bits is None:
+        index = WEIGHT_BITS.index(quantize.weight_bits)
+        near = [WEIGHT_BITS[one] for one in (index + 1, index - 1) if 0 <= one < len(WEIGHT_BITS)]
+        found += [replace(recipe, quantize=quantize.at(bits)) for bits in near]
+    return [replace(request, recipe=one.canonical()) for one in found]
 
 
 def _recipe(base: Recipe, sparsity: float, bits: int) -> Recipe:

@@ -24,6 +24,10 @@ MAX_QUEUED = 1_000
 """Jobs that wait in a pool; more are refused."""
 MAX_QUEUED_EACH = 200
 """Those that one visitor waits for."""
+STOP_SECONDS = 2.0
+"""A running job that is cancelled has so long to end by itself; then its worker is killed."""
+PATIENT = math.inf
+"""In place of it: as long as it takes to come to a checkpoint."""
 MAX_KEPT_BYTES = 256 * 2**20
 """Results of finished jobs that are remembered; the newest is, however large."""
 SERVER = ""
@@ -99,7 +103,7 @@ class Pool:
     def __init__(
         self,
         target: str,
-        lanes: Sequence[str] = ("inspect", "measure"),
+        lanes: Sequence[str] = ("interactive", "measure"),
         keep: int = 500,
         limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
         present: Callable[[str], bool] = lambda visitor: True,
@@ -180,29 +184,42 @@ class Pool:
             self._changed.wait_for(lambda: job.over, timeout)
         return job
 
+    def wait_known(self, job: Job, timeout: float | None = None) -> Job:
+        """Give the job back when something is known of it, or as :meth:`wait` does."""
+        with self._changed:
+            self._changed.wait_for(lambda: job.over or job.known is not None, timeout)
+        return job
+
+    def idle(self, lane: str) -> bool:
+        """Whether nothing runs or waits in a lane."""
+        with self._changed:
+            return not any(job.lane == lane for job in self._live.values())
+
     def may_stop(self, job: Job, visitor: str) -> bool:
         """Whether ``visitor`` may withdraw from a job: one that they wait for, or that nobody waits for any
         more."""
         with self._changed:
             return not job.over and (visitor in job.visitors or not self._awaited(job))
 
-    def withdraw(self, key: str, visitor: str = SERVER) -> bool:
+    def withdraw(self, key: str, visitor: str = SERVER, grace: float = STOP_SECONDS) -> bool:
         """``visitor`` waits no longer for a job. It is cancelled, and True given back, when no other does."""
         with self._changed:
             job = self._live.get(key)
             if job is None:
                 return False
             job.visitors -= {visitor}
-            return not self._awaited(job) and self.cancel(key)
+            return not self._awaited(job) and self.cancel(key, grace)
 
-    def cancel(self, key: str) -> bool:
-        """Stop a queued or running job for good, whoever waits for it; a running one's worker is killed.
-        False if there is none."""
+    def cancel(self, key: str, grace: float = STOP_SECONDS) -> bool:
+        """Stop a queued or running job for good, whoever waits for it. False if there is none.
+
+        The worker of a running one has ``grace`` seconds to come to a checkpoint, then it is killed.
+        """
         with self._changed:
             job = self._live.get(key)
             if job is None:
                 return False
-            self._interrupt(job, "cancelled")
+            self._interrupt(job, "cancelled", grace=grace)
             return True
 
     def forget(self, key: str) -> None:
@@ -214,8 +231,10 @@ class Pool:
         """Cancel everything and end the workers."""
         with self._changed:
             self._closed = True
-            for key in list(self._live):
-                self.cancel(key)
+            for job in list(self._live.values()):
+                self._interrupt(job, "cancelled")
+            for lane in self._lanes.values():
+                lane.kill()
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -294,6 +313,8 @@ class Pool:
                 except Exception as error:  # a request that won't pickle, a result too large for this process
                     words = f"{job.task} could not be run: {type(error).__name__}: {error}"
                     self._end(job, "failed", error=words)
+                with self._changed:
+                    lane.kill_at = math.inf
         finally:
             if lane.worker is not None:
                 lane.worker.close()
@@ -321,6 +342,7 @@ class Pool:
             with self._changed:
                 if not job.over:
                     job.known = pickle.loads(known)
+                    self._changed.notify_all()
 
         payload = pickle.dumps(job.request)
         while True:
@@ -330,14 +352,16 @@ class Pool:
                     return
             job.attempts += 1
             try:
-                kind, answer = worker.run(job.task, payload, report, receive)
+                kind, answer = worker.run(job.task, payload, report, receive, lambda: not job.over)
                 break
             except WorkerDied as death:
                 if job.attempts == ATTEMPTS:
                     error = f"{job.task} was given up: its worker process {death}, {ATTEMPTS} times in a row"
                     return self._end(job, "failed", error=error)
                 report(None, f"its worker process {death}: trying once more")
-        if kind == "done":
+        if kind == "cancelled":
+            self._end(job, "cancelled")
+        elif kind == "done":
             self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
         else:
             self._end(job, "failed", error=answer)
@@ -349,15 +373,23 @@ class Pool:
                 for job in list(self._live.values()):
                     if words := _overdue(job):
                         self._interrupt(job, "failed", words)
+                for lane in self._lanes.values():
+                    if lane.kill_at <= time.monotonic():
+                        lane.kill()
                 left = min(map(_seconds_left, self._live.values()), default=math.inf)
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                kill = min(lane.kill_at for lane in self._lanes.values()) - time.monotonic()
+                self._changed.wait(min(left, kill, threading.TIMEOUT_MAX))
 
-    def _interrupt(self, job: Job, state: State, error: str = "") -> None:
-        """End a job before its time, and the worker that runs it. With ``self._changed`` held."""
-        worker = self._lanes[job.lane].worker
-        if job.state == "running" and worker is not None:
-            worker.kill()
+    def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
+        """End a job before its time; the worker that runs it has ``grace`` seconds to come to a checkpoint,
+        or is killed. With ``self._changed`` held."""
+        running = job.state == "running"
         self._end(job, state, error=error)
+        lane = self._lanes[job.lane]
+        if running and lane.worker is not None:
+            lane.kill_at = time.monotonic() + grace
+            lane.worker.cancel() if grace else lane.kill()
+            self._changed.notify_all()
 
     def _end(
         self, job: Job, state: State, result: object = None, error: str = "", result_bytes: int = 0
@@ -381,8 +413,16 @@ class Pool:
 
 @dataclass(slots=True)
 class _Lane:
+    """``kill_at``: when the worker is killed if it still runs what was cancelled."""
+
     name: str
     worker: Worker | None = None
+    kill_at: float = math.inf
+
+    def kill(self) -> None:
+        self.kill_at = math.inf
+        if self.worker is not None:
+            self.worker.kill()
 
 
 def _seconds_left(job: Job) -> float:

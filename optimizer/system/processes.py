@@ -5,9 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 from optimizer.errors import WorkError
+from optimizer.progress import checkpoint
 
+CHECK_SECONDS = 0.1
+"""From a cancelled work's end to that of the process that it waits for, at most."""
 GRACE_SECONDS = 5
 """From asking a process to end until it is killed."""
 GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "$0"'
@@ -48,25 +52,34 @@ def release(guarding: "subprocess.Popen[bytes] | None") -> None:
 def run_module(module: str, *arguments: str, max_seconds: float) -> str:
     """What ``python -m module`` prints, in a process of its own that finds the same modules as this one.
 
-    Raises WorkError when it fails, or takes longer than ``max_seconds``.
+    Raises WorkError when it fails, or takes longer than ``max_seconds``. It ends where this work is
+    cancelled.
     """
     paths = os.pathsep.join(path for path in sys.path if isinstance(path, str))
-    command = [sys.executable, "-P", "-m", module, *arguments]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=max_seconds,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise WorkError(f"a fresh process took longer than {max_seconds:g} s") from error
-    if done.returncode:
-        said = done.stderr.strip()[-500:]
-        raise WorkError(f"a fresh process {describe_exit(done.returncode)}{said and f': {said}'}")
-    return done.stdout
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    end = time.monotonic() + max_seconds
+    with process:
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    printed, said = process.communicate(timeout=CHECK_SECONDS)
+                    break
+                checkpoint()
+                if time.monotonic() > end:
+                    raise WorkError(f"a fresh process took longer than {max_seconds:g} s")
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        said = said.strip()[-500:]
+        raise WorkError(f"a fresh process {describe_exit(process.returncode)}{said and f': {said}'}")
+    return printed
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from optimizer.errors import ParetoscopeError, UnavailableError
-from optimizer.progress import Report, receiving
+from optimizer.progress import Asker, Cancelled, Report, asked_by, checkpoint
 from optimizer.system.processes import describe_exit, guard, kill_group, release
 
 Target = Callable[[str, Any, Report], object]
@@ -33,7 +33,8 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """The server's end of one worker process. ``run`` belongs to one thread; ``kill`` may come from any.
+    """The server's end of one worker process. ``run`` belongs to one thread; ``cancel`` and ``kill`` may come
+    from any.
 
     Raises UnavailableError where no process can be started.
     """
@@ -44,6 +45,7 @@ class Worker:
         code += "from optimizer.system.worker import work; work(sys.argv[2])"
         self._killed = False  # a killed process takes a moment to go
         self._runs = 0
+        self._sending = threading.Lock()
         self._guard: subprocess.Popen[bytes] | None = None
         try:
             # In a session of its own, so that killing the group takes along what the target started, and so
@@ -69,19 +71,27 @@ class Worker:
     @property
     def alive(self) -> bool:
         try:
-            _send(self._requests, None)  # reaches nobody as soon as the process is gone, buried or not
+            self._tell(None)  # reaches nobody as soon as the process is gone, buried or not
         except (OSError, ValueError):  # ValueError: closed
             return False
         return not self._killed
 
     def run(
-        self, task: str, payload: bytes, report: Report, receive: Callable[[bytes], None]
+        self,
+        task: str,
+        payload: bytes,
+        report: Report,
+        receive: Callable[[bytes], None],
+        wanted: Callable[[], bool],
     ) -> tuple[str, Any]:
-        """``("done", pickled result)`` or ``("failed", words)``; ``receive`` gets, pickled, what the target
-        publishes before. Raises WorkerDied."""
+        """``("done", pickled result)``, ``("failed", words)`` or ``("cancelled", "")``; ``receive`` gets,
+        pickled, what the target publishes before. ``wanted`` says whether it is still wanted once it has
+        begun: until then, :meth:`cancel` may have had nothing to end. Raises WorkerDied."""
         self._runs += 1
         try:
-            _send(self._requests, (self._runs, task, payload))
+            self._tell((self._runs, task, payload))
+            if not wanted():
+                self.cancel()
             while True:
                 run, kind, answer = pickle.load(self._answers)
                 if run != self._runs:  # a thread that an earlier job left behind still reports
@@ -101,6 +111,15 @@ class Worker:
         except BaseException:  # the rest of an answer may still be on its way
             self.kill()
             raise
+
+    def cancel(self) -> None:
+        """Ask the target to end what it runs; it does at its next checkpoint."""
+        with contextlib.suppress(OSError, ValueError):  # the process is gone
+            self._tell(self._runs)
+
+    def _tell(self, message: object) -> None:
+        with self._sending:
+            _send(self._requests, message)
 
     def kill(self) -> None:
         """End the process and what it started. It may take a moment to be gone."""
@@ -145,7 +164,8 @@ def work(target: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a library prints goes to the log, not between the answers
     inbox: queue.SimpleQueue[tuple[int, str, bytes]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(requests, inbox), daemon=True).start()
+    cancelled: set[int] = set()
+    threading.Thread(target=_receive, args=(requests, inbox, cancelled), daemon=True).start()
     lock = threading.Lock()  # the target may report from several threads
 
     def answer(run: int, kind: str, content: object) -> None:
@@ -156,14 +176,20 @@ def work(target: str) -> None:
         _resolve(target)
     while True:
         run, task, payload = inbox.get()
-        answer(run, *_perform(target, task, payload, functools.partial(answer, run)))
+        tell, ended = functools.partial(answer, run), functools.partial(cancelled.__contains__, run)
+        tell(*_perform(target, task, payload, tell, ended))
+        cancelled.discard(run)
 
 
-def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]") -> None:
+def _receive(
+    requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]", cancelled: set[int]
+) -> None:
     try:
         while True:
             message = pickle.load(requests)
-            if message is not None:  # only asking whether this process is alive
+            if isinstance(message, int):
+                cancelled.add(message)
+            elif message is not None:  # only asking whether this process is alive
                 inbox.put(message)
     finally:  # end of file, or half a message: the server is gone
         kill_group(os.getpid())
@@ -171,16 +197,23 @@ def _receive(requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes
 
 
 def _perform(
-    target: str, task: str, payload: bytes, answer: Callable[[str, object], None]
+    target: str,
+    task: str,
+    payload: bytes,
+    answer: Callable[[str, object], None],
+    cancelled: Callable[[], bool],
 ) -> tuple[str, object]:
     def report(share: float | None, message: str = "") -> None:
+        checkpoint()
         answer(
             "progress", (None if share is None else float(share), str(message))
         )  # plain, whatever was given
 
     try:
-        with receiving(lambda known: answer("known", pickle.dumps(known))):
+        with asked_by(Asker(lambda known: answer("known", pickle.dumps(known)), cancelled)):
             return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
+    except Cancelled:
+        return "cancelled", ""
     except ParetoscopeError as error:
         return "failed", str(error)
     except MemoryError:

@@ -1,5 +1,7 @@
 """Statistics of counted outcomes, held to what they promise: as published, and by simulation."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,8 @@ from optimizer.analysis.outcomes import (
     AccuracyVerdict,
     balanced_share,
     disagreement,
+    growing_drop,
+    growing_share_interval,
     images_needed,
     paired_drop,
     ratio_interval,
@@ -333,3 +337,45 @@ def test_the_interval_of_balanced_accuracy_covers(
         _, low, high = balanced_share(random.random(images) < np.array(recalls)[classes], classes)
         covered.append(low <= np.array(recalls)[seen].mean() <= high)
     assert 0.935 <= np.mean(covered) <= at_most
+
+
+# While more images are scored
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.93])
+def test_the_growing_interval_holds_at_every_look_at_once(share: float) -> None:
+    """The interval for a fixed number of images misses at one look or another."""
+    random, looks = np.random.default_rng(0), [round(10 * 1.35**step) for step in range(14)]
+    missed, fixed_missed, runs = 0, 0, 300
+    for _ in range(runs):
+        right = np.cumsum(random.random(500) < share)
+        missed += any(not _holds(growing_share_interval, int(right[n - 1]), n, share) for n in looks)
+        fixed_missed += any(not _holds(share_interval, int(right[n - 1]), n, share) for n in looks)
+    assert missed <= binom.ppf(0.999, runs, 0.05)
+    assert fixed_missed > binom.ppf(0.999, runs, 0.05)
+
+
+def _holds(interval: Callable[[int, int], tuple[float, float]], right: int, total: int, share: float) -> bool:
+    low, high = interval(right, total)
+    return low <= share <= high
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_growing_interval_holds_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    right, total = counts
+    low, high = growing_share_interval(right, total)
+    assert 0 <= low <= right / total <= high <= 1
+    wrong_low, wrong_high = growing_share_interval(total - right, total)
+    assert (1 - wrong_high, 1 - wrong_low) == pytest.approx((low, high))
+
+
+def test_a_growing_drop_has_the_points_and_flips_of_a_fixed_one_and_is_wider() -> None:
+    before, after = np.arange(200) % 10 > 0, np.arange(200) % 7 > 0
+    fixed = paired_drop(before, after)
+    growing = growing_drop(fixed, 200)
+    assert (growing.points, growing.lost, growing.gained) == (fixed.points, fixed.lost, fixed.gained)
+    assert growing.low < fixed.low < fixed.high < growing.high
+    alone = growing_drop(disagreement(after), 200)
+    assert (alone.low, alone.high) == tuple(
+        100 * end for end in growing_share_interval(int((~after).sum()), 200)
+    )

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
-from optimizer.progress import publish
+from optimizer.progress import checkpoint, publish, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -144,6 +144,15 @@ def _go_on(request: dict[str, str], report: Report) -> None:
         time.sleep(0.05)
 
 
+def _prepare(request: dict[str, str], report: Report) -> None:
+    """Make what later work needs too, and then something else."""
+    with uninterrupted():
+        _wait(request, report)
+        note(request["made"], "made")
+    checkpoint()
+    note(request["made"], "and more")
+
+
 def _eat(request: int, report: Report) -> int:
     """Want ``request`` bytes where the process may have no more than it has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -234,6 +243,8 @@ JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
     "native": _native,
     "hang": _hang,
     "go on": _go_on,
+    "pid": lambda request, report: os.getpid(),
+    "prepare": _prepare,
     "eat": _eat,
     "bytes": lambda request, report: bytes(request),
     "chat": _chat,

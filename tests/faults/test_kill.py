@@ -162,7 +162,7 @@ def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> Non
         "begun, go, child, idle = sys.argv[1:]\n"
         "request = {'begun': begun, 'go': go, 'child': child}\n"
         "pool.submit('measure', 'fork', request, 'busy')\n"
-        "pool.wait(pool.submit('inspect', 'wait', {'begun': idle, 'go': '/'}, 'idle'))\n"
+        "pool.wait(pool.submit('interactive', 'wait', {'begun': idle, 'go': '/'}, 'idle'))\n"
         "time.sleep(600)\n"
     )
     begun, go, child, idle = (tmp_path / name for name in ("begun", "go", "child", "idle"))

@@ -68,7 +68,7 @@ def test_a_lane_outlives_a_process_that_can_not_be_started(
     assert "no worker process could be started" in job.error
     assert "try again" in job.error
     until(lambda: serves(pool), 60)
-    assert serves(pool, "inspect")
+    assert serves(pool, "interactive")
 
 
 def test_a_worker_whose_guard_or_thread_can_not_be_started_is_ended(

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from by_request import build_of, compressed_model, inspect, measure, open_model, score
+from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, score
 from factories import visits
 
 from optimizer.analysis.headline import headlines
-from optimizer.analysis.outcomes import paired_drop
+from optimizer.analysis.outcomes import growing_drop, growing_share_interval, paired_drop
 from optimizer.analysis.statistics import SAME
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.compression.apply import compress
@@ -21,9 +21,9 @@ from optimizer.measurement import latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.model.catalogue import LoadedModel
-from optimizer.progress import receiving
+from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Latency, Request, Result, Scores, Settings, decode, encode
+from optimizer.records import DataSpec, Known, Latency, Request, Result, Settings, decode, encode
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
 
@@ -153,8 +153,8 @@ def test_progress_is_reported_from_loading_to_timing() -> None:
     measure(request(HALF), lambda share, message: messages.append(message))
     steps = [
         "loading the model",
-        "reading the images",
         "preparing openvino",
+        "reading the images",
         f"scoring {IMAGES} images",
         "timing",
     ]
@@ -264,17 +264,56 @@ def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() 
 
 def test_scores_are_published_before_anything_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
-    with receiving(told.append):
+    with asked_by(Asker(told.append, lambda: False)):
         result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
-    (scores,) = [one for one in told if isinstance(one, Scores)]
+    counted, *_, scores = known = [one for one in told if isinstance(one, Known)]
     assert told.index(scores) < told.index("timing")
     assert (scores.accuracy, scores.baseline_accuracy) == (result.accuracy, result.baseline_accuracy)
-    assert scores.inspection == result.inspection
+    assert {one.inspection for one in known} == {result.inspection}
+    assert summarise_scores(counted) is None
     early, whole = summarise_scores(scores), summarise(result)
+    assert early is not None
     for name in early.measures:
         assert (early.text(name), early.parts(name)) == (whole.text(name), whole.parts(name))
     assert headlines(None, scores.inspection, early)[0] == headlines(whole, result.inspection)[0]
     assert headlines(None, scores.inspection, early)[2].basis == "being measured"
+
+
+def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> None:
+    told: list[object] = []
+    with asked_by(Asker(told.append, lambda: False)):
+        scored = score(request(FOUR_BITS))
+    *grown, whole = [one for one in told if isinstance(one, Known) and one.accuracy]
+    sizes = [one.accuracy.total for one in grown if one.accuracy]
+    assert sizes == sorted(set(sizes))
+    assert len(sizes) >= 3
+    assert whole.accuracy == scored.accuracy
+    assert {one.images for one in (*grown, whole)} == {scored.accuracy.total}
+    order = np.random.default_rng(0).permutation(scored.accuracy.total)
+    for one, size in zip(grown, sizes, strict=True):
+        assert one.accuracy is not None
+        assert np.array_equal(one.accuracy.outcomes, scored.accuracy.outcomes[order[:size]])
+        summary = summarise_scores(one)
+        assert summary is not None
+        assert summary.partial
+        low, high = growing_share_interval(int(one.accuracy.outcomes.sum()), size)
+        assert summary.measures["accuracy"].low == 100 * low
+        assert summary.measures["accuracy"].high == 100 * high
+        assert summary.drop == growing_drop(
+            paired_drop(scored.baseline_accuracy.outcomes[order[:size]], one.accuracy.outcomes), size
+        )
+
+
+@pytest.mark.parametrize(("last", "bits"), [("preparing", 5), ("scoring", 6), ("timing", 7)])
+def test_work_that_is_not_wanted_any_more_ends_and_the_next_is_as_without_it(last: str, bits: int) -> None:
+    asked, reached = request(replace(HALF, quantize=QuantizeSpec(weight_bits=bits))), [""]
+    with pytest.raises(Cancelled), asked_by(Asker(lambda known: None, lambda: reached[-1] == last)):
+        measure(asked, lambda share, message: reached.append(message.split()[0]))
+    assert reached[-1] == last
+    after = measure(asked)
+    close_all()
+    anew = measure(asked)
+    assert (after.accuracy, after.inspection, after.notes) == (anew.accuracy, anew.inspection, anew.notes)
 
 
 def test_an_earlier_measurement_that_was_noisy_is_used_too() -> None:

@@ -14,7 +14,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
 from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Request, Scores
+from optimizer.records import Known, Request
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
 from pages import tasks
@@ -202,7 +202,9 @@ def test_accuracy_is_on_its_card_while_timing_goes_on(started: Started) -> None:
     made = make_result(model="fashion-mlp")
     assert isinstance(job.request, Request)
     job.state = "running"
-    job.known = Scores(job.request, made.inspection, made.accuracy, made.baseline_accuracy)
+    job.known = Known(
+        job.request, made.inspection, made.accuracy.total, made.accuracy, made.baseline_accuracy
+    )
     accuracy, _, latency, _ = page.run().metric
     assert accuracy.value == summarise(made).parts("accuracy")[0]
     assert latency.value == MISSING

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def done(pool: Pool, job: Job) -> Job:
 
 
 def test_a_job_runs_and_gives_its_result(pool: Pool) -> None:
-    job = pool.submit("inspect", "echo", {"answer": (1, 2.5, None)}, "k")
+    job = pool.submit("interactive", "echo", {"answer": (1, 2.5, None)}, "k")
     assert pool.wait(job, 60) is job
     assert (job.key, job.task, job.state, job.error, job.attempts) == ("k", "echo", "done", "", 1)
     assert job.result == {"answer": (1, 2.5, None)}
@@ -54,7 +55,7 @@ def test_what_the_target_imports_never_loads_here(tmp_path: Path, monkeypatch: p
     (tmp_path / "heavy_module.py").write_text("def run(task, request, report):\n    return task + request\n")
     monkeypatch.syspath_prepend(tmp_path)
     with Pool("heavy_module:run") as pool:
-        assert done(pool, pool.submit("inspect", "a", "b", "k")).result == "ab"
+        assert done(pool, pool.submit("interactive", "a", "b", "k")).result == "ab"
     assert "heavy_module" not in sys.modules
 
 
@@ -65,7 +66,7 @@ def test_a_worker_does_not_run_the_main_script_again(tmp_path: Path) -> None:
         "from optimizer.system.process_pool import Pool\n"
         "print('page')\n"
         f"with Pool({TARGET!r}) as pool:\n"
-        "    print(pool.wait(pool.submit('inspect', 'echo', 'answer', 'k'), 60).result)\n"
+        "    print(pool.wait(pool.submit('interactive', 'echo', 'answer', 'k'), 60).result)\n"
     )
     run = subprocess.run([sys.executable, script], env=environment(), capture_output=True, text=True)
     assert (run.stdout.split(), run.stderr) == (["page", "answer"], "")
@@ -75,7 +76,7 @@ def test_a_script_that_leaves_its_pool_open_ends(tmp_path: Path) -> None:
     code = (
         "from optimizer.system.process_pool import Pool\n"
         f"pool = Pool({TARGET!r})\n"
-        f"pool.submit('inspect', 'wait', {{'begun': {str(tmp_path / 'a')!r}, 'go': 'never'}}, 'k')\n"
+        f"pool.submit('interactive', 'wait', {{'begun': {str(tmp_path / 'a')!r}, 'go': 'never'}}, 'k')\n"
         "raise SystemExit(7)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, timeout=60)
@@ -98,7 +99,7 @@ def test_urgent_jobs_run_first_and_equals_in_order(pool: Pool, tmp_path: Path) -
 
 
 def test_lanes_run_side_by_side_in_processes_of_their_own(pool: Pool, tmp_path: Path) -> None:
-    gates = [Gate(pool, tmp_path, lane, lane) for lane in ("inspect", "measure")]
+    gates = [Gate(pool, tmp_path, lane, lane) for lane in ("interactive", "measure")]
     assert len({os.getpid(), *(gate.wait() for gate in gates)}) == 3
     for gate in gates:
         gate.open()
@@ -110,7 +111,7 @@ def test_one_key_is_one_job(pool: Pool, tmp_path: Path) -> None:
     gate.wait()
     queued = pool.submit("measure", "note", (file, "x"), "k")
     assert pool.submit("measure", "note", (file, "x"), "k") is queued
-    assert pool.submit("inspect", "echo", None, "gate") is gate.job
+    assert pool.submit("interactive", "echo", None, "gate") is gate.job
     pool.forget("k")
     assert pool.get("k") is queued
     assert pool.jobs() == [gate.job, queued]
@@ -213,13 +214,13 @@ def test_what_cannot_travel_fails_its_job_only(pool: Pool) -> None:
 @pytest.mark.parametrize("target", ["no_such_module:run", "faults.tasks:no_such_function"])
 def test_a_target_that_is_not_there_is_told_by_the_job(target: str) -> None:
     with Pool(target) as pool:
-        job = pool.wait(pool.submit("inspect", "echo", None, "k"), 60)
+        job = pool.wait(pool.submit("interactive", "echo", None, "k"), 60)
     assert (job.state, job.attempts) == ("failed", 1)
     assert "no_such" in job.error
 
 
 def test_an_unknown_lane_lists_those_there_are(pool: Pool) -> None:
-    with pytest.raises(InputError, match="unknown lane 'fast': use one of inspect, measure"):
+    with pytest.raises(InputError, match="unknown lane 'fast': use one of interactive, measure"):
         pool.submit("fast", "echo", None, "k")
 
 
@@ -239,8 +240,48 @@ def test_a_queued_job_can_be_cancelled_and_asked_for_again(pool: Pool, tmp_path:
     assert (job.state, again.state) == ("cancelled", "done")
 
 
+def test_a_running_job_is_cancelled_at_its_next_checkpoint_and_its_worker_goes_on(
+    pool: Pool, tmp_path: Path
+) -> None:
+    worker = int(done(pool, pool.submit("measure", "pid", None, "before")).result)
+    for number in range(5):
+        begun = tmp_path / f"begun {number}"
+        job = pool.submit("measure", "go on", {"begun": str(begun)}, f"k{number}")
+        until(lambda begun=begun: lines(begun))
+        assert pool.cancel(job.key)
+        assert job.state == "cancelled"
+    assert done(pool, pool.submit("measure", "pid", None, "after")).result == worker
+
+
+def test_a_job_cancelled_before_it_has_begun_ends_too(pool: Pool, tmp_path: Path) -> None:
+    worker = int(done(pool, pool.submit("measure", "pid", None, "before")).result)
+    for number in range(50):
+        pool.submit("measure", "go on", {"begun": str(tmp_path / "begun")}, f"k{number}")
+        assert pool.cancel(f"k{number}")
+    assert done(pool, pool.submit("measure", "pid", None, "after")).result == worker
+
+
+def test_what_later_jobs_need_is_finished_first(pool: Pool, tmp_path: Path) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    request = {"begun": str(begun), "go": str(go), "made": str(tmp_path / "made")}
+    job = pool.submit("measure", "prepare", request, "k")
+    until(lambda: lines(begun))
+    assert pool.withdraw(job.key, grace=math.inf)
+    go.touch()
+    done(pool, pool.submit("measure", "echo", None, "next"))
+    assert lines(tmp_path / "made") == ["made"], "and what comes after it was not begun"
+
+
+def test_what_comes_to_no_checkpoint_is_killed(pool: Pool, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    job = pool.submit("measure", "hang", {"begun": str(begun)}, "k")
+    worker = int(until(lambda: lines(begun))[0])
+    assert pool.cancel(job.key, grace=0.2)
+    assert done(pool, pool.submit("measure", "pid", None, "after")).result != worker
+
+
 def test_only_the_last_finished_jobs_are_remembered(pool: Pool, tmp_path: Path) -> None:
-    gate = Gate(pool, tmp_path, "inspect")
+    gate = Gate(pool, tmp_path, "interactive")
     for number in range(25):
         last = pool.submit("measure", "echo", number, str(number))
     done(pool, last)
