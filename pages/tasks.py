@@ -127,8 +127,8 @@ def submit_position(request: Request) -> Job:
 
 
 def submit_ahead(request: Request) -> Job:
-    """Have a request measured that this visitor may ask for next."""
-    return pool().submit("measure", "ahead", request, _forgotten(request), AHEAD, visitor())
+    """Have a request measured that this visitor may ask for next, by the worker that has all it needs."""
+    return pool().submit("interactive", "ahead", request, _forgotten(request), AHEAD, visitor())
 
 
 def _forgotten(request: Request) -> str:

@@ -120,20 +120,19 @@ def _score_in_parts(
     stand for all: ``tell`` is given the logits and the indices of those that are known, as they grow."""
     order = np.random.default_rng(0).permutation(len(images))
     most = max(1, MAX_COPIED_BYTES // max(1, images[:1].nbytes))
-    logits: np.ndarray | None = None
+    logits = np.empty(0, np.float32)
     known = 0
     for until in _growing(len(images)):
         while known < until:
             checkpoint()
             part = order[known : min(until, known + most)]
             found = runner.score(images[part])
-            if logits is None:
+            if not known:
                 logits = np.empty((len(images), *found.shape[1:]), found.dtype)
             logits[part] = found
             known += len(part)
         if until < len(images):
             tell(logits, order[:until])
-    assert logits is not None
     return logits
 
 
