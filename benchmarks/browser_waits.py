@@ -1,7 +1,7 @@
 """What a visitor waits for in a browser, from a control's change to each figure: part of ``sliders.py``.
 
-Watches the four cards of Explore in headless Chromium. A position counts as drawn when the size or the
-operations have changed; from then on, accuracy and latency are there when they are no dash.
+Watches Explore in headless Chromium. A position is drawn when its recipe in words has changed; from then on a
+figure is there when its card has no dash, and accuracy is that of all images when it does not say "so far".
 """
 
 import os
@@ -22,22 +22,25 @@ from playwright.sync_api import Page, sync_playwright
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PATIENCE_MS = 120_000
-FIGURES = ("counts and size", "accuracy", "everything")
+FIGURES = ("counts and size", "first accuracy", "accuracy", "everything")
 WATCH = """
 () => {
   const cards = '[data-testid=stMetricValue]';
-  const values = () => [...document.querySelectorAll(cards)].map(one => one.innerText);
-  const known = value => value && value !== '–';
-  const before = values(), begun = performance.now(), seen = {};
+  const position = () => document.querySelector('[data-testid=stMain] strong')?.innerText;
+  const known = card => card && card.innerText !== '–';
+  const whole = card => !card.closest('[data-testid=stVerticalBlock]').innerText.includes('so far');
+  const before = position(), begun = performance.now(), seen = {};
   const look = () => {
-    const [accuracy, size, latency, operations] = values();
-    if (!('counts and size' in seen) && known(size) && (size !== before[1] || operations !== before[3]))
-      seen['counts and size'] = performance.now() - begun;
-    if ('counts and size' in seen) {
-      if (!('accuracy' in seen) && known(accuracy)) seen['accuracy'] = performance.now() - begun;
-      if ('accuracy' in seen && !('everything' in seen) && known(latency))
-        seen['everything'] = performance.now() - begun;
-    }
+    if (position() === before) return;
+    const [accuracy, size, latency] = document.querySelectorAll(cards);
+    const found = {
+      'counts and size': known(size),
+      'first accuracy': known(accuracy),
+      'accuracy': known(accuracy) && whole(accuracy),
+      'everything': known(accuracy) && known(size) && known(latency),
+    };
+    for (const figure in found)
+      if (found[figure] && !(figure in seen)) seen[figure] = performance.now() - begun;
     if ('everything' in seen) clearInterval(timer);
   };
   const timer = setInterval(look, 5);
