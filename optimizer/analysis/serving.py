@@ -63,9 +63,13 @@ class ServingRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batches", "threads", "streams"):
-            if not getattr(self, name):
-                raise InputError(f"no {name} given: at least one, such as 1")
+        for words, given in (
+            ("batch sizes", self.batches),
+            ("threads", self.threads),
+            ("streams", self.streams),
+        ):
+            if not given:
+                raise InputError(f"no {words} given: at least one, such as 1")
         for batch in self.batches:
             if not 1 <= batch <= MAX_SERVED_BATCH:
                 raise InputError(f"batch size {batch} is not allowed: 1 to {MAX_SERVED_BATCH}")
@@ -107,7 +111,7 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
     if len(found) > MAX_CONFIGURATIONS:
         raise InputError(
             f"{len(found)} configurations are too many for one comparison, which holds all in memory: "
-            f"at most {MAX_CONFIGURATIONS}. Leave out batches, threads or streams"
+            f"at most {MAX_CONFIGURATIONS}. Leave out batch sizes, threads or streams"
         )
     return found
 
@@ -338,8 +342,8 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
 
 def table(run: ServingRun) -> str:
     """The comparisons as text, a line each, in columns."""
-    heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
-    lines: list[Sequence[str]] = [heads]
+    served = ("latency", "95th pct", "images/s", "of uncompressed", "of eager")
+    lines: list[Sequence[str]] = [("batch size", "threads", "streams", *served)]
     for one in comparisons(run):
         performance, where = one.variant, one.configuration
         lines.append(

@@ -105,8 +105,8 @@ class Summary:
 
     @property
     def served(self) -> str:
-        """``2 threads``, and the batch where that is not 1."""
-        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        """``2 threads``, and the batch size where that is not 1."""
+        batch = f", batch size {self.batch}" if self.batch > 1 else ""
         return count(self.threads, "thread") + batch
 
     @property
