@@ -190,7 +190,7 @@ def summarise(result: Result) -> Summary:
     Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
     """
     latency = result.latency
-    identity = (result.key, result.created, latency.signature, latency.quick)
+    identity = (result.key, result.created, latency.signature, latency.quick, latency.variant.calls.checksum)
     with _lock:
         if identity in _summaries:
             _summaries.move_to_end(identity)

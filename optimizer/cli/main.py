@@ -118,9 +118,16 @@ def _preset(options: argparse.Namespace) -> None:
     if options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
     base = request_of(options, Recipe())
-    found = find(PRESETS[options.preset], base, lambda one: work.load_or_measure(one, store, tell), tell)
+    found = find(
+        PRESETS[options.preset],
+        base,
+        lambda one: work.load_or_measure(one, store, tell),
+        lambda chosen: work.time_afresh(chosen, store, tell),
+        tell,
+    )
     if options.json:
-        print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
+        said = {"preset": options.preset, "met": found.met, "words": found.words}
+        print(json.dumps(said | as_json(found.result)))
         return
     print(found.words)
     _print_result(found.result)
