@@ -65,7 +65,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
 
 
 def test_measure_prints_one_documented_object_and_nothing_else() -> None:
-    measure = ["measure", "fashion-resnet", "--sparsity", "0.5", "--json", *QUICK]
+    measure = ["measure", "fashion-mlp", "--sparsity", "0.5", "--json", *QUICK]
     command = [sys.executable, "-m", "optimizer.cli", *measure]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
