@@ -23,16 +23,20 @@ class ExporterInfo(Entry):
         return content
 
 
-def _exporter(name: str, label: str, extension: str, mime: str, **can: Any) -> ExporterInfo:
-    code = f"optimizer.export.tables:write_{name}"
-    return ExporterInfo(name, label, code=code, extension=extension, mime=mime, **can)
-
-
+TABLES = "optimizer.export.tables"
 EXPORTERS: dict[str, ExporterInfo] = by_name(
-    _exporter("csv", "Table as CSV", "csv", "text/csv", compares=True),
-    _exporter("json", "Table as JSON", "json", "application/json", compares=True),
-    _exporter("latex", "Table as LaTeX", "tex", "application/x-tex", compares=True),
-    _exporter("html", "Charts and table as one HTML file", "html", "text/html"),
-    _exporter("png", "Charts as PNG", "png", "image/png", needs_chrome=True),
-    _exporter("svg", "Charts as SVG", "svg", "image/svg+xml", needs_chrome=True),
+    ExporterInfo("csv", "Table as CSV", "", f"{TABLES}:write_csv", "csv", "text/csv", compares=True),
+    ExporterInfo(
+        "json", "Table as JSON", "", f"{TABLES}:write_json", "json", "application/json", compares=True
+    ),
+    ExporterInfo(
+        "latex", "Table as LaTeX", "", f"{TABLES}:write_latex", "tex", "application/x-tex", compares=True
+    ),
+    ExporterInfo(
+        "html", "Charts and table as one HTML file", "", f"{TABLES}:write_html", "html", "text/html"
+    ),
+    ExporterInfo("png", "Charts as PNG", "", f"{TABLES}:write_png", "png", "image/png", needs_chrome=True),
+    ExporterInfo(
+        "svg", "Charts as SVG", "", f"{TABLES}:write_svg", "svg", "image/svg+xml", needs_chrome=True
+    ),
 )
