@@ -66,7 +66,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.batch < 1:
-            raise InputError(f"batch {self.batch} is too small: at least 1 image")
+            raise InputError(f"batch size {self.batch} is too small: at least 1 image")
         if self.threads < 0:
             raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
 

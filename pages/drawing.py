@@ -12,8 +12,9 @@ from optimizer.analysis.summary import Summary
 from optimizer.charts.drawing import alternative, figure
 from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.pictures import chrome
-from optimizer.export.tables import EXPORTERS, file_name
+from optimizer.export.tables import file_name
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.exporters import EXPORTERS
 from optimizer.records import Request, Result
 from optimizer.store.keys import request_key
 from pages.markup import plain

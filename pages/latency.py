@@ -115,8 +115,8 @@ def serve(request: Request) -> None:
             alt="Every configuration that was served",
         )
         st.caption(
-            "Ratios are to the uncompressed model on the same engine, with the same batch, threads, streams "
-            "and folding. The last column is the ratio to torch eager, another engine: no baseline."
+            "Ratios are to the uncompressed model on the same engine, with the same batch size, threads, "
+            "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
         )
     take_away("throughput", lambda: serving.frame(run).to_csv(index=False), lambda: serving.as_json(run))
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from optimizer import work
+from optimizer.errors import ParetoscopeError
+from optimizer.progress import quiet
 from optimizer.recipe import Recipe
 from optimizer.records import Request
 from optimizer.system.process_pool import SERVER, Job
@@ -57,6 +60,18 @@ class Started:
 
     def withdraw(self, key: str, visitor: str = SERVER, grace: float = 0) -> bool:
         return self.listed.pop(key, None) is not None
+
+    def do(self, task: str) -> None:
+        """What was asked for of a task, done in this process as a worker does it."""
+        for job in self.listed.values():
+            if job.task == task and not job.over:
+                try:
+                    job.result, job.state = work.run(task, job.request, quiet), "done"
+                except ParetoscopeError as error:
+                    job.error, job.state = str(error), "failed"
+
+    def forget(self, key: str) -> None:
+        self.listed.pop(key, None)
 
     def tasks(self) -> list[str]:
         return [job.task for job in self.listed.values() if job.task != "catalogue"]

@@ -115,7 +115,7 @@ def test_at_least_one_image_is_evaluated() -> None:
 
 @pytest.mark.parametrize("batch", [0, -1])
 def test_a_batch_has_at_least_one_image(batch: int) -> None:
-    with pytest.raises(InputError, match=f"batch {batch} is too small: at least 1 image"):
+    with pytest.raises(InputError, match=f"batch size {batch} is too small: at least 1 image"):
         Settings(batch=batch)
 
 

@@ -20,7 +20,7 @@ class NotComparable(Labelled):
     IMAGES = "not the same images"
     LABELS = "one has labels and the other has not"
     BASELINES = "without labels each is judged by another uncompressed model"
-    TIMING = "not timed alike: another model, engine, batch, threads or machine"
+    TIMING = "not timed alike: another model, engine, batch size, threads or machine"
 
 
 @dataclass(frozen=True, slots=True)

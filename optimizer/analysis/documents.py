@@ -4,8 +4,10 @@ from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.load import LoadRun
 from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
+from optimizer.records import Latency
 
 DOCUMENTS: dict[str, type] = {
+    "afresh": Latency,
     "complexity": ComplexityRun,
     "coverage": Coverage,
     "load": LoadRun,

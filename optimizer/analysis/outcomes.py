@@ -4,7 +4,7 @@ Whether accuracy differs is decided in one place: :attr:`PairedDrop.verdict`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
@@ -17,9 +17,9 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
 from optimizer.analysis.labels import Labelled
+from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each
 from optimizer.errors import InputError
 
-CONFIDENCE = 0.95
 MAX_RARE = 3
 """A share of so many counts or fewer, from either end, has the exact interval's end there."""
 CORRECTION = 0.25
@@ -125,9 +125,9 @@ class AccuracyVerdict(Labelled):
 class PairedDrop:
     """What one model loses against another on the same images, in percentage points. Positive is worse.
 
-    ``lost`` images were right and are now wrong, ``gained`` the reverse. ``p`` is the test whose acceptance
-    region the interval is; None where right means "as the uncompressed model answers": that one is right by
-    definition, and nothing is left to test.
+    Of ``total`` images ``lost`` were right and are now wrong, ``gained`` the reverse. ``p`` is the test whose
+    acceptance region the interval is; None where right means "as the uncompressed model answers": that one is
+    right by definition, and nothing is left to test.
     """
 
     points: float
@@ -136,6 +136,7 @@ class PairedDrop:
     p: float | None
     lost: int
     gained: int
+    total: int
 
     @property
     def verdict(self) -> AccuracyVerdict:
@@ -143,6 +144,12 @@ class PairedDrop:
         if self.low > 0:
             return AccuracyVerdict.WORSE
         return AccuracyVerdict.BETTER if self.high < 0 else AccuracyVerdict.SAME
+
+    def high_at(self, confidence: float) -> float:
+        """The upper end of the interval at another confidence."""
+        if self.p is None:
+            return 100 * share_interval(self.lost, self.total, confidence)[1]
+        return 100 * _score_interval(self.lost, self.gained, self.total, confidence)[1]
 
 
 def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CONFIDENCE) -> PairedDrop:
@@ -170,6 +177,7 @@ def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CON
         p=min(1.0, 2 * float(norm.sf(distance))),
         lost=lost,
         gained=gained,
+        total=len(before),
     )
 
 
@@ -180,18 +188,34 @@ def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDro
     agreed = _outcomes(agrees)
     lost, total = int((~agreed).sum()), len(agreed)
     low, high = share_interval(lost, total, confidence)
-    return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0)
+    return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
 
 
-def growing_drop(drop: PairedDrop, total: int, confidence: float = CONFIDENCE) -> PairedDrop:
-    """A drop on the first ``total`` images of more, with the interval that holds at every look
+def shown_within(drops: Sequence[PairedDrop], points: float) -> NDArray[np.bool_]:
+    """Which of ``drops`` are shown to be at most ``points``, all of them at once, as a boolean ``[N]``.
+
+    One is by its own interval. Of many, by the sequentially rejective test of S. Holm (Scandinavian Journal
+    of Statistics 6, 1979, 65-70), whatever they have in common: that any of them is shown wrongly happens no
+    more often than with one. Whichever is then picked, for whatever reason, it holds for that one.
+    """
+    shown = np.zeros(len(drops), bool)
+    while True:
+        confidence = confidence_of_each(len(drops) - int(shown.sum()))
+        more = np.array([drop.high_at(confidence) <= points for drop in drops], bool)
+        if not (more & ~shown).any():
+            return shown
+        shown |= more
+
+
+def growing_drop(drop: PairedDrop, confidence: float = CONFIDENCE) -> PairedDrop:
+    """A drop on the first images of more, with the interval that holds at every look
     (:func:`growing_share_interval`): where both models can be wrong, one of the share lost and one of the
     share gained, each at half the error."""
     if drop.p is None:
-        low, high = growing_share_interval(drop.lost, total, confidence)
+        low, high = growing_share_interval(drop.lost, drop.total, confidence)
         return replace(drop, low=100 * low, high=100 * high)
     each = (1 + confidence) / 2
-    lost, gained = (growing_share_interval(flips, total, each) for flips in (drop.lost, drop.gained))
+    lost, gained = (growing_share_interval(flips, drop.total, each) for flips in (drop.lost, drop.gained))
     return replace(drop, low=100 * (lost[0] - gained[1]), high=100 * (lost[1] - gained[0]))
 
 

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 from scipy.stats import t as student_t
 
+CONFIDENCE = 0.95
 MIN_ROUNDS = 6
 """With fewer, not even the range of the rounds holds a median in 95 % of cases (2 / 2**5 > 0.05)."""
 PERCENTILE_ROUNDS = {0.95: 130, 0.99: 662}
@@ -25,6 +26,12 @@ ROUNDS_A_PAIR, MAX_MIN_PAIRS = 100, 10
 """In a long series the window holds at least a pair of lags for so many rounds, up to ten: the small
 correlations of rare bursts would end Geyer's sequence too early."""
 MAX_WINDOW_SHARE = 0.75
+
+
+def confidence_of_each(tried: int) -> float:
+    """What the interval of each of ``tried`` needs, for all of them to hold the truth at once with CONFIDENCE
+    (Bonferroni's inequality): the best of many is in part the luckiest."""
+    return 1 - (1 - CONFIDENCE) / max(tried, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,9 @@ class Dependence:
         """Of the mean."""
         return math.sqrt(self.long_run / self.rounds)
 
-    @property
-    def quantile(self) -> float:
-        """Standard errors to either side that hold 95 %."""
-        return _t_quantile(max(self.rounds / self.window - 1, 1.0))
+    def quantile(self, confidence: float = CONFIDENCE) -> float:
+        """Standard errors to either side that hold the truth with ``confidence``."""
+        return _t_quantile(max(self.rounds / self.window - 1, 1.0), confidence)
 
 
 def dependence(series: NDArray[np.float64]) -> Dependence:
@@ -71,13 +77,15 @@ def dependence(series: NDArray[np.float64]) -> Dependence:
     return Dependence(variance, unbiased, window, rounds)
 
 
-def median_interval(values: ArrayLike) -> tuple[float, float, float]:
-    """The median of ``values`` ``[R]`` or ``[R, K]`` (K a round) and its 95 % interval."""
-    return quantile_interval(values, 0.5)
+def median_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float, float]:
+    """The median of ``values`` ``[R]`` or ``[R, K]`` (K a round) and its interval."""
+    return quantile_interval(values, 0.5, confidence)
 
 
-def quantile_interval(values: ArrayLike, share: float) -> tuple[float, float, float]:
-    """The value that ``share`` of ``values`` ``[R]`` or ``[R, K]`` (K a round) stay below, and its 95 %
+def quantile_interval(
+    values: ArrayLike, share: float, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """The value that ``share`` of ``values`` ``[R]`` or ``[R, K]`` (K a round) stay below, and its
     interval; the range, where there are under six rounds.
 
     By order statistics (R. S. Woodruff, JASA 47, 1952, 635-646): how well the share of values below it is
@@ -90,7 +98,7 @@ def quantile_interval(values: ArrayLike, share: float) -> tuple[float, float, fl
         return middle, float(table.min()), float(table.max())
     below = ((table < middle) + share * (table == middle)).mean(axis=1)
     known = dependence(below)
-    half = known.quantile * known.standard_error
+    half = known.quantile(confidence) * known.standard_error
     low, high = np.quantile(table, np.clip([share - half, share + half], 0, 1), method="hazen")
     return middle, min(float(low), middle), max(float(high), middle)
 
@@ -112,7 +120,8 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     skewness = float(((series - mean) ** 3).mean()) / known.variance**1.5
     # The mean of so many dependent rounds keeps the skewness of as many fewer independent ones.
     a = skewness / math.sqrt(known.effective)
-    low, high = (mean - _skewed(t, a) * known.standard_error for t in (known.quantile, -known.quantile))
+    t = known.quantile()
+    low, high = (mean - _skewed(end, a) * known.standard_error for end in (t, -t))
     return mean, min(low, mean), max(high, mean)
 
 
@@ -148,5 +157,5 @@ def _bound_index(rounds: int, share: float) -> int:
 
 
 @cache
-def _t_quantile(freedom: float) -> float:
-    return float(student_t.ppf(0.975, freedom))
+def _t_quantile(freedom: float, confidence: float) -> float:
+    return float(student_t.isf((1 - confidence) / 2, freedom))

@@ -83,7 +83,7 @@ class ComplexityRequest:
     def __post_init__(self) -> None:
         check_share(self.removed_share)
         if self.batch is not None and not 1 <= self.batch <= MAX_INPUTS:
-            raise InputError(f"batch {self.batch} is out of range: 1 to {MAX_INPUTS} inputs a call")
+            raise InputError(f"batch size {self.batch} is out of range: 1 to {MAX_INPUTS} inputs a call")
         if self.threads < 0:
             raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
         if self.seed < 0:

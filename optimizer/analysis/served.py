@@ -24,7 +24,7 @@ class Configuration:
 
     @property
     def words(self) -> str:
-        return f"batch {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
+        return f"batch size {self.batch}, {count(self.threads, 'thread')}, {count(self.streams, 'stream')}"
 
 
 @dataclass(frozen=True, slots=True)

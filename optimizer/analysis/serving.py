@@ -16,6 +16,7 @@ from optimizer import __version__
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import metric
+from optimizer.analysis.rounds import confidence_of_each, median_interval
 from optimizer.analysis.served import (
     Configuration,
     Performance,
@@ -62,9 +63,13 @@ class ServingRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batches", "threads", "streams"):
-            if not getattr(self, name):
-                raise InputError(f"no {name} given: at least one, such as 1")
+        for words, given in (
+            ("batch sizes", self.batches),
+            ("threads", self.threads),
+            ("streams", self.streams),
+        ):
+            if not given:
+                raise InputError(f"no {words} given: at least one, such as 1")
         for batch in self.batches:
             if not 1 <= batch <= MAX_SERVED_BATCH:
                 raise InputError(f"batch size {batch} is not allowed: 1 to {MAX_SERVED_BATCH}")
@@ -106,7 +111,7 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
     if len(found) > MAX_CONFIGURATIONS:
         raise InputError(
             f"{len(found)} configurations are too many for one comparison, which holds all in memory: "
-            f"at most {MAX_CONFIGURATIONS}. Leave out batches, threads or streams"
+            f"at most {MAX_CONFIGURATIONS}. Leave out batch sizes, threads or streams"
         )
     return found
 
@@ -165,20 +170,28 @@ class BestServed:
 def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     """The best configuration under a limit for a request's time: always one, at worst the nearest.
 
-    Under it is whose median is by the bound of its interval: of many estimates some are under any limit by
-    luck. Raises InputError for a limit that is not above 0.
+    Under it is whose median is by the bound of its interval, with those of all that are compared holding
+    at once: of many some are under any limit by luck. Raises InputError for a limit that is not above 0.
     """
     if not limit_ns > 0:
         raise InputError(f"a limit of {limit_ns / 1e6:g} ms is not allowed: above 0")
     compared = [(network, one) for one in comparisons(run) for network in _networks(run)]
-    in_time = [pair for pair in compared if _of(*pair).latency_high <= limit_ns]
+    confidence = confidence_of_each(len(compared))
+    raw = {point.configuration: point for point in run.points}
+
+    def bound_ns(network: Side, one: ServedComparison) -> float:
+        point = raw[one.configuration]
+        served = point.variant if network is Side.RECIPE else point.baseline
+        return median_interval(served.request_ns, confidence)[2]
+
+    in_time = [pair for pair in compared if bound_ns(*pair) <= limit_ns]
     throughput = metric("throughput").format
     if in_time:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
         found = _of(network, one)
         words = (
             f"Under {format_ns(limit_ns)}, most images a second: {_name(run, network)} at "
-            f"{one.configuration.words}: {throughput(found.throughput)}, "
+            f"{one.configuration.words}, best of {len(compared)} tried: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
         return BestServed(network, one, True, words)
@@ -329,8 +342,8 @@ def _row(one: ServedComparison, network: Side) -> dict[str, Any]:
 
 def table(run: ServingRun) -> str:
     """The comparisons as text, a line each, in columns."""
-    heads = ("batch", "threads", "streams", "latency", "95th pct", "images/s", "of uncompressed", "of eager")
-    lines: list[Sequence[str]] = [heads]
+    served = ("latency", "95th pct", "images/s", "of uncompressed", "of eager")
+    lines: list[Sequence[str]] = [("batch size", "threads", "streams", *served)]
     for one in comparisons(run):
         performance, where = one.variant, one.configuration
         lines.append(

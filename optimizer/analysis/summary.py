@@ -107,8 +107,8 @@ class Summary:
 
     @property
     def served(self) -> str:
-        """``2 threads``, and the batch where that is not 1."""
-        batch = f", batch {self.batch}" if self.batch > 1 else ""
+        """``2 threads``, and the batch size where that is not 1."""
+        batch = f", batch size {self.batch}" if self.batch > 1 else ""
         return count(self.threads, "thread") + batch
 
     @property
@@ -169,7 +169,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
     drop = _drop(accuracy, baseline)
     measures = _accuracy_measures(accuracy, baseline, drop)
     if partial:
-        drop = growing_drop(drop, accuracy.total)
+        drop = growing_drop(drop)
         low, high = growing_share_interval(_correct(accuracy), accuracy.total)
         share = replace(measures["accuracy"], low=100 * low, high=100 * high)
         measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
@@ -204,7 +204,7 @@ def summarise(result: Result) -> Summary:
     Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
     """
     latency = result.latency
-    identity = (result.key, result.created, latency.signature, latency.quick)
+    identity = (result.key, result.created, latency.signature, latency.quick, latency.variant.calls.checksum)
     with _lock:
         if identity in _summaries:
             _summaries.move_to_end(identity)

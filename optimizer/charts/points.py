@@ -53,7 +53,7 @@ def hover(summary: Summary) -> str:
         f"first call {summary.text('first_call')}, ratio {summary.text('first_call_ratio')}",
         f"non-zero weights {summary.text('nonzero')} of {format_count(summary.size.elements)}",
         f"ran: {ran(summary)}, {summary.latency.rounds} rounds, {count(summary.threads, 'thread')}, "
-        f"batch {summary.batch}",
+        f"batch size {summary.batch}",
     ]
     if summary.measures["memory"].value is not None:
         lines.insert(5, f"memory {summary.text('memory')}")

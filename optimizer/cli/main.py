@@ -24,6 +24,7 @@ from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_t
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Result
 from optimizer.store.results import Store, describe_unreadable
@@ -117,17 +118,22 @@ def _preset(options: argparse.Namespace) -> None:
     if options.preset not in PRESETS:
         raise unknown("preset", options.preset, PRESETS)
     base = request_of(options, Recipe())
-    found = find(PRESETS[options.preset], base, lambda one: work.load_or_measure(one, store, tell), tell)
+    found = find(
+        PRESETS[options.preset],
+        base,
+        lambda one: work.load_or_measure(one, store, tell),
+        lambda chosen: work.time_afresh(chosen, store, tell),
+        tell,
+    )
     if options.json:
-        print(json.dumps({"preset": options.preset, "met": found.met, **as_json(found.result)}))
+        said = {"preset": options.preset, "met": found.met, "words": found.words}
+        print(json.dumps(said | as_json(found.result)))
         return
     print(found.words)
     _print_result(found.result)
 
 
 def _export(options: argparse.Namespace) -> None:
-    from optimizer.export.tables import EXPORTERS
-
     exporter = EXPORTERS[options.format]
     _write(options, exporter.write(_selected(options)), exporter.extension)
 
@@ -239,7 +245,14 @@ def _parser() -> argparse.ArgumentParser:
     complexity = _command(commands, "complexity", run_complexity, "time against the number of weights")
     complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
     complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
-    complexity.add_argument("--batch", type=int, help="inputs a call (32 for stacks, 1 for a model)")
+    complexity.add_argument(
+        "--batch-size",
+        "--batch",
+        type=int,
+        dest="batch",
+        metavar="B",
+        help="inputs a call (32 for stacks, 1 for a model)",
+    )
     complexity.add_argument(
         "--threads", type=int, default=1, help="1 (default) shows the work; 0 is every core"
     )
@@ -268,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", _export, "write the charts and the table of what was measured")
     _add_selection(export)
-    export.add_argument("--format", choices=("csv", "json", "latex", "html", "png", "svg"), default="html")
+    export.add_argument("--format", choices=tuple(EXPORTERS), default="html")
 
     save = _command(
         commands, "save", _save, "write the compressed model, its recipe and a model card as a zip"

@@ -50,7 +50,15 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
     engines = f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})"
     timing.add_argument("--engine", default=DEFAULT_ENGINE, help=engines)
     if grid:
-        timing.add_argument("--batches", type=numbers(int), default=[1, 4, 16], metavar="B,B")
+        timing.add_argument(
+            "--batch-sizes",
+            "--batches",
+            type=numbers(int),
+            dest="batches",
+            default=[1, 4, 16],
+            metavar="B,B",
+            help="images in one request (1,4,16)",
+        )
         timing.add_argument(
             "--threads",
             type=numbers(int),
@@ -65,7 +73,9 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
         parser.set_defaults(threads=0, batch=1)
     else:
         timing.add_argument("--threads", type=int, default=0, help="0 (default) is every core")
-        timing.add_argument("--batch", type=int, default=1, help="images a timed call (1)")
+        timing.add_argument(
+            "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a timed call (1)"
+        )
     timing.add_argument("--quick", action="store_true", help="short timing, as behind the sliders")
     timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
 

@@ -113,8 +113,8 @@ def _serve(content: bytes, graph: Graph, folded: bool, *, batch: int, threads: i
 def _check_batch(graph: Graph, batch: int) -> None:
     if batch > 1 and not graph.dynamic:
         raise WorkError(
-            f"torch exports this model to ONNX for one image at a time, not for a batch of {batch}: use "
-            "batch 1, or another engine"
+            f"torch exports this model to ONNX for one image at a time, not for a batch size of {batch}: "
+            "use batch size 1, or another engine"
         )
 
 

@@ -9,7 +9,8 @@ from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import AccuracyVerdict, images_needed
+from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
+from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.charts import compare_info
@@ -27,8 +28,8 @@ LIMITS = Section(
     items=(
         "Nothing was trained: accuracy after fine-tuning can be higher.",
         "Accuracy holds for images like these. Other images can lose more, and a class more than the mean.",
-        "Times hold for this machine, engine, batch and thread count. On a busy machine, or behind a server, "
-        "calls take longer.",
+        "Times hold for this machine, engine, batch size and thread count. On a busy machine, or behind a "
+        "server, calls take longer.",
         "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
         "pruning changes accuracy and compressed size, not time.",
         "A simulated precision shows what accuracy it would have, not how fast kernels of it would be.",
@@ -51,7 +52,7 @@ def report(results: Sequence[Result], title: str | None = None) -> str:
         title or f"Report on {title_of(results)}",
         results,
         charts,
-        before=[section for section in (_findings(summaries), _verdicts(summaries)) if section],
+        before=[section for section in (findings(summaries), _verdicts(summaries)) if section],
         after=(_how_measured(summaries), HOW_TO_READ, LIMITS),
     )
 
@@ -113,35 +114,58 @@ def latency_sentence(summary: Summary) -> str:
     return sentence + (", preliminary" if summary.quick else "")
 
 
-def _findings(summaries: Sequence[Summary]) -> Section | None:
-    """The fastest and the smallest configuration that is sure not to lose more than is tolerated."""
+def findings(summaries: Sequence[Summary]) -> Section | None:
+    """The fastest and the smallest configuration that is sure not to lose more than is tolerated.
+
+    Each is the best of many, so what is sure of one is sure of all of them at once.
+    """
     compressed = [summary for summary in summaries if not summary.recipe.identity]
     if not compressed:
         return None
-    sure = [summary for summary in compressed if summary.drop.high <= TOLERATED_POINTS]
+    tried = len(compressed)
+    shown = shown_within([summary.drop for summary in compressed], TOLERATED_POINTS)
+    sure = [summary for summary, one in zip(compressed, shown, strict=True) if one]
     points = count(TOLERATED_POINTS, "point")
     if not sure:
         best = min(compressed, key=lambda summary: summary.drop.high)
-        words = f"No configuration surely lost at most {points}: every interval reaches further."
-        needed, images = images_needed(TOLERATED_POINTS), max(summary.total for summary in compressed)
+        words = (
+            f"No configuration surely lost at most {points}: every bound reaches further.{_luck(compressed)}"
+        )
+        needed = images_needed(TOLERATED_POINTS, confidence_of_each(tried))
+        images = max(summary.total for summary in compressed)
         if images < needed and any(summary.reference == "labels" for summary in compressed):
             words += (
                 f" These are too few images to promise {points}: {images:,} here, {needed:,} needed even if "
                 "no answer changes."
             )
-        return Section("What was found", (words,), (f"The surest is {_with_sentences(best)}",))
+        return Section("What was found", (words,), (f"The surest{_of(tried)} is {_with_sentences(best)}",))
     items = []
     faster = [summary for summary in sure if summary.latency.verdict is LatencyVerdict.FASTER]
     if faster:
         fastest = min(faster, key=lambda summary: (summary.latency.ratio, summary.drop.points))
-        items.append(f"The fastest of these is {_with_sentences(fastest)}")
+        items.append(f"The fastest of these{_of(tried)} is {_with_sentences(fastest)}")
     else:
         items.append("None of these is measurably faster than the uncompressed model.")
     smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
-    items.append(f"The smallest of these is {_with_sentences(smallest)}")
-    number = f"{len(sure)} of {count(len(compressed), 'compressed configuration')}"
-    words = f"{number} surely lost at most {points}: the whole interval of the loss lies below."
+    items.append(f"The smallest of these{_of(tried)} is {_with_sentences(smallest)}")
+    number = f"{len(sure)} of {count(tried, 'compressed configuration')}"
+    words = f"{number} surely lost at most {points}: the bound of the loss lies below.{_luck(compressed)}"
     return Section("What was found", (words,), items)
+
+
+def _of(tried: int) -> str:
+    return f", best of {tried} tried," if tried > 1 else ""
+
+
+def _luck(compressed: Sequence[Summary]) -> str:
+    """Why the bounds of many reach further than the intervals that are printed."""
+    if len(compressed) == 1:
+        return ""
+    alone = sum(summary.drop.high <= TOLERATED_POINTS for summary in compressed)
+    return (
+        f" The best of {len(compressed)} tried is in part the luckiest, so the bounds hold for all of them "
+        f"at once (Holm's method); by their own intervals, as printed below, {alone} would pass."
+    )
 
 
 def _verdicts(summaries: Sequence[Summary]) -> Section | None:
@@ -172,7 +196,7 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
             "rounds": summary.latency.rounds,
             "processes": max(1, len(summary.processes)),
             "first call": f"{summary.text('first_call')}, {summary.text('first_call_ratio')}",
-            "batch": summary.batch,
+            "batch size": summary.batch,
             "threads": summary.threads,
             "baseline against itself": metric("latency_ratio").format(
                 summary.latency.aa_ratio, summary.latency.aa_low, summary.latency.aa_high

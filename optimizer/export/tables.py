@@ -1,12 +1,13 @@
 """Results to bytes: tables, pictures, and one HTML file that opens without a network.
 
-``EXPORTERS["csv"].write(results)``. Pictures are drawn by :mod:`optimizer.export.pictures`.
+Which there are is in :mod:`optimizer.methods.exporters`; pictures are drawn by
+:mod:`optimizer.export.pictures`.
 """
 
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
@@ -30,19 +31,6 @@ from optimizer.records import Result
 
 TABLE_VERSION = 1
 Charts = Mapping[str, Lines]
-
-
-@dataclass(frozen=True)
-class Exporter:
-    """One kind of file. With ``needs_chrome``, :func:`chrome` says whether it can be written; with
-    ``compares``, ``write`` takes a second argument: a result that all the others are compared with."""
-
-    label: str
-    extension: str
-    mime: str
-    write: Callable[..., bytes]
-    needs_chrome: bool = False
-    compares: bool = False
 
 
 def file_name(title: str, extension: str) -> str:
@@ -357,13 +345,3 @@ drawForScreen();
 </body>
 </html>
 """)
-
-
-EXPORTERS: dict[str, Exporter] = {
-    "csv": Exporter("Table as CSV", "csv", "text/csv", write_csv, compares=True),
-    "json": Exporter("Table as JSON", "json", "application/json", write_json, compares=True),
-    "latex": Exporter("Table as LaTeX", "tex", "application/x-tex", write_latex, compares=True),
-    "html": Exporter("Charts and table as one HTML file", "html", "text/html", write_html),
-    "png": Exporter("Charts as PNG", "png", "image/png", write_png, needs_chrome=True),
-    "svg": Exporter("Charts as SVG", "svg", "image/svg+xml", write_svg, needs_chrome=True),
-}

@@ -191,7 +191,7 @@ def _layer_subjects(request: ComplexityRequest) -> tuple[list[PointSpec], tuple[
         elif not pixels:
             skipped.append(f"{layer.name}: it does not run on an image")
         elif input_bytes > MAX_INPUT_BYTES:
-            skipped.append(f"{layer.name}: its unrolled input is over 1 GiB (use a smaller batch)")
+            skipped.append(f"{layer.name}: its unrolled input is over 1 GiB (use a smaller batch size)")
         else:
             matrix = Matrix(layer.name, layer.kind, weight, pixels)
             layers.append(PointSpec(layer.name, request.family, request.inputs, partial(list, (matrix,))))

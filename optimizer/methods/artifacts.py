@@ -52,7 +52,7 @@ ARTIFACTS: dict[str, ArtifactInfo] = by_name(
     ArtifactInfo(
         "openvino",
         "OpenVINO model",
-        "The very graph that was measured here, at batch 1.",
+        "The very graph that was measured here, at batch size 1.",
         "optimizer.export.artifacts.openvino:write_openvino",
         needs="optimizer.engine.openvino:problem",
         engine="openvino",

@@ -267,7 +267,7 @@ def test_a_share_out_of_range_is_refused(share: float) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("batch", 0, "batch 0"),
+        ("batch", 0, "batch size 0"),
         ("batch", 5000, "1 to 1024"),
         ("threads", -1, "threads -1"),
         ("seed", -1, "seed -1"),

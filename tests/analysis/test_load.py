@@ -94,6 +94,16 @@ def test_the_highest_rate_under_a_limit_is_by_the_interval_s_bound() -> None:
     assert none.words == "the uncompressed model takes 10.0 ms by itself, longer than 9.00 ms"
 
 
+def test_up_to_a_rate_means_at_every_lower_one_too() -> None:
+    """Else of many rates one is under the limit by luck. A rate with too few requests says nothing."""
+    lucky, few = made(rates=(30.0, 90.0, 150.0, 160.0)), made()
+    answers = [point.answered for point in lucky.points]
+    answers[1][RECIPE] = replace(answers[1][RECIPE], times=Times.of([60_000_000] * 2_000))
+    assert best_rates(lucky, 30e6)[1].rate == 30.0
+    few.points[0].answered[RECIPE] = answered(4, 30.0, requests=140)
+    assert best_rates(few, 30e6)[1].rate == 150.0
+
+
 def test_what_falls_behind_is_said() -> None:
     words = conclusions(RUN)
     assert words[0] == (

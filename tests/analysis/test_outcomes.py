@@ -372,10 +372,10 @@ def test_the_growing_interval_holds_the_share_and_mirrors(counts: tuple[int, int
 def test_a_growing_drop_has_the_points_and_flips_of_a_fixed_one_and_is_wider() -> None:
     before, after = np.arange(200) % 10 > 0, np.arange(200) % 7 > 0
     fixed = paired_drop(before, after)
-    growing = growing_drop(fixed, 200)
+    growing = growing_drop(fixed)
     assert (growing.points, growing.lost, growing.gained) == (fixed.points, fixed.lost, fixed.gained)
     assert growing.low < fixed.low < fixed.high < growing.high
-    alone = growing_drop(disagreement(after), 200)
+    alone = growing_drop(disagreement(after))
     assert (alone.low, alone.high) == tuple(
         100 * end for end in growing_share_interval(int((~after).sum()), 200)
     )

@@ -89,7 +89,7 @@ def make_run(
     [
         ({"batches": (0,)}, f"batch size 0 is not allowed: 1 to {MAX_SERVED_BATCH}"),
         ({"batches": (1, MAX_SERVED_BATCH + 1)}, f"batch size {MAX_SERVED_BATCH + 1} is not allowed"),
-        ({"batches": ()}, "no batches given: at least one, such as 1"),
+        ({"batches": ()}, "no batch sizes given: at least one, such as 1"),
         ({"threads": (-1,)}, "threads -1 is not allowed: 1 or more, or 0 for every core"),
         ({"streams": (0,)}, "streams 0 is not allowed: 1 or more requests at once"),
     ],
@@ -127,7 +127,7 @@ def test_a_grid_passes_over_more_streams_than_threads(monkeypatch: pytest.Monkey
         Configuration(4, 2, 1),
         Configuration(4, 2, 2),
     )
-    assert Configuration(1, 2, 1).words == "batch 1, 2 threads, 1 stream"
+    assert Configuration(1, 2, 1).words == "batch size 1, 2 threads, 1 stream"
 
 
 def test_no_thread_count_is_every_core() -> None:
@@ -200,8 +200,12 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
     bound = tight.performance.latency_high
     between = (bound + tight.performance.latency_ns) / 2
     assert not best_under(run, between).met, "the point is under it, its bound is not"
+    assert not best_under(run, 1.0001 * bound).met, (
+        "its own bound is under it, not the one for all six at once"
+    )
     assert tight.words.startswith(
-        "Under 600 µs, most images a second: 8-bit weights · 8-bit activations at batch 1"
+        "Under 600 µs, most images a second: 8-bit weights · 8-bit activations at batch size 1, 1 thread, "
+        "1 stream, best of 6 tried: "
     )
 
 
@@ -226,8 +230,8 @@ def test_conclusions() -> None:
         "Compressed, against the uncompressed model on OpenVINO, configuration by configuration: "
     )
     assert "faster in 3 of 3, from 0.5" in gain
-    assert "batch 4, 2 threads, 2 streams brings" in batching
-    assert "times as many as batch 1, 1 thread, 1 stream" in batching
+    assert "batch size 4, 2 threads, 2 streams brings" in batching
+    assert "times as many as batch size 1, 1 thread, 1 stream" in batching
     assert eager.startswith("Against torch eager, which is another engine and no baseline: 0.12")
 
 

@@ -43,7 +43,7 @@ def test_compare_names_threads_and_batch_where_they_differ() -> None:
     threads = count(one.latency.threads, "thread")
     assert compare_info([one, more]).y.categories == (
         f"uncompressed · {threads}",
-        f"uncompressed · {one.latency.threads + 1} threads,\nbatch 8",
+        f"uncompressed · {one.latency.threads + 1} threads,\nbatch size 8",
     )
 
 

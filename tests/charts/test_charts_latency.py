@@ -96,7 +96,7 @@ def test_threads_and_batch_have_lines_of_their_own_where_they_differ() -> None:
     threads = count(one.latency.threads, "thread")
     assert [(line.name, line.line) for line in latency_info([one, two, four]).series] == [
         (f"dense fp32, {threads}", "solid"),
-        (f"dense fp32, {threads}, batch 4", "dash"),
+        (f"dense fp32, {threads}, batch size 4", "dash"),
         (f"dense fp32, {one.latency.threads + 1} threads", "dash"),
     ]
     assert [line.name for line in latency_info([one]).series] == ["dense fp32"]

@@ -26,7 +26,7 @@ def test_hover_has_the_recipe_all_figures_and_how_they_were_measured() -> None:
         "p &lt; 0.001",
         "file 593 kB",
         "ratio ",
-        "rounds, 2 threads, batch 1",
+        "rounds, 2 threads, batch size 1",
         "simulated: 4-bit weights",
         "noisy: ",
         "preliminary: ",

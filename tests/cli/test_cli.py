@@ -27,7 +27,7 @@ from optimizer.analysis.result_json import as_json
 from optimizer.cli.main import main
 from optimizer.cli.options import Parser, add_recipe_options, recipe_of
 from optimizer.errors import InputError
-from optimizer.export.tables import EXPORTERS
+from optimizer.methods.exporters import EXPORTERS
 from optimizer.model.sources.torchvision_hub import checkpoint_path
 from optimizer.recipe import Recipe
 from optimizer.store.results import Store
@@ -65,7 +65,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int 
 
 
 def test_measure_prints_one_documented_object_and_nothing_else() -> None:
-    measure = ["measure", "fashion-resnet", "--sparsity", "0.5", "--json", *QUICK]
+    measure = ["measure", "fashion-mlp", "--sparsity", "0.5", "--json", *QUICK]
     command = [sys.executable, "-m", "optimizer.cli", *measure]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
@@ -176,7 +176,7 @@ def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
         (["measure", "fashion-mlp", "--prune", "luck"], "unknown pruning method 'luck'"),
         (["measure", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus': use one of"),
         (["measure", "fashion-mlp", "--threads", "4096"], "4096 threads are more than"),
-        (["measure", "fashion-mlp", "--batch", "0"], "batch 0 is too small"),
+        (["measure", "fashion-mlp", "--batch", "0"], "batch size 0 is too small"),
         (["measure", "fashion-mlp", "--limit", "0"], "image limit 0"),
         (["measure", "fashion-mlp", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["sweep", "fashion-mlp", "--sparsities", "2", "--bits", "8"], "sparsity 2 is out of range"),
@@ -420,7 +420,7 @@ def test_throughput_is_measured_once_and_names_the_best(
 
     short = replace(throughput.EFFORTS[True], seconds=0.01, min_rounds=6)
     monkeypatch.setitem(throughput.EFFORTS, True, short)
-    grid = ["--batches", "1,2", "--threads", "1"]
+    grid = ["--batch-sizes", "1,2", "--threads", "1"]
     command = ["throughput", "fashion-mlp", "--sparsity", "0.5", *grid, "--quick"]
     assert main([*command, "--limit-ms", "10000", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -429,7 +429,7 @@ def test_throughput_is_measured_once_and_names_the_best(
     assert found["best"]["met"]
     assert main(command) == 0  # from the store
     out = capsys.readouterr().out
-    assert out.splitlines()[0].split()[:3] == ["batch", "threads", "streams"]
+    assert out.splitlines()[0].split()[:4] == ["batch", "size", "threads", "streams"]
     assert found["conclusions"][0] in out
 
 

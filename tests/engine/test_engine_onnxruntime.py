@@ -67,5 +67,5 @@ def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
     model = OneImage().eval()
     runner = run("onnxruntime", model, Recipe(), small_images)
     close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
-    with pytest.raises(WorkError, match="one image at a time, not for a batch of 4: use batch 1"):
+    with pytest.raises(WorkError, match="one image at a time, not for a batch size of 4: use batch size 1"):
         run("onnxruntime", model, Recipe(), small_images, batch=4)

@@ -231,7 +231,7 @@ def test_a_model_that_other_engines_cannot_take_is_a_failure_in_words(
         (["--engine", "onnxruntime"], "engine onnxruntime can't run here: no package onnxruntime"),
         (["--engine", "tvm"], "unknown engine 'tvm': use one of openvino"),
         (["--threads", "999"], "999 threads are more than this machine's"),
-        (["--batch", "0"], "batch 0 is too small: at least 1 image"),
+        (["--batch", "0"], "batch size 0 is too small: at least 1 image"),
         (["--precision", "f8"], "unknown precision 'f8': use one of f32, bf16, f16"),
     ],
 )

@@ -28,7 +28,8 @@ from optimizer.charts import accuracy_info, size_info
 from optimizer.errors import UnavailableError
 from optimizer.export import pictures
 from optimizer.export.pictures import chrome, render
-from optimizer.export.tables import EXPORTERS, charts_of, file_name, title_of
+from optimizer.export.tables import charts_of, file_name, title_of
+from optimizer.methods.exporters import EXPORTERS
 
 SWEEP = make_sweep((0.0, 0.5, 0.9), (32, 4))
 EVIL = '</script><script>alert(1)</script><img src=x onerror=alert(1)>"&'

@@ -300,7 +300,7 @@ def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> N
         assert summary.measures["accuracy"].low == 100 * low
         assert summary.measures["accuracy"].high == 100 * high
         assert summary.drop == growing_drop(
-            paired_drop(scored.baseline_accuracy.outcomes[order[:size]], one.accuracy.outcomes), size
+            paired_drop(scored.baseline_accuracy.outcomes[order[:size]], one.accuracy.outcomes)
         )
 
 

@@ -158,7 +158,7 @@ def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
         assert point.requests % point.configuration.streams == 0
     assert {layer.precision for layer in run.execution.layers} <= {"u8", "i8"}
     assert len(comparisons(run)) == 6
-    assert "compiling batch 1, 1 thread, 1 stream" in told
+    assert "compiling batch size 1, 1 thread, 1 stream" in told
     assert any(words.startswith("serving, round") for words in told)
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from optimizer.export.tables import EXPORTERS
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe, best_grid
 
 

@@ -34,14 +34,14 @@ def as_visitor(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(tasks, "visitor", lambda: name)
 
 
-def test_a_measured_position_is_shown_at_once(app: AppTest) -> None:
-    page = app.run()
+def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
+    page = stored.run()
     assert not page.exception
     assert shown(page) == expected(results()[Recipe()])
 
 
-def test_sliders_move_the_figures(app: AppTest) -> None:
-    page = app.run()
+def test_sliders_move_the_figures(stored: AppTest) -> None:
+    page = stored.run()
     page.slider(key="sparsity").set_value(50)
     page.select_slider(key="bits").set_value(4).run()
     assert shown(page) == expected(results()[HALF.recipe])
@@ -123,9 +123,9 @@ def test_a_pattern_fixes_the_sparsity(started: Started) -> None:
     assert Recipe(PruneSpec("compensated", pattern="2:4")) in started.recipes()
 
 
-def test_what_a_step_takes_is_told(app: AppTest) -> None:
-    app.query_params["model"] = "fashion-vit"  # which nothing else here fine-tunes
-    page = app.run()
+def test_what_a_step_takes_is_told(stored: AppTest) -> None:
+    stored.query_params["model"] = "fashion-vit"  # which nothing else here fine-tunes
+    page = stored.run()
     assert "about a second for photographs" in page.number_input(key="finetune").help
     keep_step_time(page.selectbox(key="model").value, 0.25)
     assert "A step took 0.25 s" in page.run().number_input(key="finetune").help

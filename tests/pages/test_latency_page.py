@@ -65,9 +65,9 @@ def test_load_is_measured_when_asked_and_the_highest_rate_under_a_limit_is_named
     assert "takes 1.00 ms by itself; at 500 requests/s, 50% busy" in words(page)
 
 
-def test_latency_says_what_can_not_be_served(app: AppTest) -> None:
-    app.query_params["threads"], app.query_params["streams"] = ["1"], ["2"]
-    page = app.switch_page("pages/latency.py").run()
+def test_latency_says_what_can_not_be_served(stored: AppTest) -> None:
+    stored.query_params["threads"], stored.query_params["streams"] = ["1"], ["2"]
+    page = stored.switch_page("pages/latency.py").run()
     assert not page.exception
     if page.error:  # on a machine of one core 2 streams can't be picked at all
         assert "2 streams are more than 1 thread" in page.error[0].value

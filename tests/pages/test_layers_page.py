@@ -2,6 +2,7 @@
 
 import pytest
 from page_runs import HALF, results, settled, words
+from started import Started
 from streamlit.testing.v1 import AppTest
 
 
@@ -34,9 +35,9 @@ def test_layers_apart_come_with_a_link(app: AppTest) -> None:
     assert "1 layer override" in words(page)
 
 
-def test_layers_apart_go_with_their_model(app: AppTest) -> None:
-    app.query_params["layers"] = '[{"layer":"9.weight","weight_bits":8}]'
-    page = app.run()
+def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
+    stored.query_params["layers"] = '[{"layer":"9.weight","weight_bits":8}]'
+    page = stored.run()
     assert "1 layer override" in words(page)
     page.selectbox(key="model").set_value("fashion-mlp").run()
     assert "apart" not in words(page)
@@ -54,16 +55,18 @@ def test_layers_apart_go_with_their_model(app: AppTest) -> None:
     ],
 )
 def test_layers_apart_that_cannot_be_are_refused_in_words(
-    app: AppTest, layers: str, told: str, removable: bool
+    stored: AppTest, started: Started, layers: str, told: str, removable: bool
 ) -> None:
-    app.query_params["layers"] = layers
-    page = app.switch_page("pages/layers.py").run()
+    stored.query_params["layers"] = layers
+    page = stored.switch_page("pages/layers.py").run()
     if not page.toast:  # what the text doesn't show is found out by a worker
-        settled(page, lambda page: bool(page.error))
+        started.do("inspect")
+        page.run()
     assert told in [*page.toast, *page.error][0].value
     undo = [button for button in page.button if button.label == "Clear overrides"]
     assert bool(undo) == removable
     if undo:
         undo[0].click().run()
-        settled(page, lambda page: len(page.dataframe) >= 1)
+        started.do("inspect")
+        assert len(page.run().dataframe) == 1
         assert not page.error

@@ -4,40 +4,43 @@ import os
 from pathlib import Path
 
 import pytest
-from page_runs import settled, words
+from page_runs import words
 from PIL import Image
+from started import Started
 from streamlit.testing.v1 import AppTest
 
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
 
 
-def test_models_and_data_lists_what_there_is_and_reads_the_images(app: AppTest) -> None:
-    page = app.switch_page("pages/models_and_data.py").run()
-    settled(page, lambda page: "10,000" in words(page))
+def test_models_and_data_lists_what_there_is_and_reads_the_images(stored: AppTest, started: Started) -> None:
+    page = stored.switch_page("pages/models_and_data.py").run()
+    started.do("images")
+    assert "10,000" in words(page.run())
     table = page.dataframe[0].value.set_index("model")
     assert table.loc["resnet18", "download"] > 40e6
     assert table.loc["fashion-resnet", "top-1"] > 0.93
 
 
 def test_folders_that_are_no_classes_are_named(
-    app: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stored: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("Comet", "Moon"):
         (tmp_path / "strangers" / name).mkdir(parents=True)
         Image.new("L", (28, 28), 60).save(tmp_path / "strangers" / name / "one.png")
     monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
-    app.query_params["images"] = "strangers"
-    page = app.switch_page("pages/models_and_data.py").run()
-    settled(page, lambda page: "Comet, Moon" in words(page))
+    stored.query_params["images"] = "strangers"
+    page = stored.switch_page("pages/models_and_data.py").run()
+    started.do("images")
+    assert "Comet, Moon" in words(page.run())
 
 
-def test_what_may_not_be_downloaded_is_said_instead(app: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
-    app.query_params["model"] = "squeezenet1_1"
-    app.run()
+def test_what_may_not_be_downloaded_is_said_instead(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored.query_params["model"] = "squeezenet1_1"
+    stored.run()
     assert os.environ[DOWNLOADS_VARIABLE] == DEFAULT_DOWNLOADS  # its workers inherit it
     for allowed, disabled in (("5GB", False), ("0", True)):
         monkeypatch.setenv(DOWNLOADS_VARIABLE, allowed)
-        page = app.switch_page("pages/models_and_data.py").run()
+        page = stored.switch_page("pages/models_and_data.py").run()
         (button,) = [button for button in page.button if button.label.startswith("Download")]
         assert button.disabled == disabled
         assert ("no weights may be downloaded to this machine" in words(page)) == disabled

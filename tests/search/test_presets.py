@@ -5,16 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import make_result
+from factories import make_latency, make_result, remade
 
 from optimizer.analysis.outcomes import images_needed
 from optimizer.recipe import NORMAL, PRESETS, Preset, Recipe
-from optimizer.records import Request, Result
+from optimizer.records import Latency, Request, Result
 from optimizer.search.presets import MIN_CONFIRMING, find, halves
 
 BASE = Request("fashion-resnet")
 CANDIDATES = tuple(Recipe(quantize=NORMAL.quantize.at(bits)) for bits in (2, 3, 4, 8))
 """Made-up results of these lose some 23, 6, 1.4 and no points."""
+
+
+def same_time(result: Result) -> Latency:
+    return result.latency
+
+
+def never(result: Result) -> Latency:
+    raise AssertionError("none is taken")
 
 
 def measuring(asked: list[int]) -> Callable[[Request], Result]:
@@ -29,11 +37,10 @@ def measuring(asked: list[int]) -> Callable[[Request], Result]:
 
 def test_the_first_that_keeps_to_the_limit_is_taken() -> None:
     asked: list[int] = []
-    found = find(Preset("little", 2.0, CANDIDATES), BASE, measuring(asked))
+    found = find(Preset("little", 2.0, CANDIDATES), BASE, measuring(asked), same_time)
     assert (found.met, found.tried, asked) == (True, 3, [2, 3, 4])
     assert found.result.request.recipe == CANDIDATES[2]
     assert found.words.startswith("little: 4-bit weights (GPTQ, asymmetric, MSE range) loses")
-    assert found.words.endswith(" others")
     assert found.confirmed is not None
     assert " on the 5,000 images that chose it, and " in found.words
     outcomes = found.result.accuracy.outcomes
@@ -45,10 +52,12 @@ def test_when_none_keeps_to_it_the_nearest_is_given_and_said_to_be_no_more() -> 
     asked: list[int] = []
     told: list[tuple[float | None, str]] = []
     preset = Preset("little", 0.1, CANDIDATES[:3])
-    found = find(preset, BASE, measuring(asked), lambda *progress: told.append(progress))
+    found = find(preset, BASE, measuring(asked), never, lambda *progress: told.append(progress))
     assert (found.met, found.tried, asked) == (False, 3, [2, 3, 4])
     assert found.result.request.recipe == CANDIDATES[2]
-    assert "none of 3 recipes is shown to keep to that; 4-bit weights" in found.words
+    assert "none of 3 recipes is shown to keep to that, by a bound that holds for all at once" in found.words
+    assert "; 4-bit weights" in found.words
+    assert found.afresh is None
     assert [share for share, _ in told] == pytest.approx([0, 1 / 3, 2 / 3])
     assert told[1][1] == "trying 3-bit weights (GPTQ, asymmetric, MSE range), 2 of at most 3"
 
@@ -69,10 +78,41 @@ def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
     preset = Preset("little", 0.5, CANDIDATES[:1])
     for images in (500, 2_000):
         made = [truly_losing(1.0, images, seed) for seed in range(200)]
-        taken = [find(preset, BASE, lambda _, one=one: one).met for one in made]  # type: ignore[misc]
+        taken = [find(preset, BASE, lambda _, one=one: one, same_time).met for one in made]  # type: ignore[misc]
         assert np.mean(taken) <= 0.03
-    easy = [find(preset, BASE, lambda _, seed=seed: truly_losing(0.1, 6_000, seed)).met for seed in range(50)]  # type: ignore[misc]
+    made = [truly_losing(0.1, 6_000, seed) for seed in range(50)]
+    easy = [find(preset, BASE, lambda _, one=one: one, same_time).met for one in made]  # type: ignore[misc]
     assert np.mean(easy) >= 0.9
+
+
+def test_of_many_at_the_limit_hardly_any_is_taken() -> None:
+    """Each by its own bound, more than one search in twenty took one of six."""
+    preset = Preset("little", 1.0, tuple(Recipe(quantize=NORMAL.quantize.at(bits)) for bits in range(2, 8)))
+    taken = 0
+    for search in range(200):
+        made = iter([truly_losing(1.0, 4_000, 6 * search + number) for number in range(6)])
+        taken += find(preset, BASE, lambda _, made=made: next(made), same_time).met  # type: ignore[misc]
+    assert taken <= 0.05 * 200
+
+
+def test_the_time_of_the_one_that_is_taken_is_taken_afresh_and_both_are_said() -> None:
+    preset = Preset("little", 2.0, CANDIDATES)
+    shared = make_latency(0.5, timed=CANDIDATES[0])
+    measured = [remade(make_result(recipe), latency=shared) for recipe in CANDIDATES]
+    asked: list[Result] = []
+
+    def afresh(result: Result) -> Latency:
+        asked.append(result)
+        return make_latency(0.8)
+
+    results = iter(measured)
+    found = find(preset, BASE, lambda request: next(results), afresh)
+    assert asked == [found.result] == [measured[2]]
+    assert found.result.latency == shared
+    assert found.afresh == make_latency(0.8)
+    _, times = found.words.split("Time when it was chosen (that of: 2-bit weights")
+    before, after = times.split("; timed afresh: ")
+    assert ("0.50" in before, "0.80" in after) == (True, True)
 
 
 def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> None:
@@ -82,13 +122,13 @@ def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> N
     baseline = replace(made.baseline_accuracy, correct=np.packbits(before).tobytes())
     accuracy = replace(made.accuracy, correct=np.packbits(after).tobytes())
     lucky = replace(made, accuracy=accuracy, baseline_accuracy=baseline)
-    chosen, confirmed = halves(lucky)
+    chosen, confirmed = halves(lucky, MIN_CONFIRMING)
     assert (chosen.points, chosen.high <= 1) == (0, True)
     assert confirmed is not None
     assert confirmed.points > 5
     good = replace(lucky, accuracy=baseline)
     results = iter([lucky, good])
-    found = find(Preset("little", 1.0, CANDIDATES[:2]), BASE, lambda request: next(results))
+    found = find(Preset("little", 1.0, CANDIDATES[:2]), BASE, lambda request: next(results), same_time)
     assert (found.met, found.tried, found.result) == (True, 2, good)
 
 
@@ -96,14 +136,15 @@ def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> N
 def test_too_few_images_are_said_to_be_too_few(points: float) -> None:
     same = make_result(images=100)
     same = replace(same, accuracy=same.baseline_accuracy)
-    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: same)
+    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: same, never)
     assert not found.met
     assert f"that takes {images_needed(points):,}, even where no answer changes" in found.words
-    many = make_result(images=2 * MIN_CONFIRMING - 1)
+    images = 2 * max(MIN_CONFIRMING, images_needed(points)) - 1
+    many = make_result(images=images)
     many = replace(many, accuracy=many.baseline_accuracy)
-    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: many)
+    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: many, same_time)
     assert found.met
-    assert found.words.endswith("on the 999 images that chose it, too few to confirm it on others")
+    assert f"on the {images:,} images that chose it, too few to confirm it on others" in found.words
 
 
 @pytest.mark.parametrize("name", PRESETS)

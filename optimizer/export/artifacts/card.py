@@ -21,7 +21,7 @@ FIGURES = (
 LIMITS = (
     "Nothing was trained: accuracy after fine-tuning can be higher.",
     "Accuracy holds for images like those it was measured on, and a class can lose more than the mean.",
-    "Times hold for the engine, machine, batch and thread count named here, and not for other runtimes.",
+    "Times hold for the engine, machine, batch size and thread count named here, and not for other runtimes.",
     "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
     "pruning changes accuracy and the size of the file, not time.",
     "A precision called simulated shows what accuracy it has, not how fast kernels of it would be.",
@@ -79,7 +79,7 @@ def _measured(summary: Summary) -> str:
     shared = f"time shared with {summary.shared_with}, which runs the same instructions"
     facts = [
         f"{summary.images}; intervals are of 95 %",
-        f"{engine_label(summary.request.engine)}, batch {summary.batch}, threads: {summary.threads}; "
+        f"{engine_label(summary.request.engine)}, batch size {summary.batch}, threads: {summary.threads}; "
         f"layers: {kernels} ({summary.realisation.label})",
         *([shared] if summary.shared_with else []),
         *(f"**{badge.kind.label}**: {badge.words}" for badge in summary.badges),
