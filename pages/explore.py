@@ -12,7 +12,7 @@ from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Known, Request, Result, Settings
 from optimizer.search.presets import Found
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid, neighbours
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid, neighbours, works_ahead
 from optimizer.store.keys import request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
@@ -90,6 +90,8 @@ def move_to(request: Request) -> None:
 
 def work_ahead(request: Request) -> None:
     """Measure the positions beside this one while the visitor looks."""
+    if not works_ahead():
+        return
     visit = session()
     wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
     visit.ahead = frozenset(map(request_key, wanted))

@@ -22,6 +22,7 @@ from optimizer.engine import engine_named
 from optimizer.engine.base import Build
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm
+from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
@@ -30,6 +31,7 @@ settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
 torch.set_num_threads(1)
 threads.threads_available = lambda: 1
+os.environ[WORK_AHEAD_VARIABLE] = "0"  # what is measured is what a test asks for
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
+from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.system.paths import app_file, home
 from optimizer.system.processes import end, guard, release
@@ -41,6 +42,11 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
     )
+    parser.add_argument(
+        "--no-work-ahead",
+        action="store_true",
+        help="measure only what is asked for, not also the positions beside it while a visitor looks",
+    )
     parser.add_argument("--headless", action="store_true", help="do not open a browser")
 
 
@@ -67,6 +73,8 @@ def open_dashboard(options: argparse.Namespace) -> None:
     if options.downloads is not None:
         environment[DOWNLOADS_VARIABLE] = options.downloads
     parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
+    if options.no_work_ahead:
+        environment[WORK_AHEAD_VARIABLE] = "0"
     app = app_file()
     command = [sys.executable, "-m", "streamlit", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]

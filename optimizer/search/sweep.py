@@ -1,5 +1,6 @@
 """Many recipes on one model: a grid, and an iterator of results or recorded failures."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
@@ -12,6 +13,8 @@ from optimizer.records import Request, Result
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
 SPARSITY_STEP = 0.01
+WORK_AHEAD_VARIABLE = "PARETOSCOPE_WORK_AHEAD"
+"""Environment variable: 0 where a page measures nothing that nobody has asked for."""
 MAX_GRID = 2_000
 
 
@@ -32,6 +35,11 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
         for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
     ]
     return sorted(requests, key=lambda request: not request.recipe.identity)
+
+
+def works_ahead() -> bool:
+    """Whether the positions beside one are measured while its visitor looks."""
+    return os.environ.get(WORK_AHEAD_VARIABLE) != "0"
 
 
 def neighbours(request: Request) -> list[Request]:

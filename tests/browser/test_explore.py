@@ -67,6 +67,22 @@ def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> 
         assert [before[card] for card in (0, 1, 3)] != [after[card] for card in (0, 1, 3)]
 
 
+ACCURACY_WITHOUT_LATENCY = """
+() => {
+  const [accuracy, size, latency] = [...document.querySelectorAll('[data-testid=stMetricValue]')]
+    .map(card => card.innerText !== '–');
+  return accuracy && size && !latency;
+}
+"""
+
+
+def test_accuracy_is_there_while_timing_goes_on(visit: Visit) -> None:
+    page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=10&bits=8&engine=ONNX+Runtime")
+    page.get_by_role("slider", name="Activation bits").press("ArrowLeft")  # other kernels: they are timed
+    page.wait_for_function(ACCURACY_WITHOUT_LATENCY, polling=20)
+    expect(card(page, "Latency")).to_contain_text("ONNX Runtime, int8 kernels")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(threads_available() == 1, reason="every core is one thread here")
 def test_threads_are_chosen_and_a_link_keeps_them(visit: Visit, dashboard: Dashboard) -> None:

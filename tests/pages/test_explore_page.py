@@ -15,6 +15,7 @@ from optimizer.compression.step_time import keep_step_time
 from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Known, Request
+from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
 from pages import tasks
@@ -209,3 +210,28 @@ def test_accuracy_is_on_its_card_while_timing_goes_on(started: Started) -> None:
     assert accuracy.value == summarise(made).parts("accuracy")[0]
     assert latency.value == MISSING
     assert not page.exception
+
+
+def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left(
+    stored: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WORK_AHEAD_VARIABLE)
+    page = stored.run()
+    ahead = {key: job for key, job in started.listed.items() if job.task == "ahead"}
+    request = ahead and next(iter(ahead.values())).request
+    assert isinstance(request, Request)
+    shown = replace(request, recipe=page.session_state["session"].recipe.canonical())
+    assert {job.request for job in ahead.values()} == set(neighbours(shown))
+    assert {job.priority for job in ahead.values()} == {tasks.AHEAD}
+    page.slider(key="sparsity").set_value(77).run()
+    assert not set(ahead) & set(started.listed)
+    assert started.tasks() == ["measure"]
+    assert not page.exception
+
+
+def test_moving_on_ends_what_was_asked_for_before(started: Started) -> None:
+    page = open_page("explore", {"model": "fashion-mlp", "sparsity": "30"})
+    (before,) = started.requests()
+    page.slider(key="sparsity").set_value(31).run()
+    (after,) = started.requests()
+    assert (before.recipe.prune.sparsity, after.recipe.prune.sparsity) == (0.3, 0.31)

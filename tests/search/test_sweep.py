@@ -8,7 +8,7 @@ from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings
-from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, grid, sweep
+from optimizer.search.sweep import MAX_GRID, STARTER_BITS, STARTER_SPARSITIES, grid, neighbours, sweep
 
 BASE = Request(
     "fashion-resnet",
@@ -130,3 +130,34 @@ def test_a_sweep_measures_only_when_asked_for_the_next() -> None:
     assert measured == []
     next(outcomes)
     assert len(measured) == 1
+
+
+def test_neighbours_are_a_step_of_sparsity_or_of_bits_away() -> None:
+    base = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=8)).canonical())
+    found = {(one.recipe.prune.sparsity, one.recipe.quantize.weight_bits) for one in neighbours(base)}
+    assert found == {(0.51, 8), (0.49, 8), (0.5, 7), (0.5, 16)}
+    assert all(replace(one, recipe=base.recipe) == base for one in neighbours(base))
+
+
+@pytest.mark.parametrize(
+    ("prune", "bits", "expected"),
+    [
+        (PruneSpec(), 32, {(None, 16)}),
+        (PruneSpec(), 2, {(None, 3)}),
+        (PruneSpec(sparsity=0.99), 32, {(0.98, 32), (0.99, 16)}),
+        (PruneSpec(sparsity=0.01), 32, {(0.02, 32), (0.01, 16)}),
+        (PruneSpec(threshold=0.1), 32, {(None, 16)}),
+    ],
+)
+def test_there_are_no_neighbours_beyond_the_ends(
+    prune: PruneSpec, bits: int, expected: set[tuple[float | None, int]]
+) -> None:
+    asked = Request("fashion-mlp", Recipe(prune, QuantizeSpec(weight_bits=bits)).canonical())
+    found = [one.recipe for one in neighbours(asked)]
+    assert {(one.prune.sparsity, one.quantize.weight_bits) for one in found} == expected
+    assert len(found) == len(expected)
+
+
+def test_what_takes_long_has_no_neighbours() -> None:
+    tuned = Recipe(PruneSpec(sparsity=0.5), finetune_steps=10).canonical()
+    assert neighbours(Request("fashion-mlp", tuned)) == []
