@@ -232,7 +232,7 @@ class _Run:
         start, random = _state(self.model), self.random.get_state()
         found: list[Tensor] = []
         for rate in RATES:
-            report(len(found) * trial / steps, f"fine-tuning: finding the step size, {rate:g}")
+            report(len(found) * trial / steps, f"fine-tuning: finding the step size, trying {rate:g}")
             for step in range(trial):  # slowing down, as in the end: what a large rate shakes up settles
                 self.step(rate * (1 - step / trial))
             found.append(look())
