@@ -32,7 +32,7 @@ def publish(known: object) -> None:
         asker.receive(known)
 
 
-def checkpoint() -> None:
+def stop_if_cancelled() -> None:
     """Called in long work wherever it may end early. Raises Cancelled when it is not wanted any more."""
     if (asker := _asker.get()) and asker.cancelled():
         raise Cancelled

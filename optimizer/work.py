@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
-"""A step of fine-tuning may take; one of photographs takes about 1 s on two cores."""
+"""A step of fine-tuning may take; one of photographs takes about half a second on two cores."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ LONG_SECONDS = 20.0
 IMAGE_SECONDS = 0.02
 """What reading and evaluating a photograph takes, about: 1,000 of them, the limit to begin with, are not
 long."""
-STEP_SECONDS = {"thumbnail": 0.06, "photograph": 1.0}
+STEP_SECONDS = {"thumbnail": 0.06, "photograph": 0.5}
 """What a fine-tuning step takes on two cores where none was measured yet, about."""
 THUMBNAIL_PIXELS = 64
 """Height and width of the largest image that is one."""

@@ -308,7 +308,9 @@ def _step_words(model: str) -> str:
     """What a step takes: as it was measured of this model on this machine, or about."""
     seconds = step_time(model)
     if seconds is None:
-        return "A step takes a few hundredths of a second for thumbnails, about a second for photographs."
+        return (
+            "A step takes a few hundredths of a second for thumbnails, about half a second for photographs."
+        )
     return f"A step took {seconds:.2g} s for this model here, so 500 take {500 * seconds / 60:.2g} minutes."
 
 

@@ -102,7 +102,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="STEPS",
         help="teach the pruned network to answer as the dense one, in at most "
-        f"{MAX_FINETUNE_STEPS:,} steps of 16 images (a second each for photographs on two cores)",
+        f"{MAX_FINETUNE_STEPS:,} steps of 16 images (half a second each for photographs on two cores)",
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
     recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(QUANTIZERS))

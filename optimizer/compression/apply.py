@@ -14,7 +14,7 @@ from optimizer.compression.quantize import Quantizer, bits, equalise
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, unknown
 from optimizer.model.layers import uses, walk
-from optimizer.progress import checkpoint
+from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.system.threads import pinned_threads
 
@@ -168,7 +168,7 @@ def _compressed(
     name: str,
     statistics: Statistics | None,
 ) -> CompressedWeight:
-    checkpoint()
+    stop_if_cancelled()
     values, codes, bias_change = pruned.weight, None, pruned.bias_change
     if spec.integer:
         quantizer: Quantizer = spec.quantizer.load()

@@ -22,7 +22,7 @@ from optimizer.measurement.compressed import (
 )
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
-from optimizer.progress import Report, checkpoint, publish, quiet, uninterrupted
+from optimizer.progress import Report, publish, quiet, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -124,7 +124,7 @@ def _score_in_parts(
     known = 0
     for until in _growing(len(images)):
         while known < until:
-            checkpoint()
+            stop_if_cancelled()
             part = order[known : min(until, known + most)]
             found = runner.score(images[part])
             if not known:

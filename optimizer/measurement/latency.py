@@ -17,7 +17,7 @@ from optimizer.analysis.statistics import LatencySummary, summarise_visits
 from optimizer.engine.base import Runner
 from optimizer.measurement import visits
 from optimizer.measurement.visits import VisitEffort, visit
-from optimizer.progress import checkpoint
+from optimizer.progress import stop_if_cancelled
 from optimizer.records import Settings, Visits
 from optimizer.system.environment import stolen_share
 
@@ -117,7 +117,7 @@ def time_interleaved(
         while rounds < effort.min_rounds or visits.clock() < end:
             batch = parts[rounds % len(parts)]
             for index in random.permutation(len(names)):
-                checkpoint()
+                stop_if_cancelled()
                 made[names[index]].append(visit(partial(runners[names[index]].infer, batch), effort.visit))
             rounds += 1
         share = stolen()

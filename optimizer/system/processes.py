@@ -8,7 +8,7 @@ import sys
 import time
 
 from optimizer.errors import WorkError
-from optimizer.progress import checkpoint
+from optimizer.progress import stop_if_cancelled
 
 CHECK_SECONDS = 0.1
 """From a cancelled work's end to that of the process that it waits for, at most."""
@@ -70,7 +70,7 @@ def run_module(module: str, *arguments: str, max_seconds: float) -> str:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     printed, said = process.communicate(timeout=CHECK_SECONDS)
                     break
-                checkpoint()
+                stop_if_cancelled()
                 if time.monotonic() > end:
                     raise WorkError(f"a fresh process took longer than {max_seconds:g} s")
         except BaseException:

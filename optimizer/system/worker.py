@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from optimizer.errors import ParetoscopeError, UnavailableError
-from optimizer.progress import Asker, Cancelled, Report, asked_by, checkpoint
+from optimizer.progress import Asker, Cancelled, Report, asked_by, stop_if_cancelled
 from optimizer.system.processes import describe_exit, guard, kill_group, release
 
 Target = Callable[[str, Any, Report], object]
@@ -204,7 +204,7 @@ def _perform(
     cancelled: Callable[[], bool],
 ) -> tuple[str, object]:
     def report(share: float | None, message: str = "") -> None:
-        checkpoint()
+        stop_if_cancelled()
         answer(
             "progress", (None if share is None else float(share), str(message))
         )  # plain, whatever was given

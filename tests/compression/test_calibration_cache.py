@@ -14,7 +14,7 @@ from optimizer.compression.calibration import cache
 from optimizer.compression.calibration.cache import coupled, fine_tuned, make, plan_of, statistics_of
 from optimizer.compression.calibration.sensitivity import Trial, divergences_together
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.finetune import LOOK_STEPS, recover
+from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
 from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.data.loading import load_images
@@ -270,7 +270,7 @@ def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(
     model: nn.Module, small_images: Tensor, home: Path
 ) -> None:
     student, masks = halved(model)
-    steps = 3 * LOOK_STEPS
+    steps = 3 * look_steps(30)
     expected = recover(student, model, masks, small_images, steps).state
 
     class Stopped(BaseException):
@@ -288,12 +288,12 @@ def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(
     (path,) = files(home)
     assert path.name.endswith("-begun.safetensors")
     _, facts = read(path) or pytest.fail("it can't be read")
-    assert facts["step"] == 2 * LOOK_STEPS
+    assert facts["step"] == 2 * look_steps(steps)
 
     told.clear()
     found = fine_tuned(student, model, masks, small_images, steps, lambda _, words: told.append(words))
     assert len(told) == 1, "only the steps that were left"
-    assert f"going on from step {2 * LOOK_STEPS}" in told[0]
+    assert f"going on from step {2 * look_steps(steps)}" in told[0]
     assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
     assert not [path for path in files(home) if "begun" in path.name]
 
@@ -303,8 +303,11 @@ def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Ten
     expected = fine_tuned(student, model, masks, small_images, 20).state_dict()
     (path,) = files(home)
     for tensors, facts in (
-        ({"other": torch.zeros(3)}, {"step": 10, "divergence": 0.1}),
-        ({"state other": torch.zeros(3), "random": torch.zeros(2)}, {"step": 10, "divergence": 0.1}),
+        ({"other": torch.zeros(3)}, {"step": 10, "divergence": 0.1, "rate": 0.1, "updates": 9}),
+        (
+            {"state other": torch.zeros(3), "random": torch.zeros(2)},
+            {"step": 10, "divergence": 0.1, "rate": 0.1, "updates": 9},
+        ),
         ({"other": torch.zeros(3)}, {"spent": 0.1}),
     ):
         write(beside(path), (tensors, facts))

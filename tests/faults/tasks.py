@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
-from optimizer.progress import checkpoint, publish, uninterrupted
+from optimizer.progress import publish, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -149,7 +149,7 @@ def _prepare(request: dict[str, str], report: Report) -> None:
     with uninterrupted():
         _wait(request, report)
         note(request["made"], "made")
-    checkpoint()
+    stop_if_cancelled()
     note(request["made"], "and more")
 
 

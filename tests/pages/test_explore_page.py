@@ -127,7 +127,7 @@ def test_a_pattern_fixes_the_sparsity(started: Started) -> None:
 def test_what_a_step_takes_is_told(stored: AppTest) -> None:
     stored.query_params["model"] = "fashion-vit"  # which nothing else here fine-tunes
     page = stored.run()
-    assert "about a second for photographs" in page.number_input(key="finetune").help
+    assert "about half a second for photographs" in page.number_input(key="finetune").help
     keep_step_time(page.selectbox(key="model").value, 0.25)
     assert "A step took 0.25 s" in page.run().number_input(key="finetune").help
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
-from optimizer.compression.calibration.statistics import Statistics
+from optimizer.compression.calibration.statistics import Statistics, seen_and_held_out
+from optimizer.compression.finetune import VERSION as FINETUNE_VERSION
 from optimizer.compression.finetune import Checkpoint, recover
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import Group, groups
@@ -32,8 +33,6 @@ VERSION = 2
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
-HELD_OUT = 8
-"""Every eighth of them is held out: inputs are read from the others."""
 CURVATURE_IMAGES = 32
 REFERENCE = PruneSpec("compensated", sparsity=0.6, allocation="measured")
 """The change whose effect is measured, one layer at a time."""
@@ -123,7 +122,7 @@ def coupled(
         alone = {name: Trial(one.weight, one.bias_change) for name, one in pruned.items()}
         trials = {group.name: {name: alone[name] for name in members} for group, members in found}
         copied, laid_out = channels_last(model, images)
-        together = divergences_together(copied, _split(laid_out)[1], trials, report)
+        together = divergences_together(copied, seen_and_held_out(laid_out)[1], trials, report)
         return tuple(
             GroupSensitivity(
                 tuple(members),
@@ -161,9 +160,8 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = hashlib.sha256(
-        f"{_digest('student', student, images)} {_digest('teacher', teacher, images)} {steps} steps".encode()
-    ).hexdigest()[:20]
+    models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
+    content = hashlib.sha256(f"{FINETUNE_VERSION} {models} {steps} steps".encode()).hexdigest()[:20]
 
     def make_state(path: Path | None) -> State:
         def keep(checkpoint: Checkpoint) -> None:
@@ -185,6 +183,12 @@ def fine_tuned(
 
 
 State = dict[str, Tensor]
+CHECKPOINT_FACTS: dict[str, Callable[[Any], Any]] = {
+    "step": int,
+    "divergence": float,
+    "rate": float,
+    "updates": int,
+}
 
 
 def _packed_checkpoint(checkpoint: Checkpoint) -> Parts:
@@ -192,8 +196,8 @@ def _packed_checkpoint(checkpoint: Checkpoint) -> Parts:
     tensors |= {f"best {name}": one for name, one in checkpoint.best.items()}
     for name, moments in checkpoint.moments.items():
         tensors |= {f"moment {name}": moments[0], f"square {name}": moments[1]}
-    tensors["random"] = checkpoint.random
-    return tensors, {"step": checkpoint.step, "divergence": checkpoint.divergence}
+    tensors |= {"random": checkpoint.random, "lowest": checkpoint.lowest}
+    return tensors, {name: getattr(checkpoint, name) for name in CHECKPOINT_FACTS}
 
 
 def _begun(path: Path) -> Checkpoint | None:
@@ -211,8 +215,15 @@ def _begun(path: Path) -> Checkpoint | None:
     with suppress(KeyError, TypeError, ValueError):
         squares = named("square")
         moments = {name: (one, squares[name]) for name, one in named("moment").items()}
-        step, divergence = int(facts["step"]), float(facts["divergence"])
-        return Checkpoint(step, named("state"), named("best"), divergence, moments, tensors["random"])
+        numbers = {name: kind(facts[name]) for name, kind in CHECKPOINT_FACTS.items()}
+        return Checkpoint(
+            state=named("state"),
+            best=named("best"),
+            lowest=tensors["lowest"],
+            moments=moments,
+            random=tensors["random"],
+            **numbers,
+        )
     return None
 
 
@@ -232,7 +243,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     not.
     """
     model, images = channels_last(model, images)
-    seen, held_out = _split(images)
+    seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
@@ -255,16 +266,6 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
         alone[name] = max(0.0, divergence)
     return Statistics(moments, effects, alone, frozenset(trials), biased)
-
-
-def _split(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Those to read from, and every eighth, held out; a single image is both."""
-    if len(images) < 2:
-        return images, images
-    held_out = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1 if len(images) >= HELD_OUT else None
-    if held_out is None:
-        return images[:-1], images[-1:]
-    return images[~held_out], images[held_out]
 
 
 def _digest(what: str, model: nn.Module, images: Tensor) -> str:

@@ -3,9 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, damped
+
+HELD_OUT = 8
+"""Every eighth calibration image is held out: layers are refitted to the inputs of the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,3 +37,13 @@ class Statistics:
     def divergence(self, name: str, costs: Tensor) -> float:
         """What the outputs diverge by (nats), predicted from ``r M r`` of each row ``[G, R]``."""
         return float((self.effects[name].reshape(costs.shape) * costs).sum())
+
+
+def seen_and_held_out(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Those to read from, and every eighth, held out; a single image is both."""
+    if len(images) < 2:
+        return images, images
+    if len(images) < HELD_OUT:
+        return images[:-1], images[-1:]
+    held_out = torch.arange(len(images)) % HELD_OUT == HELD_OUT - 1
+    return images[~held_out], images[held_out]

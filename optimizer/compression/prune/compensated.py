@@ -23,7 +23,7 @@ from optimizer.compression.prune.allocation import (
 from optimizer.compression.prune.patterns import Pattern, keep_mask, named
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.errors import InputError
-from optimizer.progress import checkpoint
+from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec
 
 FAST_STEPS = 6
@@ -62,7 +62,7 @@ def prune(
     counts = _counts(weights, published, spec, pattern, statistics)
     pruned = {}
     for name, weight in weights.items():
-        checkpoint()
+        stop_if_cancelled()
         if name not in statistics.moments:
             mask = _magnitude_mask(published[name], spec, pattern, counts[name])
             pruned[name] = Pruned(weight * mask, mask)
