@@ -141,7 +141,7 @@ def _forgotten(request: Request) -> str:
 
 
 def move_on(keys: Iterable[str]) -> None:
-    """This visitor looks at something else: what nobody waits for ends at its next checkpoint."""
+    """This visitor looks at something else: what nobody waits for ends as soon as it can."""
     for key in keys:
         pool().withdraw(key, visitor(), grace=PATIENT)
 

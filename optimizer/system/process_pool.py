@@ -27,7 +27,7 @@ MAX_QUEUED_EACH = 200
 STOP_SECONDS = 2.0
 """A running job that is cancelled has so long to end by itself; then its worker is killed."""
 PATIENT = math.inf
-"""In place of it: as long as it takes to come to a checkpoint."""
+"""In place of it: as long as it takes to end by itself."""
 MAX_KEPT_BYTES = 256 * 2**20
 """Results of finished jobs that are remembered; the newest is, however large."""
 SERVER = ""
@@ -213,7 +213,7 @@ class Pool:
     def cancel(self, key: str, grace: float = STOP_SECONDS) -> bool:
         """Stop a queued or running job for good, whoever waits for it. False if there is none.
 
-        The worker of a running one has ``grace`` seconds to come to a checkpoint, then it is killed.
+        The worker of a running one has ``grace`` seconds to end by itself, then it is killed.
         """
         with self._changed:
             job = self._live.get(key)
@@ -381,8 +381,7 @@ class Pool:
                 self._changed.wait(min(left, kill, threading.TIMEOUT_MAX))
 
     def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
-        """End a job before its time; the worker that runs it has ``grace`` seconds to come to a checkpoint,
-        or is killed. With ``self._changed`` held."""
+        """End a job before its time; the worker that runs it has ``grace`` seconds to end by itself, or is killed. With ``self._changed`` held."""
         running = job.state == "running"
         self._end(job, state, error=error)
         lane = self._lanes[job.lane]
