@@ -381,7 +381,8 @@ class Pool:
                 self._changed.wait(min(left, kill, threading.TIMEOUT_MAX))
 
     def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
-        """End a job before its time; the worker that runs it has ``grace`` seconds to end by itself, or is killed. With ``self._changed`` held."""
+        """End a job before its time; the worker that runs it has ``grace`` seconds to end it by itself, or is
+        killed. With ``self._changed`` held."""
         running = job.state == "running"
         self._end(job, state, error=error)
         lane = self._lanes[job.lane]

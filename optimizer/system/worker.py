@@ -113,7 +113,7 @@ class Worker:
             raise
 
     def cancel(self) -> None:
-        """Ask the target to end what it runs; it does where it next looks (:func:`optimizer.progress.stop_if_cancelled`)."""
+        """Ask the target to end what it runs; see :func:`optimizer.progress.stop_if_cancelled`."""
         with contextlib.suppress(OSError, ValueError):  # the process is gone
             self._tell(self._runs)
 

@@ -240,7 +240,7 @@ def test_a_queued_job_can_be_cancelled_and_asked_for_again(pool: Pool, tmp_path:
     assert (job.state, again.state) == ("cancelled", "done")
 
 
-def test_a_running_job_is_cancelled_at_its_next_checkpoint_and_its_worker_goes_on(
+def test_a_running_job_ends_by_itself_when_it_is_cancelled_and_its_worker_goes_on(
     pool: Pool, tmp_path: Path
 ) -> None:
     worker = int(done(pool, pool.submit("measure", "pid", None, "before")).result)
@@ -272,7 +272,7 @@ def test_what_later_jobs_need_is_finished_first(pool: Pool, tmp_path: Path) -> N
     assert lines(tmp_path / "made") == ["made"], "and what comes after it was not begun"
 
 
-def test_what_comes_to_no_checkpoint_is_killed(pool: Pool, tmp_path: Path) -> None:
+def test_what_does_not_end_by_itself_is_killed(pool: Pool, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     job = pool.submit("measure", "hang", {"begun": str(begun)}, "k")
     worker = int(until(lambda: lines(begun))[0])
