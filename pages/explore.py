@@ -1,5 +1,6 @@
 """Explore: drag a slider, and see accuracy, size and latency measured."""
 
+import time
 from dataclasses import replace
 
 import streamlit as st
@@ -23,6 +24,8 @@ INSPECTION_SECONDS = 0.25
 """The page waits for counts and sizes before it is drawn; then they follow."""
 LIVE_SECONDS = 0.1
 """Between two looks at what is known of a position."""
+AHEAD_SECONDS = 2.0
+"""A visitor who looks at a position for so long is not on the way to another."""
 
 
 def main() -> None:
@@ -76,28 +79,37 @@ def take_link() -> None:
 
 def ask(request: Request) -> list[Job]:
     """Have a position measured."""
-    key = session().asked = request_key(request)
+    key = session().asked
     work = consent.work_of(request, sidebar.selection().card)
     return [] if tasks.held_back(key, work) else [tasks.submit_position(request)]
 
 
 def move_to(request: Request) -> None:
     """What this visitor asked for before, or would perhaps have asked for next, is not wanted any more."""
-    visit = session()
-    tasks.move_on({visit.asked, *visit.ahead} - {request_key(request)})
-    visit.ahead = frozenset()
+    visit, key = session(), request_key(request)
+    if visit.asked != key:
+        tasks.move_on({visit.asked, *visit.ahead} - {key})
+        visit.asked, visit.asked_at, visit.ahead = key, time.monotonic(), frozenset()
 
 
 def work_ahead(request: Request) -> None:
     """Measure the positions beside this one while the visitor looks."""
-    if not works_ahead():
-        return
     visit = session()
-    wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
-    visit.ahead = frozenset(map(request_key, wanted))
     visit.shown |= visit.ahead
-    for one in wanted:
-        tasks.submit_ahead(one)
+    if visit.ahead or not works_ahead():
+        return
+
+    @st.fragment(run_every=AHEAD_SECONDS)
+    def begin() -> None:
+        if visit.ahead or time.monotonic() < visit.asked_at + AHEAD_SECONDS:
+            return
+        wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
+        visit.ahead = frozenset(map(request_key, wanted))
+        visit.shown |= visit.ahead
+        for one in wanted:
+            tasks.submit_ahead(one)
+
+    begin()
 
 
 def inspection(request: Request, asked: list[Job]) -> Inspection | None:

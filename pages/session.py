@@ -37,7 +37,8 @@ class Session:
 
     ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
-    ``ahead`` those of the positions beside that one.
+    ``ahead`` those of the positions beside that one. ``asked_at`` is when the sliders came to it, in seconds
+    of the monotonic clock.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -50,6 +51,7 @@ class Session:
     pins: tuple[str, ...] = ()
     preset: Job | None = None
     asked: str = ""
+    asked_at: float = 0.0
     ahead: frozenset[str] = frozenset()
     stopped: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)

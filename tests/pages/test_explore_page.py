@@ -215,6 +215,9 @@ def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left
 ) -> None:
     monkeypatch.delenv(WORK_AHEAD_VARIABLE)
     page = stored.run()
+    assert started.tasks() == [], "the visitor may be on the way to another"
+    page.session_state["session"].asked_at -= 60
+    page.run()
     ahead = {key: job for key, job in started.listed.items() if job.task == "ahead"}
     request = ahead and next(iter(ahead.values())).request
     assert isinstance(request, Request)
