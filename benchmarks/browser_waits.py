@@ -1,7 +1,8 @@
 """What a visitor waits for in a browser, from a control's change to each figure: part of ``sliders.py``.
 
-Watches Explore in headless Chromium. A position is drawn when its recipe in words has changed; from then on a
-figure is there when its card has no dash, and accuracy is that of all images when it does not say "so far".
+Watches Explore in headless Chromium. A position is drawn when its recipe in words or the last card has changed;
+from then on a figure is there when its card has no dash, and accuracy is that of all images when it does not
+say "so far".
 """
 
 import os
@@ -26,7 +27,8 @@ FIGURES = ("counts and size", "first accuracy", "accuracy", "everything")
 WATCH = """
 () => {
   const cards = '[data-testid=stMetricValue]';
-  const position = () => document.querySelector('[data-testid=stMain] strong')?.innerText;
+  const position = () => document.querySelector('[data-testid=stMain] strong')?.innerText
+    + [...document.querySelectorAll(cards)].at(-1)?.innerText;
   const known = card => card && card.innerText !== '–';
   const whole = card => !card.closest('[data-testid=stVerticalBlock]').innerText.includes('so far');
   const before = position(), begun = performance.now(), seen = {};

@@ -45,8 +45,8 @@ def main() -> None:
     results = [one for one in everywhere if one.request.engine == request.engine]
     started = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
-    if result and not started:
-        work_ahead(request)
+    if result:
+        work_ahead(request, bool(started))
     draw(results, timed_alike(everywhere, request.settings), result, recipe)
 
 
@@ -88,13 +88,17 @@ def move_to(request: Request) -> None:
     """What this visitor asked for before, or would perhaps have asked for next, is not wanted any more."""
     visit, key = session(), request_key(request)
     if visit.asked != key:
-        tasks.move_on({visit.asked, *visit.ahead} - {key})
+        tasks.move_on({visit.asked, *tasks.only_ahead(visit.ahead)} - {key})
         visit.asked, visit.asked_at, visit.ahead = key, time.monotonic(), frozenset()
 
 
-def work_ahead(request: Request) -> None:
-    """Measure the positions beside this one while the visitor looks."""
+def work_ahead(request: Request, busy: bool) -> None:
+    """Measure the positions beside this one while the visitor looks, and is not ``busy`` otherwise."""
     visit = session()
+    if busy:
+        tasks.move_on(tasks.only_ahead(visit.ahead))
+        visit.ahead = frozenset()
+        return
     visit.shown |= visit.ahead
     if visit.ahead or not works_ahead():
         return

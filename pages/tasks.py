@@ -146,6 +146,11 @@ def move_on(keys: Iterable[str]) -> None:
         pool().withdraw(key, visitor(), grace=PATIENT)
 
 
+def only_ahead(keys: Iterable[str]) -> set[str]:
+    """Those of the keys whose jobs nobody has asked for meanwhile, as a sweep may have."""
+    return {key for key in keys if (job := pool().get(key)) and job.priority >= AHEAD}
+
+
 def stop(job: Job) -> None:
     """Wait no longer for a job, nor ask for it again by itself. It ends, unless another visitor waits too."""
     session().stopped.add(job.key)
