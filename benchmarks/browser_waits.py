@@ -1,8 +1,8 @@
 """What a visitor waits for in a browser, from a control's change to each figure: part of ``sliders.py``.
 
-Watches Explore in headless Chromium. A position is drawn when its recipe in words or the last card has changed;
-from then on a figure is there when its card has no dash, and accuracy is that of all images when it does not
-say "so far".
+Watches Explore in headless Chromium. A position is drawn when its recipe in words or the last card has
+changed; from then on a figure is there when its card has no dash, and accuracy is that of all images when it
+does not say "so far".
 """
 
 import os

@@ -93,7 +93,7 @@ def move_to(request: Request) -> None:
 
 
 def work_ahead(request: Request, busy: bool) -> None:
-    """Measure the positions beside this one while the visitor looks, and is not ``busy`` otherwise."""
+    """Measure the positions beside this one while the visitor looks, unless ``busy`` otherwise."""
     visit = session()
     if busy:
         tasks.move_on(tasks.only_ahead(visit.ahead))
