@@ -345,8 +345,8 @@ def test_the_interval_of_balanced_accuracy_covers(
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.93])
 def test_the_growing_interval_holds_at_every_look_at_once(share: float) -> None:
     """The interval for a fixed number of images misses at one look or another."""
-    random, looks = np.random.default_rng(0), [round(10 * 1.35**step) for step in range(14)]
-    missed, fixed_missed, runs = 0, 0, 300
+    random, looks = np.random.default_rng(0), [round(10 * 1.6**step) for step in range(9)]
+    missed, fixed_missed, runs = 0, 0, 200
     for _ in range(runs):
         right = np.cumsum(random.random(500) < share)
         missed += any(not _holds(growing_share_interval, int(right[n - 1]), n, share) for n in looks)
