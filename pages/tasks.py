@@ -115,24 +115,24 @@ def ask_for(task: str, asked: object, key: str, work: Sequence[consent.Work] = (
 
 def submit(request: Request, priority: int = INTERACTIVE) -> Job:
     """Have a request measured that has no stored result: one that was done once was forgotten since."""
-    key = _forgotten(request)
+    key = _forget_done(request)
     return start("measure", "measure", request, key, priority)
 
 
 def submit_position(request: Request) -> Job:
     """Have the position of the sliders measured: where nothing long runs, unless something quick does."""
-    key = _forgotten(request)
+    key = _forget_done(request)
     lane = "measure" if pool().idle("measure") and not pool().idle("interactive") else "interactive"
     return start(lane, "measure", request, key)
 
 
 def submit_ahead(request: Request) -> Job:
     """Have a request measured that this visitor may ask for next, by the worker that has all it needs."""
-    return pool().submit("interactive", "ahead", request, _forgotten(request), AHEAD, visitor())
+    return pool().submit("interactive", "ahead", request, _forget_done(request), AHEAD, visitor())
 
 
-def _forgotten(request: Request) -> str:
-    """The key of a request whose job, if it was done once, was forgotten since."""
+def _forget_done(request: Request) -> str:
+    """Forget the job of a request if it is done: its result is in the store no more. Gives the key."""
     key = request_key(request)
     job = pool().get(key)
     if job and job.state == "done":

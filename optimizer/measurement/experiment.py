@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import numpy as np
 
@@ -71,11 +72,11 @@ class Scored:
     baseline: Baseline
     labels: np.ndarray | None
 
-    @property
+    @cached_property
     def accuracy(self) -> Accuracy:
         return accuracy_of(self.logits, self.baseline.logits, self.labels, self.workspace.files)
 
-    @property
+    @cached_property
     def baseline_accuracy(self) -> Accuracy:
         return accuracy_of(self.baseline.logits, self.baseline.logits, self.labels, self.workspace.files)
 

@@ -232,7 +232,7 @@ class Pool:
         with self._changed:
             self._closed = True
             for job in list(self._live.values()):
-                self._interrupt(job, "cancelled")
+                self._end(job, "cancelled")
             for lane in self._lanes.values():
                 lane.kill()
             self._changed.notify_all()
