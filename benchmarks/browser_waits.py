@@ -27,10 +27,10 @@ FIGURES = ("counts and size", "first accuracy", "accuracy", "everything")
 WATCH = """
 () => {
   const cards = '[data-testid=stMetricValue]';
-  const position = () => document.querySelector('[data-testid=stMain] strong')?.innerText
-    + [...document.querySelectorAll(cards)].at(-1)?.innerText;
-  const known = card => card && card.innerText !== '–';
-  const whole = card => !card.closest('[data-testid=stVerticalBlock]').innerText.includes('so far');
+  const position = () => document.querySelector('[data-testid=stMain] strong')?.textContent
+    + [...document.querySelectorAll(cards)].at(-1)?.textContent;
+  const known = card => card && card.textContent !== '–';
+  const whole = card => !card.closest('[data-testid=stVerticalBlock]').textContent.includes('so far');
   const before = position(), begun = performance.now(), seen = {};
   const look = () => {
     if (position() === before) return;
@@ -45,7 +45,7 @@ WATCH = """
       if (found[figure] && !(figure in seen)) seen[figure] = performance.now() - begun;
     if ('everything' in seen) clearInterval(timer);
   };
-  const timer = setInterval(look, 5);
+  const timer = setInterval(look, 10);
   window.paretoscopeSeen = seen;
 }
 """
@@ -139,7 +139,7 @@ def _choose(page: Page, method: str) -> dict[str, float] | None:
 def _seen(page: Page) -> dict[str, float] | None:
     """None where nothing changed that can be seen, as between positions of one size."""
     with suppress(Exception):
-        page.wait_for_function("'everything' in window.paretoscopeSeen", timeout=20_000, polling=20)
+        page.wait_for_function("'everything' in window.paretoscopeSeen", timeout=20_000, polling=100)
     seen: dict[str, float] = page.evaluate("window.paretoscopeSeen")
     time.sleep(0.3)
     return seen if set(seen) == set(FIGURES) else None

@@ -7,8 +7,8 @@ import streamlit as st
 
 from optimizer import charts
 from optimizer.analysis.frame import timed_alike
-from optimizer.analysis.headline import headlines
-from optimizer.analysis.summary import summarise, summarise_scores
+from optimizer.analysis.headline import Headline, headlines
+from optimizer.analysis.summary import Summary, summarise, summarise_scores
 from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Inspection, Known, Request, Result, Settings
@@ -26,6 +26,8 @@ LIVE_SECONDS = 0.1
 """Between two looks at what is known of a position."""
 AHEAD_SECONDS = 2.0
 """A visitor who looks at a position for so long is not on the way to another."""
+PATIENCE_SECONDS = 4.0
+"""The charts mark a position when it is measured, or when that takes longer."""
 
 
 def main() -> None:
@@ -47,7 +49,7 @@ def main() -> None:
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started))
-    draw(results, timed_alike(everywhere, request.settings), result, recipe)
+    draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked))
 
 
 def take_preset() -> None:
@@ -105,7 +107,7 @@ def work_ahead(request: Request, busy: bool) -> None:
 
     @st.fragment(run_every=AHEAD_SECONDS)
     def begin() -> None:
-        if visit.ahead or time.monotonic() < visit.asked_at + AHEAD_SECONDS:
+        if visit.ahead or not waited(AHEAD_SECONDS):
             return
         wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
         visit.ahead = frozenset(map(request_key, wanted))
@@ -137,26 +139,61 @@ def cards(request: Request, result: Result | None, asked: list[Job]) -> None:
     for job in asked:
         tasks.pool().wait_known(job, INSPECTION_SECONDS)
 
+    late = waited(PATIENCE_SECONDS)
+    drawn = False
+
     @st.fragment(run_every=LIVE_SECONDS if asked else None)
     def live() -> None:
-        known = next((job.known for job in asked if isinstance(job.known, Known)), None)
-        scores = summarise_scores(known) if known else None
-        found = headlines(summary, known.inspection if known else counts, scores)
-        for column, headline in zip(st.columns(4), found, strict=True):
+        nonlocal drawn
+        told = [job.known for job in asked]
+        for column, headline in zip(st.columns(4), known_so_far(told, summary, counts), strict=True):
             with column:
                 drawing.card(headline)
-        if any(job.over for job in asked):
-            st.rerun()  # with its result
+        if any(job.over for job in asked) or (asked and not late and waited(PATIENCE_SECONDS)):
+            st.rerun()  # with its result, or its mark
+        if drawn and tasks.wait_for_news(asked, told):
+            st.rerun(scope="fragment")
+        drawn = True
 
     live()
 
 
-def draw(results: list[Result], timed: list[Result], result: Result | None, recipe: Recipe) -> None:
-    """The four curves, with the point under the sliders on each: latency of what was ``timed`` alike, on any
-    engine; the others of ``results``, with however many threads."""
-    key = result.key if result else None
+def known_so_far(
+    told: list[object], summary: Summary | None, counts: Inspection | None
+) -> tuple[Headline, ...]:
+    """The four figures by what a job has ``told`` last, or by what was known before."""
+    for one in told:
+        if isinstance(one, Result):
+            return headlines(summarise(one), one.inspection)
+        if isinstance(one, Known):
+            return headlines(None, one.inspection, summarise_scores(one))
+    return headlines(summary, counts)
+
+
+def marked(
+    result: Result | None, results: list[Result], recipe: Recipe, asked: list[Job]
+) -> tuple[str | None, float | None]:
+    """What the charts of ``results`` mark: the key of this position's result, or the sparsity in percent
+    where it will be. While that is not late, the result that they marked before: to draw four charts anew
+    takes a core from what is being measured."""
+    visit = session()
+    stays = asked and not waited(PATIENCE_SECONDS) and visit.marked in {one.key for one in results}
+    if not stays:
+        visit.marked = result.key if result else ""
+    cursor = 100 * recipe.prune.sparsity if recipe.prune.sparsity else None
+    return visit.marked or None, None if visit.marked else cursor
+
+
+def waited(seconds: float) -> bool:
+    """Whether the visitor has been at this position for so long."""
+    return time.monotonic() > session().asked_at + seconds
+
+
+def draw(results: list[Result], timed: list[Result], key: str | None, cursor: float | None) -> None:
+    """The four curves, with the position under the sliders on each, by its result's ``key`` or its sparsity
+    (``cursor``, in percent): latency of what was ``timed`` alike, on any engine; the others of ``results``,
+    with however many threads."""
     engine = sidebar.selection().engine
-    cursor = 100 * recipe.prune.sparsity if recipe.prune.sparsity and not result else None
     left, right = st.columns(2)
     with left:
         drawing.chart(charts.accuracy_info(results, key, cursor), "accuracy")

@@ -38,7 +38,7 @@ class Session:
     ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
     ``ahead`` those of the positions beside that one. ``asked_at`` is when the sliders came to it, in seconds
-    of the monotonic clock.
+    of the monotonic clock; ``marked`` the result that Explore's charts mark.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -52,6 +52,7 @@ class Session:
     preset: Job | None = None
     asked: str = ""
     asked_at: float = 0.0
+    marked: str = ""
     ahead: frozenset[str] = frozenset()
     stopped: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)

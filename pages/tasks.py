@@ -1,5 +1,6 @@
 """Tasks that pages ask for: done by the pool, shown while they run and when they fail. (Not a page.)"""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
@@ -23,6 +24,11 @@ from pages.session import session
 
 T = TypeVar("T")
 POLL_SECONDS = 0.25
+NEWS_SECONDS = 0.5
+"""So long a fragment waits on the server for news of a job before the browser asks again: each answer is
+drawn anew, on the cores that the job runs on."""
+MOVE_SECONDS = 0.02
+"""Within that time a move of the visitor ends the wait."""
 OTHERS_POLL_SECONDS = 1.0
 INTERACTIVE, BACKGROUND, AHEAD = 0, 10, 20
 """Priorities: what a slider asks for goes before what a sweep asks for, and that before what nobody has asked
@@ -171,6 +177,18 @@ def is_stopped(key: str) -> bool:
 def may_stop(job: Job) -> bool:
     """Whether this visitor asked for it, or nobody who is there waits for it."""
     return pool().may_stop(job, visitor())
+
+
+def wait_for_news(jobs: Sequence[Job], known: Sequence[object]) -> bool:
+    """Whether one of the jobs is over, or knows something else than ``known``, within a moment. Ends this run
+    of the page as soon as the visitor moves."""
+    context = get_script_run_ctx()
+    until = time.monotonic() + NEWS_SECONDS
+    while context and time.monotonic() < until:
+        if pool().wait_news(jobs, known, MOVE_SECONDS):
+            return True
+        context.yield_check()
+    return False
 
 
 def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache, partial
@@ -28,6 +27,7 @@ from optimizer.engine.base import (
     one_by_one,
 )
 from optimizer.engine.faithful import check_follows
+from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_graph import Converted, convert, graph_of, nodes_of
 from optimizer.engine.realised import execution_of, simulated
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
@@ -77,7 +77,7 @@ def build(
     layers = _executed(timed, prepared)
     return Runner(
         infer=_one_call(timed),
-        score=lambda images: _score(scoring(), scoring_batch, images),
+        score=lambda images: run_batches(scoring(), scoring_batch, images),
         scored=lambda: _executed(scoring(), prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
         memory_probe=lambda folder: _save(graph, Path(folder), precision),
@@ -120,36 +120,6 @@ def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
         "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
     }
-
-
-def _score(compiled: Any, batch: int, images: Array) -> Array:
-    """Logits of images in batches over every stream; the last batch is filled up and cut.
-
-    Requests are waited for in turn, without callbacks: a callback needs the interpreter's lock, which a
-    thread that lets go of the compiled model holds while it waits for the callback's thread.
-    """
-    streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-    free = [compiled.create_infer_request() for _ in range(streams)]
-    logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
-    running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
-
-    def finish_oldest() -> Any:
-        request, start, _ = running.popleft()
-        request.wait()
-        part = logits[start : start + batch]
-        part[:] = request.get_output_tensor().data[: len(part)]
-        return request
-
-    for start in range(0, len(images), batch):
-        chunk = images[start : start + batch]
-        if len(chunk) < batch:
-            chunk = np.concatenate([chunk, np.zeros((batch - len(chunk), *chunk.shape[1:]), np.float32)])
-        request = free.pop() if free else finish_oldest()
-        request.start_async([chunk], share_inputs=True)
-        running.append((request, start, chunk))
-    while running:
-        finish_oldest()
-    return logits
 
 
 def _serve(

@@ -1,18 +1,17 @@
 """OpenVINO's graph of a compressed model: converted once, then given each recipe's weights and quantizers.
 
 A torch module is converted once (seconds); each recipe takes a clone of the graph and puts its weights in
-the place of the module's (milliseconds). For 8-bit activations NNCF places the activation quantizers and
-calibrates them on the compressed model; the weights are then written in the recipe's own codes and scales, so
-their values are exact and the int8 kernels run.
+the place of the module's (milliseconds). For 8-bit activations quantizers are put in and calibrated on the
+compressed model; the weights are then written in the recipe's own codes and scales, so their values are exact
+and the int8 kernels run.
 """
 
-import io
-import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,21 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, CompressedWeight
 from optimizer.engine.base import Array
+from optimizer.engine.openvino_quantizers import (
+    WEIGHTED,
+    Quantizer,
+    insert,
+    nncf_quantized,
+    place,
+    ranges,
+    set_levels,
+)
 from optimizer.errors import WorkError
 from optimizer.model.layers import multiplications, uses, walk
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,12 @@ class Converted:
     operations: dict[str, tuple[str, ...]]
     additions: dict[str, str]
     input_shape: tuple[int, ...]
+
+    @cached_property
+    def quantizers(self) -> tuple[Quantizer, ...] | None:
+        """Where activations are quantized, found when it is first asked for (a second or more)."""
+        weighted = {operation for operations in self.operations.values() for operation in operations}
+        return place(self.graph, self.input_shape, weighted)
 
 
 def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
@@ -149,7 +161,7 @@ def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tens
     _replace_weights(graph, prepared, compressed, as_codes=False)
     _shift_biases(graph, prepared, compressed)
     if bits <= 8:
-        graph = _quantize_activations(graph, calibration.numpy(), bits)
+        graph = _quantize_activations(graph, prepared, calibration.numpy(), bits)
         _replace_weights(graph, prepared, compressed, as_codes=True)
     return graph
 
@@ -211,41 +223,16 @@ def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
     return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))
 
 
-def _quantize_activations(graph: Any, calibration: Array, bits: int) -> Any:
-    """NNCF's post-training quantization without its bias correction: biases are the recipe's business.
-
-    Its grids are of 8 bits; fewer take fewer levels between the same ends.
-    """
-    kind_of_logger = logging.getLoggerClass()
-    import nncf
-
-    logging.setLoggerClass(kind_of_logger)  # importing NNCF sets its own for every logger made later
-    nncf.set_log_level(logging.ERROR)
-    dataset = nncf.Dataset([calibration[index : index + 1] for index in range(len(calibration))])
-    transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
-    try:
-        with redirect_stdout(io.StringIO()):  # where it draws its progress
-            quantized = nncf.quantize(
-                graph,
-                dataset,
-                subset_size=len(calibration),
-                # symmetric grids: for a transformer NNCF's own choice is an eighth slower, and no more exact
-                preset=nncf.QuantizationPreset.PERFORMANCE,
-                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                advanced_parameters=nncf.AdvancedQuantizationParameters(
-                    disable_bias_correction=True,
-                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
-                ),
-            )
-    except Exception as error:  # NNCF wraps errors of many kinds
-        raise WorkError(f"NNCF can't quantize the activations of this model: {_one_line(error)}") from error
-    for node in quantized.get_ops():
-        if (
-            node.get_type_name() == "FakeQuantize"
-            and node.input_value(0).get_node().get_type_name() != "Constant"
-        ):
-            node.set_attribute("levels", 2**bits)
-    return quantized
+def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, bits: int) -> Any:
+    """With quantizers where NNCF places them, with the ranges that it would give them. Its grids are of 8
+    bits; fewer take fewer levels between the same ends."""
+    placed = prepared.quantizers
+    if placed is None:
+        graph = nncf_quantized(graph, calibration)
+        set_levels(graph, bits)
+    else:
+        insert(graph, placed, ranges(graph, placed, calibration), bits)
+    return graph
 
 
 def _one_line(error: Exception) -> str:

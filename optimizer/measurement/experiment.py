@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import Runner
 from optimizer.engine.base import Build
-from optimizer.engine.memory import measure_start
+from optimizer.engine.memory import Start, measure_start
 from optimizer.engine.realised import named
 from optimizer.formats import count
 from optimizer.measurement.compressed import (
@@ -192,30 +192,48 @@ def measure(
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
 
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
-    instructions whatever the weights' values, so it is used, noisy or not, instead of timing again.
+    instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
+    result whose latency is noisy is published before it is timed again.
     """
     scored = score(workspace, request, report)
     ready = checked(request)
     settings = ready.settings
     baseline, runner = scored.baseline.runner, scored.runner
     signature = _signature(request, runner.execution, settings.threads)
+    made = partial(_result, scored, request)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
             builds = baseline, _second_baseline(workspace, *_way(ready))
             latency = time_latency(
-                builds, runner, _timed(workspace), settings, signature, request.recipe, report
+                builds,
+                runner,
+                _timed(workspace),
+                settings,
+                signature,
+                request.recipe,
+                report,
+                lambda noisy: publish(made(noisy)),
             )
-    inspection, cold_start = scored.inspection, None
-    if not settings.quick:
-        shape = (settings.batch, *workspace.model.input_shape)
-        with exclusive(report):
-            report(None, "measuring memory and cold start")
-            started = measure_start(runner, settings.threads, shape)
-            before = measure_start(baseline, settings.threads, shape)
-        if started and before:
-            inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
-            cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
+    if settings.quick:
+        return made(latency)
+    shape = (settings.batch, *workspace.model.input_shape)
+    with exclusive(report):
+        report(None, "measuring memory and cold start")
+        started = measure_start(runner, settings.threads, shape)
+        before = measure_start(baseline, settings.threads, shape)
+    return made(latency, (started, before) if started and before else None)
+
+
+def _result(
+    scored: Scored, request: Request, latency: Latency, starts: tuple[Start, Start] | None = None
+) -> Result:
+    """All that was measured; ``starts`` are those of the compressed model and of its baseline."""
+    workspace, inspection, cold_start = scored.workspace, scored.inspection, None
+    if starts:
+        started, before = starts
+        inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
+        cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
     return Result(
         key=request_key(request, workspace.files),
         request=request,
@@ -225,11 +243,11 @@ def measure(
         accuracy=scored.accuracy,
         baseline_accuracy=scored.baseline_accuracy,
         latency=latency,
-        execution=runner.execution,
+        execution=scored.runner.execution,
         notes=(
             *workspace.model.notes,
             *notes_on_equalisation(workspace.model.module, request.recipe),
-            *_notes_on_scoring(runner),
+            *_notes_on_scoring(scored.runner),
             *workspace.images.notes,
         ),
         cold_start=cold_start,

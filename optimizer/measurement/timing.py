@@ -1,6 +1,6 @@
 """How a latency is measured: quick in this process, in full in several fresh ones; a noisy one again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -24,26 +24,40 @@ def time_latency(
     signature: str,
     recipe: Recipe,
     report: Report = quiet,
+    noisy: Callable[[Latency], None] = lambda latency: None,
 ) -> Latency:
     """Compare one variant with its baseline, over ``images`` ``[N, C, H, W]``.
 
-    ``signature`` and ``recipe`` are kept with it. Raises WorkError where an engine fails.
+    ``signature`` and ``recipe`` are kept with it. ``noisy`` is given a measurement that is made again. Raises
+    WorkError where an engine fails.
     """
-    series, attempts = time_series(baselines, {VARIANT: variant}, images, settings, report)
-    return Latency(
-        signature=signature,
-        recipe=recipe,
-        baseline=series.baseline,
-        variant=series.variants[VARIANT],
-        batch=settings.batch,
-        threads=settings.threads,
-        quick=settings.quick,
-        seed=settings.seed,
-        warmup_calls=series.warmup_calls,
-        stolen_share=series.stolen_share,
-        attempts=attempts,
-        processes=series.processes,
-        lost=series.lost,
+
+    def latency(series: LatencySeries, attempts: int) -> Latency:
+        return Latency(
+            signature=signature,
+            recipe=recipe,
+            baseline=series.baseline,
+            variant=series.variants[VARIANT],
+            batch=settings.batch,
+            threads=settings.threads,
+            quick=settings.quick,
+            seed=settings.seed,
+            warmup_calls=series.warmup_calls,
+            stolen_share=series.stolen_share,
+            attempts=attempts,
+            processes=series.processes,
+            lost=series.lost,
+        )
+
+    return latency(
+        *time_series(
+            baselines,
+            {VARIANT: variant},
+            images,
+            settings,
+            report,
+            lambda series, attempt: noisy(latency(series, attempt)),
+        )
     )
 
 
@@ -53,14 +67,18 @@ def time_series(
     images: np.ndarray,
     settings: Settings,
     report: Report = quiet,
+    noisy: Callable[[LatencySeries, int], None] = lambda series, attempt: None,
 ) -> tuple[LatencySeries, int]:
-    """Time the variants by name, quick or in full, and the attempts it took: a series that is noisy for one
-    of them is measured again, the last kept as it is."""
+    """Time the variants by name, quick or in full, and the attempts it took: a series that is ``noisy`` for
+    one of them is measured again, the last kept as it is."""
     effort = EFFORTS[settings.quick]
     for attempt in range(1, effort.attempts + 1):
+        report(None, "timing" if attempt == 1 else "timing again, since it was noisy")
         series = _time(baselines, variants, images, settings, effort.again(attempt), report)
         if not any(summary.noise for summary in series.summaries.values()):
             break
+        if attempt < effort.attempts:
+            noisy(series, attempt)
     return series, attempt
 
 
@@ -79,5 +97,4 @@ def _time(
             return time_in_processes(baselines[0], variants, images, settings, effort, report)
         except UnavailableError:
             effort = replace(effort, seconds=effort.processes * effort.seconds)
-    report(None, "timing")
     return time_interleaved(baselines, variants, images, settings, effort)

@@ -190,6 +190,15 @@ class Pool:
             self._changed.wait_for(lambda: job.over or job.known is not None, timeout)
         return job
 
+    def wait_news(self, jobs: Sequence[Job], known: Sequence[object], timeout: float) -> bool:
+        """Whether one of the jobs is over or knows something else than ``known``, which has an item for each,
+        now or within ``timeout`` seconds."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: any(job.over or job.known is not one for job, one in zip(jobs, known, strict=True)),
+                timeout,
+            )
+
     def idle(self, lane: str) -> bool:
         """Whether nothing runs or waits in a lane."""
         with self._changed:

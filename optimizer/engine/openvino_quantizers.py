@@ -1,0 +1,172 @@
+"""Activation quantizers in OpenVINO's graph: placed by NNCF once a network, given ranges for each recipe.
+
+Where quantizers belong depends on the graph alone, and to find it takes NNCF longer than all else that an
+8-bit recipe needs. Their ranges depend on its weights: they are read off the recipe's own graph, by NNCF's
+rules for symmetric grids.
+"""
+
+import io
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from optimizer.engine.base import Array
+from optimizer.engine.openvino_batches import run_batches
+from optimizer.errors import WorkError
+
+WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
+BITS = 8
+"""NNCF's grids; fewer bits take fewer levels between the same ends."""
+WIDER_BELOW = np.float32(2**BITS / (2**BITS - 2))
+"""By how much a signed grid reaches further below zero: it has 128 steps there, 127 above."""
+MIN_HIGH, MIN_SHARE = 8e-5, 0.01
+"""The least upper end, where an activation is zero on all images; and of a channel, as a share of the largest
+one's."""
+NOISE_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """One quantizer: the inputs that read through it, each an operation's name and the input's number.
+
+    ``shape`` is that of its range: ``(1, C, 1, 1)`` before a depthwise convolution, else ``()``. Those of one
+    ``group`` have the same range, as the inputs of a concatenation do.
+    """
+
+    inputs: tuple[tuple[str, int], ...]
+    shape: tuple[int, ...]
+    group: int
+
+
+def place(graph: Any, input_shape: tuple[int, ...], weighted: set[str]) -> tuple[Quantizer, ...] | None:
+    """Where NNCF would put quantizers. None where their ranges are not to be had by :func:`ranges`: they are
+    not symmetric, or on the weight of an operation that is not among the ``weighted``.
+
+    Quantizers of one range are told by having it in common on an image of noise. Raises WorkError where NNCF
+    can't.
+    """
+    graph = graph.clone()
+    for number, node in enumerate(graph.get_ops()):
+        own = node.get_type_name() in WEIGHTED and node.get_friendly_name() not in weighted
+        if own and any(_constant(one.get_source_output().get_node()) for one in node.inputs()):
+            return None
+        if node.get_type_name() == "Clamp":  # else all that reach a common bound would have it in common
+            node.set_attribute("max", node.get_attributes()["max"] * (1 + number / 1000))
+    noise = np.random.default_rng(NOISE_SEED).standard_normal((1, *input_shape), np.float32)
+    quantized = nncf_quantized(graph, noise)
+    groups: dict[bytes, int] = {}
+    found: list[Quantizer] = []
+    for node in _grids(quantized):
+        low, high = (node.input_value(end).get_node().get_data() for end in (1, 2))
+        if low.any() and not np.allclose(low, -high * WIDER_BELOW):
+            return None
+        inputs = tuple(
+            (target.get_node().get_friendly_name(), target.get_index())
+            for target in node.output(0).get_target_inputs()
+        )
+        dead = high.max() < 1.01 * MIN_HIGH  # on this image, by chance: a range of its own
+        common = str(inputs).encode() if dead else high.tobytes()
+        found.append(Quantizer(inputs, high.shape, groups.setdefault(common, len(groups))))
+    return tuple(found)
+
+
+def set_levels(graph: Any, bits: int) -> None:
+    """Give the activations of a graph that NNCF has quantized grids of so many ``bits``."""
+    for node in _grids(graph):
+        node.set_attribute("levels", 2**bits)
+
+
+def _grids(graph: Any) -> Iterator[Any]:
+    """The operations that quantize activations."""
+    for node in graph.get_ops():
+        if node.get_type_name() == "FakeQuantize" and not _constant(node.input_value(0).get_node()):
+            yield node
+
+
+def _constant(node: Any) -> bool:
+    """Whether an operation gives the same whatever the images, as a weight does."""
+    sources = [one.get_source_output().get_node() for one in node.inputs()]
+    return all(map(_constant, sources)) if sources else node.get_type_name() == "Constant"
+
+
+def ranges(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple[Array, Array]]:
+    """Lower and upper end of each quantizer, on images ``[N, C, H, W]`` one by one."""
+    import openvino
+    from openvino import opset13 as ops
+
+    graph = graph.clone()
+    nodes = {node.get_friendly_name(): node for node in graph.get_ops()}
+    found, widths = [], []
+    for quantizer in placed:
+        operation, number = quantizer.inputs[0]
+        source = nodes[operation].input_value(number)
+        dimensions = quantizer.shape or (1,) * len(source.get_partial_shape())
+        axes = [axis for axis, size in enumerate(dimensions) if size == 1]
+        for reduce in (ops.reduce_min, ops.reduce_max):
+            found.append(ops.reshape(reduce(source, np.array(axes)), [1, -1], False))
+            widths.append(math.prod(dimensions))
+    probe = openvino.Model([ops.concat(found, 1)], graph.get_parameters())
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    told = run_batches(openvino.Core().compile_model(probe, "CPU", settings), 1, images)
+    parts = np.split(told, np.cumsum(widths)[:-1], 1)
+    extremes: dict[int, list[tuple[Array, Array]]] = {}
+    for quantizer, low, high in zip(placed, parts[::2], parts[1::2], strict=True):
+        magnitude = np.maximum(-low, high)
+        usual = (low.mean(0), magnitude.mean(0))
+        widest = (low.min(0), magnitude.max(0))
+        extremes.setdefault(quantizer.group, []).append(widest if quantizer.shape else usual)
+    return [_ends(quantizer.shape, extremes[quantizer.group]) for quantizer in placed]
+
+
+def _ends(shape: tuple[int, ...], extremes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Ends of one grid for the least values and the largest magnitudes of several activations."""
+    lows, magnitudes = (np.array(part) for part in zip(*extremes, strict=True))
+    high = magnitudes.max(0)
+    high = np.maximum(high, max(MIN_HIGH, high.max() * MIN_SHARE)).astype(np.float32).reshape(shape)
+    return -high * WIDER_BELOW if lows.min() < 0 else np.zeros_like(high), high
+
+
+def insert(graph: Any, placed: Sequence[Quantizer], ends: Sequence[tuple[Array, Array]], bits: int) -> None:
+    """Put quantizers of so many ``bits`` into a graph, between their ``ends``."""
+    from openvino import opset13 as ops
+
+    nodes = {node.get_friendly_name(): node for node in graph.get_ops()}
+    for quantizer, (low, high) in zip(placed, ends, strict=True):
+        targets = [nodes[operation].input(number) for operation, number in quantizer.inputs]
+        grid = ops.fake_quantize(targets[0].get_source_output(), low, high, low, high, 2**bits)
+        for target in targets:
+            target.replace_source_output(grid.output(0))
+
+
+def nncf_quantized(graph: Any, images: Array) -> Any:
+    """NNCF's post-training quantization on images ``[N, C, H, W]``, without its bias correction: biases are
+    the recipe's business. Raises WorkError where NNCF can't."""
+    kind_of_logger = logging.getLoggerClass()
+    import nncf
+
+    logging.setLoggerClass(kind_of_logger)  # importing NNCF sets its own for every logger made later
+    nncf.set_log_level(logging.ERROR)
+    dataset = nncf.Dataset([images[index : index + 1] for index in range(len(images))])
+    transformer = any(node.get_type_name() == "ScaledDotProductAttention" for node in graph.get_ops())
+    try:
+        with redirect_stdout(io.StringIO()):  # where it draws its progress
+            return nncf.quantize(
+                graph,
+                dataset,
+                subset_size=len(images),
+                # symmetric grids: for a transformer NNCF's own choice is an eighth slower, and no more exact
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    disable_bias_correction=True,
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+                ),
+            )
+    except Exception as error:  # NNCF wraps errors of many kinds
+        words = " ".join(str(error).split())
+        raise WorkError(f"NNCF can't quantize the activations of this model: {words}") from error

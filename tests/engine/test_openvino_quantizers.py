@@ -1,0 +1,84 @@
+"""Quantizers placed once and given ranges for each recipe are those that NNCF gives each recipe's graph."""
+
+import numpy as np
+import pytest
+import torch
+from engine_runs import Small
+from small_models import SMALL_SHAPE
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine.openvino import build
+from optimizer.engine.openvino_graph import Converted, convert
+from optimizer.engine.openvino_quantizers import Quantizer, place, ranges
+from optimizer.model.layers import fold_batch_norm
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+
+EIGHT = QuantizeSpec(weight_bits=8, activation_bits=8)
+HALF = Recipe(PruneSpec(sparsity=0.5, allocation="uniform"), EIGHT)
+
+
+class Bounded(nn.Module):
+    """Two branches that both reach the bound of ReLU6, concatenated, and one that is never alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.dead = (nn.Conv2d(1, 4, 3, padding=1) for _ in range(3))
+        self.both, self.head = nn.Conv2d(12, 8, 1), nn.Linear(8, 10)
+        for branch in (self.left, self.right):
+            nn.init.normal_(branch.weight, std=8)
+        nn.init.constant_(self.dead.bias, -1e3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [nn.functional.relu6(branch(x)) for branch in (self.left, self.right, self.dead)]
+        return self.head(nn.functional.relu6(self.both(torch.cat(branches, 1))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder", "bounded", "tied"])
+def test_one_placement_gives_what_nncf_gives_each_recipe(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    torch.manual_seed(0)
+    model = Bounded().eval() if name == "bounded" else fold_batch_norm(small(name))[0]
+    prepared = convert(model, SMALL_SHAPE)
+    assert prepared.quantizers, "placed"
+    compressed = compress(model, HALF)
+
+    def logits() -> np.ndarray:
+        return build(prepared, compressed, small_images, threads=1, batch=1).score(small_images.numpy())
+
+    placed_once = logits()
+    monkeypatch.setattr(Converted, "quantizers", None)  # as where ranges are not to be had otherwise
+    np.testing.assert_array_equal(placed_once, logits())
+
+
+def test_what_is_concatenated_has_one_range(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    prepared = convert(Bounded().eval(), SMALL_SHAPE)
+    assert prepared.quantizers is not None
+    together = [one for one in prepared.quantizers if any("cat" in name for name, _ in one.inputs)]
+    assert len(together) == 3
+    assert len({one.group for one in together}) == 1
+    ends = ranges(prepared.graph, together, small_images.numpy())
+    assert len({float(high) for _, high in ends}) == 1
+
+
+def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: Tensor) -> None:
+    """Before a depthwise convolution, where each channel has a range of its own."""
+    model, _ = fold_batch_norm(small("cnn"))
+    with torch.no_grad():
+        model.stem[0].weight[0] = 0
+        model.stem[0].bias[0] = 1e-7
+    prepared = convert(model, SMALL_SHAPE)
+    channels = Quantizer(((prepared.operations["depthwise.0.weight"][0], 0),), (1, 8, 1, 1), 0)
+    ((low, high),) = ranges(prepared.graph, [channels], small_images.numpy())
+    assert high.shape == (1, 8, 1, 1)
+    assert not low.any()
+    assert high.ravel()[0] == pytest.approx(0.01 * high.max())
+
+
+def test_a_weight_that_is_not_the_recipes_is_left_to_nncf(small: Small) -> None:
+    prepared = convert(fold_batch_norm(small("cnn"))[0], SMALL_SHAPE)
+    operations = {one for several in prepared.operations.values() for one in several}
+    assert place(prepared.graph, SMALL_SHAPE, operations) is not None
+    assert place(prepared.graph, SMALL_SHAPE, operations - {*prepared.operations["stem.0.weight"]}) is None
