@@ -1,6 +1,7 @@
 """Requests of the bundled residual network on a few of its images, end to end."""
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -277,6 +278,20 @@ def test_scores_are_published_before_anything_is_timed(monkeypatch: pytest.Monke
         assert (early.text(name), early.parts(name)) == (whole.text(name), whole.parts(name))
     assert headlines(None, scores.inspection, early)[0] == headlines(whole, result.inspection)[0]
     assert headlines(None, scores.inspection, early)[2].basis == "being measured"
+
+
+def test_a_noisy_latency_is_published_with_its_result_before_it_is_timed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(latency, "stolen_share", lambda: nullcontext(lambda: 0.5))
+    with asked_by(Asker(told.append, lambda: False)):
+        result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
+    (before,) = [one for one in told if isinstance(one, Result)]
+    assert told[told.index(before) + 1] == "timing again, since it was noisy"
+    assert (before.latency.attempts, result.latency.attempts) == (1, 2)
+    assert summarise(before).noise
+    assert replace(before, latency=result.latency, created=result.created) == result
 
 
 def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> None:

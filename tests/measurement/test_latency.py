@@ -12,7 +12,7 @@ from optimizer.analysis.statistics import SAME, first_call_ratio, summarise_visi
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Runner
-from optimizer.measurement.latency import EFFORTS, LatencyEffort, batches, time_interleaved
+from optimizer.measurement.latency import EFFORTS, LatencyEffort, LatencySeries, batches, time_interleaved
 from optimizer.measurement.timing import time_series
 from optimizer.measurement.visits import VisitEffort
 from optimizer.recipe import Recipe
@@ -175,8 +175,19 @@ def test_a_build_that_is_one_percent_off_is_no_difference(clock: Clock, ratio: f
 def test_a_noisy_series_is_measured_again_for_longer_and_then_kept(clock: Clock) -> None:
     """The variant doubles its time half-way through whatever there is."""
     unsteady = clock.runner("unsteady", lambda since: 1e6 * (1 + (clock.now_ns // 300_000_000) % 2))
-    series, attempts = time_series(clock.pair(1e6), {"unsteady": unsteady}, IMAGES, Settings())
+    told: list[tuple[LatencySeries, int]] = []
+    series, attempts = time_series(
+        clock.pair(1e6),
+        {"unsteady": unsteady},
+        IMAGES,
+        Settings(),
+        noisy=lambda *one: told.append(one),
+    )
     assert attempts == EFFORTS[True].attempts == 2
+    ((first, attempt),) = told
+    assert attempt == 1
+    assert first.summaries["unsteady"].verdict == "noisy"
+    assert first.processes < series.processes, "the second is longer"
     assert series.summaries["unsteady"].verdict == "noisy"
     assert len(clock.sessions) == 2 * 6
     once = LatencyEffort(4, 0.05, seconds=0.4, min_rounds=8, visit=EFFORTS[True].visit)

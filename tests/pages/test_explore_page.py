@@ -10,6 +10,7 @@ from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, try_
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
 from optimizer.formats import MISSING
@@ -208,6 +209,45 @@ def test_accuracy_is_on_its_card_while_timing_goes_on(started: Started) -> None:
     assert accuracy.value == summarise(made).parts("accuracy")[0]
     assert latency.value == MISSING
     assert not page.exception
+
+
+def test_a_noisy_latency_is_on_its_card_while_it_is_timed_again(started: Started) -> None:
+    page = open_page("explore", {"model": "fashion-mlp"})
+    (job,) = [job for job in started.listed.values() if job.task == "measure"]
+    made = make_result(model="fashion-mlp")
+    job.state, job.known = "running", made
+    page.run()
+    assert [card.value for card in page.metric] == [
+        one.value for one in headlines(summarise(made), made.inspection)
+    ]
+    assert not tasks.store().count(), "shown, and not kept"
+    assert not page.exception
+
+
+def test_charts_mark_the_position_before_until_this_one_is_measured_or_late(
+    stored: AppTest, started: Started
+) -> None:
+    def marks() -> list[tuple[bool, bool]]:
+        """Of the curves over sparsity: whether a result is marked, and a place where one will be."""
+        drawn = [json.loads(chart.proto.spec) for chart in page.get("plotly_chart")[:2]]
+        return [
+            ("#d6117c" in json.dumps(chart["data"]), '"dash": "dot"' in json.dumps(chart["layout"]))
+            for chart in drawn
+        ]
+
+    page = stored.run()
+    session = page.session_state["session"]
+    measured = session.marked
+    assert measured
+    before = marks()
+    page.slider(key="sparsity").set_value(71).run()
+    assert (session.marked, marks()) == (measured, before)
+    session.asked_at -= 60
+    page.run()
+    assert session.marked == ""
+    assert marks() != before
+    page.slider(key="sparsity").set_value(0).run()
+    assert (session.marked, marks()) == (measured, before)
 
 
 def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left(

@@ -166,8 +166,12 @@ def test_what_is_known_shows_before_the_job_is_done_and_goes_with_it(pool: Pool,
     job = pool.submit("measure", "tell", {"begun": str(begun), "go": str(go)}, "k")
     until(lambda: job.known)
     assert (job.state, job.known, job.result) == ("running", ("known", str(begun)), None)
-    go.touch()
+    assert pool.wait_news([job], [None], 60), "at once"
+    assert not pool.wait_news([job], [job.known], 0.01)
+    threading.Timer(0.1, go.touch).start()
+    assert pool.wait_news([job], [job.known], 60)
     done(pool, job)
+    assert pool.wait_news([job], [None], 0), "it is over"
     assert job.known is None
     assert isinstance(job.result, int)
     assert done(pool, pool.submit("measure", "echo", 1, "next")).known is None
