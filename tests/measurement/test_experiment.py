@@ -285,6 +285,7 @@ def test_a_noisy_latency_is_published_with_its_result_before_it_is_timed_again(
 ) -> None:
     told: list[object] = []
     monkeypatch.setattr(latency, "stolen_share", lambda: nullcontext(lambda: 0.5))
+    monkeypatch.setitem(latency.EFFORTS, True, replace(latency.EFFORTS[True], attempts=2))
     with asked_by(Asker(told.append, lambda: False)):
         result = measure(request(FOUR_BITS), lambda share, message: told.append(message))
     (before,) = [one for one in told if isinstance(one, Result)]
