@@ -16,13 +16,17 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlencode
 
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
+from optimizer.records import DataSpec
+
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 PATIENCE_MS = 120_000
+SETTLE_SECONDS = 15
 FIGURES = ("counts and size", "first accuracy", "accuracy", "everything")
 WATCH = """
 () => {
@@ -52,11 +56,20 @@ WATCH = """
 
 
 @contextmanager
-def dashboard(home: Path) -> Iterator[str]:
+def dashboard(home: Path, *options: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "optimizer.cli",
+        "dashboard",
+        "--headless",
+        "--port",
+        str(port),
+        *options,
+    ]
     server = subprocess.Popen(
         command,
         env={**os.environ, "PARETOSCOPE_HOME": str(home)},
@@ -75,20 +88,27 @@ def dashboard(home: Path) -> Iterator[str]:
         server.wait(60)
 
 
-def waits(positions: int, model: str) -> dict[str, dict[str, dict[str, float]]]:
+def waits(positions: int, model: str, data: DataSpec) -> dict[str, dict[str, dict[str, float]]]:
     """Milliseconds by what was changed and by figure, each median and 95th percentile over new positions."""
     path = next(filter(None, map(shutil.which, CHROMIUM)))
     found: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
-        measure = [sys.executable, "-m", "optimizer.cli", "measure", model, "--quick"]
+        measure, roots = [sys.executable, "-m", "optimizer.cli", "measure", model, "--quick"], []
+        link = {"model": model, "sparsity": "20"}
+        if data.path and data.calibration:
+            measure += ["--data", data.path, "--calibration", data.calibration]
+            lead = {str(one.resolve().parent) for one in Path(data.path).iterdir()}  # they may be links
+            roots = [part for root in (data.path, data.calibration, *lead) for part in ("--images", root)]
+            link |= {"images": data.path, "calibration": data.calibration}
         subprocess.run(measure, env={**os.environ, "PARETOSCOPE_HOME": home}, capture_output=True, check=True)
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
-        with dashboard(Path(home)) as url:
+        with dashboard(Path(home), *roots) as url:
             page = browser.new_page(viewport={"width": 1440, "height": 900})
             page.set_default_timeout(PATIENCE_MS)
-            page.goto(f"{url}/?model={model}&sparsity=20")
+            page.goto(f"{url}/?{urlencode(link)}")
             page.get_by_role("slider", name="Sparsity").wait_for()
-            time.sleep(15)  # libraries load, and the first statistics are worked out
+            _press(page, "Sparsity", "ArrowRight")  # libraries load, the first statistics are worked out
+            time.sleep(SETTLE_SECONDS)  # the positions beside it are measured too
             for number in range(positions):
                 method = ("Magnitude", "Data-aware (OBS)")[number % 2]
                 for what, key in (
@@ -139,7 +159,7 @@ def _choose(page: Page, method: str) -> dict[str, float] | None:
 def _seen(page: Page) -> dict[str, float] | None:
     """None where nothing changed that can be seen, as between positions of one size."""
     with suppress(Exception):
-        page.wait_for_function("'everything' in window.paretoscopeSeen", timeout=20_000, polling=100)
+        page.wait_for_function("'everything' in window.paretoscopeSeen", timeout=60_000, polling=100)
     seen: dict[str, float] = page.evaluate("window.paretoscopeSeen")
     time.sleep(0.3)
     return seen if set(seen) == set(FIGURES) else None

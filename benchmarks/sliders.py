@@ -1,6 +1,6 @@
 """What a slider waits for, and whether memory stays flat.
 
-    python benchmarks/sliders.py [--json] [--configurations 200] [--browser]
+    python benchmarks/sliders.py [--json] [--configurations 200] [--browser [--photographs]]
 
 On the bundled residual CNN: the page drawn anew at a position that is already measured (the script's time on
 the server), exact counts and size of a new position, its accuracy on the first of 10,000 images and on all of
@@ -25,7 +25,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.measurement.experiment import measure
 from optimizer.measurement.workspace import open_workspace
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Known, Request
+from optimizer.records import DataSpec, Known, Request
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
@@ -112,12 +112,21 @@ def main() -> None:
     parser.add_argument(
         "--positions", type=int, default=20, help="new ones of each control, in the browser (20)"
     )
+    parser.add_argument(
+        "--photographs", action="store_true", help="there, EfficientNet-Lite0 on 500 photographs"
+    )
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.browser:
         from browser_waits import waits
+        from compression import MODEL as LARGE
+        from compression import PHOTOGRAPHS, photographs
 
-        print(json.dumps(waits(options.positions, MODEL), indent=None if options.json else 2))
+        with tempfile.TemporaryDirectory() as place:
+            asked = MODEL, DataSpec()
+            if options.photographs:
+                asked = LARGE, photographs(PHOTOGRAPHS, Path(place))
+            print(json.dumps(waits(options.positions, *asked), indent=None if options.json else 2))
         return
     with tempfile.TemporaryDirectory() as home:
         os.environ["PARETOSCOPE_HOME"] = home

@@ -292,4 +292,5 @@ def _thresholds(inspection: Inspection) -> str:
 
 
 def _points(points: float, low: float, high: float) -> str:
-    return f"{points:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")
+    change, low, high = (round(one, 2) + 0.0 for one in (points, low, high))  # no zero is negative
+    return f"{change:+.2f} points ({low:+.2f} to {high:+.2f})".replace("-", "−")
