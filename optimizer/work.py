@@ -125,13 +125,21 @@ def time_afresh(result: Result, store: Store, report: Report = quiet) -> Latency
     key = f"{result.key} {result.latency.variant.calls.checksum}"
     latency = store.get_document("afresh", key, Latency)
     if latency is None:
-        from optimizer.measurement import experiment
-        from optimizer.measurement.workspace import open_workspace
-
-        workspace = open_workspace(result.request.model, result.request.data, report)
-        latency = experiment.measure(workspace, result.request, report).latency
+        latency = time_again(result.request, report)
         store.put_document("afresh", key, encode(latency))
     return latency
+
+
+def time_again(request: Request, report: Report = quiet) -> Latency:
+    """The time of a request, taken once more and kept nowhere.
+
+    Raises what :func:`optimizer.measurement.experiment.measure` does.
+    """
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    workspace = open_workspace(request.model, request.data, report)
+    return experiment.time_again(workspace, request, report)
 
 
 def _warm(request: Request | None, report: Report) -> None:

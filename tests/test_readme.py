@@ -32,6 +32,14 @@ def test_every_command_parses(line: str) -> None:
     assert callable(options.run)
 
 
+def test_the_workflow_of_the_gate_parses() -> None:
+    (command,) = re.findall(
+        r"- run: >\n\s+paretoscope (.*?) >> ", (ROOT / "docs" / "gate.yml").read_text(), re.S
+    )
+    options = _parser().parse_args(shlex.split(command))
+    assert (options.max_drop, options.max_slowdown, options.junit) == (1, 0, "gate.xml")
+
+
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])
 def test_every_make_target_exists(line: str) -> None:
     target = line.split()[1]

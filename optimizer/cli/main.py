@@ -1,7 +1,7 @@
 """The dashboard's verbs from a shell, on the same store.
 
 ``--json`` prints JSON on standard output and nothing else there; progress and errors go to standard error.
-Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks.
+Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks; 3 a gate that can't tell.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
+from optimizer.cli.gate import add_gate_options, run_gate
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ParetoscopeError as error:
@@ -242,6 +243,14 @@ def _parser() -> argparse.ArgumentParser:
     add_experiment_options(preset, recipe=False)
     preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
+    gate = _command(
+        commands,
+        "gate",
+        run_gate,
+        "say whether a recipe keeps to limits: exit code 0 it does, 1 it does not, 3 it can't be told",
+    )
+    add_gate_options(gate)
+
     complexity = _command(commands, "complexity", run_complexity, "time against the number of weights")
     complexity.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
     complexity.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
@@ -303,7 +312,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], words: str
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int | None], words: str
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
     parser.set_defaults(run=run)

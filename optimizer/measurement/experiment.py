@@ -254,6 +254,18 @@ def _result(
     )
 
 
+def time_again(workspace: Workspace, request: Request, report: Report = quiet) -> Latency:
+    """The time of a recipe, with nothing scored. Raises InputError, UnavailableError, WorkError."""
+    ready = checked(request)
+    found = pair(workspace, ready, report)
+    signature = _signature(request, found.runner.execution, ready.settings.threads)
+    with exclusive(report):
+        builds = uncompressed(workspace, *_way(ready)), found.baseline
+        return time_latency(
+            builds, found.runner, found.images, ready.settings, signature, request.recipe, report
+        )
+
+
 def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:
     """What is to be said where accuracy is not that of the precisions that are timed."""
     names = runner.scored_otherwise

@@ -1,0 +1,209 @@
+"""Whether a result keeps to limits, by its intervals' bounds: what lets a release through or stops it.
+
+A limit is kept where the whole interval lies on its good side, and broken where it lies on the other. Between
+the two nothing is decided: a point estimate would pass and fail by luck.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
+from optimizer.analysis.rounds import CONFIDENCE
+from optimizer.analysis.statistics import MIN_PROCESSES, process_ratios, summarise_visits
+from optimizer.errors import InputError
+from optimizer.formats import count
+from optimizer.records import Latency, Result
+
+MEGABYTE = 1e6
+NARROWER = 0.8
+"""By how much narrower than just enough an interval is to be, when it is said what that takes: it is known
+only roughly."""
+
+
+class Outcome(StrEnum):
+    PASS = "pass"
+    FAIL = "fail"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class GateLimits:
+    """What may be lost at most; None is no limit. Raises InputError where there is none, or one that can't
+    be."""
+
+    drop_points: float | None = None
+    slowdown_percent: float | None = None
+    size_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            "--max-drop": self.drop_points,
+            "--max-slowdown": self.slowdown_percent,
+            "--max-size": self.size_mb,
+        }
+        if all(value is None for value in given.values()):
+            raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
+        for name, value in given.items():
+            lowest = 0 if name == "--max-size" else -100
+            if value is not None and not lowest < value < math.inf:
+                raise InputError(f"{name} {value:g} is not allowed: give a number above {lowest}")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure against its limit, both in ``unit``; ``takes``: what would decide it, where nothing did."""
+
+    name: str
+    unit: str
+    limit: float
+    value: float
+    low: float
+    high: float
+    takes: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.high <= self.limit:
+            return Outcome.PASS
+        return Outcome.FAIL if self.low > self.limit else Outcome.UNDECIDED
+
+    @property
+    def said(self) -> str:
+        """The outcome, and where there is none what would decide it."""
+        takes = self.takes if self.outcome is Outcome.UNDECIDED else ""
+        return f"{self.outcome}; {takes}" if takes else self.outcome
+
+    @property
+    def words(self) -> str:
+        interval = "" if self.low == self.high else f" ({self.low:.3g} to {self.high:.3g})"
+        return (
+            f"{self.name} {self.value:.3g} {self.unit}{interval}, at most {self.limit:g} allowed: {self.said}"
+        )
+
+
+def overall(checks: Sequence[Check]) -> Outcome:
+    """Of all of them: failed where one has, passed where all have."""
+    outcomes = {check.outcome for check in checks}
+    return next(one for one in (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS) if one in outcomes)
+
+
+def drop_check(result: Result, against: Result | None, limit: float) -> Check:
+    """Accuracy lost, image by image, against the uncompressed model or an earlier result. Raises InputError
+    where that has other images."""
+    drop = _drop(result, against)
+    distance = abs(limit - drop.points)
+    half = (drop.high - drop.low) / 2
+    needed = math.ceil(drop.total * (half / (NARROWER * distance)) ** 2) if distance else 0
+    return Check(
+        "accuracy lost",
+        "points",
+        limit,
+        drop.points,
+        drop.low,
+        drop.high,
+        f"about {count(needed, 'image')} would tell" if needed else "no number of images is sure to tell",
+    )
+
+
+def _drop(result: Result, against: Result | None) -> PairedDrop:
+    after = result.accuracy
+    if against is None:
+        if after.reference == "baseline":
+            return disagreement(after.outcomes)
+        return paired_drop(result.baseline_accuracy.outcomes, after.outcomes)
+    before = against.accuracy
+    if (before.images, before.total, before.reference) != (after.images, after.total, after.reference):
+        raise InputError(
+            f"the earlier result was scored on {count(before.total, 'image')} against {before.reference}, "
+            f"this one on {count(after.total, 'image')} against {after.reference}, which are not the same: "
+            "give the same --data, --limit and --seed"
+        )
+    return paired_drop(before.outcomes, after.outcomes)
+
+
+def size_check(result: Result, limit: float) -> Check:
+    size = result.inspection.size.file_bytes / MEGABYTE
+    return Check("size of the file", "MB", limit, size, size, size)
+
+
+def slowdown_check(
+    latencies: Sequence[Latency],
+    against: Result | None,
+    limit: float,
+    confidence: float = CONFIDENCE,
+) -> Check:
+    """Time added, in percent of the uncompressed model's, or of an earlier result's, over all processes of
+    ``latencies``.
+
+    Each process counts once: within one, rounds share a build. An earlier result and this one are both taken
+    as ratios to the uncompressed model, which is timed beside each: what the machine has become slower by in
+    between cancels.
+    """
+    logs = np.concatenate([_logs(latency) for latency in latencies])
+    middle, half = _mean(logs, confidence)
+    if against is not None:
+        earlier = _logs(against.latency)
+        middle, half = _difference(logs, earlier, confidence)
+    value, low, high = (100 * (math.exp(one) - 1) for one in (middle, middle - half, middle + half))
+    distance = abs(math.log1p(limit / 100) - middle)
+    needed = (
+        math.ceil(len(logs) * (half / (NARROWER * distance)) ** 2) if distance > 0 and half < math.inf else 0
+    )
+    takes = f"about {count(needed, 'process', 'processes')} in all would tell" if needed else ""
+    return Check("time added", "%", limit, value, low, high, takes)
+
+
+def check_comparable(result: Result, against: Result) -> None:
+    """Whether the times of two results say anything of each other. Raises InputError where they don't."""
+    if against.environment.key != result.environment.key:
+        raise InputError(
+            "the earlier result was timed on another machine or with other libraries: leave out "
+            "--max-slowdown, or time it here"
+        )
+    for name in ("engine", "model"):
+        before, now = getattr(against.request, name), getattr(result.request, name)
+        if before != now:
+            raise InputError(
+                f"the earlier result is of {name} {before}, this one of {now}: times are compared through "
+                f"the same uncompressed model. Leave out --max-slowdown, or give an earlier result of {now}"
+            )
+    before, now = ((one.latency.batch, one.latency.threads, one.latency.quick) for one in (against, result))
+    if before != now:
+        raise InputError(
+            f"the earlier result was timed with batch size {before[0]} and {count(before[1], 'thread')}"
+            f"{', quickly' if before[2] else ''}: give the same --batch-size, --threads and --quick"
+        )
+
+
+def _logs(latency: Latency) -> np.ndarray:
+    """The logarithm of the ratio to the baseline that each process found."""
+    ratios = process_ratios(latency)
+    if len(ratios) >= MIN_PROCESSES:
+        return np.log(ratios)
+    summary = summarise_visits(latency.baseline, latency.variant, latency.stolen_share, latency.processes)
+    return np.log([summary.ratio])
+
+
+def _mean(logs: np.ndarray, confidence: float) -> tuple[float, float]:
+    """With half of its interval, by Student's t; one alone tells nothing."""
+    if len(logs) < 2:
+        return float(logs.mean()), math.inf
+    half = student_t.ppf((1 + confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+    return float(logs.mean()), float(half)
+
+
+def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Of two means, with half of its interval (Welch)."""
+    if min(len(logs), len(earlier)) < 2:
+        return float(logs.mean() - earlier.mean()), math.inf
+    parts = [one.var(ddof=1) / len(one) for one in (logs, earlier)]
+    freedom = sum(parts) ** 2 / sum(
+        part**2 / (len(one) - 1) for part, one in zip(parts, (logs, earlier), strict=True)
+    )
+    half = student_t.ppf((1 + confidence) / 2, freedom) * math.sqrt(sum(parts))
+    return float(logs.mean() - earlier.mean()), float(half)

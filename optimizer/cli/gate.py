@@ -1,0 +1,144 @@
+"""``paretoscope gate``: a release stops where limits are not kept."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+from optimizer import work
+from optimizer.analysis.gate import Check, GateLimits, Outcome
+from optimizer.cli.options import add_experiment_options, recipe_of, request_of
+from optimizer.cli.terminal import end_of_line, tell
+from optimizer.errors import InputError
+from optimizer.formats import capital
+from optimizer.records import Result, decode, encode
+from optimizer.search.gate import Verdict, judge
+from optimizer.store.results import Store
+
+EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 3}
+DEFAULT_BUDGET_SECONDS = 300.0
+
+
+def add_gate_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser)
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
+    limits.add_argument(
+        "--max-slowdown", type=float, metavar="PERCENT", help="time that may be added; below 0: to be gained"
+    )
+    limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
+    limits.add_argument(
+        "--against",
+        metavar="FILE",
+        help="an earlier result, as --save writes it, in place of the uncompressed model: its accuracy on "
+        "the same images, its time on the machine that it was taken on",
+    )
+    limits.add_argument(
+        "--budget",
+        type=float,
+        default=DEFAULT_BUDGET_SECONDS,
+        metavar="SECONDS",
+        help=f"time again until it can be told, for at most so long ({DEFAULT_BUDGET_SECONDS:g})",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    output.add_argument("--markdown", action="store_true", help="a table, for a job's summary")
+    output.add_argument("--junit", metavar="FILE", help="write a test report, a limit each")
+    output.add_argument("--save", metavar="FILE", help="write the result, for a later --against")
+
+
+def run_gate(options: argparse.Namespace) -> int:
+    """Exit codes: 0 all limits are kept, 1 one is broken, 3 it can't be told."""
+    limits = GateLimits(options.max_drop, options.max_slowdown, options.max_size)
+    if not options.budget > 0:
+        raise InputError(f"--budget {options.budget:g} is not allowed: give seconds above 0")
+    against = decode(_read(options.against), Result) if options.against else None
+    store = Store()
+    verdict = judge(
+        request_of(options, recipe_of(options)),
+        limits,
+        lambda request: work.load_or_measure(request, store, tell),
+        lambda request: work.time_again(request, tell),
+        options.budget,
+        against,
+        tell,
+    )
+    end_of_line()
+    if options.save:
+        Path(options.save).write_bytes(encode(verdict.result))
+    if options.junit:
+        Path(options.junit).write_bytes(junit(verdict))
+    if options.json:
+        print(json.dumps(as_json(verdict)))
+    elif options.markdown:
+        print(markdown(verdict))
+    else:
+        print(f"{verdict.outcome.upper()}: {described(verdict)}")
+        print("\n".join(f"  {check.words}" for check in verdict.checks))
+    return EXIT_CODES[verdict.outcome]
+
+
+def _read(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"can't read {path}: {error.strerror}. Give a file that --save has written"
+        ) from error
+
+
+def described(verdict: Verdict) -> str:
+    request = verdict.result.request
+    return f"{request.model} on {request.engine}, {request.recipe.describe()}"
+
+
+def as_json(verdict: Verdict) -> dict[str, object]:
+    """Plain data: the outcome, and each limit with its figure, its interval and what it came to."""
+    return {
+        "outcome": verdict.outcome,
+        "model": verdict.result.request.model,
+        "engine": verdict.result.request.engine,
+        "recipe": verdict.result.request.recipe.to_dict(),
+        "key": verdict.result.key,
+        "series": verdict.series,
+        "seconds": round(verdict.seconds, 1),
+        "checks": [{**finite(check), "outcome": check.outcome} for check in verdict.checks],
+    }
+
+
+def finite(check: Check) -> dict[str, object]:
+    """Its fields, with null for an end that is not known."""
+    return {
+        name: None if value in (float("inf"), float("-inf")) else value
+        for name, value in asdict(check).items()
+    }
+
+
+def markdown(verdict: Verdict) -> str:
+    rows = [
+        f"| {capital(check.name)}, {check.unit} | {check.value:.3g} | {check.low:.3g} to {check.high:.3g} "
+        f"| {check.limit:g} | {check.said} |"
+        for check in verdict.checks
+    ]
+    heading = f"**{verdict.outcome.upper()}**: {described(verdict)}"
+    return "\n".join([heading, "", "| | value | 95 % interval | at most | |", "|---|---|---|---|---|", *rows])
+
+
+def junit(verdict: Verdict) -> bytes:
+    """A suite of one case a limit, in the form that CI servers read; what can't be told is an error."""
+    suite = ElementTree.Element(
+        "testsuite",
+        name="paretoscope gate",
+        tests=str(len(verdict.checks)),
+        failures=str(sum(check.outcome is Outcome.FAIL for check in verdict.checks)),
+        errors=str(sum(check.outcome is Outcome.UNDECIDED for check in verdict.checks)),
+        time=f"{verdict.seconds:.1f}",
+    )
+    for check in verdict.checks:
+        case = ElementTree.SubElement(suite, "testcase", classname=described(verdict), name=check.name)
+        if check.outcome is not Outcome.PASS:
+            kind = "failure" if check.outcome is Outcome.FAIL else "error"
+            ElementTree.SubElement(case, kind, message=check.words)
+    found: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return found

@@ -1,0 +1,81 @@
+"""A gate: measure until it can be told whether limits are kept, or the time for it is spent."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimizer.analysis.gate import (
+    Check,
+    GateLimits,
+    Outcome,
+    check_comparable,
+    drop_check,
+    overall,
+    size_check,
+    slowdown_check,
+)
+from optimizer.analysis.rounds import confidence_of_each
+from optimizer.formats import count
+from optimizer.progress import Report, quiet
+from optimizer.records import Latency, Request, Result
+
+MAX_LOOKS = 6
+"""Series of one gate. The first that decides ends it, so each has the confidence for all to hold at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a gate: ``series`` of timing were looked at, in ``seconds``."""
+
+    result: Result
+    checks: tuple[Check, ...]
+    series: int
+    seconds: float
+
+    @property
+    def outcome(self) -> Outcome:
+        return overall(self.checks)
+
+
+def judge(
+    request: Request,
+    limits: GateLimits,
+    measure: Callable[[Request], Result],
+    time_again: Callable[[Request], Latency],
+    budget_seconds: float,
+    against: Result | None = None,
+    report: Report = quiet,
+    clock: Callable[[], float] = time.monotonic,
+) -> Verdict:
+    """Measure once, and time again until the limits are kept, broken, or ``budget_seconds`` are spent.
+
+    At least one series is timed, and none is begun that would not end in time by what the last one took.
+    Raises InputError where ``against`` can't be compared with, and what the measurement raises.
+    """
+    begun = clock()
+    report(None, "measuring")
+    result = measure(request)
+    others = []
+    if limits.drop_points is not None:
+        others.append(drop_check(result, against, limits.drop_points))
+    if limits.size_mb is not None:
+        others.append(size_check(result, limits.size_mb))
+    if limits.slowdown_percent is None:
+        return Verdict(result, tuple(others), 0, clock() - begun)
+    if against is not None:
+        check_comparable(result, against)
+    latencies, confidence = [result.latency], confidence_of_each(MAX_LOOKS)
+    while True:
+        timed = slowdown_check(latencies, against, limits.slowdown_percent, confidence)
+        verdict = Verdict(result, (*others, timed), len(latencies), clock() - begun)
+        failed = overall(others) is Outcome.FAIL if others else False
+        if timed.outcome is not Outcome.UNDECIDED or failed or len(latencies) == MAX_LOOKS:
+            return verdict
+        last = verdict.seconds / len(latencies)
+        if verdict.seconds + last > budget_seconds:
+            return verdict
+        report(
+            verdict.seconds / budget_seconds,
+            f"{timed.words}; timing series {count(len(latencies) + 1, 'time')}",
+        )
+        latencies.append(time_again(request))

@@ -1,0 +1,45 @@
+"""``paretoscope gate``: exit codes, and what CI servers read."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from optimizer.cli.main import main
+
+GATE = ["gate", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.9", "--limit", "200", "--quick"]
+
+
+def test_exit_codes_say_kept_broken_and_not_to_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*GATE, "--max-drop", "90", "--max-size", "100"]) == 0
+    assert capsys.readouterr().out.startswith("PASS: fashion-mlp on openvino, 90 %")
+    assert main([*GATE, "--max-drop", "90", "--max-size", "0.01"]) == 1
+    assert "size of the file 4.28 MB, at most 0.01 allowed: fail" in capsys.readouterr().out
+    assert main([*GATE, "--max-drop", "1e-9", "--json"]) in (1, 3)
+    lost = json.loads(capsys.readouterr().out)["checks"][0]
+    assert main([*GATE, "--max-drop", str(lost["value"])]) == 3
+    assert "undecided; no number of images is sure to tell" in capsys.readouterr().out
+    assert main(GATE) == 2
+    assert main([*GATE, "--max-drop", "1", "--budget", "0"]) == 2
+    assert main([*GATE, "--max-drop", "1", "--against", "nowhere.json"]) == 2
+    assert "--save" in capsys.readouterr().err
+
+
+def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, report = tmp_path / "before.json", tmp_path / "gate.xml"
+    limits = ["--max-drop", "0", "--max-slowdown", "100"]
+    assert main([*GATE, "--max-drop", "90", "--save", str(saved)]) == 0
+    capsys.readouterr()
+    code = main(
+        [*GATE, *limits, "--against", str(saved), "--budget", "1", "--markdown", "--junit", str(report)]
+    )
+    out = capsys.readouterr().out
+    assert "| Accuracy lost, points | 0 | " in out, "it is the same network"
+    suite = ElementTree.parse(report).getroot()
+    assert [case.get("name") for case in suite] == ["accuracy lost", "time added"]
+    bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))
+    assert bad == sum(len(case) for case in suite)
+    assert (code == 0) == (bad == 0)

@@ -1,0 +1,145 @@
+"""A gate: decided by bounds, measured until it can be told, and by no machine's time but this one's."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from factories import make_latency, make_result, recipe, visits
+
+from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_check, overall
+from optimizer.errors import InputError
+from optimizer.records import Latency, Request, Result
+from optimizer.search.gate import MAX_LOOKS, Verdict, judge
+
+BUILD_SCATTER = 0.006
+"""By how much the ratios of fresh processes differ, as measured on EfficientNet-Lite0."""
+HALF = make_result(recipe(0.5))
+REQUEST = HALF.request
+
+
+def series(ratio: float, random: np.random.Generator) -> Latency:
+    """Five processes of twenty rounds, each with builds of its own."""
+    builds = np.repeat(np.exp(BUILD_SCATTER * random.standard_normal(5)), 20)
+    rounds = 1 + 0.01 * random.standard_normal((3, 100))
+    first, again, variant = 1e6 * rounds * np.array([np.ones(100), np.ones(100), ratio * builds])
+    made = make_latency(rounds=100)
+    return replace(
+        made, baseline=(visits(first), visits(again)), variant=visits(variant), processes=(20,) * 5
+    )
+
+
+def gate(
+    ratio: float, limits: GateLimits, seed: int = 0, budget: float = 1e9, seconds: float = 1.0, **more: Result
+) -> Verdict:
+    """On a clock by which each series takes so many ``seconds``."""
+    random = np.random.default_rng([seed, round(1000 * ratio)])
+    now = 0.0
+
+    def timed(request: Request) -> Latency:
+        nonlocal now
+        now += seconds
+        return series(ratio, random)
+
+    return judge(
+        REQUEST,
+        limits,
+        lambda request: replace(HALF, latency=timed(request)),
+        timed,
+        budget,
+        clock=lambda: now,
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [(0.2, 1.0, "pass"), (0.2, 1.01, "undecided"), (1.0, 1.4, "undecided"), (1.01, 1.4, "fail")],
+)
+def test_a_limit_is_decided_by_the_bounds_and_never_by_the_point(
+    low: float, high: float, outcome: str
+) -> None:
+    assert [Check("lost", "points", 1.0, value, low, high).outcome for value in (low, high)] == [outcome] * 2
+
+
+def test_one_broken_limit_fails_and_an_open_one_leaves_it_open() -> None:
+    kept, broken, unsure = (Check("", "", 1.0, 1, *ends) for ends in ((0, 1), (2, 3), (0, 3)))
+    assert overall([kept, kept]) is Outcome.PASS
+    assert overall([kept, unsure]) is Outcome.UNDECIDED
+    assert overall([kept, unsure, broken]) is Outcome.FAIL
+
+
+@pytest.mark.parametrize(("ratio", "wanted", "never"), [(1.0, "pass", "fail"), (1.05, "fail", "pass")])
+def test_what_is_slower_fails_and_what_is_not_passes(ratio: float, wanted: str, never: str) -> None:
+    outcomes = [gate(ratio, GateLimits(slowdown_percent=2.5), seed).outcome for seed in range(100)]
+    assert outcomes.count(Outcome(wanted)) >= 95
+    assert Outcome(never) not in outcomes
+
+
+def test_at_the_limit_itself_it_is_rarely_called_kept_or_broken() -> None:
+    """All looks together: so many of a hundred by a confidence of 95 %."""
+    outcomes = [gate(1.025, GateLimits(slowdown_percent=2.5), seed) for seed in range(100)]
+    assert sum(one.outcome is not Outcome.UNDECIDED for one in outcomes) <= 10
+    assert {one.series for one in outcomes if one.outcome is Outcome.UNDECIDED} == {MAX_LOOKS}
+    assert "processes in all would tell" in outcomes[0].checks[0].words
+
+
+def test_it_is_timed_again_only_while_that_can_decide_and_ends_in_time() -> None:
+    near = GateLimits(slowdown_percent=2.5)
+    assert gate(1.025, near, budget=3.5).series == 3
+    assert gate(1.025, near, budget=0.5).series == 1, "once it is always timed"
+    assert gate(1.5, near).series == 1
+    assert gate(1.025, GateLimits(slowdown_percent=2.5, size_mb=0.001)).series == 1, "it has failed"
+    assert gate(1.025, GateLimits(size_mb=1e3)).series == 0
+
+
+def test_an_earlier_result_takes_the_place_of_the_uncompressed_model() -> None:
+    random = np.random.default_rng(0)
+    earlier = replace(make_result(recipe(0.3)), latency=series(0.5, random))
+    limits = GateLimits(drop_points=0.1, slowdown_percent=2.5)
+    slower = gate(0.54, limits, against=earlier)
+    lost, added = slower.checks
+    assert added.value == pytest.approx(8, abs=1.5)
+    assert added.outcome is Outcome.FAIL
+    assert lost.value == pytest.approx(
+        100 * (earlier.accuracy.outcomes.mean() - HALF.accuracy.outcomes.mean()), abs=1e-9
+    )
+
+
+def test_another_machine_says_nothing_of_time_and_all_of_accuracy_and_size() -> None:
+    elsewhere = make_result(recipe(0.3), other_machine=True)
+    with pytest.raises(InputError, match="another machine"):
+        gate(1.0, GateLimits(slowdown_percent=5), against=elsewhere)
+    found = gate(1.0, GateLimits(drop_points=50, size_mb=1e3), against=elsewhere)
+    assert found.outcome is Outcome.PASS
+
+
+@pytest.mark.parametrize(
+    ("earlier", "words"),
+    [
+        (replace(HALF, request=replace(REQUEST, engine="torch")), "of engine torch"),
+        (replace(HALF, latency=replace(HALF.latency, batch=4)), "batch size 4"),
+    ],
+    ids=["engine", "batch size"],
+)
+def test_times_of_other_kinds_are_not_compared(earlier: Result, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        gate(1.0, GateLimits(slowdown_percent=5), against=earlier)
+
+
+def test_other_images_are_not_paired() -> None:
+    with pytest.raises(InputError, match="scored on 500 images"):
+        drop_check(HALF, make_result(recipe(0.3), images=500), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({}, "no limit is given"),
+        ({"size_mb": 0.0}, "--max-size 0"),
+        ({"slowdown_percent": -100.0}, "--max-slowdown -100"),
+        ({"drop_points": float("nan")}, "--max-drop nan"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(limits: dict[str, float], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        GateLimits(**limits)
