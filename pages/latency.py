@@ -8,11 +8,11 @@ from typing import TypeVar
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import coverage, load, serving
+from optimizer.analysis import afresh, coverage, load, serving
 from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
-from optimizer.analysis.serving import ServingRequest, ServingRun
+from optimizer.analysis.serving import BestServed, ServingRequest, ServingRun
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import MISSING, capital, count
@@ -97,6 +97,8 @@ def serve(request: Request) -> None:
                 st.badge(kind.label, color=drawing.BADGE_COLOURS[kind], help=plain(words))
     if best:
         st.markdown(f":material/{'flag' if best.met else 'block'}: **{plain(best.words)}**")
+    if run and limit_ns and best and best.met:
+        time_afresh(run, best, limit_ns)
     if run is None:
         drawing.chart(charts.serving_info(None), "serving", 200)
         return
@@ -119,6 +121,17 @@ def serve(request: Request) -> None:
             "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
         )
     take_away("throughput", lambda: serving.frame(run).to_csv(index=False), lambda: serving.as_json(run))
+
+
+def time_afresh(run: ServingRun, best: BestServed, limit_ns: float) -> None:
+    """The best of several once more, by itself, as soon as it is named."""
+    wanted = afresh.alone(run, best)
+    key = serving.serving_key(wanted)
+    again = stored("throughput", key, ServingRun)
+    if again:
+        st.markdown(plain(afresh.timed_afresh(best, again, limit_ns)))
+    else:
+        tasks.refresh_when_over(tasks.ask_for("throughput", wanted, key))
 
 
 def controls(request: Request) -> tuple[ServingRequest, float | None]:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import OTHER_MACHINE, recipe, times_ns
 
+from optimizer.analysis.afresh import alone, timed_afresh
 from optimizer.analysis.served import EAGER_EVERY, Configuration, Served, ServedPoint
 from optimizer.analysis.serving import (
     MAX_CONFIGURATIONS,
@@ -26,6 +27,7 @@ from optimizer.analysis.serving import (
 )
 from optimizer.analysis.statistics import SAME, LatencyVerdict, NoiseKind, summarise_latency
 from optimizer.errors import InputError
+from optimizer.formats import format_ns
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, LayerExecution, decode, encode
 from optimizer.system.environment import environment, threads_available
@@ -209,10 +211,26 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
     )
 
 
+def test_the_best_is_timed_afresh_alone_and_both_figures_are_told() -> None:
+    run = make_run()
+    best = best_under(run, 0.6e6)
+    wanted = alone(run, best)
+    assert configurations(wanted) == (best.comparison.configuration,)
+    assert serving_key(wanted) != serving_key(replace(wanted, seed=run.request.seed)), (
+        "by nobody's own choice"
+    )
+    again = replace(run, request=wanted, points=run.points[:1])
+    words = timed_afresh(best, again, 0.6e6)
+    assert words.startswith("Timed afresh: ")
+    assert format_ns(best.performance.latency_ns) in words
+    assert "no longer" not in words
+    assert "no longer shown to be under 100 µs" in timed_afresh(best, again, 0.1e6)
+
+
 def test_under_a_limit_the_baseline_can_be_the_best() -> None:
     assert best_under(make_run(ratio=2.0), 60e6).network == Side.UNCOMPRESSED
-    alone = best_under(make_run(Recipe(), ratio=0.99), 60e6)
-    assert alone.network == Side.UNCOMPRESSED, "an uncompressed recipe is the baseline once more"
+    unpruned = best_under(make_run(Recipe(), ratio=0.99), 60e6)
+    assert unpruned.network == Side.UNCOMPRESSED, "an uncompressed recipe is the baseline once more"
 
 
 def test_where_nothing_is_in_time_the_quickest_is_reported() -> None:

@@ -427,6 +427,7 @@ def test_throughput_is_measured_once_and_names_the_best(
     configurations = [(one["batch"], one["threads"], one["streams"]) for one in found["configurations"]]
     assert configurations == [(1, 1, 1), (2, 1, 1)]
     assert found["best"]["met"]
+    assert found["best"]["afresh"].startswith("Timed afresh: ")
     assert main(command) == 0  # from the store
     out = capsys.readouterr().out
     assert out.splitlines()[0].split()[:4] == ["batch", "size", "threads", "streams"]

@@ -43,6 +43,7 @@ def test_latency_profiles_at_once_and_serves_when_asked(app: AppTest) -> None:
     assert ran.share.sum() == pytest.approx(1)
     page.number_input(key="limit_ms").set_value(60_000.0).run()
     assert "Under 60.0 s, most images a second" in words(page)
+    settled(page, lambda page: "Timed afresh: " in words(page))
     page.segmented_control(key="what").set_value("explore").run()
     assert page.button(key="measure").label == "Measure", "another recipe is another comparison"
 
