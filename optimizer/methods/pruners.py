@@ -107,7 +107,7 @@ PRUNERS: dict[str, PrunerInfo] = by_name(
     PrunerInfo(
         "channels",
         "Channels",
-        "whole channels go, and a smaller network that runs faster everywhere is left.",
+        "whole channels and attention heads go, and a smaller network that runs faster everywhere is left.",
         "optimizer.compression.prune.channels:remove_channels",
         options=("snap", "match"),
         allocations=("measured", "uniform"),

@@ -39,9 +39,9 @@ class PruneSpec:
     effort ``best`` it also searches for a better choice. Patterns ``N:M`` keep N of each M inputs in a row;
     those with an x remove blocks of outputs x inputs whole.
 
-    ``channels`` removes that share of the channels that can go, so that a smaller network is left; in the
-    order of their magnitude, the same share everywhere, or with a measured allocation by what the outputs
-    lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
+    ``channels`` removes that share of the channels and attention heads that can go, so that a smaller network
+    is left; in the order of their magnitude, the same share everywhere, or with a measured allocation by what
+    the outputs lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
 
     ``match`` gives layers' outputs the mean and variance back that they had, where that helps: what taking
     batch norm's statistics anew does. Compensated pruning keeps them by itself.

@@ -19,7 +19,8 @@ from optimizer.compression.calibration.statistics import Statistics, seen_and_he
 from optimizer.compression.finetune import VERSION as FINETUNE_VERSION
 from optimizer.compression.finetune import Checkpoint, recover
 from optimizer.compression.prune.compensated import prune
-from optimizer.compression.prune.coupling import Group, groups
+from optimizer.compression.prune.coupling import groups
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.model.layers import walk
@@ -93,7 +94,7 @@ def plan_of(
     def make_plan(_: Path | None) -> ChannelPlan:
         return plan(model, images, order=order, moments=moments, report=report)
 
-    return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
+    return kept(_digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
 
 
 def coupled(
@@ -127,7 +128,12 @@ def coupled(
             GroupSensitivity(
                 tuple(members),
                 group.channels,
-                group.held or "a depthwise convolution passes them on",
+                group.held
+                or (
+                    "a head has queries, keys and values"
+                    if group.attention
+                    else "a depthwise convolution passes them on"
+                ),
                 max(0.0, together[group.name]),
                 sum(statistics.alone[name] for name in members),
             )
@@ -138,7 +144,7 @@ def coupled(
         return tuple(GroupSensitivity(**{**one, **_tuples(one)}) for one in parts[1]["groups"])
 
     return kept(
-        _digest("coupled", model, images),
+        _digest("coupled with heads", model, images),
         measure,
         lambda made: ({}, {"groups": [asdict(one) for one in made]}),
         unpack,
