@@ -1,6 +1,7 @@
 """What a recipe makes of a workspace's model: the compressed model, the network that it belongs to, and what
 is counted and told of it without running an image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -14,6 +15,7 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.compression.step_time import keep_step_time
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
@@ -81,6 +83,8 @@ def _statistics_of(
 def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
     weights when channels were removed, outputs matched, or the network fine-tuned. Raises InputError."""
+    if recipe.finetunes_on_grids:
+        return compressed_model(workspace, recipe, report=report).module
     if _is_finetuned(recipe):
         return finetuned(workspace, recipe, report).module
     return shrunk(workspace, recipe.prune, report) if recipe.prune.shrinks else workspace.model.module
@@ -118,28 +122,41 @@ class Finetuned:
 
 def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Finetuned:
     """Prune, match outputs, and fine-tune what is left, whatever is rounded later. Raises InputError."""
-    layers = tuple(replace(one, weight_bits=None) for one in recipe.layers)
-    pruning = Recipe(recipe.prune, layers=layers, finetune_steps=recipe.finetune_steps)
-    return _finetuned(workspace, pruning, report=report)
+    return _finetuned(workspace, recipe.finetuned, report=report)
 
 
 @once
 def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
     student = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
-    images, teacher = workspace.statistics_images, workspace.model.module
-    module = student.module
+    teacher, module = workspace.model.module, student.module
     with exclusive(report):
         if _is_matched(recipe):
-            module = matched(teacher, module, images, report=report) or module
+            module = matched(teacher, module, workspace.statistics_images, report=report) or module
         if recipe.finetunes:
-            masks = {name: weight.mask for name, weight in student.weights.items()}
-            took = partial(keep_step_time, workspace.model.loaded.card.name)
-            module = fine_tuned(module, teacher, masks, images, recipe.finetune_steps, report, took)
+            module = _tuned(workspace, module, student, recipe.finetune_steps, report)
     return Finetuned(module, {name: weight.threshold for name, weight in student.weights.items()})
 
 
+def _tuned(
+    workspace: Workspace,
+    module: nn.Module,
+    made: CompressedModel,
+    steps: int,
+    report: Report,
+    grids: Mapping[str, HeldGrid] | None = None,
+) -> nn.Module:
+    """``module`` fine-tuned, with the masks of ``made`` and on ``grids``."""
+    masks = {name: weight.mask for name, weight in made.weights.items()}
+    took = partial(keep_step_time, workspace.model.loaded.card.name)
+    images, teacher = workspace.finetuning_images, workspace.model.module
+    return fine_tuned(module, teacher, masks, images, steps, report, took, grids)
+
+
 def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
-    """What was fine-tuned, rounded on the fixed mask."""
+    """What was fine-tuned, rounded on the fixed mask; or what was rounded, fine-tuned on the grids."""
+    if recipe.finetunes_on_grids:
+        made = compressed_model(workspace, _untuned(recipe), report=report)
+        return _on_grids(workspace, replace(made, recipe=recipe), report)
     pruned = finetuned(workspace, recipe, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
@@ -148,6 +165,24 @@ def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> Compressed
         name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
     }
     return replace(made, recipe=recipe, weights=weights)
+
+
+def _on_grids(workspace: Workspace, made: CompressedModel, report: Report) -> CompressedModel:
+    """``made`` fine-tuned, its weights held to their masks and grids."""
+    grids = {
+        name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes is not None
+    }
+    with exclusive(report):
+        module = _tuned(workspace, made.module, made, made.recipe.finetune_steps, report, grids)
+    weights = {}
+    for layer in walk(module):
+        one = made.weights[layer.name]
+        if one.bits == 16:
+            layer.weight.data = layer.weight.half().float()
+        values = layer.weight.detach()
+        codes = one.codes and moved(one.codes, values)
+        weights[layer.name] = replace(one, values=values, codes=codes, bias_change=None)
+    return replace(made, module=module, weights=weights)
 
 
 def shrunk(workspace: Workspace, spec: PruneSpec, report: Report = quiet) -> nn.Module:

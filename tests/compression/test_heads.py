@@ -1,6 +1,7 @@
 """Attention heads that go: found in whatever module attends, made up for exactly, and really gone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -261,4 +262,8 @@ def test_a_recipe_takes_heads_and_rounds_what_is_left() -> None:
     assert made.module.blocks[0].heads == 2
     assert made.weights["blocks.0.qkv.weight"].values.shape == (96, 64)
     counted = inspect(Request("fashion-vit", recipe, data=data))
+    tuned = compressed_model(Request("fashion-vit", replace(recipe, finetune_steps=4), data=data))
+    for name, weight in tuned.weights.items():
+        assert torch.equal(weight.codes.scale, made.weights[name].codes.scale)
+        assert torch.equal(weight.codes.values, tuned.module.get_parameter(name))
     assert counted.size.nonzero < 0.6 * counted.baseline_size.nonzero

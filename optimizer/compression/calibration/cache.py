@@ -23,6 +23,7 @@ from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
+from optimizer.compression.quantize.held import HeldGrid
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
@@ -159,6 +160,7 @@ def fine_tuned(
     steps: int,
     report: Report = quiet,
     took: Callable[[float], None] = lambda seconds: None,
+    grids: Mapping[str, HeldGrid] | None = None,
 ) -> nn.Module:
     """The student after :func:`optimizer.compression.finetune.recover`: read, or fine-tuned and kept; both
     stay as they were.
@@ -167,7 +169,9 @@ def fine_tuned(
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
     models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
-    content = hashlib.sha256(f"{FINETUNE_VERSION} {models} {steps} steps".encode()).hexdigest()[:20]
+    held = {name: one.step for name, one in (grids or {}).items()}
+    described = f"{FINETUNE_VERSION} {models} {steps} steps"
+    content = _digest_of(described, held)
 
     def make_state(path: Path | None) -> State:
         def keep(checkpoint: Checkpoint) -> None:
@@ -176,7 +180,7 @@ def fine_tuned(
                     write(beside(path), _packed_checkpoint(checkpoint), durable=False)
 
         begun = _begun(beside(path)) if path else None
-        found = recover(student, teacher, masks, images, steps, report, begun=begun, keep=keep)
+        found = recover(student, teacher, masks, images, steps, report, begun, keep, grids)
         if found.step_seconds:
             took(found.step_seconds)
         return found.state
@@ -275,8 +279,12 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
 
 
 def _digest(what: str, model: nn.Module, images: Tensor) -> str:
-    digest = hashlib.sha256(f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}".encode())
-    tensors = {**model.state_dict(), "": images}
+    described = f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}"
+    return _digest_of(described, {**model.state_dict(), "": images})
+
+
+def _digest_of(described: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(described.encode())
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().numpy().data)
