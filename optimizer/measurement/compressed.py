@@ -10,7 +10,13 @@ from torch import nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs
-from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, statistics_of
+from optimizer.compression.calibration.cache import (
+    coupled,
+    fine_tuned,
+    plan_of,
+    pruned_in_stages,
+    statistics_of,
+)
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
@@ -109,12 +115,13 @@ def _is_matched(recipe: Recipe) -> bool:
 
 
 def _is_finetuned(recipe: Recipe) -> bool:
-    return recipe.finetunes or _is_matched(recipe)
+    return recipe.finetunes or recipe.prune.staged or _is_matched(recipe)
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A pruned network whose outputs were matched, or which was fine-tuned; the thresholds of its pruning."""
+    """A network that was pruned in stages, whose outputs were matched, or which was fine-tuned; the
+    thresholds of its pruning."""
 
     module: nn.Module
     thresholds: dict[str, float]
@@ -127,7 +134,11 @@ def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> F
 
 @once
 def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
-    student = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
+    plain = _unmatched(_untuned(recipe))
+    if plain.prune.staged:
+        student = _staged(workspace, plain, report)
+    else:
+        student = compressed_model(workspace, plain, report=report)
     teacher, module = workspace.model.module, student.module
     with exclusive(report):
         if _is_matched(recipe):
@@ -135,6 +146,16 @@ def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finet
         if recipe.finetunes:
             module = _tuned(workspace, module, student, recipe.finetune_steps, report)
     return Finetuned(module, {name: weight.threshold for name, weight in student.weights.items()})
+
+
+def _staged(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
+    model, known = workspace.model, workspace.statistics(report)
+    with exclusive(report):
+        images = workspace.statistics_images
+        module = pruned_in_stages(model.module, recipe, model.published, known, images, report)
+    made = compress(module, Recipe(PruneSpec(threshold=0.0)))
+    weights = {name: replace(weight, threshold=-1.0) for name, weight in made.weights.items()}
+    return replace(made, weights=weights)
 
 
 def _tuned(

@@ -24,9 +24,11 @@ from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
+from optimizer.compression.staged import VERSION as STAGED_VERSION
+from optimizer.compression.staged import prune_in_stages
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
-from optimizer.recipe import PruneSpec
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
@@ -185,14 +187,40 @@ def fine_tuned(
             took(found.step_seconds)
         return found.state
 
-    module = copy.deepcopy(student)
-    expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    return _kept_state(content, student, make_state)
+
+
+def pruned_in_stages(
+    model: nn.Module,
+    recipe: Recipe,
+    published: Mapping[str, Tensor],
+    statistics: Statistics,
+    images: Tensor,
+    report: Report = quiet,
+) -> nn.Module:
+    """The network that :func:`optimizer.compression.staged.prune_in_stages` makes: read, or made and kept."""
+    images = images[:IMAGES]
+    described = f"{STAGED_VERSION} {_digest('stages', model, images)} {recipe.to_json()}"
+
+    def make_state(_: Path | None) -> State:
+        pruned = prune_in_stages(model, recipe, published, statistics, make, images, report)
+        return pruned.state_dict()
+
+    return _kept_state(_digest_of(described, published), model, make_state)
+
+
+State = dict[str, Tensor]
+
+
+def _kept_state(content: str, model: nn.Module, make_state: Callable[[Path | None], State]) -> nn.Module:
+    """A copy of ``model`` in the state that is kept, or made and kept."""
+    module = copy.deepcopy(model)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = kept(content, make_state, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
     module.load_state_dict(state)
     return module
 
 
-State = dict[str, Tensor]
 CHECKPOINT_FACTS: dict[str, Callable[[Any], Any]] = {
     "step": int,
     "divergence": float,
