@@ -235,8 +235,8 @@ def _more(method: str, model: str) -> Details:
         "finetune",
         step=50,
         **consent.by_hand("finetune"),
-        help="The pruned network learns to answer as the uncompressed one, on unlabelled calibration images; "
-        f"the best so far is kept. {_step_words(model)} 0 does none.",
+        help="What was pruned, or rounded to 4 bits or fewer, learns to answer as the uncompressed network "
+        f"does, on unlabelled calibration images; the best so far is kept. {_step_words(model)} 0 does none.",
     )
     st.markdown("**Quantization**")
     rounding = st.segmented_control(

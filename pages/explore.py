@@ -281,14 +281,14 @@ def filling_wanted(missing: list[Request]) -> bool:
         + ", ".join(map(str, STARTER_BITS))
         + " bits, with the other settings as they are."
     )
-    tuned = {one.recipe.prune: one.recipe.finetune_steps for one in missing if one.recipe.finetunes}
+    tuned = {one.recipe.finetuned: one.recipe.finetune_steps for one in missing if one.recipe.finetunes}
     if not tuned:
         return st.button(label, icon=icon, help=words)
-    steps = sum(tuned.values())  # whatever is rounded later is fine-tuned once
+    steps = sum(tuned.values())
     seconds = steps * consent.step_seconds(sidebar.selection().card)
     with st.popover(label, icon=icon, help=words):
         st.markdown(
-            f"Fine-tuning {count(len(tuned), 'pruned network')} comes first: {steps:,} steps in all, "
+            f"Fine-tuning {count(len(tuned), 'network')} comes first: {steps:,} steps in all, "
             f"{consent.in_words(seconds)}."
         )
         return st.button("Start filling", icon=":material/play_arrow:")

@@ -1,16 +1,19 @@
 """Fine-tuning that wins accuracy back: the pruned model learns to answer as the dense one does.
 
-No labels: calibration images, flipped and shifted, are answered by the dense model, and the pruned one
-follows (distillation, arXiv 1503.02531), in its answers and in what its blocks put out. Weights that were
-pruned stay pruned. An eighth of the images is never trained on, the same that the statistics hold out:
-pruning refits the layers to the others, and answers those almost as before. Of the weights that do better on
-it than those before any training, the last are kept that are not clearly worse than the best: so few images
-tell little, and what learnt longer generalises better in doubt.
+No labels: calibration images, all that there are, flipped and shifted, are answered by the dense model, and
+the pruned one follows (distillation, arXiv 1503.02531), in its answers and in what its blocks put out.
+Weights that were pruned stay pruned. An eighth of the images is never trained on, the same that the
+statistics hold out: pruning refits the layers to the others, and answers those almost as before. Of the
+weights that do better on it than those before any training, the last are kept that are not clearly worse than
+the best: so few images tell little, and what learnt longer generalises better in doubt.
 
 A step moves each tensor by a share of its own size (as Adafactor does, arXiv 1804.04235): with batch norm
 folded in, weights of one network differ in size by orders of magnitude, and one step size for all is too
 large for some of them. Which share is found by trying: it differs more than tenfold between a network of
 thumbnails and a deep one of photographs.
+
+Weights that were rounded stay on their grids: what learns is a weight behind each code
+(:mod:`optimizer.compression.quantize.held`).
 
 The budget is a number of steps: every step, the learning rate and the looks at the images held out follow
 from it, and the outcome does not depend on how fast the machine is or on whether it was stopped in between.
@@ -31,6 +34,7 @@ from optimizer.compression.blocks import blocks, distance, outputs_of
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet, stop_if_cancelled
@@ -63,6 +67,8 @@ LOOKS = 8
 LOOK_STEPS = (10, 50)
 """The images held out are looked at so often, with at least and at most so many steps between two looks: one
 takes about as long as a step."""
+MAX_HELD_OUT = 64
+"""More of them would take longer to look at, and tell hardly more."""
 SHIFT = 0.1
 """How far an image is moved at most, as a share of its width and height."""
 
@@ -87,10 +93,10 @@ class Checkpoint:
     """All that fine-tuning depends on after ``step`` steps: going on from it gives bit for bit what going on
     without a stop does.
 
-    ``state`` is the model's, ``best`` the one to be kept so far, with divergence ``divergence`` on the images
-    held out; ``lowest`` are the divergences of each of those when their mean was lowest; ``rate`` is the one
-    found; ``updates`` and ``moments``, two for each parameter by name, are the optimiser's; ``random`` is the
-    state of the generator that draws batches.
+    ``state`` is the model's, with the weights behind codes in place of these, ``best`` the one to be kept so
+    far, with divergence ``divergence`` on the images held out; ``lowest`` are the divergences of each of
+    those when their mean was lowest; ``rate`` is the one found; ``updates`` and ``moments``, two for each
+    parameter by name, are the optimiser's; ``random`` is the state of the generator that draws batches.
     """
 
     step: int
@@ -124,13 +130,15 @@ def recover(
     report: Report = quiet,
     begun: Checkpoint | None = None,
     keep: Callable[[Checkpoint], None] = forget,
+    grids: Mapping[str, HeldGrid] | None = None,
 ) -> Recovered:
     """Fine-tune a copy of ``student`` for ``steps`` on ``images`` ``[N, C, H, W]``; both models stay as they
     were.
 
-    ``masks``, by layer name, are True where a weight survived. With 0 steps the student comes back as it is.
-    ``keep`` is given a checkpoint at each look, and ``begun`` is such a one of the same fine-tuning, which
-    was stopped: it goes on from there. Raises InputError for a budget below 0, or fewer than 16 images.
+    ``masks``, by layer name, are True where a weight survived. ``grids``, likewise, are those that the
+    student's weights lie on, and are to stay on. With 0 steps the student comes back as it is. ``keep`` is
+    given a checkpoint at each look, and ``begun`` is such a one of the same fine-tuning, which was stopped:
+    it goes on from there. Raises InputError for a budget below 0, or fewer than 16 images.
     """
     if steps < 0:
         raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")
@@ -142,6 +150,7 @@ def recover(
         teacher = laid_out
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     trained_on, held_out = seen_and_held_out(images)
+    held_out = held_out[:MAX_HELD_OUT]
     wanted = _answers(teacher, held_out)
 
     def look() -> Tensor:
@@ -152,7 +161,9 @@ def recover(
     before = after = lowest.mean().item()
     best, first, rate, words = _state(model), 0, RATE, "fine-tuning"
     kept = {layer.weight: masks[layer.name] for layer in walk(model) if layer.name in masks}
-    run = _Run(model, teacher, kept, trained_on)
+    grids = grids or {}
+    held = {layer.weight: grids[layer.name] for layer in walk(model) if layer.name in grids}
+    run = _Run(model, teacher, kept, held, trained_on)
     started = time.monotonic()
     with run.watched():
         if begun is not None and begun.step <= steps and _fits(begun.state, best):
@@ -185,15 +196,18 @@ def recover(
 class _Run:
     """A model that learns from ``teacher`` on ``images``, and its optimiser.
 
-    ``kept`` has the masks of its weights, ``paths`` are the blocks that are matched, and ``outputs`` what
-    those of the model and of the teacher put out last.
+    ``kept`` has the masks of its weights, ``held`` the grids of those that were rounded and ``behind`` the
+    weights behind their codes; ``paths`` are the blocks that are matched, and ``outputs`` what those of the
+    model and of the teacher put out last.
     """
 
     model: nn.Module
     teacher: nn.Module
     kept: Mapping[nn.Parameter, Tensor]
+    held: Mapping[nn.Parameter, HeldGrid]
     images: Tensor
     random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
+    behind: dict[nn.Parameter, Tensor] = field(init=False)
     paths: tuple[str, ...] = field(init=False)
     optimiser: torch.optim.Optimizer = field(init=False)
     outputs: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = field(init=False, default=({}, {}))
@@ -201,6 +215,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.optimiser = _optimiser(self.model, self.kept)
         self.paths = blocks(self.teacher)
+        self.behind = {weight: weight.detach().clone() for weight in self.held}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -220,24 +235,48 @@ class _Run:
         loss = loss + BLOCKS_WEIGHT * distance(*self.outputs)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimiser.step()
         with torch.no_grad():
+            for weight, exact in self.behind.items():
+                weight.copy_(exact)
+            self.optimiser.step()
             for weight, mask in self.kept.items():
                 weight.mul_(mask)
+            self.round()
+
+    @torch.no_grad()
+    def round(self) -> None:
+        """What the weights were moved to stays behind them, and they go back to their grids."""
+        for weight, grid in self.held.items():
+            self.behind[weight] = grid.inside(weight)
+            weight.copy_(grid.nearest(weight))
+
+    @torch.no_grad()
+    def state(self) -> dict[str, Tensor]:
+        """The model's, with the weights behind codes in place of these."""
+        exact = {
+            name: self.behind[one]
+            for name, one in self.model.named_parameters(remove_duplicate=False)
+            if one in self.behind
+        }
+        return _state(self.model) | {name: one.contiguous() for name, one in exact.items()}
+
+    def set_state(self, state: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(state)
+        self.round()
 
     def rate_found(self, steps: int, look: Callable[[], Tensor], report: Report) -> tuple[float, int]:
         """The smallest of RATES that does not clearly worse than the best in a trial, and the steps that all
         trials took. All is put back as it was."""
         least, most = TRIAL_STEPS
         trial = min(most, max(least, steps // TRIAL_SHARE))
-        start, random = _state(self.model), self.random.get_state()
+        start, random = self.state(), self.random.get_state()
         found: list[Tensor] = []
         for rate in RATES:
             report(len(found) * trial / steps, f"fine-tuning: finding the step size, trying {rate:g}")
             for step in range(trial):  # slowing down, as in the end: what a large rate shakes up settles
                 self.step(rate * (1 - step / trial))
             found.append(look())
-            self.model.load_state_dict(start)
+            self.set_state(start)
             self.optimiser.state.clear()
             self.random.set_state(random)
             if len(found) > 1 and not found[-1].mean() < found[-2].mean():
@@ -255,11 +294,11 @@ class _Run:
             if known:  # what is frozen, or no output depends on, has no gradient
                 moments[name] = known["exp_avg"].clone(), known["exp_avg_sq"].clone()
                 updates = int(known["step"])
-        state, random = _state(self.model), self.random.get_state()
+        state, random = self.state(), self.random.get_state()
         return Checkpoint(step, state, best, after, lowest, rate, updates, moments, random)
 
     def restore(self, begun: Checkpoint) -> None:
-        self.model.load_state_dict(begun.state)
+        self.set_state(begun.state)
         self.random.set_state(begun.random)
         for name, parameter in self.model.named_parameters():
             if name in begun.moments:

@@ -1,6 +1,7 @@
 """What a recipe makes of a workspace's model: the compressed model, the network that it belongs to, and what
 is counted and told of it without running an image."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,11 +10,18 @@ from torch import nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
 from optimizer.compression.apply import CompressedModel, compress, equalised_pairs
-from optimizer.compression.calibration.cache import coupled, fine_tuned, plan_of, statistics_of
+from optimizer.compression.calibration.cache import (
+    coupled,
+    fine_tuned,
+    plan_of,
+    pruned_in_stages,
+    statistics_of,
+)
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.compression.step_time import keep_step_time
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
@@ -81,6 +89,8 @@ def _statistics_of(
 def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
     weights when channels were removed, outputs matched, or the network fine-tuned. Raises InputError."""
+    if recipe.finetunes_on_grids:
+        return compressed_model(workspace, recipe, report=report).module
     if _is_finetuned(recipe):
         return finetuned(workspace, recipe, report).module
     return shrunk(workspace, recipe.prune, report) if recipe.prune.shrinks else workspace.model.module
@@ -105,12 +115,13 @@ def _is_matched(recipe: Recipe) -> bool:
 
 
 def _is_finetuned(recipe: Recipe) -> bool:
-    return recipe.finetunes or _is_matched(recipe)
+    return recipe.finetunes or recipe.prune.staged or _is_matched(recipe)
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A pruned network whose outputs were matched, or which was fine-tuned; the thresholds of its pruning."""
+    """A network that was pruned in stages, whose outputs were matched, or which was fine-tuned; the
+    thresholds of its pruning."""
 
     module: nn.Module
     thresholds: dict[str, float]
@@ -118,28 +129,55 @@ class Finetuned:
 
 def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Finetuned:
     """Prune, match outputs, and fine-tune what is left, whatever is rounded later. Raises InputError."""
-    layers = tuple(replace(one, weight_bits=None) for one in recipe.layers)
-    pruning = Recipe(recipe.prune, layers=layers, finetune_steps=recipe.finetune_steps)
-    return _finetuned(workspace, pruning, report=report)
+    return _finetuned(workspace, recipe.finetuned, report=report)
 
 
 @once
 def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
-    student = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
-    images, teacher = workspace.statistics_images, workspace.model.module
-    module = student.module
+    plain = _unmatched(_untuned(recipe))
+    if plain.prune.staged:
+        student = _staged(workspace, plain, report)
+    else:
+        student = compressed_model(workspace, plain, report=report)
+    teacher, module = workspace.model.module, student.module
     with exclusive(report):
         if _is_matched(recipe):
-            module = matched(teacher, module, images, report=report) or module
+            module = matched(teacher, module, workspace.statistics_images, report=report) or module
         if recipe.finetunes:
-            masks = {name: weight.mask for name, weight in student.weights.items()}
-            took = partial(keep_step_time, workspace.model.loaded.card.name)
-            module = fine_tuned(module, teacher, masks, images, recipe.finetune_steps, report, took)
+            module = _tuned(workspace, module, student, recipe.finetune_steps, report)
     return Finetuned(module, {name: weight.threshold for name, weight in student.weights.items()})
 
 
+def _staged(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
+    model, known = workspace.model, workspace.statistics(report)
+    with exclusive(report):
+        images = workspace.statistics_images
+        module = pruned_in_stages(model.module, recipe, model.published, known, images, report)
+    made = compress(module, Recipe(PruneSpec(threshold=0.0)))
+    weights = {name: replace(weight, threshold=-1.0) for name, weight in made.weights.items()}
+    return replace(made, weights=weights)
+
+
+def _tuned(
+    workspace: Workspace,
+    module: nn.Module,
+    made: CompressedModel,
+    steps: int,
+    report: Report,
+    grids: Mapping[str, HeldGrid] | None = None,
+) -> nn.Module:
+    """``module`` fine-tuned, with the masks of ``made`` and on ``grids``."""
+    masks = {name: weight.mask for name, weight in made.weights.items()}
+    took = partial(keep_step_time, workspace.model.loaded.card.name)
+    images, teacher = workspace.finetuning_images, workspace.model.module
+    return fine_tuned(module, teacher, masks, images, steps, report, took, grids)
+
+
 def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
-    """What was fine-tuned, rounded on the fixed mask."""
+    """What was fine-tuned, rounded on the fixed mask; or what was rounded, fine-tuned on the grids."""
+    if recipe.finetunes_on_grids:
+        made = compressed_model(workspace, _untuned(recipe), report=report)
+        return _on_grids(workspace, replace(made, recipe=recipe), report)
     pruned = finetuned(workspace, recipe, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
@@ -148,6 +186,24 @@ def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> Compressed
         name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
     }
     return replace(made, recipe=recipe, weights=weights)
+
+
+def _on_grids(workspace: Workspace, made: CompressedModel, report: Report) -> CompressedModel:
+    """``made`` fine-tuned, its weights held to their masks and grids."""
+    grids = {
+        name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes is not None
+    }
+    with exclusive(report):
+        module = _tuned(workspace, made.module, made, made.recipe.finetune_steps, report, grids)
+    weights = {}
+    for layer in walk(module):
+        one = made.weights[layer.name]
+        if one.bits == 16:
+            layer.weight.data = layer.weight.half().float()
+        values = layer.weight.detach()
+        codes = one.codes and moved(one.codes, values)
+        weights[layer.name] = replace(one, values=values, codes=codes, bias_change=None)
+    return replace(made, module=module, weights=weights)
 
 
 def shrunk(workspace: Workspace, spec: PruneSpec, report: Report = quiet) -> nn.Module:

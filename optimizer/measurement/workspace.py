@@ -126,6 +126,12 @@ class Workspace:
         """The calibration images ``[N, C, H, W]`` that statistics are taken on. Raises InputError."""
         return _first(self.images, STATISTICS_IMAGES)
 
+    @property
+    def finetuning_images(self) -> Tensor:
+        """All calibration images ``[N, C, H, W]``, first those that statistics are taken on. Raises
+        InputError."""
+        return _first(self.images, len(self.images.calibration.images))
+
     def statistics(self, report: Report = quiet) -> Statistics:
         """What the calibration images tell about each layer; read or made once. The machine lock is held
         meanwhile. Raises InputError."""

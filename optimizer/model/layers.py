@@ -111,10 +111,11 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
 
 
 class LayerTracer(torch.fx.Tracer):
-    """Keeps convolutions and norms whole, also those of libraries that derive their own."""
+    """Keeps convolutions, norms and attention whole, also those of libraries that derive their own."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, CONVOLUTIONS + BATCH_NORMS) or super().is_leaf_module(m, module_qualified_name)
+        kinds = (*CONVOLUTIONS, *BATCH_NORMS, nn.MultiheadAttention)
+        return isinstance(m, kinds) or super().is_leaf_module(m, module_qualified_name)
 
 
 def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:

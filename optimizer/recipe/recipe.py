@@ -20,6 +20,8 @@ half an hour to an hour. 500 steps brought a network of photographs as far as it
 STEPS_A_SECOND = 5
 """How a budget in seconds, as recipes, links and commands once had it, is read: between the 20 to 50 steps
 that thumbnails take in a second and the one of photographs."""
+COARSE_BITS = 4
+"""Rounding to more loses too little to be won back on the grid."""
 MAX_OVERRIDES = 1_000
 MAX_JSON_BYTES = 256 * 1024
 """Of a recipe's text: room for that many overrides of layers with long names."""
@@ -30,7 +32,8 @@ class Recipe:
     """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And overrides of layers.
 
     ``finetune_steps`` are made between the two: fine-tuning that teaches the pruned network to answer as the
-    dense one.
+    dense one. Where weights are rounded to ``COARSE_BITS`` or fewer they are made after both: codes then move
+    on their grids.
     """
 
     prune: PruneSpec = field(default_factory=PruneSpec)
@@ -101,8 +104,25 @@ class Recipe:
 
     @property
     def finetunes(self) -> bool:
-        """Whether anything is fine-tuned: what was not pruned has nothing to recover from."""
-        return self.finetune_steps > 0 and any(spec.active for spec in self.prune_specs)
+        """Whether anything is fine-tuned: what was neither pruned nor coarsely rounded has nothing to recover
+        from."""
+        return self.finetunes_on_grids or (
+            self.finetune_steps > 0 and any(spec.active for spec in self.prune_specs)
+        )
+
+    @property
+    def finetunes_on_grids(self) -> bool:
+        """Whether it is fine-tuned after it was rounded, and not before."""
+        return self.finetune_steps > 0 and any(spec.bits <= COARSE_BITS for spec in self.quantize_specs)
+
+    @property
+    def finetuned(self) -> Self:
+        """The part that is fine-tuned, equal for recipes that share it: what is pruned, whatever is rounded
+        later; all of it where grids are held."""
+        if self.finetunes_on_grids:
+            return self
+        layers = tuple(replace(one, weight_bits=None) for one in self.layers)
+        return replace(self, quantize=QuantizeSpec(), layers=layers)
 
     @property
     def matches(self) -> bool:
@@ -219,10 +239,11 @@ class Recipe:
         """
         if self.identity:
             return "uncompressed"
+        tuned = [Phrase(f"fine-tuned for {self.finetune_steps:,} steps")] if self.finetunes else []
+        rounded = describe_quantize(self.quantize)
         parts = [
             *describe_prune(self.prune),
-            *([Phrase(f"fine-tuned for {self.finetune_steps:,} steps")] if self.finetunes else []),
-            *describe_quantize(self.quantize),
+            *(rounded + tuned if self.finetunes_on_grids else tuned + rounded),
             *describe_layers(self.layers),
         ]
         return " · ".join(part.words(details) for part in parts)

@@ -36,12 +36,12 @@ class PruneSpec:
     layer's weights were measured to be worth.
 
     ``compensated`` chooses by second-order cost and refits the weights that stay, on calibration images; at
-    effort ``best`` it also searches for a better choice. Patterns ``N:M`` keep N of each M inputs in a row;
-    those with an x remove blocks of outputs x inputs whole.
+    effort ``best`` it also searches for a better choice, in stages where a share is given. Patterns ``N:M``
+    keep N of each M inputs in a row; those with an x remove blocks of outputs x inputs whole.
 
-    ``channels`` removes that share of the channels that can go, so that a smaller network is left; in the
-    order of their magnitude, the same share everywhere, or with a measured allocation by what the outputs
-    lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
+    ``channels`` removes that share of the channels and attention heads that can go, so that a smaller network
+    is left; in the order of their magnitude, the same share everywhere, or with a measured allocation by what
+    the outputs lose, the rest refitted. ``snap`` rounds what is left to multiples that vector units like.
 
     ``match`` gives layers' outputs the mean and variance back that they had, where that helps: what taking
     batch norm's statistics anew does. Compensated pruning keeps them by itself.
@@ -125,6 +125,12 @@ class PruneSpec:
     def matches(self) -> bool:
         """Whether outputs are matched, and not already kept by the method."""
         return self.match and self.active and "match" in self.pruner.options
+
+    @property
+    def staged(self) -> bool:
+        """Whether weights go in stages, each chosen by statistics of the network that the last one left."""
+        searched = self.effort == "best" and "effort" in self.pruner.options
+        return searched and bool(self.share) and not self.fixed_sparsity
 
     @property
     def shrinks(self) -> bool:

@@ -47,7 +47,7 @@ def neighbours(request: Request) -> list[Request]:
     long (fine-tuning, another network)."""
     recipe = request.recipe
     prune, quantize = recipe.prune, recipe.quantize
-    if recipe.finetunes or prune.shrinks or recipe.layers:
+    if recipe.finetunes or prune.shrinks or prune.staged or recipe.layers:
         return []
     found = []
     if prune.sparsity is not None and prune.fixed_sparsity is None:

@@ -11,11 +11,13 @@ from optimizer.compression.apply import compress
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.finetune import Checkpoint, look_steps, recover
+from optimizer.compression.quantize.grid import Codes
+from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
-from optimizer.recipe import PruneSpec, Recipe
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
 Small = Callable[[str], nn.Module]
@@ -118,13 +120,17 @@ def test_the_images_held_out_are_those_that_nothing_was_refitted_to(
     assert found.before == pytest.approx(apart / len(held_out))
 
 
-def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(resnet: LoadedModel) -> None:
+@pytest.mark.parametrize("bits", [32, 3])
+def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
+    resnet: LoadedModel, bits: int
+) -> None:
     teacher, _ = fold_batch_norm(resnet.module)
     images = load_images(resnet, DataSpec(limit=256))
     mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
-    pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85)))
+    pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85), QuantizeSpec(weight_bits=bits)))
     masks = {name: weight.mask for name, weight in pruned.weights.items()}
-    found = recover(pruned.module, teacher, masks, mixed, 60)
+    grids = {name: held_grid(one.codes, one.spec) for name, one in pruned.weights.items() if one.codes}
+    found = recover(pruned.module, teacher, masks, mixed, 60, grids=grids)
     unseen = images.evaluation.images
 
     def apart(model: nn.Module) -> float:
@@ -137,6 +143,35 @@ def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(resnet:
     assert all((found.state[name][~mask] == 0).all() for name, mask in masks.items())
 
 
+def rounded(model: nn.Module, bits: int) -> tuple[nn.Module, dict[str, Codes], dict[str, HeldGrid]]:
+    """A copy on grids of so many bits, its codes, and the grids."""
+    made = compress(model, Recipe(quantize=QuantizeSpec(weight_bits=bits)))
+    codes = {name: weight.codes for name, weight in made.weights.items() if weight.codes}
+    return made.module, codes, {name: held_grid(one, made.weights[name].spec) for name, one in codes.items()}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_rounded_weights_stay_on_their_grids_bit_for_bit(
+    small: Small, small_images: Tensor, masked: bool
+) -> None:
+    teacher, pruned = small("cnn"), small("cnn")
+    masks = half_gone(pruned) if masked else {}
+    student, codes, grids = rounded(pruned, 3)
+    found = recover(student, teacher, masks, small_images, 300, grids=grids)
+    assert found.after < 0.8 * found.before
+    changed = 0
+    for name, one in codes.items():
+        now = moved(one, found.state[name])
+        assert torch.equal(now.values, found.state[name])
+        assert torch.equal(now.scale, one.scale)
+        assert torch.equal(now.zero_point, one.zero_point)
+        assert now.stored.min() >= -3
+        assert now.stored.max() <= 3
+        changed += int((now.centred != one.centred).sum())
+    assert changed
+    assert all((found.state[name][~mask] == 0).all() for name, mask in masks.items())
+
+
 class Stopped(Exception):
     """Whatever ends a worker."""
 
@@ -145,14 +180,16 @@ STEPS = 60
 LOOK = look_steps(STEPS)
 
 
+@pytest.mark.parametrize("bits", [32, 3])
 @pytest.mark.parametrize("stop_at", [3 * LOOK, 5 * LOOK])
 def test_one_that_was_stopped_ends_where_it_would_have_ended(
-    small: Small, small_images: Tensor, stop_at: int
+    small: Small, small_images: Tensor, stop_at: int, bits: int
 ) -> None:
     """Bit for bit, whatever torch is told of threads in between."""
     teacher, student = small("cnn"), small("cnn")
     masks, steps = half_gone(student), STEPS
-    whole = recover(student, teacher, masks, small_images, steps)
+    student, _, grids = rounded(student, bits)
+    whole = recover(student, teacher, masks, small_images, steps, grids=grids)
     kept: list[Checkpoint] = []
 
     def stop(checkpoint: Checkpoint) -> None:
@@ -161,13 +198,13 @@ def test_one_that_was_stopped_ends_where_it_would_have_ended(
             raise Stopped
 
     with pytest.raises(Stopped):
-        recover(student, teacher, masks, small_images, steps, keep=stop)
+        recover(student, teacher, masks, small_images, steps, keep=stop, grids=grids)
     assert kept[-1].step == stop_at
     assert all(one.step % LOOK == 0 for one in kept)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(threads + 1)
-        rest = recover(student, teacher, masks, small_images, steps, begun=kept[-1])
+        rest = recover(student, teacher, masks, small_images, steps, begun=kept[-1], grids=grids)
         assert torch.get_num_threads() == threads + 1
     finally:
         torch.set_num_threads(threads)

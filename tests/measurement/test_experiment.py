@@ -412,8 +412,9 @@ def test_more_threads_than_cores_are_refused() -> None:
     [
         Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
         Recipe(PruneSpec(sparsity=0.8), finetune_steps=20),
+        Recipe(PruneSpec(sparsity=0.8), QuantizeSpec(weight_bits=3), finetune_steps=20),
     ],
-    ids=["matched", "fine-tuned"],
+    ids=["matched", "fine-tuned", "fine-tuned on grids"],
 )
 def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, engine: str) -> None:
     """Matching and fine-tuning change more than layers' weights."""

@@ -167,8 +167,8 @@ def test_filling_the_curves_with_fine_tuning_tells_how_much_first(app: AppTest, 
     (told,) = (words.value for words in page.markdown if "Fine-tuning" in words.value)
     fill(page, "Start filling")
     assert len(started.steps()) > before
-    assert "5 pruned networks" in told
-    assert "500 steps in all, about 30 seconds" in told, "however many bits, each sparsity is tuned once"
+    assert "17 networks" in told, "each sparsity once, and with each coarse grid"
+    assert "1,700 steps in all" in told
 
 
 def test_filling_the_curves_without_fine_tuning_starts_at_once(app: AppTest, started: Started) -> None:

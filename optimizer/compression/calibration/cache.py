@@ -19,12 +19,16 @@ from optimizer.compression.calibration.statistics import Statistics, seen_and_he
 from optimizer.compression.finetune import VERSION as FINETUNE_VERSION
 from optimizer.compression.finetune import Checkpoint, recover
 from optimizer.compression.prune.compensated import prune
-from optimizer.compression.prune.coupling import Group, groups
+from optimizer.compression.prune.coupling import groups
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
+from optimizer.compression.quantize.held import HeldGrid
+from optimizer.compression.staged import VERSION as STAGED_VERSION
+from optimizer.compression.staged import prune_in_stages
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
-from optimizer.recipe import PruneSpec
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
@@ -93,7 +97,7 @@ def plan_of(
     def make_plan(_: Path | None) -> ChannelPlan:
         return plan(model, images, order=order, moments=moments, report=report)
 
-    return kept(_digest(f"plan by {order}", model, images), make_plan, pack, unpack)
+    return kept(_digest(f"plan with heads by {order}", model, images), make_plan, pack, unpack)
 
 
 def coupled(
@@ -127,7 +131,12 @@ def coupled(
             GroupSensitivity(
                 tuple(members),
                 group.channels,
-                group.held or "a depthwise convolution passes them on",
+                group.held
+                or (
+                    "a head has queries, keys and values"
+                    if group.attention
+                    else "a depthwise convolution passes them on"
+                ),
                 max(0.0, together[group.name]),
                 sum(statistics.alone[name] for name in members),
             )
@@ -138,7 +147,7 @@ def coupled(
         return tuple(GroupSensitivity(**{**one, **_tuples(one)}) for one in parts[1]["groups"])
 
     return kept(
-        _digest("coupled", model, images),
+        _digest("coupled with heads", model, images),
         measure,
         lambda made: ({}, {"groups": [asdict(one) for one in made]}),
         unpack,
@@ -153,6 +162,7 @@ def fine_tuned(
     steps: int,
     report: Report = quiet,
     took: Callable[[float], None] = lambda seconds: None,
+    grids: Mapping[str, HeldGrid] | None = None,
 ) -> nn.Module:
     """The student after :func:`optimizer.compression.finetune.recover`: read, or fine-tuned and kept; both
     stay as they were.
@@ -161,7 +171,9 @@ def fine_tuned(
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
     models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
-    content = hashlib.sha256(f"{FINETUNE_VERSION} {models} {steps} steps".encode()).hexdigest()[:20]
+    held = {name: one.step for name, one in (grids or {}).items()}
+    described = f"{FINETUNE_VERSION} {models} {steps} steps"
+    content = _digest_of(described, held)
 
     def make_state(path: Path | None) -> State:
         def keep(checkpoint: Checkpoint) -> None:
@@ -170,19 +182,45 @@ def fine_tuned(
                     write(beside(path), _packed_checkpoint(checkpoint), durable=False)
 
         begun = _begun(beside(path)) if path else None
-        found = recover(student, teacher, masks, images, steps, report, begun=begun, keep=keep)
+        found = recover(student, teacher, masks, images, steps, report, begun, keep, grids)
         if found.step_seconds:
             took(found.step_seconds)
         return found.state
 
-    module = copy.deepcopy(student)
-    expected = {name: tensor.shape for name, tensor in student.state_dict().items()}
+    return _kept_state(content, student, make_state)
+
+
+def pruned_in_stages(
+    model: nn.Module,
+    recipe: Recipe,
+    published: Mapping[str, Tensor],
+    statistics: Statistics,
+    images: Tensor,
+    report: Report = quiet,
+) -> nn.Module:
+    """The network that :func:`optimizer.compression.staged.prune_in_stages` makes: read, or made and kept."""
+    images = images[:IMAGES]
+    described = f"{STAGED_VERSION} {_digest('stages', model, images)} {recipe.to_json()}"
+
+    def make_state(_: Path | None) -> State:
+        pruned = prune_in_stages(model, recipe, published, statistics, make, images, report)
+        return pruned.state_dict()
+
+    return _kept_state(_digest_of(described, published), model, make_state)
+
+
+State = dict[str, Tensor]
+
+
+def _kept_state(content: str, model: nn.Module, make_state: Callable[[Path | None], State]) -> nn.Module:
+    """A copy of ``model`` in the state that is kept, or made and kept."""
+    module = copy.deepcopy(model)
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     state = kept(content, make_state, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
     module.load_state_dict(state)
     return module
 
 
-State = dict[str, Tensor]
 CHECKPOINT_FACTS: dict[str, Callable[[Any], Any]] = {
     "step": int,
     "divergence": float,
@@ -269,8 +307,12 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
 
 
 def _digest(what: str, model: nn.Module, images: Tensor) -> str:
-    digest = hashlib.sha256(f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}".encode())
-    tensors = {**model.state_dict(), "": images}
+    described = f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}"
+    return _digest_of(described, {**model.state_dict(), "": images})
+
+
+def _digest_of(described: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(described.encode())
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.detach().contiguous().numpy().data)

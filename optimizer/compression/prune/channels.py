@@ -1,4 +1,5 @@
-"""Channel pruning: whole channels go, so what stays is a smaller dense network that any engine runs faster.
+"""Channel pruning: whole channels and attention heads go, so what stays is a smaller dense network that any
+engine runs faster.
 
 Each step is a file: which channels must go together (:mod:`optimizer.compression.prune.coupling`), in which
 order they go (:mod:`optimizer.compression.prune.ranking`), the plan of both
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.prune.coupling import Group, without
+from optimizer.compression.prune.coupling import without
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.prune.readers import refitted
@@ -81,8 +83,9 @@ def shrink(
     touched = [name for group in plan.free for name in group.members]
     better = matched(plan.model, masked, plan.images, touched, report) if match and gone else None
     module = without(better or masked, tuple(plan.images.shape[1:]), gone)
+    widths = {layer.name: len(layer.weight) for layer in walk(plan.model)}
     left = {
-        name: group.staying(channels).nonzero().flatten()
+        name: group.staying(channels)[group.places(widths[name])].nonzero().flatten()
         for group, channels in gone.items()
         for name in (*group.producers, *group.through)
     }

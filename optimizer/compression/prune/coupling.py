@@ -2,8 +2,9 @@
 
 Removing an output channel of one layer removes an input of the next, and all that stands between them: such
 coupled groups are found by DepGraph (arXiv 2301.12900, package torch-pruning). Only groups that can go alone
-are free: hidden channels of inverted bottlenecks, of residual branches and of MLPs, and those between two
-plain layers. What a residual sum ties to other layers, attention's channels, and the logits are held.
+are free: hidden channels of inverted bottlenecks, of residual branches and of MLPs, those between two plain
+layers, and attention's heads (:mod:`optimizer.compression.prune.heads`). What a residual sum ties to other
+layers, and the logits are held.
 """
 
 import copy
@@ -18,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.prune.group import Group
+from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.model.layers import CONVOLUTIONS, uses
 
@@ -42,36 +45,6 @@ CHANNELWISE = re.compile(
 """Operations, as autograd names them, that treat each channel by itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Channels that must go together. Layers have the names of :func:`optimizer.model.layers.walk`.
-
-    ``producers`` make ``channels`` outputs each, ``through`` (depthwise convolutions) pass every one on by
-    itself, ``consumers`` read them. ``held`` says why they can't go; it is empty where they can.
-    """
-
-    name: str
-    channels: int
-    producers: tuple[str, ...]
-    through: tuple[str, ...]
-    consumers: tuple[str, ...]
-    held: str = ""
-
-    @property
-    def makers(self) -> tuple[str, ...]:
-        """The layers whose outputs these channels are, each once."""
-        return tuple(dict.fromkeys((*self.producers, *self.through)))
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """All its layers: one that makes the channels and reads them is there twice."""
-        return (*self.producers, *self.through, *self.consumers)
-
-    def staying(self, gone: Tensor) -> Tensor:
-        """Bool ``[channels]``, False at those that are ``gone``."""
-        return torch.ones(self.channels, dtype=torch.bool).index_fill(0, gone, False)
-
-
 def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     """Every coupled group of a model for inputs ``[C, H, W]``, in the order of its layers.
 
@@ -83,9 +56,11 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     """
     graph = _dependencies(_trainable(model), input_shape)
     place = {name: index for index, name in enumerate(graph.modules)}
-    found = sorted(
-        (_described(graph, members) for members in graph.groups()), key=lambda one: place[one.name]
-    )
+    heads = head_groups(model, input_shape)
+    makers = {name for group in heads for name in group.producers}
+    coupled = [_described(graph, members) for members in graph.groups()]
+    found = [group for group in coupled if not makers.issuperset(group.makers)] + heads
+    found.sort(key=lambda one: place[one.name])
     if _runs(model, input_shape, [group for group in found if not group.held]):
         return found
     fixed = "the model's own code relies on their number"
@@ -98,10 +73,14 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
     """A copy of ``model`` without these channels of each group."""
     smaller = _trainable(model)
-    graph = _dependencies(smaller, input_shape) if gone else None
-    for group, channels in gone.items():
+    channels = {group: some for group, some in gone.items() if not group.attention}
+    graph = _dependencies(smaller, input_shape) if channels else None
+    for group, some in channels.items():
         assert graph is not None
-        graph.remove(group, channels.tolist())
+        graph.remove(group, some.tolist())
+    for group, some in gone.items():
+        if group.attention:  # last: torch-pruning does not know what is left of attention
+            remove_heads(smaller, group, some)
     for parameter in smaller.parameters():
         parameter.requires_grad_(False)
     return smaller

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments, collect
-from optimizer.compression.prune.coupling import Group, groups
+from optimizer.compression.prune.coupling import groups
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.ranking import Ranking, by_cost, by_magnitude
 from optimizer.errors import InputError, unknown
 from optimizer.model.layers import CONVOLUTIONS, multiplications, walk

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments, damped
 from optimizer.compression.calibration.sensitivity import divergences
-from optimizer.compression.prune.coupling import Group
+from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.readers import refitted
 from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report
@@ -40,14 +40,18 @@ class Ranking:
 
 def by_magnitude(group: Group, layers: Mapping[str, Layer]) -> Ranking:
     """Each layer's part of the norm counts alike: a layer that reads has other fan-in, and other scale."""
-    made = [
-        layers[name].weight.detach().flatten(1).square().sum(1) for name in (*group.producers, *group.through)
-    ]
+    made = [_of_channels(layers[name].weight.detach(), group) for name in (*group.producers, *group.through)]
     weights = [layers[name].weight.detach() for name in group.consumers]
     read = [weight.reshape(len(weight), group.channels, -1).square().sum((0, 2)) for weight in weights]
     squares = torch.stack([one / one.mean().clamp(min=1e-30) for one in (*made, *read)]).sum(0)
     norms, order = squares.sqrt().sort(stable=True)
     return Ranking(order, norms)
+
+
+def _of_channels(weight: Tensor, group: Group) -> Tensor:
+    """Sums of squares ``[channels]`` of what makes them."""
+    rows = weight.flatten(1).square().sum(1)
+    return rows.new_zeros(group.channels).index_add(0, group.places(len(rows)), rows)
 
 
 def by_cost(

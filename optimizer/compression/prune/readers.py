@@ -9,7 +9,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import Moments, damped
 from optimizer.compression.calibration.sensitivity import Trial
-from optimizer.compression.prune.coupling import Group
+from optimizer.compression.prune.group import Group
 from optimizer.model.layers import Layer
 
 RIDGE = 0.01
