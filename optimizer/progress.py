@@ -32,6 +32,11 @@ def publish(known: object) -> None:
         asker.receive(known)
 
 
+def is_heard() -> bool:
+    """Whether :func:`publish` reaches anybody: what is worked out for it alone can be left out otherwise."""
+    return _asker.get() is not None
+
+
 def stop_if_cancelled() -> None:
     """Called in long work wherever it may end early. Raises Cancelled when it is not wanted any more."""
     if (asker := _asker.get()) and asker.cancelled():

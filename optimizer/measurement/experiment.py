@@ -23,7 +23,7 @@ from optimizer.measurement.compressed import (
 )
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
-from optimizer.progress import Report, publish, quiet, stop_if_cancelled, uninterrupted
+from optimizer.progress import Report, is_heard, publish, quiet, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -100,6 +100,8 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
         runner = _run_by(workspace, build, compressed, request)
 
         def tell(logits: np.ndarray, of: np.ndarray) -> None:
+            if not is_heard():
+                return
             accuracies = (
                 accuracy_of(one, baseline.logits[of], None if labels is None else labels[of])
                 for one in (logits[of], baseline.logits[of])
