@@ -23,7 +23,7 @@ from pages.markup import plain
 from pages.session import session
 
 T = TypeVar("T")
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.5
 NEWS_SECONDS = 0.5
 """So long a fragment waits on the server for news of a job before the browser asks again: each answer is
 drawn anew, on the cores that the job runs on."""

@@ -47,7 +47,7 @@ SharedLatency = Callable[[str, bool], Latency | None]
 TIMED_IMAGES = 64
 FIRST_SHARE = 0.04
 """Of the images, after which accuracy is told for the first time."""
-GROWTH = 2.5
+GROWTH = 4.0
 """By how much more of the images it is told again."""
 MAX_COPIED_BYTES = 32 * 2**20
 """Images that are copied at a time to be scored in another order."""
