@@ -153,7 +153,7 @@ def self_test(bench: Bench, same: int, slower: int, busy: int, tell: Tell) -> di
     claimed = SLOWER[-1]
     return {
         "the same network": {
-            "told apart": false,
+            "called different": false,
             "of": same,
             "rate is at most": at_most,
             "claimed": f"under {FALSE_SHARE}",

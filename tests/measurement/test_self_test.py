@@ -76,7 +76,7 @@ def test_the_benchmark_judges_by_the_bound_of_a_rate() -> None:
     assert [test.get("passed") for test in good.values()] == [True, None, None, True, True]
     assert [test["called slower"] for test in good.values() if "called slower" in test] == [20, 80, 96]
     alike = good["the same network"]
-    assert (alike["told apart"], alike["rate is at most"]) == (1, pytest.approx(0.0157, abs=1e-4))
+    assert (alike["called different"], alike["rate is at most"]) == (1, pytest.approx(0.0157, abs=1e-4))
     assert good["10 % more layers"]["rate is at least"] == pytest.approx(0.911, abs=1e-3)
 
 
