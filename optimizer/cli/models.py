@@ -50,6 +50,7 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--checkpoint", metavar="FILE", help="weights: .safetensors, or .pt and .pth without code"
     )
+    file.add_argument("--onnx", metavar="FILE", help="a network; its outputs are held against ONNX Runtime's")
     parser.add_argument(
         "--architecture",
         metavar="A",
@@ -85,7 +86,8 @@ def run_add(options: argparse.Namespace) -> None:
     from optimizer.model import catalogue
     from optimizer.model.added.files import examine
 
-    about = examine(Path(options.checkpoint).expanduser(), options.architecture or "", tell)
+    file = Path(options.checkpoint or options.onnx).expanduser()
+    about = examine(file, options.architecture or "", tell)
     end_of_line()
     for what, words in about.facts:
         print(f"{what:<14}{words}")
@@ -99,6 +101,10 @@ def run_add(options: argparse.Namespace) -> None:
     model = catalogue.add(about, choices, tell)
     end_of_line()
     print(f"{'images':<14}{model.preprocessing.describe()}")
+    if about.asks_shape and options.input_shape is None:
+        shape = "x".join(map(str, model.preprocessing.input_shape))
+        print(f"{'':<14}the file leaves its input shape open, {shape} is a guess: --input-shape says another")
+    print(f"{'':<14}{model.description}")
     if model.classes and not model.class_names:
         print(
             f"{'classes':<14}{model.classes:,}, without names (--classes): folders are numbered in "

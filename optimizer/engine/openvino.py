@@ -130,7 +130,7 @@ def _score(compiled: Any, batch: int, images: Array) -> Array:
     """
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     free = [compiled.create_infer_request() for _ in range(streams)]
-    logits = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
+    logits = np.empty((len(images), *compiled.output(0).shape[1:]), np.float32)
     running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
 
     def finish_oldest() -> Any:

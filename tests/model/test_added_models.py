@@ -47,8 +47,8 @@ def about(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Examined:
 def in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Reading without its limits, and without the second that a process takes to begin."""
 
-    def read(reader: str, file: Path, target: Path, **options: object) -> dict[str, object]:
-        return tensors.write_tensors(tensors.read_tensors(file), target)
+    def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
+        return tensors.write_tensors(tensors.read_tensors(file), Path(target))
 
     patch.setattr(files, "read_limited", read)
 

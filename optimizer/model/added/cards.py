@@ -29,8 +29,7 @@ class AddedModel:
 
     ``file`` is the name of its content. ``architecture`` builds a checkpoint's module; an ONNX file brings
     its own. ``classes`` is the number of classes, 0 for a network that is no classifier; ``class_names`` are
-    theirs, where they are known. ``difference`` is how far a converted network's outputs were from ONNX
-    Runtime's, as a share of their range.
+    theirs, where they are known. ``for_one``: it takes one image at a time.
     """
 
     name: str
@@ -42,7 +41,7 @@ class AddedModel:
     class_names: tuple[str, ...] = ()
     architecture: str = ""
     description: str = ""
-    difference: float | None = None
+    for_one: bool = False
 
     @property
     def version(self) -> str:

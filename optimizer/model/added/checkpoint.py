@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -14,7 +15,7 @@ from optimizer.model.added.cards import AddedModel, Choices, Examined, content_p
 Shapes = dict[str, tuple[int, ...]]
 
 
-def examined(about: Examined, architecture: str) -> Examined:
+def examined(about: Examined, found: dict[str, Any], architecture: str) -> Examined:
     """With the architecture that the weights fit: ``architecture`` where that does, else the first found.
     Raises InputError for an unknown one."""
     shapes = shapes_of(about.file)

@@ -31,8 +31,31 @@ def _checkpoint(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, 
     return write_tensors(read_tensors(file), Path(asked["target"]))
 
 
+def _onnx(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
+    limit(libraries=True)
+    from optimizer.model.added.onnx_reading import read_onnx
+
+    limit()
+    return read_onnx(
+        Path(asked["file"]),
+        Path(asked["target"]),
+        asked["external"],
+        lambda more: limit(size=asked["size"] + more),
+    )
+
+
+def _onnx_check(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
+    limit(libraries=True)
+    from optimizer.model.added.onnx_check import check
+
+    limit()
+    return check(Path(asked["file"]), tuple(asked["shape"]))
+
+
 READERS: dict[str, Callable[[dict[str, Any], Callable[..., None]], dict[str, Any]]] = {
     "checkpoint": _checkpoint,
+    "onnx": _onnx,
+    "onnx check": _onnx_check,
 }
 """By the kind of file. Each sets the limits anew once it has imported what it needs."""
 
@@ -40,8 +63,8 @@ READERS: dict[str, Callable[[dict[str, Any], Callable[..., None]], dict[str, Any
 def main() -> None:
     reader, asked = sys.argv[1], json.loads(sys.argv[2])
 
-    def limit(libraries: bool = False) -> None:
-        limit_this_process(asked["seconds"], asked["size"], libraries)
+    def limit(libraries: bool = False, size: int = asked["size"]) -> None:
+        limit_this_process(asked["seconds"], size, libraries)
 
     try:
         limit()

@@ -11,14 +11,15 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
-from optimizer.model.added import cards, checkpoint
+from optimizer.model.added import cards, checkpoint, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.added.containers import CHECKPOINTS
 from optimizer.model.added.limits import read_limited
@@ -36,19 +37,23 @@ class FileKind:
     """A kind of model file: by which ``suffixes`` it is known, and how it is kept.
 
     ``examined`` finds out more of a file that was read and kept, ``described`` makes a card by what the user
-    decides, ``module`` builds what the card says.
+    decides, ``module`` builds what the card says. ``lacking`` says what is missing here to read such files.
     """
 
     suffixes: tuple[str, ...]
     extension: str
-    examined: Callable[[Examined, str], Examined]
+    examined: Callable[[Examined, dict[str, Any], str], Examined]
     described: Callable[[Examined, Choices], AddedModel]
     module: Callable[[AddedModel], nn.Module]
+    lacking: Callable[[], str] = lambda: ""
 
 
 KINDS: dict[str, FileKind] = {
     "checkpoint": FileKind(
         CHECKPOINTS, ".safetensors", checkpoint.examined, checkpoint.described, checkpoint.module
+    ),
+    "onnx": FileKind(
+        (".onnx",), ".onnx", onnx_file.examined, onnx_file.described, onnx_file.module, onnx_file.lacking
     ),
 }
 SUFFIXES = tuple(suffix for kind in KINDS.values() for suffix in kind.suffixes)
@@ -59,15 +64,20 @@ def is_model_file(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def examine(file: Path, architecture: str = "", report: Report = quiet) -> Examined:
-    """Read a file and keep what it holds under a content name. Raises InputError, which names the file, for
-    one that is refused, UnavailableError for what this machine lacks."""
+def examine(file: Path, architecture: str = "", report: Report = quiet, external: bool = True) -> Examined:
+    """Read a file and keep what it holds under a content name; ``external`` data may lie beside it.
+
+    Raises InputError, which names the file, for one that is refused, UnavailableError for what this machine
+    lacks.
+    """
     kind = _kind_of(file)
+    if problem := KINDS[kind].lacking():
+        raise UnavailableError(problem)
     report(None, f"reading {file.name}")
     _forget_unused()
     target = cards.folder() / f"{uuid.uuid4().hex}.partial"
     try:
-        read_limited(kind, file, target)
+        found = read_limited(kind, file, file.name, target=str(target), external=external)
         with target.open("rb") as written:
             content = hashlib.file_digest(written, "sha256").hexdigest()[:20]
         kept = f"{content}{KINDS[kind].extension}"
@@ -77,7 +87,7 @@ def examine(file: Path, architecture: str = "", report: Report = quiet) -> Exami
             target.unlink()
     facts = (("file", f"{file.name}, {format_bytes(file.stat().st_size)}"),)
     about = Examined(kind, kept, cards.suggested_name(file.name), facts)
-    return KINDS[kind].examined(about, architecture)
+    return KINDS[kind].examined(about, found, architecture)
 
 
 def add(about: Examined, choices: Choices, taken: Collection[str] = (), report: Report = quiet) -> AddedModel:

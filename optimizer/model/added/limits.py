@@ -23,22 +23,22 @@ MAX_NAME = 500
 """Characters of a tensor's name."""
 BASE_SECONDS, SECONDS_A_GIGABYTE = 4.0, 60.0
 """Processor seconds that reading may take once the libraries are loaded."""
-BASE_MEMORY_BYTES, MEMORY_A_BYTE = 160 << 20, 3
+BASE_MEMORY_BYTES, MEMORY_A_BYTE = 192 << 20, 4
 """Memory beyond that of the libraries."""
 LIBRARIES_SECONDS, LIBRARIES_BYTES = 60.0, 2 << 30
 """To load them, on a machine that has other things to do."""
 
 
-def read_limited(reader: str, file: Path, target: Path, **options: Any) -> dict[str, Any]:
-    """What :mod:`optimizer.model.added.child` says of a file that it read as ``reader``, and wrote anew to
-    ``target``. Raises InputError, which names the file, for one that is refused."""
+def read_limited(reader: str, file: Path, name: str, **options: Any) -> dict[str, Any]:
+    """What ``reader``, one of :mod:`optimizer.model.added.child`, says of a file, given ``options``. Raises
+    InputError, which calls the file ``name``, for one that is refused."""
     size = file.stat().st_size
     if size > MAX_FILE_BYTES:
         raise InputError(
-            f"{file.name} has {format_bytes(size)}: files of up to {format_bytes(MAX_FILE_BYTES)} are read"
+            f"{name} has {format_bytes(size)}: files of up to {format_bytes(MAX_FILE_BYTES)} are read"
         )
     seconds = BASE_SECONDS + SECONDS_A_GIGABYTE * size / 1e9
-    asked = {"file": str(file), "target": str(target), "seconds": seconds, "size": size, **options}
+    asked = {"file": str(file), "seconds": seconds, "size": size, **options}
     try:
         printed = run_module(
             "optimizer.model.added.child",
@@ -49,11 +49,11 @@ def read_limited(reader: str, file: Path, target: Path, **options: Any) -> dict[
         answer: dict[str, Any] = json.loads(printed.splitlines()[-1])
     except (WorkError, ValueError, IndexError) as error:
         raise InputError(
-            f"{file.name} is refused: reading it took more than the {seconds:.0f} s of processor time or the "
+            f"{name} is refused: reading it took more than the {seconds:.0f} s of processor time or the "
             f"memory that a file of {format_bytes(size)} gets, or broke the reader ({_short(error)})"
         ) from error
     if "refused" in answer:
-        raise InputError(f"{file.name} is refused: {answer['refused']}")
+        raise InputError(f"{name} is refused: {answer['refused']}")
     return answer
 
 
