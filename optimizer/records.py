@@ -84,7 +84,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is known of a model before it is loaded. ``None`` is "not published", never 0."""
+    """What is known of a model before it is loaded. ``None`` is "not published", never 0; 0 ``classes`` is a
+    network that is no classifier."""
 
     name: str
     source: str

@@ -13,6 +13,7 @@ from optimizer.analysis.scaling import ExecutionKind
 from optimizer.cli.main import _parser
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
+from optimizer.model.added import architectures
 from optimizer.model.sources.plugins import GROUP
 from optimizer.system.paths import HOME_VARIABLE
 
@@ -50,7 +51,7 @@ def test_the_dashboard_is_installed_with_all_that_its_page_offers() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     rule = (ROOT / "Makefile").read_text().partition("$(VENV)/installed:")[2].partition("\n\n")[0]
     (asked,) = re.findall(r"--editable '\.\[([\w,]+)\]'", rule)
-    assert set(asked.split(",")) == extras.keys() - {"dev"}
+    assert set(asked.split(",")) == extras.keys() - {"dev", "timm"}
 
 
 def row(folder: str) -> set[str]:
@@ -105,5 +106,6 @@ def test_names_that_users_type_are_the_codes_own() -> None:
     assert HOME_VARIABLE in README
     assert f'[project.entry-points."{GROUP}"]' in README
     assert GROUP in project["entry-points"]
+    assert f'[project.entry-points."{architectures.GROUP}"]' in README
     assert f'[project.entry-points."{plugins.GROUP}"]' in README
     assert "imagenet" in project["optional-dependencies"]

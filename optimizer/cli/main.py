@@ -19,6 +19,7 @@ from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.gate import add_gate_options, run_gate
+from optimizer.cli.models import add_add_options, add_models_options, run_add, run_models, run_remove
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
@@ -50,30 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 # Commands
-
-
-def _models(options: argparse.Namespace) -> None:
-    from optimizer.model.catalogue import catalogue, problems
-
-    known = catalogue().values()
-    sources = sorted({card.source for card in known})
-    if options.source not in (None, *sources):
-        raise unknown("source", options.source, sources)
-    cards = [card for card in known if options.source in (None, card.source)]
-    for problem in problems():
-        print(f"paretoscope: {problem}", file=sys.stderr)
-    if options.json:
-        from optimizer.records import encode
-
-        print(encode(cards).decode())
-        return
-    print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")
-    for card in cards:
-        top1 = "" if card.published_top1 is None else f"{100 * card.published_top1:.1f} %"
-        weights = "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
-        download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
-        ready = "yes" if card.ready else "no"
-        print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
 
 
 def _measure(options: argparse.Namespace) -> None:
@@ -219,9 +196,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"paretoscope {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    models = _command(commands, "models", _models, "list the models that can be picked")
-    models.add_argument("--source", help="only those of one source: bundled, torchvision, or a plugin's name")
-    models.add_argument("--json", action="store_true", help="one JSON array")
+    models = _command(commands, "models", run_models, "list the models that can be picked")
+    add_models_options(models)
+
+    add = _command(
+        commands, "add", run_add, "add a model of your own, of a file, to those that can be picked"
+    )
+    add_add_options(add)
+
+    remove = _command(commands, "remove", run_remove, "remove a model that was added")
+    remove.add_argument("name")
 
     doctor = _command(
         commands, "doctor", run_doctor, "say what makes timings on this machine noisy, and what would mend it"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.data.folders import INDEX_NAMES, expand, is_within, open_file
+from optimizer.data.folders import INDEX_NAMES, expand, is_within, list_folder, open_file
 from optimizer.errors import InputError
 
 INDEX_MAX_BYTES = 10_000_000
@@ -77,6 +77,19 @@ def read_class_index(path: str | Path) -> list[tuple[str, int]]:
             )
         pairs += names
     return pairs
+
+
+def class_names(path: str | Path) -> tuple[str, ...]:
+    """A name for each of a model's outputs: from a class index file, or a folder whose subfolders are
+    classes, in alphabetical order. Raises InputError for a file that leaves one out."""
+    if expand(path).is_dir():
+        return tuple(sorted(list_folder(path).classes))
+    names: dict[int, str] = {}
+    for name, index in read_class_index(path):
+        names[index] = name  # of several the last: a WordNet id comes before the name
+    if sorted(names) != list(range(len(names))):
+        raise InputError(f"{expand(path)} leaves outputs out: a name is needed for each, from 0 on")
+    return tuple(names[index] for index in range(len(names)))
 
 
 def map_classes(

@@ -15,6 +15,7 @@ from torch import Tensor
 from optimizer.data.classes import ClassMapping
 from optimizer.data.decoding import DECODERS, Allowance, decoded
 from optimizer.data.duplicates import copies, digest_of
+from optimizer.data.folders import list_folder
 from optimizer.data.selection import (
     BUNDLED_ARCHIVES,
     CALIBRATION_LIMIT,
@@ -83,7 +84,7 @@ def held_images(model: LoadedModel, spec: DataSpec, files: str) -> Datasets:
     ``files`` is the fingerprint of the images (:func:`optimizer.data.selection.fingerprint`). Raises
     InputError also where they changed while they were read.
     """
-    key = (model.card.name, spec, files)
+    key = (model.card.name, model.card.version, spec, files)
     datasets = _held.pop(key, None)
     if datasets is None:
         datasets = load_images(model, spec)
@@ -95,7 +96,7 @@ def held_images(model: LoadedModel, spec: DataSpec, files: str) -> Datasets:
     return datasets
 
 
-_held: dict[tuple[str, DataSpec, str], Datasets] = {}
+_held: dict[tuple[str, str, DataSpec, str], Datasets] = {}
 """The one asked for longest ago comes first."""
 
 
@@ -105,7 +106,7 @@ def _forget_oldest() -> None:
 
 def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
     report(None, f"listing {spec.path}")
-    chosen = select(spec, model.classes, model.wordnet_ids)
+    chosen = select(spec, _classes(model, spec), model.wordnet_ids)
     _make_room(model, len(chosen.evaluation), len(chosen.calibration))
     read = _read(model, chosen.evaluation, "images", report)
     read.check()
@@ -119,13 +120,25 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets
         notes += (f"{count(aside, 'image')} set aside for calibration in place of those that can't be read",)
     calibration.check()
     without, copied = _without_copies(calibration, images)
-    covered = () if labels is None else _coverage(labels, len(model.classes))
+    covered = () if labels is None else _coverage(labels, model.card.classes)
     return Datasets(
         evaluation=Images(images, labels),
         calibration=Images(without, None),
         notes=(*chosen.notes, *read.notes, *notes, *covered, *calibration.notes, *copied),
         mapping=chosen.mapping,
     )
+
+
+def _classes(model: LoadedModel, spec: DataSpec) -> Sequence[str] | None:
+    """The names of the model's classes; None for a network that has none. Where they are not known, as many
+    folders are numbered in alphabetical order, as ``torchvision.datasets.ImageFolder`` does."""
+    if not model.card.classes:
+        return None
+    if model.classes:
+        return model.classes
+    folders = sorted(list_folder(spec.path or "").classes)
+    numbers = list(map(str, range(model.card.classes)))
+    return folders if len(folders) == len(numbers) else numbers
 
 
 def _calibration(

@@ -6,7 +6,7 @@ Opens no image; reads some files to compare their content.
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -53,16 +53,19 @@ class Selection:
     notes: tuple[str, ...]
 
 
-def select(spec: DataSpec, classes: Sequence[str], wordnet_ids: Sequence[str] = ()) -> Selection:
+def select(spec: DataSpec, classes: Sequence[str] | None, wordnet_ids: Sequence[str] = ()) -> Selection:
     """Who is evaluated and who calibrates, of a folder. Opens no image, reads some to compare their content.
 
-    Raises InputError: no folder or none with images, no class that maps, a calibration folder that is the
-    evaluation folder or holds nothing else, too few images to set some aside.
+    Without ``classes`` (None) the folders are no labels. Raises InputError: no folder or none with images, no
+    class that maps, a calibration folder that is the evaluation folder or holds nothing else, too few images
+    to set some aside.
     """
     if spec.path is None:
         raise InputError("no image folder is given")
     check_again(spec.path)
     listing = list_folder(spec.path)
+    if classes is None:
+        classes, listing = (), replace(listing, folders=(None,) * len(listing.images))
     mapping = map_classes(listing.classes, classes, wordnet_ids, spec.class_index, listing.path)
     if listing.classes and not mapping.mapped:
         raise _nothing_maps(listing, classes)

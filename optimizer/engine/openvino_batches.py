@@ -9,7 +9,7 @@ from optimizer.engine.base import Array
 
 
 def run_batches(compiled: Any, batch: int, images: Array) -> Array:
-    """The output ``[N, K]`` of a compiled model for images ``[N, C, H, W]``, in batches of the size that it
+    """The output ``[N, ...]`` of a compiled model for images ``[N, C, H, W]``, in batches of the size that it
     was compiled for, over every stream; the last batch is filled up and cut.
 
     Requests are waited for in turn, without callbacks: a callback needs the interpreter's lock, which a
@@ -17,7 +17,7 @@ def run_batches(compiled: Any, batch: int, images: Array) -> Array:
     """
     streams = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     free = [compiled.create_infer_request() for _ in range(streams)]
-    outputs = np.empty((len(images), compiled.output(0).shape[1]), np.float32)
+    outputs = np.empty((len(images), *compiled.output(0).shape[1:]), np.float32)
     running: deque[tuple[Any, int, Array]] = deque()  # with what each reads: it is not copied
 
     def finish_oldest() -> Any:

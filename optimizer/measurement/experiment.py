@@ -23,6 +23,7 @@ from optimizer.measurement.compressed import (
 )
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
+from optimizer.model.added.cards import version_of
 from optimizer.progress import Report, is_heard, publish, quiet, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
@@ -327,6 +328,7 @@ def _signature(request: Request, execution: Execution, threads: int) -> str:
     return digest(
         [
             request.model,
+            version_of(request.model),
             request.engine,
             execution.layers,
             request.recipe.quantize.activation_bits,

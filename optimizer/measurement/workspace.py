@@ -22,6 +22,7 @@ from optimizer.engine import engine_named
 from optimizer.engine.base import Build
 from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
+from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm, multiplications, walk
 from optimizer.progress import Report, quiet, uninterrupted
@@ -159,7 +160,7 @@ def open_workspace(model: str, data: DataSpec | None = None, report: Report = qu
     """
     files = "" if data is None else fingerprint(data)
     report(None, "loading the model")
-    return _opened(OPENED, model, data, files, report=report)
+    return _opened(OPENED, model, version_of(model), data, files, report=report)
 
 
 def workspace_of(request: Request, report: Report = quiet) -> Workspace:
@@ -181,13 +182,15 @@ OPENED = Opened()
 
 
 @once
-def _opened(opened: Opened, model: str, data: DataSpec | None, files: str, *, report: Report) -> Workspace:
-    return Workspace(_open_model(opened, model, report=report), data, files)
+def _opened(
+    opened: Opened, model: str, version: str, data: DataSpec | None, files: str, *, report: Report
+) -> Workspace:
+    return Workspace(_open_model(opened, model, version, report=report), data, files)
 
 
 @once
 @uninterrupted()
-def _open_model(opened: Opened, model: str, *, report: Report) -> OpenModel:
+def _open_model(opened: Opened, model: str, version: str, *, report: Report) -> OpenModel:
     return open_model(load(model, report))
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 
 from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
-from optimizer.model.sources import LoadedModel, Source, bundled, plugins, torchvision_hub
+from optimizer.model.added import cards, files
+from optimizer.model.added.cards import AddedModel, Choices, Examined
+from optimizer.model.sources import LoadedModel, Source, added, bundled, plugins, torchvision_hub
 from optimizer.progress import Report, quiet
 from optimizer.records import ModelCard
 from optimizer.system.downloads import check_allowed
@@ -16,19 +18,25 @@ __all__ = [
     "SOURCES",
     "LoadedModel",
     "Source",
+    "add",
     "card",
     "catalogue",
     "download",
     "load",
     "problems",
+    "remove",
 ]
 
-SOURCES: dict[str, Source] = {"bundled": bundled.SOURCE, "torchvision": torchvision_hub.SOURCE}
+SOURCES: dict[str, Source] = {
+    "bundled": bundled.SOURCE,
+    cards.SOURCE_NAME: added.SOURCE,
+    "torchvision": torchvision_hub.SOURCE,
+}
 """What this package brings itself; installed plugins add to it (:mod:`optimizer.model.sources`)."""
 
 
 def catalogue() -> dict[str, ModelCard]:
-    """Every model by name: bundled, torchvision's, then the plugins'. Cheap: no weight is touched."""
+    """Every model by name: bundled, added, torchvision's, then the plugins'. Cheap: no weight is touched."""
     return {name: card for name, (card, _) in _survey()[0].items()}
 
 
@@ -79,13 +87,26 @@ def download(name: str, progress: Report | None = None, force: bool = False) -> 
     return source.download(name, progress or quiet, force)
 
 
+def add(about: Examined, choices: Choices, progress: Report | None = None) -> AddedModel:
+    """Keep what a user's file holds (:func:`optimizer.model.added.files.examine`) as a model of this machine.
+
+    Raises InputError for a name that is taken or not allowed, or choices that don't fit the file.
+    """
+    return files.add(about, choices, catalogue(), progress or quiet)
+
+
+def remove(name: str) -> None:
+    """Drop a model that was added, and its file; what was measured stays. Raises InputError for another."""
+    cards.remove(name)
+
+
 def _survey() -> tuple[dict[str, tuple[ModelCard, Source]], tuple[str, ...]]:
     found: dict[str, tuple[ModelCard, Source]] = {}
-    trouble = list(plugins.problems())
+    trouble = [*plugins.problems(), *cards.problems()]
     for origin, source in [*SOURCES.items(), *plugins.sources().items()]:
         try:
-            cards = source.cards()
-            for name, known in cards.items():
+            listed = source.cards()
+            for name, known in listed.items():
                 if name in found:
                     trouble.append(
                         f"model {name} of {origin} is left out: {found[name][0].source} has its name"
@@ -110,7 +131,7 @@ def _check(known: ModelCard, loaded: LoadedModel) -> None:
     """What a plugin must get right, said at the door and not as a wrong accuracy later."""
     if not isinstance(loaded, LoadedModel):
         raise TypeError(f"gives {type(loaded).__name__}, not optimizer.model.catalogue.LoadedModel")
-    if len(loaded.classes) != known.classes:
+    if loaded.classes and len(loaded.classes) != known.classes:
         raise ValueError(f"{len(loaded.classes)} class names for the {known.classes} classes on its card")
     if loaded.wordnet_ids and len(loaded.wordnet_ids) != known.classes:
         raise ValueError(f"{len(loaded.wordnet_ids)} WordNet ids for {known.classes} classes")

@@ -34,14 +34,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
-    for name, tensor in taken.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise InputError(f"{name} has values that are not finite: load whole weights into the model")
-    if not any(walk(taken)):
-        raise InputError(
-            f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
-        )
-    outputs = _answer(taken, shape)
+    outputs = tried(taken, shape)
     names = class_names() if outputs.shape[1:] == (1000,) else tuple(sorted(classes))
     if len(names) != outputs.shape[1]:  # which output a folder is for is not known
         names = ()
@@ -55,6 +48,19 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
     )
     ids = wordnet_ids() if names == class_names() else ()
     return LoadedModel(card, taken, _photograph_preset(shape), names, ids)
+
+
+def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
+    for one that can't be measured, as :func:`own_model` says."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"{name} has values that are not finite: load whole weights into the model")
+    if not any(walk(module)):
+        raise InputError(
+            f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
+        )
+    return _answer(module, shape)
 
 
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from optimizer import __version__
 from optimizer.data.selection import recent_fingerprint
 from optimizer.methods import plugins
+from optimizer.model.added.cards import version_of
 from optimizer.records import SCHEMA, Request, digest
 from optimizer.system.environment import environment
 from optimizer.system.paths import assets_dir
 
 
 def request_key(request: Request, files: str | None = None) -> str:
-    """Changes with the request, the files in its image folders, bundled weights, code, libraries and machine.
+    """Changes with the request, the files in its image folders, bundled or added weights, code, libraries and
+    machine.
 
     ``files`` is the fingerprint of the images that were really read
     (:func:`optimizer.data.selection.fingerprint`), so that a result is never filed under images that changed
@@ -47,9 +49,9 @@ def _plugins(request: Request) -> list[str]:
 
 
 def _weights(model: str) -> str:
-    """A digest of bundled weights; empty for a model from elsewhere."""
+    """A digest of bundled weights, or of an added model; empty for one from elsewhere."""
     path = assets_dir() / f"{model}.safetensors"
-    return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else ""
+    return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else version_of(model)
 
 
 @lru_cache(maxsize=32)

@@ -86,7 +86,9 @@ def write(path: Path, parts: Parts, durable: bool = True) -> None:
     """Whole or not at all; a ``durable`` one also survives a power cut. Raises OSError."""
     tensors, facts = parts
     unfinished = path.with_suffix(f".{os.getpid()}")
-    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    plain = {  # a stride of 0, which a single value may have, can't be read as bytes
+        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
     words = json.dumps(dict(facts))
     try:
         save_file(plain, unfinished, {"facts": words, "checksum": str(_checksum(plain, words))})

@@ -82,8 +82,13 @@ def home() -> Path:
     Compiled code is kept in it and loaded from it, so nobody else may write there. Raises UnavailableError
     when they may, or when it can't be created or written.
     """
+    return private(home_path())
+
+
+def home_path() -> Path:
+    """Where :func:`home` is or will be: nothing is created."""
     named = os.environ.get(HOME_VARIABLE)
-    return private(Path(named).expanduser().absolute() if named else platformdirs.user_data_path(APP, False))
+    return Path(named).expanduser().absolute() if named else platformdirs.user_data_path(APP, False)
 
 
 def private(folder: Path, advice: str = f"set {HOME_VARIABLE} to a folder of your own") -> Path:

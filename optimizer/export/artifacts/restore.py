@@ -17,9 +17,9 @@ from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError
 from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
 from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, VERSION, others
+from optimizer.model.added.containers import read_header
+from optimizer.model.added.limits import MAX_HEADER_BYTES
 from optimizer.model.layers import walk
-
-HEADER_BYTES = 8 << 20
 
 
 def load(source: Path | str | bytes, module: nn.Module) -> nn.Module:
@@ -132,7 +132,7 @@ def _layouts(facts: Mapping[str, object]) -> dict[str, BitLayout]:
 
 def _facts(content: bytes) -> dict[str, Any]:
     """What was written under :data:`METADATA_KEY`, or nothing."""
-    metadata = _header(content).get("__metadata__")
+    metadata = read_header(content, len(content)).get("__metadata__")
     written = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
     try:
         facts = msgspec.json.decode(written) if isinstance(written, str) else None
@@ -141,24 +141,7 @@ def _facts(content: bytes) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _header(content: bytes) -> dict[str, Any]:
-    """The JSON header of a safetensors file, before anything else of it is believed."""
-    size = int.from_bytes(content[:8], "little")
-    if len(content) < 8 or size > min(HEADER_BYTES, len(content) - 8):
-        raise InputError(
-            f"the header of the safetensors file has {size:,} bytes, more than the file or the allowed "
-            f"{HEADER_BYTES:,}: download or write it again"
-        )
-    try:
-        header = msgspec.json.decode(content[8 : 8 + size])
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise damaged("the safetensors header", error) from error
-    if not isinstance(header, dict):
-        raise damaged("the safetensors header", "no JSON object")
-    return header
-
-
 def _most_bytes(module: nn.Module) -> int:
     """More than any file of this model has: its float32 values, as much again for scales, and a header."""
     tensors = (*module.parameters(), *module.buffers())
-    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + HEADER_BYTES
+    return 2 * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + MAX_HEADER_BYTES

@@ -24,7 +24,8 @@ class LoadedModel:
     """A model in evaluation mode, with what is needed to feed it and to read its logits ``[N, classes]``.
 
     ``preprocess`` makes ``[C, H, W]`` float32 of an image in the mode that the card's channels ask for
-    (``L`` for one, ``RGB`` for three). ``wordnet_ids`` is empty, or has one id a class.
+    (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
+    where they are not known.
     """
 
     card: ModelCard

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from optimizer.errors import InputError
 from optimizer.model.architectures import ARCHITECTURES
+from optimizer.model.preprocessing import Preprocessing
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.progress import Report
 from optimizer.records import ModelCard
@@ -71,6 +72,20 @@ def load(name: str, report: Report) -> LoadedModel:
 
 
 SOURCE = Source(cards, load)
+
+
+def preprocessing(name: str) -> Preprocessing:
+    """What the bundled weights of an architecture were trained with, for others of it."""
+    description = _description(name)
+    channels, height, width = description["input_shape"]
+    assert channels == 1
+    return Preprocessing(
+        (height, width),
+        resize=height,
+        channels="grey",
+        mean=tuple(description["mean"]),
+        std=tuple(description["std"]),
+    )
 
 
 def _weights_path(name: str) -> Path:

@@ -1,0 +1,158 @@
+"""Commands about models: which there are, and a user's own files among them."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from optimizer.cli.options import numbers
+from optimizer.cli.terminal import end_of_line, tell
+from optimizer.errors import InputError, unknown
+from optimizer.model.added.cards import Choices, Examined
+from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
+
+
+def add_models_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source", help="only those of one source: bundled, added, torchvision, or a plugin's"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+
+
+def run_models(options: argparse.Namespace) -> None:
+    from optimizer.model.catalogue import catalogue, problems
+
+    known = catalogue().values()
+    sources = sorted({card.source for card in known})
+    if options.source not in (None, *sources):
+        raise unknown("source", options.source, sources)
+    cards = [card for card in known if options.source in (None, card.source)]
+    for problem in problems():
+        print(f"paretoscope: {problem}", file=sys.stderr)
+    if options.json:
+        from optimizer.records import encode
+
+        print(encode(cards).decode())
+        return
+    print(f"{'name':<36}{'source':<14}{'top-1':>7}{'weights':>10}{'download':>11}  ready")
+    for card in cards:
+        top1 = "" if card.published_top1 is None else f"{100 * card.published_top1:.1f} %"
+        weights = "" if card.parameters is None else f"{card.parameters / 1e6:.2f} M"
+        download = "" if card.download_bytes is None else f"{card.download_bytes / 1e6:.1f} MB"
+        ready = "yes" if card.ready else "no"
+        print(f"{card.name:<36}{card.source:<14}{top1:>7}{weights:>10}{download:>11}  {ready}")
+
+
+def add_add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="what to call it: letters, digits, dots, dashes, underscores")
+    file = parser.add_mutually_exclusive_group(required=True)
+    file.add_argument(
+        "--checkpoint", metavar="FILE", help="weights: .safetensors, or .pt and .pth without code"
+    )
+    file.add_argument("--onnx", metavar="FILE", help="a network; its outputs are held against ONNX Runtime's")
+    parser.add_argument(
+        "--architecture",
+        metavar="A",
+        help="of the weights: one of torchvision's, timm/NAME, a plugin's; without it the one that they fit",
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="names of the classes: a text file with one a line, JSON, or a folder with one subfolder each",
+    )
+    parser.add_argument(
+        "--fidelity",
+        action="store_true",
+        help="it is no classifier: compare its outputs with the uncompressed network's",
+    )
+    images = parser.add_argument_group("preprocessing (otherwise the architecture's)")
+    images.add_argument("--input-shape", type=_shape, metavar="CxHxW", help="of one image, such as 3x224x224")
+    images.add_argument(
+        "--resize",
+        type=int,
+        metavar="PIXELS",
+        help="the shorter side, before the middle is cropped; 0: stretch",
+    )
+    images.add_argument("--channels", choices=tuple(CHANNELS), help="in the order in which it takes them")
+    images.add_argument("--range", type=int, choices=RANGES, help="what white is, before mean and std")
+    images.add_argument("--mean", type=numbers(float), metavar="M,M,M", help="taken off, one a channel")
+    images.add_argument("--std", type=numbers(float), metavar="S,S,S", help="divided by, one a channel")
+    images.add_argument("--interpolation", choices=tuple(INTERPOLATIONS))
+
+
+def run_add(options: argparse.Namespace) -> None:
+    from optimizer.data.classes import class_names
+    from optimizer.model import catalogue
+    from optimizer.model.added.files import examine
+
+    file = Path(options.checkpoint or options.onnx).expanduser()
+    about = examine(file, options.architecture or "", tell)
+    end_of_line()
+    for what, words in about.facts:
+        print(f"{what:<14}{words}")
+    choices = Choices(
+        options.name,
+        options.architecture or "",
+        _preprocessing(options, about),
+        class_names(options.classes) if options.classes else (),
+        not options.fidelity,
+    )
+    model = catalogue.add(about, choices, tell)
+    end_of_line()
+    print(f"{'images':<14}{model.preprocessing.describe()}")
+    if about.asks_shape and options.input_shape is None:
+        shape = "x".join(map(str, model.preprocessing.input_shape))
+        print(f"{'':<14}the file leaves its input shape open, {shape} is a guess: --input-shape says another")
+    print(f"{'':<14}{model.description}")
+    if model.classes and not model.class_names:
+        print(
+            f"{'classes':<14}{model.classes:,}, without names (--classes): folders are numbered in "
+            "alphabetical order"
+        )
+    print(f"added {model.name}: paretoscope measure {model.name} --data FOLDER")
+
+
+def run_remove(options: argparse.Namespace) -> None:
+    from optimizer.model import catalogue
+
+    catalogue.remove(options.name)
+    print(f"removed {options.name}; what was measured of it stays", file=sys.stderr)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """``3x224x224``, also with the batch before it."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) == 4:
+        sides = sides[1:]
+    if len(sides) != 3 or sides[0] not in CHANNELS.values():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not channels (1 or 3), height and width such as 3x224x224"
+        )
+    return tuple(sides)
+
+
+def _preprocessing(options: argparse.Namespace, about: Examined) -> Preprocessing | None:
+    """The file's or the architecture's, with what the options say. None where they say nothing."""
+    given: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("channels", "range", "interpolation")
+        if getattr(options, name) is not None
+    }
+    if options.resize is not None:
+        given["resize"] = options.resize or None
+    if options.input_shape is not None:
+        given["size"] = options.input_shape[1:]
+    base = about.preprocessing.with_channels(
+        given.get("channels") or ("grey" if (options.input_shape or (0,))[0] == 1 else None)
+    )
+    given |= {name: tuple(getattr(options, name)) for name in ("mean", "std") if getattr(options, name)}
+    if options.input_shape and options.input_shape[0] != base.input_shape[0]:
+        raise InputError(
+            f"--input-shape has {options.input_shape[0]} channels and the images {base.input_shape[0]}: give "
+            "--channels"
+        )
+    return replace(base, **given) if given else None

@@ -1,0 +1,265 @@
+"""Which architecture a checkpoint is for: built by name for a number of classes, held against the weights.
+
+Those of this package (``OWN``), torchvision's classifiers, timm's where it is installed (``timm/NAME``), and
+those that installed packages add through the entry-point group ``paretoscope.architectures``: each names a
+function that takes the number of classes and gives a module.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+import torchvision
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.formats import count
+from optimizer.model import cifar_resnet
+from optimizer.model.architectures import ARCHITECTURES
+from optimizer.model.preprocessing import IMAGENET, Preprocessing
+from optimizer.model.sources import bundled
+
+GROUP = "paretoscope.architectures"
+TIMM = "timm/"
+USUAL_CLASSES, OTHER_CLASSES = 1000, 7
+"""An architecture is looked at with two numbers of classes: where its shapes differ, these stand."""
+NAMED, NEAREST = 3, 3
+MAX_APART = 200
+"""Tensors that may differ in an architecture for another number of classes, or lack a count of batches."""
+PARTS = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+"""Of torchvision's: what runs in training alone, and may be missing in a file."""
+
+Shapes = Mapping[str, tuple[int, ...]]
+Build = Callable[[int], nn.Module]
+
+OWN: dict[str, Build] = {
+    **{f"cifar-resnet{depth}": partial(cifar_resnet.CifarResNet, depth) for depth in cifar_resnet.DEPTHS},
+    **{name: lambda classes, make=make: make() for name, make in ARCHITECTURES.items()},  # type: ignore[misc]
+}
+"""This package's own, by name. The bundled ones have their ten classes, whatever is asked for."""
+CIFAR = Preprocessing((32, 32), mean=IMAGENET.mean, std=IMAGENET.std)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How weights fit an architecture: the number of classes that they say (of an architecture whose shapes
+    differ with it, else the usual one), and names that stand apart."""
+
+    architecture: str
+    classes: int
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    @property
+    def exact(self) -> bool:
+        return not self.apart
+
+    @property
+    def apart(self) -> int:
+        return len(self.missing) + len(self.extra) + len(self.reshaped)
+
+    def describe(self) -> str:
+        """In words, what stands apart."""
+        parts = [
+            f"{count(len(names), 'tensor')} {what} ({_first(names)})"
+            for names, what in (
+                (self.missing, "missing"),
+                (self.extra, "that it has not"),
+                (self.reshaped, "of another shape"),
+            )
+            if names
+        ]
+        return "; ".join(parts)
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join([*names[:NAMED], *(["..."] if len(names) > NAMED else [])])
+
+
+def architectures() -> dict[str, Build]:
+    """Every architecture that weights are tried against, by name. Those of timm are too many: they are built
+    when they are named."""
+    found: dict[str, Build] = dict(OWN)
+    for name in torchvision.models.list_models(module=torchvision.models):
+        found[name] = partial(_torchvision, name)
+    for point in sorted(entry_points(group=GROUP)):
+        found.setdefault(point.name, partial(_plugin, point))
+    return found
+
+
+def has_timm() -> bool:
+    return importlib.util.find_spec("timm") is not None
+
+
+def build(name: str, classes: int, weights: Shapes | None = None) -> nn.Module:
+    """A module of an architecture, for the names in ``weights`` where parts of it may be missing there.
+
+    Raises InputError for an unknown name, UnavailableError where timm is needed and missing.
+    """
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), classes)
+    known = architectures()
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=6, cutoff=0.4) or list(known)[:6]
+        more = f"or {TIMM}NAME for one of timm's" if has_timm() else ""
+        raise InputError(f"unknown architecture {name!r}: use one such as {', '.join(close)} {more}".rstrip())
+    try:
+        module = known[name](classes)
+    except Exception as error:
+        if name in OWN or isinstance(error, InputError):
+            raise
+        raise WorkError(f"architecture {name} can't be built for {classes} classes: {error}") from error
+    if weights is not None:
+        for part in PARTS.get(name, ()):
+            if not any(tensor.startswith(part) for tensor in weights):
+                setattr(module, part.removesuffix("."), None)
+    return module
+
+
+def fit_of(name: str, weights: Shapes) -> Fit:
+    """How weights fit one architecture. Raises as :func:`build`."""
+    usual, other = _shapes(name, USUAL_CLASSES), _shapes(name, OTHER_CLASSES)
+    usual = {tensor: shape for tensor, shape in usual.items() if not _absent(name, tensor, weights)}
+    heads = [
+        (
+            tensor,
+            [axis for axis, pair in enumerate(zip(shape, other[tensor], strict=True)) if len({*pair}) > 1],
+        )
+        for tensor, shape in usual.items()
+        if shape != other[tensor]
+    ]
+    said = [weights[tensor][axes[0]] for tensor, axes in heads if len(weights.get(tensor, ())) > axes[0]]
+    classes = max(set(said), key=said.count) if said else USUAL_CLASSES
+
+    def wanted(tensor: str) -> tuple[int, ...]:
+        axes = dict(heads).get(tensor, [])
+        return tuple(classes if axis in axes else side for axis, side in enumerate(usual[tensor]))
+
+    missing = usual.keys() - weights.keys()
+    return Fit(
+        name,
+        classes,
+        tuple(tensor for tensor in usual if tensor in missing and not tensor.endswith("num_batches_tracked")),
+        tuple(tensor for tensor in weights if tensor not in usual),
+        tuple(
+            f"{tensor} is {list(weights[tensor])}, not {list(wanted(tensor))}"
+            for tensor in usual
+            if tensor in weights and tuple(weights[tensor]) != wanted(tensor)
+        ),
+    )
+
+
+def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
+    """The one architecture that weights fit, or the nearest, the best first. Those whose names are most like
+    ``hint``, such as a file's name, are tried first: there are many, and each has to be built."""
+    near: list[tuple[int, str]] = []
+    for name in sorted(architectures(), key=lambda name: -_likeness(name, hint)):
+        shapes = _shapes(name, USUAL_CLASSES)
+        apart = len(shapes.keys() ^ weights.keys())
+        apart += sum(shapes[tensor] != weights[tensor] for tensor in shapes.keys() & weights.keys())
+        if apart <= MAX_APART and (fit := fit_of(name, weights)).exact:
+            return [fit]
+        near.append((apart, name))
+    return sorted((fit_of(name, weights) for _, name in sorted(near)[:NEAREST]), key=lambda fit: fit.apart)
+
+
+def _likeness(name: str, hint: str) -> float:
+    found = difflib.SequenceMatcher(None, name, hint.lower()).find_longest_match()
+    return found.size / len(name) + found.size / 100
+
+
+def default_preprocessing(name: str) -> Preprocessing:
+    """What an architecture's published weights were trained with."""
+    if name in OWN:
+        return CIFAR if name.startswith("cifar") else bundled.preprocessing(name)
+    if name.startswith(TIMM):
+        return _timm_preprocessing(name.removeprefix(TIMM))
+    try:
+        transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    except ValueError:  # a plugin's
+        return IMAGENET
+    side = transforms.crop_size[0]
+    return Preprocessing(
+        (side, side),
+        resize=transforms.resize_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        interpolation=transforms.interpolation.value,
+    )
+
+
+@lru_cache(maxsize=512)
+def _shapes(name: str, classes: int) -> dict[str, tuple[int, ...]]:
+    """Of every parameter and buffer, without memory for them."""
+    with _Unfilled(), torch.random.fork_rng(devices=[]):
+        module = build(name, classes)
+    return {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Parameters take no memory and no time while a module is built. (On the device ``meta`` as a whole some
+    architectures can't be built: they reckon with tensors.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _absent(name: str, tensor: str, weights: Shapes) -> bool:
+    """Whether a tensor is of a part that the weights leave out as a whole."""
+    part = next((part for part in PARTS.get(name, ()) if tensor.startswith(part)), None)
+    return part is not None and not any(other.startswith(part) for other in weights)
+
+
+def _torchvision(name: str, classes: int) -> nn.Module:
+    # As their published weights have it; initial weights would take a minute and are replaced.
+    more: dict[str, Any] = {"transform_input": True, "init_weights": False} if name in PARTS else {}
+    module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)
+    return module
+
+
+def _plugin(point: Any, classes: int) -> nn.Module:
+    module = point.load()(classes)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{point.value} gives {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def _timm(name: str, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise UnavailableError(
+            "timm's architectures need its package: pip install 'paretoscope[timm]'"
+        ) from error
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    except RuntimeError as error:
+        close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4))
+        raise InputError(
+            f"unknown architecture {TIMM}{name}: use one such as {close or 'resnet18'}"
+        ) from error
+    return module
+
+
+def _timm_preprocessing(name: str) -> Preprocessing:
+    import timm
+
+    found = timm.data.resolve_model_data_config(timm.create_model(name, pretrained=False))
+    height, width = found["input_size"][1:]
+    return Preprocessing(
+        (height, width),
+        resize=int(min(height, width) / found["crop_pct"]),
+        mean=tuple(found["mean"]),
+        std=tuple(found["std"]),
+        interpolation=found["interpolation"],
+    )

@@ -1,0 +1,224 @@
+"""The models that were added to this machine: a card and a file of each in the data folder. No torch.
+
+The file is ours: written by the process that read the user's (:mod:`optimizer.model.added.child`), under the
+digest of its content. Two cards may share one.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from optimizer.errors import InputError, UnavailableError
+from optimizer.model.preprocessing import IMAGENET, Preprocessing
+from optimizer.records import ModelCard, digest
+from optimizer.system.paths import home, home_path
+
+SOURCE_NAME, FOLDER = "added", "models"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_CARD_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class AddedModel:
+    """What is known of an added model.
+
+    ``file`` is the name of its content. ``architecture`` builds a checkpoint's module; an ONNX file brings
+    its own. ``classes`` is the number of classes, 0 for a network that is no classifier; ``class_names`` are
+    theirs, where they are known. ``for_one``: it takes one image at a time.
+    """
+
+    name: str
+    kind: str
+    file: str
+    preprocessing: Preprocessing
+    parameters: int = 0
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
+    architecture: str = ""
+    description: str = ""
+    for_one: bool = False
+
+    @property
+    def version(self) -> str:
+        """Equal for two that compute the same, whatever their names."""
+        return digest([self.kind, self.file, self.architecture, self.preprocessing, self.class_names])[:20]
+
+    @property
+    def card(self) -> ModelCard:
+        return ModelCard(
+            name=self.name,
+            source=SOURCE_NAME,
+            description=self.description,
+            parameters=self.parameters,
+            input_shape=self.preprocessing.input_shape,
+            classes=self.classes,
+            ready=content_path(self.file).is_file(),
+            version=self.version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a user's file holds, before it is added: ``file`` is the name of its content here.
+
+    ``facts`` are pairs of words to show. ``architecture`` fits a checkpoint exactly; without one ``problem``
+    says what stands apart. ``preprocessing`` is the architecture's, or the usual one at the size that an ONNX
+    file says; with ``asks_shape`` that size is only an offer.
+    """
+
+    kind: str
+    file: str
+    name: str
+    facts: tuple[tuple[str, str], ...]
+    preprocessing: Preprocessing = IMAGENET
+    architecture: str = ""
+    problem: str = ""
+    asks_shape: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a user decides of a file: what is left out is the file's own, or the architecture's.
+
+    Not a ``classifier``: outputs are compared with the uncompressed network's, whatever their shape.
+    """
+
+    name: str = ""
+    architecture: str = ""
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
+    classifier: bool = True
+
+
+def is_empty() -> bool:
+    """Whether nothing was ever added here. Makes no folder."""
+    return not (home_path() / FOLDER).is_dir()
+
+
+def folder() -> Path:
+    """Where cards and files lie, made where it is not there. Raises UnavailableError."""
+    place = home() / FOLDER
+    try:
+        place.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise UnavailableError(f"can't create the folder {place} ({error.strerror})") from error
+    return place
+
+
+def content_path(file: str) -> Path:
+    return folder() / file
+
+
+def check_name(name: str) -> str:
+    """Raises InputError for what can't name a model."""
+    if not NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} can't name a model: give 1 to 64 letters, digits, dots, dashes or underscores, with a "
+            "letter or digit first"
+        )
+    return name
+
+
+def suggested_name(file_name: str) -> str:
+    """A name that is allowed, after a file's."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-")[:64]
+    return plain or "model"
+
+
+def added_models() -> dict[str, AddedModel]:
+    """Those whose cards can be read, by name."""
+    return {model.name: model for model in _read_all() if isinstance(model, AddedModel)}
+
+
+def problems() -> tuple[str, ...]:
+    """In words, each card that can't be read."""
+    return tuple(str(error) for error in _read_all() if isinstance(error, InputError))
+
+
+def _read_all() -> Iterator[AddedModel | InputError]:
+    for path in _card_paths():
+        try:
+            yield read_card(path)
+        except InputError as error:
+            yield error
+
+
+def added_model(name: str) -> AddedModel:
+    """Raises InputError for one that was not added."""
+    check_name(name)
+    path = _card_path(name)
+    if not path.is_file():
+        known = ", ".join(added_models()) or "none yet"
+        raise InputError(f"no model {name!r} was added to this machine: there are {known}")
+    return read_card(path)
+
+
+def version_of(name: str) -> str:
+    """Of an added model; empty for any other."""
+    if is_empty() or not NAME.fullmatch(name):
+        return ""
+    with suppress(InputError, UnavailableError):
+        path = _card_path(name)
+        return read_card(path).version if path.is_file() else ""
+    return ""
+
+
+def read_card(path: Path) -> AddedModel:
+    """Raises InputError for a card that is damaged."""
+    try:
+        model = msgspec.json.decode(path.read_bytes()[:MAX_CARD_BYTES], type=AddedModel)
+        if model.name != path.stem or not re.fullmatch(r"[0-9a-f]{20}\.(safetensors|onnx)", model.file):
+            raise ValueError("it is another model's")
+    except (OSError, ValueError) as error:  # msgspec's are ValueErrors
+        raise InputError(
+            f"the card {path} of an added model can't be read ({error}): "
+            f"`paretoscope remove {path.stem}`, and add it again"
+        ) from error
+    return model
+
+
+def save_card(model: AddedModel) -> None:
+    """Write a card whole, or not at all. Raises UnavailableError."""
+    path = _card_path(check_name(model.name))
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(msgspec.json.encode(model))
+        partial.replace(path)
+    except OSError as error:
+        raise UnavailableError(f"can't write {path} ({error.strerror}): make room") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def remove(name: str) -> None:
+    """Drop a card, and its file unless another card has it. What was measured stays. Raises InputError for
+    a model that was not added."""
+    check_name(name)
+    path = _card_path(name)
+    file = ""
+    with suppress(InputError):  # a damaged card goes too
+        file = added_model(name).file if path.is_file() else ""
+    if not path.is_file():
+        added_model(name)
+    path.unlink()
+    if file and file not in {other.file for other in added_models().values()}:
+        content_path(file).unlink(missing_ok=True)
+
+
+def changed() -> tuple[tuple[str, int], ...]:
+    """Differs when a model was added or removed."""
+    return tuple((path.name, path.stat().st_mtime_ns) for path in _card_paths())
+
+
+def _card_paths() -> list[Path]:
+    return [] if is_empty() else sorted(folder().glob("*.json"))
+
+
+def _card_path(name: str) -> Path:
+    return folder() / f"{name}.json"

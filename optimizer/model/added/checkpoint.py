@@ -1,0 +1,87 @@
+"""Checkpoints: which architecture the weights are of, and the module that holds them."""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import nn
+
+from optimizer.errors import InputError
+from optimizer.model.added.architectures import Fit, build, default_preprocessing, fit_of, fitting
+from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def examined(about: Examined, found: dict[str, Any], architecture: str) -> Examined:
+    """With the architecture that the weights fit: ``architecture`` where that does, else the first found.
+    Raises InputError for an unknown one."""
+    shapes = shapes_of(about.file)
+    fits = [fit_of(architecture, shapes)] if architecture else []
+    if not (fits and fits[0].exact):
+        fits = fitting(shapes, about.name)
+    exact = fits[0].architecture if fits[0].exact else ""
+    facts = [("tensors", f"{len(shapes):,}")]
+    if exact:
+        facts.append(("fits", exact))
+        facts.append(("classes", f"{fits[0].classes:,}"))
+    return replace(
+        about,
+        facts=(*about.facts, *facts),
+        architecture=exact,
+        problem="" if exact else _nearest(fits),
+        preprocessing=default_preprocessing(exact) if exact else about.preprocessing,
+    )
+
+
+def described(about: Examined, choices: Choices) -> AddedModel:
+    """Raises InputError where the weights don't fit the architecture: what stands apart, and what fits."""
+    architecture = choices.architecture or about.architecture
+    if not architecture:
+        raise InputError(about.problem)
+    fit = fit_of(architecture, shapes_of(about.file))
+    if not fit.exact:
+        raise InputError(_misfit(fit, shapes_of(about.file)))
+    return AddedModel(
+        choices.name,
+        "checkpoint",
+        about.file,
+        choices.preprocessing or default_preprocessing(architecture),
+        classes=fit.classes,
+        architecture=architecture,
+        description=f"{architecture}, weights of your own",
+    )
+
+
+def module(model: AddedModel) -> nn.Module:
+    """The architecture with its weights. Raises InputError where the file is damaged."""
+    made = build(model.architecture, model.classes or 1, shapes_of(model.file))
+    made.load_state_dict(safetensors.torch.load_file(content_path(model.file)), strict=False)
+    return made
+
+
+@lru_cache(maxsize=8)
+def shapes_of(file: str) -> Shapes:
+    """Of each tensor in a kept file, by name."""
+    with safetensors.safe_open(content_path(file), "pt") as opened:
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+
+
+def _nearest(fits: list[Fit]) -> str:
+    near = ". ".join(f"{fit.architecture}: {fit.describe()}" for fit in fits)
+    return (
+        f"its weights fit no architecture that is known here. Nearest are {near}. An architecture of your "
+        "own comes with a package (entry points paretoscope.architectures), one of timm's is named timm/NAME"
+    )
+
+
+def _misfit(fit: Fit, shapes: Shapes) -> str:
+    best = fitting(shapes, fit.architecture)[0]
+    words = f"the weights don't fit {fit.architecture}: {fit.describe()}"
+    if best.exact:
+        return f"{words}. They fit {best.architecture}"
+    if best.apart < fit.apart:
+        return f"{words}. Nearer is {best.architecture}: {best.describe()}"
+    return words

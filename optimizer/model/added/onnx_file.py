@@ -1,0 +1,65 @@
+"""ONNX files: what they say, and the module that they become once its outputs agree with ONNX Runtime's."""
+
+import importlib.util
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from optimizer.errors import InputError, UnavailableError
+from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
+from optimizer.model.added.limits import read_limited
+from optimizer.model.preprocessing import CHANNELS, IMAGENET, Preprocessing
+
+PACKAGES = ("onnx", "onnxruntime")
+
+
+def examined(about: Examined, found: dict[str, Any], architecture: str) -> Examined:
+    """With what the limited process found. Raises InputError for images of another number of channels."""
+    if architecture:
+        raise InputError(f"an ONNX file brings its own architecture: leave {architecture!r} out")
+    channels, height, width = found["shape"]
+    if channels not in CHANNELS.values():
+        raise InputError(
+            f"{about.name} takes {channels} channels: grey images (1) or colours (3) can be given"
+        )
+    usual = replace(
+        IMAGENET, size=(height, width), resize=round(min(height, width) / 0.875) if height == width else None
+    )
+    return replace(
+        about,
+        facts=(*about.facts, *((what, words) for what, words in found["facts"])),
+        preprocessing=usual.with_channels("grey" if channels == 1 else "RGB"),
+        asks_shape=found["asks_shape"],
+    )
+
+
+def described(about: Examined, choices: Choices) -> AddedModel:
+    """Raises InputError where it can't be converted, or answers otherwise than ONNX Runtime."""
+    preprocessing: Preprocessing = choices.preprocessing or about.preprocessing
+    found = read_limited("onnx check", content_path(about.file), about.name, shape=preprocessing.input_shape)
+    return AddedModel(
+        choices.name,
+        "onnx",
+        about.file,
+        preprocessing,
+        description=f"a network of your own from an ONNX file; its outputs are ONNX Runtime's to "
+        f"{found['difference']:.1g} of their range" + ("; it takes one image at a time" * found["for_one"]),
+        for_one=found["for_one"],
+    )
+
+
+def module(model: AddedModel) -> nn.Module:
+    """The converted network. Raises UnavailableError without the package onnx."""
+    if problem := lacking():
+        raise UnavailableError(problem)
+    from optimizer.model.added.onnx_conversion import convert
+
+    return convert(content_path(model.file), model.preprocessing.input_shape, model.for_one)
+
+
+def lacking() -> str:
+    """Why no ONNX file can be read here, or nothing."""
+    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    named = " and ".join(absent)
+    return f"ONNX files need the package {named}: pip install 'paretoscope[onnx]'" if absent else ""

@@ -1,0 +1,233 @@
+"""ONNX operators as plain torch functions: of tensors, or of ``torch.fx`` proxies, which record them.
+
+``OPERATORS`` has one function for each operator: it takes the node's :class:`Attributes` and its inputs (None
+where one is left out) and gives its output, or a tuple of several. What an operator needs to know at once
+(shapes, axes, paddings) is a tensor always. What does not depend on the input is worked out while converting.
+Operators with weights become modules (:mod:`optimizer.model.added.onnx_layers`); those that look at shapes
+are in :mod:`optimizer.model.added.onnx_shapes`.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OPERATORS: dict[str, Callable[..., Any]] = {}
+KINDS = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64}
+KINDS |= {9: torch.bool, 10: torch.float32, 11: torch.float32, 16: torch.float32}
+"""ONNX's types as torch's. Every floating type is computed in float32."""
+
+
+class UnsupportedError(Exception):
+    """Says what of an operator has no counterpart here."""
+
+
+class Attributes(dict[str, Any]):
+    """A node's attributes; ``shapes`` are those of its inputs for one image, ``batches`` the axes on which
+    more images make them longer (None for what is the same for all), ``pairs`` its inputs for two images
+    where it gives a shape, ``outputs`` how many it gives.
+
+    Axes are given as attributes by older files and as an input by newer ones: :meth:`ints` takes either.
+    """
+
+    shapes: tuple[tuple[int, ...], ...] = ()
+    batches: tuple[int | None, ...] = ()
+    pairs: tuple[Any, ...] = ()
+    outputs: int = 1
+
+    @property
+    def rank(self) -> int:
+        return len(self.shapes[0])
+
+    def ints(self, name: str, given: Tensor | None) -> list[int] | None:
+        if given is not None:
+            return [int(one) for one in given.reshape(-1)]
+        value = self.get(name)
+        return None if value is None else list(value)
+
+
+def operator(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        OPERATORS.update(dict.fromkeys(names, function))
+        return function
+
+    return add
+
+
+def _simple(**functions: Callable[..., Any]) -> None:
+    for name, function in functions.items():
+        OPERATORS[name] = lambda a, *inputs, function=function: function(*inputs)
+
+
+_simple(
+    Relu=torch.relu, Sigmoid=torch.sigmoid, Tanh=torch.tanh, Exp=torch.exp, Log=torch.log, Sqrt=torch.sqrt,
+    Neg=torch.neg, Abs=torch.abs, Floor=torch.floor, Ceil=torch.ceil, Round=torch.round, Sign=torch.sign,
+    Reciprocal=torch.reciprocal, Erf=torch.erf, Sin=torch.sin, Cos=torch.cos, Softplus=F.softplus,
+    Softsign=F.softsign, Mish=F.mish, HardSwish=F.hardswish, Not=torch.logical_not, And=torch.logical_and,
+    Or=torch.logical_or, Add=torch.add, Sub=torch.sub, Mul=torch.mul, Pow=torch.pow, Equal=torch.eq,
+    Greater=torch.gt, Less=torch.lt, GreaterOrEqual=torch.ge, LessOrEqual=torch.le, Where=torch.where,
+    MatMul=torch.matmul,
+)  # fmt: skip
+_simple(
+    Min=lambda *several: reduce(torch.minimum, several),
+    Max=lambda *several: reduce(torch.maximum, several),
+    Sum=lambda *several: reduce(torch.add, several),
+    Mean=lambda *several: reduce(torch.add, several) / len(several),
+    Identity=lambda x: x,
+    Dropout=lambda x, *_: x,
+    GlobalAveragePool=lambda x: x.flatten(2).mean(2)[..., None, None],
+    GlobalMaxPool=lambda x: x.flatten(2).amax(2)[..., None, None],
+)
+
+
+@operator("Div")
+def _div(a: Attributes, x: Any, y: Any) -> Any:
+    whole = all(isinstance(one, Tensor) and not one.is_floating_point() for one in (x, y))
+    return torch.div(x, y, rounding_mode="trunc" if whole else None)
+
+
+@operator("Mod")
+def _mod(a: Attributes, x: Any, y: Any) -> Any:
+    return torch.fmod(x, y) if a.get("fmod") else torch.remainder(x, y)
+
+
+@operator("LeakyRelu")
+def _leaky_relu(a: Attributes, x: Any) -> Any:
+    return F.leaky_relu(x, a.get("alpha", 0.01))
+
+
+@operator("Elu", "Celu")
+def _elu(a: Attributes, x: Any) -> Any:
+    return F.elu(x, a.get("alpha", 1.0))
+
+
+@operator("HardSigmoid")
+def _hard_sigmoid(a: Attributes, x: Any) -> Any:
+    return torch.clamp(x * a.get("alpha", 0.2) + a.get("beta", 0.5), 0, 1)
+
+
+@operator("PRelu")
+def _prelu(a: Attributes, x: Any, slope: Any) -> Any:
+    return torch.relu(x) - slope * torch.relu(-x)
+
+
+@operator("Gelu")
+def _gelu(a: Attributes, x: Any) -> Any:
+    return F.gelu(x, approximate=word(a, "approximate", "none"))
+
+
+@operator("Clip")
+def _clip(a: Attributes, x: Any, low: Tensor | None = None, high: Tensor | None = None) -> Any:
+    least = a.get("min") if low is None else low.item()
+    most = a.get("max") if high is None else high.item()
+    return x if least is None and most is None else torch.clamp(x, least, most)
+
+
+@operator("Cast", "CastLike")
+def _cast(a: Attributes, x: Any, like: Any = None) -> Any:
+    if a.get("to", 1) not in KINDS:
+        raise UnsupportedError(f"type {a.get('to')}")
+    return x.to(KINDS[a.get("to", 1)])
+
+
+@operator("Softmax", "LogSoftmax")
+def _softmax(a: Attributes, x: Any) -> Any:
+    function = F.log_softmax if a["operator"] == "LogSoftmax" else F.softmax
+    if a["opset"] >= 13:
+        return function(x, a.get("axis", -1))
+    axis = a.get("axis", 1) % a.rank  # over all that follows, in one
+    flat = function(x.flatten(axis), axis)
+    return flat.reshape([-1, *a.shapes[0][1:]] if axis else a.shapes[0])
+
+
+# What sums up
+
+
+@operator(
+    *(f"Reduce{how}" for how in ("Mean", "Sum", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "LogSumExp"))
+)
+def _reduced(a: Attributes, x: Any, axes: Tensor | None = None) -> Any:
+    chosen, keep = a.ints("axes", axes), bool(a.get("keepdims", 1))
+    if not chosen:
+        if a.get("noop_with_empty_axes"):
+            return x
+        chosen = list(range(a.rank))
+    match a["operator"].removeprefix("Reduce"):
+        case "Mean":
+            return x.mean(chosen, keep)
+        case "Sum":
+            return x.sum(chosen, keep)
+        case "Max":
+            return x.amax(chosen, keep)
+        case "Min":
+            return x.amin(chosen, keep)
+        case "L1":
+            return x.abs().sum(chosen, keep)
+        case "L2":
+            return x.square().sum(chosen, keep).sqrt()
+        case "SumSquare":
+            return x.square().sum(chosen, keep)
+        case "LogSumExp":
+            return x.logsumexp(chosen, keep)
+    for axis in sorted((axis % a.rank for axis in chosen), reverse=True):
+        x = x.prod(axis, keep)
+    return x
+
+
+@operator("ArgMax", "ArgMin")
+def _arg(a: Attributes, x: Any) -> Any:
+    function = torch.argmax if a["operator"] == "ArgMax" else torch.argmin
+    return function(x, a.get("axis", 0), bool(a.get("keepdims", 1)))
+
+
+@operator("TopK")
+def _top_k(a: Attributes, x: Any, k: Tensor) -> Any:
+    found = torch.topk(x, int(k), a.get("axis", -1), bool(a.get("largest", 1)), True)
+    return found[0], found[1]
+
+
+@operator("Einsum")
+def _einsum(a: Attributes, *several: Any) -> Any:
+    return torch.einsum(word(a, "equation", ""), *several)
+
+
+@operator("LayerNormalization")
+def _layer_norm(a: Attributes, x: Any, scale: Any, bias: Any = None) -> Any:
+    shape = a.shapes[0][a.get("axis", -1) % a.rank :]
+    return F.layer_norm(x, shape, scale, bias, a.get("epsilon", 1e-5))
+
+
+@operator("InstanceNormalization")
+def _instance_norm(a: Attributes, x: Any, scale: Any, bias: Any) -> Any:
+    return F.instance_norm(x, weight=scale, bias=bias, eps=a.get("epsilon", 1e-5))
+
+
+@operator("QuantizeLinear")
+def _quantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
+    """The values on the grid, still as float32."""
+    signed = zero is not None and a.get("zero_type") == torch.int8
+    scale, zero = _along(a, scale), 0 if zero is None else _along(a, zero)
+    low, high = (-128, 127) if signed else (0, 255)
+    return torch.clamp(torch.round(x / scale) + zero, low, high)
+
+
+@operator("DequantizeLinear")
+def _dequantize(a: Attributes, x: Any, scale: Any, zero: Any = None) -> Any:
+    x = x.float()
+    return (x if zero is None else x - _along(a, zero).float()) * _along(a, scale)
+
+
+def _along(a: Attributes, values: Any) -> Any:
+    """A scale or zero point for each place on an axis, to be spread over the others."""
+    if len(a.shapes[1]) != 1 or a.shapes[1] == (1,):
+        return values
+    axis = a.get("axis", 1) % a.rank
+    return values.reshape([-1 if one == axis else 1 for one in range(a.rank)])
+
+
+def word(a: Attributes, name: str, usual: str) -> str:
+    value = a.get(name, usual)
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,129 @@
+"""The tensors of a weights file, by name, as its architecture knows them. Runs in the limited process.
+
+``.safetensors``, and ``.pt`` or ``.pth`` read with ``weights_only=True``: tensors and plain values, and no
+code. Training scripts put the weights into a dict beside an optimizer's state, and wrappers put a prefix
+before every name: both are taken off.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from optimizer.errors import InputError
+from optimizer.model.added.containers import SAFETENSORS
+from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS
+
+WRAPPERS = (
+    *("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights"),
+    *("state_dict_ema", "model_ema", "ema", "params_ema", "params"),
+)
+"""Under which training scripts keep the weights, in the order in which they are looked for."""
+MAX_WRAPPERS = 4
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+"""Before every name, of DataParallel, torch.compile, Lightning and others."""
+WAY_OUT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """By name, unwrapped, all finite. Raises InputError, and whatever a damaged file makes torch raise."""
+    if file.suffix.lower() == SAFETENSORS:
+        tensors = safetensors.torch.load_file(file)
+    else:
+        tensors = _weights_in(_unpickled(file))
+    return _checked(_without_prefix(tensors))
+
+
+def write_tensors(tensors: Mapping[str, Tensor], target: Path) -> dict[str, Any]:
+    """Write them as safetensors, and say their names and shapes."""
+    if target.exists():
+        raise InputError(f"{target.name} is there already")
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        tied = tensor.data_ptr() in seen  # safetensors keeps no two names of the same memory
+        seen.add(tensor.data_ptr())
+        separate[name] = tensor.detach().clone() if tied else tensor.detach().contiguous()
+    safetensors.torch.save_file(separate, target)
+    return {"shapes": {name: list(tensor.shape) for name, tensor in tensors.items()}}
+
+
+def _unpickled(file: Path) -> Any:
+    """Raises InputError for what names code, and says what it names."""
+    if zipfile.is_zipfile(file):
+        named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+        if named:
+            raise _code(", ".join(named[:3]) + (" ..." if len(named) > 3 else ""))
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if named_code := re.search(r"(?:GLOBAL|reduce|call) ([\w.]+)", str(error)):
+            raise _code(named_code[1]) from error
+        raise InputError(f"it is damaged, or holds more than tensors: {WAY_OUT}") from error
+
+
+def _code(named: str) -> InputError:
+    return InputError(
+        f"it does not hold weights alone but names {named[:200]}, as a whole pickled module does. Reading "
+        f"that would import and run code, which is never done: {WAY_OUT}"
+    )
+
+
+def _weights_in(loaded: Any, depth: int = 0) -> dict[str, Tensor]:
+    """The dict of tensors, from whatever it was put into."""
+    if depth > MAX_WRAPPERS:
+        raise InputError(f"its tensors are wrapped in more than {MAX_WRAPPERS} dicts: {WAY_OUT}")
+    if not isinstance(loaded, Mapping):
+        raise InputError(f"it holds {type(loaded).__name__}, not tensors by name: {WAY_OUT}")
+    inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
+    if inner is not None:
+        return _weights_in(inner, depth + 1)
+    tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
+    if not tensors:
+        known = ", ".join(map(str, list(loaded)[:5])) or "nothing"
+        raise InputError(f"it holds no tensors by name but {known[:200]}: {WAY_OUT}")
+    return tensors
+
+
+def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = {str(name): tensor for name, tensor in tensors.items()}
+    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), None):
+        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
+    return names
+
+
+def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Raises InputError for tensors that are not what a weights file holds."""
+    if not tensors:
+        raise InputError("it holds no tensors")
+    if len(tensors) > MAX_TENSORS:
+        raise InputError(f"it holds {len(tensors):,} tensors: up to {MAX_TENSORS:,} are read")
+    for name, tensor in tensors.items():
+        shown = repr(name[:80])
+        if not name or len(name) > MAX_NAME or not name.isprintable():
+            raise InputError(f"tensor {shown} has a name that is empty, too long or can't be printed")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
+            raise InputError(
+                f"tensor {shown} is sparse, quantized, complex or without values: save it as float32"
+            )
+        if tensor.ndim > MAX_DIMENSIONS:
+            raise InputError(f"tensor {shown} has {tensor.ndim} dimensions: up to {MAX_DIMENSIONS} are read")
+        if tensor.nbytes > tensor.untyped_storage().nbytes():
+            raise InputError(
+                f"tensor {shown} of shape {list(tensor.shape)} says that it has more values than it has"
+            )
+        if tensor.is_floating_point() and not _finite(tensor):
+            raise InputError(f"tensor {shown} has values that are not finite: save whole weights")
+    return tensors
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Piece by piece: without a copy of the whole."""
+    flat = tensor.reshape(-1)
+    return all(bool(torch.isfinite(part.float()).all()) for part in flat.split(1 << 20))

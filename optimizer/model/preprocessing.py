@@ -1,0 +1,135 @@
+"""How an image becomes what a network takes, as plain data: kept in a card, shown on a page. No torch."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from optimizer.errors import InputError, unknown
+
+MAX_SIDE = 4096
+"""Pixels; of what a network takes, and of what is cropped to that."""
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+CHANNELS = {"RGB": 3, "BGR": 3, "grey": 1}
+"""By the order in which the network takes them."""
+RANGES = (1, 255)
+"""What a white pixel is before mean and standard deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From an image to ``[C, H, W]`` float32.
+
+    The shorter side is scaled to ``resize`` pixels and the middle is cropped to ``size`` (height, width);
+    without ``resize`` the whole image is stretched to ``size``. White is then ``range``, ``mean`` is taken
+    off and the rest is divided by ``std``, a number a channel in the order of ``channels``. Raises InputError
+    for what can't be.
+    """
+
+    size: tuple[int, int]
+    resize: int | None = None
+    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    range: int = 1
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= MAX_SIDE for side in (*self.size, self.resize or 1)):
+            raise InputError(
+                f"input size {list(self.size)}, resized to {self.resize}: give sides of 1 to {MAX_SIDE}"
+            )
+        if self.channels not in CHANNELS:
+            raise unknown("channel order", self.channels, CHANNELS)
+        if self.range not in RANGES:
+            raise InputError(f"range {self.range} is not allowed: white is {' or '.join(map(str, RANGES))}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise unknown("interpolation", self.interpolation, INTERPOLATIONS)
+        wanted = CHANNELS[self.channels]
+        if not len(self.mean) == len(self.std) == wanted:
+            raise InputError(
+                f"{len(self.mean)} means and {len(self.std)} standard deviations: give {wanted} of each"
+            )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise InputError("mean and standard deviation have to be finite, and the latter above 0")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one example."""
+        return CHANNELS[self.channels], *self.size
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """What is left of an image: its middle, at the network's size, grey where it takes one channel."""
+        image = image.convert("L" if self.channels == "grey" else "RGB")
+        height, width = self.size
+        kind = INTERPOLATIONS[self.interpolation]
+        if self.resize is None:
+            return image if image.size == (width, height) else image.resize((width, height), kind)
+        shorter, longer = sorted(image.size)
+        long_side = int(self.resize * longer / shorter)
+        scaled = (self.resize, long_side) if image.width <= image.height else (long_side, self.resize)
+        if image.size != scaled:
+            image = image.resize(scaled, kind)
+        left, top = map(_margin, image.size, (width, height))
+        return image.crop((left, top, left + width, top + height))  # what lies outside is black
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Float32 ``[C, H, W]``."""
+        pixels = np.asarray(self.picture(image), np.float32).reshape(*self.size, -1)
+        pixels = pixels[..., ::-1] if self.channels == "BGR" else pixels
+        values = pixels.transpose(2, 0, 1) / np.float32(255 / self.range)
+        values = values - np.asarray(self.mean, np.float32)[:, None, None]
+        found: np.ndarray = np.ascontiguousarray(values / np.asarray(self.std, np.float32)[:, None, None])
+        return found
+
+    def with_channels(self, channels: Literal["RGB", "BGR", "grey"] | None) -> "Preprocessing":
+        """For another order of channels, mean and standard deviation with it. None: as it is."""
+        if channels is None or channels == self.channels:
+            return self
+        mean, std = self.mean, self.std
+        if CHANNELS[channels] == 1:
+            mean, std = (sum(mean) / len(mean),), (sum(std) / len(std),)
+        elif len(mean) == 1:
+            mean, std = mean * 3, std * 3
+        else:
+            mean, std = mean[::-1], std[::-1]
+        return replace(self, channels=channels, mean=mean, std=std)
+
+    def describe(self) -> str:
+        """In words, for who has to tell whether it is the right one."""
+        height, width = self.size
+        how = (
+            f"the shorter side to {self.resize}, the middle {width} x {height}"
+            if self.resize
+            else f"the whole image to {width} x {height}"
+        )
+        low, high = (
+            [(white - mean) / std for mean, std in zip(self.mean, self.std, strict=True)]
+            for white in (0, self.range)
+        )
+        return f"{how} ({self.interpolation}), {self.channels}, values from {min(low):.3g} to {max(high):.3g}"
+
+
+def _margin(have: int, want: int) -> int:
+    """Pixels before the middle; negative where there are too few. As torchvision's ``center_crop``."""
+    return round((have - want) / 2) if have >= want else -((want - have) // 2)
+
+
+IMAGENET = Preprocessing(
+    (224, 224), resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bilinear"
+)
+"""What most networks for photographs were trained with."""
+PRESETS: dict[str, Preprocessing] = {
+    "ImageNet": IMAGENET,
+    "-1 to 1": Preprocessing((224, 224), mean=(0.5,) * 3, std=(0.5,) * 3),
+    "0 to 1": Preprocessing((224, 224)),
+    "0 to 255, BGR": Preprocessing((224, 224), channels="BGR", range=255),
+}
+"""Usual ones by name; the size is the network's."""

@@ -1,0 +1,214 @@
+"""A user's own weights file becomes a model of this machine's, and goes again."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from optimizer.cli.main import main
+from optimizer.errors import InputError, UnavailableError
+from optimizer.model import catalogue
+from optimizer.model.added import architectures, cards, files, tensors
+from optimizer.model.added.cards import Choices, Examined
+from optimizer.model.cifar_resnet import CifarResNet
+from optimizer.model.preprocessing import IMAGENET
+from optimizer.records import Request
+from optimizer.store.keys import request_key
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/models"
+
+
+@pytest.fixture(scope="module")
+def network() -> CifarResNet:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return CifarResNet(20, classes=4).eval()
+
+
+@pytest.fixture
+def checkpoint(network: CifarResNet, tmp_path: Path) -> Path:
+    """As a training script leaves it: wrapped twice, beside other things."""
+    path = tmp_path / "my net (best).pt"
+    weights = {f"module.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 7, "optimizer": {"state": {}}}, path)
+    return path
+
+
+@pytest.fixture
+def about(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Examined:
+    in_this_process(monkeypatch)
+    return files.examine(checkpoint, "cifar-resnet20")
+
+
+def in_this_process(patch: pytest.MonkeyPatch) -> None:
+    """Reading without its limits, and without the second that a process takes to begin."""
+
+    def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
+        return tensors.write_tensors(tensors.read_tensors(file), Path(target))
+
+    patch.setattr(files, "read_limited", read)
+
+
+def test_a_checkpoint_comes_in_is_listed_answers_as_before_and_goes(
+    checkpoint: Path, network: CifarResNet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["add", "mine", "--checkpoint", str(checkpoint), "--architecture", "cifar-resnet20"]
+    assert main([*command, "--input-shape", "3x24x32", "--mean", "0,0,0.5"]) == 0
+    said = capsys.readouterr().out
+    assert "4, without names" in said
+    assert main(["models", "--source", "added", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["name"], listed["classes"], listed["input_shape"]) == ("mine", 4, [3, 24, 32])
+    assert listed["parameters"] == sum(one.numel() for one in network.parameters())
+    loaded = catalogue.load("mine")
+    images = torch.rand(3, 3, 24, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), network(images))
+    assert not checkpoint.samefile(cards.content_path(cards.added_model("mine").file))
+    assert main(["remove", "mine"]) == 0
+    assert not list(cards.folder().iterdir())
+    assert main(["remove", "mine"]) == 2
+
+
+def test_one_content_is_kept_once_and_its_keys_follow_it(about: Examined) -> None:
+    first = catalogue.add(about, Choices("one"))
+    key = request_key(Request("one"))
+    second = catalogue.add(about, Choices("two"))
+    assert first.file == second.file
+    catalogue.remove("two")
+    assert catalogue.card("one").ready
+    catalogue.remove("one")
+    again = catalogue.add(files.examine(_again(about), "cifar-resnet20"), Choices("one"))
+    assert request_key(Request("one")) == key
+    catalogue.remove("one")
+    other = Choices("one", preprocessing=IMAGENET)
+    catalogue.add(files.examine(_again(again), "cifar-resnet20"), other)
+    assert request_key(Request("one")) != key
+
+
+def _again(kept: object) -> Path:
+    """A kept file is gone with its last card; this one is of the same content."""
+    path = cards.folder().parent.parent / "my net (best).pt"
+    assert path.is_file()
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "a/b", ".hidden", "a b", "x" * 65, "-x", "\u202ex", "a\n"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(name: str, about: Examined) -> None:
+    for act in (lambda: catalogue.add(about, Choices(name or " ")), lambda: catalogue.remove(name)):
+        with pytest.raises(InputError, match="can't name a model"):
+            act()
+    assert cards.version_of(name) == ""
+
+
+def test_a_name_that_another_model_has_is_refused(about: Examined) -> None:
+    for name in ("resnet18", "Fashion-ResNet"):
+        with pytest.raises(InputError, match="already"):
+            catalogue.add(about, Choices(name))
+    with pytest.raises(InputError, match="no model 'resnet18' was added"):
+        catalogue.remove("resnet18")
+
+
+def test_class_names_have_to_be_as_many_as_classes(about: Examined, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="3 class names were given, and the network has 4"):
+        catalogue.add(about, Choices("mine", class_names=("a", "b", "c")))
+    catalogue.add(about, Choices("mine", class_names=("a", "b", "c", "d")))
+    assert catalogue.load("mine").classes == ("a", "b", "c", "d")
+
+
+def test_a_damaged_card_hides_no_other_and_can_be_removed(about: Examined) -> None:
+    catalogue.add(about, Choices("mine"))
+    (cards.folder() / "broken.json").write_text("{")
+    assert "mine" in catalogue.catalogue()
+    assert any("paretoscope remove broken" in problem for problem in catalogue.problems())
+    catalogue.remove("broken")
+    assert not catalogue.problems()
+    cards.content_path(cards.added_model("mine").file).write_bytes(b"damaged")
+    with pytest.raises(InputError, match="of mine can't be read"):
+        catalogue.load("mine")
+
+
+def test_what_was_looked_into_and_not_added_goes(about: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cards.content_path(about.file).is_file()
+    monkeypatch.setattr(files, "UNUSED_SECONDS", -1)
+    files._forget_unused()
+    assert not cards.content_path(about.file).exists()
+
+
+# Architectures
+
+
+Change = Callable[[dict[str, Tensor]], None]
+
+
+def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("resnet18", 5),
+        ("mobilenet_v3_small", 37),
+        ("squeezenet1_1", 2),
+        ("vit_b_32", 10),
+        ("densenet121", 1000),
+    ],
+)
+def test_the_class_count_is_read_from_the_weights(name: str, classes: int) -> None:
+    with architectures._Unfilled():
+        weights = shapes(torchvision.models.get_model(name, num_classes=classes))
+    fit = architectures.fit_of(name, weights)
+    assert fit.exact
+    assert fit.classes == classes
+    (found,) = architectures.fitting(weights, name)
+    assert found == fit
+
+
+def test_what_only_runs_in_training_may_be_missing() -> None:
+    with architectures._Unfilled():
+        weights = shapes(architectures.build("googlenet", 8))
+    bare = {name: shape for name, shape in weights.items() if not name.startswith("aux")}
+    for given in (weights, bare):
+        assert architectures.fit_of("googlenet", given).exact
+        with architectures._Unfilled():
+            assert shapes(architectures.build("googlenet", 8, given)) == given
+
+
+def test_a_near_miss_is_explained(about: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {name: architectures.OWN[name] for name in ("cifar-resnet20", "cifar-resnet32", "fashion-mlp")}
+    monkeypatch.setattr(architectures, "architectures", lambda: known)
+    with pytest.raises(
+        InputError, match=r"fit cifar-resnet32: 6\d tensors missing .*They fit cifar-resnet20"
+    ):
+        catalogue.add(about, Choices("mine", architecture="cifar-resnet32"))
+    weights = shapes(CifarResNet(20))
+    weights["layer1.0.conv1.weight"] = (16, 16, 5, 5)
+    weights["more.weight"] = weights.pop("bn1.weight")
+    nearest = architectures.fitting(weights)[0]
+    assert nearest.architecture == "cifar-resnet20"
+    assert nearest.describe() == (
+        "1 tensor missing (bn1.weight); 1 tensor that it has not (more.weight); 1 tensor of another shape "
+        "(layer1.0.conv1.weight is [16, 16, 5, 5], not [16, 16, 3, 3])"
+    )
+
+
+def test_an_unknown_architecture_lists_the_close_names() -> None:
+    with pytest.raises(InputError, match=r"unknown architecture 'resnet81'.*resnet1?\d"):
+        architectures.build("resnet81", 10)
+    if not architectures.has_timm():
+        with pytest.raises(UnavailableError, match=r"paretoscope\[timm\]"):
+            architectures.build("timm/resnet18", 10)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
+def test_a_checkpoint_as_people_have_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["add", "real", "--checkpoint", str(REAL / "cifar-resnet20.pt")]) == 0
+    assert "cifar-resnet20" in capsys.readouterr().out
+    assert catalogue.card("real").classes == 10

@@ -1,0 +1,107 @@
+"""Weights files that attack, or are damaged: refused in words, with nothing run."""
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hostile_files import RAN, weights_files
+
+from optimizer.errors import InputError
+from optimizer.model.added import cards, child, files, limits
+
+HOSTILE = {name: (suffix, content) for name, suffix, content in weights_files()}
+IN_A_PROCESS = [
+    "torch.save, runs a call of the system, alone",
+    "torch.save, runs memory, in a dict, as of old",
+    "torch.save, a tensor stretched",
+    "torch.save, a bomb",
+    "safetensors, header of 1099511627776",
+]
+MAX_BYTES = 512 << 20
+
+
+def written(name: str, folder: Path) -> Path:
+    suffix, content = HOSTILE[name]
+    path = folder / f"weights{suffix}"
+    path.write_bytes(content)
+    return path
+
+
+def is_a_sentence(words: str) -> bool:
+    """One, of a length that is read, without a trace or a place in code."""
+    return (
+        10 < len(words) < 700 and "\n" not in words and not re.search(r"Traceback|\.py|0x[0-9a-f]{6}", words)
+    )
+
+
+def test_there_are_many() -> None:
+    assert len(HOSTILE) >= 200
+
+
+def test_each_is_refused_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, whose memory is not limited: what would ask for too much of it is caught before."""
+    monkeypatch.chdir(tmp_path)
+    for name in HOSTILE.keys() - {"torch.save, runs memory, in a dict, as of old"}:
+        path, target = written(name, tmp_path), tmp_path / "target.safetensors"
+        asked = {"file": str(path), "target": str(target)}
+        try:
+            child.READERS["checkpoint"](asked, lambda **_: None)
+            words = ""
+        except (Exception, RecursionError) as error:
+            words = limits.refusal(error)
+        assert is_a_sentence(words), (name, words)
+        assert not target.exists(), name
+        assert not (tmp_path / RAN).exists(), name
+
+
+@pytest.mark.parametrize("name", IN_A_PROCESS)
+def test_the_limited_process_ends_as_it_should(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"weights\.\w+ is refused: ") as refused:
+        files.examine(written(name, tmp_path))
+    assert is_a_sentence(str(refused.value))
+    assert not (tmp_path / RAN).exists()
+    assert not list(cards.folder().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_each_in_its_own_process_within_5_seconds_and_512_mb(name: str, tmp_path: Path) -> None:
+    path = written(name, tmp_path)
+    asked = {"file": str(path), "target": str(tmp_path / "x"), "seconds": 5, "size": path.stat().st_size}
+    command = [sys.executable, "-P", "-m", "optimizer.model.added.child", "checkpoint", json.dumps(asked)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=_environment())
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert is_a_sentence(json.loads(done.stdout.splitlines()[-1])["refused"])
+    assert used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime < 5
+    assert used.ru_maxrss * 1024 < MAX_BYTES  # of the largest so far
+    assert not (tmp_path / RAN).exists()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    with path.open("wb") as file:
+        file.truncate(limits.MAX_FILE_BYTES + 1)
+    with pytest.raises(InputError, match=r"files of up to 4\.29 GB are read"):
+        files.examine(path)
+
+
+@pytest.mark.parametrize("name", ["nothing.pt", "readme.txt", "model.pt2", "folder.safetensors"])
+def test_what_is_no_model_file_is_said_at_once(name: str, tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("hello")
+    (tmp_path / "model.pt2").write_text("hello")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"no file|no kind that is read"):
+        files.examine(tmp_path / name)

@@ -1,0 +1,353 @@
+"""A user's own ONNX file: read in a limited process, converted, and held against ONNX Runtime."""
+
+import copy
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hostile_graphs import SIDES, classifier, graph, hostile_graphs, node, save, unconvertible_graphs
+from test_hostile_weights import is_a_sentence
+
+from optimizer import work
+from optimizer.cli.main import main
+from optimizer.errors import InputError
+from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.model import catalogue
+from optimizer.model.added import cards, files, limits, onnx_check
+from optimizer.model.added.onnx_conversion import convert
+from optimizer.model.added.onnx_reading import read_onnx
+from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.progress import quiet
+from optimizer.recipe import Recipe
+from optimizer.records import Request
+
+REAL = Path(__file__).resolve().parents[3] / "shared/data/models"
+HOSTILE = dict(hostile_graphs())
+UNCONVERTIBLE = dict(unconvertible_graphs())
+
+
+def read(model: Any, folder: Path, external: bool = True) -> tuple[Path, dict[str, Any]]:
+    source = save(model, folder / "given.onnx")
+    return folder / "kept.onnx", read_onnx(source, folder / "kept.onnx", external, lambda more: None)
+
+
+def weights(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).normal(size=shape).astype(np.float32)
+
+
+CONV = {"w": weights(4, 3, 3, 3), "b": weights(4)}
+VECTOR = {"w": weights(3), "b": weights(3)}
+INTS = {"s": np.array([0, 3, -1])}
+GRAPHS: dict[str, Any] = {
+    "strides": graph([node("Conv", "x w b", strides=[2, 2], pads=[1, 0, 2, 1])], CONV),
+    "same padding": graph([node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])], CONV),
+    "same padding, lower": graph([node("Conv", "x w", auto_pad="SAME_LOWER", strides=[2, 2])], CONV),
+    "dilated": graph([node("Conv", "x w", dilations=[2, 2])], CONV),
+    "depthwise": graph([node("Conv", "x w", group=3)], {"w": weights(6, 1, 3, 3)}),
+    "transposed": graph(
+        [node("ConvTranspose", "x w", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])],
+        {"w": weights(3, 4, 3, 3)},
+    ),
+    "batch norm": graph([node("BatchNormalization", "x w b b v")], VECTOR | {"v": np.ones(3, np.float32)}),
+    "instance norm": graph([node("InstanceNormalization", "x w b")], VECTOR),
+    "layer norm": graph([node("LayerNormalization", "x w b", axis=-1)], {"w": weights(16), "b": weights(16)}),
+    "max pool": graph([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])]),
+    "max pool, ceil": graph([node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)]),
+    "max pool, uneven": graph([node("MaxPool", "x", kernel_shape=[3, 3], pads=[0, 0, 1, 1])]),
+    "average pool": graph([node("AveragePool", "x", kernel_shape=[3, 3], pads=[1, 1, 1, 1])]),
+    "global": graph(
+        [node("GlobalAveragePool", "x", "a"), node("GlobalMaxPool", "x", "b"), node("Add", "a b")]
+    ),
+    "product": graph([node("MatMul", "x w")], {"w": weights(16, 8)}),
+    "product of images": graph([node("MatMul", "x x")]),
+    "older softmax": graph([node("Softmax", "x", axis=1)], opset=11),
+    "newer softmax": graph([node("Softmax", "x", axis=1)], opset=13),
+    "clip": graph([node("Clip", "x l", "a"), node("HardSigmoid", "a")], {"l": np.float32(0.2)}),
+    "activations": graph(
+        [
+            *(node("LeakyRelu", "x", "a"), node("Elu", "a", "b"), node("HardSwish", "b", "c")),
+            *(node("Softplus", "c", "d"), node("Erf", "d", "e"), node("PRelu", "e w")),
+        ],
+        {"w": weights(3, 1, 1)},
+    ),
+    "gelu of opset 20": graph([node("Gelu", "x")], opset=20),
+    "reduced by attribute": graph([node("ReduceMean", "x", axes=[2, 3])], opset=13),
+    "reduced by input": graph([node("ReduceMean", "x s")], {"s": np.array([2, 3])}, opset=18),
+    "reduced to L2": graph([node("ReduceL2", "x", axes=[-1], keepdims=0)], opset=13),
+    "shuffled": graph(
+        [
+            *(node("Reshape", "x s", "a"), node("Transpose", "a", "b", perm=[0, 2, 1, 3, 4])),
+            node("Reshape", "b t"),
+        ],
+        {"s": np.array([1, 3, 1, 16, 16]), "t": np.array([1, 3, 16, 16])},
+        sides=(1, *SIDES),
+    ),
+    "flattened by its shape": graph(
+        [
+            *(node("Shape", "x", "a"), node("Gather", "a i", "b"), node("Unsqueeze", "b z", "c")),
+            *(node("Concat", "c m", "d", axis=0), node("Reshape", "x d")),
+        ],
+        {"i": np.array(0), "z": np.array([0]), "m": np.array([-1])},
+    ),
+    "a class token": graph(
+        [
+            *(node("Reshape", "x s", "a"), node("Shape", "a", "b"), node("Slice", "b z o", "c")),
+            *(
+                node("Concat", "c o e", "d", axis=0),
+                node("Expand", "t d", "f"),
+                node("Concat", "f a", axis=1),
+            ),
+        ],
+        {
+            **{"s": np.array([0, 3, 256]), "z": np.array([0]), "o": np.array([1]), "e": np.array([256])},
+            "t": weights(1, 1, 256),
+        },
+    ),
+    "tokens first": graph(
+        [
+            *(node("Reshape", "x s", "a"), node("Transpose", "a", "b", perm=[1, 0, 2])),
+            *(node("Reshape", "b t", "c"), node("MatMul", "c w", "d"), node("Reshape", "d u", "e")),
+            node("Transpose", "e", perm=[1, 0, 2]),
+        ],
+        {
+            **{"s": np.array([0, 3, 256]), "t": np.array([-1, 256]), "u": np.array([3, -1, 8])},
+            "w": weights(256, 8),
+        },
+    ),
+    "slices": graph(
+        [node("Slice", "x s e a p", "b"), node("Slice", "b m n a")],
+        {
+            **{
+                "s": np.array([1, -1]),
+                "e": np.array([16, -20]),
+                "a": np.array([2, 3]),
+                "p": np.array([2, -1]),
+            },
+            **{"m": np.array([0, -4]), "n": np.array([2**62, 2**62])},
+        },
+    ),
+    "split": graph(
+        [node("Split", "x s", "a b", axis=1), node("Concat", "b a", axis=1)], {"s": np.array([1, 2])}
+    ),
+    "split evenly": graph([node("Split", "x", "a b", axis=2, num_outputs=2), node("Sub", "a b")], opset=18),
+    "gather": graph([node("Gather", "x s", axis=1)], {"s": np.array([[2, 0], [-1, 1]])}),
+    "padded": graph([node("Pad", "x s", mode="reflect")], {"s": np.array([0, 0, 1, 2, 0, 0, 3, 0])}),
+    "depth to space": graph(
+        [
+            node("Concat", "x x x x", "a", axis=1),
+            node("DepthToSpace", "a", "b", blocksize=2),
+            node("SpaceToDepth", "b", blocksize=2),
+        ]
+    ),
+    "nearest": graph([node("Resize", "x  s", mode="nearest")], {"s": np.float32([1, 1, 2, 2])}),
+    "nearest, odd": graph(
+        [node("Resize", "x   s", mode="nearest", nearest_mode="ceil")], {"s": np.array([1, 3, 23, 11])}
+    ),
+    "bilinear": graph([node("Resize", "x   s", mode="linear")], {"s": np.array([1, 3, 24, 40])}),
+    "corners": graph(
+        [node("Resize", "x   s", mode="linear", coordinate_transformation_mode="align_corners")],
+        {"s": np.array([1, 3, 31, 9])},
+    ),
+    "of opset 9": graph([node("Upsample", "x s", mode="nearest")], {"s": np.float32([1, 1, 2, 2])}, opset=9),
+    "quantized": graph(
+        [
+            *(node("QuantizeLinear", "x s z", "a"), node("DequantizeLinear", "a s z", "b")),
+            *(node("DequantizeLinear", "w r", "v", axis=0), node("Conv", "b v")),
+        ],
+        {
+            **{"s": np.float32(0.02), "z": np.uint8(120), "r": np.abs(weights(4)) / 100},
+            "w": np.random.default_rng(0).integers(-128, 128, (4, 3, 3, 3)).astype(np.int8),
+        },
+    ),
+    "two outputs": graph([node("Relu", "x", "y"), node("Neg", "x", "z")], outputs=("y", "z")),
+    "channels last": graph(
+        [node("Transpose", "x", "a", perm=[0, 3, 1, 2]), node("Conv", "a w")], CONV, sides=(1, 16, 16, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_operators_answer_as_onnx_runtime_does_whatever_the_batch(name: str, tmp_path: Path) -> None:
+    kept, _ = read(GRAPHS[name], tmp_path)
+    found = onnx_check.check(kept, SIDES)
+    assert found["difference"] < 1e-5
+    assert not found["for_one"]
+
+
+def test_a_network_that_takes_one_image_gets_one_at_a_time(tmp_path: Path) -> None:
+    """Its indices are worked out for one image."""
+    flat = {"s": np.array([-1]), "i": np.arange(768).reshape(1, 3, 16, 16)}
+    model = graph([node("Reshape", "x s", "a"), node("Gather", "a i")], flat, sides=(1, *SIDES))
+    kept, _ = read(model, tmp_path)
+    assert onnx_check.check(kept, SIDES)["for_one"]
+    images = torch.rand(3, *SIDES)
+    assert torch.equal(convert(kept, SIDES, for_one=True)(images), images)
+
+
+def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: Path) -> None:
+    nodes = [
+        node("Conv", "x block.0.conv.weight", "a"),
+        node("Relu", "a", "b"),
+        node("Conv", "b block.0.conv.weight", "c", pads=[1, 1, 1, 1]),
+        node("Conv", "c 7"),
+    ]
+    tensors = {"block.0.conv.weight": weights(3, 3, 3, 3), "7": weights(4, 3, 1, 1)}
+    kept, _ = read(graph(nodes, tensors), tmp_path)
+    module = convert(kept, SIDES)
+    names = [layer.name for layer in walk(module)]
+    assert names == ["network.block.0.conv.weight", "network.block.0.conv_2.weight", "network.Conv_y.weight"]
+    assert torch.equal(copy.deepcopy(module)(torch.ones(1, *SIDES)), module(torch.ones(1, *SIDES)))
+
+
+def test_batch_norm_is_folded(tmp_path: Path) -> None:
+    more = {name: np.abs(weights(4)) for name in "stuv"}
+    kept, _ = read(
+        graph([node("Conv", "x w", "a"), node("BatchNormalization", "a s t u v")], CONV | more), tmp_path
+    )
+    folded, notes = fold_batch_norm(convert(kept, SIDES))
+    assert not notes
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+
+
+def test_what_a_file_says_is_told_before_anything_is_run(tmp_path: Path) -> None:
+    _, found = read(classifier(), tmp_path)
+    facts = dict(found["facts"])
+    assert facts["opset"] == "ai.onnx 17"
+    assert facts["input"] == "x float [batch, 3, 16, 16]"
+    assert found["shape"] == [3, 16, 16]
+    assert not found["asks_shape"]
+
+
+@pytest.mark.parametrize(
+    ("sides", "offered"), [(("n", "c", "h", "w"), [3, 32, 32]), ((1, 3, "h", 32), [3, 32, 32])]
+)
+def test_a_shape_that_is_left_open_is_offered_so_that_it_fits(
+    sides: tuple[object, ...], offered: list[int], tmp_path: Path
+) -> None:
+    """The linear layer takes what 32 x 32 pixels become."""
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4 * 16 * 16, 5)}
+    nodes = [
+        node("Conv", "x w", "a", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Flatten", "a", "b"),
+        node("Gemm", "b v"),
+    ]
+    _, found = read(graph(nodes, tensors, sides=sides), tmp_path)
+    assert found["asks_shape"]
+    assert found["shape"] == offered
+
+
+def test_external_data_beside_the_file_are_taken_in(tmp_path: Path) -> None:
+    source = tmp_path / "given.onnx"
+    onnx.save(classifier(), source, save_as_external_data=True, location="given.data", size_threshold=0)
+    assert (tmp_path / "given.data").stat().st_size > 5000
+    kept = tmp_path / "kept.onnx"
+    more: list[int] = []
+    read_onnx(source, kept, True, more.append)
+    assert sum(more) >= 5120
+    assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
+    with pytest.raises(InputError, match="in other files"):
+        read_onnx(source, kept, False, more.append)
+
+
+# Hostile files
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "data").write_bytes(bytes(5122))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "given.onnx"
+    path.write_bytes(HOSTILE[name])
+    words = ""
+    try:
+        read_onnx(path, tmp_path / "kept.onnx", True, lambda more: None)
+    except Exception as error:
+        words = limits.refusal(error)
+    assert is_a_sentence(words)
+    assert not (tmp_path / "kept.onnx").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if not name.startswith("memory")])
+def test_what_can_t_be_converted_is_named(name: str, tmp_path: Path) -> None:
+    model = UNCONVERTIBLE[name]
+    kept, found = read(model, tmp_path)
+    with pytest.raises(InputError) as refused:
+        onnx_check.check(kept, tuple(found["shape"]))
+    assert is_a_sentence(str(refused.value))
+    operators = [one.op_type for one in model.graph.node]
+    assert any(f"{kind} (node" in str(refused.value) for kind in operators) or "output" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if name.startswith("memory")])
+def test_a_graph_that_asks_for_all_memory_ends_in_its_own_process(name: str, tmp_path: Path) -> None:
+    about = files.examine(save(UNCONVERTIBLE[name], tmp_path / "bomb.onnx"))
+    with pytest.raises(InputError, match="bomb is refused") as refused:
+        catalogue.add(about, cards.Choices("bomb"))
+    assert is_a_sentence(str(refused.value))
+    assert "bomb" not in catalogue.catalogue()
+
+
+# Whole ways in
+
+
+def test_an_added_network_is_measured_and_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save(classifier(), tmp_path / "small.onnx")
+    assert main(["add", "small", "--onnx", str(path), "--classes", str(names_of_five(tmp_path))]) == 0
+    assert "ONNX Runtime's to" in capsys.readouterr().out
+    loaded = catalogue.load("small")
+    assert loaded.card.classes == 5
+    assert loaded.classes == ("a", "b", "c", "d", "e")
+    images = torch.rand(2, *SIDES)
+    session = onnxruntime.InferenceSession(str(path))
+    assert np.allclose(loaded.module(images), session.run(None, {"x": images.numpy()})[0], atol=1e-5)
+    assert main(["add", "small2", "--onnx", str(path), "--architecture", "resnet18"]) == 2
+    assert main(["remove", "small"]) == 0
+
+
+def names_of_five(folder: Path) -> Path:
+    path = folder / "names.txt"
+    path.write_text("a\nb\nc\nd\ne\n")
+    return path
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_what_is_exported_as_onnx_comes_back_with_the_same_predictions(bits: int, tmp_path: Path) -> None:
+    """A bundled network, and the same with 8-bit weights and activations, on all of its test images."""
+    recipe = Recipe.of(weight_bits=bits, activation_bits=bits) if bits < 32 else Recipe()
+    content = work.run("artifact", ("onnx", Request("fashion-mobilenet", recipe)), quiet)
+    assert isinstance(content, bytes)
+    path = unzipped(content, tmp_path)
+    about = files.examine(path)
+    assert about.preprocessing.input_shape == (1, 28, 28)
+    loaded = files.opened(about, cards.Choices())
+    images = torch.rand(200, 1, 28, 28)
+    session = onnxruntime.InferenceSession(str(path))
+    expected = session.run(None, {"images": images.numpy()})[0]
+    with torch.inference_mode():
+        answers = loaded.module(images).numpy()
+    assert np.array_equal(answers.argmax(1), expected.argmax(1))
+    if bits == 32:  # in 8 bits ONNX Runtime rounds between its own kernels, so that values differ by a step
+        assert onnx_check.difference(answers, expected) < onnx_check.MAX_DIFFERENCE
+    assert len(list(walk(loaded.module))) >= 15
+    assert ARTIFACTS["onnx"].extension == path.suffix
+
+
+def unzipped(content: bytes, folder: Path) -> Path:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return Path(archive.extract("model.onnx", folder))
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
+@pytest.mark.parametrize("name", ["fastestdet", "ppocr-v4-det"])
+def test_files_as_people_have_them(name: str) -> None:
+    assert main(["add", name, "--onnx", str(REAL / f"{name}.onnx")]) == 0
+    loaded = catalogue.load(name)
+    assert loaded.card.classes == 0
+    assert loaded.module(torch.zeros(2, *loaded.card.input_shape)).shape[0] == 2
