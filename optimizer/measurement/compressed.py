@@ -49,7 +49,7 @@ def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics 
 
 
 def _untuned(recipe: Recipe) -> Recipe:
-    """Fine-tuning changes no count, and would be waited for."""
+    """Fine-tuning changes no mask and no grid (on one, codes may come to zero), and would be waited for."""
     return replace(recipe, finetune_steps=0).canonical()
 
 
