@@ -1,8 +1,10 @@
 """The package from a notebook or a script: one verb a line, on a model of one's own or of the catalogue.
 
-Every function takes as ``model`` a name that :func:`models` lists, or a ``torch.nn.Module`` that answers one
-tensor ``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied and never changed. It is
-known by a digest of its code and weights: the same ones are measured once, retrained ones anew.
+Every function takes as ``model`` a name that :func:`models` lists, the path of an ONNX file or of a
+checkpoint (``.safetensors``, ``.pt``, ``.pth``) of an architecture that its weights tell, or a
+``torch.nn.Module`` that answers one tensor ``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module
+is copied and never changed. It is known by a digest of its code and weights, as a file is by its content: the
+same ones are measured once, retrained ones anew.
 
 ``data`` is a folder of photographs (one subfolder a class, or none), a pair ``(images, labels)`` or images
 alone as arrays or tensors (floats, after the model's preprocessing), or a ``torch.utils.data.Dataset``.
@@ -26,6 +28,8 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
+from optimizer.model.added.cards import Choices
+from optimizer.model.added.containers import is_model_file
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
@@ -39,14 +43,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from optimizer.data.loading import Datasets
-    from optimizer.measurement.workspace import OpenModel, Workspace
+    from optimizer.measurement.workspace import Workspace
+    from optimizer.model.sources import LoadedModel
 
 TARGET = "optimizer.api:_measured_apart"
 POLL_SECONDS = 0.1
 
 
 def measure(
-    model: "str | nn.Module",
+    model: "str | PathLike[str] | nn.Module",
     recipe: Recipe | None = None,
     data: Any = None,
     *,
@@ -92,7 +97,7 @@ def measure(
 
 
 def sweep(
-    model: "str | nn.Module",
+    model: "str | PathLike[str] | nn.Module",
     sparsities: Sequence[float] = (0.0, 0.5, 0.7, 0.8),
     weight_bits: Sequence[int] = (32, 8, 4),
     data: Any = None,
@@ -137,7 +142,7 @@ def sweep(
 
 
 def compress(
-    model: "str | nn.Module",
+    model: "str | PathLike[str] | nn.Module",
     recipe: Recipe,
     *,
     calibration: Any = None,
@@ -264,7 +269,7 @@ _workspaces: "LRUCache[object, Workspace]" = LRUCache(2)
 
 
 def _opened(
-    model: "str | nn.Module",
+    model: "str | PathLike[str] | nn.Module",
     data: Any,
     calibration: Any,
     input_shape: Sequence[int] | None,
@@ -274,18 +279,24 @@ def _opened(
     """The workspace of a model and data, and a request that names them."""
     from optimizer.data import memory
     from optimizer.data.selection import fingerprint
-    from optimizer.measurement.workspace import Workspace, open_workspace
+    from optimizer.measurement.workspace import Workspace, open_model, open_workspace
 
     images = _in_memory(data, calibration, report)
     spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
-    if isinstance(model, str) and images is None:
+    file = isinstance(model, PathLike) or (isinstance(model, str) and is_model_file(model))
+    if isinstance(model, str) and not file and images is None:
         return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
-    if isinstance(model, str):
+    if isinstance(model, str) and not file:
         opened = open_workspace(model, None, report).model
     else:
         if needs_data and data is None and calibration is None:
             raise InputError("a model of your own needs images: give data, or calibration to compress it")
-        opened = _open_own(model, input_shape or _shape_of(images), data)
+        if isinstance(model, str | PathLike):
+            loaded = _read_file(Path(model), input_shape, report)
+        else:
+            loaded = _own(model, input_shape or _shape_of(images), data)
+        known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
+        opened = next(known, None) or open_model(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
@@ -320,17 +331,28 @@ def _shape_of(images: "Datasets | None") -> Sequence[int]:
     return images.calibration.images.shape[1:]
 
 
-def _open_own(module: "nn.Module", input_shape: Sequence[int], data: Any) -> "OpenModel":
-    """A module of one's own, or what is open already for the same weights. A folder's classes are numbered in
-    alphabetical order, as ``torchvision.datasets.ImageFolder`` does."""
+def _own(module: "nn.Module", input_shape: Sequence[int], data: Any) -> "LoadedModel":
+    """A module of one's own. A folder's classes are numbered in alphabetical order, as
+    ``torchvision.datasets.ImageFolder`` does."""
     from optimizer.data.folders import list_folder
-    from optimizer.measurement.workspace import open_model
     from optimizer.model.own import own_model
 
     classes = list_folder(str(data)).classes if isinstance(data, str | PathLike) else ()
-    loaded = own_model(module, input_shape, classes)
-    known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
-    return next(known, None) or open_model(loaded)
+    return own_model(module, input_shape, classes)
+
+
+def _read_file(path: Path, input_shape: Sequence[int] | None, report: Report) -> "LoadedModel":
+    """A model file of one's own, preprocessed as its architecture's weights are, or as is usual."""
+    from optimizer.model.added.files import examine, opened
+
+    about = examine(path.expanduser(), report=report)
+    preprocessing = about.preprocessing
+    if input_shape is not None:
+        channels, height, width = input_shape
+        preprocessing = replace(
+            preprocessing.with_channels("grey" if channels == 1 else None), size=(height, width)
+        )
+    return opened(about, Choices(preprocessing=preprocessing), report)
 
 
 def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:

@@ -37,6 +37,7 @@ from optimizer.system.process_pool import Limits
 
 if TYPE_CHECKING:
     from optimizer.measurement.workspace import Workspace
+    from optimizer.model.added.cards import AddedModel, Choices, Examined
 
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
@@ -169,6 +170,20 @@ def _download(model: str, report: Report) -> str:
     from optimizer.model import catalogue
 
     return str(catalogue.download(model, report, force=True))
+
+
+def _examine(asked: tuple[str, str, str], report: Report) -> "Examined":
+    """What an upload holds: its name in the data folder, what its visitor calls it, and an architecture."""
+    from optimizer.model.added import cards, files
+
+    kept, called, architecture = asked
+    return files.examine(cards.content_path(kept), architecture, report, external=False, called=called)
+
+
+def _add(asked: "tuple[Examined, Choices]", report: Report) -> "AddedModel":
+    from optimizer.model import catalogue
+
+    return catalogue.add(*asked, report)
 
 
 def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
@@ -333,6 +348,8 @@ JOB_KINDS: dict[str, JobKind] = {
     "warm": JobKind(_warm, "loading libraries", 30),
     "catalogue": JobKind(_catalogue, "listing the models", 30),
     "download": JobKind(_download, "downloading weights", 720, silent_minutes=10),
+    "examine": JobKind(_examine, "looking into a model file", 30),
+    "add": JobKind(_add, "adding a model", 30),
     "images": JobKind(_images, "reading images", 120),
     "inspect": JobKind(_inspect, "compressing", 120),
     "anatomy": JobKind(_anatomy, "compressing", 120),

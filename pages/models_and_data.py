@@ -15,7 +15,7 @@ from optimizer.store.keys import request_key
 from optimizer.system.doctor import examine, noisy
 from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
-from pages import consent, drawing, kept, sidebar, tasks
+from pages import adding, consent, drawing, kept, sidebar, tasks
 from pages.markup import plain
 from pages.session import SidebarChoice
 
@@ -26,6 +26,8 @@ def main() -> None:
     catalogue = sidebar.catalogue()
     with tasks.errors_in_words():
         show_chosen(chosen)
+    with tasks.errors_in_words():
+        adding.show(chosen.data)
     st.subheader("Models")
     for problem in catalogue.problems:
         st.warning(plain(problem), icon=":material/extension_off:")
@@ -125,8 +127,7 @@ def get(card: ModelCard) -> None:
     if job:
         tasks.refresh_when_over([job])
         if job.state == "done":
-            sidebar.catalogue.clear()
-            tasks.pool().forget("catalogue")
+            sidebar.list_anew()
             tasks.pool().forget(key)
             st.rerun()
 

@@ -39,6 +39,8 @@ class Session:
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
     ``ahead`` those of the positions beside that one. ``asked_at`` is when the sliders came to it, in seconds
     of the monotonic clock; ``marked`` the result that Explore's charts mark.
+    ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
+    by Streamlit's name and by ours, after ``uploads`` that became models.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -59,6 +61,9 @@ class Session:
     wanted: dict[str, int] = field(default_factory=dict)
     bundled_images: bool | None = None
     layer_edits: int = 0
+    chosen: str = ""
+    upload: tuple[str, str] = ("", "")
+    uploads: int = 0
 
 
 def session() -> Session:

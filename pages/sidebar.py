@@ -11,7 +11,8 @@ from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import format_bytes
 from optimizer.methods.engines import ENGINES, engine_info
-from optimizer.records import DataSpec, ModelCard, Settings
+from optimizer.model.added import cards as added
+from optimizer.records import DataSpec, ModelCard, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
@@ -24,10 +25,21 @@ from pages.tasks import FIRST_MODEL, finished, pool
 BUNDLED = "bundled test images"
 
 
-@st.cache_resource(show_spinner="Listing the models…")
 def catalogue() -> Catalogue:
-    job = pool().submit("interactive", "catalogue", None, "catalogue")
+    """Every model, also those that were added or removed a moment ago, wherever that was."""
+    return _catalogue(added.changed())
+
+
+@st.cache_resource(show_spinner="Listing the models…", max_entries=8)
+def _catalogue(changed: object) -> Catalogue:
+    job = pool().submit("interactive", "catalogue", None, f"catalogue {digest(changed)}")
     return finished(pool().wait(job), Catalogue)
+
+
+def list_anew() -> None:
+    """Weights were downloaded, or removed."""
+    pool().forget(f"catalogue {digest(added.changed())}")
+    _catalogue.clear()
 
 
 def navigation() -> Page:
@@ -57,6 +69,8 @@ def sidebar() -> None:
     """Model, images, engine and threads; kept in the address, so that a link restores them."""
     with st.sidebar:
         cards = catalogue().cards
+        if (chosen := session().chosen) and chosen in cards:
+            st.session_state["model"], session().chosen = chosen, ""
         name = st.selectbox(
             "Model",
             list(cards),

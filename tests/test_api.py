@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 import pytest
 import safetensors
 import torch
+from hostile_graphs import classifier, save
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -384,3 +385,23 @@ def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:
 
     with pytest.raises(WorkError, match=r"Odd|OpenVINO|convert"):
         px.measure(Odd(), HALF, images, engine="openvino", progress=False)
+
+
+def test_a_path_of_a_model_file_is_taken_wherever_a_model_is(images: Tensor, tmp_path: Path) -> None:
+    """Known by its content: the same file elsewhere has been measured already."""
+    labels = torch.arange(len(images)) % 5
+    first, second = (save(classifier(), tmp_path / name) for name in ("net.onnx", "copy.onnx"))
+    result = px.measure(first, HALF, (images, labels), engine="torch", progress=False)
+    assert result.request.model.startswith("net-")
+    assert result.accuracy.reference == "labels"
+    again = px.measure(str(first), HALF, (images, labels), engine="torch", progress=False)
+    assert again.record == result.record
+    other = px.measure(str(second), HALF, (images, labels), engine="torch", progress=False)
+    assert other.accuracy.value == result.accuracy.value
+    module = px.compress(first, HALF, progress=False)
+    assert module(images[:2]).shape == (2, 5)
+    assert not [name for name, card in px.models().items() if card.source == "added"]
+    with pytest.raises(InputError, match="no file"):
+        px.measure(tmp_path / "nothing.onnx", data=images, progress=False)
+    with pytest.raises(InputError, match=r"3 x 16 x 16|\[3, 16, 16\]"):
+        px.measure(first, data=torch.zeros(4, 3, 8, 8), progress=False)

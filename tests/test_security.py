@@ -9,6 +9,7 @@ import pytest
 from optimizer import recipe, work
 from optimizer.data import classes, decoding, folders, loading
 from optimizer.export import pictures
+from optimizer.model.added import limits, uploads
 from optimizer.store import results
 from optimizer.system import downloads, paths, process_pool
 
@@ -24,7 +25,9 @@ LIMITS = {
     "steps of fine-tuning": f"{recipe.MAX_FINETUNE_STEPS:,}",
     "layer overrides of a recipe": f"{recipe.MAX_OVERRIDES:,}",
     "a recipe as JSON": f"{recipe.MAX_JSON_BYTES // 2**10} KiB",
-    "an upload": f"{CONFIG['server']['maxUploadSize']} MB",
+    "a model file that is uploaded": f"{uploads.MAX_UPLOAD_MB} MB",
+    "a model file that is read": f"{limits.MAX_FILE_BYTES // 2**30} GiB",
+    "tensors of a model file": f"{limits.MAX_TENSORS:,}",
     "pixels of one image": f"{decoding.MAX_PIXELS // 10**6} million",
     "memory for images, of each worker": (
         f"{100 * loading.MEMORY_SHARE:.0f} % of the machine's or the container's"
@@ -48,10 +51,14 @@ def test_every_claim_names_a_test_that_exists() -> None:
     assert not {name for name in named if f"def {name}(" not in written}
 
 
-@pytest.mark.parametrize("name", [folders.ROOTS_VARIABLE, downloads.DOWNLOADS_VARIABLE, paths.HOME_VARIABLE])
+@pytest.mark.parametrize(
+    "name",
+    [folders.ROOTS_VARIABLE, downloads.DOWNLOADS_VARIABLE, uploads.UPLOADS_VARIABLE, paths.HOME_VARIABLE],
+)
 def test_what_the_operator_sets_has_the_code_s_name(name: str) -> None:
     assert f"`{name}`" in SECURITY
     assert downloads.DEFAULT_DOWNLOADS in SECURITY
+    assert uploads.DEFAULT_UPLOADS in SECURITY
 
 
 def test_the_page_is_this_machine_s_alone_and_tells_nobody() -> None:

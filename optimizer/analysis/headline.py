@@ -130,12 +130,20 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
         interval=interval,
         change=_same(summary, drop.verdict.label) if same else _points(-drop.points, -drop.high, -drop.low),
         mood=MOODS.get(drop.verdict, "same"),
-        basis=summary.images
-        if summary.recipe.identity
-        else f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}",
+        basis=_scored_on(summary, labelled),
         help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}"
         + (SO_FAR if partial else ""),
     )
+
+
+def _scored_on(summary: Summary | ScoreSummary, labelled: bool) -> str:
+    """Which images, and what the uncompressed model gives there; without labels how far the outputs moved."""
+    if summary.recipe.identity:
+        return summary.images
+    sqnr = summary.measures.get("sqnr")
+    if not labelled and sqnr is not None and sqnr.value is not None:
+        return f"{summary.images}; SQNR {summary.text('sqnr')}"
+    return f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}"
 
 
 SO_FAR = (

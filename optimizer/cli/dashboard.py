@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
+from optimizer.model.added.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.system.paths import app_file, home
@@ -41,6 +42,11 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
         "--downloads",
         metavar="BYTES",
         help=f"weights that its visitors may download, all in all: 2GB, or 0 for none ({DEFAULT_DOWNLOADS})",
+    )
+    parser.add_argument(
+        "--uploads",
+        metavar="BYTES",
+        help=f"model files that its visitors may add, all in all: 5GB, or 0 for none ({DEFAULT_UPLOADS})",
     )
     parser.add_argument(
         "--no-work-ahead",
@@ -72,6 +78,9 @@ def open_dashboard(options: argparse.Namespace) -> None:
         environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
     if options.downloads is not None:
         environment[DOWNLOADS_VARIABLE] = options.downloads
+    if options.uploads is not None:
+        environment[UPLOADS_VARIABLE] = options.uploads
+    parse_bytes(environment.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS))
     parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
     if options.no_work_ahead:
         environment[WORK_AHEAD_VARIABLE] = "0"

@@ -175,7 +175,10 @@ def _print_result(result: Result) -> None:
     summary = summarise(result)
     end_of_line()
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
-    for name in ("accuracy", "drop", "file_size", "packed_size", "latency", "latency_ratio", "first_call"):
+    labelled = summary.reference == "labels"
+    first = ("accuracy", "drop") if labelled else ("agreement", "sqnr", "cosine")
+    sizes = ("file_size", "packed_size")
+    for name in (*first, *sizes, "latency", "latency_ratio", "first_call"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
     detectable = (
         f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""

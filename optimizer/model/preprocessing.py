@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,7 @@ class Preprocessing:
 
     size: tuple[int, int]
     resize: int | None = None
-    channels: Literal["RGB", "BGR", "grey"] = "RGB"
+    channels: str = "RGB"
     range: int = 1
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
@@ -89,7 +89,25 @@ class Preprocessing:
         found: np.ndarray = np.ascontiguousarray(values / np.asarray(self.std, np.float32)[:, None, None])
         return found
 
-    def with_channels(self, channels: Literal["RGB", "BGR", "grey"] | None) -> "Preprocessing":
+    def at_size_of(self, other: "Preprocessing") -> "Preprocessing":
+        """With the size of another, and with its crop where this one crops too."""
+        resize = None if self.resize is None else other.resize or self.resize
+        return replace(self, size=other.size, resize=resize)
+
+    @classmethod
+    def written(cls, mean: str, std: str, **others: Any) -> "Preprocessing":
+        """With mean and standard deviation as they are typed, with commas between. Raises InputError."""
+        try:
+            means, deviations = (
+                tuple(float(part) for part in text.split(",") if part.strip()) for text in (mean, std)
+            )
+        except ValueError as error:
+            raise InputError(
+                f"mean {mean!r} and standard deviation {std!r}: give numbers with commas between"
+            ) from error
+        return cls(mean=means, std=deviations, **others)
+
+    def with_channels(self, channels: str | None) -> "Preprocessing":
         """For another order of channels, mean and standard deviation with it. None: as it is."""
         if channels is None or channels == self.channels:
             return self

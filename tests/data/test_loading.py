@@ -624,3 +624,31 @@ def test_colour_photographs_reach_a_grey_model(resnet: LoadedModel, tmp_path: Pa
     loaded = load_images(resnet, DataSpec(str(folder), class_index=str(index), limit=20))
     assert loaded.evaluation.images.shape == (20, 1, 28, 28)
     assert loaded.mapping.unmapped == ()
+
+
+# Models of one's own
+
+
+def test_without_class_names_as_many_folders_are_numbered_in_alphabetical_order(colours: Path) -> None:
+    named = colour_model()
+    known = load_images(named, DataSpec(str(colours)))
+    unnamed = replace(named, classes=())
+    found = load_images(unnamed, DataSpec(str(colours)))
+    order = sorted(COLOURS)
+    assert known.evaluation.labels is not None
+    assert found.evaluation.labels is not None
+    assert [order[label] for label in found.evaluation.labels] == [
+        list(COLOURS)[label] for label in known.evaluation.labels
+    ]
+    fewer = replace(unnamed, card=replace(named.card, classes=len(COLOURS) + 1))
+    with pytest.raises(InputError, match="is a class of the model"):
+        load_images(fewer, DataSpec(str(colours)))
+
+
+def test_folders_are_no_labels_to_a_network_that_is_no_classifier(colours: Path) -> None:
+    model = colour_model()
+    other = replace(model, card=replace(model.card, classes=0), classes=())
+    known, found = (load_images(one, DataSpec(str(colours))) for one in (model, other))
+    assert found.evaluation.labels is None
+    assert not found.mapping.mapped
+    assert len(found.evaluation.images) == len(known.evaluation.images)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from hostile_graphs import SIDES, classifier, graph, hostile_graphs, node, save, unconvertible_graphs
+from PIL import Image
 from test_hostile_weights import is_a_sentence
 
 from optimizer import work
@@ -351,3 +353,24 @@ def test_files_as_people_have_them(name: str) -> None:
     loaded = catalogue.load(name)
     assert loaded.card.classes == 0
     assert loaded.module(torch.zeros(2, *loaded.card.input_shape)).shape[0] == 2
+
+
+def test_a_network_that_is_no_classifier_is_measured_by_how_far_its_outputs_move(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Class folders are no labels to it, and no number a class is made up."""
+    model = graph([node("Conv", "x w", pads=[1, 1, 1, 1])], {"w": weights(4, 3, 3, 3)})
+    assert main(["add", "edges", "--onnx", str(save(model, tmp_path / "edges.onnx"))]) == 0
+    random = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(6):
+            pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
+    capsys.readouterr()
+    command = ["measure", "edges", "--data", str(tmp_path / "set"), "--weight-bits", "4", "--quick"]
+    assert main([*command, "--rounding", "nearest"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"SQNR +\d+\.\d dB \(", said)
+    assert re.search(r"cosine similarity +0\.9", said)
+    assert "accuracy" not in said

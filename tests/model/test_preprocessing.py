@@ -68,7 +68,7 @@ def test_channels_range_and_stretch() -> None:
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR", "grey"])
 def test_mean_and_deviation_go_with_the_channels(channels: str) -> None:
-    changed = IMAGENET.with_channels(channels)  # type: ignore[arg-type]
+    changed = IMAGENET.with_channels(channels)
     assert changed.channels == channels
     assert len(changed.mean) == changed.input_shape[0]
     image = picture(40, 40)

@@ -126,7 +126,7 @@ def check_name(name: str) -> str:
 
 def suggested_name(file_name: str) -> str:
     """A name that is allowed, after a file's."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).lstrip("._-")[:64]
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(file_name).stem).strip("._-")[:64]
     return plain or "model"
 
 

@@ -20,6 +20,12 @@ DTYPE_BYTES |= {"F64": 8, "U64": 8, "I64": 8}
 SAFETENSORS = ".safetensors"
 PICKLED = (".pt", ".pth")
 CHECKPOINTS = (SAFETENSORS, *PICKLED)
+MODEL_FILES = (*CHECKPOINTS, ".onnx")
+
+
+def is_model_file(path: str) -> bool:
+    """Whether a path is named as a model file."""
+    return path.lower().endswith(MODEL_FILES)
 
 
 def read_header(content: bytes, total: int) -> dict[str, Any]:

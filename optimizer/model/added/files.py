@@ -21,7 +21,7 @@ from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
 from optimizer.model.added import cards, checkpoint, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
-from optimizer.model.added.containers import CHECKPOINTS
+from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES
 from optimizer.model.added.limits import read_limited
 from optimizer.model.own import tried
 from optimizer.model.sources import LoadedModel
@@ -56,28 +56,29 @@ KINDS: dict[str, FileKind] = {
         (".onnx",), ".onnx", onnx_file.examined, onnx_file.described, onnx_file.module, onnx_file.lacking
     ),
 }
-SUFFIXES = tuple(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 
 
-def is_model_file(path: str) -> bool:
-    """Whether a path is named as a model file."""
-    return path.lower().endswith(SUFFIXES)
-
-
-def examine(file: Path, architecture: str = "", report: Report = quiet, external: bool = True) -> Examined:
-    """Read a file and keep what it holds under a content name; ``external`` data may lie beside it.
+def examine(
+    file: Path,
+    architecture: str = "",
+    report: Report = quiet,
+    external: bool = True,
+    called: str | None = None,
+) -> Examined:
+    """Read a file and keep what it holds under a content name; ``external`` data may lie beside it. Its user
+    knows it as ``called``, else by its name.
 
     Raises InputError, which names the file, for one that is refused, UnavailableError for what this machine
     lacks.
     """
-    kind = _kind_of(file)
+    kind, called = _kind_of(file), called or file.name
     if problem := KINDS[kind].lacking():
         raise UnavailableError(problem)
-    report(None, f"reading {file.name}")
+    report(None, f"reading {called}")
     _forget_unused()
     target = cards.folder() / f"{uuid.uuid4().hex}.partial"
     try:
-        found = read_limited(kind, file, file.name, target=str(target), external=external)
+        found = read_limited(kind, file, called, target=str(target), external=external)
         with target.open("rb") as written:
             content = hashlib.file_digest(written, "sha256").hexdigest()[:20]
         kept = f"{content}{KINDS[kind].extension}"
@@ -85,8 +86,8 @@ def examine(file: Path, architecture: str = "", report: Report = quiet, external
     finally:
         with suppress(OSError):
             target.unlink()
-    facts = (("file", f"{file.name}, {format_bytes(file.stat().st_size)}"),)
-    about = Examined(kind, kept, cards.suggested_name(file.name), facts)
+    facts = (("file", f"{called}, {format_bytes(file.stat().st_size)}"),)
+    about = Examined(kind, kept, cards.suggested_name(called), facts)
     return KINDS[kind].examined(about, found, architecture)
 
 
@@ -150,12 +151,12 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
 def _kind_of(file: Path) -> str:
     """By its name. Raises InputError for a file that is none, or of no kind that is read."""
     if not file.is_file():
-        raise InputError(f"there is no file {str(file)!r}: give a model file ({', '.join(SUFFIXES)})")
+        raise InputError(f"there is no file {str(file)!r}: give a model file ({', '.join(MODEL_FILES)})")
     suffix = file.suffix.lower()
     for name, kind in KINDS.items():
         if suffix in kind.suffixes:
             return name
-    raise InputError(f"{file.name} is of no kind that is read: give one of {', '.join(SUFFIXES)}")
+    raise InputError(f"{file.name} is of no kind that is read: give one of {', '.join(MODEL_FILES)}")
 
 
 def _forget_unused() -> None:

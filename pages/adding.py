@@ -1,0 +1,180 @@
+"""A user's own model file: uploaded, looked into, and added to the models of this machine. (Not a page.)"""
+
+import pandas as pd
+import streamlit as st
+
+from optimizer.data.example import example_image
+from optimizer.errors import ParetoscopeError
+from optimizer.model.added import cards, uploads
+from optimizer.model.added.cards import AddedModel, Choices, Examined
+from optimizer.model.added.containers import MODEL_FILES
+from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
+from optimizer.records import DataSpec, digest
+from pages import sidebar, tasks
+from pages.markup import plain
+from pages.session import session
+
+AS_OFFERED = "as the file or its architecture"
+
+
+def show(data: DataSpec) -> None:
+    """The uploader; what the file holds; what is to be decided; and what was added before."""
+    st.subheader("Add a model")
+    uploaded = st.file_uploader(
+        "A model file of yours",
+        [suffix.removeprefix(".") for suffix in MODEL_FILES],
+        key=f"model file {session().uploads}",
+        max_upload_size=uploads.MAX_UPLOAD_MB,
+        help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network as "
+        ".onnx. It is read in a process of its own, nothing in it is run, and it stays on this machine.",
+    )
+    if uploaded is not None:
+        with tasks.errors_in_words():
+            _add(uploaded, data)
+    _show_added()
+
+
+def _add(uploaded: st.runtime.uploaded_file_manager.UploadedFile, data: DataSpec) -> None:
+    visit = session()
+    if visit.upload[0] != uploaded.file_id:
+        visit.upload = uploaded.file_id, uploads.keep_upload(uploaded.name, uploaded.size, uploaded)
+    architecture = st.session_state.get("architecture", "").strip()
+    asked = (visit.upload[1], uploaded.name, architecture)
+    key = f"examine {digest([uploaded.file_id, architecture])}"
+    if tasks.held_back(key):
+        return
+    job = tasks.start("interactive", "examine", asked, key)
+    tasks.pool().wait(job, 0.3)
+    if not job.over:
+        tasks.refresh_when_over([job])
+        return
+    about = tasks.finished(job, Examined)
+    st.dataframe(pd.DataFrame(about.facts, columns=["what", "it says"]), hide_index=True)
+    if about.problem:
+        st.warning(plain(about.problem), icon=":material/info:")
+    choices = _choose(about, data)
+    if choices is None:
+        return
+    key = f"add {digest([about, choices])}"
+    if st.button("Add", icon=":material/add:", type="primary", disabled=bool(about.problem)):
+        tasks.pool().forget(key)  # it may have been removed since
+        tasks.start("interactive", "add", (about, choices), key)
+    adding = tasks.pool().get(key)
+    if adding:
+        tasks.refresh_when_over([adding])
+        if adding.state == "done":
+            tasks.pool().forget(key)
+            visit.chosen = tasks.finished(adding, AddedModel).name
+            uploads.forget_upload(visit.upload[1])
+            visit.uploads += 1  # an uploader of its own, with nothing in it
+            st.rerun()
+
+
+def _choose(about: Examined, data: DataSpec) -> Choices | None:
+    """What a user decides. None where that can't be."""
+    left, right = st.columns(2)
+    with left:
+        name = st.text_input("Name", about.name, key=f"name {about.file}", max_chars=64)
+        if about.kind == "checkpoint":
+            st.text_input(
+                "Architecture",
+                placeholder=about.architecture or "such as resnet50",
+                key="architecture",
+                help="What the weights fit is found by itself. Torchvision's, timm/NAME, or a plugin's.",
+            )
+        classes = st.text_area(
+            "Class names",
+            key=f"classes {about.file}",
+            placeholder="One a line, in the order of the outputs. Without them, class folders are taken in "
+            "alphabetical order.",
+        )
+        classifier = st.checkbox(
+            "It is a classifier",
+            True,
+            key=f"classifier {about.file}",
+            help="Otherwise its outputs are compared with the uncompressed network's, whatever the folders "
+            "of the images are called. A network without one number a class is none anyway.",
+        )
+    with right:
+        try:
+            preprocessing = _preprocess(about)
+            _show_picture(preprocessing, data)
+        except ParetoscopeError as error:
+            st.error(plain(error), icon=":material/error:")
+            return None
+    names = tuple(line.strip() for line in classes.splitlines() if line.strip())
+    return Choices(name.strip(), "", preprocessing, names, classifier)
+
+
+def _preprocess(about: Examined) -> Preprocessing:
+    """Raises InputError."""
+    offered = about.preprocessing
+    preset = st.selectbox("Preprocessing", [AS_OFFERED, *PRESETS], key=f"preset {about.file}")
+    if preset != AS_OFFERED:
+        chosen = PRESETS[preset]
+        offered = chosen.at_size_of(offered)
+    with st.popover("Size, crop, channels, range, mean and std"):
+        key = f"{about.file} {preset}"
+        height, width = (
+            int(st.number_input(label, 1, MAX_SIDE, side, key=f"{label} {key}"))
+            for label, side in zip(("Height", "Width"), offered.size, strict=True)
+        )
+        resize = int(
+            st.number_input(
+                "Resize the shorter side to",
+                0,
+                MAX_SIDE,
+                offered.resize or 0,
+                key=f"resize {key}",
+                help="before the middle is cropped; 0 stretches the whole image",
+            )
+        )
+        channels = st.selectbox(
+            "Channels", list(CHANNELS), list(CHANNELS).index(offered.channels), key=f"channels {key}"
+        )
+        white = st.selectbox("White is", RANGES, RANGES.index(offered.range), key=f"range {key}")
+        usual = offered.with_channels(channels)
+        mean, std = (
+            st.text_input(label, ", ".join(f"{one:g}" for one in values), key=f"{label} {channels} {key}")
+            for label, values in (("Mean", usual.mean), ("Standard deviation", usual.std))
+        )
+        interpolation = st.selectbox(
+            "Interpolation",
+            list(INTERPOLATIONS),
+            list(INTERPOLATIONS).index(offered.interpolation),
+            key=f"interpolation {key}",
+        )
+    if about.asks_shape:
+        st.caption("The file leaves its input size open: this one is a guess.")
+    return Preprocessing.written(
+        mean,
+        std,
+        size=(height, width),
+        resize=resize or None,
+        channels=channels,
+        range=white,
+        interpolation=interpolation,
+    )
+
+
+def _show_picture(preprocessing: Preprocessing, data: DataSpec) -> None:
+    """An image, and what the network will see of it."""
+    image = example_image(data)
+    before, after = st.columns(2)
+    before.image(image, "An image", width="stretch")
+    after.image(preprocessing.picture(image), "What the network will see", width="stretch")
+    st.caption(plain(preprocessing.describe()))
+
+
+def _show_added() -> None:
+    """What was added, each with a button that removes it."""
+    for name, model in cards.added_models().items():
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{plain(name)}**: {plain(model.description)}", width="stretch")
+            if st.button(
+                "Remove", icon=":material/delete:", key=f"remove {name}", help=f"Remove {plain(name)}"
+            ):
+                cards.remove(name)
+                if sidebar.selection().card.name == name:
+                    session().chosen = tasks.FIRST_MODEL
+                st.rerun()

@@ -1,0 +1,116 @@
+"""A model file of one's own on Models and data, without a browser."""
+
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from page_runs import words
+from started import Started
+from streamlit.testing.v1 import AppTest
+
+from optimizer.errors import InputError
+from optimizer.model.added import cards, files, tensors, uploads
+from optimizer.model.cifar_resnet import CifarResNet
+
+NAME = "my net (best).pt"
+
+
+@pytest.fixture
+def content() -> bytes:
+    buffer = io.BytesIO()
+    with torch.random.fork_rng(devices=[]):
+        torch.save(CifarResNet(20, classes=3).state_dict(), buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def page(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> AppTest:
+    def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
+        assert not external
+        return tensors.write_tensors(tensors.read_tensors(file), Path(target))
+
+    monkeypatch.setattr(files, "read_limited", read)  # in this process: the process has tests of its own
+    stored.query_params["model"] = "fashion-resnet"
+    return stored.switch_page("pages/models_and_data.py").run()
+
+
+def give(page: AppTest, name: str, content: bytes) -> AppTest:
+    return page.file_uploader[0].set_value((name, content, "application/octet-stream")).run()
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    next(button for button in page.button if button.label == label).click()
+    return page.run()
+
+
+def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    give(page, NAME, content)
+    assert "examine" in started.tasks()
+    started.do("examine")
+    page.run()
+    assert not page.exception
+    facts = page.dataframe[0].value.set_index("what")["it says"]
+    assert facts["fits"] == "cifar-resnet20"
+    assert facts["classes"] == "3"
+    assert "values from -2.12 to 2.64" in words(page)
+    name = next(field for field in page.text_input if field.label == "Name")
+    assert name.value == "my-net-best"
+    name.set_value("mine").run()
+    next(area for area in page.text_area if area.label == "Class names").set_value("a\nb\n\nc").run()
+    press(page, "Add")
+    started.do("add")
+    started.catalogue = listed()
+    page.run()
+    assert not page.exception
+    assert page.sidebar.selectbox[0].value == "mine"
+    assert cards.added_model("mine").class_names == ("a", "b", "c")
+    assert "cifar-resnet20, weights of your own" in words(page)
+    press(page, "Remove")
+    assert not cards.added_models()
+
+
+def listed() -> object:
+    """The catalogue as a worker finds it now."""
+    from optimizer import work
+    from optimizer.progress import quiet
+
+    return work.run("catalogue", None, quiet)
+
+
+def test_what_is_refused_is_said_and_can_be_tried_again(page: AppTest, started: Started) -> None:
+    give(page, "notes.pt", b"no weights")
+    started.do("examine")
+    page.run()
+    assert not page.exception
+    assert page.error
+    assert any(button.label == "Try again" for button in page.button)
+
+
+def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:
+    give(page, NAME, content)
+    started.do("examine")
+    page.run()
+    preset = next(box for box in page.selectbox if box.label == "Preprocessing")
+    preset.set_value("0 to 255, BGR").run()
+    assert "BGR, values from 0 to 255" in words(page)
+    mean = next(field for field in page.text_input if field.label == "Mean")
+    mean.set_value("1, two").run()
+    assert not page.exception
+    assert "give numbers with commas between" in words(page)
+
+
+def test_uploads_are_bounded_one_by_one_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = uploads.keep_upload("../../x/a.pt", 3, io.BytesIO(b"abc"))
+    assert cards.content_path(kept).read_bytes() == b"abc"
+    assert cards.content_path(kept).parent == cards.folder()
+    assert uploads.keep_upload("b.pt", 3, io.BytesIO(b"abc")) == kept
+    with pytest.raises(InputError, match="a file may have 300 MB"):
+        uploads.keep_upload("b.pt", 301 * 10**6, io.BytesIO())
+    for limit in ("0", "5"):
+        monkeypatch.setenv(uploads.UPLOADS_VARIABLE, limit)
+        with pytest.raises(InputError, match=r"--uploads"):
+            uploads.keep_upload("b.pt", 3, io.BytesIO(b"xyz"))
+    assert len(list(cards.folder().iterdir())) == 1
