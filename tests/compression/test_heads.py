@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from by_request import compressed_model, inspect
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
+from optimizer.compression.apply import compress
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.finetune import recover
 from optimizer.compression.prune.channels import masked_model, shrink
@@ -18,6 +20,7 @@ from optimizer.compression.prune.heads import FewerHeads
 from optimizer.compression.prune.plan import ORDERS, plan
 from optimizer.compression.prune.readers import refit
 from optimizer.compression.prune.widths import kept_counts
+from optimizer.engine import engine_named
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
@@ -253,6 +256,18 @@ def test_what_is_left_is_fine_tuned(name: str, small_images: Tensor) -> None:
     student = shrink(plan(teacher, small_images), 0.5).module
     found = recover(student, teacher, {}, small_images, 60)
     assert found.after < 0.8 * found.before
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "sparse"])
+@pytest.mark.parametrize("name", ["encoder", "torchvision"])
+def test_engines_run_what_is_left(name: str, engine: str, small_images: Tensor) -> None:
+    if problem := engine_named(engine).problem():
+        pytest.skip(problem)
+    smaller = shrink(plan(made(MODELS[name]), small_images), 0.5).module
+    images = small_images[:8]
+    build = engine_named(engine).prepare(smaller, SMALL_SHAPE)
+    runner = build(compress(smaller, Recipe()), images, threads=1, batch=1)
+    np.testing.assert_allclose(runner.score(images.numpy()), run(smaller, images).numpy(), atol=1e-4)
 
 
 def test_a_recipe_takes_heads_and_rounds_what_is_left() -> None:
