@@ -10,6 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import summarise
+from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import Request, Result
 from optimizer.store.results import Store
@@ -53,6 +54,12 @@ def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:
         page.run()
     assert not page.exception
     return page
+
+
+def stands(page: AppTest) -> bool:
+    """Whether every figure is there, and for good: a noisy latency is shown while it is timed again."""
+    running = [button for button in page.button if button.label == "Stop measuring"]
+    return MISSING not in shown(page).values() and not running
 
 
 def expected(result: Result) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import streamlit as st
 import torch
 from factories import make_result
+from page_runs import settled, stands
 from streamlit.testing.v1 import AppTest
 from torch import nn
 
@@ -114,7 +114,6 @@ POINTS = {
     "towards": "QUANTIZER",
     "runtime": "ENGINE",
 }
-DEADLINE_SECONDS = 180
 
 
 def install(folder: Path, points: dict[str, str]) -> None:
@@ -309,12 +308,7 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
         assert page.button_group(key="stripes_rounding").value == "towards-zero"
         assert not [one for one in page.selectbox if one.key in ("pattern", "towards-zero_range")]
         assert not [one for one in page.toggle if one.key in ("match", "equalise")]
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while any(metric.value == "–" for metric in page.metric):
-            assert time.monotonic() < deadline, [metric.value for metric in page.metric]
-            time.sleep(0.1)
-            page.run()
-        assert not page.exception
+        settled(page, stands)
         assert any("50 % of each layer pruned" in one.value for one in page.markdown)
         assert "stripes" in {result.request.recipe.prune.method for result in Store().results(engine="toy")}
     finally:

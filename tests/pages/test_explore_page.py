@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from factories import make_result
-from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, try_again, words
+from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, stands, try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -54,7 +54,7 @@ def test_sliders_move_the_figures(stored: AppTest) -> None:
 def test_a_new_position_is_counted_at_once_and_measured_soon(app: AppTest) -> None:
     page = app.run()
     page.slider(key="sparsity").set_value(37).run()
-    settled(page, lambda page: "–" not in shown(page).values())
+    settled(page, stands)
     recipe = Recipe(replace(NORMAL.prune, sparsity=0.37))
     assert shown(page) == expected(results()[recipe])
 
@@ -64,7 +64,7 @@ def test_a_threshold_is_another_way_to_prune(app: AppTest) -> None:
     page = app.run()
     page.selectbox(key="method").set_value("threshold").run()
     page.slider(key="threshold").set_value(0.02).run()
-    settled(page, lambda page: "–" not in shown(page).values())
+    settled(page, stands)
     assert Recipe(PruneSpec(threshold=0.02)) in results()
 
 
@@ -111,7 +111,7 @@ def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None
     page = app.run()
     page.select_slider(key="bits").set_value(4)
     page.toggle(key="mixed").set_value(True).run()
-    settled(page, lambda page: "–" not in shown(page).values())
+    settled(page, stands)
     recipe = Recipe(quantize=replace(NORMAL.quantize.at(4), weight_bits=32, average_bits=4.0))
     layers = results()[recipe].inspection.layers
     assert len({layer.bits for layer in layers}) > 1
