@@ -58,7 +58,7 @@ def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:
 
 def stands(page: AppTest) -> bool:
     """Whether every figure is there, and for good: a noisy latency is shown while it is timed again."""
-    running = [button for button in page.button if button.label == "Stop measuring"]
+    running = [button for button in page.main.button if button.label == "Stop measuring"]
     return MISSING not in shown(page).values() and not running
 
 
