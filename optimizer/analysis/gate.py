@@ -12,9 +12,15 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import t as student_t
 
-from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
+from optimizer.analysis.outcomes import PairedDrop, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE
-from optimizer.analysis.statistics import MIN_PROCESSES, process_ratios, summarise_visits
+from optimizer.analysis.statistics import (
+    MIN_PROCESSES,
+    mean_of_processes,
+    process_ratios,
+    summarise_visits,
+)
+from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import Latency, Result
@@ -111,12 +117,9 @@ def drop_check(result: Result, against: Result | None, limit: float) -> Check:
 
 
 def _drop(result: Result, against: Result | None) -> PairedDrop:
-    after = result.accuracy
     if against is None:
-        if after.reference == "baseline":
-            return disagreement(after.outcomes)
-        return paired_drop(result.baseline_accuracy.outcomes, after.outcomes)
-    before = against.accuracy
+        return summarise(result).drop
+    before, after = against.accuracy, result.accuracy
     if (before.images, before.total, before.reference) != (after.images, after.total, after.reference):
         raise InputError(
             f"the earlier result was scored on {count(before.total, 'image')} against {before.reference}, "
@@ -145,7 +148,7 @@ def slowdown_check(
     between cancels.
     """
     logs = np.concatenate([_logs(latency) for latency in latencies])
-    middle, half = _mean(logs, confidence)
+    middle, half = mean_of_processes(logs, confidence)
     if against is not None:
         earlier = _logs(against.latency)
         middle, half = _difference(logs, earlier, confidence)
@@ -187,14 +190,6 @@ def _logs(latency: Latency) -> np.ndarray:
         return np.log(ratios)
     summary = summarise_visits(latency.baseline, latency.variant, latency.stolen_share, latency.processes)
     return np.log([summary.ratio])
-
-
-def _mean(logs: np.ndarray, confidence: float) -> tuple[float, float]:
-    """With half of its interval, by Student's t; one alone tells nothing."""
-    if len(logs) < 2:
-        return float(logs.mean()), math.inf
-    half = student_t.ppf((1 + confidence) / 2, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
-    return float(logs.mean()), float(half)
 
 
 def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tuple[float, float]:

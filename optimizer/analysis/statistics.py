@@ -16,7 +16,7 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import MIN_ROUNDS, median_interval, percentile_bound
+from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound
 from optimizer.errors import InputError
 from optimizer.records import Latency, Visits
 
@@ -274,11 +274,17 @@ def _over_processes(logs: NDArray[np.float64], processes: Sequence[int]) -> tupl
     The medians scatter by what builds differ in and by what rounds leave open, so that the interval holds
     both. A bootstrap of five processes would be too narrow.
     """
-    medians = _process_medians(logs, processes)
-    count = len(medians)
-    half = float(student_t.ppf(0.975, count - 1) * medians.std(ddof=1) / math.sqrt(count))
-    middle = float(medians.mean())
+    middle, half = mean_of_processes(_process_medians(logs, processes))
     return middle, middle - half, middle + half
+
+
+def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The mean of values ``[P]``, one a process, and half of its interval, by Student's t. Infinite of one
+    alone, which tells nothing."""
+    if len(values) < 2:
+        return float(values.mean()), math.inf
+    t = student_t.ppf((1 + confidence) / 2, len(values) - 1)
+    return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _process_medians(values: NDArray[np.float64], processes: Sequence[int]) -> NDArray[np.float64]:

@@ -28,7 +28,8 @@ from optimizer.engine.base import (
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
-from optimizer.engine.openvino_graph import Converted, convert, graph_of, nodes_of
+from optimizer.engine.openvino_graph import Converted, convert, graph_of
+from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import execution_of, simulated
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 

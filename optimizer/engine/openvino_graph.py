@@ -25,6 +25,8 @@ from optimizer.engine.openvino_quantizers import (
     Quantizer,
     insert,
     nncf_quantized,
+    nodes_of,
+    one_line,
     place,
     ranges,
     set_levels,
@@ -67,7 +69,7 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
         graph.reshape([1, *input_shape])
     except Exception as error:  # the converter raises whatever its frontend or the model raises
         raise WorkError(
-            f"OpenVINO can't convert this model: {_one_line(error)}. Use engine torch for it."
+            f"OpenVINO can't convert this model: {one_line(error)}. Use engine torch for it."
         ) from error
     names = {id(layer.weight): layer.name for layer in walk(model)}
     aliases = {
@@ -145,11 +147,6 @@ def _adds(node: Any, values: Array) -> bool:
         return False
     constant = node.input_value(1).get_node()
     return constant.get_type_name() == "Constant" and np.array_equal(constant.get_data().ravel(), values)
-
-
-def nodes_of(graph: Any) -> dict[str, Any]:
-    """Operations by name."""
-    return {node.get_friendly_name(): node for node in graph.get_ops()}
 
 
 def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tensor) -> Any:
@@ -233,7 +230,3 @@ def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, b
     else:
         insert(graph, placed, ranges(graph, placed, calibration), bits)
     return graph
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

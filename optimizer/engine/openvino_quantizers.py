@@ -100,7 +100,7 @@ def ranges(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple
     from openvino import opset13 as ops
 
     graph = graph.clone()
-    nodes = {node.get_friendly_name(): node for node in graph.get_ops()}
+    nodes = nodes_of(graph)
     found, widths = [], []
     for quantizer in placed:
         operation, number = quantizer.inputs[0]
@@ -135,7 +135,7 @@ def insert(graph: Any, placed: Sequence[Quantizer], ends: Sequence[tuple[Array, 
     """Put quantizers of so many ``bits`` into a graph, between their ``ends``."""
     from openvino import opset13 as ops
 
-    nodes = {node.get_friendly_name(): node for node in graph.get_ops()}
+    nodes = nodes_of(graph)
     for quantizer, (low, high) in zip(placed, ends, strict=True):
         targets = [nodes[operation].input(number) for operation, number in quantizer.inputs]
         grid = ops.fake_quantize(targets[0].get_source_output(), low, high, low, high, 2**bits)
@@ -168,5 +168,13 @@ def nncf_quantized(graph: Any, images: Array) -> Any:
                 ),
             )
     except Exception as error:  # NNCF wraps errors of many kinds
-        words = " ".join(str(error).split())
-        raise WorkError(f"NNCF can't quantize the activations of this model: {words}") from error
+        raise WorkError(f"NNCF can't quantize the activations of this model: {one_line(error)}") from error
+
+
+def nodes_of(graph: Any) -> dict[str, Any]:
+    """Operations by name."""
+    return {node.get_friendly_name(): node for node in graph.get_ops()}
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
