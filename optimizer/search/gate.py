@@ -15,7 +15,6 @@ from optimizer.analysis.gate import (
     slowdown_check,
 )
 from optimizer.analysis.rounds import confidence_of_each
-from optimizer.formats import count
 from optimizer.progress import Report, quiet
 from optimizer.records import Latency, Request, Result
 
@@ -49,7 +48,7 @@ def judge(
 ) -> Verdict:
     """Measure once, and time again until the limits are kept, broken, or ``budget_seconds`` are spent.
 
-    At least one series is timed, and none is begun that would not end in time by what the last one took.
+    At least one series is timed, and none is begun that would not end in time by what one took on average.
     Raises InputError where ``against`` can't be compared with, and what the measurement raises.
     """
     begun = clock()
@@ -71,11 +70,11 @@ def judge(
         failed = overall(others) is Outcome.FAIL if others else False
         if timed.outcome is not Outcome.UNDECIDED or failed or len(latencies) == MAX_LOOKS:
             return verdict
-        last = verdict.seconds / len(latencies)
-        if verdict.seconds + last > budget_seconds:
+        each = verdict.seconds / len(latencies)
+        if verdict.seconds + each > budget_seconds:
             return verdict
         report(
             verdict.seconds / budget_seconds,
-            f"{timed.words}; timing series {count(len(latencies) + 1, 'time')}",
+            f"{timed.words}; timing series {len(latencies) + 1} of at most {MAX_LOOKS}",
         )
         latencies.append(time_again(request))
