@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optimizer.api import (
         compress,
         engines,
+        find,
         measure,
         models,
         plot_accuracy,
@@ -39,6 +40,7 @@ __all__ = [
     "Settings",
     "compress",
     "engines",
+    "find",
     "measure",
     "models",
     "plot_accuracy",

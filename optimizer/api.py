@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from cachetools import LRUCache
 
 from optimizer import work
+from optimizer.analysis.limits import Limits
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
@@ -33,6 +34,9 @@ from optimizer.model.added.containers import is_model_file
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
+from optimizer.search.answers import AnswerView
+from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
+from optimizer.search.space import Space, subspace
 from optimizer.search.sweep import grid
 from optimizer.search.sweep import sweep as each
 from optimizer.store.results import Store
@@ -139,6 +143,53 @@ def sweep(
             else:
                 found.append(ResultView(outcome, workspace))
         return Results(tuple(found), tuple(failed))
+
+
+def find(
+    model: "str | PathLike[str] | nn.Module",
+    max_drop: float | None = None,
+    max_latency_ms: float | None = None,
+    max_size_mb: float | None = None,
+    data: Any = None,
+    *,
+    minimise: str | None = None,
+    engines: Sequence[str] | None = None,
+    space: Space | None = None,
+    budget_seconds: float = DEFAULT_BUDGET_SECONDS,
+    search: str = "guided",
+    calibration: Any = None,
+    input_shape: Sequence[int] | None = None,
+    example_input: Any = None,
+    settings: Settings | None = None,
+    progress: bool = True,
+) -> AnswerView:
+    """The best configuration that keeps to limits, found in ``budget_seconds``: points of accuracy lost, the
+    median milliseconds of a call at its steady pace, megabytes of the file.
+
+    Limits count by the bound of an interval, and what wins is timed afresh. ``minimise`` is ``latency``,
+    ``drop`` or ``file_size``; without it latency, or the drop where that has no limit. ``space`` says what is
+    searched, ``search`` how: ``guided``, ``random`` or ``grid``. The other parameters are those of
+    :func:`measure`; ``settings`` with ``quick=False`` time the winner in full.
+
+    Raises InputError for limits that can't be, and as :func:`measure` does for the model and data.
+
+    >>> found = find("fashion-mlp", max_drop=90, engines=["torch"], budget_seconds=5, progress=False)
+    >>> found.best.accuracy.drop.value < 90
+    True
+    """
+    limits = Limits(max_drop, max_latency_ms, max_size_mb)
+    axes = {"engine": engines or (work.engines_to_search() if space is None else None)}
+    question = Question(
+        limits, minimise or limits.usual, subspace(space or Space(), axes), search, budget_seconds
+    )
+    for name in question.space.engine:
+        _check_engine(name)
+    with progress_line(progress) as report:
+        workspace, request = _opened(
+            model, data, calibration, _example_shape(input_shape, example_input), report
+        )
+        base = replace(request, settings=settings or Settings())
+        return AnswerView(work.answer(question, base, Store(), report, workspace), workspace)
 
 
 def compress(

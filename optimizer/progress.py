@@ -54,6 +54,28 @@ def asked_by(asker: Asker | None) -> Iterator[None]:
 
 
 @contextmanager
+def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[None]:
+    """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None each
+    time it could end. Whoever asked before is told, and may cancel, as without it.
+
+    Raises Cancelled in the work, as :func:`stop_if_cancelled` does.
+    """
+    asker, ruled_out = _asker.get(), False
+
+    def receive(known: object) -> None:
+        nonlocal ruled_out
+        ruled_out = ruled_out or unwanted(known)
+        if asker:
+            asker.receive(known)
+
+    def cancelled() -> bool:
+        return ruled_out or unwanted(None) or (asker is not None and asker.cancelled())
+
+    with asked_by(Asker(receive, cancelled)):
+        yield
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """For what later work needs too: in the block, or the function that it decorates, nothing is
     cancelled."""

@@ -5,7 +5,7 @@ torch and its kin are imported inside the tasks, so that naming this module cost
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.load import LoadRequest
@@ -14,13 +14,14 @@ from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report, quiet
+from optimizer.progress import Cancelled, Report, quiet, while_wanted
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
     DataSpec,
     GroupSensitivity,
     Inspection,
+    Known,
     Latency,
     ModelCard,
     Request,
@@ -28,7 +29,10 @@ from optimizer.records import (
     Sensitivity,
     encode,
 )
+from optimizer.search.find import Answer, Question, Unwanted
+from optimizer.search.find import find as search
 from optimizer.search.presets import Found, find
+from optimizer.search.space import Space
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import resolve_threads
@@ -118,7 +122,69 @@ def load_or_measure(
     return result
 
 
-def time_afresh(result: Result, store: Store, report: Report = quiet) -> Latency:
+def measure_unless(
+    request: Request,
+    unwanted: Unwanted,
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+) -> Result | None:
+    """As :func:`load_or_measure`; None where ``unwanted`` ended it early."""
+    ended = False
+
+    def heard(known: object | None) -> bool:
+        nonlocal ended
+        ended = (known is None or isinstance(known, Known)) and unwanted(known)
+        return ended
+
+    try:
+        with while_wanted(heard):
+            return load_or_measure(request, store, report, workspace)
+    except Cancelled:
+        if ended:
+            return None
+        raise
+
+
+def engines_to_search() -> tuple[str, ...]:
+    """Those that a search tries unless it is told, of what can run here."""
+    from optimizer.engine import problem_of
+
+    return tuple(name for name in Space().engine if not problem_of(name))
+
+
+def answer(
+    question: Question,
+    base: Request,
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+) -> Answer:
+    """The best configuration that keeps to limits: found with the quick timing, and timed afresh as ``base``
+    says, in full or quickly. Whatever is measured on the way is in the store.
+
+    Raises what :func:`optimizer.search.find.find` does.
+    """
+    settings = base.settings
+
+    def confirm(result: Result) -> Latency:
+        if settings.quick:
+            return time_afresh(result, store, report, workspace)
+        in_full = replace(result.request, settings=replace(result.request.settings, quick=False))
+        return load_or_measure(in_full, store, report, workspace).latency
+
+    return search(
+        question,
+        replace(base, settings=replace(settings, quick=True)),
+        lambda request, unwanted: measure_unless(request, unwanted, store, report, workspace),
+        confirm,
+        report,
+    )
+
+
+def time_afresh(
+    result: Result, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Latency:
     """The time of its own recipe, taken once more and kept beside the result: not the one that it may share.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
@@ -126,12 +192,12 @@ def time_afresh(result: Result, store: Store, report: Report = quiet) -> Latency
     key = f"{result.key} {result.latency.variant.calls.checksum}"
     latency = store.get_document("afresh", key, Latency)
     if latency is None:
-        latency = time_again(result.request, report)
+        latency = time_again(result.request, report, workspace)
         store.put_document("afresh", key, encode(latency))
     return latency
 
 
-def time_again(request: Request, report: Report = quiet) -> Latency:
+def time_again(request: Request, report: Report = quiet, workspace: "Workspace | None" = None) -> Latency:
     """The time of a request, taken once more and kept nowhere.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
@@ -139,7 +205,7 @@ def time_again(request: Request, report: Report = quiet) -> Latency:
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 
-    workspace = open_workspace(request.model, request.data, report)
+    workspace = workspace or open_workspace(request.model, request.data, report)
     return experiment.time_again(workspace, request, report)
 
 
@@ -252,6 +318,10 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
     )
 
 
+def _find(asked: tuple[Question, Request], report: Report) -> Answer:
+    return answer(*asked, Store(), report)
+
+
 def _artifact(asked: tuple[str, Request], report: Report) -> bytes:
     from optimizer.measurement.workspace import workspace_of
 
@@ -358,6 +428,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "measure": JobKind(_measure, "measuring", 480),
     "ahead": JobKind(_ahead, "working ahead", 480),
     "preset": JobKind(_preset, "searching a recipe", 1440, silent_minutes=120),
+    "find": JobKind(_find, "searching a configuration", 1440, silent_minutes=120),
     "artifact": JobKind(_artifact, "writing a model file", 120),
     "complexity": JobKind(_complexity, "measuring time against weights", 120),
     "coverage": JobKind(_coverage, "timing the kernels", 120),

@@ -191,6 +191,12 @@ def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDro
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
 
 
+def drop_of(before: ArrayLike, after: ArrayLike, reference: str) -> PairedDrop:
+    """What was lost, by outcomes ``[N]`` of the uncompressed model and of the other: against ``labels`` both
+    can be wrong; against the ``baseline`` that one is right by definition."""
+    return disagreement(after) if reference == "baseline" else paired_drop(before, after)
+
+
 def shown_within(drops: Sequence[PairedDrop], points: float) -> NDArray[np.bool_]:
     """Which of ``drops`` are shown to be at most ``points``, all of them at once, as a boolean ``[N]``.
 

@@ -18,10 +18,9 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
     balanced_share,
-    disagreement,
+    drop_of,
     growing_drop,
     growing_share_interval,
-    paired_drop,
     ratio_interval,
     share_interval,
     skewed_mean_interval,
@@ -267,10 +266,7 @@ def _derive(result: Result) -> Summary:
 
 
 def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
-    """Against labels both can be wrong; without them the uncompressed model is right by definition."""
-    if accuracy.reference == "baseline":
-        return disagreement(accuracy.outcomes)
-    return paired_drop(baseline.outcomes, accuracy.outcomes)
+    return drop_of(baseline.outcomes, accuracy.outcomes, accuracy.reference)
 
 
 @lru_cache(maxsize=64)

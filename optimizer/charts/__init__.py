@@ -15,6 +15,7 @@ from optimizer.charts.latency import latency_info
 from optimizer.charts.load import load_info
 from optimizer.charts.points import brief
 from optimizer.charts.samples import samples_info
+from optimizer.charts.search import search_info
 from optimizer.charts.sensitivity import sensitivity_info
 from optimizer.charts.serving import gains_info, serving_info
 from optimizer.charts.size import size_info
@@ -34,6 +35,7 @@ __all__ = [
     "load_info",
     "parts_info",
     "samples_info",
+    "search_info",
     "sensitivity_info",
     "serving_info",
     "size_info",

@@ -1,7 +1,8 @@
 """The dashboard's verbs from a shell, on the same store.
 
 ``--json`` prints JSON on standard output and nothing else there; progress and errors go to standard error.
-Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks; 3 a gate that can't tell.
+Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks; 3 a gate that can't tell,
+or a search that found nothing.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
+from optimizer.cli.find import add_find_options, run_find
 from optimizer.cli.gate import add_gate_options, run_gate
 from optimizer.cli.models import add_add_options, add_models_options, run_add, run_models, run_remove
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
@@ -229,6 +231,14 @@ def _parser() -> argparse.ArgumentParser:
     preset.add_argument("preset", help=", ".join(PRESETS))
     add_experiment_options(preset, recipe=False)
     preset.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+    find = _command(
+        commands,
+        "find",
+        run_find,
+        "find the best configuration under limits: exit code 0 found, 3 nothing is shown to keep to them",
+    )
+    add_find_options(find)
 
     gate = _command(
         commands,

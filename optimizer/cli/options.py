@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
+def add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a name from `paretoscope models`")
     images = parser.add_argument_group("images")
     images.add_argument(
@@ -44,6 +44,10 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
     images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
     images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
+
+
+def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
+    add_image_options(parser)
     if recipe:
         add_recipe_options(parser)
     timing = parser.add_argument_group("timing")

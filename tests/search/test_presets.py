@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from factories import make_latency, make_result, remade
 
+from optimizer.analysis.limits import MIN_CONFIRMING, halves
 from optimizer.analysis.outcomes import images_needed
 from optimizer.recipe import NORMAL, PRESETS, Preset, Recipe
 from optimizer.records import Latency, Request, Result
-from optimizer.search.presets import MIN_CONFIRMING, find, halves
+from optimizer.search.presets import find
 
 BASE = Request("fashion-resnet")
 CANDIDATES = tuple(Recipe(quantize=NORMAL.quantize.at(bits)) for bits in (2, 3, 4, 8))

@@ -1,0 +1,193 @@
+"""What a configuration must keep to, which of those measured do, and what giving way on a limit would buy.
+
+A limit is kept by the bound of a figure's interval, not by the figure: the best of many is in part the
+luckiest. What is lost counts as within its limit where that is shown for all that were tried at once.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from optimizer.analysis.comparison import measurably_better
+from optimizer.analysis.gate import MEGABYTE, Check
+from optimizer.analysis.outcomes import PairedDrop, drop_of, shown_within
+from optimizer.analysis.summary import Summary, summarise
+from optimizer.errors import InputError
+from optimizer.records import Result
+
+MILLISECOND = 1e6
+MINIMISED = ("latency", "drop", "file_size")
+"""What may be asked to be as low as possible."""
+MIN_CONFIRMING = 500
+"""Images that did not choose; with fewer, or too few for a half to show anything, all of them choose."""
+MIN_GAIN = 0.05
+"""Share of time or size that giving way on a limit must gain to be worth telling."""
+MIN_GAIN_POINTS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much accuracy may be lost, how long a call may take (the median of its steady time) and how large
+    the file may be, at most; None is no limit. Raises InputError for one that can't be."""
+
+    drop_points: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {
+            "--max-drop": self.drop_points,
+            "--max-latency-ms": self.latency_ms,
+            "--max-size-mb": self.size_mb,
+        }
+        if all(value is None for value in given.values()):
+            raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
+        for name, value in given.items():
+            highest = 100 if name == "--max-drop" else math.inf
+            if value is not None and not 0 < value < highest:
+                below = "" if highest == math.inf else f" and below {highest}"
+                raise InputError(f"{name} {value:g} is not allowed: give a number above 0{below}")
+
+    @property
+    def given(self) -> dict[str, float]:
+        """Those that are, by the metric that they limit, in its unit."""
+        found = {
+            "drop": self.drop_points,
+            "latency": None if self.latency_ms is None else self.latency_ms * MILLISECOND,
+            "file_size": None if self.size_mb is None else self.size_mb * MEGABYTE,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    @property
+    def usual(self) -> str:
+        """What is to be as low as possible unless it is said: the accuracy lost where that has no limit, else
+        the time."""
+        return "drop" if self.drop_points is None else "latency"
+
+
+def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
+    """What is lost on a random half of the images, and on the other; on all of them, and None, where a half
+    would have fewer than ``fewest``."""
+    after, before = result.accuracy.outcomes, result.baseline_accuracy.outcomes
+    reference = result.accuracy.reference
+    if len(after) < 2 * fewest:
+        return drop_of(before, after, reference), None
+    first = np.random.default_rng(0).permutation(len(after)) < len(after) // 2
+    chosen, confirmed = (drop_of(before[half], after[half], reference) for half in (first, ~first))
+    return chosen, confirmed
+
+
+def bound(result: Result, name: str) -> float:
+    """The upper end of the interval of a metric of :data:`MINIMISED` (of what is lost on the images that
+    choose); the figure itself where it has none."""
+    if name == "drop":
+        return halves(result, MIN_CONFIRMING)[0].high
+    measure = summarise(result).measures[name]
+    found = measure.value if measure.high is None else measure.high
+    return math.inf if found is None else float(found)
+
+
+def keeping(results: Sequence[Result], limits: Limits) -> list[Result]:
+    """Those that are shown to keep to every limit, all of them at once."""
+    given = limits.given
+    shown = np.ones(len(results), bool)
+    if "drop" in given:
+        shown = shown_within([halves(one, MIN_CONFIRMING)[0] for one in results], given["drop"])
+    others = [name for name in given if name != "drop"]
+    return [
+        one
+        for one, within in zip(results, shown, strict=True)
+        if within and all(bound(one, name) <= given[name] for name in others)
+    ]
+
+
+def in_order(results: Sequence[Result], minimise: str) -> list[Result]:
+    """By the bound of the metric that is to be low; where that is equal, as for what shares a measurement of
+    time, by the others."""
+    names = (minimise, *(name for name in MINIMISED if name != minimise))
+    return sorted(results, key=lambda one: [bound(one, name) for name in names])
+
+
+def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
+    """Each limit with the figure that it is about, on all images."""
+    summary = summarise(result)
+    rows = {
+        "drop": ("accuracy lost", "points", 1.0, "more images would tell"),
+        "latency": ("time of a call", "ms", MILLISECOND, "a longer measurement would tell"),
+        "file_size": ("size of the file", "MB", MEGABYTE, ""),
+    }
+    found = []
+    for name, limit in limits.given.items():
+        label, unit, scale, takes = rows[name]
+        measure = summary.measures[name]
+        value = math.inf if measure.value is None else float(measure.value)
+        low, high = (value if end is None else float(end) for end in (measure.low, measure.high))
+        found.append(Check(label, unit, limit / scale, value / scale, low / scale, high / scale, takes))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Concession:
+    """What giving way on one limit by ``more`` (in the unit of its metric) would buy: a ``result`` that gains
+    ``gain`` of the ``minimised`` metric: a share, in points for accuracy; None where nothing keeps to the
+    limits as they are."""
+
+    limit: str
+    more: float
+    minimised: str
+    gain: float | None
+    result: Result
+
+
+def concessions(
+    results: Sequence[Result], limits: Limits, minimise: str, best: Result | None
+) -> tuple[Concession, ...]:
+    """For each limit the least that one would have to give way, the other limits kept, for something that is
+    measurably better than ``best``; without a best one, for anything that keeps to the others."""
+    found = []
+    for name, limit in limits.given.items():
+        others = {one: value for one, value in limits.given.items() if one != name}
+        within = [one for one in results if all(bound(one, other) <= others[other] for other in others)]
+        beyond = sorted((one for one in within if bound(one, name) > limit), key=lambda one: bound(one, name))
+        for one in beyond:
+            gain = None if best is None else _gain(one, best, minimise)
+            if best is None or gain is not None:
+                found.append(Concession(name, bound(one, name) - limit, minimise, gain, one))
+                break
+    return tuple(found)
+
+
+def _gain(result: Result, best: Result, minimise: str) -> float | None:
+    """By how much a result is better; None where it is not by enough, or not measurably."""
+    one, other = summarise(result), summarise(best)
+    values = one.measures[minimise].value, other.measures[minimise].value
+    if values[0] is None or values[1] is None or not _better(one, other, minimise):
+        return None
+    if minimise == "drop":
+        gain, enough = values[1] - values[0], MIN_GAIN_POINTS
+    else:
+        gain, enough = 1 - values[0] / values[1], MIN_GAIN
+    return float(gain) if gain >= enough else None
+
+
+def _better(one: Summary, other: Summary, name: str) -> bool:
+    """Measurably; between engines, whose times are not paired, where their intervals don't overlap."""
+    if name == "latency" and one.request.engine != other.request.engine:
+        own, its = one.measures[name], other.measures[name]
+        return own.high is not None and its.low is not None and own.high < its.low
+    return measurably_better(one, other, name)
+
+
+def covered(points: ArrayLike, reference: ArrayLike) -> float:
+    """The share of the rectangle from 0 to ``reference`` ``[2]`` above one of ``points`` ``[N, 2]`` in both:
+    the hypervolume of two losses (E. Zitzler and L. Thiele, PPSN V, 1998), as a share."""
+    edges = np.asarray(reference, float)
+    rows = np.clip(np.asarray(points, float).reshape(-1, 2), 0, edges)
+    area, lowest = 0.0, edges[1]
+    for first, second in rows[np.lexsort((rows[:, 1], rows[:, 0]))]:
+        area += (edges[0] - first) * max(0.0, lowest - second)
+        lowest = min(lowest, second)
+    return float(area / edges.prod())

@@ -1,0 +1,119 @@
+"""Where a search looks: the choices on each axis, and the request that they make."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any
+
+from optimizer.errors import InputError, unknown
+from optimizer.methods.engines import ENGINES
+from optimizer.methods.pruners import PRUNERS
+from optimizer.recipe import ACTIVATION_BITS, PRECISIONS, WEIGHT_BITS, Recipe
+from optimizer.records import Request
+
+Value = str | float | int
+Position = dict[str, Value]
+"""One choice on each axis."""
+
+UNPRUNED = "none"
+MAX_POSITIONS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Choices, in the order in which a grid goes through them. ``pruning`` has methods, or ``none``;
+    ``sparsity`` is of those. Engines without integer kernels compute on activations as they are.
+
+    Raises InputError for an axis without choices, an unknown one, or too many positions in all.
+    """
+
+    engine: tuple[str, ...] = tuple(name for name, one in ENGINES.items() if one.int8 or one.skips_zeros)
+    threads: tuple[int, ...] = (0,)
+    precision: tuple[str, ...] = ("f32",)
+    pruning: tuple[str, ...] = (UNPRUNED, "compensated", "channels")
+    sparsity: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 19))
+    weight_bits: tuple[int, ...] = (32, 8, 6, 5, 4, 3)
+    activation_bits: tuple[int, ...] = (32, 8)
+
+    def __post_init__(self) -> None:
+        known: dict[str, Collection[object]] = {
+            "engine": ENGINES,
+            "precision": PRECISIONS,
+            "pruning": (UNPRUNED, *PRUNERS),
+            "weight_bits": WEIGHT_BITS,
+            "activation_bits": ACTIVATION_BITS,
+        }
+        for name, choices in self.axes.items():
+            if not choices:
+                raise InputError(f"{name.replace('_', ' ')} has nothing to choose from: give at least one")
+            for choice in choices if name in known else ():
+                if choice not in known[name]:
+                    raise unknown(name.replace("_", " "), choice, known[name])
+        for share in self.sparsity:
+            if not 0 < share < 1:
+                raise InputError(f"sparsity {share:g} is out of range: between 0 and 1, such as 0.5")
+        if self.positions > MAX_POSITIONS:
+            raise InputError(
+                f"{self.positions:,} positions are too many to search: give at most {MAX_POSITIONS:,}, with "
+                "fewer choices on an axis"
+            )
+
+    @property
+    def axes(self) -> dict[str, tuple[Value, ...]]:
+        return {one.name: tuple(getattr(self, one.name)) for one in fields(self)}
+
+    @property
+    def positions(self) -> int:
+        """How many there are, with those that come to the same recipe."""
+        found = 1
+        for choices in self.axes.values():
+            found *= len(choices)
+        return found
+
+    def all(self) -> list[Position]:
+        axes = self.axes
+        return [dict(zip(axes, choices, strict=True)) for choices in product(*axes.values())]
+
+    def likely(self) -> list[Position]:
+        """Where to begin: the uncompressed model on each engine, int8 kernels, few bits, and a little and
+        much of each way of pruning; of what the space has."""
+        wanted: list[dict[str, Value]] = [
+            {"pruning": UNPRUNED, "weight_bits": bits, "activation_bits": activations}
+            for bits, activations in ((32, 32), (8, 8), (4, 32), (4, 8))
+        ]
+        for pruning in (one for one in self.pruning if one != UNPRUNED):
+            shares = (0.1, 0.3) if PRUNERS[pruning].shrinks else (0.5, 0.8)
+            bits = ((8, 8), (32, 32))
+            wanted += [
+                {"pruning": pruning, "sparsity": share, "weight_bits": one, "activation_bits": activations}
+                for (one, activations), share in product(bits, shares)
+            ]
+        first = {name: choices[0] for name, choices in self.axes.items()}
+        return [
+            first | {"engine": engine} | one
+            for one in wanted
+            for engine in self.engine
+            if all(value in self.axes[name] for name, value in one.items())
+        ]
+
+    def request(self, base: Request, position: Position) -> Request:
+        """All else as in ``base``. What comes to the same recipe comes to an equal request."""
+        engine, pruning = str(position["engine"]), str(position["pruning"])
+        pruned = pruning != UNPRUNED
+        recipe = Recipe.of(
+            sparsity=float(position["sparsity"]) if pruned else None,
+            weight_bits=int(position["weight_bits"]),
+            activation_bits=int(position["activation_bits"]) if ENGINES[engine].int8 else 32,
+            pruning=pruning if pruned else None,
+        )
+        quantize = replace(recipe.quantize, precision=str(position["precision"]))
+        settings = replace(base.settings, threads=int(position["threads"]))
+        return replace(
+            base, recipe=replace(recipe, quantize=quantize).canonical(), engine=engine, settings=settings
+        )
+
+
+def subspace(space: Space, given: Mapping[str, Sequence[Value] | None]) -> Space:
+    """With other choices on the axes that are given."""
+    changed: dict[str, Any] = {name: tuple(choices) for name, choices in given.items() if choices is not None}
+    return replace(space, **changed)
