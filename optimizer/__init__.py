@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optimizer.errors import ParetoscopeError
     from optimizer.recipe import Recipe
     from optimizer.records import Settings
+    from optimizer.search.space import Space
 
 __all__ = [
     "ParetoscopeError",
@@ -38,6 +39,7 @@ __all__ = [
     "Result",
     "Results",
     "Settings",
+    "Space",
     "compress",
     "engines",
     "find",
@@ -57,6 +59,7 @@ _ELSEWHERE = {
     "Result": ("analysis.view", "ResultView"),
     "Results": ("analysis.view", "Results"),
     "Settings": ("records", "Settings"),
+    "Space": ("search.space", "Space"),
 }
 """Names that are not of :mod:`optimizer.api`: where they are, and what they are called there."""
 

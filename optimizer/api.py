@@ -173,9 +173,10 @@ def find(
 
     Raises InputError for limits that can't be, and as :func:`measure` does for the model and data.
 
-    >>> found = find("fashion-mlp", max_drop=90, engines=["torch"], budget_seconds=5, progress=False)
-    >>> found.best.accuracy.drop.value < 90
-    True
+    >>> small = Space(("openvino",), pruning=("none",), weight_bits=(32, 8), activation_bits=(32,))
+    >>> found = find("fashion-mlp", max_size_mb=2, space=small, progress=False)
+    >>> found.best.request.recipe.quantize.weight_bits
+    8
     """
     limits = Limits(max_drop, max_latency_ms, max_size_mb)
     axes = {"engine": engines or (work.engines_to_search() if space is None else None)}

@@ -68,7 +68,11 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", "--batch", type=int, dest="batch", default=1, help="images a call (1)"
     )
-    parser.add_argument("--quick", action="store_true", help="time the winner shortly, in one process")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="time the winner in five fresh processes, half a minute or more beyond the budget",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of image draws, timing order and search (0)")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
@@ -88,6 +92,7 @@ def run_find(options: argparse.Namespace) -> int:
     question = Question(
         limits, options.minimise or limits.usual, subspace(Space(), axes), options.search, options.budget
     )
+    options.quick = not options.full
     options.engine, options.threads = question.space.engine[0], question.space.threads[0]
     found = work.answer(question, request_of(options, Recipe()), Store(), tell)
     end_of_line()

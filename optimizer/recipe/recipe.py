@@ -9,7 +9,7 @@ from typing import Any, Self
 import msgspec
 
 from optimizer.errors import InputError, unknown
-from optimizer.methods.pruners import PRUNE_OPTIONS
+from optimizer.methods.pruners import PRUNE_OPTIONS, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
 from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
 from optimizer.recipe.words import Phrase, describe_layers, describe_prune, describe_quantize
@@ -82,7 +82,9 @@ class Recipe:
         '50 % of all weights pruned · 4-bit weights'
         """
         usual = NORMAL_PRUNE if threshold is None else PruneSpec()
-        prune = replace(usual if pruning in (None, usual.method) else PruneSpec(pruning), sparsity=sparsity)
+        if pruning not in (None, usual.method):
+            usual = PruneSpec(pruning, allocation=pruner_info(pruning).allocation)
+        prune = replace(usual, sparsity=sparsity)
         quantize = NORMAL_QUANTIZE if rounding in (None, NORMAL_QUANTIZE.method) else QuantizeSpec(rounding)
         if weight_bits is not None:
             quantize = quantize.at(weight_bits)

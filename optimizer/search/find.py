@@ -6,6 +6,7 @@ of the weights. What wins was chosen for being good, so it is timed afresh, and 
 choose it where there are enough.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import InputError, ParetoscopeError, unknown
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, publish, quiet
+from optimizer.recipe import Recipe
 from optimizer.records import Known, Latency, Request, Result
 from optimizer.search.space import Space
 from optimizer.search.strategies import STRATEGIES
@@ -38,8 +40,8 @@ Measure = Callable[[Request, Unwanted], Result | None]
 """None where it ended early."""
 
 DEFAULT_BUDGET_SECONDS = 60.0
-SEARCH_SHARE = 0.7
-"""Of the budget, after which nothing new is tried: the rest is for timing the winner."""
+SEARCH_SHARE = 0.85
+"""Of the budget, after which nothing new is tried: the rest is for timing the winner once more."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 WORST_POINTS = 100.0
@@ -63,7 +65,7 @@ class Question:
             raise unknown("metric to minimise", self.minimise, MINIMISED)
         if self.search not in STRATEGIES:
             raise unknown("search", self.search, STRATEGIES)
-        if not 0 < self.budget_seconds < float("inf"):
+        if not 0 < self.budget_seconds < math.inf:
             raise InputError(f"a budget of {self.budget_seconds:g} s is not allowed: give seconds above 0")
 
 
@@ -186,7 +188,7 @@ class _Search:
         self.trials: list[Trial] = []
         self.steps: list[Step] = []
         self.told: dict[Request, list[float]] = {}
-        self.timed: dict[object, Result] = {}
+        self.timed: dict[object, tuple[float, float]] = {}
         self.best: Result | None = None
 
     def run(self) -> None:
@@ -241,31 +243,40 @@ class _Search:
             self.results.append(result)
             self.told[request] = [bound(result, name) for name in self.losses]
             self.trials.append(Trial(request, Fate.MEASURED, self.clock() - self.begun, result))
-            if (kernels := _same_kernels(request)) is not None:
-                self.timed.setdefault(kernels, result)
+            self._learn_times(result)
         self._step()
 
     def _known_by_time(self, request: Request) -> Fate | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
-        timed = self.timed.get(_same_kernels(request))
-        if timed is None:
+        if (kernels := _same_kernels(request)) not in self.timed:
             return None
-        measure, limit = summarise(timed).measures["latency"], self.limits.given.get("latency")
-        lowest = measure.value if measure.low is None else measure.low
-        if limit is not None and lowest is not None and lowest > limit:
+        low, high = self.timed[kernels]
+        if low > self.limits.given.get("latency", math.inf):
             return Fate.TOO_SLOW
         if self.question.minimise == "latency" and self.best:
-            return Fate.NO_FASTER if bound(timed, "latency") >= bound(self.best, "latency") else None
+            return Fate.NO_FASTER if high >= bound(self.best, "latency") else None
         return None
+
+    def _learn_times(self, result: Result) -> None:
+        """The time of a result, and that of the uncompressed model, which was timed beside it."""
+        measure = summarise(result).measures["latency"]
+        high = bound(result, "latency")
+        for recipe, times in (
+            (result.request.recipe, (high if measure.low is None else measure.low, high)),
+            (Recipe(), (measure.baseline or high,) * 2),
+        ):
+            kernels = _same_kernels(replace(result.request, recipe=recipe))
+            if kernels is not None:
+                self.timed.setdefault(kernels, times)
 
     def _ruled_out(self, known: Known) -> Fate | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
         is not further beyond."""
         limits = self.limits.given
         size, scores = known.inspection.size.file_bytes, summarise_scores(known)
-        if size > limits.get("file_size", float("inf")) and self._measured_within("file_size", size):
+        if size > limits.get("file_size", math.inf) and self._measured_within("file_size", size):
             return Fate.TOO_LARGE
-        if scores and scores.drop.low > limits.get("drop", float("inf")):
+        if scores and scores.drop.low > limits.get("drop", math.inf):
             return Fate.LOSES if self._measured_within("drop", scores.drop.low) else None
         return None
 
@@ -282,7 +293,7 @@ class _Search:
         if "file_size" in guess and known:
             guess["file_size"] = float(known.inspection.size.file_bytes)
         if "latency" in guess and (timed := self.timed.get(_same_kernels(request))):
-            guess["latency"] = bound(timed, "latency")
+            guess["latency"] = timed[1]
         self.told[request] = [guess[name] for name in self.losses]
         self.trials.append(Trial(request, fate, self.clock() - self.begun, message=message))
 
@@ -302,7 +313,7 @@ class _Search:
         points = [
             [summarise(one).drop.points, summarise(one).measures["latency"].value or reference[1]]
             for one in self.results
-            if bound(one, "file_size") <= limits.get("file_size", float("inf"))
+            if bound(one, "file_size") <= limits.get("file_size", math.inf)
         ]
         return covered(points, reference)
 

@@ -75,24 +75,21 @@ class Space:
         return [dict(zip(axes, choices, strict=True)) for choices in product(*axes.values())]
 
     def likely(self) -> list[Position]:
-        """Where to begin: the uncompressed model on each engine, int8 kernels, few bits, and a little and
-        much of each way of pruning; of what the space has."""
-        wanted: list[dict[str, Value]] = [
-            {"pruning": UNPRUNED, "weight_bits": bits, "activation_bits": activations}
-            for bits, activations in ((32, 32), (8, 8), (4, 32), (4, 8))
-        ]
+        """Where to begin: int8 kernels, a little and much of each way of pruning, few bits, and the
+        uncompressed model, on each engine; of what the space has."""
+        wanted: list[dict[str, Value]] = [{"pruning": UNPRUNED, "weight_bits": 8, "activation_bits": 8}]
         for pruning in (one for one in self.pruning if one != UNPRUNED):
             shares = (0.1, 0.3) if PRUNERS[pruning].shrinks else (0.5, 0.8)
-            bits = ((8, 8), (32, 32))
             wanted += [
-                {"pruning": pruning, "sparsity": share, "weight_bits": one, "activation_bits": activations}
-                for (one, activations), share in product(bits, shares)
+                {"pruning": pruning, "sparsity": share, "weight_bits": bits, "activation_bits": bits}
+                for bits, share in product((8, 32), shares)
             ]
+        wanted += [{"pruning": UNPRUNED, "weight_bits": bits, "activation_bits": 32} for bits in (4, 32)]
         first = {name: choices[0] for name, choices in self.axes.items()}
         return [
             first | {"engine": engine} | one
-            for one in wanted
             for engine in self.engine
+            for one in wanted
             if all(value in self.axes[name] for name, value in one.items())
         ]
 

@@ -10,7 +10,7 @@ from optimizer.search.space import Space
 
 FIND = [
     *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino", "--prune", "none", "compensated"),
-    *("--sparsity", "0.5", "0.8", "--weight-bits", "32", "8", "4", "--quick"),
+    *("--sparsity", "0.5", "0.8", "--weight-bits", "32", "8", "4"),
 ]
 
 
