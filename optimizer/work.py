@@ -176,7 +176,7 @@ def answer(
     return search(
         question,
         replace(base, settings=replace(settings, quick=True)),
-        lambda request, unwanted: measure_unless(request, unwanted, store, report, workspace),
+        lambda request, unwanted, told: measure_unless(request, unwanted, store, told, workspace),
         confirm,
         report,
     )

@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Sequence
+from dataclasses import replace
 
 from optimizer.analysis.metrics import metric
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
@@ -30,11 +31,12 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
     if not points:
         return Lines(title, x, y, empty=EMPTY)
     reference = None if limit is None else Reference(f"limit {goal.format(limit)}", limit)
+    highest = max(point.y for point in points)
     widest = 1.05 * steps[-1].seconds
     return Lines(
         title,
         Axis(x.title, x.unit, span=(0.0, widest)),
-        y,
+        y if minimise == "drop" else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
         note=f"{steps[-1].covered:.0%} of the area below the limits is covered",

@@ -29,7 +29,11 @@ def headline(answer: Answer) -> str:
     if answer.best is None:
         return f"Nothing of what was tried is shown to keep to the limits ({limits_words(answer)})."
     result = answer.best.timed
-    figures = ", ".join(summarise(result).text(name) for name in ("accuracy", "latency", "file_size"))
+    summary = summarise(result)
+    labelled = "accuracy" if summary.reference == "labels" else "agreement"
+    figures = ", ".join(
+        f"{metric(name).label} {summary.text(name)}" for name in (labelled, "latency", "file_size")
+    )
     return f"{capital(named(result))}: {figures}."
 
 
@@ -96,12 +100,12 @@ def concession_words(one: Concession) -> str:
 def tried(answer: Answer) -> str:
     """How many positions were tried, and what became of them."""
     counts = {fate: sum(trial.fate is fate for trial in answer.trials) for fate in Fate}
-    others = ", ".join(
+    others = "; ".join(
         f"{number:,} {fate.label}" for fate, number in counts.items() if number and fate is not Fate.MEASURED
     )
     return (
         f"{count(len(answer.trials), 'configuration')} in {answer.seconds:.0f} s: "
-        f"{counts[Fate.MEASURED]:,} measured{f', {others}' if others else ''}."
+        f"{counts[Fate.MEASURED]:,} measured{f'; {others}' if others else ''}."
     )
 
 

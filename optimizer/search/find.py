@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.limits import (
@@ -36,8 +37,8 @@ from optimizer.search.strategies import STRATEGIES
 
 Unwanted = Callable[[Known | None], bool]
 """Whether a measurement may end early, by what is known of it; None: by its time alone."""
-Measure = Callable[[Request, Unwanted], Result | None]
-"""None where it ended early."""
+Measure = Callable[[Request, Unwanted, Report], Result | None]
+"""Gives None where it ended early."""
 
 DEFAULT_BUDGET_SECONDS = 60.0
 SEARCH_SHARE = 0.85
@@ -73,10 +74,10 @@ class Fate(Labelled):
     """What became of a position."""
 
     MEASURED = "measured"
-    TOO_LARGE = "too large", "file larger than allowed"
-    LOSES = "loses", "loses more than allowed, shown on a part of the images"
-    TOO_SLOW = "too slow", "takes longer than allowed, as others with the same kernels do"
-    NO_FASTER = "no faster", "no faster than the best so far: the same kernels"
+    TOO_LARGE = "too large", "with a file larger than allowed"
+    LOSES = "loses", "less accurate than allowed, which a part of the images showed"
+    TOO_SLOW = "too slow", "slower than allowed, as others with the same kernels were"
+    NO_FASTER = "no faster", "no faster than the best so far, as others with the same kernels were"
     UNFINISHED = "unfinished", "not done when the time was over"
     FAILED = "failed"
 
@@ -219,7 +220,6 @@ class _Search:
         if fate := self._known_by_time(request):
             self._note(request, fate)
             return
-        self._tell(request)
         why, seen = Fate.UNFINISHED, None
 
         def unwanted(known: Known | None) -> bool:
@@ -231,7 +231,7 @@ class _Search:
             return why is not Fate.UNFINISHED
 
         try:
-            result = self.measure(request, unwanted)
+            result = self.measure(request, unwanted, partial(self._tell, request))
         except ParetoscopeError as error:
             if not self.trials:
                 raise
@@ -317,13 +317,14 @@ class _Search:
         ]
         return covered(points, reference)
 
-    def _tell(self, request: Request) -> None:
+    def _tell(self, request: Request, _: float | None, message: str) -> None:
+        """How far the search is, in place of how far a measurement is."""
         share = (self.clock() - self.begun) / self.question.budget_seconds
         best = "none keeps to the limits yet"
         if self.best:
             best = f"best so far {summarise(self.best).text(self.question.minimise)}"
-        words = f"{best}; trying {request.recipe.describe()} on {engine_label(request.engine)}"
-        self.report(min(1.0, share), words)
+        tried = f"{request.recipe.describe(details=False)} on {engine_label(request.engine)}"
+        self.report(min(1.0, share), f"{best}; {tried}: {message}")
 
     def confirmed(
         self, confirm: Callable[[Result], Latency]
@@ -332,7 +333,7 @@ class _Search:
         limits = self.limits.given
         refused: list[Confirmed] = []
         for result in in_order(keeping(self.results, self.limits), self.question.minimise)[:MAX_CONFIRMED]:
-            self.report(None, f"timing {result.request.recipe.describe()} afresh")
+            self.report(SEARCH_SHARE, f"timing {result.request.recipe.describe()} afresh")
             chosen, others = halves(result, MIN_CONFIRMING)
             one = Confirmed(result, chosen, others, confirm(result))
             loses = "drop" in limits and others is not None and others.points > limits["drop"]

@@ -10,6 +10,7 @@ from factories import make_result
 from optimizer.analysis.limits import Limits, bound, keeping
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
+from optimizer.progress import Report, quiet
 from optimizer.records import Known, Latency, Request, Result, Settings
 from optimizer.search.answers import answer_json, details, headline
 from optimizer.search.find import Answer, Fate, Question, Unwanted, find
@@ -44,7 +45,7 @@ class Bench:
         )
         return replace(made, request=request, key=str(hash(request)))
 
-    def measure(self, request: Request, unwanted: Unwanted) -> Result | None:
+    def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
         made = self.result(request)
         self.now += SECONDS / 10
         known = Known(request, made.inspection, self.images, made.accuracy, made.baseline_accuracy)
@@ -189,7 +190,7 @@ def test_too_little_time_is_said() -> None:
 def test_the_first_failure_is_raised_and_later_ones_are_told() -> None:
     bench = Bench()
 
-    def fails(at: int, request: Request, unwanted: Unwanted) -> Result | None:
+    def fails(at: int, request: Request, unwanted: Unwanted, report: Report) -> Result | None:
         if len(bench.measured) >= at:
             raise WorkError("out of memory")
         return bench.measure(request, unwanted)
