@@ -191,6 +191,12 @@ def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDro
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
 
 
+def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> PairedDrop:
+    """What outcomes, boolean ``[N]``, lose: against labels both models can be wrong; against the
+    uncompressed model (``reference`` is "baseline"), that one is right by definition."""
+    return disagreement(variant) if reference == "baseline" else paired_drop(baseline, variant)
+
+
 def shown_within(drops: Sequence[PairedDrop], points: float) -> NDArray[np.bool_]:
     """Which of ``drops`` are shown to be at most ``points``, all of them at once, as a boolean ``[N]``.
 

@@ -7,11 +7,12 @@ may be another recipe's with the same instructions, so it is timed afresh, and b
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop, disagreement, images_needed, paired_drop
+from optimizer.analysis.outcomes import PairedDrop, drop_against, images_needed
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.summary import summarise
 from optimizer.progress import Report, quiet
@@ -79,15 +80,11 @@ def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
     """What is lost on a random half of the images, and on the other; on all of them, and None, where a half
     would have fewer than ``fewest``."""
     after, before = result.accuracy.outcomes, result.baseline_accuracy.outcomes
+    lost = partial(drop_against, result.accuracy.reference)
     if len(after) < 2 * fewest:
-        return _drop(result, before, after), None
+        return lost(before, after), None
     first = np.random.default_rng(0).permutation(len(after)) < len(after) // 2
-    chosen, confirmed = (_drop(result, before[half], after[half]) for half in (first, ~first))
-    return chosen, confirmed
-
-
-def _drop(result: Result, before: np.ndarray, after: np.ndarray) -> PairedDrop:
-    return disagreement(after) if result.accuracy.reference == "baseline" else paired_drop(before, after)
+    return lost(before[first], after[first]), lost(before[~first], after[~first])
 
 
 def _loss(chosen: PairedDrop, confirmed: PairedDrop | None, result: Result) -> str:
