@@ -90,30 +90,30 @@ def move_to(request: Request) -> None:
     """What this visitor asked for before, or would perhaps have asked for next, is not wanted any more."""
     visit, key = session(), request_key(request)
     if visit.asked != key:
-        tasks.move_on({visit.asked, *tasks.only_ahead(visit.ahead)} - {key})
-        visit.asked, visit.asked_at, visit.ahead = key, time.monotonic(), frozenset()
+        tasks.move_on({visit.asked, *tasks.only_ahead(visit.ahead or ())} - {key})
+        visit.asked, visit.asked_at, visit.ahead = key, time.monotonic(), None
 
 
 def work_ahead(request: Request, busy: bool) -> None:
     """Measure the positions beside this one while the visitor looks, unless ``busy`` otherwise."""
     visit = session()
     if busy:
-        tasks.move_on(tasks.only_ahead(visit.ahead))
-        visit.ahead = frozenset()
+        tasks.move_on(tasks.only_ahead(visit.ahead or ()))
+        visit.ahead = None
         return
-    visit.shown |= visit.ahead
-    if visit.ahead or not works_ahead():
+    visit.shown |= visit.ahead or set()
+    if visit.ahead is not None or not works_ahead():
         return
 
     @st.fragment(run_every=AHEAD_SECONDS)
     def begin() -> None:
-        if visit.ahead or not waited(AHEAD_SECONDS):
+        if not waited(AHEAD_SECONDS):
             return
         wanted = [one for one in neighbours(request) if tasks.store().best(one) is None]
         visit.ahead = frozenset(map(request_key, wanted))
-        visit.shown |= visit.ahead
         for one in wanted:
             tasks.submit_ahead(one)
+        st.rerun()  # without this, which would ask again for ever
 
     begin()
 

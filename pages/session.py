@@ -37,8 +37,8 @@ class Session:
 
     ``pins`` are keys of results. Of jobs by their keys: ``asked`` is the position of the sliders, ``stopped``
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
-    ``ahead`` those of the positions beside that one. ``asked_at`` is when the sliders came to it, in seconds
-    of the monotonic clock; ``marked`` the result that Explore's charts mark.
+    ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
+    it, in seconds of the monotonic clock; ``marked`` the result that Explore's charts mark.
     ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
     by Streamlit's name and by ours, after ``uploads`` that became models.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
@@ -55,7 +55,7 @@ class Session:
     asked: str = ""
     asked_at: float = 0.0
     marked: str = ""
-    ahead: frozenset[str] = frozenset()
+    ahead: frozenset[str] | None = None
     stopped: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
     wanted: dict[str, int] = field(default_factory=dict)

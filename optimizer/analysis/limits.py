@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from optimizer.analysis.comparison import measurably_better
 from optimizer.analysis.gate import MEGABYTE, Check
-from optimizer.analysis.outcomes import PairedDrop, drop_of, shown_within
+from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import InputError
 from optimizer.records import Result
@@ -74,9 +74,9 @@ def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
     after, before = result.accuracy.outcomes, result.baseline_accuracy.outcomes
     reference = result.accuracy.reference
     if len(after) < 2 * fewest:
-        return drop_of(before, after, reference), None
+        return drop_against(reference, before, after), None
     first = np.random.default_rng(0).permutation(len(after)) < len(after) // 2
-    chosen, confirmed = (drop_of(before[half], after[half], reference) for half in (first, ~first))
+    chosen, confirmed = (drop_against(reference, before[half], after[half]) for half in (first, ~first))
     return chosen, confirmed
 
 

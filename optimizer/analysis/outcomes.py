@@ -191,10 +191,10 @@ def disagreement(agrees: ArrayLike, confidence: float = CONFIDENCE) -> PairedDro
     return PairedDrop(100 * lost / total, 100 * low, 100 * high, None, lost, 0, total)
 
 
-def drop_of(before: ArrayLike, after: ArrayLike, reference: str) -> PairedDrop:
-    """What was lost, by outcomes ``[N]`` of the uncompressed model and of the other: against ``labels`` both
-    can be wrong; against the ``baseline`` that one is right by definition."""
-    return disagreement(after) if reference == "baseline" else paired_drop(before, after)
+def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> PairedDrop:
+    """What outcomes, boolean ``[N]``, lose: against labels both models can be wrong; against the
+    uncompressed model (``reference`` is "baseline"), that one is right by definition."""
+    return disagreement(variant) if reference == "baseline" else paired_drop(baseline, variant)
 
 
 def shown_within(drops: Sequence[PairedDrop], points: float) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
     balanced_share,
-    drop_of,
+    drop_against,
     growing_drop,
     growing_share_interval,
     ratio_interval,
@@ -165,7 +165,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
     if accuracy is None or baseline is None:
         return None
     images, partial = describe_images(known.request.data, known.images), accuracy.total < known.images
-    drop = _drop(accuracy, baseline)
+    drop = drop_against(accuracy.reference, baseline.outcomes, accuracy.outcomes)
     measures = _accuracy_measures(accuracy, baseline, drop)
     if partial:
         drop = growing_drop(drop)
@@ -218,7 +218,7 @@ def summarise(result: Result) -> Summary:
 
 def _derive(result: Result) -> Summary:
     accuracy, reference = result.accuracy, result.baseline_accuracy
-    drop = _drop(accuracy, reference)
+    drop = drop_against(accuracy.reference, reference.outcomes, accuracy.outcomes)
     latency, timed_measures = _latency_measures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
@@ -263,10 +263,6 @@ def _derive(result: Result) -> Summary:
         created=result.created,
         notes=result.notes,
     )
-
-
-def _drop(accuracy: Accuracy, baseline: Accuracy) -> PairedDrop:
-    return drop_of(baseline.outcomes, accuracy.outcomes, accuracy.reference)
 
 
 @lru_cache(maxsize=64)

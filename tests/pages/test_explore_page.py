@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import streamlit as st
 from factories import make_result
 from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, stands, try_again, words
 from started import Started, open_page
@@ -264,6 +265,13 @@ def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left
     shown = replace(request, recipe=page.session_state["session"].recipe.canonical())
     assert {job.request for job in ahead.values()} == set(neighbours(shown))
     assert {job.priority for job in ahead.values()} == {tasks.AHEAD}
+    polls: list[float | None] = []
+    fragment = st.fragment
+    monkeypatch.setattr(
+        st, "fragment", lambda *, run_every=None: (polls.append(run_every), fragment(run_every=run_every))[1]
+    )
+    page.run()
+    assert not any(polls), "nothing is left to ask for"
     swept = started.listed[next(iter(ahead))]
     swept.priority = tasks.BACKGROUND
     page.slider(key="sparsity").set_value(77).run()
