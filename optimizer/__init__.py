@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optimizer.analysis.view import Results
     from optimizer.analysis.view import ResultView as Result
     from optimizer.api import (
+        compare,
         compress,
         engines,
         find,
@@ -40,6 +41,7 @@ __all__ = [
     "Results",
     "Settings",
     "Space",
+    "compare",
     "compress",
     "engines",
     "find",

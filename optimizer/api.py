@@ -25,6 +25,7 @@ from cachetools import LRUCache
 
 from optimizer import work
 from optimizer.analysis.limits import Limits
+from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
@@ -191,6 +192,49 @@ def find(
         )
         base = replace(request, settings=settings or Settings())
         return AnswerView(work.answer(question, base, Store(), report, workspace), workspace)
+
+
+def compare(
+    a: str | PathLike[str],
+    b: str | PathLike[str],
+    data: Any = None,
+    *,
+    like: str = "",
+    input_shape: Sequence[int] = (),
+    engine: str = "",
+    settings: Settings | None = None,
+    progress: bool = True,
+) -> TwoFiles:
+    """Two networks as they are: how far the outputs of ``b`` lie from those of ``a``, accuracy where there
+    are labels, sizes, kernels, time in turns on one engine, and where the tensors inside part ways.
+
+    Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
+    model of the catalogue. All of ``data`` is compared on, as :func:`measure` takes it; without, images that
+    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``. ``engine`` is
+    openvino or onnxruntime; the first that runs both otherwise. What comes back prints itself;
+    ``to_dict()`` has every figure.
+
+    Raises InputError for networks that can't be compared, and as :func:`measure` does.
+    """
+    given, spec = None, DataSpec()
+    with progress_line(progress) as report:
+        if isinstance(data, str | PathLike):
+            spec = DataSpec(str(data))
+        elif data is not None:
+            from optimizer.data import memory
+
+            given = memory.for_evaluation(data, report)
+            spec = DataSpec(content=memory.content(given))
+        request = CompareRequest(
+            NetworkRef(str(a)),
+            NetworkRef(str(b)),
+            spec,
+            engine,
+            settings or Settings(),
+            tuple(input_shape),
+            like,
+        )
+        return work.compare(request, report, given)
 
 
 def compress(

@@ -153,6 +153,9 @@ class Size:
     memory_bytes: int | None = None
 
 
+Part = tuple[str, tuple[int, ...]]
+"""One of a network's outputs by its name, and its shape for one image."""
+
 STEPS, SPAN = 254, 1e-9
 """A byte's steps from SPAN times the largest value to that one: 8.5 % each."""
 
@@ -188,6 +191,35 @@ class PerImage:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFidelity:
+    """How far one output of a network, or a tensor inside it, lies from a reference's, over all images.
+
+    ``shape`` is one image's; ``reference`` what the tensor is called there. ``sqnr_db`` is the
+    signal-to-quantization-noise ratio (None where nothing moved), ``cosine`` the mean cosine similarity of an
+    image's values (None where all are zero), ``largest`` the largest difference of all, in the values' unit,
+    and ``span`` the range of the reference's values. An image each have ``noise_images`` and
+    ``signal_images`` (sums of squares), ``angle_images`` (1 - cosine) and ``largest_images``.
+    """
+
+    name: str
+    reference: str
+    shape: tuple[int, ...]
+    sqnr_db: float | None
+    cosine: float | None
+    largest: float
+    span: float
+    noise_images: PerImage | None
+    signal_images: PerImage | None
+    angle_images: PerImage | None
+    largest_images: PerImage | None
+
+    @property
+    def largest_share(self) -> float:
+        """The largest difference as a share of the reference's range."""
+        return self.largest / self.span if self.span > 0 else float(self.largest > 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
     """Per-image outcomes. ``correct`` is packed bits, one an image, by ``numpy.packbits``.
 
@@ -198,7 +230,8 @@ class Accuracy:
     ratio of their sums) are made of; None where nothing moved or they were not recorded yet. ``labels`` has
     the class of each image as ``uint16``; empty without labels, where each class has as many images, or where
     they were not recorded yet. ``cosine`` is the outputs' mean cosine similarity, ``kl`` None where those
-    are no logits.
+    are no logits. ``outputs`` has those that are no logits, one by one; none for logits, or where they were
+    not recorded yet.
     """
 
     correct: bytes
@@ -213,6 +246,7 @@ class Accuracy:
     signal_images: PerImage | None = None
     labels: bytes = b""
     cosine: float | None = None
+    outputs: tuple[OutputFidelity, ...] = ()
 
     @classmethod
     def of(cls, correct: np.ndarray, **others: Any) -> "Accuracy":
@@ -223,6 +257,11 @@ class Accuracy:
     def outcomes(self) -> np.ndarray:
         """Boolean ``[N]``: whether each image was right."""
         return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.total).astype(bool)
+
+    @property
+    def is_fidelity(self) -> bool:
+        """Whether the outputs are no logits, so that how far they moved is all there is to say."""
+        return self.reference == "baseline" and self.kl is None
 
     @property
     def classes(self) -> np.ndarray | None:

@@ -6,10 +6,12 @@ torch and its kin are imported inside the tasks, so that naming this module cost
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.load import LoadRequest
 from optimizer.analysis.serving import ServingRequest, configurations
+from optimizer.analysis.two_files import CompareRequest, TwoFiles
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
 from optimizer.methods import plugins
@@ -40,6 +42,7 @@ from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
 
 if TYPE_CHECKING:
+    from optimizer.data.loading import Datasets
     from optimizer.measurement.workspace import Workspace
     from optimizer.model.added.cards import AddedModel, Choices, Examined
 
@@ -364,6 +367,43 @@ def artifact(
     return artifacts.write(kind, source)
 
 
+def compare(request: CompareRequest, report: Report = quiet, given: "Datasets | None" = None) -> TwoFiles:
+    """The stored comparison of two networks, or a new one, which is stored; on images that were ``given`` in
+    memory, or those that the request names.
+
+    Raises what :func:`optimizer.export.artifacts.networks.opened` and
+    :func:`optimizer.measurement.two_files.prepare` do.
+    """
+    return comparison(request, report, given)[0]
+
+
+def comparison(
+    request: CompareRequest, report: Report = quiet, given: "Datasets | None" = None
+) -> tuple[TwoFiles, Callable[[], Latency]]:
+    """As :func:`compare`, and what times the two once more."""
+    from optimizer.export.artifacts.networks import opened
+    from optimizer.measurement import two_files
+    from optimizer.model import catalogue
+
+    a, b = (opened(one, report) for one in (request.a, request.b))
+
+    @cache
+    def made() -> two_files.Comparison:
+        like = catalogue.load(request.like, report) if request.like else None
+        return two_files.prepare(a, b, request, like, given, report)
+
+    store, key = Store(), two_files.key_of(a, b, request)
+    run = store.get_document("compare", key, TwoFiles)
+    if run is None:
+        run = two_files.measure(made(), report)
+        store.put_document("compare", key, encode(run))
+    return run, lambda: two_files.time_again(made(), report)
+
+
+def _compare(request: CompareRequest, report: Report) -> str:
+    return compare(request, report).key
+
+
 def _complexity(request: Any, report: Report) -> str:
     from optimizer.measurement import complexity
 
@@ -430,6 +470,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "preset": JobKind(_preset, "searching a recipe", 1440, silent_minutes=120),
     "find": JobKind(_find, "searching a configuration", 1440, silent_minutes=120),
     "artifact": JobKind(_artifact, "writing a model file", 120),
+    "compare": JobKind(_compare, "comparing two files", 240),
     "complexity": JobKind(_complexity, "measuring time against weights", 120),
     "coverage": JobKind(_coverage, "timing the kernels", 120),
     "throughput": JobKind(_throughput, "measuring throughput", 240),

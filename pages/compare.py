@@ -1,4 +1,4 @@
-"""Compare: pinned configurations side by side."""
+"""Compare: pinned configurations side by side, or two files."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from optimizer.analysis import frame
 from optimizer.analysis.frame import Column
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import quality, summarise
 from optimizer.charts.drawing import row_pixels
 from optimizer.charts.samples import View
 from optimizer.export.report import report
 from optimizer.formats import count
 from optimizer.records import DataSpec, Result
-from pages import address, drawing, kept, sidebar, tasks
+from pages import address, drawing, kept, sidebar, tasks, two_files
 from pages.markup import plain
 from pages.session import session
 
@@ -28,8 +28,8 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
     Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, Column.ACCURACY, Column.LOST,
-    *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT, Column.BADGES, Column.LATENCY,
-    Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
+    *frame.FIDELITIES, *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT, Column.BADGES,
+    Column.LATENCY, Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
 )  # fmt: skip
 VIEWS: dict[View, str] = {
     "rounds": "round by round",
@@ -54,9 +54,29 @@ AGAINST = (
 COMPARED = ("drop", "file_size", "packed_size", "latency_ratio", "latency", "operations")
 
 
+WHAT = {"configurations": "Configurations", "files": "Two files"}
+
+
 def main() -> None:
-    sidebar.selection()
+    chosen = sidebar.selection()
     st.header("Compare")
+    what = st.segmented_control(
+        "What is compared",
+        list(WHAT),
+        default="configurations",
+        required=True,
+        format_func=WHAT.__getitem__,
+        label_visibility="collapsed",
+        **address.in_address("of"),
+    )
+    if what == "files":
+        two_files.show(chosen)
+    else:
+        configurations()
+
+
+def configurations() -> None:
+    """Those that were measured and pinned."""
     store = tasks.store()
     results = {result.key: result for result in store.results()}
     kept.note_unreadable(len(results))
@@ -109,7 +129,7 @@ def main() -> None:
         COMPARED,
         default="drop",
         required=True,
-        format_func=lambda name: METRICS[name].label,
+        format_func=lambda name: METRICS[quality(name, map(summarise, chosen))].label,
         **address.in_address("metric"),
     )
     info = charts.compare_info(chosen, metric, reference)

@@ -163,6 +163,9 @@ class Column(Labelled):
     RECIPE = "recipe"
     ACCURACY = "accuracy"
     LOST = "accuracy lost"
+    SQNR = "SQNR"
+    COSINE = "cosine"
+    LARGEST = "largest difference"
     FILE = "file"
     PACKED = "packed"
     COMPRESSED = "compressed"
@@ -180,6 +183,9 @@ class Column(Labelled):
 WRITTEN = {
     Column.ACCURACY: "accuracy",
     Column.LOST: "drop",
+    Column.SQNR: "sqnr",
+    Column.COSINE: "cosine",
+    Column.LARGEST: "largest",
     Column.FILE: "file_size",
     Column.PACKED: "packed_size",
     Column.COMPRESSED: "compressed_size",
@@ -187,6 +193,8 @@ WRITTEN = {
     Column.RATIO: "latency_ratio",
 }
 """Columns of :func:`table` that are metrics."""
+FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
+"""Of networks whose outputs are no logits; their accuracy is missing."""
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
@@ -208,15 +216,25 @@ def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFr
                 Column.THREADS: summary.threads,
                 Column.BATCH: summary.batch,
                 Column.RECIPE: summary.description,
-                **{column: summary.text(name) for column, name in WRITTEN.items()},
+                **{column: _written(summary, name) for column, name in WRITTEN.items()},
                 Column.VERDICT: summary.latency.verdict.label,
                 Column.BADGES: ", ".join(badge.kind.label for badge in summary.badges),
                 Column.FRONTIER: "yes" if optimal else "tied" if tied else "",
                 **(_compared(summary, reference) if reference else {}),
             }
         )
-    columns = [column for column in Column if reference or column not in COMPARING]
+    judged = {summary.fidelity for summary in summaries}
+    left_out = (
+        *(() if reference else COMPARING),
+        *(() if True in judged else FIDELITIES),
+        *((Column.ACCURACY, Column.LOST) if judged == {True} else ()),
+    )
+    columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
+
+
+def _written(summary: Summary, name: str) -> str:
+    return MISSING if summary.fidelity and name in ("accuracy", "drop") else summary.text(name)
 
 
 def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.comparison import measurably_better
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Measure, Summary
+from optimizer.analysis.summary import Measure, Summary, quality
 from optimizer.errors import InputError
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")
@@ -79,6 +79,7 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     Comparable are the same images; for what is measured against the uncompressed model, model and engine; and
     where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
     """
+    metrics = [quality(name, summaries) for name in metrics]
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
     served = any(METRICS[name].served for name in metrics)
     relative = any(METRICS[name].relative for name in metrics)

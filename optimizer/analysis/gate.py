@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from scipy.stats import t as student_t
 
-from optimizer.analysis.outcomes import PairedDrop, paired_drop
+from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.statistics import (
     MIN_PROCESSES,
@@ -20,7 +20,8 @@ from optimizer.analysis.statistics import (
     process_ratios,
     summarise_visits,
 )
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Measure, summarise
+from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import Latency, Result
@@ -45,12 +46,14 @@ class GateLimits:
     drop_points: float | None = None
     slowdown_percent: float | None = None
     size_mb: float | None = None
+    sqnr_db: float | None = None
 
     def __post_init__(self) -> None:
         given = {
             "--max-drop": self.drop_points,
             "--max-slowdown": self.slowdown_percent,
             "--max-size": self.size_mb,
+            "--min-sqnr": self.sqnr_db,
         }
         if all(value is None for value in given.values()):
             raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
@@ -62,7 +65,8 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One figure against its limit, both in ``unit``; ``takes``: what would decide it, where nothing did."""
+    """One figure against its limit, both in ``unit``: at most that, or ``at_least``. ``takes``: what would
+    decide it, where nothing did."""
 
     name: str
     unit: str
@@ -71,12 +75,19 @@ class Check:
     low: float
     high: float
     takes: str = ""
+    at_least: bool = False
 
     @property
     def outcome(self) -> Outcome:
-        if self.high <= self.limit:
-            return Outcome.PASS
-        return Outcome.FAIL if self.low > self.limit else Outcome.UNDECIDED
+        kept, broken = self.high <= self.limit, self.low > self.limit
+        if self.at_least:
+            kept, broken = self.low >= self.limit, self.high < self.limit
+        return Outcome.PASS if kept else Outcome.FAIL if broken else Outcome.UNDECIDED
+
+    @property
+    def allowed(self) -> str:
+        """``at most 1``."""
+        return f"at {'least' if self.at_least else 'most'} {self.limit:g}"
 
     @property
     def said(self) -> str:
@@ -87,9 +98,7 @@ class Check:
     @property
     def words(self) -> str:
         interval = "" if self.low == self.high else f" ({self.low:.3g} to {self.high:.3g})"
-        return (
-            f"{self.name} {self.value:.3g} {self.unit}{interval}, at most {self.limit:g} allowed: {self.said}"
-        )
+        return f"{self.name} {self.value:.3g} {self.unit}{interval}, {self.allowed} allowed: {self.said}"
 
 
 def overall(checks: Sequence[Check]) -> Outcome:
@@ -98,10 +107,8 @@ def overall(checks: Sequence[Check]) -> Outcome:
     return next(one for one in (Outcome.FAIL, Outcome.UNDECIDED, Outcome.PASS) if one in outcomes)
 
 
-def drop_check(result: Result, against: Result | None, limit: float) -> Check:
-    """Accuracy lost, image by image, against the uncompressed model or an earlier result. Raises InputError
-    where that has other images."""
-    drop = _drop(result, against)
+def drop_check(drop: PairedDrop, limit: float) -> Check:
+    """Accuracy lost, image by image."""
     distance = abs(limit - drop.points)
     half = (drop.high - drop.low) / 2
     needed = math.ceil(drop.total * (half / (NARROWER * distance)) ** 2) if distance else 0
@@ -116,7 +123,8 @@ def drop_check(result: Result, against: Result | None, limit: float) -> Check:
     )
 
 
-def _drop(result: Result, against: Result | None) -> PairedDrop:
+def drop_of(result: Result, against: Result | None) -> PairedDrop:
+    """Against the uncompressed model or an earlier result. Raises InputError where that has other images."""
     if against is None:
         return summarise(result).drop
     before, after = against.accuracy, result.accuracy
@@ -129,8 +137,29 @@ def _drop(result: Result, against: Result | None) -> PairedDrop:
     return paired_drop(before.outcomes, after.outcomes)
 
 
-def size_check(result: Result, limit: float) -> Check:
-    size = result.inspection.size.file_bytes / MEGABYTE
+def drop_of_files(run: TwoFiles) -> PairedDrop:
+    """Accuracy lost where there are labels, else the images that are answered otherwise. Raises InputError
+    for outputs that are no answers."""
+    if drop := accuracy_lost(run):
+        return drop
+    if not run.same:
+        raise InputError(
+            f"{run.b.name} tells no classes, so that it has no accuracy to lose: give --min-sqnr in place of "
+            "--max-drop"
+        )
+    return disagreement(same_answers(run))
+
+
+def sqnr_check(measures: Sequence[Measure], limit: float) -> Check:
+    """Of the output that lies furthest from the baseline's; equal ones are infinitely near."""
+    worst = min(measures, key=lambda one: math.inf if one.value is None else one.value)
+    value = math.inf if worst.value is None else worst.value
+    low, high = (value if end is None else end for end in (worst.low, worst.high))
+    return Check("SQNR of the outputs", "dB", limit, value, low, high, at_least=True)
+
+
+def size_check(size_bytes: int, limit: float) -> Check:
+    size = size_bytes / MEGABYTE
     return Check("size of the file", "MB", limit, size, size, size)
 
 

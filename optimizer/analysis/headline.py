@@ -120,6 +120,8 @@ def _missing(value: object) -> bool:
 def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
     if summary is None:
         return Headline("Accuracy", basis="being measured", help=METRICS["accuracy"].help)
+    if summary.fidelity:
+        return _fidelity(summary)
     labelled = summary.reference == "labels"
     value, interval = summary.parts("accuracy")
     drop, partial = summary.drop, isinstance(summary, ScoreSummary) and summary.partial
@@ -133,6 +135,23 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
         basis=_scored_on(summary, labelled),
         help=f"{METRICS['accuracy'].help} {_compared(summary)}{_balanced(summary)}"
         + (SO_FAR if partial else ""),
+    )
+
+
+def _fidelity(summary: Summary | ScoreSummary) -> Headline:
+    """Of a network whose outputs are no logits: how far they moved."""
+    value, interval = summary.parts("sqnr")
+    equal = summary.measures["sqnr"].value is None
+    largest = "" if equal else f"largest difference {summary.parts('largest')[0]} of its output's range; "
+    partial = isinstance(summary, ScoreSummary) and summary.partial
+    return Headline(
+        label="Fidelity to the uncompressed network (SQNR)",
+        value="equal" if equal else value,
+        interval=interval,
+        change="this is the baseline" if summary.recipe.identity else f"cosine {summary.parts('cosine')[0]}",
+        basis=f"{largest}{summary.images}",
+        help=f"{METRICS['sqnr'].help} Its outputs are no logits, so there are no answers to count. "
+        f"{METRICS['largest'].help}" + (" More images are being scored." if partial else ""),
     )
 
 

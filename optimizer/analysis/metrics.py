@@ -219,12 +219,12 @@ METRICS: dict[str, Metric] = {
         relative=True,
     ),
     "sqnr": Metric(
-        "logits SQNR",
+        "SQNR",
         "dB",
         "higher",
         "sqnr_db",
         Formatter(((1, " dB"),), most=1),
-        "Power of the uncompressed model's logits over the power of the change in them.",
+        "Power of the uncompressed model's outputs over the power of the change in them.",
         relative=True,
     ),
     "kl": Metric(
@@ -243,6 +243,16 @@ METRICS: dict[str, Metric] = {
         "cosine",
         Formatter(((1, ""),), significant=4),
         "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same.",
+        relative=True,
+    ),
+    "largest": Metric(
+        "largest difference",
+        "%",
+        "lower",
+        "largest_percent",
+        format_percent,
+        "Of all values of all outputs that are no logits on all images, from the uncompressed network's, in "
+        "percent of its output's range.",
         relative=True,
     ),
 }

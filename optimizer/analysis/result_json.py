@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from optimizer.analysis import fidelity
 from optimizer.analysis.outcomes import share_interval
 from optimizer.analysis.summary import summarise
 from optimizer.records import Result, Size
@@ -30,6 +31,7 @@ def as_json(result: Result) -> dict[str, Any]:
     ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
                       ``sqnr_db`` and ``kl_nats`` of the logits, with ``sqnr_db_low``, ``sqnr_db_high``,
                       ``kl_nats_low`` and ``kl_nats_high``
+    ``outputs``       those that are no logits, one by one: see :func:`optimizer.analysis.fidelity.as_json`
     ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
                       ``latency_median_ns``
     ``drop``          percentage ``points`` lost (positive is worse) with the 95 % interval ``low``, ``high``;
@@ -82,6 +84,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "kl_nats_low": measures["kl"].low,
             "kl_nats_high": measures["kl"].high,
         },
+        "outputs": fidelity.as_json(summary.outputs),
         "baseline": {
             "accuracy": {
                 **_fraction(summary.baseline_correct, summary.total),

@@ -5,7 +5,7 @@ Nothing here is stored. Figures are derived when they are read, and kept only in
 
 import math
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePath
@@ -37,7 +37,17 @@ from optimizer.analysis.statistics import (
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import Accuracy, DataSpec, Known, Latency, Request, Result, Size
+from optimizer.records import (
+    Accuracy,
+    DataSpec,
+    Known,
+    Latency,
+    OutputFidelity,
+    PerImage,
+    Request,
+    Result,
+    Size,
+)
 from optimizer.system.environment import describe
 
 
@@ -59,7 +69,8 @@ class Summary:
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
     recipe that was really timed when another one with the same instructions was. ``processes`` are the rounds
     of each process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits,
-    packed, one an image, and ``image_files`` names which these were. ``skipping`` of ``layers`` ran on
+    packed, one an image, and ``image_files`` names which these were. ``fidelity``: the network's ``outputs``
+    are no logits, and SQNR stands in accuracy's place (:func:`quality`). ``skipping`` of ``layers`` ran on
     kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
     reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
@@ -76,6 +87,8 @@ class Summary:
     image_files: str
     outcomes: bytes
     baseline_outcomes: bytes
+    fidelity: bool
+    outputs: tuple[OutputFidelity, ...]
     drop: PairedDrop
     latency: LatencySummary
     size: Size
@@ -145,6 +158,7 @@ class ScoreSummary:
     baseline_correct: int
     total: int
     reference: str
+    fidelity: bool
     drop: PairedDrop
     partial: bool
 
@@ -157,6 +171,13 @@ class ScoreSummary:
 
     def parts(self, name: str) -> tuple[str, str]:
         return _parts(self.measures[name], name)
+
+
+def quality(name: str, summaries: Iterable[Summary]) -> str:
+    """The metric that is shown in the place of one: SQNR for accuracy and what is lost of it, where no
+    network tells classes."""
+    of = [summary.fidelity for summary in summaries]
+    return "sqnr" if name in ("accuracy", "drop") and of and all(of) else name
 
 
 def summarise_scores(known: Known) -> ScoreSummary | None:
@@ -172,6 +193,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         low, high = growing_share_interval(_correct(accuracy), accuracy.total)
         share = replace(measures["accuracy"], low=100 * low, high=100 * high)
         measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
+        measures["sqnr"] = Measure(accuracy.sqnr_db)  # no interval of it holds at every look
     return ScoreSummary(
         request=known.request,
         images=f"{accuracy.total:,} of {images} so far" if partial else images,
@@ -179,6 +201,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         baseline_correct=_correct(baseline),
         total=accuracy.total,
         reference=accuracy.reference,
+        fidelity=accuracy.is_fidelity,
         drop=drop,
         partial=partial,
     )
@@ -239,6 +262,8 @@ def _derive(result: Result) -> Summary:
         image_files=accuracy.images,
         outcomes=accuracy.correct,
         baseline_outcomes=reference.correct,
+        fidelity=accuracy.is_fidelity,
+        outputs=accuracy.outputs,
         drop=drop,
         latency=latency,
         size=size,
@@ -300,6 +325,9 @@ def _accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop)
         "accuracy": _share(_correct(accuracy), total, 100 * _correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "sqnr": sqnr_of(accuracy.sqnr_db, accuracy.noise_images, accuracy.signal_images),
+        "cosine": Measure(accuracy.cosine, baseline=1.0),
+        "largest": _largest(accuracy),
     }
 
 
@@ -324,9 +352,7 @@ def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) ->
             baseline=sum(layer.macs for layer in layers),
         ),
         "agreement": _share(result.accuracy.agreement, total, 100.0),
-        "sqnr": _sqnr(result.accuracy),
         "kl": _kl(result.accuracy),
-        "cosine": Measure(result.accuracy.cosine, baseline=1.0),
     }
 
 
@@ -348,17 +374,21 @@ def _kl(accuracy: Accuracy) -> Measure:
     return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
 
 
-def _sqnr(accuracy: Accuracy) -> Measure:
+def sqnr_of(db: float | None, noise: PerImage | None, signal: PerImage | None) -> Measure:
     """Noise over signal has an interval; in dB its ends change places. Of few images it may reach 0: none."""
-    if accuracy.sqnr_db is None or not accuracy.noise_images or not accuracy.signal_images:
-        return Measure(accuracy.sqnr_db)
-    if accuracy.total < 2:
-        return Measure(accuracy.sqnr_db)
-    low, high = ratio_interval(accuracy.noise_images.values, accuracy.signal_images.values)
+    if db is None or not noise or not signal or len(noise.codes) < 2:
+        return Measure(db)
+    low, high = ratio_interval(noise.values, signal.values)
     if low <= 0:
-        return Measure(accuracy.sqnr_db)
-    db = accuracy.sqnr_db
+        return Measure(db)
     return Measure(db, min(-10 * math.log10(high), db), max(-10 * math.log10(low), db))
+
+
+def _largest(accuracy: Accuracy) -> Measure:
+    """Of outputs that are no logits: of all of them, each as a share of its own range."""
+    if not accuracy.outputs:
+        return Measure(None)
+    return Measure(100 * max(one.largest_share for one in accuracy.outputs), baseline=0.0)
 
 
 def _correct(accuracy: Accuracy) -> int:
@@ -386,5 +416,7 @@ def describe_images(data: DataSpec, total: int) -> str:
     return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
 
 
+FIDELITY = ("sqnr", "cosine", "largest")
+"""Metrics that are shown of a network whose outputs are no logits, in the place of accuracy."""
 FALLBACK = "torch CSR"
 """What skips zeros where the sparse engine has no kernels."""

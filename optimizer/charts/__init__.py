@@ -19,6 +19,7 @@ from optimizer.charts.search import search_info
 from optimizer.charts.sensitivity import sensitivity_info
 from optimizer.charts.serving import gains_info, serving_info
 from optimizer.charts.size import size_info
+from optimizer.charts.two_files import parting_info
 
 __all__ = [
     "accuracy_info",
@@ -33,6 +34,7 @@ __all__ = [
     "kernels_info",
     "latency_info",
     "load_info",
+    "parting_info",
     "parts_info",
     "samples_info",
     "search_info",

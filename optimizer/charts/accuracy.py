@@ -1,11 +1,13 @@
 """Accuracy against sparsity."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.summary import Summary, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
@@ -23,10 +25,15 @@ def accuracy_info(
     """
     summaries = [summarise(result) for result in results]
     agreement = bool(summaries) and all(summary.reference == "baseline" for summary in summaries)
+    name = quality("accuracy", summaries)
     title = "agreement with the uncompressed model" if agreement else "top-1 accuracy"
+    heading = "Accuracy against sparsity"
+    if name == "sqnr":
+        title, heading = "SQNR of the outputs", "Fidelity against sparsity"
+    unit, whole = metric(name).unit, (-2.0, 102.0) if name == "accuracy" else (-math.inf, math.inf)
     x = Axis("weights removed", "%", span=(-3, 100))
     if not summaries:
-        return Lines("Accuracy against sparsity", x, Axis(title, "%", "higher"), cursor=cursor)
+        return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor)
     main = main_family(summaries, selected)
     widths = {
         _width(summary)
@@ -36,17 +43,24 @@ def accuracy_info(
     placed = [
         Placed(*_bits_series(summary, main, widths), point, belongs(family(summary.recipe)[:WAY], main[:WAY]))
         for summary in summaries
-        if (point := point_of(summary, summary.pruned_percent, summary.measures["accuracy"]))
+        if (point := point_of(summary, summary.pruned_percent, summary.measures[name]))
     ]
+    if not placed:
+        return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor, empty=ONLY_EQUAL)
     points = [item.point for item in placed]
-    baseline = baseline_of(summaries, selected, "accuracy")
+    baseline = baseline_of(summaries, selected, name)
     series = group(_few_options(placed), selected)
     low, high = padded(*_near_the_lines(series, baseline))
     below = sum(point.y < low for point in points)
     return Lines(
-        "Accuracy against sparsity",
+        heading,
         x,
-        Axis(f"{title}, {_images_of(summaries)}", "%", "higher", span=(max(low, -2), min(high, 102))),
+        Axis(
+            f"{title}, {_images_of(summaries)}",
+            unit,
+            "higher",
+            span=(max(low, whole[0]), min(high, whole[1])),
+        ),
         series,
         baseline,
         selected_point(points, selected),
@@ -57,6 +71,7 @@ def accuracy_info(
 
 
 MIN_ROOM_POINTS = 5.0
+ONLY_EQUAL = "Nothing moved yet.<br>Move a slider: what leaves the outputs as they are has no place here."
 
 
 def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:

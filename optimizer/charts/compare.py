@@ -7,7 +7,7 @@ from dataclasses import replace
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measure, Summary, summarise
+from optimizer.analysis.summary import Measure, Summary, quality, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.charts.spec import Axis, Lines, Series
@@ -22,6 +22,7 @@ def compare_info(results: Iterable[Result], name: str = "accuracy", against: Res
     metric.
     """
     summaries = [summarise(result) for result in results]
+    name = quality(name, summaries)
     measured = metric(name)
     reference = summarise(against) if against and name in ("drop", "latency_ratio") else None
     names = brief([(_label(one, summaries, False), _label(one, summaries)) for one in summaries])

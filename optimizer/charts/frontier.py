@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
@@ -29,6 +29,7 @@ def frontier_info(
     Raises InputError for a metric that does not exist.
     """
     summaries = [summarise(result) for result in results]
+    loss = quality(loss, summaries)
     paid, lost = metric(cost), metric(loss)
     title = f"Frontier: {lost.label} against {paid.label}"
     x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)

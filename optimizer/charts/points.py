@@ -9,7 +9,8 @@ from functools import lru_cache
 
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.summary import FALLBACK, Measure, Summary
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.summary import FALLBACK, FIDELITY, Measure, Summary
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
@@ -44,8 +45,11 @@ def hover(summary: Summary) -> str:
     lines = [
         f"<b>{html.escape(summary.description)}</b>",
         html.escape(f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.images}"),
-        f"accuracy {summary.text('accuracy')}",
-        html.escape(lost(summary)),
+        *(
+            [f"{METRICS[name].label} {summary.text(name)}" for name in FIDELITY]
+            if summary.fidelity
+            else [f"accuracy {summary.text('accuracy')}", html.escape(lost(summary))]
+        ),
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
         f" · compressed {summary.text('compressed_size')}",
         f"latency {summary.text('latency')}",

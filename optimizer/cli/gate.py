@@ -2,18 +2,22 @@
 
 import argparse
 import json
-from dataclasses import asdict
+import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 from optimizer import work
 from optimizer.analysis.gate import Check, GateLimits, Outcome
+from optimizer.analysis.two_files import TwoFiles, is_network_file
+from optimizer.cli.compare import add_files_options, compare_request
 from optimizer.cli.options import add_experiment_options, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError
 from optimizer.formats import capital
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.records import Result, decode, encode
-from optimizer.search.gate import Verdict, judge
+from optimizer.search.gate import Verdict, judge, judge_files
 from optimizer.store.results import Store
 
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 3}
@@ -29,10 +33,14 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
+        "--min-sqnr", type=float, metavar="DB", help="how near the outputs stay; of the worst, if several"
+    )
+    limits.add_argument(
         "--against",
         metavar="FILE",
         help="an earlier result, as --save writes it, in place of the uncompressed model: its accuracy on "
-        "the same images, its time on the machine that it was taken on",
+        "the same images, its time on the machine that it was taken on. Or a network to compare with: an "
+        ".onnx file, an OpenVINO .xml, a .zip of `save`; then the model may be such a file too",
     )
     limits.add_argument(
         "--budget",
@@ -41,6 +49,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help=f"time again until it can be told, for at most so long ({DEFAULT_BUDGET_SECONDS:g})",
     )
+    add_files_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--json", action="store_true", help="one JSON object on standard output")
     output.add_argument("--markdown", action="store_true", help="a table, for a job's summary")
@@ -50,22 +59,17 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
 
 def run_gate(options: argparse.Namespace) -> int:
     """Exit codes: 0 all limits are kept, 1 one is broken, 3 it can't be told."""
-    limits = GateLimits(options.max_drop, options.max_slowdown, options.max_size)
+    limits = GateLimits(options.max_drop, options.max_slowdown, options.max_size, options.min_sqnr)
     if not options.budget > 0:
         raise InputError(f"--budget {options.budget:g} is not allowed: give seconds above 0")
-    against = decode(_read(options.against), Result) if options.against else None
-    store = Store()
-    verdict = judge(
-        request_of(options, recipe_of(options)),
-        limits,
-        lambda request: work.load_or_measure(request, store, tell),
-        lambda request: work.time_again(request, tell),
-        options.budget,
-        against,
-        tell,
-    )
+    files = bool(options.against) and is_network_file(options.against)
+    if is_network_file(options.model) and not files:
+        raise InputError(f"{options.model} needs a file to be compared with: give --against FILE")
+    if files and options.save:
+        raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
+    verdict = _against_file(options, limits) if files else _against_result(options, limits)
     end_of_line()
-    if options.save:
+    if options.save and isinstance(verdict.result, Result):
         Path(options.save).write_bytes(encode(verdict.result))
     if options.junit:
         Path(options.junit).write_bytes(junit(verdict))
@@ -79,6 +83,39 @@ def run_gate(options: argparse.Namespace) -> int:
     return EXIT_CODES[verdict.outcome]
 
 
+def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
+    against = decode(_read(options.against), Result) if options.against else None
+    store = Store()
+    return judge(
+        request_of(options, recipe_of(options)),
+        limits,
+        lambda request: work.load_or_measure(request, store, tell),
+        lambda request: work.time_again(request, tell),
+        options.budget,
+        against,
+        tell,
+    )
+
+
+def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
+    """A model's file, or that of a recipe of one, as the engine runs it, against another file."""
+    recipe = recipe_of(options).canonical()
+    place, called = options.model, ""
+    if is_network_file(place) and not recipe.identity:
+        raise InputError(f"{place} is compared as it is: leave the recipe out, or add it as a model first")
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        if not recipe.identity:
+            kind = next((name for name, one in ARTIFACTS.items() if one.engine == options.engine), "onnx")
+            request = request_of(options, recipe)
+            path, called = Path(folder, "model.zip"), f"{request.model}, {recipe.describe()}"
+            path.write_bytes(work.artifact(kind, request, None, None, tell))
+            place = str(path)
+        asked = compare_request(options, options.against, place, called)
+        if not options.like and not is_network_file(options.model):
+            asked = replace(asked, like=options.model)
+        return judge_files(limits, lambda: work.comparison(asked, tell), options.budget, tell)
+
+
 def _read(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
@@ -89,18 +126,25 @@ def _read(path: str) -> bytes:
 
 
 def described(verdict: Verdict) -> str:
+    if isinstance(verdict.result, TwoFiles):
+        run = verdict.result
+        return f"{run.b.name} against {run.a.name} on {run.engine}"
     request = verdict.result.request
     return f"{request.model} on {request.engine}, {request.recipe.describe()}"
 
 
 def as_json(verdict: Verdict) -> dict[str, object]:
     """Plain data: the outcome, and each limit with its figure, its interval and what it came to."""
+    result = verdict.result
+    if isinstance(result, TwoFiles):
+        what: dict[str, object] = {"model": result.b.name, "against": result.a.name, "engine": result.engine}
+    else:
+        asked = result.request
+        what = {"model": asked.model, "engine": asked.engine, "recipe": asked.recipe.to_dict()}
     return {
         "outcome": verdict.outcome,
-        "model": verdict.result.request.model,
-        "engine": verdict.result.request.engine,
-        "recipe": verdict.result.request.recipe.to_dict(),
-        "key": verdict.result.key,
+        **what,
+        "key": result.key,
         "series": verdict.series,
         "seconds": round(verdict.seconds, 1),
         "checks": [{**finite(check), "outcome": check.outcome} for check in verdict.checks],
@@ -118,11 +162,11 @@ def finite(check: Check) -> dict[str, object]:
 def markdown(verdict: Verdict) -> str:
     rows = [
         f"| {capital(check.name)}, {check.unit} | {check.value:.3g} | {check.low:.3g} to {check.high:.3g} "
-        f"| {check.limit:g} | {check.said} |"
+        f"| {check.allowed} | {check.said} |"
         for check in verdict.checks
     ]
     heading = f"**{verdict.outcome.upper()}**: {described(verdict)}"
-    return "\n".join([heading, "", "| | value | 95 % interval | at most | |", "|---|---|---|---|---|", *rows])
+    return "\n".join([heading, "", "| | value | 95 % interval | allowed | |", "|---|---|---|---|---|", *rows])
 
 
 def junit(verdict: Verdict) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from optimizer import __version__, work
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.cli.compare import add_compare_options, run_compare
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.find import add_find_options, run_find
 from optimizer.cli.gate import add_gate_options, run_gate
@@ -26,7 +27,7 @@ from optimizer.cli.options import Parser, add_experiment_options, numbers, rates
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
-from optimizer.formats import count
+from optimizer.formats import columns, count
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
@@ -171,14 +172,17 @@ def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
 
 
 def _print_result(result: Result) -> None:
+    from optimizer.analysis import fidelity
     from optimizer.analysis.metrics import METRICS
-    from optimizer.analysis.summary import summarise
+    from optimizer.analysis.summary import FIDELITY, summarise
 
     summary = summarise(result)
     end_of_line()
     print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
     labelled = summary.reference == "labels"
     first = ("accuracy", "drop") if labelled else ("agreement", "sqnr", "cosine")
+    if summary.fidelity:
+        first = FIDELITY
     sizes = ("file_size", "packed_size")
     for name in (*first, *sizes, "latency", "latency_ratio", "first_call"):
         print(f"  {METRICS[name].label:<16} {summary.text(name)}")
@@ -188,6 +192,8 @@ def _print_result(result: Result) -> None:
     print(f"  {'verdict':<16} {summary.latency.verdict.label}{detectable}")
     for note in (*summary.simulated, *summary.noise, *summary.notes):
         print(f"  note: {note}")
+    if apart := fidelity.rows(summary.outputs):
+        print(columns([tuple(apart[0]), *(tuple(row.values()) for row in apart)]))
 
 
 # Options
@@ -239,6 +245,11 @@ def _parser() -> argparse.ArgumentParser:
         "find the best configuration under limits: exit code 0 found, 3 nothing is shown to keep to them",
     )
     add_find_options(find)
+
+    compare = _command(
+        commands, "compare", run_compare, "hold two files or models against each other, as they are"
+    )
+    add_compare_options(compare)
 
     gate = _command(
         commands,

@@ -67,7 +67,9 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
         help="it is no classifier: compare its outputs with the uncompressed network's",
     )
     images = parser.add_argument_group("preprocessing (otherwise the architecture's)")
-    images.add_argument("--input-shape", type=_shape, metavar="CxHxW", help="of one image, such as 3x224x224")
+    images.add_argument(
+        "--input-shape", type=shape_of, metavar="CxHxW", help="of one image, such as 3x224x224"
+    )
     images.add_argument(
         "--resize",
         type=int,
@@ -120,7 +122,7 @@ def run_remove(options: argparse.Namespace) -> None:
     print(f"removed {options.name}; what was measured of it stays", file=sys.stderr)
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape_of(text: str) -> tuple[int, ...]:
     """``3x224x224``, also with the batch before it."""
     try:
         sides = [int(side) for side in text.lower().split("x")]

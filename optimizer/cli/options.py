@@ -37,9 +37,13 @@ class Parser(argparse.ArgumentParser):
 
 def add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a name from `paretoscope models`")
+    add_data_options(parser, "bundled")
+
+
+def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--data", metavar="PATH", help="image folder, one subfolder a class (default: bundled)"
+        "--data", metavar="PATH", help=f"image folder, one subfolder a class (default: {default})"
     )
     images.add_argument("--calibration", metavar="PATH", help="folder of calibration images")
     images.add_argument("--class-index", metavar="FILE", help="JSON or text that maps folders to classes")
@@ -50,9 +54,14 @@ def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True,
     add_image_options(parser)
     if recipe:
         add_recipe_options(parser)
+    add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)
+
+
+def add_timing_options(
+    parser: argparse.ArgumentParser, engines: str, engine: str = "", grid: bool = False
+) -> None:
     timing = parser.add_argument_group("timing")
-    engines = f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})"
-    timing.add_argument("--engine", default=DEFAULT_ENGINE, help=engines)
+    timing.add_argument("--engine", default=engine, help=engines)
     if grid:
         timing.add_argument(
             "--batch-sizes",
@@ -240,15 +249,21 @@ def _read(path: str) -> bytes:
 
 
 def request_of(options: argparse.Namespace, recipe: Recipe) -> Request:
-    data = DataSpec(
+    return Request(options.model, recipe.canonical(), options.engine, data_of(options), settings_of(options))
+
+
+def data_of(options: argparse.Namespace) -> DataSpec:
+    return DataSpec(
         path=_absolute(options.data),
         calibration=_absolute(options.calibration),
         class_index=_absolute(options.class_index),
         limit=options.limit,
         seed=options.seed,
     )
-    settings = Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
-    return Request(options.model, recipe.canonical(), options.engine, data, settings)
+
+
+def settings_of(options: argparse.Namespace) -> Settings:
+    return Settings(threads=options.threads, batch=options.batch, quick=options.quick, seed=options.seed)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -56,6 +56,12 @@ def for_calibration(images: Given, report: Report = quiet) -> Datasets:
     return Datasets(Images(read[:0], None), Images(read, None), (), ClassMapping())
 
 
+def for_evaluation(data: Given, report: Report = quiet) -> Datasets:
+    """All of them evaluated, and none set aside."""
+    images, labels, notes = _read(data, report)
+    return Datasets(Images(images, labels), Images(images[:0], None), notes, ClassMapping())
+
+
 def check_shape(datasets: Datasets, input_shape: tuple[int, ...], model: str) -> None:
     """Raises InputError for images that are not what the model takes."""
     for images in (datasets.evaluation.images, datasets.calibration.images):

@@ -67,28 +67,28 @@ def build(
     scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
-    timed = _compile(graph, shape, "LATENCY", threads, precision)
+    timed = compile_graph(graph, shape, "LATENCY", threads, precision)
 
     @cache
     def scoring() -> Any:
         """Compiled when it first scores: a second baseline build, or a configuration of which only the speed
         is asked, never does."""
-        return _compile(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
+        return compile_graph(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
 
-    layers = _executed(timed, prepared)
+    layers = executed(timed, prepared)
     return Runner(
-        infer=_one_call(timed),
+        infer=one_call(timed),
         score=lambda images: run_batches(scoring(), scoring_batch, images),
-        scored=lambda: _executed(scoring(), prepared),
+        scored=lambda: executed(scoring(), prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
-        memory_probe=lambda folder: _save(graph, Path(folder), precision),
+        memory_probe=lambda folder: save_graph(graph, Path(folder), precision),
         loader=saved,
         profile=_profiler(graph, prepared, shape, threads, precision),
         serve=partial(_serve, graph, prepared.input_shape, precision),
     )
 
 
-def _one_call(compiled: Any) -> Callable[[Array], Array]:
+def one_call(compiled: Any) -> Callable[[Array], Array]:
     """Images are read where they are. ``request.infer([images])`` takes 0.03 to 0.09 ms around a call, this
     half of it. (Asynchronous, a call runs in a thread of its network's own, and takes 2 to 4 % longer.)"""
     import openvino
@@ -106,7 +106,7 @@ def _one_call(compiled: Any) -> Callable[[Array], Array]:
     return infer
 
 
-def _compile(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
+def compile_graph(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
     import openvino
 
     batched = graph.clone()
@@ -129,9 +129,9 @@ def _serve(
     """One stream answers as the timed call does; more take as many requests at once."""
     shape = [batch, *input_shape]
     if streams == 1:
-        request = _compile(graph, shape, "LATENCY", threads, precision).create_infer_request()
+        request = compile_graph(graph, shape, "LATENCY", threads, precision).create_infer_request()
         return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))
-    compiled = _compile(graph, shape, "THROUGHPUT", threads, precision, NUM_STREAMS=streams)
+    compiled = compile_graph(graph, shape, "THROUGHPUT", threads, precision, NUM_STREAMS=streams)
     waiting = [compiled.create_infer_request() for _ in range(streams)]
 
     def run(images: Array, requests: int) -> Array:
@@ -176,7 +176,7 @@ def _profiler(
         return KernelTime(name, role, *how, (time_ns,))
 
     def profile(images: Array, calls: int) -> tuple[KernelTime, ...]:
-        compiled = _compile(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
+        compiled = compile_graph(graph, shape, "LATENCY", threads, precision, PERF_COUNT=True)
         request = compiled.create_infer_request()
         for _ in range(FIRST_CALLS):
             request.infer([images], share_inputs=True)
@@ -206,7 +206,7 @@ def _total_ns(request: Any, calls: int) -> dict[str, float]:
     }
 
 
-def _executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
+def executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
     """Precision and kernel of each layer, read off the executed graph.
 
     Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
@@ -236,7 +236,7 @@ def _call_site(operation: str) -> str:
     return f"{found[1]}{found[2] or ''}" if found else operation
 
 
-def _save(graph: Any, folder: Path, precision: str) -> None:
+def save_graph(graph: Any, folder: Path, precision: str) -> None:
     import openvino
 
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
@@ -251,7 +251,7 @@ def saved() -> Load:
 
     def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
         graph, precision = core.read_model(folder / "model.xml"), (folder / "precision").read_text()
-        return _one_call(_compile(graph, list(shape), "LATENCY", threads, precision))
+        return one_call(compile_graph(graph, list(shape), "LATENCY", threads, precision))
 
     return load
 

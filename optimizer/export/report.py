@@ -12,7 +12,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, summarise
 from optimizer.charts import compare_info
 from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
@@ -59,6 +59,10 @@ def report(results: Sequence[Result], title: str | None = None) -> str:
 
 def accuracy_sentence(summary: Summary) -> str:
     """``accuracy falls by 1.2 points (0.4 to 2.0), p = 0.004, to 92.2 % (91.7 to 92.7)``."""
+    if summary.fidelity:
+        figures = ", ".join(f"{metric(name).label} {summary.text(name)}" for name in FIDELITY)
+        moved = summary.measures["sqnr"].value is not None
+        return f"outputs: {figures if moved else 'equal to the uncompressed ones'} on {summary.images}"
     drop = summary.drop
     what = "accuracy" if summary.reference == "labels" else "agreement with the uncompressed model"
     if summary.recipe.identity:
@@ -119,7 +123,7 @@ def findings(summaries: Sequence[Summary]) -> Section | None:
 
     Each is the best of many, so what is sure of one is sure of all of them at once.
     """
-    compressed = [summary for summary in summaries if not summary.recipe.identity]
+    compressed = [one for one in summaries if not one.recipe.identity and not one.fidelity]
     if not compressed:
         return None
     tried = len(compressed)

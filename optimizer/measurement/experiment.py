@@ -75,11 +75,16 @@ class Scored:
 
     @cached_property
     def accuracy(self) -> Accuracy:
-        return accuracy_of(self.logits, self.baseline.logits, self.labels, self.workspace.files)
+        return self._scored(self.logits)
 
     @cached_property
     def baseline_accuracy(self) -> Accuracy:
-        return accuracy_of(self.baseline.logits, self.baseline.logits, self.labels, self.workspace.files)
+        return self._scored(self.baseline.logits)
+
+    def _scored(self, logits: np.ndarray) -> Accuracy:
+        workspace = self.workspace
+        parts = workspace.model.loaded.parts
+        return accuracy_of(logits, self.baseline.logits, self.labels, workspace.files, parts)
 
 
 def score(workspace: Workspace, request: Request, report: Report = quiet) -> Scored:
@@ -104,7 +109,12 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
             if not is_heard():
                 return
             accuracies = (
-                accuracy_of(one, baseline.logits[of], None if labels is None else labels[of])
+                accuracy_of(
+                    one,
+                    baseline.logits[of],
+                    None if labels is None else labels[of],
+                    parts=workspace.model.loaded.parts,
+                )
                 for one in (logits[of], baseline.logits[of])
             )
             publish(Known(request, inspection, len(logits), *accuracies))

@@ -4,17 +4,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optimizer.analysis.fidelity import sqnr
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
     Outcome,
     check_comparable,
     drop_check,
+    drop_of,
+    drop_of_files,
     overall,
     size_check,
     slowdown_check,
+    sqnr_check,
 )
 from optimizer.analysis.rounds import confidence_of_each
+from optimizer.analysis.summary import summarise
+from optimizer.analysis.two_files import TwoFiles
 from optimizer.progress import Report, quiet
 from optimizer.records import Latency, Request, Result
 
@@ -26,7 +32,7 @@ MAX_LOOKS = 6
 class Verdict:
     """What became of a gate: ``series`` of timing were looked at, in ``seconds``."""
 
-    result: Result
+    result: Result | TwoFiles
     checks: tuple[Check, ...]
     series: int
     seconds: float
@@ -56,17 +62,59 @@ def judge(
     result = measure(request)
     others = []
     if limits.drop_points is not None:
-        others.append(drop_check(result, against, limits.drop_points))
+        others.append(drop_check(drop_of(result, against), limits.drop_points))
+    if limits.sqnr_db is not None:
+        others.append(sqnr_check([summarise(result).measures["sqnr"]], limits.sqnr_db))
     if limits.size_mb is not None:
-        others.append(size_check(result, limits.size_mb))
-    if limits.slowdown_percent is None:
-        return Verdict(result, tuple(others), 0, clock() - begun)
-    if against is not None:
+        others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
+    if limits.slowdown_percent is not None and against is not None:
         check_comparable(result, against)
-    latencies, confidence = [result.latency], confidence_of_each(MAX_LOOKS)
+    verdict = Verdict(result, tuple(others), 0, clock() - begun)
+    return _timed(
+        verdict, limits, lambda: time_again(request), budget_seconds, against, report, lambda: clock() - begun
+    )
+
+
+def judge_files(
+    limits: GateLimits,
+    compare: Callable[[], tuple[TwoFiles, Callable[[], Latency]]],
+    budget_seconds: float,
+    report: Report = quiet,
+    clock: Callable[[], float] = time.monotonic,
+) -> Verdict:
+    """As :func:`judge`, of two networks as they are: ``compare`` gives what was measured, and what times them
+    once more."""
+    begun = clock()
+    report(None, "comparing")
+    run, time_again = compare()
+    others = []
+    if limits.drop_points is not None:
+        others.append(drop_check(drop_of_files(run), limits.drop_points))
+    if limits.sqnr_db is not None:
+        others.append(sqnr_check([sqnr(output) for output in run.outputs], limits.sqnr_db))
+    if limits.size_mb is not None:
+        others.append(size_check(run.b.size_bytes, limits.size_mb))
+    verdict = Verdict(run, tuple(others), 0, clock() - begun)
+    return _timed(verdict, limits, time_again, budget_seconds, None, report, lambda: clock() - begun)
+
+
+def _timed(
+    verdict: Verdict,
+    limits: GateLimits,
+    time_again: Callable[[], Latency],
+    budget_seconds: float,
+    against: Result | None,
+    report: Report,
+    spent: Callable[[], float],
+) -> Verdict:
+    """With time checked too, where that has a limit."""
+    if limits.slowdown_percent is None:
+        return verdict
+    latencies, confidence = [verdict.result.latency], confidence_of_each(MAX_LOOKS)
+    others = verdict.checks
     while True:
         timed = slowdown_check(latencies, against, limits.slowdown_percent, confidence)
-        verdict = Verdict(result, (*others, timed), len(latencies), clock() - begun)
+        verdict = Verdict(verdict.result, (*others, timed), len(latencies), spent())
         failed = overall(others) is Outcome.FAIL if others else False
         if timed.outcome is not Outcome.UNDECIDED or failed or len(latencies) == MAX_LOOKS:
             return verdict
@@ -77,4 +125,4 @@ def judge(
             verdict.seconds / budget_seconds,
             f"{timed.words}; timing series {len(latencies) + 1} of at most {MAX_LOOKS}",
         )
-        latencies.append(time_again(request))
+        latencies.append(time_again())

@@ -33,7 +33,7 @@ def request_keys(requests: Sequence[Request]) -> list[str]:
 
 
 def _key(request: Request, files: str) -> str:
-    asked = [SCHEMA, __version__, request, _weights(request.model), files, environment().key]
+    asked = [SCHEMA, __version__, request, weights_version(request.model), files, environment().key]
     return digest([*asked, *_plugins(request)])
 
 
@@ -48,7 +48,7 @@ def _plugins(request: Request) -> list[str]:
     return sorted(plugins.packages[name] for name in asked & plugins.packages.keys())
 
 
-def _weights(model: str) -> str:
+def weights_version(model: str) -> str:
     """A digest of bundled weights, or of an added model; empty for one from elsewhere."""
     path = assets_dir() / f"{model}.safetensors"
     return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else version_of(model)

@@ -5,36 +5,38 @@ A task takes outputs ``[N, ...]`` of a compressed model and of its baseline, and
 :class:`optimizer.records.Accuracy` with an entry for each example.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.records import Accuracy
+from optimizer.records import Accuracy, Part
 from optimizer.tasks import classification, fidelity
 
-Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None, str], Accuracy]
+Score = Callable[[np.ndarray, np.ndarray, np.ndarray | None, str, Sequence[Part]], Accuracy]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """``score`` takes outputs, the baseline's, labels where the task needs them, and the fingerprint of the
-    images."""
+    """``score`` takes outputs, the baseline's, labels where the task needs them, the fingerprint of the
+    images, and the parts of which outputs consist."""
 
     name: str
     label: str
     score: Score
 
 
-def _labelled(outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str) -> Accuracy:
+def _labelled(
+    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str, parts: Sequence[Part]
+) -> Accuracy:
     assert labels is not None
     return classification.score(outputs, baseline, labels, images)
 
 
 def _unlabelled(
-    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str
+    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str, parts: Sequence[Part]
 ) -> Accuracy:
-    return fidelity.score(outputs, baseline, images)
+    return fidelity.score(outputs, baseline, images, parts)
 
 
 TASKS: dict[str, Task] = {
@@ -52,8 +54,12 @@ def task_for(labels: np.ndarray | None) -> Task:
 
 
 def accuracy_of(
-    outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray | None, images: str = ""
+    outputs: np.ndarray,
+    baseline: np.ndarray,
+    labels: np.ndarray | None,
+    images: str = "",
+    parts: Sequence[Part] = (),
 ) -> Accuracy:
-    """Outputs scored by the task that fits the labels ``[N]``, or their absence. Raises InputError,
-    WorkError."""
-    return task_for(labels).score(outputs, baseline, labels, images)
+    """Outputs, which consist of ``parts``, scored by the task that fits the labels ``[N]``, or their absence.
+    Raises InputError, WorkError."""
+    return task_for(labels).score(outputs, baseline, labels, images, parts)

@@ -1,16 +1,20 @@
 """Fidelity: outputs of any shape against the uncompressed model's, where there are no labels."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from optimizer.records import Accuracy
+from optimizer.records import Accuracy, Part
 from optimizer.tasks.outputs import agreeing, compared
 
 
-def score(outputs: np.ndarray, baseline: np.ndarray, images: str = "") -> Accuracy:
-    """Outputs ``[N, ...]`` of a compressed model and of its baseline.
+def score(
+    outputs: np.ndarray, baseline: np.ndarray, images: str = "", parts: Sequence[Part] = ()
+) -> Accuracy:
+    """Outputs ``[N, ...]`` of a compressed model and of its baseline, which consist of ``parts``.
 
     An example is right where it agrees with the uncompressed model
     (:func:`optimizer.tasks.outputs.agreeing`). ``images`` is the fingerprint of which they are. Raises
     WorkError for outputs that are infinite or not a number.
     """
-    return compared(outputs, baseline, images, agreeing(outputs, baseline), "baseline")
+    return compared(outputs, baseline, images, agreeing(outputs, baseline), "baseline", parts=parts)

@@ -1,13 +1,15 @@
 """How far outputs moved from the uncompressed model's, example by example."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from scipy.special import log_softmax
 
 from optimizer.errors import WorkError
-from optimizer.records import Accuracy, PerImage
+from optimizer.records import Accuracy, OutputFidelity, Part, PerImage
 
 
 class Outputs(Protocol):
@@ -28,8 +30,9 @@ def agreeing(outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     if is_logits(outputs):
         agrees: np.ndarray = outputs.argmax(1) == baseline.argmax(1)
         return agrees
-    noise, signal = powers(outputs, baseline)
-    return noise <= ALIKE_NOISE * signal
+    apart = Differences.of(outputs, baseline)
+    agrees = apart.noise <= ALIKE_NOISE * apart.signal
+    return agrees
 
 
 def is_logits(outputs: Outputs) -> bool:
@@ -37,11 +40,76 @@ def is_logits(outputs: Outputs) -> bool:
     return len(outputs.shape) == 2 and outputs.shape[1] > 1
 
 
-def powers(outputs: np.ndarray, baseline: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of squares ``[N]`` of the change in an example's outputs, and of the uncompressed model's."""
-    rows, before = outputs.reshape(len(outputs), -1), baseline.reshape(len(baseline), -1)
-    noise = np.square(rows - before, dtype=np.float64).sum(1)
-    return noise, np.square(before, dtype=np.float64).sum(1)
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Of outputs from a reference's, an image each ``[N]``: the sums of squares of what changed and of the
+    reference, the cosine between the two (NaN where one is all zero), and the largest difference. The
+    reference's values lie between ``low`` and ``high``."""
+
+    noise: np.ndarray
+    signal: np.ndarray
+    cosine: np.ndarray
+    largest: np.ndarray
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, outputs: np.ndarray, reference: np.ndarray) -> "Differences":
+        """From outputs ``[N, ...]`` of both, image by image."""
+        rows, before = (
+            each.reshape(len(each), -1).astype(np.float64, copy=False) for each in (outputs, reference)
+        )
+        change = rows - before
+        signal = np.square(before).sum(1)
+        lengths = np.sqrt(np.square(rows).sum(1) * signal)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine = np.where(lengths > 0, (rows * before).sum(1) / lengths, np.nan)
+        return cls(
+            np.square(change).sum(1),
+            signal,
+            cosine,
+            np.abs(change).max(1, initial=0),
+            float(before.min(initial=0 if not before.size else np.inf)),
+            float(before.max(initial=0 if not before.size else -np.inf)),
+        )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Differences]") -> "Differences":
+        """Those of several parts of the images, one after the other."""
+        noise, signal, cosine, largest = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("noise", "signal", "cosine", "largest")
+        )
+        low, high = min(part.low for part in parts), max(part.high for part in parts)
+        return cls(noise, signal, cosine, largest, low, high)
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """Over all images; None where nothing moved, or nothing was there."""
+        noise, signal = float(self.noise.sum()), float(self.signal.sum())
+        return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else None
+
+    @property
+    def mean_cosine(self) -> float | None:
+        """Over the images whose outputs are not all zero; None where there is none."""
+        some = self.cosine[np.isfinite(self.cosine)]
+        return float(some.mean()) if len(some) else None
+
+    def recorded(self, name: str, reference: str, shape: Sequence[int]) -> OutputFidelity:
+        some = self.cosine[np.isfinite(self.cosine)]
+        return OutputFidelity(
+            name,
+            reference,
+            tuple(shape),
+            self.sqnr_db,
+            self.mean_cosine,
+            float(self.largest.max(initial=0)),
+            self.high - self.low,
+            PerImage.of(self.noise),
+            PerImage.of(self.signal),
+            PerImage.of(1 - some),
+            PerImage.of(self.largest),
+        )
 
 
 def compared(
@@ -51,50 +119,59 @@ def compared(
     correct: np.ndarray,
     reference: str,
     labels: bytes = b"",
+    parts: Sequence[Part] = (),
 ) -> Accuracy:
     """What both tasks record beside which examples are ``correct`` ``[N]`` against the ``reference``.
 
     ``sqnr_db`` is the outputs' signal-to-quantization-noise ratio in dB (None when nothing moved),
     ``cosine`` the mean cosine similarity of an example's outputs, ``kl`` the mean Kullback-Leibler divergence
-    of the predicted distribution from the baseline's, in nats (None where outputs are no logits).
+    of the predicted distribution from the baseline's, in nats (None where outputs are no logits). Those are
+    recorded one by one: the ``parts`` of which an example's row consists, one behind the other.
 
     Raises WorkError for outputs that are infinite or not a number.
     """
-    finite = np.isfinite(outputs) & np.isfinite(baseline)
-    broken = int((~finite.reshape(len(outputs), -1)).any(1).sum())
-    if broken:
-        raise WorkError(
-            f"{broken:,} of {len(outputs):,} images give outputs that are not finite, so nothing is scored: "
-            "compress less, or keep 32 bits where 16 overflow"
-        )
-    noise, signal = powers(outputs, baseline)
-    moved = noise.sum() > 0 and signal.sum() > 0
-    kl = _divergences(outputs, baseline) if is_logits(outputs) else None
+    check_finite(outputs, baseline)
+    whole = Differences.of(outputs, baseline)
+    moved = whole.sqnr_db is not None
+    logits = is_logits(outputs)
+    kl = _divergences(outputs, baseline) if logits else None
     return Accuracy.of(
         correct,
         reference=reference,
         agreement=int(agreeing(outputs, baseline).sum()),
-        sqnr_db=float(10 * np.log10(signal.sum() / noise.sum())) if moved else None,
+        sqnr_db=whole.sqnr_db,
         kl=None if kl is None else float(kl.mean()),
         images=images,
         kl_images=None if kl is None else PerImage.of(kl),
-        noise_images=PerImage.of(noise) if moved else None,
-        signal_images=PerImage.of(signal) if moved else None,
+        noise_images=PerImage.of(whole.noise) if moved else None,
+        signal_images=PerImage.of(whole.signal) if moved else None,
         labels=labels,
-        cosine=_cosine(outputs, baseline),
+        cosine=whole.mean_cosine,
+        outputs=() if logits else tuple(_one_by_one(outputs, baseline, parts)),
     )
+
+
+def _one_by_one(outputs: np.ndarray, baseline: np.ndarray, parts: Sequence[Part]) -> Iterator[OutputFidelity]:
+    rows, before = (each.reshape(len(each), -1) for each in (outputs, baseline))
+    start = 0
+    for name, shape in parts or [("output", outputs.shape[1:])]:
+        taken = slice(start, start := start + math.prod(shape))
+        yield Differences.of(rows[:, taken], before[:, taken]).recorded(name, name, shape)
+
+
+def check_finite(*several: np.ndarray) -> None:
+    """Raises WorkError where an image gives outputs ``[N, ...]`` that are infinite or not a number."""
+    broken = np.zeros(len(several[0]), bool)
+    for outputs in several:
+        broken |= ~np.isfinite(outputs).reshape(len(outputs), -1).all(1)
+    if broken.any():
+        raise WorkError(
+            f"{int(broken.sum()):,} of {len(broken):,} images give outputs that are not finite, so nothing "
+            "is scored: compress less, or keep 32 bits where 16 overflow"
+        )
 
 
 def _divergences(logits: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     log_p, log_q = log_softmax(baseline, axis=1), log_softmax(logits, axis=1)
     divergences: np.ndarray = (np.exp(log_p) * (log_p - log_q)).sum(1)
     return divergences
-
-
-def _cosine(outputs: np.ndarray, baseline: np.ndarray) -> float | None:
-    """Mean over the examples whose outputs are not all zero; None where there is none."""
-    rows = outputs.reshape(len(outputs), -1).astype(np.float64)
-    before = baseline.reshape(len(baseline), -1).astype(np.float64)
-    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(before, axis=1)
-    some = lengths > 0
-    return float(((rows * before).sum(1)[some] / lengths[some]).mean()) if some.any() else None

@@ -31,7 +31,7 @@ def test_openvino_s_facts_are_those_of_the_timed_batch(
     def by_batch(compiled: Any, prepared: object) -> tuple[LayerExecution, ...]:
         return (LayerExecution("head.weight", "f32", f"batch {compiled.input(0).shape[0]}"),)
 
-    monkeypatch.setattr(openvino, "_executed", by_batch)
+    monkeypatch.setattr(openvino, "executed", by_batch)
     model, build = ready("openvino", "cnn")
     runner = build(compress(model, Recipe()), small_images, threads=1, batch=BATCH)
     assert [layer.kernel for layer in runner.execution.layers] == [f"batch {BATCH}"]
@@ -65,14 +65,14 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
 
 
 def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    executed = openvino._executed
+    executed = openvino.executed
 
     def rounded_when_timed(compiled: Any, prepared: Any) -> tuple[LayerExecution, ...]:
         first, *others = executed(compiled, prepared)
         timed = compiled.input(0).shape[0] == 1
         return (replace(first, precision="u8") if timed else first, *others)
 
-    monkeypatch.setattr(openvino, "_executed", rounded_when_timed)
+    monkeypatch.setattr(openvino, "executed", rounded_when_timed)
     request = Request(
         "fashion-mlp",
         Recipe(PruneSpec(sparsity=0.5)),

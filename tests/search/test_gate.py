@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from factories import make_latency, make_result, recipe, visits
 
-from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_check, overall
+from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, overall
 from optimizer.errors import InputError
 from optimizer.records import Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
@@ -128,7 +128,7 @@ def test_times_of_other_kinds_are_not_compared(earlier: Result, words: str) -> N
 
 def test_other_images_are_not_paired() -> None:
     with pytest.raises(InputError, match="scored on 500 images"):
-        drop_check(HALF, make_result(recipe(0.3), images=500), 1.0)
+        drop_of(HALF, make_result(recipe(0.3), images=500))
 
 
 @pytest.mark.parametrize(

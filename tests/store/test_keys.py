@@ -45,7 +45,7 @@ def test_a_request_keeps_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "environment", lambda: machine)
     monkeypatch.setattr(keys, "__version__", "1")
     monkeypatch.setattr(keys, "recent_fingerprint", lambda data: "files")
-    monkeypatch.setattr(keys, "_weights", lambda model: "weights")
+    monkeypatch.setattr(keys, "weights_version", lambda model: "weights")
     quantize = QuantizeSpec("compensated", weight_bits=4)
     request = replace(PLAIN, recipe=Recipe(PruneSpec(sparsity=0.5), quantize, (Override("head.weight"),)))
     assert request_key(request) == "5d2b9d8a5f5a2ce5badf"

@@ -62,7 +62,7 @@ def model_file(source: Path | str | bytes, most: int) -> tuple[str, bytes]:
                     f"{what} has {size:,} bytes, more than the {most + 2 * TEXT_BYTES:,} that a file of this "
                     "model can have: it is of another model, or damaged"
                 )
-            _check_directory(file, size)
+            check_directory(file, size)
             with zipfile.ZipFile(file) as archive:
                 return _read_model(archive, most)
     except ParetoscopeError:
@@ -73,7 +73,7 @@ def model_file(source: Path | str | bytes, most: int) -> tuple[str, bytes]:
         raise damaged(what, error) from error
 
 
-def _check_directory(file: Any, size: int) -> None:
+def check_directory(file: Any, size: int) -> None:
     """Refuse a zip with a long list of entries: reading it would take memory for each."""
     file.seek(max(0, size - 65_557))  # the end record and the longest comment
     tail = file.read()

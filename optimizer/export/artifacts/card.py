@@ -4,9 +4,10 @@ from collections import Counter
 from typing import Any
 
 from optimizer import __version__
+from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, summarise
 from optimizer.export.artifacts.source import ArtifactSource
 
 RECIPE_FILE = "recipe.json"
@@ -39,7 +40,7 @@ def model_card(
         f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded, nothing trained.",
         *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
         f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
-        f"model. Output: logits `[N, {card.classes}]`.",
+        f"model. Output: {_outputs(source)}.",
         "## Recipe\n\n" + _bullets(_recipe_words(source)),
         "## Files\n\n" + _bullets([f"`{name}`" for name in (*files, RECIPE_FILE)]),
         *([_bullets(notes)] if notes else []),
@@ -49,6 +50,14 @@ def model_card(
         "## What the numbers do not say\n\n" + _bullets(LIMITS),
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _outputs(source: ArtifactSource) -> str:
+    result = source.result
+    if source.card.classes and not (result and result.accuracy.is_fidelity):
+        return f"logits `[N, {source.card.classes}]`"
+    outputs = result.accuracy.outputs if result else ()
+    return ", ".join(f"{one.name} `[N, {', '.join(map(str, one.shape))}]`" for one in outputs) or "as it was"
 
 
 def _recipe_words(source: ArtifactSource) -> list[str]:
@@ -67,8 +76,10 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
 
 def _measured(summary: Summary) -> str:
     labelled = summary.reference == "labels"
+    no_logits = ("accuracy", "balanced_accuracy", "drop", "agreement")
+    names = (*FIDELITY, *(one for one in FIGURES if one not in no_logits)) if summary.fidelity else FIGURES
     rows = ["| | this model | uncompressed |", "|---|---|---|"]
-    for name in FIGURES:
+    for name in names:
         measure, metric = summary.measures[name], METRICS[name]
         if measure.value is None or (name == "agreement" and not labelled):
             continue
@@ -85,7 +96,12 @@ def _measured(summary: Summary) -> str:
         *(f"**{badge.kind.label}**: {badge.words}" for badge in summary.badges),
         *summary.notes,
     ]
-    return "\n".join(rows) + "\n\n" + _bullets(facts)
+    apart = [
+        f"output {row['output']}: SQNR {row['SQNR']}, cosine {row['cosine']}, largest difference "
+        f"{row['largest difference']}"
+        for row in fidelity.rows(summary.outputs)
+    ]
+    return "\n".join(rows) + "\n\n" + _bullets([*facts, *apart])
 
 
 def _bullets(lines: Any) -> str:

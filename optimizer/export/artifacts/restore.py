@@ -3,6 +3,7 @@ believed: the file may be anything.
 """
 
 import copy
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.packing import BitLayout, Packed, check_grid, unpack, widen
 from optimizer.compression.quantize.grid import Codes
-from optimizer.errors import InputError
+from optimizer.errors import InputError, ParetoscopeError
 from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
 from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, VERSION, others
 from optimizer.model.added.containers import read_header
@@ -51,6 +52,26 @@ def load(source: Path | str | bytes, module: nn.Module) -> nn.Module:
             f"{name} holds {str(found.get('model'))[:80]!r} and does not fit this model: {error}. "
             "Load it into the same model with its batch norm folded: layers.fold_batch_norm(model)[0]"
         ) from error
+
+
+def model_named(source: Path) -> str:
+    """Which model a ``safetensors`` or ``packed`` zip says that it is of; no more than its header is read.
+    Raises InputError."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            name = next(name for name in FORMATS if name in archive.namelist())
+            with archive.open(name) as stream:
+                begin = stream.read(8)
+                size = min(int.from_bytes(begin, "little"), MAX_HEADER_BYTES)
+                found = _facts(begin + stream.read(size))
+    except ParetoscopeError:
+        raise
+    except Exception as error:  # damaged bytes reach any part of zipfile
+        raise damaged(str(source), error) from error
+    if found.get("format") != FORMATS[name] or not isinstance(found.get("model"), str):
+        raise InputError(f"{name} does not say {FORMATS[name]!r}: use a file that Paretoscope wrote")
+    model: str = found["model"]
+    return model
 
 
 class _UnfitError(InputError):

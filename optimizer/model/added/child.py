@@ -44,6 +44,28 @@ def _onnx(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
     )
 
 
+def _ir(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
+    limit(libraries=True)
+    import openvino  # noqa: F401
+
+    from optimizer.model.added.network_reading import read_ir
+
+    limit()
+    weights = Path(asked["weights"]) if asked["weights"] else None
+    return read_ir(Path(asked["file"]), weights, Path(asked["target"]))
+
+
+def _zip(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
+    limit(libraries=True)
+    import onnx  # noqa: F401
+    import openvino  # noqa: F401
+
+    from optimizer.model.added.network_reading import read_zip
+
+    limit()
+    return read_zip(Path(asked["file"]), Path(asked["target"]), lambda more: limit(size=asked["size"] + more))
+
+
 def _onnx_check(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
     limit(libraries=True)
     from optimizer.model.added.onnx_check import check
@@ -56,6 +78,8 @@ READERS: dict[str, Callable[[dict[str, Any], Callable[..., None]], dict[str, Any
     "checkpoint": _checkpoint,
     "onnx": _onnx,
     "onnx check": _onnx_check,
+    "ir": _ir,
+    "zip": _zip,
 }
 """By the kind of file. Each sets the limits anew once it has imported what it needs."""
 

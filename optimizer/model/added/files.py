@@ -145,6 +145,7 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
         lambda image: torch.from_numpy(model.preprocessing(image)),
         model.class_names,
         wordnet_ids() if model.class_names == class_names() else (),
+        getattr(module, "parts", ()),
     )
 
 

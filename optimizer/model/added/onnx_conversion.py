@@ -24,6 +24,7 @@ from optimizer.model.added import onnx_shapes  # noqa: F401  (adds its operators
 from optimizer.model.added.onnx_layers import LAYERS
 from optimizer.model.added.onnx_operators import KINDS, OPERATORS, Attributes, UnsupportedError
 from optimizer.model.added.onnx_reading import dimensions, named
+from optimizer.records import Part
 
 DOMAINS = ("", "ai.onnx")
 NAMED = 5
@@ -31,12 +32,13 @@ NAMED = 5
 
 class Converted(nn.Module):
     """The network, with one tensor of outputs: as it is, ``flat`` where that is ``[N, K, 1, 1]``; of several
-    ``[N, 1, M]``, one behind the other. One that was made ``for_one`` image gets one at a time."""
+    ``[N, 1, M]``, one behind the other. ``parts`` are their names and shapes for one image. One that was made
+    ``for_one`` image gets one at a time."""
 
-    def __init__(self, network: nn.Module, outputs: int, flat: bool, for_one: bool) -> None:
+    def __init__(self, network: nn.Module, parts: tuple[Part, ...], flat: bool, for_one: bool) -> None:
         super().__init__()
         self.network = network
-        self.outputs = outputs
+        self.parts = parts
         self.flat = flat
         self.for_one = for_one
 
@@ -47,7 +49,7 @@ class Converted(nn.Module):
 
     def _answer(self, x: Tensor) -> Tensor:
         found: tuple[Tensor, ...] = self.network(x)
-        if self.outputs == 1:
+        if len(self.parts) == 1:
             return found[0].flatten(1) if self.flat else found[0]
         return torch.cat([one.flatten(1) for one in found], 1).unsqueeze(1)
 
@@ -131,7 +133,8 @@ class _Conversion:
         self.tracer.create_proxy("output", "output", (tuple(self.proxies[one] for one in outputs),), {})
         network = torch.fx.GraphModule(self.root, self.tracer.graph)
         shape = self.samples[outputs[0]].shape
-        return Converted(network, len(outputs), len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
+        parts = tuple((one, tuple(self.samples[one].shape[1:])) for one in outputs)
+        return Converted(network, parts, len(shape) > 2 and shape[2:].numel() == 1, len(images) == 1)
 
     def _convert(self, node: Any) -> None:
         given = [self.samples[name] if name else None for name in node.input]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from optimizer.progress import Report
-from optimizer.records import ModelCard
+from optimizer.records import ModelCard, Part
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LoadedModel:
 
     ``preprocess`` makes ``[C, H, W]`` float32 of an image in the mode that the card's channels ask for
     (``L`` for one, ``RGB`` for three). ``classes`` and ``wordnet_ids`` have one name a class, or are empty
-    where they are not known.
+    where they are not known. ``parts``: the outputs that lie one behind the other in a row of no logits.
     """
 
     card: ModelCard
@@ -33,6 +33,7 @@ class LoadedModel:
     preprocess: Callable[[Image.Image], Tensor]
     classes: tuple[str, ...]
     wordnet_ids: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,94 @@
+"""How far outputs lie from a reference's, output by output, with intervals over the images."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.outcomes import skewed_mean_interval
+from optimizer.analysis.summary import Measure, sqnr_of
+from optimizer.formats import MISSING
+from optimizer.records import OutputFidelity, PerImage
+
+
+def sqnr(one: OutputFidelity) -> Measure:
+    return sqnr_of(one.sqnr_db, one.noise_images, one.signal_images)
+
+
+def cosine(one: OutputFidelity) -> Measure:
+    """The mean over images, with its interval."""
+    interval = _mean_interval(one.angle_images)
+    if one.cosine is None or interval is None:
+        return Measure(one.cosine)
+    low, high = (1 - end for end in reversed(interval))
+    return Measure(one.cosine, min(low, one.cosine), max(min(high, 1.0), one.cosine))
+
+
+def largest_of_an_image(one: OutputFidelity) -> Measure:
+    """The mean over images of the largest difference in each, with its interval."""
+    if one.largest_images is None:
+        return Measure(0.0)
+    mean = float(one.largest_images.values.mean())
+    interval = _mean_interval(one.largest_images)
+    return Measure(mean, max(interval[0], 0.0), interval[1]) if interval else Measure(mean)
+
+
+def _mean_interval(values: PerImage | None) -> tuple[float, float] | None:
+    if values is None or len(values.codes) < 2:
+        return None
+    return skewed_mean_interval(values.values)
+
+
+def sqnr_text(one: OutputFidelity) -> str:
+    """In dB with its interval, or that the two are equal."""
+    measure = sqnr(one)
+    if measure.value is None:
+        return "equal" if one.largest == 0 else MISSING
+    return METRICS["sqnr"].format(measure.value, measure.low, measure.high)
+
+
+def rows(outputs: Iterable[OutputFidelity]) -> list[dict[str, str]]:
+    """One row an output, as it is shown."""
+    found = []
+    for one in outputs:
+        angle, typical = cosine(one), largest_of_an_image(one)
+        found.append(
+            {
+                "output": one.name,
+                "shape": " × ".join(map(str, one.shape)),
+                "SQNR": sqnr_text(one),
+                "cosine": METRICS["cosine"].format(angle.value, angle.low, angle.high),
+                "largest difference": f"{one.largest:.3g} ({100 * one.largest_share:.2g} % of its range)",
+                "an image's largest, on average": _significant(typical),
+            }
+        )
+    return found
+
+
+def _significant(measure: Measure) -> str:
+    """Outputs may be of any size, so that digits are counted from the first."""
+    if measure.low is None or measure.high is None:
+        return f"{measure.value:.3g}"
+    return f"{measure.value:.3g} ({measure.low:.3g} to {measure.high:.3g})"
+
+
+def as_json(outputs: Iterable[OutputFidelity]) -> list[dict[str, Any]]:
+    """An object an output: ``name``, ``reference`` (its name there), ``shape`` for one image; ``sqnr_db``,
+    ``cosine`` and ``largest_of_an_image`` with ``value``, ``low``, ``high``; ``largest``, and ``range`` of
+    the reference's values."""
+    return [
+        {
+            "name": one.name,
+            "reference": one.reference,
+            "shape": list(one.shape),
+            "sqnr_db": _figure(sqnr(one)),
+            "cosine": _figure(cosine(one)),
+            "largest": one.largest,
+            "largest_of_an_image": _figure(largest_of_an_image(one)),
+            "range": one.span,
+        }
+        for one in outputs
+    ]
+
+
+def _figure(measure: Measure) -> dict[str, float | None]:
+    return {"value": measure.value, "low": measure.low, "high": measure.high}

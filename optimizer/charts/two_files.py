@@ -1,0 +1,41 @@
+"""Where two networks part ways: the SQNR of each layer that both have."""
+
+import html
+
+from optimizer.analysis import fidelity
+from optimizer.analysis.two_files import EQUAL_DB, SAME_DB, TwoFiles, parting
+from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
+
+MARKED = "where the two part first"
+
+
+def parting_info(run: TwoFiles) -> Lines:
+    """The layers in A's order, from the first at the top. Equal ones are at the right end."""
+    first, points = parting(run), []
+    for row, layer in enumerate(run.layers):
+        measure = fidelity.sqnr(layer)
+        value = EQUAL_DB if measure.value is None else min(measure.value, EQUAL_DB)
+        points.append(
+            Point(
+                value,
+                row,
+                layer.reference,
+                x_low=measure.low,
+                x_high=measure.high,
+                hover=f"<b>{html.escape(layer.reference)}</b><br>SQNR {fidelity.sqnr_text(layer)}",
+            )
+        )
+    names = tuple(layer.reference for layer in run.layers)
+    marked = tuple(point for point in points if first and point.key == first.reference)
+    return Lines(
+        "What each layer gives, against the other's",
+        Axis("SQNR", "dB", "higher", span=(min([0.0, *(point.x for point in points)]), EQUAL_DB + 5)),
+        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        (
+            Series("layers", "dense fp32", tuple(points), line="none", legend=False),
+            Series(MARKED, "accent", marked, line="none"),
+        ),
+        limit=Limit("float32's rounding", SAME_DB),
+        note=f"on {run.layer_images} images",
+        empty="No layer was found in both.",
+    )

@@ -1,0 +1,57 @@
+"""``paretoscope compare``: two files or models against each other."""
+
+import argparse
+import json
+from pathlib import Path
+
+from optimizer import work
+from optimizer.analysis.two_files import CompareRequest, NetworkRef, as_json, text
+from optimizer.cli.models import shape_of
+from optimizer.cli.options import add_data_options, add_timing_options, data_of, settings_of
+from optimizer.cli.terminal import end_of_line, tell
+
+NETWORK = "an .onnx file, an OpenVINO .xml with its .bin beside it, a .zip of `save`, or a model's name"
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", help=NETWORK)
+    parser.add_argument("b", help="the same; what is told is B against A")
+    add_data_options(parser, "those that come with the model, or made up for files")
+    add_files_options(parser)
+    add_timing_options(parser, "openvino or onnxruntime; without it the first that runs both")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def add_files_options(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("files")
+    files.add_argument(
+        "--like", metavar="MODEL", default="", help="preprocess images and name classes as for this model"
+    )
+    files.add_argument(
+        "--input-shape", type=shape_of, default=(), metavar="CxHxW", help="of files that leave it open"
+    )
+
+
+def compare_request(options: argparse.Namespace, a: str, b: str, called: str = "") -> CompareRequest:
+    """``b`` may be ``called`` something else than its file."""
+    return CompareRequest(
+        NetworkRef(_absolute(a)),
+        NetworkRef(_absolute(b), called),
+        data_of(options),
+        options.engine,
+        settings_of(options),
+        options.input_shape,
+        options.like,
+    )
+
+
+def _absolute(place: str) -> str:
+    """A worker may be in another folder. What is no file names a model."""
+    path = Path(place).expanduser()
+    return str(path.resolve()) if path.is_file() else place
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    run = work.compare(compare_request(options, options.a, options.b), tell)
+    end_of_line()
+    print(json.dumps(as_json(run)) if options.json else text(run))

@@ -1,0 +1,415 @@
+"""Two networks run as they are on the same images and timed in turns, and their tensors held against each
+other. What is recorded, and what it says, is in :mod:`optimizer.analysis.two_files`.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import nn
+
+from optimizer.analysis.two_files import SCHEMA, CompareRequest, NetworkRef, Side, TwoFiles
+from optimizer.data.loading import Datasets, load_images
+from optimizer.data.selection import fingerprint
+from optimizer.engine.base import Array, Runner
+from optimizer.engine.files import ENGINES, Answer, InnerLayer, Network, Opened, open_network
+from optimizer.errors import InputError, ParetoscopeError
+from optimizer.measurement.experiment import TIMED_IMAGES
+from optimizer.measurement.timing import time_latency
+from optimizer.model.preprocessing import IMAGENET, Preprocessing
+from optimizer.model.sources import LoadedModel
+from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.progress import Report, quiet, stop_if_cancelled
+from optimizer.recipe import Recipe
+from optimizer.records import Latency, ModelCard, OutputFidelity, Part, digest
+from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.machine_lock import exclusive
+from optimizer.tasks.outputs import Differences, check_finite
+
+MADE_UP_IMAGES = 64
+"""Where none are given."""
+LAYER_IMAGES = 16
+"""Images on which the tensors inside are compared."""
+MAX_HELD_BYTES = 32 * 2**20
+"""Outputs that are held at a time."""
+COARSE = 16
+"""Pixels to a patch of a smooth made-up image."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the two, opened but not compiled. ``shape`` ``[C, H, W]`` is what it takes; with ``asks_shape``
+    it is only an offer. ``loaded`` is the model, where it is one, whose images and classes are known."""
+
+    name: str
+    kind: str
+    content: str
+    size_bytes: int
+    network: Network
+    shape: tuple[int, ...]
+    asks_shape: bool = False
+    preprocessing: Preprocessing = IMAGENET
+    loaded: LoadedModel | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both, compiled for one image by one engine: the outputs that both have, and those of one alone."""
+
+    engine: str
+    shape: tuple[int, ...]
+    a: Opened
+    b: Opened
+    outputs: tuple[tuple[int, int], ...]
+    alone: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @property
+    def logits(self) -> bool:
+        """Whether both give one number a class, and nothing else."""
+        if len(self.a.outputs) > 1 or len(self.b.outputs) > 1:
+            return False
+        shape = self.a.outputs[0][1]
+        return len(shape) > 0 and shape[0] > 1 and int(np.prod(shape)) == shape[0]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that is needed to compare two: both compiled, and the images ``[N, C, H, W]``, with labels ``[N]``
+    where both networks tell classes."""
+
+    a: Candidate
+    b: Candidate
+    request: CompareRequest
+    pair: Pair
+    images: Array
+    labels: Array | None
+    made_up: bool
+    notes: tuple[str, ...]
+
+
+def prepare(
+    a: Candidate,
+    b: Candidate,
+    request: CompareRequest,
+    like: LoadedModel | None = None,
+    given: Datasets | None = None,
+    report: Report = quiet,
+) -> Comparison:
+    """Compile both, and read the images that the request names, unless they are ``given``.
+
+    Raises InputError for networks that take other images or have no output in common, or that no engine
+    runs, UnavailableError for what this machine lacks, WorkError where one can't be converted.
+    """
+    report(None, "compiling")
+    pair = paired(a, b, request, resolve_threads(request.settings.threads))
+    return Comparison(a, b, request, pair, *_images(a, b, pair, request, like, given, report))
+
+
+def measure(made: Comparison, report: Report = quiet) -> TwoFiles:
+    """Outputs, the tensors inside, and time. Raises WorkError where a network fails."""
+    pair, images = made.pair, made.images
+    with exclusive(report):
+        outputs, same, correct = _scored(pair, images, made.labels, report)
+        layers = _layers(pair, images[:LAYER_IMAGES], report)
+    latency = time_again(made, report)
+    a, b = (
+        Side(one.name, one.kind, one.content, one.size_bytes, opened.runner.execution.layers, alone, right)
+        for one, opened, alone, right in zip(
+            (made.a, made.b), (pair.a, pair.b), pair.alone, correct, strict=True
+        )
+    )
+    return TwoFiles(
+        key_of(made.a, made.b, made.request),
+        made.request,
+        environment(),
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        pair.engine,
+        a,
+        b,
+        len(images),
+        made.made_up,
+        outputs,
+        same,
+        layers,
+        min(len(images), LAYER_IMAGES),
+        latency,
+        made.notes,
+    )
+
+
+def time_again(made: Comparison, report: Report = quiet) -> Latency:
+    """The time of B against A's, in turns. Raises InputError, WorkError."""
+    settings = replace(made.request.settings, threads=resolve_threads(made.request.settings.threads))
+    pair = made.pair
+
+    def runner(one: Candidate, opened: Opened | None) -> Runner:
+        if opened and settings.batch == 1:
+            return opened.runner
+        return _opened(one, pair.engine, pair.shape, settings.threads, settings.batch).runner
+
+    builds = runner(made.a, pair.a), runner(made.a, None)
+    variant, images = runner(made.b, pair.b), made.images[:TIMED_IMAGES]
+    key = key_of(made.a, made.b, made.request)
+    with exclusive(report):
+        return time_latency(builds, variant, images, settings, key, Recipe(), report)
+
+
+def key_of(a: Candidate, b: Candidate, request: CompareRequest) -> str:
+    """Equal for the same contents under the same names, images and settings on this machine."""
+    plain = replace(request, a=NetworkRef(a.content, a.name), b=NetworkRef(b.content, b.name))
+    return digest(["two files", SCHEMA, plain, fingerprint(request.data), environment().key])
+
+
+# Compiling
+
+
+def paired(a: Candidate, b: Candidate, request: CompareRequest, threads: int) -> Pair:
+    """Both by the engine that is asked for, or the first that runs both. Raises InputError."""
+    shape = _shape(a, b, request.input_shape)
+    first_problem: ParetoscopeError | None = None
+    for engine in [request.engine] if request.engine else ENGINES:
+        try:
+            first, second = (_opened(one, engine, shape, threads) for one in (a, b))
+        except ParetoscopeError as error:
+            first_problem = first_problem or error
+            continue
+        return Pair(engine, shape, first, second, *_outputs_of_both(a.name, b.name, first, second))
+    assert first_problem is not None
+    raise first_problem
+
+
+def _opened(one: Candidate, engine: str, shape: tuple[int, ...], threads: int, batch: int = 1) -> Opened:
+    try:
+        return open_network(one.network, engine, shape, threads, batch)
+    except InputError as error:
+        raise InputError(f"{one.name}: {error}") from error
+
+
+def _shape(a: Candidate, b: Candidate, asked: tuple[int, ...]) -> tuple[int, ...]:
+    """What both take. Raises InputError where that differs."""
+    fixed = [one for one in (a, b) if not one.asks_shape]
+    for one in fixed:
+        other = asked or fixed[0].shape
+        if one.shape != other:
+            what = "was asked for" if asked else f"is what {fixed[0].name} takes"
+            raise InputError(
+                f"{one.name} takes images of {list(one.shape)}, and {list(other)} {what}: two networks are "
+                "compared on the same images. Export both for one size"
+            )
+    return asked or (fixed or [a])[0].shape
+
+
+def _outputs_of_both(
+    a_name: str, b_name: str, a: Opened, b: Opened
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Places of the outputs that both have: by name, and those left by order and shape. Raises InputError
+    where there is none."""
+    firsts, seconds = dict(enumerate(a.outputs)), dict(enumerate(b.outputs))
+    pairs = []
+    for alike in (_same_output, _same_shape):
+        for place, output in [*firsts.items()]:
+            found = next((other for other, one in seconds.items() if alike(output, one)), None)
+            if found is not None:
+                pairs.append((place, found))
+                del firsts[place], seconds[found]
+    if not pairs:
+        raise InputError(
+            f"{a_name} gives {_described(a.outputs)} and {b_name} {_described(b.outputs)}: no output of the "
+            "same shape is in both"
+        )
+    alone = tuple(name for name, _ in firsts.values()), tuple(name for name, _ in seconds.values())
+    return tuple(sorted(pairs)), alone
+
+
+def _same_output(one: Part, other: Part) -> bool:
+    return one == other
+
+
+def _same_shape(one: Part, other: Part) -> bool:
+    """But for sides of 1, which exporters add and leave out."""
+    return [side for side in one[1] if side != 1] == [side for side in other[1] if side != 1]
+
+
+def _described(outputs: Sequence[Part]) -> str:
+    return ", ".join(f"{name[:60]} {list(shape)}" for name, shape in outputs[:8])
+
+
+# Images
+
+
+def _images(
+    a: Candidate,
+    b: Candidate,
+    pair: Pair,
+    request: CompareRequest,
+    like: LoadedModel | None,
+    given: Datasets | None,
+    report: Report,
+) -> tuple[Array, Array | None, bool, tuple[str, ...]]:
+    """Images ``[N, C, H, W]``, labels ``[N]`` where both networks tell classes, whether they are made up, and
+    notes. Raises InputError."""
+    known = next((one for one in (like, a.loaded, b.loaded) if one is not None), None)
+    if given is None and request.data.path is None and not (known and known.card.bundled_images):
+        return _made_up(pair.shape), None, True, ()
+    if given is None:
+        model = known or _model_of_files(a, pair)
+        if model.card.input_shape != pair.shape:
+            raise InputError(
+                f"images are preprocessed to {list(model.card.input_shape)} for {model.card.name}, and the "
+                f"networks take {list(pair.shape)}: name a model that takes what they do"
+            )
+        given = load_images(model, request.data, report)
+    images = given.evaluation
+    if tuple(images.images.shape[1:]) != pair.shape:
+        raise InputError(
+            f"images of shape {list(images.images.shape[1:])} don't fit the networks, which take "
+            f"{list(pair.shape)}: preprocess them so"
+        )
+    labels = None if images.labels is None or not pair.logits else images.labels.numpy()
+    classes = pair.a.outputs[0][1][0] if pair.logits else 0
+    if labels is not None and not (labels.min() >= 0 and labels.max() < classes):
+        raise InputError(
+            f"labels from {labels.min()} to {labels.max()} are out of range: the networks have "
+            f"{classes} classes"
+        )
+    return images.images.numpy(), labels, False, given.notes
+
+
+def _model_of_files(a: Candidate, pair: Pair) -> LoadedModel:
+    """What stands for files that no model is known of: usual preprocessing, classes by their number."""
+    channels, *size = pair.shape
+    usual = a.preprocessing.with_channels("grey" if channels == 1 else None)
+    preprocessing = (
+        usual if usual.size == tuple(size) else replace(usual, size=(size[0], size[1]), resize=None)
+    )
+    classes = pair.a.outputs[0][1][0] if pair.logits else 0
+    named = classes == len(class_names())
+    card = ModelCard(a.name, "file", "", None, pair.shape, classes)
+    return LoadedModel(
+        card,
+        nn.Identity(),
+        lambda image: torch.from_numpy(preprocessing(image)),
+        class_names() if named else (),
+        wordnet_ids() if named else (),
+    )
+
+
+def _made_up(shape: tuple[int, ...]) -> Array:
+    """Noise from 0 to 1, normal noise, and what is smooth as photographs are, in turns: ``[N, C, H, W]``."""
+    random = np.random.default_rng(0)
+    found = np.empty((MADE_UP_IMAGES, *shape), np.float32)
+    channels, height, width = shape
+    for number, image in enumerate(found):
+        if number % 4 == 0:
+            image[:] = random.random(shape)
+        elif number % 4 == 1:
+            image[:] = random.normal(size=shape)
+        else:
+            coarse = random.normal(size=(channels, -(-height // COARSE), -(-width // COARSE)))
+            image[:] = np.kron(coarse, np.ones((1, COARSE, COARSE)))[:, :height, :width]
+    return found
+
+
+# Outputs and the tensors inside
+
+
+def _scored(
+    pair: Pair, images: Array, labels: Array | None, report: Report
+) -> tuple[tuple[OutputFidelity, ...], bytes, tuple[bytes, bytes]]:
+    """The outputs of both against each other; packed bits of the images that both answer alike, and of those
+    that each answers right."""
+    answers: list[list[Array]] = [[], []]
+
+    def firsts(side: int, outputs: list[Array]) -> None:
+        if pair.logits:
+            answers[side].append(outputs[0].reshape(len(outputs[0]), -1).argmax(1))
+
+    found = _compared(pair.a.answer, pair.b.answer, pair.outputs, images, report, "comparing outputs", firsts)
+    fidelities = tuple(
+        one.recorded(pair.b.outputs[second][0], pair.a.outputs[first][0], pair.a.outputs[first][1])
+        for one, (first, second) in zip(found, pair.outputs, strict=True)
+    )
+    if not pair.logits:
+        return fidelities, b"", (b"", b"")
+    a, b = map(np.concatenate, answers)
+    right = [b"" if labels is None else np.packbits(one == labels).tobytes() for one in (a, b)]
+    return fidelities, np.packbits(a == b).tobytes(), (right[0], right[1])
+
+
+def _compared(
+    a: Answer,
+    b: Answer,
+    outputs: Sequence[tuple[int, int]],
+    images: Array,
+    report: Report,
+    words: str,
+    told: Callable[[int, list[Array]], None] = lambda side, outputs: None,
+) -> list[Differences]:
+    """Of the ``outputs`` of both, image by image; a part of the images at a time."""
+    parts: list[list[Differences]] = [[] for _ in outputs]
+    size = sum(one.nbytes for one in a(images[:1]))
+    step = max(1, min(256, MAX_HELD_BYTES // max(1, size)))
+    for start in range(0, len(images), step):
+        report(start / len(images), words)
+        chunk = images[start : start + step]
+        both = [_answers(answer, chunk) for answer in (a, b)]
+        for side, rows in enumerate(both):
+            told(side, rows)
+        for place, (first, second) in enumerate(outputs):
+            check_finite(both[0][first], both[1][second])
+            parts[place].append(Differences.of(both[1][second], both[0][first]))
+    return [Differences.joined(one) for one in parts]
+
+
+def _answers(answer: Answer, images: Array) -> list[Array]:
+    """Every output ``[N, ...]``, of images given one by one."""
+    rows = []
+    for number in range(len(images)):
+        stop_if_cancelled()
+        rows.append(answer(images[number : number + 1]))
+    return [np.concatenate(several) for several in zip(*rows, strict=True)]
+
+
+def _layers(pair: Pair, images: Array, report: Report) -> tuple[OutputFidelity, ...]:
+    """The layers that both have, by what they give, in A's order."""
+    matched = matching(pair.a.layers, pair.b.layers)
+    if not matched:
+        return ()
+    a, b = (
+        opened.inside([layer.name for layer in layers])
+        for opened, layers in zip((pair.a, pair.b), zip(*matched, strict=True), strict=True)
+    )
+    places = [(place, place) for place in range(len(matched))]
+    found = _compared(a, b, places, images, report, "comparing layers")
+    return tuple(
+        one.recorded(second.name, first.name, first.shape)
+        for one, (first, second) in zip(found, matched, strict=True)
+    )
+
+
+def matching(a: Sequence[InnerLayer], b: Sequence[InnerLayer]) -> list[tuple[InnerLayer, InnerLayer]]:
+    """The layers that both have: those of the same name and shapes, and of those left the longest common
+    sequences of shapes, in A's order."""
+    named = {layer.name: layer for layer in b}
+    found = {
+        layer.name: named[layer.name]
+        for layer in a
+        if layer.name in named and _shapes_of(layer) == _shapes_of(named[layer.name])
+    }
+    taken = {layer.name for layer in found.values()}
+    left = [layer for layer in a if layer.name not in found]
+    others = [layer for layer in b if layer.name not in taken]
+    blocks = difflib.SequenceMatcher(
+        None, [*map(_shapes_of, left)], [*map(_shapes_of, others)], autojunk=False
+    ).get_matching_blocks()
+    for block in blocks:
+        for offset in range(block.size):
+            found[left[block.a + offset].name] = others[block.b + offset]
+    return [(layer, found[layer.name]) for layer in a if layer.name in found]
+
+
+def _shapes_of(layer: InnerLayer) -> tuple[object, ...]:
+    return layer.kind, layer.weight, layer.shape

@@ -1,0 +1,153 @@
+"""Two files or models held against each other. (Not a page.)"""
+
+import json
+from pathlib import Path
+
+import streamlit as st
+
+from optimizer import charts
+from optimizer.analysis import fidelity, two_files
+from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
+from optimizer.errors import InputError
+from optimizer.formats import MISSING, capital
+from optimizer.model.added import cards, uploads
+from optimizer.records import digest
+from pages import drawing, sidebar, tasks
+from pages.markup import plain
+from pages.session import SidebarChoice, session
+
+FILE = "a file of yours"
+KINDS = ("onnx", "zip", "xml", "bin")
+AS_USUAL = "as is usual"
+ROW_PIXELS, AROUND_ROWS_PIXELS = 20, 150
+
+
+def show(chosen: SidebarChoice) -> None:
+    """The two, and what was found of them."""
+    models = sidebar.catalogue().cards
+    ready = [name for name, card in models.items() if card.ready]
+    with tasks.errors_in_words():
+        left, right = st.columns(2)
+        with left:
+            first = _side("A", ready)
+        with right:
+            second = _side("B", ready)
+        with st.popover("Images and size"):
+            like = st.selectbox(
+                "Preprocess images as for",
+                [AS_USUAL, *ready],
+                help="Also names the classes. A model among the two is taken by itself.",
+            )
+            written = st.text_input(
+                "Input shape",
+                placeholder="3x224x224",
+                help="Of files that leave it open: channels, height, width.",
+            )
+        if first and second:
+            request = CompareRequest(
+                first,
+                second,
+                chosen.data,
+                settings=chosen.settings,
+                input_shape=_shape(written),
+                like="" if like == AS_USUAL else like,
+            )
+            _compare(request)
+        else:
+            st.info(
+                "Give two: an ONNX file, an OpenVINO IR (its .xml and its .bin together), a zip that was "
+                "exported here, or a model. What is told is B against A, on the images of the sidebar.",
+                icon=":material/info:",
+            )
+    run = tasks.store().get_document("compare", st.query_params.get("files", ""), TwoFiles)
+    if run is not None:
+        _show(run)
+
+
+def _shape(written: str) -> tuple[int, ...]:
+    """Raises InputError."""
+    parts = [part.strip() for part in written.lower().split("x") if part.strip()]
+    if parts and not (len(parts) == 3 and all(part.isdigit() for part in parts)):
+        raise InputError(f"input shape {written!r}: give channels, height and width such as 3x224x224")
+    return tuple(map(int, parts))
+
+
+def _side(name: str, ready: list[str]) -> NetworkRef | None:
+    """Which network is chosen. Raises InputError for uploads that can't be one."""
+    picked = st.selectbox(name, [FILE, *ready], key=f"side {name}")
+    if picked != FILE:
+        return NetworkRef(picked)
+    given = st.file_uploader(
+        f"File {name}",
+        KINDS,
+        accept_multiple_files=True,
+        key=f"file {name}",
+        label_visibility="collapsed",
+        max_upload_size=uploads.MAX_UPLOAD_MB,
+        help="Read in a process of its own; nothing in it is run as code, and it stays on this machine.",
+    )
+    kept = {Path(file.name).suffix.lower(): (file.name, _kept(file)) for file in given}
+    networks = [suffix for suffix in kept if suffix != ".bin"]
+    if not networks:
+        return None
+    if len(networks) > 1 or len(kept) < len(given):
+        raise InputError(f"{name} is {len(given)} files: give one network, an .xml with its .bin")
+    called, place = kept[networks[0]]
+    _, weights = kept.get(".bin", ("", ""))
+    return NetworkRef(place, called, weights)
+
+
+def _kept(file: st.runtime.uploaded_file_manager.UploadedFile) -> str:
+    """Where an upload lies here; it is written once."""
+    known = session().kept_uploads
+    if file.file_id not in known:
+        known[file.file_id] = str(cards.content_path(uploads.keep_upload(file.name, file.size, file)))
+    return known[file.file_id]
+
+
+def _compare(request: CompareRequest) -> None:
+    versions = [cards.version_of(one.place) for one in (request.a, request.b)]
+    key = f"compare {digest([request, versions])}"
+    job = tasks.pool().get(key)
+    if job is None or job.over:
+        if st.button("Compare", type="primary", icon=":material/compare_arrows:"):
+            tasks.pool().forget(key)
+            tasks.start("measure", "compare", request, key)
+            st.rerun()
+        if job is not None and job.state == "failed":
+            st.error(plain(job.error), icon=":material/error:")
+        if job is not None and job.state == "done":
+            st.query_params["files"] = tasks.finished(job, str)
+        return
+    tasks.refresh_when_over([job])
+
+
+def _show(run: TwoFiles) -> None:
+    st.markdown(f"**{plain(capital(two_files.sentence(run)))}**")
+    st.dataframe(two_files.figures(run), hide_index=True, alt="The two beside each other")
+    st.markdown("\n".join(f"- {plain(words)}" for words in two_files.conclusions(run)))
+    st.subheader("Outputs")
+    st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
+    st.caption(plain(f"On {two_files.images_words(run)}. Intervals are of 95 %, over the images."))
+    st.subheader("Layer by layer")
+    if run.layers:
+        height = AROUND_ROWS_PIXELS + ROW_PIXELS * len(run.layers)
+        drawing.chart(charts.parting_info(run), "parting", height)
+        with st.expander("Every layer that both have"):
+            st.dataframe(
+                two_files.layer_frame(run),
+                hide_index=True,
+                placeholder=MISSING,
+                alt="Every layer that both have",
+                column_config={"SQNR": st.column_config.NumberColumn("SQNR, dB", format="%.1f")},
+            )
+    else:
+        st.caption("No layer was found in both, by its name or by its order and shape.")
+    st.download_button(
+        "JSON",
+        lambda: json.dumps(two_files.as_json(run)),
+        "paretoscope-two-files.json",
+        "application/json",
+        icon=":material/download:",
+        on_click="ignore",
+    )

@@ -1,0 +1,78 @@
+"""``paretoscope compare``, and the gate between two files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_graphs import SIDES, classifier, save
+
+import optimizer as px
+from optimizer.cli.main import main
+from optimizer.errors import InputError
+from optimizer.records import Settings
+
+TIMED = ["--quick", "--threads", "1"]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return str(save(classifier(sides=(1, *SIDES)), tmp_path / "mine.onnx"))
+
+
+def test_the_answer_begins_with_a_sentence(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", file, file, *TIMED]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("mine.onnx ")
+    assert "gives the outputs of mine.onnx exactly on 64 made-up images" in first
+    assert any("Conv" in line for line in rest)
+    assert main(["compare", file, file, *TIMED, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["sentence"] == first
+    assert said["size_ratio"] == 1
+
+
+def test_bad_input_is_one_line(file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for other, words in ((str(tmp_path / "no.onnx"), "there is no file"), ("nothing", "unknown model")):
+        assert main(["compare", file, other]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_python_compares_as_the_command_does(file: str) -> None:
+    run = px.compare(file, file, settings=Settings(quick=True, threads=1), progress=False)
+    assert repr(run).startswith("mine.onnx ")
+    assert run.to_dict()["same_answer"]["value"] == 1
+    with pytest.raises(InputError, match="don't fit the networks"):
+        px.compare(file, file, np.zeros((4, 1, 28, 28), np.float32), progress=False)
+
+
+def test_a_gate_takes_a_file_as_its_baseline(file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    limits = ["--max-drop", "10", "--min-sqnr", "60", "--max-size", "1"]
+    assert main(["gate", file, "--against", file, *limits, *TIMED, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["outcome"] == "pass"
+    assert (said["model"], said["against"]) == ("mine.onnx", "mine.onnx")
+    assert [check["name"] for check in said["checks"]] == [
+        "accuracy lost",
+        "SQNR of the outputs",
+        "size of the file",
+    ]
+    assert main(["gate", file, "--against", file, "--max-size", "0.001", *TIMED]) == 1
+    assert capsys.readouterr().out.startswith("FAIL: mine.onnx against mine.onnx on openvino")
+    assert main(["gate", file, "--max-size", "1"]) == 2
+    assert main(["gate", file, "--against", file, "--max-size", "1", "--weight-bits", "8"]) == 2
+
+
+@pytest.mark.slow
+def test_a_recipe_is_held_against_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = tmp_path / "plain.zip"
+    assert main(["save", "fashion-mlp", "--format", "openvino", "-o", str(archive)]) == 0
+    int8 = ["--weight-bits", "8", "--activation-bits", "8", "--limit", "500"]
+    capsys.readouterr()
+    code = main(
+        ["gate", "fashion-mlp", *int8, "--against", str(archive), "--max-drop", "10", *TIMED, "--json"]
+    )
+    said = json.loads(capsys.readouterr().out)
+    assert code == 0, said
+    assert said["model"].startswith("fashion-mlp, ")
+    assert said["against"] == "plain.zip"

@@ -1,0 +1,295 @@
+"""Two files against each other: every figure against numpy on what ONNX Runtime answers."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+from hostile_graphs import graph, node, save
+
+from optimizer import work
+from optimizer.analysis import fidelity, two_files
+from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
+from optimizer.data import memory
+from optimizer.engine.files import ENGINES, InnerLayer
+from optimizer.errors import InputError, WorkError
+from optimizer.export.artifacts import networks
+from optimizer.measurement.two_files import matching
+from optimizer.model.added import cards, files
+from optimizer.model.added.network_reading import read_ir
+from optimizer.model.added.onnx_reading import read_onnx
+from optimizer.recipe import QuantizeSpec, Recipe
+from optimizer.records import DataSpec, Request, Settings
+
+QUICK = Settings(threads=1, quick=True)
+RANDOM = np.random.default_rng(0)
+FIRST, SECOND = (RANDOM.normal(size=shape).astype(np.float32) for shape in ((8, 3, 3, 3), (4, 8, 1, 1)))
+BIAS = RANDOM.normal(size=8).astype(np.float32)
+LINEAR = RANDOM.normal(size=(4, 5)).astype(np.float32)
+IMAGES = RANDOM.normal(size=(40, 3, 16, 16)).astype(np.float32)
+LABELS = RANDOM.integers(0, 5, 40)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read here: the process that reads them has tests of its own."""
+
+    def read(reader: str, file: Path, name: str, target: str, **options: Any) -> dict[str, Any]:
+        if reader == "onnx":
+            return read_onnx(file, Path(target), False, lambda more: None)
+        assert reader == "ir"
+        return read_ir(file, Path(options["weights"]), Path(target))
+
+    monkeypatch.setattr(files, "read_limited", read)
+    monkeypatch.setattr(networks, "read_limited", read)
+
+
+HERE = pytest.mark.usefixtures("in_this_process")
+
+
+def network(second: np.ndarray = SECOND, sides: tuple[object, ...] = (1, 3, 16, 16), prefix: str = "") -> Any:
+    """Two convolutions and a product to five numbers."""
+    made = graph(
+        [
+            node("Conv", "x w b", "first", pads=[1, 1, 1, 1]),
+            node("Relu", "first", "p"),
+            node("Conv", "p v", "second"),
+            node("GlobalAveragePool", "second", "q"),
+            node("Flatten", "q", "r"),
+            node("MatMul", "r u"),
+        ],
+        {"w": FIRST, "b": BIAS, "v": second, "u": LINEAR},
+        sides=sides,
+    )
+    for one in made.graph.node:
+        one.name = f"{prefix}{one.name}"
+    return made
+
+
+def detector(scale: float = 1.0, names: str = "boxes scores") -> Any:
+    boxes, scores = names.split(" ")
+    nodes = [node("Conv", "x w", boxes), node("Conv", "x v", scores)]
+    tensors = {"w": scale * FIRST, "v": FIRST[:2]}
+    return graph(nodes, tensors, sides=(1, 3, 16, 16), outputs=(boxes, scores))
+
+
+def answers(model: Any, outputs: list[str], images: np.ndarray = IMAGES) -> list[np.ndarray]:
+    """What ONNX Runtime gives, also for tensors inside: float64 ``[N, ...]``."""
+    shown = onnx.ModelProto.FromString(model.SerializeToString())
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    session = onnxruntime.InferenceSession(shown.SerializeToString())
+    rows = [session.run(outputs, {"x": image[None]}) for image in images]
+    return [np.concatenate(each).astype(float) for each in zip(*rows, strict=True)]
+
+
+def compared(a: Any, b: Any, folder: Path, data: Any = IMAGES, engine: str = "", **more: Any) -> TwoFiles:
+    places = [str(save(one, folder / f"{name}.onnx")) for name, one in (("a", a), ("b", b))]
+    given = None if data is None else memory.for_evaluation(data)
+    spec = DataSpec(content=memory.content(given)) if given else DataSpec()
+    request = CompareRequest(*map(NetworkRef, places), spec, engine, QUICK, **more)
+    return work.compare(request, given=given)
+
+
+@HERE
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
+    changed = SECOND + 0.1 * RANDOM.normal(size=SECOND.shape).astype(np.float32)
+    a, b = network(), network(changed)
+    run = compared(a, b, tmp_path, (IMAGES, LABELS), engine)
+    before, after = (answers(one, ["y", "first", "second"]) for one in (a, b))
+    (output,) = run.outputs
+    change = after[0] - before[0]
+    assert output.sqnr_db == pytest.approx(
+        10 * np.log10((before[0] ** 2).sum() / (change**2).sum()), abs=1e-3
+    )
+    lengths = np.linalg.norm(before[0], axis=1) * np.linalg.norm(after[0], axis=1)
+    assert output.cosine == pytest.approx(((before[0] * after[0]).sum(1) / lengths).mean(), abs=1e-6)
+    assert output.largest == pytest.approx(np.abs(change).max(), rel=1e-4)
+    assert output.span == pytest.approx(np.ptp(before[0]), rel=1e-5)
+    assert output.largest_images is not None
+    assert output.largest_images.values == pytest.approx(np.abs(change).max(1), rel=0.05)
+    same = before[0].argmax(1) == after[0].argmax(1)
+    assert two_files.same_answers(run).tolist() == same.tolist()
+    both, drop = two_files.accuracies(run), two_files.accuracy_lost(run)
+    assert both is not None
+    assert drop is not None
+    right = [100 * (one[0].argmax(1) == LABELS).mean() for one in (before, after)]
+    assert [one.value for one in both] == pytest.approx(right)
+    assert drop.points == pytest.approx(right[0] - right[1])
+    assert run.a.size_bytes == (tmp_path / "a.onnx").stat().st_size
+    inside = {layer.reference: layer for layer in run.layers}
+    assert list(inside)[:2] == ["Conv_first", "Conv_second"]
+    assert len(inside) == 3
+    assert inside["Conv_first"].sqnr_db is None or inside["Conv_first"].sqnr_db > two_files.SAME_DB
+    few = run.layer_images
+    noise = ((after[2][:few] - before[2][:few]) ** 2).sum()
+    assert inside["Conv_second"].sqnr_db == pytest.approx(
+        10 * np.log10((before[2][:few] ** 2).sum() / noise), abs=1e-3
+    )
+    parting = two_files.parting(run)
+    assert parting is not None
+    assert parting.reference == "Conv_second"
+    assert {layer.precision for side in (run.a, run.b) for layer in side.layers} == {"f32"}
+    assert run.latency.threads == 1
+    assert work.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
+
+
+@HERE
+def test_outputs_are_compared_one_by_one_whatever_they_are_called(tmp_path: Path) -> None:
+    run = compared(detector(), detector(1.5, "loc conf"), tmp_path)
+    assert [(one.reference, one.name) for one in run.outputs] == [("boxes", "loc"), ("scores", "conf")]
+    boxes, scores = run.outputs
+    assert boxes.sqnr_db == pytest.approx(20 * np.log10(2), abs=1e-3)
+    assert boxes.cosine == pytest.approx(1)
+    assert scores.sqnr_db is None
+    assert scores.largest == 0
+    assert not run.same
+    assert "the worst of its outputs, loc, at an SQNR of 6.0" in two_files.sentence(run)
+    first, *_ = fidelity.rows(run.outputs)
+    assert first["SQNR"].startswith("6.0 dB")  # type: ignore[attr-defined]
+
+
+@HERE
+def test_equal_files_are_called_so_and_made_up_images_too(tmp_path: Path) -> None:
+    run = compared(network(), network(prefix="model/"), tmp_path, None)
+    assert run.made_up
+    assert "gives the outputs of a.onnx exactly on 64 made-up images" in two_files.sentence(run)
+    assert two_files.parting(run) is None
+    assert len(run.layers) == 3, "by order and shape, since no name is the same"
+    assert two_files.size_ratio(run) == pytest.approx(1, abs=0.05)
+
+
+def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> None:
+    file = save(network(), tmp_path / "a.onnx")
+    openvino.save_model(openvino.Core().read_model(file), tmp_path / "b.xml", compress_to_fp16=True)
+    places = [NetworkRef(str(tmp_path / name)) for name in ("a.onnx", "b.xml")]
+    run = work.compare(CompareRequest(*places, settings=QUICK))
+    assert run.b.kind == "OpenVINO IR"
+    assert run.b.size_bytes == sum((tmp_path / f"b.{end}").stat().st_size for end in ("xml", "bin"))
+    (output,) = run.outputs
+    assert output.sqnr_db is not None
+    assert 50 < output.sqnr_db < 90, "weights in half precision"
+    assert len(run.layers) == 3
+    with pytest.raises(InputError, match=r"b\.xml: ONNX Runtime can't run an OpenVINO IR"):
+        work.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """int8 of a bundled network, in every kind of file."""
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)).canonical()
+    folder, found = tmp_path_factory.mktemp("artifacts"), {}
+    for kind in ("onnx", "openvino", "safetensors"):
+        found[kind] = folder / f"{kind}.zip"
+        found[kind].write_bytes(work.artifact(kind, Request("fashion-mlp", recipe), None, None))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino", "safetensors"])
+def test_what_we_export_is_compared_with_its_model(artifacts: dict[str, Path], kind: str) -> None:
+    spec = DataSpec(limit=300)
+    request = CompareRequest(
+        NetworkRef("fashion-mlp"), NetworkRef(str(artifacts[kind])), spec, settings=QUICK
+    )
+    run = work.compare(request)
+    assert run.total == 300
+    assert not run.made_up
+    alike, drop = two_files.answers_alike(run), two_files.accuracy_lost(run)
+    assert alike is not None
+    assert drop is not None
+    assert (alike.value or 0) > 95
+    assert abs(drop.points) < 3
+    precisions = two_files.precisions(run.b)
+    assert ("i8" in precisions or "u8" in precisions) == (kind != "safetensors"), precisions
+    assert two_files.precisions(run.a) == {"f32": len(run.a.layers)}
+    assert len(run.layers) == len(run.a.layers)
+
+
+def test_layers_are_matched_by_name_and_then_by_order_and_shape() -> None:
+    def layer(name: str, *weight: int) -> InnerLayer:
+        return InnerLayer(name, "Convolution", weight, (weight[0], 8, 8))
+
+    a = [layer("stem", 8, 3), layer("b", 8, 8), layer("c", 4, 8), layer("head", 2, 4)]
+    b = [layer("stem", 8, 3), layer("x", 8, 8), layer("extra", 9, 8), layer("y", 4, 8), layer("head", 3, 4)]
+    pairs = [(one.name, other.name) for one, other in matching(a, b)]
+    assert pairs == [("stem", "stem"), ("b", "x"), ("c", "y")]
+
+
+def refused(a: Any, b: Any, folder: Path, words: str, **more: Any) -> None:
+    with pytest.raises(InputError, match=words):
+        compared(a, b, folder, None, **more)
+
+
+@HERE
+def test_what_can_not_be_compared_is_said(tmp_path: Path) -> None:
+    refused(network(), network(sides=(1, 3, 24, 24)), tmp_path, r"b\.onnx takes images of \[3, 24, 24\]")
+    refused(network(), detector(), tmp_path, r"no output of the same shape is in both")
+    refused(network(), network(), tmp_path, "files are run by openvino or onnxruntime", engine="torch")
+    refused(network(), network(), tmp_path, "was asked for", input_shape=(3, 8, 8))
+    counted = graph([node("NonZero", "x")], sides=(1, 3, 16, 16))
+    counted.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    refused(network(), counted, tmp_path, "does not have one row of a fixed size for each image")
+
+
+@HERE
+def test_an_open_size_is_that_of_the_other_file_or_asked_for(tmp_path: Path) -> None:
+    open_sides = network(sides=("batch", 3, "height", "width"))
+    run = compared(open_sides, network(), tmp_path, None)
+    assert all(one.largest == 0 for one in run.outputs)
+    run = compared(open_sides, open_sides, tmp_path, None, input_shape=(3, 24, 40))
+    assert {layer.shape for layer in run.layers if layer.reference == "Conv_first"} == {(8, 24, 40)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.onnx", b"no model"),
+        ("a.xml", b"<net"),
+        ("a.xml", b"<!DOCTYPE x [<!ENTITY a 'b'>]><net/>"),
+        ("a.zip", b"PK no zip"),
+        ("a.zip", b""),
+    ],
+)
+def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "a.bin").write_bytes(b"")
+    with pytest.raises(InputError, match=name.replace(".", r"\.")):
+        work.compare(CompareRequest(NetworkRef(str(tmp_path / name)), NetworkRef("fashion-mlp")))
+    assert not [path for path in cards.folder().iterdir() if path.suffix != ".onnx"], "nothing is left"
+
+
+def test_an_ir_without_its_weights_and_a_file_that_is_not_there_are_said(tmp_path: Path) -> None:
+    openvino.save_model(openvino.Core().read_model(save(network(), tmp_path / "a.onnx")), tmp_path / "b.xml")
+    (tmp_path / "b.bin").unlink()
+    for place, words in ((tmp_path / "b.xml", "its weights are missing"), (tmp_path / "c.xml", "no file")):
+        with pytest.raises(InputError, match=words):
+            work.compare(CompareRequest(NetworkRef(str(place)), NetworkRef("fashion-mlp")))
+
+
+@HERE
+def test_a_network_that_gives_what_is_not_finite_is_said(tmp_path: Path) -> None:
+    broken = graph([node("Log", "x", "a"), node("Conv", "a w")], {"w": FIRST}, sides=(1, 3, 16, 16))
+    with pytest.raises(WorkError, match="not finite"):
+        compared(broken, broken, tmp_path)
+
+
+@HERE
+def test_the_first_sentence_says_all_four_from_values(tmp_path: Path) -> None:
+    run = compared(network(), network(), tmp_path, (IMAGES, LABELS))
+    fast = replace(
+        run.latency,
+        variant=replace(run.latency.baseline[0]),
+    )
+    words = two_files.sentence(replace(run, latency=fast))
+    assert words.startswith("b.onnx ")
+    assert "no measurable difference in accuracy" in words
+    assert words.endswith("as large.")
+    said = two_files.as_json(run)
+    assert said["sentence"] == two_files.sentence(run)
+    assert said["a"]["size_bytes"] == run.a.size_bytes
+    assert said["outputs"][0]["sqnr_db"]["value"] is None

@@ -1,0 +1,70 @@
+"""Two files on Compare, without a browser."""
+
+import pytest
+from hostile_graphs import SIDES, classifier
+from page_runs import words
+from started import Started, open_page
+from streamlit.testing.v1 import AppTest
+
+from optimizer.model.added import cards
+
+CONTENT = classifier(sides=(1, *SIDES)).SerializeToString()
+
+
+@pytest.fixture
+def page(stored: AppTest) -> AppTest:
+    stored.query_params["of"] = "Two files"
+    found = stored.switch_page("pages/compare.py").run()
+    assert not found.exception
+    return found
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    next(button for button in page.button if button.label == label).click()
+    return page.run()
+
+
+def give(page: AppTest, side: str, name: str, content: bytes) -> None:
+    uploader = next(one for one in page.file_uploader if one.label == f"File {side}")
+    uploader.set_value([(name, content, "application/octet-stream")])
+
+
+def test_two_uploads_are_compared_and_a_link_shows_it_again(page: AppTest, started: Started) -> None:
+    assert "Give two" in words(page)
+    give(page, "A", "old.onnx", CONTENT)
+    give(page, "B", "new.onnx", CONTENT)
+    page.run()
+    assert not page.exception
+    press(page, "Compare")
+    assert "compare" in started.tasks()
+    started.do("compare")
+    page.run()
+    assert not page.exception
+    assert not page.error
+    assert "New.onnx " in words(page)
+    assert "gives the outputs of old.onnx exactly on 64 made-up images" in words(page)
+    assert list(page.dataframe[0].value.columns)[1:3] == ["old.onnx", "new.onnx"]
+    assert len(page.get("plotly_chart")) == 1
+    assert page.query_params["files"]
+    again = open_page("compare", {"of": "Two files", "files": page.query_params["files"]})
+    assert "gives the outputs of old.onnx exactly" in words(again)
+
+
+def test_what_is_refused_is_said(page: AppTest, started: Started) -> None:
+    give(page, "A", "old.onnx", b"no network")
+    page.selectbox(key="side B").set_value("fashion-mlp")
+    page.run()
+    press(page, "Compare")
+    started.do("compare")
+    page.run()
+    assert not page.exception
+    assert "old.onnx is refused" in words(page)
+    assert all(path.suffix == ".onnx" for path in cards.folder().iterdir()), "the upload alone is kept"
+
+
+def test_several_networks_for_one_side_are_refused(page: AppTest) -> None:
+    uploader = next(one for one in page.file_uploader if one.label == "File A")
+    uploader.set_value([(name, b"x", "application/octet-stream") for name in ("a.onnx", "b.zip")])
+    page.run()
+    assert not page.exception
+    assert "give one network" in words(page)
