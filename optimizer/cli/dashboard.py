@@ -80,8 +80,8 @@ def open_dashboard(options: argparse.Namespace) -> None:
         environment[DOWNLOADS_VARIABLE] = options.downloads
     if options.uploads is not None:
         environment[UPLOADS_VARIABLE] = options.uploads
-    parse_bytes(environment.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS))
-    parse_bytes(environment.get(DOWNLOADS_VARIABLE, DEFAULT_DOWNLOADS))  # what is wrong is said here
+    for variable in (UPLOADS_VARIABLE, DOWNLOADS_VARIABLE):
+        parse_bytes(environment.get(variable, "0"), variable)  # what is wrong is said here
     if options.no_work_ahead:
         environment[WORK_AHEAD_VARIABLE] = "0"
     app = app_file()

@@ -22,6 +22,7 @@ from optimizer.cli.compare import add_compare_options, run_compare
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.find import add_find_options, run_find
 from optimizer.cli.gate import add_gate_options, run_gate
+from optimizer.cli.mcp_server import add_mcp_options, run_mcp
 from optimizer.cli.models import add_add_options, add_models_options, run_add, run_models, run_remove
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
@@ -313,6 +314,12 @@ def _parser() -> argparse.ArgumentParser:
     stored = _command(commands, "stored", _stored, "say what is stored, what failed and what can't be read")
     stored.add_argument("--forget-failures", action="store_true", help="drop what failed")
     stored.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
+
+    mcp = _command(
+        commands, "mcp", run_mcp, "serve commands as tools (Model Context Protocol) to an assistant"
+    )
+    add_mcp_options(mcp)
+    mcp.set_defaults(parsers=commands.choices)
 
     dashboard = _command(commands, "dashboard", open_dashboard, "serve the dashboard")
     add_dashboard_options(dashboard)

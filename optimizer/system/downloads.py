@@ -20,17 +20,19 @@ UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{unit}i": 2 ** (10 * power) for power, unit in enumerate(UNITS) if unit}
 
 
-def parse_bytes(text: str) -> int:
-    """A number of bytes, with or without a unit. Raises InputError.
+def parse_bytes(text: str, variable: str = DOWNLOADS_VARIABLE) -> int:
+    """A number of bytes, with or without a unit. Raises InputError, which names the ``variable`` and the
+    option of that name.
 
     >>> parse_bytes("2GB"), parse_bytes("1.5 MiB"), parse_bytes("0")
     (2000000000, 1572864, 0)
     """
     found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?i?)b?", text.strip().lower())
     if found is None or found[2] not in UNITS:
+        what = variable.rpartition("_")[2].lower()
         raise InputError(
-            f"{text!r} is not a number of bytes for downloads: give one such as 2GB, 500MB or 0 (none), with "
-            f"--downloads or {DOWNLOADS_VARIABLE}"
+            f"{text!r} is not a number of bytes for {what}: give one such as 2GB, 500MB or 0 (none), with "
+            f"--{what} or {variable}"
         )
     return round(float(found[1]) * UNITS[found[2]])
 

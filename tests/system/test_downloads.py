@@ -74,6 +74,11 @@ def test_a_dashboard_has_a_limit_unless_its_operator_set_one(monkeypatch: pytest
     assert refusal(replace(SMALL, download_bytes=parse_bytes(DEFAULT_DOWNLOADS) + 1), [])
 
 
-def test_a_dashboard_does_not_start_with_what_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["dashboard", "--headless", "--port", "0", "--downloads", "much"]) == 2
-    assert "'much' is not a number of bytes" in capsys.readouterr().err
+@pytest.mark.parametrize("what", ["downloads", "uploads"])
+def test_a_dashboard_does_not_start_with_what_is_no_number(
+    what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dashboard", "--headless", "--port", "0", f"--{what}", "much"]) == 2
+    said = capsys.readouterr().err
+    assert f"'much' is not a number of bytes for {what}" in said
+    assert f"with --{what} or PARETOSCOPE_{what.upper()}" in said

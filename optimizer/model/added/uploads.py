@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 
 def allowed_bytes() -> int:
     """Raises InputError where the operator's limit is no number of bytes."""
-    return parse_bytes(os.environ.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS))
+    return parse_bytes(os.environ.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS), UPLOADS_VARIABLE)
 
 
 def keep_upload(name: str, size: int, content: BinaryIO) -> str:

@@ -1,0 +1,145 @@
+"""The command line's verbs as tools, asked by the SDK's own client of the real process."""
+
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+from optimizer.cli.main import _parser, main
+from optimizer.cli.mcp_server import VERBS, command_line, options_of, schema
+from optimizer.errors import InputError
+from optimizer.store.results import Store
+
+mcp = pytest.importorskip("mcp")
+
+QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1}
+
+
+@asynccontextmanager
+async def client(home: Path, *options: str) -> AsyncIterator[Any]:
+    command = mcp.StdioServerParameters(
+        command=sys.executable,
+        args=["-m", "optimizer.cli", "mcp", *options],
+        env={**os.environ, "PARETOSCOPE_HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    async with mcp.Client(command, read_timeout_seconds=120) as connected:
+        yield connected
+
+
+def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
+    home: Path, tmp_path: Path
+) -> None:
+    heard: list[tuple[float, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, message))
+
+    async def ask() -> None:
+        allowed = tmp_path / "allowed"
+        allowed.mkdir()
+        async with client(home, "--allow", str(allowed)) as server:
+            tools = {tool.name: tool for tool in (await server.list_tools()).tools}
+            assert tools.keys() == VERBS.keys()
+            assert tools["measure"].input_schema["required"] == ["model"]
+
+            models = await server.call_tool("models", {"source": "bundled"})
+            named = [card["name"] for card in models.structured_content["results"]]
+            assert "fashion-mlp" in named
+
+            asked = {**QUICK, "sparsity": 0.5, "weight_bits": 8}
+            measured = await server.call_tool("measure", asked, progress_callback=hear)
+            assert not measured.is_error
+            assert json.loads(measured.content[0].text) == measured.structured_content
+            assert measured.structured_content["recipe"]["prune"]["sparsity"] == 0.5
+            assert [number for number, _ in heard] == sorted({number for number, _ in heard})
+            assert any("scoring" in (message or "") for _, message in heard)
+
+            swept = await server.call_tool("sweep", {**QUICK, "sparsities": [0, 0.5], "bits": [8]})
+            sparsities = [one["recipe"]["prune"]["sparsity"] for one in swept.structured_content["results"]]
+            assert sparsities == [None, 0.5]
+
+            for name, arguments, words in (
+                ("measure", {"model": "fashion-mlpp"}, "unknown model 'fashion-mlpp'"),
+                ("measure", {**QUICK, "sparsity": 1.5}, "1.5"),
+                ("measure", {**QUICK, "sparsity": "half"}, 'sparsity is "half", not of type number'),
+                ("measure", {**QUICK, "wings": 2}, "unknown argument 'wings'"),
+                ("measure", {}, "required: model"),
+                ("gate", {**QUICK, "max_size": 1, "save": str(tmp_path / "x.json")}, "leads outside"),
+            ):
+                refused = await server.call_tool(name, arguments)
+                assert refused.is_error
+                (said,) = refused.content
+                assert words in said.text
+                assert "\n" not in said.text
+            assert not (tmp_path / "x.json").exists()
+
+            asked = {**QUICK, "max_size": 100, "save": str(allowed / "x.json")}
+            gate = await server.call_tool("gate", asked)
+            assert gate.structured_content["outcome"] == "pass"
+            assert (allowed / "x.json").is_file()
+
+            (process,) = psutil.Process().children()
+            busy = [one for one in process.children(recursive=True) if "worker" in " ".join(one.cmdline())]
+            with anyio.move_on_after(2):  # a full measurement takes longer
+                await server.call_tool("measure", {"model": "fashion-vit", "finetune": 2000, "sparsity": 0.6})
+            await until(lambda: any(not one.is_running() for one in busy) or quiet(busy))
+            again = await server.call_tool("measure", {**QUICK, "sparsity": 0.5, "weight_bits": 8})
+            assert again.structured_content == measured.structured_content
+            with pytest.raises(mcp.MCPError, match="unknown tool 'remove'"):
+                await server.call_tool("remove", {"name": "x"})
+
+    anyio.run(ask)
+    assert not any("fashion-vit" in result.request.model for result in Store().results())
+
+
+async def until(done: Callable[[], bool]) -> None:
+    with anyio.fail_after(60):
+        while not done():
+            await anyio.sleep(0.2)
+
+
+def quiet(processes: list[psutil.Process]) -> bool:
+    """Whether they do nothing for a moment."""
+    return all(one.cpu_percent(0.3) < 10 for one in processes if one.is_running())
+
+
+def test_a_tool_has_the_options_of_its_command() -> None:
+    parsers = _parser().parse_args(["mcp"]).parsers
+    for verb in VERBS:
+        properties = schema(parsers[verb])["properties"]
+        assert "json" not in properties
+        given = {name: example(action_schema) for name, action_schema in properties.items()}
+        typed = command_line(
+            parsers[verb], {name: v for name, v in given.items() if name not in ("save", "junit")}
+        )
+        parsers[verb].parse_args(typed)
+    assert "batch_size" in options_of(parsers["measure"])
+
+
+def example(property: dict[str, Any]) -> Any:
+    """Something of its type."""
+    values = {"boolean": True, "array": [1, 2], "integer": 1, "number": 0.5, "string": "-x"}
+    return property.get("default", values[property["type"]])
+
+
+def test_a_name_that_looks_like_an_option_is_none() -> None:
+    parser = _parser().parse_args(["mcp"]).parsers["measure"]
+    options = parser.parse_args(command_line(parser, {"model": "--help", "data": "--json"}))
+    assert (options.model, options.data) == ("--help", "--json")
+    with pytest.raises(InputError, match="quick is 1, not of type boolean"):
+        command_line(parser, {"quick": 1})
+
+
+def test_without_the_package_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcp.server", None)
+    assert main(["mcp"]) == 2
+    assert "pip install 'paretoscope[mcp]'" in capsys.readouterr().err
