@@ -5,7 +5,7 @@ import json
 
 from optimizer import work
 from optimizer.analysis.limits import MINIMISED, Limits
-from optimizer.cli.options import add_image_options, request_of
+from optimizer.cli.options import add_image_options, numbers, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
@@ -17,11 +17,13 @@ from optimizer.search.strategies import STRATEGIES
 from optimizer.store.results import Store
 
 NOT_FOUND = 3
+AXES = {"prune": "pruning"}
+"""Axes of the space that options have another name for."""
 
 
 def add_find_options(parser: argparse.ArgumentParser) -> None:
     add_image_options(parser)
-    limits = parser.add_argument_group("limits, kept by the bound of the 95 %% interval")
+    limits = parser.add_argument_group("limits, kept by the bound of the 95 % interval")
     limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
     limits.add_argument(
         "--max-latency-ms", type=float, metavar="MS", help="median time of a call, at its steady pace"
@@ -33,28 +35,22 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         help="what is to be as low as possible (latency; without --max-drop: drop)",
     )
     usual = Space()
-    space = parser.add_argument_group("what is searched")
-    space.add_argument(
-        "--engine",
-        nargs="+",
-        metavar="E",
-        help=f"of {', '.join(ENGINES)} (those of {', '.join(usual.engine)} that run here)",
-    )
-    space.add_argument("--threads", nargs="+", type=int, default=[0], metavar="T", help="0: every core")
-    space.add_argument(
-        "--prune",
-        nargs="+",
-        metavar="METHOD",
-        help=f"of {', '.join((UNPRUNED, *PRUNERS))} ({', '.join(usual.pruning)})",
-    )
-    space.add_argument("--sparsity", nargs="+", type=float, metavar="S", help="shares (0.05 to 0.9)")
-    space.add_argument(
-        "--weight-bits", nargs="+", type=int, metavar="B", help=f"({', '.join(map(str, usual.weight_bits))})"
-    )
-    space.add_argument("--activation-bits", nargs="+", type=int, metavar="B", help="(32, 8)")
-    space.add_argument(
-        "--precision", nargs="+", metavar="P", help="what layers outside int8 compute in (f32)"
-    )
+    space = parser.add_argument_group("what is searched, each a list such as 8,4")
+    engines = f"of {', '.join(ENGINES)} (those of {', '.join(usual.engine)} that run here)"
+    space.add_argument("--engine", type=numbers(str), metavar="E,E", help=engines)
+    for name, kind, words in (
+        ("threads", int, "0: every core"),
+        ("prune", str, f"of {', '.join((UNPRUNED, *PRUNERS))}"),
+        ("sparsity", float, "shares of the weights"),
+        ("weight-bits", int, ""),
+        ("activation-bits", int, ""),
+        ("precision", str, "what layers outside int8 compute in"),
+    ):
+        default = list(usual.axes[AXES.get(name, name.replace("-", "_"))])
+        shown = f"{default[0]} to {default[-1]}" if len(default) > 8 else ", ".join(map(str, default))
+        space.add_argument(
+            f"--{name}", type=numbers(kind), default=default, metavar="X,X", help=f"{words} ({shown})".strip()
+        )
     parser.add_argument(
         "--search", choices=tuple(STRATEGIES), default="guided", help="how the next one is chosen (guided)"
     )

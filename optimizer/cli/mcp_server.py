@@ -55,7 +55,7 @@ POLL_SECONDS = 0.1
 INSTRUCTIONS = (
     "Measures what pruning and quantizing a model costs and gains on this machine: accuracy, size and "
     "latency against the uncompressed model, with 95 % intervals. `models` lists names; `measure` takes one "
-    "recipe, `sweep` a grid of them, `find` the best under limits, `compare` any two model files, `gate` says "
+    "recipe, `sweep` a grid of them, `find` the best under limits, `compare` any two files, `gate` says "
     "whether limits are kept. Without `quick` it takes minutes."
 )
 
@@ -198,10 +198,12 @@ def _property(action: argparse.Action) -> dict[str, Any]:
     if isinstance(default, bool):
         return found | {"type": "boolean"}
     if isinstance(default, list):
-        number = "integer" if isinstance(default[0], int) else "number"
-        return found | {"type": "array", "items": {"type": number}, "default": default}
+        kind = {int: "integer", float: "number"}.get(type(default[0]), "string")
+        return found | {"type": "array", "items": {"type": kind}, "default": default}
+    if action.choices:
+        found["enum"] = list(action.choices)
     kind = {int: "integer", float: "number"}.get(action.type, "string")  # type: ignore[call-overload]
-    return found | {"type": kind} | ({} if default is None else {"default": default})
+    return found | {"type": kind} | ({} if default in (None, ()) else {"default": default})
 
 
 def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) -> list[str]:

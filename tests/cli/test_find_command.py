@@ -9,8 +9,8 @@ from optimizer.cli.main import main
 from optimizer.search.space import Space
 
 FIND = [
-    *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino", "--prune", "none", "compensated"),
-    *("--sparsity", "0.5", "0.8", "--weight-bits", "32", "8", "4"),
+    *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino"),
+    *("--prune", "none,compensated", "--sparsity", "0.5,0.8", "--weight-bits", "32,8,4"),
 ]
 
 
