@@ -407,7 +407,9 @@ def test_whoever_ends_the_dashboard_ends_its_server(read: bool) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_dashboard_takes_its_server_along() -> None:
     with serving(free_port(), "--headless") as dashboard:
-        server = next(one for one in psutil.Process(dashboard.pid).children() if "streamlit" in one.cmdline())
+        server = next(
+            one for one in psutil.Process(dashboard.pid).children() if "pages.serve" in one.cmdline()
+        )
         dashboard.kill()
         dashboard.wait(60)
         psutil.wait_procs([server], timeout=30)
