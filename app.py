@@ -18,8 +18,11 @@ limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words(), one_moment():
+    sidebar.open_result()
     sidebar.sidebar()
     address.read(sidebar.selection().card.name)
+    tasks.fill_first()
+    tasks.go_on()
     tasks.begin_page()
     with tasks.errors_in_words():
         page.run()

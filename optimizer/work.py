@@ -16,7 +16,7 @@ from optimizer.data.classes import ClassMapping
 from optimizer.errors import ParetoscopeError, UnavailableError, unknown
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Cancelled, Report, quiet, while_wanted
+from optimizer.progress import Cancelled, Report, quiet, stop_if_cancelled, while_wanted
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
@@ -31,6 +31,7 @@ from optimizer.records import (
     Sensitivity,
     encode,
 )
+from optimizer.search.drain import Measure
 from optimizer.search.find import Answer, Question, Unwanted
 from optimizer.search.find import find as search
 from optimizer.search.presets import Found, find
@@ -123,6 +124,20 @@ def load_or_measure(
         raise
     store.put(result)
     return result
+
+
+def measure_here(store: Store, report: Report) -> Measure:
+    """How :func:`optimizer.search.drain.drain` measures in this process."""
+
+    def measure(request: Request, is_lost: Callable[[], bool]) -> str:
+        def reported(share: float | None, words: str) -> None:
+            stop_if_cancelled()
+            report(share, words)
+
+        with while_wanted(lambda known: is_lost()):
+            return load_or_measure(request, store, reported).key
+
+    return measure
 
 
 def measure_unless(

@@ -13,6 +13,7 @@ from typing import Any
 import streamlit as st
 
 from optimizer.errors import InputError, ParetoscopeError
+from optimizer.formats import count
 from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
 from pages.markup import plain
@@ -80,6 +81,16 @@ def write(sliders: bool) -> None:
     _put("layers", _compact(overrides) if overrides else "")
     _put("pins", SEPARATOR.join(visit.pins))
     _put(EARLIER_PINS, "")
+
+
+def pin(key: str) -> None:
+    """Add a result to Compare's list."""
+    visit = session()
+    if key not in visit.pins and len(visit.pins) == MAX_PINS:
+        st.toast(f"{MAX_PINS} are pinned, which is all: drop one under Compare.", icon=":material/info:")
+        return
+    visit.pins = tuple(dict.fromkeys((*visit.pins, key)))
+    st.toast(f"Pinned: {count(len(visit.pins), 'configuration')} under Compare.", icon=":material/keep:")
 
 
 def _read_recipe() -> None:

@@ -19,6 +19,8 @@ LONG_SECONDS = 20.0
 IMAGE_SECONDS = 0.02
 """What reading and evaluating a photograph takes, about: 1,000 of them, the limit to begin with, are not
 long."""
+MEASURE_SECONDS = 3.0
+"""What measuring a configuration takes beside its images, about."""
 STEP_SECONDS = {"thumbnail": 0.06, "photograph": 0.5}
 """What a fine-tuning step takes on two cores where none was measured yet, about."""
 THUMBNAIL_PIXELS = 64
@@ -60,6 +62,18 @@ def work_of(request: Request, card: ModelCard) -> tuple[Work, ...]:
     steps = request.recipe.finetune_steps
     tuning = Work("finetune", steps, f"{steps:,} fine-tuning steps", steps * step_seconds(card))
     return (tuning, *images(request.data))
+
+
+def seconds_of(requests: Sequence[Request], each: float | None, card: ModelCard) -> float:
+    """What measuring all of them takes, about: ``each`` as long as others did lately, where that is known.
+
+    Of those that share a fine-tuned network the first one trains it."""
+    tuned = {one.recipe.finetuned: one.recipe.finetune_steps for one in requests if one.recipe.finetunes}
+    if each is None:
+        each = MEASURE_SECONDS + (
+            requests[0].data.limit * IMAGE_SECONDS if requests and requests[0].data.path else 0
+        )
+    return len(requests) * each + sum(tuned.values()) * step_seconds(card)
 
 
 def waiting(work: Sequence[Work]) -> list[Work]:

@@ -72,13 +72,27 @@ def follow_theme() -> None:
     component(data=st.context.theme.type, key="theme", on_switched_change=lambda: None)
 
 
-def chart(info: Lines | Stacks, key: str, height: int = 240) -> None:
-    """A chart with its description for screen readers; its toolbar saves the picture from the browser."""
+def chart(
+    info: Lines | Stacks, key: str, height: int = 240, on_click: Callable[[str], None] | None = None
+) -> None:
+    """A chart with its description for screen readers; its toolbar saves the picture from the browser.
+
+    ``on_click`` is given the key of the result whose point was clicked.
+    """
+
+    def clicked() -> None:
+        keys = [point.get("customdata") for point in st.session_state[key].selection.points]
+        for one in filter(None, keys):
+            assert on_click
+            on_click(one if isinstance(one, str) else one[0])
+
     st.plotly_chart(
         figure(info, dark=dark(), height=height),
         theme=None,
         key=key,
         alt=alternative(info),
+        on_select=clicked if on_click else "ignore",
+        selection_mode="points",
         config={
             "displaylogo": False,
             "modeBarButtonsToRemove": ["select2d", "lasso2d"],

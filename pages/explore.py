@@ -11,9 +11,10 @@ from optimizer.analysis.headline import Headline, headlines
 from optimizer.analysis.summary import Summary, summarise, summarise_scores
 from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Inspection, Known, Request, Result, Settings
+from optimizer.records import Inspection, Known, Request, Result, Settings, encode
 from optimizer.search.presets import Found
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid, neighbours, works_ahead
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, any_amount, neighbours, works_ahead
+from optimizer.store import ledger
 from optimizer.store.keys import request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
@@ -45,10 +46,10 @@ def main() -> None:
     cards(request, result, asked)
     everywhere = tasks.store().results(request.model, request.data)
     results = [one for one in everywhere if one.request.engine == request.engine]
-    started = toolbar(request, recipe, result, results)
+    started, filling = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
     if result:
-        work_ahead(request, bool(started))
+        work_ahead(request, bool(started) or filling)
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked))
 
 
@@ -203,20 +204,21 @@ def draw(results: list[Result], timed: list[Result], key: str | None, cursor: fl
         drawing.chart(charts.frontier_info(results, key), "frontier")
 
 
-def toolbar(request: Request, way: Recipe, result: Result | None, results: list[Result]) -> list[Job]:
-    """How far to trust this position and what to do with it; gives the jobs that its buttons started.
+def toolbar(
+    request: Request, way: Recipe, result: Result | None, results: list[Result]
+) -> tuple[list[Job], bool]:
+    """How far to trust this position and what to do with it; gives the jobs that its buttons started, and
+    whether the curves are being filled.
 
     ``way`` is how the sliders say to prune and round, which a position that does neither has no trace of.
     """
     full = replace(request, settings=replace(request.settings, quick=False))
-    wanted = grid(replace(request, recipe=_any_amount(way)), STARTER_SPARSITIES, STARTER_BITS)
+    curves = tasks.starter(replace(request, recipe=any_amount(way)))
+    wanted = curves.requests()
     done = {one.key for one in results}
-    missing = {key: one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done}
-    swept = [
-        job
-        for key in missing
-        if (job := tasks.pool().get(key)) and not job.over and job.priority < tasks.AHEAD
-    ]
+    missing = [one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done]
+    asked = encode(curves)
+    filling = next((one for one in ledger.sweeps(tasks.store()) if one.open and one.asked == asked), None)
     with st.container(horizontal=True, vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
         st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)
@@ -235,39 +237,25 @@ def toolbar(request: Request, way: Recipe, result: Result | None, results: list[
             tasks.submit(full)
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
-            pin(result.key)
+            address.pin(result.key)
         drawing.export_menu(results, request.model, request)
-        if any(map(tasks.may_stop, swept)):
+        if filling:
             if st.button(
                 "Stop filling",
                 icon=":material/stop:",
                 help="Stop filling the curves. What is measured so far is kept.",
             ):
-                tasks.withdraw(swept)
+                ledger.cancel(tasks.store(), filling.id)
                 st.rerun()
-        elif missing and filling_wanted(list(missing.values())):
-            for one in missing.values():
-                tasks.submit(one, tasks.BACKGROUND)
+        elif missing and filling_wanted(missing):
+            tasks.begin_sweep(curves, tasks.who())
             st.rerun()
-    if swept:
-        measured = len(wanted) - len(missing)
-        st.progress(measured / len(wanted), f"Filling the curves: {measured} of {len(wanted)} measured")
+    if filling:
+        tasks.follow(filling, lambda now: f"Filling the curves: {now.over} of {now.total} measured")
     if searching:
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))
-    return [*swept, *([job] if job and not job.over else []), *([searching] if searching else [])]
-
-
-def pin(key: str) -> None:
-    """Add a result to Compare's list."""
-    visit = session()
-    if key not in visit.pins and len(visit.pins) == address.MAX_PINS:
-        st.toast(
-            f"{address.MAX_PINS} are pinned, which is all: drop one under Compare.", icon=":material/info:"
-        )
-        return
-    visit.pins = tuple(dict.fromkeys((*visit.pins, key)))
-    st.toast(f"Pinned: {count(len(visit.pins), 'configuration')} under Compare.", icon=":material/keep:")
+    return [*([job] if job and not job.over else []), *([searching] if searching else [])], bool(filling)
 
 
 def filling_wanted(missing: list[Request]) -> bool:
@@ -307,13 +295,6 @@ def presets(request: Request) -> Job | None:
                 session().preset = running
                 st.rerun()
     return running
-
-
-def _any_amount(way: Recipe) -> Recipe:
-    """The same way of pruning and rounding for every sparsity: N:M patterns know only one."""
-    if way.prune.fixed_sparsity is None:
-        return way
-    return replace(way, prune=replace(way.prune, pattern="unstructured"))
 
 
 main()

@@ -17,7 +17,6 @@ from optimizer.search.space import Space
 from optimizer.system.process_pool import Job
 from pages import address, drawing, sidebar, tasks
 from pages.markup import plain
-from pages.session import session
 
 BUDGETS = {30: "30 s", 60: "1 minute", 300: "5 minutes", 1200: "20 minutes", 3600: "1 hour"}
 POLL_SECONDS = 1.0
@@ -168,11 +167,11 @@ def show(answer: Answer) -> None:
 
 
 def take(result: Result, words: str) -> None:
-    """Open a configuration in Explore, by its engine and recipe."""
-    if st.button(
-        f"Open {words}", icon=":material/tune:", help=plain(named(result)), key=f"open {result.key}"
-    ):
-        visit = session()
-        visit.linked_recipe = replace(result.request.recipe, layers=())
-        st.session_state["engine"] = result.request.engine
-        st.switch_page("pages/explore.py")
+    """Open a configuration in Explore."""
+    st.page_link(
+        "pages/explore.py",
+        label=f"Open {words}",
+        icon=":material/tune:",
+        help=plain(named(result)),
+        query_params={sidebar.OPEN: result.key},
+    )

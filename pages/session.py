@@ -42,6 +42,8 @@ class Session:
     ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
     by Streamlit's name and by ours, after ``uploads`` that became models; ``kept_uploads`` are where those of
     Compare lie, by Streamlit's names.
+    ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
+    extend.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -66,6 +68,8 @@ class Session:
     upload: tuple[str, str] = ("", "")
     uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)
+    swept: str = ""
+    extends: int | None = None
 
 
 def session() -> Session:

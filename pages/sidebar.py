@@ -18,10 +18,13 @@ from optimizer.system.paths import asset
 from optimizer.work import Catalogue
 from pages.address import in_address, whole_number
 from pages.consent import by_hand
+from pages.controls import with_defaults
 from pages.markup import plain
 from pages.session import SidebarChoice, session
-from pages.tasks import FIRST_MODEL, finished, pool
+from pages.tasks import FIRST_MODEL, finished, pool, store
 
+OPEN = "open"
+"""In an address: the key of a result that Explore is to show."""
 BUNDLED = "bundled test images"
 
 
@@ -56,6 +59,7 @@ def navigation() -> Page:
             st.Page("pages/explore.py", title="Explore", icon=":material/tune:", default=True),
             st.Page("pages/layers.py", title="Layers", icon=":material/layers:"),
             st.Page("pages/latency.py", title="Latency", icon=":material/speed:"),
+            st.Page("pages/sweep.py", title="Sweep", icon=":material/grid_on:"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("pages/complexity.py", title="Complexity", icon=":material/show_chart:"),
             st.Page("pages/models_and_data.py", title="Models and data", icon=":material/database:"),
@@ -109,6 +113,26 @@ def selection() -> SidebarChoice:
         navigation()
         st.rerun()
     return chosen
+
+
+def open_result() -> None:
+    """Set this and the sliders to the result that the address names, before they are drawn."""
+    key = st.query_params.pop(OPEN, None)
+    result = store().get(key) if key else None
+    if result is None:
+        return
+    request, visit = result.request, session()
+    data = request.data
+    st.session_state["model"], st.session_state["engine"] = request.model, request.engine
+    st.session_state["timed_threads"] = request.settings.threads
+    st.session_state["images"] = BUNDLED if data.path is None else data.path
+    visit.bundled_images = None  # no other model's images are to be replaced
+    if data.path is not None:
+        st.session_state["limit"] = float(data.limit)
+        st.session_state["calibration"] = data.calibration or ""
+        st.session_state["class_index"] = data.class_index or ""
+    visit.model, visit.recipe = request.model, request.recipe
+    visit.linked_recipe, visit.from_link = with_defaults(request.recipe), True
 
 
 def show_problem(chosen: SidebarChoice) -> bool:

@@ -1,8 +1,9 @@
 """Tasks that pages ask for: done by the pool, shown while they run and when they fail. (Not a page.)"""
 
+import atexit
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import streamlit as st
@@ -12,9 +13,12 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import count
 from optimizer.recipe import NORMAL
-from optimizer.records import Request
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
+from optimizer.records import Request, digest, encode
+from optimizer.search.drain import Background, by_pool
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
+from optimizer.store import ledger
 from optimizer.store.keys import request_key
+from optimizer.store.ledger import Sweep
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
 from optimizer.work import JOB_KINDS, TARGET, limits
@@ -29,7 +33,9 @@ NEWS_SECONDS = 0.5
 drawn anew, on the cores that the job runs on."""
 MOVE_SECONDS = 0.02
 """Within that time a move of the visitor ends the wait."""
-OTHERS_POLL_SECONDS = 1.0
+OTHERS_POLL_SECONDS = FOLLOW_SECONDS = 1.0
+DRAW_SECONDS = 3.0
+"""Between two drawings of what a sweep has found: they take a core from what is being measured."""
 INTERACTIVE, BACKGROUND, AHEAD = 0, 10, 20
 """Priorities: what a slider asks for goes before what a sweep asks for, and that before what nobody has asked
 for yet."""
@@ -50,12 +56,66 @@ def errors_in_words() -> Iterator[None]:
 def pool() -> Pool:
     """The workers of this server, shared by all its visitors, warmed up once."""
     workers = Pool(TARGET, limits=limits, present=_present)
-    first = Request(FIRST_MODEL, NORMAL)
     workers.warm(Request(FIRST_MODEL))
-    if not store().count():  # the very first start: fill the curves while the visitor looks around
-        for request in grid(first, STARTER_SPARSITIES, STARTER_BITS):
-            workers.submit("measure", "measure", request, request_key(request), BACKGROUND, visitor())
     return workers
+
+
+@st.cache_resource
+def background() -> Background:
+    """The thread that works off sweeps, below all that visitors wait for."""
+    work = Background(store(), by_pool(pool(), "measure", "measure", BACKGROUND))
+    atexit.register(work.close)
+    return work
+
+
+def go_on() -> None:
+    """See to it that what waits in the ledger is worked off."""
+    with suppress(ParetoscopeError):  # told by the page
+        if ledger.any_open(Store()):
+            background()
+
+
+@st.cache_resource
+def fill_first() -> None:
+    """At the very first start, fill the curves while the visitor looks around."""
+    if not store().count() and not ledger.sweeps(store()):
+        begin_sweep(starter(Request(FIRST_MODEL, NORMAL)), who())
+
+
+def starter(base: Request) -> Grid:
+    """What fills the curves."""
+    activations = (base.recipe.quantize.activation_bits,)
+    return Grid(base, STARTER_SPARSITIES, STARTER_BITS, activations, (base.engine,))
+
+
+def begin_sweep(asked: Grid, who: str) -> int:
+    """Have a grid worked off: the number of the sweep. Raises what :func:`optimizer.store.ledger.create`
+    does."""
+    sweep = ledger.create(store(), encode(asked), asked.requests(), who)
+    background().ring()
+    return sweep
+
+
+def follow(sweep: Sweep, words: Callable[[Sweep], str]) -> None:
+    """A line that says how far a sweep is, in ``words``; the page is drawn anew when there is more."""
+    drawn = time.monotonic()
+
+    @st.fragment(run_every=FOLLOW_SECONDS)
+    def watch() -> None:
+        now = ledger.find(store(), sweep.id)
+        more = now.over > sweep.over and time.monotonic() > drawn + DRAW_SECONDS
+        if now.state != sweep.state or more:
+            st.rerun()
+        if problem := background().problem:
+            st.warning(plain(problem), icon=":material/pause_circle:")
+        st.progress(now.over / now.total, plain(words(now)))
+
+    watch()
+
+
+def who() -> str:
+    """This visitor, for others to see: no name is known here."""
+    return f"visitor {digest(visitor())[:4]}"
 
 
 def visitor() -> str:

@@ -13,7 +13,7 @@ from optimizer.records import Request
 from optimizer.system.process_pool import SERVER, Job
 from optimizer.work import Catalogue
 
-PAGES = ("explore", "layers", "latency", "compare", "complexity", "models_and_data")
+PAGES = ("explore", "layers", "latency", "sweep", "compare", "complexity", "models_and_data")
 
 
 def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
@@ -23,6 +23,15 @@ def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
     page.switch_page(f"pages/{name}.py").run()
     assert not page.exception
     return page
+
+
+class Idle:
+    """What works off sweeps, and does not."""
+
+    problem = ""
+
+    def ring(self) -> None:
+        pass
 
 
 class Started:

@@ -10,7 +10,8 @@ from optimizer import recipe, work
 from optimizer.data import classes, decoding, folders, loading
 from optimizer.export import pictures
 from optimizer.model.added import limits, uploads
-from optimizer.store import results
+from optimizer.search import sweep
+from optimizer.store import ledger, results
 from optimizer.system import downloads, paths, process_pool
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,6 +20,8 @@ CONFIG = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())
 LIMITS = {
     "jobs that wait, of all visitors": f"{process_pool.MAX_QUEUED:,}",
     "jobs that wait, of one visitor": f"{process_pool.MAX_QUEUED_EACH:,}",
+    "configurations of sweeps that wait": f"{ledger.MAX_WAITING:,}",
+    "configurations of one sweep": f"{sweep.MAX_GRID:,}",
     "finished results kept in the server": f"{process_pool.MAX_KEPT_BYTES // 2**20} MiB",
     "the longest measurement, without fine-tuning": f"{work.JOB_KINDS['measure'].minutes} minutes",
     "a worker that says nothing while it measures": f"{work.JOB_KINDS['measure'].silent_minutes} minutes",

@@ -288,7 +288,7 @@ def healthy(port: int) -> bool:
 
 def _streamlit(command: "subprocess.Popen[bytes]") -> psutil.Process:
     children = psutil.Process(command.pid).children()
-    return next(one for one in children if "streamlit" in one.cmdline())
+    return next(one for one in children if "pages.serve" in one.cmdline())
 
 
 def _workers(command: "subprocess.Popen[bytes]") -> list[psutil.Process]:

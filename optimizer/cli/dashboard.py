@@ -85,7 +85,7 @@ def open_dashboard(options: argparse.Namespace) -> None:
     if options.no_work_ahead:
         environment[WORK_AHEAD_VARIABLE] = "0"
     app = app_file()
-    command = [sys.executable, "-m", "streamlit", "run", str(app)]
+    command = [sys.executable, "-m", "pages.serve", "run", str(app)]
     command += [f"--server.address={options.host}", f"--server.port={options.port}"]
     command += [f"--server.headless={str(options.headless).lower()}"]
     command += [f"--server.allowedHosts={name}" for name in allowed_hosts(options.host, options.allow_host)]

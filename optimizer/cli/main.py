@@ -6,9 +6,11 @@ or a search that found nothing.
 """
 
 import argparse
+import getpass
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,7 +34,8 @@ from optimizer.formats import columns, count
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Result
+from optimizer.records import Result, encode
+from optimizer.store import ledger
 from optimizer.store.results import Store, describe_unreadable
 
 T = TypeVar("T")
@@ -69,27 +72,92 @@ def _measure(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from optimizer.analysis.result_json import as_json
-    from optimizer.analysis.view import Failed
-    from optimizer.search.sweep import grid, sweep
+    from optimizer.search.sweep import Grid
 
     store = Store()
-    recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
-    requests = grid(replace(request_of(options, recipe), recipe=recipe), options.sparsities, options.bits)
-    with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-        work.load_or_measure(requests[0], store, tell)
-    failures = 0
-    for number, outcome in enumerate(sweep(requests, lambda one: work.load_or_measure(one, store, tell)), 1):
-        print(f"{number} of {len(requests)}: {outcome.request.recipe.describe()}", file=sys.stderr)
-        if isinstance(outcome, Failed):
-            failures += 1
-            print(f"paretoscope: not measured: {outcome.message}", file=sys.stderr)
-        elif options.json:
-            print(json.dumps(as_json(outcome)), flush=True)
-        else:
-            _print_result(outcome)
-    if failures:
-        raise WorkError(f"{failures} of {len(requests)} configurations could not be measured: see above")
+    if options.resume is not None:
+        sweep = options.resume
+        ledger.resume(store, sweep)
+    elif options.model is None:
+        raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
+    else:
+        recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+        base = replace(request_of(options, recipe), recipe=recipe)
+        activations = (recipe.quantize.activation_bits,)
+        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,))
+        requests = asked.requests()
+        with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
+            work.load_or_measure(requests[0], store, tell)
+        sweep = ledger.create(store, encode(asked), requests, _user())
+    again = f"`paretoscope sweep --resume {sweep}` goes on with it"
+    try:
+        found = _work_off(store, sweep, options.json)
+    except KeyboardInterrupt:
+        ledger.cancel(store, sweep)
+        print(f"paretoscope: sweep {sweep} is cancelled; {again}", file=sys.stderr)
+        raise
+    if failed := found.counts.get("failed", 0):
+        raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
+    if found.state == "cancelled":
+        raise WorkError(f"sweep {sweep} was cancelled; {again}")
+
+
+def _work_off(store: Store, sweep: int, as_lines: bool) -> ledger.Sweep:
+    """Measure what is left of a sweep, and print each result as soon as it is there; also those that others
+    measure."""
+    from optimizer.search.drain import ASK_SECONDS, drain
+
+    printed: set[int] = set()
+
+    def print_new() -> None:
+        items = ledger.items(store, sweep)
+        for item in items:
+            if item.number not in printed and item.state in ("done", "failed"):
+                printed.add(item.number)
+                _print_item(store, item, len(items), as_lines)
+
+    print_new()
+    while True:
+        for _ in drain(store, work.measure_here(store, tell), sweep):
+            print_new()
+        print_new()
+        found = ledger.find(store, sweep)
+        if not found.open:
+            return found
+        time.sleep(ASK_SECONDS)
+
+
+def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> None:
+    from optimizer.analysis.result_json import as_json
+
+    words = item.request.recipe.describe() if item.request else "what can't be read"
+    print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
+    result = store.get(item.key) if item.state == "done" else None
+    if result is None:
+        print(f"paretoscope: not measured: {item.message}", file=sys.stderr)
+    elif as_lines:
+        print(json.dumps(as_json(result)), flush=True)
+    else:
+        _print_result(result)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in a container
+        return "a user"
+
+
+def _sweeps(options: argparse.Namespace) -> None:
+    from optimizer.search.sweep import describe_asked
+
+    store = Store()
+    if options.cancel is not None:
+        items = ledger.cancel(store, options.cancel)
+        print(f"sweep {options.cancel}: {count(items, 'configuration')} cancelled", file=sys.stderr)
+    for sweep in ledger.sweeps(store):
+        when = sweep.created[:16].replace("T", " ")
+        print(f"{sweep.id}  {when}  {sweep.who}  {describe_asked(sweep.asked)}: {sweep.described()}")
 
 
 def _preset(options: argparse.Namespace) -> None:
@@ -229,10 +297,19 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
     sweep = _command(commands, "sweep", _sweep, "measure a grid of sparsities and bit widths")
-    add_experiment_options(sweep)
+    add_experiment_options(sweep, model="?")
     sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
     sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
     sweep.add_argument("--json", action="store_true", help="one JSON object a line")
+    sweep.add_argument(
+        "--resume",
+        type=int,
+        metavar="ID",
+        help="go on with a sweep that was stopped, or try what failed again",
+    )
+
+    sweeps = _command(commands, "sweeps", _sweeps, "list sweeps: who asked for what, when, what came of it")
+    sweeps.add_argument("--cancel", type=int, metavar="ID", help="end this one first, wherever it runs")
 
     preset = _command(commands, "preset", _preset, "find a recipe for people in a hurry, on your own images")
     preset.add_argument("preset", help=", ".join(PRESETS))

@@ -35,8 +35,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def add_image_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a name from `paretoscope models`")
+def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:
+    """``model`` is how many there have to be, as in argparse: one unless it is given."""
+    parser.add_argument("model", nargs=model, help="a name from `paretoscope models`")
     add_data_options(parser, "bundled")
 
 
@@ -50,8 +51,10 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
     images.add_argument("--limit", type=int, default=10_000, help="evaluate at most so many images")
 
 
-def add_experiment_options(parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False) -> None:
-    add_image_options(parser)
+def add_experiment_options(
+    parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False, model: str | None = None
+) -> None:
+    add_image_options(parser, model)
     if recipe:
         add_recipe_options(parser)
     add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)

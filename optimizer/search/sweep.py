@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
 from optimizer.analysis.view import Failed
 from optimizer.errors import InputError, ParetoscopeError
+from optimizer.methods.engines import engine_info
 from optimizer.recipe import WEIGHT_BITS, Recipe
-from optimizer.records import Request, Result
+from optimizer.records import Request, Result, decode
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
@@ -16,6 +17,64 @@ SPARSITY_STEP = 0.01
 WORK_AHEAD_VARIABLE = "PARETOSCOPE_WORK_AHEAD"
 """Environment variable: 0 where a page measures nothing that nobody has asked for."""
 MAX_GRID = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A question of the ledger: every sparsity with every bit width, on each of the engines, all else as in
+    ``base``, whose recipe says how to prune and to round."""
+
+    base: Request
+    sparsities: tuple[float, ...]
+    weight_bits: tuple[int, ...]
+    activation_bits: tuple[int, ...]
+    engines: tuple[str, ...]
+
+    def beside(self, before: "Grid") -> "Grid":
+        """This one, with all that ``before`` asked for."""
+        return replace(
+            self,
+            sparsities=tuple(sorted({*before.sparsities, *self.sparsities})),
+            weight_bits=tuple(sorted({*before.weight_bits, *self.weight_bits}, reverse=True)),
+            activation_bits=tuple(sorted({*before.activation_bits, *self.activation_bits}, reverse=True)),
+            engines=tuple(dict.fromkeys((*before.engines, *self.engines))),
+        )
+
+    def requests(self) -> list[Request]:
+        """Raises what :func:`grid` does."""
+        if not self.engines or not self.activation_bits:
+            raise InputError("a sweep needs at least one engine and one width of activations")
+        bases = [
+            replace(
+                self.base,
+                engine=engine,
+                recipe=replace(
+                    self.base.recipe, quantize=replace(self.base.recipe.quantize, activation_bits=bits)
+                ),
+            )
+            for engine in self.engines
+            for bits in self.activation_bits
+        ]
+        if len(bases) * len(self.sparsities) * len(self.weight_bits) > MAX_GRID:
+            raise InputError(
+                f"{len(self.sparsities)} sparsities x {len(self.weight_bits)} bit widths, "
+                f"{len(bases)} times, are more than {MAX_GRID:,} configurations: take fewer steps"
+            )
+        return [request for base in bases for request in grid(base, self.sparsities, self.weight_bits)]
+
+
+def describe_asked(asked: bytes) -> str:
+    """What a sweep of the ledger asks for, in a line."""
+    try:
+        grid = decode(asked, Grid)
+    except InputError:
+        return "asked for by another version"
+    pruner, engines = grid.base.recipe.prune.pruner, (engine_info(name).label for name in grid.engines)
+    shares = ", ".join(f"{100 * share:.3g}" for share in sorted(set(grid.sparsities)))
+    bits = ", ".join(map(str, sorted(set(grid.weight_bits), reverse=True)))
+    activations = ", ".join(map(str, sorted(set(grid.activation_bits), reverse=True)))
+    rounded = "" if activations == "32" else f", {activations}-bit activations"
+    return f"{grid.base.model} on {', '.join(engines)}: {pruner.label}, {shares} % at {bits} bits{rounded}"
 
 
 def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:
@@ -35,6 +94,13 @@ def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int])
         for bits, sparsity in product(sorted(set(weight_bits), reverse=True), sorted(set(sparsities)))
     ]
     return sorted(requests, key=lambda request: not request.recipe.identity)
+
+
+def any_amount(way: Recipe) -> Recipe:
+    """The same way of pruning and rounding for every sparsity: N:M patterns know only one."""
+    if way.prune.fixed_sparsity is None:
+        return way
+    return replace(way, prune=replace(way.prune, pattern="unstructured"))
 
 
 def works_ahead() -> bool:

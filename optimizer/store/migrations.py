@@ -38,3 +38,18 @@ def _pass_over_what_was_timed_call_by_call(connection: sqlite3.Connection) -> No
     connection.execute(
         "UPDATE documents SET kind = kind || ' (timed call by call)' WHERE kind IN ('coverage', 'throughput')"
     )
+
+
+@migration
+def _keep_sweeps(connection: sqlite3.Connection) -> None:
+    for statement in (
+        "CREATE TABLE sweeps (id INTEGER PRIMARY KEY AUTOINCREMENT, asked BLOB, who TEXT, created TEXT,"
+        " served REAL NOT NULL DEFAULT 0)",
+        "CREATE TABLE items (sweep INTEGER, number INTEGER, key TEXT, request BLOB, state TEXT,"
+        " owner TEXT NOT NULL DEFAULT '', beaten REAL NOT NULL DEFAULT 0,"
+        " attempts INTEGER NOT NULL DEFAULT 0, seconds REAL, message TEXT NOT NULL DEFAULT '',"
+        " PRIMARY KEY (sweep, number))",
+        "CREATE INDEX items_states ON items (sweep, state)",
+        "CREATE INDEX items_open ON items (state, key) WHERE state IN ('queued', 'running')",
+    ):
+        connection.execute(statement)

@@ -5,11 +5,13 @@ Every call opens the file and closes it again: a connection is bound to its thre
 for every rerun, and opening costs less than a millisecond.
 """
 
+import errno
+import shutil
 import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +34,8 @@ MAX_FAILURES = 200
 """How many failures are kept, the newest."""
 MAX_MESSAGE = 2000
 """Characters of a failure's message that are kept."""
+MIN_FREE_BYTES = 2**20
+"""With less room on the disk nothing more is measured by itself."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _CREATING = threading.Lock()
 
@@ -75,12 +79,12 @@ class Store:
         if self._journal == "DELETE":
             with self._connected(alone=True) as connection:
                 _set_journal(connection, self._journal)
-        self._read("SELECT 1")
+        self.read("SELECT 1")
 
     def put(self, result: Result) -> None:
         """Keep a result and the measurement in it; an earlier failure under its key is forgotten."""
         request, latency = result.request, result.latency
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
@@ -103,8 +107,22 @@ class Store:
 
     def get(self, key: str) -> Result | None:
         """The result under ``key``, or None."""
-        return _first(
-            self._read("SELECT json FROM results WHERE key = ? AND schema = ?", key, SCHEMA), Result
+        return _first(self.read("SELECT json FROM results WHERE key = ? AND schema = ?", key, SCHEMA), Result)
+
+    def several(self, keys: Sequence[str]) -> list[Result]:
+        """The results under those of the keys that have one, in their order."""
+        found = dict(self._of("key, json", keys))
+        return [*_readable([found[key] for key in dict.fromkeys(keys) if key in found], Result)]
+
+    def known(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys under which a result is."""
+        return {key for (key,) in self._of("key", [*keys])}
+
+    def _of(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        return self.read(
+            f"SELECT {columns} FROM results WHERE schema = ? AND key IN (SELECT value FROM json_each(?))",
+            SCHEMA,
+            encode(keys).decode(),
         )
 
     def best(self, request: Request) -> Result | None:
@@ -125,7 +143,7 @@ class Store:
         """Results, newest last; None matches all. ``limit`` keeps the newest."""
         asked = {"schema": SCHEMA, "model": model, "data": data and digest(data), "engine": engine}
         given = {column: value for column, value in asked.items() if value is not None}
-        rows = self._read(
+        rows = self.read(
             f"SELECT json FROM results WHERE {' AND '.join(f'{column} = ?' for column in given)}"
             " ORDER BY created DESC, rowid DESC LIMIT ?",
             *given.values(),
@@ -135,7 +153,7 @@ class Store:
 
     def count(self) -> int:
         """How many results are stored, with those that can't be read."""
-        return int(self._read("SELECT count(*) FROM results WHERE schema = ?", SCHEMA)[0][0])
+        return int(self.read("SELECT count(*) FROM results WHERE schema = ?", SCHEMA)[0][0])
 
     def latency(self, signature: str, quick: bool) -> Latency | None:
         """The newest measurement of an execution signature, or None.
@@ -145,12 +163,12 @@ class Store:
         query = (
             "SELECT json FROM latencies WHERE signature = ? AND quick <= ? AND schema = ? ORDER BY rowid DESC"
         )
-        return _first(self._read(query, signature, quick, SCHEMA), Latency)
+        return _first(self.read(query, signature, quick, SCHEMA), Latency)
 
     def forget(self, keys: Iterable[str]) -> None:
         """Drop results and failures, and the measurements that no other result shares."""
         rows = [(key,) for key in keys]
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.executemany("DELETE FROM results WHERE key = ?", rows)
             connection.executemany("DELETE FROM failures WHERE key = ?", rows)
             _forget_unshared(connection)
@@ -158,7 +176,7 @@ class Store:
     def put_failure(self, key: str, request: Request, message: str, attempts: int) -> None:
         """Keep a failure, in place of an earlier one under its key; the oldest beyond MAX_FAILURES go."""
         failure = Failure(key, request, message[:MAX_MESSAGE], attempts, _now())
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", (key, SCHEMA, encode(failure))
             )
@@ -171,48 +189,54 @@ class Store:
     def failure(self, key: str) -> Failure | None:
         """The failure under ``key``, or None."""
         query = "SELECT json FROM failures WHERE key = ? AND schema = ?"
-        return _first(self._read(query, key, SCHEMA), Failure)
+        return _first(self.read(query, key, SCHEMA), Failure)
 
     def failures(self) -> list[Failure]:
         """The newest MAX_FAILURES failures, newest last."""
         query = "SELECT json FROM failures WHERE schema = ? ORDER BY rowid DESC LIMIT ?"
-        rows = self._read(query, SCHEMA, MAX_FAILURES)
+        rows = self.read(query, SCHEMA, MAX_FAILURES)
         return [*_readable([row[0] for row in reversed(rows)], Failure)]
 
     def forget_failures(self) -> int:
         """Drop every failure: how many those were."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             return connection.execute("DELETE FROM failures").rowcount
 
     def put_document(self, kind: str, key: str, json: bytes) -> None:
         """Keep any JSON under a kind and a key, in place of an earlier one."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?)", (kind, key, _now(), json)
             )
 
     def get_document(self, kind: str, key: str, record: type[T]) -> T | None:
         """What is under a kind and a key, or None."""
-        return _first(self._read("SELECT json FROM documents WHERE kind = ? AND key = ?", kind, key), record)
+        return _first(self.read("SELECT json FROM documents WHERE kind = ? AND key = ?", kind, key), record)
 
     def documents(self, kind: str, record: type[T]) -> dict[str, T]:
         """Every document of a kind by its key, last written last."""
-        rows = self._read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)
+        rows = self.read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)
         return {key: found for key, json in rows for found in _readable([json], record)}
 
     def unreadable(self, documents: Mapping[str, type]) -> list[Unreadable]:
         """Every row that is passed over because it can't be read. This reads them all."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [*_unreadable(connection, documents)]
 
     def forget_unreadable(self, documents: Mapping[str, type]) -> int:
         """Drop the rows that can't be read: how many those were."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = [*_unreadable(connection, documents)]
             for row in found:
                 connection.execute(f"DELETE FROM {row.table} WHERE rowid = ?", (row.row,))
             _forget_unshared(connection)
         return len(found)
+
+    def check_room(self) -> None:
+        """Raises UnavailableError where the disk is full, or nearly: what would be measured could not be
+        kept."""
+        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+            raise self._unavailable(OSError(errno.ENOSPC, ""))
 
     def _close_to_others(self) -> None:
         """Results name folders and files of their user."""
@@ -252,14 +276,15 @@ class Store:
             raise self._unavailable(error) from error
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that no other writer is beside, kept whole or not at all."""
         with self._connected() as connection:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")  # not reached after an error: closing rolls back
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
         """A connection to read with, which a full disk does not prevent."""
         with ExitStack() as open_ones:
             try:
@@ -270,8 +295,9 @@ class Store:
                 connection = open_ones.enter_context(self._connected(alone=True))
             yield connection
 
-    def _read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._reading() as connection:
+    def read(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self.reading() as connection:
             return connection.execute(query, values).fetchall()
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
@@ -353,7 +379,9 @@ def _forget_unshared(connection: sqlite3.Connection) -> None:
 
 
 def _is_no_room(error: BaseException | None) -> bool:
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", None) in NO_ROOM
+    if isinstance(error, sqlite3.Error):
+        return getattr(error, "sqlite_errorcode", None) in NO_ROOM
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
 def _set_journal(connection: sqlite3.Connection, mode: str) -> None:

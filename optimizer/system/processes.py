@@ -3,9 +3,12 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+
+import psutil
 
 from optimizer.errors import WorkError
 from optimizer.progress import stop_if_cancelled
@@ -16,6 +19,26 @@ GRACE_SECONDS = 5
 """From asking a process to end until it is killed."""
 GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "$0"'
 """A shell's input ends when the process that holds its other end is gone, however it went."""
+
+
+def identity() -> str:
+    """A name of this process that no other has, for :func:`is_gone`: its host, its number, when it began."""
+    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether the process of an :func:`identity` has ended; of one on another host that is not known."""
+    host, _, place = process.partition("/")
+    if host != socket.gethostname():
+        return False
+    number, _, begun = place.partition("/")
+    try:
+        found = psutil.Process(int(number))
+        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.2f}" != begun
+    except (psutil.NoSuchProcess, ValueError):
+        return True
+    except psutil.AccessDenied:
+        return False
 
 
 def guard(pid: int, group: bool = False) -> "subprocess.Popen[bytes] | None":

@@ -22,7 +22,7 @@ from factories import make_result
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-from optimizer import __version__
+from optimizer import __version__, work
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.main import main
 from optimizer.cli.options import Parser, add_recipe_options, recipe_of
@@ -120,6 +120,35 @@ def test_a_sweep_measures_the_grid_and_prints_a_line_each(capsys: pytest.Capture
     assert pairs == {(None, 32), (0.5, 32), (None, 8), (0.5, 8)}
 
 
+def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = ["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", *QUICK]
+    measure, asked = work.load_or_measure, 0
+
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            raise KeyboardInterrupt
+        return measure(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "load_or_measure", stopped)
+        assert main(sweep) == 130
+    assert "`paretoscope sweep --resume 1` goes on with it" in capsys.readouterr().err
+    assert main(["sweeps"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "fashion-mlp on OpenVINO: Magnitude, 0, 50 % at 32 bits: 2 configurations" in line
+    assert line.endswith("1 done, 1 cancelled")
+    assert main(["sweep", "--resume", "1", "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["sweeps", "--cancel", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "sweep 1: 0 configurations cancelled" in printed.err
+    assert "2 configurations, 2 done" in printed.out
+
+
 def test_what_was_measured_is_exported_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,6 +211,9 @@ def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
         (["sweep", "fashion-mlp", "--sparsities", "2", "--bits", "8"], "sparsity 2 is out of range"),
         (["sweep", "fashion-rennet"], "fashion-resnet"),
         (["sweep", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus'"),
+        (["sweep"], "say which model to sweep, or which sweep to go on with"),
+        (["sweep", "--resume", "7"], "there is no sweep 7"),
+        (["sweeps", "--cancel", "7"], "there is no sweep 7"),
         (["models", "--source", "thin air"], "unknown source 'thin air': use one of bundled"),
         (["measure", "fashion-mlp", "--threshold", "inf"], "threshold inf is not allowed"),
         (["measure", "fashion-mlp", "--class-index", "/nowhere.json"], "goes with an image folder"),
@@ -375,7 +407,9 @@ def test_whoever_ends_the_dashboard_ends_its_server(read: bool) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_dashboard_takes_its_server_along() -> None:
     with serving(free_port(), "--headless") as dashboard:
-        server = next(one for one in psutil.Process(dashboard.pid).children() if "streamlit" in one.cmdline())
+        server = next(
+            one for one in psutil.Process(dashboard.pid).children() if "pages.serve" in one.cmdline()
+        )
         dashboard.kill()
         dashboard.wait(60)
         psutil.wait_procs([server], timeout=30)

@@ -9,7 +9,7 @@ import pytest
 import streamlit as st
 from factories import make_result
 from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
-from started import Started
+from started import Idle, Started
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
@@ -60,6 +60,9 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, catalogue: Catalogu
     monkeypatch.setattr(tasks, "pool", lambda: pool)
     monkeypatch.setattr(sidebar, "pool", lambda: pool)
     monkeypatch.setattr(tasks, "store", lambda: store)
+    monkeypatch.setattr(sidebar, "store", lambda: store)
+    monkeypatch.setattr(tasks, "fill_first", lambda: None)
+    monkeypatch.setattr(tasks, "background", Idle)
     return pool
 
 

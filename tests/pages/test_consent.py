@@ -8,7 +8,10 @@ from started import Started
 from streamlit.testing.v1 import AppTest
 
 from optimizer.records import DataSpec
-from pages import consent
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES
+from optimizer.store import ledger
+from optimizer.store.ledger import Item
+from pages import consent, tasks
 
 ROOT = Path(__file__).parents[2]
 LONG_STEPS, SHORT_STEPS = 2_000, 20
@@ -158,25 +161,28 @@ def fill(page: AppTest, label: str) -> AppTest:
     return next(button for button in page.button if button.label.startswith(label)).click().run()
 
 
+def swept() -> list[Item]:
+    (sweep,) = ledger.sweeps(tasks.store())
+    return ledger.items(tasks.store(), sweep.id)
+
+
 def test_filling_the_curves_with_fine_tuning_tells_how_much_first(app: AppTest, started: Started) -> None:
     app.query_params |= TUNED
     page = app.run()
     page.number_input(key="finetune").set_value(100).run()
     assert not [button for button in page.button if button.label.startswith("Fill the curves")]
-    before = len(started.steps())
     (told,) = (words.value for words in page.markdown if "Fine-tuning" in words.value)
+    assert not ledger.sweeps(tasks.store())
     fill(page, "Start filling")
-    assert len(started.steps()) > before
+    assert sum(item.request is not None and item.request.recipe.finetunes for item in swept()) >= 17
     assert "17 networks" in told, "each sparsity once, and with each coarse grid"
     assert "1,700 steps in all" in told
 
 
 def test_filling_the_curves_without_fine_tuning_starts_at_once(app: AppTest, started: Started) -> None:
     app.query_params |= TUNED
-    page = app.run()
-    before = len(started.steps())
-    fill(page, "Fill the curves")
-    assert len(started.steps()) > before
+    fill(app.run(), "Fill the curves")
+    assert len(swept()) == len(STARTER_SPARSITIES) * len(STARTER_BITS)
 
 
 def test_the_limit_to_begin_with_is_no_long_work() -> None:

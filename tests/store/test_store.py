@@ -190,6 +190,8 @@ def test_what_was_timed_call_by_call_is_passed_over_and_kept(store: Store) -> No
     for table in ("results", "latencies", "failures"):
         query(store.path, f"UPDATE {table} SET schema = 2")
     query(store.path, "UPDATE results SET json = replace(json, 'baseline', 'baseline_ns')")
+    for table in ("sweeps", "items"):
+        query(store.path, f"DROP TABLE {table}")
     query(store.path, "PRAGMA user_version = 1")
     assert (store.get("before"), store.results(), store.count(), store.failures()) == (None, [], 0, [])
     assert store.latency("sig", True) is None
@@ -359,7 +361,7 @@ def test_on_a_network_s_file_system_nothing_is_shared_through_mapped_files(
     for one in (moved, new):
         one.put(make_result("l"))
         assert one.get("l") is not None
-        with one._reading() as connection:
+        with one.reading() as connection:
             connection.execute("SELECT * FROM results").fetchall()
             assert not [*tmp_path.glob("*-shm"), *tmp_path.glob("*-wal")]
     assert moved.get("k") is not None
@@ -373,7 +375,7 @@ def test_only_its_user_reads_the_file(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         store = Store(tmp_path / "new" / "results.sqlite")
-        with store._writing() as connection:
+        with store.writing() as connection:
             connection.execute("DELETE FROM results")
             assert modes() == dict.fromkeys(
                 ["results.sqlite", "results.sqlite-wal", "results.sqlite-shm"], 0o600

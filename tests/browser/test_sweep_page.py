@@ -1,0 +1,50 @@
+"""A sweep in a real browser, whose server is killed in the middle."""
+
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from faults.tasks import make_result
+from playwright.sync_api import Browser, expect
+
+from browser.conftest import act, serve, visiting
+from optimizer.store import ledger
+from optimizer.store.results import Store
+
+GRID = "model=fashion-mlp&sweep_method=Magnitude&sweep_bits=32&sweep_bits=4"
+pytestmark = pytest.mark.browser
+
+
+def kill_servers() -> None:
+    """Dashboards that this process started, at once; what they started ends with them."""
+    for child in psutil.Process().children():
+        if "dashboard" in child.cmdline():
+            for process in (child, *child.children()):
+                process.kill()
+
+
+def test_a_sweep_goes_on_after_its_server_was_killed(chromium: Browser, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    store = Store(home / "results.sqlite")
+    store.put(make_result("there"))  # this is no first start
+    with serve(home, tmp_path) as dashboard:
+        with visiting(chromium, dashboard) as visit:
+            page = visit(f"/sweep?{GRID}")
+            page.get_by_role("button", name="Start").click()
+            progress = page.get_by_test_id("stProgress")
+            expect(progress).to_contain_text(re.compile(r"(?<!\d)[1-9] of 12"))
+        kill_servers()
+    (before,) = ledger.sweeps(store)
+    assert before.open
+    with serve(home, tmp_path) as dashboard, visiting(chromium, dashboard) as visit:
+        page = visit(f"/sweep?sweep={before.id}", wait=False)
+        frontier = page.get_by_role("figure", name="Frontier").first
+        expect(frontier).to_be_visible()
+        expect(page.get_by_text("done", exact=True).first).to_be_visible()
+        assert {item.state for item in ledger.items(store, before.id)} == {"done"}
+        point = frontier.locator(".scatterlayer .point").last
+        act(page, lambda: point.click(force=True))
+        act(page, page.get_by_role("link", name="Open in Explore").click)
+        expect(page.get_by_role("combobox", name="Model")).to_have_value("fashion-mlp")

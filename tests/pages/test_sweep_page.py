@@ -1,0 +1,146 @@
+"""Sweep, without a browser."""
+
+from dataclasses import replace
+
+import pytest
+from factories import make_result
+from page_runs import PLAIN, words
+from started import Started, open_page
+from streamlit.testing.v1 import AppTest
+
+from optimizer.recipe import NORMAL
+from optimizer.records import Request, decode, encode
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
+from optimizer.store import ledger
+from optimizer.store.ledger import Sweep
+from pages import tasks
+
+GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
+
+
+def press(page: AppTest, label: str) -> AppTest:
+    page = next(button for button in page.button if button.label.startswith(label)).click().run()
+    assert not page.exception
+    return page
+
+
+def newest() -> Sweep:
+    return ledger.sweeps(tasks.store())[0]
+
+
+def store_some(number: int) -> list[Request]:
+    """A sweep of four, of which so many are measured."""
+    requests = GRID.requests()
+    ledger.create(tasks.store(), encode(GRID), requests, "ann")
+    for _ in range(number):
+        item = ledger.claim(tasks.store(), "me")
+        assert item is not None
+        assert item.request is not None
+        tasks.store().put(
+            replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
+        )
+        ledger.finish(tasks.store(), item, item.key, 2.0)
+    return requests
+
+
+def test_a_grid_is_said_before_it_starts_and_then_stands_in_the_ledger(started: Started) -> None:
+    page = open_page("sweep", {"model": "fashion-mlp"})
+    assert len(page.button_group) + len(page.selectbox) + len(page.button) <= 12
+    assert "24 configurations, 24 to measure" in words(page)
+    assert "about 72 seconds" in words(page)
+    page.button_group(key="sweep_bits").set_value([4]).run()
+    assert "6 configurations, 6 to measure" in words(page)
+    page = press(page, "Start")
+    sweep = newest()
+    assert (sweep.state, sweep.total) == ("queued", 6)
+    asked = decode(sweep.asked, Grid)
+    assert (asked.base.model, asked.base.recipe, asked.weight_bits) == ("fashion-mlp", NORMAL, (4,))
+    assert page.query_params["sweep"] == str(sweep.id)
+    assert "Sweep 1" in words(page)
+
+
+def test_a_link_holds_the_grid(started: Started) -> None:
+    page = open_page(
+        "sweep", {"sweep_bits": ["32", "4"], "sweep_shares": ["0", "50"], "sweep_method": "Channels"}
+    )
+    assert "4 configurations, 4 to measure" in words(page)
+    press(page, "Start")
+    asked = decode(newest().asked, Grid)
+    assert (asked.sparsities, asked.weight_bits) == ((0, 0.5), (32, 4))
+    assert asked.base.recipe.prune.method == "channels"
+
+
+def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(started: Started) -> None:
+    store_some(3)
+    item = ledger.claim(tasks.store(), "me")
+    page = open_page("sweep", {})
+    (line,) = page.get("progress")
+    assert line.proto.text.startswith("3 of 4 · about 2 seconds left · now: 50 %")
+    assert item is not None
+    page = press(page, "Cancel")
+    assert newest().state == "cancelled"
+    page = press(page, "Resume (1)")
+    assert newest().state == "running"
+    assert not ledger.beat(tasks.store(), item)
+
+
+def test_who_comes_first_is_said(started: Started) -> None:
+    store_some(0)
+    ledger.create(tasks.store(), encode(GRID), [Request("fashion-vit")], "bob")
+    page = open_page("sweep", {"sweep": "2"})
+    (line,) = page.get("progress")
+    assert "0 of 1" in line.proto.text
+    assert "1 configuration of others first" in line.proto.text
+
+
+def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None:
+    store_some(4)
+    page = open_page("sweep", {})
+    assert len(page.get("plotly_chart")) == 2
+    assert len(page.dataframe[0].value) == 4
+    key = ledger.items(tasks.store(), 1)[3].key
+    page.session_state["session"].swept = key
+    page = press(page.run(), "Pin for Compare")
+    assert page.session_state["session"].pins == (key,)
+    page = open_page("explore", {"open": key})
+    assert "open" not in page.query_params
+    assert page.selectbox(key="model").value == "fashion-mlp"
+    assert page.slider(key="sparsity").value == 50
+    assert page.select_slider(key="bits").value == 4
+
+
+def test_what_was_not_measured_says_why(started: Started) -> None:
+    store_some(3)
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    ledger.fail(tasks.store(), item, "no *such* engine")
+    page = open_page("sweep", {})
+    page.segmented_control(key="sweep_view").set_value("not measured").run()
+    assert list(page.dataframe[0].value["why"]) == ["no *such* engine"]
+
+
+def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
+    store_some(4)
+    page = press(open_page("sweep", {}), "Repeat")
+    assert (newest().id, newest().state, newest().total) == (2, "done", 4)
+    page = press(page, "Extend")
+    page.button_group(key="sweep_bits").set_value([8]).run()
+    assert "6 configurations, 2 to measure" in words(page)
+    press(page, "Extend sweep 2")
+    assert (newest().id, newest().total, newest().state) == (2, 6, "running")
+    assert decode(newest().asked, Grid).weight_bits == (32, 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("named", "said"), [("7", "there is no sweep 7"), ("nope", "nope is not the number of a sweep")]
+)
+def test_a_link_to_no_sweep_says_so(started: Started, named: str, said: str) -> None:
+    assert said in words(open_page("sweep", {"sweep": named}))
+
+
+def test_too_many_are_refused_in_words(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_WAITING", 5)
+    page = press(open_page("sweep", {"model": "fashion-mlp"}), "Start")
+    assert "24 configurations are too many now: 0 wait already, and 5 may" in words(page)
+    assert not ledger.sweeps(tasks.store())
+    assert len(STARTER_SPARSITIES) * len(STARTER_BITS) == 24

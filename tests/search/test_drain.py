@@ -1,0 +1,191 @@
+"""Sweeps worked off: what becomes of each item, whoever works on it and however that ends."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from faults.tasks import make_result, until
+
+from optimizer.errors import InputError, UnavailableError
+from optimizer.progress import Cancelled
+from optimizer.records import Request
+from optimizer.search import drain as module
+from optimizer.search.drain import Background, drain
+from optimizer.store import ledger, results
+from optimizer.store.results import Store
+
+Lost = Callable[[], bool]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """One whose keys are the models' names, and whose owners tell often that they are there."""
+    monkeypatch.setattr(ledger, "request_keys", lambda requests: [one.model for one in requests])
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    return Store(tmp_path / "results.sqlite")
+
+
+def asked(store: Store, *names: str, who: str = "ann") -> int:
+    return ledger.create(store, b"", [Request(name) for name in names], who)
+
+
+def states(store: Store, sweep: int) -> list[str]:
+    return [item.state for item in ledger.items(store, sweep)]
+
+
+def keeping(store: Store) -> module.Measure:
+    def measure(request: Request, is_lost: Lost) -> str:
+        if request.model.startswith("no "):
+            raise InputError(f"unknown model {request.model}")
+        if request.model.startswith("broken "):
+            raise RuntimeError("out of memory")
+        store.put(make_result(request.model))
+        return request.model
+
+    return measure
+
+
+def waiting(begun: threading.Event) -> module.Measure:
+    """Until it is wanted no more."""
+
+    def measure(request: Request, is_lost: Lost) -> str:
+        begun.set()
+        until(is_lost)
+        raise Cancelled
+
+    return measure
+
+
+def test_each_is_measured_once_and_a_failure_is_told_and_the_others_go_on(store: Store) -> None:
+    store.put(make_result("b"))
+    sweep = asked(store, "a", "b", "no c", "broken d", "e")
+    done = [(item.key, item.state) for item in drain(store, keeping(store), sweep)]
+    assert done == [("a", "done"), ("no c", "failed"), ("broken d", "failed"), ("e", "done")]
+    assert states(store, sweep) == ["done", "done", "failed", "failed", "done"]
+    assert [item.message for item in ledger.items(store, sweep)] == [
+        *("", "", "unknown model no c", "RuntimeError: out of memory", "")
+    ]
+    assert [*drain(store, keeping(store), sweep)] == []
+
+
+def test_a_cancelled_item_ends_while_it_runs(store: Store) -> None:
+    sweep, begun = asked(store, "a", "b"), threading.Event()
+    work = threading.Thread(target=lambda: [*drain(store, waiting(begun), sweep)])
+    work.start()
+    assert begun.wait(60)
+    ledger.cancel(store, sweep)
+    work.join(60)
+    assert not work.is_alive()
+    assert states(store, sweep) == ["cancelled", "cancelled"]
+    ledger.resume(store, sweep)
+    assert [item.key for item in drain(store, keeping(store), sweep)] == ["a", "b"]
+
+
+def test_an_interrupted_item_waits_again_as_if_it_had_not_been_tried(store: Store) -> None:
+    sweep = asked(store, "a")
+
+    def interrupted(request: Request, is_lost: Lost) -> str:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        [*drain(store, interrupted, sweep)]
+    (item,) = ledger.items(store, sweep)
+    assert (item.state, item.attempts) == ("queued", 0)
+
+
+def test_on_a_full_disk_nothing_is_measured_and_what_could_not_be_kept_waits_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = asked(store, "a", "b")
+    full = False
+
+    def refused(request: Request, is_lost: Lost) -> str:
+        nonlocal full
+        full = True
+        raise UnavailableError("no room")
+
+    def check_room(store: Store) -> None:
+        if full:
+            raise UnavailableError("no room is left on its disk")
+
+    monkeypatch.setattr(Store, "check_room", check_room)
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="no room is left"):
+            [*drain(store, refused, sweep)]
+        assert [(item.state, item.attempts) for item in ledger.items(store, sweep)] == [("queued", 0)] * 2
+    full = False
+    assert len([*drain(store, keeping(store), sweep)]) == 2
+
+
+def test_a_locked_store_is_told_and_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = asked(store, "a", "b")
+    monkeypatch.setattr(results, "BUSY_SECONDS", 0.05)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(UnavailableError, match=r"can't use the results in .*database is locked"):
+            [*drain(store, keeping(store), sweep)]
+    assert states(store, sweep) == ["queued", "queued"]
+    work = Background(store, keeping(store))
+    until(lambda: states(store, sweep) == ["done", "done"])
+    work.close()
+
+
+def test_the_background_goes_on_with_all_that_comes_and_says_why_it_waits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = asked(store, "a", "no b")
+    work = Background(store, keeping(store))
+    until(lambda: not ledger.any_open(store))
+    assert states(store, sweep) == ["done", "failed"]
+    monkeypatch.setattr(module, "LOOK_SECONDS", 600)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        connection.execute("PRAGMA user_version = 1000")
+        work.ring()
+        until(lambda: "newer Paretoscope" in work.problem)
+        connection.execute(f"PRAGMA user_version = {version}")
+    again = asked(store, "c")
+    work.ring()
+    until(lambda: states(store, again) == ["done"])
+    until(lambda: not work.problem)
+    work.close()
+
+
+def test_closing_puts_back_what_runs(store: Store) -> None:
+    sweep, begun = asked(store, "a", "b"), threading.Event()
+    work = Background(store, waiting(begun))
+    assert begun.wait(60)
+    work.close()
+    assert [(item.state, item.attempts) for item in ledger.items(store, sweep)] == [("queued", 0)] * 2
+
+
+def test_visitors_take_turns_and_one_request_is_never_run_twice_at_a_time(store: Store) -> None:
+    large = asked(store, "a", "b", "c", "d", who="ann")
+    small = asked(store, "c", "x", who="bob")
+    order: list[str] = []
+    running: set[str] = set()
+
+    def measure(request: Request, is_lost: Lost) -> str:
+        assert request.model not in running
+        running.add(request.model)
+        order.append(request.model)
+        time.sleep(0.05)
+        running.discard(request.model)
+        return keeping(store)(request, is_lost)
+
+    threads = [
+        threading.Thread(target=lambda owner=owner: [*drain(store, measure, owner=owner)])
+        for owner in ("one", "two")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(order) == ["a", "b", "c", "d", "x"]
+    assert order.index("x") < order.index("d"), "the larger sweep went first"
+    assert {*states(store, large), *states(store, small)} == {"done"}
