@@ -26,6 +26,8 @@ CHART_PIXELS = 320
 def ask() -> None:
     """The form, the search while it runs, and what it found."""
     chosen = sidebar.selection()
+    if sidebar.show_problem(chosen):
+        return
     question = form()
     if question is None:
         st.info("Give at least one limit.", icon=":material/tune:")

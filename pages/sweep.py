@@ -45,7 +45,7 @@ COLOURS: dict[str, Colour] = {
     "failed": "red",
     "cancelled": "orange",
 }
-ASKING = ("A grid", "The best under limits")
+ASKING = {"grid": "A grid", "limits": "The best under limits"}
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
     Column.ENGINE, Column.RECIPE, Column.ACCURACY, Column.LOST, Column.COMPRESSED, Column.LATENCY,
@@ -58,13 +58,14 @@ def main() -> None:
     st.header("Sweep")
     asking = st.segmented_control(
         "Ask for",
-        ASKING,
-        default=ASKING[0],
+        list(ASKING),
+        format_func=ASKING.__getitem__,
+        default="grid",
         required=True,
         label_visibility="collapsed",
         **address.in_address("ask"),
     )
-    if asking != ASKING[0]:
+    if asking == "limits":
         finding.ask()
         return
     store = tasks.store()

@@ -1,71 +1,21 @@
 """Search under limits: what is tried, given up and announced; on results that are made up."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import pytest
-from factories import make_result
+from search_bench import BASE, SMALL, Bench
 
 from optimizer.analysis.limits import Limits, bound, keeping
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report, quiet
-from optimizer.records import Known, Latency, Request, Result, Settings
+from optimizer.progress import Report
+from optimizer.records import Request, Result
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import Answer, Fate, Question, Unwanted, find
+from optimizer.search.find import Fate, Question, Unwanted, find
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
-
-BASE = Request("fashion-resnet", settings=Settings(quick=True))
-SMALL = Space(
-    engine=("openvino",),
-    pruning=("none", "compensated"),
-    sparsity=(0.3, 0.5, 0.7, 0.9),
-    weight_bits=(32, 8, 4),
-    activation_bits=(32, 8),
-)
-SECONDS = 2.0
-
-
-@dataclass
-class Bench:
-    """A machine that measures what is made up, in ``SECONDS`` each, and counts."""
-
-    ratio: Callable[[Request], float | None] = lambda request: None
-    images: int = 10_000
-    now: float = 0.0
-    measured: list[Request] = field(default_factory=list)
-    given_up: list[Request] = field(default_factory=list)
-    afresh: dict[str, float] = field(default_factory=dict)
-
-    def result(self, request: Request) -> Result:
-        made = make_result(
-            request.recipe, engine=request.engine, quick=True, images=self.images, ratio=self.ratio(request)
-        )
-        return replace(made, request=request, key=str(hash(request)))
-
-    def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
-        made = self.result(request)
-        self.now += SECONDS / 10
-        known = Known(request, made.inspection, self.images, made.accuracy, made.baseline_accuracy)
-        if unwanted(Known(request, made.inspection)) or unwanted(known) or unwanted(None):
-            self.given_up.append(request)
-            return None
-        self.now += SECONDS
-        self.measured.append(request)
-        return made
-
-    def confirm(self, result: Result) -> Latency:
-        self.now += SECONDS
-        worse = self.afresh.get(result.key)
-        return result.latency if worse is None else make_result(ratio=worse).latency
-
-    def ask(
-        self, limits: Limits, search: str = "grid", budget: float = 1000.0, space: Space = SMALL
-    ) -> Answer:
-        question = Question(limits, limits.usual, space, search, budget)
-        return find(question, BASE, self.measure, self.confirm, clock=lambda: self.now)
 
 
 def all_results(bench: Bench, space: Space = SMALL) -> list[Result]:
