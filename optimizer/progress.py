@@ -56,7 +56,7 @@ def asked_by(asker: Asker | None) -> Iterator[None]:
 @contextmanager
 def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[None]:
     """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None each
-    time it could end. Whoever asked before is told, and may cancel, as without it.
+    time it could end. Nothing of that is published; whoever asked before may cancel, as without it.
 
     Raises Cancelled in the work, as :func:`stop_if_cancelled` does.
     """
@@ -65,8 +65,6 @@ def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[None]:
     def receive(known: object) -> None:
         nonlocal ruled_out
         ruled_out = ruled_out or unwanted(known)
-        if asker:
-            asker.receive(known)
 
     def cancelled() -> bool:
         return ruled_out or unwanted(None) or (asker is not None and asker.cancelled())

@@ -54,6 +54,9 @@ def ask() -> None:
     if not job.over:
         watch(job, question)
         return
+    if job.state == "cancelled":
+        st.info("Stopped. What was measured is kept: Find goes on from there.", icon=":material/stop_circle:")
+        return
     with tasks.errors_in_words():
         show(tasks.finished(job, Answer))
 
