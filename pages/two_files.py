@@ -9,7 +9,7 @@ from optimizer import charts
 from optimizer.analysis import fidelity, two_files
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.errors import InputError
-from optimizer.formats import MISSING, capital
+from optimizer.formats import MISSING
 from optimizer.model.added import cards, uploads
 from optimizer.records import digest
 from pages import drawing, sidebar, tasks
@@ -123,7 +123,7 @@ def _compare(request: CompareRequest) -> None:
 
 
 def _show(run: TwoFiles) -> None:
-    st.markdown(f"**{plain(capital(two_files.sentence(run)))}**")
+    st.markdown(f"**{plain(two_files.sentence(run))}**")
     st.dataframe(two_files.figures(run), hide_index=True, alt="The two beside each other")
     st.markdown("\n".join(f"- {plain(words)}" for words in two_files.conclusions(run)))
     st.subheader("Outputs")

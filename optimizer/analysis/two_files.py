@@ -267,10 +267,13 @@ def _parting(run: TwoFiles) -> Iterator[str]:
     if first is None:
         yield f"All {total} that both have agree but for the rounding of float32 (above {SAME_DB:g} dB)."
         return
-    yield f"Of {total} that both have, the two part ways first at {first.name}: {fidelity.sqnr_text(first)}."
+    yield (
+        f"Of {total} that both have, the two part ways first at {first.reference}: "
+        f"{fidelity.sqnr_text(first)}."
+    )
     if fall and fall[1] != first:
         yield (
-            f"The widest fall is at {fall[1].name}, from {fidelity.sqnr_text(fall[0])} to "
+            f"The widest fall is at {fall[1].reference}, from {fidelity.sqnr_text(fall[0])} to "
             f"{fidelity.sqnr_text(fall[1])}."
         )
 

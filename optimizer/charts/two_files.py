@@ -4,6 +4,7 @@ import html
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.two_files import EQUAL_DB, SAME_DB, TwoFiles, parting
+from optimizer.charts.axes import padded
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
 
 MARKED = "where the two part first"
@@ -25,11 +26,12 @@ def parting_info(run: TwoFiles) -> Lines:
                 hover=f"<b>{html.escape(layer.reference)}</b><br>SQNR {fidelity.sqnr_text(layer)}",
             )
         )
+    values = [point.x for point in points]
     names = tuple(layer.reference for layer in run.layers)
     marked = tuple(point for point in points if first and point.key == first.reference)
     return Lines(
         "What each layer gives, against the other's",
-        Axis("SQNR", "dB", "higher", span=(min([0.0, *(point.x for point in points)]), EQUAL_DB + 5)),
+        Axis("SQNR", "dB", "higher", span=padded(min([0.0, *values]), max([SAME_DB, *values]))),
         Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
         (
             Series("layers", "dense fp32", tuple(points), line="none", legend=False),

@@ -254,11 +254,11 @@ def _print_result(result: Result) -> None:
         first = FIDELITY
     sizes = ("file_size", "packed_size")
     for name in (*first, *sizes, "latency", "latency_ratio", "first_call"):
-        print(f"  {METRICS[name].label:<16} {summary.text(name)}")
+        print(f"  {METRICS[name].label:<18} {summary.text(name)}")
     detectable = (
         f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
     )
-    print(f"  {'verdict':<16} {summary.latency.verdict.label}{detectable}")
+    print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
     for note in (*summary.simulated, *summary.noise, *summary.notes):
         print(f"  note: {note}")
     if apart := fidelity.rows(summary.outputs):

@@ -16,6 +16,7 @@ from torch import nn
 
 from optimizer.engine import onnxruntime, openvino
 from optimizer.engine.base import Array, Runner
+from optimizer.engine.onnx_graph import Graph
 from optimizer.engine.openvino_graph import Converted, convert
 from optimizer.engine.openvino_quantizers import WEIGHTED
 from optimizer.errors import InputError
@@ -25,8 +26,6 @@ MAX_ELEMENTS = 2**28
 """Of a tensor inside a network, for one image: 1 GiB."""
 AFFINE = {"Add", "Subtract", "Multiply", "Divide"}
 """What may follow a product and still be the same layer, where its other input is constant: bias, scale."""
-OF_WEIGHTS = {"Convert", "FakeQuantize", "Reshape", "Transpose", "Unsqueeze", "Squeeze", *AFFINE}
-"""What may lie between a layer's weight and its product."""
 Answer = Callable[[Array], list[Array]]
 """From images ``[batch, C, H, W]`` to one tensor of floats for each output."""
 
@@ -44,12 +43,16 @@ class Network:
 @dataclass(frozen=True, slots=True)
 class InnerLayer:
     """A convolution or product with weights: its operation's ``kind``, the shape of its ``weight`` (of a
-    product, sorted: it may be transposed), and that of what it gives for one image, its bias added."""
+    product, sorted: it may be transposed), and that of what it gives for one image, its bias added.
+
+    ``clip`` are the ends of a ReLU, or another clip, that follows. Integer kernels take it with them: what
+    they give is to be held against what another network gives once that is clipped too."""
 
     name: str
     kind: str
     weight: tuple[int, ...]
     shape: tuple[int, ...]
+    clip: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,12 @@ def _short(error: Exception) -> str:
 
 def _by_openvino(network: Network, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
     graph = _graph(network, shape)
-    products = _products(graph)
-    layers = tuple(
-        InnerLayer(
-            name, node.get_type_name(), _weight_shape(node), tuple(_end(node).output(0).get_shape()[1:])
-        )
-        for name, node in products.items()
-    )
+    products, of_images = _products(graph), _of_images(graph)
+    layers = []
+    for name, node in products.items():
+        end = _end(node, of_images)
+        shape_of_one = tuple(end.output(0).get_shape()[1:])
+        layers.append(InnerLayer(name, node.get_type_name(), _weight_shape(node), shape_of_one, _clip(end)))
     operations: dict[str, tuple[str, ...]] = {
         name: (node.get_friendly_name(),) for name, node in products.items()
     }
@@ -102,7 +104,7 @@ def _by_openvino(network: Network, shape: tuple[int, ...], threads: int, batch: 
     infer = openvino.one_call(compiled)
     return Opened(
         tuple((_output_name(output), tuple(output.get_shape()[1:])) for output in graph.outputs),
-        layers,
+        tuple(layers),
         Runner(
             infer=infer,
             score=infer,
@@ -161,11 +163,11 @@ def _output_name(output: Any) -> str:
 
 def _products(graph: Any) -> dict[str, Any]:
     """Its convolutions and products with a weight, by name, in the order of the network."""
-    found = []
+    of_images, found = _of_images(graph), []
     for node in graph.get_ordered_ops():
         kind = node.get_type_name()
         multiplies = kind in WEIGHTED or kind.endswith("ConvolutionBackpropData")
-        if multiplies and _is_weight(node.input_value(1).get_node()):
+        if multiplies and _source(node, 1) not in of_images:
             found.append(node)
     names = [_layer_name(node.get_friendly_name()) for node in found]
     return {
@@ -174,17 +176,26 @@ def _products(graph: Any) -> dict[str, Any]:
     }
 
 
+def _of_images(graph: Any) -> set[str]:
+    """The operations that depend on the image, by name. Of one whose shape is known, a shape does not."""
+    found: set[str] = set()
+    for node in graph.get_ordered_ops():
+        kind = node.get_type_name()
+        read = {_source(node, number) for number in range(node.get_input_size())}
+        if kind == "Parameter" or (kind != "ShapeOf" and read & found):
+            found.add(node.get_friendly_name())
+    return found
+
+
+def _source(node: Any, number: int) -> str:
+    name: str = node.input_value(number).get_node().get_friendly_name()
+    return name
+
+
 def _layer_name(operation: str) -> str:
     """Without what OpenVINO adds when it reads ONNX or torch."""
     torch_module = re.match(r"__module\.(.+)/aten::", operation)
     return torch_module[1] if torch_module else operation.removesuffix("/WithoutBiases")
-
-
-def _is_weight(node: Any) -> bool:
-    kind = node.get_type_name()
-    if kind not in OF_WEIGHTS:
-        return bool(kind == "Constant")
-    return all(_is_weight(one.get_source_output().get_node()) for one in node.inputs())
 
 
 def _weight_shape(node: Any) -> tuple[int, ...]:
@@ -192,19 +203,29 @@ def _weight_shape(node: Any) -> tuple[int, ...]:
     return tuple(sorted(shape)) if node.get_type_name() == "MatMul" else shape
 
 
-def _end(node: Any) -> Any:
+def _end(node: Any, of_images: set[str]) -> Any:
     """The operation that ends a layer: its product, or what adds its bias."""
     while True:
-        following = [target.get_node() for target in node.output(0).get_target_inputs()]
-        if len(following) != 1 or following[0].get_type_name() not in AFFINE:
+        readers = [target.get_node() for target in node.output(0).get_target_inputs()]
+        if len(readers) != 1 or readers[0].get_type_name() not in AFFINE:
             return node
-        others = [one.get_source_output().get_node() for one in following[0].inputs()]
-        constant = [other for other in others if other.get_friendly_name() != node.get_friendly_name()]
-        if len(constant) != 1 or not _is_weight(constant[0]):
+        others = {_source(readers[0], number) for number in range(2)} - {node.get_friendly_name()}
+        shapes = {one.output(0).get_partial_shape().to_string() for one in (node, readers[0])}
+        if others & of_images or len(shapes) > 1:
             return node
-        if following[0].output(0).get_partial_shape() != node.output(0).get_partial_shape():
-            return node
-        node = following[0]
+        node = readers[0]
+
+
+def _clip(end: Any) -> tuple[float, float] | None:
+    """The ends of what clips a layer's output, where nothing else reads it."""
+    readers = [target.get_node() for target in end.output(0).get_target_inputs()]
+    kinds = [reader.get_type_name() for reader in readers]
+    if kinds == ["Relu"]:
+        return 0.0, math.inf
+    if kinds == ["Clamp"]:
+        attributes = readers[0].get_attributes()
+        return float(attributes["min"]), float(attributes["max"])
+    return None
 
 
 def _every_output(compiled: Any) -> Answer:
@@ -222,7 +243,8 @@ def _inside_of(graph: Any, sizes: list[int], threads: int, names: Sequence[str])
 
     copied = graph.clone()
     products = _products(copied)
-    ends = [_end(products[name]).output(0) for name in names]
+    of_images = _of_images(copied)
+    ends = [_end(products[name], of_images).output(0) for name in names]
     shown = library.Model(ends, copied.get_parameters(), "inside")
     return _every_output(openvino.compile_graph(shown, sizes, "LATENCY", threads, "f32"))
 
@@ -235,8 +257,9 @@ def _by_onnxruntime(network: Network, shape: tuple[int, ...], threads: int, batc
     _set_input(model, [batch, *shape])
     folded = not any(node.op_type == "QuantizeLinear" for node in model.graph.node)
     content = model.SerializeToString()
-    session, executed = _session(content, batch, threads, folded, list(shape))
     layers = _onnx_layers(model.graph)
+    known = Graph(model, False, tuple(layers), nodes={name: name for name in layers})
+    session, executed = _session(content, known, batch, threads, folded, list(shape))
     names = [output.name for output in session.get_outputs()]
 
     def answer(images: Array) -> list[Array]:
@@ -251,8 +274,8 @@ def _by_onnxruntime(network: Network, shape: tuple[int, ...], threads: int, batc
     return Opened(
         tuple((name, one.shape[1:]) for name, one in zip(names, outputs, strict=True)),
         tuple(
-            InnerLayer(name, kind, weight, end.shape[1:])
-            for (name, (kind, weight, _)), end in zip(layers.items(), ends, strict=True)
+            InnerLayer(name, kind, weight, end.shape[1:], _onnx_clip(model.graph, node.output[0]))
+            for (name, (kind, weight, node)), end in zip(layers.items(), ends, strict=True)
         ),
         Runner(
             infer=lambda images: session.run(None, {"images": images})[0],
@@ -285,12 +308,13 @@ def _set_input(model: Any, sizes: list[int]) -> None:
 
     (given,) = model.graph.input
     for node in model.graph.node:
+        node.name = node.name or node.output[0]
         node.input[:] = ["images" if name == given.name else name for name in node.input]
     given.CopyFrom(helper.make_tensor_value_info("images", TensorProto.FLOAT, sizes))
 
 
 def _session(
-    content: bytes, batch: int, threads: int, folded: bool, shape: list[int]
+    content: bytes, graph: Graph, batch: int, threads: int, folded: bool, shape: list[int]
 ) -> tuple[Any, tuple[LayerExecution, ...]]:
     import onnx
 
@@ -301,11 +325,7 @@ def _session(
         except Exception as error:  # of its own kinds
             raise InputError(f"ONNX Runtime can't load it for images of {shape}: {_short(error)}") from error
         optimised = onnx.load(path, load_external_data=False).graph
-    return session, tuple(
-        LayerExecution(node.name or node.output[0], *onnxruntime.how(node))
-        for node in optimised.node
-        if node.op_type in onnxruntime.MULTIPLYING
-    )
+    return session, onnxruntime.executed(optimised, graph)
 
 
 OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity"}
@@ -342,8 +362,25 @@ def _onnx_layers(graph: Any) -> OnnxLayers:
         shape = weights[node.input[place]]
         convolves = "Conv" in node.op_type
         kind = "Convolution" if convolves else "MatMul"
-        found[node.name or node.output[0]] = kind, shape if convolves else tuple(sorted(shape)), end
+        found[node.name] = kind, shape if convolves else tuple(sorted(shape)), end
     return found
+
+
+def _onnx_clip(graph: Any, tensor: str) -> tuple[float, float] | None:
+    """The ends of what clips a tensor, where nothing else reads it."""
+    from onnx import helper, numpy_helper
+
+    readers = [node for node in graph.node if tensor in node.input]
+    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip"):
+        return None
+    ends = [0.0, math.inf] if readers[0].op_type == "Relu" else [-math.inf, math.inf]
+    for attribute in readers[0].attribute:  # before opset 11
+        ends[attribute.name == "max"] = helper.get_attribute_value(attribute)
+    constants = {one.name: one for one in graph.initializer}
+    for place, name in enumerate(readers[0].input[1:3]):
+        if name in constants:
+            ends[place] = float(numpy_helper.to_array(constants[name]))
+    return ends[0], ends[1]
 
 
 def _inside_onnx(model: Any, batch: int, threads: int, folded: bool, names: Sequence[str]) -> Answer:

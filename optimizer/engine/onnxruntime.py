@@ -140,7 +140,7 @@ def _profile(
         events = json.loads(Path(session.end_profiling()).read_text())
         optimised = onnx.load(path, load_external_data=False).graph
     results = _results(graph)
-    nodes = {node.name: (_layer_of(node, graph, results), *how(node)) for node in optimised.node}
+    nodes = {node.name: (_layer_of(node, graph, results), *_how(node)) for node in optimised.node}
     taken: dict[str, list[int]] = {}
     for event in events:
         name = event["name"].removesuffix("_kernel_time")
@@ -230,7 +230,7 @@ def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:
     ran: dict[str, list[tuple[str, str]]] = {}
     for node in optimised.node:
         if layer := _layer_of(node, graph, results):
-            ran.setdefault(layer, []).append(how(node))
+            ran.setdefault(layer, []).append(_how(node))
     layers = []
     for name in graph.running:
         kernels = ran.get(name, [("unknown", "unknown")])
@@ -246,7 +246,7 @@ def _layer_of(node: Any, graph: Graph, results: dict[str, str]) -> str | None:
     return known[0] if known else None
 
 
-def how(node: Any) -> tuple[str, str]:
+def _how(node: Any) -> tuple[str, str]:
     if node.op_type in INTEGER_KERNELS:
         return "u8", node.op_type
     return "f32", f"{node.op_type} (NCHWc)" if node.domain == BLOCKED else node.op_type

@@ -169,16 +169,15 @@ def key_of(a: Candidate, b: Candidate, request: CompareRequest) -> str:
 def paired(a: Candidate, b: Candidate, request: CompareRequest, threads: int) -> Pair:
     """Both by the engine that is asked for, or the first that runs both. Raises InputError."""
     shape = _shape(a, b, request.input_shape)
-    first_problem: ParetoscopeError | None = None
+    problems: dict[str, ParetoscopeError] = {}
     for engine in [request.engine] if request.engine else ENGINES:
         try:
             first, second = (_opened(one, engine, shape, threads) for one in (a, b))
         except ParetoscopeError as error:
-            first_problem = first_problem or error
+            problems[str(error)] = error
             continue
         return Pair(engine, shape, first, second, *_outputs_of_both(a.name, b.name, first, second))
-    assert first_problem is not None
-    raise first_problem
+    raise type(next(iter(problems.values())))(". ".join(problems))
 
 
 def _opened(one: Candidate, engine: str, shape: tuple[int, ...], threads: int, batch: int = 1) -> Opened:
@@ -378,8 +377,9 @@ def _layers(pair: Pair, images: Array, report: Report) -> tuple[OutputFidelity, 
     matched = matching(pair.a.layers, pair.b.layers)
     if not matched:
         return ()
+    clips = [first.clip or second.clip for first, second in matched]
     a, b = (
-        opened.inside([layer.name for layer in layers])
+        _clipped(opened.inside([layer.name for layer in layers]), clips)
         for opened, layers in zip((pair.a, pair.b), zip(*matched, strict=True), strict=True)
     )
     places = [(place, place) for place in range(len(matched))]
@@ -388,6 +388,13 @@ def _layers(pair: Pair, images: Array, report: Report) -> tuple[OutputFidelity, 
         one.recorded(second.name, first.name, first.shape)
         for one, (first, second) in zip(found, matched, strict=True)
     )
+
+
+def _clipped(answer: Answer, clips: Sequence[tuple[float, float] | None]) -> Answer:
+    """With each tensor clipped as it is in either network."""
+    return lambda images: [
+        one if clip is None else one.clip(*clip) for one, clip in zip(answer(images), clips, strict=True)
+    ]
 
 
 def matching(a: Sequence[InnerLayer], b: Sequence[InnerLayer]) -> list[tuple[InnerLayer, InnerLayer]]:

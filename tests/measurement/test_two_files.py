@@ -31,6 +31,8 @@ FIRST, SECOND = (RANDOM.normal(size=shape).astype(np.float32) for shape in ((8, 
 BIAS = RANDOM.normal(size=8).astype(np.float32)
 LINEAR = RANDOM.normal(size=(4, 5)).astype(np.float32)
 IMAGES = RANDOM.normal(size=(40, 3, 16, 16)).astype(np.float32)
+KERNEL = {"w": FIRST, "b": BIAS}
+SIDES_1 = (1, 3, 16, 16)
 LABELS = RANDOM.integers(0, 5, 40)
 
 
@@ -137,6 +139,33 @@ def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
     assert {layer.precision for side in (run.a, run.b) for layer in side.layers} == {"f32"}
     assert run.latency.threads == 1
     assert work.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
+
+
+@HERE
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layer_whose_kernel_clips_is_held_against_one_that_is_clipped_after(
+    tmp_path: Path, engine: str
+) -> None:
+    clip = {"low": np.float32(0), "high": np.float32(1)}
+    last = node("GlobalAveragePool", "p")
+    after = graph([node("Conv", "x w b", "c"), node("Clip", "c low high", "p"), last], clip | KERNEL, SIDES_1)
+    scale, codes = np.float32(0.01), np.round(FIRST / 0.03).clip(-127, 127).astype(np.int8)
+    grids = {"s": scale, "z": np.uint8(128), "t": 3 * scale, "o": np.int8(0), "r": np.float32(1 / 255)}
+    grids |= {"q": np.uint8(0), "w": codes, "b": np.round(BIAS / 3e-4).astype(np.int32)}
+    kernel = graph(
+        [
+            node("QuantizeLinear", "x s z", "i"),
+            node("QLinearConv", "i s z w t o r q b", "c"),
+            node("DequantizeLinear", "c r q", "p"),
+            last,
+        ],
+        grids,
+        SIDES_1,
+    )
+    (layer,) = compared(after, kernel, tmp_path, IMAGES.clip(-1, 1), engine).layers
+    assert layer.reference == "Conv_c"
+    assert layer.sqnr_db is not None
+    assert layer.sqnr_db > 25
 
 
 @HERE

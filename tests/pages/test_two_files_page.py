@@ -41,7 +41,7 @@ def test_two_uploads_are_compared_and_a_link_shows_it_again(page: AppTest, start
     page.run()
     assert not page.exception
     assert not page.error
-    assert "New.onnx " in words(page)
+    assert "new.onnx " in words(page)
     assert "gives the outputs of old.onnx exactly on 64 made-up images" in words(page)
     assert list(page.dataframe[0].value.columns)[1:3] == ["old.onnx", "new.onnx"]
     assert len(page.get("plotly_chart")) == 1
