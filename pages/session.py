@@ -40,7 +40,8 @@ class Session:
     ``ahead`` those of the positions beside that one. ``asked_at`` is when the sliders came to it, in seconds
     of the monotonic clock; ``marked`` the result that Explore's charts mark.
     ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
-    by Streamlit's name and by ours, after ``uploads`` that became models.
+    by Streamlit's name and by ours, after ``uploads`` that became models; ``trial`` the key of the job that
+    tries its preprocessing.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -64,6 +65,7 @@ class Session:
     chosen: str = ""
     upload: tuple[str, str] = ("", "")
     uploads: int = 0
+    trial: str = ""
 
 
 def session() -> Session:
