@@ -1,10 +1,11 @@
 """The package from a notebook or a script: one verb a line, on a model of one's own or of the catalogue.
 
 Every function takes as ``model`` a name that :func:`models` lists, the path of an ONNX file or of a
-checkpoint (``.safetensors``, ``.pt``, ``.pth``) of an architecture that its weights tell, or a
-``torch.nn.Module`` that answers one tensor ``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module
-is copied and never changed. It is known by a digest of its code and weights, as a file is by its content: the
-same ones are measured once, retrained ones anew.
+checkpoint (``.safetensors``, ``.pt``, ``.pth``) of an architecture that its weights tell, a classifier of the
+Hugging Face hub (``hf-hub:timm/resnet18.a1_in1k``), or a ``torch.nn.Module`` that answers one tensor
+``[N, ...]`` with one tensor of outputs ``[N, ...]``. The module is copied and never changed. It is known by a
+digest of its code and weights, as a file is by its content: the same ones are measured once, retrained ones
+anew.
 
 ``data`` is a folder of photographs (one subfolder a class, or none), a pair ``(images, labels)`` or images
 alone as arrays or tensors (floats, after the model's preprocessing), or a ``torch.utils.data.Dataset``.
@@ -32,6 +33,7 @@ from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.model.added.cards import Choices
 from optimizer.model.added.containers import is_model_file
+from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Request, Settings
@@ -379,7 +381,7 @@ def _opened(
 
     images = _in_memory(data, calibration, report)
     spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
-    file = isinstance(model, PathLike) or (isinstance(model, str) and is_model_file(model))
+    file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
     if isinstance(model, str) and not file and images is None:
         return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
     if isinstance(model, str) and not file:
@@ -388,7 +390,7 @@ def _opened(
         if needs_data and data is None and calibration is None:
             raise InputError("a model of your own needs images: give data, or calibration to compress it")
         if isinstance(model, str | PathLike):
-            loaded = _read_file(Path(model), input_shape, report)
+            loaded = _read_file(model, input_shape, report)
         else:
             loaded = _own(model, input_shape or _shape_of(images), data)
         known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
@@ -437,11 +439,23 @@ def _own(module: "nn.Module", input_shape: Sequence[int], data: Any) -> "LoadedM
     return own_model(module, input_shape, classes)
 
 
-def _read_file(path: Path, input_shape: Sequence[int] | None, report: Report) -> "LoadedModel":
-    """A model file of one's own, preprocessed as its architecture's weights are, or as is usual."""
+def _is_file(model: str) -> bool:
+    """Whether it names a model file, or a model of the hub, and not one of the catalogue."""
+    return model.startswith(HUB) or is_model_file(model)
+
+
+def _read_file(
+    model: "str | PathLike[str]", input_shape: Sequence[int] | None, report: Report
+) -> "LoadedModel":
+    """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
+    are, or as is usual."""
+    from optimizer.model import catalogue
     from optimizer.model.added.files import examine, opened
 
-    about = examine(path.expanduser(), report=report)
+    if isinstance(model, str) and model.startswith(HUB):
+        about = catalogue.examine_hub(model, report)
+    else:
+        about = examine(Path(model).expanduser(), report=report)
     preprocessing = about.preprocessing
     if input_shape is not None:
         channels, height, width = input_shape

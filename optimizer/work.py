@@ -45,7 +45,7 @@ from optimizer.system.process_pool import Limits
 if TYPE_CHECKING:
     from optimizer.data.loading import Datasets
     from optimizer.measurement.workspace import Workspace
-    from optimizer.model.added.cards import AddedModel, Choices, Examined
+    from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
 
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
@@ -264,10 +264,26 @@ def _examine(asked: tuple[str, str, str], report: Report) -> "Examined":
     return files.examine(cards.content_path(kept), architecture, report, external=False, called=called)
 
 
+def _examine_hub(name: str, report: Report) -> "Examined":
+    from optimizer.model import catalogue
+
+    return catalogue.examine_hub(name, report)
+
+
 def _add(asked: "tuple[Examined, Choices]", report: Report) -> "AddedModel":
     from optimizer.model import catalogue
 
     return catalogue.add(*asked, report)
+
+
+def _try(asked: "tuple[Examined, Choices, DataSpec]", report: Report) -> "Trial":
+    """What was looked into, on a few labelled images."""
+    from optimizer.data.trial import try_preprocessing
+    from optimizer.model.added import files
+
+    about, choices, data = asked
+    chosen = choices.preprocessing or about.preprocessing
+    return try_preprocessing(files.opened(about, choices, report), chosen, data, report)
 
 
 def _images(request: tuple[str, DataSpec], report: Report) -> ImagesReport:
@@ -474,7 +490,9 @@ JOB_KINDS: dict[str, JobKind] = {
     "catalogue": JobKind(_catalogue, "listing the models", 30),
     "download": JobKind(_download, "downloading weights", 720, silent_minutes=10),
     "examine": JobKind(_examine, "looking into a model file", 30),
+    "examine hub": JobKind(_examine_hub, "fetching a model", 720, silent_minutes=10),
     "add": JobKind(_add, "adding a model", 30),
+    "try": JobKind(_try, "trying the preprocessing", 30),
     "images": JobKind(_images, "reading images", 120),
     "inspect": JobKind(_inspect, "compressing", 120),
     "anatomy": JobKind(_anatomy, "compressing", 120),

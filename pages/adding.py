@@ -6,7 +6,7 @@ import streamlit as st
 from optimizer.data.example import example_image
 from optimizer.errors import ParetoscopeError
 from optimizer.model.added import cards, uploads
-from optimizer.model.added.cards import AddedModel, Choices, Examined
+from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
 from optimizer.model.added.containers import MODEL_FILES
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
@@ -14,11 +14,11 @@ from pages import sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-AS_OFFERED = "as the file or its architecture"
+GUESS = "a guess (ImageNet's): the file says nothing of it"
 
 
 def show(data: DataSpec) -> None:
-    """The uploader; what the file holds; what is to be decided; and what was added before."""
+    """The uploader, and the hub; what the file holds; what is to be decided; and what was added before."""
     st.subheader("Add a model")
     uploaded = st.file_uploader(
         "A model file of yours",
@@ -28,22 +28,36 @@ def show(data: DataSpec) -> None:
         help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network as "
         ".onnx. It is read in a process of its own, nothing in it is run, and it stays on this machine.",
     )
-    if uploaded is not None:
-        with tasks.errors_in_words():
-            _add(uploaded, data)
+    named = st.text_input(
+        "Or a classifier of the Hugging Face hub",
+        key=f"hub {session().uploads}",
+        placeholder="its id, such as timm/resnet18.a1_in1k",
+        max_chars=200,
+        help="From the hub's cache on this machine, or downloaded. Its configuration names an architecture "
+        "of timm or transformers, its own preprocessing and its classes; nothing in it is run.",
+    ).strip()
+    with tasks.errors_in_words():
+        if uploaded is not None:
+            _add("examine", _upload(uploaded), data)
+        elif named:
+            _add("examine hub", named, data)
     _show_added()
 
 
-def _add(uploaded: st.runtime.uploaded_file_manager.UploadedFile, data: DataSpec) -> None:
+def _upload(uploaded: st.runtime.uploaded_file_manager.UploadedFile) -> tuple[str, str, str]:
+    """What is asked of a file: its name here, its name, and an architecture."""
     visit = session()
     if visit.upload[0] != uploaded.file_id:
         visit.upload = uploaded.file_id, uploads.keep_upload(uploaded.name, uploaded.size, uploaded)
-    architecture = st.session_state.get("architecture", "").strip()
-    asked = (visit.upload[1], uploaded.name, architecture)
-    key = f"examine {digest([uploaded.file_id, architecture])}"
+    return visit.upload[1], uploaded.name, st.session_state.get("architecture", "").strip()
+
+
+def _add(task: str, asked: object, data: DataSpec) -> None:
+    visit = session()
+    key = f"{task} {digest([asked, visit.upload[0]])}"
     if tasks.held_back(key):
         return
-    job = tasks.start("interactive", "examine", asked, key)
+    job = tasks.start("interactive", task, asked, key)
     tasks.pool().wait(job, 0.3)
     if not job.over:
         tasks.refresh_when_over([job])
@@ -55,8 +69,10 @@ def _add(uploaded: st.runtime.uploaded_file_manager.UploadedFile, data: DataSpec
     choices = _choose(about, data)
     if choices is None:
         return
+    trial = None if about.problem or data.path is None else _try(about, choices, data)
     key = f"add {digest([about, choices])}"
     if st.button("Add", icon=":material/add:", type="primary", disabled=bool(about.problem)):
+        tasks.move_on([trial] if trial else [])
         tasks.pool().forget(key)  # it may have been removed since
         tasks.start("interactive", "add", (about, choices), key)
     adding = tasks.pool().get(key)
@@ -70,12 +86,34 @@ def _add(uploaded: st.runtime.uploaded_file_manager.UploadedFile, data: DataSpec
             st.rerun()
 
 
+def _try(about: Examined, choices: Choices, data: DataSpec) -> str:
+    """Whether the images, where they are labelled, speak against the preprocessing. Gives the job's key."""
+    visit = session()
+    key = f"try {digest([about, choices.preprocessing, choices.class_names, choices.classifier, data])}"
+    if visit.trial not in ("", key):
+        tasks.move_on([visit.trial])
+    visit.trial = key
+    known = tasks.pool().get(key)
+    if known is not None and known.state == "failed":
+        return key  # nothing can be said
+    job = tasks.start("interactive", "try", (about, choices, data), key)
+    tasks.pool().wait(job, 0.3)
+    if not job.over:
+        tasks.refresh_when_over([job])
+    elif job.state == "done" and (found := tasks.finished(job, Trial)).total:
+        if found.better:
+            st.warning(f"{plain(found.words)}.", icon=":material/rule:")
+        else:
+            st.caption(f":material/rule: {plain(found.words)}.")
+    return key
+
+
 def _choose(about: Examined, data: DataSpec) -> Choices | None:
     """What a user decides. None where that can't be."""
     left, right = st.columns(2)
     with left:
         name = st.text_input("Name", about.name, key=f"name {about.file}", max_chars=64)
-        if about.kind == "checkpoint":
+        if about.kind == "checkpoint" and not about.config:
             st.text_input(
                 "Architecture",
                 placeholder=about.architecture or "such as resnet50",
@@ -85,7 +123,9 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
         classes = st.text_area(
             "Class names",
             key=f"classes {about.file}",
-            placeholder="One a line, in the order of the outputs. Without them, class folders are taken in "
+            placeholder=f"Those in the file: {', '.join(about.class_names[:20])}"
+            if about.class_names
+            else "One a line, in the order of the outputs. Without them, class folders are taken in "
             "alphabetical order.",
         )
         classifier = st.checkbox(
@@ -109,8 +149,9 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
 def _preprocess(about: Examined) -> Preprocessing:
     """Raises InputError."""
     offered = about.preprocessing
-    preset = st.selectbox("Preprocessing", [AS_OFFERED, *PRESETS], key=f"preset {about.file}")
-    if preset != AS_OFFERED:
+    own = f"of {about.preprocessing_of}" if about.preprocessing_of else GUESS
+    preset = st.selectbox("Preprocessing", [own, *PRESETS], key=f"preset {about.file}")
+    if preset != own:
         chosen = PRESETS[preset]
         offered = chosen.at_size_of(offered)
     with st.popover("Size, crop, channels, range, mean and std"):

@@ -40,8 +40,8 @@ class Session:
     ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
     it, in seconds of the monotonic clock; ``marked`` the result that Explore's charts mark.
     ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
-    by Streamlit's name and by ours, after ``uploads`` that became models; ``kept_uploads`` are where those of
-    Compare lie, by Streamlit's names.
+    by Streamlit's name and by ours, after ``uploads`` that became models; ``trial`` the key of the job that
+    tries its preprocessing; ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
@@ -70,6 +70,7 @@ class Session:
     kept_uploads: dict[str, str] = field(default_factory=dict)
     swept: str = ""
     extends: int | None = None
+    trial: str = ""
 
 
 def session() -> Session:

@@ -9,8 +9,9 @@ from typing import Any
 from optimizer.cli.options import numbers
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, unknown
-from optimizer.model.added.cards import Choices, Examined
+from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
+from optimizer.records import DataSpec
 
 
 def add_models_options(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,11 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
     file.add_argument(
         "--checkpoint", metavar="FILE", help="weights: .safetensors, or .pt and .pth without code"
     )
+    file.add_argument(
+        "--hub",
+        metavar="ID",
+        help="an image classifier of the Hugging Face hub, such as timm/resnet18.a1_in1k",
+    )
     file.add_argument("--onnx", metavar="FILE", help="a network; its outputs are held against ONNX Runtime's")
     parser.add_argument(
         "--architecture",
@@ -66,7 +72,10 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="it is no classifier: compare its outputs with the uncompressed network's",
     )
-    images = parser.add_argument_group("preprocessing (otherwise the architecture's)")
+    parser.add_argument(
+        "--data", metavar="PATH", help="image folder, one subfolder a class: the preprocessing is tried on it"
+    )
+    images = parser.add_argument_group("preprocessing (otherwise the file's or the architecture's)")
     images.add_argument(
         "--input-shape", type=shape_of, metavar="CxHxW", help="of one image, such as 3x224x224"
     )
@@ -88,8 +97,11 @@ def run_add(options: argparse.Namespace) -> None:
     from optimizer.model import catalogue
     from optimizer.model.added.files import examine
 
-    file = Path(options.checkpoint or options.onnx).expanduser()
-    about = examine(file, options.architecture or "", tell)
+    if options.hub:
+        about = catalogue.examine_hub(options.hub, tell)
+    else:
+        file = Path(options.checkpoint or options.onnx).expanduser()
+        about = examine(file, options.architecture or "", tell)
     end_of_line()
     for what, words in about.facts:
         print(f"{what:<14}{words}")
@@ -103,6 +115,10 @@ def run_add(options: argparse.Namespace) -> None:
     model = catalogue.add(about, choices, tell)
     end_of_line()
     print(f"{'images':<14}{model.preprocessing.describe()}")
+    if choices.preprocessing is None and not about.preprocessing_of:
+        print(
+            f"{'':<14}ImageNet's, a guess: the file says nothing of it (--mean, --std, --range, --channels)"
+        )
     if about.asks_shape and options.input_shape is None:
         shape = "x".join(map(str, model.preprocessing.input_shape))
         print(f"{'':<14}the file leaves its input shape open, {shape} is a guess: --input-shape says another")
@@ -112,7 +128,19 @@ def run_add(options: argparse.Namespace) -> None:
             f"{'classes':<14}{model.classes:,}, without names (--classes): folders are numbered in "
             "alphabetical order"
         )
+    if options.data and (said := _tried(model, options.data)):
+        print(f"{'tried':<14}{said}")
     print(f"added {model.name}: paretoscope measure {model.name} --data FOLDER")
+
+
+def _tried(model: AddedModel, data: str) -> str:
+    from optimizer.data.trial import try_preprocessing
+    from optimizer.model.added.files import load
+
+    spec = DataSpec(str(Path(data).expanduser().resolve()))
+    words = try_preprocessing(load(model), model.preprocessing, spec, tell).words
+    end_of_line()
+    return words
 
 
 def run_remove(options: argparse.Namespace) -> None:

@@ -106,7 +106,7 @@ def _forget_oldest() -> None:
 
 def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
     report(None, f"listing {spec.path}")
-    chosen = select(spec, _classes(model, spec), model.wordnet_ids)
+    chosen = select(spec, classes_of(model, spec), model.wordnet_ids)
     _make_room(model, len(chosen.evaluation), len(chosen.calibration))
     read = _read(model, chosen.evaluation, "images", report)
     read.check()
@@ -129,7 +129,7 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets
     )
 
 
-def _classes(model: LoadedModel, spec: DataSpec) -> Sequence[str] | None:
+def classes_of(model: LoadedModel, spec: DataSpec) -> Sequence[str] | None:
     """The names of the model's classes; None for a network that has none. Where they are not known, as many
     folders are numbered in alphabetical order, as ``torchvision.datasets.ImageFolder`` does."""
     if not model.card.classes:

@@ -196,7 +196,7 @@ def _open_model(opened: Opened, model: str, version: str, *, report: Report) -> 
 
 def open_model(loaded: LoadedModel) -> OpenModel:
     """A loaded model made ready for recipes; its module is left as it was."""
-    module, notes = fold_batch_norm(loaded.module)
+    module, notes = fold_batch_norm(loaded.module, loaded.card.input_shape)
     return OpenModel(
         loaded,
         module,

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from optimizer.errors import InputError, ParetoscopeError, WorkError, unknown
-from optimizer.model.added import cards, files
+from optimizer.model.added import cards, files, hub
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.sources import LoadedModel, Source, added, bundled, plugins, torchvision_hub
 from optimizer.progress import Report, quiet
@@ -22,6 +22,7 @@ __all__ = [
     "card",
     "catalogue",
     "download",
+    "examine_hub",
     "load",
     "problems",
     "remove",
@@ -85,6 +86,21 @@ def download(name: str, progress: Report | None = None, force: bool = False) -> 
     if force or not known.ready:
         check_allowed(known, catalogue().values())
     return source.download(name, progress or quiet, force)
+
+
+def examine_hub(name: str, progress: Report | None = None) -> Examined:
+    """Look into a classifier of the Hugging Face hub, downloaded where it must be.
+
+    Raises InputError for one that is missing or can't be read, UnavailableError for what this machine lacks
+    or may not download.
+    """
+
+    def allow(size_bytes: int) -> None:
+        asked = ModelCard(name, "hub", "", None, (), 0, download_bytes=size_bytes, ready=False)
+        here = replace(asked, download_bytes=hub.cached_bytes(), ready=True)
+        check_allowed(asked, [*catalogue().values(), here])
+
+    return files.examine_hub(name, progress or quiet, allow)
 
 
 def add(about: Examined, choices: Choices, progress: Report | None = None) -> AddedModel:

@@ -5,6 +5,7 @@ and the joint projection of ``nn.MultiheadAttention``. Biases, normalisation and
 """
 
 import copy
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -118,26 +121,45 @@ class LayerTracer(torch.fx.Tracer):
         return isinstance(m, kinds) or super().is_leaf_module(m, module_qualified_name)
 
 
-def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+def fold_batch_norm(
+    model: nn.Module, input_shape: tuple[int, ...] | None = None
+) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in which each batch norm that alone follows a convolution is folded into it.
 
+    A model that can't be traced is run once instead, where the ``input_shape`` of an example is known.
     Returns the copy (in evaluation mode) and notes: what could not be folded, if anything. The argument is
     left as it was.
     """
     folded = copy.deepcopy(model).eval()
     for parameter in folded.parameters():
         parameter.requires_grad_(False)
-    modules = dict(folded.named_modules())
-    if not any(isinstance(module, BATCH_NORMS) for module in modules.values()):
+    if not any(isinstance(module, BATCH_NORMS) for module in folded.modules()):
         return folded, ()
     try:
-        graph = LayerTracer().trace(folded)
-    except Exception as error:  # tracing runs the model's own code: anything may come out of it
+        try:
+            pairs = _traced_pairs(folded)
+        except Exception:
+            if input_shape is None:
+                raise
+            pairs = _run_pairs(folded, torch.zeros(1, *input_shape))
+    except Exception as error:  # both run the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
-    calls: dict[str, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
+    modules = dict(folded.named_modules())
+    for convolution, norm in pairs:
+        if modules[norm].running_mean is not None:
+            fused = fuse_conv_bn_eval(modules[convolution], modules[norm])  # type: ignore[type-var]
+            folded.set_submodule(convolution, fused)
+            folded.set_submodule(norm, nn.Identity().eval())
+    left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
+    return folded, (f"batch norms that can't be folded into a convolution: {left}",) if left else ()
+
+
+def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """Convolutions and the batch norms that alone read them, by name, of the model's graph."""
+    modules = dict(model.named_modules())
+    graph = LayerTracer().trace(model)
+    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
+    found = []
     for node in graph.nodes:
         if node.op != "call_module" or not isinstance(modules[node.target], BATCH_NORMS):
             continue
@@ -147,10 +169,59 @@ def fold_batch_norm(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
             and isinstance(modules[source.target], CONVOLUTIONS)
             and len(source.users) == 1
             and calls[source.target] == calls[node.target] == 1
-            and modules[node.target].running_mean is not None
         ):
-            fused = fuse_conv_bn_eval(modules[source.target], modules[node.target])  # type: ignore[type-var]
-            folded.set_submodule(source.target, fused)
-            folded.set_submodule(node.target, nn.Identity().eval())
-    left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
-    return folded, (f"batch norms that can't be folded into a convolution: {left}",) if left else ()
+            found.append((source.target, node.target))
+    return found
+
+
+DECIDING = (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.item, Tensor.tolist)
+
+
+class _Readers(TorchFunctionMode):
+    """How many calls read each tensor; all stay, so that no two have one ``id``. Raises ValueError where the
+    model's code looks at a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+        self.kept: list[Any] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in DECIDING:
+            raise ValueError("which layers it runs may depend on the values of its input")
+        answer = func(*args, **(kwargs or {}))
+        if func not in (Tensor.dim, Tensor.size) and "__get__" not in str(func):  # those read no values
+            self.count.update({id(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)})
+        self.kept.append((args, kwargs, answer))
+        return answer
+
+
+@torch.inference_mode()
+def _run_pairs(model: nn.Module, images: Tensor) -> list[tuple[str, str]]:
+    """The same, of one call with ``images`` ``[1, C, H, W]``, for a model whose graph can't be traced."""
+    read: dict[str, list[Tensor]] = defaultdict(list)
+    made: dict[str, list[Tensor]] = defaultdict(list)
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, CONVOLUTIONS):
+            handles.append(module.register_forward_hook(lambda _, inputs, out, n=name: made[n].append(out)))
+        elif isinstance(module, BATCH_NORMS):
+            handles.append(
+                module.register_forward_pre_hook(lambda _, inputs, n=name: read[n].append(inputs[0]))
+            )
+    try:
+        with _Readers() as readers:
+            outputs = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    returned = {id(one) for one in tree_leaves(outputs)}
+    makers = {id(out[0]): name for name, out in made.items() if len(out) == 1}
+    return [
+        (makers[id(inputs[0])], name)
+        for name, inputs in read.items()
+        if len(inputs) == 1
+        and id(inputs[0]) in makers
+        and readers.count[id(inputs[0])] == 1
+        and id(inputs[0]) not in returned
+    ]

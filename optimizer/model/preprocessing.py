@@ -90,8 +90,8 @@ class Preprocessing:
         return found
 
     def at_size_of(self, other: "Preprocessing") -> "Preprocessing":
-        """With the size of another, and with its crop where this one crops too."""
-        resize = None if self.resize is None else other.resize or self.resize
+        """With the size of another, and where this one crops with its crop, or one in proportion."""
+        resize = self.resize and (other.resize or round(self.resize * min(other.size) / min(self.size)))
         return replace(self, size=other.size, resize=resize)
 
     @classmethod

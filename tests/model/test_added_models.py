@@ -48,7 +48,7 @@ def in_this_process(patch: pytest.MonkeyPatch) -> None:
     """Reading without its limits, and without the second that a process takes to begin."""
 
     def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
-        return tensors.write_tensors(tensors.read_tensors(file), Path(target))
+        return tensors.rewrite(file, Path(target))
 
     patch.setattr(files, "read_limited", read)
 

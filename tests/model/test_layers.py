@@ -1,11 +1,14 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torchvision
 from small_models import SMALL_MODELS, SMALL_SHAPE
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from optimizer.model import layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
 from optimizer.model.layers import BATCH_NORMS, fold_batch_norm, multiplications, uses, walk
 
@@ -261,6 +264,36 @@ def test_a_model_that_cannot_be_traced_is_left_unfolded_and_noted() -> None:
     folded, notes = fold_batch_norm(model)
     assert norms(folded) == 2
     assert "batch norm is not folded: the model can't be traced" in notes[0]
+
+
+@pytest.mark.parametrize("name", ["densenet121", "mobilenet_v3_small"])
+def test_a_model_that_cannot_be_traced_is_folded_as_it_runs(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    traced, _ = fold_batch_norm(model)
+    monkeypatch.setattr(layers, "_traced_pairs", None)
+    folded, _ = fold_batch_norm(model, (3, 64, 64))
+    assert norms(folded) == norms(traced)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), traced(images))
+
+
+@pytest.mark.parametrize("how", ["read twice", "returned", "decided"])
+def test_a_batch_norm_that_does_not_alone_read_stays_also_as_it_runs(how: str) -> None:
+    def run(m: Block, x: Tensor) -> Any:
+        assert type(x) is Tensor, "no tracing"
+        made = m.conv(x)
+        if how == "decided" and x.sum() > 1:
+            return made
+        answer = m.norm(made)
+        return {"read twice": answer + made, "returned": (answer, made), "decided": answer}[how]
+
+    folded, notes = fold_batch_norm(Block(run), SMALL_SHAPE)
+    assert norms(folded) == 2
+    assert notes
 
 
 def test_a_convolution_of_a_library_s_own_class_is_folded_and_keeps_its_class() -> None:

@@ -28,7 +28,7 @@ def content() -> bytes:
 def page(stored: AppTest, monkeypatch: pytest.MonkeyPatch) -> AppTest:
     def read(reader: str, file: Path, name: str, target: str, external: bool) -> dict[str, object]:
         assert not external
-        return tensors.write_tensors(tensors.read_tensors(file), Path(target))
+        return tensors.rewrite(file, Path(target))
 
     monkeypatch.setattr(files, "read_limited", read)  # in this process: the process has tests of its own
     stored.query_params["model"] = "fashion-resnet"

@@ -66,6 +66,7 @@ def _load_again(source: ArtifactSource) -> str:
     return (
         "from optimizer.export import artifacts\n"
         "from optimizer.model import catalogue, layers\n"
-        f"module, _ = layers.fold_batch_norm(catalogue.load({source.card.name!r}).module)\n"
+        f"model = catalogue.load({source.card.name!r})\n"
+        "module, _ = layers.fold_batch_norm(model.module, model.card.input_shape)\n"
         'module = artifacts.load("model.zip", module)  # this zip, under the name that you gave it'
     )

@@ -7,6 +7,7 @@ function that takes the number of classes and gives a module.
 
 import difflib
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.model import cifar_resnet
+from optimizer.model.added import declared
 from optimizer.model.architectures import ARCHITECTURES
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import bundled
@@ -98,13 +100,14 @@ def has_timm() -> bool:
     return importlib.util.find_spec("timm") is not None
 
 
-def build(name: str, classes: int, weights: Shapes | None = None) -> nn.Module:
-    """A module of an architecture, for the names in ``weights`` where parts of it may be missing there.
+def build(name: str, classes: int, weights: Shapes | None = None, config: str = "") -> nn.Module:
+    """A module of an architecture, for the names in ``weights`` where parts of it may be missing there;
+    ``config`` is what else one of a repository needs, as JSON.
 
     Raises InputError for an unknown name, UnavailableError where timm is needed and missing.
     """
     if name.startswith(TIMM):
-        return _timm(name.removeprefix(TIMM), classes)
+        return _timm(name.removeprefix(TIMM), classes, json.loads(config or "{}"))
     known = architectures()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=6, cutoff=0.4) or list(known)[:6]
@@ -123,9 +126,9 @@ def build(name: str, classes: int, weights: Shapes | None = None) -> nn.Module:
     return module
 
 
-def fit_of(name: str, weights: Shapes) -> Fit:
+def fit_of(name: str, weights: Shapes, config: str = "") -> Fit:
     """How weights fit one architecture. Raises as :func:`build`."""
-    usual, other = _shapes(name, USUAL_CLASSES), _shapes(name, OTHER_CLASSES)
+    usual, other = (_shapes(name, classes, config) for classes in (USUAL_CLASSES, OTHER_CLASSES))
     usual = {tensor: shape for tensor, shape in usual.items() if not _absent(name, tensor, weights)}
     heads = [
         (
@@ -196,10 +199,10 @@ def default_preprocessing(name: str) -> Preprocessing:
 
 
 @lru_cache(maxsize=512)
-def _shapes(name: str, classes: int) -> dict[str, tuple[int, ...]]:
+def _shapes(name: str, classes: int, config: str = "") -> dict[str, tuple[int, ...]]:
     """Of every parameter and buffer, without memory for them."""
     with _Unfilled(), torch.random.fork_rng(devices=[]):
-        module = build(name, classes)
+        module = build(name, classes, config=config)
     return {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
 
 
@@ -234,7 +237,7 @@ def _plugin(point: Any, classes: int) -> nn.Module:
     return module
 
 
-def _timm(name: str, classes: int) -> nn.Module:
+def _timm(name: str, classes: int, config: Mapping[str, Any]) -> nn.Module:
     try:
         import timm
     except ImportError as error:
@@ -242,8 +245,8 @@ def _timm(name: str, classes: int) -> nn.Module:
             "timm's architectures need its package: pip install 'paretoscope[timm]'"
         ) from error
     try:
-        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
-    except RuntimeError as error:
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **config)
+    except (RuntimeError, TypeError) as error:
         close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4))
         raise InputError(
             f"unknown architecture {TIMM}{name}: use one such as {close or 'resnet18'}"
@@ -254,12 +257,6 @@ def _timm(name: str, classes: int) -> nn.Module:
 def _timm_preprocessing(name: str) -> Preprocessing:
     import timm
 
-    found = timm.data.resolve_model_data_config(timm.create_model(name, pretrained=False))
-    height, width = found["input_size"][1:]
-    return Preprocessing(
-        (height, width),
-        resize=int(min(height, width) / found["crop_pct"]),
-        mean=tuple(found["mean"]),
-        std=tuple(found["std"]),
-        interpolation=found["interpolation"],
-    )
+    said = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    found = declared.read({} if said is None else said.to_dict(), IMAGENET, fixed_size=False)
+    return found.preprocessing or IMAGENET

@@ -9,8 +9,17 @@ import safetensors.torch
 from torch import nn
 
 from optimizer.errors import InputError
-from optimizer.model.added.architectures import Fit, build, default_preprocessing, fit_of, fitting
+from optimizer.model.added import declared
+from optimizer.model.added.architectures import (
+    Fit,
+    build,
+    default_preprocessing,
+    fit_of,
+    fitting,
+)
 from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
+from optimizer.model.added.transformers_files import TRANSFORMERS, load
+from optimizer.model.preprocessing import IMAGENET, Preprocessing
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -19,21 +28,19 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     """With the architecture that the weights fit: ``architecture`` where that does, else the first found.
     Raises InputError for an unknown one."""
     shapes = shapes_of(about.file)
-    fits = [fit_of(architecture, shapes)] if architecture else []
-    if not (fits and fits[0].exact):
+    fits = [_fit(architecture, about)] if architecture else []
+    if not (about.config or (fits and fits[0].exact)):
         fits = fitting(shapes, about.name)
     exact = fits[0].architecture if fits[0].exact else ""
     facts = [("tensors", f"{len(shapes):,}")]
     if exact:
         facts.append(("fits", exact))
         facts.append(("classes", f"{fits[0].classes:,}"))
-    return replace(
-        about,
-        facts=(*about.facts, *facts),
-        architecture=exact,
-        problem="" if exact else _nearest(fits),
-        preprocessing=default_preprocessing(exact) if exact else about.preprocessing,
-    )
+    usual = default_preprocessing(exact) if exact else about.preprocessing
+    known = f"{exact}'s published weights" if usual is not IMAGENET else ""
+    problem = "" if exact else _nearest(fits)
+    about = replace(about, facts=(*about.facts, *facts), architecture=exact, problem=problem)
+    return about.with_declared(declared.read(found["metadata"], usual, fixed_size=False), usual, known)
 
 
 def described(about: Examined, choices: Choices) -> AddedModel:
@@ -41,25 +48,39 @@ def described(about: Examined, choices: Choices) -> AddedModel:
     architecture = choices.architecture or about.architecture
     if not architecture:
         raise InputError(about.problem)
-    fit = fit_of(architecture, shapes_of(about.file))
+    fit = _fit(architecture, about)
     if not fit.exact:
         raise InputError(_misfit(fit, shapes_of(about.file)))
     return AddedModel(
         choices.name,
         "checkpoint",
         about.file,
-        choices.preprocessing or default_preprocessing(architecture),
+        choices.preprocessing or _usual(architecture, about),
         classes=fit.classes,
         architecture=architecture,
-        description=f"{architecture}, weights of your own",
+        description=f"{architecture}, weights of {'the hub' if about.config else 'your own'}",
+        config=about.config,
     )
 
 
 def module(model: AddedModel) -> nn.Module:
     """The architecture with its weights. Raises InputError where the file is damaged."""
-    made = build(model.architecture, model.classes or 1, shapes_of(model.file))
+    if model.architecture.startswith(TRANSFORMERS):
+        return load(model.architecture, model.config, model.file)[0]
+    made = build(model.architecture, model.classes or 1, shapes_of(model.file), model.config)
     made.load_state_dict(safetensors.torch.load_file(content_path(model.file)), strict=False)
     return made
+
+
+def _usual(architecture: str, about: Examined) -> Preprocessing:
+    same = architecture == about.architecture
+    return about.preprocessing if same else default_preprocessing(architecture)
+
+
+def _fit(architecture: str, about: Examined) -> Fit:
+    if architecture.startswith(TRANSFORMERS):
+        return load(architecture, about.config, about.file)[1]
+    return fit_of(architecture, shapes_of(about.file), about.config)
 
 
 @lru_cache(maxsize=8)

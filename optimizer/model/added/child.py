@@ -25,10 +25,10 @@ def _checkpoint(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, 
     elif zipfile.is_zipfile(file):
         check_zip(file)
     limit(libraries=True)
-    from optimizer.model.added.tensors import read_tensors, write_tensors
+    from optimizer.model.added.tensors import rewrite
 
     limit()
-    return write_tensors(read_tensors(file), Path(asked["target"]))
+    return rewrite(file, Path(asked["target"]))
 
 
 def _onnx(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:

@@ -50,14 +50,14 @@ def read_header(content: bytes, total: int) -> dict[str, Any]:
     return header
 
 
-def check_safetensors(file: Path) -> None:
-    """Raises InputError unless the header describes the rest of the file, byte for byte."""
+def check_safetensors(file: Path) -> dict[str, str]:
+    """The metadata. Raises InputError unless the header describes the rest of the file, byte for byte."""
     total = file.stat().st_size
     with file.open("rb") as opened:
         begin = opened.read(8)
         size = int.from_bytes(begin, "little")
         header = read_header(begin + opened.read(min(size, MAX_HEADER_BYTES)), total)
-    header.pop("__metadata__", None)
+    metadata = header.pop("__metadata__", None)
     if len(header) > MAX_TENSORS:
         raise InputError(f"it names {len(header):,} tensors: up to {MAX_TENSORS:,} are read")
     places = sorted(_place(name, entry) for name, entry in header.items())
@@ -71,6 +71,9 @@ def check_safetensors(file: Path) -> None:
             f"its header describes {format_bytes(end)} of values, the file has "
             f"{format_bytes(total - 8 - size)}: it is cut off, or was changed"
         )
+    if not isinstance(metadata, dict):
+        return {}
+    return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def _place(name: str, entry: object) -> tuple[int, int, str]:

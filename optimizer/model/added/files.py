@@ -5,6 +5,7 @@ Nothing of a file is believed before the limited process has read it and written
 """
 
 import hashlib
+import json
 import time
 import uuid
 from collections.abc import Callable, Collection
@@ -19,13 +20,14 @@ from torch import nn
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
-from optimizer.model.added import cards, checkpoint, onnx_file
+from optimizer.model.added import cards, checkpoint, hub, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES
+from optimizer.model.added.hub import Repository
 from optimizer.model.added.limits import read_limited
 from optimizer.model.own import tried
 from optimizer.model.sources import LoadedModel
-from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.model.sources.imagenet import class_names, is_imagenet, wordnet_ids
 from optimizer.progress import Report, quiet
 
 UNUSED_SECONDS = 86_400
@@ -64,14 +66,15 @@ def examine(
     report: Report = quiet,
     external: bool = True,
     called: str | None = None,
+    repository: Repository | None = None,
 ) -> Examined:
     """Read a file and keep what it holds under a content name; ``external`` data may lie beside it. Its user
-    knows it as ``called``, else by its name.
+    knows it as ``called``, else by its name. With a ``repository`` it is the weights in that.
 
     Raises InputError, which names the file, for one that is refused, UnavailableError for what this machine
     lacks.
     """
-    kind, called = _kind_of(file), called or file.name
+    kind, called = "checkpoint" if repository else _kind_of(file), called or file.name
     if problem := KINDS[kind].lacking():
         raise UnavailableError(problem)
     report(None, f"reading {called}")
@@ -88,7 +91,16 @@ def examine(
             target.unlink()
     facts = (("file", f"{called}, {format_bytes(file.stat().st_size)}"),)
     about = Examined(kind, kept, cards.suggested_name(called), facts)
+    if repository:
+        about = replace(about, config=json.dumps(repository.config))
+        architecture, found["metadata"] = repository.architecture, found["metadata"] | repository.said
     return KINDS[kind].examined(about, found, architecture)
+
+
+def examine_hub(name: str, report: Report, allow: Callable[[int], None]) -> Examined:
+    """Fetch a repository of the hub and look into it. Raises as :func:`optimizer.model.added.hub.fetch`."""
+    repository = hub.fetch(name, report, allow)
+    return examine(repository.weights, report=report, called=repository.id, repository=repository)
 
 
 def add(about: Examined, choices: Choices, taken: Collection[str] = (), report: Report = quiet) -> AddedModel:
@@ -131,9 +143,12 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
     outputs = tried(module, model.preprocessing.input_shape)
     logits = choices.classifier and outputs.ndim == 2 and outputs.shape[1] > 1
     classes = outputs.shape[1] if logits else 0
-    names = choices.class_names or (class_names() if classes == len(class_names()) else ())
-    if names and len(names) != classes:
-        raise InputError(f"{len(names):,} class names were given, and the network has {classes:,} classes")
+    if choices.class_names and len(choices.class_names) != classes:
+        raise InputError(
+            f"{len(choices.class_names):,} class names were given, and the network has {classes:,} classes"
+        )
+    usual = (choices.class_names, about.class_names, class_names())
+    names = next((names for names in usual if len(names) == classes), ())
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return replace(model, parameters=parameters, classes=classes, class_names=tuple(names)), module
 
@@ -144,7 +159,7 @@ def _loaded(model: AddedModel, module: nn.Module) -> LoadedModel:
         module.float().eval().requires_grad_(False),
         lambda image: torch.from_numpy(model.preprocessing(image)),
         model.class_names,
-        wordnet_ids() if model.class_names == class_names() else (),
+        wordnet_ids() if is_imagenet(model.class_names) else (),
         getattr(module, "parts", ()),
     )
 

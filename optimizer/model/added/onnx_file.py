@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from optimizer.errors import InputError, UnavailableError
+from optimizer.model.added import declared
 from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
 from optimizer.model.added.limits import read_limited
 from optimizer.model.preprocessing import CHANNELS, IMAGENET, Preprocessing
@@ -26,11 +27,11 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     usual = replace(
         IMAGENET, size=(height, width), resize=round(min(height, width) / 0.875) if height == width else None
     )
-    return replace(
-        about,
-        facts=(*about.facts, *((what, words) for what, words in found["facts"])),
-        preprocessing=usual.with_channels("grey" if channels == 1 else "RGB"),
-        asks_shape=found["asks_shape"],
+    usual = usual.with_channels("grey" if channels == 1 else "RGB")
+    facts = (*about.facts, *((what, words) for what, words in found["facts"]))
+    asks = found["asks_shape"]
+    return replace(about, facts=facts, asks_shape=asks).with_declared(
+        declared.read(found["metadata"], usual, fixed_size=not asks), usual
     )
 
 

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimizer.errors import InputError
+from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_NAME, MAX_TENSORS
 
 MAX_NODES = 50_000
@@ -42,7 +43,10 @@ def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], No
     if _channels_first(graph):
         facts.append(("layout", "channels come last in the file; they are given first here"))
     shape, asks = _image_shape(model)
-    about = {one.key: one.value[:200] for one in model.metadata_props if one.key in ("model", "recipe")}
+    about = plain({one.key: one.value for one in model.metadata_props})
+    documented = plain({"model": model.doc_string, "graph": graph.doc_string})
+    for said in documented.values():  # a JSON object, as some write
+        about |= said if isinstance(said, dict) else {}
     del model.metadata_props[:], model.training_info[:], graph.value_info[:]
     onnx.save(model, target)
     return {"facts": facts, "shape": shape, "asks_shape": asks, "metadata": about}

@@ -5,6 +5,7 @@ code. Training scripts put the weights into a dict beside an optimizer's state, 
 before every name: both are taken off.
 """
 
+import json
 import pickle
 import re
 import zipfile
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 from optimizer.errors import InputError
-from optimizer.model.added.containers import SAFETENSORS
+from optimizer.model.added.containers import SAFETENSORS, check_safetensors
+from optimizer.model.added.declared import MAX_SAID, plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_NAME, MAX_TENSORS
 
 WRAPPERS = (
@@ -31,19 +33,18 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 WAY_OUT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """By name, unwrapped, all finite. Raises InputError, and whatever a damaged file makes torch raise."""
-    if file.suffix.lower() == SAFETENSORS:
-        tensors = safetensors.torch.load_file(file)
-    else:
-        tensors = _weights_in(_unpickled(file))
-    return _checked(_without_prefix(tensors))
-
-
-def write_tensors(tensors: Mapping[str, Tensor], target: Path) -> dict[str, Any]:
-    """Write them as safetensors, and say their names and shapes."""
+def rewrite(file: Path, target: Path) -> dict[str, Any]:
+    """Write the tensors of a file as safetensors: unwrapped, all finite. Gives their names with ``shapes``,
+    and the ``metadata`` beside them. Raises InputError, and whatever a damaged file makes torch raise."""
     if target.exists():
         raise InputError(f"{target.name} is there already")
+    if file.suffix.lower() == SAFETENSORS:
+        metadata = plain(check_safetensors(file))
+        tensors = safetensors.torch.load_file(file)
+    else:
+        loaded = _unpickled(file)
+        metadata, tensors = _said_in(loaded), _weights_in(loaded)
+    tensors = _checked(_without_prefix(tensors))
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
@@ -51,7 +52,8 @@ def write_tensors(tensors: Mapping[str, Tensor], target: Path) -> dict[str, Any]
         seen.add(tensor.data_ptr())
         separate[name] = tensor.detach().clone() if tied else tensor.detach().contiguous()
     safetensors.torch.save_file(separate, target)
-    return {"shapes": {name: list(tensor.shape) for name, tensor in tensors.items()}}
+    shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    return {"shapes": shapes, "metadata": metadata}
 
 
 def _unpickled(file: Path) -> Any:
@@ -89,6 +91,20 @@ def _weights_in(loaded: Any, depth: int = 0) -> dict[str, Tensor]:
         known = ", ".join(map(str, list(loaded)[:5])) or "nothing"
         raise InputError(f"it holds no tensors by name but {known[:200]}: {WAY_OUT}")
     return tensors
+
+
+def _said_in(loaded: Any) -> dict[str, Any]:
+    """What a training script keeps beside the weights, as far as it is plain data."""
+    found, left = {}, MAX_SAID
+    for name, value in loaded.items() if isinstance(loaded, Mapping) else ():
+        try:
+            text = json.dumps(value)
+        except (TypeError, ValueError, RecursionError):  # tensors, and what holds itself
+            continue
+        left -= len(text)
+        if left >= 0:
+            found[str(name)] = json.loads(text)
+    return found
 
 
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,5 +1,7 @@
 """The 1,000 classes of ILSVRC-2012, in the order of the models' outputs."""
 
+from collections.abc import Sequence
+
 from torchvision.models import ResNet18_Weights
 
 from optimizer.system.paths import asset
@@ -8,6 +10,14 @@ from optimizer.system.paths import asset
 def class_names() -> tuple[str, ...]:
     """One short English name a class, as torchvision gives it."""
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def is_imagenet(names: Sequence[str]) -> bool:
+    """Whether names of classes are these, in this order, also with other words for them (``tench, Tinca
+    tinca``) or for some of them."""
+    ours = class_names()
+    equal = sum(name.split(",")[0].lower() == own.lower() for name, own in zip(names, ours, strict=False))
+    return len(names) == len(ours) and equal > 0.9 * len(ours)
 
 
 def wordnet_ids() -> tuple[str, ...]:
