@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,11 +21,16 @@ from torch import Tensor, nn
 from optimizer.data.folders import RECENT_SECONDS
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
+from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
+
+TOGETHER = {"tests/browser/": "dashboards", "tests/test_soak.py": "dashboards", "tests/pages/": "pages"}
+"""Whole dashboards, which have processes of their own and would keep each other waiting, and the pages, which
+share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its path."""
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
@@ -32,6 +38,21 @@ settings.load_profile("busy machine")
 torch.set_num_threads(1)
 threads.threads_available = lambda: 1
 os.environ[WORK_AHEAD_VARIABLE] = "0"  # what is measured is what a test asks for
+# Else every process that compiles tries each instruction set first: 13 s, where a network takes 3 s.
+os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file is one worker's, so that its tests share what they prepare; so are the files of TOGETHER."""
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return next((name for start, name in TOGETHER.items() if file.startswith(start)), file)
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,6 +65,13 @@ def locks_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("user")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_before(request: pytest.FixtureRequest) -> None:
+    """What inductor made is kept, for all processes of this run and for the next one: not in the data folder
+    that each test has of its own."""
+    os.environ[CACHE_VARIABLE] = str(request.config.cache.mkdir("inductor"))
 
 
 @pytest.fixture(autouse=True)

@@ -108,5 +108,6 @@ def test_layers_that_belong_together_are_shown(visit: Visit, dashboard: Dashboar
     for layers in table["layers"].str.split(" + ", regex=False):
         assert len(layers) > 1
         assert names.issuperset(layers)
+    assert table["why"].str.contains("residual sum").any()
     assert (table["channels"] > 0).all()
     assert (table[["together", "apart"]] > 0).all(axis=None)

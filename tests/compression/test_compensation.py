@@ -42,10 +42,11 @@ def loss(model: str, recipe: Recipe, against: Recipe = Recipe()) -> PairedDrop: 
 @BY_MODEL
 @pytest.mark.slow
 def test_compensated_is_nowhere_clearly_worse_than_plain(model: str) -> None:
-    worse = {}
+    """At the ends, and the smallest model in the middle too."""
+    worse, step = {}, 1 if model == "fashion-mlp" else 2
     for position, (compensated, plain) in {
-        **{f"{sparsity:.0%} pruned": pruned(sparsity) for sparsity in SPARSITIES},
-        **{f"{bits} bits": rounded(bits) for bits in BITS},
+        **{f"{sparsity:.0%} pruned": pruned(sparsity) for sparsity in SPARSITIES[::step]},
+        **{f"{bits} bits": rounded(bits) for bits in BITS[::step]},
     }.items():
         lost = loss(model, compensated, plain)
         if lost.low > 0:
@@ -82,7 +83,7 @@ def test_removed_channels_leave_a_smaller_network_that_answers() -> None:
 @pytest.mark.slow
 def test_fine_tuning_wins_back_what_pruning_lost() -> None:
     plain = Recipe(PruneSpec(sparsity=0.85))
-    trained = replace(plain, finetune_steps=200)
+    trained = replace(plain, finetune_steps=80)
     assert loss("fashion-resnet", trained).points < loss("fashion-resnet", plain).points - 5
     again = score(Request("fashion-resnet", trained, data=DATA)).accuracy
     assert again == accuracy("fashion-resnet", trained)  # kept, not made anew

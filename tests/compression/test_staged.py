@@ -7,13 +7,14 @@ import torch
 from by_request import compressed_model
 from torch import Tensor, nn
 
+from optimizer.compression import staged
 from optimizer.compression.apply import compress
 from optimizer.compression.calibration import cache
 from optimizer.compression.calibration.cache import make, pruned_in_stages
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.staged import prune_in_stages
 from optimizer.data.loading import load_images
-from optimizer.model.catalogue import LoadedModel
+from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import NORMAL, QuantizeSpec, Recipe
@@ -47,9 +48,14 @@ def test_stages_come_nearer_on_images_that_none_was_fitted_to(resnet: LoadedMode
     assert any(words.startswith("pruning in stages: 3 of 3, divergence") for words in told)
 
 
-def test_it_is_done_once(resnet: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, _ = fold_batch_norm(resnet.module)
-    images = load_images(resnet, DataSpec(limit=20)).calibration.images[:16]
+@pytest.fixture
+def one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged, "STAGES", (1,))
+
+
+def test_it_is_done_once(one_stage: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load("fashion-mlp")
+    model, images = loaded.module, load_images(loaded, DataSpec(limit=20)).calibration.images[:16]
     known, before = make(model, images), weights(model)
     first = pruned_in_stages(model, BEST, before, known, images)
     monkeypatch.setattr(cache, "prune_in_stages", lambda *_: pytest.fail("it was done again"))
@@ -65,7 +71,7 @@ def test_it_ends_when_it_is_not_wanted_any_more(resnet: LoadedModel) -> None:
         prune_in_stages(model, BEST, weights(model), known, make, images)
 
 
-def test_a_recipe_of_best_effort_is_rounded_and_fine_tuned_on_its_masks() -> None:
+def test_a_recipe_of_best_effort_is_rounded_and_fine_tuned_on_its_masks(one_stage: None) -> None:
     data, quantize = DataSpec(limit=60), QuantizeSpec("compensated", weight_bits=4)
     best = Recipe(replace(BEST.prune, sparsity=0.5))
     pruned, rounded, tuned = (

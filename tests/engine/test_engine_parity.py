@@ -25,7 +25,6 @@ from torch import Tensor
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.data.loading import load_images
-from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
@@ -44,11 +43,8 @@ INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _kept_kernels(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Not in the data folder that each test has of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(CACHE_VARIABLE, str(request.config.cache.mkdir("inductor")))
-        yield
+def _let_go() -> Iterator[None]:
+    yield
     build_of.cache_clear()
     reference.cache_clear()
 

@@ -53,7 +53,7 @@ def short() -> Iterator[None]:
                 latency.EFFORTS,
                 quick,
                 LatencyEffort(
-                    2, warmup_seconds=0, seconds=0, min_rounds=10, visit=VISIT, processes=0 if quick else 3
+                    2, warmup_seconds=0, seconds=0, min_rounds=10, visit=VISIT, processes=0 if quick else 2
                 ),
             )
         yield
@@ -357,7 +357,7 @@ def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
 def test_the_long_mode_measures_resident_memory_too() -> None:
     result = measure(request(HALF, settings=Settings(threads=1, quick=False)))
     assert result.latency.quick is False
-    assert result.latency.processes == (10,) * 3
+    assert result.latency.processes == (10,) * 2
     for size in (result.inspection.size, result.inspection.baseline_size):
         assert size.memory_bytes is not None
         assert size.memory_bytes > size.elements

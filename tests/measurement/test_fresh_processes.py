@@ -42,8 +42,10 @@ def runner(engine: str, small: Callable[[str], nn.Module], recipe: Recipe = Reci
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_every_engine_is_timed_in_processes(engine: str, small: Callable[[str], nn.Module]) -> None:
+@pytest.mark.parametrize(("engine", "processes"), [(name, 1 + (name == "torch")) for name in ENGINES])
+def test_every_engine_is_timed_in_processes(
+    engine: str, processes: int, small: Callable[[str], nn.Module]
+) -> None:
     words: list[str] = []
     variants = {"variant": runner(engine, small, Recipe(quantize=QuantizeSpec(weight_bits=8)))}
     series = time_in_processes(
@@ -51,15 +53,16 @@ def test_every_engine_is_timed_in_processes(engine: str, small: Callable[[str], 
         variants,
         IMAGES.numpy(),
         SETTINGS,
-        SHORT,
+        replace(SHORT, processes=processes),
         lambda share, message: words.append(message),
     )
-    assert (series.processes, series.lost) == ((3, 3), 0)
+    assert (series.processes, series.lost) == ((3,) * processes, 0)
     for visits in (*series.baseline, series.variants["variant"]):
-        assert visits.timed == (2,) * 6
+        assert visits.timed == (2, 2, 2) * processes
         assert (visits.calls.values > 0).all()
-    assert words[0] == "timing in fresh processes, 1 of 2"
-    assert words[1].startswith("timing in fresh processes, 2 of 2, about ")
+    assert words[0] == f"timing in fresh processes, 1 of {processes}"
+    assert all(told.startswith("timing in fresh processes, 2 of 2, about ") for told in words[1:])
+    assert len(words) == processes
 
 
 def timing_processes() -> list[psutil.Process]:

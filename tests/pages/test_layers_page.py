@@ -1,28 +1,27 @@
 """Layers, without a browser."""
 
+import json
+from dataclasses import replace
+
 import pytest
-from page_runs import HALF, results, settled, words
+from by_request import inspect
+from page_runs import HALF, settled, words
 from started import Started
 from streamlit.testing.v1 import AppTest
 
 
 @pytest.mark.slow
 def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
-    page = app.run()
-    page.slider(key="sparsity").set_value(50)
-    page.select_slider(key="bits").set_value(4).run()
-    page.switch_page("pages/layers.py").run()
+    app.query_params["model"] = "fashion-mlp"
+    app.query_params["recipe"] = json.dumps(HALF.recipe.differences())
+    page = app.switch_page("pages/layers.py").run()
     settled(page, lambda page: len(page.get("plotly_chart")) == 2)
     assert HALF.recipe.describe() in words(page)
-    inspected = results()[HALF.recipe].inspection.layers
+    inspected = inspect(replace(HALF, model="fashion-mlp")).layers
     assert page.selectbox(key="layer").options == [layer.name.removesuffix(".weight") for layer in inspected]
     table = page.dataframe[0].value
     assert list(table["weights"]) == [layer.elements for layer in inspected]
     assert set(table["bits"]) == {4}
-    settled(page, lambda page: len(page.dataframe) == 2)
-    groups = page.dataframe[1].value
-    assert (groups["together"] > 0).all()
-    assert any("residual sum" in why for why in groups["why"])
 
 
 @pytest.mark.slow
