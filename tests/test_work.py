@@ -8,10 +8,11 @@ import pytest
 from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods.engines import ENGINES
+from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import DataSpec, Inspection, Request
+from optimizer.records import DataSpec, Inspection, Known, Request
 from optimizer.store.results import Store
-from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, run
+from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, measure_unless, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 
@@ -102,3 +103,24 @@ def test_a_failure_is_told_also_where_it_can_not_be_recorded(monkeypatch: pytest
     monkeypatch.setattr(Store, "put_failure", full)
     with pytest.raises(InputError, match="no-such-model"):
         run("measure", Request("no-such-model"), quiet)
+
+
+def test_a_measurement_ends_early_by_what_is_known_of_it_and_whoever_asked_may_still_stop_it() -> None:
+    request = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.9)), data=DataSpec(limit=500))
+    heard: list[Known | None] = []
+
+    def small_enough(known: Known | None) -> bool:
+        heard.append(known)
+        return known is not None and known.inspection.size.nonzero < known.inspection.size.elements
+
+    told: list[object] = []
+    with asked_by(Asker(told.append, lambda: False)):
+        assert measure_unless(request, small_enough, Store()) is None
+    assert Store().count() == 0
+    assert not told
+    assert [one.accuracy for one in heard if one] == [None], "before an image was scored"
+    with asked_by(Asker(told.append, lambda: True)), pytest.raises(Cancelled):
+        measure_unless(request, lambda known: False, Store())
+    found = measure_unless(request, lambda known: False, Store())
+    assert found is not None
+    assert Store().get(found.key) == found
