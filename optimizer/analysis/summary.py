@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 
 from optimizer.analysis.badges import Badge, BadgeKind, badges
-from optimizer.analysis.metrics import metric
+from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
     balanced_share,
@@ -337,7 +337,7 @@ TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_
 def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) -> dict[str, Measure]:
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
     layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
-    return {
+    found = {
         **_accuracy_measures(result.accuracy, result.baseline_accuracy, drop),
         "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
         "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
@@ -354,6 +354,7 @@ def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) ->
         "agreement": _share(result.accuracy.agreement, total, 100.0),
         "kl": _kl(result.accuracy),
     }
+    return {name: found[name] for name in METRICS}
 
 
 def _throughput(mean_ns: Measure, batch: int) -> Measure:

@@ -137,7 +137,7 @@ def test_a_damaged_card_hides_no_other_and_can_be_removed(about: Examined) -> No
 def test_what_was_looked_into_and_not_added_goes(about: Examined, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cards.content_path(about.file).is_file()
     monkeypatch.setattr(files, "UNUSED_SECONDS", -1)
-    files._forget_unused()
+    files.forget_unused()
     assert not cards.content_path(about.file).exists()
 
 

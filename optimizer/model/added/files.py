@@ -78,7 +78,7 @@ def examine(
     if problem := KINDS[kind].lacking():
         raise UnavailableError(problem)
     report(None, f"reading {called}")
-    _forget_unused()
+    forget_unused()
     target = cards.folder() / f"{uuid.uuid4().hex}.partial"
     try:
         found = read_limited(kind, file, called, target=str(target), external=external)
@@ -175,7 +175,7 @@ def _kind_of(file: Path) -> str:
     raise InputError(f"{file.name} is of no kind that is read: give one of {', '.join(MODEL_FILES)}")
 
 
-def _forget_unused() -> None:
+def forget_unused() -> None:
     """Drop what no card names and nobody has looked into lately."""
     used = {model.file for model in cards.added_models().values()}
     for path in cards.folder().iterdir():

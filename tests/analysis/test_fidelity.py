@@ -1,0 +1,108 @@
+"""Networks that tell no classes: each output against numpy, and SQNR wherever accuracy would stand."""
+
+import numpy as np
+import pytest
+from factories import make_result, recipe, remade
+
+from optimizer.analysis import fidelity
+from optimizer.analysis.frame import table
+from optimizer.analysis.headline import headlines
+from optimizer.analysis.result_json import as_json
+from optimizer.analysis.summary import quality, summarise
+from optimizer.charts import accuracy_info, compare_info, frontier_info
+from optimizer.cli.main import _print_result
+from optimizer.export.report import accuracy_sentence, report
+from optimizer.recipe import Recipe
+from optimizer.records import Result
+from optimizer.tasks import accuracy_of
+
+PARTS = (("boxes", (4, 3)), ("scores", (5,)))
+RANDOM = np.random.default_rng(0)
+BEFORE = RANDOM.normal(size=(50, 1, 17)).astype(np.float32)
+NOISE = RANDOM.normal(size=(50, 1, 17)).astype(np.float32)
+
+
+def after(size: float) -> np.ndarray:
+    """What the first output alone loses."""
+    change = size * NOISE
+    change[..., 12:] = 0
+    return BEFORE + change
+
+
+def detector(made: Recipe, size: float) -> Result:
+    result = make_result(made)
+    accuracy, reference = (accuracy_of(one, BEFORE, None, "", PARTS) for one in (after(size), BEFORE))
+    return remade(result, accuracy=accuracy, baseline_accuracy=reference)
+
+
+PLAIN, HALF, MORE = detector(Recipe(), 0), detector(recipe(0.5), 0.1), detector(recipe(0.7), 0.4)
+
+
+def test_each_output_is_that_of_numpy() -> None:
+    boxes, scores = HALF.accuracy.outputs
+    x, y = (one.reshape(50, -1)[:, :12].astype(float) for one in (after(0.1), BEFORE))
+    assert (boxes.name, boxes.shape, scores.name, scores.shape) == ("boxes", (4, 3), "scores", (5,))
+    assert boxes.sqnr_db == pytest.approx(10 * np.log10((y**2).sum() / ((x - y) ** 2).sum()))
+    angle = (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1)
+    assert boxes.cosine == pytest.approx(angle.mean())
+    assert boxes.largest == pytest.approx(np.abs(x - y).max())
+    assert boxes.largest_share == pytest.approx(np.abs(x - y).max() / np.ptp(y))
+    assert scores.sqnr_db is None
+    assert scores.largest == 0
+    assert fidelity.rows((scores,))[0]["SQNR"] == "equal"
+
+
+@pytest.mark.parametrize(
+    ("figure", "values"),
+    [
+        (
+            fidelity.cosine,
+            lambda x, y: (x * y).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(y, axis=1),
+        ),
+        (fidelity.largest_of_an_image, lambda x, y: np.abs(x - y).max(1)),
+    ],
+)
+def test_intervals_hold_the_mean_of_images(figure: object, values: object) -> None:
+    x, y = (one.reshape(50, -1)[:, :12].astype(float) for one in (after(0.1), BEFORE))
+    each = values(x, y)  # type: ignore[operator]
+    found = figure(HALF.accuracy.outputs[0])  # type: ignore[operator]
+    assert found.value == pytest.approx(each.mean(), rel=0.02)
+    error = each.std() / np.sqrt(50)
+    assert found.low == pytest.approx(each.mean() - 2 * error, abs=1.3 * error)
+    assert found.high == pytest.approx(each.mean() + 2 * error, abs=1.3 * error)
+
+
+def test_cards_and_charts_say_fidelity_in_place_of_agreement() -> None:
+    card = headlines(summarise(HALF), HALF.inspection)[0]
+    assert card.label == "Fidelity to the uncompressed network (SQNR)"
+    assert card.value.endswith("dB")
+    assert "largest difference" in card.basis
+    assert headlines(summarise(PLAIN), PLAIN.inspection)[0].value == "equal"
+    results = [PLAIN, HALF, MORE]
+    assert quality("drop", map(summarise, results)) == "sqnr"
+    chart = accuracy_info(results)
+    assert chart.title == "Fidelity against sparsity"
+    assert chart.y.unit == "dB"
+    points = [point.y for series in chart.series for point in series.points]
+    assert sorted(points) == pytest.approx(sorted(one.accuracy.sqnr_db or 0 for one in (HALF, MORE)))
+    assert accuracy_info([PLAIN]).empty.startswith("Nothing moved")
+    for info in (frontier_info(results), compare_info(results)):
+        assert "SQNR" in f"{info.title} {info.x.title} {info.y.title}"
+        assert any(series.points for series in info.series)
+    hovers = [point.hover for series in chart.series for point in series.points]
+    assert all("cosine similarity" in hover and "accuracy" not in hover for hover in hovers)
+
+
+def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = list(table([PLAIN, HALF]).columns)
+    assert columns[5:8] == ["SQNR", "cosine", "largest difference"]
+    assert "accuracy" not in columns
+    assert "accuracy" in table([HALF, make_result(recipe(0.3))]).columns
+    assert accuracy_sentence(summarise(HALF)).startswith("outputs: SQNR ")
+    assert "equal to the uncompressed ones" in accuracy_sentence(summarise(PLAIN))
+    assert "agreement" not in report([PLAIN, HALF]).lower()
+    _print_result(HALF)
+    said = capsys.readouterr().out
+    assert "agreement" not in said
+    assert "boxes" in said
+    assert [one["name"] for one in as_json(HALF)["outputs"]] == ["boxes", "scores"]
