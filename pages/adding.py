@@ -14,6 +14,8 @@ from pages import sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
+PICTURE_PIXELS = 165
+"""Two of them fit beside each other on a telephone."""
 GUESS = "a guess (ImageNet's): the file says nothing of it"
 
 
@@ -149,7 +151,7 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
 def _preprocess(about: Examined) -> Preprocessing:
     """Raises InputError."""
     offered = about.preprocessing
-    own = f"of {about.preprocessing_of}" if about.preprocessing_of else GUESS
+    own = f"as {about.preprocessing_of}" if about.preprocessing_of else GUESS
     preset = st.selectbox("Preprocessing", [own, *PRESETS], key=f"preset {about.file}")
     if preset != own:
         chosen = PRESETS[preset]
@@ -201,9 +203,9 @@ def _preprocess(about: Examined) -> Preprocessing:
 def _show_picture(preprocessing: Preprocessing, data: DataSpec) -> None:
     """An image, and what the network will see of it."""
     image = example_image(data)
-    before, after = st.columns(2)
-    before.image(image, "An image", width="stretch")
-    after.image(preprocessing.picture(image), "What the network will see", width="stretch")
+    with st.container(horizontal=True):  # beside each other also where columns would not be
+        st.image(image, "An image", width=PICTURE_PIXELS)
+        st.image(preprocessing.picture(image), "What the network will see", width=PICTURE_PIXELS)
     st.caption(plain(preprocessing.describe()))
 
 

@@ -67,13 +67,12 @@ def try_preprocessing(
 def alternatives(chosen: Preprocessing) -> dict[str, Preprocessing]:
     """What else it may have been, by name, at the same size: the presets, and the other order of channels."""
     grey = "grey" if chosen.channels == "grey" else None
-    found = {
-        f"the preset {name}": preset.at_size_of(chosen).with_channels(grey)
-        for name, preset in PRESETS.items()
-    }
+    found = {}
     if not grey:
         order = "RGB" if chosen.channels == "BGR" else "BGR"
         found[f"the channels in the order {order}"] = chosen.with_channels(order)
+    for name, preset in PRESETS.items():
+        found[f"the preset {name}"] = preset.at_size_of(chosen).with_channels(grey)
     return {name: one for name, one in found.items() if one != chosen}
 
 

@@ -171,6 +171,19 @@ def test_the_class_count_is_read_from_the_weights(name: str, classes: int) -> No
     assert found == fit
 
 
+def test_of_many_architectures_few_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    with architectures._Unfilled():
+        weights = shapes(torchvision.models.resnet50(num_classes=5))
+    tried: list[str] = []
+    shapes_of = architectures._shapes
+    monkeypatch.setattr(
+        architectures, "_shapes", lambda name, *more: tried.append(name) or shapes_of(name, *more)
+    )
+    (fit,) = architectures.fitting(weights, "best")
+    assert (fit.architecture, fit.classes) == ("resnet50", 5)
+    assert len({*tried} - architectures.OWN.keys()) <= 8
+
+
 def test_what_only_runs_in_training_may_be_missing() -> None:
     with architectures._Unfilled():
         weights = shapes(architectures.build("googlenet", 8))

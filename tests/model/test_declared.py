@@ -164,7 +164,7 @@ def test_an_onnx_file_brings_its_preprocessing_and_classes(tmp_path: Path) -> No
     )
     assert json.loads(json.dumps(found["metadata"]))["std"] == [0.25] * 3
     about = files.examine(tmp_path / "x.onnx")
-    assert about.preprocessing_of == "the file's metadata"
+    assert about.preprocessing_of == "the file says"
     loaded = files.opened(about, Choices())
     assert loaded.classes == ("a", "b", "c", "d", "e")
     black = loaded.preprocess(Image.new("RGB", SIDES[1:]))

@@ -5,9 +5,11 @@ those that installed packages add through the entry-point group ``paretoscope.ar
 function that takes the number of classes and gives a module.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -160,10 +162,12 @@ def fit_of(name: str, weights: Shapes, config: str = "") -> Fit:
 
 
 def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
-    """The one architecture that weights fit, or the nearest, the best first. Those whose names are most like
-    ``hint``, such as a file's name, are tried first: there are many, and each has to be built."""
+    """The one architecture that weights fit, or the nearest, the best first. There are many, and each has to
+    be built: those with about as many parameters are tried first, of them those whose names are most like
+    ``hint``, such as a file's name."""
     near: list[tuple[int, str]] = []
-    for name in sorted(architectures(), key=lambda name: -_likeness(name, hint)):
+    elements = sum(map(math.prod, weights.values()))
+    for name in sorted(architectures(), key=lambda name: (_distance(name, elements), -_likeness(name, hint))):
         shapes = _shapes(name, USUAL_CLASSES)
         apart = len(shapes.keys() ^ weights.keys())
         apart += sum(shapes[tensor] != weights[tensor] for tensor in shapes.keys() & weights.keys())
@@ -171,6 +175,15 @@ def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
             return [fit]
         near.append((apart, name))
     return sorted((fit_of(name, weights) for _, name in sorted(near)[:NEAREST]), key=lambda fit: fit.apart)
+
+
+def _distance(name: str, elements: int) -> float:
+    """How far a number of parameters is from the published one, as a rounded logarithm; 0 for those that are
+    not torchvision's, which are few and small."""
+    with contextlib.suppress(ValueError):
+        published = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+        return round(abs(math.log(max(1, elements) / published)), 1)
+    return 0.0
 
 
 def _likeness(name: str, hint: str) -> float:

@@ -71,8 +71,8 @@ class Examined:
     """What a user's file holds, before it is added: ``file`` is the name of its content here.
 
     ``facts`` are pairs of words to show. ``architecture`` fits a checkpoint exactly; without one ``problem``
-    says what stands apart. ``preprocessing`` is ``preprocessing_of`` the file's metadata or of its
-    architecture's own weights, or where that is empty a guess; with ``asks_shape`` its size is one.
+    says what stands apart. ``preprocessing`` is as ``preprocessing_of`` says in words: as the file says, or
+    as its architecture's own weights; where that is empty it is a guess, as is its size with ``asks_shape``.
     ``class_names`` are the file's; ``config`` is as in the card.
     """
 
@@ -90,14 +90,15 @@ class Examined:
 
     def with_declared(self, declared: Declared, usual: Preprocessing, usual_of: str = "") -> "Examined":
         """With what the file says of itself, in place of what is ``usual``."""
-        of = "the file's metadata" if declared.preprocessing else usual_of
+        where = "the repository" if self.config else "the file"
+        of = f"{where} says" if declared.preprocessing else usual_of
         names = declared.class_names
         first = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
         return replace(
             self,
             facts=(
                 *self.facts,
-                *([("class names", f"{len(names):,} in the file: {first}")] if names else []),
+                *([("class names", f"{len(names):,} in {where}: {first}")] if names else []),
                 *(("left out", words) for words in declared.left_out),
             ),
             preprocessing=declared.preprocessing or usual,
