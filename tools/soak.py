@@ -4,9 +4,10 @@
 
 A server of its own, on a free port of this machine and a data folder of its own. Visitors speak to it as a
 browser does, over its WebSocket: they open pages with good and bad links, move on before anything is
-measured, and leave. Meanwhile its workers are killed at random. At the end each lane must finish a fresh job,
-the server's resident memory must be flat since it had warmed up, and its log must hold no stack trace. Where
-one of these fails, the exit code is 1, and the log is kept.
+measured, and leave. Meanwhile its workers are killed at random, and then the server itself, in the middle of
+a sweep, of which nothing may be lost or measured twice. At the end each lane must finish a fresh job, the
+server's resident memory must be flat since it had warmed up, and its log must hold no stack trace. Where one
+of these fails, the exit code is 1, and the log is kept.
 """
 
 import argparse
@@ -23,9 +24,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -37,14 +38,19 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from optimizer.recipe import PruneSpec, Recipe
+from optimizer.records import Request, encode
+from optimizer.search.sweep import Grid
+from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.paths import PACKAGE
 
-PAGES = ("", "layers", "latency", "compare", "complexity", "models_and_data")
+PAGES = ("", "layers", "latency", "sweep", "compare", "complexity", "models_and_data")
 MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
 ENGINES = ("openvino", "onnxruntime", "torch", "sparse")
 FRESH_MODEL = "fashion-mlp"
 """Its odd sparsities are asked for at the end only."""
+SWEEP = Grid(Request(FRESH_MODEL), (0.11, 0.12, 0.13, 0.14), (32, 8), (32,), ("openvino",))
+STANDS = "a sweep stands still"
 WARM_UP_SHARE = 0.4
 """Of the time, before memory is looked at for the first time."""
 MAX_GROWTH_BYTES = 128 * 2**20
@@ -65,7 +71,14 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="paretoscope-soak-"))
-    report = soak(folder, 60 * options.minutes, options.visitors, options.kill_every, options.seed)
+    report = soak(
+        folder,
+        60 * options.minutes,
+        options.visitors,
+        options.kill_every,
+        options.seed,
+        options.server_kills,
+    )
     print(", ".join(f"{count:,} {what}" for what, count in sorted(report.counts.items())))
     for problem in report.problems:
         print(f"soak: {problem}", file=sys.stderr)
@@ -76,11 +89,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return bool(report.problems)
 
 
-def soak(folder: Path, seconds: float, visitors: int, kill_every: float, seed: int) -> Report:
+def soak(
+    folder: Path, seconds: float, visitors: int, kill_every: float, seed: int, server_kills: int
+) -> Report:
     """Serve from ``folder``, disturb for ``seconds``, then look."""
-    report, log = Report(), folder / "server.log"
-    port = _free_port()
-    with log.open("w") as output:
+    report, port = Report(), _free_port()
+    home = folder / "home"
+    home.mkdir(mode=0o700)
+    store = Store(home / "results.sqlite")
+    sweep = ledger.create(store, encode(SWEEP), SWEEP.requests(), "soak")
+    with _serving(folder, port, report) as server:
+        if not report.problems:
+            _disturb(server, port, seconds, visitors, kill_every, seed, report)
+            _look(server, port, store.path, report)
+    if not report.problems:
+        _kill_servers(folder, port, store, sweep, server_kills, random.Random(seed), report)
+    _read(folder / "server.log", report)
+    return report
+
+
+@contextmanager
+def _serving(folder: Path, port: int, report: Report) -> Iterator["subprocess.Popen[bytes]"]:
+    """The dashboard, once it answers, until the block ends."""
+    with (folder / "server.log").open("a") as output:
         server = subprocess.Popen(
             [sys.executable, "-m", "optimizer.cli", "dashboard", "--headless", "--port", str(port)],
             cwd=PACKAGE.parent,
@@ -90,14 +121,49 @@ def soak(folder: Path, seconds: float, visitors: int, kill_every: float, seed: i
         )
     try:
         _until(lambda: server.poll() is not None or healthy(port), "the server never answered", report)
-        if not report.problems:
-            _disturb(server, port, seconds, visitors, kill_every, seed, report)
-            _look(server, port, folder / "home" / "results.sqlite", report)
+        yield server
     finally:
         server.terminate()
         server.wait(60)
-    _read(log, report)
-    return report
+
+
+def _kill_servers(
+    folder: Path, port: int, store: Store, sweep: int, kills: int, chance: random.Random, report: Report
+) -> None:
+    """Kill the server in the middle of a sweep, again and again, and let it finish: nothing of it may be lost
+    or measured twice. Nobody visits; a server goes on by itself."""
+    ledger.resume(store, sweep)  # what was given up as its workers were killed
+    more = replace(SWEEP, weight_bits=(*SWEEP.weight_bits, *range(3, 3 + min(kills, 6))))
+    ledger.extend(store, sweep, encode(more), more.requests())
+    created = {one.key: one.created for one in store.results()}
+
+    def check() -> None:
+        for one in store.results():
+            if created.setdefault(one.key, one.created) != one.created:
+                report.problems.append(f"{one.request.recipe.describe()} was measured twice")
+
+    def done() -> int:
+        return ledger.find(store, sweep).counts.get("done", 0)
+
+    for _ in range(kills):
+        before = done()
+        with _serving(folder, port, report) as server:
+            _until(lambda before=before: done() > before or not ledger.any_open(store), STANDS, report)
+            time.sleep(chance.uniform(0, 3))
+            for process in (_streamlit(server), server):
+                process.kill()
+        report.counts["servers killed"] += 1
+        check()
+    with _serving(folder, port, report):
+
+        def finished() -> bool:
+            if not ledger.any_open(store):
+                ledger.resume(store, sweep)
+            return done() == len(more.requests())
+
+        _until(finished, STANDS, report)
+    check()
+    report.counts["configurations of a sweep"] = done()
 
 
 def _disturb(
@@ -337,6 +403,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--visitors", type=int, default=3, help="at the same time (3)")
     parser.add_argument("--kill-every", type=float, default=15, help="at most so many seconds apart (15)")
+    parser.add_argument("--server-kills", type=int, default=20, help="in the middle of a sweep (20)")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 

@@ -91,7 +91,8 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
             continue
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         baseline = (summary.request.model, summary.request.engine) if relative else ()
-        groups.setdefault((summary.request.data, machine, baseline), []).append(index)
+        images = (summary.request.data, summary.total)  # a folder may have changed
+        groups.setdefault((images, machine, baseline), []).append(index)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     chance = np.zeros(len(summaries))
     for members in groups.values():
@@ -110,6 +111,8 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
 
 
 RESAMPLES = 100
+AT_ONCE = 256
+"""Results whose images are in memory together."""
 INTERVAL_ERRORS = 2 * 1.96
 """Standard errors from one end of a 95 % interval to the other."""
 
@@ -131,7 +134,13 @@ def chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.ndar
 def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator) -> np.ndarray:
     """Losses ``[results, resamples]`` of one metric."""
     if name in ("drop", "accuracy"):
-        return np.array([_weights(summary.total) @ _changes(summary) for summary in summaries])
+        weights = _weights(summaries[0].total).T
+        return np.concatenate(
+            [
+                _changes(summaries[first : first + AT_ONCE]) @ weights
+                for first in range(0, len(summaries), AT_ONCE)
+            ]
+        )
     scatter: dict[Measure, np.ndarray] = {}
     for summary in summaries:
         measure = summary.measures[name]
@@ -140,13 +149,16 @@ def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator)
     return np.array([scatter[summary.measures[name]] for summary in summaries])
 
 
-def _changes(summary: Summary) -> np.ndarray:
-    """1 for each image that is wrong now and was right, -1 for the reverse, ``[images]``."""
+def _changes(summaries: Sequence[Summary]) -> np.ndarray:
+    """1 for each image that is wrong now and was right, -1 for the reverse, ``[results, images]``."""
     before, after = (
-        np.unpackbits(np.frombuffer(bits, np.uint8), count=summary.total).astype(np.float32)
-        for bits in (summary.baseline_outcomes, summary.outcomes)
+        np.unpackbits(np.array([np.frombuffer(bits, np.uint8) for bits in packed]), axis=1)
+        for packed in (
+            [summary.baseline_outcomes for summary in summaries],
+            [summary.outcomes for summary in summaries],
+        )
     )
-    return before - after
+    return before[:, : summaries[0].total].astype(np.float32) - after[:, : summaries[0].total]
 
 
 @lru_cache(maxsize=8)

@@ -13,7 +13,10 @@ pytestmark = pytest.mark.browser
     "address",
     [
         *("/?sparsity=50&method=Magnitude", "/latency", "/models_and_data"),
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("/layers", "/compare", "/complexity")),
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("/layers", "/sweep", "/compare", "/complexity")
+        ),
     ],
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:

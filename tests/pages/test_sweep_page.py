@@ -119,6 +119,12 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
     assert list(page.dataframe[0].value["why"]) == ["no *such* engine"]
 
 
+def test_the_best_under_limits_is_asked_for_on_the_same_page(started: Started) -> None:
+    page = open_page("sweep", {"ask": "The best under limits", "find_drop": "1"})
+    page = press(page, "Find")
+    assert started.tasks() == ["find"]
+
+
 def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     store_some(4)
     page = press(open_page("sweep", {}), "Repeat")
