@@ -49,8 +49,8 @@ BUNDLED = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit")
 PHOTOGRAPHS = Path(__file__).resolve().parents[2] / "shared" / "data" / "imagenet-sample"
 
 
-def pruned(sparsity: float, effort: str = "fast") -> PruneSpec:
-    return PruneSpec("compensated", sparsity, allocation="measured", effort=effort)
+def pruned(sparsity: float) -> PruneSpec:
+    return PruneSpec("compensated", sparsity, allocation="measured")
 
 
 def narrowed(ratio: float) -> Recipe:
@@ -65,11 +65,7 @@ RECIPES = {
     "50 %": Recipe(pruned(0.5)),
     "60 %": Recipe(pruned(0.6)),
     "70 %": Recipe(pruned(0.7)),
-    "50 % best effort": Recipe(pruned(0.5, "best")),
-    "60 % best effort": Recipe(pruned(0.6, "best")),
-    "70 % best effort": Recipe(pruned(0.7, "best")),
     "2:4": Recipe(PruneSpec("compensated", pattern="2:4")),
-    "2:4 best effort": Recipe(PruneSpec("compensated", pattern="2:4", effort="best")),
     "4 bits": Recipe(quantize=rounded(4)),
     "3 bits": Recipe(quantize=rounded(3)),
     "4 average bits": Recipe(quantize=rounded(average=4)),

@@ -17,10 +17,11 @@ class Cancelled(BaseException):
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asked for the work: ``receive`` is given what is known before the end, ``cancelled`` says whether
-    it is wanted no more."""
+    it is wanted no more, ``satisfied`` whether the best that was found so far will do."""
 
     receive: Callable[[object], None]
     cancelled: Callable[[], bool]
+    satisfied: Callable[[], bool] = lambda: False
 
 
 _asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
@@ -41,6 +42,12 @@ def stop_if_cancelled() -> None:
     """Called in long work wherever it may end early. Raises Cancelled when it is not wanted any more."""
     if (asker := _asker.get()) and asker.cancelled():
         raise Cancelled
+
+
+def is_enough() -> bool:
+    """Looked at by a search that has a best so far, wherever it may end with that."""
+    asker = _asker.get()
+    return asker is not None and asker.satisfied()
 
 
 @contextmanager

@@ -534,13 +534,15 @@ class Result:
 @dataclass(frozen=True, slots=True)
 class Known:
     """What is known of a request that is being measured: counts first, then accuracy on a growing part of the
-    images and on all of them, ``images`` in number; times come with the result."""
+    images and on all of them, ``images`` in number; times come with the result. While it is ``learning``, it
+    can end with the best so far."""
 
     request: Request
     inspection: Inspection
     images: int = 0
     accuracy: Accuracy | None = None
     baseline_accuracy: Accuracy | None = None
+    learning: bool = False
 
 
 def encode(record: object) -> bytes:
@@ -557,7 +559,7 @@ def decode(data: bytes | str, kind: type[T]) -> T:
 
 
 LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
-    Recipe: {"finetune_steps": (0, {"training_seconds": 0.0})},
+    Recipe: {"finetune_steps": (0, {"training_seconds": 0.0}), "effort_seconds": (0, {})},
     PruneSpec: {"match": (False, {})},
     QuantizeSpec: {"precision": ("f32", {}), "equalise": (False, {})},
     DataSpec: {"content": ("", {})},
@@ -566,6 +568,9 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
 """Fields that came after results were stored: the value that those have, and what a digest has in its place
 (the field whose place it took, or nothing). With any other value a field is part of it like all others. Of a
 layer's execution the first digests left out f32 as well. Nothing goes from here: it would change the keys."""
+GONE: dict[type, dict[str, dict[str, object]]] = {PruneSpec: {"snap": {"effort": "fast"}}}
+"""Fields that there are no more: what digests have of them before another field. Nothing goes from here
+either."""
 
 
 def digest(value: object) -> str:
@@ -582,6 +587,7 @@ def _digested(value: object) -> object:
         later, plain = LATER.get(type(value), {}), dict[str, object]()
         for one in fields(value):
             content = getattr(value, one.name)
+            plain |= GONE.get(type(value), {}).get(one.name, {})
             if one.name in later and content == later[one.name][0]:
                 plain |= later[one.name][1]
             else:

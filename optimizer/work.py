@@ -85,7 +85,7 @@ def run(task: str, request: Any, report: Report) -> object:
 
 
 def limits(task: str, request: Any) -> Limits:
-    """How long a worker may take for a task: its own minutes, and those of the fine-tuning in the request.
+    """How long a worker may take for a task: its own minutes, and those of what learns in the request.
 
     Raises InputError for an unknown task.
     """
@@ -93,12 +93,12 @@ def limits(task: str, request: Any) -> Limits:
         raise unknown("task", task, JOB_KINDS)
     parts = request if isinstance(request, tuple) else (request,)
     recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest | LoadRequest)]
-    finetuning = sum(map(_finetuning_seconds, recipes))
-    return Limits(60 * JOB_KINDS[task].minutes + finetuning, 60 * JOB_KINDS[task].silent_minutes + finetuning)
+    learning = sum(map(_learning_seconds, recipes))
+    return Limits(60 * JOB_KINDS[task].minutes + learning, 60 * JOB_KINDS[task].silent_minutes + learning)
 
 
-def _finetuning_seconds(recipe: Recipe) -> float:
-    return MAX_STEP_SECONDS * recipe.finetune_steps if recipe.finetunes else 0.0
+def _learning_seconds(recipe: Recipe) -> float:
+    return MAX_STEP_SECONDS * recipe.finetune_steps + recipe.effort_seconds if recipe.learns else 0.0
 
 
 def load_or_measure(

@@ -57,23 +57,28 @@ def images(data: DataSpec) -> tuple[Work, ...]:
 
 def work_of(request: Request, card: ModelCard) -> tuple[Work, ...]:
     """What a request can take long for."""
-    if not request.recipe.finetunes:
+    recipe = request.recipe
+    if not recipe.learns:
         return images(request.data)
-    steps = request.recipe.finetune_steps
-    tuning = Work("finetune", steps, f"{steps:,} fine-tuning steps", steps * step_seconds(card))
-    return (tuning, *images(request.data))
+    seconds, steps = recipe.effort_seconds, recipe.finetune_steps
+    return (
+        Work("effort", seconds, f"{seconds} seconds of best effort", seconds),
+        Work("finetune", steps, f"{steps:,} fine-tuning steps", steps * step_seconds(card)),
+        *images(request.data),
+    )
 
 
 def seconds_of(requests: Sequence[Request], each: float | None, card: ModelCard) -> float:
     """What measuring all of them takes, about: ``each`` as long as others did lately, where that is known.
 
-    Of those that share a fine-tuned network the first one trains it."""
-    tuned = {one.recipe.finetuned: one.recipe.finetune_steps for one in requests if one.recipe.finetunes}
+    Of those that share a network that learns the first one trains it."""
+    learning = {one.recipe.learnt for one in requests if one.recipe.learns}
     if each is None:
         each = MEASURE_SECONDS + (
             requests[0].data.limit * IMAGE_SECONDS if requests and requests[0].data.path else 0
         )
-    return len(requests) * each + sum(tuned.values()) * step_seconds(card)
+    step = step_seconds(card)
+    return len(requests) * each + sum(one.effort_seconds + one.finetune_steps * step for one in learning)
 
 
 def waiting(work: Sequence[Work]) -> list[Work]:

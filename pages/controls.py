@@ -11,6 +11,8 @@ from optimizer.methods.pruners import PRUNE_OPTIONS, PRUNERS, PrunerInfo
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QUANTIZERS
 from optimizer.recipe import (
     ACTIVATION_BITS,
+    EFFORT_SECONDS,
+    MAX_EFFORT_SECONDS,
     MAX_FINETUNE_STEPS,
     NORMAL,
     PRECISIONS,
@@ -75,7 +77,9 @@ def read_recipe(model: str) -> Recipe:
         activation_bits=activation_bits,
         symmetric=automatic if details.grid == "automatic" else details.grid == "symmetric",
     )
-    return Recipe(pruning, quantize, finetune_steps=details.finetune_steps)
+    return Recipe(
+        pruning, quantize, finetune_steps=details.finetune_steps, effort_seconds=details.effort_seconds
+    )
 
 
 def set_widgets(recipe: Recipe) -> tuple[str, ...]:
@@ -92,9 +96,9 @@ def set_widgets(recipe: Recipe) -> tuple[str, ...]:
         "sparsity": percent,
         "threshold": threshold,
         "pattern": prune.pattern,
-        "effort": prune.effort,
         "snap": prune.snap,
         "match": prune.match,
+        "effort": float(recipe.effort_seconds),
         "finetune": float(recipe.finetune_steps),
         "bits": bits,
         "activations": quantize.activation_bits,
@@ -205,6 +209,7 @@ class Details:
     rounding: QuantizeSpec
     mixed: bool
     grid: str
+    effort_seconds: int
     finetune_steps: int
 
 
@@ -228,6 +233,17 @@ def _more(method: str, model: str) -> Details:
     for name in pruner.options:
         if name != "pattern" or method != THRESHOLD:
             pruning[name] = _option(name, PRUNE_OPTIONS[name])
+    effort = address.whole_number(
+        "Best effort, seconds",
+        (0, MAX_EFFORT_SECONDS),
+        0,
+        "effort",
+        step=EFFORT_SECONDS,
+        **consent.by_hand("effort"),
+        help="What was pruned, or rounded to 4 bits or fewer, is repaired block by block and then as a whole "
+        "on unlabelled calibration images, for up to so many seconds. The best so far is kept, also where "
+        f"you end it before. {EFFORT_SECONDS} win most of it; 0 does none.",
+    )
     steps = address.whole_number(
         "Fine-tuning steps",
         (0, MAX_FINETUNE_STEPS),
@@ -287,7 +303,8 @@ def _more(method: str, model: str) -> Details:
         QuantizeSpec(rounding, precision=precision, **quantizing),
         mixed,
         grid,
-        int(steps),
+        effort,
+        steps,
     )
 
 

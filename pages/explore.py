@@ -269,15 +269,15 @@ def filling_wanted(missing: list[Request]) -> bool:
         + ", ".join(map(str, STARTER_BITS))
         + " bits, with the other settings as they are."
     )
-    tuned = {one.recipe.finetuned: one.recipe.finetune_steps for one in missing if one.recipe.finetunes}
-    if not tuned:
+    learning = {one.recipe.learnt for one in missing if one.recipe.learns}
+    if not learning:
         return st.button(label, icon=icon, help=words)
-    steps = sum(tuned.values())
-    seconds = steps * consent.step_seconds(sidebar.selection().card)
+    step = consent.step_seconds(sidebar.selection().card)
+    seconds = sum(one.effort_seconds + one.finetune_steps * step for one in learning)
     with st.popover(label, icon=icon, help=words):
         st.markdown(
-            f"Fine-tuning {count(len(tuned), 'network')} comes first: {steps:,} steps in all, "
-            f"{consent.in_words(seconds)}."
+            f"{count(len(learning), 'network')} learn first, by best effort or fine-tuning: "
+            f"{consent.in_words(seconds)} in all."
         )
         return st.button("Start filling", icon=":material/play_arrow:")
 

@@ -13,7 +13,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import count
 from optimizer.recipe import NORMAL
-from optimizer.records import Request, digest, encode
+from optimizer.records import Known, Request, digest, encode
 from optimizer.search.drain import Background, by_pool
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
@@ -282,7 +282,24 @@ def show_job(job: Job) -> None:
                 running = job.state == "running" and job.message
                 words = plain(job.message) if running else "waiting for its turn"
                 st.caption(f":material/hourglass_top: {words}…", width="stretch")
+            conclude_button(job)
             stop_button(job)
+
+
+def conclude_button(job: Job) -> None:
+    """A button that ends a search with what it has found, and measures that."""
+    learning = isinstance(job.known, Known) and job.known.learning
+    if (
+        learning
+        and pool().may_conclude(job, visitor())
+        and st.button(
+            "Take the best so far",
+            icon=":material/done:",
+            key=f"conclude {job.key}",
+            help="Ends learning now, and measures the best network until then: the result of this recipe.",
+        )
+    ):
+        pool().conclude(job.key, visitor())
 
 
 def stop_button(job: Job) -> None:

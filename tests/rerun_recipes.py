@@ -23,7 +23,6 @@ RECIPES = {
     "magnitude": Recipe(PruneSpec(sparsity=0.6), QuantizeSpec(weight_bits=4)),
     "by sensitivity": Recipe(PruneSpec(sparsity=0.6, allocation="measured")),
     "data-aware": Recipe(DATA_AWARE, GPTQ),
-    "best effort": Recipe(PruneSpec("compensated", 0.6, allocation="measured", effort="best")),
     "N:M": Recipe(PruneSpec("compensated", pattern="2:4")),
     "mixed precision": Recipe(quantize=MIXED),
     "channels by magnitude": Recipe(PruneSpec("channels", 0.3, allocation="uniform")),

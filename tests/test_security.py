@@ -26,6 +26,7 @@ LIMITS = {
     "the longest measurement, without fine-tuning": f"{work.JOB_KINDS['measure'].minutes} minutes",
     "a worker that says nothing while it measures": f"{work.JOB_KINDS['measure'].silent_minutes} minutes",
     "steps of fine-tuning": f"{recipe.MAX_FINETUNE_STEPS:,}",
+    "best effort": f"{recipe.MAX_EFFORT_SECONDS} s",
     "layer overrides of a recipe": f"{recipe.MAX_OVERRIDES:,}",
     "a recipe as JSON": f"{recipe.MAX_JSON_BYTES // 2**10} KiB",
     "a model file that is uploaded": f"{uploads.MAX_UPLOAD_MB} MB",

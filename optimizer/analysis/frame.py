@@ -84,8 +84,8 @@ _FIGURES = [
 ]
 COLUMNS = (
     "key", "model", "engine", "images", "recipe", "pruning", "sparsity", "threshold", "allocation", "pattern",
-    "effort", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "symmetric",
-    "range", "precision", "overrides", "pruned_percent", "zeros_percent",
+    "effort_seconds", "rounding", "weight_bits", "average_bits", "activation_bits", "granularity",
+    "symmetric", "range", "precision", "overrides", "pruned_percent", "zeros_percent",
     *_FIGURES,
     "correct", "total", "reference", "lost_images", "gained_images", "p_value", "accuracy_verdict",
     "baseline_accuracy_percent",
@@ -114,7 +114,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "threshold": recipe.prune.threshold,
         "allocation": recipe.prune.allocation,
         "pattern": recipe.prune.pattern,
-        "effort": recipe.prune.effort,
+        "effort_seconds": recipe.effort_seconds,
         "rounding": recipe.quantize.method,
         "weight_bits": recipe.quantize.weight_bits,
         "average_bits": recipe.quantize.average_bits,

@@ -17,16 +17,14 @@ WAY = 2
 
 def family(recipe: Recipe) -> Family:
     """Everything but the amount of pruning and the bits: how weights are pruned, how they are rounded, and
-    then the options of pruning, those of rounding, layer overrides, and the precision of the kernels."""
+    then the options of pruning, those of rounding, what learns, layer overrides, and the precision of the
+    kernels."""
     prune, quantize = recipe.prune, recipe.quantize
     prunes = any(spec.active for spec in recipe.prune_specs)
     rounds = any(spec.integer for spec in recipe.quantize_specs)
     equalised = any(spec.equalises for spec in recipe.quantize_specs)
-    steps = recipe.finetune_steps if recipe.finetunes else 0
     return (
-        replace(prune, sparsity=None, threshold=None, effort="fast", snap=1, match=False)
-        if prune.active
-        else None,
+        replace(prune, sparsity=None, threshold=None, snap=1, match=False) if prune.active else None,
         replace(
             quantize.at(32),
             activation_bits=32,
@@ -36,8 +34,9 @@ def family(recipe: Recipe) -> Family:
         )
         if quantize.integer
         else None,
-        (prune.effort == "best", prune.snap, recipe.matches, steps) if prunes else None,
+        (prune.snap, recipe.matches) if prunes else None,
         equalised if rounds else None,
+        (recipe.effort_seconds, recipe.finetune_steps) if recipe.can_learn else None,
         recipe.layers,
         quantize.precision,
     )
@@ -46,22 +45,22 @@ def family(recipe: Recipe) -> Family:
 class Options(NamedTuple):
     """What a family does on top of how it prunes and rounds; so many ``overrides`` of layers it has."""
 
-    best_effort: bool = False
     snap: int = 1
     matched: bool = False
-    steps: int = 0
     equalised: bool = False
+    effort: int = 0
+    steps: int = 0
     overrides: int = 0
     precision: str = "f32"
 
     @property
     def words(self) -> str:
         parts = (
-            "best effort" if self.best_effort else "",
             f"snapped to {self.snap}" if self.snap > 1 else "",
             "batch norm re-estimated" if self.matched else "",
-            f"fine-tuned {self.steps:,} steps" if self.steps else "",
             "equalised" if self.equalised else "",
+            f"best effort {self.effort} s" if self.effort else "",
+            f"fine-tuned {self.steps:,} steps" if self.steps else "",
             count(self.overrides, "layer override") if self.overrides else "",
             f"in {PRECISIONS[self.precision]}" if self.precision != "f32" else "",
         )
@@ -73,9 +72,10 @@ NO_OPTIONS = Options()
 
 def options_of(line: Family) -> Options:
     """The options of a family; of what it leaves open, none."""
-    pruning, equalised, layers, precision = line[WAY:]
-    best_effort, snap, matched, steps = pruning or NO_OPTIONS[:4]
-    return Options(best_effort, snap, matched, steps, bool(equalised), len(layers or ()), precision or "f32")
+    pruning, equalised, learning, layers, precision = line[WAY:]
+    snap, matched = pruning or NO_OPTIONS[:2]
+    effort, steps = learning or (0, 0)
+    return Options(snap, matched, bool(equalised), effort, steps, len(layers or ()), precision or "f32")
 
 
 def belongs(one: Family, line: Family) -> bool:

@@ -12,8 +12,9 @@ from optimizer.methods.quantizers import QUANTIZERS, quantizer_info
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
-    EFFORTS,
+    EFFORT_SECONDS,
     GRANULARITIES,
+    MAX_EFFORT_SECONDS,
     MAX_FINETUNE_STEPS,
     PATTERNS,
     PRECISIONS,
@@ -106,12 +107,18 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--allocation", help=f"{', '.join(ALLOCATIONS)} ({usual})", metavar="HOW")
     recipe.add_argument("--scope", help=argparse.SUPPRESS)
     recipe.add_argument("--pattern", help=", ".join(PATTERNS), metavar="P")
-    recipe.add_argument("--effort", help=" or ".join(EFFORTS), metavar="E")
     recipe.add_argument("--snap", type=int, metavar="N", help="channels left: a multiple of 1, 8 or 16")
     recipe.add_argument(
         "--match",
         action="store_true",
         help="give layers' outputs their mean and variance back where it helps (batch-norm re-estimation)",
+    )
+    recipe.add_argument(
+        "--best-effort",
+        type=int,
+        metavar="SECONDS",
+        help=f"repair what was pruned or coarsely rounded for up to so many seconds ({EFFORT_SECONDS} "
+        f"win most of it, {MAX_EFFORT_SECONDS} are the most), and keep the best",
     )
     recipe.add_argument(
         "--finetune",
@@ -174,6 +181,7 @@ SCOPES = {"layer": "uniform", "global": "global"}
 
 RECIPE_OPTIONS = (
     *(
+        "best_effort",
         "finetune",
         "train",
         "prune",
@@ -182,7 +190,6 @@ RECIPE_OPTIONS = (
         "allocation",
         "scope",
         "pattern",
-        "effort",
         "snap",
         "match",
     ),
@@ -220,7 +227,6 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             options.threshold,
             allocation=_given(options.allocation, SCOPES.get(options.scope, pruner.allocation)),
             pattern=_given(options.pattern, "unstructured"),
-            effort=_given(options.effort, "fast"),
             snap=_given(options.snap, 1),
             match=options.match,
         ),
@@ -236,6 +242,7 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             precision=_given(options.precision, "f32"),
         ),
         finetune_steps=steps_of_seconds(options.train) if options.train else options.finetune or 0,
+        effort_seconds=options.best_effort or 0,
     )
 
 

@@ -48,11 +48,13 @@ class CompressedWeight:
 
 @dataclass(frozen=True, slots=True)
 class CompressedModel:
-    """A copy of the module with the compressed weights in it, and those weights by parameter name."""
+    """A copy of the module with the compressed weights in it, those weights by parameter name, and what is to
+    be said of them."""
 
     module: nn.Module
     recipe: Recipe
     weights: dict[str, CompressedWeight]
+    notes: tuple[str, ...] = ()
 
 
 @pinned_threads()

@@ -7,13 +7,8 @@ statistics hold out: pruning refits the layers to the others, and answers those 
 weights that do better on it than those before any training, the last are kept that are not clearly worse than
 the best: so few images tell little, and what learnt longer generalises better in doubt.
 
-A step moves each tensor by a share of its own size (as Adafactor does, arXiv 1804.04235): with batch norm
-folded in, weights of one network differ in size by orders of magnitude, and one step size for all is too
-large for some of them. Which share is found by trying: it differs more than tenfold between a network of
-thumbnails and a deep one of photographs.
-
-Weights that were rounded stay on their grids: what learns is a weight behind each code
-(:mod:`optimizer.compression.quantize.held`).
+A step moves each tensor by a share of its own size (:mod:`optimizer.compression.learner`). Which share is
+found by trying: it differs more than tenfold between a network of thumbnails and a deep one of photographs.
 
 The budget is a number of steps: every step, the learning rate and the looks at the images held out follow
 from it, and the outcome does not depend on how fast the machine is or on whether it was stopped in between.
@@ -34,10 +29,11 @@ from optimizer.compression.blocks import blocks, distance, outputs_of
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.learner import Learner
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
-from optimizer.progress import Report, quiet, stop_if_cancelled
+from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
 VERSION = 2
@@ -53,10 +49,6 @@ TRIAL_SHARE = 20
 TRIAL_STEPS = (4, 25)
 MIN_TRIED = 40
 """Fewer steps are not spent on trials."""
-SMALLEST = 1e-3
-"""A tensor of smaller root mean square, such as a bias of zeros, moves as one of this."""
-DECAYS = (0.9, 0.99)
-"""Of Adam's two moments. The longer one is short enough for a hundred steps."""
 BLOCKS_WEIGHT = 2.0
 """What the blocks' outputs count for beside the answers."""
 FROZEN_SHARE = 0.012
@@ -75,7 +67,8 @@ SHIFT = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """The state that is kept, and what it took.
+    """The state that is kept, and what it took: fewer ``steps`` than asked for where they were ended by who
+    asked, with the best until then.
 
     ``before`` and ``after`` are divergences (KL, nats) on the images held out. ``step_seconds`` is what a
     step took, looks included; 0 without steps.
@@ -160,6 +153,7 @@ def recover(
     lowest = look()
     before = after = lowest.mean().item()
     best, first, rate, words = _state(model), 0, RATE, "fine-tuning"
+    made = 0
     kept = {layer.weight: masks[layer.name] for layer in walk(model) if layer.name in masks}
     grids = grids or {}
     held = {layer.weight: grids[layer.name] for layer in walk(model) if layer.name in grids}
@@ -171,34 +165,38 @@ def recover(
             lowest, rate = begun.lowest, begun.rate
             words = f"fine-tuning, going on from step {first:,}"
             run.restore(begun)
+            made = first
         tried = 0
         if not first and steps >= MIN_TRIED:
             rate, tried = run.rate_found(steps, look, report)
         for step in range(first + tried + 1, steps + 1):
             run.step(rate * (1 - (step - 1) / steps))
-            if step % look_steps(steps) and step < steps:
+            made = step
+            last = step == steps or is_enough()
+            if step % look_steps(steps) and not last:
                 continue
             now = look()
             if now.mean() < before and not _is_lower(lowest, now):
                 after, best = now.mean().item(), _state(model)
             if now.mean() < lowest.mean():
                 lowest = now
-            if step < steps:
+            if not last:
                 keep(run.checkpoint(step, best, after, lowest, rate))
             seconds = (time.monotonic() - started) / (step - first)
             message = f"{words}: {step:,} of {steps:,} steps, {seconds:.2g} s each"
             report(step / steps, f"{message}, divergence {before:.3g} before and {after:.3g} now")
-    taken = (time.monotonic() - started) / max(1, steps - first)
-    return Recovered(best, before, after, steps, taken if steps > first else 0.0)
+            if last:
+                break
+    taken = (time.monotonic() - started) / max(1, made - first)
+    return Recovered(best, before, after, made, taken if made > first else 0.0)
 
 
 @dataclass(eq=False)
 class _Run:
-    """A model that learns from ``teacher`` on ``images``, and its optimiser.
+    """A model that learns from ``teacher`` on ``images``.
 
-    ``kept`` has the masks of its weights, ``held`` the grids of those that were rounded and ``behind`` the
-    weights behind their codes; ``paths`` are the blocks that are matched, and ``outputs`` what those of the
-    model and of the teacher put out last.
+    ``kept`` has the masks of its weights, ``held`` the grids of those that were rounded; ``paths`` are the
+    blocks that are matched, and ``outputs`` what those of the model and of the teacher put out last.
     """
 
     model: nn.Module
@@ -207,15 +205,18 @@ class _Run:
     held: Mapping[nn.Parameter, HeldGrid]
     images: Tensor
     random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
-    behind: dict[nn.Parameter, Tensor] = field(init=False)
+    learner: Learner = field(init=False)
     paths: tuple[str, ...] = field(init=False)
-    optimiser: torch.optim.Optimizer = field(init=False)
     outputs: tuple[Mapping[str, Tensor], Mapping[str, Tensor]] = field(init=False, default=({}, {}))
 
     def __post_init__(self) -> None:
-        self.optimiser = _optimiser(self.model, self.kept)
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(True)
+        for parameter in _leading(self.model, self.kept):
+            parameter.requires_grad_(False)
+        learning = (one for one in self.model.parameters() if one.requires_grad)
+        self.learner = Learner(learning, self.kept, self.held)
         self.paths = blocks(self.teacher)
-        self.behind = {weight: weight.detach().clone() for weight in self.held}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -226,43 +227,26 @@ class _Run:
 
     def step(self, rate: float) -> None:
         stop_if_cancelled()
-        for group in self.optimiser.param_groups:
-            group["lr"] = group["size"] * rate
-        images = _draw(self.images, self.random)
+        images = drawn(self.images, self.random)
         with torch.no_grad():
             wanted = prepared(self.teacher(images))
         loss = divergence(prepared(self.model(images)), wanted) / len(wanted)
         loss = loss + BLOCKS_WEIGHT * distance(*self.outputs)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        with torch.no_grad():
-            for weight, exact in self.behind.items():
-                weight.copy_(exact)
-            self.optimiser.step()
-            for weight, mask in self.kept.items():
-                weight.mul_(mask)
-            self.round()
-
-    @torch.no_grad()
-    def round(self) -> None:
-        """What the weights were moved to stays behind them, and they go back to their grids."""
-        for weight, grid in self.held.items():
-            self.behind[weight] = grid.inside(weight)
-            weight.copy_(grid.nearest(weight))
+        self.learner.descend(loss, rate)
 
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:
         """The model's, with the weights behind codes in place of these."""
         exact = {
-            name: self.behind[one]
+            name: self.learner.behind[one]
             for name, one in self.model.named_parameters(remove_duplicate=False)
-            if one in self.behind
+            if one in self.learner.behind
         }
         return _state(self.model) | {name: one.contiguous() for name, one in exact.items()}
 
     def set_state(self, state: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(state)
-        self.round()
+        self.learner.round()
 
     def rate_found(self, steps: int, look: Callable[[], Tensor], report: Report) -> tuple[float, int]:
         """The smallest of RATES that does not clearly worse than the best in a trial, and the steps that all
@@ -277,9 +261,9 @@ class _Run:
                 self.step(rate * (1 - step / trial))
             found.append(look())
             self.set_state(start)
-            self.optimiser.state.clear()
+            self.learner.optimiser.state.clear()
             self.random.set_state(random)
-            if len(found) > 1 and not found[-1].mean() < found[-2].mean():
+            if is_enough() or (len(found) > 1 and not found[-1].mean() < found[-2].mean()):
                 break
         best = min(found, key=lambda one: one.mean().nan_to_num(math.inf).item())
         chosen = next(rate for rate, one in zip(RATES, found, strict=False) if not _is_lower(best, one))
@@ -290,7 +274,7 @@ class _Run:
     ) -> Checkpoint:
         moments, updates = {}, 0
         for name, parameter in self.model.named_parameters():
-            known = self.optimiser.state.get(parameter)
+            known = self.learner.optimiser.state.get(parameter)
             if known:  # what is frozen, or no output depends on, has no gradient
                 moments[name] = known["exp_avg"].clone(), known["exp_avg_sq"].clone()
                 updates = int(known["step"])
@@ -303,27 +287,11 @@ class _Run:
         for name, parameter in self.model.named_parameters():
             if name in begun.moments:
                 first, second = (torch.empty_like(parameter).copy_(one) for one in begun.moments[name])
-                self.optimiser.state[parameter] = {
+                self.learner.optimiser.state[parameter] = {
                     "step": torch.tensor(float(begun.updates)),
                     "exp_avg": first,
                     "exp_avg_sq": second,
                 }
-
-
-def _optimiser(model: nn.Module, kept: Mapping[nn.Parameter, Tensor]) -> torch.optim.Optimizer:
-    """Adam over what learns, each tensor a group of its own that knows its ``size``: the root mean square of
-    what is left of it."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    for parameter in _leading(model, kept):
-        parameter.requires_grad_(False)
-    groups = []
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            left = kept[parameter].sum() if parameter in kept else parameter.numel()
-            size = (parameter.detach().square().sum() / left).sqrt().nan_to_num().item()
-            groups.append({"params": [parameter], "size": max(SMALLEST, size)})
-    return torch.optim.Adam(groups, betas=DECAYS, eps=1e-12, fused=True)
 
 
 def _leading(model: nn.Module, kept: Mapping[nn.Parameter, Tensor]) -> Iterator[nn.Parameter]:
@@ -358,7 +326,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _draw(images: Tensor, random: torch.Generator) -> Tensor:
+def drawn(images: Tensor, random: torch.Generator) -> Tensor:
     """A batch of examples; of images half are mirrored, and all are shifted by a little."""
     batch = images[torch.randint(len(images), (min(BATCH, len(images)),), generator=random)]
     if images.dim() != 4:

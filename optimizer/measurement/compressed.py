@@ -13,8 +13,8 @@ from optimizer.compression.apply import CompressedModel, compress, equalised_pai
 from optimizer.compression.calibration.cache import (
     coupled,
     fine_tuned,
+    improved,
     plan_of,
-    pruned_in_stages,
     statistics_of,
 )
 from optimizer.compression.calibration.statistics import Statistics
@@ -38,9 +38,10 @@ from optimizer.system.machine_lock import exclusive
 def inspect(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Inspection:
     """Exact counts and sizes of a recipe, without scoring an image. Raises InputError.
 
-    A recipe that needs data needs the statistics of it, which take their time once.
+    A recipe that needs data needs the statistics of it, which take their time once. What learns keeps its
+    masks and its grids (on one, codes may come to zero).
     """
-    compressed = compressed_model(workspace, _unmatched(_untuned(recipe)), report=report)
+    compressed = compressed_model(workspace, _unmatched(recipe.unlearnt), report=report)
     return inspection_of(workspace.model, compressed)
 
 
@@ -48,13 +49,8 @@ def _needed(workspace: Workspace, recipe: Recipe, report: Report) -> Statistics 
     return workspace.statistics(report) if recipe.needs_data else None
 
 
-def _untuned(recipe: Recipe) -> Recipe:
-    """Fine-tuning changes no mask and no grid (on one, codes may come to zero), and would be waited for."""
-    return replace(recipe, finetune_steps=0).canonical()
-
-
 def _unmatched(recipe: Recipe) -> Recipe:
-    """Nor does scaling channels, unless channels go, which a network is made anew for anyway."""
+    """Scaling channels changes no count, unless channels go, which a network is made anew for anyway."""
     if recipe.prune.shrinks:
         return recipe
     return replace(recipe, prune=replace(recipe.prune, match=False)).canonical()
@@ -65,7 +61,7 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
     """The workspace's model after the recipe: worked out once for its counts, its scores and its files. Its
     module is not to be changed. Raises InputError."""
     model = workspace.model
-    if _is_finetuned(recipe):
+    if _is_learnt(recipe):
         return _rounded(workspace, recipe, report)
     if recipe.prune.shrinks:
         small = shrunk(workspace, recipe.prune, report)
@@ -88,11 +84,11 @@ def _statistics_of(
 
 def network_of(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> nn.Module:
     """What the recipe's weights take their place in: the model, or what became of all that is not a layer's
-    weights when channels were removed, outputs matched, or the network fine-tuned. Raises InputError."""
-    if recipe.finetunes_on_grids:
+    weights when channels were removed, outputs matched, or the network learnt. Raises InputError."""
+    if recipe.learns_on_grids:
         return compressed_model(workspace, recipe, report=report).module
-    if _is_finetuned(recipe):
-        return finetuned(workspace, recipe, report).module
+    if _is_learnt(recipe):
+        return learnt(workspace, recipe, report).module
     return shrunk(workspace, recipe.prune, report) if recipe.prune.shrinks else workspace.model.module
 
 
@@ -114,87 +110,89 @@ def _is_matched(recipe: Recipe) -> bool:
     return recipe.matches and not recipe.prune.shrinks
 
 
-def _is_finetuned(recipe: Recipe) -> bool:
-    return recipe.finetunes or recipe.prune.staged or _is_matched(recipe)
+def _is_learnt(recipe: Recipe) -> bool:
+    return recipe.learns or _is_matched(recipe)
 
 
 @dataclass(frozen=True)
-class Finetuned:
-    """A network that was pruned in stages, whose outputs were matched, or which was fine-tuned; the
-    thresholds of its pruning."""
+class Learnt:
+    """A network whose outputs were matched, or which learnt; the thresholds of its pruning, and what is to be
+    said of it."""
 
     module: nn.Module
     thresholds: dict[str, float]
+    notes: tuple[str, ...] = ()
 
 
-def finetuned(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Finetuned:
-    """Prune, match outputs, and fine-tune what is left, whatever is rounded later. Raises InputError."""
-    return _finetuned(workspace, recipe.finetuned, report=report)
+def learnt(workspace: Workspace, recipe: Recipe, report: Report = quiet) -> Learnt:
+    """Prune, match outputs, and let what is left learn, whatever is rounded later. Raises InputError."""
+    return _learnt(workspace, recipe.learnt, report=report)
 
 
 @once
-def _finetuned(workspace: Workspace, recipe: Recipe, *, report: Report) -> Finetuned:
-    plain = _unmatched(_untuned(recipe))
-    if plain.prune.staged:
-        student = _staged(workspace, plain, report)
-    else:
-        student = compressed_model(workspace, plain, report=report)
+def _learnt(workspace: Workspace, recipe: Recipe, *, report: Report) -> Learnt:
+    plain = _unmatched(recipe.unlearnt)
+    student = compressed_model(workspace, plain, report=report)
     teacher, module = workspace.model.module, student.module
+    notes: tuple[str, ...] = ()
     with exclusive(report):
         if _is_matched(recipe):
             module = matched(teacher, module, workspace.statistics_images, report=report) or module
-        if recipe.finetunes:
-            module = _tuned(workspace, module, student, recipe.finetune_steps, report)
-    return Finetuned(module, {name: weight.threshold for name, weight in student.weights.items()})
+        if recipe.learns:
+            module, notes = _taught(workspace, module, student, recipe, report)
+    thresholds = {name: weight.threshold for name, weight in student.weights.items()}
+    return Learnt(module, thresholds, notes)
 
 
-def _staged(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
-    model, known = workspace.model, workspace.statistics(report)
-    with exclusive(report):
-        images = workspace.statistics_images
-        module = pruned_in_stages(model.module, recipe, model.published, known, images, report)
-    made = compress(module, Recipe(PruneSpec(threshold=0.0)))
-    weights = {name: replace(weight, threshold=-1.0) for name, weight in made.weights.items()}
-    return replace(made, weights=weights)
-
-
-def _tuned(
+def _taught(
     workspace: Workspace,
     module: nn.Module,
     made: CompressedModel,
-    steps: int,
+    recipe: Recipe,
     report: Report,
     grids: Mapping[str, HeldGrid] | None = None,
-) -> nn.Module:
-    """``module`` fine-tuned, with the masks of ``made`` and on ``grids``."""
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """``module`` once it has learnt, with the masks of ``made`` and on ``grids``; and what is to be said of
+    it."""
     masks = {name: weight.mask for name, weight in made.weights.items()}
-    took = partial(keep_step_time, workspace.model.loaded.card.name)
     images, teacher = workspace.finetuning_images, workspace.model.module
-    return fine_tuned(module, teacher, masks, images, steps, report, took, grids)
+    notes = []
+    if asked := recipe.effort_seconds:
+        module, took = improved(module, teacher, masks, images, asked, report, grids)
+        if took < asked:
+            notes.append(f"best effort was ended after {took:.0f} of {asked} s, with the best until then")
+    if asked := recipe.finetune_steps:
+        seconds = partial(keep_step_time, workspace.model.loaded.card.name)
+        module, made_steps = fine_tuned(module, teacher, masks, images, asked, report, seconds, grids)
+        if made_steps < asked:
+            notes.append(
+                f"fine-tuning was ended after {made_steps:,} of {asked:,} steps, with the best until then"
+            )
+    return module, tuple(notes)
 
 
 def _rounded(workspace: Workspace, recipe: Recipe, report: Report) -> CompressedModel:
-    """What was fine-tuned, rounded on the fixed mask; or what was rounded, fine-tuned on the grids."""
-    if recipe.finetunes_on_grids:
-        made = compressed_model(workspace, _untuned(recipe), report=report)
+    """What learnt, rounded on the fixed mask; or what was rounded and learnt on the grids."""
+    if recipe.learns_on_grids:
+        made = compressed_model(workspace, recipe.unlearnt, report=report)
         return _on_grids(workspace, replace(made, recipe=recipe), report)
-    pruned = finetuned(workspace, recipe, report)
+    pruned = learnt(workspace, recipe, report)
     layers = tuple(replace(one, sparsity=None, pruning=None) for one in recipe.layers)
     rest = Recipe(PruneSpec(threshold=0.0), recipe.quantize, layers)  # zeros stay zeros
     made = compress(pruned.module, rest, statistics=_statistics_of(workspace, pruned.module, rest, report))
     weights = {
         name: replace(weight, threshold=pruned.thresholds[name]) for name, weight in made.weights.items()
     }
-    return replace(made, recipe=recipe, weights=weights)
+    return replace(made, recipe=recipe, weights=weights, notes=pruned.notes)
 
 
 def _on_grids(workspace: Workspace, made: CompressedModel, report: Report) -> CompressedModel:
-    """``made`` fine-tuned, its weights held to their masks and grids."""
+    """``made`` once it has learnt, its weights held to their masks and grids."""
     grids = {
         name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes is not None
     }
     with exclusive(report):
-        module = _tuned(workspace, made.module, made, made.recipe.finetune_steps, report, grids)
+        module, notes = _taught(workspace, made.module, made, made.recipe, report, grids)
     weights = {}
     for layer in walk(module):
         one = made.weights[layer.name]
@@ -203,7 +201,7 @@ def _on_grids(workspace: Workspace, made: CompressedModel, report: Report) -> Co
         values = layer.weight.detach()
         codes = one.codes and moved(one.codes, values)
         weights[layer.name] = replace(one, values=values, codes=codes, bias_change=None)
-    return replace(made, module=module, weights=weights)
+    return replace(made, module=module, weights=weights, notes=notes)
 
 
 def shrunk(workspace: Workspace, spec: PruneSpec, report: Report = quiet) -> nn.Module:
@@ -234,7 +232,7 @@ def anatomy(workspace: Workspace, recipe: Recipe, layer: str, report: Report = q
     before = {one.name: one.weight.detach() for one in walk(model.module)}
     if layer not in before:
         raise unknown("layer", layer, before)
-    after = compressed_model(workspace, _untuned(recipe), report=report).weights[layer]
+    after = compressed_model(workspace, recipe.unlearnt, report=report).weights[layer]
     same = torch.equal(before[layer], model.published[layer])
     as_published = same and not recipe.prune.shrinks  # what reads channels that went was refitted
     return anatomy_of(layer, before[layer], after, as_published)

@@ -72,6 +72,7 @@ class Scored:
     logits: np.ndarray
     baseline: Baseline
     labels: np.ndarray | None
+    notes: tuple[str, ...]
 
     @cached_property
     def accuracy(self) -> Accuracy:
@@ -90,8 +91,8 @@ class Scored:
 def score(workspace: Workspace, request: Request, report: Report = quiet) -> Scored:
     """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
     request = checked(request)
-    if request.recipe.finetunes:  # which changes no count, and is waited for
-        publish(Known(request, inspect(workspace, request.recipe, report)))
+    if request.recipe.learns:  # which changes no count, and is waited for
+        publish(Known(request, inspect(workspace, request.recipe, report), learning=True))
     report(None, f"preparing {request.engine}")
     compressed = compressed_model(workspace, request.recipe, report=report)
     inspection = inspection_of(workspace.model, compressed)
@@ -117,12 +118,13 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
                 )
                 for one in (logits[of], baseline.logits[of])
             )
-            publish(Known(request, inspection, len(logits), *accuracies))
+            accuracy, before = accuracies
+            publish(Known(request, inspection, len(logits), accuracy, before))
 
         logits = baseline.logits
         if not request.recipe.identity:
             logits = _score_in_parts(runner, images.images.numpy(), tell)
-    scored = Scored(workspace, inspection, runner, logits, baseline, labels)
+    scored = Scored(workspace, inspection, runner, logits, baseline, labels, compressed.notes)
     publish(Known(request, inspection, len(logits), scored.accuracy, scored.baseline_accuracy))
     return scored
 
@@ -259,6 +261,7 @@ def _result(
         execution=scored.runner.execution,
         notes=(
             *workspace.model.notes,
+            *scored.notes,
             *notes_on_equalisation(workspace.model.module, request.recipe),
             *_notes_on_scoring(scored.runner),
             *workspace.images.notes,

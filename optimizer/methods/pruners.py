@@ -28,13 +28,6 @@ PRUNE_OPTIONS: dict[str, Option] = {
         "N:M keeps N of every M inputs in a row, as sparse tensor cores want it. Blocks are outputs × inputs "
         "that go together.",
     ),
-    "effort": Option(
-        "Effort",
-        {"fast": "Fast", "best": "Best"},
-        "fast",
-        "Best searches longer for which weights to keep, and prunes in stages, each from statistics read "
-        "anew: a minute or two for photographs.",
-    ),
     "snap": Option(
         "Channels left are a multiple of",
         {snap: str(snap) for snap in SNAPS},
@@ -100,7 +93,7 @@ PRUNERS: dict[str, PrunerInfo] = by_name(
         "calibration images tell which weights matter, and those that stay make up for those that go "
         "(optimal brain surgeon).",
         "optimizer.compression.prune.compensated:prune",
-        options=("pattern", "effort"),
+        options=("pattern",),
         rounding="compensated",
         needs_data=True,
         words="data-aware",

@@ -2,6 +2,8 @@
 
 from optimizer.recipe.presets import NORMAL, PRESETS, Preset
 from optimizer.recipe.recipe import (
+    EFFORT_SECONDS,
+    MAX_EFFORT_SECONDS,
     MAX_FINETUNE_STEPS,
     MAX_JSON_BYTES,
     MAX_OVERRIDES,
@@ -11,7 +13,6 @@ from optimizer.recipe.recipe import (
 from optimizer.recipe.specs import (
     ACTIVATION_BITS,
     ALLOCATIONS,
-    EFFORTS,
     GRANULARITIES,
     PATTERNS,
     PRECISIONS,
@@ -27,8 +28,9 @@ from optimizer.recipe.specs import (
 __all__ = [
     "ACTIVATION_BITS",
     "ALLOCATIONS",
-    "EFFORTS",
+    "EFFORT_SECONDS",
     "GRANULARITIES",
+    "MAX_EFFORT_SECONDS",
     "MAX_FINETUNE_STEPS",
     "MAX_JSON_BYTES",
     "MAX_OVERRIDES",

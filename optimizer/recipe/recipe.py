@@ -12,11 +12,14 @@ from optimizer.errors import InputError, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
 from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
-from optimizer.recipe.words import Phrase, describe_layers, describe_prune, describe_quantize
+from optimizer.recipe.words import describe_layers, describe_learning, describe_prune, describe_quantize
 
 MAX_FINETUNE_STEPS = 2_000
 """A step takes 0.02 to 0.06 s for thumbnails and about 1 s for photographs on two cores: a minute or two, and
 half an hour to an hour. 500 steps brought a network of photographs as far as it came."""
+MAX_EFFORT_SECONDS = 600
+EFFORT_SECONDS = 60
+"""Unless somebody asks otherwise: twice as long wins little more."""
 STEPS_A_SECOND = 5
 """How a budget in seconds, as recipes, links and commands once had it, is read: between the 20 to 50 steps
 that thumbnails take in a second and the one of photographs."""
@@ -31,17 +34,23 @@ MAX_JSON_BYTES = 256 * 1024
 class Recipe:
     """A prune spec and a quantize spec, in that order: quantized on the fixed mask. And overrides of layers.
 
-    ``finetune_steps`` are made between the two: fine-tuning that teaches the pruned network to answer as the
-    dense one. Where weights are rounded to ``COARSE_BITS`` or fewer they are made after both: codes then move
-    on their grids.
+    What is left learns between the two to answer as the uncompressed network does: first by best effort, for
+    up to ``effort_seconds``, then by ``finetune_steps`` of fine-tuning. Where weights are rounded to
+    ``COARSE_BITS`` or fewer it learns after both: codes then move on their grids.
     """
 
     prune: PruneSpec = field(default_factory=PruneSpec)
     quantize: QuantizeSpec = field(default_factory=QuantizeSpec)
     layers: tuple[Override, ...] = ()
     finetune_steps: int = 0
+    effort_seconds: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.effort_seconds <= MAX_EFFORT_SECONDS:
+            raise InputError(
+                f"{self.effort_seconds:,} seconds of best effort are not allowed: give 0 (none) to "
+                f"{MAX_EFFORT_SECONDS}"
+            )
         if not 0 <= self.finetune_steps <= MAX_FINETUNE_STEPS:
             raise InputError(
                 f"{self.finetune_steps:,} fine-tuning steps are not allowed: give 0 (none) to "
@@ -70,6 +79,7 @@ class Recipe:
         pruning: str | None = None,
         rounding: str | None = None,
         finetune_steps: int = 0,
+        effort_seconds: int = 0,
     ) -> Self:
         """A recipe by what is most often chosen; the methods are the dashboard's own where none is named.
 
@@ -94,6 +104,7 @@ class Recipe:
             replace(prune, threshold=threshold),
             replace(quantize, average_bits=average_bits, activation_bits=activation_bits),
             finetune_steps=finetune_steps,
+            effort_seconds=effort_seconds,
         )
 
     @property
@@ -105,26 +116,37 @@ class Recipe:
         return not pruned and not rounded and computed
 
     @property
-    def finetunes(self) -> bool:
-        """Whether anything is fine-tuned: what was neither pruned nor coarsely rounded has nothing to recover
-        from."""
-        return self.finetunes_on_grids or (
-            self.finetune_steps > 0 and any(spec.active for spec in self.prune_specs)
-        )
+    def can_learn(self) -> bool:
+        """What was neither pruned nor coarsely rounded has nothing to win back."""
+        return self._is_coarse or any(spec.active for spec in self.prune_specs)
 
     @property
-    def finetunes_on_grids(self) -> bool:
-        """Whether it is fine-tuned after it was rounded, and not before."""
-        return self.finetune_steps > 0 and any(spec.bits <= COARSE_BITS for spec in self.quantize_specs)
+    def learns(self) -> bool:
+        """Whether anything learns."""
+        return self.can_learn and bool(self.finetune_steps or self.effort_seconds)
 
     @property
-    def finetuned(self) -> Self:
-        """The part that is fine-tuned, equal for recipes that share it: what is pruned, whatever is rounded
-        later; all of it where grids are held."""
-        if self.finetunes_on_grids:
+    def learns_on_grids(self) -> bool:
+        """Whether it learns after it was rounded, and not before."""
+        return self.learns and self._is_coarse
+
+    @property
+    def _is_coarse(self) -> bool:
+        return any(spec.bits <= COARSE_BITS for spec in self.quantize_specs)
+
+    @property
+    def learnt(self) -> Self:
+        """The part that learns, equal for recipes that share it: what is pruned, whatever is rounded later;
+        all of it where grids are held."""
+        if self.learns_on_grids:
             return self
         layers = tuple(replace(one, weight_bits=None) for one in self.layers)
         return replace(self, quantize=QuantizeSpec(), layers=layers)
+
+    @property
+    def unlearnt(self) -> "Recipe":
+        """The same recipe with nothing learnt."""
+        return replace(self, finetune_steps=0, effort_seconds=0).canonical()
 
     @property
     def matches(self) -> bool:
@@ -135,9 +157,7 @@ class Recipe:
     def needs_data(self) -> bool:
         """Whether the weights depend on calibration images."""
         pruned = any(spec.needs_data for spec in self.prune_specs)
-        return (
-            pruned or self.matches or self.finetunes or any(spec.needs_data for spec in self.quantize_specs)
-        )
+        return pruned or self.matches or self.learns or any(spec.needs_data for spec in self.quantize_specs)
 
     @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
@@ -170,8 +190,8 @@ class Recipe:
             prune = replace(prune, allocation="global", sparsity=None)
         elif prune.allocation not in (known := prune.pruner.allocations or (PruneSpec().allocation,)):
             prune = replace(prune, allocation=known[-1])
-        unread = {name for name in ("effort", "snap") if name not in prune.pruner.options}
-        prune = replace(prune, **{name: PRUNE_OPTIONS[name].default for name in unread})
+        if "snap" not in prune.pruner.options:
+            prune = replace(prune, snap=PRUNE_OPTIONS["snap"].default)
         prune = replace(prune, match=prune.match and self.matches)
         if not any(spec.integer for spec in self.quantize_specs):
             quantize = QuantizeSpec(
@@ -184,8 +204,8 @@ class Recipe:
         quantize = replace(quantize, **{name: QUANTIZE_OPTIONS[name].default for name in unread})
         equalise = any(spec.equalises for spec in self.quantize_specs)
         quantize = replace(quantize, equalise=equalise)
-        finetune_steps = self.finetune_steps if self.finetunes else 0
-        return replace(self, prune=prune, quantize=quantize, finetune_steps=finetune_steps)
+        made = replace(self, prune=prune, quantize=quantize)
+        return made if self.learns else replace(made, finetune_steps=0, effort_seconds=0)
 
     def to_dict(self) -> dict[str, Any]:
         plain: dict[str, Any] = msgspec.json.decode(self.to_json())
@@ -203,12 +223,15 @@ class Recipe:
     def from_dict(cls, data: object) -> Self:
         """Read back what :meth:`to_dict` gives; a missing field takes its default, an unknown one is refused.
 
-        ``training_seconds``, as recipes once had it, is read by :func:`steps_of_seconds`. Raises InputError.
+        ``training_seconds``, as recipes once had it, is read by :func:`steps_of_seconds`, and a prune spec's
+        ``effort`` as best effort or none. Raises InputError.
         """
         if not isinstance(data, dict):
             raise InputError(f"a recipe is a JSON object, not {type(data).__name__}")
         if EARLIER_BUDGET in data:
             data = _with_steps(data)
+        if isinstance(data.get("prune"), dict) and EARLIER_EFFORT in data["prune"]:
+            data = _with_seconds(data)
         _refuse_unknown_keys("recipe", data, cls)
         for part, kind in (("prune", PruneSpec), ("quantize", QuantizeSpec)):
             if isinstance(data.get(part), dict):
@@ -241,11 +264,11 @@ class Recipe:
         """
         if self.identity:
             return "uncompressed"
-        tuned = [Phrase(f"fine-tuned for {self.finetune_steps:,} steps")] if self.finetunes else []
+        learnt = describe_learning(self.effort_seconds, self.finetune_steps) if self.learns else []
         rounded = describe_quantize(self.quantize)
         parts = [
             *describe_prune(self.prune),
-            *(rounded + tuned if self.finetunes_on_grids else tuned + rounded),
+            *(rounded + learnt if self.learns_on_grids else learnt + rounded),
             *describe_layers(self.layers),
         ]
         return " · ".join(part.words(details) for part in parts)
@@ -272,6 +295,17 @@ def _with_steps(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise InputError(f"{EARLIER_BUDGET} {seconds!r} is not a number: give finetune_steps")
     return rest | {"finetune_steps": steps_of_seconds(seconds)}
+
+
+EARLIER_EFFORT = "effort"
+
+
+def _with_seconds(data: dict[str, Any]) -> dict[str, Any]:
+    prune = {key: value for key, value in data["prune"].items() if key != EARLIER_EFFORT}
+    effort = data["prune"][EARLIER_EFFORT]
+    if effort not in (known := {"fast": 0, "best": EFFORT_SECONDS}):
+        raise unknown(EARLIER_EFFORT, effort, known)
+    return {"effort_seconds": known[effort]} | data | {"prune": prune}
 
 
 def _refuse_unknown_keys(where: str, data: dict[str, Any], kind: type) -> None:

@@ -8,8 +8,8 @@ from optimizer.errors import InputError, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS, PrunerInfo, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QuantizerInfo, quantizer_info
 
-ALLOCATIONS, PATTERNS, EFFORTS, SNAPS = (
-    tuple(PRUNE_OPTIONS[name].choices) for name in ("allocation", "pattern", "effort", "snap")
+ALLOCATIONS, PATTERNS, SNAPS = (
+    tuple(PRUNE_OPTIONS[name].choices) for name in ("allocation", "pattern", "snap")
 )
 GRANULARITIES, RANGES = (tuple(QUANTIZE_OPTIONS[name].choices) for name in ("granularity", "range"))
 WEIGHT_BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
@@ -35,9 +35,9 @@ class PruneSpec:
     magnitude over the whole model, the same relative to each layer's root mean square, or by what each
     layer's weights were measured to be worth.
 
-    ``compensated`` chooses by second-order cost and refits the weights that stay, on calibration images; at
-    effort ``best`` it also searches for a better choice, in stages where a share is given. Patterns ``N:M``
-    keep N of each M inputs in a row; those with an x remove blocks of outputs x inputs whole.
+    ``compensated`` chooses by second-order cost and refits the weights that stay, on calibration images.
+    Patterns ``N:M`` keep N of each M inputs in a row; those with an x remove blocks of outputs x inputs
+    whole.
 
     ``channels`` removes that share of the channels and attention heads that can go, so that a smaller network
     is left; in the order of their magnitude, the same share everywhere, or with a measured allocation by what
@@ -52,7 +52,6 @@ class PruneSpec:
     threshold: float | None = None
     allocation: str = "global"
     pattern: str = "unstructured"
-    effort: str = "fast"
     snap: int = 1
     match: bool = False
 
@@ -61,7 +60,6 @@ class PruneSpec:
         _one_of("snap", self.snap, SNAPS)
         _one_of("allocation", self.allocation, ALLOCATIONS)
         _one_of("pattern", self.pattern, PATTERNS)
-        _one_of("effort", self.effort, EFFORTS)
         if self.sparsity is not None and self.threshold is not None:
             raise InputError("sparsity and threshold are two ways to say one thing: give only one of them")
         if self.sparsity is not None and not 0 <= self.sparsity < 1:
@@ -125,12 +123,6 @@ class PruneSpec:
     def matches(self) -> bool:
         """Whether outputs are matched, and not already kept by the method."""
         return self.match and self.active and "match" in self.pruner.options
-
-    @property
-    def staged(self) -> bool:
-        """Whether weights go in stages, each chosen by statistics of the network that the last one left."""
-        searched = self.effort == "best" and "effort" in self.pruner.options
-        return searched and bool(self.share) and not self.fixed_sparsity
 
     @property
     def shrinks(self) -> bool:

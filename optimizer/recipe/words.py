@@ -26,7 +26,6 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
     if not prune.active:
         return []
     how = [prune.pruner.described] if prune.pruner.described else []
-    how += ["best effort"] if prune.effort == "best" and "effort" in prune.pruner.options else []
     if prune.shrinks:
         if len(prune.pruner.allocations) > 1:
             how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
@@ -65,6 +64,12 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
     if quantize.precision != "f32":
         parts.append(Phrase(f"compute precision {PRECISIONS[quantize.precision]}"))
     return parts
+
+
+def describe_learning(effort_seconds: int, finetune_steps: int) -> list[Phrase]:
+    parts = [f"best effort, {effort_seconds} s"] if effort_seconds else []
+    parts += [f"fine-tuned for {finetune_steps:,} steps"] if finetune_steps else []
+    return [Phrase(part) for part in parts]
 
 
 def describe_layers(layers: tuple[Override, ...]) -> list[Phrase]:

@@ -110,10 +110,10 @@ def works_ahead() -> bool:
 
 def neighbours(request: Request) -> list[Request]:
     """The positions a step of sparsity or of weight bits away, all else the same; none where a step takes
-    long (fine-tuning, another network)."""
+    long (what learns, another network)."""
     recipe = request.recipe
     prune, quantize = recipe.prune, recipe.quantize
-    if recipe.finetunes or prune.shrinks or prune.staged or recipe.layers:
+    if recipe.learns or prune.shrinks or recipe.layers:
         return []
     found = []
     if prune.sparsity is not None and prune.fixed_sparsity is None:

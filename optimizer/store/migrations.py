@@ -53,3 +53,12 @@ def _keep_sweeps(connection: sqlite3.Connection) -> None:
         "CREATE INDEX items_open ON items (state, key) WHERE state IN ('queued', 'running')",
     ):
         connection.execute(statement)
+
+
+@migration
+def _pass_over_effort_of_pruning_alone(connection: sqlite3.Connection) -> None:
+    """Best effort was an option of pruning, and is a budget in seconds now: what came of it was another
+    network. Its results stay, with a schema that no code reads."""
+    connection.execute(
+        'UPDATE results SET schema = -schema WHERE CAST(json AS TEXT) LIKE \'%"effort":"best"%\''
+    )

@@ -231,6 +231,24 @@ class Pool:
             self._interrupt(job, "cancelled", grace=grace)
             return True
 
+    def may_conclude(self, job: Job, visitor: str) -> bool:
+        """Whether ``visitor`` may have a job end with the best that it has: one that runs, and for which no
+        other who is there waits."""
+        with self._changed:
+            others = job.visitors - {visitor}
+            return job.state == "running" and not any(map(self._is_there, others))
+
+    def conclude(self, key: str, visitor: str = SERVER) -> bool:
+        """Have a job end with the best that it has so far. False where it doesn't run, or others wait."""
+        with self._changed:
+            job = self._live.get(key)
+            if job is None or not self.may_conclude(job, visitor):
+                return False
+            worker = self._lanes[job.lane].worker
+            if worker is not None:
+                worker.conclude()
+            return worker is not None
+
     def forget(self, key: str) -> None:
         """Drop a finished job, so that its key can be run again. A queued or running one stays."""
         with self._changed:
@@ -258,7 +276,10 @@ class Pool:
 
     def _awaited(self, job: Job) -> bool:
         """Whether a visitor who is there waits for a job."""
-        return any(visitor == SERVER or self._present(visitor) for visitor in job.visitors)
+        return any(map(self._is_there, job.visitors))
+
+    def _is_there(self, visitor: str) -> bool:
+        return visitor == SERVER or self._present(visitor)
 
     def _make_room(self, task: str, visitor: str) -> None:
         """Raise UnavailableError where one more job would be too many; those that nobody waits for any more

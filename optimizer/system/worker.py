@@ -33,8 +33,8 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """The server's end of one worker process. ``run`` belongs to one thread; ``cancel`` and ``kill`` may come
-    from any.
+    """The server's end of one worker process. ``run`` belongs to one thread; ``cancel``, ``conclude`` and
+    ``kill`` may come from any.
 
     Raises UnavailableError where no process can be started.
     """
@@ -114,8 +114,15 @@ class Worker:
 
     def cancel(self) -> None:
         """Ask the target to end what it runs; see :func:`optimizer.progress.stop_if_cancelled`."""
+        self._ask("cancel")
+
+    def conclude(self) -> None:
+        """Ask the target to end with the best that it has; see :func:`optimizer.progress.is_enough`."""
+        self._ask("conclude")
+
+    def _ask(self, what: str) -> None:
         with contextlib.suppress(OSError, ValueError):  # the process is gone
-            self._tell(self._runs)
+            self._tell((self._runs, what))
 
     def _tell(self, message: object) -> None:
         with self._sending:
@@ -164,8 +171,8 @@ def work(target: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a library prints goes to the log, not between the answers
     inbox: queue.SimpleQueue[tuple[int, str, bytes]] = queue.SimpleQueue()
-    cancelled: set[int] = set()
-    threading.Thread(target=_receive, args=(requests, inbox, cancelled), daemon=True).start()
+    asked: set[tuple[int, str]] = set()
+    threading.Thread(target=_receive, args=(requests, inbox, asked), daemon=True).start()
     lock = threading.Lock()  # the target may report from several threads
 
     def answer(run: int, kind: str, content: object) -> None:
@@ -176,21 +183,24 @@ def work(target: str) -> None:
         _resolve(target)
     while True:
         run, task, payload = inbox.get()
-        tell, ended = functools.partial(answer, run), functools.partial(cancelled.__contains__, run)
-        tell(*_perform(target, task, payload, tell, ended))
-        cancelled.discard(run)
+        tell, words = functools.partial(answer, run), [(run, "cancel"), (run, "conclude")]
+        tell(
+            *_perform(
+                target, task, payload, tell, *(functools.partial(asked.__contains__, one) for one in words)
+            )
+        )
+        asked.difference_update(words)
 
 
 def _receive(
-    requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]", cancelled: set[int]
+    requests: BinaryIO, inbox: "queue.SimpleQueue[tuple[int, str, bytes]]", asked: set[tuple[int, str]]
 ) -> None:
     try:
         while True:
             message = pickle.load(requests)
-            if isinstance(message, int):
-                cancelled.add(message)
-            elif message is not None:  # only asking whether this process is alive
-                inbox.put(message)
+            if message is None:  # only asking whether this process is alive
+                continue
+            asked.add(message) if len(message) == 2 else inbox.put(message)
     finally:  # end of file, or half a message: the server is gone
         kill_group(os.getpid())
         os._exit(1)
@@ -202,6 +212,7 @@ def _perform(
     payload: bytes,
     answer: Callable[[str, object], None],
     cancelled: Callable[[], bool],
+    satisfied: Callable[[], bool],
 ) -> tuple[str, object]:
     def report(share: float | None, message: str = "") -> None:
         stop_if_cancelled()
@@ -210,7 +221,7 @@ def _perform(
         )  # plain, whatever was given
 
     try:
-        with asked_by(Asker(lambda known: answer("known", pickle.dumps(known)), cancelled)):
+        with asked_by(Asker(lambda known: answer("known", pickle.dumps(known)), cancelled, satisfied)):
             return "done", pickle.dumps(_resolve(target)(task, pickle.loads(payload), report))
     except Cancelled:
         return "cancelled", ""

@@ -126,7 +126,7 @@ def _ways() -> Iterator[Result]:
         Recipe(pruned, finetune_steps=100),
         Recipe(pruned, finetune_steps=900),
         Recipe(replace(pruned, match=True)),
-        Recipe(replace(pruned, method="compensated", effort="best")),
+        Recipe(replace(pruned, method="compensated"), effort_seconds=60),
         Recipe(PruneSpec("channels", 0.2)),
         Recipe(PruneSpec("channels", 0.4, snap=16)),
         Recipe(pruned, QuantizeSpec(weight_bits=8, equalise=True)),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, toggle
+from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, settle, toggle
 from optimizer.analysis.metrics import METRICS
 from optimizer.formats import format_bytes
 from optimizer.store.results import Store
@@ -147,8 +147,40 @@ def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashbo
     pick(page, "Pattern", "2:4")
     pattern = ("fashion-mlp", "--prune", "compensated", "--pattern", "2:4")
     expect_figures(page, dashboard.measured(*pattern))
-    choose(page, "Effort", "Best")
-    expect_figures(page, dashboard.measured(*pattern, "--effort", "best"))
+
+
+def test_best_effort_comes_nearer_as_one_watches_and_ends_with_the_best_so_far(
+    visit: Visit, dashboard: Dashboard
+) -> None:
+    page = visit("/?model=fashion-resnet&sparsity=90")
+    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.9")
+    fast = dashboard.measured(*recipe)
+    page.get_by_role("button", name="More").click()
+    seconds = page.get_by_role("spinbutton", name="Best effort, seconds")
+    seconds.fill("300")
+    seconds.press("Enter")
+    enough = page.get_by_role("button", name="Take the best so far")
+    expect(enough).to_be_visible()
+    assert "effort=300" in page.url
+    told = page.get_by_test_id("stProgress")
+    expect(told).to_contain_text(re.compile(r"divergence \S+ before and \S+ so far, \d+ s left"))
+
+    def divergences() -> tuple[float, float]:
+        before, now = re.findall(r"divergence (\S+) before and (\S+) so far", told.inner_text())[0]
+        return float(before), float(now)
+
+    before, now = divergences()
+    while now > 0.7 * before:
+        page.wait_for_timeout(200)
+        assert now <= before
+        _, now = divergences()
+    page.keyboard.press("Escape")
+    enough.click()
+    settle(page)
+    best = dashboard.measured(*recipe, "--best-effort", "300")
+    expect_figures(page, best)
+    assert best["accuracy"]["value"] > fast["accuracy"]["value"] + 0.1
+    assert any("best effort was ended after" in note for note in best["notes"])
 
 
 @pytest.mark.slow

@@ -505,6 +505,7 @@ def recipe_from(*options: str) -> Recipe:
 
 def test_fine_tuning_is_asked_for_in_steps_and_once_was_in_seconds() -> None:
     assert recipe_from("--finetune", "100").finetune_steps == 100
+    assert recipe_from("--best-effort", "60").effort_seconds == 60
     assert recipe_from("--train", "20").finetune_steps == 100
     assert recipe_from().finetune_steps == 0
     with pytest.raises(InputError, match="--train is an older way to say --finetune"):

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.calibration import cache
-from optimizer.compression.calibration.cache import coupled, fine_tuned, make, plan_of, statistics_of
+from optimizer.compression.calibration.cache import (
+    coupled,
+    fine_tuned,
+    improved,
+    make,
+    plan_of,
+    statistics_of,
+)
 from optimizer.compression.calibration.sensitivity import Trial, divergences_together
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
@@ -21,6 +28,7 @@ from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.progress import Asker, asked_by
 from optimizer.records import DataSpec
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
@@ -257,10 +265,12 @@ def test_fine_tuning_is_done_once(
 ) -> None:
     student, masks = halved(model)
     took: list[float] = []
-    first = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    first, steps = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    assert steps == 60
     assert len(took) == 1
     monkeypatch.setattr(cache, "recover", lambda *_, **__: pytest.fail("it was done again"))
-    again = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    again, steps = fine_tuned(student, model, masks, small_images, 60, took=took.append)
+    assert steps == 60
     assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
     assert len(files(home)) == 1, "what was begun is gone when it is done"
     assert len(took) == 1
@@ -291,16 +301,35 @@ def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(
     assert facts["step"] == 2 * look_steps(steps)
 
     told.clear()
-    found = fine_tuned(student, model, masks, small_images, steps, lambda _, words: told.append(words))
+    found, _ = fine_tuned(student, model, masks, small_images, steps, lambda _, words: told.append(words))
     assert len(told) == 1, "only the steps that were left"
     assert f"going on from step {2 * look_steps(steps)}" in told[0]
     assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())
     assert not [path for path in files(home) if "begun" in path.name]
 
 
+def test_what_was_ended_with_the_best_so_far_is_the_result(
+    model: nn.Module, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student, masks = halved(model)
+    with asked_by(Asker(lambda _: None, lambda: False, lambda: True)):
+        tuned, steps = fine_tuned(student, model, masks, small_images, 500)
+        better, seconds = improved(student, model, masks, small_images, 500)
+    assert 0 < steps < 500
+    assert 0 < seconds < 500
+    for name in ("recover", "improve"):
+        monkeypatch.setattr(cache, name, lambda *_, **__: pytest.fail("it was done again"))
+    for (first, took), (again, told) in (
+        ((tuned, steps), fine_tuned(student, model, masks, small_images, 500)),
+        ((better, seconds), improved(student, model, masks, small_images, 500)),
+    ):
+        assert took == told
+        assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
+
+
 def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Tensor, home: Path) -> None:
     student, masks = halved(model)
-    expected = fine_tuned(student, model, masks, small_images, 20).state_dict()
+    expected = fine_tuned(student, model, masks, small_images, 20)[0].state_dict()
     (path,) = files(home)
     for tensors, facts in (
         ({"other": torch.zeros(3)}, {"step": 10, "divergence": 0.1, "rate": 0.1, "updates": 9}),
@@ -313,7 +342,7 @@ def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Ten
         write(beside(path), (tensors, facts))
         path.unlink()
         told: list[str] = []
-        found = fine_tuned(student, model, masks, small_images, 20, lambda _, words: told.append(words))  # noqa: B023
+        found, _ = fine_tuned(student, model, masks, small_images, 20, lambda _, words: told.append(words))  # noqa: B023
         assert told
         assert not any("going on" in words for words in told)
         assert all(torch.equal(expected[name], one) for name, one in found.state_dict().items())

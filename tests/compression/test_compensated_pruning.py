@@ -36,7 +36,6 @@ def spec(sparsity: float | None = None, **options: object) -> PruneSpec:
         "threshold": None,
         "allocation": "measured",
         "pattern": "unstructured",
-        "effort": "fast",
         **options,
     }
     return SimpleNamespace(sparsity=sparsity, share=sparsity or 0.0, **made)  # type: ignore[return-value]
@@ -137,11 +136,10 @@ def test_bias_changes_are_in_the_order_of_the_outputs() -> None:
 @given(
     st.floats(0, 0.97),
     st.sampled_from(["uniform", "global", "normalised", "measured"]),
-    st.sampled_from(["fast", "best"]),
 )
-def test_totals_masks_and_zeros(sparsity: float, allocation: str, effort: str) -> None:
+def test_totals_masks_and_zeros(sparsity: float, allocation: str) -> None:
     weights, statistics = network()
-    pruned = prune(weights, weights, spec(sparsity, allocation=allocation, effort=effort), statistics)
+    pruned = prune(weights, weights, spec(sparsity, allocation=allocation), statistics)
     total = sum(weight.numel() for weight in weights.values())
     gone = sum(int((~one.mask).sum()) for one in pruned.values())
     assert abs(gone - round(sparsity * total)) <= (len(weights) if allocation == "uniform" else 0)
@@ -152,12 +150,11 @@ def test_totals_masks_and_zeros(sparsity: float, allocation: str, effort: str) -
         assert one.weight.isfinite().all()
 
 
-@pytest.mark.parametrize("effort", ["fast", "best"])
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_every_pattern(pattern: str, effort: str) -> None:
+def test_every_pattern(pattern: str) -> None:
     weights, statistics = network()
     share = PATTERNS[pattern].fixed_sparsity or 0.5
-    pruned = prune(weights, weights, spec(share, pattern=pattern, effort=effort), statistics)
+    pruned = prune(weights, weights, spec(share, pattern=pattern), statistics)
     if PATTERNS[pattern].kept:
         zeros = {name: int((~one.mask).sum()) for name, one in pruned.items()}
         assert zeros == {"wide": 24 * 48 // 2, "depthwise": 0, "head": 0}
@@ -171,27 +168,19 @@ def test_every_pattern(pattern: str, effort: str) -> None:
 def test_with_uncorrelated_inputs_of_one_size_it_is_magnitude_pruning(match: bool) -> None:
     weight = random(8, 40)
     statistics = statistics_of({"a": Moments(torch.eye(40)[None], torch.zeros(1, 40), 0.0)}, a=1.0)
-    for effort in ("fast", "best"):
-        pruned = prune({"a": weight}, {"a": weight}, spec(0.5, effort=effort), statistics, match)["a"]
-        limit = weight.abs().flatten().sort().values[159]
-        assert torch.equal(pruned.mask, weight.abs() > limit)
-        if not match:
-            torch.testing.assert_close(pruned.weight, weight * pruned.mask)
+    pruned = prune({"a": weight}, {"a": weight}, spec(0.5), statistics, match)["a"]
+    limit = weight.abs().flatten().sort().values[159]
+    assert torch.equal(pruned.mask, weight.abs() > limit)
+    if not match:
+        torch.testing.assert_close(pruned.weight, weight * pruned.mask)
 
 
-def test_best_effort_errs_less_than_fast_and_refitting_less_than_masking() -> None:
+def test_refitting_errs_less_than_masking() -> None:
     weights, statistics = network()
-    errors = {}
-    for effort in ("fast", "best"):
-        pruned = prune(
-            weights, weights, spec(0.6, allocation="uniform", effort=effort), statistics, match=False
-        )
-        matrix = statistics.matrix("wide")
-        rows = as_rows(weights["wide"], 1)
-        errors[effort] = quadratic(rows - as_rows(pruned["wide"].weight, 1), matrix).sum()
-        masked = quadratic(rows * ~as_rows(pruned["wide"].mask, 1), matrix).sum()
-        assert errors[effort] < 0.8 * masked
-    assert errors["best"] < errors["fast"]
+    pruned = prune(weights, weights, spec(0.6, allocation="uniform"), statistics, match=False)
+    matrix, rows = statistics.matrix("wide"), as_rows(weights["wide"], 1)
+    masked = quadratic(rows * ~as_rows(pruned["wide"].mask, 1), matrix).sum()
+    assert quadratic(rows - as_rows(pruned["wide"].weight, 1), matrix).sum() < 0.8 * masked
 
 
 def test_masks_of_one_study_are_nested_over_the_sparsities() -> None:
@@ -208,15 +197,13 @@ def test_a_row_that_matters_more_keeps_more() -> None:
     statistics = Statistics(
         moments=moments, effects={"a": effects}, alone={}, measured=frozenset(), biased=frozenset("a")
     )  # type: ignore[dict-item]
-    for effort in ("fast", "best"):
-        kept = prune({"a": weight}, {"a": weight}, spec(0.7, effort=effort), statistics)["a"].mask.sum(1)
-        assert kept[3] > 36
-        assert kept.sum() == 240
+    kept = prune({"a": weight}, {"a": weight}, spec(0.7), statistics)["a"].mask.sum(1)
+    assert kept[3] > 36
+    assert kept.sum() == 240
 
 
-@pytest.mark.parametrize("effort", ["fast", "best"])
 @pytest.mark.parametrize("dead", ["inputs", "weights", "all inputs", "one group"])
-def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
+def test_dead_layers_and_inputs(dead: str) -> None:
     weights, statistics = network()
     moments = dict(statistics.moments)
     wide = moments["wide"].covariance.clone()
@@ -235,7 +222,7 @@ def test_dead_layers_and_inputs(dead: str, effort: str) -> None:
     changed = Statistics(
         moments=moments, effects=statistics.effects, alone={}, measured=frozenset(), biased=statistics.biased
     )
-    pruned = prune(weights, weights, spec(0.5, effort=effort), changed)
+    pruned = prune(weights, weights, spec(0.5), changed)
     total = sum(weight.numel() for weight in weights.values())
     assert sum(int((~one.mask).sum()) for one in pruned.values()) == round(0.5 * total)
     for one in pruned.values():
@@ -288,7 +275,7 @@ def test_a_threshold_looks_at_the_published_weights_and_the_rest_is_refitted() -
 def test_weights_are_left_alone() -> None:
     weights, statistics = network()
     before = {name: weight.clone() for name, weight in weights.items()}
-    prune(weights, weights, spec(0.5, effort="best"), statistics)
+    prune(weights, weights, spec(0.5), statistics)
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from optimizer.errors import InputError
-from optimizer.progress import publish, stop_if_cancelled, uninterrupted
+from optimizer.progress import is_enough, publish, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -147,6 +147,15 @@ def _go_on(request: dict[str, str], report: Report) -> None:
         time.sleep(0.05)
 
 
+def _search(request: dict[str, str], report: Report) -> str:
+    """Find better and better until somebody takes the best."""
+    note(request["begun"], os.getpid())
+    while not is_enough():
+        report(0.1, "searching")
+        time.sleep(0.05)
+    return "the best so far"
+
+
 def _prepare(request: dict[str, str], report: Report) -> None:
     """Make what later work needs too, and then something else."""
     with uninterrupted():
@@ -259,6 +268,7 @@ JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
     "native": _native,
     "hang": _hang,
     "go on": _go_on,
+    "search": _search,
     "pid": lambda request, report: os.getpid(),
     "prepare": _prepare,
     "eat": _eat,

@@ -171,7 +171,7 @@ def test_recipes_survive_json_and_unknown_names_list_them(toy: Recipe) -> None:
 
 
 def test_the_canonical_recipe_leaves_out_what_the_methods_do_not_read(toy: Recipe) -> None:
-    prune = replace(toy.prune, allocation="measured", effort="best", snap=8, match=True)
+    prune = replace(toy.prune, allocation="measured", snap=8, match=True)
     quantize = replace(toy.quantize, range="mse", equalise=True)
     assert Recipe(prune, quantize).canonical() == toy.canonical() == toy
     other = (Override("a", rounding="compensated"),)

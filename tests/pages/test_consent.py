@@ -171,12 +171,11 @@ def test_filling_the_curves_with_fine_tuning_tells_how_much_first(app: AppTest, 
     page = app.run()
     page.number_input(key="finetune").set_value(100).run()
     assert not [button for button in page.button if button.label.startswith("Fill the curves")]
-    (told,) = (words.value for words in page.markdown if "Fine-tuning" in words.value)
+    (told,) = (words.value for words in page.markdown if "fine-tuning" in words.value)
     assert not ledger.sweeps(tasks.store())
     fill(page, "Start filling")
-    assert sum(item.request is not None and item.request.recipe.finetunes for item in swept()) >= 17
-    assert "17 networks" in told, "each sparsity once, and with each coarse grid"
-    assert "1,700 steps in all" in told
+    assert sum(item.request is not None and item.request.recipe.learns for item in swept()) >= 17
+    assert "17 networks learn first" in told, "each sparsity once, and with each coarse grid"
 
 
 def test_filling_the_curves_without_fine_tuning_starts_at_once(app: AppTest, started: Started) -> None:

@@ -1,6 +1,7 @@
 """Explore, without a browser."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -151,6 +152,17 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
     page.slider(key="sparsity").set_value(0).run()
     assert tasks.pool().get(key).state == "cancelled"  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_best_effort_ends_with_the_best_so_far_as_its_result(app: AppTest) -> None:
+    recipe = Recipe(replace(NORMAL.prune, sparsity=0.83), effort_seconds=600).canonical()
+    app.query_params["recipe"] = json.dumps(recipe.differences())
+    page = settled(press(app.run(), "Start"), has_button("Take the best so far"))
+    page = settled(press(page, "Take the best so far"), stands)
+    (note,) = (note for note in results()[recipe].notes if "best effort" in note)
+    assert re.fullmatch(r"best effort was ended after \d+ of 600 s, with the best until then", note)
+    assert "Stopped" not in words(page)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from optimizer.recipe import MAX_FINETUNE_STEPS, PruneSpec, QuantizeSpec, Recipe
 
 EVERYTHING = (
     Recipe(
-        PruneSpec("compensated", 0.3, allocation="uniform", pattern="1x4", effort="best"),
+        PruneSpec("compensated", 0.3, allocation="uniform", pattern="1x4"),
         QuantizeSpec(
             "compensated", average_bits=3.0, granularity="group", range="percentile", symmetric=False
         ),

@@ -16,7 +16,6 @@ from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
-    EFFORTS,
     GRANULARITIES,
     MAX_FINETUNE_STEPS,
     MAX_JSON_BYTES,
@@ -34,7 +33,6 @@ from optimizer.recipe import (
 options = {
     "method": st.sampled_from([name for name, pruner in PRUNERS.items() if not pruner.shrinks]),
     "allocation": st.sampled_from(ALLOCATIONS),
-    "effort": st.sampled_from(EFFORTS),
     "match": st.booleans(),
 }
 sparsities = st.builds(
@@ -230,9 +228,7 @@ NUMBERS = st.sampled_from([-1, 0, 0.0, 1, 2, 7, 8, 16, 32, 0.5, 0.999, 1e308, 10
 
 def _fields(kind: type, **own: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     names = [field.name for field in dataclasses.fields(kind)]
-    known = st.sampled_from(
-        [*PRUNERS, *ALLOCATIONS, *PATTERNS, *EFFORTS, *QUANTIZERS, *GRANULARITIES, *RANGES]
-    )
+    known = st.sampled_from([*PRUNERS, *ALLOCATIONS, *PATTERNS, *QUANTIZERS, *GRANULARITIES, *RANGES])
     value = NUMBERS | known | JSON
     return st.fixed_dictionaries({}, optional={name: own.get(name, value) for name in names})
 
@@ -266,6 +262,12 @@ def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> Non
     assert Recipe.from_json(json.dumps(data)).to_dict().get("training_seconds") is None
 
 
+@pytest.mark.parametrize(("effort", "seconds"), [("fast", 0), ("best", 60)])
+def test_an_effort_of_pruning_is_read_as_a_budget(effort: str, seconds: int) -> None:
+    data = {"prune": {"method": "compensated", "sparsity": 0.5, "effort": effort}}
+    assert Recipe.from_dict(data) == Recipe(PruneSpec("compensated", 0.5), effort_seconds=seconds)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -276,6 +278,8 @@ def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> Non
         ({"finetune_steps": MAX_FINETUNE_STEPS + 1}, r"2,001 fine-tuning steps .* 0 \(none\) to 2,000"),
         ({"finetune_steps": -1}, "-1 fine-tuning steps are not allowed"),
         ({"finetune_steps": 1.5}, "not a recipe"),
+        ({"effort_seconds": 601}, r"601 seconds of best effort .* 0 \(none\) to 600"),
+        ({"prune": {"effort": "worst"}}, "effort 'worst': use one of fast, best"),
     ],
 )
 def test_bad_budgets_are_refused(data: dict[str, object], words: str) -> None:

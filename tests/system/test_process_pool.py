@@ -276,6 +276,32 @@ def test_what_later_jobs_need_is_finished_first(pool: Pool, tmp_path: Path) -> N
     assert lines(tmp_path / "made") == ["made"], "and what comes after it was not begun"
 
 
+def test_a_search_ends_with_the_best_so_far_and_the_next_one_is_not_told(pool: Pool, tmp_path: Path) -> None:
+    assert not pool.conclude("nothing")
+    for number in range(2):
+        begun = tmp_path / f"begun {number}"
+        job = pool.submit("measure", "search", {"begun": str(begun)}, f"k{number}")
+        until(lambda begun=begun: lines(begun))
+        assert not job.over
+        assert pool.conclude(job.key)
+        assert done(pool, job).result == "the best so far"
+        assert not pool.conclude(job.key)
+
+
+def test_what_another_visitor_waits_for_goes_on(tmp_path: Path) -> None:
+    there = {"ann", "bob"}
+    with Pool(TARGET, present=there.__contains__) as pool:
+        begun = tmp_path / "begun"
+        for visitor in ("ann", "bob"):
+            job = pool.submit("measure", "search", {"begun": str(begun)}, "k", visitor=visitor)
+        until(lambda: lines(begun))
+        assert not pool.may_conclude(job, "ann")
+        assert not pool.conclude("k", "ann")
+        there.remove("bob")
+        assert pool.conclude("k", "ann")
+        done(pool, job)
+
+
 def test_what_does_not_end_by_itself_is_killed(pool: Pool, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     job = pool.submit("measure", "hang", {"begun": str(begun)}, "k")

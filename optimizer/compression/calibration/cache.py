@@ -16,6 +16,8 @@ from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
 from optimizer.compression.calibration.statistics import Statistics, seen_and_held_out
+from optimizer.compression.effort import VERSION as EFFORT_VERSION
+from optimizer.compression.effort import improve
 from optimizer.compression.finetune import VERSION as FINETUNE_VERSION
 from optimizer.compression.finetune import Checkpoint, recover
 from optimizer.compression.prune.compensated import prune
@@ -24,11 +26,9 @@ from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
-from optimizer.compression.staged import VERSION as STAGED_VERSION
-from optimizer.compression.staged import prune_in_stages
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
-from optimizer.recipe import PruneSpec, Recipe
+from optimizer.recipe import PruneSpec
 from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
@@ -163,19 +163,16 @@ def fine_tuned(
     report: Report = quiet,
     took: Callable[[float], None] = lambda seconds: None,
     grids: Mapping[str, HeldGrid] | None = None,
-) -> nn.Module:
-    """The student after :func:`optimizer.compression.finetune.recover`: read, or fine-tuned and kept; both
-    stay as they were.
+) -> tuple[nn.Module, int]:
+    """The student after :func:`optimizer.compression.finetune.recover`, and the steps that were made: read,
+    or fine-tuned and kept; both stay as they were.
 
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
-    held = {name: one.step for name, one in (grids or {}).items()}
-    described = f"{FINETUNE_VERSION} {models} {steps} steps"
-    content = _digest_of(described, held)
+    content = _learning_digest(f"{FINETUNE_VERSION} {steps} steps", student, teacher, images, grids)
 
-    def make_state(path: Path | None) -> State:
+    def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
             if path:
                 with suppress(OSError):
@@ -185,40 +182,56 @@ def fine_tuned(
         found = recover(student, teacher, masks, images, steps, report, begun, keep, grids)
         if found.step_seconds:
             took(found.step_seconds)
-        return found.state
+        return found.state, found.steps
+
+    module, made = _kept_state(content, student, make_state)
+    return module, int(made)
+
+
+def improved(
+    student: nn.Module,
+    teacher: nn.Module,
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    seconds: float,
+    report: Report = quiet,
+    grids: Mapping[str, HeldGrid] | None = None,
+) -> tuple[nn.Module, float]:
+    """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
+    made and kept; both stay as they were."""
+    content = _learning_digest(f"{EFFORT_VERSION} {seconds} s of effort", student, teacher, images, grids)
+
+    def make_state(_: Path | None) -> tuple[State, float]:
+        found = improve(student, teacher, masks, images, seconds, report, grids)
+        return found.state, found.seconds
 
     return _kept_state(content, student, make_state)
 
 
-def pruned_in_stages(
-    model: nn.Module,
-    recipe: Recipe,
-    published: Mapping[str, Tensor],
-    statistics: Statistics,
-    images: Tensor,
-    report: Report = quiet,
-) -> nn.Module:
-    """The network that :func:`optimizer.compression.staged.prune_in_stages` makes: read, or made and kept."""
-    images = images[:IMAGES]
-    described = f"{STAGED_VERSION} {_digest('stages', model, images)} {recipe.to_json()}"
-
-    def make_state(_: Path | None) -> State:
-        pruned = prune_in_stages(model, recipe, published, statistics, make, images, report)
-        return pruned.state_dict()
-
-    return _kept_state(_digest_of(described, published), model, make_state)
+def _learning_digest(
+    what: str, student: nn.Module, teacher: nn.Module, images: Tensor, grids: Mapping[str, HeldGrid] | None
+) -> str:
+    models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
+    return _digest_of(f"{what} {models}", {name: one.step for name, one in (grids or {}).items()})
 
 
 State = dict[str, Tensor]
 
 
-def _kept_state(content: str, model: nn.Module, make_state: Callable[[Path | None], State]) -> nn.Module:
-    """A copy of ``model`` in the state that is kept, or made and kept."""
+def _kept_state(
+    content: str, model: nn.Module, make_state: Callable[[Path | None], tuple[State, float]]
+) -> tuple[nn.Module, float]:
+    """A copy of ``model`` in the state that is kept, or made and kept, and how much of the budget it took."""
     module = copy.deepcopy(model)
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    state = kept(content, make_state, lambda state: (state, {}), lambda parts: _fitting(parts[0], expected))
+    state, took = kept(
+        content,
+        make_state,
+        lambda made: (made[0], {"took": made[1]}),
+        lambda parts: (_fitting(parts[0], expected), float(parts[1]["took"])),
+    )
     module.load_state_dict(state)
-    return module
+    return module, took
 
 
 CHECKPOINT_FACTS: dict[str, Callable[[Any], Any]] = {

@@ -1,9 +1,8 @@
 """Pruning that works from what the layers see: the cheapest weights go, the rest makes up for them.
 
 Layer by layer it keeps ``r M r`` small, ``r`` the change of a row and ``M`` the second moments of its input
-(:mod:`optimizer.compression.calibration.moments`). Which weights stay follows from second-order costs, at
-effort ``best`` from ADMM (after arXiv 2401.02938); their values follow from least squares. Nothing is
-trained.
+(:mod:`optimizer.compression.calibration.moments`). Which weights stay follows from second-order costs, their
+values from least squares. Nothing is trained.
 """
 
 from collections.abc import Mapping
@@ -26,14 +25,10 @@ from optimizer.errors import InputError
 from optimizer.progress import stop_if_cancelled
 from optimizer.recipe import PruneSpec
 
-FAST_STEPS = 6
-BEST_STEPS = 15
+STEPS = 6
 """Conjugate gradient steps: by 6 the outputs agree with the uncompressed model's as well as by 25."""
 SOLVED_COLUMNS = 32
 """Narrower rows are solved exactly, each by a system of its own."""
-ADMM_STEPS = 15
-ADMM_PENALTY = 1.0
-ADMM_GROWTH = 1.15
 MAX_SCALE = 2.0
 """A row that lost nearly all of its variance would only have its noise blown up by more."""
 
@@ -105,17 +100,14 @@ def _prune_layer(
 ) -> Pruned:
     matrix = statistics.matrix(name)
     rows = as_rows(weight, len(matrix))
-    best = spec.effort == "best"
     if spec.threshold is not None:
         mask = published.abs() > spec.threshold
     else:
         effects = row_effects(name, statistics)
         costs = choice_costs(rows, inverse_of(name, statistics)) * effects * live_inputs(name, statistics)
         mask = keep_mask(costs.reshape(weight.shape), pattern, count)
-        if best and len(matrix) == 1:  # rows of a grouped convolution have few inputs to choose from
-            mask = admm_mask(rows, matrix, effects, mask, pattern, count)
     kept = as_rows(mask, len(matrix))
-    values = refit(rows, kept, matrix, BEST_STEPS if best else FAST_STEPS)
+    values = refit(rows, kept, matrix)
     if match:
         values = match_variance(rows, values, matrix)
     biased = name in statistics.biased
@@ -132,7 +124,7 @@ def choice_costs(rows: Tensor, inverse: Tensor) -> Tensor:
     return rows.square() * inverse.rsqrt().unsqueeze(1)
 
 
-def refit(rows: Tensor, kept: Tensor, matrix: Tensor, steps: int = BEST_STEPS) -> Tensor:
+def refit(rows: Tensor, kept: Tensor, matrix: Tensor, steps: int = STEPS) -> Tensor:
     """The ``v``, zero where not ``kept``, with least ``(v - w) M (v - w)`` for each row ``w``.
 
     Rows and ``kept`` ``[G, R, d]``, matrix ``[G, d, d]`` positive definite. Rows of at most
@@ -184,28 +176,3 @@ def bias_change(rows: Tensor, refitted: Tensor, mean: Tensor) -> Tensor:
     Rows ``[G, R, d]``, mean ``[G, d]``.
     """
     return ((rows - refitted) * mean.unsqueeze(1)).sum(2).flatten()
-
-
-def admm_mask(
-    rows: Tensor, matrix: Tensor, effects: Tensor, start: Tensor, pattern: Pattern, count: int
-) -> Tensor:
-    """Which weights stay, by alternating between least squares and the nearest weights that fit the pattern.
-
-    After arXiv 2401.02938: columns are scaled by ``sqrt(M_jj)`` and rows by the root of their ``effects``, so
-    that nearest is by the error at the outputs, and the penalty grows. Rows ``[1, R, d]``, matrix
-    ``[1, d, d]``; ``start`` and the result have the layer's shape.
-    """
-    scale = matrix.diagonal(dim1=1, dim2=2).sqrt()
-    values, vectors = torch.linalg.eigh(matrix / (scale.unsqueeze(2) * scale.unsqueeze(1)))
-    target = rows * scale.unsqueeze(1) * effects.sqrt()
-    pulled = (target @ vectors) * values
-    mask, penalty = start, ADMM_PENALTY
-    projected, dual = target * as_rows(mask, 1), torch.zeros_like(target)
-    for _ in range(ADMM_STEPS):
-        free = ((pulled + penalty * ((projected - dual) @ vectors)) / (values + penalty)) @ vectors.mT
-        dual = dual + free
-        mask = keep_mask(dual.square().reshape(start.shape), pattern, count)
-        projected = dual * as_rows(mask, 1)
-        dual = dual - projected
-        penalty *= ADMM_GROWTH
-    return mask

@@ -1,0 +1,158 @@
+"""What best effort may and may not do, on networks that are small and budgets that are counted in steps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel, compress
+from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.effort import Improved, improve
+from optimizer.compression.quantize.held import held_grid, moved
+from optimizer.data.loading import load_images
+from optimizer.errors import InputError
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.progress import Asker, Cancelled, asked_by
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import DataSpec
+
+Small = Callable[[str], nn.Module]
+HALF = Recipe(PruneSpec(sparsity=0.5))
+COARSE = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=3))
+
+
+def ticks() -> Callable[[], float]:
+    """A clock that goes on by one each time it is looked at, a few times a step."""
+    now = iter(range(10**9))
+    return lambda: float(next(now))
+
+
+def improved(made: CompressedModel, teacher: nn.Module, images: Tensor, budget: float) -> Improved:
+    masks = {name: one.mask for name, one in made.weights.items()}
+    grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+    return improve(made.module, teacher, masks, images, budget, grids=grids, clock=ticks())
+
+
+@pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied", "auxiliary"])
+def test_it_comes_nearer_and_holds_masks_and_grids_bit_for_bit(
+    small: Small, small_images: Tensor, name: str, recipe: Recipe
+) -> None:
+    teacher = small(name)
+    made = compress(teacher, recipe)
+    found = improved(made, teacher, small_images, 800)
+    assert found.after < found.before
+    values = {layer.name: found.state[layer.name] for layer in walk(made.module)}
+    for layer, one in made.weights.items():
+        assert (values[layer][~one.mask] == 0).all()
+        if one.codes is not None:
+            now = moved(one.codes, values[layer])
+            assert torch.equal(now.values, values[layer])
+            assert now.stored.min() >= -3
+            assert now.stored.max() <= 3
+
+
+def test_both_models_are_left_as_they_were(small: Small, small_images: Tensor) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, HALF)
+    before = [
+        {name: one.clone() for name, one in model.state_dict().items()} for model in (teacher, made.module)
+    ]
+    random = torch.get_rng_state()
+    improved(made, teacher, small_images, 500)
+    for model, state in zip((teacher, made.module), before, strict=True):
+        assert all(torch.equal(state[name], one) for name, one in model.state_dict().items())
+        assert all(one.grad is None for one in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+@pytest.mark.parametrize("budget", [0, 1e-9, 3, 40])
+def test_whatever_the_budget_it_is_never_worse(small: Small, small_images: Tensor, budget: float) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, HALF)
+    found = improved(made, teacher, small_images, budget)
+    assert found.after <= found.before
+    assert found.seconds <= budget
+    if not budget:
+        assert all(torch.equal(one, found.state[name]) for name, one in made.module.state_dict().items())
+
+
+def test_what_it_makes_worse_is_not_kept(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("optimizer.compression.effort.RATES", (100.0,))
+    teacher = small("cnn")
+    found = improved(compress(teacher, Recipe()), teacher, small_images, 500)
+    assert found.after == found.before == pytest.approx(0, abs=1e-6)
+    assert all(torch.equal(found.state[name], one) for name, one in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
+def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, recipe: Recipe) -> None:
+    """Constant images, as few as are allowed, a layer of zeros."""
+    teacher = small("cnn")
+    teacher.project[0].weight.data.zero_()  # type: ignore[union-attr, operator, index]
+    made = compress(teacher, recipe)
+    for images in (torch.full_like(small_images, 0.5), small_images[:16], torch.zeros_like(small_images)):
+        found = improved(made, teacher, images, 300)
+        assert found.after <= found.before
+        assert all(one.isfinite().all() for one in found.state.values())
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 15])
+def test_too_few_images_and_a_negative_budget_are_refused(
+    small: Small, small_images: Tensor, count: int
+) -> None:
+    model = small("cnn")
+    with pytest.raises(InputError, match=f"{count} images are too few for best effort: give at least 16"):
+        improve(model, model, {}, small_images[:count], 1)
+    with pytest.raises(InputError, match="-1 seconds of best effort are not allowed: give 0"):
+        improve(model, model, {}, small_images, -1)
+
+
+def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
+    small: Small, small_images: Tensor
+) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, HALF)
+    told: list[str] = []
+
+    def asked(**answers: Callable[[], bool]) -> Improved:
+        masks = {name: one.mask for name, one in made.weights.items()}
+        wanted = {"cancelled": lambda: False} | answers
+        with asked_by(Asker(lambda _: None, **wanted)):
+            return improve(
+                made.module,
+                teacher,
+                masks,
+                small_images,
+                1e6,
+                lambda _, words: told.append(words),
+                clock=ticks(),
+            )
+
+    found = asked(satisfied=lambda: len(told) > 2)
+    assert found.after < found.before
+    assert found.seconds < 1e6
+    assert all(f"divergence {found.before:.3g} before" in words for words in told)
+    with pytest.raises(Cancelled):
+        asked(cancelled=lambda: True)
+
+
+def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) -> None:
+    teacher, _ = fold_batch_norm(resnet.module)
+    images = load_images(resnet, DataSpec(limit=256))
+    mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
+    made = compress(teacher, Recipe(PruneSpec(sparsity=0.85)))
+    found = improved(made, teacher, mixed, 400)
+    unseen = images.evaluation.images
+
+    def apart(model: nn.Module) -> float:
+        with torch.no_grad():
+            return divergence(prepared(model(unseen)), prepared(teacher(unseen))).item()
+
+    before = apart(made.module)
+    made.module.load_state_dict(found.state)
+    assert apart(made.module) < 0.5 * before

@@ -1,0 +1,64 @@
+"""A chain of segments is the network: its own modules, and nothing but one tensor passed on between two."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.segments import outputs, segments
+from optimizer.model.architectures import ARCHITECTURES
+
+Small = Callable[[str], nn.Module]
+
+
+def chained(parts: list[nn.Module], images: Tensor) -> Tensor:
+    for part in parts:
+        images = outputs(part, images)
+    return images
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied", "auxiliary"])
+def test_the_chain_gives_what_the_network_gives(small: Small, small_images: Tensor, name: str) -> None:
+    model = small(name)
+    with torch.no_grad():
+        assert torch.equal(chained(segments(model), small_images[:16]), model(small_images[:16]))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("fashion-resnet", 5), ("fashion-vit", 5), ("fashion-mlp", 3), ("fashion-mobilenet", 7)],
+)
+def test_bundled_networks_are_parted_at_their_blocks(name: str, count: int) -> None:
+    model = ARCHITECTURES[name]().eval()
+    parts, images = segments(model), torch.randn(2, 1, 28, 28)
+    assert len(parts) == count
+    with torch.no_grad():
+        assert torch.equal(chained(parts, images), model(images))
+    held = [id(one) for part in parts for one in part.parameters()]
+    assert set(held) == {id(one) for one in model.parameters()}
+    assert len(held) == len(set(held)), "each in one segment"
+
+
+def test_what_changes_in_a_segment_changes_in_the_network(small: Small, small_images: Tensor) -> None:
+    model = small("cnn")
+    with torch.no_grad():
+        for one in segments(model)[-1].parameters():
+            one.zero_()
+        assert not model(small_images[:2]).any()
+
+
+class Branching(nn.Module):
+    """Its code looks at values: it can't be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 8), nn.Linear(8, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x.flatten(1)) * (1 if x.sum() > 0 else 2)
+
+
+@pytest.mark.parametrize("model", [Branching(), nn.Flatten(), nn.Linear(8, 3)])
+def test_what_can_not_be_parted_is_one_segment(model: nn.Module) -> None:
+    assert len(segments(model)) == 1
