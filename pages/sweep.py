@@ -85,7 +85,7 @@ def main() -> None:
 def shown_of(history: Sequence[Sweep]) -> Sweep | None:
     """The sweep that the address names, else the newest that runs, else the newest."""
     named = st.query_params.get("sweep", "")
-    if named and not named.isdigit():
+    if named and not (named.isascii() and named.isdigit()):
         st.info(plain(f"{named} is not the number of a sweep."), icon=":material/info:")
     elif named:
         try:

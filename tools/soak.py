@@ -145,10 +145,13 @@ def _kill_servers(
     def done() -> int:
         return ledger.find(store, sweep).counts.get("done", 0)
 
+    def goes_on() -> bool:
+        return done() > before or not ledger.any_open(store)
+
     for _ in range(kills):
         before = done()
         with _serving(folder, port, report) as server:
-            _until(lambda before=before: done() > before or not ledger.any_open(store), STANDS, report)
+            _until(goes_on, STANDS, report)
             time.sleep(chance.uniform(0, 3))
             for process in (_streamlit(server), server):
                 process.kill()

@@ -24,6 +24,8 @@ from optimizer.system.processes import is_gone
 SILENT_SECONDS = 60.0
 """An owner that has told nothing for so long is gone. One of this machine whose process has ended is at
 once."""
+MAX_ID = 2**63 - 1
+"""SQLite's; a link may name any."""
 MAX_ATTEMPTS = 3
 """How often an item is begun while its owners die under it."""
 MAX_WAITING = 5_000
@@ -376,7 +378,8 @@ def _item(row: tuple[Any, ...]) -> Item:
 
 def _found(connection: Connection, sweep: int) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(
-        "SELECT id, asked, who, created FROM sweeps WHERE id = ?", (sweep,)
+        "SELECT id, asked, who, created FROM sweeps WHERE id = ?",
+        (max(0, min(sweep, MAX_ID)),),
     ).fetchone()
     if row is None:
         raise InputError(f"there is no sweep {sweep}: `paretoscope sweeps` lists those that there are")

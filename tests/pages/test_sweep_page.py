@@ -119,12 +119,6 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
     assert list(page.dataframe[0].value["why"]) == ["no *such* engine"]
 
 
-def test_the_best_under_limits_is_asked_for_on_the_same_page(started: Started) -> None:
-    page = open_page("sweep", {"ask": "The best under limits", "find_drop": "1"})
-    page = press(page, "Find")
-    assert started.tasks() == ["find"]
-
-
 def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     store_some(4)
     page = press(open_page("sweep", {}), "Repeat")
@@ -138,7 +132,13 @@ def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
 
 
 @pytest.mark.parametrize(
-    ("named", "said"), [("7", "there is no sweep 7"), ("nope", "nope is not the number of a sweep")]
+    ("named", "said"),
+    [
+        ("7", "there is no sweep 7"),
+        ("9" * 30, f"there is no sweep {'9' * 30}"),
+        ("nope", "nope is not the number of a sweep"),
+        ("²", "² is not the number of a sweep"),
+    ],
 )
 def test_a_link_to_no_sweep_says_so(started: Started, named: str, said: str) -> None:
     assert said in words(open_page("sweep", {"sweep": named}))
