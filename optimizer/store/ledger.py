@@ -213,7 +213,8 @@ def resume(store: Store, sweep: int) -> int:
         store,
         sweep,
         "state = 'queued', owner = '', attempts = 0, message = ''",
-        "state IN ('cancelled', 'failed') OR (state = 'done' AND key NOT IN (SELECT key FROM results))",
+        "state IN ('cancelled', 'failed') OR (state = 'done' AND NOT EXISTS"
+        " (SELECT 1 FROM results WHERE results.key = items.key))",
     )
 
 
@@ -329,7 +330,7 @@ def _settle(connection: Connection) -> None:
     """What is in the store is done, whoever measured it."""
     connection.execute(
         "UPDATE items SET state = 'done' WHERE state = 'queued'"
-        " AND key IN (SELECT key FROM results WHERE schema = ?)",
+        " AND EXISTS (SELECT 1 FROM results WHERE results.key = items.key AND +schema = ?)",
         (SCHEMA,),
     )
 
