@@ -42,7 +42,8 @@ COARSE = 16
 @dataclass(frozen=True)
 class Candidate:
     """One of the two, opened but not compiled. ``shape`` ``[C, H, W]`` is what it takes; with ``asks_shape``
-    it is only an offer. ``loaded`` is the model, where it is one, whose images and classes are known."""
+    it is only an offer. ``preprocessing`` is a guess unless the file ``declared`` it; ``class_names`` are the
+    file's. ``loaded`` is the model, where it is one, whose images and classes are known."""
 
     name: str
     kind: str
@@ -52,6 +53,8 @@ class Candidate:
     shape: tuple[int, ...]
     asks_shape: bool = False
     preprocessing: Preprocessing = IMAGENET
+    declared: bool = False
+    class_names: tuple[str, ...] = ()
     loaded: LoadedModel | None = None
 
 
@@ -254,7 +257,7 @@ def _images(
     if given is None and request.data.path is None and not (known and known.card.bundled_images):
         return _made_up(pair.shape), None, True, ()
     if given is None:
-        model = known or _model_of_files(a, pair)
+        model = known or _model_of_files((a, b), pair)
         if model.card.input_shape != pair.shape:
             raise InputError(
                 f"images are preprocessed to {list(model.card.input_shape)} for {model.card.name}, and the "
@@ -277,22 +280,24 @@ def _images(
     return images.images.numpy(), labels, False, given.notes
 
 
-def _model_of_files(a: Candidate, pair: Pair) -> LoadedModel:
-    """What stands for files that no model is known of: usual preprocessing, classes by their number."""
+def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> LoadedModel:
+    """What stands for files that no model is known of: preprocessing and classes as one of them says, else
+    the usual ones."""
     channels, *size = pair.shape
-    usual = a.preprocessing.with_channels("grey" if channels == 1 else None)
+    chosen = next((one for one in both if one.declared), both[0])
+    usual = chosen.preprocessing.with_channels("grey" if channels == 1 else None)
     preprocessing = (
         usual if usual.size == tuple(size) else replace(usual, size=(size[0], size[1]), resize=None)
     )
     classes = pair.a.outputs[0][1][0] if pair.logits else 0
-    named = classes == len(class_names())
-    card = ModelCard(a.name, "file", "", None, pair.shape, classes)
+    known = (*(one.class_names for one in both), class_names())
+    names = next((names for names in known if len(names) == classes), ())
     return LoadedModel(
-        card,
+        ModelCard(chosen.name, "file", "", None, pair.shape, classes),
         nn.Identity(),
         lambda image: torch.from_numpy(preprocessing(image)),
-        class_names() if named else (),
-        wordnet_ids() if named else (),
+        names,
+        wordnet_ids() if names == class_names() else (),
     )
 
 

@@ -10,6 +10,7 @@ import onnxruntime
 import openvino
 import pytest
 from hostile_graphs import graph, node, save
+from PIL import Image
 
 from optimizer import work
 from optimizer.analysis import fidelity, two_files
@@ -206,6 +207,23 @@ def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> 
     assert len(run.layers) == 3
     with pytest.raises(InputError, match=r"b\.xml: ONNX Runtime can't run an OpenVINO IR"):
         work.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
+
+
+@HERE
+def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -> None:
+    for number, name in enumerate("abcde" * 3):
+        place = tmp_path / "photos" / name / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RANDOM.integers(0, 255, (16, 16, 3), np.uint8)).save(place)
+    places = [str(save(network(scale * SECOND), tmp_path / f"{scale}.onnx")) for scale in (1, 2)]
+    request = CompareRequest(*map(NetworkRef, places), DataSpec(str(tmp_path / "photos")), settings=QUICK)
+    run = work.compare(request)
+    assert run.total == 12, "a share is set aside, as for every measurement"
+    assert two_files.accuracies(run) is not None
+    drop = two_files.accuracy_lost(run)
+    assert drop is not None
+    assert (drop.lost, drop.gained) == (0, 0), "twice the logits, the same answers"
+    assert run.outputs[0].sqnr_db == pytest.approx(0, abs=1e-3)
 
 
 @pytest.fixture(scope="module")

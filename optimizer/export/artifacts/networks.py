@@ -73,6 +73,8 @@ def _of_onnx(ref: NetworkRef, path: Path, report: Report) -> Candidate:
         usual.input_shape,
         about.asks_shape,
         usual,
+        bool(about.preprocessing_of),
+        about.class_names,
     )
 
 
