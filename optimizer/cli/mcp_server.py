@@ -187,7 +187,7 @@ def schema(parser: argparse.ArgumentParser) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {name: _property(action) for name, action in actions.items()},
-        "required": [name for name, action in actions.items() if not action.option_strings],
+        "required": [name for name, action in actions.items() if action.required],
         "additionalProperties": False,
     }
 
@@ -211,10 +211,13 @@ def command_line(parser: argparse.ArgumentParser, arguments: Mapping[str, Any]) 
     and for a file to be written where that is not allowed."""
     actions = options_of(parser)
     options, places = [], []
-    for name, value in arguments.items():
+    for name in arguments:
         if name not in actions:
             raise unknown("argument", name, actions)
-        action = actions[name]
+    for name, action in actions.items():  # places in the command's order, whatever the client's
+        if name not in arguments:
+            continue
+        value = arguments[name]
         wanted = _property(action)["type"]
         fits = isinstance(value, {"boolean": bool, "array": list, "string": str}.get(wanted, int | float))
         if not fits or (wanted in ("integer", "number") and isinstance(value, bool)):

@@ -137,6 +137,9 @@ def test_a_name_that_looks_like_an_option_is_none() -> None:
     parser = _parser().parse_args(["mcp"]).parsers["measure"]
     options = parser.parse_args(command_line(parser, {"model": "--help", "data": "--json"}))
     assert (options.model, options.data) == ("--help", "--json")
+    compare = _parser().parse_args(["mcp"]).parsers["compare"]
+    options = compare.parse_args(command_line(compare, {"b": "new.onnx", "a": "old.onnx"}))
+    assert (options.a, options.b) == ("old.onnx", "new.onnx")
     with pytest.raises(InputError, match="quick is 1, not of type boolean"):
         command_line(parser, {"quick": 1})
 
