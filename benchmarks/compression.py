@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from optimizer.compression.prune.coupling import groups
 from optimizer.errors import unknown
 from optimizer.measurement.compressed import build_of, compressed_model
 from optimizer.measurement.workspace import OpenModel, Workspace, open_workspace
-from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe import EFFORT_SECONDS, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 from optimizer.system.environment import describe, environment, threads_available
 
@@ -78,6 +78,10 @@ RECIPES = {
     "50 % by magnitude batch norm re-estimated": Recipe(PruneSpec(sparsity=0.5, match=True)),
     "4 bits to nearest": Recipe(quantize=QuantizeSpec(weight_bits=4)),
     "4 bits to nearest equalised": Recipe(quantize=QuantizeSpec(weight_bits=4, equalise=True)),
+}
+RECIPES |= {
+    f"{name} best effort": replace(RECIPES[name], effort_seconds=EFFORT_SECONDS)
+    for name in ("50 %", "60 %", "70 %", "2:4", "4 bits", "3 bits", "50 % and 4 bits", "20 % of channels")
 }
 ON_BUNDLED = (
     "50 %",

@@ -240,9 +240,9 @@ def _more(method: str, model: str) -> Details:
         "effort",
         step=EFFORT_SECONDS,
         **consent.by_hand("effort"),
-        help="What was pruned, or rounded to 4 bits or fewer, is repaired block by block and then as a whole "
-        "on unlabelled calibration images, for up to so many seconds. The best so far is kept, also where "
-        f"you end it before. {EFFORT_SECONDS} win most of it; 0 does none.",
+        help="What was pruned, or rounded to 4 bits or fewer, learns to answer as the uncompressed network "
+        "does on unlabelled calibration images, for up to so many seconds. The best so far is kept, also "
+        "where you end it before. 0 does none.",
     )
     steps = address.whole_number(
         "Fine-tuning steps",

@@ -118,7 +118,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="SECONDS",
         help=f"repair what was pruned or coarsely rounded for up to so many seconds ({EFFORT_SECONDS} "
-        f"win most of it, {MAX_EFFORT_SECONDS} are the most), and keep the best",
+        f"are usual, {MAX_EFFORT_SECONDS} the most), and keep the best",
     )
     recipe.add_argument(
         "--finetune",

@@ -19,7 +19,7 @@ MAX_FINETUNE_STEPS = 2_000
 half an hour to an hour. 500 steps brought a network of photographs as far as it came."""
 MAX_EFFORT_SECONDS = 600
 EFFORT_SECONDS = 60
-"""Unless somebody asks otherwise: twice as long wins little more."""
+"""Unless somebody asks otherwise."""
 STEPS_A_SECOND = 5
 """How a budget in seconds, as recipes, links and commands once had it, is read: between the 20 to 50 steps
 that thumbnails take in a second and the one of photographs."""
