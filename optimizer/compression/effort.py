@@ -191,7 +191,7 @@ def _kept_outputs(
             if index in found:
                 found[index].append(value)
         taken.append(batch)
-        if budget.spent > TEACHER_SHARE * budget.seconds:
+        if budget.over or budget.spent > TEACHER_SHARE * budget.seconds:
             break
     whole = {index: torch.cat(values) for index, values in found.items()}
     return torch.cat(taken), whole | {len(parts) - 1: prepared(whole[len(parts) - 1])}
@@ -245,6 +245,7 @@ class _Search:
         self.best = _state(self.model)
 
     def run(self) -> None:
+        self.tell()
         inputs = self.images
         for part in self.parts[: self.first]:
             inputs = outputs(part, inputs)
