@@ -218,7 +218,7 @@ def test_a_card_says_what_was_measured_and_how_to_load_it(resnet: LoadedModel) -
     ):
         assert words in card
     code = card.split("```python\n")[1].split("\n```")[0]
-    assert len(code.splitlines()) == 4
+    assert len(code.splitlines()) == 5
 
 
 def test_the_lines_in_the_card_run(
