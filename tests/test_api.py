@@ -164,7 +164,7 @@ def test_outputs_of_any_shape_are_compared(images: Tensor) -> None:
     assert half.record.accuracy.kl is None
     assert half.accuracy.sqnr.value < eight.accuracy.sqnr.value
     assert eight.accuracy.value.value == 100  # within 10 % of the uncompressed model's
-    assert "agreement" in accuracy_info([half.record, eight.record]).y.title
+    assert "SQNR" in accuracy_info([half.record, eight.record]).y.title
 
 
 def test_a_result_shows_itself(net: nn.Module, images: Tensor, labels: Tensor) -> None:

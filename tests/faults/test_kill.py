@@ -112,6 +112,7 @@ def test_a_dead_worker_whose_child_holds_its_pipes_is_noticed(pool: Pool, tmp_pa
 def test_cancelling_a_running_job_kills_its_worker_and_what_that_started(pool: Pool, tmp_path: Path) -> None:
     job, request = begin(pool, tmp_path, "fork")
     queued = pool.submit("measure", "echo", "next", "next")
+    until(lambda: job.message == "half way")
     assert pool.cancel("k")
     assert pool.wait(job, 0).state == "cancelled"
     until(lambda: gone(lines(request["begun"])[0]))
