@@ -85,7 +85,7 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
             assert gate.structured_content["outcome"] == "pass"
             assert (allowed / "x.json").is_file()
 
-            (process,) = psutil.Process().children()
+            (process,) = (one for one in psutil.Process().children() if "mcp" in one.cmdline())
             busy = [one for one in process.children(recursive=True) if "worker" in " ".join(one.cmdline())]
             with anyio.move_on_after(2):  # a full measurement takes longer
                 await server.call_tool("measure", {"model": "fashion-vit", "finetune": 2000, "sparsity": 0.6})

@@ -22,7 +22,9 @@ def chained(parts: list[nn.Module], images: Tensor) -> Tensor:
 def test_the_chain_gives_what_the_network_gives(small: Small, small_images: Tensor, name: str) -> None:
     model = small(name)
     with torch.no_grad():
-        assert torch.equal(chained(segments(model, small_images[:1]), small_images[:16]), model(small_images[:16]))
+        assert torch.equal(
+            chained(segments(model, small_images[:1]), small_images[:16]), model(small_images[:16])
+        )
 
 
 @pytest.mark.parametrize(
