@@ -16,10 +16,10 @@ GRID = "model=fashion-mlp&sweep_method=Magnitude&sweep_bits=32&sweep_bits=4"
 pytestmark = pytest.mark.browser
 
 
-def kill_servers() -> None:
-    """Dashboards that this process started, at once; what they started ends with them."""
+def kill_server_of(home: Path) -> None:
+    """The dashboard on a data folder, at once; what it started ends with it."""
     for child in psutil.Process().children():
-        if "dashboard" in child.cmdline():
+        if "dashboard" in child.cmdline() and child.environ().get("PARETOSCOPE_HOME") == str(home):
             for process in (child, *child.children()):
                 process.kill()
 
@@ -35,7 +35,7 @@ def test_a_sweep_goes_on_after_its_server_was_killed(chromium: Browser, tmp_path
             page.get_by_role("button", name="Start").click()
             progress = page.get_by_test_id("stProgress")
             expect(progress).to_contain_text(re.compile(r"(?<!\d)[1-9] of 12"))
-        kill_servers()
+        kill_server_of(home)
     (before,) = ledger.sweeps(store)
     assert before.open
     with serve(home, tmp_path) as dashboard, visiting(chromium, dashboard) as visit:
