@@ -177,7 +177,10 @@ def work(target: str) -> None:
 
     def answer(run: int, kind: str, content: object) -> None:
         with lock:
-            _send(answers, (run, kind, content))
+            try:
+                _send(answers, (run, kind, content))
+            except BrokenPipeError:
+                _leave()
 
     with contextlib.suppress(Exception):  # loads what the target needs; the first job tells of an error
         _resolve(target)
@@ -201,9 +204,14 @@ def _receive(
             if message is None:  # only asking whether this process is alive
                 continue
             asked.add(message) if len(message) == 2 else inbox.put(message)
-    finally:  # end of file, or half a message: the server is gone
-        kill_group(os.getpid())
-        os._exit(1)
+    finally:  # end of file, or half a message
+        _leave()
+
+
+def _leave() -> None:
+    """The server is gone: end, with what was started here."""
+    kill_group(os.getpid())
+    os._exit(1)
 
 
 def _perform(
