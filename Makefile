@@ -7,8 +7,10 @@ PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
+# A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores.
+ALONE := timing or browser or soak
 # To find what runs alone, no other file needs to be imported.
-ALONE_IN := $(sort $(shell grep -rl --include='*.py' 'mark\.timing' tests))
+ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser|soak)' tests))
 
 .PHONY: dashboard test test-all soak check format bench clean
 
@@ -16,12 +18,12 @@ dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
 
 test: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not (timing or slow or soak)'
-	$(PYTEST) -m 'timing and not slow' $(ALONE_IN)
+	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE) or slow)'
+	$(PYTEST) -m '($(ALONE)) and not (slow or soak)' $(ALONE_IN)
 
 test-all: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not timing'
-	$(PYTEST) -m timing $(ALONE_IN)
+	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE))'
+	$(PYTEST) -m '$(ALONE)' $(ALONE_IN)
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tools.soak --minutes $(MINUTES)

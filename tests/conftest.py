@@ -28,9 +28,9 @@ from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
-TOGETHER = {"tests/browser/": "dashboards", "tests/test_soak.py": "dashboards", "tests/pages/": "pages"}
-"""Whole dashboards, which have processes of their own and would keep each other waiting, and the pages, which
-share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its path."""
+TOGETHER = {"tests/pages/": "pages"}
+"""The pages share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its
+path."""
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
