@@ -19,7 +19,7 @@ class Asker:
     """Who asked for the work: ``receive`` is given what is known before the end, ``cancelled`` says whether
     it is wanted no more, ``satisfied`` whether the best that was found so far will do."""
 
-    receive: Callable[[object], None]
+    receive: Callable[[object], object]
     cancelled: Callable[[], bool]
     satisfied: Callable[[], bool] = lambda: False
 
@@ -61,23 +61,25 @@ def asked_by(asker: Asker | None) -> Iterator[None]:
 
 
 @contextmanager
-def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[None]:
+def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable[[], bool]]:
     """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None each
-    time it could end. Nothing of that is published; whoever asked before may cancel, as without it.
+    time it could end. Nothing of that is published; whoever asked before may cancel, as without it. What it
+    gives says whether ``unwanted`` has ended the work.
 
     Raises Cancelled in the work, as :func:`stop_if_cancelled` does.
     """
     asker, ruled_out = _asker.get(), False
 
-    def receive(known: object) -> None:
+    def rule_out(known: object | None) -> bool:
         nonlocal ruled_out
         ruled_out = ruled_out or unwanted(known)
+        return ruled_out
 
     def cancelled() -> bool:
-        return ruled_out or unwanted(None) or (asker is not None and asker.cancelled())
+        return rule_out(None) or (asker is not None and asker.cancelled())
 
-    with asked_by(Asker(receive, cancelled)):
-        yield
+    with asked_by(Asker(rule_out, cancelled)):
+        yield lambda: ruled_out
 
 
 @contextmanager

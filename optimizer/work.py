@@ -148,20 +148,15 @@ def measure_unless(
     workspace: "Workspace | None" = None,
 ) -> Result | None:
     """As :func:`load_or_measure`; None where ``unwanted`` ended it early."""
-    ended = False
-
-    def heard(known: object | None) -> bool:
-        nonlocal ended
-        ended = (known is None or isinstance(known, Known)) and unwanted(known)
-        return ended
-
-    try:
-        with while_wanted(heard):
+    with while_wanted(
+        lambda known: (known is None or isinstance(known, Known)) and unwanted(known)
+    ) as was_unwanted:
+        try:
             return load_or_measure(request, store, report, workspace)
-    except Cancelled:
-        if ended:
-            return None
-        raise
+        except Cancelled:
+            if was_unwanted():
+                return None
+            raise
 
 
 def engines_to_search() -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def ask() -> None:
             help="Everything that is measured on the way is kept: asked again, it costs nothing.",
         ):
             tasks.pool().forget(key)
-            job = tasks.start("measure", "find", (question, replace(base, recipe=Recipe())), key)
+            job = tasks.start("measure", "find", (question, base), key)
         st.caption(
             f"{question.space.positions:,} configurations in {BUDGETS[int(question.budget_seconds)]}: those "
             "that can't win are given up early."

@@ -7,14 +7,15 @@ luckiest. What is lost counts as within its limit where that is shown for all th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from optimizer.analysis.comparison import measurably_better
-from optimizer.analysis.gate import MEGABYTE, Check
+from optimizer.analysis.gate import MEGABYTE, Check, drop_check, size_check
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Measure, Summary, summarise
 from optimizer.errors import InputError
 from optimizer.records import Result
 
@@ -71,11 +72,22 @@ class Limits:
 def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
     """What is lost on a random half of the images, and on the other; on all of them, and None, where a half
     would have fewer than ``fewest``."""
-    after, before = result.accuracy.outcomes, result.baseline_accuracy.outcomes
-    reference = result.accuracy.reference
-    if len(after) < 2 * fewest:
+    after, before = result.accuracy, result.baseline_accuracy
+    return _halves(before.correct, after.correct, after.total, after.reference, fewest)
+
+
+@lru_cache(maxsize=4096)
+def _halves(
+    correct_before: bytes, correct: bytes, total: int, reference: str, fewest: int
+) -> tuple[PairedDrop, PairedDrop | None]:
+    """Of packed outcomes. A search asks for those of all its results after each measurement."""
+    before, after = (
+        np.unpackbits(np.frombuffer(bits, np.uint8), count=total).astype(bool)
+        for bits in (correct_before, correct)
+    )
+    if total < 2 * fewest:
         return drop_against(reference, before, after), None
-    first = np.random.default_rng(0).permutation(len(after)) < len(after) // 2
+    first = np.random.default_rng(0).permutation(total) < total // 2
     chosen, confirmed = (drop_against(reference, before[half], after[half]) for half in (first, ~first))
     return chosen, confirmed
 
@@ -113,20 +125,28 @@ def in_order(results: Sequence[Result], minimise: str) -> list[Result]:
 
 def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     """Each limit with the figure that it is about, on all images."""
-    summary = summarise(result)
-    rows = {
-        "drop": ("accuracy lost", "points", 1.0, "more images would tell"),
-        "latency": ("time of a call", "ms", MILLISECOND, "a longer measurement would tell"),
-        "file_size": ("size of the file", "MB", MEGABYTE, ""),
-    }
-    found = []
-    for name, limit in limits.given.items():
-        label, unit, scale, takes = rows[name]
-        measure = summary.measures[name]
-        value = math.inf if measure.value is None else float(measure.value)
-        low, high = (value if end is None else float(end) for end in (measure.low, measure.high))
-        found.append(Check(label, unit, limit / scale, value / scale, low / scale, high / scale, takes))
+    summary, found = summarise(result), list[Check]()
+    if limits.drop_points is not None:
+        found.append(drop_check(summary.drop, limits.drop_points))
+    if limits.latency_ms is not None:
+        found.append(_latency_check(summary.measures["latency"], limits.latency_ms))
+    if limits.size_mb is not None:
+        found.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     return tuple(found)
+
+
+def _latency_check(measure: Measure, limit_ms: float) -> Check:
+    value = math.inf if measure.value is None else float(measure.value)
+    low, high = (value if end is None else float(end) for end in (measure.low, measure.high))
+    return Check(
+        "time of a call",
+        "ms",
+        limit_ms,
+        value / MILLISECOND,
+        low / MILLISECOND,
+        high / MILLISECOND,
+        "a longer measurement would tell",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,6 @@ def weights(*shape: int) -> np.ndarray:
 
 CONV = {"w": weights(4, 3, 3, 3), "b": weights(4)}
 VECTOR = {"w": weights(3), "b": weights(3)}
-INTS = {"s": np.array([0, 3, -1])}
 GRAPHS: dict[str, Any] = {
     "strides": graph([node("Conv", "x w b", strides=[2, 2], pads=[1, 0, 2, 1])], CONV),
     "same padding": graph([node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])], CONV),
