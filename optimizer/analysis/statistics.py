@@ -212,7 +212,7 @@ def summarise_latency(
     floor = max(smallest_change, 1 / aa_low - 1, aa_high - 1)
     told = rounds >= MIN_ROUNDS and not low <= 1 <= high and abs(ratio - 1) > floor
     reasons = (
-        *_aa_noise(aa_ratio, aa_low, aa_high),
+        *_aa_noise(aa_ratio, aa_low, aa_high, told),
         *_series_noise("baseline", baseline, before),
         *_series_noise("variant", variant[None], after),
         *_mean_noise(ratio, mean_ratio, told),
@@ -336,12 +336,12 @@ def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float
     return float(np.fft.irfft(spectrum**blocks, size)[(most + 1) // 2 : most + 1].sum())
 
 
-def _aa_noise(ratio: float, low: float, high: float) -> Iterator[Noise]:
+def _aa_noise(ratio: float, low: float, high: float, told: bool) -> Iterator[Noise]:
     """Two builds always differ by a little, and enough rounds prove it: no noise, below the smallest change
-    that is told."""
+    that is told. What is ``told`` exceeds all that they may differ by, however well that is known."""
     if not low <= 1 <= high and abs(ratio - 1) > MIN_CHANGE:
         yield Noise(NoiseKind.BUILDS_DIFFER, ratio, MIN_CHANGE, low=low, high=high)
-    if (half_width := (high - low) / 2) > AA_LIMIT:
+    if (half_width := (high - low) / 2) > AA_LIMIT and not told:
         yield Noise(NoiseKind.BUILDS_UNKNOWN, half_width, AA_LIMIT)
 
 

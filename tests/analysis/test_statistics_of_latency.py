@@ -203,6 +203,14 @@ def test_noise_a_baseline_that_is_hardly_known() -> None:
     assert re.fullmatch(r"the baseline against itself is known to ±[34](\.\d+)? % only \(limit 3 %\)", reason)
 
 
+def test_a_change_beyond_all_that_builds_may_differ_by_is_told_however_little_they_are_known() -> None:
+    apart = np.resize(np.repeat([1.02, 1 / 1.02], 10), 130)
+    noise = QUIET * np.stack([apart, 1 / apart, np.ones(130)])
+    small, large = compare(noise, 1.035), compare(noise, 1.1)
+    assert small.ratio < small.aa_high < 1.04 < 1.09 < large.ratio_low
+    assert (small.verdict, large.verdict, large.noise) == ("noisy", "slower", ())
+
+
 def test_noise_wide_samples() -> None:
     wide = np.resize(np.linspace(1, 1.3, 13), 130)
     (reason,) = noisy(variant=wide)
