@@ -166,6 +166,32 @@ GRAPHS: dict[str, Any] = {
             "w": np.random.default_rng(0).integers(-128, 128, (4, 3, 3, 3)).astype(np.int8),
         },
     ),
+    "swish of opset 24": graph([node("Swish", "x", alpha=0.7)], opset=24),
+    "more activations": graph(
+        [
+            *(node("Selu", "x", "a"), node("ThresholdedRelu", "a", "b", alpha=0.3)),
+            *(node("Atan", "b", "c"), node("Shrink", "c", lambd=0.2, bias=0.1)),
+        ]
+    ),
+    "group norm": graph(
+        [node("Concat", "x x", "a", axis=1), node("GroupNormalization", "a w b", num_groups=2)],
+        {"w": weights(2), "b": weights(2)},
+        opset=18,
+    ),
+    "group norm of opset 21": graph([node("GroupNormalization", "x w b", num_groups=3)], VECTOR, opset=21),
+    "root mean square": graph([node("RMSNormalization", "x w")], {"w": weights(16)}, opset=23),
+    "unit length": graph([node("LpNormalization", "x", axis=1)]),
+    "local response": graph([node("LRN", "x", size=3, alpha=0.3, beta=0.6, bias=1.5)]),
+    "attention of opset 23": graph([node("Attention", "x x x", scale=0.3)], opset=23),
+    "attention, heads side by side": graph(
+        [node("Reshape", "x s", "a"), node("Attention", "a a a", q_num_heads=4, kv_num_heads=4)],
+        {"s": np.array([-1, 48, 16])},
+        opset=23,
+    ),
+    "elements": graph([node("ArgMax", "x", "a", axis=3), node("GatherElements", "x a", axis=3)]),
+    "sums so far": graph(
+        [node("CumSum", "x s", "a"), node("Trilu", "a k", upper=0)], {"s": np.array(2), "k": np.array(1)}
+    ),
     "two outputs": graph([node("Relu", "x", "y"), node("Neg", "x", "z")], outputs=("y", "z")),
     "channels last": graph(
         [node("Transpose", "x", "a", perm=[0, 3, 1, 2]), node("Conv", "a w")], CONV, sides=(1, 16, 16, 3)
@@ -179,6 +205,58 @@ def test_operators_answer_as_onnx_runtime_does_whatever_the_batch(name: str, tmp
     found = onnx_check.check(kept, SIDES)
     assert found["difference"] < 1e-5
     assert not found["for_one"]
+
+
+def recurrent_graph(kind: str, gates: int, directions: int, **attributes: Any) -> Any:
+    """Columns of images, one after another, through a layer of 5 states."""
+    nodes = [
+        *(node("Reshape", "x s", "a"), node("Transpose", "a", "b", perm=[2, 0, 1])),
+        node(kind, "b w r u", "c h", hidden_size=5, **attributes),
+        *(node("Transpose", "c", "d", perm=[2, 0, 1, 3]), node("Transpose", "h", "e", perm=[1, 0, 2])),
+        *(node("Flatten", "d", "f"), node("Flatten", "e", "g"), node("Concat", "f g", axis=1)),
+    ]
+    tensors = {
+        **{"w": weights(directions, gates * 5, 48), "r": weights(directions, gates * 5, 5)},
+        **{"u": weights(directions, 2 * gates * 5), "s": np.array([-1, 48, 16])},
+    }
+    return graph(nodes, {name: value / 5 if name != "s" else value for name, value in tensors.items()})
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(
+    ("kind", "gates", "attributes"), [("LSTM", 4, {}), ("GRU", 3, {"linear_before_reset": 1}), ("RNN", 1, {})]
+)
+def test_recurrent_layers_answer_as_onnx_runtime_does(
+    kind: str, gates: int, attributes: dict[str, Any], directions: int, tmp_path: Path
+) -> None:
+    way = {"direction": "bidirectional"} if directions == 2 else {}
+    kept, _ = read(recurrent_graph(kind, gates, directions, **attributes, **way), tmp_path)
+    found = onnx_check.check(kept, SIDES)
+    assert found["difference"] < 1e-5
+    assert not found["for_one"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "gates", "attributes", "words"),
+    [
+        ("GRU", 3, {}, "linear_before_reset"),
+        ("LSTM", 4, {"direction": "reverse"}, "direction"),
+        ("LSTM", 4, {"activations": ["Sigmoid", "Relu", "Tanh"]}, "activations Sigmoid, Relu, Tanh"),
+    ],
+)
+def test_a_recurrent_layer_that_torch_does_not_have_is_refused(
+    kind: str, gates: int, attributes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    kept, _ = read(recurrent_graph(kind, gates, 1, **attributes), tmp_path)
+    with pytest.raises(InputError, match=words):
+        convert(kept, SIDES)
+
+
+def test_what_does_not_depend_on_the_image_may_be_resized(tmp_path: Path) -> None:
+    """As the places of a transformer's tokens are, for images of another size."""
+    nodes = [node("Resize", "t   s", "a", mode="cubic"), node("Add", "x a")]
+    kept, _ = read(graph(nodes, {"t": weights(1, 3, 4, 4), "s": np.array([1, 3, 16, 16])}), tmp_path)
+    assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
 
 
 def test_a_network_that_takes_one_image_gets_one_at_a_time(tmp_path: Path) -> None:

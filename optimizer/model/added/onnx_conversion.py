@@ -66,7 +66,7 @@ def convert(file: Path, input_shape: tuple[int, ...], for_one: bool = False) -> 
         more = f" and {len(foreign) - NAMED} others" if len(foreign) > NAMED else ""
         raise InputError(
             f"it can't be converted: there is nothing here for {', '.join(kinds)}{more}. Export it with "
-            "other operators, or at another opset"
+            "other operators, or at another opset; `paretoscope compare` measures it as it is"
         )
     with torch.no_grad():
         images = torch.rand(1 if for_one else 2, *input_shape, generator=torch.Generator().manual_seed(0))
@@ -148,16 +148,20 @@ class _Conversion:
         if node.op_type == "QuantizeLinear" and len(given) > 2 and given[2] is not None:
             a["zero_type"] = given[2].dtype
         constants = [None if of_image else one for one, of_image in zip(given, depends, strict=True)]
-        layer = LAYERS[node.op_type](a, constants) if node.op_type in LAYERS and any(depends) else None
-        recorded = None
+        as_layer = node.op_type in LAYERS and (any(depends) or node.op_type not in OPERATORS)
+        layer = LAYERS[node.op_type](a, constants) if as_layer else None
+        recorded: Any = None
         if layer is not None:
-            found = layer.eval()(given[0]), layer(a.pairs[0])
-            path = self._place(node, layer)
-            recorded = self.tracer.create_proxy("call_module", path, (self.proxies[node.input[0]],), {})
+            found = layer.eval()(given[0]), layer(a.pairs[0]) if any(depends) else None
+            if any(depends):
+                path = self._place(node, layer)
+                recorded = self.tracer.create_proxy("call_module", path, (self.proxies[node.input[0]],), {})
+            if recorded is not None and isinstance(found[0], tuple):
+                recorded = tuple(recorded[number] for number in range(len(found[0])))
         else:
             function = OPERATORS[node.op_type]
             found = function(a, *given), None
-            if any(depends) and node.op_type != "Shape":
+            if any(depends) and node.op_type not in ("Shape", "Size"):
                 found = found[0], function(a, *a.pairs)
                 recorded = function(a, *self._given(node, self.proxies))
             elif any(name in self.pairs for name in node.input):  # a shape: a constant, but for more images

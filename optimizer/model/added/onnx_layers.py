@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimizer.model.added.onnx_operators import Attributes, UnsupportedError, word
+from optimizer.model.added.onnx_recurrent import KINDS as RECURRENT
+from optimizer.model.added.onnx_recurrent import recurrent
 
 Inputs = Sequence[Tensor | None]
 CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
@@ -224,6 +226,7 @@ LAYERS: dict[str, Callable[[Attributes, Inputs], nn.Module | None]] = {
     "AveragePool": average_pool,
     "Resize": resize,
     "Upsample": resize,
+    **dict.fromkeys(RECURRENT, recurrent),
 }
 
 

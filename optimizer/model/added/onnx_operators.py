@@ -69,7 +69,9 @@ _simple(
     Softsign=F.softsign, Mish=F.mish, HardSwish=F.hardswish, Not=torch.logical_not, And=torch.logical_and,
     Or=torch.logical_or, Add=torch.add, Sub=torch.sub, Mul=torch.mul, Pow=torch.pow, Equal=torch.eq,
     Greater=torch.gt, Less=torch.lt, GreaterOrEqual=torch.ge, LessOrEqual=torch.le, Where=torch.where,
-    MatMul=torch.matmul,
+    MatMul=torch.matmul, Tan=torch.tan, Asin=torch.asin, Acos=torch.acos, Atan=torch.atan, Sinh=torch.sinh,
+    Cosh=torch.cosh, Asinh=torch.asinh, Acosh=torch.acosh, Atanh=torch.atanh, Xor=torch.logical_xor,
+    IsNaN=torch.isnan,
 )  # fmt: skip
 _simple(
     Min=lambda *several: reduce(torch.minimum, several),
@@ -102,6 +104,27 @@ def _leaky_relu(a: Attributes, x: Any) -> Any:
 @operator("Elu", "Celu")
 def _elu(a: Attributes, x: Any) -> Any:
     return F.elu(x, a.get("alpha", 1.0))
+
+
+@operator("Selu")
+def _selu(a: Attributes, x: Any) -> Any:
+    return a.get("gamma", 1.0507009873554805) * F.elu(x, a.get("alpha", 1.6732632423543772))
+
+
+@operator("Swish")
+def _swish(a: Attributes, x: Any) -> Any:
+    return x * torch.sigmoid(x * a.get("alpha", 1.0))
+
+
+@operator("ThresholdedRelu")
+def _thresholded_relu(a: Attributes, x: Any) -> Any:
+    return F.threshold(x, a.get("alpha", 1.0), 0.0)
+
+
+@operator("Shrink")
+def _shrink(a: Attributes, x: Any) -> Any:
+    edge, bias = a.get("lambd", 0.5), a.get("bias", 0.0)
+    return torch.where(x < -edge, x + bias, torch.where(x > edge, x - bias, x * 0))
 
 
 @operator("HardSigmoid")
@@ -203,6 +226,49 @@ def _layer_norm(a: Attributes, x: Any, scale: Any, bias: Any = None) -> Any:
 @operator("InstanceNormalization")
 def _instance_norm(a: Attributes, x: Any, scale: Any, bias: Any) -> Any:
     return F.instance_norm(x, weight=scale, bias=bias, eps=a.get("epsilon", 1e-5))
+
+
+@operator("GroupNormalization")
+def _group_norm(a: Attributes, x: Any, scale: Any, bias: Any) -> Any:
+    groups = a["num_groups"]
+    if a["opset"] < 21:  # one of each a group, not a channel
+        scale, bias = (one.repeat_interleave(a.shapes[0][1] // groups) for one in (scale, bias))
+    return F.group_norm(x, groups, scale, bias, a.get("epsilon", 1e-5))
+
+
+@operator("RMSNormalization")
+def _rms_norm(a: Attributes, x: Any, scale: Any) -> Any:
+    return F.rms_norm(x, a.shapes[0][a.get("axis", -1) % a.rank :], scale, a.get("epsilon", 1e-5))
+
+
+@operator("LpNormalization")
+def _lp_norm(a: Attributes, x: Any) -> Any:
+    return x / torch.linalg.vector_norm(x, a.get("p", 2), a.get("axis", -1), keepdim=True)
+
+
+@operator("LRN")
+def _local_response_norm(a: Attributes, x: Any) -> Any:
+    if a["size"] % 2 == 0:
+        raise UnsupportedError(f"an even size of {a['size']}")
+    return F.local_response_norm(x, a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0))
+
+
+@operator("Attention")
+def _attention(a: Attributes, query: Any, key: Any, value: Any, mask: Any = None, *more: Any) -> Any:
+    """Of heads apart ``[N, H, T, E]``, or side by side ``[N, T, H * E]``."""
+    if more or a.get("softcap") or a.outputs > 1 or "qk_matmul_output_mode" in a:
+        raise UnsupportedError("keys and values of before, a cap, or more than one output")
+    joined = a.rank == 3
+    if joined:
+        heads = a["q_num_heads"], a["kv_num_heads"], a["kv_num_heads"]
+        query, key, value = (
+            one.unflatten(2, (number, -1)).transpose(1, 2)
+            for one, number in zip((query, key, value), heads, strict=True)
+        )
+    found = F.scaled_dot_product_attention(
+        query, key, value, mask, is_causal=bool(a.get("is_causal")), scale=a.get("scale"), enable_gqa=True
+    )
+    return found.transpose(1, 2).flatten(2) if joined else found
 
 
 @operator("QuantizeLinear")

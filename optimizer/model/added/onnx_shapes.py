@@ -136,6 +136,41 @@ def _gather(a: Attributes, x: Any, indices: Tensor) -> Any:
     return taken if chosen.ndim == 1 else taken.unflatten(axis, tuple(chosen.shape))
 
 
+@operator("GatherElements")
+def _gather_elements(a: Attributes, x: Any, indices: Any) -> Any:
+    axis = a.get("axis", 0) % a.rank
+    return torch.gather(x, axis, torch.where(indices < 0, indices + a.shapes[0][axis], indices).long())
+
+
+@operator("GatherND")
+def _gather_nd(a: Attributes, x: Any, indices: Tensor) -> Any:
+    if a.get("batch_dims") or not isinstance(indices, Tensor):
+        raise UnsupportedError("axes in common, or indices that depend on the image")
+    return x[tuple(indices.long().unbind(-1))]
+
+
+@operator("GridSample")
+def _grid_sample(a: Attributes, x: Any, grid: Any) -> Any:
+    mode = word(a, "mode", "linear").removeprefix("bi")
+    names = {"linear": "bilinear", "nearest": "nearest", "cubic": "bicubic"}
+    return F.grid_sample(
+        x, grid, names[mode], word(a, "padding_mode", "zeros"), bool(a.get("align_corners", 0))
+    )
+
+
+@operator("Trilu")
+def _triangle(a: Attributes, x: Any, diagonal: Tensor | None = None) -> Any:
+    number = 0 if diagonal is None else int(diagonal)
+    return torch.triu(x, number) if a.get("upper", 1) else torch.tril(x, number)
+
+
+@operator("CumSum")
+def _running_sum(a: Attributes, x: Any, axis: Tensor) -> Any:
+    if a.get("exclusive") or a.get("reverse"):
+        raise UnsupportedError("a sum that leaves out its own value, or runs backwards")
+    return torch.cumsum(x, int(axis))
+
+
 @operator("Expand")
 def _expand(a: Attributes, x: Any, shape: Tensor) -> Any:
     wanted = list(torch.broadcast_shapes(a.shapes[0], tuple(int(side) for side in shape)))
@@ -154,6 +189,20 @@ def _scatter(a: Attributes, x: Any, indices: Tensor, updates: Any) -> Any:
     if word(a, "reduction", "none") != "none" or not isinstance(indices, Tensor):
         raise UnsupportedError("a reduction, or indices that depend on the image")
     return torch.index_put(x, tuple(indices.unbind(-1)), updates)
+
+
+@operator("ScatterElements")
+def _scatter_elements(a: Attributes, x: Any, indices: Any, updates: Any) -> Any:
+    if word(a, "reduction", "none") != "none":
+        raise UnsupportedError("a reduction")
+    axis = a.get("axis", 0) % a.rank
+    places = torch.where(indices < 0, indices + a.shapes[0][axis], indices).long()
+    return torch.scatter(x, axis, places, updates)
+
+
+@operator("Size")
+def _size(a: Attributes, x: Any) -> Tensor:
+    return torch.tensor(math.prod(a.shapes[0]))
 
 
 @operator("ConstantOfShape")
