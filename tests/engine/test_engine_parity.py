@@ -8,6 +8,10 @@ Tolerances, against the span of the reference's logits (highest less lowest over
   reference is sure (its two best logits are 5 % of the span apart). Each engine chooses where activations are
   rounded and over which ranges.
 
+Each engine meets each network once, in float32 or in int8 by turns, so that each engine and each network is
+there in both (torch is the reference in float32; torch.compile rounds as eager torch does, which
+tests/engine/test_engines.py holds, and takes half a minute to compile: it is there in float32 alone).
+
 Images are Fashion-MNIST's evaluation images, and smoothed noise for EfficientNet-Lite0. The first run on a
 machine compiles for a minute; what inductor made is kept in pytest's cache. Tests go model by model, so that
 each is loaded, answered for by eager torch, and prepared for each engine once.
@@ -29,17 +33,22 @@ from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
-MODELS = [
-    "fashion-mlp",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")
-    ),
-]
+MODELS = ("fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit", "efficientnet-lite0")
+ALWAYS = {"compile": "float32", "torch": "int8"}
 FLOAT32 = {"whole": Recipe(), "half pruned": Recipe(PruneSpec(sparsity=0.5))}
-BY_MODEL = pytest.mark.parametrize("name", MODELS, scope="module")
-"""Of this scope: pytest puts the tests of one model together."""
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
+
+
+def met_in(precision: str) -> pytest.MarkDecorator:
+    """The engines and networks that meet in it. Of the module's scope: pytest puts the tests of one network
+    together."""
+    pairs = [
+        pytest.param(engine, name, marks=[pytest.mark.slow] if column else [])
+        for row, engine in enumerate(ENGINES)
+        for column, name in enumerate(MODELS)
+        if ALWAYS.get(engine, ("float32", "int8")[(row + column) % 2]) == precision
+    ]
+    return pytest.mark.parametrize(("engine", "name"), pairs, scope="module")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -91,8 +100,7 @@ def same(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean(found.argmax(1) == expected.argmax(1)))
 
 
-@BY_MODEL
-@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "torch"])
+@met_in("float32")
 def test_float32(engine: str, name: str) -> None:
     for words, recipe in FLOAT32.items():
         found, expected = answers(engine, name, recipe)
@@ -101,10 +109,8 @@ def test_float32(engine: str, name: str) -> None:
         assert same(found, expected) >= 0.999, words
 
 
-@BY_MODEL
-@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine != "compile"])
+@met_in("int8")
 def test_int8(engine: str, name: str) -> None:
-    """torch.compile rounds as eager torch does (tests/test_engines.py), and compiles for half a minute."""
     found, expected = answers(engine, name, INT8)
     span = expected.max() - expected.min()
     apart = np.abs(found - expected) / span
