@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import execution_of, simulated
+from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
 # oneDNN keeps the code of the last 1,024 kernels, and int8 kernels hold their scales: a sweep would fill it
@@ -55,16 +57,28 @@ def problem() -> str | None:
 
 def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
     """Convert once, and build from the converted graph. Raises WorkError where OpenVINO can't."""
-    from_graph = partial(build, convert(model, input_shape))
-    check_follows(from_graph, model, input_shape, "OpenVINO")
-    return from_graph
+    converted = convert(model, input_shape)
+    try:
+        check_follows(partial(build, converted), model, input_shape, "OpenVINO")
+    except WorkError:
+        if not converted.any_batch:
+            raise
+        converted = replace(converted, any_batch=False)  # images may have been mixed
+        check_follows(partial(build, converted), model, input_shape, "OpenVINO")
+    return partial(build, converted)
 
 
 def build(
     prepared: Converted, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
+    if batch > 1 and not prepared.any_batch:
+        raise WorkError(
+            f"OpenVINO converts this model for one image at a time, not for a batch size of {batch}: use "
+            "batch size 1, or another engine"
+        )
     graph = graph_of(prepared, compressed, calibration)
-    scoring_batch = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    most = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
+    scoring_batch = most if prepared.any_batch else 1
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
     timed = compile_graph(graph, shape, "LATENCY", threads, precision)

@@ -43,13 +43,15 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 class Converted:
     """The uncompressed graph, and for each layer the operations that multiply with its weight.
 
-    ``additions``: the addition of a bias that follows an operation, where one does.
+    ``additions``: the addition of a bias that follows an operation, where one does. ``any_batch``: the graph
+    can be given any number of images, else one at a time.
     """
 
     graph: Any
     operations: dict[str, tuple[str, ...]]
     additions: dict[str, str]
     input_shape: tuple[int, ...]
+    any_batch: bool = True
 
     @cached_property
     def quantizers(self) -> tuple[Quantizer, ...] | None:
@@ -88,9 +90,20 @@ def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
                 f"layer {name} is not in OpenVINO's graph as a convolution or matrix product, "
                 "so its weights can't be replaced. Use engine torch for this model."
             )
-    converted = Converted(graph, operations, _additions(graph, operations, model), input_shape)
+    additions, any_batch = _additions(graph, operations, model), _takes_two(graph, input_shape)
+    converted = Converted(graph, operations, additions, input_shape, any_batch)
     _check_weights(converted, model)
     return converted
+
+
+def _takes_two(graph: Any, input_shape: tuple[int, ...]) -> bool:
+    """Whether two images fit through the graph, and an answer comes for each."""
+    two = graph.clone()
+    try:
+        two.reshape([2, *input_shape])
+    except RuntimeError:
+        return False
+    return all(list(output.get_shape())[:1] == [2] for output in two.outputs)
 
 
 @contextmanager

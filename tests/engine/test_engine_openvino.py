@@ -231,3 +231,46 @@ def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:
     with pytest.raises(WorkError):
         engine_named("openvino").prepare(Unconvertible().eval(), SMALL_SHAPE)
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Mixing(nn.Module):
+    """Of several images at once each answer depends on all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return torch.cat([self(one) for one in x.split(1)])
+        rows = self.head(x.flatten(1))
+        return rows * (1 + rows.mean(0, keepdim=True))
+
+
+class Recurrent(nn.Module):
+    """As text recognisers are exported: with room for the columns of one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.columns, self.head = nn.LSTM(8, 4, bidirectional=True), nn.Linear(64, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            return torch.cat([self(one) for one in x.split(1)])
+        return self.head(self.columns(x.reshape(8, 1, 8))[0].permute(1, 0, 2).reshape(1, 64))
+
+
+@pytest.mark.parametrize("kind", [Mixing, Recurrent])
+@pytest.mark.parametrize("activation_bits", [32, 8])
+def test_a_model_that_takes_one_image_at_a_time_is_scored_so(
+    small_images: Tensor, kind: type[nn.Module], activation_bits: int
+) -> None:
+    torch.manual_seed(0)
+    recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=activation_bits))
+    model = kind().eval()
+    runner = run("openvino", model, recipe, small_images)
+    single = np.concatenate([runner.infer(one[None].numpy()) for one in small_images])
+    assert np.allclose(runner.score(small_images.numpy()), single, atol=1e-5)
+    assert np.abs(single - eager(model, recipe, small_images)).mean() < 0.05 * np.ptp(single)
+    with pytest.raises(WorkError, match="one image at a time, not for a batch size of 4: use batch size 1"):
+        run("openvino", model, recipe, small_images, batch=4)
