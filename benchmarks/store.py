@@ -76,15 +76,15 @@ def fill(store: Store, number: int) -> None:
     for model in range(1, number // OF_ONE):
         name = f"model-{model}"
         copies = [
-            replace(one, key=f"{model:02}{one.key[2:]}", request=replace(one.request, model=name))
+            replace(one, key=f"{model:02}-{one.key[3:]}", request=replace(one.request, model=name))
             for one in summaries
         ]
         with store.writing() as connection:
             connection.execute(
-                "INSERT INTO results SELECT ? || substr(key, 3), schema, ?, data, engine, environment,"
+                "INSERT INTO results SELECT ? || substr(key, 4), schema, ?, data, engine, environment,"
                 " signature, strftime('%Y-%m-%dT%H:%M:%S+00:00', created, ?),"
                 " CAST(replace(CAST(json AS TEXT), ?, ?) AS BLOB) FROM results WHERE model = ?",
-                (f"{model:02}", name, f"-{model} days", f'"{MODEL}"', f'"{name}"', MODEL),
+                (f"{model:02}-", name, f"-{model} days", f'"{MODEL}"', f'"{name}"', MODEL),
             )
             connection.executemany(
                 "INSERT INTO summaries VALUES (?, ?, ?)",
