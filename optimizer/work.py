@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from optimizer.analysis import stored
+from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.load import LoadRequest
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
@@ -37,7 +39,7 @@ from optimizer.search.find import find as search
 from optimizer.search.presets import Found, find
 from optimizer.search.space import Space
 from optimizer.store.keys import request_key
-from optimizer.store.results import Store
+from optimizer.store.results import Store, Unreadable
 from optimizer.system.environment import resolve_threads
 from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
@@ -122,7 +124,7 @@ def load_or_measure(
         with suppress(UnavailableError):  # what made the measurement fail is what to tell
             store.put_failure(request_key(request), request, str(error), attempts=1)
         raise
-    store.put(result)
+    stored.put(store, result)
     return result
 
 
@@ -466,6 +468,10 @@ def _load(request: LoadRequest, report: Report) -> str:
     return run.key
 
 
+def _check(request: None, report: Report) -> tuple[Unreadable, ...]:
+    return tuple(Store().unreadable(DOCUMENTS))
+
+
 @dataclass(frozen=True, slots=True)
 class JobKind:
     """What a worker can be asked for: the function that does it, and what it does, in words.
@@ -500,6 +506,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "artifact": JobKind(_artifact, "writing a model file", 120),
     "compare": JobKind(_compare, "comparing two files", 240),
     "complexity": JobKind(_complexity, "measuring time against weights", 120),
+    "check": JobKind(_check, "reading what is stored", 120),
     "coverage": JobKind(_coverage, "timing the kernels", 120),
     "throughput": JobKind(_throughput, "measuring throughput", 240),
     "load": JobKind(_load, "measuring latency under load", 120),

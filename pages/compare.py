@@ -6,16 +6,16 @@ from collections.abc import Sequence
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import frame
+from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import quality, summarise
+from optimizer.analysis.summary import Summary, quality
 from optimizer.charts.drawing import row_pixels
 from optimizer.charts.samples import View
 from optimizer.export.report import report
 from optimizer.formats import count
-from optimizer.records import DataSpec, Result
+from optimizer.records import DataSpec
 from pages import address, drawing, kept, sidebar, tasks, two_files
 from pages.markup import plain
 from pages.session import session
@@ -46,6 +46,8 @@ HOW_TO_READ = {
     "settling": "A visit follows another network, which has emptied the caches: its first calls take longer. "
     "What is timed comes after they have settled; a server that answers now and then sees the first.",
 }
+MAX_LISTED = 1_000
+"""Configurations that can be chosen here without being pinned first: a browser is sent each of them."""
 UNCOMPRESSED = "uncompressed"
 AGAINST = (
     "Accuracy is compared on the same images, one by one. Times are of independent runs: each was timed "
@@ -77,13 +79,13 @@ def main() -> None:
 
 def configurations() -> None:
     """Those that were measured and pinned."""
-    store = tasks.store()
-    results = {result.key: result for result in store.results()}
-    kept.note_unreadable(len(results))
+    store, pins = tasks.store(), session().pins
+    newest = stored.summaries(store, limit=MAX_LISTED)
+    kept.note_unreadable(len(newest), MAX_LISTED)
+    results = {summary.key: summary for summary in (*stored.summaries_of(store, pins), *newest)}
     if not results:
         st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
         return
-    pins = session().pins
     st.session_state["configurations"] = [key for key in pins if key in results]
     st.html(QUIET_TAGS)
     keys = st.multiselect(
@@ -94,7 +96,8 @@ def configurations() -> None:
         on_change=take_pins,
         max_selections=address.MAX_PINS,
         placeholder="Choose as many as you like",
-        help="Everything measured so far, newest first. Pin under Explore puts a configuration here.",
+        help=f"The {MAX_LISTED:,} that were measured last, newest first. Pin, under Explore and Sweep, puts "
+        "any other one here.",
     )
     if missing := len(pins) - len(keys):
         lost = count(missing, "pinned configuration")
@@ -114,10 +117,10 @@ def configurations() -> None:
     if reference:
         st.caption(AGAINST)
     with st.container(horizontal=True):
-        drawing.export_menu(chosen, "comparison", against=reference)
+        drawing.export_menu(keys, "comparison", against=reference.key if reference else None)
         st.download_button(
             "Report",
-            lambda: report(chosen).encode(),
+            lambda: report(stored.known(store, store.several(keys))).encode(),
             "paretoscope-report.html",
             "text/html",
             icon=":material/description:",
@@ -129,7 +132,7 @@ def configurations() -> None:
         COMPARED,
         default="drop",
         required=True,
-        format_func=lambda name: METRICS[quality(name, map(summarise, chosen))].label,
+        format_func=lambda name: METRICS[quality(name, chosen)].label,
         **address.in_address("metric"),
     )
     info = charts.compare_info(chosen, metric, reference)
@@ -141,7 +144,7 @@ def take_pins() -> None:
     session().pins = tuple(st.session_state["configurations"])
 
 
-def reference_of(chosen: Sequence[Result]) -> Result | None:
+def reference_of(chosen: Sequence[Summary]) -> Summary | None:
     """The one that all are compared with; None is each one's own uncompressed model."""
     by_key = {result.key: result for result in chosen}
     short = short_labels(chosen)
@@ -159,7 +162,7 @@ def reference_of(chosen: Sequence[Result]) -> Result | None:
     return by_key.get(key)
 
 
-def raw_times(chosen: Sequence[Result]) -> None:
+def raw_times(chosen: Sequence[Summary]) -> None:
     """Every call that the clock timed for one of the configurations: nobody has to believe a median."""
     st.subheader("Raw times")
     by_key = {result.key: result for result in chosen}
@@ -180,28 +183,29 @@ def raw_times(chosen: Sequence[Result]) -> None:
             **address.in_address("view"),
         )
     st.query_params["times"] = key
-    drawing.chart(charts.samples_info(by_key[key], view), "samples", height=320)
-    timed_with = plain(summarise(by_key[key]).shared_with or "")
+    if opened := tasks.store().get(key):
+        drawing.chart(charts.samples_info(opened, view), "samples", height=320)
+    timed_with = plain(by_key[key].shared_with or "")
     st.caption(
         HOW_TO_READ[view] + (f" Timed with: {timed_with}, which runs the same kernels." if timed_with else "")
     )
 
 
-def labels(results: Sequence[Result]) -> dict[str, str]:
+def labels(results: Sequence[Summary]) -> dict[str, str]:
     """Each result in words, by key. No two alike: Streamlit knows an option by its label alone."""
     names = {result.key: described(result) for result in results}
     often = Counter(names.values())
     return {key: name if often[name] == 1 else f"{name} · {key[:6]}" for key, name in names.items()}
 
 
-def short_labels(results: Sequence[Result]) -> dict[str, str]:
+def short_labels(results: Sequence[Summary]) -> dict[str, str]:
     """The same without how exactly, where that leaves no two alike."""
     full, short = labels(results), [described(result, details=False) for result in results]
     return dict(zip(full, charts.brief([*zip(short, full.values(), strict=True)]), strict=True))
 
 
-def described(result: Result, details: bool = True) -> str:
-    summary, request = summarise(result), result.request
+def described(summary: Summary, details: bool = True) -> str:
+    request = summary.request
     parts = [request.model, request.recipe.describe(details), engine_label(request.engine)]
     if request.data != DataSpec():
         parts.append(summary.images)

@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from optimizer.analysis import stored
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.headline import Headline, Mood
 from optimizer.analysis.summary import Summary
@@ -14,11 +15,12 @@ from optimizer.charts.spec import Lines, Stacks
 from optimizer.export.pictures import chrome
 from optimizer.export.tables import file_name
 from optimizer.methods.artifacts import ARTIFACTS
-from optimizer.methods.exporters import EXPORTERS
-from optimizer.records import Request, Result
+from optimizer.methods.exporters import EXPORTERS, ExporterInfo
+from optimizer.records import Request
 from optimizer.store.keys import request_key
+from optimizer.store.results import Store
 from pages.markup import plain
-from pages.tasks import finished, pool, visitor
+from pages.tasks import finished, pool, store, visitor
 
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[BadgeKind, Colour] = {
@@ -118,13 +120,13 @@ def badges(summary: Summary) -> None:
 
 
 def export_menu(
-    results: Sequence[Result], name: str, request: Request | None = None, against: Result | None = None
+    keys: Sequence[str], name: str, request: Request | None = None, against: str | None = None
 ) -> None:
-    """What to take away: charts and tables, and below them a request's model.
+    """What to take away: charts and tables of the results under ``keys``, and below them a request's model.
 
-    Tables compare every result with ``against``, where there is one.
+    Tables compare every result with that under ``against``, where there is one.
     """
-    with st.popover("Export", icon=":material/download:", disabled=not results):
+    with st.popover("Export", icon=":material/download:", disabled=not keys):
         st.caption("What was measured")
         st.segmented_control(
             "Camera button of each chart saves",
@@ -138,7 +140,7 @@ def export_menu(
             reason = chrome().problem if exporter.needs_chrome else ""
             st.download_button(
                 exporter.label,
-                data=partial(exporter.write, results, *([against] if against and exporter.compares else [])),
+                data=partial(_table_file, exporter, store(), keys, against if exporter.compares else None),
                 file_name=file_name(name, exporter.extension),
                 mime=exporter.mime,
                 key=f"export {kind}",
@@ -160,6 +162,12 @@ def export_menu(
                     help=artifact.help,
                     width="stretch",
                 )
+
+
+def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], against: str | None) -> bytes:
+    """Written when it is asked for, of results that are read then; ``against`` is one of the keys."""
+    results = stored.known(kept, kept.several(keys))
+    return exporter.write(results, *[one for one in results if one.key == against])
 
 
 def _model_file(kind: str, request: Request) -> Callable[[], bytes]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import streamlit as st
 
 from optimizer import charts
+from optimizer.analysis import stored
 from optimizer.analysis.frame import timed_alike
 from optimizer.analysis.headline import Headline, headlines
 from optimizer.analysis.summary import Summary, summarise, summarise_scores
@@ -41,10 +42,10 @@ def main() -> None:
         return
     request = Request(chosen.card.name, recipe.canonical(), chosen.engine, chosen.data, chosen.settings)
     move_to(request)
-    result = tasks.store().best(request)
+    result = stored.best(tasks.store(), request)
     asked = [] if result else ask(request)
     cards(request, result, asked)
-    everywhere = tasks.store().results(request.model, request.data)
+    everywhere = stored.summaries(tasks.store(), request.model, request.data)
     results = [one for one in everywhere if one.request.engine == request.engine]
     started, filling = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
@@ -172,7 +173,7 @@ def known_so_far(
 
 
 def marked(
-    result: Result | None, results: list[Result], recipe: Recipe, asked: list[Job]
+    result: Result | None, results: list[Summary], recipe: Recipe, asked: list[Job]
 ) -> tuple[str | None, float | None]:
     """What the charts of ``results`` mark: the key of this position's result, or the sparsity in percent
     where it will be. While that is not late, the result that they marked before: to draw four charts anew
@@ -190,7 +191,7 @@ def waited(seconds: float) -> bool:
     return time.monotonic() > session().asked_at + seconds
 
 
-def draw(results: list[Result], timed: list[Result], key: str | None, cursor: float | None) -> None:
+def draw(results: list[Summary], timed: list[Summary], key: str | None, cursor: float | None) -> None:
     """The four curves, with the position under the sliders on each, by its result's ``key`` or its sparsity
     (``cursor``, in percent): latency of what was ``timed`` alike, on any engine; the others of ``results``,
     with however many threads."""
@@ -205,7 +206,7 @@ def draw(results: list[Result], timed: list[Result], key: str | None, cursor: fl
 
 
 def toolbar(
-    request: Request, way: Recipe, result: Result | None, results: list[Result]
+    request: Request, way: Recipe, result: Result | None, results: list[Summary]
 ) -> tuple[list[Job], bool]:
     """How far to trust this position and what to do with it; gives the jobs that its buttons started, and
     whether the curves are being filled.
@@ -238,7 +239,7 @@ def toolbar(
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             address.pin(result.key)
-        drawing.export_menu(results, request.model, request)
+        drawing.export_menu([one.key for one in results], request.model, request)
         if filling:
             if st.button(
                 "Stop filling",

@@ -12,17 +12,32 @@ from optimizer.store.results import Failure, Unreadable, describe_unreadable
 from pages import tasks
 from pages.markup import plain
 
+CHECK = "check what is stored"
+MAX_READ_AT_ONCE = 200
+
 
 def show() -> None:
     """Two blocks, each only where there is something to say."""
     with tasks.errors_in_words():
-        show_unreadable(tasks.store().unreadable(DOCUMENTS))
+        show_unreadable(unreadable())
         show_failures(tasks.store().failures())
 
 
-def note_unreadable(read: int) -> None:
-    """A line beside results of which ``read`` could be read, where there are more."""
-    if tasks.store().count() > read:
+def unreadable() -> list[Unreadable]:
+    """What can't be read. Of many results that takes long, so that it is looked for when asked."""
+    if tasks.store().count() <= MAX_READ_AT_ONCE:
+        return tasks.store().unreadable(DOCUMENTS)
+    job = tasks.pool().get(CHECK)
+    if (job is None or job.over) and st.button("Check everything stored", icon=":material/fact_check:"):
+        tasks.pool().forget(CHECK)
+        job = tasks.start("measure", "check", None, CHECK)
+    tasks.refresh_when_over([job] if job else [])
+    return [*tasks.finished(job, tuple)] if job and job.over else []
+
+
+def note_unreadable(read: int, most: int) -> None:
+    """A line beside results of which ``read`` could be read, of at most ``most``, where there are more."""
+    if min(tasks.store().count(), most) > read:
         st.caption(":material/warning: Some stored results can't be read: Models and data says which.")
 
 
@@ -35,7 +50,8 @@ def show_unreadable(rows: list[Unreadable]) -> None:
         pd.DataFrame([{"what": row.kind, "row": row.row, "why": row.reason} for row in rows]), hide_index=True
     )
     if st.button("Remove what can't be read", icon=":material/delete:"):
-        tasks.store().forget_unreadable(DOCUMENTS)
+        tasks.store().forget_unreadable(rows)
+        tasks.pool().forget(CHECK)
         st.rerun()
 
 

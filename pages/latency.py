@@ -8,7 +8,7 @@ from typing import TypeVar
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import afresh, coverage, load, serving
+from optimizer.analysis import afresh, coverage, load, serving, stored
 from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.load import LoadRequest, LoadRun, best_rates, load_key
@@ -83,7 +83,7 @@ def serve(request: Request) -> None:
         st.error(plain(error), icon=":material/error:")
         return
     key = serving.serving_key(wanted)
-    run = stored("throughput", key, ServingRun)
+    run = document("throughput", key, ServingRun)
     job = tasks.pool().get(key)
     if run is None and (job is None or job.over):
         offer(wanted, key, len(grid), job)
@@ -127,7 +127,7 @@ def time_afresh(run: ServingRun, best: BestServed, limit_ns: float) -> None:
     """The best of several once more, by itself, as soon as it is named."""
     wanted = afresh.alone(run, best)
     key = serving.serving_key(wanted)
-    again = stored("throughput", key, ServingRun)
+    again = document("throughput", key, ServingRun)
     if again:
         st.markdown(plain(afresh.timed_afresh(best, again, limit_ns)))
     else:
@@ -213,7 +213,7 @@ def under_load(request: Request) -> None:
     settings = replace(request.settings, quick=not full)
     wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
     key = load_key(wanted)
-    run, job = stored("load", key, LoadRun), tasks.pool().get(key)
+    run, job = document("load", key, LoadRun), tasks.pool().get(key)
     if run is None and (job is None or job.over):
         with st.container(horizontal=True, vertical_alignment="center"):
             if st.button("Measure under load", icon=":material/play_arrow:"):
@@ -244,12 +244,12 @@ def under_load(request: Request) -> None:
 
 def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(request)
-    run = stored("coverage", key, Coverage)
+    run = document("coverage", key, Coverage)
     if run is None:
         work = consent.work_of(request, sidebar.selection().card)
         jobs += tasks.ask_for("coverage", request, key, work)
         return
-    measured = tasks.store().best(request)
+    measured = stored.best(tasks.store(), request)
     left, right = st.container(key="kernel-charts").columns(2)
     with left:
         drawing.chart(charts.parts_info(run), "parts", 270)
@@ -287,7 +287,7 @@ def repeat(summary: Summary) -> None:
 # Both
 
 
-def stored(kind: str, key: str, record: type[T]) -> T | None:
+def document(kind: str, key: str, record: type[T]) -> T | None:
     return tasks.store().get_document(kind, key, record)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pandas as pd
 import streamlit as st
 
+from optimizer.analysis import stored
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import describe_images, summarise
 from optimizer.data.folders import allowed_roots
@@ -158,7 +159,7 @@ def read_images(chosen: SidebarChoice) -> None:
 def score_baseline(chosen: SidebarChoice) -> None:
     st.markdown("**Uncompressed**")
     request = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
-    result = tasks.store().best(request)
+    result = stored.best(tasks.store(), request)
     if result is None:
         if not tasks.held_back(request_key(request)):
             tasks.refresh_when_over([tasks.submit(request)])

@@ -7,10 +7,10 @@ import pandas as pd
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import frame
+from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.frontier import frontier_of
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary
 from optimizer.errors import InputError
 from optimizer.export.report import report
 from optimizer.formats import count
@@ -18,7 +18,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import quantizer_info
 from optimizer.recipe import NORMAL, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Request, Result, decode, encode
+from optimizer.records import Request, decode, encode
 from optimizer.search.sweep import (
     STARTER_BITS,
     STARTER_SPARSITIES,
@@ -210,7 +210,8 @@ def start(asked: Grid, requests: Sequence[Request], extended: int | None) -> Non
 def show(sweep: Sweep) -> None:
     """How far it is, what came of it, and what to do with it."""
     items = ledger.items(tasks.store(), sweep.id)
-    results = {result.key: result for result in tasks.store().several([item.key for item in items])}
+    found = stored.summaries_of(tasks.store(), [item.key for item in items])
+    results = {summary.key: summary for summary in found}
     toolbar(sweep, items)
     if sweep.open:
         tasks.follow(sweep, standing)
@@ -290,7 +291,7 @@ def standing(sweep: Sweep) -> str:
     return " · ".join(words)
 
 
-def draw(results: Sequence[Result]) -> None:
+def draw(results: Sequence[Summary]) -> None:
     """The frontiers over size and time, so far; a click takes a point."""
     loss = "drop" if len({result.request.engine for result in results}) == 1 else "accuracy"
     taken = session().swept
@@ -304,22 +305,25 @@ def take(key: str) -> None:
     session().swept = key
 
 
-def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Result]) -> None:
+def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> None:
     """Every result, or those on the frontier; what was not measured, and why."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         view = st.segmented_control("Results", VIEWS, default="all", required=True, key="sweep_view")
         shown = list(results.values())
         if view == "on the frontier":
-            best = frontier_of([summarise(result) for result in shown])
+            best = frontier_of(shown)
             shown = [
                 one
                 for one, optimal, tied in zip(shown, best.optimal, best.tied, strict=True)
                 if optimal or tied
             ]
-        drawing.export_menu(shown, f"sweep {sweep.id}")
+        keys, store = [one.key for one in shown], tasks.store()
+        drawing.export_menu(keys, f"sweep {sweep.id}")
         st.download_button(
             "Report",
-            lambda: report(shown, f"Sweep {sweep.id}: {describe_asked(sweep.asked)}").encode(),
+            lambda: report(
+                stored.known(store, store.several(keys)), f"Sweep {sweep.id}: {describe_asked(sweep.asked)}"
+            ).encode(),
             f"paretoscope-sweep-{sweep.id}.html",
             "text/html",
             icon=":material/description:",
@@ -341,7 +345,6 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Result]) -> No
     wanted = [
         column.label for column in COLUMNS if column is not Column.ENGINE or made[column.label].nunique() > 1
     ]
-    keys = [result.key for result in shown]
 
     def take_row() -> None:
         for number in st.session_state["sweep_table"].selection.rows:
@@ -367,13 +370,13 @@ def row_of(item: Item) -> dict[str, str]:
     }
 
 
-def actions(result: Result | None) -> None:
+def actions(result: Summary | None) -> None:
     """What to do with the result that was clicked."""
     with st.container(horizontal=True, vertical_alignment="center"):
         if result is None:
             st.caption(":material/touch_app: Click a point or tick a row to open it in Explore or pin it.")
             return
-        st.markdown(drawing.heading(summarise(result).description), width="content")
+        st.markdown(drawing.heading(result.description), width="content")
         st.page_link(
             "pages/explore.py",
             label="Open in Explore",

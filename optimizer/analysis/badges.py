@@ -1,13 +1,14 @@
 """How far a figure can be trusted, and why."""
 
 from dataclasses import dataclass
+from functools import cache
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.realisation import skipping
 from optimizer.analysis.statistics import LatencySummary
 from optimizer.methods.engines import engine_info
 from optimizer.records import Result
-from optimizer.system.environment import describe, environment
+from optimizer.system.environment import environment
 
 
 class BadgeKind(Labelled):
@@ -62,14 +63,24 @@ def _skipped(result: Result) -> str:
 
 
 def badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
-    """How far the figures of a result can be trusted."""
+    """How far the figures of a result can be trusted, wherever one looks at them."""
     simulated, skipped = result.execution.simulated, _skipped(result)
     reasons = {
         BadgeKind.MEASURED: not simulated and (BADGES[BadgeKind.MEASURED], skipped),
         BadgeKind.SIMULATED: simulated and (*simulated, skipped),
         BadgeKind.NOISY: latency.noise,
         BadgeKind.PRELIMINARY: result.latency.quick and (BADGES[BadgeKind.PRELIMINARY],),
-        BadgeKind.OTHER_MACHINE: result.environment.key != environment().key
-        and (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({describe(result.environment)})",),
     }
     return tuple(Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if words)
+
+
+@cache
+def _here() -> str:
+    return environment().key
+
+
+def elsewhere(key: str, described: str) -> tuple[Badge, ...]:
+    """The badge of what was measured in another environment than this one, by its ``key`` and in words."""
+    if key == _here():
+        return ()
+    return (Badge(BadgeKind.OTHER_MACHINE, f"{BADGES[BadgeKind.OTHER_MACHINE]} ({described})"),)

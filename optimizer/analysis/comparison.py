@@ -13,6 +13,9 @@ from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
 from optimizer.analysis.summary import Measure, Summary
 
+PAIRED = ("accuracy", "drop")
+"""Metrics that are compared image by image."""
+
 
 class NotComparable(Labelled):
     """Why two results can't be compared in what they lose, or in time."""
@@ -59,11 +62,10 @@ def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
     """
     if summary is other:
         return False
-    compared = compare(summary, other)
-    if name in ("accuracy", "drop") and compared.drop:
-        return compared.drop.verdict is AccuracyVerdict.BETTER
-    if name in ("latency", "latency_ratio", "throughput") and compared.time_verdict:
-        return compared.time_verdict is LatencyVerdict.FASTER
+    if name in PAIRED and (drop := _drop(summary, other)[0]):
+        return drop.verdict is AccuracyVerdict.BETTER
+    if name in ("latency", "latency_ratio", "throughput") and (verdict := _time(summary, other)[1]):
+        return verdict is LatencyVerdict.FASTER
     own, its = summary.measures[name], other.measures[name]
     if own.value is None or its.value is None:
         return False

@@ -9,21 +9,21 @@ from optimizer.analysis.comparison import Comparison, compare
 from optimizer.analysis.frontier import FRONTIER, frontier_of
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.formats import MISSING
-from optimizer.records import Result, Settings
+from optimizer.records import Settings
 from optimizer.system.environment import threads_available
 
 
-def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
+def timed_alike(summaries: Iterable[Summary], settings: Settings) -> list[Summary]:
     """Those timed with as many threads (every core is that on each machine) and the same batch: the times of
     others don't belong on one line with them."""
     threads = settings.threads or threads_available()
     return [
-        result
-        for result in results
-        if result.latency.batch == settings.batch
-        and (result.request.settings.threads == settings.threads or result.latency.threads == threads)
+        one
+        for one in summaries
+        if one.batch == settings.batch
+        and (one.request.settings.threads == settings.threads or one.threads == threads)
     ]
 
 
@@ -31,7 +31,7 @@ def timed_alike(results: Iterable[Result], settings: Settings) -> list[Result]:
 
 
 def frame(
-    results: Iterable[Result], frontier: Sequence[str] = FRONTIER, against: Result | None = None
+    results: Iterable[Measured], frontier: Sequence[str] = FRONTIER, against: Measured | None = None
 ) -> pd.DataFrame:
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
@@ -198,7 +198,7 @@ FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
-def table(results: Iterable[Result], against: Result | None = None) -> pd.DataFrame:
+def table(results: Iterable[Measured], against: Measured | None = None) -> pd.DataFrame:
     """The table that people read: one row a result, every figure written with its unit and interval, and the
     labels of :class:`Column` as heads.
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from optimizer.analysis.comparison import measurably_better
+from optimizer.analysis.comparison import PAIRED, measurably_better
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Measure, Summary, quality
 from optimizer.errors import InputError
@@ -29,9 +29,12 @@ def pareto_mask(losses: ArrayLike) -> NDArray[np.bool_]:
     rows = _as_rows(losses)
     known = ~np.isnan(rows).any(axis=1)
     # Equal rows share a fate. In lexicographic order only an earlier row can dominate a later one.
-    points, of_row = np.unique(rows[known], axis=0, return_inverse=True)
+    order = np.flatnonzero(known)[np.lexsort(rows[known].T[::-1])]
+    points = rows[order]
+    distinct = np.ones(len(points), bool)
+    distinct[1:] = np.any(points[1:] != points[:-1], axis=1)
     mask = np.zeros(len(rows), bool)
-    mask[known] = _unique_mask(points)[of_row.reshape(-1)]
+    mask[order] = _unique_mask(points[distinct])[np.cumsum(distinct) - 1]
     return mask
 
 
@@ -52,10 +55,24 @@ def _unique_mask(points: NDArray[np.float64]) -> NDArray[np.bool_]:
         return mask
     left = np.arange(len(points))
     while len(left):
-        best = left[0]
-        mask[best] = True
-        left = left[(points[left] < points[best]).any(axis=1)]
+        first, left = left[:TOGETHER], left[TOGETHER:]
+        first = first[_not_larger(points[first], points[first]).sum(axis=0) == 1]  # none but itself
+        # All of these come later, so that the first column needs no look.
+        left = left[~_not_larger(points[first, 1:], points[left, 1:]).any(axis=0)]
+        mask[first] = True
     return mask
+
+
+TOGETHER = 64
+"""Rows that are compared with all others at once."""
+
+
+def _not_larger(some: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which of ``some`` ``[M, D]`` are nowhere larger than which of ``rows`` ``[N, D]``, as ``[M, N]``."""
+    found = np.ones((len(some), len(rows)), bool)
+    for column, its in zip(some.T, rows.T, strict=True):
+        found &= column[:, None] <= its
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,7 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
         baseline = (summary.request.model, summary.request.engine) if relative else ()
         images = (summary.request.data, summary.total)  # a folder may have changed
         groups.setdefault((images, machine, baseline), []).append(index)
+    quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     chance = np.zeros(len(summaries))
     for members in groups.values():
@@ -101,11 +119,11 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
         best = [index for index in members if optimal[index]]
         for index in members:
             if not optimal[index] and not np.isnan(losses[index]).any():
-                beaten = [one for one in best if (losses[one] <= losses[index]).all()]
+                beating = np.flatnonzero((losses[best] <= losses[index]).all(axis=1))
                 tied[index] = not any(
-                    measurably_better(summaries[one], summaries[index], name)
-                    for one in beaten
-                    for name in metrics
+                    measurably_better(summaries[best[one]], summaries[index], name)
+                    for name in quickly_told  # what is paired image by image takes longest
+                    for one in beating
                 )
     return Frontier(optimal, tied, noisy, chance)
 
@@ -132,12 +150,13 @@ def chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.ndar
 
 
 def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator) -> np.ndarray:
-    """Losses ``[results, resamples]`` of one metric."""
-    if name in ("drop", "accuracy"):
+    """Losses ``[results, resamples]`` of one metric, up to what all results lose or have alike: the images
+    that the uncompressed model gets right."""
+    if name in PAIRED:
         weights = _weights(summaries[0].total).T
-        return np.concatenate(
+        return -np.concatenate(
             [
-                _changes(summaries[first : first + AT_ONCE]) @ weights
+                _outcomes(summaries[first : first + AT_ONCE]) @ weights
                 for first in range(0, len(summaries), AT_ONCE)
             ]
         )
@@ -149,23 +168,17 @@ def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator)
     return np.array([scatter[summary.measures[name]] for summary in summaries])
 
 
-def _changes(summaries: Sequence[Summary]) -> np.ndarray:
-    """1 for each image that is wrong now and was right, -1 for the reverse, ``[results, images]``."""
-    before, after = (
-        np.unpackbits(np.array([np.frombuffer(bits, np.uint8) for bits in packed]), axis=1)
-        for packed in (
-            [summary.baseline_outcomes for summary in summaries],
-            [summary.outcomes for summary in summaries],
-        )
-    )
-    return before[:, : summaries[0].total].astype(np.float32) - after[:, : summaries[0].total]
+def _outcomes(summaries: Sequence[Summary]) -> np.ndarray:
+    """1 for each image that is right, ``[results, images]``."""
+    packed = np.array([np.frombuffer(summary.outcomes, np.uint8) for summary in summaries])
+    return np.unpackbits(packed, axis=1, count=summaries[0].total).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
 def _weights(images: int) -> np.ndarray:
-    """``[resamples, images]``: the share that each image has of a resample."""
-    drawn = np.random.default_rng(1).poisson(1.0, (RESAMPLES, images)).astype(np.float32)
-    return np.asarray(drawn / np.maximum(drawn.sum(axis=1, keepdims=True), 1))
+    """``[resamples, images]``: how often each image is in a resample. Sums of whole numbers are exact: equal
+    results stay equal."""
+    return np.random.default_rng(1).poisson(1.0, (RESAMPLES, images)).astype(np.float32)
 
 
 def _scattered(measure: Measure, random: np.random.Generator) -> np.ndarray:

@@ -84,7 +84,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "kl_nats_low": measures["kl"].low,
             "kl_nats_high": measures["kl"].high,
         },
-        "outputs": fidelity.as_json(summary.outputs),
+        "outputs": fidelity.as_json(result.accuracy.outputs),
         "baseline": {
             "accuracy": {
                 **_fraction(summary.baseline_correct, summary.total),

@@ -1,8 +1,9 @@
 """What one result says: every figure derived from the raw samples, with its interval and how far to trust it.
 
-Nothing here is stored. Figures are derived when they are read, and kept only in this process.
+That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it beside the result.
 """
 
+import hashlib
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -13,7 +14,7 @@ from threading import Lock
 
 import numpy as np
 
-from optimizer.analysis.badges import Badge, BadgeKind, badges
+from optimizer.analysis.badges import Badge, BadgeKind, badges, elsewhere
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -42,7 +43,6 @@ from optimizer.records import (
     DataSpec,
     Known,
     Latency,
-    OutputFidelity,
     PerImage,
     Request,
     Result,
@@ -55,10 +55,10 @@ from optimizer.system.environment import describe
 class Measure:
     """One figure in its metric's unit, its 95 % interval and the uncompressed model's. None is missing."""
 
-    value: float | None
+    value: int | float | None  # a whole number stays one where it is stored
     low: float | None = None
     high: float | None = None
-    baseline: float | None = None
+    baseline: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +69,9 @@ class Summary:
     ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
     recipe that was really timed when another one with the same instructions was. ``processes`` are the rounds
     of each process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits,
-    packed, one an image, and ``image_files`` names which these were. ``fidelity``: the network's ``outputs``
-    are no logits, and SQNR stands in accuracy's place (:func:`quality`). ``skipping`` of ``layers`` ran on
+    packed, one an image, ``image_files`` names which these were, and ``baseline_outcomes`` is a digest of the
+    uncompressed model's. ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's
+    place (:func:`quality`). ``skipping`` of ``layers`` ran on
     kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
     reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
     """
@@ -86,9 +87,8 @@ class Summary:
     reference: str
     image_files: str
     outcomes: bytes
-    baseline_outcomes: bytes
+    baseline_outcomes: str
     fidelity: bool
-    outputs: tuple[OutputFidelity, ...]
     drop: PairedDrop
     latency: LatencySummary
     size: Size
@@ -215,31 +215,45 @@ def _parts(measure: Measure, name: str) -> tuple[str, str]:
     return metric(name).format.parts(measure.value, measure.low, measure.high)
 
 
+Measured = Result | Summary
+"""What figures are shown of: a result, or what it comes to where that is known already."""
+
 _MAX_SUMMARIES = 4096
 _summaries: OrderedDict[tuple[object, ...], Summary] = OrderedDict()
 _lock = Lock()
 
 
-def summarise(result: Result) -> Summary:
+def summarise(measured: Measured) -> Summary:
     """All derived figures of a result, computed once for each measurement in this process.
 
     Only the summary is kept, not the raw samples, so memory stays flat over a long sweep.
     """
-    latency = result.latency
-    identity = (result.key, result.created, latency.signature, latency.quick, latency.variant.calls.checksum)
+    if isinstance(measured, Summary):
+        return measured
+    identity = _identity(measured)
     with _lock:
         if identity in _summaries:
             _summaries.move_to_end(identity)
             return _summaries[identity]
-    summary = _derive(result)
+    return remember(measured, derive(measured))
+
+
+def remember(result: Result, summary: Summary) -> Summary:
+    """Have :func:`summarise` give this of a result."""
     with _lock:
-        _summaries[identity] = summary
+        _summaries[_identity(result)] = summary
         if len(_summaries) > _MAX_SUMMARIES:
             _summaries.popitem(last=False)
     return summary
 
 
-def _derive(result: Result) -> Summary:
+def _identity(result: Result) -> tuple[object, ...]:
+    latency = result.latency
+    return (result.key, result.created, latency.signature, latency.quick, latency.variant.calls.checksum)
+
+
+def derive(result: Result) -> Summary:
+    """All figures of a result, worked out of its raw samples."""
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = drop_against(accuracy.reference, reference.outcomes, accuracy.outcomes)
     latency, timed_measures = _latency_measures(result.latency)
@@ -261,9 +275,8 @@ def _derive(result: Result) -> Summary:
         reference=accuracy.reference,
         image_files=accuracy.images,
         outcomes=accuracy.correct,
-        baseline_outcomes=reference.correct,
+        baseline_outcomes=hashlib.sha256(reference.correct).hexdigest()[:16],
         fidelity=accuracy.is_fidelity,
-        outputs=accuracy.outputs,
         drop=drop,
         latency=latency,
         size=size,
@@ -282,7 +295,7 @@ def _derive(result: Result) -> Summary:
         layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
-        badges=badges(result, latency),
+        badges=(*badges(result, latency), *elsewhere(result.environment.key, describe(result.environment))),
         environment=describe(result.environment),
         environment_key=result.environment.key,
         created=result.created,

@@ -7,17 +7,16 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Summary, quality, summarise
+from optimizer.analysis.summary import Measured, Summary, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Reference, Series
-from optimizer.records import Result
 
 
 def accuracy_info(
-    results: Iterable[Result], selected: str | None = None, cursor: float | None = None
+    results: Iterable[Measured], selected: str | None = None, cursor: float | None = None
 ) -> Lines:
     """Accuracy against sparsity, one line a bit width.
 

@@ -7,14 +7,15 @@ from dataclasses import replace
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measure, Summary, quality, summarise
+from optimizer.analysis.summary import Measure, Measured, Summary, quality, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.charts.spec import Axis, Lines, Series
-from optimizer.records import Result
 
 
-def compare_info(results: Iterable[Result], name: str = "accuracy", against: Result | None = None) -> Lines:
+def compare_info(
+    results: Iterable[Measured], name: str = "accuracy", against: Measured | None = None
+) -> Lines:
     """One metric of chosen configurations, one row each, with its interval.
 
     With ``against``, what is relative to the uncompressed model (accuracy lost, latency ratio) is relative to

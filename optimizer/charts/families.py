@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from optimizer.analysis.summary import Summary
@@ -15,6 +16,7 @@ WAY = 2
 """So many parts of a family say how weights are pruned and rounded; the rest are options on top of that."""
 
 
+@lru_cache(maxsize=4096)
 def family(recipe: Recipe) -> Family:
     """Everything but the amount of pruning and the bits: how weights are pruned, how they are rounded, and
     then the options of pruning, those of rounding, what learns, layer overrides, and the precision of the

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import quality, summarise
+from optimizer.analysis.summary import Measured, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
-from optimizer.records import Result
 
 MAX_DROP_POINTS = 15.0
 LIKELY = 0.5
@@ -18,7 +17,7 @@ LIKELY = 0.5
 
 
 def frontier_info(
-    results: Iterable[Result],
+    results: Iterable[Measured],
     selected: str | None = None,
     cost: str = "compressed_size",
     loss: str = "drop",

@@ -10,18 +10,17 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.realisation import Realisation
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, extent, from_zero
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, ran, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count
-from optimizer.records import Result
 
 
 def latency_info(
-    results: Iterable[Result],
+    results: Iterable[Measured],
     selected: str | None = None,
     cursor: float | None = None,
     name: str = "latency_ratio",

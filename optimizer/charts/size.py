@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.charts.axes import baseline_of, from_zero
 from optimizer.charts.families import belongs, family, main_family, options_of
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
-from optimizer.records import Result
 
 KINDS = {
     "file as served": ("file_size", "file", "circle"),
@@ -22,7 +21,7 @@ KINDS = {
 """The three sizes of the size chart: metric, colour role, marker. Packed ones are counted, so hollow."""
 
 
-def size_info(results: Iterable[Result], selected: str | None = None) -> Lines:
+def size_info(results: Iterable[Measured], selected: str | None = None) -> Lines:
     """Size against weight bits, one line a kind of size, at the selected result's pruning (else unpruned)."""
     summaries = [summarise(result) for result in results]
     x = Axis("weight bits", categories=tuple(map(str, WEIGHT_BITS)), span=(-0.4, len(WEIGHT_BITS) - 0.6))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from optimizer import __version__, work
+from optimizer.analysis import stored
 from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.compare import add_compare_options, run_compare
@@ -206,9 +207,8 @@ def _stored(options: argparse.Namespace) -> None:
     if options.forget_failures:
         print(f"{count(store.forget_failures(), 'failure')} dropped", file=sys.stderr)
     if options.forget_unreadable:
-        print(
-            f"{count(store.forget_unreadable(DOCUMENTS), 'row')} dropped that can't be read", file=sys.stderr
-        )
+        dropped = store.forget_unreadable(store.unreadable(DOCUMENTS))
+        print(f"{count(dropped, 'row')} dropped that can't be read", file=sys.stderr)
     print(f"{count(store.count(), 'result')} in {store.path}")
     for failure in store.failures():
         print(
@@ -220,7 +220,7 @@ def _stored(options: argparse.Namespace) -> None:
 
 
 def _selected(options: argparse.Namespace) -> list[Result]:
-    results = Store().results(model=options.model, engine=options.engine)
+    results = stored.known(Store(), Store().results(model=options.model, engine=options.engine))
     if not results:
         raise InputError(
             f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"
@@ -261,7 +261,7 @@ def _print_result(result: Result) -> None:
     print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
     for note in (*summary.simulated, *summary.noise, *summary.notes):
         print(f"  note: {note}")
-    if apart := fidelity.rows(summary.outputs):
+    if apart := fidelity.rows(result.accuracy.outputs):
         print(columns([tuple(apart[0]), *(tuple(row.values()) for row in apart)]))
 
 

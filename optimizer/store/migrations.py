@@ -62,3 +62,16 @@ def _pass_over_effort_of_pruning_alone(connection: sqlite3.Connection) -> None:
     connection.execute(
         'UPDATE results SET schema = -schema WHERE CAST(json AS TEXT) LIKE \'%"effort":"best"%\''
     )
+
+
+@migration
+def _keep_summaries(connection: sqlite3.Connection) -> None:
+    """A table of their own: SQLite reads what lies behind a result's raw samples only past all of these. The
+    indices have all that a result is asked for by, so that its own row is not read either."""
+    for statement in (
+        "CREATE TABLE summaries (key TEXT PRIMARY KEY, version INTEGER, packed BLOB)",
+        "DROP INDEX results_asked",
+        "CREATE INDEX results_asked ON results (schema, model, data, engine, created, key)",
+        "CREATE INDEX results_newest ON results (schema, created, key)",
+    ):
+        connection.execute(statement)

@@ -1,6 +1,8 @@
 """What was measured, kept: one SQLite file, safe from several threads and processes on one host.
 
 A record is stored whole as JSON (:func:`optimizer.records.encode`) beside the columns it is looked up by.
+What a result comes to is in a table of its own (:mod:`optimizer.analysis.stored`), as bytes that mean nothing
+here.
 Every call opens the file and closes it again: a connection is bound to its thread, Streamlit starts a thread
 for every rerun, and opening costs less than a millisecond.
 """
@@ -38,6 +40,8 @@ MIN_FREE_BYTES = 2**20
 """With less room on the disk nothing more is measured by itself."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _CREATING = threading.Lock()
+Packed = tuple[int, bytes]
+"""A summary as it is stored, after its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row that is damaged, or that today's limits refuse: ``kind`` says of what, ``reason`` why."""
+    """A row that is damaged, or that today's limits refuse: ``kind`` says of what, ``reason`` why, and
+    ``written`` is what is there in a record's place."""
 
     table: str
     row: int
     kind: str
     reason: str
+    written: object
 
 
 class Store:
@@ -81,8 +87,9 @@ class Store:
                 _set_journal(connection, self._journal)
         self.read("SELECT 1")
 
-    def put(self, result: Result) -> None:
-        """Keep a result and the measurement in it; an earlier failure under its key is forgotten."""
+    def put(self, result: Result, summary: Packed | None = None) -> None:
+        """Keep a result with its summary and the measurement in it; an earlier failure under its key is
+        forgotten, and so is an earlier summary."""
         request, latency = result.request, result.latency
         with self.writing() as connection:
             connection.execute(
@@ -104,6 +111,9 @@ class Store:
                 (latency.signature, latency.quick, result.schema, encode(latency)),
             )
             connection.execute("DELETE FROM failures WHERE key = ?", (result.key,))
+            connection.execute("DELETE FROM summaries WHERE key = ?", (result.key,))
+            if summary:
+                connection.execute("INSERT INTO summaries VALUES (?, ?, ?)", (result.key, *summary))
 
     def get(self, key: str) -> Result | None:
         """The result under ``key``, or None."""
@@ -111,20 +121,27 @@ class Store:
 
     def several(self, keys: Sequence[str]) -> list[Result]:
         """The results under those of the keys that have one, in their order."""
-        found = dict(self._of("key, json", keys))
-        return [*_readable([found[key] for key in dict.fromkeys(keys) if key in found], Result)]
+        return [*_readable((json for _, json in self.written(keys)), Result)]
+
+    def written(self, keys: Sequence[str]) -> list[tuple[str, bytes]]:
+        """Each of the keys that has a result, in their order, and the result as it is stored."""
+        return self._of("json", "results", keys)
 
     def known(self, keys: Iterable[str]) -> set[str]:
         """Those of the keys under which a result is."""
-        return {key for (key,) in self._of("key", [*keys])}
+        return {key for key, _ in self._of("NULL", "results", [*keys])}
 
-    def _of(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        """Columns of the rows of these keys. (The plus keeps SQLite from going through all of a schema.)"""
-        return self.read(
-            f"SELECT {columns} FROM results WHERE +schema = ? AND key IN (SELECT value FROM json_each(?))",
+    def _of(self, column: str, tables: str, keys: Sequence[str]) -> list[tuple[str, Any]]:
+        """Each of the keys that has a result, in their order, and a column. (The plus keeps SQLite from going
+        through all of a schema.)"""
+        rows = self.read(
+            f"SELECT results.key, {column} FROM {tables}"
+            " WHERE +schema = ? AND results.key IN (SELECT value FROM json_each(?))",
             SCHEMA,
             encode(keys).decode(),
         )
+        found = dict(rows)
+        return [(key, found[key]) for key in dict.fromkeys(keys) if key in found]
 
     def best(self, request: Request) -> Result | None:
         """The result of a request, timed in full where there is one, else in the quick mode."""
@@ -142,15 +159,53 @@ class Store:
         limit: int | None = None,
     ) -> list[Result]:
         """Results, newest last; None matches all. ``limit`` keeps the newest."""
+        rows = self._asked("json", "results", model, data, engine, limit)
+        return [*_readable((json for _, json in rows), Result)]
+
+    def _asked(
+        self,
+        column: str,
+        tables: str,
+        model: str | None,
+        data: DataSpec | None,
+        engine: str | None,
+        limit: int | None,
+    ) -> list[tuple[str, Any]]:
+        """The key and a column of the results that are asked for, newest last."""
         asked = {"schema": SCHEMA, "model": model, "data": data and digest(data), "engine": engine}
-        given = {column: value for column, value in asked.items() if value is not None}
+        given = {name: value for name, value in asked.items() if value is not None}
         rows = self.read(
-            f"SELECT json FROM results WHERE {' AND '.join(f'{column} = ?' for column in given)}"
-            " ORDER BY created DESC, rowid DESC LIMIT ?",
+            f"SELECT results.key, {column} FROM {tables}"
+            f" WHERE {' AND '.join(f'{name} = ?' for name in given)}"
+            " ORDER BY created DESC, results.rowid DESC LIMIT ?",
             *given.values(),
             -1 if limit is None else limit,
         )
-        return [*_readable([row[0] for row in reversed(rows)], Result)]
+        return rows[::-1]
+
+    def summaries(
+        self,
+        version: int,
+        model: str | None = None,
+        data: DataSpec | None = None,
+        engine: str | None = None,
+        limit: int | None = None,
+    ) -> list[tuple[str, bytes | None]]:
+        """The results that :meth:`results` gives: the key, and the summary of that version, None without."""
+        return self._asked("packed", _beside(version), model, data, engine, limit)
+
+    def summaries_of(self, version: int, keys: Sequence[str]) -> list[tuple[str, bytes | None]]:
+        """The same of those of the keys that have a result, in their order."""
+        return self._of("packed", _beside(version), keys)
+
+    def put_summaries(self, version: int, rows: Iterable[tuple[str, bytes, bytes]]) -> None:
+        """Keep summaries by key, worked out of the result as it is stored: not where that is another one by
+        now."""
+        with self.writing() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO summaries SELECT key, ?, ? FROM results WHERE key = ? AND json = ?",
+                [(version, packed, key, written) for key, written, packed in rows],
+            )
 
     def count(self) -> int:
         """How many results are stored, with those that can't be read."""
@@ -171,6 +226,7 @@ class Store:
         rows = [(key,) for key in keys]
         with self.writing() as connection:
             connection.executemany("DELETE FROM results WHERE key = ?", rows)
+            connection.executemany("DELETE FROM summaries WHERE key = ?", rows)
             connection.executemany("DELETE FROM failures WHERE key = ?", rows)
             _forget_unshared(connection)
 
@@ -224,14 +280,18 @@ class Store:
         with self.reading() as connection:
             return [*_unreadable(connection, documents)]
 
-    def forget_unreadable(self, documents: Mapping[str, type]) -> int:
-        """Drop the rows that can't be read: how many those were."""
+    def forget_unreadable(self, rows: Iterable[Unreadable]) -> int:
+        """Drop the rows that can't be read, where nothing else is written in them by now: how many those
+        were."""
+        dropped = 0
         with self.writing() as connection:
-            found = [*_unreadable(connection, documents)]
-            for row in found:
-                connection.execute(f"DELETE FROM {row.table} WHERE rowid = ?", (row.row,))
+            for row in rows:
+                dropped += connection.execute(
+                    f"DELETE FROM {row.table} WHERE rowid = ? AND json IS ?", (row.row, row.written)
+                ).rowcount
+            connection.execute("DELETE FROM summaries WHERE key NOT IN (SELECT key FROM results)")
             _forget_unshared(connection)
-        return len(found)
+        return dropped
 
     def check_room(self) -> None:
         """Raises UnavailableError where the disk is full, or nearly: what would be measured could not be
@@ -332,6 +392,11 @@ class Store:
         )
 
 
+def _beside(version: int) -> str:
+    """Results, and beside them their summaries of that version."""
+    return f"results LEFT JOIN summaries ON summaries.key = results.key AND version = {version}"
+
+
 def describe_unreadable(rows: Iterable[Unreadable]) -> str:
     """How many rows of each kind, in words."""
     kinds = Counter(row.kind for row in rows)
@@ -361,10 +426,10 @@ def _unreadable(connection: sqlite3.Connection, documents: Mapping[str, type]) -
     ):
         for row, json in connection.execute(f"SELECT rowid, json FROM {table} WHERE schema = ?", (SCHEMA,)):
             if reason := _refused(json, record):
-                yield Unreadable(table, row, kind, reason)
+                yield Unreadable(table, row, kind, reason, json)
     for row, kind, json in connection.execute("SELECT rowid, kind, json FROM documents"):
         if reason := _refused(json, documents.get(kind, object)):
-            yield Unreadable("documents", row, f"{kind} document", reason)
+            yield Unreadable("documents", row, f"{kind} document", reason, json)
 
 
 def _refused(json: object, record: type) -> str:

@@ -109,7 +109,7 @@ def describe(machine: Environment) -> str:
             f"{machine.memory_bytes / 2**30:.1f} GiB",
             machine.system,
             f"Python {machine.python}",
-            ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
+            ", ".join(f"{name} {version}" for name, version in sorted(machine.libraries.items())),
         ]
     )
 

@@ -13,7 +13,7 @@ from optimizer.analysis.frame import AGAINST, COLUMNS, frame, table, timed_alike
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.result_json import JSON_VERSION, as_json
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.errors import InputError
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Accuracy, ColdStart, Result, Settings, decode, encode
@@ -43,13 +43,15 @@ def test_frame_of_nothing_has_all_columns() -> None:
 def test_only_what_was_timed_alike_shares_a_line() -> None:
     cores = threads_available()
 
-    def timed(asked: int, threads: int, batch: int = 1) -> Result:
+    def timed(asked: int, threads: int, batch: int = 1) -> Summary:
         made = make_result()
         settings = replace(made.request.settings, threads=asked, batch=batch)
-        return remade(
-            made,
-            request=replace(made.request, settings=settings),
-            latency=replace(made.latency, threads=threads, batch=batch),
+        return summarise(
+            remade(
+                made,
+                request=replace(made.request, settings=settings),
+                latency=replace(made.latency, threads=threads, batch=batch),
+            )
         )
 
     every_core, said_so, elsewhere = timed(0, cores), timed(cores, cores), timed(0, cores + 7)

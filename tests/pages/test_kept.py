@@ -51,7 +51,7 @@ def script() -> None:
     from pages import kept
 
     kept.show()
-    kept.note_unreadable(0)
+    kept.note_unreadable(0, 10)
 
 
 def texts(page: AppTest) -> list[str]:

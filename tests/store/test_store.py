@@ -190,8 +190,8 @@ def test_what_was_timed_call_by_call_is_passed_over_and_kept(store: Store) -> No
     for table in ("results", "latencies", "failures"):
         query(store.path, f"UPDATE {table} SET schema = 2")
     query(store.path, "UPDATE results SET json = replace(json, 'baseline', 'baseline_ns')")
-    for table in ("sweeps", "items"):
-        query(store.path, f"DROP TABLE {table}")
+    for later in ("TABLE sweeps", "TABLE items", "TABLE summaries", "INDEX results_newest"):
+        query(store.path, f"DROP {later}")
     query(store.path, "PRAGMA user_version = 1")
     assert (store.get("before"), store.results(), store.count(), store.failures()) == (None, [], 0, [])
     assert store.latency("sig", True) is None
@@ -276,9 +276,9 @@ def test_a_row_that_cannot_be_read_is_passed_over_until_it_is_dropped(store: Sto
     (row,) = store.unreadable(DOCUMENTS)
     assert (row.table, row.kind) == ("results", "result")
     assert row.reason
-    assert store.forget_unreadable(DOCUMENTS) == 1
+    assert store.forget_unreadable(store.unreadable(DOCUMENTS)) == 1
     assert store.unreadable(DOCUMENTS) == []
-    assert store.forget_unreadable(DOCUMENTS) == 0
+    assert store.forget_unreadable(store.unreadable(DOCUMENTS)) == 0
     assert [result.key for result in store.results()] == ["good", "fine"]
     assert store.latency("s bad", True) is None
     assert store.latency("s good", True) is not None
@@ -318,7 +318,7 @@ def test_measurements_failures_and_documents_that_cannot_be_read_are_passed_over
     ]
     words = describe_unreadable(store.unreadable(DOCUMENTS))
     assert "1 latency measurement, 1 failure, 2 complexity documents, 1 pin document." in words
-    assert store.forget_unreadable(DOCUMENTS) == 5
+    assert store.forget_unreadable(store.unreadable(DOCUMENTS)) == 5
     assert store.documents("pin", list) == {"y": [1]}
     assert [result.key for result in store.results()] == ["a", "b"]
 

@@ -7,8 +7,10 @@ from optimizer import __version__
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import FIDELITY, Summary, summarise
+from optimizer.analysis.summary import FIDELITY, summarise
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.records import Result
+from optimizer.system.environment import describe
 
 RECIPE_FILE = "recipe.json"
 CARD_FILE = "MODEL_CARD.md"
@@ -34,7 +36,6 @@ def model_card(
 ) -> str:
     """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
     card, recipe = source.card, source.compressed.recipe
-    summary = summarise(source.result) if source.result else None
     blocks = [
         f"# {card.name}: {recipe.describe()}",
         f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded, nothing trained.",
@@ -44,8 +45,8 @@ def model_card(
         "## Recipe\n\n" + _bullets(_recipe_words(source)),
         "## Files\n\n" + _bullets([f"`{name}`" for name in (*files, RECIPE_FILE)]),
         *([_bullets(notes)] if notes else []),
-        "## Measured\n\n" + (_measured(summary) if summary else "Not measured."),
-        *([f"## Environment\n\n{summary.environment}"] if summary else []),
+        "## Measured\n\n" + (_measured(source.result) if source.result else "Not measured."),
+        *([f"## Environment\n\n{describe(source.result.environment)}"] if source.result else []),
         f"## Load it again\n\n```python\n{loading}\n```",
         "## What the numbers do not say\n\n" + _bullets(LIMITS),
     ]
@@ -74,7 +75,8 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
     return [*words, f"{nonzero:,} of {elements:,} weights are not zero", f"as data: `{RECIPE_FILE}`"]
 
 
-def _measured(summary: Summary) -> str:
+def _measured(result: Result) -> str:
+    summary = summarise(result)
     labelled = summary.reference == "labels"
     no_logits = ("accuracy", "balanced_accuracy", "drop", "agreement")
     names = (*FIDELITY, *(one for one in FIGURES if one not in no_logits)) if summary.fidelity else FIGURES
@@ -99,7 +101,7 @@ def _measured(summary: Summary) -> str:
     apart = [
         f"output {row['output']}: SQNR {row['SQNR']}, cosine {row['cosine']}, largest difference "
         f"{row['largest difference']}"
-        for row in fidelity.rows(summary.outputs)
+        for row in fidelity.rows(result.accuracy.outputs)
     ]
     return "\n".join(rows) + "\n\n" + _bullets([*facts, *apart])
 

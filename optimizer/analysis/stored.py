@@ -1,0 +1,139 @@
+"""Summaries of what is in the store, kept beside the results: whoever needs figures decodes no raw samples.
+
+A result is put with its summary in one transaction. What has none yet, one of another VERSION or a damaged
+one is summarised anew when it is first asked for, and kept then.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import fields, replace
+from functools import lru_cache
+
+import msgspec
+import numpy as np
+
+from optimizer.analysis.badges import BADGES, BadgeKind, elsewhere
+from optimizer.analysis.metrics import METRICS
+from optimizer.analysis.outcomes import PairedDrop
+from optimizer.analysis.statistics import LatencySummary
+from optimizer.analysis.summary import Measure, Summary, derive, remember
+from optimizer.errors import InputError, UnavailableError
+from optimizer.records import DataSpec, Request, Result, Size, decode
+from optimizer.store.results import NOT_A_RECORD, Store
+
+VERSION = 1
+"""Of what a summary says, figures and words. A change of either raises it, and all are made anew."""
+AT_ONCE = 100
+"""Summaries made anew before they are kept: a page that is left meanwhile has not worked for nothing."""
+
+
+def put(store: Store, result: Result) -> None:
+    """Keep a result with its summary."""
+    summary = None
+    with suppress(InputError):  # what was measured is kept, whatever it comes to
+        summary = VERSION, pack(remember(result, derive(result)))
+    store.put(result, summary)
+
+
+def summaries(
+    store: Store,
+    model: str | None = None,
+    data: DataSpec | None = None,
+    engine: str | None = None,
+    limit: int | None = None,
+) -> list[Summary]:
+    """Those of the results that :meth:`Store.results` gives, newest last."""
+    return _read(store, store.summaries(VERSION, model, data, engine, limit))
+
+
+def summaries_of(store: Store, keys: Sequence[str]) -> list[Summary]:
+    """Those of the keys that have a result, in their order."""
+    return _read(store, store.summaries_of(VERSION, keys))
+
+
+def best(store: Store, request: Request) -> Result | None:
+    """What :meth:`Store.best` gives, its summary known to :func:`summarise`."""
+    found = store.best(request)
+    return known(store, [found])[0] if found else None
+
+
+def known(store: Store, results: list[Result]) -> list[Result]:
+    """Results that were read from the store, their summaries now known to :func:`summarise`: nothing is
+    summarised twice."""
+    kept = {summary.key: summary for summary in summaries_of(store, [result.key for result in results])}
+    for result in results:
+        if (summary := kept.get(result.key)) and summary.created == result.created:
+            remember(result, summary)
+    return results
+
+
+def _read(store: Store, rows: Iterable[tuple[str, bytes | None]]) -> list[Summary]:
+    found = {key: _unpacked(key, packed) for key, packed in rows}
+    missing = [key for key, summary in found.items() if summary is None]
+    for first in range(0, len(missing), AT_ONCE):
+        found |= _anew(store, missing[first : first + AT_ONCE])
+    return [summary for summary in found.values() if summary]
+
+
+def _anew(store: Store, keys: Sequence[str]) -> dict[str, Summary]:
+    found, rows = dict[str, Summary](), list[tuple[str, bytes, bytes]]()
+    for key, written in store.written(keys):
+        with suppress(*NOT_A_RECORD):
+            found[key] = derive(decode(written, Result))
+            rows.append((key, written, pack(found[key])))
+    with suppress(UnavailableError):  # on a full disk what is there is read all the same
+        store.put_summaries(VERSION, rows)
+    return found
+
+
+def _unpacked(key: str, packed: bytes | None) -> Summary | None:
+    with suppress(zlib.error, msgspec.DecodeError, TypeError):
+        if packed and (summary := unpack(packed)).key == key:
+            return summary
+    return None
+
+
+def pack(summary: Summary) -> bytes:
+    """The same in any environment: what depends on where one looks at it is added when it is read."""
+    badges = tuple(badge for badge in summary.badges if badge.kind is not BadgeKind.OTHER_MACHINE)
+    bare = _plain(replace(summary, badges=badges, outcomes=b""))
+    words, bits = zlib.compressobj(9, zdict=_USUAL), zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return words.compress(bare) + words.flush() + bits.compress(summary.outcomes) + bits.flush()
+
+
+@lru_cache(maxsize=4096)
+def unpack(packed: bytes) -> Summary:
+    """What :func:`pack` was given; one object while it stays known. Raises an error of zlib's or msgspec's
+    where the bytes are damaged."""
+    opened = zlib.decompressobj(zdict=_USUAL)
+    summary = msgspec.msgpack.decode(opened.decompress(packed), type=Summary)
+    away = elsewhere(summary.environment_key, summary.environment)
+    outcomes = zlib.decompress(opened.unused_data)
+    return replace(summary, badges=(*summary.badges, *away), outcomes=outcomes)
+
+
+def _plain(value: object) -> bytes:
+    return msgspec.msgpack.encode(value, enc_hook=np.generic.item)
+
+
+def _names(kind: type) -> dict[str, None]:
+    return {field.name: None for field in fields(kind)}
+
+
+_USUAL = _plain(
+    [
+        "avx512_fp16 · 2 cores · GiB · Linux x86_64 · Python 3. · torch 2., torchvision 0., openvino 2026., "
+        "nncf 3., onnxruntime 1., numpy 2., paretoscope 0.",
+        *BADGES.values(),
+        _names(Summary)
+        | {
+            "request": Request(""),
+            "latency": _names(LatencySummary),
+            "drop": _names(PairedDrop),
+            "size": _names(Size),
+            "measures": dict.fromkeys(METRICS, Measure(None)),
+        },
+    ]
+)
+"""What most summaries have in common, for zlib to refer to. Packed with another one they are made anew."""
