@@ -31,7 +31,8 @@ from optimizer.model.catalogue import load
 from optimizer.recipe import NORMAL
 from optimizer.records import DataSpec, Request, Settings
 from optimizer.search.answers import headline
-from optimizer.search.find import Answer, Question
+from optimizer.search.find import Question
+from optimizer.search.questions import Answered
 from optimizer.search.space import Space
 from optimizer.search.sweep import grid
 from optimizer.store.results import Store
@@ -66,20 +67,25 @@ def loop(data: DataSpec, configurations: int) -> float:
     return seconds * len(requests) / len(chosen)
 
 
-def search(data: DataSpec, store: Store, seconds: float) -> Answer:
+def search(data: DataSpec, store: Store, seconds: float) -> Answered:
     """What is found under half of the uncompressed latency and two points."""
-    base = Request(MODEL, data=data, settings=Settings(threads=1))
-    uncompressed = work.load_or_measure(base, store)
+    settings = Settings(threads=1)
+    uncompressed = work.load_or_measure(Request(MODEL, data=data, settings=settings), store)
     latency = summarise(uncompressed).measures["latency"].value
     assert latency
     limits = Limits(drop_points=2.0, latency_ms=latency / 2 / 1e6)
     space = replace(Space(), engine=work.engines_to_search(), threads=(1,))
-    return work.answer(Question(limits, "latency", space, budget_seconds=seconds), base, store)
+    question = Question(MODEL, limits, "latency", space, budget_seconds=seconds, data=data, settings=settings)
+    return work.answer(question, store)
 
 
-def told(answer: Answer) -> dict[str, object]:
-    latency = summarise(answer.best.timed).measures["latency"].value if answer.best else None
-    return {"words": headline(answer), "latency_ns": latency, "seconds": answer.seconds}
+def told(found: Answered) -> dict[str, object]:
+    latency = summarise(found.best).measures["latency"].value if found.best else None
+    return {
+        "words": headline(found),
+        "latency_ns": latency,
+        "seconds": found.answer.progress.seconds,
+    }
 
 
 def main() -> None:

@@ -172,7 +172,8 @@ def find(
     Limits count by the bound of an interval, and what wins is timed afresh. ``minimise`` is ``latency``,
     ``drop`` or ``file_size``; without it latency, or the drop where that has no limit. ``space`` says what is
     searched, ``search`` how: ``guided``, ``random`` or ``grid``. The other parameters are those of
-    :func:`measure`; ``settings`` with ``quick=False`` time the winner in full.
+    :func:`measure`; ``settings`` with ``quick=False`` time the winner in full, and threads are those of the
+    space. The answer is kept: asked again it is there at once, and a larger budget goes on from it.
 
     Raises InputError for limits that can't be, and as :func:`measure` does for the model and data.
 
@@ -183,17 +184,16 @@ def find(
     """
     limits = Limits(max_drop, max_latency_ms, max_size_mb)
     axes = {"engine": engines or (work.engines_to_search() if space is None else None)}
-    question = Question(
-        limits, minimise or limits.usual, subspace(space or Space(), axes), search, budget_seconds
-    )
-    for name in question.space.engine:
+    searched = subspace(space or Space(), axes)
+    question = Question("", limits, minimise or limits.usual, searched, search, budget_seconds)
+    for name in searched.engine:
         _check_engine(name)
     with progress_line(progress) as report:
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        base = replace(request, settings=settings or Settings())
-        return AnswerView(work.answer(question, base, Store(), report, workspace), workspace)
+        asked = replace(question, model=request.model, data=request.data, settings=settings or Settings())
+        return AnswerView(work.answer(asked, Store(), report, workspace), workspace)
 
 
 def compare(

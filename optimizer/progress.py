@@ -46,8 +46,14 @@ def stop_if_cancelled() -> None:
 
 def is_enough() -> bool:
     """Looked at by a search that has a best so far, wherever it may end with that."""
+    return satisfied()()
+
+
+def satisfied() -> Callable[[], bool]:
+    """:func:`is_enough` for who asks now, to be looked at in what is :func:`while_wanted` of all that a
+    search does."""
     asker = _asker.get()
-    return asker is not None and asker.satisfied()
+    return asker.satisfied if asker else lambda: False
 
 
 @contextmanager
@@ -58,6 +64,19 @@ def asked_by(asker: Asker | None) -> Iterator[None]:
         yield
     finally:
         _asker.reset(token)
+
+
+@contextmanager
+def ended_by(cancelled: Callable[[], bool], satisfied: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """In the block, work ends early also where these say so, as those of an :class:`Asker` do."""
+    before = _asker.get() or Asker(lambda known: None, lambda: False)
+    asker = Asker(
+        before.receive,
+        lambda: cancelled() or before.cancelled(),
+        lambda: satisfied() or before.satisfied(),
+    )
+    with asked_by(asker):
+        yield
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 torch and its kin are imported inside the tasks, so that naming this module costs nothing.
 """
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -10,15 +12,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis import stored
-from optimizer.analysis.documents import DOCUMENTS
 from optimizer.analysis.load import LoadRequest
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
 from optimizer.data.classes import ClassMapping
-from optimizer.errors import ParetoscopeError, UnavailableError, unknown
+from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, unknown
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Cancelled, Report, quiet, stop_if_cancelled, while_wanted
+from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
     Anatomy,
@@ -33,13 +34,17 @@ from optimizer.records import (
     Sensitivity,
     encode,
 )
-from optimizer.search.drain import Measure
-from optimizer.search.find import Answer, Question, Unwanted
-from optimizer.search.find import find as search
+from optimizer.search.documents import DOCUMENTS
+from optimizer.search.drain import Work
+from optimizer.search.find import Progress, Question, Unwanted
+from optimizer.search.find import find as find_best
 from optimizer.search.presets import Found, find
+from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
 from optimizer.search.space import Space
+from optimizer.store import ledger
 from optimizer.store.keys import request_key
-from optimizer.store.results import Store, Unreadable
+from optimizer.store.ledger import Item
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store, Unreadable
 from optimizer.system.environment import resolve_threads
 from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
@@ -52,6 +57,8 @@ if TYPE_CHECKING:
 TARGET = "optimizer.work:run"
 MAX_STEP_SECONDS = 10.0
 """A step of fine-tuning may take; one of photographs takes about half a second on two cores."""
+KEEP_SECONDS = 2.0
+"""Between two writings of how far a search is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +135,20 @@ def load_or_measure(
     return result
 
 
-def measure_here(store: Store, report: Report) -> Measure:
-    """How :func:`optimizer.search.drain.drain` measures in this process."""
+def do_here(store: Store, report: Report) -> Work:
+    """How :func:`optimizer.search.drain.drain` does items in this process."""
 
-    def measure(request: Request, is_lost: Callable[[], bool]) -> str:
-        def reported(share: float | None, words: str) -> None:
-            stop_if_cancelled()
-            report(share, words)
+    def reported(share: float | None, words: str) -> None:
+        stop_if_cancelled()
+        report(share, words)
 
-        with while_wanted(lambda known: is_lost()):
-            return load_or_measure(request, store, reported).key
+    def do(item: Item) -> str:
+        if item.answer:
+            return search(question_of(ledger.find(store, item.sweep)), store, reported)
+        assert item.request is not None
+        return load_or_measure(item.request, store, reported).key
 
-    return measure
+    return do
 
 
 def measure_unless(
@@ -168,33 +177,73 @@ def engines_to_search() -> tuple[str, ...]:
     return tuple(name for name in Space().engine if not problem_of(name))
 
 
-def answer(
-    question: Question,
-    base: Request,
-    store: Store,
-    report: Report = quiet,
-    workspace: "Workspace | None" = None,
-) -> Answer:
-    """The best configuration that keeps to limits: found with the quick timing, and timed afresh as ``base``
-    says, in full or quickly. Whatever is measured on the way is in the store.
+def check(question: Question) -> None:
+    """Whether its model is there, and its engines run here: what would fail all that it asks for. Raises
+    InputError, UnavailableError."""
+    from optimizer.engine import engine_named
+    from optimizer.model import catalogue
 
-    Raises what :func:`optimizer.search.find.find` does.
+    catalogue.card(question.model)
+    for name in question.space.engine:
+        engine_named(name)
+
+
+def search(
+    question: Question, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> str:
+    """Have a question answered by what is in the store, and by a search for what is not: the key of the
+    answer, for :func:`optimizer.search.questions.answer_of`.
+
+    How far it is, is kept every few seconds, and a search that was killed goes on from there. Whatever is
+    measured on the way is in the store. Raises what :func:`optimizer.search.find.find` does.
     """
-    settings = base.settings
+    shared, key = keys_of(question)
+    known = answer_of(store, key)
+    if known and not known.answer.is_early:
+        return key
+    before, kept = progress_of(store, shared), -math.inf
+    tried = len(before.trials)
+
+    def keep(progress: Progress) -> None:
+        nonlocal kept, tried
+        if time.monotonic() > kept + KEEP_SECONDS:
+            with suppress(UnavailableError):  # kept again in a moment
+                store.put_document(SEARCH, shared, encode(progress))
+                if len(progress.trials) > tried:
+                    ledger.advance(store, shared)
+                    tried = len(progress.trials)
+            kept = time.monotonic()
 
     def confirm(result: Result) -> Latency:
-        if settings.quick:
+        if question.settings.quick:
             return time_afresh(result, store, report, workspace)
         in_full = replace(result.request, settings=replace(result.request.settings, quick=False))
         return load_or_measure(in_full, store, report, workspace).latency
 
-    return search(
+    found = find_best(
         question,
-        replace(base, settings=replace(settings, quick=True)),
         lambda request, unwanted, told: measure_unless(request, unwanted, store, told, workspace),
         confirm,
         report,
+        before,
+        store.several([trial.key for trial in before.trials]),
+        keep,
+        satisfied(),
     )
+    store.put_document(SEARCH, shared, encode(found.progress))
+    store.put_document(EARLY_ANSWER if found.is_early else ANSWER, key, encode(found))
+    return key
+
+
+def answer(
+    question: Question, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Answered:
+    """The best configuration that keeps to limits: what is stored of exactly this question, or a new answer,
+    which is stored; as :func:`search`."""
+    found = answer_of(store, search(question, store, report, workspace))
+    if found is None:
+        raise WorkError("what was measured was dropped meanwhile: ask again")
+    return found
 
 
 def time_afresh(
@@ -349,8 +398,10 @@ def _preset(request: tuple[str, Request], report: Report) -> Found:
     )
 
 
-def _find(asked: tuple[Question, Request], report: Report) -> Answer:
-    return answer(*asked, Store(), report)
+def _find(number: int, report: Report) -> str:
+    """The key of the answer to a question of the ledger, which is in the store by then."""
+    store = Store()
+    return search(question_of(ledger.find(store, number)), store, report)
 
 
 def _artifact(asked: tuple[str, Request], report: Report) -> bytes:

@@ -252,7 +252,10 @@ def toolbar(
             tasks.begin_sweep(curves, tasks.who())
             st.rerun()
     if filling:
-        tasks.follow(filling, lambda now: f"Filling the curves: {now.over} of {now.total} measured")
+        words = "Filling the curves: {} of {} measured"
+        tasks.follow(
+            filling, lambda now: st.progress(now.over / now.total, words.format(now.over, now.total))
+        )
     if searching:
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))

@@ -7,58 +7,48 @@ import streamlit as st
 from optimizer import charts
 from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.analysis.metrics import metric
+from optimizer.errors import InputError
+from optimizer.export.report import answer_report
 from optimizer.formats import MISSING
 from optimizer.methods.engines import ENGINES
-from optimizer.recipe import Recipe
-from optimizer.records import Request, Result, digest
-from optimizer.search.answers import concession_words, confirmed_words, headline, named, trial_frame, tried
-from optimizer.search.find import Answer, Question, Step
+from optimizer.records import Result
+from optimizer.search.answers import confirmed_words, headline, named, relaxation_words, trial_frame, tried
+from optimizer.search.find import Question, Step
+from optimizer.search.questions import Answered, answer_of, progress_of, question_of
 from optimizer.search.space import Space
-from optimizer.system.process_pool import Job
+from optimizer.store import ledger
+from optimizer.store.ledger import Item, Sweep
 from pages import address, drawing, sidebar, tasks
 from pages.markup import plain
 
 BUDGETS = {30: "30 s", 60: "1 minute", 300: "5 minutes", 1200: "20 minutes", 3600: "1 hour"}
-POLL_SECONDS = 1.0
 CHART_PIXELS = 320
 
 
-def ask() -> None:
-    """The form, the search while it runs, and what it found."""
+def ask() -> int | None:
+    """The form; the number of the question that was asked just now."""
     chosen = sidebar.selection()
     if sidebar.show_problem(chosen):
-        return
+        return None
     question = form()
     if question is None:
         st.info("Give at least one limit.", icon=":material/tune:")
-        return
-    base = Request(chosen.card.name, Recipe(), chosen.engine, chosen.data, chosen.settings)
-    key = f"find {digest([question, base])}"
-    job = tasks.pool().get(key)
+        return None
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button(
+        asked = st.button(
             "Find",
             type="primary",
             icon=":material/search:",
-            disabled=job is not None and not job.over,
-            help="Everything that is measured on the way is kept: asked again, it costs nothing.",
-        ):
-            tasks.pool().forget(key)
-            job = tasks.start("measure", "find", (question, base), key)
+            help="An answer that is there is shown at once; with more time, the search goes on from it.",
+        )
         st.caption(
             f"{question.space.positions:,} configurations in {BUDGETS[int(question.budget_seconds)]}: those "
             "that can't win are given up early."
         )
-    if job is None:
-        return
-    if not job.over:
-        watch(job, question)
-        return
-    if job.state == "cancelled":
-        st.info("Stopped. What was measured is kept: Find goes on from there.", icon=":material/stop_circle:")
-        return
-    with tasks.errors_in_words():
-        show(tasks.finished(job, Answer))
+    if asked:
+        with tasks.errors_in_words():
+            return tasks.ask(question)
+    return None
 
 
 def form() -> Question | None:
@@ -105,9 +95,17 @@ def form() -> Question | None:
     )
     if limits is None:
         return None
-    threads = (sidebar.selection().settings.threads,)
-    space = replace(Space(), engine=tuple(engines or possible[:1]), threads=threads)
-    return Question(limits, minimise, space, budget_seconds=float(budget))
+    chosen = sidebar.selection()
+    space = replace(Space(), engine=tuple(engines or possible[:1]), threads=(chosen.settings.threads,))
+    return Question(
+        chosen.card.name,
+        limits,
+        minimise,
+        space,
+        budget_seconds=float(budget),
+        data=chosen.data,
+        settings=chosen.settings,
+    )
 
 
 def limit(label: str, key: str, highest: float, step: float, words: str) -> float | None:
@@ -125,50 +123,109 @@ def limit(label: str, key: str, highest: float, step: float, words: str) -> floa
     return value
 
 
-def watch(job: Job, question: Question) -> None:
-    """Progress and the best so far, until it is over."""
-
-    @st.fragment(run_every=POLL_SECONDS)
-    def live() -> None:
-        if job.over:
-            st.rerun()
-        tasks.show_job(job)
-        if isinstance(job.known, tuple) and job.known and isinstance(job.known[0], Step):
-            goes(job.known, question)
-
-    live()
+# One question
 
 
-def goes(steps: tuple[Step, ...], question: Question) -> None:
+def found_of(sweep: Sweep) -> Answered | None:
+    """Its answer, as soon as there is one."""
+    return answer_of(tasks.store(), sweep.answer) if sweep.state == "done" else None
+
+
+def show(sweep: Sweep, found: Answered | None) -> None:
+    """How far it is, or what was found."""
+    (item,) = ledger.items(tasks.store(), sweep.id)
+    if sweep.open:
+        tasks.follow(sweep, lambda now: goes_on(item, sweep))
+    elif sweep.state == "failed":
+        st.error(plain(item.message), icon=":material/error:")
+    elif sweep.state == "cancelled":
+        st.info("Cancelled. What was measured is kept: Resume goes on from there.", icon=":material/cancel:")
+    elif found:
+        show_answer(found)
+    else:
+        st.info("What the answer rests on was dropped: Resume finds it anew.", icon=":material/delete:")
+
+
+def goes_on(item: Item, sweep: Sweep) -> None:
+    """Progress and the best so far, wherever it is searched."""
+    try:
+        question = question_of(sweep)
+    except InputError:  # which the buttons' place tells
+        return
+    progress, job = progress_of(tasks.store(), item.key), tasks.pool().get(item.key)
+    words = f"{progress.seconds:.0f} of {question.budget_seconds:.0f} s"
+    if job and job.message:
+        words += f" · {job.message}"
+    st.progress(min(1.0, progress.seconds / question.budget_seconds), plain(words))
+    if progress.steps:
+        draw_steps(progress.steps, question)
+
+
+def draw_steps(steps: tuple[Step, ...], question: Question) -> None:
     limit = question.limits.given.get(question.minimise)
     drawing.chart(charts.search_info(steps, question.minimise, limit), "search", CHART_PIXELS)
 
 
-def show(answer: Answer) -> None:
+def show_answer(found: Answered) -> None:
     """The answer in a sentence, how sure it is, and what a limit costs."""
-    icon = "flag" if answer.best else "block"
-    st.markdown(f":material/{icon}: **{plain(headline(answer))}**")
-    said = [confirmed_words(answer.best)] if answer.best else []
-    said += [concession_words(one) for one in answer.concessions]
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in [*said, tried(answer)]))
-    shown = answer.best.timed if answer.best else None
+    answer, best = found.answer, found.best
+    st.markdown(f":material/{'flag' if best else 'block'}: **{plain(headline(found))}**")
+    said = [confirmed_words(found, answer.best)] if answer.best else []
+    said += [relaxation_words(found, one) for one in answer.relaxations]
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in [*said, tried(found)]))
     with st.container(horizontal=True):
-        if shown:
-            take(shown, "the answer")
-        for one in answer.concessions:
-            take(one.result, f"with more {metric(one.limit).label}")
+        if best:
+            take(best, "the answer")
+        for one in answer.relaxations:
+            take(found.results[one.key], f"with more {metric(one.limit).label}")
     left, right = st.columns(2)
     with left:
-        results = [*answer.results, *([shown] if shown else [])]
         cost = "file_size" if answer.question.minimise == "file_size" else "latency"
-        info = charts.frontier_info(results, shown.key if shown else None, cost=cost)
+        info = charts.frontier_info(found.shown, best.key if best else None, cost=cost)
         drawing.chart(info, "found", CHART_PIXELS)
     with right:
-        goes(answer.steps, answer.question)
+        draw_steps(answer.progress.steps, answer.question)
     with st.expander("Everything that was tried"):
         st.dataframe(
-            trial_frame(answer), hide_index=True, placeholder=MISSING, alt="Everything that was tried"
+            trial_frame(found), hide_index=True, placeholder=MISSING, alt="Everything that was tried"
         )
+
+
+def buttons(sweep: Sweep, found: Answered | None) -> int | None:
+    """What to do with a question; the number of the one that was asked by that."""
+    if sweep.state == "running" and st.button(
+        "Stop", icon=":material/done:", help="Answers with the best so far. What is measured is kept."
+    ):
+        ledger.conclude(tasks.store(), sweep.id)
+    if found:
+        st.download_button(
+            "Report",
+            lambda: answer_report(found).encode(),
+            f"paretoscope-question-{sweep.id}.html",
+            "text/html",
+            icon=":material/description:",
+            on_click="ignore",
+            help="One HTML file with question, answer, charts and method; it opens without a network.",
+        )
+    try:
+        question = question_of(sweep)
+    except InputError as error:
+        st.caption(plain(error))
+        return None
+    if not sweep.open:
+        whole = found is not None and not found.answer.is_early
+        label, icon = ("Repeat", ":material/replay:") if whole else ("Resume", ":material/play_arrow:")
+        words = "Asks the same of today's images, code and libraries. What has not changed is at hand."
+        if st.button(label, icon=icon, help=words if whole else "The search goes on from where it ended."):
+            return tasks.ask(question)
+    longer = next((seconds for seconds in BUDGETS if seconds > question.budget_seconds), None)
+    if longer and st.button(
+        f"Extend to {BUDGETS[longer]}",
+        icon=":material/add:",
+        help="The same question with more time: the search goes on from where it ended.",
+    ):
+        return tasks.ask(replace(question, budget_seconds=float(longer)))
+    return None
 
 
 def take(result: Result, words: str) -> None:

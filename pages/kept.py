@@ -6,7 +6,7 @@ Messages and names from the store may be anyone's words: they are drawn in widge
 import pandas as pd
 import streamlit as st
 
-from optimizer.analysis.documents import DOCUMENTS
+from optimizer.search.documents import DOCUMENTS
 from optimizer.store.keys import request_key
 from optimizer.store.results import Failure, Unreadable, describe_unreadable
 from pages import tasks

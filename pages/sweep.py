@@ -1,4 +1,4 @@
-"""Sweep: a grid of configurations that is worked off whether anybody looks or not."""
+"""Sweep: a grid of configurations, or a question under limits, worked off whether anybody looks or not."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,18 +13,18 @@ from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.summary import Summary
 from optimizer.errors import InputError
 from optimizer.export.report import report
-from optimizer.formats import count
+from optimizer.formats import capital, count
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import quantizer_info
 from optimizer.recipe import NORMAL, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, decode, encode
+from optimizer.search.answers import came_of_it, describe
 from optimizer.search.sweep import (
     STARTER_BITS,
     STARTER_SPARSITIES,
     Grid,
     any_amount,
-    describe_asked,
 )
 from optimizer.store import ledger
 from optimizer.store.keys import request_keys
@@ -63,27 +63,41 @@ def main() -> None:
         default="grid",
         required=True,
         label_visibility="collapsed",
+        on_change=show_newest,
         **address.in_address("ask"),
     )
-    if asking == "limits":
-        finding.ask()
-        return
-    store = tasks.store()
-    history = ledger.sweeps(store)
-    shown = shown_of(history)
+    history = ledger.sweeps(tasks.store())
+    shown = shown_of([sweep for sweep in history if (sweep.answer is None) == (asking == "grid")])
+    new = "New sweep" if asking == "grid" else "New question"
     with st.expander(
-        "New sweep" if session().extends is None else f"Extend sweep {session().extends}",
+        new if session().extends is None else f"Extend sweep {session().extends}",
         expanded="sweep" not in st.query_params or session().extends is not None,
-        icon=":material/grid_on:",
+        icon=":material/grid_on:" if asking == "grid" else ":material/tune:",
     ):
-        build()
+        if asking == "grid":
+            build()
+        else:
+            show_asked(finding.ask())
     if shown:
         show(shown)
+    if history:
         show_history(history)
 
 
+def show_newest() -> None:
+    """Show what the address names no more, but the newest."""
+    st.query_params.pop("sweep", None)
+
+
+def show_asked(number: int | None) -> None:
+    """Go to a question that was asked just now, if one was."""
+    if number is not None:
+        go_to(number)
+        st.rerun()
+
+
 def shown_of(history: Sequence[Sweep]) -> Sweep | None:
-    """The sweep that the address names, else the newest that runs, else the newest."""
+    """The sweep or question that the address names, else the newest that runs, else the newest."""
     named = st.query_params.get("sweep", "")
     if named and not (named.isascii() and named.isdigit()):
         st.info(plain(f"{named} is not the number of a sweep."), icon=":material/info:")
@@ -210,52 +224,64 @@ def start(asked: Grid, requests: Sequence[Request], extended: int | None) -> Non
 def show(sweep: Sweep) -> None:
     """How far it is, what came of it, and what to do with it."""
     items = ledger.items(tasks.store(), sweep.id)
-    found = stored.summaries_of(tasks.store(), [item.key for item in items])
-    results = {summary.key: summary for summary in found}
-    toolbar(sweep, items)
+    if sweep.answer is not None:
+        found = finding.found_of(sweep)
+        toolbar(sweep, lambda: finding.buttons(sweep, found))
+        finding.show(sweep, found)
+        return
+    summaries = stored.summaries_of(tasks.store(), [item.key for item in items])
+    results = {summary.key: summary for summary in summaries}
+    toolbar(sweep, lambda: buttons(sweep))
     if sweep.open:
-        tasks.follow(sweep, standing)
+        tasks.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
     if results:
         draw(list(results.values()))
     if results or not sweep.open:
         table(sweep, items, results)
 
 
-def toolbar(sweep: Sweep, items: Sequence[Item]) -> None:
+def toolbar(sweep: Sweep, buttons: Callable[[], int | None]) -> None:
+    """What it is, and what to do with it; ``buttons`` give the number of the one to go to."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**Sweep {sweep.id}**", width="content")
+        st.markdown(f"**{capital(sweep.title)}**", width="content")
         st.badge(sweep.state, color=COLOURS[sweep.state])
-        st.markdown(plain(describe_asked(sweep.asked)), width="stretch")
+        st.markdown(plain(describe(sweep)), width="stretch")
         if sweep.open and st.button(
             "Cancel", icon=":material/stop:", help="What is measured so far is kept."
         ):
             ledger.cancel(tasks.store(), sweep.id)
             st.rerun()
-        left = sweep.counts.get("cancelled", 0) + sweep.counts.get("failed", 0)
-        if left and st.button(
-            f"Resume ({left:,})",
-            icon=":material/play_arrow:",
-            help="What was cancelled or has failed is tried again.",
-        ):
-            ledger.resume(tasks.store(), sweep.id)
-            tasks.background().ring()
-            st.rerun()
-        if not sweep.open and st.button(
-            "Repeat",
-            icon=":material/replay:",
-            help="A new sweep that asks for the same: what is measured already is taken from the store.",
-        ):
-            again = ledger.repeat(tasks.store(), sweep.id, tasks.who())
-            tasks.background().ring()
-            go_to(again)
-            st.rerun()
-        st.button(
-            "Extend",
-            icon=":material/add:",
-            on_click=extend,
-            args=(sweep,),
-            help="Ask for more sparsities, bit widths or engines.",
-        )
+        show_asked(buttons())
+
+
+def buttons(sweep: Sweep) -> int | None:
+    """What to do with a grid; the number of another that was started by that."""
+    left = sweep.counts.get("cancelled", 0) + sweep.counts.get("failed", 0)
+    if left and st.button(
+        f"Resume ({left:,})",
+        icon=":material/play_arrow:",
+        help="What was cancelled or has failed is tried again.",
+    ):
+        ledger.resume(tasks.store(), sweep.id)
+        tasks.background().ring()
+        st.rerun()
+    again = not sweep.open and st.button(
+        "Repeat",
+        icon=":material/replay:",
+        help="A new sweep that asks for the same: what is measured already is taken from the store.",
+    )
+    st.button(
+        "Extend",
+        icon=":material/add:",
+        on_click=extend,
+        args=(sweep,),
+        help="Ask for more sparsities, bit widths or engines.",
+    )
+    if not again:
+        return None
+    number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
+    tasks.background().ring()
+    return number
 
 
 def extend(sweep: Sweep) -> None:
@@ -322,7 +348,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         st.download_button(
             "Report",
             lambda: report(
-                stored.known(store, store.several(keys)), f"Sweep {sweep.id}: {describe_asked(sweep.asked)}"
+                stored.known(store, store.several(keys)), f"{capital(sweep.title)}: {describe(sweep)}"
             ).encode(),
             f"paretoscope-sweep-{sweep.id}.html",
             "text/html",
@@ -392,15 +418,17 @@ def actions(result: Summary | None) -> None:
 
 def show_history(history: Sequence[Sweep]) -> None:
     """Who asked what, when, and what came of it; a row that is ticked is shown."""
-    with st.expander(f"History: {count(len(history), 'sweep')}", icon=":material/history:"):
+    questions = sum(sweep.answer is not None for sweep in history)
+    kinds = f"{count(len(history) - questions, 'sweep')}, {count(questions, 'question')}"
+    with st.expander(f"History: {kinds}", icon=":material/history:"):
         rows = [
             {
-                "sweep": sweep.id,
-                "asked for": describe_asked(sweep.asked),
+                "number": sweep.id,
+                "asked for": describe(sweep),
                 "by": sweep.who,
                 "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
                 "state": sweep.state,
-                "came of it": sweep.described(),
+                "came of it": came_of_it(tasks.store(), sweep),
             }
             for sweep in history
         ]

@@ -14,7 +14,9 @@ from optimizer.errors import ParetoscopeError
 from optimizer.formats import count
 from optimizer.recipe import NORMAL
 from optimizer.records import Known, Request, digest, encode
+from optimizer.search import questions
 from optimizer.search.drain import Background, by_pool
+from optimizer.search.find import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
@@ -62,8 +64,8 @@ def pool() -> Pool:
 
 @st.cache_resource
 def background() -> Background:
-    """The thread that works off sweeps, below all that visitors wait for."""
-    work = Background(store(), by_pool(pool(), "measure", "measure", BACKGROUND))
+    """The thread that works off sweeps and questions, below all that visitors wait for."""
+    work = Background(store(), by_pool(pool(), "measure", BACKGROUND))
     atexit.register(work.close)
     return work
 
@@ -96,8 +98,16 @@ def begin_sweep(asked: Grid, who: str) -> int:
     return sweep
 
 
-def follow(sweep: Sweep, words: Callable[[Sweep], str]) -> None:
-    """A line that says how far a sweep is, in ``words``; the page is drawn anew when there is more."""
+def ask(question: Question) -> int:
+    """Have a question answered: its number in the ledger. Raises what
+    :func:`optimizer.search.questions.ask` does."""
+    number = questions.ask(store(), question, who())
+    background().ring()
+    return number
+
+
+def follow(sweep: Sweep, draw: Callable[[Sweep], object]) -> None:
+    """Draws how far a sweep or a question is, again and again; the page is drawn anew when there is more."""
     drawn = time.monotonic()
 
     @st.fragment(run_every=FOLLOW_SECONDS)
@@ -108,7 +118,7 @@ def follow(sweep: Sweep, words: Callable[[Sweep], str]) -> None:
             st.rerun()
         if problem := background().problem:
             st.warning(plain(problem), icon=":material/pause_circle:")
-        st.progress(now.over / now.total, plain(words(now)))
+        draw(now)
 
     watch()
 

@@ -7,11 +7,11 @@ from factories import make_result
 
 from optimizer.analysis.limits import Limits
 from optimizer.progress import Report, quiet
-from optimizer.records import Known, Latency, Request, Result, Settings
-from optimizer.search.find import Answer, Question, Unwanted, find
+from optimizer.records import Known, Latency, Request, Result, digest
+from optimizer.search.find import Progress, Question, Unwanted, find
+from optimizer.search.questions import Answered
 from optimizer.search.space import Space
 
-BASE = Request("fashion-resnet", settings=Settings(quick=True))
 SMALL = Space(
     engine=("openvino",),
     pruning=("none", "compensated"),
@@ -20,6 +20,13 @@ SMALL = Space(
     activation_bits=(32, 8),
 )
 SECONDS = 2.0
+
+
+def question(limits: Limits, search: str = "grid", budget: float = 1000.0, space: Space = SMALL) -> Question:
+    return Question("fashion-resnet", limits, limits.usual, space, search, budget)
+
+
+BASE = question(Limits(drop_points=1)).base
 
 
 @dataclass
@@ -32,12 +39,14 @@ class Bench:
     measured: list[Request] = field(default_factory=list)
     given_up: list[Request] = field(default_factory=list)
     afresh: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    kept: list[Progress] = field(default_factory=list)
 
     def result(self, request: Request) -> Result:
         made = make_result(
             request.recipe, engine=request.engine, quick=True, images=self.images, ratio=self.ratio(request)
         )
-        return replace(made, request=request, key=str(hash(request)))
+        return replace(made, request=request, key=digest(request))
 
     def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
         made = self.result(request)
@@ -48,6 +57,7 @@ class Bench:
             return None
         self.now += SECONDS
         self.measured.append(request)
+        self.results[made.key] = made
         return made
 
     def confirm(self, result: Result) -> Latency:
@@ -57,6 +67,25 @@ class Bench:
 
     def ask(
         self, limits: Limits, search: str = "grid", budget: float = 1000.0, space: Space = SMALL
-    ) -> Answer:
-        question = Question(limits, limits.usual, space, search, budget)
-        return find(question, BASE, self.measure, self.confirm, clock=lambda: self.now)
+    ) -> Answered:
+        return self.go_on(question(limits, search, budget, space), Progress())
+
+    def go_on(
+        self,
+        asked: Question,
+        before: Progress,
+        measure: Callable[[Request, Unwanted, Report], Result | None] | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Answered:
+        """From where a search was before."""
+        answer = find(
+            asked,
+            measure or self.measure,
+            self.confirm,
+            before=before,
+            stored=list(self.results.values()),
+            keep=self.kept.append,
+            enough=enough,
+            clock=lambda: self.now,
+        )
+        return Answered(answer, self.results)

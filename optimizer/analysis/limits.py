@@ -1,4 +1,4 @@
-"""What a configuration must keep to, which of those measured do, and what giving way on a limit would buy.
+"""What a configuration must keep to, which of those measured do, and what relaxing a limit would buy.
 
 A limit is kept by the bound of a figure's interval, not by the figure: the best of many is in part the
 luckiest. What is lost counts as within its limit where that is shown for all that were tried at once.
@@ -25,7 +25,7 @@ MINIMISED = ("latency", "drop", "file_size")
 MIN_CONFIRMING = 500
 """Images that did not choose; with fewer, or too few for a half to show anything, all of them choose."""
 MIN_GAIN = 0.05
-"""Share of time or size that giving way on a limit must gain to be worth telling."""
+"""Share of time or size that relaxing a limit must gain to be worth telling."""
 MIN_GAIN_POINTS = 0.1
 
 
@@ -150,23 +150,23 @@ def _latency_check(measure: Measure, limit_ms: float) -> Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Concession:
-    """What giving way on one limit by ``more`` (in the unit of its metric) would buy: a ``result`` that gains
-    ``gain`` of the ``minimised`` metric: a share, in points for accuracy; None where nothing keeps to the
-    limits as they are."""
+class Relaxation:
+    """What relaxing one limit by ``more`` (in the unit of its metric) would buy: the result under ``key``,
+    which gains ``gain`` of the ``minimised`` metric: a share, in points for accuracy; None where nothing
+    keeps to the limits as they are."""
 
     limit: str
     more: float
     minimised: str
     gain: float | None
-    result: Result
+    key: str
 
 
-def concessions(
+def relaxations(
     results: Sequence[Result], limits: Limits, minimise: str, best: Result | None
-) -> tuple[Concession, ...]:
-    """For each limit the least that one would have to give way, the other limits kept, for something that is
-    measurably better than ``best``; without a best one, for anything that keeps to the others."""
+) -> tuple[Relaxation, ...]:
+    """For each limit the least by which to relax it, the other limits kept, for something that is measurably
+    better than ``best``; without a best one, for anything that keeps to the others."""
     found = []
     for name, limit in limits.given.items():
         others = {one: value for one, value in limits.given.items() if one != name}
@@ -175,7 +175,7 @@ def concessions(
         for one in beyond:
             gain = None if best is None else _gain(one, best, minimise)
             if best is None or gain is not None:
-                found.append(Concession(name, bound(one, name) - limit, minimise, gain, one))
+                found.append(Relaxation(name, bound(one, name) - limit, minimise, gain, one.key))
                 break
     return tuple(found)
 

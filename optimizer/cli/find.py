@@ -2,27 +2,30 @@
 
 import argparse
 import json
+import sys
 
 from optimizer import work
 from optimizer.analysis.limits import MINIMISED, Limits
-from optimizer.cli.options import add_image_options, numbers, request_of
-from optimizer.cli.terminal import end_of_line, tell
+from optimizer.cli.options import add_image_options, data_of, numbers, settings_of
+from optimizer.cli.sweeps import user, work_off
+from optimizer.cli.terminal import end_of_line, first_interrupt
+from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
-from optimizer.recipe import Recipe
-from optimizer.search.answers import answer_json, details, headline
+from optimizer.progress import Cancelled, ended_by
+from optimizer.search.answers import OPTIONS, answer_json, details, headline
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
+from optimizer.search.questions import answer_of, ask, question_of
 from optimizer.search.space import UNPRUNED, Space, subspace
 from optimizer.search.strategies import STRATEGIES
+from optimizer.store import ledger
 from optimizer.store.results import Store
 
 NOT_FOUND = 3
-AXES = {"prune": "pruning"}
-"""Axes of the space that options have another name for."""
 
 
 def add_find_options(parser: argparse.ArgumentParser) -> None:
-    add_image_options(parser)
+    add_image_options(parser, "?")
     limits = parser.add_argument_group("limits, kept by the bound of the 95 % interval")
     limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
     limits.add_argument(
@@ -34,9 +37,9 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         choices=MINIMISED,
         help="what is to be as low as possible (latency; without --max-drop: drop)",
     )
-    usual = Space()
+    axes = {OPTIONS.get(name, name.replace("_", "-")): choices for name, choices in Space().axes.items()}
     space = parser.add_argument_group("what is searched, each a list such as 8,4")
-    engines = f"of {', '.join(ENGINES)} (those of {', '.join(usual.engine)} that run here)"
+    engines = f"of {', '.join(ENGINES)} (those of {', '.join(map(str, axes['engine']))} that run here)"
     space.add_argument("--engine", type=numbers(str), metavar="E,E", help=engines)
     for name, kind, words in (
         ("threads", int, "0: every core"),
@@ -46,7 +49,7 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         ("activation-bits", int, ""),
         ("precision", str, "what layers outside int8 compute in"),
     ):
-        default = list(usual.axes[AXES.get(name, name.replace("-", "_"))])
+        default = list(axes[name])
         shown = f"{default[0]} to {default[-1]}" if len(default) > 8 else ", ".join(map(str, default))
         space.add_argument(
             f"--{name}", type=numbers(kind), default=default, metavar="X,X", help=f"{words} ({shown})".strip()
@@ -70,30 +73,67 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         help="time the winner in five fresh processes, half a minute or more beyond the budget",
     )
     parser.add_argument("--seed", type=int, default=0, help="of image draws, timing order and search (0)")
+    parser.add_argument(
+        "--resume",
+        type=int,
+        metavar="ID",
+        help="show the answer to a question of `paretoscope sweeps`, or go on with it where it has none",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run_find(options: argparse.Namespace) -> int:
-    """Exit codes: 0 found, 3 nothing is shown to keep to the limits."""
-    limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb)
-    axes = {
-        "engine": options.engine or work.engines_to_search(),
-        "threads": options.threads,
-        "pruning": options.prune,
-        "sparsity": options.sparsity,
-        "weight_bits": options.weight_bits,
-        "activation_bits": options.activation_bits,
-        "precision": options.precision,
-    }
-    question = Question(
-        limits, options.minimise or limits.usual, subspace(Space(), axes), options.search, options.budget
-    )
-    options.quick = not options.full
-    options.engine, options.threads = question.space.engine[0], question.space.threads[0]
-    found = work.answer(question, request_of(options, Recipe()), Store(), tell)
+    """Exit codes: 0 found, 3 nothing is shown to keep to the limits. Ctrl-C ends a search with the best so
+    far, and drops it the second time."""
+    store = Store()
+    if options.resume is not None:
+        number = options.resume
+        question_of(ledger.find(store, number))  # of a sweep there is no answer
+        ledger.resume(store, number)
+    elif options.model is None:
+        raise InputError("say which model, or which question to go on with: --resume ID")
+    else:
+        question = question_from(options)
+        work.check(question)
+        number = ask(store, question, user())
+    try:
+        with (
+            first_interrupt("ending with the best so far; Ctrl-C again drops the question") as interrupted,
+            ended_by(lambda: False, interrupted),
+        ):
+            done = work_off(store, number)
+    except (KeyboardInterrupt, Cancelled):
+        ledger.cancel(store, number)
+        raise
     end_of_line()
+    again = f"`paretoscope find --resume {number}` goes on with it"
+    if done.state == "failed":
+        raise WorkError(f"{ledger.items(store, number)[0].message}; {again}")
+    found = answer_of(store, done.answer) if done.state == "done" else None
+    if found is None:
+        raise WorkError(f"{done.title} was cancelled, or what it rests on was dropped; {again}")
     if options.json:
-        print(json.dumps(answer_json(found)))
+        print(json.dumps({"question": number} | answer_json(found)))
     else:
         print("\n  ".join([headline(found), *details(found)]))
+    if found.answer.is_early:
+        print(f"paretoscope: {again}", file=sys.stderr)
     return 0 if found.best else NOT_FOUND
+
+
+def question_from(options: argparse.Namespace) -> Question:
+    """What the options ask. Raises InputError for what can't be asked."""
+    limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb)
+    axes = {name: getattr(options, OPTIONS.get(name, name)) for name in Space().axes}
+    space = subspace(Space(), axes | {"engine": options.engine or work.engines_to_search()})
+    options.quick, options.threads = not options.full, space.threads[0]
+    return Question(
+        options.model,
+        limits,
+        options.minimise or limits.usual,
+        space,
+        options.search,
+        options.budget,
+        data_of(options),
+        settings_of(options),
+    )

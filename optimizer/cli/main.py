@@ -6,21 +6,15 @@ or a search that found nothing.
 """
 
 import argparse
-import getpass
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from optimizer import __version__, work
 from optimizer.analysis import stored
-from optimizer.analysis.documents import DOCUMENTS
-from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.cli.compare import add_compare_options, run_compare
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
 from optimizer.cli.find import add_find_options, run_find
@@ -28,15 +22,16 @@ from optimizer.cli.gate import add_gate_options, run_gate
 from optimizer.cli.mcp_server import add_mcp_options, run_mcp
 from optimizer.cli.models import add_add_options, add_models_options, run_add, run_models, run_remove
 from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
-from optimizer.cli.terminal import end_of_line, tell
+from optimizer.cli.sweeps import run_sweep, run_sweeps
+from optimizer.cli.terminal import print_result, tell
 from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, unknown
-from optimizer.formats import columns, count
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
+from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
-from optimizer.records import Result, encode
-from optimizer.store import ledger
+from optimizer.records import Result
+from optimizer.search.documents import DOCUMENTS
 from optimizer.store.results import Store, describe_unreadable
 
 T = TypeVar("T")
@@ -69,96 +64,7 @@ def _measure(options: argparse.Namespace) -> None:
 
         print(json.dumps(as_json(result)))
     else:
-        _print_result(result)
-
-
-def _sweep(options: argparse.Namespace) -> None:
-    from optimizer.search.sweep import Grid
-
-    store = Store()
-    if options.resume is not None:
-        sweep = options.resume
-        ledger.resume(store, sweep)
-    elif options.model is None:
-        raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
-    else:
-        recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
-        base = replace(request_of(options, recipe), recipe=recipe)
-        activations = (recipe.quantize.activation_bits,)
-        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,))
-        requests = asked.requests()
-        with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-            work.load_or_measure(requests[0], store, tell)
-        sweep = ledger.create(store, encode(asked), requests, _user())
-    again = f"`paretoscope sweep --resume {sweep}` goes on with it"
-    try:
-        found = _work_off(store, sweep, options.json)
-    except KeyboardInterrupt:
-        ledger.cancel(store, sweep)
-        print(f"paretoscope: sweep {sweep} is cancelled; {again}", file=sys.stderr)
-        raise
-    if failed := found.counts.get("failed", 0):
-        raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
-    if found.state == "cancelled":
-        raise WorkError(f"sweep {sweep} was cancelled; {again}")
-
-
-def _work_off(store: Store, sweep: int, as_lines: bool) -> ledger.Sweep:
-    """Measure what is left of a sweep, and print each result as soon as it is there; also those that others
-    measure."""
-    from optimizer.search.drain import ASK_SECONDS, drain
-
-    printed: set[int] = set()
-
-    def print_new() -> None:
-        items = ledger.items(store, sweep)
-        for item in items:
-            if item.number not in printed and item.state in ("done", "failed"):
-                printed.add(item.number)
-                _print_item(store, item, len(items), as_lines)
-
-    print_new()
-    while True:
-        for _ in drain(store, work.measure_here(store, tell), sweep):
-            print_new()
-        print_new()
-        found = ledger.find(store, sweep)
-        if not found.open:
-            return found
-        time.sleep(ASK_SECONDS)
-
-
-def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> None:
-    from optimizer.analysis.result_json import as_json
-
-    words = item.request.recipe.describe() if item.request else "what can't be read"
-    print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
-    result = store.get(item.key) if item.state == "done" else None
-    if result is None:
-        print(f"paretoscope: not measured: {item.message}", file=sys.stderr)
-    elif as_lines:
-        print(json.dumps(as_json(result)), flush=True)
-    else:
-        _print_result(result)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in a container
-        return "a user"
-
-
-def _sweeps(options: argparse.Namespace) -> None:
-    from optimizer.search.sweep import describe_asked
-
-    store = Store()
-    if options.cancel is not None:
-        items = ledger.cancel(store, options.cancel)
-        print(f"sweep {options.cancel}: {count(items, 'configuration')} cancelled", file=sys.stderr)
-    for sweep in ledger.sweeps(store):
-        when = sweep.created[:16].replace("T", " ")
-        print(f"{sweep.id}  {when}  {sweep.who}  {describe_asked(sweep.asked)}: {sweep.described()}")
+        print_result(result)
 
 
 def _preset(options: argparse.Namespace) -> None:
@@ -181,7 +87,7 @@ def _preset(options: argparse.Namespace) -> None:
         print(json.dumps(said | as_json(found.result)))
         return
     print(found.words)
-    _print_result(found.result)
+    print_result(found.result)
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -237,34 +143,6 @@ def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
     print(path, file=sys.stderr)
 
 
-# Words
-
-
-def _print_result(result: Result) -> None:
-    from optimizer.analysis import fidelity
-    from optimizer.analysis.metrics import METRICS
-    from optimizer.analysis.summary import FIDELITY, summarise
-
-    summary = summarise(result)
-    end_of_line()
-    print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
-    labelled = summary.reference == "labels"
-    first = ("accuracy", "drop") if labelled else ("agreement", "sqnr", "cosine")
-    if summary.fidelity:
-        first = FIDELITY
-    sizes = ("file_size", "packed_size")
-    for name in (*first, *sizes, "latency", "latency_ratio", "first_call"):
-        print(f"  {METRICS[name].label:<18} {summary.text(name)}")
-    detectable = (
-        f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
-    )
-    print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
-    for note in (*summary.simulated, *summary.noise, *summary.notes):
-        print(f"  note: {note}")
-    if apart := fidelity.rows(result.accuracy.outputs):
-        print(columns([tuple(apart[0]), *(tuple(row.values()) for row in apart)]))
-
-
 # Options
 
 
@@ -296,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     add_experiment_options(measure)
     measure.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
-    sweep = _command(commands, "sweep", _sweep, "measure a grid of sparsities and bit widths")
+    sweep = _command(commands, "sweep", run_sweep, "measure a grid of sparsities and bit widths")
     add_experiment_options(sweep, model="?")
     sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
     sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
@@ -308,7 +186,9 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with a sweep that was stopped, or try what failed again",
     )
 
-    sweeps = _command(commands, "sweeps", _sweeps, "list sweeps: who asked for what, when, what came of it")
+    sweeps = _command(
+        commands, "sweeps", run_sweeps, "list sweeps and questions: who asked for what, when, what came of it"
+    )
     sweeps.add_argument("--cancel", type=int, metavar="ID", help="end this one first, wherever it runs")
 
     preset = _command(commands, "preset", _preset, "find a recipe for people in a hurry, on your own images")

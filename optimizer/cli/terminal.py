@@ -1,10 +1,16 @@
-"""The line of progress on a terminal."""
+"""What a person at a terminal sees, the line of progress and a result, and what they end with Ctrl-C."""
 
+import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.formats import columns
 from optimizer.progress import Report
+from optimizer.records import Result
 
 _listeners: list[Report] = []
 """Who is told in place of a person at the terminal."""
@@ -35,3 +41,51 @@ def told(listener: Report) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+
+
+@contextmanager
+def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed in the block, which is answered with ``words``; the second time it
+    interrupts, as anywhere else."""
+    pressed = False
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of it
+        yield lambda: False
+        return
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(*_: object) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.signal(signal.SIGINT, usual)
+        os.write(2, f"\nparetoscope: {words}\n".encode())  # print may be what was interrupted
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: pressed
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def print_result(result: Result) -> None:
+    from optimizer.analysis import fidelity
+    from optimizer.analysis.metrics import METRICS
+    from optimizer.analysis.summary import FIDELITY, summarise
+
+    summary = summarise(result)
+    end_of_line()
+    print(f"{summary.request.model} on {summary.request.engine}: {summary.description}")
+    labelled = summary.reference == "labels"
+    first = ("accuracy", "drop") if labelled else ("agreement", "sqnr", "cosine")
+    if summary.fidelity:
+        first = FIDELITY
+    sizes = ("file_size", "packed_size")
+    for name in (*first, *sizes, "latency", "latency_ratio", "first_call"):
+        print(f"  {METRICS[name].label:<18} {summary.text(name)}")
+    detectable = (
+        f" ({summary.latency.detectable_words})" if summary.latency.verdict is LatencyVerdict.SAME else ""
+    )
+    print(f"  {'verdict':<18} {summary.latency.verdict.label}{detectable}")
+    for note in (*summary.simulated, *summary.noise, *summary.notes):
+        print(f"  note: {note}")
+    if apart := fidelity.rows(result.accuracy.outputs):
+        print(columns([tuple(apart[0]), *(tuple(row.values()) for row in apart)]))

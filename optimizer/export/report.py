@@ -1,6 +1,7 @@
 """One HTML file for a list of results: what was found in plain sentences, then how far it can be trusted."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -13,10 +14,12 @@ from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_wi
 from optimizer.analysis.rounds import confidence_of_each
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import FIDELITY, Summary, summarise
-from optimizer.charts import compare_info
-from optimizer.export.tables import HOW_TO_READ, Section, charts_of, page, title_of
+from optimizer.charts import compare_info, search_info
+from optimizer.export.tables import HOW_TO_READ, Charts, Section, charts_of, page, title_of
 from optimizer.formats import capital, count, format_bytes, format_ns, format_p, format_ratio
 from optimizer.records import Result
+from optimizer.search.answers import asked_words, command, details, headline, trial_frame
+from optimizer.search.questions import Answered
 
 TOLERATED_POINTS = 1
 """The accuracy loss under which the report looks for the fastest and the smallest configuration."""
@@ -39,10 +42,16 @@ LIMITS = Section(
 )
 
 
-def report(results: Sequence[Result], title: str | None = None) -> str:
-    """The report as one HTML document that opens without a network. All text is escaped."""
+def report(
+    results: Sequence[Result],
+    title: str | None = None,
+    first: Sequence[Section] = (),
+    more: Charts = MappingProxyType({}),
+) -> str:
+    """The report as one HTML document that opens without a network, its own sections and charts after those
+    that are given. All text is escaped."""
     summaries = [summarise(result) for result in results]
-    charts = dict(charts_of(results)) if len(results) > 3 else {}
+    charts = {**more, **(charts_of(results) if len(results) > 3 else {})}
     if len(results) <= MAX_ROWS_IN_A_CHART:
         charts |= {
             f"compare-{name}": compare_info(results, name)
@@ -52,8 +61,32 @@ def report(results: Sequence[Result], title: str | None = None) -> str:
         title or f"Report on {title_of(results)}",
         results,
         charts,
-        before=[section for section in (findings(summaries), _verdicts(summaries)) if section],
+        before=[*first, *(section for section in (findings(summaries), _verdicts(summaries)) if section)],
         after=(_how_measured(summaries), HOW_TO_READ, LIMITS),
+    )
+
+
+def answer_report(found: Answered) -> str:
+    """The report of a question under limits: what was asked and what is the answer, how to repeat it, and all
+    that was tried."""
+    question, steps = found.answer.question, found.answer.progress.steps
+    limit = question.limits.given.get(question.minimise)
+    repeat = command(question) or "It was asked in Python, of images in memory: ask px.find again with them."
+    asked = (
+        f"{capital(asked_words(question))}.",
+        f"Searched: {question.space.positions:,} configurations, {question.search}, seed "
+        f"{question.settings.seed}. Limits are kept by the bounds of the 95 % intervals.",
+    )
+    return report(
+        found.shown,
+        f"{question.model}: {metric(question.minimise).label} under limits",
+        (
+            Section("What was asked", asked),
+            Section("Answer", (headline(found),), details(found)),
+            Section("How to repeat it", (repeat,)),
+            Section("Everything that was tried", rows=trial_frame(found)),
+        ),
+        {"search": search_info(steps, question.minimise, limit)},
     )
 
 

@@ -1,40 +1,53 @@
-"""What a search found, in words and as plain data."""
+"""What was asked and what was found, in words and as plain data."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import Concession, checks
+from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
 from optimizer.analysis.summary import summarise
 from optimizer.analysis.view import Failed, Results, ResultView
+from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
-from optimizer.search.find import Answer, Confirmed, Fate
+from optimizer.search.find import Confirmed, Outcome, Question
+from optimizer.search.questions import Answered, answer_of, question_of
+from optimizer.search.space import Space
+from optimizer.search.sweep import describe_asked
+from optimizer.store.ledger import Sweep
+from optimizer.store.results import Store
 
 GAINS = {"latency": "less time", "drop": "points less lost", "file_size": "smaller a file"}
+OPTIONS = {"pruning": "prune"}
+"""Axes of the space that options of the command have another name for."""
 
 
-def headline(answer: Answer) -> str:
+def headline(found: Answered) -> str:
     """One sentence that can be read aloud."""
-    if all(trial.fate is Fate.UNFINISHED for trial in answer.trials):
+    question, trials = found.answer.question, found.answer.progress.trials
+    early = "Ended early. " if found.answer.is_early else ""
+    if all(trial.outcome is Outcome.UNFINISHED for trial in trials):
+        if early:
+            return f"{early}Nothing was measured yet."
         return (
-            f"Nothing could be measured in {answer.question.budget_seconds:g} s: the first measurement takes "
+            f"Nothing could be measured in {question.budget_seconds:g} s: the first measurement takes "
             "longer. Give a larger budget."
         )
-    if answer.best is None:
-        return f"Nothing of what was tried is shown to keep to the limits ({limits_words(answer)})."
-    result = answer.best.timed
-    summary = summarise(result)
+    if found.best is None:
+        return f"{early}Nothing of what was tried is shown to keep to the limits ({limits_words(question)})."
+    summary = summarise(found.best)
     labelled = "accuracy" if summary.reference == "labels" else "agreement"
     figures = ", ".join(
         f"{metric(name).label} {summary.text(name)}" for name in (labelled, "latency", "file_size")
     )
-    return f"{capital(named(result))}: {figures}."
+    return f"{early}{capital(named(found.best))}: {figures}."
 
 
 def named(result: Result) -> str:
@@ -44,34 +57,67 @@ def named(result: Result) -> str:
     return f"{request.recipe.describe()} on {engine_label(request.engine)}{threads}"
 
 
-def limits_words(answer: Answer) -> str:
-    limits = answer.question.limits.given
+def limits_words(question: Question) -> str:
     return ", ".join(
-        f"{metric(name).label} at most {metric(name).format(value)}" for name, value in limits.items()
+        f"{metric(name).label} at most {metric(name).format(value)}"
+        for name, value in question.limits.given.items()
     )
 
 
-def details(answer: Answer) -> list[str]:
-    """How sure the answer is, what it took, and what giving way would buy; a sentence each."""
-    said = []
-    if answer.best:
-        said += [f"{capital(check.words)}." for check in checks(answer.best.timed, answer.question.limits)]
-        said.append(confirmed_words(answer.best))
+def asked_words(question: Question) -> str:
+    """What was asked, in a line."""
+    engines = ", ".join(map(engine_label, question.space.engine))
+    return (
+        f"{question.model} on {engines}: {metric(question.minimise).label} as low as possible with "
+        f"{limits_words(question)}; {question.budget_seconds:g} s"
+    )
+
+
+def describe(sweep: Sweep) -> str:
+    """What a sweep or a question of the ledger asks for, in a line."""
+    if sweep.answer is None:
+        return describe_asked(sweep.asked)
+    try:
+        return asked_words(question_of(sweep))
+    except InputError:
+        return "asked by another version"
+
+
+def came_of_it(store: Store, sweep: Sweep) -> str:
+    """How many items of a sweep are in which state, or what a question found, in a line."""
+    if sweep.answer is None:
+        return sweep.described()
+    found = answer_of(store, sweep.answer, tried=False) if sweep.state == "done" else None
+    if found is None:
+        return sweep.state
+    early = ", ended early" if found.answer.is_early else ""
+    return f"{named(found.best) if found.best else 'nothing keeps to the limits'}{early}"
+
+
+def details(found: Answered) -> list[str]:
+    """How sure the answer is, what it took, and what relaxing a limit would buy; a sentence each."""
+    answer, said = found.answer, list[str]()
+    if found.best and answer.best:
+        said += [f"{capital(check.words)}." for check in checks(found.best, answer.question.limits)]
+        said.append(confirmed_words(found, answer.best))
     said += [
-        f"{capital(named(one.result))} looked better, and did not hold: {confirmed_words(one)}"
+        f"{capital(named(found.results[one.key]))} looked better, and did not hold: "
+        f"{confirmed_words(found, one)}"
         for one in answer.refused
     ]
-    said += [concession_words(one) for one in answer.concessions]
-    return [*said, tried(answer)]
+    said += [relaxation_words(found, one) for one in answer.relaxations]
+    return [*said, tried(found)]
 
 
-def confirmed_words(one: Confirmed) -> str:
+def confirmed_words(found: Answered, one: Confirmed) -> str:
     """What it loses on the images that chose it and on others, and its time when it was chosen and afresh."""
-    before, after = summarise(one.result), summarise(one.timed)
+    result = found.results[one.key]
+    before, after = summarise(result), summarise(one.timed(result))
+    chosen, rest = halves(result, MIN_CONFIRMING)
     others = "too few to confirm it on others"
-    if one.others:
-        others = f"{_points(one.others)} on {one.others.total:,} others"
-    loss = f"{_points(one.chosen)} on the {one.chosen.total:,} images that chose it, {others}"
+    if rest:
+        others = f"{_points(rest)} on {rest.total:,} others"
+    loss = f"{_points(chosen)} on the {chosen.total:,} images that chose it, {others}"
     noisy = f" ({'; '.join(after.noise)})" if after.noise else ""
     times = f"{before.text('latency')}, timed afresh {after.text('latency')}{noisy}"
     return f"Lost {loss}. Time when it was chosen {times}."
@@ -81,11 +127,11 @@ def _points(drop: PairedDrop) -> str:
     return metric("drop").format(drop.points, drop.low, drop.high)
 
 
-def concession_words(one: Concession) -> str:
-    """What giving way on a limit buys, or that nothing keeps to it."""
+def relaxation_words(found: Answered, one: Relaxation) -> str:
+    """What relaxing a limit buys, or that nothing keeps to it."""
     limit = metric(one.limit)
     more = limit.format(one.more)
-    what = named(one.result)
+    what = named(found.results[one.key])
     if one.gain is None:
         nearest = "more than allowed is the nearest, the other limits kept"
         return f"{capital(limit.label)}: {more} {nearest} ({what})."
@@ -97,73 +143,102 @@ def concession_words(one: Concession) -> str:
     return f"{capital(limit.label)}: {more} more would allow {gain} ({what})."
 
 
-def tried(answer: Answer) -> str:
+def tried(found: Answered) -> str:
     """How many positions were tried, and what became of them."""
-    counts = {fate: sum(trial.fate is fate for trial in answer.trials) for fate in Fate}
+    progress = found.answer.progress
+    counts = {one: sum(trial.outcome is one for trial in progress.trials) for one in Outcome}
     others = "; ".join(
-        f"{number:,} {fate.label}" for fate, number in counts.items() if number and fate is not Fate.MEASURED
+        f"{number:,} {one.label}" for one, number in counts.items() if number and one is not Outcome.MEASURED
     )
     return (
-        f"{count(len(answer.trials), 'configuration')} in {answer.seconds:.0f} s: "
-        f"{counts[Fate.MEASURED]:,} measured{f'; {others}' if others else ''}."
+        f"{count(len(progress.trials), 'configuration')} in {progress.seconds:.0f} s: "
+        f"{counts[Outcome.MEASURED]:,} measured{f'; {others}' if others else ''}."
     )
 
 
-def trial_frame(answer: Answer) -> pd.DataFrame:
+def trial_frame(found: Answered) -> pd.DataFrame:
     """One row a position, in the order in which they were tried; what was not measured has no figures."""
     rows = []
-    for trial in answer.trials:
-        summary = summarise(trial.result) if trial.result else None
+    for trial in found.answer.progress.trials:
+        request, result = found.answer.question.request(trial.position), found.results.get(trial.key)
+        summary = summarise(result) if result else None
         figures = {name: summary.text(name) if summary else None for name in ("drop", "latency", "file_size")}
         rows.append(
             {
                 "after": f"{trial.seconds:.0f} s",
-                "engine": engine_label(trial.request.engine),
-                "recipe": trial.request.recipe.describe(),
-                "outcome": trial.message or trial.fate.label,
+                "engine": engine_label(request.engine),
+                "recipe": request.recipe.describe(),
+                "outcome": trial.message or trial.outcome.label,
                 **{metric(name).label: value for name, value in figures.items()},
             }
         )
     return pd.DataFrame(rows)
 
 
-def answer_json(answer: Answer) -> dict[str, Any]:
+def command(question: Question) -> str:
+    """What asks the same from a shell; empty for images that no path leads to."""
+    data, space, usual = question.data, question.space, Space()
+    if data.content:
+        return ""
+    axes = {
+        name: choices
+        for name, choices in space.axes.items()
+        if name == "engine" or choices != usual.axes[name]
+    }
+    options: dict[str, object] = {
+        "max-drop": question.limits.drop_points,
+        "max-latency-ms": question.limits.latency_ms,
+        "max-size-mb": question.limits.size_mb,
+        "minimise": question.minimise,
+        **{OPTIONS.get(name, name.replace("_", "-")): _listed(choices) for name, choices in axes.items()},
+        "search": question.search,
+        "budget": question.budget_seconds,
+        "batch-size": question.settings.batch,
+        "seed": question.settings.seed,
+        "data": data.path,
+        "calibration": data.calibration,
+        "class-index": data.class_index,
+        "limit": data.limit,
+    }
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    full = [] if question.settings.quick else ["--full"]
+    return shlex.join(["paretoscope", "find", question.model, *given, *full])
+
+
+def _listed(choices: Sequence[object]) -> str:
+    return ",".join(map(str, choices))
+
+
+def answer_json(found: Answered) -> dict[str, Any]:
     """Plain data: whether the limits are kept and by what, and everything that was tried."""
+    answer, best = found.answer, found.best
     question = answer.question
-    best = answer.best
+    requests = [(trial, question.request(trial.position)) for trial in answer.progress.trials]
     return {
         "met": best is not None,
-        "words": headline(answer),
-        "details": details(answer),
+        "ended_early": answer.is_early,
+        "words": headline(found),
+        "details": details(found),
         "limits": {name: value for name, value in asdict(question.limits).items() if value is not None},
         "minimise": question.minimise,
         "budget_seconds": question.budget_seconds,
-        "seconds": round(answer.seconds, 1),
-        "best": None if best is None else result_json(best.timed),
+        "seconds": round(answer.progress.seconds, 1),
+        "best": None if best is None else result_json(best),
         "checks": []
         if best is None
-        else [{**asdict(check), "outcome": check.outcome} for check in checks(best.timed, question.limits)],
-        "concessions": [
-            {
-                "limit": one.limit,
-                "more": one.more,
-                "minimised": one.minimised,
-                "gain": one.gain,
-                "key": one.result.key,
-            }
-            for one in answer.concessions
-        ],
-        "steps": [asdict(step) for step in answer.steps],
+        else [{**asdict(check), "outcome": check.outcome} for check in checks(best, question.limits)],
+        "relaxations": [asdict(one) for one in answer.relaxations],
+        "steps": [asdict(step) for step in answer.progress.steps],
         "tried": [
             {
-                "engine": trial.request.engine,
-                "recipe": trial.request.recipe.differences(),
-                "threads": trial.request.settings.threads,
-                "outcome": trial.fate,
+                "engine": request.engine,
+                "recipe": request.recipe.differences(),
+                "threads": request.settings.threads,
+                "outcome": trial.outcome,
                 "seconds": round(trial.seconds, 2),
-                "key": trial.result and trial.result.key,
+                "key": trial.key or None,
             }
-            for trial in answer.trials
+            for trial, request in requests
         ],
     }
 
@@ -172,20 +247,25 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 class AnswerView:
     """An answer as one reads it in a notebook. ``workspace`` is what it was measured on."""
 
-    answer: Answer
+    found: Answered
     workspace: Any = field(default=None, repr=False)
 
     @property
     def best(self) -> ResultView | None:
         """The configuration, with the time that was taken afresh; None where nothing keeps to the limits."""
-        best = self.answer.best
-        return None if best is None else ResultView(best.timed, self.workspace)
+        best = self.found.best
+        return None if best is None else ResultView(best, self.workspace)
 
     @property
     def results(self) -> Results:
         """All that was measured on the way."""
-        failed = [Failed(one.request, one.message) for one in self.answer.trials if one.fate is Fate.FAILED]
-        return Results(tuple(ResultView(one, self.workspace) for one in self.answer.results), tuple(failed))
+        question, trials = self.found.answer.question, self.found.answer.progress.trials
+        failed = [
+            Failed(question.request(one.position), one.message)
+            for one in trials
+            if one.outcome is Outcome.FAILED
+        ]
+        return Results(tuple(ResultView(one, self.workspace) for one in self.found.measured), tuple(failed))
 
     def __repr__(self) -> str:
-        return "\n  ".join([headline(self.answer), *details(self.answer)])
+        return "\n  ".join([headline(self.found), *details(self.found)])

@@ -1,14 +1,14 @@
-"""Sweeps of the ledger worked off, item after item, by a command or by a dashboard's server."""
+"""The ledger's sweeps and questions worked off, item after item, by a command or by a dashboard's server."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from typing import cast
 
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
-from optimizer.progress import Cancelled
-from optimizer.records import Request
+from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
 from optimizer.store.ledger import Item
@@ -21,58 +21,64 @@ LOOK_SECONDS = 5.0
 """Between two looks at whether there is work."""
 ASK_SECONDS = 0.5
 
-Measure = Callable[[Request, Callable[[], bool]], str]
-"""Puts the result of a request into the store and gives its key. The function that it is given says whether
-that is wanted no more; then it raises Cancelled."""
+Work = Callable[[Item], str]
+"""Does an item: puts its result, or the answer to a question, into the store and gives the key. Where
+:func:`optimizer.progress.stop_if_cancelled` raises, it lets that pass, and where
+:func:`optimizer.progress.is_enough` says so, a search ends with the best that it has."""
 
 
-def drain(store: Store, measure: Measure, sweep: int | None = None, owner: str = "") -> Iterator[Item]:
-    """Each item that was worked on, of one sweep or of all, as it is afterwards, until none is to be had:
-    what is left is being run by others.
+def drain(store: Store, do: Work, sweep: int | None = None, owner: str = "") -> Iterator[Item]:
+    """Each item that was worked on, of one sweep or question or of all, as it is afterwards, until none is to
+    be had: what is left is being done by others.
 
-    An item that can't be measured has failed, and the others go on. Raises UnavailableError where the store
-    can't be written; what was begun waits again then.
+    An item that can't be done has failed, and the others go on. Raises UnavailableError where the store can't
+    be written, Cancelled where whoever asked for all of this wants it no more; what was begun waits again
+    then.
     """
     while True:
         store.check_room()
         item = ledger.claim(store, owner or identity(), sweep)
         if item is None:
             return
-        yield _run(store, item, measure)
+        yield _run(store, item, do)
 
 
-def _run(store: Store, item: Item, measure: Measure) -> Item:
-    assert item.request is not None
+def _run(store: Store, item: Item, do: Work) -> Item:
     begun = time.monotonic()
-    with _beating(store, item) as is_lost:
+    try:
+        with _beating(store, item):
+            key = do(item)
+    except Exception as error:  # engines raise what they like
+        words = str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"
         try:
-            key = measure(item.request, is_lost)
-        except Exception as error:  # engines raise what they like
-            words = str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"
-            try:
-                store.check_room()  # nothing is wrong with what could only not be kept
-            except UnavailableError:
-                with suppress(UnavailableError):
-                    ledger.put_back(store, item)
-                raise
-            ledger.fail(store, item, words)
-            return replace(item, state="failed", message=words)
-        except Cancelled:
-            ledger.put_back(store, item)
-            return replace(item, state="cancelled")
-        except BaseException:
+            store.check_room()  # nothing is wrong with what could only not be kept
+        except UnavailableError:
             with suppress(UnavailableError):
                 ledger.put_back(store, item)
             raise
-        seconds = time.monotonic() - begun
-        ledger.finish(store, item, key, seconds)
-        return replace(item, state="done", key=key, seconds=seconds)
+        ledger.fail(store, item, words)
+        return replace(item, state="failed", message=words)
+    except Cancelled:
+        ledger.put_back(store, item)
+        stop_if_cancelled()  # not the item alone
+        return replace(item, state="cancelled")
+    except BaseException:
+        with suppress(UnavailableError):
+            ledger.put_back(store, item)
+        raise
+    seconds = time.monotonic() - begun
+    ledger.finish(store, item, key, seconds)
+    done = replace(item, answer=key) if item.answer else replace(item, key=key)
+    return replace(done, state="done", seconds=seconds)
 
 
 @contextmanager
-def _beating(store: Store, item: Item) -> Iterator[Callable[[], bool]]:
-    """In the block the item is told to be worked on; what it gives says whether it is not wanted any more."""
-    over, lost = threading.Event(), threading.Event()
+def _beating(store: Store, item: Item) -> Iterator[None]:
+    """In the block the item is told to be worked on, and the work learns what is wanted of it: that it ends,
+    or that it ends with the best so far."""
+    over, lost, enough = threading.Event(), threading.Event(), threading.Event()
+    if item.enough:
+        enough.set()
 
     def beat() -> None:
         while not over.wait(BEAT_SECONDS):
@@ -80,41 +86,50 @@ def _beating(store: Store, item: Item) -> Iterator[Callable[[], bool]]:
                 if not ledger.beat(store, item):
                     lost.set()
                     return
+                if item.answer and ledger.is_enough(store, item):
+                    enough.set()
 
     threading.Thread(target=beat, name="heartbeat", daemon=True).start()
     try:
-        yield lost.is_set
+        with ended_by(lost.is_set, enough.is_set):
+            yield
     finally:
         over.set()
 
 
-def by_pool(pool: Pool, lane: str, task: str, priority: float) -> Measure:
-    """Measured by a pool's worker, when it is the turn of its ``priority``."""
+def by_pool(pool: Pool, lane: str, priority: float) -> Work:
+    """Done by a pool's worker, when it is the turn of its ``priority``."""
 
-    def measure(request: Request, is_lost: Callable[[], bool]) -> str:
-        key = request_key(request)
+    def do(item: Item) -> str:
+        assert item.request is not None
+        task, asked, key = "measure", cast(object, item.request), request_key(item.request)
+        if item.answer:
+            task, asked, key = "find", item.sweep, item.key
         past = pool.get(key)
         if past and past.over:
             pool.forget(key)
         while True:
             try:
-                job = pool.submit(lane, task, request, key, priority)
+                job = pool.submit(lane, task, asked, key, priority)
                 break
             except UnavailableError:  # too many jobs wait already
                 time.sleep(ASK_SECONDS)
-                if is_lost():
-                    raise Cancelled from None
-        while not pool.wait(job, ASK_SECONDS).over:
-            if is_lost():
-                pool.withdraw(key)
-                raise Cancelled
+                stop_if_cancelled()
+        try:
+            while not pool.wait(job, ASK_SECONDS).over:
+                stop_if_cancelled()
+                if is_enough():
+                    pool.conclude(key)
+        except Cancelled:
+            pool.withdraw(key)
+            raise
         if job.state == "cancelled":
             raise Cancelled
         if job.state == "failed":
             raise WorkError(job.error)
         return str(job.result)
 
-    return measure
+    return do
 
 
 class Background:
@@ -123,9 +138,9 @@ class Background:
     ``problem`` says why nothing is done at the moment, where that is so.
     """
 
-    def __init__(self, store: Store, measure: Measure) -> None:
+    def __init__(self, store: Store, do: Work) -> None:
         self.problem = ""
-        self._store, self._measure = store, measure
+        self._store, self._do = store, do
         self._bell, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="sweeps", daemon=True)
         self._thread.start()
@@ -141,17 +156,14 @@ class Background:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._closed.is_set():
-            try:
-                for _ in drain(self._store, self._until_closed):
+        with suppress(Cancelled), ended_by(self._closed.is_set):
+            while not self._closed.is_set():
+                try:
+                    for _ in drain(self._store, self._do):
+                        self.problem = ""
+                        stop_if_cancelled()
                     self.problem = ""
-                    if self._closed.is_set():
-                        return
-                self.problem = ""
-            except ParetoscopeError as error:
-                self.problem = str(error)
-            self._bell.wait(LOOK_SECONDS)
-            self._bell.clear()
-
-    def _until_closed(self, request: Request, is_lost: Callable[[], bool]) -> str:
-        return self._measure(request, lambda: self._closed.is_set() or is_lost())
+                except ParetoscopeError as error:
+                    self.problem = str(error)
+                self._bell.wait(LOOK_SECONDS)
+                self._bell.clear()

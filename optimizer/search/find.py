@@ -4,11 +4,14 @@ What can't win is known cheaply, and is not measured to the end: sizes are exact
 growing part of the images shows what loses too much, and dense kernels take the same time whatever the values
 of the weights. What wins was chosen for being good, so it is timed afresh, and judged on images that did not
 choose it where there are enough.
+
+A search that ended, however, goes on from its :class:`Progress`: the same question, whatever its budget, asks
+for the same positions in the same order, and what became of them is known.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,23 +19,22 @@ from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.limits import (
     MIN_CONFIRMING,
     MINIMISED,
-    Concession,
     Limits,
+    Relaxation,
     bound,
-    concessions,
     covered,
     halves,
     in_order,
     keeping,
+    relaxations,
 )
-from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import InputError, ParetoscopeError, unknown
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report, publish, quiet
+from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
-from optimizer.records import Known, Latency, Request, Result
-from optimizer.search.space import Space
+from optimizer.records import DataSpec, Known, Latency, Request, Result, Settings
+from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
 
 Unwanted = Callable[[Known | None], bool]
@@ -50,16 +52,20 @@ WORST_POINTS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: ``minimise`` is one of latency, drop and file_size, ``search`` a strategy by name.
+    """What is asked: ``minimise`` is one of latency, drop and file_size, ``search`` a strategy by name. With
+    ``settings`` that are not quick the winner is timed in full; the space says on how many threads.
 
     Raises InputError for an unknown metric or strategy and a budget that is no time.
     """
 
+    model: str
     limits: Limits
     minimise: str
     space: Space = field(default_factory=Space)
     search: str = "guided"
     budget_seconds: float = DEFAULT_BUDGET_SECONDS
+    data: DataSpec = field(default_factory=DataSpec)
+    settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
         if self.minimise not in MINIMISED:
@@ -69,8 +75,18 @@ class Question:
         if not 0 < self.budget_seconds < math.inf:
             raise InputError(f"a budget of {self.budget_seconds:g} s is not allowed: give seconds above 0")
 
+    @property
+    def base(self) -> Request:
+        """The uncompressed model, timed as everything is that is tried: quickly."""
+        settings = replace(self.settings, threads=self.space.threads[0], quick=True)
+        return Request(self.model, Recipe(), self.space.engine[0], self.data, settings)
 
-class Fate(Labelled):
+    def request(self, position: Position) -> Request:
+        """What a position of the space asks to be measured."""
+        return self.space.request(self.base, position)
+
+
+class Outcome(Labelled):
     """What became of a position."""
 
     MEASURED = "measured"
@@ -84,12 +100,14 @@ class Fate(Labelled):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One position that was tried, ``seconds`` after the question was asked."""
+    """One position that was tried, done ``seconds`` after the question was asked. ``losses`` are those of the
+    metrics that count, guessed where it was not measured; ``key`` is that of its result."""
 
-    request: Request
-    fate: Fate
+    position: Position
+    outcome: Outcome
     seconds: float
-    result: Result | None = None
+    losses: tuple[float, ...]
+    key: str = ""
     message: str = ""
 
 
@@ -106,66 +124,76 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Confirmed:
-    """What a chosen result lost on the images that chose it and on the others (None: too few), and its time
-    taken afresh."""
+class Progress:
+    """How far a search is: the ``seconds`` that it took so far, in whatever processes, and what it tried."""
 
-    result: Result
-    chosen: PairedDrop
-    others: PairedDrop | None
+    seconds: float = 0.0
+    trials: tuple[Trial, ...] = ()
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The result under ``key``, which was chosen, and its time taken ``afresh``."""
+
+    key: str
     afresh: Latency
 
-    @property
-    def timed(self) -> Result:
+    def timed(self, result: Result) -> Result:
         """The result with the time that was taken afresh."""
-        return replace(self.result, latency=self.afresh)
+        return replace(result, latency=self.afresh)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The best configuration that keeps to the limits, None where none does; ``refused`` looked as if they
-    did until they were looked at again."""
+    did until they were looked at again. Results are named by their keys. ``is_early``: the search was ended
+    before its time."""
 
     question: Question
+    progress: Progress
     best: Confirmed | None
     refused: tuple[Confirmed, ...]
-    trials: tuple[Trial, ...]
-    steps: tuple[Step, ...]
-    concessions: tuple[Concession, ...]
-    seconds: float
+    relaxations: tuple[Relaxation, ...]
+    is_early: bool = False
 
     @property
-    def results(self) -> tuple[Result, ...]:
-        """All that was measured."""
-        return tuple(trial.result for trial in self.trials if trial.result)
+    def keys(self) -> list[str]:
+        """Of the results that it speaks of."""
+        best = [self.best.key] if self.best else []
+        others = [one.key for one in self.refused] + [one.key for one in self.relaxations]
+        return list(dict.fromkeys([*best, *others]))
 
 
 def find(
     question: Question,
-    base: Request,
     measure: Measure,
     confirm: Callable[[Result], Latency],
     report: Report = quiet,
+    before: Progress = Progress(),
+    stored: Sequence[Result] = (),
+    keep: Callable[[Progress], object] = lambda progress: None,
+    enough: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Answer:
-    """Search, and look again at what was found. All but model, images and timing of ``base`` is searched.
+    """Search, and look again at what was found; from where a search was ``before``, whose results are
+    ``stored``. How far it is now goes to ``keep``, again and again. It ends with what it has found when that
+    is ``enough``.
 
-    The same question with the same seed asks for the same positions: what was measured before a search ended
-    is in the store, and costs nothing when it is asked again. Raises what the first measurement raises; later
-    ones that fail are told.
+    Raises what the first measurement raises; later ones that fail are told.
     """
-    search = _Search(question, base, measure, report, clock)
+    search = _Search(question, measure, report, before, stored, keep, enough, clock)
     search.run()
     best, refused = search.confirmed(confirm)
-    held = [one for one in search.results if one not in [each.result for each in refused]]
+    held = [one for one in search.results if one.key not in {each.key for each in refused}]
+    chosen = next((one for one in held if best and one.key == best.key), None)
     return Answer(
         question,
+        search.progress,
         best,
         refused,
-        tuple(search.trials),
-        tuple(search.steps),
-        concessions(held, question.limits, question.minimise, best.result if best else None),
-        clock() - search.begun,
+        relaxations(held, question.limits, question.minimise, chosen),
+        search.is_early,
     )
 
 
@@ -175,37 +203,58 @@ class _Search:
     def __init__(
         self,
         question: Question,
-        base: Request,
         measure: Measure,
         report: Report,
+        before: Progress,
+        stored: Sequence[Result],
+        keep: Callable[[Progress], object],
+        enough: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self.question, self.base, self.limits = question, base, question.limits
+        self.question, self.limits = question, question.limits
         self.losses = [name for name in MINIMISED if name in {*question.limits.given, question.minimise}]
-        self.measure, self.report, self.clock = measure, report, clock
-        self.begun = clock()
+        self.measure, self.report, self.keep, self.enough = measure, report, keep, enough
+        self.clock = clock
+        self.begun = clock() - before.seconds
         self.until = self.begun + SEARCH_SHARE * question.budget_seconds
         self.results: list[Result] = []
         self.trials: list[Trial] = []
-        self.steps: list[Step] = []
-        self.told: dict[Request, list[float]] = {}
+        self.steps = list(before.steps)
+        self.told: dict[Request, tuple[float, ...]] = {}
         self.timed: dict[object, tuple[float, float]] = {}
         self.best: Result | None = None
+        self.is_early = False
+        by_key = {one.key: one for one in stored}
+        for trial in before.trials:
+            if trial.outcome is not Outcome.UNFINISHED and (not trial.key or trial.key in by_key):
+                self._take(trial, by_key.get(trial.key))
+        self._choose()
+
+    @property
+    def seconds(self) -> float:
+        """Since the question was asked, without the time in which nobody searched."""
+        return self.clock() - self.begun
+
+    @property
+    def progress(self) -> Progress:
+        return Progress(self.seconds, tuple(self.trials), tuple(self.steps))
 
     def run(self) -> None:
         """As the strategy goes, and then through what it has left out."""
-        question = self.question
+        question, asked = self.question, set[Request]()
+        self.keep(self.progress)
         for name in dict.fromkeys((question.search, "random")):
-            chooser = STRATEGIES[name](question.space, self.base.settings.seed, len(self.losses))
+            chooser = STRATEGIES[name](question.space, question.settings.seed, len(self.losses))
             known = 0
-            while known < chooser.patience and self.clock() < self.until:
+            while known < chooser.patience and self._goes_on():
                 position = chooser.ask()
                 if position is None:
                     break
-                request = question.space.request(self.base, position)
-                known = known + 1 if request in self.told else 0
-                if not known:
-                    self._try(request)
+                request = question.request(position)
+                known = known + 1 if request in asked else 0
+                asked.add(request)
+                if request not in self.told:
+                    self._try(position, request)
                 losses, limits = self.told[request], self.limits.given
                 chooser.tell(
                     losses,
@@ -216,45 +265,56 @@ class _Search:
                     ],
                 )
 
-    def _try(self, request: Request) -> None:
-        if fate := self._known_by_time(request):
-            self._note(request, fate)
+    def _goes_on(self) -> bool:
+        has_time = self.clock() < self.until
+        self.is_early = has_time and self.enough()
+        return has_time and not self.is_early
+
+    def _try(self, position: Position, request: Request) -> None:
+        if outcome := self._known_by_time(request):
+            self._note(position, request, outcome)
             return
-        why, seen = Fate.UNFINISHED, None
+        why, seen = Outcome.UNFINISHED, None
 
         def unwanted(known: Known | None) -> bool:
             nonlocal why, seen
             if known is None:
-                return self.clock() > self.until
+                return not self._goes_on()
             seen = known
             why = self._ruled_out(known) or why
-            return why is not Fate.UNFINISHED
+            return why is not Outcome.UNFINISHED
 
         try:
             result = self.measure(request, unwanted, partial(self._tell, request))
         except ParetoscopeError as error:
             if not self.trials:
                 raise
-            self._note(request, Fate.FAILED, message=str(error))
+            self._note(position, request, Outcome.FAILED, message=str(error))
             return
         if result is None:
-            self._note(request, why, seen)
+            self._note(position, request, why, seen)
         else:
-            self.results.append(result)
-            self.told[request] = [bound(result, name) for name in self.losses]
-            self.trials.append(Trial(request, Fate.MEASURED, self.clock() - self.begun, result))
-            self._learn_times(result)
+            losses = tuple(bound(result, name) for name in self.losses)
+            self._take(Trial(position, Outcome.MEASURED, self.seconds, losses, result.key), result)
         self._step()
 
-    def _known_by_time(self, request: Request) -> Fate | None:
+    def _take(self, trial: Trial, result: Result | None) -> None:
+        """What became of a position, now or before."""
+        self.trials.append(trial)
+        self.told[self.question.request(trial.position)] = trial.losses
+        if result:
+            self.results.append(result)
+            self._learn_times(result)
+
+    def _known_by_time(self, request: Request) -> Outcome | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
         if (kernels := _same_kernels(request)) not in self.timed:
             return None
         low, high = self.timed[kernels]
         if low > self.limits.given.get("latency", math.inf):
-            return Fate.TOO_SLOW
+            return Outcome.TOO_SLOW
         if self.question.minimise == "latency" and self.best:
-            return Fate.NO_FASTER if high >= bound(self.best, "latency") else None
+            return Outcome.NO_FASTER if high >= bound(self.best, "latency") else None
         return None
 
     def _learn_times(self, result: Result) -> None:
@@ -269,21 +329,28 @@ class _Search:
             if kernels is not None:
                 self.timed.setdefault(kernels, times)
 
-    def _ruled_out(self, known: Known) -> Fate | None:
+    def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
         is not further beyond."""
         limits = self.limits.given
         size, scores = known.inspection.size.file_bytes, summarise_scores(known)
         if size > limits.get("file_size", math.inf) and self._measured_within("file_size", size):
-            return Fate.TOO_LARGE
+            return Outcome.TOO_LARGE
         if scores and scores.drop.low > limits.get("drop", math.inf):
-            return Fate.LOSES if self._measured_within("drop", scores.drop.low) else None
+            return Outcome.LOSES if self._measured_within("drop", scores.drop.low) else None
         return None
 
     def _measured_within(self, name: str, value: float) -> bool:
         return any(bound(one, name) <= value for one in self.results)
 
-    def _note(self, request: Request, fate: Fate, known: Known | None = None, message: str = "") -> None:
+    def _note(
+        self,
+        position: Position,
+        request: Request,
+        outcome: Outcome,
+        known: Known | None = None,
+        message: str = "",
+    ) -> None:
         """What was not measured to the end, with a guess of its losses, none better than what is known."""
         worst = [max((self.told[one][i] for one in self.told), default=1.0) for i in range(len(self.losses))]
         guess = dict(zip(self.losses, worst, strict=True))
@@ -294,16 +361,18 @@ class _Search:
             guess["file_size"] = float(known.inspection.size.file_bytes)
         if "latency" in guess and (timed := self.timed.get(_same_kernels(request))):
             guess["latency"] = timed[1]
-        self.told[request] = [guess[name] for name in self.losses]
-        self.trials.append(Trial(request, fate, self.clock() - self.begun, message=message))
+        losses = tuple(guess[name] for name in self.losses)
+        self._take(Trial(position, outcome, self.seconds, losses, message=message), None)
 
-    def _step(self) -> None:
+    def _choose(self) -> None:
         found = in_order(keeping(self.results, self.limits), self.question.minimise)
         self.best = found[0] if found else None
+
+    def _step(self) -> None:
+        self._choose()
         value = bound(self.best, self.question.minimise) if self.best else None
-        seconds = self.clock() - self.begun
-        self.steps.append(Step(seconds, len(self.results), value, self._covered()))
-        publish(tuple(self.steps))
+        self.steps.append(Step(self.seconds, len(self.results), value, self._covered()))
+        self.keep(self.progress)
 
     def _covered(self) -> float:
         if not self.results:
@@ -319,7 +388,8 @@ class _Search:
 
     def _tell(self, request: Request, _: float | None, message: str) -> None:
         """How far the search is, in place of how far a measurement is."""
-        share = (self.clock() - self.begun) / self.question.budget_seconds
+        self.keep(self.progress)
+        share = self.seconds / self.question.budget_seconds
         best = "none keeps to the limits yet"
         if self.best:
             best = f"best so far {summarise(self.best).text(self.question.minimise)}"
@@ -334,10 +404,9 @@ class _Search:
         refused: list[Confirmed] = []
         for result in in_order(keeping(self.results, self.limits), self.question.minimise)[:MAX_CONFIRMED]:
             self.report(SEARCH_SHARE, f"timing {result.request.recipe.describe()} afresh")
-            chosen, others = halves(result, MIN_CONFIRMING)
-            one = Confirmed(result, chosen, others, confirm(result))
+            one, (_, others) = Confirmed(result.key, confirm(result)), halves(result, MIN_CONFIRMING)
             loses = "drop" in limits and others is not None and others.points > limits["drop"]
-            late = "latency" in limits and bound(one.timed, "latency") > limits["latency"]
+            late = "latency" in limits and bound(one.timed(result), "latency") > limits["latency"]
             if not loses and not late:
                 return one, tuple(refused)
             refused.append(one)

@@ -1,9 +1,9 @@
-"""Sweeps that survive: what was asked, by whom, and how far each of its configurations is.
+"""Sweeps and questions that survive: what was asked, by whom, and how far each of its items is.
 
-An item is one request of a sweep. Whoever works on it (a command, a dashboard's server) owns it, and tells
-every few seconds that it still does. What an owner that is gone had begun is taken up by the next who asks
-for work. A result is put into the store before its item is done, so that a kill in between costs nothing: the
-item is found done.
+An item is one request of a sweep, or a question under limits, which is a sweep of that one item. Whoever
+works on it (a command, a dashboard's server) owns it, and tells every few seconds that it still does. What an
+owner that is gone had begun is taken up by the next who asks for work. A result or an answer is put into the
+store before its item is done, so that a kill in between costs nothing: the item is found done.
 """
 
 import time
@@ -17,7 +17,7 @@ from typing import Any, get_args
 from optimizer.errors import InputError, UnavailableError
 from optimizer.records import SCHEMA, Request, decode, encode
 from optimizer.store.keys import request_keys
-from optimizer.store.results import MAX_MESSAGE, NOT_A_RECORD, Store
+from optimizer.store.results import ANSWER, MAX_MESSAGE, NOT_A_RECORD, Store
 from optimizer.system.process_pool import State
 from optimizer.system.processes import is_gone
 
@@ -34,13 +34,20 @@ MAX_WAITING = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What ``who`` asked for (JSON, as :func:`create` was given it) and how many items are in which state."""
+    """What ``who`` asked for (JSON, as :func:`create` or :func:`ask` was given it) and how many items are in
+    which state. ``answer`` is the key of the document that answers a question; None for other sweeps."""
 
     id: int
     asked: bytes
     who: str
     created: str
+    answer: str | None
     counts: Mapping[State, int]
+
+    @property
+    def title(self) -> str:
+        """What it is called: ``question 3``."""
+        return f"{'sweep' if self.answer is None else 'question'} {self.id}"
 
     @property
     def total(self) -> int:
@@ -76,6 +83,10 @@ class Item:
 
     ``key`` is that of its result. ``seconds`` is what it took to be measured, None where nothing was.
     ``beaten`` is when its owner was last heard of, in seconds of the epoch.
+
+    Of a question ``answer`` is the key of its answer, ``key`` that of its search, which questions share that
+    differ in their budget alone, and ``request`` has its model, images and timing. ``enough``: it is to end
+    with the best that is found.
     """
 
     sweep: int
@@ -88,9 +99,21 @@ class Item:
     attempts: int
     seconds: float | None
     message: str
+    answer: str | None
+    enough: bool
 
 
-_ITEM = "sweep, number, key, request, state, owner, beaten, attempts, seconds, message"
+_ITEM = "sweep, number, key, request, state, owner, beaten, attempts, seconds, message, answer, enough"
+_KNOWN = (
+    f"(EXISTS (SELECT 1 FROM results WHERE results.key = items.key AND +schema = {SCHEMA}) OR EXISTS"
+    f" (SELECT 1 FROM documents WHERE kind = '{ANSWER}' AND documents.key = items.answer))"
+)
+"""Whether the store has what an item is to find out."""
+_AGAIN = (
+    "state = 'queued', owner = '', attempts = 0, message = '', enough = 0",
+    f"state IN ('cancelled', 'failed') OR (state = 'done' AND NOT {_KNOWN})",
+)
+"""What has an item wait again, and which of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +134,33 @@ def create(store: Store, asked: bytes, requests: Sequence[Request], who: str) ->
     keyed = _keyed(requests)
     with store.writing() as connection:
         _check_room(connection, len(keyed))
-        sweep = connection.execute(
-            "INSERT INTO sweeps (asked, who, created) VALUES (?, ?, ?)", (asked, who, _date())
-        ).lastrowid
-        assert sweep is not None
+        sweep = _new(connection, asked, who)
         _append(connection, sweep, 0, keyed)
     return sweep
+
+
+def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: str) -> int:
+    """The question of that ``answer``: its number. One that is not there yet is queued, one that was ended
+    early, was cancelled or has failed waits again; ``who`` asked first stays.
+
+    Of questions with one ``key`` one is worked on at a time. Raises UnavailableError when too many items wait
+    already.
+    """
+    with store.writing() as connection:
+        row = connection.execute("SELECT sweep FROM items WHERE answer = ?", (answer,)).fetchone()
+        if row is None:
+            _check_room(connection, 1)
+            question = _new(connection, asked, who)
+            connection.execute(
+                "INSERT INTO items (sweep, number, key, request, state, answer)"
+                " VALUES (?, 0, ?, ?, 'queued', ?)",
+                (question, key, encode(base), answer),
+            )
+        else:
+            (question,) = row
+            _change(connection, question, *_AGAIN)
+        _settle(connection)
+    return int(question)
 
 
 def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) -> int:
@@ -177,12 +221,26 @@ def beat(store: Store, item: Item) -> bool:
     return _as_owner(store, item, "beaten = ?", _now())
 
 
+def advance(store: Store, key: str) -> None:
+    """The search under a key got further: owners that died under it before count no more."""
+    with store.writing() as connection:
+        connection.execute("UPDATE items SET attempts = 1 WHERE state = 'running' AND key = ?", (key,))
+
+
+def is_enough(store: Store, item: Item) -> bool:
+    """Whether an item is to end with the best that is found."""
+    return bool(
+        store.read("SELECT enough FROM items WHERE sweep = ? AND number = ?", item.sweep, item.number)[0][0]
+    )
+
+
 def finish(store: Store, item: Item, key: str, seconds: float | None) -> None:
-    """The result of an item is in the store, under ``key``; so it is done, whatever has become of it
-    meanwhile."""
+    """The result of an item, or its answer, is in the store, under ``key``; so it is done, whatever has
+    become of it meanwhile."""
+    found = "key" if item.answer is None else "answer"
     with store.writing() as connection:
         connection.execute(
-            "UPDATE items SET state = 'done', key = ?, seconds = ?, owner = '', message = ''"
+            f"UPDATE items SET state = 'done', {found} = ?, seconds = ?, owner = '', message = ''"
             " WHERE sweep = ? AND number = ? AND state != 'done'",
             (key, seconds, item.sweep, item.number),
         )
@@ -204,18 +262,18 @@ def cancel(store: Store, sweep: int) -> int:
     return _set(store, sweep, "state = 'cancelled', owner = ''", "state IN ('queued', 'running')")
 
 
+def conclude(store: Store, sweep: int) -> int:
+    """A question ends with the best that is found; whoever works on it learns it as at :func:`cancel`. How
+    many items that concerns: none of other sweeps. Raises InputError where there is no such sweep."""
+    return _set(store, sweep, "enough = 1", "answer IS NOT NULL AND state IN ('queued', 'running')")
+
+
 def resume(store: Store, sweep: int) -> int:
-    """What was cancelled, has failed or is in the store no more waits again: how many items.
+    """What was cancelled, has failed, was ended early or is in the store no more waits again: how many items.
 
     Raises InputError where there is no such sweep.
     """
-    return _set(
-        store,
-        sweep,
-        "state = 'queued', owner = '', attempts = 0, message = ''",
-        "state IN ('cancelled', 'failed') OR (state = 'done' AND NOT EXISTS"
-        " (SELECT 1 FROM results WHERE results.key = items.key))",
-    )
+    return _set(store, sweep, *_AGAIN)
 
 
 def repeat(store: Store, sweep: int, who: str) -> int:
@@ -232,15 +290,15 @@ def repeat(store: Store, sweep: int, who: str) -> int:
 def sweeps(store: Store, limit: int = 100) -> list[Sweep]:
     """The newest ones, newest first."""
     rows = store.read(
-        "SELECT id, asked, who, created, state, count(*) FROM"
+        "SELECT id, asked, who, created, answer, state, count(*) FROM"
         " (SELECT * FROM sweeps ORDER BY id DESC LIMIT ?) JOIN items ON sweep = id"
         " GROUP BY id, state ORDER BY id DESC",
         limit,
     )
     counts: dict[int, dict[State, int]] = {}
     for row in rows:
-        counts.setdefault(row[0], {})[row[4]] = row[5]
-    return [Sweep(*(*row, counts[row[0]])) for row in dict.fromkeys(row[:4] for row in rows)]
+        counts.setdefault(row[0], {})[row[5]] = row[6]
+    return [Sweep(*(*row, counts[row[0]])) for row in dict.fromkeys(row[:5] for row in rows)]
 
 
 def find(store: Store, sweep: int) -> Sweep:
@@ -292,7 +350,10 @@ def line(store: Store, sweep: int) -> Line:
 def seconds_each(store: Store, like: Request) -> float | None:
     """What a request of this model, images and way of timing took lately, in seconds (the median of those
     among the last 200 items); None where fewer than three did: the first loads what the others share."""
-    rows = store.read(f"SELECT {_ITEM} FROM items WHERE seconds IS NOT NULL ORDER BY rowid DESC LIMIT 200")
+    rows = store.read(
+        f"SELECT {_ITEM} FROM items WHERE seconds IS NOT NULL AND answer IS NULL"
+        " ORDER BY rowid DESC LIMIT 200"
+    )
     found = [item for item in map(_item, rows) if item.request and _cost(item.request) == _cost(like)]
     times = sorted(item.seconds for item in found if item.seconds is not None)
     return times[len(times) // 2] if len(times) > 2 else None
@@ -318,6 +379,14 @@ def _check_room(connection: Connection, more: int) -> None:
         )
 
 
+def _new(connection: Connection, asked: bytes, who: str) -> int:
+    """A sweep without items: its number."""
+    made = "INSERT INTO sweeps (asked, who, created) VALUES (?, ?, ?)"
+    number = connection.execute(made, (asked, who, _date())).lastrowid
+    assert number is not None
+    return number
+
+
 def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, Request]) -> None:
     connection.executemany(
         "INSERT INTO items (sweep, number, key, request, state) VALUES (?, ?, ?, ?, 'queued')",
@@ -328,11 +397,7 @@ def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, 
 
 def _settle(connection: Connection) -> None:
     """What is in the store is done, whoever measured it."""
-    connection.execute(
-        "UPDATE items SET state = 'done' WHERE state = 'queued'"
-        " AND EXISTS (SELECT 1 FROM results WHERE results.key = items.key AND +schema = ?)",
-        (SCHEMA,),
-    )
+    connection.execute(f"UPDATE items SET state = 'done' WHERE state = 'queued' AND {_KNOWN}")
 
 
 def _take_back(connection: Connection) -> None:
@@ -374,17 +439,23 @@ def _item(row: tuple[Any, ...]) -> Item:
         request = decode(row[3], Request)
     except NOT_A_RECORD:
         request = None
-    return Item(*(*row[:3], request, *row[4:]))
+    return Item(*(*row[:3], request, *row[4:-1], bool(row[-1])))
 
 
 def _found(connection: Connection, sweep: int) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(
-        "SELECT id, asked, who, created FROM sweeps WHERE id = ?",
+        "SELECT id, asked, who, created, (SELECT answer FROM items WHERE sweep = id AND number = 0)"
+        " FROM sweeps WHERE id = ?",
         (max(0, min(sweep, MAX_ID)),),
     ).fetchone()
     if row is None:
         raise InputError(f"there is no sweep {sweep}: `paretoscope sweeps` lists those that there are")
     return row
+
+
+def _change(connection: Connection, sweep: int, change: str, those: str) -> int:
+    """Change those items of a sweep: how many."""
+    return connection.execute(f"UPDATE items SET {change} WHERE sweep = ? AND ({those})", (sweep,)).rowcount
 
 
 def _as_owner(store: Store, item: Item, change: str, *values: object) -> bool:
@@ -402,9 +473,7 @@ def _as_owner(store: Store, item: Item, change: str, *values: object) -> bool:
 def _set(store: Store, sweep: int, change: str, those: str) -> int:
     with store.writing() as connection:
         _found(connection, sweep)
-        return connection.execute(
-            f"UPDATE items SET {change} WHERE sweep = ? AND ({those})", (sweep,)
-        ).rowcount
+        return _change(connection, sweep, change, those)
 
 
 def _now() -> float:

@@ -75,3 +75,14 @@ def _keep_summaries(connection: sqlite3.Connection) -> None:
         "CREATE INDEX results_newest ON results (schema, created, key)",
     ):
         connection.execute(statement)
+
+
+@migration
+def _keep_questions(connection: sqlite3.Connection) -> None:
+    """A question is a sweep of one item, and ``answer`` the key of the document that answers it."""
+    for statement in (
+        "ALTER TABLE items ADD COLUMN answer TEXT",
+        "ALTER TABLE items ADD COLUMN enough INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX items_answers ON items (answer) WHERE answer IS NOT NULL",
+    ):
+        connection.execute(statement)

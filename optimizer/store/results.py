@@ -38,6 +38,9 @@ MAX_MESSAGE = 2000
 """Characters of a failure's message that are kept."""
 MIN_FREE_BYTES = 2**20
 """With less room on the disk nothing more is measured by itself."""
+ANSWER, EARLY_ANSWER, SEARCH = "answer", "early answer", "search"
+"""Kinds of documents: what answers a question, what answers one that was ended early, and how far a search
+is. They name results by their keys, and go with them."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _CREATING = threading.Lock()
 Packed = tuple[int, bytes]
@@ -222,12 +225,17 @@ class Store:
         return _first(self.read(query, signature, quick, SCHEMA), Latency)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Drop results and failures, and the measurements that no other result shares."""
+        """Drop results and failures, the measurements that no other result shares, and the answers that rest
+        on them."""
         rows = [(key,) for key in keys]
         with self.writing() as connection:
             connection.executemany("DELETE FROM results WHERE key = ?", rows)
             connection.executemany("DELETE FROM summaries WHERE key = ?", rows)
             connection.executemany("DELETE FROM failures WHERE key = ?", rows)
+            for kind in (ANSWER, EARLY_ANSWER, SEARCH):
+                connection.executemany(
+                    f"DELETE FROM documents WHERE kind = '{kind}' AND instr(json, CAST(? AS BLOB))", rows
+                )
             _forget_unshared(connection)
 
     def put_failure(self, key: str, request: Request, message: str, attempts: int) -> None:

@@ -1,12 +1,22 @@
 """``paretoscope find`` and ``px.find``: a question asked of a real, small network."""
 
 import json
+import os
+import shlex
+import signal
 
 import pytest
 
 import optimizer as px
-from optimizer.cli.main import main
+from optimizer.cli.find import question_from
+from optimizer.cli.main import _parser, main
+from optimizer.cli.terminal import first_interrupt
+from optimizer.records import Request
+from optimizer.search.answers import command
+from optimizer.search.questions import keys_of
 from optimizer.search.space import Space
+from optimizer.store import ledger
+from optimizer.store.results import Store
 
 FIND = [
     *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino"),
@@ -27,7 +37,7 @@ def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
     assert {"measured", "too large"} <= outcomes, "the uncompressed file has 4.3 MB"
     assert main([*asked, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again["best"]["key"] == said["best"]["key"]
+    assert again == said
     assert main(asked) == 0
     assert capsys.readouterr().out.splitlines()[0].startswith(said["words"].split(":")[0])
 
@@ -35,10 +45,21 @@ def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
 def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIND, "--max-drop", "1e-9", "--max-size-mb", "0.01", "--budget", "20"]) == 3
     assert "Nothing of what was tried is shown to keep to the limits" in capsys.readouterr().out
+    assert main(["sweeps"]) == 0
+    assert "nothing keeps to the limits" in capsys.readouterr().out
     assert main(FIND) == 2
     assert "no limit is given" in capsys.readouterr().err
     assert main([*FIND, "--max-drop", "1", "--budget", "0"]) == 2
     assert main([*FIND[:4], "--engine", "tpu", "--max-drop", "1"]) == 2
+    assert main(["find", "fashion-rennet", "--max-drop", "1"]) == 2
+    assert main(["find", "--max-drop", "1"]) == 2
+    assert "say which model" in capsys.readouterr().err
+    assert main(["find", "--resume", "7"]) == 2
+    assert main(["sweep", "--resume", "1"]) == 2
+    assert "1 is a question: `paretoscope find --resume 1`" in capsys.readouterr().err
+    sweep = ledger.create(Store(), b"", [Request("fashion-mlp")], "ann")
+    assert main(["find", "--resume", str(sweep)]) == 2
+    assert "is no question" in capsys.readouterr().err
 
 
 def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
@@ -48,3 +69,37 @@ def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     assert found.best.accuracy.drop.value < 5
     assert len(found.results) >= 1
     assert "configuration" in repr(found)
+    again = px.find("fashion-mlp", max_drop=5.0, space=space, budget_seconds=30.0, progress=False)
+    assert again.found.answer == found.found.answer
+    assert ledger.ask(Store(), b"", Request("fashion-mlp"), *keys_of(found.found.answer.question), "ann") == 1
+    assert ledger.find(Store(), 1).state == "done", "what was answered in Python is answered everywhere"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--max-drop", "1.5", "--engine", "openvino,torch", "--budget", "20"],
+        [
+            *("--max-size-mb", "0.5", "--max-latency-ms", "3", "--minimise", "file_size", "--full"),
+            *("--engine", "sparse", "--threads", "1,2", "--prune", "none", "--sparsity", "0.25"),
+            *("--weight-bits", "8", "--activation-bits", "8", "--precision", "f32", "--seed", "3"),
+            *("--data", "/photos of mine", "--limit", "50", "--batch-size", "4", "--search", "random"),
+        ],
+    ],
+)
+def test_a_question_says_how_to_repeat_it(options: list[str]) -> None:
+    asked = question_from(_parser().parse_args(["find", "fashion-mlp", *options]))
+    name, *again = shlex.split(command(asked))
+    assert name == "paretoscope"
+    assert question_from(_parser().parse_args(again)) == asked
+
+
+def test_the_second_interrupt_interrupts() -> None:
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
+    with first_interrupt("once more drops it") as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, usual)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from faults.tasks import make_result
 
-from optimizer.analysis.documents import DOCUMENTS
 from optimizer.errors import UnavailableError
 from optimizer.records import Request
+from optimizer.search.documents import DOCUMENTS
 from optimizer.store.results import Store
 from optimizer.system.disk_cache import kept, read
 

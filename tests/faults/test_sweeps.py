@@ -20,6 +20,7 @@ from optimizer.records import Request
 from optimizer.search.drain import drain
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
+from optimizer.store.ledger import Item
 from optimizer.store.results import MIN_FREE_BYTES, Store
 from optimizer.system.processes import kill_group
 
@@ -32,7 +33,7 @@ from optimizer.search.drain import drain
 from optimizer.store.results import Store
 print("begun", flush=True)
 store = Store()
-for _ in drain(store, keep_here):
+for _ in drain(store, lambda item: keep_here(item.request)):
     pass
 """
 SERVER = """
@@ -41,7 +42,7 @@ from optimizer.search.drain import Background, by_pool
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
 pool = Pool("tasks:run")
-work = Background(Store(), by_pool(pool, "measure", "keep", 10))
+work = Background(Store(), by_pool(pool, "measure", 10))
 print("begun", flush=True)
 time.sleep(600)
 """
@@ -100,10 +101,11 @@ def test_a_sweep_goes_on_after_each_kill_of_who_works_on_it(store: Store, home: 
     check(store, home, sweep)
 
 
-def keep(request: Request, is_lost: object) -> str:
+def keep(item: Item) -> str:
     from tasks import keep_here
 
-    return keep_here(request, is_lost)
+    assert item.request is not None
+    return keep_here(item.request)
 
 
 def test_two_who_work_on_one_sweep_share_it_though_one_is_killed(store: Store, home: Path) -> None:
@@ -165,10 +167,10 @@ def test_a_full_disk_pauses_a_sweep_and_loses_nothing(store: Store, home: Path, 
         filling = folder / "of another program"
         measured: list[str] = []
 
-        def measure(request: Request, is_lost: object) -> str:
+        def measure(item: Item) -> str:
             from tasks import make_result
 
-            measured.append(request_key(request))
+            measured.append(item.key)
             if len(measured) == 3:
                 with filling.open("ab", buffering=0) as file:
                     while os.statvfs(folder).f_bavail:

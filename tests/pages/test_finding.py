@@ -1,8 +1,5 @@
 """A question under limits on the Sweep page, without a browser."""
 
-from dataclasses import replace
-from typing import Any
-
 import pytest
 from page_runs import words
 from search_bench import Bench
@@ -10,64 +7,165 @@ from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.limits import Limits
-from optimizer.records import Request
-from optimizer.search.find import Question
-from optimizer.system.process_pool import Job
-from pages import sidebar, tasks
+from optimizer.export.report import answer_report
+from optimizer.records import encode
+from optimizer.search.find import Progress, Step
+from optimizer.search.questions import ask, question_of
+from optimizer.store import ledger
+from optimizer.store.ledger import Item, Sweep
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
+from pages import finding, sidebar, tasks
 
 LINK = {"model": "fashion-mlp", "ask": "The best under limits"}
 
 
-def asked(started: Started, **link: str) -> tuple[AppTest, Job]:
-    page = open_page("sweep", LINK | link)
-    next(button for button in page.button if button.label == "Find").click().run()
+def press(page: AppTest, label: str) -> AppTest:
+    page = next(button for button in page.button if button.label == label).click().run()
     assert not page.exception
-    (job,) = [job for job in started.listed.values() if job.task == "find"]
-    return page, job
+    return page
 
 
-def answered(page: AppTest, job: Job, bench: Bench, limits: Limits) -> str:
-    job.state, job.result = "done", bench.ask(limits)
-    page.run()
-    assert not page.exception
-    return words(page)
+def asked(**link: str) -> tuple[AppTest, Sweep]:
+    page = press(open_page("sweep", LINK | link), "Find")
+    return page, newest()
 
 
-def test_a_question_needs_a_limit_and_is_asked_as_a_link_says(started: Started) -> None:
+def newest() -> Sweep:
+    return ledger.sweeps(tasks.store())[0]
+
+
+def claimed() -> Item:
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    return item
+
+
+def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
+    """As who works on questions does."""
+    store, item = tasks.store(), claimed()
+    assert item.answer is not None
+    found = bench.go_on(question_of(sweep), Progress(), enough=lambda: early and len(bench.measured) > 2)
+    for result in found.measured:
+        store.put(result)
+    store.put_document(SEARCH, item.key, encode(found.answer.progress))
+    store.put_document(EARLY_ANSWER if early else ANSWER, item.answer, encode(found.answer))
+    ledger.finish(store, item, item.answer, 30.0)
+
+
+def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(started: Started) -> None:
     page = open_page("sweep", LINK)
     assert "Give at least one limit" in words(page)
     page.number_input(key="find_drop").set_value(1.0).run()
     assert "Give at least one limit" not in words(page)
-    page, job = asked(started, find_drop="1", find_ms="0.5", find_seconds="30 s", timed_threads="1")
-    request: Any = job.request
-    question, base = request
-    assert isinstance(question, Question)
-    assert isinstance(base, Request)
+    page, sweep = asked(find_drop="1", find_ms="0.5", find_seconds="30 s", timed_threads="1")
+    question = question_of(sweep)
     assert question.limits == Limits(drop_points=1, latency_ms=0.5)
     assert (question.minimise, question.budget_seconds) == ("latency", 30)
     assert question.space.threads == (1,)
-    assert base.model == "fashion-mlp"
+    assert question.model == "fashion-mlp"
+    assert page.query_params["sweep"] == str(sweep.id)
+    assert "Question 1" in words(page)
+    assert sweep.state == "queued"
 
 
 def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: Started) -> None:
-    page, job = asked(started, find_drop="1")
-    told = answered(page, job, Bench(), Limits(drop_points=1))
+    page, sweep = asked(find_drop="1")
+    answer(sweep, Bench())
+    page = open_page("sweep", {"sweep": str(sweep.id)})
+    told = words(page)
     assert "8-bit activations on OpenVINO: accuracy" in told
     assert "images that chose it" in told
     assert len(page.get("plotly_chart")) == 2
-    (tried,) = page.dataframe
-    assert len(tried.value) == len(job.result.trials)  # type: ignore[attr-defined]
-    assert [link.proto.label for link in page.get("page_link")] == ["Open the answer"]
-    best = job.result.best.result  # type: ignore[attr-defined]
-    best = replace(best, key="0123456789abcdef0123")
-    tasks.store().put(best)
-    opened = open_page("explore", {sidebar.OPEN: best.key})
+    found = finding.found_of(newest())
+    assert found is not None
+    tried = next(table.value for table in page.dataframe if "outcome" in table.value)
+    assert len(tried) == len(found.answer.progress.trials)
+    assert "Open the answer" in [link.proto.label for link in page.get("page_link")]
+    assert found.best is not None
+    opened = open_page("explore", {sidebar.OPEN: found.best.key})
     assert opened.select_slider(key="activations").value == 8
+    report = answer_report(found)
+    assert "What was asked" in report
+    assert "paretoscope find fashion-mlp --max-drop=1.0" in report
 
 
-@pytest.mark.parametrize("limits", [Limits(drop_points=0.5, size_mb=0.05), Limits(latency_ms=1e-3)])
-def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, limits: Limits) -> None:
-    page, job = asked(started, find_drop="1")
-    told = answered(page, job, Bench(), limits)
+@pytest.mark.parametrize("link", [{"find_drop": "0.5", "find_mb": "0.01"}, {"find_ms": "0.001"}], ids=str)
+def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: dict[str, str]) -> None:
+    page, sweep = asked(**link)
+    answer(sweep, Bench())
+    told = words(page.run())
     assert "Nothing of what was tried is shown to keep to the limits" in told
     assert "more than allowed is the nearest" in told
+    history = next(table.value for table in page.dataframe if "came of it" in table.value)
+    assert list(history["came of it"]) == ["nothing keeps to the limits"]
+
+
+def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="1 minute")
+    item = claimed()
+    steps = (Step(10.0, 3, 2e5, 0.5),)
+    tasks.store().put_document(SEARCH, item.key, encode(Progress(12.0, (), steps)))
+    page.run()
+    (line,) = page.get("progress")
+    assert line.proto.text.startswith("12 of 60 s")
+    assert len(page.get("plotly_chart")) == 1
+    page = press(page, "Stop")
+    assert ledger.is_enough(tasks.store(), item)
+    ledger.put_back(tasks.store(), item)
+    answer(sweep, Bench(), early=True)
+    page.run()
+    assert "Ended early. " in words(page)
+    history = next(table.value for table in page.dataframe if "came of it" in table.value)
+    assert history["came of it"][0].endswith(", ended early")
+    page = press(page, "Resume")
+    assert newest().state == "queued"
+    assert not ledger.items(tasks.store(), sweep.id)[0].enough
+
+
+def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="30 s")
+    page = press(page, "Cancel")
+    assert newest().state == "cancelled"
+    assert "Cancelled" in words(page)
+    page = press(page, "Resume")
+    answer(newest(), Bench())
+    page.run()
+    page = press(page, "Repeat")
+    assert (newest().id, newest().state) == (sweep.id, "done"), "nothing has changed: its answer is there"
+    page = press(page, "Extend to 1 minute")
+    longer = newest()
+    assert (longer.id, longer.state) == (sweep.id + 1, "queued")
+    assert question_of(longer).budget_seconds == 60
+    assert ledger.items(tasks.store(), longer.id)[0].key == ledger.items(tasks.store(), sweep.id)[0].key
+    assert page.query_params["sweep"] == str(longer.id)
+
+
+def test_what_was_dropped_is_said_and_found_anew(started: Started) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="30 s")
+    answer(sweep, Bench())
+    found = finding.found_of(newest())
+    assert found is not None
+    assert found.best is not None
+    tasks.store().forget([found.best.key])
+    page.run()
+    assert "was dropped" in words(page)
+    press(page, "Resume")
+    assert newest().state == "queued"
+
+
+def test_one_who_asks_the_same_gets_the_answer_of_another(started: Started) -> None:
+    _, sweep = asked(find_drop="1")
+    question = question_of(sweep)
+    assert ask(tasks.store(), question, "bob") == sweep.id
+    answer(sweep, Bench())
+    press(open_page("sweep", LINK | {"find_drop": "1"}), "Find")
+    assert [(one.id, one.state) for one in ledger.sweeps(tasks.store())] == [(sweep.id, "done")]
+
+
+def test_a_question_of_another_version_says_so(started: Started) -> None:
+    _, sweep = asked(find_drop="1")
+    with tasks.store().writing() as connection:
+        connection.execute("UPDATE sweeps SET asked = '{}'")
+    page = open_page("sweep", {"sweep": str(sweep.id)})
+    assert "asked by another version" in words(page)
+    assert "can't read what question 1 asks: ask it anew" in words(page)

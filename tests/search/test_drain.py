@@ -3,7 +3,6 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import pytest
 from faults.tasks import make_result, until
 
 from optimizer.errors import InputError, UnavailableError
-from optimizer.progress import Cancelled
+from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.records import Request
 from optimizer.search import drain as module
 from optimizer.search.drain import Background, drain
 from optimizer.store import ledger, results
+from optimizer.store.ledger import Item
 from optimizer.store.results import Store
-
-Lost = Callable[[], bool]
 
 
 @pytest.fixture
@@ -38,27 +36,27 @@ def states(store: Store, sweep: int) -> list[str]:
     return [item.state for item in ledger.items(store, sweep)]
 
 
-def keeping(store: Store) -> module.Measure:
-    def measure(request: Request, is_lost: Lost) -> str:
-        if request.model.startswith("no "):
-            raise InputError(f"unknown model {request.model}")
-        if request.model.startswith("broken "):
+def keeping(store: Store) -> module.Work:
+    def do(item: Item) -> str:
+        if item.key.startswith("no "):
+            raise InputError(f"unknown model {item.key}")
+        if item.key.startswith("broken "):
             raise RuntimeError("out of memory")
-        store.put(make_result(request.model))
-        return request.model
+        store.put(make_result(item.key))
+        return item.key
 
-    return measure
+    return do
 
 
-def waiting(begun: threading.Event) -> module.Measure:
+def waiting(begun: threading.Event) -> module.Work:
     """Until it is wanted no more."""
 
-    def measure(request: Request, is_lost: Lost) -> str:
+    def do(item: Item) -> str:
         begun.set()
-        until(is_lost)
-        raise Cancelled
+        until(stop_if_cancelled)
+        raise AssertionError
 
-    return measure
+    return do
 
 
 def test_each_is_measured_once_and_a_failure_is_told_and_the_others_go_on(store: Store) -> None:
@@ -89,7 +87,7 @@ def test_a_cancelled_item_ends_while_it_runs(store: Store) -> None:
 def test_an_interrupted_item_waits_again_as_if_it_had_not_been_tried(store: Store) -> None:
     sweep = asked(store, "a")
 
-    def interrupted(request: Request, is_lost: Lost) -> str:
+    def interrupted(item: Item) -> str:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -98,13 +96,20 @@ def test_an_interrupted_item_waits_again_as_if_it_had_not_been_tried(store: Stor
     assert (item.state, item.attempts) == ("queued", 0)
 
 
+def test_whoever_asked_for_all_of_it_may_end_it(store: Store) -> None:
+    sweep, begun = asked(store, "a", "b"), threading.Event()
+    with ended_by(begun.is_set), pytest.raises(Cancelled):
+        [*drain(store, waiting(begun), sweep)]
+    assert [(item.state, item.attempts) for item in ledger.items(store, sweep)] == [("queued", 0)] * 2
+
+
 def test_on_a_full_disk_nothing_is_measured_and_what_could_not_be_kept_waits_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep = asked(store, "a", "b")
     full = False
 
-    def refused(request: Request, is_lost: Lost) -> str:
+    def refused(item: Item) -> str:
         nonlocal full
         full = True
         raise UnavailableError("no room")
@@ -170,16 +175,16 @@ def test_visitors_take_turns_and_one_request_is_never_run_twice_at_a_time(store:
     order: list[str] = []
     running: set[str] = set()
 
-    def measure(request: Request, is_lost: Lost) -> str:
-        assert request.model not in running
-        running.add(request.model)
-        order.append(request.model)
+    def do(item: Item) -> str:
+        assert item.key not in running
+        running.add(item.key)
+        order.append(item.key)
         time.sleep(0.05)
-        running.discard(request.model)
-        return keeping(store)(request, is_lost)
+        running.discard(item.key)
+        return keeping(store)(item)
 
     threads = [
-        threading.Thread(target=lambda owner=owner: [*drain(store, measure, owner=owner)])
+        threading.Thread(target=lambda owner=owner: [*drain(store, do, owner=owner)])
         for owner in ("one", "two")
     ]
     for thread in threads:
@@ -189,3 +194,51 @@ def test_visitors_take_turns_and_one_request_is_never_run_twice_at_a_time(store:
     assert sorted(order) == ["a", "b", "c", "d", "x"]
     assert order.index("x") < order.index("d"), "the larger sweep went first"
     assert {*states(store, large), *states(store, small)} == {"done"}
+
+
+def put_question(store: Store, answer: str = "answer", who: str = "ann") -> int:
+    return ledger.ask(store, b"", Request("fashion-mlp"), "search", answer, who)
+
+
+def test_a_question_is_answered_like_any_item_and_ended_with_the_best_when_that_is_wanted(
+    store: Store,
+) -> None:
+    begun = threading.Event()
+
+    def do(item: Item) -> str:
+        begun.set()
+        until(is_enough)
+        store.put_document(results.EARLY_ANSWER, str(item.answer), b"{}")
+        return str(item.answer)
+
+    question = put_question(store)
+    work = threading.Thread(target=lambda: [*drain(store, do, question)])
+    work.start()
+    assert begun.wait(60)
+    assert ledger.conclude(store, question) == 1
+    work.join(60)
+    assert states(store, question) == ["done"]
+    assert put_question(store, who="bob") == question
+    assert states(store, question) == ["queued"], "one that was ended early goes on when it is asked again"
+    (item,) = ledger.items(store, question)
+    assert (item.enough, item.key, item.answer) == (False, "search", "answer")
+    store.put_document(results.ANSWER, "answer", b"{}")
+    assert [*drain(store, do)] == []
+    assert states(store, question) == ["done"]
+    assert ledger.resume(store, question) == 0
+
+
+def test_one_search_is_done_by_one_at_a_time_whatever_its_budget(store: Store) -> None:
+    short, long = put_question(store), put_question(store, "of a larger budget")
+    item = ledger.claim(store, "me")
+    assert item is not None
+    assert item.sweep == short
+    assert ledger.claim(store, "you") is None
+    ledger.finish(store, item, "answer", 30.0)
+    other = ledger.claim(store, "you")
+    assert other is not None
+    assert other.sweep == long
+    ledger.cancel(store, long)
+    assert not ledger.beat(store, other)
+    assert put_question(store, "of a larger budget") == long
+    assert states(store, long) == ["queued"]

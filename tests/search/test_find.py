@@ -5,15 +5,16 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from search_bench import BASE, SMALL, Bench
+from search_bench import BASE, SECONDS, SMALL, Bench, question
 
-from optimizer.analysis.limits import Limits, bound, keeping
+from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
-from optimizer.records import Request, Result
+from optimizer.records import Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import Fate, Question, Unwanted, find
+from optimizer.search.find import Answer, Outcome, Progress, Question, Trial, Unwanted
+from optimizer.search.questions import Answered
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
 
@@ -21,6 +22,10 @@ from optimizer.search.strategies import STRATEGIES
 def all_results(bench: Bench, space: Space = SMALL) -> list[Result]:
     requests = {space.request(BASE, position) for position in space.all()}
     return [bench.result(request) for request in requests]
+
+
+def trials(found: Answered) -> tuple[Trial, ...]:
+    return found.answer.progress.trials
 
 
 @pytest.mark.parametrize("search", STRATEGIES)
@@ -40,8 +45,8 @@ def test_with_time_for_everything_the_best_of_everything_is_found(search: str, l
     answer = bench.ask(limits, search)
     kept = keeping(all_results(bench), limits)
     assert answer.best is not None
-    found = answer.best.result
-    assert bound(found, limits.usual) == min(bound(one, limits.usual) for one in kept)
+    found = answer.best
+    assert bound(answer.results[found.key], limits.usual) == min(bound(one, limits.usual) for one in kept)
     assert found.key in {one.key for one in kept}
 
 
@@ -52,8 +57,9 @@ def test_nothing_is_measured_twice_and_the_time_is_kept(search: str) -> None:
     asked = bench.measured + bench.given_up
     assert len(asked) == len(set(asked))
     assert bench.measured
-    assert answer.seconds <= 20
-    assert [step.measured for step in answer.steps][-1] == len(bench.measured)
+    progress = answer.answer.progress
+    assert progress.seconds <= 20
+    assert [step.measured for step in progress.steps][-1] == len(bench.measured)
 
 
 def test_the_same_question_asks_for_the_same_positions() -> None:
@@ -63,25 +69,93 @@ def test_the_same_question_asks_for_the_same_positions() -> None:
     assert first.measured == second.measured
 
 
+@pytest.mark.parametrize("search", STRATEGIES)
+def test_a_search_that_was_killed_goes_on_where_it_was(search: str) -> None:
+    asked, whole, bench = question(Limits(latency_ms=1), search, 20), Bench(), Bench()
+    whole.go_on(asked, Progress())
+    for last in (2, 4):
+
+        def killed(request: Request, unwanted: Unwanted, report: Report, last: int = last) -> Result | None:
+            if len(bench.measured) + len(bench.given_up) == last:
+                bench.now += 0.5
+                report(None, "scoring")
+                raise KeyboardInterrupt
+            return bench.measure(request, unwanted)
+
+        before = bench.kept[-1] if bench.kept else Progress()
+        with pytest.raises(KeyboardInterrupt):
+            bench.go_on(asked, before, killed)
+        assert bench.kept[-1].seconds >= before.seconds + 0.5, "what it was killed in counts too"
+    bench.now += 1000  # nobody searches meanwhile
+    found = bench.go_on(asked, bench.kept[-1])
+    assert bench.measured == whole.measured[: len(bench.measured)]
+    assert len(bench.measured) >= len(whole.measured) - 1, "two kills cost a second"
+    assert len(set(bench.given_up)) == len(bench.given_up)
+    assert found.answer.progress.seconds <= 20 + SECONDS
+    steps = found.answer.progress.steps
+    assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
+
+
+@pytest.mark.parametrize("search", STRATEGIES)
+def test_a_larger_budget_goes_on_from_a_smaller_one(search: str) -> None:
+    limits, whole, bench = Limits(drop_points=1, size_mb=1), Bench(), Bench()
+    best = whole.ask(limits, search).best
+    first = bench.ask(limits, search, 10)
+    asked = len(bench.measured)
+    again = bench.go_on(question(limits, search, 10), first.answer.progress)
+    assert len(bench.measured) == asked, "its time is over"
+    assert again.best == first.best
+    found = bench.go_on(question(limits, search), first.answer.progress)
+    assert best is not None
+    assert found.best is not None
+    assert bound(found.best, "latency") == bound(best, "latency")
+    assert len(set(bench.measured)) == len(bench.measured)
+    assert not any(trial.outcome is Outcome.UNFINISHED for trial in trials(found))
+
+
+def test_a_search_that_is_stopped_answers_with_the_best_so_far() -> None:
+    bench = Bench()
+    asked = question(Limits(drop_points=1))
+    early = bench.go_on(asked, Progress(), enough=lambda: len(bench.measured) > 2)
+    assert early.answer.is_early
+    assert early.best is not None
+    assert headline(early).startswith("Ended early. ")
+    assert len(bench.measured) == 3
+    nothing = Bench().go_on(asked, Progress(), enough=lambda: True)
+    assert headline(nothing) == "Ended early. Nothing was measured yet."
+    whole = bench.go_on(asked, early.answer.progress)
+    assert not whole.answer.is_early
+    assert trials(whole)[: len(trials(early))] == trials(early)
+
+
+def test_an_answer_comes_back_from_its_bytes() -> None:
+    for limits in (Limits(drop_points=1, size_mb=1), Limits(drop_points=0.5, size_mb=0.05)):
+        answer = Bench().ask(limits).answer
+        assert decode(encode(answer), Answer) == answer
+
+
 def test_what_cannot_win_is_not_measured() -> None:
     bench = Bench()
     dense = bench.ask(Limits(drop_points=1, size_mb=1, latency_ms=0.4))
     sparse = bench.ask(Limits(drop_points=1), space=replace(SMALL, engine=("sparse",)))
-    trials = dense.trials + sparse.trials
-    fates = {trial.request: trial.fate for trial in trials}
-    assert {Fate.TOO_LARGE, Fate.LOSES, Fate.TOO_SLOW, Fate.NO_FASTER} <= set(fates.values())
-    for request, fate in fates.items():
+    outcomes = {
+        found.answer.question.request(trial.position): trial.outcome
+        for found in (dense, sparse)
+        for trial in trials(found)
+    }
+    assert {Outcome.TOO_LARGE, Outcome.LOSES, Outcome.TOO_SLOW, Outcome.NO_FASTER} <= set(outcomes.values())
+    for request, outcome in outcomes.items():
         result = bench.result(request)
-        if fate is Fate.TOO_LARGE:
+        if outcome is Outcome.TOO_LARGE:
             assert result.inspection.size.file_bytes > 1e6
-        if fate is Fate.TOO_SLOW:
+        if outcome is Outcome.TOO_SLOW:
             assert bound(result, "latency") > 0.4e6
-        if fate is Fate.LOSES:
+        if outcome is Outcome.LOSES:
             assert bound(result, "drop") > 1
-    assert len(bench.measured) < len(fates) / 2
+    assert len(bench.measured) < len(outcomes) / 2
 
 
-def test_a_winner_that_does_not_hold_gives_way_to_the_next() -> None:
+def test_a_winner_that_does_not_hold_is_passed_over_for_the_next() -> None:
     def own_time(request: Request) -> float:
         return 1.0 - (request.recipe.prune.sparsity or 0) / 2
 
@@ -89,33 +163,34 @@ def test_a_winner_that_does_not_hold_gives_way_to_the_next() -> None:
     bench = Bench(own_time)
     first = bench.ask(Limits(drop_points=2, latency_ms=0.55), space=space).best
     assert first is not None
-    bench.afresh[first.result.key] = 1.0
+    bench.afresh[first.key] = 1.0
     again = bench.ask(Limits(drop_points=2, latency_ms=0.55), space=space)
-    assert [one.result.key for one in again.refused] == [first.result.key]
+    assert [one.key for one in again.answer.refused] == [first.key]
     assert again.best is not None
-    assert again.best.result.key != first.result.key
-    assert bound(again.best.timed, "latency") <= 0.55e6
+    assert again.best.key != first.key
+    assert bound(again.best, "latency") <= 0.55e6
     assert any("did not hold" in sentence for sentence in details(again))
 
 
 def test_what_is_announced_is_judged_on_images_that_did_not_choose_it() -> None:
-    best = Bench().ask(Limits(drop_points=2)).best
-    assert best is not None
-    assert best.others is not None
-    assert best.chosen.total + best.others.total == 10_000
-    assert best.others.points <= 2
-    few = Bench(images=600).ask(Limits(drop_points=5)).best
-    assert few is not None
-    assert (few.others, few.chosen.total) == (None, 600)
+    found = Bench().ask(Limits(drop_points=2))
+    assert found.best is not None
+    chosen, others = halves(found.best, MIN_CONFIRMING)
+    assert others is not None
+    assert chosen.total + others.total == 10_000
+    assert others.points <= 2
+    assert any(f"{others.total:,} others" in sentence for sentence in details(found))
+    few = Bench(images=600).ask(Limits(drop_points=5))
+    assert any("on the 600 images that chose it, too few" in sentence for sentence in details(few))
 
 
 def test_where_nothing_keeps_to_the_limits_the_nearest_to_each_is_told() -> None:
     answer = Bench().ask(Limits(drop_points=0.5, size_mb=0.05))
     assert answer.best is None
-    assert {one.limit for one in answer.concessions} <= {"drop", "file_size"}
-    nearest = {one.limit: one for one in answer.concessions}
+    nearest = {one.limit: one for one in answer.answer.relaxations}
+    assert nearest.keys() <= {"drop", "file_size"}
     assert nearest["file_size"].more > 0
-    assert bound(nearest["file_size"].result, "drop") <= 0.5
+    assert bound(answer.results[nearest["file_size"].key], "drop") <= 0.5
     assert "Nothing" in headline(answer)
 
 
@@ -125,15 +200,15 @@ def test_what_a_limit_costs() -> None:
 
     answer = Bench(int8_is_fast).ask(Limits(drop_points=0.2))
     assert answer.best is not None
-    (concession,) = answer.concessions
-    assert concession.limit == "drop"
-    assert concession.gain == pytest.approx(0.6, abs=0.05)
+    (relaxation,) = answer.answer.relaxations
+    assert relaxation.limit == "drop"
+    assert relaxation.gain == pytest.approx(0.6, abs=0.05)
     assert any("more would allow 60% less time" in one or "less time" in one for one in details(answer))
 
 
 def test_too_little_time_is_said() -> None:
     answer = Bench().ask(Limits(drop_points=1), budget=1e-9)
-    assert (answer.best, answer.results) == (None, ())
+    assert (answer.best, answer.measured) == (None, [])
     assert "larger budget" in headline(answer)
 
 
@@ -145,20 +220,20 @@ def test_the_first_failure_is_raised_and_later_ones_are_told() -> None:
             raise WorkError("out of memory")
         return bench.measure(request, unwanted)
 
-    question = Question(Limits(latency_ms=1), "drop", SMALL, "grid", 20)
+    asked = question(Limits(latency_ms=1), budget=20)
     with pytest.raises(WorkError, match="out of memory"):
-        find(question, BASE, partial(fails, 0), bench.confirm, clock=lambda: bench.now)
-    answer = find(question, BASE, partial(fails, 2), bench.confirm, clock=lambda: bench.now)
-    assert len(answer.results) == 2
-    assert any(trial.message == "out of memory" for trial in answer.trials)
+        bench.go_on(asked, Progress(), partial(fails, 0))
+    answer = bench.go_on(asked, Progress(), partial(fails, 2))
+    assert len(answer.measured) == 2
+    assert any(trial.message == "out of memory" for trial in trials(answer))
 
 
 def test_json_is_whole() -> None:
     answer = Bench().ask(Limits(drop_points=1, size_mb=1))
     said = answer_json(answer)
     assert said["met"]
-    assert len(said["tried"]) == len(answer.trials)
-    assert said["best"]["key"] == answer.best.result.key if answer.best else False
+    assert len(said["tried"]) == len(trials(answer))
+    assert said["best"]["key"] == answer.best.key if answer.best else False
 
 
 def test_a_space_names_equal_work_once() -> None:
@@ -182,9 +257,9 @@ def test_a_space_names_equal_work_once() -> None:
         (lambda: Limits(latency_ms=float("nan")), "--max-latency-ms nan"),
         (lambda: Limits(size_mb=-1), "--max-size-mb -1"),
         (lambda: Limits(drop_points=100), "below 100"),
-        (lambda: Question(Limits(size_mb=1), "accuracy"), "accuracy"),
-        (lambda: Question(Limits(size_mb=1), "drop", budget_seconds=0), "0 s is not allowed"),
-        (lambda: Question(Limits(size_mb=1), "drop", search="magic"), "magic"),
+        (lambda: Question("x", Limits(size_mb=1), "accuracy"), "accuracy"),
+        (lambda: Question("x", Limits(size_mb=1), "drop", budget_seconds=0), "0 s is not allowed"),
+        (lambda: Question("x", Limits(size_mb=1), "drop", search="magic"), "magic"),
         (lambda: Space(engine=()), "engine has nothing to choose from"),
         (lambda: Space(engine=("tpu",)), "tpu"),
         (lambda: Space(sparsity=(1.0,)), "sparsity 1 is out of range"),

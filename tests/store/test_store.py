@@ -16,9 +16,9 @@ from faults.tasks import make_result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.analysis.documents import DOCUMENTS
 from optimizer.errors import UnavailableError
 from optimizer.records import SCHEMA, DataSpec, Request, Result, Visits, encode
+from optimizer.search.documents import DOCUMENTS
 from optimizer.store import migrations
 from optimizer.store import results as module
 from optimizer.store.results import Failure, Store, describe_unreadable

@@ -6,12 +6,17 @@ from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.records import Latency
+from optimizer.search.find import Answer, Progress
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 
 DOCUMENTS: dict[str, type] = {
     "afresh": Latency,
+    ANSWER: Answer,
     "compare": TwoFiles,
     "complexity": ComplexityRun,
     "coverage": Coverage,
+    EARLY_ANSWER: Answer,
     "load": LoadRun,
+    SEARCH: Progress,
     "throughput": ServingRun,
 }

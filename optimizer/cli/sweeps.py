@@ -1,0 +1,119 @@
+"""``paretoscope sweep`` and ``paretoscope sweeps``: grids of configurations, and what is in the ledger."""
+
+import argparse
+import getpass
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from optimizer import work
+from optimizer.analysis.result_json import as_json
+from optimizer.cli.options import recipe_of, request_of
+from optimizer.cli.terminal import print_result, tell
+from optimizer.errors import InputError, WorkError
+from optimizer.formats import count
+from optimizer.progress import is_enough, stop_if_cancelled
+from optimizer.records import encode
+from optimizer.search.answers import came_of_it, describe
+from optimizer.search.drain import ASK_SECONDS, drain
+from optimizer.search.sweep import Grid
+from optimizer.store import ledger
+from optimizer.store.ledger import Sweep
+from optimizer.store.results import Store
+
+
+def run_sweep(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.resume is not None:
+        sweep = options.resume
+        if ledger.find(store, sweep).answer is not None:
+            raise InputError(f"{sweep} is a question: `paretoscope find --resume {sweep}` goes on with it")
+        ledger.resume(store, sweep)
+    elif options.model is None:
+        raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
+    else:
+        recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
+        base = replace(request_of(options, recipe), recipe=recipe)
+        activations = (recipe.quantize.activation_bits,)
+        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,))
+        requests = asked.requests()
+        with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
+            work.load_or_measure(requests[0], store, tell)
+        sweep = ledger.create(store, encode(asked), requests, user())
+    again = f"`paretoscope sweep --resume {sweep}` goes on with it"
+    try:
+        found = work_off(store, sweep, _printing(store, sweep, options.json))
+    except KeyboardInterrupt:
+        ledger.cancel(store, sweep)
+        print(f"paretoscope: sweep {sweep} is cancelled; {again}", file=sys.stderr)
+        raise
+    if failed := found.counts.get("failed", 0):
+        raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
+    if found.state == "cancelled":
+        raise WorkError(f"sweep {sweep} was cancelled; {again}")
+
+
+def work_off(store: Store, sweep: int, news: Callable[[], None] = lambda: None) -> Sweep:
+    """Do what is left of a sweep or a question, or wait for others who do, until nothing is; ``news`` is
+    called whenever there may be some."""
+    news()
+    while True:
+        for _ in drain(store, work.do_here(store, tell), sweep):
+            news()
+        news()
+        found = ledger.find(store, sweep)
+        if not found.open:
+            return found
+        stop_if_cancelled()
+        if is_enough():
+            ledger.conclude(store, sweep)
+        time.sleep(ASK_SECONDS)
+
+
+def _printing(store: Store, sweep: int, as_lines: bool) -> Callable[[], None]:
+    """Prints each result as soon as it is there."""
+    printed: set[int] = set()
+
+    def print_new() -> None:
+        items = ledger.items(store, sweep)
+        for item in items:
+            if item.number not in printed and item.state in ("done", "failed"):
+                printed.add(item.number)
+                _print_item(store, item, len(items), as_lines)
+
+    return print_new
+
+
+def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> None:
+    words = item.request.recipe.describe() if item.request else "what can't be read"
+    print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
+    result = store.get(item.key) if item.state == "done" else None
+    if result is None:
+        print(f"paretoscope: not measured: {item.message}", file=sys.stderr)
+    elif as_lines:
+        print(json.dumps(as_json(result)), flush=True)
+    else:
+        print_result(result)
+
+
+def user() -> str:
+    """Who asks, for others to see."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in a container
+        return "a user"
+
+
+def run_sweeps(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.cancel is not None:
+        items = ledger.cancel(store, options.cancel)
+        found = ledger.find(store, options.cancel)
+        words = f"{count(items, 'configuration')} cancelled" if found.answer is None else found.state
+        print(f"{found.title}: {words}", file=sys.stderr)
+    for sweep in ledger.sweeps(store):
+        when = sweep.created[:16].replace("T", " ")
+        print(f"{sweep.id}  {when}  {sweep.who}  {describe(sweep)}: {came_of_it(store, sweep)}")

@@ -1,0 +1,132 @@
+"""A question under limits whose searcher is killed or stopped: it goes on, nothing is measured twice, and its
+answer comes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from tasks import until
+from test_sweeps import SERVER, kept, running
+
+from optimizer.analysis.limits import Limits
+from optimizer.records import DataSpec
+from optimizer.search.find import Outcome, Progress, Question
+from optimizer.search.questions import answer_of, ask, keys_of, progress_of
+from optimizer.search.space import Space
+from optimizer.store import ledger
+from optimizer.store.results import Store
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+
+SPACE = Space(
+    ("openvino",),
+    pruning=("none", "magnitude"),
+    sparsity=tuple(number / 20 for number in range(1, 15)),
+    weight_bits=(32, 8),
+    activation_bits=(32,),
+)
+QUESTION = Question("fashion-mlp", Limits(size_mb=100), "drop", SPACE, "grid", 3600.0, DataSpec(limit=200))
+POSITIONS = {QUESTION.request(position) for position in SPACE.all()}
+
+
+@pytest.fixture
+def store(home: Path) -> Store:
+    return Store()
+
+
+def progress(store: Store) -> Progress:
+    return progress_of(store, keys_of(QUESTION)[0])
+
+
+def measured(store: Store) -> int:
+    return sum(trial.outcome is Outcome.MEASURED for trial in progress(store).trials)
+
+
+def more(store: Store) -> None:
+    """Wait until another position is measured, or the question is answered."""
+    before = measured(store)
+    until(lambda: measured(store) > before or not ledger.any_open(store))
+
+
+def test_a_search_goes_on_after_each_kill_and_measures_nothing_twice(store: Store, home: Path) -> None:
+    chance, number = random.Random(5), ask(store, QUESTION, "ann")
+    for kill in ("worker", "server", "worker"):
+        spent, known = progress(store).seconds, measured(store)
+        with running(SERVER) as server:
+            more(store)
+            time.sleep(chance.uniform(0, 0.1))
+            if kill == "worker":
+                for worker in psutil.Process(server.pid).children():
+                    if "-P" in worker.cmdline():
+                        worker.kill()
+                more(store)
+        assert progress(store).seconds > spent
+        assert measured(store) > known
+    spent = progress(store).seconds
+    with running(SERVER):
+        until(lambda: not ledger.any_open(store))
+    assert [(item.state, item.message) for item in ledger.items(store, number)] == [("done", "")]
+    found = answer_of(store, ledger.find(store, number).answer)
+    assert found is not None
+    assert found.best is not None
+    assert found.answer.progress.seconds > spent
+    assert [trial.outcome for trial in found.answer.progress.trials] == [Outcome.MEASURED] * len(POSITIONS)
+    assert {result.request for result in store.results()} == POSITIONS
+    assert max(kept(home).values()) == 1
+    assert ask(store, QUESTION, "bob") == number
+    assert len(ledger.sweeps(store)) == 1
+
+
+def test_a_server_is_told_to_stop_and_answers_with_the_best_so_far(store: Store, home: Path) -> None:
+    number = ask(store, QUESTION, "ann")
+    with running(SERVER):
+        more(store)
+        ledger.conclude(store, number)
+        until(lambda: not ledger.any_open(store))
+        early = answer_of(store, ledger.find(store, number).answer)
+        assert early is not None
+        assert early.answer.is_early
+        assert early.best is not None
+        assert len(early.measured) < len(POSITIONS)
+        longer = ask(store, replace(QUESTION, budget_seconds=7200.0), "bob")
+        until(lambda: not ledger.any_open(store))
+    whole = answer_of(store, ledger.find(store, longer).answer)
+    assert whole is not None
+    assert not whole.answer.is_early
+    assert len(whole.measured) == len(POSITIONS)
+    assert max(kept(home).values()) == 1
+
+
+def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> None:
+    """Of a real network."""
+    options = ["find", "fashion-mlp", "--limit=200", "--engine=openvino", "--prune=none", "--search=grid"]
+    command = [*options, "--activation-bits=32", "--max-size-mb=100", "--budget=3600", "--json"]
+    shell = [sys.executable, "-m", "optimizer.cli", *command]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(shell, env=paths) as first:
+        until(lambda: store.count() == 1)
+        first.kill()
+    (result,) = store.results()
+    with subprocess.Popen(
+        shell, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as second:
+        until(lambda: store.count() > 1)
+        second.send_signal(signal.SIGINT)
+        printed, said = second.communicate()
+    assert second.returncode == 0, said
+    assert "ending with the best so far" in said
+    assert "`paretoscope find --resume 1` goes on with it" in said
+    found = json.loads(printed)
+    assert found["ended_early"]
+    assert found["words"].startswith("Ended early. ")
+    assert found["tried"][0]["key"] == result.key
+    assert result in store.results(), "it was measured twice"
+    assert [one.state for one in ledger.sweeps(store)] == ["done"]
