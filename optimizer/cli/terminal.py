@@ -1,5 +1,6 @@
 """What a person at a terminal sees, the line of progress and a result, and what they end with Ctrl-C."""
 
+import _thread
 import os
 import signal
 import sys
@@ -51,19 +52,48 @@ def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():  # which alone hears of it
         yield lambda: False
         return
-    usual = signal.getsignal(signal.SIGINT)
 
     def note(*_: object) -> None:
         nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
         pressed = True
-        signal.signal(signal.SIGINT, usual)
         os.write(2, f"\nparetoscope: {words}\n".encode())  # print may be what was interrupted
 
-    signal.signal(signal.SIGINT, note)
+    usual = signal.signal(signal.SIGINT, note)
     try:
-        yield lambda: pressed
+        with _taken_by_a_thread():
+            yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, usual)
+
+
+@contextmanager
+def _taken_by_a_thread() -> Iterator[None]:
+    """SIGINT reaches the main thread between two steps of Python, and not in the middle of a kernel: there,
+    once layers have run in bf16 or int8 on AMX, delivering it ends the process with SIGSEGV."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    over = False
+
+    def take() -> None:
+        while not over:
+            signal.sigwait([signal.SIGINT])
+            if not over:
+                _thread.interrupt_main()
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    taker = threading.Thread(target=take, name="interrupts", daemon=True)
+    taker.start()
+    try:
+        yield
+    finally:
+        over = True
+        assert taker.ident is not None
+        signal.pthread_kill(taker.ident, signal.SIGINT)
+        taker.join()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def print_result(result: Result) -> None:
