@@ -15,6 +15,7 @@ from optimizer.analysis import stored
 from optimizer.analysis.summary import Summary, derive, summarise
 from optimizer.errors import UnavailableError
 from optimizer.records import Accuracy, Request, Result, digest, encode
+from optimizer.store import migrations
 from optimizer.store.results import Store
 
 
@@ -144,9 +145,14 @@ def test_a_store_from_before_there_were_summaries_reads_as_it_did(store: Store, 
     results = make_sweep((0.0, 0.5), (32,), images=500)
     for result in results:
         store.put(result)
-    for later in ("TABLE summaries", "INDEX results_newest"):
-        write(store, f"DROP {later}")
-    write(store, "PRAGMA user_version = 4")
+    with closing(sqlite3.connect(store.path)) as connection:
+        kept = connection.execute("SELECT * FROM results").fetchall()
+    store.path.unlink()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        for number, step in enumerate(migrations.MIGRATIONS[:4], 1):
+            step(connection)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
     again = Store(store.path)
     assert [told(one) for one in stored.summaries(again)] == [told(derive(result)) for result in results]
     assert again.results() == results
