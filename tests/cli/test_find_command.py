@@ -102,6 +102,5 @@ def test_the_second_interrupt_interrupts() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         until(interrupted)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            until(lambda: False)
+            until(lambda: os.kill(os.getpid(), signal.SIGINT))
     signal.signal(signal.SIGINT, usual)

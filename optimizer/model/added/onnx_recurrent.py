@@ -44,7 +44,9 @@ def recurrent(a: Attributes, inputs: Sequence[Tensor | None]) -> nn.Module:
     _check(a, kind, directions, given)
     size = rows // len(GATES[kind])
     layer = KINDS[kind](features, size, bidirectional=directions == 2)
-    bias = given[BIAS] if given[BIAS] is not None else torch.zeros(directions, 2 * rows)
+    bias = given[BIAS]
+    if bias is None:
+        bias = torch.zeros(directions, 2 * rows)
     order = torch.cat([torch.arange(size) + gate * size for gate in GATES[kind]])
     with torch.no_grad():
         for number, end in enumerate(("", "_reverse")[:directions]):
