@@ -95,6 +95,11 @@ def test_a_question_says_how_to_repeat_it(options: list[str]) -> None:
     assert question_from(_parser().parse_args(again)) == asked
 
 
+def interrupt_and_wait() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    until(lambda: False)
+
+
 def test_the_second_interrupt_interrupts() -> None:
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
     with first_interrupt("once more drops it") as interrupted:
@@ -102,5 +107,5 @@ def test_the_second_interrupt_interrupts() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         until(interrupted)
         with pytest.raises(KeyboardInterrupt):
-            until(lambda: os.kill(os.getpid(), signal.SIGINT))
+            interrupt_and_wait()
     signal.signal(signal.SIGINT, usual)
