@@ -67,6 +67,15 @@ def test_the_frontier_is_what_brute_force_finds(losses: np.ndarray) -> None:
     assert pareto_mask(losses).tolist() == brute_force(losses)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_many_rows_are_compared_in_parts(columns: int) -> None:
+    losses = np.random.default_rng(columns).integers(0, 12, (400, columns)).astype(float)
+    assert pareto_mask(losses).tolist() == brute_force(losses)
+    hollow = np.sort(np.random.default_rng(0).random((200, 1)), axis=0)
+    falling = np.hstack([hollow, -hollow])
+    assert pareto_mask(np.hstack([falling] * columns)).all()
+
+
 @pytest.mark.parametrize("losses", [[1, 2], 3, np.empty((2, 0)), np.zeros((1, 1, 1))])
 def test_other_shapes_are_refused(losses: object) -> None:
     with pytest.raises(InputError, match="one row a result"):
