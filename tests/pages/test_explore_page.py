@@ -22,7 +22,7 @@ from optimizer.records import Known, Request
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
-from pages import tasks
+from pages import drawing, tasks
 
 BY_MAGNITUDE = {"model": "fashion-mlp", "method": "Magnitude"}
 
@@ -41,6 +41,24 @@ def test_curves_need_no_raw_samples_but_those_of_the_position(stored: AppTest) -
     curves = page.get("plotly_chart")[0].proto.spec
     assert all(result.key in curves for result in more)
     assert MISSING not in shown(page).values()
+
+
+def test_of_very_many_results_the_newest_are_drawn_and_the_position(
+    stored: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newest = (
+        replace(make_result(Recipe(replace(NORMAL.prune, sparsity=sparsity)), quick=True), created=created)
+        for sparsity, created in ((0.2, "2027-01-01"), (0.3, "2027-01-02"))
+    )
+    for result in (older, newest):
+        summaries.put(tasks.store(), result)
+    assert "measured last" not in words(stored.run())
+    monkeypatch.setattr(drawing, "MAX_DRAWN", 1)
+    page = stored.run()
+    assert not page.exception
+    assert "The 1 result of this model that were measured last." in words(page)
+    curves = page.get("plotly_chart")[0].proto.spec
+    assert [one.key in curves for one in (older, newest, results()[Recipe()])] == [False, True, True]
 
 
 def press(page: AppTest, label: str) -> AppTest:
