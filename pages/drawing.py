@@ -22,6 +22,8 @@ from optimizer.store.results import Store
 from pages.markup import plain
 from pages.tasks import finished, pool, store, visitor
 
+MAX_DRAWN = 3_000
+"""Results of one model in a chart, those that were measured last: a browser is sent each of them."""
 Colour = Literal["red", "orange", "green", "violet", "gray"]
 BADGE_COLOURS: dict[BadgeKind, Colour] = {
     BadgeKind.MEASURED: "green",

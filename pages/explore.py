@@ -45,13 +45,18 @@ def main() -> None:
     result = stored.best(tasks.store(), request)
     asked = [] if result else ask(request)
     cards(request, result, asked)
-    everywhere = stored.summaries(tasks.store(), request.model, request.data)
+    everywhere = stored.summaries(tasks.store(), request.model, request.data, limit=drawing.MAX_DRAWN)
+    more = len(everywhere) == drawing.MAX_DRAWN
+    if result and result.key not in {one.key for one in everywhere}:
+        everywhere.append(summarise(result))
     results = [one for one in everywhere if one.request.engine == request.engine]
     started, filling = toolbar(request, recipe, result, results)
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started) or filling)
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked))
+    if more:
+        st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
 
 
 def take_preset() -> None:
@@ -216,8 +221,9 @@ def toolbar(
     full = replace(request, settings=replace(request.settings, quick=False))
     curves = tasks.starter(replace(request, recipe=any_amount(way)))
     wanted = curves.requests()
-    done = {one.key for one in results}
-    missing = [one for key, one in zip(request_keys(wanted), wanted, strict=True) if key not in done]
+    keyed = dict(zip(request_keys(wanted), wanted, strict=True))
+    done = tasks.store().known(keyed)
+    missing = [one for key, one in keyed.items() if key not in done]
     asked = encode(curves)
     filling = next((one for one in ledger.sweeps(tasks.store()) if one.open and one.asked == asked), None)
     with st.container(horizontal=True, vertical_alignment="center"):

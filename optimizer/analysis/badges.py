@@ -1,14 +1,10 @@
 """How far a figure can be trusted, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.realisation import skipping
-from optimizer.analysis.statistics import LatencySummary
 from optimizer.methods.engines import engine_info
-from optimizer.records import Result
-from optimizer.system.environment import environment
 
 
 class BadgeKind(Labelled):
@@ -48,39 +44,30 @@ class Badge:
 MAX_NAMED = 6
 
 
-def _skipped(result: Result) -> str:
-    """Which layers skipped zeros: an engine that does so decides that for each of them."""
-    layers, names = result.execution.layers, skipping(result.execution)
-    if not engine_info(result.request.engine).skips_zeros:
+def describe_skipped(engine: str, names: Sequence[str], skipping: int, layers: int) -> str:
+    """How many of so many layers skipped zeros, and the first of them by ``names``: an engine that does so
+    decides that for each of them."""
+    if not engine_info(engine).skips_zeros:
         return ""
-    if not names:
-        return f"none of {len(layers)} layers skipped zeros: dense kernels were faster, with so few of them"
+    if not skipping:
+        return f"none of {layers} layers skipped zeros: dense kernels were faster, with so few of them"
     listed = ", ".join(name.removesuffix(".weight") for name in names[:MAX_NAMED])
-    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-    rest = len(layers) - len(names)
+    more = f" and {skipping - MAX_NAMED} more" if skipping > MAX_NAMED else ""
+    rest = layers - skipping
     dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
-    return f"{len(names)} of {len(layers)} layers skipped zeros: {listed}{more}{dense}"
+    return f"{skipping} of {layers} layers skipped zeros: {listed}{more}{dense}"
 
 
-def badges(result: Result, latency: LatencySummary) -> tuple[Badge, ...]:
-    """How far the figures of a result can be trusted, wherever one looks at them."""
-    simulated, skipped = result.execution.simulated, _skipped(result)
-    reasons = {
-        BadgeKind.MEASURED: not simulated and (BADGES[BadgeKind.MEASURED], skipped),
-        BadgeKind.SIMULATED: simulated and (*simulated, skipped),
-        BadgeKind.NOISY: latency.noise,
-        BadgeKind.PRELIMINARY: result.latency.quick and (BADGES[BadgeKind.PRELIMINARY],),
+def badges(
+    simulated: Sequence[str], skipped: str, noise: Sequence[str], quick: bool, elsewhere: str
+) -> tuple[Badge, ...]:
+    """How far the figures of a result can be trusted: of words on what was ``simulated``, which layers
+    ``skipped`` zeros, why it is noisy, and the other environment that it was measured in."""
+    reasons: dict[BadgeKind, Sequence[str]] = {
+        BadgeKind.MEASURED: () if simulated else (BADGES[BadgeKind.MEASURED], skipped),
+        BadgeKind.SIMULATED: (*simulated, skipped) if simulated else (),
+        BadgeKind.NOISY: noise,
+        BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY],) if quick else (),
+        BadgeKind.OTHER_MACHINE: (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({elsewhere})",) if elsewhere else (),
     }
     return tuple(Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if words)
-
-
-@cache
-def _here() -> str:
-    return environment().key
-
-
-def elsewhere(key: str, described: str) -> tuple[Badge, ...]:
-    """The badge of what was measured in another environment than this one, by its ``key`` and in words."""
-    if key == _here():
-        return ()
-    return (Badge(BadgeKind.OTHER_MACHINE, f"{BADGES[BadgeKind.OTHER_MACHINE]} ({described})"),)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from optimizer.analysis.comparison import Comparison, compare
-from optimizer.analysis.frontier import FRONTIER, frontier_of
+from optimizer.analysis.frontier import FRONTIER, chances, frontier_of
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Measured, Summary, summarise
@@ -49,7 +49,7 @@ def frame(
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
-    table["frontier_chance"] = found.chance
+    table["frontier_chance"] = chances(summaries, frontier)
     if against:
         reference = summarise(against)
         compared = [_against(compare(summary, reference), reference) for summary in summaries]

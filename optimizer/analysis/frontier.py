@@ -80,14 +80,12 @@ class Frontier:
     """Which of N results are Pareto-optimal, boolean ``[N]`` each.
 
     ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
-    trusted: they neither beat nor join. ``chance`` ``[N]`` is how often each would be Pareto-optimal if
-    images and rounds were drawn anew: the best of many points is in part the luckiest.
+    trusted: they neither beat nor join.
     """
 
     optimal: np.ndarray
     tied: np.ndarray
     noisy: np.ndarray
-    chance: np.ndarray
 
 
 def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
@@ -98,24 +96,11 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     """
     metrics = [quality(name, summaries) for name in metrics]
     losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
-    served = any(METRICS[name].served for name in metrics)
-    relative = any(METRICS[name].relative for name in metrics)
-    timed = any(METRICS[name].timed for name in metrics)
-    noisy = np.array([timed and bool(summary.noise) for summary in summaries], bool)
-    groups: dict[object, list[int]] = {}
-    for index, summary in enumerate(summaries):
-        if noisy[index]:
-            continue
-        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
-        baseline = (summary.request.model, summary.request.engine) if relative else ()
-        images = (summary.request.data, summary.total)  # a folder may have changed
-        groups.setdefault((images, machine, baseline), []).append(index)
+    noisy = _noisy(summaries, metrics)
     quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
-    chance = np.zeros(len(summaries))
-    for members in groups.values():
+    for members in _comparable(summaries, metrics):
         optimal[members] = pareto_mask(losses[members])
-        chance[members] = chances(tuple(summaries[index] for index in members), tuple(metrics))
         best = [index for index in members if optimal[index]]
         for index in members:
             if not optimal[index] and not np.isnan(losses[index]).any():
@@ -125,7 +110,26 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
                     for name in quickly_told  # what is paired image by image takes longest
                     for one in beating
                 )
-    return Frontier(optimal, tied, noisy, chance)
+    return Frontier(optimal, tied, noisy)
+
+
+def _noisy(summaries: Sequence[Summary], metrics: Sequence[str]) -> np.ndarray:
+    timed = any(METRICS[name].timed for name in metrics)
+    return np.array([timed and bool(summary.noise) for summary in summaries], bool)
+
+
+def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[list[int]]:
+    """Indices of those that can be ranked with each other, noisy ones left out."""
+    served = any(METRICS[name].served for name in metrics)
+    relative = any(METRICS[name].relative for name in metrics)
+    groups: dict[object, list[int]] = {}
+    for index in np.flatnonzero(~_noisy(summaries, metrics)).tolist():
+        summary = summaries[index]
+        machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
+        baseline = (summary.request.model, summary.request.engine) if relative else ()
+        images = (summary.request.data, summary.total)  # a folder may have changed
+        groups.setdefault((images, machine, baseline), []).append(index)
+    return [*groups.values()]
 
 
 RESAMPLES = 100
@@ -135,12 +139,21 @@ INTERVAL_ERRORS = 2 * 1.96
 """Standard errors from one end of a 95 % interval to the other."""
 
 
-@lru_cache(maxsize=16)
-def chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.ndarray:
-    """How often each of the comparable results is Pareto-optimal, ``[N]``, when images and rounds are drawn
-    anew.
+def chances(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> np.ndarray:
+    """How often each result would be Pareto-optimal, ``[N]``, if images and rounds were drawn anew: the best
+    of many points is in part the luckiest. Raises InputError for an unknown metric."""
+    metrics = [quality(name, summaries) for name in metrics]
+    found = np.zeros(len(summaries))
+    for members in _comparable(summaries, metrics):
+        found[members] = _chances(tuple(summaries[index] for index in members), tuple(metrics))
+    return found
 
-    Images are drawn for all results at once (a bootstrap with Poisson weights), since all have run on the
+
+@lru_cache(maxsize=16)
+def _chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.ndarray:
+    """Of comparable results.
+
+    Images are drawn for all of them at once (a bootstrap with Poisson weights), since all have run on the
     same ones. Of any other figure with an interval, a value is drawn that scatters as the interval says; one
     for all results that share a measurement.
     """

@@ -13,7 +13,6 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from optimizer.analysis.badges import BADGES, BadgeKind, elsewhere
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.statistics import LatencySummary
@@ -23,7 +22,7 @@ from optimizer.records import DataSpec, Request, Result, Size, decode
 from optimizer.store.results import NOT_A_RECORD, Store
 
 VERSION = 1
-"""Of what a summary says, figures and words. A change of either raises it, and all are made anew."""
+"""Of what a summary says. A change of that raises it, and all are made anew."""
 AT_ONCE = 100
 """Summaries made anew before they are kept: a page that is left meanwhile has not worked for nothing."""
 
@@ -95,9 +94,8 @@ def _unpacked(key: str, packed: bytes | None) -> Summary | None:
 
 
 def pack(summary: Summary) -> bytes:
-    """The same in any environment: what depends on where one looks at it is added when it is read."""
-    badges = tuple(badge for badge in summary.badges if badge.kind is not BadgeKind.OTHER_MACHINE)
-    bare = _plain(replace(summary, badges=badges, outcomes=b""))
+    """Facts alone: words, and whether it was another machine, are made where it is read."""
+    bare = _plain(replace(summary, outcomes=b""))
     words, bits = zlib.compressobj(9, zdict=_USUAL), zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
     return words.compress(bare) + words.flush() + bits.compress(summary.outcomes) + bits.flush()
 
@@ -108,9 +106,7 @@ def unpack(packed: bytes) -> Summary:
     where the bytes are damaged."""
     opened = zlib.decompressobj(zdict=_USUAL)
     summary = msgspec.msgpack.decode(opened.decompress(packed), type=Summary)
-    away = elsewhere(summary.environment_key, summary.environment)
-    outcomes = zlib.decompress(opened.unused_data)
-    return replace(summary, badges=(*summary.badges, *away), outcomes=outcomes)
+    return replace(summary, outcomes=zlib.decompress(opened.unused_data))
 
 
 def _plain(value: object) -> bytes:
@@ -125,7 +121,6 @@ _USUAL = _plain(
     [
         "avx512_fp16 · 2 cores · GiB · Linux x86_64 · Python 3. · torch 2., torchvision 0., openvino 2026., "
         "nncf 3., onnxruntime 1., numpy 2., paretoscope 0.",
-        *BADGES.values(),
         _names(Summary)
         | {
             "request": Request(""),

@@ -8,13 +8,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import PurePath
 from threading import Lock
 
 import numpy as np
 
-from optimizer.analysis.badges import Badge, BadgeKind, badges, elsewhere
+from optimizer.analysis.badges import MAX_NAMED, Badge, badges, describe_skipped
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -48,7 +48,7 @@ from optimizer.records import (
     Result,
     Size,
 )
-from optimizer.system.environment import describe
+from optimizer.system.environment import describe, environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,19 @@ class Summary:
     """Everything that one result says. ``measures`` has an entry for each metric.
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
-    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``shared_with`` describes the
-    recipe that was really timed when another one with the same instructions was. ``processes`` are the rounds
-    of each process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits,
-    packed, one an image, ``image_files`` names which these were, and ``baseline_outcomes`` is a digest of the
-    uncompressed model's. ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's
-    place (:func:`quality`). ``skipping`` of ``layers`` ran on
-    kernels that skip zeros; ``fallback`` says why these were not ours. ``simulated`` and ``noise`` are
-    reasons in words. Hashes by identity: :func:`summarise` gives one object a measurement.
+    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``timed`` is the recipe that
+    was really timed when another one with the same instructions was. ``processes`` are the rounds of each
+    process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits, packed,
+    one an image, ``image_files`` names which these were; ``baseline_outcomes`` is a digest of those of the
+    uncompressed model.
+    ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
+    ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
+    says why these were not ours. ``simulated`` are reasons in words. Hashes by identity: :func:`summarise`
+    gives one object a measurement.
     """
 
     key: str
     request: Request
-    description: str
-    images: str
     measures: Mapping[str, Measure]
     correct: int
     baseline_correct: int
@@ -100,14 +99,14 @@ class Summary:
     quick: bool
     processes: tuple[int, ...]
     process_ratios: tuple[float, ...]
-    shared_with: str | None
+    timed: Recipe | None
     realisation: Realisation
     skipping: int
+    skipped: tuple[str, ...]
     layers: int
     fallback: str
     precisions: Mapping[str, int]
     simulated: tuple[str, ...]
-    badges: tuple[Badge, ...]
     environment: str
     environment_key: str
     created: str
@@ -131,8 +130,31 @@ class Summary:
         return command.format(threads=self.threads, batch=self.batch, precision=precision)
 
     @property
+    def description(self) -> str:
+        return self.recipe.describe()
+
+    @property
+    def images(self) -> str:
+        return describe_images(self.request.data, self.total)
+
+    @property
+    def shared_with(self) -> str | None:
+        """The recipe that was really timed, in words, where another one with the same instructions was."""
+        return self.timed.describe() if self.timed else None
+
+    @property
     def other_machine(self) -> bool:
-        return any(badge.kind is BadgeKind.OTHER_MACHINE for badge in self.badges)
+        return self.environment_key != _here()
+
+    @property
+    def badges(self) -> tuple[Badge, ...]:
+        return badges(
+            self.simulated,
+            describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers),
+            self.noise,
+            self.quick,
+            self.environment if self.other_machine else "",
+        )
 
     @property
     def noise(self) -> tuple[str, ...]:
@@ -261,13 +283,11 @@ def derive(result: Result) -> Summary:
     recipe = result.request.recipe
     timed = result.latency.recipe
     zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
-    prune = recipe.prune
+    prune, skipped = recipe.prune, skipping(result.execution)
     counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
     return Summary(
         key=result.key,
         request=result.request,
-        description=recipe.describe(),
-        images=describe_images(result.request.data, accuracy.total),
         measures=_measures(result, drop, timed_measures),
         correct=_correct(accuracy),
         baseline_correct=_correct(reference),
@@ -288,14 +308,14 @@ def derive(result: Result) -> Summary:
         quick=result.latency.quick,
         processes=result.latency.processes,
         process_ratios=process_ratios(result.latency),
-        shared_with=None if timed == recipe else timed.describe(),
+        timed=None if timed == recipe else timed,
         realisation=realisation(result.execution, recipe.prune.shrinks),
-        skipping=len(skipping(result.execution)),
+        skipping=len(skipped),
+        skipped=tuple(skipped[:MAX_NAMED]),
         fallback=result.execution.fallback,
         layers=len(result.execution.layers),
         precisions=result.execution.precisions,
         simulated=result.execution.simulated,
-        badges=(*badges(result, latency), *elsewhere(result.environment.key, describe(result.environment))),
         environment=describe(result.environment),
         environment_key=result.environment.key,
         created=result.created,
@@ -428,6 +448,11 @@ def describe_images(data: DataSpec, total: int) -> str:
     if data.content:
         return f"{total:,} images given in memory"
     return f"{total:,} {'bundled images' if data.path is None else f'images of {PurePath(data.path).name}'}"
+
+
+@cache
+def _here() -> str:
+    return environment().key
 
 
 FIDELITY = ("sqnr", "cosine", "largest")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
-from optimizer.analysis.frontier import frontier_of
+from optimizer.analysis.frontier import chances, frontier_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
@@ -37,7 +37,8 @@ def frontier_info(
     optimal: set[str] = set()
     level: set[str] = set()
     found = frontier_of(summaries, (cost, loss))
-    rows = zip(summaries, found.optimal, found.tied, found.chance, strict=True)
+    likely = chances(summaries, (cost, loss))
+    rows = zip(summaries, found.optimal, found.tied, likely, strict=True)
     for summary, on_frontier, tied, chance in rows:
         price = summary.measures[cost]
         point = point_of(
@@ -47,8 +48,8 @@ def frontier_info(
             timed=metric(cost).timed,
         )
         if point:
-            likely = f"<br>on the frontier in {chance:.0%} of resamples"
-            hover = point.hover + likely if on_frontier or tied else point.hover
+            often = f"<br>on the frontier in {chance:.0%} of resamples"
+            hover = point.hover + often if on_frontier or tied else point.hover
             points.append(replace(point, x_low=price.low, x_high=price.high, hover=hover))
             optimal |= {summary.key} if on_frontier else set()
             level |= {summary.key} if tied or (on_frontier and chance < LIKELY) else set()

@@ -71,7 +71,7 @@ def _keep_summaries(connection: sqlite3.Connection) -> None:
     for statement in (
         "CREATE TABLE summaries (key TEXT PRIMARY KEY, version INTEGER, packed BLOB)",
         "DROP INDEX results_asked",
-        "CREATE INDEX results_asked ON results (schema, model, data, engine, created, key)",
+        "CREATE INDEX results_asked ON results (schema, model, data, created, engine, key)",
         "CREATE INDEX results_newest ON results (schema, created, key)",
     ):
         connection.execute(statement)

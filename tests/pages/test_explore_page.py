@@ -12,6 +12,7 @@ from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, stan
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.analysis import stored as summaries
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
@@ -21,9 +22,43 @@ from optimizer.records import Known, Request
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
-from pages import tasks
+from pages import drawing, tasks
 
 BY_MAGNITUDE = {"model": "fashion-mlp", "method": "Magnitude"}
+
+
+def test_curves_need_no_raw_samples_but_those_of_the_position(stored: AppTest) -> None:
+    more = [
+        make_result(Recipe(replace(NORMAL.prune, sparsity=sparsity), NORMAL.quantize.at(4)), quick=True)
+        for sparsity in (0.2, 0.35)
+    ]
+    for result in more:
+        summaries.put(tasks.store(), result)
+    with tasks.store().writing() as connection:
+        connection.execute("UPDATE results SET json = x'00' WHERE key IN (?, ?)", [one.key for one in more])
+    page = stored.run()
+    assert not page.exception
+    curves = page.get("plotly_chart")[0].proto.spec
+    assert all(result.key in curves for result in more)
+    assert MISSING not in shown(page).values()
+
+
+def test_of_very_many_results_the_newest_are_drawn_and_the_position(
+    stored: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, newest = (
+        replace(make_result(Recipe(replace(NORMAL.prune, sparsity=sparsity)), quick=True), created=created)
+        for sparsity, created in ((0.2, "2027-01-01"), (0.3, "2027-01-02"))
+    )
+    for result in (older, newest):
+        summaries.put(tasks.store(), result)
+    assert "measured last" not in words(stored.run())
+    monkeypatch.setattr(drawing, "MAX_DRAWN", 1)
+    page = stored.run()
+    assert not page.exception
+    assert "The 1 result of this model that were measured last." in words(page)
+    curves = page.get("plotly_chart")[0].proto.spec
+    assert [one.key in curves for one in (older, newest, results()[Recipe()])] == [False, True, True]
 
 
 def press(page: AppTest, label: str) -> AppTest:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from faults.tasks import make_result
+from started import Started
 from streamlit.testing.v1 import AppTest
 
 from optimizer.records import Request, Settings
@@ -101,3 +102,28 @@ def test_what_cannot_be_read_is_said_and_removed(pool: NoPool, home: Path) -> No
     assert store.count() == 0
     assert not page.warning
     assert not page.caption
+
+
+def test_many_results_are_read_by_a_worker_and_when_it_is_asked_for(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pages import kept, tasks
+
+    monkeypatch.setattr(kept, "MAX_READ_AT_ONCE", 1)
+    for key in ("good", "bad"):
+        tasks.store().put(make_result(key))
+    with closing(sqlite3.connect(tasks.store().path)) as connection, connection:
+        connection.execute("UPDATE results SET json = x'00' WHERE key = 'bad'")
+    page = AppTest.from_function(script).run()
+    assert not page.warning
+    assert started.tasks() == []
+    page.button[0].click().run()
+    assert started.tasks() == ["check"]
+    started.do("check")
+    page.run()
+    assert not page.exception
+    assert "1 result." in page.warning[0].value
+    next(button for button in page.button if button.label == "Remove what can't be read").click().run()
+    assert not page.exception
+    assert [result.key for result in tasks.store().results()] == ["good"]
+    assert not page.warning
