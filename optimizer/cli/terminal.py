@@ -70,8 +70,9 @@ def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _taken_by_a_thread() -> Iterator[None]:
-    """SIGINT reaches the main thread between two steps of Python, and not in the middle of a kernel: there,
-    once layers have run in bf16 or int8 on AMX, delivering it ends the process with SIGSEGV."""
+    """SIGINT reaches the main thread between two steps of Python. Delivered by the system it may end the
+    process with SIGSEGV: after some measurements the thread's signal stack is memory that is mapped no more
+    (seen with torch 2.13 and OpenVINO 2026.4)."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
