@@ -40,14 +40,14 @@ from optimizer.tasks.outputs import is_logits
 VERSION = 2
 """Raised with every change of what comes out."""
 BATCH = 16
-TEACHER_SHARE = 0.25
+TEACHER_SHARE = 0.2
 """Of the budget: what the uncompressed network's outputs on the images take."""
 COPIES = 4
 """At most so many times the images are run, all but the first time mirrored and shifted."""
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 """What a step may move a weight by at first, as a share of the root mean square of its tensor. They are tried
 in this order, each from the start, as long as each does better than the one before."""
-TRIAL_SHARE = 0.06
+TRIAL_SHARE = 0.04
 """Of the budget, for each."""
 ANSWERS_WEIGHT = 4.0
 BLOCKS_WEIGHT = 2.0
