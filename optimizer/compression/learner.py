@@ -76,8 +76,7 @@ class Learner:
 
     @torch.no_grad()
     def set_state(self, state: Sequence[Tensor]) -> None:
-        """Back to such a state, and nothing is known of steps before."""
+        """To such a state."""
         for parameter, value in zip(self.parameters, state, strict=True):
             parameter.copy_(value)
         self.round()
-        self.optimiser.state.clear()
