@@ -1,6 +1,5 @@
 """What a person at a terminal sees, the line of progress and a result, and what they end with Ctrl-C."""
 
-import _thread
 import os
 import signal
 import sys
@@ -62,39 +61,9 @@ def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
 
     usual = signal.signal(signal.SIGINT, note)
     try:
-        with _taken_by_a_thread():
-            yield lambda: pressed
+        yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, usual)
-
-
-@contextmanager
-def _taken_by_a_thread() -> Iterator[None]:
-    """SIGINT reaches the main thread between two steps of Python. Delivered by the system it may end the
-    process with SIGSEGV: after some measurements the thread's signal stack is memory that is mapped no more
-    (seen with torch 2.13 and OpenVINO 2026.4)."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    over = False
-
-    def take() -> None:
-        while not over:
-            signal.sigwait([signal.SIGINT])
-            if not over:
-                _thread.interrupt_main()
-
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    taker = threading.Thread(target=take, name="interrupts", daemon=True)
-    taker.start()
-    try:
-        yield
-    finally:
-        over = True
-        assert taker.ident is not None
-        signal.pthread_kill(taker.ident, signal.SIGINT)
-        taker.join()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def print_result(result: Result) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 from optimizer.engine import onnxruntime, openvino
 from optimizer.engine.base import Array, Runner
 from optimizer.engine.onnx_graph import Graph
+from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
 from optimizer.engine.openvino_quantizers import WEIGHTED
 from optimizer.errors import InputError
@@ -119,12 +120,10 @@ def _by_openvino(network: Network, shape: tuple[int, ...], threads: int, batch: 
 
 def _graph(network: Network, shape: tuple[int, ...]) -> Any:
     """For one image. Raises InputError where shapes inside don't fit, or are left open."""
-    import openvino as library
-
     if network.module is not None:
         return convert(network.module, shape).graph
     try:
-        graph = library.Core().read_model(network.onnx or network.ir)
+        graph = core().read_model(network.onnx or network.ir)
         graph.reshape([1, *shape])
     except Exception as error:  # of its own kinds, for operators and shapes alike
         raise InputError(f"OpenVINO can't read it for images of {list(shape)}: {_short(error)}") from error

@@ -8,6 +8,7 @@ import openvino
 from openvino import opset13 as ops
 from torch import Tensor
 
+from optimizer.engine.openvino_core import core
 from optimizer.errors import WorkError
 
 LEVELS = 256
@@ -33,7 +34,7 @@ def chain(weights: Sequence[Tensor], inputs: np.ndarray, threads: int) -> Callab
         values = ops.matmul(rounded, _codes(weight), False, True)
         exact = exact @ weight.T
     model = openvino.Model([values], [source])
-    compiled = openvino.Core().compile_model(
+    compiled = core().compile_model(
         model,
         "CPU",
         {

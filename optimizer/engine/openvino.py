@@ -29,6 +29,7 @@ from optimizer.engine.base import (
 )
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
+from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import execution_of, simulated
@@ -121,11 +122,9 @@ def one_call(compiled: Any) -> Callable[[Array], Array]:
 
 
 def compile_graph(graph: Any, shape: list[int], hint: str, threads: int, precision: str, **more: Any) -> Any:
-    import openvino
-
     batched = graph.clone()
     batched.reshape(shape)
-    return openvino.Core().compile_model(batched, "CPU", _settings(hint, threads, precision) | more)
+    return core().compile_model(batched, "CPU", _settings(hint, threads, precision) | more)
 
 
 def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
@@ -259,12 +258,9 @@ def save_graph(graph: Any, folder: Path, precision: str) -> None:
 
 def saved() -> Load:
     """The loader of what a runner's ``memory_probe`` writes."""
-    import openvino
-
-    core = openvino.Core()
 
     def load(folder: Path, threads: int, shape: tuple[int, ...]) -> Callable[[Array], Array]:
-        graph, precision = core.read_model(folder / "model.xml"), (folder / "precision").read_text()
+        graph, precision = core().read_model(folder / "model.xml"), (folder / "precision").read_text()
         return one_call(compile_graph(graph, list(shape), "LATENCY", threads, precision))
 
     return load

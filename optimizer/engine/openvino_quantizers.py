@@ -17,6 +17,7 @@ import numpy as np
 
 from optimizer.engine.base import Array
 from optimizer.engine.openvino_batches import run_batches
+from optimizer.engine.openvino_core import core
 from optimizer.errors import WorkError
 
 WEIGHTED = ("Convolution", "GroupConvolution", "MatMul")
@@ -112,7 +113,7 @@ def ranges(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple
             widths.append(math.prod(dimensions))
     probe = openvino.Model([ops.concat(found, 1)], graph.get_parameters())
     settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    told = run_batches(openvino.Core().compile_model(probe, "CPU", settings), 1, images)
+    told = run_batches(core().compile_model(probe, "CPU", settings), 1, images)
     parts = np.split(told, np.cumsum(widths)[:-1], 1)
     extremes: dict[int, list[tuple[Array, Array]]] = {}
     for quantizer, low, high in zip(placed, parts[::2], parts[1::2], strict=True):

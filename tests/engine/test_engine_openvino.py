@@ -226,6 +226,44 @@ def test_libraries_report_nothing_home(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
+INTERRUPTED = """
+import gc, os, signal
+import torch
+from optimizer.compression.apply import compress
+from optimizer.engine import openvino
+from optimizer.recipe import Recipe
+
+def runner():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)).eval()
+    images = torch.zeros(2, 1, 8, 8)
+    made = openvino.prepare(model, (1, 8, 8))(compress(model, Recipe()), images, threads=1, batch=1)
+    made.infer(images[:1].numpy())
+    return made
+
+first, second, third = runner(), runner(), runner()
+for _ in range(2):
+    del first, second
+    gc.collect()
+    first = runner()
+    del third
+    gc.collect()
+    second, third = first, runner()
+del first, second, third
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_ctrl_c_interrupts_after_networks_have_come_and_gone() -> None:
+    """Each of several cores of OpenVINO would take the stack that signals are delivered on along with it."""
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "interrupted\n", done.stderr
+
+
 def test_a_failed_conversion_leaves_torch_s_attention_as_it_was() -> None:
     assert torch.backends.mha.get_fastpath_enabled()
     with pytest.raises(WorkError):
