@@ -18,6 +18,7 @@ from test_hostile_weights import is_a_sentence
 
 from optimizer import work
 from optimizer.cli.main import main
+from optimizer.engine import engine_named
 from optimizer.errors import InputError
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model import catalogue
@@ -70,6 +71,7 @@ GRAPHS: dict[str, Any] = {
     "older softmax": graph([node("Softmax", "x", axis=1)], opset=11),
     "newer softmax": graph([node("Softmax", "x", axis=1)], opset=13),
     "clip": graph([node("Clip", "x l", "a"), node("HardSigmoid", "a")], {"l": np.float32(0.2)}),
+    "torch's hard sigmoid": graph([node("HardSigmoid", "x", alpha=1 / 6)]),
     "activations": graph(
         [
             *(node("LeakyRelu", "x", "a"), node("Elu", "a", "b"), node("HardSwish", "b", "c")),
@@ -282,6 +284,13 @@ def test_layers_have_the_names_of_their_weights_and_can_be_compressed(tmp_path: 
     names = [layer.name for layer in walk(module)]
     assert names == ["network.block.0.conv.weight", "network.block.0.conv_2.weight", "network.Conv_y.weight"]
     assert torch.equal(copy.deepcopy(module)(torch.ones(1, *SIDES)), module(torch.ones(1, *SIDES)))
+
+
+def test_openvino_still_has_the_weights_before_a_hard_sigmoid(tmp_path: Path) -> None:
+    nodes = [node("Conv", "x w", "a"), node("HardSigmoid", "a", alpha=1 / 6)]
+    kept, _ = read(graph(nodes, CONV), tmp_path)
+    build = engine_named("openvino").prepare(convert(kept, SIDES).eval(), SIDES)
+    assert callable(build)
 
 
 def test_batch_norm_is_folded(tmp_path: Path) -> None:

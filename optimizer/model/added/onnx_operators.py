@@ -7,6 +7,7 @@ Operators with weights become modules (:mod:`optimizer.model.added.onnx_layers`)
 are in :mod:`optimizer.model.added.onnx_shapes`.
 """
 
+import math
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -129,7 +130,12 @@ def _shrink(a: Attributes, x: Any) -> Any:
 
 @operator("HardSigmoid")
 def _hard_sigmoid(a: Attributes, x: Any) -> Any:
-    return torch.clamp(x * a.get("alpha", 0.2) + a.get("beta", 0.5), 0, 1)
+    """torch's own where it is the same: OpenVINO would fold another's factor into the layer before it, whose
+    weights could then be replaced no more."""
+    slope, middle = a.get("alpha", 0.2), a.get("beta", 0.5)
+    if middle == 0.5 and math.isclose(slope, 1 / 6, rel_tol=1e-6):
+        return F.hardsigmoid(x)
+    return torch.clamp(x * slope + middle, 0, 1)
 
 
 @operator("PRelu")
