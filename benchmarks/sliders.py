@@ -24,12 +24,13 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.measurement.experiment import measure
 from optimizer.measurement.workspace import open_workspace
+from optimizer.on_demand import load_or_measure
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Known, Request
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, grid
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
-from optimizer.work import TARGET, load_or_measure
+from optimizer.work import TARGET
 
 MODEL = "fashion-resnet"
 APP = Path(__file__).resolve().parents[1] / "app.py"

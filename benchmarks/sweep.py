@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from notebook import BITS, MODEL, PHOTOGRAPHS, SPARSITIES, halves, notebook, timed
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.summary import summarise
@@ -47,7 +47,7 @@ def measured_grid(data: DataSpec, store: Store) -> tuple[float, int]:
     begun = time.perf_counter()
     results = []
     for number, request in enumerate(requests, 1):
-        results.append(work.load_or_measure(request, store))
+        results.append(on_demand.load_or_measure(request, store))
         print(f"{number} of {len(requests)}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
     seconds = time.perf_counter() - begun
     found = frontier_of([summarise(one) for one in results])
@@ -70,13 +70,13 @@ def loop(data: DataSpec, configurations: int) -> float:
 def search(data: DataSpec, store: Store, seconds: float) -> Answered:
     """What is found under half of the uncompressed latency and two points."""
     settings = Settings(threads=1)
-    uncompressed = work.load_or_measure(Request(MODEL, data=data, settings=settings), store)
+    uncompressed = on_demand.load_or_measure(Request(MODEL, data=data, settings=settings), store)
     latency = summarise(uncompressed).measures["latency"].value
     assert latency
     limits = Limits(drop_points=2.0, latency_ms=latency / 2 / 1e6)
-    space = replace(Space(), engine=work.engines_to_search(), threads=(1,))
+    space = replace(Space(), engine=on_demand.engines_to_search(), threads=(1,))
     question = Question(MODEL, limits, "latency", space, budget_seconds=seconds, data=data, settings=settings)
-    return work.answer(question, store)
+    return on_demand.answer(question, store)
 
 
 def told(found: Answered) -> dict[str, object]:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachetools import LRUCache
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
@@ -100,7 +100,7 @@ def measure(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         request = replace(request, recipe=(recipe or Recipe()).canonical(), engine=engine, settings=asked)
-        return ResultView(work.load_or_measure(request, Store(), report, workspace), workspace)
+        return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
 
 
 def sweep(
@@ -136,7 +136,7 @@ def sweep(
         requests, store = grid(base, sparsities, weight_bits), Store()
         found: list[ResultView] = []
         failed: list[Failed] = []
-        outcomes = each(requests, lambda one: work.load_or_measure(one, store, workspace=workspace))
+        outcomes = each(requests, lambda one: on_demand.load_or_measure(one, store, workspace=workspace))
         for number, outcome in enumerate(outcomes, 1):
             report(
                 number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
@@ -183,7 +183,7 @@ def find(
     8
     """
     limits = Limits(max_drop, max_latency_ms, max_size_mb)
-    axes = {"engine": engines or (work.engines_to_search() if space is None else None)}
+    axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
     question = Question("", limits, minimise or limits.usual, searched, search, budget_seconds)
     for name in searched.engine:
@@ -193,7 +193,7 @@ def find(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         asked = replace(question, model=request.model, data=request.data, settings=settings or Settings())
-        return AnswerView(work.answer(asked, Store(), report, workspace), workspace)
+        return AnswerView(on_demand.answer(asked, Store(), report, workspace), workspace)
 
 
 def compare(
@@ -236,7 +236,7 @@ def compare(
             tuple(input_shape),
             like,
         )
-        return work.compare(request, report, given)
+        return on_demand.compare(request, report, given)
 
 
 def compress(
@@ -284,7 +284,7 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     kind = format or ({".zip": "safetensors"} | by_extension).get(target.suffix, "")
     if kind not in ARTIFACTS:
         raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *by_extension, ".zip"])
-    content = work.artifact(kind, result.request, result.workspace, result.record)
+    content = on_demand.artifact(kind, result.request, result.workspace, result.record)
     try:
         if target.suffix == ".zip":
             target.write_bytes(content)

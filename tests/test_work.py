@@ -8,11 +8,12 @@ import pytest
 from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods.engines import ENGINES
+from optimizer.on_demand import measure_unless
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Known, Request
 from optimizer.store.results import Store
-from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, measure_unless, run
+from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 

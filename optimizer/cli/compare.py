@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, as_json, text
 from optimizer.cli.models import shape_of
 from optimizer.cli.options import add_data_options, add_timing_options, data_of, settings_of
@@ -52,6 +52,6 @@ def _absolute(place: str) -> str:
 
 
 def run_compare(options: argparse.Namespace) -> None:
-    run = work.compare(compare_request(options, options.a, options.b), tell)
+    run = on_demand.compare(compare_request(options, options.a, options.b), tell)
     end_of_line()
     print(json.dumps(as_json(run)) if options.json else text(run))

@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.cli.options import add_image_options, data_of, numbers, settings_of
 from optimizer.cli.sweeps import user, work_off
@@ -94,7 +94,7 @@ def run_find(options: argparse.Namespace) -> int:
         raise InputError("say which model, or which question to go on with: --resume ID")
     else:
         question = question_from(options)
-        work.check(question)
+        on_demand.check(question)
         number = ask(store, question, user())
     try:
         with (
@@ -125,7 +125,7 @@ def question_from(options: argparse.Namespace) -> Question:
     """What the options ask. Raises InputError for what can't be asked."""
     limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb)
     axes = {name: getattr(options, OPTIONS.get(name, name)) for name in Space().axes}
-    space = subspace(Space(), axes | {"engine": options.engine or work.engines_to_search()})
+    space = subspace(Space(), axes | {"engine": options.engine or on_demand.engines_to_search()})
     options.quick, options.threads = not options.full, space.threads[0]
     return Question(
         options.model,

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.gate import Check, GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
@@ -89,8 +89,8 @@ def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:
     return judge(
         request_of(options, recipe_of(options)),
         limits,
-        lambda request: work.load_or_measure(request, store, tell),
-        lambda request: work.time_again(request, tell),
+        lambda request: on_demand.load_or_measure(request, store, tell),
+        lambda request: on_demand.time_again(request, tell),
         options.budget,
         against,
         tell,
@@ -108,12 +108,12 @@ def _against_file(options: argparse.Namespace, limits: GateLimits) -> Verdict:
             kind = next((name for name, one in ARTIFACTS.items() if one.engine == options.engine), "onnx")
             request = request_of(options, recipe)
             path, called = Path(folder, "model.zip"), f"{request.model}, {recipe.describe()}"
-            path.write_bytes(work.artifact(kind, request, None, None, tell))
+            path.write_bytes(on_demand.artifact(kind, request, None, None, tell))
             place = str(path)
         asked = compare_request(options, options.against, place, called)
         if not options.like and not is_network_file(options.model):
             asked = replace(asked, like=options.model)
-        return judge_files(limits, lambda: work.comparison(asked, tell), options.budget, tell)
+        return judge_files(limits, lambda: on_demand.comparison(asked, tell), options.budget, tell)
 
 
 def _read(path: str) -> bytes:

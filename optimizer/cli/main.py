@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from optimizer import __version__, work
+from optimizer import __version__, on_demand, work
 from optimizer.analysis import stored
 from optimizer.cli.compare import add_compare_options, run_compare
 from optimizer.cli.dashboard import add_dashboard_options, open_dashboard
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace) -> None:
     request = request_of(options, recipe_of(options))
-    result = work.load_or_measure(request, Store(), tell)
+    result = on_demand.load_or_measure(request, Store(), tell)
     if options.json:
         from optimizer.analysis.result_json import as_json
 
@@ -78,8 +78,8 @@ def _preset(options: argparse.Namespace) -> None:
     found = find(
         PRESETS[options.preset],
         base,
-        lambda one: work.load_or_measure(one, store, tell),
-        lambda chosen: work.time_afresh(chosen, store, tell),
+        lambda one: on_demand.load_or_measure(one, store, tell),
+        lambda chosen: on_demand.time_afresh(chosen, store, tell),
         tell,
     )
     if options.json:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
@@ -41,7 +41,7 @@ def run_sweep(options: argparse.Namespace) -> None:
         asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,))
         requests = asked.requests()
         with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-            work.load_or_measure(requests[0], store, tell)
+            on_demand.load_or_measure(requests[0], store, tell)
         sweep = ledger.create(store, encode(asked), requests, user())
     again = f"`paretoscope sweep --resume {sweep}` goes on with it"
     try:
@@ -61,7 +61,7 @@ def work_off(store: Store, sweep: int, news: Callable[[], None] = lambda: None) 
     called whenever there may be some."""
     news()
     while True:
-        for _ in drain(store, work.do_here(store, tell), sweep):
+        for _ in drain(store, on_demand.do_here(store, tell), sweep):
             news()
         news()
         found = ledger.find(store, sweep)

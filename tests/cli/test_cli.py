@@ -22,7 +22,7 @@ from factories import make_result
 from PIL import Image
 from torchvision.models import ResNet18_Weights
 
-from optimizer import __version__, work
+from optimizer import __version__, on_demand
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.main import main
 from optimizer.cli.options import Parser, add_recipe_options, recipe_of
@@ -124,7 +124,7 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = ["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", *QUICK]
-    measure, asked = work.load_or_measure, 0
+    measure, asked = on_demand.load_or_measure, 0
 
     def stopped(*arguments: Any, **options: Any) -> Any:
         nonlocal asked
@@ -134,7 +134,7 @@ def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
         return measure(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "load_or_measure", stopped)
+        patch.setattr(on_demand, "load_or_measure", stopped)
         assert main(sweep) == 130
     assert "`paretoscope sweep --resume 1` goes on with it" in capsys.readouterr().err
     assert main(["sweeps"]) == 0

@@ -12,7 +12,7 @@ import pytest
 from hostile_graphs import graph, node, save
 from PIL import Image
 
-from optimizer import work
+from optimizer import on_demand
 from optimizer.analysis import fidelity, two_files
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.data import memory
@@ -95,7 +95,7 @@ def compared(a: Any, b: Any, folder: Path, data: Any = IMAGES, engine: str = "",
     given = None if data is None else memory.for_evaluation(data)
     spec = DataSpec(content=memory.content(given)) if given else DataSpec()
     request = CompareRequest(*map(NetworkRef, places), spec, engine, QUICK, **more)
-    return work.compare(request, given=given)
+    return on_demand.compare(request, given=given)
 
 
 @HERE
@@ -139,7 +139,7 @@ def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
     assert parting.reference == "Conv_second"
     assert {layer.precision for side in (run.a, run.b) for layer in side.layers} == {"f32"}
     assert run.latency.threads == 1
-    assert work.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
+    assert on_demand.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
 
 
 @HERE
@@ -198,7 +198,7 @@ def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> 
     file = save(network(), tmp_path / "a.onnx")
     openvino.save_model(openvino.Core().read_model(file), tmp_path / "b.xml", compress_to_fp16=True)
     places = [NetworkRef(str(tmp_path / name)) for name in ("a.onnx", "b.xml")]
-    run = work.compare(CompareRequest(*places, settings=QUICK))
+    run = on_demand.compare(CompareRequest(*places, settings=QUICK))
     assert run.b.kind == "OpenVINO IR"
     assert run.b.size_bytes == sum((tmp_path / f"b.{end}").stat().st_size for end in ("xml", "bin"))
     (output,) = run.outputs
@@ -206,7 +206,7 @@ def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> 
     assert 50 < output.sqnr_db < 90, "weights in half precision"
     assert len(run.layers) == 3
     with pytest.raises(InputError, match=r"b\.xml: ONNX Runtime can't run an OpenVINO IR"):
-        work.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
+        on_demand.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
 
 
 @HERE
@@ -217,7 +217,7 @@ def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -
         Image.fromarray(RANDOM.integers(0, 255, (16, 16, 3), np.uint8)).save(place)
     places = [str(save(network(scale * SECOND), tmp_path / f"{scale}.onnx")) for scale in (1, 2)]
     request = CompareRequest(*map(NetworkRef, places), DataSpec(str(tmp_path / "photos")), settings=QUICK)
-    run = work.compare(request)
+    run = on_demand.compare(request)
     assert run.total == 12, "a share is set aside, as for every measurement"
     assert two_files.accuracies(run) is not None
     drop = two_files.accuracy_lost(run)
@@ -233,7 +233,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, found = tmp_path_factory.mktemp("artifacts"), {}
     for kind in ("onnx", "openvino", "safetensors"):
         found[kind] = folder / f"{kind}.zip"
-        found[kind].write_bytes(work.artifact(kind, Request("fashion-mlp", recipe), None, None))
+        found[kind].write_bytes(on_demand.artifact(kind, Request("fashion-mlp", recipe), None, None))
     return found
 
 
@@ -243,7 +243,7 @@ def test_what_we_export_is_compared_with_its_model(artifacts: dict[str, Path], k
     request = CompareRequest(
         NetworkRef("fashion-mlp"), NetworkRef(str(artifacts[kind])), spec, settings=QUICK
     )
-    run = work.compare(request)
+    run = on_demand.compare(request)
     assert run.total == 300
     assert not run.made_up
     alike, drop = two_files.answers_alike(run), two_files.accuracy_lost(run)
@@ -306,7 +306,7 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path, name: str, content
     (tmp_path / name).write_bytes(content)
     (tmp_path / "a.bin").write_bytes(b"")
     with pytest.raises(InputError, match=name.replace(".", r"\.")):
-        work.compare(CompareRequest(NetworkRef(str(tmp_path / name)), NetworkRef("fashion-mlp")))
+        on_demand.compare(CompareRequest(NetworkRef(str(tmp_path / name)), NetworkRef("fashion-mlp")))
     assert not [path for path in cards.folder().iterdir() if path.suffix != ".onnx"], "nothing is left"
 
 
@@ -315,7 +315,7 @@ def test_an_ir_without_its_weights_and_a_file_that_is_not_there_are_said(tmp_pat
     (tmp_path / "b.bin").unlink()
     for place, words in ((tmp_path / "b.xml", "its weights are missing"), (tmp_path / "c.xml", "no file")):
         with pytest.raises(InputError, match=words):
-            work.compare(CompareRequest(NetworkRef(str(place)), NetworkRef("fashion-mlp")))
+            on_demand.compare(CompareRequest(NetworkRef(str(place)), NetworkRef("fashion-mlp")))
 
 
 @HERE

@@ -13,7 +13,7 @@ from started import Idle, Started
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
-from optimizer import work
+from optimizer import on_demand, work
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
@@ -29,7 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("measured")
     store = Store(folder / "results.sqlite")
     for request in (PLAIN, HALF):
-        work.load_or_measure(request, store)
+        on_demand.load_or_measure(request, store)
     st.cache_resource.clear()
     yield folder
     tasks.pool().close()
