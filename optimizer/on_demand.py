@@ -1,0 +1,267 @@
+"""What is asked for, from the store or made now: results, answers to questions, times, files, comparisons.
+
+The page's workers, the command line, the tools and the Python interface all come here. torch and its kin are
+imported inside, so that naming this module costs nothing.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
+
+from optimizer.analysis import stored
+from optimizer.analysis.two_files import CompareRequest, TwoFiles
+from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
+from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
+from optimizer.records import Known, Latency, Request, Result, encode
+from optimizer.search.drain import Work
+from optimizer.search.find import Progress, Question, Unwanted
+from optimizer.search.find import find as find_best
+from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
+from optimizer.search.space import Space
+from optimizer.store import ledger
+from optimizer.store.keys import request_key
+from optimizer.store.ledger import Item
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
+from optimizer.system.environment import resolve_threads
+
+if TYPE_CHECKING:
+    from optimizer.data.loading import Datasets
+    from optimizer.measurement.workspace import Workspace
+
+KEEP_SECONDS = 2.0
+"""Between two writings of how far a search is."""
+
+
+def load_or_measure(
+    request: Request, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Result:
+    """The stored result of exactly this request, or a new one, which is stored; so is that it failed.
+
+    ``workspace`` is that of a model or images that the request names but no catalogue has. Raises what
+    :func:`optimizer.measurement.experiment.measure` does.
+    """
+    result = store.get(request_key(request))
+    if result is not None:
+        return result
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    try:
+        workspace = workspace or open_workspace(request.model, request.data, report)
+        result = experiment.measure(workspace, request, report, store.latency)
+    except ParetoscopeError as error:
+        with suppress(UnavailableError):  # what made the measurement fail is what to tell
+            store.put_failure(request_key(request), request, str(error), attempts=1)
+        raise
+    stored.put(store, result)
+    return result
+
+
+def do_here(store: Store, report: Report) -> Work:
+    """How :func:`optimizer.search.drain.drain` does items in this process."""
+
+    def reported(share: float | None, words: str) -> None:
+        stop_if_cancelled()
+        report(share, words)
+
+    def do(item: Item) -> str:
+        if item.answer:
+            return search(question_of(ledger.find(store, item.sweep)), store, reported)
+        assert item.request is not None
+        return load_or_measure(item.request, store, reported).key
+
+    return do
+
+
+def measure_unless(
+    request: Request,
+    unwanted: Unwanted,
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+) -> Result | None:
+    """As :func:`load_or_measure`; None where ``unwanted`` ended it early."""
+    with while_wanted(
+        lambda known: (known is None or isinstance(known, Known)) and unwanted(known)
+    ) as was_unwanted:
+        try:
+            return load_or_measure(request, store, report, workspace)
+        except Cancelled:
+            if was_unwanted():
+                return None
+            raise
+
+
+def engines_to_search() -> tuple[str, ...]:
+    """Those that a search tries unless it is told, of what can run here."""
+    from optimizer.engine import problem_of
+
+    return tuple(name for name in Space().engine if not problem_of(name))
+
+
+def check(question: Question) -> None:
+    """Whether its model is there, and its engines run here: what would fail all that it asks for. Raises
+    InputError, UnavailableError."""
+    from optimizer.engine import engine_named
+    from optimizer.model import catalogue
+
+    catalogue.card(question.model)
+    for name in question.space.engine:
+        engine_named(name)
+
+
+def search(
+    question: Question, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> str:
+    """Have a question answered by what is in the store, and by a search for what is not: the key of the
+    answer, for :func:`optimizer.search.questions.answer_of`.
+
+    How far it is, is kept every few seconds, and a search that was killed goes on from there. Whatever is
+    measured on the way is in the store. Raises what :func:`optimizer.search.find.find` does.
+    """
+    shared, key = keys_of(question)
+    known = answer_of(store, key)
+    if known and not known.answer.is_early:
+        return key
+    before, kept = progress_of(store, shared), -math.inf
+    tried = len(before.trials)
+
+    def keep(progress: Progress) -> None:
+        nonlocal kept, tried
+        if time.monotonic() > kept + KEEP_SECONDS:
+            with suppress(UnavailableError):  # kept again in a moment
+                store.put_document(SEARCH, shared, encode(progress))
+                if len(progress.trials) > tried:
+                    ledger.advance(store, shared)
+                    tried = len(progress.trials)
+            kept = time.monotonic()
+
+    def confirm(result: Result) -> Latency:
+        if question.settings.quick:
+            return time_afresh(result, store, report, workspace)
+        in_full = replace(result.request, settings=replace(result.request.settings, quick=False))
+        return load_or_measure(in_full, store, report, workspace).latency
+
+    found = find_best(
+        question,
+        lambda request, unwanted, told: measure_unless(request, unwanted, store, told, workspace),
+        confirm,
+        report,
+        before,
+        store.several([trial.key for trial in before.trials]),
+        keep,
+        satisfied(),
+    )
+    store.put_document(SEARCH, shared, encode(found.progress))
+    store.put_document(EARLY_ANSWER if found.is_early else ANSWER, key, encode(found))
+    return key
+
+
+def answer(
+    question: Question, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Answered:
+    """The best configuration that keeps to limits: what is stored of exactly this question, or a new answer,
+    which is stored; as :func:`search`."""
+    found = answer_of(store, search(question, store, report, workspace))
+    if found is None:
+        raise WorkError("what was measured was dropped meanwhile: ask again")
+    return found
+
+
+def time_afresh(
+    result: Result, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+) -> Latency:
+    """The time of its own recipe, taken once more and kept beside the result: not the one that it may share.
+
+    Raises what :func:`optimizer.measurement.experiment.measure` does.
+    """
+    key = f"{result.key} {result.latency.variant.calls.checksum}"
+    latency = store.get_document("afresh", key, Latency)
+    if latency is None:
+        latency = time_again(result.request, report, workspace)
+        store.put_document("afresh", key, encode(latency))
+    return latency
+
+
+def time_again(request: Request, report: Report = quiet, workspace: "Workspace | None" = None) -> Latency:
+    """The time of a request, taken once more and kept nowhere.
+
+    Raises what :func:`optimizer.measurement.experiment.measure` does.
+    """
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    workspace = workspace or open_workspace(request.model, request.data, report)
+    return experiment.time_again(workspace, request, report)
+
+
+def artifact(
+    kind: str,
+    request: Request,
+    workspace: "Workspace | None",
+    result: Result | None,
+    report: Report = quiet,
+) -> bytes:
+    """A file of the compressed model, with the figures that were measured of it.
+
+    Without a workspace that of the request is opened. Raises what
+    :func:`optimizer.export.artifacts.write` does.
+    """
+    import torch
+
+    from optimizer.export import artifacts
+    from optimizer.measurement.compressed import build_of, compressed_model, network_of
+    from optimizer.measurement.workspace import workspace_of
+
+    entry = artifacts.writable(kind)  # what can't be is said before anything is compressed
+    recipe, workspace = request.recipe, workspace or workspace_of(request, report)
+    rounds = recipe.quantize.activation_bits < 32
+    report(None, "compressing")
+    source = artifacts.ArtifactSource(
+        card=workspace.model.loaded.card,
+        module=network_of(workspace, recipe, report),
+        compressed=compressed_model(workspace, recipe, report=report),
+        calibration=workspace.activation_images if rounds else torch.empty(0, *workspace.model.input_shape),
+        threads=resolve_threads(request.settings.threads),
+        result=result,
+        build=build_of(workspace, recipe, entry.engine, report) if entry.engine else None,
+    )
+    report(None, f"writing {entry.label}")
+    return artifacts.write(kind, source)
+
+
+def compare(request: CompareRequest, report: Report = quiet, given: "Datasets | None" = None) -> TwoFiles:
+    """The stored comparison of two networks, or a new one, which is stored; on images that were ``given`` in
+    memory, or those that the request names.
+
+    Raises what :func:`optimizer.export.artifacts.networks.opened` and
+    :func:`optimizer.measurement.two_files.prepare` do.
+    """
+    return comparison(request, report, given)[0]
+
+
+def comparison(
+    request: CompareRequest, report: Report = quiet, given: "Datasets | None" = None
+) -> tuple[TwoFiles, Callable[[], Latency]]:
+    """As :func:`compare`, and what times the two once more."""
+    from optimizer.export.artifacts.networks import opened
+    from optimizer.measurement import two_files
+    from optimizer.model import catalogue
+
+    a, b = (opened(one, report) for one in (request.a, request.b))
+
+    @cache
+    def made() -> two_files.Comparison:
+        like = catalogue.load(request.like, report) if request.like else None
+        return two_files.prepare(a, b, request, like, given, report)
+
+    store, key = Store(), two_files.key_of(a, b, request)
+    run = store.get_document("compare", key, TwoFiles)
+    if run is None:
+        run = two_files.measure(made(), report)
+        store.put_document("compare", key, encode(run))
+    return run, lambda: two_files.time_again(made(), report)

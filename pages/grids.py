@@ -1,0 +1,319 @@
+"""A grid of configurations: asked for, shown while it is measured, and taken further."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pandas as pd
+import streamlit as st
+
+from optimizer import charts
+from optimizer.analysis import frame, stored
+from optimizer.analysis.frame import Column
+from optimizer.analysis.frontier import frontier_of
+from optimizer.analysis.summary import Summary
+from optimizer.errors import InputError
+from optimizer.export.report import report
+from optimizer.formats import capital, count
+from optimizer.methods.engines import ENGINES
+from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import quantizer_info
+from optimizer.recipe import NORMAL, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import Request, decode, encode
+from optimizer.search.answers import describe
+from optimizer.search.sweep import (
+    STARTER_BITS,
+    STARTER_SPARSITIES,
+    Grid,
+    any_amount,
+)
+from optimizer.store import ledger
+from optimizer.store.keys import request_keys
+from optimizer.store.ledger import Item, Sweep
+from pages import address, consent, drawing, sidebar, tasks
+from pages.markup import plain
+from pages.session import session
+
+T = TypeVar("T")
+SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
+"""Percent of the weights."""
+ACTIVATIONS = (32, 8)
+VIEWS = ("all", "on the frontier", "not measured")
+COLUMNS = (
+    Column.ENGINE, Column.RECIPE, Column.ACCURACY, Column.LOST, Column.COMPRESSED, Column.LATENCY,
+    Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER, Column.FILE, Column.PACKED,
+)  # fmt: skip
+
+
+def ask() -> int | None:
+    """A grid, how long it takes, and a button that starts it or adds it to a sweep that is there: the
+    sweep's number, once it is pressed."""
+    chosen, extended = sidebar.selection(), session().extends
+    before = None if extended is None else decode(ledger.find(tasks.store(), extended).asked, Grid)
+    if before:
+        st.caption(
+            plain(
+                f"Adds to what was asked for: {before.base.model}, {before.base.recipe.prune.pruner.label}."
+            )
+        )
+    elif sidebar.show_problem(chosen):
+        return None
+    found = sidebar.catalogue()
+    runnable = [name for name in ENGINES if found.engines.get(name) == ""]
+    left, right = st.columns(2)
+    with left:
+        method = st.selectbox(
+            "Method",
+            [NORMAL.prune.method, *(name for name in PRUNERS if name != NORMAL.prune.method)],
+            format_func=lambda name: PRUNERS[name].label,
+            **address.in_address("sweep_method"),
+            disabled=before is not None,
+            help=" ".join(f"{pruner.label}: {pruner.help}" for pruner in PRUNERS.values())
+            + " The other settings are those under Explore, where its method is this one.",
+        )
+        shares = pills(
+            "Sparsity, %", SHARES, [round(100 * one) for one in STARTER_SPARSITIES], key="sweep_shares"
+        )
+        bits = pills("Weight bits", WEIGHT_BITS[::-1], STARTER_BITS, key="sweep_bits")
+    with right:
+        engines = pills(
+            "Engines", runnable, [chosen.engine], key="sweep_engines", words=lambda name: ENGINES[name].label
+        )
+        activations = pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
+    base = Request(chosen.card.name, recipe_of(method), chosen.engine, chosen.data, chosen.settings)
+    base = before.base if before else base
+    asked = Grid(base, tuple(one / 100 for one in shares), tuple(bits), tuple(activations), tuple(engines))
+    try:
+        asked = asked.beside(before) if before else asked
+        requests = asked.requests()
+    except InputError as error:
+        st.info(plain(error), icon=":material/info:")
+        return None
+    keyed = dict(zip(request_keys(requests), requests, strict=True))
+    missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
+    seconds = consent.seconds_of(missing, ledger.seconds_each(tasks.store(), base), chosen.card)
+    words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
+    with right:
+        st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
+        with st.container(horizontal=True):
+            label = "Start" if extended is None else f"Extend sweep {extended}"
+            if st.button(label, type="primary", icon=":material/play_arrow:"):
+                return start(asked, requests, extended)
+            if extended is not None and st.button("A new sweep instead", icon=":material/add:"):
+                session().extends = None
+                st.rerun()
+    return None
+
+
+def pills(
+    label: str,
+    options: Sequence[T],
+    default: Sequence[T],
+    key: str,
+    words: Callable[[T], str] = str,
+) -> list[T]:
+    """Several of the options, those of ``default`` to begin with."""
+    return st.pills(
+        label,
+        options,
+        selection_mode="multi",
+        default=[one for one in options if one in default],
+        format_func=words,
+        **address.in_address(key),
+    )
+
+
+def recipe_of(method: str) -> Recipe:
+    """How to prune and to round: as under Explore where its method is this one, else as is usual."""
+    explored = session().recipe
+    if explored.prune.method == method and explored.prune.threshold is None:
+        return any_amount(explored)
+    if method == NORMAL.prune.method:
+        return NORMAL
+    pruner = PRUNERS[method]
+    rounding = quantizer_info(pruner.rounding)
+    return Recipe(
+        PruneSpec(method, allocation=pruner.allocation), QuantizeSpec(rounding.name, range=rounding.range)
+    )
+
+
+def start(asked: Grid, requests: Sequence[Request], extended: int | None) -> int:
+    if extended is None:
+        return tasks.begin_sweep(asked, tasks.who())
+    ledger.extend(tasks.store(), extended, encode(asked), requests)
+    tasks.background().ring()
+    return extended
+
+
+# One sweep
+
+
+def show(sweep: Sweep) -> None:
+    """How far it is, and what came of it."""
+    items = ledger.items(tasks.store(), sweep.id)
+    summaries = stored.summaries_of(tasks.store(), [item.key for item in items])
+    results = {summary.key: summary for summary in summaries}
+    if sweep.open:
+        tasks.follow(sweep, lambda now: st.progress(now.over / now.total, plain(standing(now))))
+    if results:
+        draw(list(results.values()))
+    if results or not sweep.open:
+        table(sweep, items, results)
+
+
+def buttons(sweep: Sweep) -> int | None:
+    """What to do with a grid; the number of another that was started by that."""
+    left = sweep.counts.get("cancelled", 0) + sweep.counts.get("failed", 0)
+    if left and st.button(
+        f"Resume ({left:,})",
+        icon=":material/play_arrow:",
+        help="What was cancelled or has failed is tried again.",
+    ):
+        ledger.resume(tasks.store(), sweep.id)
+        tasks.background().ring()
+        st.rerun()
+    again = not sweep.open and st.button(
+        "Repeat",
+        icon=":material/replay:",
+        help="A new sweep that asks for the same: what is measured already is taken from the store.",
+    )
+    st.button(
+        "Extend",
+        icon=":material/add:",
+        on_click=extend,
+        args=(sweep,),
+        help="Ask for more sparsities, bit widths or engines.",
+    )
+    if not again:
+        return None
+    number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
+    tasks.background().ring()
+    return number
+
+
+def extend(sweep: Sweep) -> None:
+    """Set the controls to what a sweep asked for."""
+    with tasks.errors_in_words():
+        asked = decode(sweep.asked, Grid)
+        st.session_state["sweep_method"] = asked.base.recipe.prune.method
+        st.session_state["sweep_shares"] = [one for one in SHARES if one / 100 in asked.sparsities]
+        st.session_state["sweep_bits"] = [one for one in WEIGHT_BITS[::-1] if one in asked.weight_bits]
+        st.session_state["sweep_activations"] = list(asked.activation_bits)
+        st.session_state["sweep_engines"] = list(asked.engines)
+        session().extends = sweep.id
+
+
+def standing(sweep: Sweep) -> str:
+    """In words: how many are over, how long the others take, what runs and who comes first."""
+    store = tasks.store()
+    items = ledger.items(store, sweep.id)
+    line = ledger.line(store, sweep.id)
+    words = [f"{sweep.over:,} of {sweep.total:,}"]
+    if failed := sweep.counts.get("failed"):
+        words.append(f"{failed:,} failed")
+    left = [item.request for item in items if item.state in ("queued", "running") and item.request]
+    if left and (each := ledger.seconds_each(store, left[0])):
+        words.append(f"{consent.in_words(each * (len(left) + line.before_last))} left")
+    for item in items:
+        if item.state == "running" and item.request:
+            job = tasks.pool().get(item.key)
+            doing = f", {job.message}" if job and job.message else ""
+            words.append(f"now: {item.request.recipe.describe(details=False)}{doing}")
+    if line.before_next:
+        words.append(f"{count(line.before_next, 'configuration')} of others first")
+    return " · ".join(words)
+
+
+def draw(results: Sequence[Summary]) -> None:
+    """The frontiers over size and time, so far; a click takes a point."""
+    loss = "drop" if len({result.request.engine for result in results}) == 1 else "accuracy"
+    taken = session().swept
+    for column, cost in zip(st.columns(2), ("compressed_size", "latency"), strict=True):
+        with column:
+            info = charts.frontier_info(results, taken or None, cost, loss)
+            drawing.chart(info, f"sweep {cost}", 300, on_click=take)
+
+
+def take(key: str) -> None:
+    session().swept = key
+
+
+def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> None:
+    """Every result, or those on the frontier; what was not measured, and why."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        view = st.segmented_control("Results", VIEWS, default="all", required=True, key="sweep_view")
+        shown = list(results.values())
+        if view == "on the frontier":
+            best = frontier_of(shown)
+            shown = [
+                one
+                for one, optimal, tied in zip(shown, best.optimal, best.tied, strict=True)
+                if optimal or tied
+            ]
+        keys, store = [one.key for one in shown], tasks.store()
+        drawing.export_menu(keys, f"sweep {sweep.id}")
+        st.download_button(
+            "Report",
+            lambda: report(
+                stored.known(store, store.several(keys)), f"{capital(sweep.title)}: {describe(sweep)}"
+            ).encode(),
+            f"paretoscope-sweep-{sweep.id}.html",
+            "text/html",
+            icon=":material/description:",
+            on_click="ignore",
+            disabled=not shown,
+            help="One HTML file with verdicts, charts and method; it opens without a network.",
+        )
+    if view == "not measured":
+        rows = [row_of(item) for item in items if item.state != "done"]
+        st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
+        return
+    if not shown:
+        st.caption("Nothing is measured yet." if view == "all" else "Nothing is on the frontier yet.")
+        return
+    actions(results.get(session().swept))
+    made = frame.table(shown)
+    recipes = [result.request.recipe for result in shown]
+    made[Column.RECIPE.label] = charts.brief([(one.describe(False), one.describe()) for one in recipes])
+    wanted = [
+        column.label for column in COLUMNS if column is not Column.ENGINE or made[column.label].nunique() > 1
+    ]
+
+    def take_row() -> None:
+        for number in st.session_state["sweep_table"].selection.rows:
+            take(keys[number])
+
+    st.dataframe(
+        made,
+        column_order=wanted,
+        hide_index=True,
+        on_select=take_row,
+        selection_mode="single-row",
+        key="sweep_table",
+    )
+
+
+def row_of(item: Item) -> dict[str, str]:
+    request = item.request
+    return {
+        "recipe": request.recipe.describe() if request else "",
+        "engine": request.engine if request else "",
+        "state": item.state,
+        "why": item.message,
+    }
+
+
+def actions(result: Summary | None) -> None:
+    """What to do with the result that was clicked."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if result is None:
+            st.caption(":material/touch_app: Click a point or tick a row to open it in Explore or pin it.")
+            return
+        st.markdown(drawing.heading(result.description), width="content")
+        st.page_link(
+            "pages/explore.py",
+            label="Open in Explore",
+            icon=":material/tune:",
+            query_params={sidebar.OPEN: result.key},
+        )
+        if st.button("Pin for Compare", icon=":material/keep:"):
+            address.pin(result.key)
