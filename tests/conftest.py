@@ -32,6 +32,10 @@ TOGETHER = {"tests/pages/": "pages"}
 """The pages share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its
 path."""
 
+EARLY = ("tests/measurement/test_rerun.py", "tests/test_tutorial.py", "tests/pages/")
+"""What takes a worker minutes, by the beginning of its path: begun first, so that at the end no worker is left
+alone with it."""
+
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
@@ -53,6 +57,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((name for start, name in TOGETHER.items() if file.startswith(start)), file)
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(EARLY))
 
 
 @pytest.fixture(scope="session", autouse=True)

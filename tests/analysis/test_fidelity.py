@@ -10,7 +10,7 @@ from optimizer.analysis.headline import headlines
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.summary import quality, summarise
 from optimizer.charts import accuracy_info, compare_info, frontier_info
-from optimizer.cli.main import _print_result
+from optimizer.cli.terminal import print_result
 from optimizer.export.report import accuracy_sentence, report
 from optimizer.recipe import Recipe
 from optimizer.records import Result
@@ -101,7 +101,7 @@ def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFi
     assert accuracy_sentence(summarise(HALF)).startswith("outputs: SQNR ")
     assert "equal to the uncompressed ones" in accuracy_sentence(summarise(PLAIN))
     assert "agreement" not in report([PLAIN, HALF]).lower()
-    _print_result(HALF)
+    print_result(HALF)
     said = capsys.readouterr().out
     assert "agreement" not in said
     assert "boxes" in said
