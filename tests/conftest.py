@@ -33,8 +33,8 @@ TOGETHER = {"tests/pages/": "pages"}
 path."""
 
 EARLY = ("tests/measurement/test_rerun.py", "tests/test_tutorial.py", "tests/pages/")
-"""What takes a worker minutes, by the beginning of its path: begun first, so that at the end no worker is left
-alone with it."""
+"""What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
+with it in the end."""
 
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
