@@ -9,7 +9,7 @@ from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.analysis.metrics import metric
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
-from optimizer.formats import MISSING
+from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Result
 from optimizer.search.answers import confirmed_words, headline, named, relaxation_words, trial_frame, tried
@@ -156,6 +156,8 @@ def goes_on(item: Item, sweep: Sweep) -> None:
     words = f"{progress.seconds:.0f} of {question.budget_seconds:.0f} s"
     if job and job.message:
         words += f" · {job.message}"
+    elif before := ledger.line(tasks.store(), sweep.id).before_next:
+        words += f" · {count(before, 'configuration')} of others first"
     st.progress(min(1.0, progress.seconds / question.budget_seconds), plain(words))
     if progress.steps:
         draw_steps(progress.steps, question)
