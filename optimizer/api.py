@@ -155,6 +155,7 @@ def find(
     max_size_mb: float | None = None,
     data: Any = None,
     *,
+    min_sqnr_db: float | None = None,
     minimise: str | None = None,
     engines: Sequence[str] | None = None,
     space: Space | None = None,
@@ -167,13 +168,15 @@ def find(
     progress: bool = True,
 ) -> AnswerView:
     """The best configuration that keeps to limits, found in ``budget_seconds``: points of accuracy lost, the
-    median milliseconds of a call at its steady pace, megabytes of the file.
+    median milliseconds of a call at its steady pace, megabytes of the file, and for networks that are no
+    classifiers, decibels of SQNR that the worst output has at least.
 
     Limits count by the bound of an interval, and what wins is timed afresh. ``minimise`` is ``latency``,
-    ``drop`` or ``file_size``; without it latency, or the drop where that has no limit. ``space`` says what is
-    searched, ``search`` how: ``guided``, ``random`` or ``grid``. The other parameters are those of
-    :func:`measure`; ``settings`` with ``quick=False`` time the winner in full, and threads are those of the
-    space. The answer is kept: asked again it is there at once, and a larger budget goes on from it.
+    ``drop``, ``file_size`` or ``sqnr``; without it latency, or where nothing limits what is lost, that.
+    ``space`` says what is searched, ``search`` how: ``guided``, ``random`` or ``grid``. The other
+    parameters are those of :func:`measure`; ``settings`` with ``quick=False`` time the winner in full, and
+    threads are those of the space. The answer is kept: asked again it is there at once, and a larger budget
+    goes on from it.
 
     Raises InputError for limits that can't be, and as :func:`measure` does for the model and data.
 
@@ -182,17 +185,23 @@ def find(
     >>> found.best.request.recipe.quantize.weight_bits
     8
     """
-    limits = Limits(max_drop, max_latency_ms, max_size_mb)
+    limits = Limits(max_drop, max_latency_ms, max_size_mb, min_sqnr_db)
     axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
-    question = Question("", limits, minimise or limits.usual, searched, search, budget_seconds)
+    question = Question("", limits, minimise or "latency", searched, search, budget_seconds)
     for name in searched.engine:
         _check_engine(name)
     with progress_line(progress) as report:
         workspace, request = _opened(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        asked = replace(question, model=request.model, data=request.data, settings=settings or Settings())
+        asked = replace(
+            question,
+            model=request.model,
+            minimise=minimise or limits.usual(workspace.model.loaded.card.classes),
+            data=request.data,
+            settings=settings or Settings(),
+        )
         return AnswerView(on_demand.answer(asked, Store(), report, workspace), workspace)
 
 

@@ -104,12 +104,13 @@ def engines_to_search() -> tuple[str, ...]:
 
 
 def check(question: Question) -> None:
-    """Whether its model is there, and its engines run here: what would fail all that it asks for. Raises
-    InputError, UnavailableError."""
+    """Whether its model is there and has what is limited, and its engines run here: what would fail all that
+    it asks for. Raises InputError, UnavailableError."""
     from optimizer.engine import engine_named
     from optimizer.model import catalogue
 
-    catalogue.card(question.model)
+    if not catalogue.card(question.model).classes:
+        question.limits.check_for(question.model, question.minimise)
     for name in question.space.engine:
         engine_named(name)
 

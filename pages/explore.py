@@ -298,7 +298,7 @@ def presets(request: Request) -> Job | None:
     with st.popover("Presets", icon=":material/auto_awesome:", disabled=running is not None):
         st.caption("Each tries its recipes on your images, most compressed first, and sets the sliders.")
         for name, preset in PRESETS.items():
-            if st.button(name.capitalize(), help=preset.label, width="stretch"):
+            if st.button(name.capitalize(), help=preset.help, width="stretch"):
                 base = replace(request, recipe=Recipe())
                 key = f"preset {name} {request_key(base)}"
                 running = tasks.start("measure", "preset", (name, base), key)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis.limits import MINIMISED, Limits
+from optimizer.analysis.limits import MAX_SQNR_DB, MINIMISED, Limits
 from optimizer.analysis.metrics import metric
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
@@ -53,10 +53,23 @@ def ask() -> int | None:
 
 def form() -> Question | None:
     """The question, kept in the address; None without a limit."""
+    chosen = sidebar.selection()
+    classes, drop, sqnr = chosen.card.classes, None, None
+    goals = [name for name in MINIMISED if name != ("sqnr" if classes else "drop")]
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
-        drop = limit(
-            "Accuracy lost, points", "find_drop", 100.0, 0.1, "At most so much, by the interval's bound."
-        )
+        if classes:
+            drop = limit(
+                "Accuracy lost, points", "find_drop", 100.0, 0.1, "At most so much, by the interval's bound."
+            )
+        else:
+            sqnr = limit(
+                "SQNR, dB",
+                "find_sqnr",
+                MAX_SQNR_DB,
+                1.0,
+                "At least so much of the worst output, by the interval's bound: 40 dB is noise of 1 %, 20 dB "
+                "of 10 %.",
+            )
         latency = limit(
             "Latency, ms",
             "find_ms",
@@ -65,12 +78,12 @@ def form() -> Question | None:
             "Median time of a call with one image, at its steady pace.",
         )
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
-        given = any(value is not None for value in (drop, latency, size))
-        limits = Limits(drop, latency, size) if given else None
+        given = any(value is not None for value in (drop, latency, size, sqnr))
+        limits = Limits(drop, latency, size, sqnr) if given else None
         minimise = st.selectbox(
-            "As low as possible",
-            MINIMISED,
-            index=MINIMISED.index(limits.usual if limits else "latency"),
+            "As good as possible",
+            goals,
+            index=goals.index(limits.usual(classes) if limits else "latency"),
             format_func=lambda name: metric(name).label,
             width=170,
             **address.in_address("find_minimise"),
@@ -95,7 +108,6 @@ def form() -> Question | None:
     )
     if limits is None:
         return None
-    chosen = sidebar.selection()
     space = replace(Space(), engine=tuple(engines or possible[:1]), threads=(chosen.settings.threads,))
     return Question(
         chosen.card.name,
@@ -179,7 +191,10 @@ def show_answer(found: Answered) -> None:
         if best:
             take(best, "the answer")
         for one in answer.relaxations:
-            take(found.results[one.key], f"with more {metric(one.limit).label}")
+            take(
+                found.results[one.key],
+                f"with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
+            )
     left, right = st.columns(2)
     with left:
         cost = "file_size" if answer.question.minimise == "file_size" else "latency"

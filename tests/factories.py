@@ -24,6 +24,7 @@ from optimizer.records import (
     digest,
 )
 from optimizer.system.environment import environment
+from optimizer.tasks import accuracy_of
 
 LAYERS = {
     "0.0.weight": ((16, 1, 3, 3), 784),
@@ -241,3 +242,21 @@ def make_sweep(
 def remade(result: Result, **changes: object) -> Result:
     """The same with other fields, and a key of its own."""
     return replace(result, **({"key": digest([result.key, changes])} | changes))  # type: ignore[arg-type]
+
+
+PARTS = (("boxes", (4, 3)), ("scores", (5,)))
+BEFORE, NOISE = np.random.default_rng(0).normal(size=(2, 50, 1, 17)).astype(np.float32)
+
+
+def after(size: float) -> np.ndarray:
+    """A detector's outputs with noise ``size`` times as large as they are, in the first output alone."""
+    change = size * NOISE
+    change[..., 12:] = 0
+    return BEFORE + change
+
+
+def detector(made: Recipe, size: float, **options: object) -> Result:
+    """A result of a network that is no classifier."""
+    result = make_result(made, **options)  # type: ignore[arg-type]
+    accuracy, reference = (accuracy_of(one, BEFORE, None, "", PARTS) for one in (after(size), BEFORE))
+    return remade(result, accuracy=accuracy, baseline_accuracy=reference)

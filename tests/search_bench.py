@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from factories import make_result
+from factories import detector, make_result
 
 from optimizer.analysis.limits import Limits
 from optimizer.progress import Report, quiet
@@ -23,7 +23,7 @@ SECONDS = 2.0
 
 
 def question(limits: Limits, search: str = "grid", budget: float = 1000.0, space: Space = SMALL) -> Question:
-    return Question("fashion-resnet", limits, limits.usual, space, search, budget)
+    return Question("fashion-resnet", limits, limits.usual(10), space, search, budget)
 
 
 BASE = question(Limits(drop_points=1)).base
@@ -31,10 +31,12 @@ BASE = question(Limits(drop_points=1)).base
 
 @dataclass
 class Bench:
-    """A machine that measures what is made up, in ``SECONDS`` each, and counts."""
+    """A machine that measures what is made up, in ``SECONDS`` each, and counts. With ``noise``, of a network
+    that is no classifier."""
 
     ratio: Callable[[Request], float | None] = lambda request: None
     images: int = 10_000
+    noise: Callable[[Request], float] | None = None
     now: float = 0.0
     measured: list[Request] = field(default_factory=list)
     given_up: list[Request] = field(default_factory=list)
@@ -46,12 +48,15 @@ class Bench:
         made = make_result(
             request.recipe, engine=request.engine, quick=True, images=self.images, ratio=self.ratio(request)
         )
-        return replace(made, request=request, key=digest(request))
+        if self.noise:
+            told = detector(request.recipe, self.noise(request))
+            made = replace(made, accuracy=told.accuracy, baseline_accuracy=told.baseline_accuracy)
+        return replace(made, request=request, key=digest([request, made.accuracy.is_fidelity]))
 
     def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
         made = self.result(request)
         self.now += SECONDS / 10
-        known = Known(request, made.inspection, self.images, made.accuracy, made.baseline_accuracy)
+        known = Known(request, made.inspection, made.accuracy.total, made.accuracy, made.baseline_accuracy)
         if unwanted(Known(request, made.inspection)) or unwanted(known) or unwanted(None):
             self.given_up.append(request)
             return None

@@ -5,6 +5,7 @@ import doctest
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import TensorDataset
 
 import optimizer as px
 from optimizer import api
+from optimizer.analysis import fidelity
 from optimizer.charts import accuracy_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError, WorkError
@@ -405,3 +407,21 @@ def test_a_path_of_a_model_file_is_taken_wherever_a_model_is(images: Tensor, tmp
         px.measure(tmp_path / "nothing.onnx", data=images, progress=False)
     with pytest.raises(InputError, match=r"3 x 16 x 16|\[3, 16, 16\]"):
         px.measure(first, data=torch.zeros(4, 3, 8, 8), progress=False)
+
+
+def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Tensor) -> None:
+    torch.manual_seed(0)
+    parts = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 3, padding=1))
+    space = px.Space(("torch",), (1,), pruning=("none",), weight_bits=(32, 8, 3), activation_bits=(32,))
+    asked = {"data": images, "space": space, "budget_seconds": 30, "progress": False}
+    found = px.find(parts, max_size_mb=1, min_sqnr_db=30, search="grid", **asked)
+    assert found.best is not None
+    (output,) = found.best.record.accuracy.outputs
+    sqnr = fidelity.sqnr(output)
+    assert sqnr.value is None or sqnr.low >= 30
+    few = replace(space, weight_bits=(3,))
+    assert px.find(parts, min_sqnr_db=60, **{**asked, "space": few}).best is None
+    best = px.find(parts, max_size_mb=1, **asked)
+    assert best.found.answer.question.minimise == "sqnr"
+    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+        px.find(parts, max_drop=1, **asked)

@@ -5,13 +5,19 @@ from typing import Any
 
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import skewed_mean_interval
+from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Measure, sqnr_of
 from optimizer.formats import MISSING
-from optimizer.records import OutputFidelity, PerImage
+from optimizer.records import Accuracy, OutputFidelity, PerImage
 
 
-def sqnr(one: OutputFidelity) -> Measure:
-    return sqnr_of(one.sqnr_db, one.noise_images, one.signal_images)
+def sqnr(one: OutputFidelity | Accuracy, confidence: float = CONFIDENCE) -> Measure:
+    return sqnr_of(one.sqnr_db, one.noise_images, one.signal_images, confidence)
+
+
+def sqnrs(accuracy: Accuracy, confidence: float = CONFIDENCE) -> list[Measure]:
+    """Of each output, or of the logits."""
+    return [sqnr(one, confidence) for one in accuracy.outputs or (accuracy,)]
 
 
 def cosine(one: OutputFidelity) -> Measure:

@@ -5,9 +5,10 @@ the two nothing is decided: a point estimate would pass and fail by luck.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -38,6 +39,21 @@ class Outcome(StrEnum):
     UNDECIDED = "undecided"
 
 
+MIN_LIMIT = -100.0
+"""Of what may be below 0."""
+
+
+def check_limits(given: Mapping[str, tuple[float | None, float, float]]) -> None:
+    """By the option: a limit, None for no limit, and what it has to lie between. Raises InputError where
+    there is none, or one that can't be."""
+    if all(value is None for value, _, _ in given.values()):
+        raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
+    for name, (value, lowest, highest) in given.items():
+        if value is not None and not lowest < value < highest:
+            below = "" if highest == math.inf else f" and below {highest:g}"
+            raise InputError(f"{name} {value:g} is not allowed: give a number above {lowest:g}{below}")
+
+
 @dataclass(frozen=True, slots=True)
 class GateLimits:
     """What may be lost at most; None is no limit. Raises InputError where there is none, or one that can't
@@ -49,18 +65,14 @@ class GateLimits:
     sqnr_db: float | None = None
 
     def __post_init__(self) -> None:
-        given = {
-            "--max-drop": self.drop_points,
-            "--max-slowdown": self.slowdown_percent,
-            "--max-size": self.size_mb,
-            "--min-sqnr": self.sqnr_db,
-        }
-        if all(value is None for value in given.values()):
-            raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
-        for name, value in given.items():
-            lowest = 0 if name == "--max-size" else -100
-            if value is not None and not lowest < value < math.inf:
-                raise InputError(f"{name} {value:g} is not allowed: give a number above {lowest}")
+        check_limits(
+            {
+                "--max-drop": (self.drop_points, MIN_LIMIT, math.inf),
+                "--max-slowdown": (self.slowdown_percent, MIN_LIMIT, math.inf),
+                "--max-size": (self.size_mb, 0, math.inf),
+                "--min-sqnr": (self.sqnr_db, MIN_LIMIT, math.inf),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,12 @@ class Check:
         interval = "" if self.low == self.high else f" ({self.low:.3g} to {self.high:.3g})"
         return f"{self.name} {self.value:.3g} {self.unit}{interval}, {self.allowed} allowed: {self.said}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields, with None for an end that is not known, and the outcome."""
+        fields = asdict(self).items()
+        finite = {name: None if value in (math.inf, -math.inf) else value for name, value in fields}
+        return finite | {"outcome": self.outcome}
+
 
 def overall(checks: Sequence[Check]) -> Outcome:
     """Of all of them: failed where one has, passed where all have."""
@@ -123,8 +141,16 @@ def drop_check(drop: PairedDrop, limit: float) -> Check:
     )
 
 
+def no_accuracy(name: str, instead: str = "--min-sqnr in place of --max-drop") -> InputError:
+    """Of a network that is no classifier."""
+    return InputError(f"{name} tells no classes, so that it has no accuracy to lose: give {instead}")
+
+
 def drop_of(result: Result, against: Result | None) -> PairedDrop:
-    """Against the uncompressed model or an earlier result. Raises InputError where that has other images."""
+    """Against the uncompressed model or an earlier result. Raises InputError where that has other images, and
+    for outputs that are no answers."""
+    if result.accuracy.is_fidelity:
+        raise no_accuracy(result.request.model)
     if against is None:
         return summarise(result).drop
     before, after = against.accuracy, result.accuracy
@@ -143,18 +169,17 @@ def drop_of_files(run: TwoFiles) -> PairedDrop:
     if drop := accuracy_lost(run):
         return drop
     if not run.same:
-        raise InputError(
-            f"{run.b.name} tells no classes, so that it has no accuracy to lose: give --min-sqnr in place of "
-            "--max-drop"
-        )
+        raise no_accuracy(run.b.name)
     return disagreement(same_answers(run))
 
 
 def sqnr_check(measures: Sequence[Measure], limit: float) -> Check:
-    """Of the output that lies furthest from the baseline's; equal ones are infinitely near."""
-    worst = min(measures, key=lambda one: math.inf if one.value is None else one.value)
-    value = math.inf if worst.value is None else worst.value
-    low, high = (value if end is None else end for end in (worst.low, worst.high))
+    """Of the worst output: the lowest figure, and the lowest of either end; equal ones are infinite."""
+    rows = []
+    for one in measures:
+        value = math.inf if one.value is None else one.value
+        rows.append((value, value if one.low is None else one.low, value if one.high is None else one.high))
+    value, low, high = (min(column) for column in zip(*rows, strict=True))
     return Check("SQNR of the outputs", "dB", limit, value, low, high, at_least=True)
 
 

@@ -7,50 +7,62 @@ luckiest. What is lost counts as within its limit where that is shown for all th
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from optimizer.analysis.comparison import measurably_better
-from optimizer.analysis.gate import MEGABYTE, Check, drop_check, size_check
+from optimizer.analysis.fidelity import sqnrs
+from optimizer.analysis.gate import (
+    MEGABYTE,
+    MIN_LIMIT,
+    Check,
+    check_limits,
+    drop_check,
+    no_accuracy,
+    size_check,
+    sqnr_check,
+)
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
+from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Measure, Summary, summarise
-from optimizer.errors import InputError
-from optimizer.records import Result
+from optimizer.records import Accuracy, Result
 
 MILLISECOND = 1e6
-MINIMISED = ("latency", "drop", "file_size")
-"""What may be asked to be as low as possible."""
+MINIMISED = ("latency", "drop", "file_size", "sqnr")
+"""What may be asked to be as good as possible. SQNR is a loss as the noise that it tells
+(:func:`loss_of`)."""
+MAX_SQNR_DB = 150.0
+"""Outputs that are equal count as so near: float32 rounds by more."""
 MIN_CONFIRMING = 500
 """Images that did not choose; with fewer, or too few for a half to show anything, all of them choose."""
 MIN_GAIN = 0.05
 """Share of time or size that relaxing a limit must gain to be worth telling."""
 MIN_GAIN_POINTS = 0.1
+MIN_GAIN_DB = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much accuracy may be lost, how long a call may take (the median of its steady time) and how large
-    the file may be, at most; None is no limit. Raises InputError for one that can't be."""
+    the file may be, at most, and the SQNR of the worst output at least; None is no limit. Raises InputError
+    for one that can't be."""
 
     drop_points: float | None = None
     latency_ms: float | None = None
     size_mb: float | None = None
+    sqnr_db: float | None = None
 
     def __post_init__(self) -> None:
-        given = {
-            "--max-drop": self.drop_points,
-            "--max-latency-ms": self.latency_ms,
-            "--max-size-mb": self.size_mb,
-        }
-        if all(value is None for value in given.values()):
-            raise InputError(f"no limit is given: give {', '.join(given)}, or several of them")
-        for name, value in given.items():
-            highest = 100 if name == "--max-drop" else math.inf
-            if value is not None and not 0 < value < highest:
-                below = "" if highest == math.inf else f" and below {highest}"
-                raise InputError(f"{name} {value:g} is not allowed: give a number above 0{below}")
+        check_limits(
+            {
+                "--max-drop": (self.drop_points, 0, 100),
+                "--max-latency-ms": (self.latency_ms, 0, math.inf),
+                "--max-size-mb": (self.size_mb, 0, math.inf),
+                "--min-sqnr": (self.sqnr_db, MIN_LIMIT, MAX_SQNR_DB),
+            }
+        )
 
     @property
     def given(self) -> dict[str, float]:
@@ -59,14 +71,44 @@ class Limits:
             "drop": self.drop_points,
             "latency": None if self.latency_ms is None else self.latency_ms * MILLISECOND,
             "file_size": None if self.size_mb is None else self.size_mb * MEGABYTE,
+            "sqnr": self.sqnr_db,
         }
         return {name: value for name, value in found.items() if value is not None}
 
     @property
-    def usual(self) -> str:
-        """What is to be as low as possible unless it is said: the accuracy lost where that has no limit, else
-        the time."""
-        return "drop" if self.drop_points is None else "latency"
+    def losses(self) -> dict[str, float]:
+        """As :attr:`given`, each as the loss that is allowed."""
+        return {name: loss_of(name, value) for name, value in self.given.items()}
+
+    def usual(self, classes: int) -> str:
+        """What is to be as good as possible unless it is said: the time, or where nothing limits what is
+        lost, the accuracy lost; of a network without ``classes``, SQNR."""
+        if self.drop_points is None and self.sqnr_db is None:
+            return "drop" if classes else "sqnr"
+        return "latency"
+
+    def check_for(self, model: str, minimise: str) -> None:
+        """Whether a network that is no classifier can be held to them. Raises InputError where it can't."""
+        if self.drop_points is not None:
+            raise no_accuracy(model)
+        if minimise == "drop":
+            raise no_accuracy(model, "--minimise sqnr in place of drop")
+
+
+def loss_of(name: str, value: float) -> float:
+    """A metric's value as what is above 0 and better the lower it is: of SQNR, noise over signal."""
+    return float(10 ** (-min(value, MAX_SQNR_DB) / 20)) if name == "sqnr" else value
+
+
+def value_of(name: str, loss: float) -> float:
+    """The other way round, in the metric's unit."""
+    return -20 * math.log10(loss) if name == "sqnr" else loss
+
+
+@lru_cache(maxsize=4096)
+def noise(accuracy: Accuracy, confidence: float = CONFIDENCE) -> float:
+    """Of the worst output, over its signal: the upper end of its interval."""
+    return loss_of("sqnr", sqnr_check(sqnrs(accuracy, confidence), 0).low)
 
 
 def halves(result: Result, fewest: int) -> tuple[PairedDrop, PairedDrop | None]:
@@ -93,8 +135,10 @@ def _halves(
 
 
 def bound(result: Result, name: str) -> float:
-    """The upper end of the interval of a metric of :data:`MINIMISED` (of what is lost on the images that
-    choose); the figure itself where it has none."""
+    """The upper end of the interval of a metric of :data:`MINIMISED` as a loss (the accuracy lost on the
+    images that choose); the figure itself where it has none."""
+    if name == "sqnr":
+        return noise(result.accuracy)
     if name == "drop":
         return halves(result, MIN_CONFIRMING)[0].high
     measure = summarise(result).measures[name]
@@ -104,11 +148,13 @@ def bound(result: Result, name: str) -> float:
 
 def keeping(results: Sequence[Result], limits: Limits) -> list[Result]:
     """Those that are shown to keep to every limit, all of them at once."""
-    given = limits.given
+    given = limits.losses
     shown = np.ones(len(results), bool)
     if "drop" in given:
-        shown = shown_within([halves(one, MIN_CONFIRMING)[0] for one in results], given["drop"])
-    others = [name for name in given if name != "drop"]
+        shown &= shown_within([halves(one, MIN_CONFIRMING)[0].high_at for one in results], given["drop"])
+    if "sqnr" in given:
+        shown &= shown_within([partial(noise, one.accuracy) for one in results], given["sqnr"])
+    others = [name for name in given if name not in ("drop", "sqnr")]
     return [
         one
         for one, within in zip(results, shown, strict=True)
@@ -119,8 +165,12 @@ def keeping(results: Sequence[Result], limits: Limits) -> list[Result]:
 def in_order(results: Sequence[Result], minimise: str) -> list[Result]:
     """By the bound of the metric that is to be low; where that is equal, as for what shares a measurement of
     time, by the others."""
-    names = (minimise, *(name for name in MINIMISED if name != minimise))
-    return sorted(results, key=lambda one: [bound(one, name) for name in names])
+
+    def losses(result: Result) -> list[float]:
+        lost = "sqnr" if result.accuracy.is_fidelity else "drop"
+        return [bound(result, name) for name in (minimise, "latency", lost, "file_size")]
+
+    return sorted(results, key=losses)
 
 
 def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
@@ -132,6 +182,8 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
         found.append(_latency_check(summary.measures["latency"], limits.latency_ms))
     if limits.size_mb is not None:
         found.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
+    if limits.sqnr_db is not None:
+        found.append(sqnr_check(sqnrs(result.accuracy), limits.sqnr_db))
     return tuple(found)
 
 
@@ -152,8 +204,8 @@ def _latency_check(measure: Measure, limit_ms: float) -> Check:
 @dataclass(frozen=True, slots=True)
 class Relaxation:
     """What relaxing one limit by ``more`` (in the unit of its metric) would buy: the result under ``key``,
-    which gains ``gain`` of the ``minimised`` metric: a share, in points for accuracy; None where nothing
-    keeps to the limits as they are."""
+    which gains ``gain`` of the ``minimised`` metric: a share, in points for accuracy, in dB for SQNR; None
+    where nothing keeps to the limits as they are."""
 
     limit: str
     more: float
@@ -168,14 +220,15 @@ def relaxations(
     """For each limit the least by which to relax it, the other limits kept, for something that is measurably
     better than ``best``; without a best one, for anything that keeps to the others."""
     found = []
-    for name, limit in limits.given.items():
-        others = {one: value for one, value in limits.given.items() if one != name}
+    for name, limit in limits.losses.items():
+        others = {one: value for one, value in limits.losses.items() if one != name}
         within = [one for one in results if all(bound(one, other) <= others[other] for other in others)]
         beyond = sorted((one for one in within if bound(one, name) > limit), key=lambda one: bound(one, name))
         for one in beyond:
             gain = None if best is None else _gain(one, best, minimise)
             if best is None or gain is not None:
-                found.append(Relaxation(name, bound(one, name) - limit, minimise, gain, one.key))
+                more = abs(value_of(name, bound(one, name)) - value_of(name, limit))
+                found.append(Relaxation(name, more, minimise, gain, one.key))
                 break
     return tuple(found)
 
@@ -188,6 +241,8 @@ def _gain(result: Result, best: Result, minimise: str) -> float | None:
         return None
     if minimise == "drop":
         gain, enough = values[1] - values[0], MIN_GAIN_POINTS
+    elif minimise == "sqnr":
+        gain, enough = values[0] - values[1], MIN_GAIN_DB
     else:
         gain, enough = 1 - values[0] / values[1], MIN_GAIN
     return float(gain) if gain >= enough else None

@@ -197,17 +197,18 @@ def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> Pai
     return disagreement(variant) if reference == "baseline" else paired_drop(baseline, variant)
 
 
-def shown_within(drops: Sequence[PairedDrop], points: float) -> NDArray[np.bool_]:
-    """Which of ``drops`` are shown to be at most ``points``, all of them at once, as a boolean ``[N]``.
+def shown_within(ends: Sequence[Callable[[float], float]], limit: float) -> NDArray[np.bool_]:
+    """Which losses are shown to be at most ``limit``, all of them at once, as a boolean ``[N]``. ``ends``
+    give the upper end of each one's interval at a confidence.
 
     One is by its own interval. Of many, by the sequentially rejective test of S. Holm (Scandinavian Journal
     of Statistics 6, 1979, 65-70), whatever they have in common: that any of them is shown wrongly happens no
     more often than with one. Whichever is then picked, for whatever reason, it holds for that one.
     """
-    shown = np.zeros(len(drops), bool)
+    shown = np.zeros(len(ends), bool)
     while True:
-        confidence = confidence_of_each(len(drops) - int(shown.sum()))
-        more = np.array([drop.high_at(confidence) <= points for drop in drops], bool)
+        confidence = confidence_of_each(len(ends) - int(shown.sum()))
+        more = np.array([end(confidence) <= limit for end in ends], bool)
         if not (more & ~shown).any():
             return shown
         shown |= more

@@ -27,7 +27,7 @@ from optimizer.analysis.outcomes import (
     skewed_mean_interval,
 )
 from optimizer.analysis.realisation import Realisation, realisation, skipping
-from optimizer.analysis.rounds import MIN_ROUNDS, mean_interval
+from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, mean_interval
 from optimizer.analysis.statistics import (
     LatencySummary,
     first_call_ratio,
@@ -408,11 +408,16 @@ def _kl(accuracy: Accuracy) -> Measure:
     return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
 
 
-def sqnr_of(db: float | None, noise: PerImage | None, signal: PerImage | None) -> Measure:
+def sqnr_of(
+    db: float | None,
+    noise: PerImage | None,
+    signal: PerImage | None,
+    confidence: float = CONFIDENCE,
+) -> Measure:
     """Noise over signal has an interval; in dB its ends change places. Of few images it may reach 0: none."""
     if db is None or not noise or not signal or len(noise.codes) < 2:
         return Measure(db)
-    low, high = ratio_interval(noise.values, signal.values)
+    low, high = ratio_interval(noise.values, signal.values, confidence)
     if low <= 0:
         return Measure(db)
     return Measure(db, min(-10 * math.log10(high), db), max(-10 * math.log10(low), db))

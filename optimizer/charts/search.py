@@ -36,7 +36,7 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
     return Lines(
         title,
         Axis(x.title, x.unit, span=(0.0, widest)),
-        y if minimise == "drop" else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
+        y if minimise in ("drop", "sqnr") else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
         note=f"{steps[-1].covered:.0%} of the area below the limits is covered",

@@ -33,9 +33,13 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
+        "--min-sqnr", type=float, metavar="DB", help="how near the outputs stay; of the worst, if several"
+    )
+    limits.add_argument(
         "--minimise",
         choices=MINIMISED,
-        help="what is to be as low as possible (latency; without --max-drop: drop)",
+        help="what is to be as good as possible (latency; without --max-drop and --min-sqnr: drop, or sqnr, "
+        "the noise in the outputs, of a network that is no classifier)",
     )
     axes = {OPTIONS.get(name, name.replace("_", "-")): choices for name, choices in Space().axes.items()}
     space = parser.add_argument_group("what is searched, each a list such as 8,4")
@@ -123,14 +127,16 @@ def run_find(options: argparse.Namespace) -> int:
 
 def question_from(options: argparse.Namespace) -> Question:
     """What the options ask. Raises InputError for what can't be asked."""
-    limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb)
+    from optimizer.model import catalogue
+
+    limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb, options.min_sqnr)
     axes = {name: getattr(options, OPTIONS.get(name, name)) for name in Space().axes}
     space = subspace(Space(), axes | {"engine": options.engine or on_demand.engines_to_search()})
     options.quick, options.threads = not options.full, space.threads[0]
     return Question(
         options.model,
         limits,
-        options.minimise or limits.usual,
+        options.minimise or limits.usual(catalogue.card(options.model).classes),
         space,
         options.search,
         options.budget,

@@ -3,12 +3,12 @@
 import argparse
 import json
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 from optimizer import on_demand
-from optimizer.analysis.gate import Check, GateLimits, Outcome
+from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
 from optimizer.cli.options import add_experiment_options, recipe_of, request_of
@@ -147,15 +147,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "key": result.key,
         "series": verdict.series,
         "seconds": round(verdict.seconds, 1),
-        "checks": [{**finite(check), "outcome": check.outcome} for check in verdict.checks],
-    }
-
-
-def finite(check: Check) -> dict[str, object]:
-    """Its fields, with null for an end that is not known."""
-    return {
-        name: None if value in (float("inf"), float("-inf")) else value
-        for name, value in asdict(check).items()
+        "checks": [check.to_dict() for check in verdict.checks],
     }
 
 

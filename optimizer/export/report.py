@@ -160,7 +160,7 @@ def findings(summaries: Sequence[Summary]) -> Section | None:
     if not compressed:
         return None
     tried = len(compressed)
-    shown = shown_within([summary.drop for summary in compressed], TOLERATED_POINTS)
+    shown = shown_within([summary.drop.high_at for summary in compressed], TOLERATED_POINTS)
     sure = [summary for summary, one in zip(compressed, shown, strict=True) if one]
     points = count(TOLERATED_POINTS, "point")
     if not sure:

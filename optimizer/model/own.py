@@ -44,7 +44,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
         description=f"{_kind(module)}, a module of your own",
         parameters=sum(parameter.numel() for parameter in taken.parameters()),
         input_shape=shape,
-        classes=int(outputs[0].numel()),
+        classes=outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0,
     )
     ids = wordnet_ids() if names == class_names() else ()
     return LoadedModel(card, taken, _photograph_preset(shape), names, ids)

@@ -12,7 +12,7 @@ from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import quality, summarise
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
@@ -24,7 +24,12 @@ from optimizer.search.sweep import describe_asked
 from optimizer.store.ledger import Sweep
 from optimizer.store.results import Store
 
-GAINS = {"latency": "less time", "drop": "points less lost", "file_size": "smaller a file"}
+GAINS = {
+    "latency": "less time",
+    "drop": "points less lost",
+    "file_size": "smaller a file",
+    "sqnr": "dB more SQNR",
+}
 OPTIONS = {"pruning": "prune"}
 """Axes of the space that options of the command have another name for."""
 
@@ -43,7 +48,7 @@ def headline(found: Answered) -> str:
     if found.best is None:
         return f"{early}Nothing of what was tried is shown to keep to the limits ({limits_words(question)})."
     summary = summarise(found.best)
-    labelled = "accuracy" if summary.reference == "labels" else "agreement"
+    labelled = "accuracy" if summary.reference == "labels" else "sqnr" if summary.fidelity else "agreement"
     figures = ", ".join(
         f"{metric(name).label} {summary.text(name)}" for name in (labelled, "latency", "file_size")
     )
@@ -59,16 +64,17 @@ def named(result: Result) -> str:
 
 def limits_words(question: Question) -> str:
     return ", ".join(
-        f"{metric(name).label} at most {metric(name).format(value)}"
+        f"{metric(name).label} at {'most' if metric(name).direction == 'lower' else 'least'} "
+        f"{metric(name).format(value)}"
         for name, value in question.limits.given.items()
     )
 
 
 def asked_words(question: Question) -> str:
     """What was asked, in a line."""
-    engines = ", ".join(map(engine_label, question.space.engine))
+    engines, goal = ", ".join(map(engine_label, question.space.engine)), metric(question.minimise)
     return (
-        f"{question.model} on {engines}: {metric(question.minimise).label} as low as possible with "
+        f"{question.model} on {engines}: {goal.label} as {goal.direction[:-2]} as possible with "
         f"{limits_words(question)}; {question.budget_seconds:g} s"
     )
 
@@ -113,13 +119,15 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     """What it loses on the images that chose it and on others, and its time when it was chosen and afresh."""
     result = found.results[one.key]
     before, after = summarise(result), summarise(one.timed(result))
+    noisy = f" ({'; '.join(after.noise)})" if after.noise else ""
+    times = f"{before.text('latency')}, timed afresh {after.text('latency')}{noisy}"
+    if before.fidelity:
+        return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
     chosen, rest = halves(result, MIN_CONFIRMING)
     others = "too few to confirm it on others"
     if rest:
         others = f"{_points(rest)} on {rest.total:,} others"
     loss = f"{_points(chosen)} on the {chosen.total:,} images that chose it, {others}"
-    noisy = f" ({'; '.join(after.noise)})" if after.noise else ""
-    times = f"{before.text('latency')}, timed afresh {after.text('latency')}{noisy}"
     return f"Lost {loss}. Time when it was chosen {times}."
 
 
@@ -130,17 +138,17 @@ def _points(drop: PairedDrop) -> str:
 def relaxation_words(found: Answered, one: Relaxation) -> str:
     """What relaxing a limit buys, or that nothing keeps to it."""
     limit = metric(one.limit)
-    more = limit.format(one.more)
+    by, more = limit.format(one.more), "more" if limit.direction == "lower" else "less"
     what = named(found.results[one.key])
     if one.gain is None:
-        nearest = "more than allowed is the nearest, the other limits kept"
-        return f"{capital(limit.label)}: {more} {nearest} ({what})."
+        nearest = f"{more} than allowed is the nearest, the other limits kept"
+        return f"{capital(limit.label)}: {by} {nearest} ({what})."
     gain = (
         f"{one.gain:.1f} {GAINS['drop']}"
-        if one.minimised == "drop"
+        if one.minimised in ("drop", "sqnr")
         else f"{one.gain:.0%} {GAINS[one.minimised]}"
     )
-    return f"{capital(limit.label)}: {more} more would allow {gain} ({what})."
+    return f"{capital(limit.label)}: {by} {more} would allow {gain} ({what})."
 
 
 def tried(found: Answered) -> str:
@@ -159,10 +167,11 @@ def tried(found: Answered) -> str:
 def trial_frame(found: Answered) -> pd.DataFrame:
     """One row a position, in the order in which they were tried; what was not measured has no figures."""
     rows = []
+    lost = quality("drop", map(summarise, found.measured))
     for trial in found.answer.progress.trials:
         request, result = found.answer.question.request(trial.position), found.results.get(trial.key)
         summary = summarise(result) if result else None
-        figures = {name: summary.text(name) if summary else None for name in ("drop", "latency", "file_size")}
+        figures = {name: summary.text(name) if summary else None for name in (lost, "latency", "file_size")}
         rows.append(
             {
                 "after": f"{trial.seconds:.0f} s",
@@ -189,6 +198,7 @@ def command(question: Question) -> str:
         "max-drop": question.limits.drop_points,
         "max-latency-ms": question.limits.latency_ms,
         "max-size-mb": question.limits.size_mb,
+        "min-sqnr": question.limits.sqnr_db,
         "minimise": question.minimise,
         **{OPTIONS.get(name, name.replace("_", "-")): _listed(choices) for name, choices in axes.items()},
         "search": question.search,
@@ -224,9 +234,7 @@ def answer_json(found: Answered) -> dict[str, Any]:
         "budget_seconds": question.budget_seconds,
         "seconds": round(answer.progress.seconds, 1),
         "best": None if best is None else result_json(best),
-        "checks": []
-        if best is None
-        else [{**asdict(check), "outcome": check.outcome} for check in checks(best, question.limits)],
+        "checks": [check.to_dict() for check in checks(best, question.limits)] if best else [],
         "relaxations": [asdict(one) for one in answer.relaxations],
         "steps": [asdict(step) for step in answer.progress.steps],
         "tried": [

@@ -15,6 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+from optimizer.analysis.fidelity import sqnrs
+from optimizer.analysis.gate import Outcome as Verdict
+from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import Labelled, engine_label
 from optimizer.analysis.limits import (
     MIN_CONFIRMING,
@@ -26,7 +29,10 @@ from optimizer.analysis.limits import (
     halves,
     in_order,
     keeping,
+    loss_of,
+    noise,
     relaxations,
+    value_of,
 )
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import InputError, ParetoscopeError, unknown
@@ -47,13 +53,14 @@ SEARCH_SHARE = 0.85
 """Of the budget, after which nothing new is tried: the rest is for timing the winner once more."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
-WORST_POINTS = 100.0
+WORST = {"drop": 100.0, "sqnr": 1.0}
+"""Losses of what nothing is known of: every answer; as much noise as signal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked: ``minimise`` is one of latency, drop and file_size, ``search`` a strategy by name. With
-    ``settings`` that are not quick the winner is timed in full; the space says on how many threads.
+    """What is asked: ``minimise`` is one of latency, drop, file_size and sqnr, ``search`` a strategy by name.
+    With ``settings`` that are not quick the winner is timed in full; the space says on how many threads.
 
     Raises InputError for an unknown metric or strategy and a budget that is no time.
     """
@@ -91,7 +98,7 @@ class Outcome(Labelled):
 
     MEASURED = "measured"
     TOO_LARGE = "too large", "with a file larger than allowed"
-    LOSES = "loses", "less accurate than allowed, which a part of the images showed"
+    LOSES = "loses", "less accurate than allowed, or further off, which images showed before it was timed"
     TOO_SLOW = "too slow", "slower than allowed, as others with the same kernels were"
     NO_FASTER = "no faster", "no faster than the best so far, as others with the same kernels were"
     UNFINISHED = "unfinished", "not done when the time was over"
@@ -113,9 +120,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a search was after ``seconds``: the number ``measured``, the ``value`` of the best (None: none
-    keeps to the limits yet), and the share of the losses and times within the limits that are ``covered``
-    (:func:`optimizer.analysis.limits.covered`)."""
+    """How far a search was after ``seconds``: the number ``measured``, the ``value`` of the best, in the
+    unit of its metric (None: none keeps to the limits yet), and the share of the losses and times
+    within the limits that are ``covered`` (:func:`optimizer.analysis.limits.covered`)."""
 
     seconds: float
     measured: int
@@ -255,7 +262,7 @@ class _Search:
                 asked.add(request)
                 if request not in self.told:
                     self._try(position, request)
-                losses, limits = self.told[request], self.limits.given
+                losses, limits = self.told[request], self.limits.losses
                 chooser.tell(
                     losses,
                     [
@@ -299,7 +306,9 @@ class _Search:
         self._step()
 
     def _take(self, trial: Trial, result: Result | None) -> None:
-        """What became of a position, now or before."""
+        """What became of a position, now or before. Raises InputError where limits don't fit the network."""
+        if result and result.accuracy.is_fidelity:
+            self.limits.check_for(self.question.model, self.question.minimise)
         self.trials.append(trial)
         self.told[self.question.request(trial.position)] = trial.losses
         if result:
@@ -332,12 +341,16 @@ class _Search:
     def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
         is not further beyond."""
-        limits = self.limits.given
+        limits = self.limits.losses
         size, scores = known.inspection.size.file_bytes, summarise_scores(known)
         if size > limits.get("file_size", math.inf) and self._measured_within("file_size", size):
             return Outcome.TOO_LARGE
         if scores and scores.drop.low > limits.get("drop", math.inf):
             return Outcome.LOSES if self._measured_within("drop", scores.drop.low) else None
+        if known.accuracy and scores and not scores.partial and "sqnr" in limits:
+            check = sqnr_check(sqnrs(known.accuracy), self.limits.given["sqnr"])
+            if check.outcome is Verdict.FAIL and self._measured_within("sqnr", loss_of("sqnr", check.high)):
+                return Outcome.LOSES
         return None
 
     def _measured_within(self, name: str, value: float) -> bool:
@@ -356,7 +369,9 @@ class _Search:
         guess = dict(zip(self.losses, worst, strict=True))
         if "drop" in guess:
             scores = summarise_scores(known) if known else None
-            guess["drop"] = scores.drop.points if scores else WORST_POINTS
+            guess["drop"] = scores.drop.points if scores else WORST["drop"]
+        if "sqnr" in guess:
+            guess["sqnr"] = noise(known.accuracy) if known and known.accuracy else WORST["sqnr"]
         if "file_size" in guess and known:
             guess["file_size"] = float(known.inspection.size.file_bytes)
         if "latency" in guess and (timed := self.timed.get(_same_kernels(request))):
@@ -370,17 +385,22 @@ class _Search:
 
     def _step(self) -> None:
         self._choose()
-        value = bound(self.best, self.question.minimise) if self.best else None
+        goal = self.question.minimise
+        value = value_of(goal, bound(self.best, goal)) if self.best else None
         self.steps.append(Step(self.seconds, len(self.results), value, self._covered()))
         self.keep(self.progress)
 
     def _covered(self) -> float:
         if not self.results:
             return 0.0
-        limits, before = self.limits.given, summarise(self.results[0]).measures["latency"].baseline
-        reference = limits.get("drop", WORST_POINTS), limits.get("latency", before or 1.0)
+        limits, before = self.limits.losses, summarise(self.results[0]).measures["latency"].baseline
+        lost = "sqnr" if "sqnr" in self.losses else "drop"
+        reference = limits.get(lost, WORST[lost]), limits.get("latency", before or 1.0)
         points = [
-            [summarise(one).drop.points, summarise(one).measures["latency"].value or reference[1]]
+            [
+                summarise(one).drop.points if lost == "drop" else noise(one.accuracy),
+                summarise(one).measures["latency"].value or reference[1],
+            ]
             for one in self.results
             if bound(one, "file_size") <= limits.get("file_size", math.inf)
         ]

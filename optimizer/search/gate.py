@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.analysis.fidelity import sqnr
+from optimizer.analysis.fidelity import sqnr, sqnrs
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
@@ -19,7 +19,6 @@ from optimizer.analysis.gate import (
     sqnr_check,
 )
 from optimizer.analysis.rounds import confidence_of_each
-from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.progress import Report, quiet
 from optimizer.records import Latency, Request, Result
@@ -64,7 +63,7 @@ def judge(
     if limits.drop_points is not None:
         others.append(drop_check(drop_of(result, against), limits.drop_points))
     if limits.sqnr_db is not None:
-        others.append(sqnr_check([summarise(result).measures["sqnr"]], limits.sqnr_db))
+        others.append(sqnr_check(sqnrs(result.accuracy), limits.sqnr_db))
     if limits.size_mb is not None:
         others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     if limits.slowdown_percent is not None and against is not None:

@@ -1,14 +1,19 @@
-"""Presets: the first recipe of a list, most compressed first, that is shown to keep the accuracy asked for.
+"""Presets: the first recipe of a list, most compressed first, that is shown to keep the accuracy asked for,
+or the SQNR where a network is no classifier.
 
 The first of many that looks good enough is the luckiest: so a recipe is taken by a bound that holds for all
-candidates at once, on one half of the images, and what it loses on the other half is said beside it. Its time
-may be another recipe's with the same instructions, so it is timed afresh, and both times are said.
+candidates at once. Accuracy is judged on one half of the images, and what is lost on the other half is said
+beside it; SQNR on all. The time may be another recipe's with the same instructions, so it is taken afresh,
+and both times are said.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from optimizer.analysis.limits import MIN_CONFIRMING, halves
+from optimizer.analysis.fidelity import sqnrs
+from optimizer.analysis.gate import Outcome, sqnr_check
+from optimizer.analysis.limits import MIN_CONFIRMING, halves, noise
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop, images_needed
 from optimizer.analysis.rounds import confidence_of_each
@@ -21,17 +26,12 @@ from optimizer.records import Latency, Request, Result
 @dataclass(frozen=True, slots=True)
 class Found:
     """The recipe that met a preset's limit, or else the one that came nearest; and how many were tried.
-
-    ``chosen`` is what it loses on the images that decided, ``confirmed`` on the others (None: there were too
-    few). ``afresh`` is the time of one that met it, taken once more.
-    """
+    ``afresh`` is the time of one that met it, taken once more."""
 
     result: Result
     met: bool
     tried: int
     words: str
-    chosen: PairedDrop
-    confirmed: PairedDrop | None
     afresh: Latency | None = None
 
 
@@ -44,31 +44,61 @@ def find(
 ) -> Found:
     """Measure candidates until one is shown to meet the limit, and take the time of that one afresh. There is
     always an answer: the one whose loss has the lowest bound."""
-    nearest: Found | None = None
     total = len(preset.candidates)
     confidence = confidence_of_each(total)
-    needed = images_needed(preset.points, confidence)
+    judged: list[_Judged] = []
     for tried, recipe in enumerate(preset.candidates, 1):
         report((tried - 1) / total, f"trying {recipe.describe()}, {tried} of at most {total}")
         result = measure(replace(base, recipe=recipe))
-        chosen, confirmed = halves(result, max(needed, MIN_CONFIRMING))
-        words = f"{preset.label}: {recipe.describe()} loses {_loss(chosen, confirmed, result)}"
-        kept = chosen.high_at(confidence) <= preset.points
-        if kept and (confirmed is None or confirmed.points <= preset.points):
+        judge, label = _by_accuracy, preset.label
+        if result.accuracy.is_fidelity:
+            judge, label = _by_sqnr, preset.sqnr_label
+        judged.append(one := judge(preset, result, confidence))
+        if one.kept:
             report(tried / total, f"timing {recipe.describe()} afresh")
             afresh = time_afresh(result)
-            words += f". {_times(result, afresh)}"
-            return Found(result, True, tried, words, chosen, confirmed, afresh)
-        if nearest is None or chosen.high < nearest.chosen.high:
-            nearest = Found(result, False, total, words, chosen, confirmed)
-    assert nearest is not None
+            words = f"{label}: {recipe.describe()} {one.words}. {_times(result, afresh)}"
+            return Found(result, True, tried, words, afresh)
+    nearest = min(judged, key=lambda one: one.bound)
     at_once = ", by a bound that holds for all at once" if total > 1 else ""
     words = (
-        f"{preset.label}: none of {total} recipes is shown to keep to that{at_once}; "
-        f"{summarise(nearest.result).description} comes nearest and loses "
-        f"{_loss(nearest.chosen, nearest.confirmed, nearest.result)}{_too_few(nearest, preset, needed)}"
+        f"{label}: none of {total} recipes is shown to keep to that{at_once}; "
+        f"{summarise(nearest.result).description} comes nearest and {nearest.words}"
     )
-    return replace(nearest, words=words)
+    return Found(nearest.result, False, total, words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Whether a result keeps to a limit, the ``bound`` of its loss, and both in words."""
+
+    result: Result
+    kept: bool
+    bound: float
+    words: str
+
+
+def _by_sqnr(preset: Preset, result: Result, confidence: float) -> _Judged:
+    kept = sqnr_check(sqnrs(result.accuracy, confidence), preset.sqnr_db).outcome is Outcome.PASS
+    shown = sqnr_check(sqnrs(result.accuracy), preset.sqnr_db)
+    sqnr = metric("sqnr").format(shown.value, shown.low, shown.high)
+    kept_words = "leaves the outputs equal" if shown.value == math.inf else f"keeps an SQNR of {sqnr}"
+    words = f"{kept_words} on {result.accuracy.total:,} images"
+    return _Judged(result, kept, noise(result.accuracy), words)
+
+
+def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
+    needed = images_needed(preset.points, confidence)
+    chosen, confirmed = halves(result, max(needed, MIN_CONFIRMING))
+    kept = chosen.high_at(confidence) <= preset.points
+    kept = kept and (confirmed is None or confirmed.points <= preset.points)
+    words = f"loses {_loss(chosen, confirmed, result)}"
+    if chosen.total < needed:
+        words += (
+            f". With so few images nothing can be shown to lose at most {preset.points:g} points: "
+            f"that takes {needed:,}, even where no answer changes"
+        )
+    return _Judged(result, kept, chosen.high, words)
 
 
 def _loss(chosen: PairedDrop, confirmed: PairedDrop | None, result: Result) -> str:
@@ -91,14 +121,3 @@ def _times(result: Result, afresh: Latency) -> str:
     shared = f" (that of: {before.shared_with})" if before.shared_with else ""
     first, second = (f"{one.text('latency')}, {one.text('latency_ratio')}" for one in (before, after))
     return f"Time when it was chosen{shared}: {first}; timed afresh: {second}"
-
-
-def _too_few(found: Found, preset: Preset, needed: int) -> str:
-    total = found.result.accuracy.total
-    deciding = total if found.confirmed is None else total // 2
-    if deciding >= needed:
-        return ""
-    return (
-        f". With so few images nothing can be shown to lose at most {preset.points:g} points: "
-        f"that takes {needed:,}, even where no answer changes"
-    )

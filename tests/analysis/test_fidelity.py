@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from factories import make_result, recipe, remade
+from factories import BEFORE, after, detector, make_result, recipe
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.frame import table
@@ -13,27 +13,6 @@ from optimizer.charts import accuracy_info, compare_info, frontier_info
 from optimizer.cli.terminal import print_result
 from optimizer.export.report import accuracy_sentence, report
 from optimizer.recipe import Recipe
-from optimizer.records import Result
-from optimizer.tasks import accuracy_of
-
-PARTS = (("boxes", (4, 3)), ("scores", (5,)))
-RANDOM = np.random.default_rng(0)
-BEFORE = RANDOM.normal(size=(50, 1, 17)).astype(np.float32)
-NOISE = RANDOM.normal(size=(50, 1, 17)).astype(np.float32)
-
-
-def after(size: float) -> np.ndarray:
-    """What the first output alone loses."""
-    change = size * NOISE
-    change[..., 12:] = 0
-    return BEFORE + change
-
-
-def detector(made: Recipe, size: float) -> Result:
-    result = make_result(made)
-    accuracy, reference = (accuracy_of(one, BEFORE, None, "", PARTS) for one in (after(size), BEFORE))
-    return remade(result, accuracy=accuracy, baseline_accuracy=reference)
-
 
 PLAIN, HALF, MORE = detector(Recipe(), 0), detector(recipe(0.5), 0.1), detector(recipe(0.7), 0.4)
 

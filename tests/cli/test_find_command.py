@@ -79,6 +79,7 @@ def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     "options",
     [
         ["--max-drop", "1.5", "--engine", "openvino,torch", "--budget", "20"],
+        ["--min-sqnr", "32.5", "--engine", "openvino"],
         [
             *("--max-size-mb", "0.5", "--max-latency-ms", "3", "--minimise", "file_size", "--full"),
             *("--engine", "sparse", "--threads", "1,2", "--prune", "none", "--sparsity", "0.25"),

@@ -1,5 +1,7 @@
 """A question under limits on the Sweep page, without a browser."""
 
+from dataclasses import replace
+
 import pytest
 from page_runs import words
 from search_bench import Bench
@@ -66,6 +68,22 @@ def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(starte
     assert page.query_params["sweep"] == str(sweep.id)
     assert "Question 1" in words(page)
     assert sweep.state == "queued"
+
+
+def test_a_network_that_is_no_classifier_is_asked_for_its_sqnr(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = sidebar.catalogue()
+    cards = {name: replace(card, classes=0) for name, card in known.cards.items()}
+    monkeypatch.setattr(sidebar, "catalogue", lambda: replace(known, cards=cards))
+    page = open_page("sweep", LINK)
+    assert "find_sqnr" in [one.key for one in page.number_input]
+    assert "find_drop" not in [one.key for one in page.number_input]
+    _, sweep = asked(find_sqnr="30", find_minimise="SQNR")
+    question = question_of(sweep)
+    assert (question.limits, question.minimise) == (Limits(sqnr_db=30), "sqnr")
+    _, sweep = asked(find_mb="1", find_minimise="accuracy lost")
+    assert question_of(sweep).minimise == "sqnr", "it has no accuracy to lose"
 
 
 def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: Started) -> None:

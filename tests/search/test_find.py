@@ -46,7 +46,9 @@ def test_with_time_for_everything_the_best_of_everything_is_found(search: str, l
     kept = keeping(all_results(bench), limits)
     assert answer.best is not None
     found = answer.best
-    assert bound(answer.results[found.key], limits.usual) == min(bound(one, limits.usual) for one in kept)
+    assert bound(answer.results[found.key], limits.usual(10)) == min(
+        bound(one, limits.usual(10)) for one in kept
+    )
     assert found.key in {one.key for one in kept}
 
 
@@ -257,6 +259,10 @@ def test_a_space_names_equal_work_once() -> None:
         (lambda: Limits(latency_ms=float("nan")), "--max-latency-ms nan"),
         (lambda: Limits(size_mb=-1), "--max-size-mb -1"),
         (lambda: Limits(drop_points=100), "below 100"),
+        (
+            lambda: Limits(sqnr_db=150),
+            "--min-sqnr 150 is not allowed: give a number above -100 and below 150",
+        ),
         (lambda: Question("x", Limits(size_mb=1), "accuracy"), "accuracy"),
         (lambda: Question("x", Limits(size_mb=1), "drop", budget_seconds=0), "0 s is not allowed"),
         (lambda: Question("x", Limits(size_mb=1), "drop", search="magic"), "magic"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import make_latency, make_result, remade
+from factories import detector, make_latency, make_result, remade
 
 from optimizer.analysis.limits import MIN_CONFIRMING, halves
 from optimizer.analysis.outcomes import images_needed
@@ -38,21 +38,22 @@ def measuring(asked: list[int]) -> Callable[[Request], Result]:
 
 def test_the_first_that_keeps_to_the_limit_is_taken() -> None:
     asked: list[int] = []
-    found = find(Preset("little", 2.0, CANDIDATES), BASE, measuring(asked), same_time)
+    found = find(Preset("little", 2.0, 30, CANDIDATES), BASE, measuring(asked), same_time)
     assert (found.met, found.tried, asked) == (True, 3, [2, 3, 4])
     assert found.result.request.recipe == CANDIDATES[2]
     assert found.words.startswith("little: 4-bit weights (GPTQ, asymmetric, MSE range) loses")
-    assert found.confirmed is not None
     assert " on the 5,000 images that chose it, and " in found.words
+    chosen, confirmed = halves(found.result, MIN_CONFIRMING)
+    assert confirmed is not None
     outcomes = found.result.accuracy.outcomes
-    lost = found.chosen.lost - found.chosen.gained + found.confirmed.lost - found.confirmed.gained
+    lost = chosen.lost - chosen.gained + confirmed.lost - confirmed.gained
     assert lost == found.result.baseline_accuracy.outcomes.sum() - outcomes.sum(), "each image is in one half"
 
 
 def test_when_none_keeps_to_it_the_nearest_is_given_and_said_to_be_no_more() -> None:
     asked: list[int] = []
     told: list[tuple[float | None, str]] = []
-    preset = Preset("little", 0.1, CANDIDATES[:3])
+    preset = Preset("little", 0.1, 30, CANDIDATES[:3])
     found = find(preset, BASE, measuring(asked), never, lambda *progress: told.append(progress))
     assert (found.met, found.tried, asked) == (False, 3, [2, 3, 4])
     assert found.result.request.recipe == CANDIDATES[2]
@@ -76,7 +77,7 @@ def truly_losing(points: float, images: int, seed: int) -> Result:
 
 def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
     """Twice the limit on 500 images was accepted in 28 % of cases by its point estimate."""
-    preset = Preset("little", 0.5, CANDIDATES[:1])
+    preset = Preset("little", 0.5, 30, CANDIDATES[:1])
     for images in (500, 2_000):
         made = [truly_losing(1.0, images, seed) for seed in range(200)]
         taken = [find(preset, BASE, lambda _, one=one: one, same_time).met for one in made]  # type: ignore[misc]
@@ -88,7 +89,9 @@ def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
 
 def test_of_many_at_the_limit_hardly_any_is_taken() -> None:
     """Each by its own bound, more than one search in twenty took one of six."""
-    preset = Preset("little", 1.0, tuple(Recipe(quantize=NORMAL.quantize.at(bits)) for bits in range(2, 8)))
+    preset = Preset(
+        "little", 1.0, 30, tuple(Recipe(quantize=NORMAL.quantize.at(bits)) for bits in range(2, 8))
+    )
     taken = 0
     for search in range(200):
         made = iter([truly_losing(1.0, 4_000, 6 * search + number) for number in range(6)])
@@ -97,7 +100,7 @@ def test_of_many_at_the_limit_hardly_any_is_taken() -> None:
 
 
 def test_the_time_of_the_one_that_is_taken_is_taken_afresh_and_both_are_said() -> None:
-    preset = Preset("little", 2.0, CANDIDATES)
+    preset = Preset("little", 2.0, 30, CANDIDATES)
     shared = make_latency(0.5, timed=CANDIDATES[0])
     measured = [remade(make_result(recipe), latency=shared) for recipe in CANDIDATES]
     asked: list[Result] = []
@@ -129,7 +132,7 @@ def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> N
     assert confirmed.points > 5
     good = replace(lucky, accuracy=baseline)
     results = iter([lucky, good])
-    found = find(Preset("little", 1.0, CANDIDATES[:2]), BASE, lambda request: next(results), same_time)
+    found = find(Preset("little", 1.0, 30, CANDIDATES[:2]), BASE, lambda request: next(results), same_time)
     assert (found.met, found.tried, found.result) == (True, 2, good)
 
 
@@ -137,15 +140,50 @@ def test_where_half_of_the_images_contradicts_the_other_the_next_is_tried() -> N
 def test_too_few_images_are_said_to_be_too_few(points: float) -> None:
     same = make_result(images=100)
     same = replace(same, accuracy=same.baseline_accuracy)
-    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: same, never)
+    found = find(Preset("little", points, 30, CANDIDATES[:1]), BASE, lambda request: same, never)
     assert not found.met
     assert f"that takes {images_needed(points):,}, even where no answer changes" in found.words
     images = 2 * max(MIN_CONFIRMING, images_needed(points)) - 1
     many = make_result(images=images)
     many = replace(many, accuracy=many.baseline_accuracy)
-    found = find(Preset("little", points, CANDIDATES[:1]), BASE, lambda request: many, same_time)
+    found = find(Preset("little", points, 30, CANDIDATES[:1]), BASE, lambda request: many, same_time)
     assert found.met
     assert f"on the {images:,} images that chose it, too few to confirm it on others" in found.words
+
+
+def test_a_network_that_is_no_classifier_is_judged_by_its_sqnr() -> None:
+    noise = dict(zip(CANDIDATES, (0.3, 0.1, 0.03, 0.0), strict=True))
+
+    def measure(request: Request) -> Result:
+        return detector(request.recipe, noise[request.recipe])
+
+    found = find(Preset("little", 0.1, 25, CANDIDATES), BASE, measure, same_time)
+    assert (found.met, found.tried) == (True, 3)
+    assert found.words.startswith(
+        "SQNR of 25 dB or more: 4-bit weights (GPTQ, asymmetric, MSE range) keeps an"
+    )
+    assert ") on 50 images. Time when it was chosen" in found.words
+    assert "points" not in found.words
+    worst = found.result.accuracy.outputs[0]
+    assert worst.sqnr_db is not None
+    near = find(Preset("little", 50, worst.sqnr_db, CANDIDATES[:3]), BASE, measure, never)
+    assert not near.met, "its figure is the limit, but its bound is not"
+    assert near.result.request.recipe == CANDIDATES[2]
+    assert "comes nearest and keeps an SQNR of " in near.words
+    equal = find(Preset("little", 0.1, 100, CANDIDATES), BASE, measure, same_time)
+    assert "leaves the outputs equal on 50 images" in equal.words
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_say_both_limits(name: str) -> None:
+    preset = PRESETS[name]
+    assert f"t most {preset.points:g} point" in preset.help
+    assert f"no classifier: SQNR of {preset.sqnr_db:g} dB" in preset.help
+
+
+def test_the_less_accuracy_a_preset_keeps_the_less_sqnr() -> None:
+    ordered = sorted(PRESETS.values(), key=lambda preset: preset.points)
+    assert [one.sqnr_db for one in ordered] == sorted((one.sqnr_db for one in ordered), reverse=True)
 
 
 @pytest.mark.parametrize("name", PRESETS)

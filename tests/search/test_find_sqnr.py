@@ -1,0 +1,123 @@
+"""Search under limits of a network that is no classifier: SQNR in the place of accuracy."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from factories import loss_points
+from search_bench import BASE, SMALL, Bench, question
+
+from optimizer.analysis.fidelity import sqnr
+from optimizer.analysis.gate import sqnr_check
+from optimizer.analysis.limits import Limits, bound, keeping, loss_of, noise, value_of
+from optimizer.analysis.summary import Measure
+from optimizer.charts import search_info
+from optimizer.cli.main import main
+from optimizer.errors import InputError
+from optimizer.export.report import answer_report
+from optimizer.records import Request, decode, encode
+from optimizer.search.answers import answer_json, asked_words, command, details, headline, trial_frame
+from optimizer.search.find import Answer, Outcome, Progress
+
+
+def noise_of(request: Request) -> float:
+    return loss_points(request.recipe) / 50
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench(noise=noise_of)
+
+
+def test_what_is_found_keeps_to_it_by_the_bound_of_the_worst_output(bench: Bench) -> None:
+    limits = Limits(sqnr_db=30, size_mb=1)
+    found = bench.ask(limits)
+    assert found.best is not None
+    lows = [one.low for output in found.best.accuracy.outputs if (one := sqnr(output)).value is not None]
+    assert lows
+    assert all(low is not None and low >= 30 for low in lows)
+    everything = [bench.result(SMALL.request(BASE, position)) for position in SMALL.all()]
+    kept = keeping(everything, limits)
+    assert bound(found.best, "latency") == min(bound(one, "latency") for one in kept)
+    assert 0 < len(kept) < len(everything)
+    assert decode(encode(found.answer), Answer) == found.answer
+
+
+def test_what_is_too_far_off_is_not_timed(bench: Bench) -> None:
+    found = bench.ask(Limits(sqnr_db=30), space=replace(SMALL, engine=("sparse",)))
+    lost = [one for one in found.answer.progress.trials if one.outcome is Outcome.LOSES]
+    assert lost
+    assert len(bench.given_up) >= len(lost)
+    for one in lost:
+        assert noise(bench.result(found.answer.question.request(one.position)).accuracy) > loss_of("sqnr", 30)
+
+
+def test_it_is_told_as_sqnr_and_never_as_accuracy(bench: Bench) -> None:
+    found = bench.ask(Limits(sqnr_db=30, size_mb=1, latency_ms=0.25))
+    asked = found.answer.question
+    said = "\n".join([asked_words(asked), headline(found), *details(found)])
+    assert "SQNR at least 30" in said
+    assert "more than allowed" in said or "less than allowed" in said
+    held = bench.ask(Limits(sqnr_db=30))
+    said += "\n".join([headline(held), *details(held)])
+    assert "SQNR of the outputs" in said
+    assert ", at least 30 allowed: pass" in said
+    assert "points" not in said
+    assert "ccuracy" not in said
+    assert "agreement" not in said
+    assert "SQNR" in trial_frame(held)
+    assert "--min-sqnr=30" in command(asked)
+    assert answer_json(held)["checks"][0]["at_least"]
+    assert "SQNR at least 30" in answer_report(held)
+
+
+def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
+    limits = Limits(size_mb=1)
+    asked = question(limits)
+    assert limits.usual(0) == "sqnr"
+    with pytest.raises(InputError, match="--minimise sqnr in place of drop"):
+        bench.ask(limits)
+    found = Bench(noise=noise_of)
+    answer = found.go_on(replace(asked, minimise="sqnr"), Progress())
+    assert answer.best is not None
+    kept = keeping(answer.measured, limits)
+    assert noise(answer.best.accuracy) == min(noise(one.accuracy) for one in kept)
+    steps = answer.answer.progress.steps
+    assert steps[-1].value == pytest.approx(value_of("sqnr", noise(answer.best.accuracy)))
+    assert search_info(steps, "sqnr").y.unit == "dB"
+
+
+def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:
+    with pytest.raises(InputError, match="tells no classes.* give --min-sqnr in place of --max-drop"):
+        bench.ask(Limits(drop_points=1))
+
+
+def test_the_shell_refuses_it_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from optimizer.model import catalogue
+
+    card = replace(catalogue.card("fashion-mlp"), classes=0)
+    monkeypatch.setattr(catalogue, "card", lambda name: card)
+    assert main(["find", "fashion-mlp", "--engine", "openvino", "--max-drop", "1"]) == 2
+    assert "give --min-sqnr in place of --max-drop" in capsys.readouterr().err
+
+
+def test_a_classifier_has_it_too() -> None:
+    bench = Bench()
+    found = bench.ask(Limits(sqnr_db=59))
+    assert found.best is not None
+    assert sqnr(found.best.accuracy).value is None or sqnr(found.best.accuracy).value >= 59  # type: ignore[operator]
+    assert len(keeping(found.measured, Limits(sqnr_db=59))) < len(SMALL.all())
+
+
+def test_noise_is_a_loss_and_equal_outputs_lose_least() -> None:
+    assert [loss_of("sqnr", db) for db in (0, 20, 40)] == pytest.approx([1, 0.1, 0.01])
+    assert value_of("sqnr", loss_of("sqnr", 33.0)) == pytest.approx(33)
+    assert 0 < loss_of("sqnr", math.inf) < loss_of("sqnr", 149)
+    assert loss_of("latency", 5) == value_of("latency", 5) == 5
+
+
+def test_of_several_outputs_the_lowest_of_each_end_counts() -> None:
+    check = sqnr_check([Measure(41.0, 40.0, 42.0), Measure(42.0, 38.0, 46.0), Measure(None)], 39)
+    assert (check.value, check.low, check.high) == (41, 38, 42)
