@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import make_latency, make_result, recipe, visits
+from factories import detector, make_latency, make_result, recipe, visits
 
 from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, overall
 from optimizer.errors import InputError
@@ -143,3 +143,8 @@ def test_other_images_are_not_paired() -> None:
 def test_limits_that_cannot_be_are_refused(limits: dict[str, float], words: str) -> None:
     with pytest.raises(InputError, match=words):
         GateLimits(**limits)
+
+
+def test_a_network_that_is_no_classifier_has_no_accuracy_to_lose() -> None:
+    with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
+        drop_of(detector(recipe(0.5), 0.1), None)
