@@ -153,7 +153,7 @@ def search(
         confirm,
         report,
         before,
-        store.several([trial.key for trial in before.trials]),
+        stored.known(store, store.several([trial.key for trial in before.trials])),
         keep,
         satisfied(),
     )

@@ -12,7 +12,7 @@ from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Result
-from optimizer.search.answers import confirmed_words, headline, named, relaxation_words, trial_frame, tried
+from optimizer.search.answers import details, headline, named, trial_frame
 from optimizer.search.find import Question, Step
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of
 from optimizer.search.space import Space
@@ -184,9 +184,7 @@ def show_answer(found: Answered) -> None:
     """The answer in a sentence, how sure it is, and what a limit costs."""
     answer, best = found.answer, found.best
     st.markdown(f":material/{'flag' if best else 'block'}: **{plain(headline(found))}**")
-    said = [confirmed_words(found, answer.best)] if answer.best else []
-    said += [relaxation_words(found, one) for one in answer.relaxations]
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in [*said, tried(found)]))
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in details(found)))
     with st.container(horizontal=True):
         if best:
             take(best, "the answer")

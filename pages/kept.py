@@ -20,6 +20,7 @@ def show() -> None:
     """Two blocks, each only where there is something to say."""
     with tasks.errors_in_words():
         show_unreadable(unreadable())
+    with tasks.errors_in_words():
         show_failures(tasks.store().failures())
 
 

@@ -1,10 +1,11 @@
 """How far outputs lie from a reference's, output by output, with intervals over the images."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.outcomes import skewed_mean_interval
+from optimizer.analysis.outcomes import ratio_interval, skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Measure, sqnr_of
 from optimizer.formats import MISSING
@@ -15,9 +16,25 @@ def sqnr(one: OutputFidelity | Accuracy, confidence: float = CONFIDENCE) -> Meas
     return sqnr_of(one.sqnr_db, one.noise_images, one.signal_images, confidence)
 
 
-def sqnrs(accuracy: Accuracy, confidence: float = CONFIDENCE) -> list[Measure]:
-    """Of each output, or of the logits."""
-    return [sqnr(one, confidence) for one in accuracy.outputs or (accuracy,)]
+def sqnrs(
+    outputs: Accuracy | Sequence[OutputFidelity], confidence: float = CONFIDENCE
+) -> list[tuple[float, float, float]]:
+    """Of each output, or of the logits, with both ends, to be held against a limit: infinite where outputs
+    are equal, and where an end is not known."""
+    each = (outputs.outputs or (outputs,)) if isinstance(outputs, Accuracy) else outputs
+    return [_sqnr_with_ends(one, confidence) for one in each]
+
+
+def _sqnr_with_ends(one: OutputFidelity | Accuracy, confidence: float) -> tuple[float, float, float]:
+    noise, signal = one.noise_images, one.signal_images
+    if one.sqnr_db is None:  # no noise, or no signal that it could be held against
+        silent = isinstance(one, OutputFidelity) and one.largest > 0
+        return (-math.inf if silent else math.inf,) * 3
+    if not noise or not signal or len(noise.codes) < 2:
+        return one.sqnr_db, -math.inf, math.inf
+    least, most = ratio_interval(noise.values, signal.values, confidence)
+    high = -10 * math.log10(least) if least > 0 else math.inf
+    return one.sqnr_db, min(-10 * math.log10(most), one.sqnr_db), max(high, one.sqnr_db)
 
 
 def cosine(one: OutputFidelity) -> Measure:

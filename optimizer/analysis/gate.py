@@ -21,7 +21,7 @@ from optimizer.analysis.statistics import (
     process_ratios,
     summarise_visits,
 )
-from optimizer.analysis.summary import Measure, summarise
+from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
 from optimizer.errors import InputError
 from optimizer.formats import count
@@ -173,13 +173,10 @@ def drop_of_files(run: TwoFiles) -> PairedDrop:
     return disagreement(same_answers(run))
 
 
-def sqnr_check(measures: Sequence[Measure], limit: float) -> Check:
-    """Of the worst output: the lowest figure, and the lowest of either end; equal ones are infinite."""
-    rows = []
-    for one in measures:
-        value = math.inf if one.value is None else one.value
-        rows.append((value, value if one.low is None else one.low, value if one.high is None else one.high))
-    value, low, high = (min(column) for column in zip(*rows, strict=True))
+def sqnr_check(sqnrs: Sequence[tuple[float, float, float]], limit: float) -> Check:
+    """Of the worst output: the lowest figure, and the lowest of either end
+    (:func:`optimizer.analysis.fidelity.sqnrs`)."""
+    value, low, high = (min(column) for column in zip(*sqnrs, strict=True))
     return Check("SQNR of the outputs", "dB", limit, value, low, high, at_least=True)
 
 

@@ -235,14 +235,16 @@ def relaxations(
 
 def _gain(result: Result, best: Result, minimise: str) -> float | None:
     """By how much a result is better; None where it is not by enough, or not measurably."""
+    if minimise == "sqnr":
+        own, its = (sqnr_check(sqnrs(of.accuracy), 0) for of in (result, best))
+        gain = own.value - its.value
+        return gain if own.low > its.high and gain >= MIN_GAIN_DB else None
     one, other = summarise(result), summarise(best)
     values = one.measures[minimise].value, other.measures[minimise].value
     if values[0] is None or values[1] is None or not _better(one, other, minimise):
         return None
     if minimise == "drop":
         gain, enough = values[1] - values[0], MIN_GAIN_POINTS
-    elif minimise == "sqnr":
-        gain, enough = values[0] - values[1], MIN_GAIN_DB
     else:
         gain, enough = 1 - values[0] / values[1], MIN_GAIN
     return float(gain) if gain >= enough else None

@@ -17,7 +17,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Measure, Summary, derive, remember
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import UnavailableError
 from optimizer.records import DataSpec, Request, Result, Size, decode
 from optimizer.store.results import NOT_A_RECORD, Store
 
@@ -30,7 +30,7 @@ AT_ONCE = 100
 def put(store: Store, result: Result) -> None:
     """Keep a result with its summary."""
     summary = None
-    with suppress(InputError):  # what was measured is kept, whatever it comes to
+    with suppress(Exception):  # what was measured is kept, whatever it comes to
         summary = VERSION, pack(remember(result, derive(result)))
     store.put(result, summary)
 

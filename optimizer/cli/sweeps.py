@@ -15,7 +15,7 @@ from optimizer.cli.options import recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
-from optimizer.progress import is_enough, stop_if_cancelled
+from optimizer.progress import Cancelled, is_enough, stop_if_cancelled
 from optimizer.records import encode
 from optimizer.search.answers import came_of_it, describe
 from optimizer.search.drain import ASK_SECONDS, drain
@@ -46,7 +46,7 @@ def run_sweep(options: argparse.Namespace) -> None:
     again = f"`paretoscope sweep --resume {sweep}` goes on with it"
     try:
         found = work_off(store, sweep, _printing(store, sweep, options.json))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Cancelled):
         ledger.cancel(store, sweep)
         print(f"paretoscope: sweep {sweep} is cancelled; {again}", file=sys.stderr)
         raise

@@ -72,11 +72,7 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
 def build(
     prepared: Converted, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int
 ) -> Runner:
-    if batch > 1 and not prepared.any_batch:
-        raise WorkError(
-            f"OpenVINO converts this model for one image at a time, not for a batch size of {batch}: use "
-            "batch size 1, or another engine"
-        )
+    _check_batch(prepared, batch)
     graph = graph_of(prepared, compressed, calibration)
     most = min(MAX_BATCH, max(1, SCORING_ELEMENTS // int(np.prod(prepared.input_shape))))
     scoring_batch = most if prepared.any_batch else 1
@@ -99,8 +95,16 @@ def build(
         memory_probe=lambda folder: save_graph(graph, Path(folder), precision),
         loader=saved,
         profile=_profiler(graph, prepared, shape, threads, precision),
-        serve=partial(_serve, graph, prepared.input_shape, precision),
+        serve=partial(_serve, prepared, graph, precision),
     )
+
+
+def _check_batch(prepared: Converted, batch: int) -> None:
+    if batch > 1 and not prepared.any_batch:
+        raise WorkError(
+            f"OpenVINO converts this model for one image at a time, not for a batch size of {batch}: use "
+            "batch size 1, or another engine"
+        )
 
 
 def one_call(compiled: Any) -> Callable[[Array], Array]:
@@ -137,10 +141,11 @@ def _settings(hint: str, threads: int, precision: str) -> dict[str, Any]:
 
 
 def _serve(
-    graph: Any, input_shape: tuple[int, ...], precision: str, *, batch: int, threads: int, streams: int
+    prepared: Converted, graph: Any, precision: str, *, batch: int, threads: int, streams: int
 ) -> Service:
     """One stream answers as the timed call does; more take as many requests at once."""
-    shape = [batch, *input_shape]
+    _check_batch(prepared, batch)
+    shape = [batch, *prepared.input_shape]
     if streams == 1:
         request = compile_graph(graph, shape, "LATENCY", threads, precision).create_infer_request()
         return Service(one_by_one(lambda images: request.infer([images], share_inputs=True)[0]))

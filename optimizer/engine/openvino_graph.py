@@ -103,7 +103,8 @@ def _takes_two(graph: Any, input_shape: tuple[int, ...]) -> bool:
         two.reshape([2, *input_shape])
     except RuntimeError:
         return False
-    return all(list(output.get_shape())[:1] == [2] for output in two.outputs)
+    shapes = [output.get_partial_shape() for output in two.outputs]
+    return all(shape.is_static and list(shape.to_shape())[:1] == [2] for shape in shapes)
 
 
 @contextmanager

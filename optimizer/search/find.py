@@ -35,7 +35,7 @@ from optimizer.analysis.limits import (
     value_of,
 )
 from optimizer.analysis.summary import summarise, summarise_scores
-from optimizer.errors import InputError, ParetoscopeError, unknown
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
@@ -233,7 +233,8 @@ class _Search:
         self.is_early = False
         by_key = {one.key: one for one in stored}
         for trial in before.trials:
-            if trial.outcome is not Outcome.UNFINISHED and (not trial.key or trial.key in by_key):
+            over = trial.outcome not in (Outcome.UNFINISHED, Outcome.FAILED)
+            if over and (not trial.key or trial.key in by_key):
                 self._take(trial, by_key.get(trial.key))
         self._choose()
 
@@ -293,10 +294,13 @@ class _Search:
 
         try:
             result = self.measure(request, unwanted, partial(self._tell, request))
-        except ParetoscopeError as error:
+        except UnavailableError:  # nothing could be kept of the others either
+            raise
+        except Exception as error:  # engines raise what they like
             if not self.trials:
                 raise
-            self._note(position, request, Outcome.FAILED, message=str(error))
+            words = str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"
+            self._note(position, request, Outcome.FAILED, message=words)
             return
         if result is None:
             self._note(position, request, why, seen)

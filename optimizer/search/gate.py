@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optimizer.analysis.fidelity import sqnr, sqnrs
+from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import (
     Check,
     GateLimits,
@@ -90,7 +90,7 @@ def judge_files(
     if limits.drop_points is not None:
         others.append(drop_check(drop_of_files(run), limits.drop_points))
     if limits.sqnr_db is not None:
-        others.append(sqnr_check([sqnr(output) for output in run.outputs], limits.sqnr_db))
+        others.append(sqnr_check(sqnrs(run.outputs), limits.sqnr_db))
     if limits.size_mb is not None:
         others.append(size_check(run.b.size_bytes, limits.size_mb))
     verdict = Verdict(run, tuple(others), 0, clock() - begun)

@@ -1,10 +1,11 @@
 """Questions kept: asked of the ledger, answered once for whoever asks, and gone on with after a kill."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from optimizer.analysis import stored
-from optimizer.errors import InputError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.methods import plugins
 from optimizer.records import Result, decode, digest, encode
 from optimizer.search.find import Answer, Progress, Question
@@ -75,7 +76,8 @@ def question_of(sweep: Sweep) -> Question:
 
 def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | None:
     """What is stored under the key of an answer, else one that was ended early, with the results that it
-    speaks of, and those of all that was ``tried``. None where one that it speaks of is stored no more."""
+    speaks of, and those of all that was ``tried``. One that speaks of what is stored no more, or can't be
+    read, is dropped, so that the question can be asked again."""
     for kind in (ANSWER, EARLY_ANSWER) if key else ():
         answer = store.get_document(kind, str(key), Answer)
         if answer is None:
@@ -86,6 +88,8 @@ def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | N
         }
         if results.keys() >= {*answer.keys}:
             return Answered(answer, results)
+        with suppress(UnavailableError):
+            store.forget_document(kind, str(key))
     return None
 
 

@@ -278,6 +278,10 @@ class Store:
         """What is under a kind and a key, or None."""
         return _first(self.read("SELECT json FROM documents WHERE kind = ? AND key = ?", kind, key), record)
 
+    def forget_document(self, kind: str, key: str) -> None:
+        with self.writing() as connection:
+            connection.execute("DELETE FROM documents WHERE kind = ? AND key = ?", (kind, key))
+
     def documents(self, kind: str, record: type[T]) -> dict[str, T]:
         """Every document of a kind by its key, last written last."""
         rows = self.read("SELECT key, json FROM documents WHERE kind = ? ORDER BY rowid", kind)

@@ -312,3 +312,6 @@ def test_a_model_that_takes_one_image_at_a_time_is_scored_so(
     assert np.abs(single - eager(model, recipe, small_images)).mean() < 0.05 * np.ptp(single)
     with pytest.raises(WorkError, match="one image at a time, not for a batch size of 4: use batch size 1"):
         run("openvino", model, recipe, small_images, batch=4)
+    assert runner.serve is not None
+    with pytest.raises(WorkError, match="one image at a time"):
+        runner.serve(batch=2, threads=1, streams=1)

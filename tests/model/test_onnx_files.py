@@ -261,6 +261,11 @@ def test_what_does_not_depend_on_the_image_may_be_resized(tmp_path: Path) -> Non
     assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
 
 
+def test_a_vector_of_zeros_has_no_length(tmp_path: Path) -> None:
+    kept, _ = read(graph([node("LpNormalization", "x", axis=1)]), tmp_path)
+    assert torch.equal(convert(kept, SIDES)(torch.zeros(2, *SIDES)), torch.zeros(2, *SIDES))
+
+
 def test_a_network_that_takes_one_image_gets_one_at_a_time(tmp_path: Path) -> None:
     """Its indices are worked out for one image."""
     flat = {"s": np.array([-1]), "i": np.arange(768).reshape(1, 3, 16, 16)}

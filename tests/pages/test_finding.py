@@ -171,6 +171,20 @@ def test_what_was_dropped_is_said_and_found_anew(started: Started) -> None:
     assert newest().state == "queued"
 
 
+def test_what_can_t_be_read_any_more_is_found_anew(started: Started) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="30 s")
+    answer(sweep, Bench())
+    found = finding.found_of(newest())
+    assert found is not None
+    assert found.best is not None
+    with tasks.store().writing() as connection:
+        connection.execute("UPDATE results SET json = 'damaged' WHERE key = ?", (found.best.key,))
+    page.run()
+    assert "was dropped" in words(page)
+    press(page, "Resume")
+    assert newest().state == "queued"
+
+
 def test_one_who_asks_the_same_gets_the_answer_of_another(started: Started) -> None:
     _, sweep = asked(find_drop="1")
     question = question_of(sweep)

@@ -8,7 +8,7 @@ import pytest
 from search_bench import BASE, SECONDS, SMALL, Bench, question
 
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
-from optimizer.errors import InputError, WorkError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
 from optimizer.records import Request, Result, decode, encode
@@ -228,6 +228,27 @@ def test_the_first_failure_is_raised_and_later_ones_are_told() -> None:
     answer = bench.go_on(asked, Progress(), partial(fails, 2))
     assert len(answer.measured) == 2
     assert any(trial.message == "out of memory" for trial in trials(answer))
+
+
+def test_what_failed_once_is_tried_again_and_what_can_t_be_kept_ends_the_search() -> None:
+    """An engine's own error is a failure like any other."""
+    bench, errors = Bench(), {2: RuntimeError("bad graph"), 6: UnavailableError("the disk is full")}
+
+    def measure(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
+        if error := errors.pop(len(bench.measured), None):
+            raise error
+        return bench.measure(request, unwanted)
+
+    asked = question(Limits(size_mb=1000))
+    with pytest.raises(UnavailableError, match="disk is full"):
+        bench.go_on(asked, Progress(), measure)
+    before = bench.kept[-1]
+    assert [trial.message for trial in before.trials if trial.message] == ["RuntimeError: bad graph"]
+    answer = bench.go_on(asked, before, measure)
+    assert not any(trial.message for trial in trials(answer))
+    assert (
+        len(bench.measured) == len(set(bench.measured)) == len({SMALL.request(BASE, p) for p in SMALL.all()})
+    )
 
 
 def test_json_is_whole() -> None:

@@ -3,19 +3,21 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from factories import loss_points
+from hypothesis import given
+from hypothesis import strategies as st
 from search_bench import BASE, SMALL, Bench, question
 
-from optimizer.analysis.fidelity import sqnr
+from optimizer.analysis.fidelity import sqnr, sqnrs
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.limits import Limits, bound, keeping, loss_of, noise, value_of
-from optimizer.analysis.summary import Measure
 from optimizer.charts import search_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError
 from optimizer.export.report import answer_report
-from optimizer.records import Request, decode, encode
+from optimizer.records import OutputFidelity, PerImage, Request, decode, encode
 from optimizer.search.answers import answer_json, asked_words, command, details, headline, trial_frame
 from optimizer.search.find import Answer, Outcome, Progress
 
@@ -119,5 +121,32 @@ def test_noise_is_a_loss_and_equal_outputs_lose_least() -> None:
 
 
 def test_of_several_outputs_the_lowest_of_each_end_counts() -> None:
-    check = sqnr_check([Measure(41.0, 40.0, 42.0), Measure(42.0, 38.0, 46.0), Measure(None)], 39)
+    check = sqnr_check([(41.0, 40.0, 42.0), (42.0, 38.0, 46.0), (math.inf,) * 3], 39)
     assert (check.value, check.low, check.high) == (41, 38, 42)
+
+
+def made_of(noise: np.ndarray) -> OutputFidelity:
+    """An output with a signal of 1 an image."""
+    signal = np.ones(len(noise))
+    db = -10 * math.log10(noise.mean()) if noise.any() else None
+    return OutputFidelity(
+        "y", "y", (4,), db, 0.9, 0.1, 1.0, PerImage.of(noise), PerImage.of(signal), None, None
+    )
+
+
+@given(st.integers(1, 40), st.floats(0.1, 3), st.integers(0, 100))
+def test_the_more_are_tried_the_less_is_shown(images: int, spread: float, seed: int) -> None:
+    output = made_of(np.random.default_rng(seed).lognormal(0, spread, images))
+    ends = [sqnrs([output], confidence)[0] for confidence in (0.9, 0.95, 0.99, 0.999)]
+    lows, highs = [low for _, low, _ in ends], [high for _, _, high in ends]
+    assert lows == sorted(lows, reverse=True)
+    assert highs == sorted(highs)
+    assert all(low <= value <= high for value, low, high in ends)
+
+
+def test_of_one_image_nothing_is_shown_and_of_a_silent_output_that_speaks_all_is_lost() -> None:
+    assert sqnr_check(sqnrs([made_of(np.array([0.1]))]), 1).outcome == "undecided"
+    equal = made_of(np.zeros(8))
+    assert sqnr_check(sqnrs([replace(equal, largest=0.0)]), 100).outcome == "pass"
+    silent = replace(equal, largest=0.3, signal_images=None, noise_images=PerImage.of(np.ones(8)))
+    assert sqnr_check(sqnrs([silent]), 1).outcome == "fail"

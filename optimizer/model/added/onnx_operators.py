@@ -249,7 +249,9 @@ def _rms_norm(a: Attributes, x: Any, scale: Any) -> Any:
 
 @operator("LpNormalization")
 def _lp_norm(a: Attributes, x: Any) -> Any:
-    return x / torch.linalg.vector_norm(x, a.get("p", 2), a.get("axis", -1), keepdim=True)
+    """What has no length stays 0."""
+    length = torch.linalg.vector_norm(x, a.get("p", 2), a.get("axis", -1), keepdim=True)
+    return x / torch.where(length == 0, 1.0, length)
 
 
 @operator("LRN")
