@@ -17,7 +17,7 @@ from typing import Any
 import factories
 import psutil
 
-from optimizer import work
+from optimizer import on_demand, work
 from optimizer.errors import InputError
 from optimizer.progress import is_enough, publish, quiet, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
@@ -273,9 +273,9 @@ def make_up(request: Request, store: Store, report: Report, workspace: object = 
 
 def find_here(number: int, report: Report = quiet) -> str:
     """Search for the answer to a question of the ledger, as a worker does, among what is made up."""
-    work.load_or_measure = make_up
-    work.time_again = lambda request, *_: factories.make_result(request.recipe, quick=True).latency
-    work.KEEP_SECONDS = 0.0
+    on_demand.load_or_measure = make_up
+    on_demand.time_again = lambda request, *_: factories.make_result(request.recipe, quick=True).latency
+    on_demand.KEEP_SECONDS = 0.0
     return str(work.run("find", number, report))
 
 
