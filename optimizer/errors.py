@@ -24,3 +24,12 @@ def unknown(kind: str, value: object, known: object) -> InputError:
     "unknown engine 'tvm': use one of openvino, torch"
     """
     return InputError(f"unknown {kind} {value!r}: use one of {', '.join(map(str, known))}")  # type: ignore[call-overload]
+
+
+def words_of(error: Exception) -> str:
+    """What to tell of an error: its own words, and of one that is not ours its kind as well.
+
+    >>> words_of(KeyError("conv"))
+    "KeyError: 'conv'"
+    """
+    return str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"

@@ -5,15 +5,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.outcomes import ratio_interval, skewed_mean_interval
+from optimizer.analysis.outcomes import skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
-from optimizer.analysis.summary import Measure, sqnr_of
+from optimizer.analysis.summary import Measure, sqnr_ends, sqnr_of
 from optimizer.formats import MISSING
 from optimizer.records import Accuracy, OutputFidelity, PerImage
 
 
-def sqnr(one: OutputFidelity | Accuracy, confidence: float = CONFIDENCE) -> Measure:
-    return sqnr_of(one.sqnr_db, one.noise_images, one.signal_images, confidence)
+def sqnr(one: OutputFidelity | Accuracy) -> Measure:
+    """In dB, with its interval."""
+    return sqnr_of(one)
 
 
 def sqnrs(
@@ -26,15 +27,10 @@ def sqnrs(
 
 
 def _sqnr_with_ends(one: OutputFidelity | Accuracy, confidence: float) -> tuple[float, float, float]:
-    noise, signal = one.noise_images, one.signal_images
     if one.sqnr_db is None:  # no noise, or no signal that it could be held against
         silent = isinstance(one, OutputFidelity) and one.largest > 0
         return (-math.inf if silent else math.inf,) * 3
-    if not noise or not signal or len(noise.codes) < 2:
-        return one.sqnr_db, -math.inf, math.inf
-    least, most = ratio_interval(noise.values, signal.values, confidence)
-    high = -10 * math.log10(least) if least > 0 else math.inf
-    return one.sqnr_db, min(-10 * math.log10(most), one.sqnr_db), max(high, one.sqnr_db)
+    return one.sqnr_db, *sqnr_ends(one, one.sqnr_db, confidence)
 
 
 def cosine(one: OutputFidelity) -> Measure:

@@ -43,7 +43,7 @@ from optimizer.records import (
     DataSpec,
     Known,
     Latency,
-    PerImage,
+    OutputFidelity,
     Request,
     Result,
     Size,
@@ -358,7 +358,7 @@ def _accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop)
         "accuracy": _share(_correct(accuracy), total, 100 * _correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
-        "sqnr": sqnr_of(accuracy.sqnr_db, accuracy.noise_images, accuracy.signal_images),
+        "sqnr": sqnr_of(accuracy),
         "cosine": Measure(accuracy.cosine, baseline=1.0),
         "largest": _largest(accuracy),
     }
@@ -408,19 +408,28 @@ def _kl(accuracy: Accuracy) -> Measure:
     return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
 
 
-def sqnr_of(
-    db: float | None,
-    noise: PerImage | None,
-    signal: PerImage | None,
-    confidence: float = CONFIDENCE,
-) -> Measure:
-    """Noise over signal has an interval; in dB its ends change places. Of few images it may reach 0: none."""
-    if db is None or not noise or not signal or len(noise.codes) < 2:
-        return Measure(db)
-    low, high = ratio_interval(noise.values, signal.values, confidence)
-    if low <= 0:
-        return Measure(db)
-    return Measure(db, min(-10 * math.log10(high), db), max(-10 * math.log10(low), db))
+def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
+    """Of an output, or of all together: without an interval where one of its ends is not known."""
+    if one.sqnr_db is None:
+        return Measure(None)
+    low, high = sqnr_ends(one, one.sqnr_db)
+    return (
+        Measure(one.sqnr_db, low, high)
+        if math.isfinite(low) and math.isfinite(high)
+        else Measure(one.sqnr_db)
+    )
+
+
+def sqnr_ends(
+    one: OutputFidelity | Accuracy, db: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Noise over signal has an interval; in dB its ends change places, and one that is not known is infinite:
+    of few images noise may reach 0."""
+    noise, signal = one.noise_images, one.signal_images
+    if not noise or not signal or len(noise.codes) < 2:
+        return -math.inf, math.inf
+    least, most = ratio_interval(noise.values, signal.values, confidence)
+    return min(-10 * math.log10(most), db), max(-10 * math.log10(least), db) if least > 0 else math.inf
 
 
 def _largest(accuracy: Accuracy) -> Measure:

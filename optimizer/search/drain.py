@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
-from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
+from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
 from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
@@ -49,7 +49,7 @@ def _run(store: Store, item: Item, do: Work) -> Item:
         with _beating(store, item):
             key = do(item)
     except Exception as error:  # engines raise what they like
-        words = str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"
+        words = words_of(error)
         try:
             store.check_room()  # nothing is wrong with what could only not be kept
         except UnavailableError:

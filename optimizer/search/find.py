@@ -35,7 +35,7 @@ from optimizer.analysis.limits import (
     value_of,
 )
 from optimizer.analysis.summary import summarise, summarise_scores
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
+from optimizer.errors import InputError, UnavailableError, unknown, words_of
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
@@ -299,8 +299,7 @@ class _Search:
         except Exception as error:  # engines raise what they like
             if not self.trials:
                 raise
-            words = str(error) if isinstance(error, ParetoscopeError) else f"{type(error).__name__}: {error}"
-            self._note(position, request, Outcome.FAILED, message=words)
+            self._note(position, request, Outcome.FAILED, message=words_of(error))
             return
         if result is None:
             self._note(position, request, why, seen)

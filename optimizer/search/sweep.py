@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from optimizer.analysis.view import Failed
-from optimizer.errors import InputError, ParetoscopeError
+from optimizer.errors import InputError, words_of
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import WEIGHT_BITS, Recipe
 from optimizer.records import Request, Result, decode
@@ -141,9 +141,7 @@ def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> 
     for request in requests:
         try:
             result = measure(request)
-        except ParetoscopeError as error:
-            yield Failed(request, str(error))
         except Exception as error:  # engines raise what they like, such as RuntimeError for want of memory
-            yield Failed(request, f"{type(error).__name__}: {error}")
+            yield Failed(request, words_of(error))
         else:
             yield result
