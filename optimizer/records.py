@@ -351,6 +351,15 @@ class Visits:
 
 
 @dataclass(frozen=True, slots=True)
+class Instructions:
+    """Retired in user space by one call of a batch, by all threads: of the baseline and of the variant, one
+    of each process that timed."""
+
+    baseline: tuple[float, ...]
+    variant: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
     """Raw times of one comparison, in nanoseconds a call of ``batch`` images.
 
@@ -358,7 +367,7 @@ class Latency:
     ``recipe`` is the one that ran: configurations of one execution signature run the same instructions and
     share a measurement. ``processes`` are the rounds of each fresh process, in each of which all three were
     built anew; one entry where all rounds ran in the process that asked. ``lost`` processes ended before
-    their time.
+    their time. ``instructions`` is None where the kernel gives no count of them.
     """
 
     signature: str
@@ -374,6 +383,7 @@ class Latency:
     attempts: int
     processes: tuple[int, ...]
     lost: int = 0
+    instructions: Instructions | None = None
 
 
 @dataclass(frozen=True, slots=True)

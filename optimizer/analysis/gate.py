@@ -63,12 +63,14 @@ class GateLimits:
     slowdown_percent: float | None = None
     size_mb: float | None = None
     sqnr_db: float | None = None
+    instructions_percent: float | None = None
 
     def __post_init__(self) -> None:
         check_limits(
             {
                 "--max-drop": (self.drop_points, MIN_LIMIT, math.inf),
                 "--max-slowdown": (self.slowdown_percent, MIN_LIMIT, math.inf),
+                "--max-instructions": (self.instructions_percent, MIN_LIMIT, math.inf),
                 "--max-size": (self.size_mb, 0, math.inf),
                 "--min-sqnr": (self.sqnr_db, MIN_LIMIT, math.inf),
             }
@@ -210,6 +212,22 @@ def slowdown_check(
     )
     takes = f"about {count(needed, 'process', 'processes')} in all would tell" if needed else ""
     return Check("time added", "%", limit, value, low, high, takes)
+
+
+def instructions_check(latency: Latency, against: Result | None, limit: float) -> Check:
+    """Instructions added a call, in percent of the uncompressed model's, or of an earlier result's: the
+    median of the processes, least and most.
+
+    Raises InputError where one of them was timed without a count.
+    """
+    before, now = (against.latency if against else latency).instructions, latency.instructions
+    if before is None or now is None:
+        which = "the earlier result" if now else "this one"
+        raise InputError(f"{which} was timed without a count of instructions: leave out --max-instructions")
+    base = np.median(before.variant if against else before.baseline)
+    added = 100 * (np.array(now.variant) / base - 1)
+    value, low, high = map(float, (np.median(added), added.min(), added.max()))
+    return Check("instructions added", "%", limit, value, low, high)
 
 
 def check_comparable(result: Result, against: Result) -> None:

@@ -137,6 +137,7 @@ def as_json(result: Result) -> dict[str, Any]:
             "processes": len(summary.processes),
             "process_ratios": list(summary.process_ratios),
             "processes_lost": result.latency.lost,
+            "instructions": result.latency.instructions,
             "quick": summary.quick,
             "batch": summary.batch,
             "threads": summary.threads,

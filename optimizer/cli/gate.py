@@ -19,6 +19,7 @@ from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.records import Result, decode, encode
 from optimizer.search.gate import Verdict, judge, judge_files
 from optimizer.store.results import Store
+from optimizer.system.counters import counting
 
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 3}
 DEFAULT_BUDGET_SECONDS = 300.0
@@ -30,6 +31,13 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
     limits.add_argument(
         "--max-slowdown", type=float, metavar="PERCENT", help="time that may be added; below 0: to be gained"
+    )
+    limits.add_argument(
+        "--max-instructions",
+        type=float,
+        metavar="PERCENT",
+        help="instructions that may be added to a call: other programs hardly change their number, where the "
+        "kernel counts them (few virtual machines)",
     )
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
@@ -59,7 +67,16 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
 
 def run_gate(options: argparse.Namespace) -> int:
     """Exit codes: 0 all limits are kept, 1 one is broken, 3 it can't be told."""
-    limits = GateLimits(options.max_drop, options.max_slowdown, options.max_size, options.min_sqnr)
+    limits = GateLimits(
+        drop_points=options.max_drop,
+        slowdown_percent=options.max_slowdown,
+        size_mb=options.max_size,
+        sqnr_db=options.min_sqnr,
+        instructions_percent=options.max_instructions,
+    )
+    if limits.instructions_percent is not None:
+        with counting():  # before anything is measured: whether there is a count at all
+            pass
     if not options.budget > 0:
         raise InputError(f"--budget {options.budget:g} is not allowed: give seconds above 0")
     files = bool(options.against) and is_network_file(options.against)

@@ -97,6 +97,10 @@ def _together(series: Sequence[LatencySeries], asked: int) -> LatencySeries:
         warmup_calls=min(one.warmup_calls for one in series),
         processes=tuple(rounds for one in series for rounds in one.processes),
         lost=asked - len(series),
+        instructions={
+            name: tuple(count for one in series for count in one.instructions.get(name, ()))
+            for name in series[0].instructions
+        },
     )
 
 

@@ -8,17 +8,19 @@ else.
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from optimizer.analysis.statistics import LatencySummary, summarise_visits
 from optimizer.engine.base import Runner
+from optimizer.errors import UnavailableError
 from optimizer.measurement import visits
 from optimizer.measurement.visits import VisitEffort, visit
 from optimizer.progress import stop_if_cancelled
 from optimizer.records import Settings, Visits
+from optimizer.system.counters import counting
 from optimizer.system.environment import stolen_share
 
 BASELINE = ("baseline", "baseline again")
@@ -71,6 +73,8 @@ class LatencySeries:
     """The visits of a series: to both builds of the baseline, and to each variant by name.
 
     ``processes`` has the rounds of each process, ``lost`` those that ended before their time.
+    ``instructions`` has those of a call, one of each process, for the variants and ``baseline`` (its first
+    build); it is empty where the kernel gives none.
     """
 
     baseline: tuple[Visits, Visits]
@@ -79,6 +83,7 @@ class LatencySeries:
     warmup_calls: int
     processes: tuple[int, ...]
     lost: int = 0
+    instructions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def summaries(self) -> dict[str, LatencySummary]:
@@ -121,6 +126,8 @@ def time_interleaved(
                 made[names[index]].append(visit(partial(runners[names[index]].infer, batch), effort.visit))
             rounds += 1
         share = stolen()
+        once = {BASELINE[0]: baselines[0], **variants}
+        counted = instructions(once, parts[0], effort.visit)
     first, second = (Visits.of(made[name]) for name in BASELINE)
     return LatencySeries(
         baseline=(first, second),
@@ -128,6 +135,7 @@ def time_interleaved(
         stolen_share=share,
         warmup_calls=min(warmups),
         processes=(rounds,),
+        instructions={name: (count,) for name, count in counted.items()},
     )
 
 
@@ -138,6 +146,20 @@ def warm_up(runner: Runner, batch: np.ndarray, effort: LatencyEffort) -> int:
         runner.infer(batch)
         calls += 1
     return calls
+
+
+def instructions(runners: Mapping[str, Runner], batch: np.ndarray, effort: VisitEffort) -> dict[str, float]:
+    """Of one call of each, by all threads; none where the kernel gives no count."""
+    found = {}
+    try:
+        with counting() as so_far:
+            for name, runner in runners.items():
+                before = so_far()
+                settling, timed = visit(partial(runner.infer, batch), effort)
+                found[name] = (so_far() - before) / (len(settling) + len(timed))
+    except UnavailableError:
+        return {}
+    return found
 
 
 def batches(images: np.ndarray, batch: int, most: int = 32) -> list[np.ndarray]:

@@ -8,10 +8,10 @@ import numpy as np
 from optimizer.engine.base import Runner
 from optimizer.errors import UnavailableError
 from optimizer.measurement.fresh_processes import time_in_processes
-from optimizer.measurement.latency import EFFORTS, LatencyEffort, LatencySeries, time_interleaved
+from optimizer.measurement.latency import BASELINE, EFFORTS, LatencyEffort, LatencySeries, time_interleaved
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
-from optimizer.records import Latency, Settings
+from optimizer.records import Instructions, Latency, Settings
 
 VARIANT = "variant"
 
@@ -47,6 +47,9 @@ def time_latency(
             attempts=attempts,
             processes=series.processes,
             lost=series.lost,
+            instructions=Instructions(series.instructions[BASELINE[0]], series.instructions[VARIANT])
+            if series.instructions
+            else None,
         )
 
     return latency(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import (
@@ -13,6 +13,7 @@ from optimizer.analysis.gate import (
     drop_check,
     drop_of,
     drop_of_files,
+    instructions_check,
     overall,
     size_check,
     slowdown_check,
@@ -66,7 +67,7 @@ def judge(
         others.append(sqnr_check(sqnrs(result.accuracy), limits.sqnr_db))
     if limits.size_mb is not None:
         others.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
-    if limits.slowdown_percent is not None and against is not None:
+    if against is not None and {limits.slowdown_percent, limits.instructions_percent} != {None}:
         check_comparable(result, against)
     verdict = Verdict(result, tuple(others), 0, clock() - begun)
     return _timed(
@@ -107,10 +108,15 @@ def _timed(
     spent: Callable[[], float],
 ) -> Verdict:
     """With time checked too, where that has a limit."""
+    latency, others = verdict.result.latency, verdict.checks
+    if limits.instructions_percent is not None:
+        if latency.instructions is None:  # kept from before they were counted
+            latency = time_again()
+        others = (*others, instructions_check(latency, against, limits.instructions_percent))
+        verdict = replace(verdict, checks=others, series=1)
     if limits.slowdown_percent is None:
         return verdict
-    latencies, confidence = [verdict.result.latency], confidence_of_each(MAX_LOOKS)
-    others = verdict.checks
+    latencies, confidence = [latency], confidence_of_each(MAX_LOOKS)
     while True:
         timed = slowdown_check(latencies, against, limits.slowdown_percent, confidence)
         verdict = Verdict(verdict.result, (*others, timed), len(latencies), spent())

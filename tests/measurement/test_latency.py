@@ -1,6 +1,8 @@
 """A series of rounds, most of them on a simulated clock."""
 
 import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from optimizer.analysis.statistics import SAME, first_call_ratio, summarise_visi
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Runner
+from optimizer.measurement import latency
 from optimizer.measurement.latency import EFFORTS, LatencyEffort, LatencySeries, batches, time_interleaved
 from optimizer.measurement.timing import time_series
 from optimizer.measurement.visits import VisitEffort
@@ -93,6 +96,21 @@ def test_a_round_gives_every_runner_the_same_contiguous_batch_and_rounds_walk_th
 def test_images_are_repeated_where_there_are_fewer_than_a_batch(clock: Clock, batch: int) -> None:
     time_interleaved(clock.pair(), {}, IMAGES, Settings(batch=batch), SHORT)
     assert {call.shape for call in clock.calls} == {(batch, 1, 2, 2)}
+
+
+def test_instructions_are_those_of_one_call_of_each(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def counting() -> Iterator[Callable[[], int]]:
+        began = clock.now_ns
+        yield lambda: clock.now_ns - began
+
+    variants = {"one": clock.network("one", 2e6), "two": clock.network("two", 3e6)}
+    uncounted = time_interleaved(clock.pair(), variants, IMAGES, Settings(), SHORT)
+    assert uncounted.instructions == {}
+    monkeypatch.setattr(latency, "counting", counting)
+    counted = time_interleaved(clock.pair(), variants, IMAGES, Settings(), SHORT)
+    assert counted.instructions == {"baseline": (1e6,), "one": (2e6,), "two": (3e6,)}
+    assert counted.variants == uncounted.variants, "times are taken before"
 
 
 def test_batches_are_at_most_so_many() -> None:

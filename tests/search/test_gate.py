@@ -1,5 +1,6 @@
 """A gate: decided by bounds, measured until it can be told, and by no machine's time but this one's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from factories import detector, make_latency, make_result, recipe, visits
 
 from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, overall
 from optimizer.errors import InputError
-from optimizer.records import Latency, Request, Result
+from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
 
 BUILD_SCATTER = 0.006
@@ -124,6 +125,48 @@ def test_another_machine_says_nothing_of_time_and_all_of_accuracy_and_size() -> 
 def test_times_of_other_kinds_are_not_compared(earlier: Result, words: str) -> None:
     with pytest.raises(InputError, match=words):
         gate(1.0, GateLimits(slowdown_percent=5), against=earlier)
+
+
+def counted(baseline: Sequence[float], variant: Sequence[float]) -> Result:
+    return replace(
+        HALF, latency=replace(HALF.latency, instructions=Instructions(*map(tuple, (baseline, variant))))
+    )
+
+
+@pytest.mark.parametrize(
+    ("variant", "outcome"),
+    [([101, 101, 102], "pass"), ([101, 104, 102], "undecided"), ([104, 104, 105], "fail")],
+)
+def test_instructions_are_held_against_their_limit_by_all_processes(
+    variant: list[float], outcome: str
+) -> None:
+    """Without a series of timing but the first."""
+    result = counted([100, 100, 100], variant)
+    found = judge(
+        REQUEST,
+        GateLimits(instructions_percent=2.5),
+        lambda request: result,
+        lambda request: result.latency,
+        9,
+    )
+    assert found.outcome is Outcome(outcome)
+    (check,) = found.checks
+    assert (check.low, check.high) == pytest.approx((min(variant) - 100, max(variant) - 100))
+
+
+def test_instructions_of_an_earlier_result_are_compared_with_directly() -> None:
+    earlier, now = counted([100, 100], [50, 50]), counted([100, 100], [60, 60])
+    limits = GateLimits(instructions_percent=10)
+    found = judge(REQUEST, limits, lambda request: now, lambda request: now.latency, 9, earlier)
+    assert found.checks[0].value == pytest.approx(20)
+    with pytest.raises(InputError, match="the earlier result was timed without a count"):
+        judge(REQUEST, limits, lambda request: now, lambda request: now.latency, 9, HALF)
+
+
+def test_what_was_timed_before_instructions_were_counted_is_timed_again() -> None:
+    again = counted([100], [100]).latency
+    limits = GateLimits(instructions_percent=1)
+    assert judge(REQUEST, limits, lambda request: HALF, lambda request: again, 9).outcome is Outcome.PASS
 
 
 def test_other_images_are_not_paired() -> None:
