@@ -224,7 +224,8 @@ METRICS: dict[str, Metric] = {
         "higher",
         "sqnr_db",
         Formatter(((1, " dB"),), most=1),
-        "Power of the uncompressed model's outputs over the power of the change in them.",
+        "Power of the uncompressed model's outputs over the power of the change in them. Of several "
+        "outputs that are no logits: of the worst.",
         relative=True,
     ),
     "kl": Metric(
@@ -242,7 +243,8 @@ METRICS: dict[str, Metric] = {
         "higher",
         "cosine",
         Formatter(((1, ""),), significant=4),
-        "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same.",
+        "Mean over the images of the cosine between the outputs and the uncompressed model's: 1 is the same. "
+        "Of several outputs that are no logits: of the worst.",
         relative=True,
     ),
     "largest": Metric(

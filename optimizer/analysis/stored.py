@@ -21,7 +21,7 @@ from optimizer.errors import UnavailableError
 from optimizer.records import DataSpec, Request, Result, Size, decode
 from optimizer.store.results import NOT_A_RECORD, Store
 
-VERSION = 1
+VERSION = 2
 """Of what a summary says. A change of that raises it, and all are made anew."""
 AT_ONCE = 100
 """Summaries made anew before they are kept: a page that is left meanwhile has not worked for nothing."""

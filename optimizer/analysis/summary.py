@@ -215,7 +215,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         low, high = growing_share_interval(_correct(accuracy), accuracy.total)
         share = replace(measures["accuracy"], low=100 * low, high=100 * high)
         measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
-        measures["sqnr"] = Measure(accuracy.sqnr_db)  # no interval of it holds at every look
+        measures["sqnr"] = Measure(measures["sqnr"].value)  # no interval of it holds at every look
     return ScoreSummary(
         request=known.request,
         images=f"{accuracy.total:,} of {images} so far" if partial else images,
@@ -358,8 +358,8 @@ def _accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop)
         "accuracy": _share(_correct(accuracy), total, 100 * _correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
-        "sqnr": sqnr_of(accuracy),
-        "cosine": Measure(accuracy.cosine, baseline=1.0),
+        "sqnr": _worst_sqnr(accuracy),
+        "cosine": Measure(_worst_cosine(accuracy), baseline=1.0),
         "largest": _largest(accuracy),
     }
 
@@ -409,7 +409,7 @@ def _kl(accuracy: Accuracy) -> Measure:
 
 
 def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
-    """Of an output, or of all together: without an interval where one of its ends is not known."""
+    """Of an output, or of logits: without an interval where one of its ends is not known."""
     if one.sqnr_db is None:
         return Measure(None)
     low, high = sqnr_ends(one, one.sqnr_db)
@@ -418,6 +418,19 @@ def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
         if math.isfinite(low) and math.isfinite(high)
         else Measure(one.sqnr_db)
     )
+
+
+def _worst_sqnr(accuracy: Accuracy) -> Measure:
+    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too."""
+    found = [sqnr_of(one) for one in accuracy.outputs or (accuracy,)]
+    moved = [(one.value, one.low, one.high) for one in found if one.value is not None]
+    ends = (None if None in column else min(column) for column in zip(*moved, strict=True))
+    return Measure(*ends) if moved else Measure(None)
+
+
+def _worst_cosine(accuracy: Accuracy) -> float | None:
+    each = [one.cosine for one in accuracy.outputs] if accuracy.outputs else [accuracy.cosine]
+    return min((one for one in each if one is not None), default=None)
 
 
 def sqnr_ends(

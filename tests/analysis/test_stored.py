@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from factories import make_result, make_sweep, recipe, remade
+from factories import detector, make_result, make_sweep, recipe, remade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -240,6 +240,7 @@ def test_the_version_is_raised_with_what_a_summary_says() -> None:
         make_result(recipe(0.3), labelled=False, images=500, path="/photographs", other_machine=True),
         make_result(recipe(0.8), engine="sparse", quick=True, rounds=40, ratio=0.4, other_machine=True),
         make_result(other_machine=True, rounds=800),
+        detector(recipe(0.6), 0.1, other_machine=True),
     ]
     said = [replace(derive(result), key="", outcomes=b"") for result in results]
-    assert (stored.VERSION, digest(rounded(msgspec.to_builtins(said)))) == (1, "6ecb14f152677beae9ce")
+    assert (stored.VERSION, digest(rounded(msgspec.to_builtins(said)))) == (2, "23fef47771fe1f26182a")
