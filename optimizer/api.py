@@ -22,21 +22,16 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cachetools import LRUCache
-
 from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
-from optimizer.errors import InputError, UnavailableError, WorkError, unknown
+from optimizer.errors import UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
-from optimizer.model.added.cards import Choices
-from optimizer.model.added.containers import is_model_file
-from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, ModelCard, Request, Settings
+from optimizer.records import DataSpec, ModelCard, Settings
 from optimizer.search.answers import AnswerView
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import Space, subspace
@@ -49,9 +44,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
     from torch import nn
 
-    from optimizer.data.loading import Datasets
-    from optimizer.measurement.workspace import Workspace
-    from optimizer.model.sources import LoadedModel
 
 TARGET = "optimizer.api:_measured_apart"
 POLL_SECONDS = 0.1
@@ -92,11 +84,13 @@ def measure(
     """
     _check_engine(engine)
     asked = settings or Settings()
+    from optimizer.measurement.given import open_given
+
     with progress_line(progress) as report:
         if isolated:
             given = (model, recipe, data, calibration, input_shape, example_input, engine, asked)
             return ResultView(_measure_apart(given, report))
-        workspace, request = _opened(
+        workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         request = replace(request, recipe=(recipe or Recipe()).canonical(), engine=engine, settings=asked)
@@ -127,9 +121,11 @@ def sweep(
     >>> [result.request.recipe.prune.share for result in results]
     [0.0, 0.5]
     """
+    from optimizer.measurement.given import open_given
+
     _check_engine(engine)
     with progress_line(progress) as report:
-        workspace, request = _opened(
+        workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         base = replace(request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings())
@@ -185,6 +181,8 @@ def find(
     >>> found.best.request.recipe.quantize.weight_bits
     8
     """
+    from optimizer.measurement.given import open_given
+
     limits = Limits(max_drop, max_latency_ms, max_size_mb, min_sqnr_db)
     axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
@@ -192,7 +190,7 @@ def find(
     for name in searched.engine:
         _check_engine(name)
     with progress_line(progress) as report:
-        workspace, request = _opened(
+        workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         asked = replace(
@@ -267,10 +265,11 @@ def compress(
     False
     """
     from optimizer.measurement.compressed import compressed_model
+    from optimizer.measurement.given import open_given
 
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
-        opened, _ = _opened(model, None, calibration, shape, report, needs_data=recipe.needs_data)
+        opened, _ = open_given(model, None, calibration, shape, report, needs_data=recipe.needs_data)
         return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
 
 
@@ -369,109 +368,6 @@ def _check_engine(name: str) -> None:
     from optimizer.engine import engine_named
 
     engine_named(name)
-
-
-_workspaces: "LRUCache[object, Workspace]" = LRUCache(2)
-"""Of modules of one's own: the last ones stay open, with what was found out about them."""
-
-
-def _opened(
-    model: "str | PathLike[str] | nn.Module",
-    data: Any,
-    calibration: Any,
-    input_shape: Sequence[int] | None,
-    report: Report,
-    needs_data: bool = True,
-) -> "tuple[Workspace, Request]":
-    """The workspace of a model and data, and a request that names them."""
-    from optimizer.data import memory
-    from optimizer.data.selection import fingerprint
-    from optimizer.measurement.workspace import Workspace, open_model, open_workspace
-
-    images = _in_memory(data, calibration, report)
-    spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
-    file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
-    if isinstance(model, str) and not file and images is None:
-        return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
-    if isinstance(model, str) and not file:
-        opened = open_workspace(model, None, report).model
-    else:
-        if needs_data and data is None and calibration is None:
-            raise InputError("a model of your own needs images: give data, or calibration to compress it")
-        if isinstance(model, str | PathLike):
-            loaded = _read_file(model, input_shape, report)
-        else:
-            loaded = _own(model, input_shape or _shape_of(images), data)
-        known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
-        opened = next(known, None) or open_model(loaded)
-    if images is not None:
-        memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
-    name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
-    made = Workspace(opened, spec if needs_data else None, files, images)
-    return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
-
-
-def _in_memory(data: Any, calibration: Any, report: Report) -> "Datasets | None":
-    """Images that were given in memory; None for folders and for nothing. Raises InputError for a mixture."""
-    from optimizer.data import memory
-
-    given = [one for one in (data, calibration) if one is not None]
-    paths = [isinstance(one, str | PathLike) for one in given]
-    if all(paths):
-        return None
-    if any(paths):
-        raise InputError("data and calibration are either both folders or both in memory")
-    if data is None:
-        return memory.for_calibration(calibration, report)
-    return memory.in_memory(data, calibration, report)
-
-
-def _folders(data: Any, calibration: Any) -> DataSpec:
-    """Of a folder for calibration alone a share calibrates."""
-    folder, other = (calibration, None) if data is None else (data, calibration)
-    return DataSpec(None if folder is None else str(folder), None if other is None else str(other))
-
-
-def _shape_of(images: "Datasets | None") -> Sequence[int]:
-    if images is None:
-        raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
-    return images.calibration.images.shape[1:]
-
-
-def _own(module: "nn.Module", input_shape: Sequence[int], data: Any) -> "LoadedModel":
-    """A module of one's own. A folder's classes are numbered in alphabetical order, as
-    ``torchvision.datasets.ImageFolder`` does."""
-    from optimizer.data.folders import list_folder
-    from optimizer.model.own import own_model
-
-    classes = list_folder(str(data)).classes if isinstance(data, str | PathLike) else ()
-    return own_model(module, input_shape, classes)
-
-
-def _is_file(model: str) -> bool:
-    """Whether it names a model file, or a model of the hub, and not one of the catalogue."""
-    return model.startswith(HUB) or is_model_file(model)
-
-
-def _read_file(
-    model: "str | PathLike[str]", input_shape: Sequence[int] | None, report: Report
-) -> "LoadedModel":
-    """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
-    are, or as is usual."""
-    from optimizer.model import catalogue
-    from optimizer.model.added.files import examine, opened
-
-    if isinstance(model, str) and model.startswith(HUB):
-        about = catalogue.examine_hub(model, report)
-    else:
-        about = examine(Path(model).expanduser(), report=report)
-    preprocessing = about.preprocessing
-    if input_shape is not None:
-        channels, height, width = input_shape
-        preprocessing = replace(
-            preprocessing.with_channels("grey" if channels == 1 else None), size=(height, width)
-        )
-    return opened(about, Choices(preprocessing=preprocessing), report)
 
 
 def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:

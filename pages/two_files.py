@@ -6,7 +6,7 @@ from pathlib import Path
 import streamlit as st
 
 from optimizer import charts
-from optimizer.analysis import fidelity, two_files
+from optimizer.analysis import fidelity, two_files_words
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.errors import InputError
 from optimizer.formats import MISSING
@@ -123,19 +123,19 @@ def _compare(request: CompareRequest) -> None:
 
 
 def _show(run: TwoFiles) -> None:
-    st.markdown(f"**{plain(two_files.sentence(run))}**")
-    st.dataframe(two_files.figures(run), hide_index=True, alt="The two beside each other")
-    st.markdown("\n".join(f"- {plain(words)}" for words in two_files.conclusions(run)))
+    st.markdown(f"**{plain(two_files_words.sentence(run))}**")
+    st.dataframe(two_files_words.figures(run), hide_index=True, alt="The two beside each other")
+    st.markdown("\n".join(f"- {plain(words)}" for words in two_files_words.conclusions(run)))
     st.subheader("Outputs")
     st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
-    st.caption(plain(f"On {two_files.images_words(run)}. Intervals are of 95 %, over the images."))
+    st.caption(plain(f"On {two_files_words.images_words(run)}. Intervals are of 95 %, over the images."))
     st.subheader("Layer by layer")
     if run.layers:
         height = AROUND_ROWS_PIXELS + ROW_PIXELS * len(run.layers)
         drawing.chart(charts.parting_info(run), "parting", height)
         with st.expander("Every layer that both have"):
             st.dataframe(
-                two_files.layer_frame(run),
+                two_files_words.layer_frame(run),
                 hide_index=True,
                 placeholder=MISSING,
                 alt="Every layer that both have",
@@ -145,7 +145,7 @@ def _show(run: TwoFiles) -> None:
         st.caption("No layer was found in both, by its name or by its order and shape.")
     st.download_button(
         "JSON",
-        lambda: json.dumps(two_files.as_json(run)),
+        lambda: json.dumps(two_files_words.as_json(run)),
         "paretoscope-two-files.json",
         "application/json",
         icon=":material/download:",

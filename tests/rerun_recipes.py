@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from by_request import build_of, compressed_model, opened
 
+from optimizer.compression.calibration import cache
 from optimizer.engine import engine_named
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
@@ -48,6 +49,7 @@ def request(name: str, engine: str = "openvino") -> Request:
 
 
 def main() -> None:
+    cache.IMAGES = 48  # calibration takes most of the time, and no other path with more of them
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     for name in RECIPES:
         asked = request(name)

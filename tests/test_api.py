@@ -25,6 +25,7 @@ from optimizer.analysis import fidelity
 from optimizer.charts import accuracy_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.measurement import given
 from optimizer.store.results import Store
 
 HALF = px.Recipe.of(sparsity=0.5, pruning="magnitude")
@@ -54,9 +55,9 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "home"))
-    api._workspaces.clear()
+    given._workspaces.clear()
     yield
-    api._workspaces.clear()
+    given._workspaces.clear()
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ from functools import lru_cache
 import numpy as np
 
 from optimizer.analysis.labels import Labelled
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
-from optimizer.analysis.summary import Measure, Summary
+from optimizer.analysis.summary import Summary
 
 PAIRED = ("accuracy", "drop")
 """Metrics that are compared image by image."""

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from optimizer.analysis.measures import Measure, sqnr_ends, sqnr_of
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
-from optimizer.analysis.summary import Measure, sqnr_ends, sqnr_of
 from optimizer.formats import MISSING
 from optimizer.records import Accuracy, OutputFidelity, PerImage
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.comparison import PAIRED, measurably_better
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Measure, Summary, quality
+from optimizer.analysis.summary import Summary, quality
 from optimizer.errors import InputError
 
 FRONTIER = ("drop", "compressed_size", "latency_ratio")

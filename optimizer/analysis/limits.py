@@ -24,9 +24,10 @@ from optimizer.analysis.gate import (
     size_check,
     sqnr_check,
 )
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
-from optimizer.analysis.summary import Measure, Summary, summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Accuracy, Result
 
 MILLISECOND = 1e6

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from optimizer import __version__
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.rounds import PERCENTILE_ROUNDS, quantile_interval
-from optimizer.analysis.summary import Measure
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate
 from optimizer.methods.engines import DEFAULT_ENGINE

@@ -13,10 +13,11 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.statistics import LatencySummary
-from optimizer.analysis.summary import Measure, Summary, derive, remember
+from optimizer.analysis.summary import Summary, derive, remember
 from optimizer.errors import UnavailableError
 from optimizer.records import DataSpec, Request, Result, Size, decode
 from optimizer.store.results import NOT_A_RECORD, Store

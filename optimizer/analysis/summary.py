@@ -4,61 +4,38 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 """
 
 import hashlib
-import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import PurePath
 from threading import Lock
 
-import numpy as np
-
 from optimizer.analysis.badges import MAX_NAMED, Badge, badges, describe_skipped
-from optimizer.analysis.metrics import METRICS, metric
+from optimizer.analysis.measures import Measure, accuracy_measures, all_measures, correct, latency_measures
+from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
-    balanced_share,
     drop_against,
     growing_drop,
     growing_share_interval,
-    ratio_interval,
-    share_interval,
-    skewed_mean_interval,
 )
 from optimizer.analysis.realisation import Realisation, realisation, skipping
-from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, mean_interval
 from optimizer.analysis.statistics import (
     LatencySummary,
-    first_call_ratio,
     process_ratios,
-    summarise_visits,
-    time_interval,
 )
 from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import (
-    Accuracy,
     DataSpec,
     Known,
-    Latency,
-    OutputFidelity,
     Request,
     Result,
     Size,
 )
 from optimizer.system.environment import describe, environment
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """One figure in its metric's unit, its 95 % interval and the uncompressed model's. None is missing."""
-
-    value: int | float | None  # a whole number stays one where it is stored
-    low: float | None = None
-    high: float | None = None
-    baseline: int | float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,10 +186,10 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         return None
     images, partial = describe_images(known.request.data, known.images), accuracy.total < known.images
     drop = drop_against(accuracy.reference, baseline.outcomes, accuracy.outcomes)
-    measures = _accuracy_measures(accuracy, baseline, drop)
+    measures = accuracy_measures(accuracy, baseline, drop)
     if partial:
         drop = growing_drop(drop)
-        low, high = growing_share_interval(_correct(accuracy), accuracy.total)
+        low, high = growing_share_interval(correct(accuracy), accuracy.total)
         share = replace(measures["accuracy"], low=100 * low, high=100 * high)
         measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
         measures["sqnr"] = Measure(measures["sqnr"].value)  # no interval of it holds at every look
@@ -220,7 +197,7 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         request=known.request,
         images=f"{accuracy.total:,} of {images} so far" if partial else images,
         measures=measures,
-        baseline_correct=_correct(baseline),
+        baseline_correct=correct(baseline),
         total=accuracy.total,
         reference=accuracy.reference,
         fidelity=accuracy.is_fidelity,
@@ -278,7 +255,7 @@ def derive(result: Result) -> Summary:
     """All figures of a result, worked out of its raw samples."""
     accuracy, reference = result.accuracy, result.baseline_accuracy
     drop = drop_against(accuracy.reference, reference.outcomes, accuracy.outcomes)
-    latency, timed_measures = _latency_measures(result.latency)
+    latency, timed_measures = latency_measures(result.latency)
     size = result.inspection.size
     recipe = result.request.recipe
     timed = result.latency.recipe
@@ -288,9 +265,9 @@ def derive(result: Result) -> Summary:
     return Summary(
         key=result.key,
         request=result.request,
-        measures=_measures(result, drop, timed_measures),
-        correct=_correct(accuracy),
-        baseline_correct=_correct(reference),
+        measures=all_measures(result, drop, timed_measures),
+        correct=correct(accuracy),
+        baseline_correct=correct(reference),
         total=accuracy.total,
         reference=accuracy.reference,
         image_files=accuracy.images,
@@ -321,153 +298,6 @@ def derive(result: Result) -> Summary:
         created=result.created,
         notes=result.notes,
     )
-
-
-@lru_cache(maxsize=64)
-def _latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measure]]:
-    """Its summary, and its metrics but those of a batch (no interval with too few rounds).
-
-    Cached by the samples: configurations that share a measurement share its figures.
-    """
-    baseline, variant, processes = latency.baseline, latency.variant, latency.processes
-    summary = summarise_visits(baseline, variant, latency.stolen_share, processes)
-    times = {
-        "latency": time_interval(variant.medians_ns, processes),
-        "mean": mean_interval(variant.means_ns),
-        "first_call": time_interval(variant.first_ns, processes),
-    }
-    before = {
-        "latency": np.median([build.medians_ns for build in baseline]),
-        "mean": np.mean([build.means_ns for build in baseline]),
-        "first_call": np.median([build.first_ns for build in baseline]),
-    }
-    measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}
-    if summary.rounds < MIN_ROUNDS:
-        measures = {name: replace(one, low=None, high=None) for name, one in measures.items()}
-    return summary, measures | {
-        "latency_ratio": Measure(summary.ratio, summary.ratio_low, summary.ratio_high, 1.0),
-        "latency_p95": Measure(summary.p95_ns),
-        "latency_p99": Measure(summary.p99_ns),
-        "first_call_ratio": Measure(*first_call_ratio(baseline, variant, processes), 1.0),
-    }
-
-
-def _accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) -> dict[str, Measure]:
-    total = accuracy.total
-    return {
-        "accuracy": _share(_correct(accuracy), total, 100 * _correct(baseline) / total),
-        "balanced_accuracy": _balanced(accuracy, baseline),
-        "drop": Measure(drop.points, drop.low, drop.high, 0.0),
-        "sqnr": _worst_sqnr(accuracy),
-        "cosine": Measure(_worst_cosine(accuracy), baseline=1.0),
-        "largest": _largest(accuracy),
-    }
-
-
-TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95", "latency_p99")
-
-
-def _measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) -> dict[str, Measure]:
-    size, baseline_size = result.inspection.size, result.inspection.baseline_size
-    layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
-    found = {
-        **_accuracy_measures(result.accuracy, result.baseline_accuracy, drop),
-        "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
-        "packed_size": Measure(size.packed_bytes, baseline=baseline_size.packed_bytes),
-        "compressed_size": Measure(size.compressed_bytes, baseline=baseline_size.compressed_bytes),
-        "memory": Measure(size.memory_bytes, baseline=baseline_size.memory_bytes),
-        "cold_start": Measure(start.variant_ns, baseline=start.baseline_ns) if start else Measure(None),
-        **{name: timed[name] for name in TIMED},
-        "throughput": _throughput(timed["mean"], result.latency.batch),
-        "nonzero": Measure(size.nonzero, baseline=baseline_size.nonzero),
-        "operations": Measure(
-            sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
-            baseline=sum(layer.macs for layer in layers),
-        ),
-        "agreement": _share(result.accuracy.agreement, total, 100.0),
-        "kl": _kl(result.accuracy),
-    }
-    return {name: found[name] for name in METRICS}
-
-
-def _throughput(mean_ns: Measure, batch: int) -> Measure:
-    """Images a second from the mean time of a call: the longest time is the lowest throughput."""
-
-    def images(time_ns: float | None) -> float | None:
-        return None if time_ns is None else 1e9 * batch / time_ns
-
-    return Measure(images(mean_ns.value), images(mean_ns.high), images(mean_ns.low), images(mean_ns.baseline))
-
-
-def _kl(accuracy: Accuracy) -> Measure:
-    if accuracy.kl is None:
-        return Measure(None)
-    if accuracy.kl_images is None or accuracy.total < 2:
-        return Measure(accuracy.kl, baseline=0.0)
-    low, high = skewed_mean_interval(accuracy.kl_images.values)
-    return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
-
-
-def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
-    """Of an output, or of logits: without an interval where one of its ends is not known."""
-    if one.sqnr_db is None:
-        return Measure(None)
-    low, high = sqnr_ends(one, one.sqnr_db)
-    return (
-        Measure(one.sqnr_db, low, high)
-        if math.isfinite(low) and math.isfinite(high)
-        else Measure(one.sqnr_db)
-    )
-
-
-def _worst_sqnr(accuracy: Accuracy) -> Measure:
-    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too."""
-    found = [sqnr_of(one) for one in accuracy.outputs or (accuracy,)]
-    moved = [(one.value, one.low, one.high) for one in found if one.value is not None]
-    ends = (None if None in column else min(column) for column in zip(*moved, strict=True))
-    return Measure(*ends) if moved else Measure(None)
-
-
-def _worst_cosine(accuracy: Accuracy) -> float | None:
-    each = [one.cosine for one in accuracy.outputs] if accuracy.outputs else [accuracy.cosine]
-    return min((one for one in each if one is not None), default=None)
-
-
-def sqnr_ends(
-    one: OutputFidelity | Accuracy, db: float, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Noise over signal has an interval; in dB its ends change places, and one that is not known is infinite:
-    of few images noise may reach 0."""
-    noise, signal = one.noise_images, one.signal_images
-    if not noise or not signal or len(noise.codes) < 2:
-        return -math.inf, math.inf
-    least, most = ratio_interval(noise.values, signal.values, confidence)
-    return min(-10 * math.log10(most), db), max(-10 * math.log10(least), db) if least > 0 else math.inf
-
-
-def _largest(accuracy: Accuracy) -> Measure:
-    """Of outputs that are no logits: of all of them, each as a share of its own range."""
-    if not accuracy.outputs:
-        return Measure(None)
-    return Measure(100 * max(one.largest_share for one in accuracy.outputs), baseline=0.0)
-
-
-def _correct(accuracy: Accuracy) -> int:
-    return int(accuracy.outcomes.sum())
-
-
-def _balanced(accuracy: Accuracy, baseline: Accuracy) -> Measure:
-    """Each class counts the same, however many images it has. None where all have as many."""
-    classes = accuracy.classes
-    if classes is None:
-        return Measure(None)
-    before, *_ = balanced_share(baseline.outcomes, classes)
-    return Measure(*(100 * one for one in (*balanced_share(accuracy.outcomes, classes), before)))
-
-
-def _share(count: int, total: int, baseline_percent: float) -> Measure:
-    low, high = share_interval(count, total)
-    return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)
 
 
 def describe_images(data: DataSpec, total: int) -> str:

@@ -9,8 +9,9 @@ import pandas as pd
 
 from optimizer.analysis.frame import frame
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Measure, Summary, summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Request, Result
 
 ROWS = ("accuracy", "drop", "file_size", "latency", "latency_ratio")

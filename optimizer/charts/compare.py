@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from optimizer.analysis.comparison import compare
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measure, Measured, Summary, quality, summarise
+from optimizer.analysis.summary import Measured, Summary, quality, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.charts.spec import Axis, Lines, Series

@@ -9,8 +9,9 @@ from functools import lru_cache
 
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import FALLBACK, FIDELITY, Measure, Summary
+from optimizer.analysis.summary import FALLBACK, FIDELITY, Summary
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from optimizer import on_demand
-from optimizer.analysis.two_files import CompareRequest, NetworkRef, as_json, text
+from optimizer.analysis.two_files import CompareRequest, NetworkRef
+from optimizer.analysis.two_files_words import as_json, text
 from optimizer.cli.models import shape_of
 from optimizer.cli.options import add_data_options, add_timing_options, data_of, settings_of
 from optimizer.cli.terminal import end_of_line, tell

@@ -2,7 +2,6 @@
 other. What is recorded, and what it says, is in :mod:`optimizer.analysis.two_files`.
 """
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,10 +14,12 @@ from optimizer.analysis.two_files import SCHEMA, CompareRequest, NetworkRef, Sid
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
 from optimizer.engine.base import Array, Runner
-from optimizer.engine.files import ENGINES, Answer, InnerLayer, Network, Opened, open_network
+from optimizer.engine.files import ENGINES, open_network
+from optimizer.engine.opened import Answer, Network, Opened
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.measurement.experiment import TIMED_IMAGES
 from optimizer.measurement.timing import time_latency
+from optimizer.measurement.two_files_layers import clipped, matching
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
@@ -384,7 +385,7 @@ def _layers(pair: Pair, images: Array, report: Report) -> tuple[OutputFidelity, 
         return ()
     clips = [first.clip or second.clip for first, second in matched]
     a, b = (
-        _clipped(opened.inside([layer.name for layer in layers]), clips)
+        clipped(opened.inside([layer.name for layer in layers]), clips)
         for opened, layers in zip((pair.a, pair.b), zip(*matched, strict=True), strict=True)
     )
     places = [(place, place) for place in range(len(matched))]
@@ -393,35 +394,3 @@ def _layers(pair: Pair, images: Array, report: Report) -> tuple[OutputFidelity, 
         one.recorded(second.name, first.name, first.shape)
         for one, (first, second) in zip(found, matched, strict=True)
     )
-
-
-def _clipped(answer: Answer, clips: Sequence[tuple[float, float] | None]) -> Answer:
-    """With each tensor clipped as it is in either network."""
-    return lambda images: [
-        one if clip is None else one.clip(*clip) for one, clip in zip(answer(images), clips, strict=True)
-    ]
-
-
-def matching(a: Sequence[InnerLayer], b: Sequence[InnerLayer]) -> list[tuple[InnerLayer, InnerLayer]]:
-    """The layers that both have: those of the same name and shapes, and of those left the longest common
-    sequences of shapes, in A's order."""
-    named = {layer.name: layer for layer in b}
-    found = {
-        layer.name: named[layer.name]
-        for layer in a
-        if layer.name in named and _shapes_of(layer) == _shapes_of(named[layer.name])
-    }
-    taken = {layer.name for layer in found.values()}
-    left = [layer for layer in a if layer.name not in found]
-    others = [layer for layer in b if layer.name not in taken]
-    blocks = difflib.SequenceMatcher(
-        None, [*map(_shapes_of, left)], [*map(_shapes_of, others)], autojunk=False
-    ).get_matching_blocks()
-    for block in blocks:
-        for offset in range(block.size):
-            found[left[block.a + offset].name] = others[block.b + offset]
-    return [(layer, found[layer.name]) for layer in a if layer.name in found]
-
-
-def _shapes_of(layer: InnerLayer) -> tuple[object, ...]:
-    return layer.kind, layer.weight, layer.shape

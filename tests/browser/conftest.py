@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -329,7 +330,7 @@ def flip(page: Page, label: str) -> None:
     act(page, toggle(page, label).click)
 
 
-def pick(page: Page, box: str, option: str) -> None:
+def pick(page: Page, box: str | re.Pattern[str], option: str) -> None:
     """Take one of a list's options, typing to find it."""
     field = page.get_by_role("combobox", name=box)
     field.click()  # first: a list that is scrolled into view while it opens closes again

@@ -1,11 +1,15 @@
-"""Compare in a real browser: the raw times behind a ratio."""
+"""Compare in a real browser: the raw times behind a ratio, and two files."""
 
 import re
+from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import expect
 
 from browser.conftest import Dashboard, Visit, act, choose, pick, settle
+from optimizer.engine.onnx_export import export
+from optimizer.model.catalogue import load
 from optimizer.store.results import Store
 
 pytestmark = pytest.mark.browser
@@ -52,3 +56,27 @@ def test_pins_survive_a_reload_on_any_page_and_a_link_says_which_are_none(
     expect(other.get_by_test_id("stMultiSelect")).to_contain_text("50 % of all weights pruned")
     expect(other.get_by_test_id("stToast")).to_contain_text("Some pins of this link are left out")
     assert other.url.endswith(f"pins={pinned}") or f"pins={pinned}&" in other.url
+
+
+@pytest.mark.slow
+def test_a_file_is_held_against_a_model(visit: Visit, tmp_path: Path) -> None:
+    """Its last layer is another one: there they part ways."""
+    loaded = load("fashion-mlp")
+    last = [module for module in loaded.module.modules() if isinstance(module, torch.nn.Linear)][-1]
+    last.weight.data += 0.05 * torch.randn(last.weight.shape, generator=torch.Generator().manual_seed(0))
+    path = tmp_path / "new release.onnx"
+    path.write_bytes(export(loaded.module.eval(), (1, 28, 28)).model.SerializeToString())
+    page = visit("/compare?of=Two+files")
+    main = page.get_by_test_id("stMainBlockContainer")
+    expect(main).to_contain_text("Give two")
+    pick(page, re.compile("^A$"), "fashion-mlp")
+    act(page, lambda: page.locator("input[type=file]").set_input_files(path))
+    act(page, page.get_by_role("button", name="Compare", exact=True).click)
+    answer = main.locator("strong").first
+    expect(answer).to_contain_text("new release")
+    expect(answer).to_contain_text("fashion-mlp")
+    expect(page.get_by_role("figure", name="parting")).to_be_visible()
+    said = answer.inner_text()
+
+    again = visit(page.url[page.url.index("/compare") :])
+    expect(again.get_by_test_id("stMainBlockContainer").locator("strong").first).to_have_text(said)

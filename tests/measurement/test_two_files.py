@@ -13,13 +13,14 @@ from hostile_graphs import graph, node, save
 from PIL import Image
 
 from optimizer import on_demand
-from optimizer.analysis import fidelity, two_files
+from optimizer.analysis import fidelity, two_files, two_files_words
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.data import memory
-from optimizer.engine.files import ENGINES, InnerLayer
+from optimizer.engine.files import ENGINES
+from optimizer.engine.opened import InnerLayer
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
-from optimizer.measurement.two_files import matching
+from optimizer.measurement.two_files_layers import matching
 from optimizer.model.added import cards, files
 from optimizer.model.added.network_reading import read_ir
 from optimizer.model.added.onnx_reading import read_onnx
@@ -179,7 +180,7 @@ def test_outputs_are_compared_one_by_one_whatever_they_are_called(tmp_path: Path
     assert scores.sqnr_db is None
     assert scores.largest == 0
     assert not run.same
-    assert "the worst of its outputs, loc, at an SQNR of 6.0" in two_files.sentence(run)
+    assert "the worst of its outputs, loc, at an SQNR of 6.0" in two_files_words.sentence(run)
     first, *_ = fidelity.rows(run.outputs)
     assert first["SQNR"].startswith("6.0 dB")  # type: ignore[attr-defined]
 
@@ -188,7 +189,7 @@ def test_outputs_are_compared_one_by_one_whatever_they_are_called(tmp_path: Path
 def test_equal_files_are_called_so_and_made_up_images_too(tmp_path: Path) -> None:
     run = compared(network(), network(prefix="model/"), tmp_path, None)
     assert run.made_up
-    assert "gives the outputs of a.onnx exactly on 64 made-up images" in two_files.sentence(run)
+    assert "gives the outputs of a.onnx exactly on 64 made-up images" in two_files_words.sentence(run)
     assert two_files.parting(run) is None
     assert len(run.layers) == 3, "by order and shape, since no name is the same"
     assert two_files.size_ratio(run) == pytest.approx(1, abs=0.05)
@@ -332,11 +333,11 @@ def test_the_first_sentence_says_all_four_from_values(tmp_path: Path) -> None:
         run.latency,
         variant=replace(run.latency.baseline[0]),
     )
-    words = two_files.sentence(replace(run, latency=fast))
+    words = two_files_words.sentence(replace(run, latency=fast))
     assert words.startswith("b.onnx ")
     assert "no measurable difference in accuracy" in words
     assert words.endswith("as large.")
-    said = two_files.as_json(run)
-    assert said["sentence"] == two_files.sentence(run)
+    said = two_files_words.as_json(run)
+    assert said["sentence"] == two_files_words.sentence(run)
     assert said["a"]["size_bytes"] == run.a.size_bytes
     assert said["outputs"][0]["sqnr_db"]["value"] is None

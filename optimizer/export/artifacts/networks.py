@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import nn
 
 from optimizer.analysis.two_files import NETWORK_FILES, NetworkRef, is_network_file
-from optimizer.engine.files import Network
+from optimizer.engine.opened import Network
 from optimizer.errors import InputError
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, check_directory
 from optimizer.export.artifacts.restore import load, model_named

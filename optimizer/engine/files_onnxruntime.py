@@ -1,0 +1,183 @@
+"""Networks of files on ONNX Runtime: :func:`opened` loads one for images of one shape."""
+
+import math
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from optimizer.engine import onnxruntime
+from optimizer.engine.base import Array, Runner
+from optimizer.engine.onnx_graph import Graph
+from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
+from optimizer.errors import InputError
+from optimizer.records import Execution, LayerExecution
+
+
+def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -> Opened:
+    model = _model(network, shape)
+    _set_input(model, [batch, *shape])
+    folded = not any(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    content = model.SerializeToString()
+    layers = _layers(model.graph)
+    known = Graph(model, False, tuple(layers), nodes={name: name for name in layers})
+    session, executed = _session(content, known, batch, threads, folded, list(shape))
+    names = [output.name for output in session.get_outputs()]
+
+    def answer(images: Array) -> list[Array]:
+        return [np.asarray(one, np.float32) for one in session.run(None, {"images": images})]
+
+    try:
+        outputs = answer(np.zeros((batch, *shape), np.float32))
+        ends = _inside_of(model, batch, threads, folded, [*layers])(np.zeros((batch, *shape), np.float32))
+    except Exception as error:  # of its own kinds
+        raise InputError(f"ONNX Runtime can't run it on {[batch, *shape]}: {short(error)}") from error
+    check_static({name: one.shape[:1] == (batch,) for name, one in zip(names, outputs, strict=True)})
+    return Opened(
+        tuple((name, one.shape[1:]) for name, one in zip(names, outputs, strict=True)),
+        tuple(
+            InnerLayer(name, kind, weight, end.shape[1:], _clip(model.graph, node.output[0]))
+            for (name, (kind, weight, node)), end in zip(layers.items(), ends, strict=True)
+        ),
+        Runner(
+            infer=lambda images: session.run(None, {"images": images})[0],
+            score=lambda images: session.run(None, {"images": images})[0],
+            execution=Execution(executed, ()),
+            memory_probe=partial(onnxruntime.save_content, content, folded),
+            loader=onnxruntime.saved,
+        ),
+        answer,
+        partial(_inside_of, model, batch, threads, folded),
+    )
+
+
+def _model(network: Network, shape: tuple[int, ...]) -> Any:
+    import onnx
+
+    from optimizer.engine.onnx_export import export
+
+    if network.ir is not None:
+        raise InputError("ONNX Runtime can't run an OpenVINO IR: give engine openvino")
+    if network.module is not None:
+        return export(network.module, shape).model
+    assert network.onnx is not None
+    return onnx.load(network.onnx)
+
+
+def _set_input(model: Any, sizes: list[int]) -> None:
+    """Under the name that every ONNX graph's input has here, in the shape that it is run in."""
+    from onnx import TensorProto, helper
+
+    (given,) = model.graph.input
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]
+        node.input[:] = ["images" if name == given.name else name for name in node.input]
+    given.CopyFrom(helper.make_tensor_value_info("images", TensorProto.FLOAT, sizes))
+
+
+def _session(
+    content: bytes, graph: Graph, batch: int, threads: int, folded: bool, shape: list[int]
+) -> tuple[Any, tuple[LayerExecution, ...]]:
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
+        path = Path(folder, "optimised.onnx")
+        try:
+            session = onnxruntime.session_of(content, batch, threads, folded, path)
+        except Exception as error:  # of its own kinds
+            raise InputError(f"ONNX Runtime can't load it for images of {shape}: {short(error)}") from error
+        optimised = onnx.load(path, load_external_data=False).graph
+    return session, onnxruntime.executed(optimised, graph)
+
+
+OF_ONNX_WEIGHTS = {"DequantizeLinear", "QuantizeLinear", "Transpose", "Identity"}
+
+
+OnnxLayers = dict[str, tuple[str, tuple[int, ...], Any]]
+
+
+QUANTIZED = {"QLinearConv": 6, "QLinearMatMul": 6}
+"""Operators whose output is codes, and which input is the output's scale; its zero point follows."""
+
+
+def _layers(graph: Any) -> OnnxLayers:
+    """By name, each layer's kind, its weight's shape, and the node that ends it."""
+    weights = {one.name: tuple(one.dims) for one in graph.initializer}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+        if node.op_type in OF_ONNX_WEIGHTS and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]]
+    ends = {output.name for output in graph.output}
+    found: OnnxLayers = {}
+    for node in graph.node:
+        place = {"QLinearConv": 3, "QLinearMatMul": 3}.get(node.op_type, 1)
+        if node.op_type not in (*QUANTIZED, "Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        if len(node.input) <= place or node.input[place] not in weights:
+            continue
+        end = node
+        while end.output[0] not in ends and node.op_type not in QUANTIZED:
+            following = readers.get(end.output[0], [])
+            if len(following) != 1 or following[0].op_type not in ("Add", "BatchNormalization"):
+                break
+            if not all(name in weights or name == end.output[0] for name in following[0].input):
+                break
+            end = following[0]
+        shape = weights[node.input[place]]
+        convolves = "Conv" in node.op_type
+        kind = "Convolution" if convolves else "MatMul"
+        found[node.name] = kind, shape if convolves else tuple(sorted(shape)), end
+    return found
+
+
+def _clip(graph: Any, tensor: str) -> tuple[float, float] | None:
+    """The ends of what clips a tensor, where nothing else reads it."""
+    from onnx import helper, numpy_helper
+
+    readers = [node for node in graph.node if tensor in node.input]
+    if len(readers) != 1 or readers[0].op_type not in ("Relu", "Clip"):
+        return None
+    ends = [0.0, math.inf] if readers[0].op_type == "Relu" else [-math.inf, math.inf]
+    for attribute in readers[0].attribute:  # before opset 11
+        ends[attribute.name == "max"] = helper.get_attribute_value(attribute)
+    constants = {one.name: one for one in graph.initializer}
+    for place, name in enumerate(readers[0].input[1:3]):
+        if name in constants:
+            ends[place] = float(numpy_helper.to_array(constants[name]))
+    return ends[0], ends[1]
+
+
+def _inside_of(model: Any, batch: int, threads: int, folded: bool, names: Sequence[str]) -> Answer:
+    import onnx
+    from onnx import numpy_helper
+
+    shown = onnx.ModelProto.FromString(model.SerializeToString())
+    layers = _layers(shown.graph)
+    constants = {one.name: one for one in shown.graph.initializer}
+    ends = [layers[name][2] for name in names]
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in {end.output[0] for end in ends})
+    session = onnxruntime.session_of(shown.SerializeToString(), batch, threads, folded)
+    grids = {
+        end.output[0]: [
+            numpy_helper.to_array(constants[name]).astype(np.float32)
+            for name in end.input[QUANTIZED[end.op_type] :][:2]
+        ]
+        for end in ends
+        if end.op_type in QUANTIZED
+    }
+
+    def answer(images: Array) -> list[Array]:
+        wanted = [end.output[0] for end in ends]
+        unique = list(dict.fromkeys(wanted))
+        values = dict(zip(unique, session.run(unique, {"images": images}), strict=True))
+        for name, (scale, zero) in grids.items():
+            values[name] = (values[name].astype(np.float32) - zero) * scale
+        return [np.asarray(values[name], np.float32) for name in wanted]
+
+    return answer

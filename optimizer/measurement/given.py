@@ -1,0 +1,115 @@
+"""A model and images as a script gives them: a name, a file, a module; a folder, arrays, a dataset."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from cachetools import LRUCache
+from torch import nn
+
+from optimizer.data import memory
+from optimizer.data.folders import list_folder
+from optimizer.data.loading import Datasets
+from optimizer.data.selection import fingerprint
+from optimizer.errors import InputError
+from optimizer.measurement.workspace import Workspace, open_model, open_workspace
+from optimizer.model import catalogue
+from optimizer.model.added.cards import Choices
+from optimizer.model.added.containers import is_model_file
+from optimizer.model.added.files import examine
+from optimizer.model.added.files import opened as opened_file
+from optimizer.model.added.hub import PREFIX as HUB
+from optimizer.model.own import own_model
+from optimizer.model.sources import LoadedModel
+from optimizer.progress import Report
+from optimizer.records import DataSpec, Request
+
+_workspaces: LRUCache[object, Workspace] = LRUCache(2)
+"""Of modules of one's own: the last ones stay open, with what was found out about them."""
+
+
+def open_given(
+    model: str | PathLike[str] | nn.Module,
+    data: Any,
+    calibration: Any,
+    input_shape: Sequence[int] | None,
+    report: Report,
+    needs_data: bool = True,
+) -> tuple[Workspace, Request]:
+    """The workspace of a model and data, and a request that names them."""
+    images = _in_memory(data, calibration, report)
+    spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
+    file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
+    if isinstance(model, str) and not file and images is None:
+        return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
+    if isinstance(model, str) and not file:
+        opened = open_workspace(model, None, report).model
+    else:
+        if needs_data and data is None and calibration is None:
+            raise InputError("a model of your own needs images: give data, or calibration to compress it")
+        if isinstance(model, str | PathLike):
+            loaded = _read_file(model, input_shape, report)
+        else:
+            loaded = _own(model, input_shape or _shape_of(images), data)
+        known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
+        opened = next(known, None) or open_model(loaded)
+    if images is not None:
+        memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
+    name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
+    made = Workspace(opened, spec if needs_data else None, files, images)
+    return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+
+
+def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:
+    """Images that were given in memory; None for folders and for nothing. Raises InputError for a mixture."""
+    given = [one for one in (data, calibration) if one is not None]
+    paths = [isinstance(one, str | PathLike) for one in given]
+    if all(paths):
+        return None
+    if any(paths):
+        raise InputError("data and calibration are either both folders or both in memory")
+    if data is None:
+        return memory.for_calibration(calibration, report)
+    return memory.in_memory(data, calibration, report)
+
+
+def _folders(data: Any, calibration: Any) -> DataSpec:
+    """Of a folder for calibration alone a share calibrates."""
+    folder, other = (calibration, None) if data is None else (data, calibration)
+    return DataSpec(None if folder is None else str(folder), None if other is None else str(other))
+
+
+def _shape_of(images: Datasets | None) -> Sequence[int]:
+    if images is None:
+        raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
+    return images.calibration.images.shape[1:]
+
+
+def _own(module: nn.Module, input_shape: Sequence[int], data: Any) -> LoadedModel:
+    """A module of one's own. A folder's classes are numbered in alphabetical order, as
+    ``torchvision.datasets.ImageFolder`` does."""
+    classes = list_folder(str(data)).classes if isinstance(data, str | PathLike) else ()
+    return own_model(module, input_shape, classes)
+
+
+def _is_file(model: str) -> bool:
+    """Whether it names a model file, or a model of the hub, and not one of the catalogue."""
+    return model.startswith(HUB) or is_model_file(model)
+
+
+def _read_file(model: str | PathLike[str], input_shape: Sequence[int] | None, report: Report) -> LoadedModel:
+    """A model file of one's own or of the hub, preprocessed as it says itself, as its architecture's weights
+    are, or as is usual."""
+    if isinstance(model, str) and model.startswith(HUB):
+        about = catalogue.examine_hub(model, report)
+    else:
+        about = examine(Path(model).expanduser(), report=report)
+    preprocessing = about.preprocessing
+    if input_shape is not None:
+        channels, height, width = input_shape
+        preprocessing = replace(
+            preprocessing.with_channels("grey" if channels == 1 else None), size=(height, width)
+        )
+    return opened_file(about, Choices(preprocessing=preprocessing), report)
