@@ -29,8 +29,8 @@ def as_json(result: Result) -> dict[str, Any]:
                       ``total`` images; ``reference``: right against ``labels``, or against the
                       uncompressed model's answers (``baseline``) where images have none
     ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
-                      ``sqnr_db`` and ``kl_nats`` of the logits (or of the worst output), with ``sqnr_db_low``, ``sqnr_db_high``,
-                      ``kl_nats_low`` and ``kl_nats_high``
+                      ``sqnr_db`` and ``kl_nats`` of the logits (or of the worst output), with
+                      ``sqnr_db_low``, ``sqnr_db_high``, ``kl_nats_low`` and ``kl_nats_high``
     ``outputs``       those that are no logits, one by one: see :func:`optimizer.analysis.fidelity.as_json`
     ``baseline``      the uncompressed model on the same engine: ``accuracy``, ``size_bytes`` and
                       ``latency_median_ns``
@@ -49,9 +49,10 @@ def as_json(result: Result) -> dict[str, Any]:
                       first call after another network; ``settling_calls``: those before a visit's timed ones;
                       ``processes`` that timed, the ratios that each found (``process_ratios``), and
                       ``processes_lost``; ``instructions`` of a call in each process, of ``baseline`` and
-                      ``variant``, null where the kernel counts none; ``quick``, ``batch``, ``threads``; ``shared_with``: the recipe that
-                      was timed, when another one with the same instructions was; ``cold_start_ns`` and
-                      ``baseline_cold_start_ns``: a fresh process from files to the first answer
+                      ``variant``, null where the kernel counts none; ``quick``, ``batch``, ``threads``;
+                      ``shared_with``: the recipe that was timed, when another one with the same instructions
+                      was; ``cold_start_ns`` and ``baseline_cold_start_ns``: a fresh process from files to the
+                      first answer
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
     ``badges``        names, see :class:`optimizer.analysis.badges.BadgeKind`

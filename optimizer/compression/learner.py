@@ -19,6 +19,10 @@ SMALLEST = 1e-3
 DECAYS = (0.9, 0.99)
 """Of Adam's two moments. The longer one is short enough for a hundred steps."""
 
+Moments = Mapping[int, tuple[Tensor, Tensor, Tensor]]
+"""By place among the parameters: how often it was updated, and Adam's two moments of its gradient. What no
+output depends on has none."""
+
 
 @dataclass(eq=False)
 class Learner:
@@ -80,3 +84,23 @@ class Learner:
         for parameter, value in zip(self.parameters, state, strict=True):
             parameter.copy_(value)
         self.round()
+
+    def moments(self) -> Moments:
+        """The optimiser's as they are now."""
+        known = ((index, self.optimiser.state.get(one)) for index, one in enumerate(self.parameters))
+        return {
+            index: (state["step"].clone(), state["exp_avg"].clone(), state["exp_avg_sq"].clone())
+            for index, state in known
+            if state
+        }
+
+    def set_moments(self, moments: Moments) -> None:
+        """To such ones, laid out in memory as the parameters are."""
+        for index, one in enumerate(self.parameters):
+            if index in moments:
+                step, first, second = moments[index]
+                self.optimiser.state[one] = {
+                    "step": step.clone(),
+                    "exp_avg": torch.empty_like(one).copy_(first),
+                    "exp_avg_sq": torch.empty_like(one).copy_(second),
+                }

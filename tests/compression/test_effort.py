@@ -83,7 +83,7 @@ def test_whatever_the_budget_it_is_never_worse(small: Small, small_images: Tenso
 def test_what_it_makes_worse_is_not_kept(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("optimizer.compression.effort.RATES", (100.0,))
+    monkeypatch.setattr("optimizer.compression.distillation.RATES", (100.0,))
     teacher = small("cnn")
     found = improved(compress(teacher, Recipe()), teacher, small_images, 500)
     assert found.after == found.before == pytest.approx(0, abs=1e-6)

@@ -16,10 +16,10 @@ from optimizer.compression.calibration.curvature import row_effects
 from optimizer.compression.calibration.moments import Moments, as_rows, channels_last, collect, quadratic
 from optimizer.compression.calibration.sensitivity import Trial, divergences, divergences_together
 from optimizer.compression.calibration.statistics import Statistics, seen_and_held_out
-from optimizer.compression.effort import VERSION as EFFORT_VERSION
+from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
+from optimizer.compression.distillation import Checkpoint
 from optimizer.compression.effort import improve
-from optimizer.compression.finetune import VERSION as FINETUNE_VERSION
-from optimizer.compression.finetune import Checkpoint, recover
+from optimizer.compression.finetune import recover
 from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.group import Group
@@ -170,7 +170,7 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = _learning_digest(f"{FINETUNE_VERSION} {steps} steps", student, teacher, images, grids)
+    content = _learning_digest(f"{steps} steps", student, teacher, images, grids)
 
     def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
@@ -199,7 +199,7 @@ def improved(
 ) -> tuple[nn.Module, float]:
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
-    content = _learning_digest(f"{EFFORT_VERSION} {seconds} s of effort", student, teacher, images, grids)
+    content = _learning_digest(f"{seconds} s", student, teacher, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
         found = improve(student, teacher, masks, images, seconds, report, grids)
@@ -212,7 +212,8 @@ def _learning_digest(
     what: str, student: nn.Module, teacher: nn.Module, images: Tensor, grids: Mapping[str, HeldGrid] | None
 ) -> str:
     models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
-    return _digest_of(f"{what} {models}", {name: one.step for name, one in (grids or {}).items()})
+    described = f"distillation {DISTILLATION_VERSION} {what} {models}"
+    return _digest_of(described, {name: one.step for name, one in (grids or {}).items()})
 
 
 State = dict[str, Tensor]
@@ -234,21 +235,24 @@ def _kept_state(
     return module, took
 
 
-CHECKPOINT_FACTS: dict[str, Callable[[Any], Any]] = {
+FACTS: dict[str, Callable[[Any], Any]] = {
     "step": int,
-    "divergence": float,
+    "tried": int,
+    "started": float,
     "rate": float,
-    "updates": int,
+    "divergence": float,
+    "sharpness": float,
 }
+"""Of a checkpoint."""
 
 
 def _packed_checkpoint(checkpoint: Checkpoint) -> Parts:
-    tensors = {f"state {name}": one for name, one in checkpoint.state.items()}
-    tensors |= {f"best {name}": one for name, one in checkpoint.best.items()}
-    for name, moments in checkpoint.moments.items():
-        tensors |= {f"moment {name}": moments[0], f"square {name}": moments[1]}
-    tensors |= {"random": checkpoint.random, "lowest": checkpoint.lowest}
-    return tensors, {name: getattr(checkpoint, name) for name in CHECKPOINT_FACTS}
+    tensors = {f"best {name}": one for name, one in checkpoint.best.items()} | {"random": checkpoint.random}
+    for kind, values in (("now", checkpoint.now), ("mean", checkpoint.mean)):
+        tensors |= {f"{kind} {index}": one.contiguous() for index, one in enumerate(values)}
+    for index, parts in checkpoint.moments.items():
+        tensors |= {f"moment{order} {index}": one.contiguous() for order, one in enumerate(parts)}
+    return tensors, {name: getattr(checkpoint, name) for name in FACTS}
 
 
 def _begun(path: Path) -> Checkpoint | None:
@@ -263,17 +267,19 @@ def _begun(path: Path) -> Checkpoint | None:
             name.removeprefix(f"{kind} "): one for name, one in tensors.items() if name.startswith(f"{kind} ")
         }
 
+    def in_order(kind: str) -> tuple[Tensor, ...]:
+        found = named(kind)
+        return tuple(found[str(index)] for index in range(len(found)))
+
     with suppress(KeyError, TypeError, ValueError):
-        squares = named("square")
-        moments = {name: (one, squares[name]) for name, one in named("moment").items()}
-        numbers = {name: kind(facts[name]) for name, kind in CHECKPOINT_FACTS.items()}
+        orders = [named(f"moment{order}") for order in range(3)]
         return Checkpoint(
-            state=named("state"),
+            now=in_order("now"),
+            mean=in_order("mean"),
             best=named("best"),
-            lowest=tensors["lowest"],
-            moments=moments,
+            moments={int(at): (one, orders[1][at], orders[2][at]) for at, one in orders[0].items()},
             random=tensors["random"],
-            **numbers,
+            **{name: kind(facts[name]) for name, kind in FACTS.items()},
         )
     return None
 
