@@ -28,6 +28,7 @@ from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
+from optimizer.cluster.spread import Executor, Nodes, check, work_off
 from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
@@ -36,14 +37,16 @@ from optimizer.model.added.containers import is_model_file
 from optimizer.model.added.hub import PREFIX as HUB
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, ModelCard, Request, Settings
+from optimizer.records import DataSpec, ModelCard, Request, Settings, encode
 from optimizer.search.answers import AnswerView
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import Space, subspace
-from optimizer.search.sweep import grid
+from optimizer.search.sweep import Grid, grid
 from optimizer.search.sweep import sweep as each
+from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
+from optimizer.system.processes import user
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -115,18 +118,32 @@ def sweep(
     example_input: Any = None,
     engine: str = "openvino",
     settings: Settings | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Results:
     """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
 
     A recipe that fails is told in ``failed`` and the rest go on. The parameters are those of
-    :func:`measure`. Raises InputError for an empty or impossible grid, and as :func:`measure` does for the
-    model and data.
+    :func:`measure`. With ``executor``, a ``concurrent.futures.Executor``, it is measured where that works:
+    ``model`` is then one of the catalogue, and images are in folders; results come home as they are known,
+    under the environment that they were measured in.
+
+    Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
 
     >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
     >>> [result.request.recipe.prune.share for result in results]
     [0.0, 0.5]
     """
+    if executor is not None:
+        request = _named_only(model, data, calibration)
+        request = replace(
+            request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings()
+        )
+        check(request)
+        activations = (request.recipe.quantize.activation_bits,)
+        asked = Grid(request, tuple(sparsities), tuple(weight_bits), activations, (engine,))
+        with progress_line(progress) as report, Nodes(executor) as nodes:
+            return _sweep_elsewhere(asked, nodes, report)
     _check_engine(engine)
     with progress_line(progress) as report:
         workspace, request = _opened(
@@ -146,6 +163,22 @@ def sweep(
             else:
                 found.append(ResultView(outcome, workspace))
         return Results(tuple(found), tuple(failed))
+
+
+def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:
+    store, requests = Store(), asked.requests()
+    sweep = ledger.create(store, encode(asked), requests, user(), nodes.environment.key)
+    try:
+        for number, item in enumerate(work_off(store, nodes, sweep), 1):
+            words = item.request.recipe.describe() if item.request else ""
+            report(number / len(requests), f"{number} of {len(requests)}: {words}")
+    except BaseException:
+        ledger.cancel(store, sweep)  # asked again, what is measured is there
+        raise
+    items = ledger.items(store, sweep)
+    found = (ResultView(result) for result in store.several([item.key for item in items]))
+    failed = (Failed(item.request, item.message) for item in items if item.state == "failed" and item.request)
+    return Results(tuple(found), tuple(failed))
 
 
 def find(
@@ -424,6 +457,19 @@ def _in_memory(data: Any, calibration: Any, report: Report) -> "Datasets | None"
     if data is None:
         return memory.for_calibration(calibration, report)
     return memory.in_memory(data, calibration, report)
+
+
+def _named_only(model: Any, data: Any, calibration: Any) -> Request:
+    """What can be asked of another machine. Raises InputError for a model or images of one's own."""
+    if not isinstance(model, str) or _is_file(model):
+        raise InputError(
+            "an executor measures models of the catalogue: `paretoscope add` makes one of your own file"
+        )
+    if any(one is not None and not isinstance(one, str | PathLike) for one in (data, calibration)):
+        raise InputError("an executor measures on images in folders: give a path")
+    spec = _folders(data, calibration)
+    path, other = (one and str(Path(one).expanduser().resolve()) for one in (spec.path, spec.calibration))
+    return Request(model, data=DataSpec(path, other))
 
 
 def _folders(data: Any, calibration: Any) -> DataSpec:
