@@ -26,19 +26,22 @@ from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
+from optimizer.cluster.spread import Executor, Nodes, check, work_off
 from optimizer.errors import UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, ModelCard, Settings
+from optimizer.records import DataSpec, ModelCard, Settings, encode
 from optimizer.search.answers import AnswerView
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import Space, subspace
-from optimizer.search.sweep import grid
+from optimizer.search.sweep import Grid, grid
 from optimizer.search.sweep import sweep as each
+from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
+from optimizer.system.processes import user
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -109,20 +112,34 @@ def sweep(
     example_input: Any = None,
     engine: str = "openvino",
     settings: Settings | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Results:
     """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
 
     A recipe that fails is told in ``failed`` and the rest go on. The parameters are those of
-    :func:`measure`. Raises InputError for an empty or impossible grid, and as :func:`measure` does for the
-    model and data.
+    :func:`measure`. With ``executor``, a ``concurrent.futures.Executor``, it is measured where that works:
+    ``model`` is then one of the catalogue, and images are in folders; results come home as they are known,
+    under the environment that they were measured in.
+
+    Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
 
     >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
     >>> [result.request.recipe.prune.share for result in results]
     [0.0, 0.5]
     """
-    from optimizer.measurement.given import open_given
+    from optimizer.measurement.given import named_only, open_given
 
+    if executor is not None:
+        request = named_only(model, data, calibration)
+        request = replace(
+            request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings()
+        )
+        check(request)
+        activations = (request.recipe.quantize.activation_bits,)
+        asked = Grid(request, tuple(sparsities), tuple(weight_bits), activations, (engine,))
+        with progress_line(progress) as report, Nodes(executor) as nodes:
+            return _sweep_elsewhere(asked, nodes, report)
     _check_engine(engine)
     with progress_line(progress) as report:
         workspace, request = open_given(
@@ -142,6 +159,22 @@ def sweep(
             else:
                 found.append(ResultView(outcome, workspace))
         return Results(tuple(found), tuple(failed))
+
+
+def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:
+    store, requests = Store(), asked.requests()
+    sweep = ledger.create(store, encode(asked), requests, user(), nodes.environment.key)
+    try:
+        for number, item in enumerate(work_off(store, nodes, sweep), 1):
+            words = item.request.recipe.describe() if item.request else ""
+            report(number / len(requests), f"{number} of {len(requests)}: {words}")
+    except BaseException:
+        ledger.cancel(store, sweep)  # asked again, what is measured is there
+        raise
+    items = ledger.items(store, sweep)
+    found = (ResultView(result) for result in store.several([item.key for item in items]))
+    failed = (Failed(item.request, item.message) for item in items if item.state == "failed" and item.request)
+    return Results(tuple(found), tuple(failed))
 
 
 def find(

@@ -16,7 +16,7 @@ STAGES = (
     *("errors", "formats", "progress", "methods", "recipe", "records"),
     *("system", "model", "data", "tasks", "store", "analysis"),
     *("compression", "engine", "measurement", "search"),
-    *("charts", "export", "on_demand", "work", "api", "cli"),
+    *("charts", "export", "on_demand", "cluster", "work", "api", "cli"),
 )
 """From the top down; a folder is one entry."""
 
@@ -37,7 +37,7 @@ NEVER_TORCH = (
 )
 """Not even inside a function."""
 
-TORCH_WHEN_CALLED = ("on_demand", "work", "api", "cli")
+TORCH_WHEN_CALLED = ("on_demand", "cluster", "work", "api", "cli")
 """Importing them is cheap; a task or a command imports what it needs."""
 
 TORCH = {"torch", "torchvision", "safetensors", "openvino", "nncf"}

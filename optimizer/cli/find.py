@@ -7,7 +7,7 @@ import sys
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.cli.options import add_image_options, data_of, numbers, settings_of
-from optimizer.cli.sweeps import user, work_off
+from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
@@ -20,6 +20,7 @@ from optimizer.search.space import UNPRUNED, Space, subspace
 from optimizer.search.strategies import STRATEGIES
 from optimizer.store import ledger
 from optimizer.store.results import Store
+from optimizer.system.processes import user
 
 NOT_FOUND = 3
 

@@ -1,7 +1,6 @@
 """``paretoscope sweep`` and ``paretoscope sweeps``: grids of configurations, and what is in the ledger."""
 
 import argparse
-import getpass
 import json
 import sys
 import time
@@ -23,6 +22,7 @@ from optimizer.search.sweep import Grid
 from optimizer.store import ledger
 from optimizer.store.ledger import Sweep
 from optimizer.store.results import Store
+from optimizer.system.processes import user
 
 
 def run_sweep(options: argparse.Namespace) -> None:
@@ -97,14 +97,6 @@ def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> 
         print(json.dumps(as_json(result)), flush=True)
     else:
         print_result(result)
-
-
-def user() -> str:
-    """Who asks, for others to see."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name, as in a container
-        return "a user"
 
 
 def run_sweeps(options: argparse.Namespace) -> None:

@@ -75,6 +75,19 @@ def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:
     return memory.in_memory(data, calibration, report)
 
 
+def named_only(model: Any, data: Any, calibration: Any) -> Request:
+    """What can be asked of another machine. Raises InputError for a model or images of one's own."""
+    if not isinstance(model, str) or _is_file(model):
+        raise InputError(
+            "an executor measures models of the catalogue: `paretoscope add` makes one of your own file"
+        )
+    if any(one is not None and not isinstance(one, str | PathLike) for one in (data, calibration)):
+        raise InputError("an executor measures on images in folders: give a path")
+    spec = _folders(data, calibration)
+    path, other = (one and str(Path(one).expanduser().resolve()) for one in (spec.path, spec.calibration))
+    return Request(model, data=DataSpec(path, other))
+
+
 def _folders(data: Any, calibration: Any) -> DataSpec:
     """Of a folder for calibration alone a share calibrates."""
     folder, other = (calibration, None) if data is None else (data, calibration)

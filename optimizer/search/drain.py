@@ -27,9 +27,11 @@ Work = Callable[[Item], str]
 :func:`optimizer.progress.is_enough` says so, a search ends with the best that it has."""
 
 
-def drain(store: Store, do: Work, sweep: int | None = None, owner: str = "") -> Iterator[Item]:
-    """Each item that was worked on, of one sweep or question or of all, as it is afterwards, until none is to
-    be had: what is left is being done by others.
+def drain(
+    store: Store, do: Work, sweep: int | None = None, owner: str = "", device: str = ""
+) -> Iterator[Item]:
+    """Each item that was worked on, of one sweep or question or of all that are timed on this ``device``, as
+    it is afterwards, until none is to be had: what is left is being done by others.
 
     An item that can't be done has failed, and the others go on. Raises UnavailableError where the store can't
     be written, Cancelled where whoever asked for all of this wants it no more; what was begun waits again
@@ -37,7 +39,7 @@ def drain(store: Store, do: Work, sweep: int | None = None, owner: str = "") -> 
     """
     while True:
         store.check_room()
-        item = ledger.claim(store, owner or identity(), sweep)
+        item = ledger.claim(store, owner or identity(), sweep, device)
         if item is None:
             return
         yield _run(store, item, do)

@@ -1,4 +1,4 @@
-"""Content keys: equal for two requests that would give the same result on this machine."""
+"""Content keys: equal for two requests that would give the same result on the same device."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,26 +14,27 @@ from optimizer.system.environment import environment
 from optimizer.system.paths import assets_dir
 
 
-def request_key(request: Request, files: str | None = None) -> str:
+def request_key(request: Request, files: str | None = None, device: str = "") -> str:
     """Changes with the request, the files in its image folders, bundled or added weights, code, libraries and
-    machine.
+    machine: this one, or the ``device`` whose environment has that key.
 
     ``files`` is the fingerprint of the images that were really read
     (:func:`optimizer.data.selection.fingerprint`), so that a result is never filed under images that changed
     meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
     identified by the model's name or by their package's version, methods of plugins by their package's.
     """
-    return _key(request, recent_fingerprint(request.data) if files is None else files)
+    return _key(request, recent_fingerprint(request.data) if files is None else files, device)
 
 
-def request_keys(requests: Sequence[Request]) -> list[str]:
+def request_keys(requests: Sequence[Request], device: str = "") -> list[str]:
     """The keys of many requests, in order; each image folder among them is looked at once."""
     files = {data: recent_fingerprint(data) for data in {request.data for request in requests}}
-    return [_key(request, files[request.data]) for request in requests]
+    return [_key(request, files[request.data], device) for request in requests]
 
 
-def _key(request: Request, files: str) -> str:
-    asked = [SCHEMA, __version__, request, weights_version(request.model), files, environment().key]
+def _key(request: Request, files: str, device: str) -> str:
+    device = device or environment().key
+    asked = [SCHEMA, __version__, request, weights_version(request.model), files, device]
     return digest([*asked, *_plugins(request)])
 
 

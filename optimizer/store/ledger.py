@@ -35,12 +35,14 @@ MAX_WAITING = 5_000
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """What ``who`` asked for (JSON, as :func:`create` or :func:`ask` was given it) and how many items are in
-    which state. ``answer`` is the key of the document that answers a question; None for other sweeps."""
+    which state. ``device`` is the key of the environment that it is timed in, empty for this machine's.
+    ``answer`` is the key of the document that answers a question; None for other sweeps."""
 
     id: int
     asked: bytes
     who: str
     created: str
+    device: str
     answer: str | None
     counts: Mapping[State, int]
 
@@ -124,17 +126,18 @@ class Line:
     before_last: int
 
 
-def create(store: Store, asked: bytes, requests: Sequence[Request], who: str) -> int:
-    """A new sweep, queued; its number. What is in the store already is done from the start.
+def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, device: str = "") -> int:
+    """A new sweep, queued; its number. What is in the store already is done from the start. It is timed on
+    this machine, or in the environment whose key is ``device``.
 
     Raises InputError for no requests, UnavailableError when too many items wait already.
     """
     if not requests:
         raise InputError("a sweep needs at least one configuration")
-    keyed = _keyed(requests)
+    keyed = _keyed(requests, device)
     with store.writing() as connection:
         _check_room(connection, len(keyed))
-        sweep = _new(connection, asked, who)
+        sweep = _new(connection, asked, who, device)
         _append(connection, sweep, 0, keyed)
     return sweep
 
@@ -168,9 +171,8 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
 
     Raises InputError where there is no such sweep, UnavailableError when too many items wait already.
     """
-    keyed = _keyed(requests)
+    keyed = _keyed(requests, find(store, sweep).device)
     with store.writing() as connection:
-        _found(connection, sweep)
         rows = connection.execute("SELECT key FROM items WHERE sweep = ?", (sweep,)).fetchall()
         known = {key for (key,) in rows}
         new = {key: request for key, request in keyed.items() if key not in known}
@@ -180,8 +182,9 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
     return len(new)
 
 
-def claim(store: Store, owner: str, sweep: int | None = None) -> Item | None:
-    """The next item, of one sweep or of all, which ``owner`` runs from now on; None where none is to be had.
+def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") -> Item | None:
+    """The next item, of one sweep or of all that are timed on this ``device``, which ``owner`` runs from now
+    on; None where none is to be had.
 
     None of which another sweep's item is being run. Those who ask take turns: the next item is of the one who
     was served longest ago, and of the oldest of their sweeps. An owner works on one item at a time: what else
@@ -195,7 +198,7 @@ def claim(store: Store, owner: str, sweep: int | None = None) -> Item | None:
         )
         _take_back(connection)
         _settle(connection)
-        while (row := _next(connection, sweep)) is not None:
+        while (row := _next(connection, sweep, device)) is not None:
             item = _item(row)
             place = (item.sweep, item.number)
             if item.request is None:
@@ -284,21 +287,21 @@ def repeat(store: Store, sweep: int, who: str) -> int:
     """
     before = find(store, sweep)
     requests = [item.request for item in items(store, sweep) if item.request]
-    return create(store, before.asked, requests, who)
+    return create(store, before.asked, requests, who, before.device)
 
 
 def sweeps(store: Store, limit: int = 100) -> list[Sweep]:
     """The newest ones, newest first."""
     rows = store.read(
-        "SELECT id, asked, who, created, answer, state, count(*) FROM"
+        "SELECT id, asked, who, created, device, answer, state, count(*) FROM"
         " (SELECT * FROM sweeps ORDER BY id DESC LIMIT ?) JOIN items ON sweep = id"
         " GROUP BY id, state ORDER BY id DESC",
         limit,
     )
     counts: dict[int, dict[State, int]] = {}
     for row in rows:
-        counts.setdefault(row[0], {})[row[5]] = row[6]
-    return [Sweep(*(*row, counts[row[0]])) for row in dict.fromkeys(row[:5] for row in rows)]
+        counts.setdefault(row[0], {})[row[6]] = row[7]
+    return [Sweep(*(*row, counts[row[0]])) for row in dict.fromkeys(row[:6] for row in rows)]
 
 
 def find(store: Store, sweep: int) -> Sweep:
@@ -318,15 +321,22 @@ def items(store: Store, sweep: int) -> list[Item]:
 
 
 def any_open(store: Store) -> bool:
-    """Whether anything waits or runs, in any sweep."""
-    return bool(store.read("SELECT 1 FROM items WHERE state IN ('queued', 'running') LIMIT 1"))
+    """Whether anything waits or runs, in any sweep that is timed on this machine."""
+    return bool(
+        store.read(
+            "SELECT 1 FROM items JOIN sweeps ON sweep = id"
+            " WHERE state IN ('queued', 'running') AND device = '' LIMIT 1"
+        )
+    )
 
 
 def line(store: Store, sweep: int) -> Line:
     """Where an open sweep stands among the others."""
     rows = store.read(
         "SELECT id, who, count(*), (SELECT max(served) FROM sweeps AS all_of WHERE all_of.who = sweeps.who)"
-        " FROM sweeps JOIN items ON sweep = id WHERE state = 'queued' GROUP BY id ORDER BY id"
+        " FROM sweeps JOIN items ON sweep = id WHERE state = 'queued'"
+        " AND device = (SELECT device FROM sweeps WHERE id = ?) GROUP BY id ORDER BY id",
+        sweep,
     )
     mine = next((row for row in rows if row[0] == sweep), None)
     if mine is None:
@@ -363,8 +373,8 @@ def _cost(request: Request) -> tuple[object, ...]:
     return request.model, request.data, request.settings.quick, request.recipe.finetune_steps
 
 
-def _keyed(requests: Sequence[Request]) -> dict[str, Request]:
-    return dict(zip(request_keys(requests), requests, strict=True))
+def _keyed(requests: Sequence[Request], device: str) -> dict[str, Request]:
+    return dict(zip(request_keys(requests, device), requests, strict=True))
 
 
 # In a transaction
@@ -379,10 +389,10 @@ def _check_room(connection: Connection, more: int) -> None:
         )
 
 
-def _new(connection: Connection, asked: bytes, who: str) -> int:
+def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> int:
     """A sweep without items: its number."""
-    made = "INSERT INTO sweeps (asked, who, created) VALUES (?, ?, ?)"
-    number = connection.execute(made, (asked, who, _date())).lastrowid
+    made = "INSERT INTO sweeps (asked, who, created, device) VALUES (?, ?, ?, ?)"
+    number = connection.execute(made, (asked, who, _date(), device)).lastrowid
     assert number is not None
     return number
 
@@ -413,16 +423,16 @@ def _take_back(connection: Connection) -> None:
     )
 
 
-def _next(connection: Connection, sweep: int | None) -> tuple[Any, ...] | None:
+def _next(connection: Connection, sweep: int | None, device: str) -> tuple[Any, ...] | None:
     """The row of the item whose turn it is."""
     free = (
-        "state = 'queued' AND key NOT IN (SELECT key FROM items WHERE state = 'running')"
+        "state = 'queued' AND device = ? AND key NOT IN (SELECT key FROM items WHERE state = 'running')"
         f"{'' if sweep is None else ' AND sweep = ?'}"
     )
     place = connection.execute(
         f"SELECT sweep, min(number) FROM items JOIN sweeps ON sweep = id WHERE {free} GROUP BY sweep ORDER BY"
         " (SELECT max(served) FROM sweeps AS all_of WHERE all_of.who = sweeps.who), sweep LIMIT 1",
-        () if sweep is None else (sweep,),
+        (device,) if sweep is None else (device, sweep),
     ).fetchone()
     return place and _one(connection, *place)
 
@@ -444,7 +454,7 @@ def _item(row: tuple[Any, ...]) -> Item:
 
 def _found(connection: Connection, sweep: int) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = connection.execute(
-        "SELECT id, asked, who, created, (SELECT answer FROM items WHERE sweep = id AND number = 0)"
+        "SELECT id, asked, who, created, device, (SELECT answer FROM items WHERE sweep = id AND number = 0)"
         " FROM sweeps WHERE id = ?",
         (max(0, min(sweep, MAX_ID)),),
     ).fetchone()

@@ -86,3 +86,8 @@ def _keep_questions(connection: sqlite3.Connection) -> None:
         "CREATE INDEX items_answers ON items (answer) WHERE answer IS NOT NULL",
     ):
         connection.execute(statement)
+
+
+@migration
+def _keep_where_a_sweep_is_timed(connection: sqlite3.Connection) -> None:
+    connection.execute("ALTER TABLE sweeps ADD COLUMN device TEXT NOT NULL DEFAULT ''")

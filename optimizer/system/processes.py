@@ -1,6 +1,7 @@
 """Processes that must not outlive whoever started them, and how one ended, in words."""
 
 import contextlib
+import getpass
 import os
 import signal
 import socket
@@ -26,12 +27,21 @@ def identity() -> str:
     return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
+def user() -> str:
+    """Who asks, for others to see."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a user without a name, as in a container
+        return "a user"
+
+
 def is_gone(process: str) -> bool:
-    """Whether the process of an :func:`identity` has ended; of one on another host that is not known."""
+    """Whether the process of an :func:`identity` has ended; of one on another host that is not known. What
+    follows an identity after one more slash tells apart what works in one process."""
     host, _, place = process.partition("/")
     if host != socket.gethostname():
         return False
-    number, _, begun = place.partition("/")
+    number, begun, *_ = [*place.split("/"), ""]
     try:
         found = psutil.Process(int(number))
         return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.2f}" != begun

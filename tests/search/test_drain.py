@@ -22,7 +22,7 @@ from optimizer.store.results import Store
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """One whose keys are the models' names, and whose owners tell often that they are there."""
-    monkeypatch.setattr(ledger, "request_keys", lambda requests: [one.model for one in requests])
+    monkeypatch.setattr(ledger, "request_keys", lambda requests, device: [one.model for one in requests])
     monkeypatch.setattr(module, "BEAT_SECONDS", 0.02)
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
     return Store(tmp_path / "results.sqlite")

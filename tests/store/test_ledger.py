@@ -35,7 +35,7 @@ def by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def patch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request's key is its model's name."""
-    monkeypatch.setattr(ledger, "request_keys", lambda requests: [one.model for one in requests])
+    monkeypatch.setattr(ledger, "request_keys", lambda requests, device: [one.model for one in requests])
     monkeypatch.setattr(ledger, "is_gone", lambda owner: False)
 
 

@@ -201,7 +201,7 @@ def _read_all() -> Iterator[AddedModel | InputError]:
 def added_model(name: str) -> AddedModel:
     """Raises InputError for one that was not added."""
     check_name(name)
-    path = _card_path(name)
+    path = card_path(name)
     if not path.is_file():
         known = ", ".join(added_models()) or "none yet"
         raise InputError(f"no model {name!r} was added to this machine: there are {known}")
@@ -213,7 +213,7 @@ def version_of(name: str) -> str:
     if is_empty() or not NAME.fullmatch(name):
         return ""
     with suppress(InputError, UnavailableError):
-        path = _card_path(name)
+        path = card_path(name)
         return read_card(path).version if path.is_file() else ""
     return ""
 
@@ -234,7 +234,7 @@ def read_card(path: Path) -> AddedModel:
 
 def save_card(model: AddedModel) -> None:
     """Write a card whole, or not at all. Raises UnavailableError."""
-    path = _card_path(check_name(model.name))
+    path = card_path(check_name(model.name))
     partial = path.with_suffix(f".{os.getpid()}.partial")
     try:
         partial.write_bytes(msgspec.json.encode(model))
@@ -250,7 +250,7 @@ def remove(name: str) -> None:
     """Drop a card, and its file unless another card has it. What was measured stays. Raises InputError for
     a model that was not added."""
     check_name(name)
-    path = _card_path(name)
+    path = card_path(name)
     file = ""
     with suppress(InputError):  # a damaged card goes too
         file = added_model(name).file if path.is_file() else ""
@@ -270,5 +270,6 @@ def _card_paths() -> list[Path]:
     return [] if is_empty() else sorted(folder().glob("*.json"))
 
 
-def _card_path(name: str) -> Path:
+def card_path(name: str) -> Path:
+    """Where the card of an added model lies, or would."""
     return folder() / f"{name}.json"

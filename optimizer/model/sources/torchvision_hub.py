@@ -91,6 +91,11 @@ def checkpoint_path(weights: WeightsEnum) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(weights.url).path).name
 
 
+def weights_path(name: str) -> Path | None:
+    """Where the weights of a model are kept, or will be; None for a model of another source."""
+    return checkpoint_path(_registry()[name][1]) if name in _registry() else None
+
+
 def _card(name: str, builder: str, weights: WeightsEnum) -> ModelCard:
     meta = weights.meta
     size = weights.transforms().crop_size[0]

@@ -1,0 +1,1 @@
+"""Sweeps measured on other machines."""

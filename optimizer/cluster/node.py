@@ -1,0 +1,53 @@
+"""What a node does for others: it introduces itself, and measures what it is asked for.
+
+All that passes is plain data or JSON, so that a node of another version is told by its words.
+"""
+
+import socket
+from dataclasses import replace
+
+from optimizer import __version__
+from optimizer.cluster import content
+from optimizer.cluster.content import Asked
+from optimizer.errors import words_of
+from optimizer.on_demand import load_or_measure
+from optimizer.progress import Cancelled
+from optimizer.records import decode, encode
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
+from optimizer.system.environment import environment
+
+DONE, LACKING, FAILED, CANCELLED = "done", "lacking", "failed", "cancelled"
+Outcome = tuple[str, bytes]
+"""How it ended; the result's JSON where it is done, the parcel's where something is lacking, else words."""
+
+
+def introduce() -> tuple[str, str, bytes]:
+    """The version of this package here, the host's name, and the environment as JSON."""
+    return __version__, socket.gethostname(), encode(environment())
+
+
+def lacking(asked: bytes) -> bytes:
+    """The parcel that this node lacks, as JSON; ``null`` for none. Raises UnavailableError."""
+    return encode(content.lacking(decode(asked, Asked)))
+
+
+def measure(version: str, asked: bytes) -> Outcome:
+    """Measure a request of a sender who has a ``version`` of this package, or take the result from this
+    node's store; it comes back as if it had been measured at the sender's, but for the environment."""
+    if version != __version__:
+        words = (
+            f"{socket.gethostname()} has paretoscope {__version__} and this is {version}: install the same"
+        )
+        return FAILED, words.encode()
+    try:
+        one = decode(asked, Asked)
+        if parcel := content.lacking(one):
+            return LACKING, encode(parcel)
+        result = load_or_measure(content.at_this_place(one), Store())
+        key = request_key(one.request, one.files)
+        return DONE, encode(replace(result, request=one.request, key=key))
+    except Cancelled:
+        return CANCELLED, b""
+    except Exception as error:  # engines raise what they like, and not all of it can travel
+        return FAILED, f"{words_of(error)} (on {socket.gethostname()})".encode()

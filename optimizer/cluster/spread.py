@@ -1,0 +1,208 @@
+"""A sweep of the ledger handed to nodes: any executor takes configurations, and gives them back measured.
+
+Each is claimed from the ledger like any other work, submitted, and kept in this machine's store when its
+result comes home; so what a node was working on when it, or this machine, was lost waits again.
+"""
+
+import contextvars
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from typing import Any, Protocol
+
+from optimizer import __version__
+from optimizer.analysis import stored
+from optimizer.cluster import content, node
+from optimizer.cluster.content import Asked, Parcel
+from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
+from optimizer.methods.engines import engine_info
+from optimizer.progress import Cancelled, ended_by, stop_if_cancelled
+from optimizer.records import Environment, Request, Result, decode, encode
+from optimizer.search.drain import drain
+from optimizer.store.ledger import Item
+from optimizer.store.results import Store
+from optimizer.system.processes import identity
+
+POLL_SECONDS = 0.05
+CHECK_SECONDS = 2.0
+"""Between two looks at whether the node that has a configuration is still there."""
+MAX_SUBMITTED = 16
+"""To an executor that doesn't tell how many it works on at once."""
+ATTEMPTS = 3
+"""How often a configuration is handed out while nodes are lost under it."""
+
+
+class Pending(Protocol):
+    """Of ``concurrent.futures.Future`` what is needed; submitit's jobs have it too."""
+
+    def done(self) -> bool: ...
+    def result(self) -> Any: ...
+    def cancel(self) -> Any: ...
+
+
+class Executor(Protocol):
+    """Of ``concurrent.futures.Executor`` what is needed."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Pending: ...
+
+
+class Nodes:
+    """What an executor is to a sweep: where configurations are measured, all in one environment.
+
+    ``slots``: how many it is given at once. Raises UnavailableError where it does nothing.
+    """
+
+    environment: Environment
+
+    def __init__(self, executor: Executor, slots: int = 0) -> None:
+        self.executor = executor
+        self.slots = slots or getattr(executor, "_max_workers", MAX_SUBMITTED)
+        version, host, about = self.outcome(node.introduce)
+        check_version(version, host)
+        self.environment = decode(about, Environment)
+
+    def outcome(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives at a node. Raises UnavailableError where no node takes it, WorkError where it
+        was lost ``ATTEMPTS`` times, and whatever stops the wait."""
+        for _ in range(ATTEMPTS):
+            try:
+                pending = self.submit(function, *arguments)
+            except Exception as error:
+                raise UnavailableError(f"the executor takes no more work: {words_of(error)}") from error
+            checked = time.monotonic()
+            try:
+                while not pending.done():
+                    stop_if_cancelled()
+                    time.sleep(POLL_SECONDS)
+                    if time.monotonic() > checked + CHECK_SECONDS:
+                        self.check(pending)
+                        checked = time.monotonic()
+                return pending.result()
+            except CancelledError:  # by who lost it
+                self.check(pending)
+            except BaseException:
+                self.cancel(pending)
+                raise
+        raise WorkError(f"its node was lost {ATTEMPTS} times in a row")
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
+        return self.executor.submit(function, *arguments)
+
+    def cancel(self, pending: Pending) -> None:
+        """What is pending is wanted no more."""
+        pending.cancel()
+
+    def check(self, pending: Pending) -> None:
+        """Raises UnavailableError where no node is left, CancelledError where that which had it is lost."""
+
+    def deliver(self, asked: Asked, anew: bool = False) -> None:
+        """See to it that nodes have what a request names, ``anew`` where one said that it has not; as here,
+        those that share this machine's disk. Raises UnavailableError."""
+
+    def close(self) -> None:
+        """Wait for no node any more."""
+
+    def __enter__(self) -> "Nodes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_version(version: str, host: str) -> None:
+    """Raises UnavailableError for a node of another version."""
+    if version != __version__:
+        raise UnavailableError(f"{host} has paretoscope {version}, this is {__version__}: install the same")
+
+
+def check(request: Request) -> None:
+    """Whether a model, an engine and images of these names are known here: what would fail all of a sweep.
+    Raises InputError."""
+    from optimizer.model import catalogue
+
+    catalogue.card(request.model)
+    engine_info(request.engine)
+    content.pack(request)
+
+
+def measure(nodes: Nodes, request: Request) -> Result:
+    """A request measured by a node, as if it had been here, but for the environment.
+
+    Raises WorkError where that fails, UnavailableError where no node takes it, Cancelled.
+    """
+    asked = content.pack(request)
+    ending, found = node.LACKING, b""
+    for anew in (False, True):
+        nodes.deliver(asked, anew)
+        ending, found = nodes.outcome(node.measure, __version__, encode(asked))
+        if ending != node.LACKING:
+            break
+    if ending == node.CANCELLED:
+        raise Cancelled
+    if ending == node.LACKING:
+        lacking = decode(found, Parcel)
+        raise UnavailableError(
+            f"the nodes have not the {lacking.kind} of {request.model} on {request.data.path or 'images'},"
+            " and can be sent nothing: let them share this machine's folders, PARETOSCOPE_HOME among them"
+        )
+    if ending == node.FAILED:
+        raise WorkError(found.decode())
+    return decode(found, Result)
+
+
+def work_off(store: Store, nodes: Nodes, sweep: int) -> Iterator[Item]:
+    """Each item of a sweep as it ends, until none waits. What was begun waits again where this is left early.
+
+    Raises UnavailableError where no node is left, or the store can't be written.
+    """
+    ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[ParetoscopeError]()
+
+    def give_up(error: ParetoscopeError) -> None:
+        problems.append(error)
+        stop.set()
+
+    def do(item: Item) -> str:
+        assert item.request is not None
+        try:
+            result = measure(nodes, item.request)
+        except UnavailableError as error:  # nothing is wrong with the configuration: it waits again
+            give_up(error)
+            raise Cancelled from error
+        except WorkError as error:
+            store.put_failure(item.key, item.request, str(error), attempts=1)
+            raise
+        stored.put(store, result)
+        return result.key
+
+    def work(owner: str) -> None:
+        try:
+            with ended_by(stop.is_set):
+                for item in drain(store, do, sweep, owner, nodes.environment.key):
+                    ended.put(item)
+        except Cancelled:
+            pass
+        except ParetoscopeError as error:
+            give_up(error)
+        finally:
+            ended.put(None)
+
+    owners = [f"{identity()}/{slot}" for slot in range(nodes.slots)]
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(work, owner), name=owner, daemon=True)
+        for owner in owners
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in threads:
+            while (item := ended.get()) is not None:
+                yield item
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    if problems:
+        raise problems[0]
+    stop_if_cancelled()

@@ -1,0 +1,189 @@
+"""A sweep handed to executors: each configuration measured once, and kept in the store here."""
+
+import multiprocessing
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from factories import OTHER_MACHINE
+from faults.tasks import make_result
+
+import optimizer as px
+from optimizer.cluster import node
+from optimizer.cluster.content import Asked
+from optimizer.cluster.spread import Nodes, work_off
+from optimizer.errors import InputError, UnavailableError
+from optimizer.progress import Cancelled, ended_by
+from optimizer.records import Request, decode, encode
+from optimizer.search import drain
+from optimizer.store import ledger
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
+
+REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setattr(drain, "BEAT_SECONDS", 0.02)
+    return Store()
+
+
+class Elsewhere:
+    """An executor whose node is another machine: it makes results up, in ``threads``, and counts them."""
+
+    def __init__(self, threads: int = 3) -> None:
+        self.pool = ThreadPoolExecutor(threads)
+        self.measured: list[Request] = []
+        self.failing: Callable[[Request], object] = lambda request: None
+        self._max_workers = threads
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":
+        return self.pool.submit(
+            {node.introduce: self.introduce, node.measure: self.measure}[function], *arguments
+        )
+
+    def introduce(self) -> tuple[str, str, bytes]:
+        return px.__version__, "elsewhere", encode(OTHER_MACHINE)
+
+    def measure(self, version: str, asked: bytes) -> node.Outcome:
+        one = decode(asked, Asked)
+        self.failing(one.request)
+        self.measured.append(one.request)
+        key = request_key(one.request, one.files, OTHER_MACHINE.key)
+        return node.DONE, encode(make_result(key, request=one.request, environment=OTHER_MACHINE))
+
+
+def asked(store: Store, nodes: Nodes) -> int:
+    return ledger.create(store, b"", REQUESTS, "ann", nodes.environment.key)
+
+
+def test_each_is_measured_once_and_kept_under_the_environment_that_gave_it(store: Store) -> None:
+    executor = Elsewhere()
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    done = [item.state for item in work_off(store, nodes, sweep)]
+    assert done == ["done"] * len(REQUESTS)
+    assert sorted(map(encode, executor.measured)) == sorted(map(encode, REQUESTS))
+    for request in REQUESTS:
+        assert store.get(request_key(request)) is None
+        found = store.get(request_key(request, device=OTHER_MACHINE.key))
+        assert found is not None
+        assert found.environment == OTHER_MACHINE
+    assert [*work_off(store, nodes, asked(store, nodes))] == []
+    assert len(executor.measured) == len(REQUESTS)
+
+
+def test_who_measures_on_this_machine_leaves_it_alone(store: Store) -> None:
+    sweep = asked(store, Nodes(Elsewhere()))
+    assert ledger.claim(store, "me") is None
+    assert ledger.claim(store, "me", sweep) is None
+    assert not ledger.any_open(store)
+    assert ledger.find(store, sweep).state == "queued"
+    here = ledger.create(store, b"", REQUESTS, "bob")
+    assert ledger.line(store, here).before_next == 0
+    repeated = ledger.repeat(store, sweep, "ann")
+    assert ledger.find(store, repeated).device == OTHER_MACHINE.key
+    ledger.extend(store, sweep, b"", [*REQUESTS, Request("fashion-vit")])
+    assert ledger.items(store, sweep)[-1].key == request_key(Request("fashion-vit"), device=OTHER_MACHINE.key)
+
+
+def test_one_that_fails_is_told_and_the_others_go_on(store: Store) -> None:
+    executor = Elsewhere(1)
+
+    def fail(request: Request) -> None:
+        if request == REQUESTS[2]:
+            raise RuntimeError("out of memory")
+
+    executor.failing = fail
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    assert [item.state for item in work_off(store, nodes, sweep)].count("failed") == 1
+    assert ledger.items(store, sweep)[2].message == "RuntimeError: out of memory"
+    executor.failing = lambda request: None
+    ledger.resume(store, sweep)
+    assert [item.number for item in work_off(store, nodes, sweep)] == [2]
+
+
+def test_where_nobody_takes_work_any_more_what_was_begun_waits_again(store: Store) -> None:
+    executor = Elsewhere(1)
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    working = work_off(store, nodes, sweep)
+    next(working)
+    executor.pool.shutdown()
+    with pytest.raises(UnavailableError, match="takes no more work"):
+        list(working)
+    found = ledger.find(store, sweep)
+    assert found.counts["done"] + found.counts["queued"] == len(REQUESTS)
+    assert not any(item.attempts for item in ledger.items(store, sweep) if item.state == "queued")
+
+
+def test_a_cancelled_sweep_ends_and_goes_on_where_it_was(store: Store) -> None:
+    executor, first, go = Elsewhere(2), threading.Event(), threading.Event()
+
+    def wait(request: Request) -> None:
+        first.set()
+        assert go.wait(60)
+
+    executor.failing = wait
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    work = threading.Thread(target=lambda: [*work_off(store, nodes, sweep)])
+    work.start()
+    assert first.wait(60)
+    ledger.cancel(store, sweep)
+    work.join(60)
+    assert not work.is_alive()
+    assert set(ledger.find(store, sweep).counts) == {"cancelled"}
+    go.set()
+    ledger.resume(store, sweep)
+    assert [item.state for item in work_off(store, nodes, sweep)] == ["done"] * len(REQUESTS)
+
+
+def test_who_is_wanted_no_more_leaves_at_once(store: Store) -> None:
+    executor, go = Elsewhere(2), threading.Event()
+    executor.failing = lambda request: go.wait(60)
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    with ended_by(lambda: True), pytest.raises(Cancelled):
+        [*work_off(store, nodes, sweep)]
+    go.set()
+    assert ledger.find(store, sweep).state == "queued"
+
+
+def test_a_node_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = Elsewhere()
+    monkeypatch.setattr(executor, "introduce", lambda: ("0.0.1", "old", b""))
+    with pytest.raises(UnavailableError, match=r"old has paretoscope 0\.0\.1, this is"):
+        Nodes(executor)
+    ending, words = node.measure("0.0.1", b"")
+    assert ending == node.FAILED
+    assert b"install the same" in words
+
+
+def test_px_sweep_takes_any_executor(home: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as executor:
+        found = px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
+    assert [one.request.recipe.prune.share for one in found] == [0, 0.5]
+    assert Store().count() == 2
+    assert not found.failed
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "model.onnx"}, "models of the catalogue"),
+        ({"model": "fashion-mlp", "data": [[1.0]]}, "images in folders"),
+        ({"model": "nothing"}, "unknown model"),
+    ],
+)
+def test_what_an_executor_can_not_measure_is_told_first(given: dict[str, Any], words: str) -> None:
+    executor = Elsewhere()
+    with pytest.raises(InputError, match=words):
+        px.sweep(**given, executor=executor, progress=False)
+    assert not executor.measured
