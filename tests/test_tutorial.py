@@ -14,6 +14,7 @@ TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
 def test_the_tutorial_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(TUTORIAL.parents[1]))
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # beside other tests, threads wait more than they work
     notebook = nbformat.read(TUTORIAL, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     kinds = {
