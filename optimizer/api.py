@@ -26,7 +26,7 @@ from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView
-from optimizer.cluster.spread import Executor, Nodes, check, work_off
+from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
 from optimizer.errors import UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
@@ -112,15 +112,17 @@ def sweep(
     example_input: Any = None,
     engine: str = "openvino",
     settings: Settings | None = None,
-    executor: Executor | None = None,
+    executor: Executor | str | None = None,
+    on: str = "",
     progress: bool = True,
 ) -> Results:
     """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
 
     A recipe that fails is told in ``failed`` and the rest go on. The parameters are those of
-    :func:`measure`. With ``executor``, a ``concurrent.futures.Executor``, it is measured where that works:
-    ``model`` is then one of the catalogue, and images are in folders; results come home as they are known,
-    under the environment that they were measured in.
+    :func:`measure`. With ``executor``, a ``concurrent.futures.Executor`` or the address of a Dask
+    scheduler such as ``"tls://10.0.0.5:8786"``, it is measured where that works: there on the nodes that are
+    like the one called ``on``. ``model`` is then one of the catalogue, and images are in folders; results
+    come home as they are known, under the environment that they were measured in.
 
     Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
 
@@ -138,8 +140,8 @@ def sweep(
         check(request)
         activations = (request.recipe.quantize.activation_bits,)
         asked = Grid(request, tuple(sparsities), tuple(weight_bits), activations, (engine,))
-        with progress_line(progress) as report, Nodes(executor) as nodes:
-            return _sweep_elsewhere(asked, nodes, report)
+        with progress_line(progress) as report, connect(executor, on, report) as nodes:
+            return _sweep_elsewhere(replace(asked, on=nodes.environment.cpu), nodes, report)
     _check_engine(engine)
     with progress_line(progress) as report:
         workspace, request = open_given(

@@ -178,6 +178,15 @@ def _parser() -> argparse.ArgumentParser:
     add_experiment_options(sweep, model="?")
     sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
     sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
+    sweep.add_argument(
+        "--cluster", metavar="ADDRESS", help="measure on the nodes of this Dask scheduler: tcp://HOST:8786"
+    )
+    sweep.add_argument(
+        "--on",
+        default="",
+        metavar="NODE",
+        help="time on nodes like this one, of those of a cluster",
+    )
     sweep.add_argument("--json", action="store_true", help="one JSON object a line")
     sweep.add_argument(
         "--resume",

@@ -49,6 +49,8 @@ VERBS = {
 """The commands that are tools: another is one more entry."""
 OUTPUT = {"help", "json", "markdown"}
 """Options that say what is printed."""
+ELSEWHERE = {"cluster", "on"}
+"""Options that lead to other machines, which an assistant is not led to."""
 WRITTEN = {"save", "junit"}
 """Options that name a file to write."""
 POLL_SECONDS = 0.1
@@ -177,7 +179,7 @@ def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
     return {
         (action.option_strings or [action.dest])[0].lstrip("-").replace("-", "_"): action
         for action in parser._actions
-        if action.help != argparse.SUPPRESS and action.dest not in OUTPUT
+        if action.help != argparse.SUPPRESS and action.dest not in OUTPUT | ELSEWHERE
     }
 
 

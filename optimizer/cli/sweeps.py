@@ -12,6 +12,8 @@ from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.options import recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
+from optimizer.cluster.spread import Nodes, check, connect
+from optimizer.cluster.spread import work_off as by_nodes
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
 from optimizer.progress import Cancelled, is_enough, stop_if_cancelled
@@ -26,11 +28,26 @@ from optimizer.system.processes import user
 
 
 def run_sweep(options: argparse.Namespace) -> None:
-    store = Store()
+    if options.on and not options.cluster:
+        raise InputError(f"--on {options.on} names a node of a cluster: give its --cluster ADDRESS too")
+    if not options.cluster:
+        _run(options, None)
+        return
+    with connect(options.cluster, options.on, lambda share, words: _say(words)) as nodes:
+        _run(options, nodes)
+
+
+def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
+    """On this machine, or by nodes."""
+    store, device = Store(), nodes.environment.key if nodes else ""
     if options.resume is not None:
         sweep = options.resume
-        if ledger.find(store, sweep).answer is not None:
+        found = ledger.find(store, sweep)
+        if found.answer is not None:
             raise InputError(f"{sweep} is a question: `paretoscope find --resume {sweep}` goes on with it")
+        if found.device != device:
+            where = "another kind of machine: give its --cluster" if found.device else "this machine alone"
+            raise InputError(f"sweep {sweep} ({describe(found)}) is timed on {where}")
         ledger.resume(store, sweep)
     elif options.model is None:
         raise InputError("say which model to sweep, or which sweep to go on with: --resume ID")
@@ -38,17 +55,22 @@ def run_sweep(options: argparse.Namespace) -> None:
         recipe = recipe_of(options)  # not canonical: as long as it prunes nothing, that would forget how
         base = replace(request_of(options, recipe), recipe=recipe)
         activations = (recipe.quantize.activation_bits,)
-        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,))
+        on = nodes.environment.cpu if nodes else ""
+        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,), on)
         requests = asked.requests()
-        with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
-            on_demand.load_or_measure(requests[0], store, tell)
-        sweep = ledger.create(store, encode(asked), requests, user())
-    again = f"`paretoscope sweep --resume {sweep}` goes on with it"
+        if nodes:
+            check(base)
+        else:
+            with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
+                on_demand.load_or_measure(requests[0], store, tell)
+        sweep = ledger.create(store, encode(asked), requests, user(), device)
+    where = f" --cluster {options.cluster}" if nodes else ""
+    again = f"`paretoscope sweep --resume {sweep}{where}` goes on with it"
     try:
-        found = work_off(store, sweep, _printing(store, sweep, options.json))
+        found = work_off(store, sweep, _printing(store, sweep, options.json), nodes)
     except (KeyboardInterrupt, Cancelled):
         ledger.cancel(store, sweep)
-        print(f"paretoscope: sweep {sweep} is cancelled; {again}", file=sys.stderr)
+        _say(f"sweep {sweep} is cancelled; {again}")
         raise
     if failed := found.counts.get("failed", 0):
         raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
@@ -56,12 +78,15 @@ def run_sweep(options: argparse.Namespace) -> None:
         raise WorkError(f"sweep {sweep} was cancelled; {again}")
 
 
-def work_off(store: Store, sweep: int, news: Callable[[], None] = lambda: None) -> Sweep:
-    """Do what is left of a sweep or a question, or wait for others who do, until nothing is; ``news`` is
-    called whenever there may be some."""
+def work_off(
+    store: Store, sweep: int, news: Callable[[], None] = lambda: None, nodes: Nodes | None = None
+) -> Sweep:
+    """Do what is left of a sweep or a question, here or by nodes, or wait for others who do, until nothing
+    is; ``news`` is called whenever there may be some."""
     news()
     while True:
-        for _ in drain(store, on_demand.do_here(store, tell), sweep):
+        done = by_nodes(store, nodes, sweep) if nodes else drain(store, on_demand.do_here(store, tell), sweep)
+        for _ in done:
             news()
         news()
         found = ledger.find(store, sweep)
@@ -92,11 +117,15 @@ def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> 
     print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
     result = store.get(item.key) if item.state == "done" else None
     if result is None:
-        print(f"paretoscope: not measured: {item.message}", file=sys.stderr)
+        _say(f"not measured: {item.message}")
     elif as_lines:
         print(json.dumps(as_json(result)), flush=True)
     else:
         print_result(result)
+
+
+def _say(words: str) -> None:
+    print(f"paretoscope: {words}", file=sys.stderr)
 
 
 def run_sweeps(options: argparse.Namespace) -> None:

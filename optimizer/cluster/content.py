@@ -106,6 +106,18 @@ def _files(asked: Asked, parcel: Parcel) -> Iterator[tuple[str, Path]]:
             yield beside.name, beside
 
 
+def loads(asked: Asked, parcel: Parcel) -> Iterator[list[Piece]]:
+    """The same, as many at once as are worth a message."""
+    load, size_bytes = list[Piece](), 0
+    for piece in pieces(asked, parcel):
+        load.append(piece)
+        size_bytes += len(piece.content)
+        if size_bytes >= PIECE_BYTES:
+            yield load
+            load, size_bytes = [], 0
+    yield load
+
+
 # At the node
 
 

@@ -11,7 +11,7 @@ from optimizer.cluster import content
 from optimizer.cluster.content import Asked
 from optimizer.errors import words_of
 from optimizer.on_demand import load_or_measure
-from optimizer.progress import Cancelled
+from optimizer.progress import Cancelled, stop_if_cancelled
 from optimizer.records import decode, encode
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
@@ -28,8 +28,9 @@ def introduce() -> tuple[str, str, bytes]:
 
 
 def lacking(asked: bytes) -> bytes:
-    """The parcel that this node lacks, as JSON; ``null`` for none. Raises UnavailableError."""
-    return encode(content.lacking(decode(asked, Asked)))
+    """The parcel that this node lacks, as JSON; nothing for none. Raises UnavailableError."""
+    parcel = content.lacking(decode(asked, Asked))
+    return encode(parcel) if parcel else b""
 
 
 def measure(version: str, asked: bytes) -> Outcome:
@@ -44,10 +45,15 @@ def measure(version: str, asked: bytes) -> Outcome:
         one = decode(asked, Asked)
         if parcel := content.lacking(one):
             return LACKING, encode(parcel)
-        result = load_or_measure(content.at_this_place(one), Store())
+        result = load_or_measure(content.at_this_place(one), Store(), _reported)
         key = request_key(one.request, one.files)
         return DONE, encode(replace(result, request=one.request, key=key))
     except Cancelled:
         return CANCELLED, b""
     except Exception as error:  # engines raise what they like, and not all of it can travel
         return FAILED, f"{words_of(error)} (on {socket.gethostname()})".encode()
+
+
+def _reported(share: float | None, words: str) -> None:
+    """Nobody hears it; it ends where it is not wanted any more."""
+    stop_if_cancelled()

@@ -16,9 +16,9 @@ from optimizer import __version__
 from optimizer.analysis import stored
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, words_of
 from optimizer.methods.engines import engine_info
-from optimizer.progress import Cancelled, ended_by, stop_if_cancelled
+from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, Result, decode, encode
 from optimizer.search.drain import drain
 from optimizer.store.ledger import Item
@@ -109,6 +109,24 @@ class Nodes:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def connect(executor: Executor | str, on: str = "", report: Report = quiet) -> Nodes:
+    """The nodes of an executor, or of the cluster at an address: those that are like the one called ``on``.
+
+    Raises InputError for what is no address and a name that no node has, UnavailableError where nobody
+    answers.
+    """
+    if isinstance(executor, str):
+        from optimizer.cluster.dask_nodes import DaskNodes
+        from optimizer.cluster.slurm import PREFIX, slurm_executor
+
+        if executor.startswith(PREFIX):
+            return connect(slurm_executor(executor.removeprefix(PREFIX)), on)
+        return DaskNodes(executor, on, report)
+    if on:
+        raise InputError("an executor's nodes have no names: leave `on` out")
+    return Nodes(executor)
 
 
 def check_version(version: str, host: str) -> None:

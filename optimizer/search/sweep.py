@@ -22,13 +22,15 @@ MAX_GRID = 2_000
 @dataclass(frozen=True, slots=True)
 class Grid:
     """A question of the ledger: every sparsity with every bit width, on each of the engines, all else as in
-    ``base``, whose recipe says how to prune and to round."""
+    ``base``, whose recipe says how to prune and to round. ``on`` names the processor that it is timed on,
+    where that is another machine's."""
 
     base: Request
     sparsities: tuple[float, ...]
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     engines: tuple[str, ...]
+    on: str = ""
 
     def beside(self, before: "Grid") -> "Grid":
         """This one, with all that ``before`` asked for."""
@@ -38,6 +40,7 @@ class Grid:
             weight_bits=tuple(sorted({*before.weight_bits, *self.weight_bits}, reverse=True)),
             activation_bits=tuple(sorted({*before.activation_bits, *self.activation_bits}, reverse=True)),
             engines=tuple(dict.fromkeys((*before.engines, *self.engines))),
+            on=before.on,
         )
 
     def requests(self) -> list[Request]:
@@ -74,7 +77,9 @@ def describe_asked(asked: bytes) -> str:
     bits = ", ".join(map(str, sorted(set(grid.weight_bits), reverse=True)))
     activations = ", ".join(map(str, sorted(set(grid.activation_bits), reverse=True)))
     rounded = "" if activations == "32" else f", {activations}-bit activations"
-    return f"{grid.base.model} on {', '.join(engines)}: {pruner.label}, {shares} % at {bits} bits{rounded}"
+    timed = f", timed on {grid.on}" if grid.on else ""
+    engine = ", ".join(engines)
+    return f"{grid.base.model} on {engine}: {pruner.label}, {shares} % at {bits} bits{rounded}{timed}"
 
 
 def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:

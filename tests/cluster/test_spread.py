@@ -1,9 +1,8 @@
 """A sweep handed to executors: each configuration measured once, and kept in the store here."""
 
-import multiprocessing
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,17 @@ from faults.tasks import make_result
 import optimizer as px
 from optimizer.cluster import node
 from optimizer.cluster.content import Asked
-from optimizer.cluster.spread import Nodes, work_off
+from optimizer.cluster.slurm import slurm_executor
+from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
 from optimizer.progress import Cancelled, ended_by
-from optimizer.records import Request, decode, encode
+from optimizer.records import DataSpec, Request, decode, encode
 from optimizer.search import drain
+from optimizer.search.answers import describe
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
+from optimizer.system.environment import environment
 
 REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
 
@@ -165,13 +167,43 @@ def test_a_node_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert b"install the same" in words
 
 
-def test_px_sweep_takes_any_executor(home: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as executor:
-        found = px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
+def test_px_sweep_takes_any_executor(store: Store) -> None:
+    executor = Elsewhere()
+
+    def fail(request: Request) -> None:
+        if request.recipe.prune.share > 0.6:
+            raise RuntimeError("out of memory")
+
+    executor.failing = fail
+    found = px.sweep("fashion-mlp", [0, 0.5, 0.7], [32], executor=executor, progress=False)
     assert [one.request.recipe.prune.share for one in found] == [0, 0.5]
-    assert Store().count() == 2
-    assert not found.failed
+    assert [(one.request.recipe.prune.share, one.message) for one in found.failed] == [
+        (0.7, "RuntimeError: out of memory")
+    ]
+    assert store.count() == 2
+    (sweep,) = ledger.sweeps(store)
+    assert describe(sweep).endswith(f"timed on {OTHER_MACHINE.cpu}")
+
+
+def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its local executor, a configuration is measured by a job of its own."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    nodes = Nodes(slurm_executor(cluster="local"), 2)
+    assert nodes.environment.cpu == environment().cpu
+    request = Request("fashion-mlp", px.Recipe.of(sparsity=0.5, pruning="magnitude"), data=DataSpec(limit=50))
+    sweep = ledger.create(store, b"", [request], "ann", nodes.environment.key)
+    (item,) = work_off(store, nodes, sweep)
+    assert item.state == "done", item.message
+    result = store.get(item.key)
+    assert result is not None
+    assert (result.request, result.accuracy.total) == (request, 50)
+
+
+def test_where_there_is_no_slurm_it_is_told() -> None:
+    pytest.importorskip("submitit")
+    with pytest.raises(UnavailableError, match="there is no SLURM here"):
+        connect("slurm:")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +211,7 @@ def test_px_sweep_takes_any_executor(home: Path) -> None:
     [
         ({"model": "model.onnx"}, "models of the catalogue"),
         ({"model": "fashion-mlp", "data": [[1.0]]}, "images in folders"),
+        ({"model": "fashion-mlp", "on": "rpi5"}, "have no names"),
         ({"model": "nothing"}, "unknown model"),
     ],
 )

@@ -1,0 +1,286 @@
+"""Nodes of a Dask cluster (extra ``cluster``): workers that offer the resource ``paretoscope``.
+
+Each works on one configuration at a time, so that nothing of ours runs beside what it times. How a scheduler
+and nodes are started, and TLS, is in docs/cluster.md; certificates are those of Dask's own configuration.
+"""
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optimizer.cluster import content, node
+from optimizer.cluster.content import Asked, Parcel
+from optimizer.cluster.spread import Nodes, Pending, check_version
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
+from optimizer.progress import Report, ended_by, stop_if_cancelled
+from optimizer.records import Environment, decode, encode
+
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.security import Security
+
+TOKEN = "paretoscope"
+INSTALL = "pip install 'paretoscope[cluster]'"
+START = (
+    f"dask worker ADDRESS --resources {TOKEN}=1 --nthreads 1 --no-nanny --memory-limit 0 "
+    "--preload optimizer.cluster.node"
+)
+CONNECT_SECONDS = 4.0
+"""Until a scheduler has answered."""
+ANSWER_SECONDS = 5.0
+"""Until a node has said who it is: with the former, what is wrong is told within 10 s."""
+SEND_SECONDS = 60.0
+"""Until a node has taken a few megabytes."""
+WANTED_SECONDS = 1.0
+"""Between two looks of a node at whether its work is still wanted."""
+AHEAD = 2
+"""Configurations that a node has at once: one that runs, and one that waits while a result travels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One that can be used; ``name`` is what it was given, or its host's."""
+
+    name: str
+    environment: Environment
+
+
+class DaskNodes(Nodes):
+    """The nodes of one environment: that of the node called ``on``, or the only one that the cluster has.
+    ``report`` is told which nodes can't be used, and why.
+
+    Raises InputError for what is no address, a name that no node has, or several environments without one,
+    UnavailableError where no scheduler answers or no node can be used.
+    """
+
+    def __init__(self, address: str, on: str, report: Report) -> None:
+        self._client, self._report = _connect(address), report
+        self._met: dict[str, Node | str] = {}
+        self._given: dict[Pending, tuple[str, frozenset[str]]] = {}
+        self._delivered: set[tuple[str, Asked]] = set()
+        self._sender, self._lock = uuid.uuid4().hex, threading.Lock()
+        try:
+            self.environment = self._chosen(on)
+            self.slots = AHEAD * len(self._usable())
+        except BaseException:
+            self.close()
+            raise
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
+        name, usable = f"{TOKEN}-{uuid.uuid4().hex}", self._usable()
+        executor = self._client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
+        pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
+        self._given[pending] = name, usable
+        pending.add_done_callback(lambda _: self._given.pop(pending, None))
+        return pending
+
+    def cancel(self, pending: Pending) -> None:
+        from distributed import Event
+
+        name, _ = self._given.get(pending, ("", frozenset()))
+        if name:
+            with suppress(Exception):  # who can't be told is gone
+                self._client.sync(Event(name, client=self._client).set, callback_timeout=CONNECT_SECONDS)
+        pending.cancel()
+
+    def check(self, pending: Pending) -> None:
+        _, given = self._given.get(pending, ("", frozenset()))
+        if not given & self._listed().keys():
+            self._usable()
+            self.cancel(pending)
+            raise CancelledError
+
+    def deliver(self, asked: Asked, anew: bool = False) -> None:
+        with self._lock:
+            for address in self._usable():
+                if anew or (address, asked) not in self._delivered:
+                    self._send(address, asked)
+                    self._delivered.add((address, asked))
+
+    def close(self) -> None:
+        with suppress(Exception):
+            self._client.close(timeout=CONNECT_SECONDS)
+
+    # Who is there
+
+    def _listed(self) -> Mapping[str, Any]:
+        """What the scheduler says of each worker, by its address. Raises UnavailableError."""
+        try:
+            scheduler: Any = self._client.scheduler
+            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=CONNECT_SECONDS)
+            found: Mapping[str, Any] = about["workers"]
+        except Exception as error:
+            raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
+        return found
+
+    def _meet(self) -> dict[str, Node]:
+        """Every node that can be used, of whatever environment; those that are new have introduced
+        themselves. Raises UnavailableError."""
+        listed = self._listed()
+        new = [address for address in listed if address not in self._met]
+        if new:
+            with ThreadPoolExecutor(len(new)) as asking:
+                self._met |= zip(new, asking.map(self._introduced, new, map(listed.get, new)), strict=True)
+        for address in new:
+            if isinstance(problem := self._met[address], str):
+                self._report(None, f"not used: {problem}")
+        return {address: found for address in listed if isinstance(found := self._met[address], Node)}
+
+    def _introduced(self, address: str, about: Mapping[str, Any]) -> Node | str:
+        """A node, or why it can't be used."""
+        name = str(about["name"])
+        if about["resources"].get(TOKEN, 0) < 1:
+            return f"{name} offers no {TOKEN}: start it with `{START}`"
+        answer = self._ask(address, node.introduce, seconds=ANSWER_SECONDS)
+        if isinstance(answer, ImportError | AttributeError):
+            return f"{name} has no paretoscope, or another version ({answer})"
+        if isinstance(answer, Exception):
+            return f"{name} doesn't answer ({words_of(answer)}): is it started with `{START}`?"
+        version, host, environment = answer
+        try:
+            check_version(version, name)
+        except UnavailableError as error:
+            return str(error)
+        return Node(host if name == address else name, decode(environment, Environment))
+
+    def _chosen(self, on: str) -> Environment:
+        end = time.monotonic() + CONNECT_SECONDS
+        while not (nodes := self._meet()) and not self._met and time.monotonic() < end:
+            time.sleep(0.1)  # they come after their scheduler
+        if not nodes:
+            why = "; ".join(found for found in self._met.values() if isinstance(found, str))
+            raise UnavailableError(
+                f"no node can be used: {why or f'none has joined the scheduler. Start one with `{START}`'}"
+            )
+        named = {found.name: found.environment for found in nodes.values()}
+        if on:
+            if on not in named:
+                raise unknown("node", on, named)
+            return named[on]
+        if len({environment.key for environment in named.values()}) > 1:
+            known = ", ".join(f"{name} ({environment.cpu})" for name, environment in named.items())
+            raise InputError(f"the nodes are of several kinds: say which to time on, as one of {known}")
+        return next(iter(named.values()))
+
+    def _usable(self) -> frozenset[str]:
+        """The addresses of the nodes that are there, of this environment. Raises UnavailableError."""
+        key = self.environment.key
+        found = frozenset(address for address, one in self._meet().items() if one.environment.key == key)
+        if not found:
+            raise UnavailableError(f"no node is left with {self.environment.cpu}: what is not measured waits")
+        return found
+
+    # What they are told
+
+    def _ask(
+        self, address: str, function: Callable[..., Any], *arguments: Any, seconds: float = SEND_SECONDS
+    ) -> Any:
+        """What a function gives at a node, beside what it works on, or the error."""
+        try:
+            answers = self._client.run(
+                function, *arguments, workers=[address], on_error="return", callback_timeout=seconds
+            )
+            return answers[address]
+        except Exception as error:
+            return error
+
+    def _send(self, address: str, asked: Asked) -> None:
+        """All that a node lacks; one that is gone meanwhile is left alone. Raises UnavailableError."""
+        sent = set[Parcel]()
+        while missing := self._told(address, node.lacking, encode(asked)):
+            parcel = decode(missing, Parcel)
+            if parcel in sent:
+                raise UnavailableError(
+                    f"{self._met[address]} was sent the {parcel.kind} of {asked.request.model}, and they are "
+                    "others here by now: try again when nothing changes them any more"
+                )
+            sent.add(parcel)
+            for pieces in content.loads(asked, parcel):
+                stop_if_cancelled()
+                self._told(address, content.receive, parcel, self._sender, pieces)
+            self._told(address, content.keep, parcel, self._sender)
+
+    def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """The same, and nothing where the node is gone. Raises UnavailableError where it refuses."""
+        answer = self._ask(address, function, *arguments)
+        if isinstance(answer, ParetoscopeError):
+            raise UnavailableError(f"{self._name(address)}: {answer}")
+        return None if isinstance(answer, Exception) else answer
+
+    def _name(self, address: str) -> str:
+        found = self._met.get(address)
+        return found.name if isinstance(found, Node) else address
+
+
+def _while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function gives, at a node; it learns by an event of that name that it is wanted no more."""
+    from distributed import Event
+
+    event, looked, over = Event(name), time.monotonic(), False
+
+    def unwanted() -> bool:
+        nonlocal looked, over
+        if not over and time.monotonic() > looked + WANTED_SECONDS:
+            looked = time.monotonic()
+            try:
+                over = event.is_set()
+            except Exception:  # whom it would be told is gone
+                over = True
+        return over
+
+    with ended_by(unwanted):
+        return function(*arguments)
+
+
+def _connect(address: str) -> "Client":
+    """Raises InputError for what is no address, UnavailableError where no scheduler answers."""
+    try:
+        from distributed import Client
+        from distributed.security import Security
+    except ImportError as error:
+        raise UnavailableError(f"a cluster needs Dask: {INSTALL}") from error
+    how = "give one such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786"
+    try:
+        security = Security()
+        with ThreadPoolExecutor(1) as asking:  # a notebook has a loop of its own in this thread
+            kind = asking.submit(asyncio.run, _kind(address, security)).result()
+        if kind != "Scheduler":
+            raise InputError(f"{address} is the address of a {kind}, not of a scheduler: {how}")
+        return Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+    except OSError as error:
+        why = f" ({error})" if str(error) else ""
+        raise UnavailableError(
+            f"no Dask scheduler answers at {address}{why}: `dask scheduler` starts one; with TLS its address "
+            "begins with tls://, and Dask's configuration names the certificates"
+        ) from error
+    except TypeError as error:
+        raise InputError(
+            f"{address} needs certificates, which Dask's configuration names: {error}"
+        ) from error
+    except ValueError as error:
+        raise (
+            error
+            if isinstance(error, InputError)
+            else InputError(f"{address!r} is not the address of a scheduler ({error}): {how}")
+        ) from error
+
+
+async def _kind(address: str, security: "Security") -> str:
+    """What answers at an address. (A client would wait for ever for what takes connections and is silent.)"""
+    from distributed.comm.core import connect
+
+    async def ask() -> str:
+        comm = await connect(address, CONNECT_SECONDS, **security.get_connection_args("client"))
+        try:
+            await comm.write({"op": "identity", "reply": True})
+            return str((await comm.read())["type"])
+        finally:
+            comm.abort()
+
+    return await asyncio.wait_for(ask(), CONNECT_SECONDS)

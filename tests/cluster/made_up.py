@@ -1,0 +1,53 @@
+"""A node's preload: results are made up there, and what is measured is noted.
+
+A request's ``seed`` says what happens: 0 nothing, 1 the node that has it dies, the first time; 2 it goes on
+until it is wanted no more.
+"""
+
+import os
+import time
+from pathlib import Path
+
+from faults.tasks import make_result, note
+
+from optimizer.cluster import content, node
+from optimizer.data import selection
+from optimizer.data.folders import list_folder
+from optimizer.errors import InputError
+from optimizer.progress import Report
+from optimizer.records import DataSpec, Request, Result
+from optimizer.store.keys import request_key
+from optimizer.store.results import Store
+from optimizer.system.environment import environment
+from optimizer.system.paths import home
+
+NOTES = "PARETOSCOPE_TEST_NOTES"
+"""Environment variable: the file that nodes note in what they begin."""
+DIES, WAITS = 1, 2
+
+
+def load_or_measure(request: Request, store: Store, report: Report) -> Result:
+    notes = Path(os.environ[NOTES])
+    images = len(list_folder(request.data.path).images) if request.data.path else 0
+    note(notes, f"{os.environ['PARETOSCOPE_HOME']} {request.recipe.prune.share} {images}")
+    died = notes.with_name("died")
+    if request.settings.seed == DIES and not died.exists():
+        died.touch()
+        os._exit(1)
+    while request.settings.seed == WAITS:
+        report(None, "waiting")
+        time.sleep(0.05)
+    return make_result(request_key(request), request=request, environment=environment())
+
+
+def fingerprint(spec: DataSpec) -> str:
+    """The sender's folders are on another machine's disk."""
+    if spec.path and not Path(spec.path).is_relative_to(home()):
+        raise InputError(f"the image folder {spec.path} does not exist")
+    return selection.fingerprint(spec)
+
+
+def dask_setup(worker: object) -> None:
+    """What Dask calls in a node."""
+    content.fingerprint = fingerprint
+    node.load_or_measure = load_or_measure
