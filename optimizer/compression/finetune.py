@@ -20,6 +20,8 @@ from optimizer.system.threads import pinned_threads
 TRIAL_SHARE = 20
 """A trial of a step size takes one in so many of the steps, within TRIAL_STEPS."""
 TRIAL_STEPS = (4, 25)
+SHOWN_SHARE = 0.25
+"""Batches that the uncompressed network runs on, for each step: one takes about as long as a step."""
 MIN_TRIED = 40
 """Fewer steps are not spent on trials."""
 LOOKS = 8
@@ -83,7 +85,7 @@ class Steps:
 
     def has_shown(self, batches: int, given: int) -> bool:
         stop_if_cancelled()
-        return is_enough() or (batches >= self.steps and batches * BATCH >= given)
+        return is_enough() or (batches >= SHOWN_SHARE * self.steps and batches * BATCH >= given)
 
     def stepped(self) -> None:
         self.made += 1
