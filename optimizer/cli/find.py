@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
@@ -20,7 +21,7 @@ from optimizer.search.space import UNPRUNED, Space, subspace
 from optimizer.search.strategies import STRATEGIES
 from optimizer.store import ledger
 from optimizer.store.results import Store
-from optimizer.system.processes import user
+from optimizer.system.processes import is_gone, user
 
 NOT_FOUND = 3
 
@@ -89,7 +90,7 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
 
 def run_find(options: argparse.Namespace) -> int:
     """Exit codes: 0 found, 3 nothing is shown to keep to the limits. Ctrl-C ends a search with the best so
-    far, and drops it the second time."""
+    far, and drops it the second time; one that others work on goes on."""
     store = Store()
     if options.resume is not None:
         number = options.resume
@@ -101,14 +102,20 @@ def run_find(options: argparse.Namespace) -> int:
         question = question_from(options)
         on_demand.check(question)
         number = ask(store, question, user())
+    (item,) = ledger.items(store, number)
+    waits = item.state == "running" and not is_gone(item.owner)
+    if waits:
+        print(f"paretoscope: question {number} is being worked on; Ctrl-C leaves it at that", file=sys.stderr)
+    ending = first_interrupt("ending with the best so far; Ctrl-C again drops the question")
     try:
         with (
-            first_interrupt("ending with the best so far; Ctrl-C again drops the question") as interrupted,
+            nullcontext(lambda: False) if waits else ending as interrupted,
             ended_by(lambda: False, interrupted),
         ):
             done = work_off(store, number)
     except (KeyboardInterrupt, Cancelled):
-        ledger.cancel(store, number)
+        if not waits:
+            ledger.cancel(store, number)
         raise
     end_of_line()
     again = f"`paretoscope find --resume {number}` goes on with it"

@@ -23,6 +23,7 @@ from optimizer.search.questions import answer_of, ask, keys_of, progress_of
 from optimizer.search.space import Space
 from optimizer.store import ledger
 from optimizer.store.results import Store
+from optimizer.system.processes import identity
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
@@ -105,6 +106,21 @@ def test_a_server_is_told_to_stop_and_answers_with_the_best_so_far(store: Store,
     assert not whole.answer.is_early
     assert len(whole.measured) == len(POSITIONS)
     assert max(kept(home).values()) == 1
+
+
+def test_ctrl_c_in_a_shell_that_waits_for_others_leaves_their_search(store: Store) -> None:
+    number = ask(store, QUESTION, "ann")
+    item = ledger.claim(store, f"{identity()}/server", number)
+    assert item is not None
+    shell = [sys.executable, "-m", "optimizer.cli", "find", "--resume", str(number)]
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(shell, env=paths, stderr=subprocess.PIPE) as waiting:
+        assert waiting.stderr is not None
+        assert b"is being worked on" in waiting.stderr.readline()
+        waiting.send_signal(signal.SIGINT)
+    assert waiting.returncode
+    assert [one.state for one in ledger.items(store, number)] == ["running"]
+    assert not ledger.is_enough(store, item)
 
 
 def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> None:
