@@ -111,8 +111,9 @@ class Check:
 
     @property
     def words(self) -> str:
-        interval = "" if self.low == self.high else f" ({self.low:.3g} to {self.high:.3g})"
-        return f"{self.name} {self.value:.3g} {self.unit}{interval}, {self.allowed} allowed: {self.said}"
+        value, low, high = (f"{one:.3g}".replace("-", "−") for one in (self.value, self.low, self.high))
+        interval = "" if self.low == self.high else f" ({low} to {high})"
+        return f"{self.name} {value} {self.unit}{interval}, {self.allowed} allowed: {self.said}"
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, with None for an end that is not known, and the outcome."""

@@ -39,10 +39,18 @@ from optimizer.formats import (
 )
 
 
+def names(run: TwoFiles) -> tuple[str, str]:
+    """What the two are called: files of one name are told apart."""
+    a, b = run.a.name, run.b.name
+    return (a, b) if a != b else (f"{a} (A)", f"{b} (B)")
+
+
 def sentence(run: TwoFiles) -> str:
     """What a colleague would be told first."""
     said = [*_answer_words(run), *_accuracy_words(run), _time_words(run)]
-    return f"{run.b.name} {', '.join(said)}, and its file is {format_ratio(size_ratio(run))} as large."
+    ratio = size_ratio(run)
+    large = "as large" if ratio == 1 else f"{format_ratio(ratio)} as large"
+    return f"{names(run)[1]} {', '.join(said)}, and its file is {large}."
 
 
 def _time_words(run: TwoFiles) -> str:
@@ -57,16 +65,16 @@ def _time_words(run: TwoFiles) -> str:
 
 def _answer_words(run: TwoFiles) -> Iterator[str]:
     images = count(run.total, "made-up image" if run.made_up else "image")
-    alike = answers_alike(run)
+    alike, (other, _) = answers_alike(run), names(run)
     if all(one.largest == 0 for one in run.outputs):
-        yield f"gives the outputs of {run.a.name} exactly on {images}"
+        yield f"gives the outputs of {other} exactly on {images}"
     elif alike is not None:
         share = format_percent(alike.value, alike.low, alike.high)
-        yield f"gives the answer of {run.a.name} on {share} of {images}"
+        yield f"gives the answer of {other} on {share} of {images}"
     else:
         worst = min(run.outputs, key=_db)
         which = "its output" if len(run.outputs) == 1 else f"the worst of its outputs, {worst.name},"
-        yield f"keeps {which} at an SQNR of {fidelity.sqnr_text(worst)} to that of {run.a.name} on {images}"
+        yield f"keeps {which} at an SQNR of {fidelity.sqnr_text(worst)} to that of {other} on {images}"
 
 
 def _accuracy_words(run: TwoFiles) -> Iterator[str]:
@@ -91,9 +99,9 @@ def _accuracy(run: TwoFiles) -> Iterator[str]:
     both, drop = accuracies(run), accuracy_lost(run)
     if both is None or drop is None or drop.p is None:
         return
-    first, second = (format_percent(one.value, one.low, one.high) for one in both)
+    (first, second), (a, b) = (format_percent(one.value, one.low, one.high) for one in both), names(run)
     yield (
-        f"Accuracy {first} of {run.a.name}, {second} of {run.b.name}: {drop.verdict.label}. {drop.lost} "
+        f"Accuracy {first} of {a}, {second} of {b}: {drop.verdict.label}. {drop.lost} "
         f"images were right in the first alone, {drop.gained} in the second alone; McNemar's test, "
         f"{format_p(drop.p)}."
     )
@@ -119,14 +127,16 @@ def _parting(run: TwoFiles) -> Iterator[str]:
 
 
 def _kernels(run: TwoFiles) -> Iterator[str]:
-    ran = (f"{side.name} {_ran(side) or 'unknown'}" for side in (run.a, run.b))
+    a, b = names(run)
+    ran = (f"{name} {_ran(side) or 'unknown'}" for name, side in ((a, run.a), (b, run.b)))
     yield f"Layers by the precision that they ran in: {'; '.join(ran)}."
 
 
 def _alone(run: TwoFiles) -> Iterator[str]:
-    for side, other in ((run.a, run.b), (run.b, run.a)):
+    a, b = names(run)
+    for name, side, other in ((a, run.a, b), (b, run.b, a)):
         if side.alone:
-            yield f"{side.name} has outputs that {other.name} has not: {', '.join(side.alone)}."
+            yield f"{name} has outputs that {other} has not: {', '.join(side.alone)}."
 
 
 def images_words(run: TwoFiles) -> str:
@@ -164,11 +174,7 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
         found.insert(0, ("accuracy", first, second, f"{lost} lost, {drop.verdict.label}"))
     if alike:
         found.insert(0, ("same answer", "", "", format_percent(alike.value, alike.low, alike.high)))
-    return [dict(zip(("", run.a.name, _other(run), "B against A"), row, strict=True)) for row in found]
-
-
-def _other(run: TwoFiles) -> str:
-    return run.b.name if run.b.name != run.a.name else f"{run.b.name} (B)"
+    return [dict(zip(("", *names(run), "B against A"), row, strict=True)) for row in found]
 
 
 def _ran(side: Side) -> str:

@@ -24,7 +24,7 @@ def test_the_answer_begins_with_a_sentence(file: str, capsys: pytest.CaptureFixt
     assert main(["compare", file, file, *TIMED]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
     assert first.startswith("mine.onnx ")
-    assert "gives the outputs of mine.onnx exactly on 64 made-up images" in first
+    assert "mine.onnx (B) gives the outputs of mine.onnx (A) exactly on 64 made-up images" in first
     assert any("Conv" in line for line in rest)
     assert main(["compare", file, file, *TIMED, "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
