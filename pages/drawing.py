@@ -10,8 +10,8 @@ from optimizer.analysis import stored
 from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.headline import Headline, Mood
 from optimizer.analysis.summary import Summary
-from optimizer.charts.drawing import alternative, figure
-from optimizer.charts.spec import Lines, Stacks
+from optimizer.charts import alternative, figure
+from optimizer.charts.spec import Lines, Parallel, Stacks
 from optimizer.export.pictures import chrome
 from optimizer.export.tables import file_name
 from optimizer.methods.artifacts import ARTIFACTS
@@ -77,7 +77,10 @@ def follow_theme() -> None:
 
 
 def chart(
-    info: Lines | Stacks, key: str, height: int = 240, on_click: Callable[[str], None] | None = None
+    info: Lines | Stacks | Parallel,
+    key: str,
+    height: int = 240,
+    on_click: Callable[[str], None] | None = None,
 ) -> None:
     """A chart with its description for screen readers; its toolbar saves the picture from the browser.
 

@@ -37,6 +37,7 @@ T = TypeVar("T")
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
+CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
     Column.ENGINE, Column.RECIPE, Column.ACCURACY, Column.LOST, Column.COMPRESSED, Column.LATENCY,
@@ -224,7 +225,13 @@ def standing(sweep: Sweep) -> str:
 
 
 def draw(results: Sequence[Summary]) -> None:
-    """The frontiers over size and time, so far; a click takes a point."""
+    """The frontiers over size and time, so far, of which a click takes a point; or all axes side by side."""
+    chart = st.segmented_control(
+        "Chart", CHARTS, default=CHARTS[0], required=True, key="sweep_chart", label_visibility="collapsed"
+    )
+    if chart != CHARTS[0]:
+        drawing.chart(charts.parallel_info(results), "sweep parallel", 340)
+        return
     loss = "drop" if len({result.request.engine for result in results}) == 1 else "accuracy"
     taken = session().swept
     for column, cost in zip(st.columns(2), ("compressed_size", "latency"), strict=True):

@@ -5,14 +5,16 @@
 """
 
 from optimizer.charts.accuracy import accuracy_info
+from optimizer.charts.alternative import alternative
 from optimizer.charts.compare import compare_info
 from optimizer.charts.complexity import complexity_info
-from optimizer.charts.drawing import alternative, figure
+from optimizer.charts.drawing import figure
 from optimizer.charts.frontier import frontier_info
 from optimizer.charts.histogram import histogram_info
 from optimizer.charts.kernels import kernels_info, parts_info
 from optimizer.charts.latency import latency_info
 from optimizer.charts.load import load_info
+from optimizer.charts.parallel import parallel_info
 from optimizer.charts.points import brief
 from optimizer.charts.samples import samples_info
 from optimizer.charts.search import search_info
@@ -34,6 +36,7 @@ __all__ = [
     "kernels_info",
     "latency_info",
     "load_info",
+    "parallel_info",
     "parting_info",
     "parts_info",
     "samples_info",

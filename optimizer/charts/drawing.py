@@ -6,16 +6,17 @@ these figures bring their own look.
 
 import html
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, singledispatch
 from typing import Any
 
 import plotly.graph_objects as go
 
-from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, FACTORS, axis_layout, axis_title
-from optimizer.charts.spec import Axis, Lines, Point, Series, Stacks
+from optimizer.charts.plotly_axis import ARROWS_ACROSS, ARROWS_UP, FACTORS, SUFFIXES, axis_layout, axis_title
+from optimizer.charts.spec import Axis, Lines, Parallel, Point, Series, Stacks
 from optimizer.charts.theme import FONT, Theme, theme
-from optimizer.formats import count
 
 HEIGHT = 330
 MARGIN = {"l": 44, "r": 14, "t": 58, "b": 38}
@@ -32,6 +33,8 @@ LABEL_SHARE = 0.25
 
 
 MIN_ROW_PIXELS = 40
+PARALLEL_LABEL_PIXELS = 50
+"""Above each of several parallel axes: its name, broken for a telephone, and which end is better."""
 
 
 _DASHES = {"solid": "solid", "dash": "dash", "dot": "dot", "steps": "solid", "none": "solid"}
@@ -149,6 +152,55 @@ def _figure_of_stacks(info: Stacks, dark: bool = False, height: int | None = Non
         },
     }
     return go.Figure(traces, layout)
+
+
+@figure.register
+def _figure_of_parallel(info: Parallel, dark: bool = False, height: int | None = None) -> go.Figure:
+    colours = theme(dark)
+    layout = _layout(info.title, info.note, dark, height or HEIGHT)
+    layout["margin"] |= {"l": 60, "r": 60, "t": layout["margin"]["t"] + PARALLEL_LABEL_PIXELS, "b": 24}
+    if not info.rows:
+        return go.Figure(layout=layout | _nothing(info.empty, colours))
+    roles = sorted({*info.colours})
+    shades = [colours.colours[role] for role in roles]
+    ends = [(place / len(shades), (place + 1) / len(shades)) for place in range(len(shades))]
+    scale = [(end, shade) for pair, shade in zip(ends, shades, strict=True) for end in pair]
+    trace = {
+        "type": "parcoords",
+        "dimensions": [
+            _dimension(axis, values)
+            for axis, values in zip(info.axes, zip(*info.rows, strict=True), strict=True)
+        ],
+        "line": {
+            "color": [roles.index(role) + 0.5 for role in info.colours],
+            "colorscale": scale,
+            "cmin": 0,
+            "cmax": len(roles),
+        },
+        "unselected": {"line": {"color": colours.grid, "opacity": 1}},
+        "labelfont": {"size": 12, "color": colours.text},
+        "tickfont": {"size": 11, "color": colours.muted},
+        "rangefont": {"size": 1, "color": "rgba(0,0,0,0)"},  # the ends stand on the axis as ticks
+    }
+    return go.Figure([trace], layout)
+
+
+def _dimension(axis: Axis, values: Sequence[float]) -> dict[str, Any]:
+    """One axis of parallel coordinates: the better end is told in its name."""
+    unit = {"ns": "s"}.get(axis.unit, axis.unit) if axis.unit in SUFFIXES else ""
+    named = axis if axis.unit not in SUFFIXES else replace(axis, title=f"{axis.title}, {unit}", unit="ns")
+    title, *better = axis_title(named, ARROWS_UP).split(" · ")
+    made: dict[str, Any] = {
+        "label": "<br>".join([re.sub(r"(?<!,) ", "<br>", title, count=1), *better]),
+        "values": [value * FACTORS.get(axis.unit, 1) for value in values],
+        "tickformat": "~s" if axis.unit in SUFFIXES else "",
+    }
+    if axis.span:
+        made["range"] = list(axis.span)
+    if axis.categories:
+        made |= {"tickvals": list(range(len(axis.categories))), "ticktext": list(axis.categories)}
+        made["range"] = [-0.2, len(axis.categories) - 0.8]
+    return made
 
 
 def row_pixels(axis: Axis) -> int:
@@ -355,27 +407,3 @@ def _is_low(value: float, axis: Axis, least: float = 0.0) -> bool:
         return False
     low, value, high = (math.log(v) if axis.log else v for v in (axis.span[0], value, axis.span[1]))
     return least <= (value - low) / (high - low) < 0.5
-
-
-def alternative(info: Lines | Stacks) -> str:
-    """One sentence for a reader who does not see the chart."""
-    if isinstance(info, Stacks):
-        rows = [
-            f"{name}: {', '.join(f'{info.parts[one.part].name} {one.hover}' for one in parts)}"
-            for name, parts in info.rows
-        ]
-        return (
-            ". ".join((info.title, *rows)).replace("<br>", ", ").replace("<b>", "").replace("</b>", "") + "."
-        )
-    lines = [
-        f"{series.name}: {count(len(series.points), 'point')}" for series in info.series if series.points
-    ]
-    if not lines:
-        return f"{info.title}: nothing to show yet."
-    parts = [
-        f"{info.title}. {axis_title(info.y, ARROWS_UP)} against {axis_title(info.x, ARROWS_ACROSS)}",
-        "; ".join(lines),
-    ]
-    if info.reference:
-        parts.append(info.reference.name)
-    return ". ".join(parts) + "."

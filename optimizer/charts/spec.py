@@ -106,6 +106,19 @@ class Lines:
 
 
 @dataclass(frozen=True, slots=True)
+class Parallel:
+    """Parallel axes, and lines that cross all of them: each of ``rows`` has a value for each of ``axes``, and
+    a colour role."""
+
+    title: str
+    axes: tuple[Axis, ...]
+    rows: tuple[tuple[float, ...], ...]
+    colours: tuple[str, ...]
+    note: str = ""
+    empty: str = NO_RESULTS
+
+
+@dataclass(frozen=True, slots=True)
 class StackPart:
     """What the segments of one part have in common: its name in the legend, and its colour role."""
 

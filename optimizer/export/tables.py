@@ -21,8 +21,15 @@ from plotly.utils import PlotlyJSONEncoder
 from optimizer import __version__
 from optimizer.analysis.frame import frame, table
 from optimizer.analysis.metrics import METRICS
-from optimizer.charts import accuracy_info, compare_info, frontier_info, latency_info, size_info
-from optimizer.charts.drawing import alternative, figure
+from optimizer.charts import (
+    accuracy_info,
+    alternative,
+    compare_info,
+    figure,
+    frontier_info,
+    latency_info,
+    size_info,
+)
 from optimizer.charts.spec import Lines
 from optimizer.charts.theme import DARK, FONT, LIGHT
 from optimizer.export.pictures import PICTURE_SCALE, render, sheet
