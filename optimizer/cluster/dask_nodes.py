@@ -200,8 +200,8 @@ class DaskNodes(Nodes):
             parcel = decode(missing, Parcel)
             if parcel in sent:
                 raise UnavailableError(
-                    f"{self._met[address]} was sent the {parcel.kind} of {asked.request.model}, and they are "
-                    "others here by now: try again when nothing changes them any more"
+                    f"{self._name(address)} was sent the {parcel.kind} of {asked.request.model}, which "
+                    "are others here by now: try again when nothing changes them any more"
                 )
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):

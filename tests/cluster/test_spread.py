@@ -80,6 +80,7 @@ def test_each_is_measured_once_and_kept_under_the_environment_that_gave_it(store
         assert found.environment == OTHER_MACHINE
     assert [*work_off(store, nodes, asked(store, nodes))] == []
     assert len(executor.measured) == len(REQUESTS)
+    assert ledger.seconds_each(store, REQUESTS[0]) is None  # of this machine nothing is known
 
 
 def test_who_measures_on_this_machine_leaves_it_alone(store: Store) -> None:
