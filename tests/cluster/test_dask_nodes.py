@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import shlex
 import shutil
 import socket
 import subprocess
@@ -14,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from cluster import made_up
-from cluster.dask_cluster import OLD, ROOT, DaskCluster
+from cluster.dask_cluster import OLD, OPENSSL, ROOT, DaskCluster
 from faults.tasks import until
 from image_folders import Fill
 
 import optimizer as px
-from optimizer.cli.main import main
+from optimizer.cli.main import _parser, main
 from optimizer.cluster import content, dask_nodes
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
@@ -246,6 +247,15 @@ def test_where_nothing_listens_is_told_soon() -> None:
         port = server.getsockname()[1]
     with pytest.raises(UnavailableError, match="no Dask scheduler answers"):
         connect(f"tcp://127.0.0.1:{port}")
+
+
+def test_the_document_says_what_runs_here() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    commands = [line for line in text.splitlines() if line.startswith("paretoscope ")]
+    assert all(_parser().parse_args(shlex.split(line)[1:]).run for line in commands)
+    assert len(commands) == 3
+    assert dask_nodes.START.partition("ADDRESS ")[2] in text
+    assert OPENSSL in text
 
 
 def test_what_is_wrong_is_told_within_10_s() -> None:
