@@ -46,9 +46,10 @@ def latency_info(
     )
     shown = _one_engine_each(summaries, engine)
     conditions = sorted({_conditions(summary) for summary in summaries if not summary.other_machine})
+    others = sorted({summary.environment_key for summary in summaries if summary.other_machine})
     placed = [
         Placed(
-            *_realisation_series(summary, engines, engine, conditions),
+            *_realisation_series(summary, engines, engine, conditions, others),
             point,
             not engine or shown[_kind(summary)] == summary.request.engine,
         )
@@ -108,11 +109,16 @@ def _one_engine_each(summaries: Sequence[Summary], engine: str) -> dict[tuple[Re
 
 
 def _realisation_series(
-    summary: Summary, engines: Sequence[str], chosen: str, conditions: Sequence[tuple[int, int]]
+    summary: Summary,
+    engines: Sequence[str],
+    chosen: str,
+    conditions: Sequence[tuple[int, int]],
+    others: Sequence[str],
 ) -> tuple[Any, Series]:
     """Its name, with what else tells on the clock, the engine where each has its own lines, threads and batch
-    where they are not the only ``conditions`` here, and the machine where it is another. Lines of the
-    first engine and conditions are solid; layer overrides make no line."""
+    where they are not the only ``conditions`` here, and the machine where it is another: its number, where
+    there are several ``others``. Lines of the first engine and conditions are solid; layer overrides make no
+    line."""
     name, colour, recipe = ran(summary), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
@@ -131,7 +137,8 @@ def _realisation_series(
     if [timed] != conditions:
         name += f", {summary.served}"
     if summary.other_machine:
-        name, colour = f"{name}, {BadgeKind.OTHER_MACHINE.label}", Realisation.UNKNOWN
+        number = f" {others.index(summary.environment_key) + 1}" if len(others) > 1 else ""
+        name, colour = f"{name}, {BadgeKind.OTHER_MACHINE.label}{number}", Realisation.UNKNOWN
     place = list(MARKERS).index(summary.realisation)
     order = (place, engine, summary.environment_key, snap, apart, timed, bool(summary.fallback))
     first = (summary.other_machine or timed == conditions[0]) and summary.request.engine == engines[0]

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optimizer.cluster import content, node
@@ -19,7 +19,7 @@ from optimizer.cluster.content import Asked, Parcel
 from optimizer.cluster.spread import Nodes, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
 from optimizer.progress import Report, ended_by, stop_if_cancelled
-from optimizer.records import Environment, decode, encode
+from optimizer.records import Environment, Request, decode, encode
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,6 +35,8 @@ CONNECT_SECONDS = 4.0
 """Until a scheduler has answered."""
 ANSWER_SECONDS = 5.0
 """Until a node has said who it is: with the former, what is wrong is told within 10 s."""
+PATIENCE_SECONDS = 30.0
+"""Until a scheduler that has answered before is given up; one that has ended is at once."""
 SEND_SECONDS = 60.0
 """Until a node has taken a few megabytes."""
 WANTED_SECONDS = 1.0
@@ -98,10 +100,11 @@ class DaskNodes(Nodes):
 
     def deliver(self, asked: Asked, anew: bool = False) -> None:
         with self._lock:
+            goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
             for address in self._usable():
-                if anew or (address, asked) not in self._delivered:
-                    self._send(address, asked)
-                    self._delivered.add((address, asked))
+                if anew or (address, goods) not in self._delivered:
+                    self._send(address, goods)
+                    self._delivered.add((address, goods))
 
     def close(self) -> None:
         with suppress(Exception):
@@ -113,7 +116,7 @@ class DaskNodes(Nodes):
         """What the scheduler says of each worker, by its address. Raises UnavailableError."""
         try:
             scheduler: Any = self._client.scheduler
-            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=CONNECT_SECONDS)
+            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=PATIENCE_SECONDS)
             found: Mapping[str, Any] = about["workers"]
         except Exception as error:
             raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
@@ -197,8 +200,8 @@ class DaskNodes(Nodes):
             parcel = decode(missing, Parcel)
             if parcel in sent:
                 raise UnavailableError(
-                    f"{self._met[address]} was sent the {parcel.kind} of {asked.request.model}, and they are "
-                    "others here by now: try again when nothing changes them any more"
+                    f"{self._name(address)} was sent the {parcel.kind} of {asked.request.model}, which "
+                    "are others here by now: try again when nothing changes them any more"
                 )
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):

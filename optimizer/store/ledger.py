@@ -358,11 +358,12 @@ def line(store: Store, sweep: int) -> Line:
 
 
 def seconds_each(store: Store, like: Request) -> float | None:
-    """What a request of this model, images and way of timing took lately, in seconds (the median of those
-    among the last 200 items); None where fewer than three did: the first loads what the others share."""
+    """What a request of this model, images and way of timing took lately on this machine, in seconds (the
+    median of those among the last 200 items); None where fewer than three did: the first loads what the
+    others share."""
     rows = store.read(
         f"SELECT {_ITEM} FROM items WHERE seconds IS NOT NULL AND answer IS NULL"
-        " ORDER BY rowid DESC LIMIT 200"
+        " AND sweep NOT IN (SELECT id FROM sweeps WHERE device != '') ORDER BY rowid DESC LIMIT 200"
     )
     found = [item for item in map(_item, rows) if item.request and _cost(item.request) == _cost(like)]
     times = sorted(item.seconds for item in found if item.seconds is not None)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from factories import make_latency, make_result, recipe, remade, visits
+from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade, visits
 from test_charts import SWEEP, series
 
 from optimizer.analysis.summary import summarise
@@ -35,6 +35,15 @@ def test_another_machine_is_a_line_of_its_own_with_a_visible_mark() -> None:
         assert elsewhere.key not in {point.key for point in series(info, "dense fp32").points}
     frontier = frontier_info([*SWEEP, elsewhere], cost="latency")
     assert elsewhere.key not in {point.key for point in series(frontier, "frontier").points}
+
+
+def test_two_other_machines_are_two_lines_told_apart_by_name() -> None:
+    one = make_result(recipe(0.5), ratio=1.4, other_machine=True)
+    two = remade(one, environment=replace(OTHER_MACHINE, cpu="A third CPU"), key="third")
+    info = latency_info([*SWEEP, one, two])
+    lines = [line for line in info.series if "other machine" in line.name]
+    assert sorted(line.name for line in lines) == [f"dense fp32, other machine {number}" for number in (1, 2)]
+    assert sorted(point.key for line in lines for point in line.points) == sorted([one.key, "third"])
 
 
 def test_engines_are_told_apart_by_name_and_line() -> None:

@@ -13,6 +13,10 @@ from optimizer.cluster.dask_nodes import TOKEN
 
 ROOT = Path(__file__).parents[2]
 DASK = "import sys; from dask.__main__ import main; sys.argv[0] = 'dask'; main()"
+OPENSSL = (
+    "openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj /CN=paretoscope -keyout key.pem -out cert.pem"
+)
+"""Makes the certificate, as docs/cluster.md says."""
 OLD = "import optimizer; optimizer.__version__ = '0.0.1'; "
 """What makes a node one of another version."""
 
@@ -25,12 +29,7 @@ class DaskCluster:
         self.folder, self.tls = folder, tls
         self.processes: list[subprocess.Popen[bytes]] = []
         if tls:
-            command = (
-                "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=paretoscope -keyout key.pem"
-            )
-            subprocess.run(
-                [*command.split(), "-out", "cert.pem"], cwd=folder, check=True, capture_output=True
-            )
+            subprocess.run(OPENSSL.split(), cwd=folder, check=True, capture_output=True)
         about = folder / "scheduler.json"
         self.scheduler = self.start(["scheduler", "--port", "0", "--scheduler-file", str(about)])
         until(about.is_file)

@@ -1,7 +1,7 @@
 """A node's preload: results are made up there, and what is measured is noted.
 
 A request's ``seed`` says what happens: 0 nothing, 1 the node that has it dies, the first time; 2 it goes on
-until it is wanted no more.
+until it is wanted no more; 3 it takes a second.
 """
 
 import os
@@ -23,7 +23,7 @@ from optimizer.system.paths import home
 
 NOTES = "PARETOSCOPE_TEST_NOTES"
 """Environment variable: the file that nodes note in what they begin."""
-DIES, WAITS = 1, 2
+DIES, WAITS, SLOW = 1, 2, 3
 
 
 def load_or_measure(request: Request, store: Store, report: Report) -> Result:
@@ -37,6 +37,8 @@ def load_or_measure(request: Request, store: Store, report: Report) -> Result:
     while request.settings.seed == WAITS:
         report(None, "waiting")
         time.sleep(0.05)
+    if request.settings.seed == SLOW:
+        time.sleep(1)
     return make_result(request_key(request), request=request, environment=environment())
 
 

@@ -2,24 +2,26 @@
 
 import hashlib
 import http.server
+import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cluster import made_up
-from cluster.dask_cluster import OLD, DaskCluster
+from cluster.dask_cluster import OLD, OPENSSL, ROOT, DaskCluster
 from faults.tasks import until
 from image_folders import Fill
 
 import optimizer as px
-from optimizer.cli.main import main
-from optimizer.cluster import content
+from optimizer.cli.main import _parser, main
+from optimizer.cluster import content, dask_nodes
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model.added import cards
@@ -34,7 +36,6 @@ from optimizer.system.environment import environment
 dask = pytest.importorskip("dask")
 pytest.importorskip("distributed")
 REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
-TOLD_SECONDS = 10
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,23 @@ def test_a_cancelled_sweep_ends_at_the_nodes_too_and_goes_on(nodes: Nodes, notes
     assert ledger.find(Store(), sweep).state == "queued"
 
 
+def test_what_a_killed_process_had_handed_out_is_handed_out_again(
+    cluster: DaskCluster, nodes: Nodes, notes: Path
+) -> None:
+    sweep = asked(nodes, [replace(one, settings=Settings(seed=made_up.SLOW)) for one in REQUESTS])
+    resume = f"main(['sweep', '--resume', '{sweep}', '--cluster', '{cluster.address}'])"
+    command = [sys.executable, "-c", f"from optimizer.cli.main import main; {resume}"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as home:
+        until(lambda: ledger.find(Store(), sweep).counts.get("done"))
+        home.kill()
+    left = ledger.find(Store(), sweep)
+    assert left.counts["running"]
+    ended = [item.number for item in work_off(Store(), nodes, sweep)]
+    assert len(ended) == len(REQUESTS) - left.counts["done"]
+    assert ledger.find(Store(), sweep).counts == {"done": len(REQUESTS)}
+    assert len(begun(notes)) <= len(REQUESTS) + left.counts["running"]
+
+
 def test_the_command_sweeps_on_a_cluster(cluster: DaskCluster, capsys: pytest.CaptureFixture[str]) -> None:
     there = ["--cluster", cluster.address]
     assert main(["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", "--json", *there]) == 0
@@ -220,19 +238,30 @@ def website() -> Iterator[str]:
 
 @pytest.mark.parametrize("address", ["nobody", "website"])
 def test_what_is_no_scheduler_is_told_soon(address: str, request: pytest.FixtureRequest) -> None:
-    begin = time.monotonic()
     with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127"):
         connect(request.getfixturevalue(address))
-    assert time.monotonic() - begin < TOLD_SECONDS
 
 
 def test_where_nothing_listens_is_told_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    begin = time.monotonic()
     with pytest.raises(UnavailableError, match="no Dask scheduler answers"):
         connect(f"tcp://127.0.0.1:{port}")
-    assert time.monotonic() - begin < TOLD_SECONDS
+
+
+def test_the_document_says_what_runs_here() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    commands = [line for line in text.splitlines() if line.startswith("paretoscope ")]
+    assert all(_parser().parse_args(shlex.split(line)[1:]).run for line in commands)
+    assert len(commands) == 3
+    assert dask_nodes.START.partition("ADDRESS ")[2] in text
+    assert OPENSSL in text
+
+
+def test_what_is_wrong_is_told_within_10_s() -> None:
+    """An address, or nodes that have not joined and a node that is silent: each wait has its end."""
+    assert 2 * dask_nodes.CONNECT_SECONDS < 10
+    assert dask_nodes.CONNECT_SECONDS + dask_nodes.ANSWER_SECONDS < 10
 
 
 @pytest.mark.parametrize("address", ["", "nonsense", "foo://1:2", "tcp://127.0.0.1:port"])
@@ -269,3 +298,36 @@ def test_what_a_node_gives_has_the_key_that_it_has_here(nodes: Nodes) -> None:
     sweep = asked(nodes, REQUESTS[:1])
     (item,) = work_off(Store(), nodes, sweep)
     assert item.key == request_key(REQUESTS[0], device=nodes.environment.key)
+
+
+def _stopped(
+    nodes: Nodes, requests: list[Request], notes: Path, *processes: "subprocess.Popen[bytes]"
+) -> str:
+    """What is told where these are killed while configurations run, all of which wait again."""
+    sweep = asked(nodes, requests)
+    with ThreadPoolExecutor(1) as working:
+        told = working.submit(lambda: [*work_off(Store(), nodes, sweep)])
+        until(lambda: begun(notes))
+        for process in processes:
+            process.kill()
+        error = told.exception(timeout=60)
+    assert isinstance(error, UnavailableError)
+    assert {(item.state, item.attempts) for item in ledger.items(Store(), sweep)} == {("queued", 0)}
+    return str(error)
+
+
+def test_when_the_last_node_and_when_the_scheduler_is_gone_what_was_begun_waits_again(
+    cluster: DaskCluster, notes: Path
+) -> None:
+    """The last test here: it takes the cluster down."""
+    waiting = [replace(one, settings=Settings(seed=made_up.WAITS)) for one in REQUESTS]
+    usable = [one for one in cluster.processes[3:] if one.poll() is None]
+    with connect(cluster.address) as nodes:
+        assert "no node is left with" in _stopped(nodes, waiting, notes, *usable)
+    notes.unlink()
+    cluster.node("one", preload="cluster.made_up")
+    _until_there(cluster, {"one"})
+    with connect(cluster.address) as nodes:
+        assert "the scheduler answers no more" in _stopped(nodes, waiting, notes, cluster.scheduler)
+    with pytest.raises(UnavailableError, match="no Dask scheduler answers"):
+        connect(cluster.address)

@@ -1,5 +1,7 @@
 """A sweep handed to executors: each configuration measured once, and kept in the store here."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +26,7 @@ from optimizer.store import ledger
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import environment
+from optimizer.system.processes import identity, is_gone
 
 REQUESTS = [Request("fashion-mlp", px.Recipe.of(sparsity=share / 10)) for share in range(1, 7)]
 
@@ -77,6 +80,7 @@ def test_each_is_measured_once_and_kept_under_the_environment_that_gave_it(store
         assert found.environment == OTHER_MACHINE
     assert [*work_off(store, nodes, asked(store, nodes))] == []
     assert len(executor.measured) == len(REQUESTS)
+    assert ledger.seconds_each(store, REQUESTS[0]) is None  # of this machine nothing is known
 
 
 def test_who_measures_on_this_machine_leaves_it_alone(store: Store) -> None:
@@ -198,6 +202,13 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
     result = store.get(item.key)
     assert result is not None
     assert (result.request, result.accuracy.total) == (request, 50)
+
+
+def test_an_owner_of_several_is_gone_with_its_process() -> None:
+    code = "from optimizer.system.processes import identity; print(identity())"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert is_gone(f"{printed.strip()}/3")
+    assert not is_gone(f"{identity()}/3")
 
 
 def test_where_there_is_no_slurm_it_is_told() -> None:
