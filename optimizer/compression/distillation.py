@@ -34,7 +34,7 @@ from optimizer.model.layers import walk
 from optimizer.progress import Report
 from optimizer.tasks.outputs import is_logits
 
-VERSION = 1
+VERSION = 2
 """Raised with every change of what comes out."""
 BATCH = 16
 COPIES = (4, 16)
@@ -50,8 +50,11 @@ RATE = 1e-3
 ANSWERS_WEIGHT = 4.0
 BLOCKS_WEIGHT = 2.0
 """What the answers count for, and what the segments' outputs do: the mean square of what is off, relative to
-that of what is wanted. By their divergence (KL) answers would learn next to nothing of the classes that no
-image shows, and lose those."""
+that of what is wanted."""
+DIVERGENCE_WEIGHT = 2.0
+MIN_SHOWN = 0.5
+"""What the answers' divergence (KL) counts for, where the images show at least this share of the classes: by
+it next to nothing is learnt of the others, and those are lost."""
 AVERAGING = 3
 """What is kept is the mean over all steps, of which the ``t``-th counts for ``t^2`` (arXiv 1212.1824)."""
 SHARPNESS = tuple(2 ** (power / 12) for power in range(-6, 13))
@@ -261,6 +264,7 @@ class Distillation:
     report: Report
     random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     inputs: Tensor = field(init=False)
+    divergence_weight: float = field(init=False)
     best: dict[str, Tensor] = field(init=False)
     sharpness: float = field(init=False, default=1.0)
     before: float = field(init=False)
@@ -271,6 +275,8 @@ class Distillation:
         held_out = (indices % HELD_OUT == HELD_OUT - 1) & (indices < self.given)
         self.seen, self.held_out = indices[~held_out], indices[held_out][:MAX_HELD_OUT]
         self.answers = self.wanted[len(self.parts) - 1]
+        shown = _shown(self.answers[: self.given])
+        self.divergence_weight = DIVERGENCE_WEIGHT if shown >= MIN_SHOWN else 0.0
         self.inputs = self.images
         for part in self.parts[: self.first]:
             self.inputs = outputs(part, self.inputs)
@@ -337,7 +343,10 @@ class Distillation:
             value = self.parts[index](value)
             if index in self.wanted:
                 distances.append(_relative(value, self.wanted[index][some]))
-        apart = ANSWERS_WEIGHT * _relative(_centred(self.parts[-1](value)), _centred(self.answers[some]))
+        answers, wanted = self.parts[-1](value), self.answers[some]
+        apart = ANSWERS_WEIGHT * _relative(_centred(answers), _centred(wanted))
+        if self.divergence_weight:
+            apart = apart + self.divergence_weight * divergence(prepared(answers), wanted) / len(wanted)
         return apart + BLOCKS_WEIGHT * torch.stack(distances).mean() if distances else apart
 
     def rate_found(self, learner: Learner) -> tuple[float, int]:
@@ -400,6 +409,11 @@ class Distillation:
 def _centred(outputs: Tensor) -> Tensor:
     """Logits less what all of an example have in common, which makes no answer another."""
     return outputs - outputs.mean(1, keepdim=True) if is_logits(outputs) else outputs
+
+
+def _shown(answers: Tensor) -> float:
+    """The share of the classes that are the answer to any example; 0 where outputs are no logits."""
+    return len(answers.argmax(1).unique()) / answers.shape[1] if is_logits(answers) else 0.0
 
 
 def _relative(outputs: Tensor, wanted: Tensor) -> Tensor:
