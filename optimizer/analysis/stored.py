@@ -20,7 +20,8 @@ from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Summary, derive, remember
 from optimizer.errors import UnavailableError
 from optimizer.records import DataSpec, Request, Result, Size, decode
-from optimizer.store.results import NOT_A_RECORD, Store
+from optimizer.store.results import Store
+from optimizer.store.rows import NOT_A_RECORD
 
 VERSION = 2
 """Of what a summary says. A change of that raises it, and all are made anew."""

@@ -12,7 +12,7 @@ from optimizer.recipe import NORMAL
 from optimizer.records import Request, decode, encode
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
-from optimizer.store.ledger import Sweep
+from optimizer.store.items import Sweep
 from pages import tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
