@@ -1,5 +1,6 @@
 """Transactions on the tables. What is special to one database is in a file of its own."""
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -120,13 +121,17 @@ class Database(ABC):
 
 
 def again_if_lost(act: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
-    """``act`` on a store, which may as well happen twice: it does where the connection was lost in it."""
+    """``act`` on a store, which may as well happen twice: it does where the connection was lost in it. A new
+    sweep is another matter."""
 
     @wraps(act)
     def kept(store: S, /, *given: P.args, **named: P.kwargs) -> T:
-        try:
-            return act(store, *given, **named)
-        except ConnectionLost:
-            return act(store, *given, **named)  # connecting waits until the server is there again
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return act(store, *given, **named)
+            except ConnectionLost:  # connecting waits until the server is there again
+                if time.monotonic() > end:
+                    raise
 
     return kept

@@ -203,6 +203,7 @@ def repeat(store: Store, sweep: int, who: str) -> int:
     return create(store, before.asked, requests, who, before.device)
 
 
+@again_if_lost
 def sweeps(store: Store, limit: int = 100) -> list[Sweep]:
     """The newest ones, newest first."""
     newest = select(SWEEPS.c.id).order_by(SWEEPS.c.id.desc()).limit(limit)
@@ -210,12 +211,14 @@ def sweeps(store: Store, limit: int = 100) -> list[Sweep]:
         return described(connection, newest)
 
 
+@again_if_lost
 def find(store: Store, sweep: int) -> Sweep:
     """One sweep. Raises InputError where there is no such."""
     with store.reading() as connection:
         return found(connection, sweep)
 
 
+@again_if_lost
 def items(store: Store, sweep: int) -> list[Item]:
     """Those of a sweep, in their order."""
     with store.reading() as connection:
@@ -258,6 +261,7 @@ def line(store: Store, sweep: int) -> Line:
     return Line(earlier + before(earlier + 1), earlier + before(earlier + own))
 
 
+@again_if_lost
 def seconds_each(store: Store, like: Request) -> float | None:
     """What a request of this model, images and way of timing took lately, in seconds (the median of those
     among the last 200 items); None where fewer than three did: the first loads what the others share."""

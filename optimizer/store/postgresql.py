@@ -26,6 +26,9 @@ CONNECT: Mapping[str, str] = {
 WRITERS = 0x70617265746F
 """The lock of PostgreSQL's that a writer holds until its transaction ends."""
 AGAIN_SECONDS = 0.2
+FIRST_SECONDS = 4.0
+"""How long a server is waited for that has not answered this process yet."""
+_ANSWERED = set[URL]()
 WORDS = {"53100": "no room is left on its disk", "55P03": "the database is locked"}
 """By the state that PostgreSQL gives an error."""
 
@@ -43,23 +46,27 @@ class Postgresql(database.Database):
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
         self.place = self._url.set(drivername="postgresql", query={}).render_as_string(hide_password=True)
-        self._made = self._answered = False
+        self._made = False
 
+    @database.again_if_lost
     def open(self) -> None:
         with self.reading():
             pass
 
     def connect(self) -> Connection:
-        """One that answers. A server that did before is waited for: it may be started anew."""
-        end = time.monotonic() + database.BUSY_SECONDS
+        """One that answers. A server that is being started is waited for, longer where it answered before."""
+        engine = _engine(self._url)
+        waits = database.BUSY_SECONDS if self._url in _ANSWERED else FIRST_SECONDS
+        end, accepted = time.monotonic() + waits, False
         while True:
             try:
-                connection = _engine(self._url).connect()
-                self._answered = True
+                connection = engine.connect()
+                _ANSWERED.add(self._url)
                 return connection
             except OperationalError:
-                if not self._answered or time.monotonic() > end:
+                if accepted or time.monotonic() > end:
                     raise
+            accepted = _accepts(engine)  # then the next refusal is about the user or the database
             time.sleep(AGAIN_SECONDS)
 
     def prepare(self, connection: Connection) -> None:
@@ -118,6 +125,14 @@ def _engine(url: URL) -> Engine:
         ) from error
     event.listen(engine, "connect", _prepare)
     return engine
+
+
+def _accepts(engine: Engine) -> bool:
+    """Whether the server takes connections, of whomever."""
+    from psycopg import pq
+
+    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    return pq.PGconn.ping(url.encode()) == pq.Ping.OK
 
 
 def _prepare(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:

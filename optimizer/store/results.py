@@ -296,6 +296,7 @@ class Store:
         rows = self.read(query.order_by(documents.c.rowid))
         return {key: found for key, json in rows for found in readable([json], record)}
 
+    @again_if_lost
     def unreadable(self, documents: Mapping[str, type]) -> list[Unreadable]:
         """Every row that is passed over because it can't be read. This reads them all."""
         with self.reading() as connection:
