@@ -7,10 +7,9 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.sql.functions import _FunctionGenerator
 
 from optimizer.errors import UnavailableError
 from optimizer.store import migrations
@@ -29,13 +28,11 @@ class ConnectionLost(UnavailableError):
 
 class Database(ABC):
     """``place`` is what it is called, without a password; ``elsewhere`` says how another one is chosen, and
-    ``check`` what to look at where it can't be used. ``position`` is the function that finds bytes in bytes.
-    """
+    ``check`` what to look at where it can't be used."""
 
     place: str
     elsewhere: str
     check: str
-    position: _FunctionGenerator
 
     @abstractmethod
     def open(self) -> None:
@@ -56,6 +53,10 @@ class Database(ABC):
     @abstractmethod
     def step(self, connection: Connection, done: int) -> None:
         """What follows the first ``done`` migrations, and that it is done."""
+
+    @abstractmethod
+    def contains(self, column: ColumnElement[bytes], part: ColumnElement[bytes]) -> ColumnElement[bool]:
+        """Whether bytes are in bytes."""
 
     @abstractmethod
     def words(self, error: Exception) -> str:

@@ -129,7 +129,7 @@ def _item(row: Any) -> Item:
         request = decode(row.request, Request)
     except NOT_A_RECORD:
         request = None
-    return Item(**{**row._mapping, "request": request, "enough": bool(row.enough)})
+    return Item(*(*row[:3], request, *row[4:-1], bool(row[-1])))
 
 
 def is_item(item: Item) -> ColumnElement[bool]:

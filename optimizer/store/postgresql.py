@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, func, make_url, text
+from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, func, make_url, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -41,7 +41,6 @@ class Postgresql(database.Database):
 
     elsewhere = f"set {STORE_VARIABLE} to another, or to nothing for a file in the data folder"
     check = "Check that the server runs, the address, the user, the password and what the user may do there"
-    position = func.pg_catalog.position
 
     def __init__(self, url: str) -> None:
         self._url = _parse(url)
@@ -91,6 +90,9 @@ class Postgresql(database.Database):
         METADATA.create_all(connection)
         connection.execute(text(f"CREATE TABLE {SCHEMA}.version (number INTEGER NOT NULL)"))
         connection.execute(text(f"INSERT INTO {SCHEMA}.version VALUES ({len(migrations.MIGRATIONS)})"))
+
+    def contains(self, column: ColumnElement[bytes], part: ColumnElement[bytes]) -> ColumnElement[bool]:
+        return func.pg_catalog.position(column, part) > 0
 
     def words(self, error: Exception) -> str:
         found = error.orig if isinstance(error, DBAPIError) else error

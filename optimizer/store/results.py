@@ -245,7 +245,7 @@ class Store:
             for table in (results, summaries, failures):
                 connection.execute(delete(table).where(table.c.key == gone), rows)
             resting = or_(*(documents.c.kind == kind for kind in (ANSWER, EARLY_ANSWER, SEARCH)))
-            found = self._database.position(documents.c.json, named) > 0
+            found = self._database.contains(documents.c.json, named)
             connection.execute(delete(documents).where(resting, found), rows)
             _forget_unshared(connection)
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import lru_cache, partial
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, func
+from sqlalchemy import ColumnElement, Connection, Engine, NullPool, create_engine, func
 from sqlalchemy.exc import DBAPIError
 
 from optimizer.errors import UnavailableError
@@ -23,6 +23,8 @@ from optimizer.system.paths import HOME_VARIABLE, is_network
 
 MIN_FREE_BYTES = 2**20
 """With less room on the disk nothing more is measured by itself."""
+PAGE_BYTES = 8192
+"""On one of 4,096, the usual, one summary leaves no room for a second."""
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 _CREATING = threading.Lock()
 
@@ -34,7 +36,6 @@ class Sqlite(database.Database):
     check = (
         "Check that the folder is writable, its disk has room and the file is whole (move a damaged one away)"
     )
-    position = func.instr
 
     def __init__(self, path: Path) -> None:
         self.path, self.place = path, str(path)
@@ -69,6 +70,7 @@ class Sqlite(database.Database):
         While another process is about to do the same, SQLite refuses at once and doesn't heed the busy
         timeout.
         """
+        connection.exec_driver_sql(f"PRAGMA page_size = {PAGE_BYTES}")  # of a new file
         end = time.monotonic() + database.BUSY_SECONDS
         while True:
             try:
@@ -78,6 +80,9 @@ class Sqlite(database.Database):
                 if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
                     raise
             time.sleep(0.01)
+
+    def contains(self, column: ColumnElement[bytes], part: ColumnElement[bytes]) -> ColumnElement[bool]:
+        return func.instr(column, part) > 0
 
     def words(self, error: Exception) -> str:
         if _is_no_room(error):
