@@ -23,6 +23,7 @@ from unittest.mock import patch
 
 import numpy as np
 from factories import make_result
+from sqlalchemy import insert, text
 from started import PAGES, Idle, Started
 from streamlit.testing.v1 import AppTest
 
@@ -33,7 +34,7 @@ from optimizer.analysis.summary import derive
 from optimizer.progress import quiet
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import DataSpec, Request
-from optimizer.store import ledger
+from optimizer.store import ledger, tables
 from optimizer.store.keys import request_keys
 from optimizer.store.results import Store
 from pages import drawing, sidebar, tasks
@@ -81,16 +82,14 @@ def fill(store: Store, number: int) -> None:
             for one in summaries
         ]
         with store.writing() as connection:
-            connection.execute(
+            connection.exec_driver_sql(
                 "INSERT INTO results SELECT ? || substr(key, 4), schema, ?, data, engine, environment,"
                 " signature, strftime('%Y-%m-%dT%H:%M:%S+00:00', created, ?),"
                 " CAST(replace(CAST(json AS TEXT), ?, ?) AS BLOB) FROM results WHERE model = ?",
                 (f"{model:02}-", name, f"-{model} days", f'"{MODEL}"', f'"{name}"', MODEL),
             )
-            connection.executemany(
-                "INSERT INTO summaries VALUES (?, ?, ?)",
-                [(one.key, stored.VERSION, stored.pack(one)) for one in copies],
-            )
+            rows = [{"key": one.key, "version": stored.VERSION, "packed": stored.pack(one)} for one in copies]
+            connection.execute(insert(tables.summaries), rows)
 
 
 def timed(act: Callable[[], T]) -> tuple[float, T]:
@@ -135,10 +134,12 @@ def pages(store: Store) -> dict[str, dict[str, float]]:
 
 def bytes_each(store: Store) -> dict[str, float]:
     """On the disk, of a table with its indices."""
-    rows = store.read(
+    query = text(
         "SELECT tbl_name, sum(pgsize) FROM dbstat JOIN sqlite_schema USING (name)"
         " WHERE tbl_name IN ('results', 'summaries') GROUP BY tbl_name"
     )
+    with store.reading() as connection:
+        rows = connection.execute(query).fetchall()
     return {f"{name}_bytes": size / store.count() for name, size in rows}
 
 

@@ -23,8 +23,8 @@ from optimizer.search.find import find as find_best
 from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
 from optimizer.search.space import Space
 from optimizer.store import ledger
+from optimizer.store.items import Item
 from optimizer.store.keys import request_key
-from optimizer.store.ledger import Item
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
 from optimizer.system.environment import resolve_threads
 

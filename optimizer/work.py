@@ -31,7 +31,8 @@ from optimizer.search.documents import DOCUMENTS
 from optimizer.search.presets import Found, find
 from optimizer.search.questions import question_of
 from optimizer.store import ledger
-from optimizer.store.results import Store, Unreadable
+from optimizer.store.results import Store
+from optimizer.store.rows import Unreadable
 from optimizer.system.machine_lock import exclusive
 from optimizer.system.process_pool import Limits
 

@@ -17,7 +17,7 @@ from optimizer.search.find import Question, Step
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of
 from optimizer.search.space import Space
 from optimizer.store import ledger
-from optimizer.store.ledger import Item, Sweep
+from optimizer.store.items import Item, Sweep
 from pages import address, drawing, sidebar, tasks
 from pages.markup import plain
 

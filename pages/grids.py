@@ -27,8 +27,8 @@ from optimizer.search.sweep import (
     any_amount,
 )
 from optimizer.store import ledger
+from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys
-from optimizer.store.ledger import Item, Sweep
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session

@@ -8,7 +8,7 @@ import streamlit as st
 
 from optimizer.search.documents import DOCUMENTS
 from optimizer.store.keys import request_key
-from optimizer.store.results import Failure, Unreadable, describe_unreadable
+from optimizer.store.rows import Failure, Unreadable, describe_unreadable
 from pages import tasks
 from pages.markup import plain
 

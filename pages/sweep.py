@@ -9,7 +9,7 @@ from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.search.answers import came_of_it, describe
 from optimizer.store import ledger
-from optimizer.store.ledger import Sweep
+from optimizer.store.items import Sweep
 from pages import address, finding, grids, sidebar, tasks
 from pages.drawing import Colour
 from pages.markup import plain

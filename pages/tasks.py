@@ -19,8 +19,8 @@ from optimizer.search.drain import Background, by_pool
 from optimizer.search.find import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
+from optimizer.store.items import Sweep
 from optimizer.store.keys import request_key
-from optimizer.store.ledger import Sweep
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
 from optimizer.work import JOB_KINDS, TARGET, limits

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 import torch
 from engine_runs import Ready, Small
@@ -27,6 +28,7 @@ from optimizer.model.layers import fold_batch_norm
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.system import recent, threads
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
+from optimizer.system.paths import STORE_VARIABLE
 
 TOGETHER = {"tests/pages/": "pages"}
 """The pages share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its
@@ -86,10 +88,26 @@ def compiled_before(request: pytest.FixtureRequest) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder for every test, and no limit for downloads (which a dashboard in this process has
     set): none sees another's results, or the user's."""
-    monkeypatch.delenv(DOWNLOADS_VARIABLE, raising=False)
+    for variable in (DOWNLOADS_VARIABLE, STORE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "home"
     monkeypatch.setenv("PARETOSCOPE_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[databases.Server]:
+    """A server for all tests of this process; who stops it starts it again."""
+    with databases.server() as one:
+        yield one
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    """Where a store may be, with nothing there."""
+    if request.param == "sqlite":
+        return tmp_path / "results.sqlite"
+    return str(request.getfixturevalue("postgresql").empty())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
 from optimizer.model.added import architectures
 from optimizer.model.sources.plugins import GROUP
-from optimizer.system.paths import HOME_VARIABLE
+from optimizer.system.paths import HOME_VARIABLE, STORE_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,7 +51,15 @@ def test_the_dashboard_is_installed_with_all_that_its_page_offers() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     rule = (ROOT / "Makefile").read_text().partition("$(VENV)/installed:")[2].partition("\n\n")[0]
     (asked,) = re.findall(r"--editable '\.\[([\w,]+)\]'", rule)
-    assert set(asked.split(",")) == extras.keys() - {"dev", "timm", "mcp", "hub", "cluster", "slurm"}
+    assert set(asked.split(",")) == extras.keys() - {
+        "dev",
+        "timm",
+        "mcp",
+        "hub",
+        "cluster",
+        "slurm",
+        "postgres",
+    }
 
 
 def row(folder: str) -> set[str]:
@@ -104,6 +112,7 @@ def test_the_screenshot_is_a_picture_of_a_page() -> None:
 def test_names_that_users_type_are_the_codes_own() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert HOME_VARIABLE in README
+    assert STORE_VARIABLE in README
     assert f'[project.entry-points."{GROUP}"]' in README
     assert GROUP in project["entry-points"]
     assert f'[project.entry-points."{architectures.GROUP}"]' in README

@@ -57,7 +57,13 @@ def test_every_claim_names_a_test_that_exists() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [folders.ROOTS_VARIABLE, downloads.DOWNLOADS_VARIABLE, uploads.UPLOADS_VARIABLE, paths.HOME_VARIABLE],
+    [
+        folders.ROOTS_VARIABLE,
+        downloads.DOWNLOADS_VARIABLE,
+        uploads.UPLOADS_VARIABLE,
+        paths.HOME_VARIABLE,
+        paths.STORE_VARIABLE,
+    ],
 )
 def test_what_the_operator_sets_has_the_code_s_name(name: str) -> None:
     assert f"`{name}`" in SECURITY

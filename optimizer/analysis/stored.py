@@ -20,7 +20,8 @@ from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Summary, derive, remember
 from optimizer.errors import UnavailableError
 from optimizer.records import DataSpec, Request, Result, Size, decode
-from optimizer.store.results import NOT_A_RECORD, Store
+from optimizer.store.results import Store
+from optimizer.store.rows import NOT_A_RECORD
 
 VERSION = 2
 """Of what a summary says. A change of that raises it, and all are made anew."""
@@ -118,6 +119,8 @@ def _names(kind: type) -> dict[str, None]:
     return {field.name: None for field in fields(kind)}
 
 
+_FIGURE, _COUNT = Measure(1.5, 1.5, 1.5, 1.5), Measure(10**6, None, None, 10**6)
+_BYTES = Size(10**6, 10**6, 10**6, "bitmap", 10**5, 10**5)
 _USUAL = _plain(
     [
         "avx512_fp16 · 2 cores · GiB · Linux x86_64 · Python 3. · torch 2., torchvision 0., openvino 2026., "
@@ -125,10 +128,26 @@ _USUAL = _plain(
         _names(Summary)
         | {
             "request": Request(""),
-            "latency": _names(LatencySummary),
-            "drop": _names(PairedDrop),
-            "size": _names(Size),
-            "measures": dict.fromkeys(METRICS, Measure(None)),
+            "measures": dict.fromkeys(METRICS, Measure(None))
+            | dict.fromkeys(("accuracy", "drop", "latency", "latency_ratio", "agreement"), _FIGURE)
+            | dict.fromkeys(("first_call", "first_call_ratio", "throughput"), _FIGURE)
+            | dict.fromkeys(("file_size", "packed_size", "compressed_size"), _COUNT)
+            | dict.fromkeys(("nonzero", "operations"), _COUNT)
+            | dict.fromkeys(("sqnr", "kl"), Measure(1.5)),
+            "reference": "labels",
+            "latency": dict.fromkeys(_names(LatencySummary), 1.5)
+            | {"p95_ns": None, "p99_ns": None, "rounds": 40, "verdict": "no measurable difference"},
+            "drop": dict.fromkeys(_names(PairedDrop), 1.5),
+            "size": _BYTES,
+            "baseline_size": _BYTES,
+            "pruned_percent": 1.5,
+            "zeros_percent": 1.5,
+            "processes": (40,),
+            "timed": Request("").recipe,
+            "realisation": "dense fp32",
+            "precisions": {"f32": 10},
+            "simulated": ["8-bit weights: the values are exact, the kernels are f32"],
+            "created": "2026-11-02T10:00:00+00:00",
         },
     ]
 )

@@ -16,8 +16,9 @@ from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model.added.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
+from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
-from optimizer.system.paths import app_file, home
+from optimizer.system.paths import STORE_VARIABLE, app_file, home
 from optimizer.system.processes import end, guard, release
 
 
@@ -59,6 +60,8 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
 def open_dashboard(options: argparse.Namespace) -> None:
     """Serve the page until it is ended, or this process is. Raises InputError, UnavailableError."""
     home()  # a folder that can't be written is said here, not in a page
+    if os.environ.get(STORE_VARIABLE):
+        Store()  # nor a database that can't be used
     try:
         family = socket.getaddrinfo(options.host, None)[0][0]
         with socket.socket(family) as probe:

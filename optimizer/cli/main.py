@@ -21,7 +21,15 @@ from optimizer.cli.find import add_find_options, run_find
 from optimizer.cli.gate import add_gate_options, run_gate
 from optimizer.cli.mcp_server import add_mcp_options, run_mcp
 from optimizer.cli.models import add_add_options, add_models_options, run_add, run_models, run_remove
-from optimizer.cli.options import Parser, add_experiment_options, numbers, rates, recipe_of, request_of
+from optimizer.cli.options import (
+    Parser,
+    add_experiment_options,
+    add_store_option,
+    numbers,
+    rates,
+    recipe_of,
+    request_of,
+)
 from optimizer.cli.sweeps import run_sweep, run_sweeps
 from optimizer.cli.terminal import print_result, tell
 from optimizer.cli.timing import run_complexity, run_coverage, run_doctor, run_throughput
@@ -32,7 +40,9 @@ from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Result
 from optimizer.search.documents import DOCUMENTS
-from optimizer.store.results import Store, describe_unreadable
+from optimizer.store.results import Store
+from optimizer.store.rows import describe_unreadable
+from optimizer.system.paths import STORE_VARIABLE
 
 T = TypeVar("T")
 
@@ -40,6 +50,8 @@ T = TypeVar("T")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     options = _parser().parse_args(arguments)
+    if options.store is not None:
+        os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader has seen enough
@@ -115,7 +127,7 @@ def _stored(options: argparse.Namespace) -> None:
     if options.forget_unreadable:
         dropped = store.forget_unreadable(store.unreadable(DOCUMENTS))
         print(f"{count(dropped, 'row')} dropped that can't be read", file=sys.stderr)
-    print(f"{count(store.count(), 'result')} in {store.path}")
+    print(f"{count(store.count(), 'result')} in {store.place}")
     for failure in store.failures():
         print(
             f"failed {failure.created[:16]}: {failure.request.model} on {failure.request.engine},"
@@ -152,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prune and quantize a pretrained model; see accuracy, size and latency, measured here.",
     )
     parser.add_argument("--version", action="version", version=f"paretoscope {__version__}")
+    add_store_option(parser)
     commands = parser.add_subparsers(required=True, metavar="command")
 
     models = _command(commands, "models", run_models, "list the models that can be picked")

@@ -27,6 +27,7 @@ from optimizer.recipe import (
     steps_of_seconds,
 )
 from optimizer.records import DataSpec, Request, Settings
+from optimizer.system.paths import STORE_VARIABLE
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_store_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store",
+        metavar="URL",
+        help="keep results in a PostgreSQL database, postgresql://USER@HOST/DATABASE, in place of the data "
+        f"folder ({STORE_VARIABLE}); a password is better in PGPASSWORD or ~/.pgpass",
+    )
 
 
 def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:

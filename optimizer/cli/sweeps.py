@@ -22,7 +22,7 @@ from optimizer.search.answers import came_of_it, describe
 from optimizer.search.drain import ASK_SECONDS, drain
 from optimizer.search.sweep import Grid
 from optimizer.store import ledger
-from optimizer.store.ledger import Sweep
+from optimizer.store.items import Item, Sweep
 from optimizer.store.results import Store
 from optimizer.system.processes import user
 
@@ -112,7 +112,7 @@ def _printing(store: Store, sweep: int, as_lines: bool) -> Callable[[], None]:
     return print_new
 
 
-def _print_item(store: Store, item: ledger.Item, total: int, as_lines: bool) -> None:
+def _print_item(store: Store, item: Item, total: int, as_lines: bool) -> None:
     words = item.request.recipe.describe() if item.request else "what can't be read"
     print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
     result = store.get(item.key) if item.state == "done" else None

@@ -21,7 +21,7 @@ from optimizer.methods.engines import engine_info
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, Result, decode, encode
 from optimizer.search.drain import drain
-from optimizer.store.ledger import Item
+from optimizer.store.items import Item
 from optimizer.store.results import Store
 from optimizer.system.processes import identity
 

@@ -21,7 +21,7 @@ from optimizer.search.find import Confirmed, Outcome, Question
 from optimizer.search.questions import Answered, answer_of, question_of
 from optimizer.search.space import Space
 from optimizer.search.sweep import describe_asked
-from optimizer.store.ledger import Sweep
+from optimizer.store.items import Sweep
 from optimizer.store.results import Store
 
 GAINS = {

@@ -10,8 +10,8 @@ from typing import cast
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
 from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.store import ledger
+from optimizer.store.items import Item
 from optimizer.store.keys import request_key
-from optimizer.store.ledger import Item
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
 from optimizer.system.processes import identity

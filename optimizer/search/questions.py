@@ -10,8 +10,8 @@ from optimizer.methods import plugins
 from optimizer.records import Result, decode, digest, encode
 from optimizer.search.find import Answer, Progress, Question
 from optimizer.store import ledger
+from optimizer.store.items import Sweep
 from optimizer.store.keys import request_key
-from optimizer.store.ledger import Sweep
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
 
 

@@ -9,121 +9,43 @@ store before its item is done, so that a kill in between costs nothing: the item
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from sqlite3 import Connection
-from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from optimizer.errors import InputError, UnavailableError
-from optimizer.records import SCHEMA, Request, decode, encode
+from optimizer.records import Request, encode
+from optimizer.store.database import again_if_lost
+from optimizer.store.items import (
+    SERVED,
+    Item,
+    Line,
+    Sweep,
+    again,
+    change,
+    described,
+    found,
+    is_item,
+    is_own,
+    newest_timed,
+    next_item,
+    read_items,
+    settle,
+)
 from optimizer.store.keys import request_keys
-from optimizer.store.results import ANSWER, MAX_MESSAGE, NOT_A_RECORD, Store
-from optimizer.system.process_pool import State
+from optimizer.store.results import MAX_MESSAGE, Store
+from optimizer.store.tables import OPEN, QUEUED, RUNNING
+from optimizer.store.tables import items as ITEMS
+from optimizer.store.tables import sweeps as SWEEPS
 from optimizer.system.processes import is_gone
 
 SILENT_SECONDS = 60.0
 """An owner that has told nothing for so long is gone. One of this machine whose process has ended is at
 once."""
-MAX_ID = 2**63 - 1
-"""SQLite's; a link may name any."""
 MAX_ATTEMPTS = 3
 """How often an item is begun while its owners die under it."""
 MAX_WAITING = 5_000
 """Items that wait, of all sweeps; more are refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What ``who`` asked for (JSON, as :func:`create` or :func:`ask` was given it) and how many items are in
-    which state. ``device`` is the key of the environment that it is timed in, empty for this machine's.
-    ``answer`` is the key of the document that answers a question; None for other sweeps."""
-
-    id: int
-    asked: bytes
-    who: str
-    created: str
-    device: str
-    answer: str | None
-    counts: Mapping[State, int]
-
-    @property
-    def title(self) -> str:
-        """What it is called: ``question 3``."""
-        return f"{'sweep' if self.answer is None else 'question'} {self.id}"
-
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
-
-    @property
-    def over(self) -> int:
-        """How many neither wait nor run."""
-        return self.total - self.counts.get("queued", 0) - self.counts.get("running", 0)
-
-    @property
-    def open(self) -> bool:
-        """Whether anything waits or runs."""
-        return self.over < self.total
-
-    def described(self) -> str:
-        """How many are in which state, in words."""
-        states = [f"{self.counts[state]:,} {state}" for state in get_args(State) if self.counts.get(state)]
-        return f"{self.total:,} configurations, {', '.join(states)}"
-
-    @property
-    def state(self) -> State:
-        """Queued until one of its items is begun; failed when one has failed and none is left."""
-        if self.open:
-            begun = self.counts.keys() - {"queued"}
-            return "running" if begun else "queued"
-        return next((state for state in ("cancelled", "failed") if self.counts.get(state)), "done")  # type: ignore[return-value]
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One request of a sweep, ``request`` None where today's version can't read it.
-
-    ``key`` is that of its result. ``seconds`` is what it took to be measured, None where nothing was.
-    ``beaten`` is when its owner was last heard of, in seconds of the epoch.
-
-    Of a question ``answer`` is the key of its answer, ``key`` that of its search, which questions share that
-    differ in their budget alone, and ``request`` has its model, images and timing. ``enough``: it is to end
-    with the best that is found.
-    """
-
-    sweep: int
-    number: int
-    key: str
-    request: Request | None
-    state: State
-    owner: str
-    beaten: float
-    attempts: int
-    seconds: float | None
-    message: str
-    answer: str | None
-    enough: bool
-
-
-_ITEM = "sweep, number, key, request, state, owner, beaten, attempts, seconds, message, answer, enough"
-_KNOWN = (
-    f"(EXISTS (SELECT 1 FROM results WHERE results.key = items.key AND +schema = {SCHEMA}) OR EXISTS"
-    f" (SELECT 1 FROM documents WHERE kind = '{ANSWER}' AND documents.key = items.answer))"
-)
-"""Whether the store has what an item is to find out."""
-_AGAIN = (
-    "state = 'queued', owner = '', attempts = 0, message = '', enough = 0",
-    f"state IN ('cancelled', 'failed') OR (state = 'done' AND NOT {_KNOWN})",
-)
-"""What has an item wait again, and which of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Where a sweep stands: items of others that come before its next one, and before its last one."""
-
-    before_next: int
-    before_last: int
 
 
 def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, device: str = "") -> int:
@@ -142,6 +64,7 @@ def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, de
     return sweep
 
 
+@again_if_lost
 def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: str) -> int:
     """The question of that ``answer``: its number. One that is not there yet is queued, one that was ended
     early, was cancelled or has failed waits again; ``who`` asked first stays.
@@ -150,22 +73,19 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
     already.
     """
     with store.writing() as connection:
-        row = connection.execute("SELECT sweep FROM items WHERE answer = ?", (answer,)).fetchone()
-        if row is None:
+        question = connection.scalar(select(ITEMS.c.sweep).where(ITEMS.c.answer == answer))
+        if question is None:
             _check_room(connection, 1)
             question = _new(connection, asked, who)
-            connection.execute(
-                "INSERT INTO items (sweep, number, key, request, state, answer)"
-                " VALUES (?, 0, ?, ?, 'queued', ?)",
-                (question, key, encode(base), answer),
-            )
+            row = {"sweep": question, "number": 0, "key": key, "request": encode(base), "state": "queued"}
+            connection.execute(insert(ITEMS).values(row | {"answer": answer}))
         else:
-            (question,) = row
-            _change(connection, question, *_AGAIN)
-        _settle(connection)
+            again(connection, question)
+        settle(connection)
     return int(question)
 
 
+@again_if_lost
 def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) -> int:
     """Have a sweep ask for ``asked``, which are these requests: how many are new to it.
 
@@ -173,15 +93,15 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
     """
     keyed = _keyed(requests, find(store, sweep).device)
     with store.writing() as connection:
-        rows = connection.execute("SELECT key FROM items WHERE sweep = ?", (sweep,)).fetchall()
-        known = {key for (key,) in rows}
-        new = {key: request for key, request in keyed.items() if key not in known}
+        known = connection.scalars(select(ITEMS.c.key).where(ITEMS.c.sweep == sweep)).all()
+        new = {key: request for key, request in keyed.items() if key not in set(known)}
         _check_room(connection, len(new))
-        connection.execute("UPDATE sweeps SET asked = ? WHERE id = ?", (asked, sweep))
-        _append(connection, sweep, len(rows), new)
+        connection.execute(update(SWEEPS).where(SWEEPS.c.id == sweep).values(asked=asked))
+        _append(connection, sweep, len(known), new)
     return len(new)
 
 
+@again_if_lost
 def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") -> Item | None:
     """The next item, of one sweep or of all that are timed on this ``device``, which ``owner`` runs from now
     on; None where none is to be had.
@@ -190,93 +110,86 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
     was served longest ago, and of the oldest of their sweeps. An owner works on one item at a time: what else
     it had begun waits again.
     """
+    mine = (ITEMS.c.state == RUNNING) & (ITEMS.c.owner == owner)
     with store.writing() as connection:
-        connection.execute(
-            "UPDATE items SET state = 'queued', owner = '', attempts = attempts - 1"
-            " WHERE state = 'running' AND owner = ?",
-            (owner,),
-        )
+        change(connection, mine, **_untried())
         _take_back(connection)
-        _settle(connection)
-        while (row := _next(connection, sweep, device)) is not None:
-            item = _item(row)
-            place = (item.sweep, item.number)
+        settle(connection)
+        while (item := next_item(connection, sweep, device)) is not None:
             if item.request is None:
                 words = "this version can't read what was asked for: ask for it anew"
-                connection.execute(
-                    "UPDATE items SET state = 'failed', message = ? WHERE sweep = ? AND number = ?",
-                    (words, *place),
-                )
+                change(connection, is_item(item), state="failed", message=words)
                 continue
-            now = _now()
-            connection.execute(
-                "UPDATE items SET state = 'running', owner = ?, beaten = ?, attempts = attempts + 1,"
-                " message = '' WHERE sweep = ? AND number = ?",
-                (owner, now, *place),
-            )
-            connection.execute("UPDATE sweeps SET served = ? WHERE id = ?", (now, item.sweep))
-            return _item(_one(connection, *place))
+            now, tried = _now(), ITEMS.c.attempts + 1
+            begun = {"state": "running", "owner": owner, "beaten": now, "attempts": tried, "message": ""}
+            change(connection, is_item(item), **begun)
+            served = update(SWEEPS).where(SWEEPS.c.id == item.sweep)
+            connection.execute(served.values(served=now))
+            return read_items(connection, is_item(item))[0]
     return None
 
 
 def beat(store: Store, item: Item) -> bool:
     """Tell that an item is still worked on: whether it still should be, by this owner."""
-    return _as_owner(store, item, "beaten = ?", _now())
+    return _change(store, is_own(item), beaten=_now()) > 0
 
 
 def advance(store: Store, key: str) -> None:
     """The search under a key got further: owners that died under it before count no more."""
-    with store.writing() as connection:
-        connection.execute("UPDATE items SET attempts = 1 WHERE state = 'running' AND key = ?", (key,))
+    _change(store, (ITEMS.c.state == RUNNING) & (ITEMS.c.key == key), attempts=1)
 
 
 def is_enough(store: Store, item: Item) -> bool:
     """Whether an item is to end with the best that is found."""
-    return bool(
-        store.read("SELECT enough FROM items WHERE sweep = ? AND number = ?", item.sweep, item.number)[0][0]
-    )
+    return bool(store.read(select(ITEMS.c.enough).where(is_item(item)))[0][0])
 
 
 def finish(store: Store, item: Item, key: str, seconds: float | None) -> None:
     """The result of an item, or its answer, is in the store, under ``key``; so it is done, whatever has
     become of it meanwhile."""
-    found = "key" if item.answer is None else "answer"
-    with store.writing() as connection:
-        connection.execute(
-            f"UPDATE items SET state = 'done', {found} = ?, seconds = ?, owner = '', message = ''"
-            " WHERE sweep = ? AND number = ? AND state != 'done'",
-            (key, seconds, item.sweep, item.number),
-        )
+    found = {"key" if item.answer is None else "answer": key}
+    those = is_item(item) & (ITEMS.c.state != "done")
+    _change(store, those, state="done", seconds=seconds, owner="", message="", **found)
 
 
 def fail(store: Store, item: Item, message: str) -> None:
     """An item could not be measured; one that is not this owner's any more is left as it is."""
-    _as_owner(store, item, "state = 'failed', owner = '', message = ?", message[:MAX_MESSAGE])
+    words = message.replace("\0", "")[:MAX_MESSAGE]  # which PostgreSQL's text can't hold
+    _change(store, is_own(item), state="failed", owner="", message=words)
 
 
 def put_back(store: Store, item: Item) -> None:
     """An item that was begun and not ended waits again, as if it had not been tried."""
-    _as_owner(store, item, "state = 'queued', owner = '', attempts = attempts - 1")
+    _change(store, is_own(item), **_untried())
 
 
+@again_if_lost
 def cancel(store: Store, sweep: int) -> int:
     """Nothing of a sweep is begun any more; who runs an item learns it at the next :func:`beat`. How many
     items that ends. Raises InputError where there is no such sweep."""
-    return _set(store, sweep, "state = 'cancelled', owner = ''", "state IN ('queued', 'running')")
+    with store.writing() as connection:
+        found(connection, sweep)
+        return change(connection, _open(sweep), state="cancelled", owner="")
 
 
+@again_if_lost
 def conclude(store: Store, sweep: int) -> int:
     """A question ends with the best that is found; whoever works on it learns it as at :func:`cancel`. How
     many items that concerns: none of other sweeps. Raises InputError where there is no such sweep."""
-    return _set(store, sweep, "enough = 1", "answer IS NOT NULL AND state IN ('queued', 'running')")
+    with store.writing() as connection:
+        found(connection, sweep)
+        return change(connection, _open(sweep) & ITEMS.c.answer.is_not(None), enough=1)
 
 
+@again_if_lost
 def resume(store: Store, sweep: int) -> int:
     """What was cancelled, has failed, was ended early or is in the store no more waits again: how many items.
 
     Raises InputError where there is no such sweep.
     """
-    return _set(store, sweep, *_AGAIN)
+    with store.writing() as connection:
+        found(connection, sweep)
+        return again(connection, sweep)
 
 
 def repeat(store: Store, sweep: int, who: str) -> int:
@@ -290,53 +203,44 @@ def repeat(store: Store, sweep: int, who: str) -> int:
     return create(store, before.asked, requests, who, before.device)
 
 
+@again_if_lost
 def sweeps(store: Store, limit: int = 100) -> list[Sweep]:
     """The newest ones, newest first."""
-    rows = store.read(
-        "SELECT id, asked, who, created, device, answer, state, count(*) FROM"
-        " (SELECT * FROM sweeps ORDER BY id DESC LIMIT ?) JOIN items ON sweep = id"
-        " GROUP BY id, state ORDER BY id DESC",
-        limit,
-    )
-    counts: dict[int, dict[State, int]] = {}
-    for row in rows:
-        counts.setdefault(row[0], {})[row[6]] = row[7]
-    return [Sweep(*(*row, counts[row[0]])) for row in dict.fromkeys(row[:6] for row in rows)]
+    newest = select(SWEEPS.c.id).order_by(SWEEPS.c.id.desc()).limit(limit)
+    with store.reading() as connection:
+        return described(connection, newest)
 
 
+@again_if_lost
 def find(store: Store, sweep: int) -> Sweep:
     """One sweep. Raises InputError where there is no such."""
     with store.reading() as connection:
-        row = _found(connection, sweep)
-        counts = connection.execute(
-            "SELECT state, count(*) FROM items WHERE sweep = ? GROUP BY state", (sweep,)
-        )
-        return Sweep(*(*row, dict(counts.fetchall())))
+        return found(connection, sweep)
 
 
+@again_if_lost
 def items(store: Store, sweep: int) -> list[Item]:
     """Those of a sweep, in their order."""
-    rows = store.read(f"SELECT {_ITEM} FROM items WHERE sweep = ? ORDER BY number", sweep)
-    return [_item(row) for row in rows]
+    with store.reading() as connection:
+        return read_items(connection, ITEMS.c.sweep == sweep)
 
 
 def any_open(store: Store) -> bool:
     """Whether anything waits or runs, in any sweep that is timed on this machine."""
-    return bool(
-        store.read(
-            "SELECT 1 FROM items JOIN sweeps ON sweep = id"
-            " WHERE state IN ('queued', 'running') AND device = '' LIMIT 1"
-        )
-    )
+    here = (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == "")
+    return bool(store.read(select(ITEMS.c.key).where(ITEMS.c.state.in_(OPEN), here).limit(1)))
 
 
 def line(store: Store, sweep: int) -> Line:
     """Where an open sweep stands among the others."""
+    number, who, its = SWEEPS.c.id, SWEEPS.c.who, SWEEPS.alias()
+    device = select(its.c.device).where(its.c.id == sweep).scalar_subquery()
     rows = store.read(
-        "SELECT id, who, count(*), (SELECT max(served) FROM sweeps AS all_of WHERE all_of.who = sweeps.who)"
-        " FROM sweeps JOIN items ON sweep = id WHERE state = 'queued'"
-        " AND device = (SELECT device FROM sweeps WHERE id = ?) GROUP BY id ORDER BY id",
-        sweep,
+        select(number, who, func.count(), SERVED)
+        .join_from(SWEEPS, ITEMS, ITEMS.c.sweep == number)
+        .where(ITEMS.c.state == QUEUED, SWEEPS.c.device == device)
+        .group_by(number, who)
+        .order_by(number)
     )
     mine = next((row for row in rows if row[0] == sweep), None)
     if mine is None:
@@ -357,16 +261,15 @@ def line(store: Store, sweep: int) -> Line:
     return Line(earlier + before(earlier + 1), earlier + before(earlier + own))
 
 
+@again_if_lost
 def seconds_each(store: Store, like: Request) -> float | None:
     """What a request of this model, images and way of timing took lately on this machine, in seconds (the
     median of those among the last 200 items); None where fewer than three did: the first loads what the
     others share."""
-    rows = store.read(
-        f"SELECT {_ITEM} FROM items WHERE seconds IS NOT NULL AND answer IS NULL"
-        " AND sweep NOT IN (SELECT id FROM sweeps WHERE device != '') ORDER BY rowid DESC LIMIT 200"
-    )
-    found = [item for item in map(_item, rows) if item.request and _cost(item.request) == _cost(like)]
-    times = sorted(item.seconds for item in found if item.seconds is not None)
+    with store.reading() as connection:
+        timed = newest_timed(connection, 200)
+    alike = [item for item in timed if item.request and _cost(item.request) == _cost(like)]
+    times = sorted(item.seconds for item in alike if item.seconds is not None)
     return times[len(times) // 2] if len(times) > 2 else None
 
 
@@ -382,7 +285,7 @@ def _keyed(requests: Sequence[Request], device: str) -> dict[str, Request]:
 
 
 def _check_room(connection: Connection, more: int) -> None:
-    (waiting,) = connection.execute("SELECT count(*) FROM items WHERE state = 'queued'").fetchone()
+    waiting = connection.execute(select(func.count()).where(ITEMS.c.state == QUEUED)).scalar_one()
     if waiting + more > MAX_WAITING:
         raise UnavailableError(
             f"{more:,} configurations are too many now: {waiting:,} wait already, and {MAX_WAITING:,} may."
@@ -392,99 +295,45 @@ def _check_room(connection: Connection, more: int) -> None:
 
 def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> int:
     """A sweep without items: its number."""
-    made = "INSERT INTO sweeps (asked, who, created, device) VALUES (?, ?, ?, ?)"
-    number = connection.execute(made, (asked, who, _date(), device)).lastrowid
-    assert number is not None
-    return number
+    row = {"asked": asked, "who": who, "created": _date(), "device": device}
+    made = connection.execute(insert(SWEEPS).values(row))
+    assert made.inserted_primary_key is not None
+    return int(made.inserted_primary_key[0])
 
 
 def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, Request]) -> None:
-    connection.executemany(
-        "INSERT INTO items (sweep, number, key, request, state) VALUES (?, ?, ?, ?, 'queued')",
-        [(sweep, number, key, encode(request)) for number, (key, request) in enumerate(keyed.items(), first)],
-    )
-    _settle(connection)
-
-
-def _settle(connection: Connection) -> None:
-    """What is in the store is done, whoever measured it."""
-    connection.execute(f"UPDATE items SET state = 'done' WHERE state = 'queued' AND {_KNOWN}")
+    rows = [
+        {"sweep": sweep, "number": number, "key": key, "request": encode(request), "state": "queued"}
+        for number, (key, request) in enumerate(keyed.items(), first)
+    ]
+    if rows:
+        connection.execute(insert(ITEMS), rows)
+    settle(connection)
 
 
 def _take_back(connection: Connection) -> None:
     """What owners that are gone had begun waits again, or has failed where that happened too often."""
-    rows = connection.execute("SELECT sweep, number, owner, beaten FROM items WHERE state = 'running'")
     late = _now() - SILENT_SECONDS
-    gone = [(*row[:2],) for row in rows.fetchall() if row[3] < late or is_gone(row[2])]
     words = f"the process that measured it was gone {MAX_ATTEMPTS} times in a row"
-    connection.executemany(
-        f"UPDATE items SET owner = '', state = iif(attempts < {MAX_ATTEMPTS}, 'queued', 'failed'),"
-        f" message = iif(attempts < {MAX_ATTEMPTS}, '', '{words}') WHERE sweep = ? AND number = ?",
-        gone,
-    )
+    for item in read_items(connection, ITEMS.c.state == RUNNING):
+        if item.beaten < late or is_gone(item.owner):
+            gave_up = item.attempts >= MAX_ATTEMPTS
+            state, message = ("failed", words) if gave_up else ("queued", "")
+            change(connection, is_item(item), owner="", state=state, message=message)
 
 
-def _next(connection: Connection, sweep: int | None, device: str) -> tuple[Any, ...] | None:
-    """The row of the item whose turn it is."""
-    free = (
-        "state = 'queued' AND device = ? AND key NOT IN (SELECT key FROM items WHERE state = 'running')"
-        f"{'' if sweep is None else ' AND sweep = ?'}"
-    )
-    place = connection.execute(
-        f"SELECT sweep, min(number) FROM items JOIN sweeps ON sweep = id WHERE {free} GROUP BY sweep ORDER BY"
-        " (SELECT max(served) FROM sweeps AS all_of WHERE all_of.who = sweeps.who), sweep LIMIT 1",
-        (device,) if sweep is None else (device, sweep),
-    ).fetchone()
-    return place and _one(connection, *place)
+def _untried() -> dict[str, object]:
+    return {"state": "queued", "owner": "", "attempts": ITEMS.c.attempts - 1}
 
 
-def _one(connection: Connection, sweep: int, number: int) -> tuple[Any, ...]:
-    row: tuple[Any, ...] = connection.execute(
-        f"SELECT {_ITEM} FROM items WHERE sweep = ? AND number = ?", (sweep, number)
-    ).fetchone()
-    return row
+def _open(sweep: int) -> ColumnElement[bool]:
+    return (ITEMS.c.sweep == sweep) & ITEMS.c.state.in_(OPEN)
 
 
-def _item(row: tuple[Any, ...]) -> Item:
-    try:
-        request = decode(row[3], Request)
-    except NOT_A_RECORD:
-        request = None
-    return Item(*(*row[:3], request, *row[4:-1], bool(row[-1])))
-
-
-def _found(connection: Connection, sweep: int) -> tuple[Any, ...]:
-    row: tuple[Any, ...] | None = connection.execute(
-        "SELECT id, asked, who, created, device, (SELECT answer FROM items WHERE sweep = id AND number = 0)"
-        " FROM sweeps WHERE id = ?",
-        (max(0, min(sweep, MAX_ID)),),
-    ).fetchone()
-    if row is None:
-        raise InputError(f"there is no sweep {sweep}: `paretoscope sweeps` lists those that there are")
-    return row
-
-
-def _change(connection: Connection, sweep: int, change: str, those: str) -> int:
-    """Change those items of a sweep: how many."""
-    return connection.execute(f"UPDATE items SET {change} WHERE sweep = ? AND ({those})", (sweep,)).rowcount
-
-
-def _as_owner(store: Store, item: Item, change: str, *values: object) -> bool:
-    """Change an item that is still run by this owner: whether it is."""
+@again_if_lost
+def _change(store: Store, /, those: ColumnElement[bool], **values: object) -> int:
     with store.writing() as connection:
-        return bool(
-            connection.execute(
-                f"UPDATE items SET {change}"
-                " WHERE sweep = ? AND number = ? AND state = 'running' AND owner = ?",
-                (*values, item.sweep, item.number, item.owner),
-            ).rowcount
-        )
-
-
-def _set(store: Store, sweep: int, change: str, those: str) -> int:
-    with store.writing() as connection:
-        _found(connection, sweep)
-        return _change(connection, sweep, change, those)
+        return change(connection, those, **values)
 
 
 def _now() -> float:

@@ -1,13 +1,15 @@
-"""Steps from an empty database to today's tables."""
+"""Steps from an empty SQLite file to today's tables. Other databases begin with :mod:`optimizer.store.tables`
+as they are then, and have the steps that come after: a step changes these tables too."""
 
-import sqlite3
 from collections.abc import Callable
 
-Migration = Callable[[sqlite3.Connection], None]
+from sqlalchemy import Connection
+
+Migration = Callable[[Connection], None]
 
 MIGRATIONS: list[Migration] = []
 """Steps from an empty file to today's tables, oldest first. The database's ``user_version`` counts those it
-has had. A released step is never edited: add another."""
+has had. A released step is never edited: add another, in words that every database understands."""
 
 
 def migration(step: Migration) -> Migration:
@@ -17,7 +19,7 @@ def migration(step: Migration) -> Migration:
 
 
 @migration
-def _create(connection: sqlite3.Connection) -> None:
+def _create(connection: Connection) -> None:
     for statement in (
         "CREATE TABLE results (key TEXT PRIMARY KEY, schema INTEGER, model TEXT, data TEXT, engine TEXT,"
         " environment TEXT, signature TEXT, created TEXT, json BLOB)",
@@ -28,20 +30,20 @@ def _create(connection: sqlite3.Connection) -> None:
         "CREATE TABLE failures (key TEXT PRIMARY KEY, schema INTEGER, json BLOB)",
         "CREATE TABLE documents (kind TEXT, key TEXT, created TEXT, json BLOB, PRIMARY KEY (kind, key))",
     ):
-        connection.execute(statement)
+        connection.exec_driver_sql(statement)
 
 
 @migration
-def _pass_over_what_was_timed_call_by_call(connection: sqlite3.Connection) -> None:
+def _pass_over_what_was_timed_call_by_call(connection: Connection) -> None:
     """Latency is timed in visits since schema 3. Results of before stay, with their schema, and are passed
     over; so are the documents that were timed beside them."""
-    connection.execute(
+    connection.exec_driver_sql(
         "UPDATE documents SET kind = kind || ' (timed call by call)' WHERE kind IN ('coverage', 'throughput')"
     )
 
 
 @migration
-def _keep_sweeps(connection: sqlite3.Connection) -> None:
+def _keep_sweeps(connection: Connection) -> None:
     for statement in (
         "CREATE TABLE sweeps (id INTEGER PRIMARY KEY AUTOINCREMENT, asked BLOB, who TEXT, created TEXT,"
         " served REAL NOT NULL DEFAULT 0)",
@@ -52,20 +54,20 @@ def _keep_sweeps(connection: sqlite3.Connection) -> None:
         "CREATE INDEX items_states ON items (sweep, state)",
         "CREATE INDEX items_open ON items (state, key) WHERE state IN ('queued', 'running')",
     ):
-        connection.execute(statement)
+        connection.exec_driver_sql(statement)
 
 
 @migration
-def _pass_over_effort_of_pruning_alone(connection: sqlite3.Connection) -> None:
+def _pass_over_effort_of_pruning_alone(connection: Connection) -> None:
     """Best effort was an option of pruning, and is a budget in seconds now: what came of it was another
     network. Its results stay, with a schema that no code reads."""
-    connection.execute(
+    connection.exec_driver_sql(
         'UPDATE results SET schema = -schema WHERE CAST(json AS TEXT) LIKE \'%"effort":"best"%\''
     )
 
 
 @migration
-def _keep_summaries(connection: sqlite3.Connection) -> None:
+def _keep_summaries(connection: Connection) -> None:
     """A table of their own: SQLite reads what lies behind a result's raw samples only past all of these. The
     indices have all that a result is asked for by, so that its own row is not read either."""
     for statement in (
@@ -74,20 +76,20 @@ def _keep_summaries(connection: sqlite3.Connection) -> None:
         "CREATE INDEX results_asked ON results (schema, model, data, created, engine, key)",
         "CREATE INDEX results_newest ON results (schema, created, key)",
     ):
-        connection.execute(statement)
+        connection.exec_driver_sql(statement)
 
 
 @migration
-def _keep_questions(connection: sqlite3.Connection) -> None:
+def _keep_questions(connection: Connection) -> None:
     """A question is a sweep of one item, and ``answer`` the key of the document that answers it."""
     for statement in (
         "ALTER TABLE items ADD COLUMN answer TEXT",
         "ALTER TABLE items ADD COLUMN enough INTEGER NOT NULL DEFAULT 0",
         "CREATE INDEX items_answers ON items (answer) WHERE answer IS NOT NULL",
     ):
-        connection.execute(statement)
+        connection.exec_driver_sql(statement)
 
 
 @migration
-def _keep_where_a_sweep_is_timed(connection: sqlite3.Connection) -> None:
-    connection.execute("ALTER TABLE sweeps ADD COLUMN device TEXT NOT NULL DEFAULT ''")
+def _keep_where_a_sweep_is_timed(connection: Connection) -> None:
+    connection.exec_driver_sql("ALTER TABLE sweeps ADD COLUMN device TEXT NOT NULL DEFAULT ''")

@@ -15,6 +15,8 @@ from optimizer.errors import UnavailableError
 
 APP = "paretoscope"
 HOME_VARIABLE = "PARETOSCOPE_HOME"
+STORE_VARIABLE = "PARETOSCOPE_STORE"
+"""Names a database for the results, in place of a file in the data folder."""
 NETWORKS = (
     *(
         "nfs",

@@ -10,12 +10,13 @@ import pytest
 from factories import detector, make_result, make_sweep, recipe, remade
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import NullPool, create_engine, select
 
 from optimizer.analysis import stored
 from optimizer.analysis.summary import Summary, derive, summarise
 from optimizer.errors import UnavailableError
 from optimizer.records import Accuracy, Request, Result, digest, encode
-from optimizer.store import migrations
+from optimizer.store import migrations, tables
 from optimizer.store.results import Store
 
 
@@ -149,11 +150,11 @@ def test_a_store_from_before_there_were_summaries_reads_as_it_did(store: Store, 
     with closing(sqlite3.connect(store.path)) as connection:
         kept = connection.execute("SELECT * FROM results").fetchall()
     store.path.unlink()
-    with closing(sqlite3.connect(store.path)) as connection, connection:
+    with create_engine(f"sqlite:///{store.path}", poolclass=NullPool).begin() as connection:
         for number, step in enumerate(migrations.MIGRATIONS[:4], 1):
             step(connection)
-            connection.execute(f"PRAGMA user_version = {number}")
-        connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
+            connection.exec_driver_sql(f"PRAGMA user_version = {number}")
+        connection.exec_driver_sql("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", kept)
     again = Store(store.path)
     assert [told(one) for one in stored.summaries(again)] == [told(derive(result)) for result in results]
     assert again.results() == results
@@ -197,7 +198,7 @@ def test_one_that_cannot_be_read_is_passed_over_and_forgotten_results_leave_noth
     write(store, "UPDATE results SET json = x'00' WHERE key = ?", bad.key)
     assert [one.key for one in stored.summaries(store)] == [good.key]
     store.forget([good.key])
-    assert store.read("SELECT * FROM summaries") == []
+    assert store.read(select(tables.summaries)) == []
 
 
 def test_what_is_there_is_read_where_nothing_can_be_written(

@@ -19,9 +19,10 @@ from optimizer.recipe import Recipe
 from optimizer.records import Request
 from optimizer.search.drain import drain
 from optimizer.store import ledger
+from optimizer.store.items import Item
 from optimizer.store.keys import request_key
-from optimizer.store.ledger import Item
-from optimizer.store.results import MIN_FREE_BYTES, Store
+from optimizer.store.results import Store
+from optimizer.store.sqlite import MIN_FREE_BYTES
 from optimizer.system.processes import kill_group
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")

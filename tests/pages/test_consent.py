@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.records import DataSpec
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES
 from optimizer.store import ledger
-from optimizer.store.ledger import Item
+from optimizer.store.items import Item
 from pages import consent, tasks
 
 ROOT = Path(__file__).parents[2]

@@ -35,7 +35,9 @@ def test_curves_need_no_raw_samples_but_those_of_the_position(stored: AppTest) -
     for result in more:
         summaries.put(tasks.store(), result)
     with tasks.store().writing() as connection:
-        connection.execute("UPDATE results SET json = x'00' WHERE key IN (?, ?)", [one.key for one in more])
+        connection.exec_driver_sql(
+            "UPDATE results SET json = x'00' WHERE key IN (?, ?)", tuple(one.key for one in more)
+        )
     page = stored.run()
     assert not page.exception
     curves = page.get("plotly_chart")[0].proto.spec

@@ -14,7 +14,7 @@ from optimizer.records import encode
 from optimizer.search.find import Progress, Step
 from optimizer.search.questions import ask, question_of
 from optimizer.store import ledger
-from optimizer.store.ledger import Item, Sweep
+from optimizer.store.items import Item, Sweep
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 from pages import finding, sidebar, tasks
 
@@ -178,7 +178,7 @@ def test_what_can_t_be_read_any_more_is_found_anew(started: Started) -> None:
     assert found is not None
     assert found.best is not None
     with tasks.store().writing() as connection:
-        connection.execute("UPDATE results SET json = 'damaged' WHERE key = ?", (found.best.key,))
+        connection.exec_driver_sql("UPDATE results SET json = 'damaged' WHERE key = ?", (found.best.key,))
     page.run()
     assert "was dropped" in words(page)
     press(page, "Resume")
@@ -197,7 +197,7 @@ def test_one_who_asks_the_same_gets_the_answer_of_another(started: Started) -> N
 def test_a_question_of_another_version_says_so(started: Started) -> None:
     _, sweep = asked(find_drop="1")
     with tasks.store().writing() as connection:
-        connection.execute("UPDATE sweeps SET asked = '{}'")
+        connection.exec_driver_sql("UPDATE sweeps SET asked = '{}'")
     page = open_page("sweep", {"sweep": str(sweep.id)})
     assert "asked by another version" in words(page)
     assert "can't read what question 1 asks: ask it anew" in words(page)

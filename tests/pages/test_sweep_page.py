@@ -12,7 +12,7 @@ from optimizer.recipe import NORMAL
 from optimizer.records import Request, decode, encode
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
-from optimizer.store.ledger import Sweep
+from optimizer.store.items import Sweep
 from pages import tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
@@ -99,7 +99,7 @@ def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None
     assert len(page.get("plotly_chart")) == 2
     assert len(page.dataframe[0].value) == 4
     together = page.segmented_control(key="sweep_chart").set_value("parallel coordinates").run()
-    assert [chart.proto.alt for chart in together.get("plotly_chart")][0].count(
+    assert next(chart.proto.alt for chart in together.get("plotly_chart")).count(
         "4 lines through parallel axes"
     ) == 1
     key = ledger.items(tasks.store(), 1)[3].key

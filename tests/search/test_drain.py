@@ -14,8 +14,8 @@ from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.records import Request
 from optimizer.search import drain as module
 from optimizer.search.drain import Background, drain
-from optimizer.store import ledger, results
-from optimizer.store.ledger import Item
+from optimizer.store import database, ledger, results
+from optimizer.store.items import Item
 from optimizer.store.results import Store
 
 
@@ -129,7 +129,7 @@ def test_on_a_full_disk_nothing_is_measured_and_what_could_not_be_kept_waits_aga
 
 def test_a_locked_store_is_told_and_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = asked(store, "a", "b")
-    monkeypatch.setattr(results, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.05)
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(UnavailableError, match=r"can't use the results in .*database is locked"):

@@ -1,22 +1,30 @@
 """The ledger of sweeps, against a plain dict of what should be in it."""
 
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from databases import Server, query, set_version
 from faults.tasks import make_result
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.recipe import Recipe
 from optimizer.records import Request
 from optimizer.store import ledger
-from optimizer.store.ledger import MAX_ATTEMPTS, SILENT_SECONDS, Item
+from optimizer.store.items import Item, Line
+from optimizer.store.ledger import MAX_ATTEMPTS, SILENT_SECONDS
 from optimizer.store.results import Store
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4)
@@ -40,8 +48,8 @@ def patch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results.sqlite")
+def store(place: Path | str) -> Store:
+    return Store(place)
 
 
 class Ledger(RuleBasedStateMachine):
@@ -50,7 +58,7 @@ class Ledger(RuleBasedStateMachine):
     sweeps = Bundle("sweeps")
     claimed = Bundle("claimed")
 
-    def __init__(self) -> None:
+    def __init__(self, server: Server | None = None) -> None:
         super().__init__()
         self.patches = pytest.MonkeyPatch()
         patch(self.patches)
@@ -58,7 +66,7 @@ class Ledger(RuleBasedStateMachine):
         self.patches.setattr(ledger, "_now", self.tick)
         self.patches.setattr(ledger, "is_gone", lambda owner: owner in self.dead)
         self.folder = TemporaryDirectory()
-        self.store = Store(Path(self.folder.name, "results.sqlite"))
+        self.store = Store(server.empty() if server else Path(self.folder.name, "results.sqlite"))
         self.kept = set[str]()
         self.who = dict[int, str]()
         self.served = dict[int, float]()
@@ -240,7 +248,7 @@ class Ledger(RuleBasedStateMachine):
             if mine:
                 assert ledger.line(self.store, sweep) == self.simulated(sweep)
 
-    def simulated(self, sweep: int) -> ledger.Line:
+    def simulated(self, sweep: int) -> Line:
         left = {
             one: sum(item["state"] == "queued" for (of, _), item in self.items.items() if of == one)
             for one in self.who
@@ -257,7 +265,12 @@ class Ledger(RuleBasedStateMachine):
             order.append(one)
         first = order.index(sweep)
         last = len(order) - order[::-1].index(sweep)
-        return ledger.Line(first, last - order.count(sweep))
+        return Line(first, last - order.count(sweep))
+
+
+def test_the_ledger_in_a_database_of_several_servers(postgresql: Server) -> None:
+    few = settings(max_examples=8, stateful_step_count=20, deadline=None)
+    run_state_machine_as_test(lambda: Ledger(postgresql), settings=few)
 
 
 TestLedger = Ledger.TestCase
@@ -317,10 +330,9 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
     assert ledger.extend(store, sweep, b"", asked_for(["a", "c"])) == 1
 
 
-def test_what_can_not_be_read_has_failed_and_the_others_go_on(store: Store) -> None:
+def test_what_can_not_be_read_has_failed_and_the_others_go_on(place: Path | str, store: Store) -> None:
     sweep = ledger.create(store, b"", asked_for(["a", "b"]), "ann")
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
-        connection.execute("UPDATE items SET request = ? WHERE number = 0", (b"no JSON",))
+    query(place, "UPDATE items SET request = :request WHERE number = 0", request=b"no JSON")
     item = ledger.claim(store, "me")
     assert item is not None
     assert item.key == "b"
@@ -341,8 +353,7 @@ def test_what_requests_took_lately_is_told_of_those_that_are_alike(store: Store)
     assert ledger.seconds_each(store, Request("c")) is None
 
 
-def test_a_newer_database_is_said_so(store: Store) -> None:
-    with closing(sqlite3.connect(store.path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA user_version = 1000")
+def test_a_newer_database_is_said_so(place: Path | str, store: Store) -> None:
+    set_version(place, 1000)
     with pytest.raises(UnavailableError, match="newer Paretoscope"):
         ledger.create(store, b"", asked_for(["a"]), "ann")

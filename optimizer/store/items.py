@@ -1,0 +1,208 @@
+"""The ledger's rows: sweeps, the items of each, and what is asked of them inside a transaction."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from sqlalchemy import ColumnElement, Connection, Select, func, select, update
+
+from optimizer.errors import InputError
+from optimizer.records import SCHEMA, Request, decode
+from optimizer.store.results import ANSWER
+from optimizer.store.rows import NOT_A_RECORD
+from optimizer.store.tables import QUEUED, RUNNING, documents, items, results, sweeps
+from optimizer.system.process_pool import State
+
+MAX_ID = 2**63 - 1
+"""The databases'; a link may name any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What ``who`` asked for (JSON, as :func:`create` or :func:`ask` was given it) and how many items are in
+    which state. ``device`` is the key of the environment that it is timed in, empty for this machine's.
+    ``answer`` is the key of the document that answers a question; None for other sweeps."""
+
+    id: int
+    asked: bytes
+    who: str
+    created: str
+    device: str
+    answer: str | None
+    counts: Mapping[State, int]
+
+    @property
+    def title(self) -> str:
+        """What it is called: ``question 3``."""
+        return f"{'sweep' if self.answer is None else 'question'} {self.id}"
+
+    @property
+    def total(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def over(self) -> int:
+        """How many neither wait nor run."""
+        return self.total - self.counts.get("queued", 0) - self.counts.get("running", 0)
+
+    @property
+    def open(self) -> bool:
+        """Whether anything waits or runs."""
+        return self.over < self.total
+
+    def described(self) -> str:
+        """How many are in which state, in words."""
+        states = [f"{self.counts[state]:,} {state}" for state in get_args(State) if self.counts.get(state)]
+        return f"{self.total:,} configurations, {', '.join(states)}"
+
+    @property
+    def state(self) -> State:
+        """Queued until one of its items is begun; failed when one has failed and none is left."""
+        if self.open:
+            begun = self.counts.keys() - {"queued"}
+            return "running" if begun else "queued"
+        return next((state for state in ("cancelled", "failed") if self.counts.get(state)), "done")  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One request of a sweep, ``request`` None where today's version can't read it.
+
+    ``key`` is that of its result. ``seconds`` is what it took to be measured, None where nothing was.
+    ``beaten`` is when its owner was last heard of, in seconds of the epoch.
+
+    Of a question ``answer`` is the key of its answer, ``key`` that of its search, which questions share that
+    differ in their budget alone, and ``request`` has its model, images and timing. ``enough``: it is to end
+    with the best that is found.
+    """
+
+    sweep: int
+    number: int
+    key: str
+    request: Request | None
+    state: State
+    owner: str
+    beaten: float
+    attempts: int
+    seconds: float | None
+    message: str
+    answer: str | None
+    enough: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Where a sweep stands: items of others that come before its next one, and before its last one."""
+
+    before_next: int
+    before_last: int
+
+
+KNOWN = (
+    select(results.c.key).where(results.c.key == items.c.key, results.c.schema + 0 == SCHEMA).exists()
+    | select(documents.c.key).where(documents.c.kind == ANSWER, documents.c.key == items.c.answer).exists()
+)
+"""Whether the store has what an item is to find out."""
+_ALL = sweeps.alias()
+SERVED = select(func.max(_ALL.c.served)).where(_ALL.c.who == sweeps.c.who).scalar_subquery()
+"""When the one who asked for a sweep was served last."""
+_ITEM = select(
+    *(items.c[name] for name in ("sweep", "number", "key", "request", "state", "owner", "beaten")),
+    *(items.c[name] for name in ("attempts", "seconds", "message", "answer", "enough")),
+)
+
+
+def read_items(connection: Connection, *those: ColumnElement[bool]) -> list[Item]:
+    """Those items, in their order."""
+    rows = connection.execute(_ITEM.where(*those).order_by(items.c.sweep, items.c.number))
+    return [_item(row) for row in rows]
+
+
+def newest_timed(connection: Connection, limit: int) -> list[Item]:
+    """Items of sweeps that were measured by a server of this store itself, newest first."""
+    elsewhere = select(sweeps.c.id).where(sweeps.c.device != "")
+    timed = _ITEM.where(
+        items.c.seconds.is_not(None), items.c.answer.is_(None), items.c.sweep.not_in(elsewhere)
+    )
+    return [_item(row) for row in connection.execute(timed.order_by(items.c.rowid.desc()).limit(limit))]
+
+
+def _item(row: Any) -> Item:
+    try:
+        request = decode(row.request, Request)
+    except NOT_A_RECORD:
+        request = None
+    return Item(*(*row[:3], request, *row[4:-1], bool(row[-1])))
+
+
+def is_item(item: Item) -> ColumnElement[bool]:
+    return (items.c.sweep == item.sweep) & (items.c.number == item.number)
+
+
+def is_own(item: Item) -> ColumnElement[bool]:
+    """Whether an item is still run by this owner."""
+    return is_item(item) & (items.c.state == RUNNING) & (items.c.owner == item.owner)
+
+
+def next_item(connection: Connection, sweep: int | None, device: str) -> Item | None:
+    """The one whose turn it is, of one sweep or of all that are timed on a device."""
+    others = items.alias()
+    running = select(others.c.key).where(others.c.state == RUNNING)
+    free = [items.c.state == QUEUED, sweeps.c.device == device, items.c.key.not_in(running)]
+    if sweep is not None:
+        free.append(items.c.sweep == sweep)
+    place = connection.execute(
+        select(items.c.sweep, func.min(items.c.number))
+        .join_from(items, sweeps, sweeps.c.id == items.c.sweep)
+        .where(*free)
+        .group_by(items.c.sweep, sweeps.c.who)
+        .order_by(SERVED, items.c.sweep)
+        .limit(1)
+    ).first()
+    if place is None:
+        return None
+    (found,) = read_items(connection, items.c.sweep == place[0], items.c.number == place[1])
+    return found
+
+
+def settle(connection: Connection) -> None:
+    """What is in the store is done, whoever measured it."""
+    connection.execute(update(items).where(items.c.state == QUEUED, KNOWN).values(state="done"))
+
+
+def change(connection: Connection, those: ColumnElement[bool], **values: object) -> int:
+    """Change those items: how many."""
+    return connection.execute(update(items).where(those).values(values)).rowcount
+
+
+def again(connection: Connection, sweep: int) -> int:
+    """Those of a sweep that were cancelled, have failed, or are in the store no more wait again: how many."""
+    ended = items.c.state.in_(("cancelled", "failed")) | ((items.c.state == "done") & ~KNOWN)
+    those = (items.c.sweep == sweep) & ended
+    return change(connection, those, state="queued", owner="", attempts=0, message="", enough=0)
+
+
+def found(connection: Connection, sweep: int) -> Sweep:
+    """One sweep. Raises InputError where there is no such."""
+    one = described(connection, select(sweeps.c.id).where(sweeps.c.id == max(0, min(sweep, MAX_ID))))
+    if not one:
+        raise InputError(f"there is no sweep {sweep}: `paretoscope sweeps` lists those that there are")
+    return one[0]
+
+
+def described(connection: Connection, numbers: Select[Any]) -> list[Sweep]:
+    """Those sweeps, newest first."""
+    first = (items.c.sweep == sweeps.c.id) & (items.c.number == 0)
+    rows = connection.execute(
+        select(sweeps.c.id, sweeps.c.asked, sweeps.c.who, sweeps.c.created, sweeps.c.device, items.c.answer)
+        .outerjoin_from(sweeps, items, first)
+        .where(sweeps.c.id.in_(numbers))
+        .order_by(sweeps.c.id.desc())
+    ).fetchall()
+    states = (items.c.sweep, items.c.state)
+    counts: dict[int, dict[State, int]] = {row.id: {} for row in rows}
+    for sweep, state, number in connection.execute(
+        select(*states, func.count()).where(items.c.sweep.in_(list(counts))).group_by(*states)
+    ):
+        counts[sweep][state] = number
+    return [Sweep(*row, counts[row.id]) for row in rows]

@@ -1,0 +1,64 @@
+"""Servers that share a database: it is killed at a random moment and started again, and so are they."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from databases import Server, query
+from tasks import lines, until
+from test_sweeps import ALONE, SERVER, running
+
+from optimizer.recipe import Recipe
+from optimizer.records import Request
+from optimizer.store import ledger
+from optimizer.store.results import Store
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+
+KILLS = 10
+REQUESTS = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 91)]
+
+
+@pytest.fixture
+def store(postgresql: Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Empty, and what every process that a test starts uses."""
+    monkeypatch.setenv("PARETOSCOPE_STORE", postgresql.empty())
+    home.mkdir()
+    return Store()
+
+
+def check(store: Store, server: Server, home: Path, sweep: int) -> None:
+    """Every result is there once, and none was worked out twice."""
+    items = ledger.items(store, sweep)
+    assert Counter(item.state for item in items) == {"done": len(REQUESTS)}
+    kept = Counter(line.split()[1] for line in lines(home / "noted"))
+    assert kept == Counter(item.key for item in items)
+    stored = query(server.url, "SELECT key FROM results")
+    assert Counter(key for (key,) in stored) == kept
+    assert {item.attempts for item in items} == {1}
+
+
+def test_two_servers_never_do_the_same(store: Store, postgresql: Server, home: Path) -> None:
+    sweep = ledger.create(store, b"", REQUESTS, "ann")
+    with running(ALONE), running(ALONE), running(ALONE):
+        until(lambda: not ledger.any_open(store))
+    check(store, postgresql, home, sweep)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_sweep_goes_on_after_each_kill_of_the_database(
+    store: Store, postgresql: Server, home: Path, seed: int
+) -> None:
+    chance, sweep = random.Random(seed), ledger.create(store, b"", REQUESTS, "ann")
+    with running(ALONE), running(SERVER):
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(0.05, 0.3))
+            assert ledger.any_open(store)
+            postgresql.stop(chance.choice([signal.SIGKILL, signal.SIGINT]))
+            postgresql.start()
+        until(lambda: not ledger.any_open(store))
+    check(store, postgresql, home, sweep)

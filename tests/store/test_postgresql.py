@@ -1,0 +1,175 @@
+"""What a store in PostgreSQL does that a file doesn't; those of the store and the ledger run against both."""
+
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from databases import Server, query
+from faults.tasks import make_result
+
+from optimizer.cli.main import main
+from optimizer.errors import InputError, UnavailableError
+from optimizer.store import database
+from optimizer.store.postgresql import CONNECT
+from optimizer.store.results import Store
+from optimizer.store.tables import METADATA
+
+
+@pytest.fixture
+def empty(postgresql: Server) -> str:
+    return postgresql.empty()
+
+
+def test_the_tables_are_those_that_the_migrations_make(tmp_path: Path) -> None:
+    path = Store(tmp_path / "results.sqlite").path
+    for table in METADATA.tables.values():
+        made = [str(name) for _, name, *_ in query(path, f"PRAGMA table_info({table.name})")]
+        assert sorted(made) == sorted(column.name for column in table.columns if column.name != "rowid")
+    named = query(path, "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+    written = {index.name for table in METADATA.tables.values() for index in table.indexes}
+    assert {name for (name,) in named} == written
+
+
+def test_commands_and_everything_else_use_the_database_that_is_named(
+    empty: str, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PARETOSCOPE_STORE", "elsewhere")
+    Store(empty).put(make_result("k"))
+    assert main(["--store", empty, "stored"]) == 0
+    shown = empty.replace("secret", "***")
+    assert capsys.readouterr().out == f"1 result in {shown}\n"
+    assert Store().get("k") == make_result("k")
+    assert not (home / "results.sqlite").exists()
+
+
+def test_a_file_makes_no_difference_to_what_is_kept(empty: str, tmp_path: Path) -> None:
+    stores = [Store(empty), Store(tmp_path / "results.sqlite")]
+    for store in stores:
+        store.put(make_result("k"), (1, b"packed\0\xff"))
+        store.put(make_result("l"))
+        store.put_document("answer", "x", b'{"rests on":"k"}')
+        store.forget(["l"])
+    one, other = (
+        [store.written(["k", "l"]), store.summaries(1), store.summaries_of(1, ["k"]), store.known("kl")]
+        for store in stores
+    )
+    assert one == other
+    stores[0].forget(["k"])
+    assert stores[0].get_document("answer", "x", dict) is None
+    assert stores[0].known(["k", "l"]) == set()
+
+
+def test_more_keys_may_be_asked_for_than_one_statement_takes(empty: str) -> None:
+    store = Store(empty)
+    store.put(make_result("k"))
+    assert store.known([*map(str, range(100_000)), "k"]) == {"k"}
+
+
+def mute() -> socket.socket:
+    """It listens, and says nothing."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    return listening
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda url: url.replace("secret", "s3cret"), "password authentication failed"),
+        (lambda url: url.replace("/postgres", "/nowhere"), 'database "nowhere" does not exist'),
+        (lambda url: "postgresql://ann:secret@127.0.0.1:1/postgres", "Connection refused"),
+        (lambda url: "postgresql://ann:secret@no.such.host.invalid/postgres", "no.such.host.invalid"),
+        (lambda url: f"{url}?password=secret&sslmode=verify-full", "(does not support SSL|certificate)"),
+    ],
+)
+def test_a_password_is_never_shown(empty: str, change: Callable[[str], str], words: str) -> None:
+    with pytest.raises(UnavailableError, match=rf"postgresql://ann:\*.*{words}.*PARETOSCOPE_STORE") as raised:
+        Store(change(empty))
+    assert "cret" not in str(raised.value)
+
+
+def test_an_address_that_says_nothing_is_given_up(postgresql: Server) -> None:
+    """At the first call, and in the seconds that libpq was given, not in the 30 that a restart may take."""
+    with mute() as listening, pytest.raises(UnavailableError, match="timeout"):
+        Store(f"postgresql://ann@127.0.0.1:{listening.getsockname()[1]}/postgres")
+    assert 2 * int(CONNECT["connect_timeout"]) < 10, "a name may have two addresses"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://ann:secret@host/base", "postgresql://ann:secret@host:port/base", "postgresql:ann:secret@host"],
+)
+def test_another_address_is_refused_unseen(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARETOSCOPE_STORE", url)
+    with pytest.raises(InputError, match="postgresql://USER@HOST:PORT/DATABASE") as raised:
+        Store()
+    assert "secret" not in str(raised.value)
+
+
+def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(UnavailableError, match=r"pip install 'paretoscope\[postgres\]'"):
+        Store("postgresql://ann@without.invalid/postgres")
+
+
+def test_a_writer_that_keeps_the_others_waiting_is_told(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.2)
+    other, store = Store(empty), Store(empty + "?application_name=other")
+    with (
+        other.writing(),
+        pytest.raises(UnavailableError, match="the database is locked"),
+    ):
+        store.put(make_result("k"))
+    store.put(make_result("k"))
+    assert other.count() == 1
+
+
+def test_a_full_disk_is_said_so(empty: str) -> None:
+    store = Store(empty)
+    with pytest.raises(UnavailableError, match="no room is left on its disk"), store.writing() as connection:
+        connection.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53100'; END $$")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_connection_that_is_lost_in_the_middle_is_found_again(
+    postgresql: Server, empty: str, how: signal.Signals
+) -> None:
+    store = Store(empty)
+    tried = 0
+
+    @database.again_if_lost
+    def put(store: Store) -> None:
+        nonlocal tried
+        tried += 1
+        with store.writing() as connection:
+            if tried == 1:
+                postgresql.stop(how)
+                postgresql.start()
+            connection.execute(METADATA.tables["summaries"].insert().values(key="k", version=1, packed=b""))
+
+    put(store)
+    assert tried == 2
+    assert query(empty, "SELECT key FROM summaries") == [("k",)]
+    postgresql.stop(how)
+    postgresql.start()
+    store.put(make_result("k"))
+    assert store.get("k") == make_result("k")
+
+
+def test_a_server_that_stays_away_is_told_and_not_waited_for_for_ever(
+    postgresql: Server, empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(empty)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.5)
+    postgresql.stop()
+    try:
+        for act in (store.count, store.check_room, lambda: store.put(make_result("k"))):
+            with pytest.raises(UnavailableError, match="Connection refused"):
+                act()
+    finally:
+        postgresql.start()
+    assert store.count() == 0
