@@ -98,7 +98,7 @@ sweeps = Table(
     Column("device", TEXT, nullable=False, server_default=""),
 )
 
-# Written into the statement, where a database sees that an index of these states alone will do.
+# Written into the statement, where SQLite sees that an index of these states alone will do.
 QUEUED, RUNNING = literal_column("'queued'", TEXT), literal_column("'running'", TEXT)
 OPEN = (QUEUED, RUNNING)
 
@@ -118,7 +118,7 @@ items = Table(
     Column("message", TEXT, nullable=False, server_default=""),
     Column("answer", TEXT),
     Column("enough", Integer, nullable=False, server_default="0"),
+    Index("items_states", "sweep", "state"),
+    Index("items_open", "state", "key"),
+    Index("items_answers", "answer"),
 )
-Index("items_states", items.c.sweep, items.c.state)
-Index("items_open", items.c.state, items.c.key, postgresql_where=items.c.state.in_(OPEN))
-Index("items_answers", items.c.answer, postgresql_where=items.c.answer.is_not(None))
