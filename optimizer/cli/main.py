@@ -192,7 +192,9 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
     sweep.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
     sweep.add_argument(
-        "--cluster", metavar="ADDRESS", help="measure on the nodes of this Dask scheduler: tcp://HOST:8786"
+        "--cluster",
+        metavar="ADDRESS",
+        help="measure on the nodes of a Dask scheduler (tcp://HOST:8786), or as jobs (slurm:PARTITION)",
     )
     sweep.add_argument(
         "--on",
