@@ -93,3 +93,14 @@ def _keep_questions(connection: Connection) -> None:
 @migration
 def _keep_where_a_sweep_is_timed(connection: Connection) -> None:
     connection.exec_driver_sql("ALTER TABLE sweeps ADD COLUMN device TEXT NOT NULL DEFAULT ''")
+
+
+@migration
+def _pass_over_what_learned_by_divergence_alone(connection: Connection) -> None:
+    """Fine-tuning and best effort became one method, which gives other networks. Results of before stay, with
+    a schema that no code reads."""
+    learned = " OR ".join(
+        f"REPLACE(CAST(json AS TEXT), '\"{name}\":0', '') LIKE '%\"{name}\":%'"
+        for name in ("finetune_steps", "effort_seconds")
+    )
+    connection.exec_driver_sql(f"UPDATE results SET schema = -schema WHERE schema > 0 AND ({learned})")

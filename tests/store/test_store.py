@@ -19,6 +19,7 @@ from sqlalchemy import Connection, delete, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from optimizer.errors import UnavailableError
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import SCHEMA, DataSpec, Request, Result, Visits, encode
 from optimizer.search.documents import DOCUMENTS
 from optimizer.store import migrations, sqlite, tables
@@ -191,6 +192,24 @@ def test_a_later_migration_keeps_what_is_there(
     assert query(place, "SELECT x FROM later") == [(1,)]
     if isinstance(place, Path):  # another database begins with the tables of today
         assert query(Store(place.with_name("new")).path, "SELECT x FROM later") == [(1,)]
+
+
+def test_what_fine_tuning_and_best_effort_gave_before_is_passed_over_and_kept(file: Store) -> None:
+    half = PruneSpec(sparsity=0.5)
+    recipes = [Recipe(half), Recipe(half, finetune_steps=500), Recipe(half, effort_seconds=60)]
+    like = make_result("k")
+    plain, *learned = [
+        replace(like, key=str(number), request=replace(like.request, recipe=one))
+        for number, one in enumerate(recipes)
+    ]
+    for result in (plain, *learned):
+        file.put(result)
+    query(file.path, f"PRAGMA user_version = {len(migrations.MIGRATIONS) - 1}")
+    again = Store(file.path)
+    assert again.results() == [plain]
+    assert query(file.path, "SELECT count(*) FROM results") == [(3,)]
+    again.put(learned[0])
+    assert again.get(learned[0].key) == learned[0], "measured anew"
 
 
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
