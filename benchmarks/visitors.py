@@ -36,7 +36,7 @@ SPARSITIES, BITS = (0, 30, 50, 70), (32, 8, 4)
 MOVING = 2
 """Visitors who ask for what is not measured yet."""
 LOOKS_SECONDS = (1.0, 2.0)
-SUBPROTOCOL = "streamlit"
+SUBPROTOCOL = websockets.Subprotocol("streamlit")
 
 
 @dataclass

@@ -99,7 +99,7 @@ def _together(series: Sequence[LatencySeries], asked: int) -> LatencySeries:
         lost=asked - len(series),
         instructions={
             name: tuple(count for one in series for count in one.instructions.get(name, ()))
-            for name in series[0].instructions
+            for name in max((one.instructions for one in series), key=len)
         },
     )
 

@@ -110,10 +110,12 @@ def _timed(
     """With time checked too, where that has a limit."""
     latency, others = verdict.result.latency, verdict.checks
     if limits.instructions_percent is not None:
+        result = verdict.result
         if latency.instructions is None:  # kept from before they were counted
             latency = time_again()
+            result = replace(result, latency=latency)
         others = (*others, instructions_check(latency, against, limits.instructions_percent))
-        verdict = replace(verdict, checks=others, series=1)
+        verdict = Verdict(result, others, 1, spent())
     if limits.slowdown_percent is None:
         return verdict
     latencies, confidence = [latency], confidence_of_each(MAX_LOOKS)

@@ -6,11 +6,12 @@ machines often have no counters to give.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from optimizer.errors import UnavailableError
@@ -18,8 +19,6 @@ from optimizer.errors import UnavailableError
 Event = tuple[int, int]
 """A type and a number of it, as the kernel numbers them."""
 INSTRUCTIONS: Event = (0, 1)
-TASK_CLOCK: Event = (1, 1)
-"""Nanoseconds on a processor: the kernel counts these itself, on any machine."""
 
 CALLS = {"x86_64": 298, "aarch64": 241}
 """The number of ``perf_event_open`` by machine."""
@@ -41,7 +40,8 @@ def counting(event: Event = INSTRUCTIONS) -> Iterator[Callable[[], int]]:
     opened: list[int] = []
     try:
         for thread in os.listdir(THREADS) if THREADS.exists() else ["0"]:
-            opened.append(_open(event, int(thread)))
+            with suppress(ProcessLookupError):  # it has ended since
+                opened.append(_open(event, int(thread)))
         yield lambda: sum(map(_read, opened))
     finally:
         for descriptor in opened:
@@ -49,7 +49,7 @@ def counting(event: Event = INSTRUCTIONS) -> Iterator[Callable[[], int]]:
 
 
 def _open(event: Event, thread: int) -> int:
-    """A descriptor that counts in one thread."""
+    """A descriptor that counts in one thread. Raises ProcessLookupError where that has ended."""
     number = CALLS.get(platform.machine()) if platform.system() == "Linux" else None
     if number is None:
         raise UnavailableError(
@@ -60,7 +60,9 @@ def _open(event: Event, thread: int) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = int(libc.syscall(number, ctypes.c_char_p(attributes), thread, -1, -1, 0))
     if descriptor < 0:
-        reason = os.strerror(ctypes.get_errno())
+        reason = os.strerror(code := ctypes.get_errno())
+        if code == errno.ESRCH:
+            raise ProcessLookupError(code, reason)
         raise UnavailableError(
             f"this kernel gives no count of instructions ({reason}): a machine without hypervisor has them, "
             "with kernel.perf_event_paranoid at most 2"

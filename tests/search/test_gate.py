@@ -166,7 +166,9 @@ def test_instructions_of_an_earlier_result_are_compared_with_directly() -> None:
 def test_what_was_timed_before_instructions_were_counted_is_timed_again() -> None:
     again = counted([100], [100]).latency
     limits = GateLimits(instructions_percent=1)
-    assert judge(REQUEST, limits, lambda request: HALF, lambda request: again, 9).outcome is Outcome.PASS
+    found = judge(REQUEST, limits, lambda request: HALF, lambda request: again, 9)
+    assert found.outcome is Outcome.PASS
+    assert found.result == replace(HALF, latency=again), "what is saved has a count to compare with"
 
 
 def test_other_images_are_not_paired() -> None:

@@ -8,7 +8,10 @@ import pytest
 
 from optimizer.errors import UnavailableError
 from optimizer.system import counters
-from optimizer.system.counters import TASK_CLOCK, counting
+from optimizer.system.counters import Event, counting
+
+TASK_CLOCK: Event = (1, 1)
+"""Nanoseconds on a processor: the kernel counts these itself, on any machine."""
 
 try:
     with counting(TASK_CLOCK):
@@ -48,6 +51,21 @@ def test_threads_that_were_there_before_count_too() -> None:
         done.wait()
         assert so_far() > 0.04e9
     helper.join()
+
+
+def test_a_thread_that_has_ended_since_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = os.listdir
+
+    def and_one_that_is_gone(place: object) -> list[str]:
+        helper = threading.Thread(target=lambda: None)
+        helper.start()
+        helper.join()
+        return [*listed(place), str(helper.native_id)]  # type: ignore[call-overload]
+
+    monkeypatch.setattr(counters.os, "listdir", and_one_that_is_gone)
+    with counting(TASK_CLOCK) as so_far:
+        burn(0.02)
+        assert so_far() > 0.01e9
 
 
 def test_no_descriptor_is_left_open() -> None:
