@@ -178,9 +178,9 @@ def _eat(request: int, report: Report) -> int:
 
 
 def _fill_up(request: tuple[str, str, str, int], report: Report) -> None:
-    """:func:`_fill` where no file may grow beyond 200 kB, as on a disk that is full."""
+    """:func:`_fill` where no file may grow beyond 500 kB, as on a disk that is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
         _fill(request, report)
     finally:
