@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -91,12 +91,12 @@ class DaskNodes(Nodes):
                 self._client.sync(Event(name, client=self._client).set, callback_timeout=CONNECT_SECONDS)
         pending.cancel()
 
-    def check(self, pending: Pending) -> None:
-        _, given = self._given.get(pending, ("", frozenset()))
-        if not given & self._listed().keys():
-            self._usable()
-            self.cancel(pending)
-            raise CancelledError
+    def is_lost(self, pending: Pending) -> bool:
+        given = self._given.get(pending)  # none of what ended since one looked
+        return given is not None and not given[1] & self._listed().keys()
+
+    def check(self) -> None:
+        self._usable()
 
     def deliver(self, asked: Asked, anew: bool = False) -> None:
         with self._lock:

@@ -69,6 +69,8 @@ class Nodes:
         for _ in range(ATTEMPTS):
             try:
                 pending = self.submit(function, *arguments)
+            except UnavailableError:
+                raise
             except Exception as error:
                 raise UnavailableError(f"the executor takes no more work: {words_of(error)}") from error
             checked = time.monotonic()
@@ -77,14 +79,18 @@ class Nodes:
                     stop_if_cancelled()
                     time.sleep(POLL_SECONDS)
                     if time.monotonic() > checked + CHECK_SECONDS:
-                        self.check(pending)
+                        if self.is_lost(pending):
+                            break
                         checked = time.monotonic()
-                return pending.result()
+                if pending.done():
+                    return pending.result()
+                self.cancel(pending)
             except CancelledError:  # by who lost it
-                self.check(pending)
+                pass
             except BaseException:
                 self.cancel(pending)
                 raise
+            self.check()
         raise WorkError(f"its node was lost {ATTEMPTS} times in a row")
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
@@ -94,8 +100,12 @@ class Nodes:
         """What is pending is wanted no more."""
         pending.cancel()
 
-    def check(self, pending: Pending) -> None:
-        """Raises UnavailableError where no node is left, CancelledError where that which had it is lost."""
+    def is_lost(self, pending: Pending) -> bool:
+        """Whether the nodes that could have done it are gone. Raises UnavailableError where nobody knows."""
+        return False
+
+    def check(self) -> None:
+        """Raises UnavailableError where no node is left."""
 
     def deliver(self, asked: Asked, anew: bool = False) -> None:
         """See to it that nodes have what a request names, ``anew`` where one said that it has not; as here,
