@@ -18,6 +18,7 @@ Results are kept in the same store and under the same keys as those of page and 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Settings, encode
 from optimizer.search.answers import AnswerView
+from optimizer.search.drain import until_over
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import Space, subspace
 from optimizer.search.sweep import Grid, grid
@@ -167,13 +169,16 @@ def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:
     store, requests = Store(), asked.requests()
     sweep = ledger.create(store, encode(asked), requests, user(), nodes.environment.key)
     try:
-        for number, item in enumerate(work_off(store, nodes, sweep), 1):
-            words = item.request.recipe.describe() if item.request else ""
-            report(number / len(requests), f"{number} of {len(requests)}: {words}")
+        for item in until_over(store, sweep, partial(work_off, store, nodes, sweep)):
+            now = ledger.find(store, sweep)
+            words = f": {item.request.recipe.describe()}" if item and item.request else ""
+            report(now.over / now.total, f"{now.over} of {now.total}{words}")
     except BaseException:
         ledger.cancel(store, sweep)  # asked again, what is measured is there
         raise
     items = ledger.items(store, sweep)
+    if any(item.state == "cancelled" for item in items):
+        raise WorkError(f"sweep {sweep} was cancelled: ask again, and what is measured already is there")
     found = (ResultView(result) for result in store.several([item.key for item in items]))
     failed = (Failed(item.request, item.message) for item in items if item.state == "failed" and item.request)
     return Results(tuple(found), tuple(failed))

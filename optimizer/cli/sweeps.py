@@ -3,10 +3,10 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
@@ -16,10 +16,10 @@ from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
-from optimizer.progress import Cancelled, is_enough, stop_if_cancelled
+from optimizer.progress import Cancelled
 from optimizer.records import encode
 from optimizer.search.answers import came_of_it, describe
-from optimizer.search.drain import ASK_SECONDS, drain
+from optimizer.search.drain import drain, until_over
 from optimizer.search.sweep import Grid
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
@@ -84,18 +84,11 @@ def work_off(
     """Do what is left of a sweep or a question, here or by nodes, or wait for others who do, until nothing
     is; ``news`` is called whenever there may be some."""
     news()
-    while True:
-        done = by_nodes(store, nodes, sweep) if nodes else drain(store, on_demand.do_here(store, tell), sweep)
-        for _ in done:
-            news()
+    do = on_demand.do_here(store, tell)
+    work = partial(by_nodes, store, nodes, sweep) if nodes else partial(drain, store, do, sweep)
+    for _ in until_over(store, sweep, work):
         news()
-        found = ledger.find(store, sweep)
-        if not found.open:
-            return found
-        stop_if_cancelled()
-        if is_enough():
-            ledger.conclude(store, sweep)
-        time.sleep(ASK_SECONDS)
+    return ledger.find(store, sweep)
 
 
 def _printing(store: Store, sweep: int, as_lines: bool) -> Callable[[], None]:

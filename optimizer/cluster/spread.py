@@ -8,6 +8,7 @@ import contextvars
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any, Protocol
@@ -216,7 +217,8 @@ def work_off(store: Store, nodes: Nodes, sweep: int) -> Iterator[Item]:
         finally:
             ended.put(None)
 
-    owners = [f"{identity()}/{slot}" for slot in range(nodes.slots)]
+    name = f"{identity()}/{uuid.uuid4().hex}"  # another sweep of this process is another owner
+    owners = [f"{name}-{slot}" for slot in range(nodes.slots)]
     threads = [
         threading.Thread(target=contextvars.copy_context().run, args=(work, owner), name=owner, daemon=True)
         for owner in owners

@@ -45,6 +45,21 @@ def drain(
         yield _run(store, item, do)
 
 
+def until_over(store: Store, sweep: int, work: Callable[[], Iterator[Item]]) -> Iterator[Item | None]:
+    """Each item of a sweep or a question that ``work`` ends, time and again until nothing of it waits or
+    runs, here or with others; None whenever they may have ended some. Raises what ``work`` does, and
+    Cancelled."""
+    while True:
+        yield from work()
+        yield None
+        if not ledger.find(store, sweep).open:
+            return
+        stop_if_cancelled()
+        if is_enough():
+            ledger.conclude(store, sweep)
+        time.sleep(ASK_SECONDS)
+
+
 def _run(store: Store, item: Item, do: Work) -> Item:
     begun = time.monotonic()
     try:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,11 +19,12 @@ from optimizer.cluster import node
 from optimizer.cluster.content import Asked
 from optimizer.cluster.slurm import slurm_executor
 from optimizer.cluster.spread import Nodes, connect, work_off
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, ended_by
 from optimizer.records import DataSpec, Request, decode, encode
 from optimizer.search import drain
 from optimizer.search.answers import describe
+from optimizer.search.sweep import grid
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
@@ -189,6 +192,53 @@ def test_px_sweep_takes_any_executor(store: Store) -> None:
     assert describe(sweep).endswith(f"timed on {OTHER_MACHINE.cpu}")
 
 
+def test_px_sweep_waits_for_what_another_sweep_is_measuring(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor, (request,) = Elsewhere(), grid(Request("fashion-mlp", px.Recipe.of()), [0.5], [32])
+    other = ledger.create(store, b"", [request], "bob", OTHER_MACHINE.key)
+    item = ledger.claim(store, f"{identity()}/other", other, OTHER_MACHINE.key)
+    assert item is not None
+
+    def end(seconds: float) -> None:
+        store.put(make_result(item.key, request=request, environment=OTHER_MACHINE))
+        ledger.finish(store, item, item.key, 1.0)
+
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=time.monotonic, sleep=end))
+    found = px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
+    assert [one.request.recipe.prune.share for one in found] == [0, 0.5]
+    assert [one.recipe.prune.share for one in executor.measured] == [0]
+
+
+def test_px_sweep_tells_that_it_was_cancelled(store: Store) -> None:
+    executor = Elsewhere(1)
+    executor.failing = lambda request: ledger.cancel(store, ledger.sweeps(store)[0].id)
+    with pytest.raises(WorkError, match="sweep 1 was cancelled: ask again"):
+        px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
+
+
+def test_two_sweeps_of_a_process_leave_each_others_work_alone(store: Store) -> None:
+    executor, begun, go = Elsewhere(1), threading.Event(), threading.Event()
+
+    def wait(request: Request) -> None:
+        begun.set()
+        assert go.wait(60)
+
+    executor.failing = wait
+    sweep = asked(store, Nodes(executor))
+    work = threading.Thread(target=lambda: [*work_off(store, Nodes(executor), sweep)])
+    work.start()
+    try:
+        assert begun.wait(60)
+        found = px.sweep("fashion-mlp", [0, 0.5], [8], executor=Elsewhere(1), progress=False)
+        assert len(found) == 2
+        assert next(item.state for item in ledger.items(store, sweep)) == "running"
+    finally:
+        go.set()
+        work.join(60)
+    assert len(executor.measured) == len(REQUESTS)
+
+
 def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """On its local executor, a configuration is measured by a job of its own."""
     pytest.importorskip("submitit")
@@ -207,8 +257,8 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
 def test_an_owner_of_several_is_gone_with_its_process() -> None:
     code = "from optimizer.system.processes import identity; print(identity())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert is_gone(f"{printed.strip()}/3")
-    assert not is_gone(f"{identity()}/3")
+    assert is_gone(f"{printed.strip()}/sweep-3")
+    assert not is_gone(f"{identity()}/sweep-3")
 
 
 def test_where_there_is_no_slurm_it_is_told() -> None:
