@@ -159,13 +159,15 @@ def check(request: Request) -> None:
 def measure(nodes: Nodes, request: Request) -> Result:
     """A request measured by a node, as if it had been here, but for the environment.
 
-    Raises WorkError where that fails, UnavailableError where no node takes it, Cancelled.
+    Raises WorkError where that fails, InputError where an executor gave it to another kind of machine than
+    the sweep is timed on, UnavailableError where no node takes it, Cancelled.
     """
+    wanted = encode(nodes.environment)
     asked = content.pack(request)
     ending, found = node.LACKING, b""
     for anew in (False, True):
         nodes.deliver(asked, anew)
-        ending, found = nodes.outcome(node.measure, __version__, encode(asked))
+        ending, found = nodes.outcome(node.measure, __version__, wanted, encode(asked))
         if ending != node.LACKING:
             break
     if ending == node.CANCELLED:
@@ -175,6 +177,11 @@ def measure(nodes: Nodes, request: Request) -> Result:
         raise UnavailableError(
             f"the nodes have not the {lacking.kind} of {request.model} on {request.data.path or 'images'},"
             " and can be sent nothing: let them share this machine's folders, PARETOSCOPE_HOME among them"
+        )
+    if ending == node.REFUSED:
+        raise InputError(
+            f"nothing was measured: {found.decode()}, where the sweep is timed: use an executor whose nodes "
+            "are all of one kind"
         )
     if ending == node.FAILED:
         raise WorkError(found.decode())

@@ -21,7 +21,7 @@ from optimizer.cluster.slurm import slurm_executor
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, ended_by
-from optimizer.records import DataSpec, Request, decode, encode
+from optimizer.records import DataSpec, Environment, Request, decode, encode
 from optimizer.search import drain
 from optimizer.search.answers import describe
 from optimizer.search.sweep import grid
@@ -57,7 +57,8 @@ class Elsewhere:
     def introduce(self) -> tuple[str, str, bytes]:
         return px.__version__, "elsewhere", encode(OTHER_MACHINE)
 
-    def measure(self, version: str, asked: bytes) -> node.Outcome:
+    def measure(self, version: str, wanted: bytes, asked: bytes) -> node.Outcome:
+        assert decode(wanted, Environment) == OTHER_MACHINE
         one = decode(asked, Asked)
         self.failing(one.request)
         self.measured.append(one.request)
@@ -169,9 +170,34 @@ def test_a_node_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(executor, "introduce", lambda: ("0.0.1", "old", b""))
     with pytest.raises(UnavailableError, match=r"old has paretoscope 0\.0\.1, this is"):
         Nodes(executor)
-    ending, words = node.measure("0.0.1", b"")
+    ending, words = node.measure("0.0.1", b"", b"")
     assert ending == node.FAILED
     assert b"install the same" in words
+
+
+def test_what_another_kind_of_machine_took_is_told_and_not_kept(store: Store) -> None:
+    """An executor's nodes are not all alike: one of them is this machine."""
+    executor = Elsewhere(1)
+    given_elsewhere = executor.measure
+
+    def measure(version: str, wanted: bytes, asked: bytes) -> node.Outcome:
+        here = decode(asked, Asked).request == REQUESTS[2]
+        return (node.measure if here else given_elsewhere)(version, wanted, asked)
+
+    executor.measure = measure  # type: ignore[method-assign]
+    nodes = Nodes(executor)
+    sweep = asked(store, nodes)
+    assert [item.state for item in work_off(store, nodes, sweep)].count("done") == len(REQUESTS) - 1
+    refused = ledger.items(store, sweep)[2]
+    assert refused.state == "failed"
+    assert "nothing was measured: " in refused.message
+    assert f"the processor {environment().cpu} and not {OTHER_MACHINE.cpu}" in refused.message
+    assert f"openvino {environment().libraries['openvino']} and not 2026.4.0" in refused.message
+    assert store.count() == len(REQUESTS) - 1
+    assert not store.failures()
+    executor.measure = given_elsewhere  # type: ignore[method-assign]
+    ledger.resume(store, sweep)
+    assert [item.state for item in work_off(store, nodes, sweep)] == ["done"]
 
 
 def test_px_sweep_takes_any_executor(store: Store) -> None:
