@@ -162,7 +162,14 @@ def show(sweep: Sweep) -> None:
 
 
 def buttons(sweep: Sweep) -> int | None:
-    """What to do with a grid; the number of another that was started by that."""
+    """What to do with a grid; the number of another that was started by that. No dashboard works on one that
+    is timed on other machines."""
+    if sweep.device:
+        if sweep.state != "done":
+            st.code(
+                f"paretoscope sweep --resume {sweep.id} --cluster ADDRESS", language="sh", width="content"
+            )
+        return None
     left = sweep.counts.get("cancelled", 0) + sweep.counts.get("failed", 0)
     if left and st.button(
         f"Resume ({left:,})",

@@ -45,7 +45,7 @@ once."""
 MAX_ATTEMPTS = 3
 """How often an item is begun while its owners die under it."""
 MAX_WAITING = 5_000
-"""Items that wait, of all sweeps; more are refused."""
+"""Items that wait, of all sweeps that are timed on this machine, or in one environment; more are refused."""
 
 
 def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, device: str = "") -> int:
@@ -58,7 +58,7 @@ def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, de
         raise InputError("a sweep needs at least one configuration")
     keyed = _keyed(requests, device)
     with store.writing() as connection:
-        _check_room(connection, len(keyed))
+        _check_room(connection, len(keyed), device)
         sweep = _new(connection, asked, who, device)
         _append(connection, sweep, 0, keyed)
     return sweep
@@ -91,11 +91,12 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
 
     Raises InputError where there is no such sweep, UnavailableError when too many items wait already.
     """
-    keyed = _keyed(requests, find(store, sweep).device)
+    device = find(store, sweep).device
+    keyed = _keyed(requests, device)
     with store.writing() as connection:
         known = connection.scalars(select(ITEMS.c.key).where(ITEMS.c.sweep == sweep)).all()
         new = {key: request for key, request in keyed.items() if key not in set(known)}
-        _check_room(connection, len(new))
+        _check_room(connection, len(new), device)
         connection.execute(update(SWEEPS).where(SWEEPS.c.id == sweep).values(asked=asked))
         _append(connection, sweep, len(known), new)
     return len(new)
@@ -284,8 +285,9 @@ def _keyed(requests: Sequence[Request], device: str) -> dict[str, Request]:
 # In a transaction
 
 
-def _check_room(connection: Connection, more: int) -> None:
-    waiting = connection.execute(select(func.count()).where(ITEMS.c.state == QUEUED)).scalar_one()
+def _check_room(connection: Connection, more: int, device: str = "") -> None:
+    waits = (ITEMS.c.state == QUEUED) & (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == device)
+    waiting = connection.execute(select(func.count(ITEMS.c.key)).where(waits)).scalar_one()
     if waiting + more > MAX_WAITING:
         raise UnavailableError(
             f"{more:,} configurations are too many now: {waiting:,} wait already, and {MAX_WAITING:,} may."

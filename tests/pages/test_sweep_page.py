@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from factories import make_result
+from factories import OTHER_MACHINE, make_result
 from page_runs import PLAIN, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
@@ -134,6 +134,16 @@ def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     press(page, "Extend sweep 2")
     assert (newest().id, newest().total, newest().state) == (2, 6, "running")
     assert decode(newest().asked, Grid).weight_bits == (32, 8, 4)
+
+
+def test_for_what_is_timed_on_other_machines_the_command_is_shown(started: Started) -> None:
+    ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
+    page = open_page("sweep", {})
+    assert page.code[0].value == "paretoscope sweep --resume 1 --cluster ADDRESS"
+    page = press(page, "Cancel")
+    assert newest().state == "cancelled"
+    assert len(page.code) == 1
+    assert not {button.label.split(" ")[0] for button in page.button} & {"Resume", "Repeat", "Extend"}
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,18 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
     assert ledger.extend(store, sweep, b"", asked_for(["a", "c"])) == 1
 
 
+def test_what_waits_for_other_machines_takes_no_room_here(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MAX_WAITING", 3)
+    there = ledger.create(store, b"", asked_for(["a", "b", "c"]), "ann", "elsewhere")
+    here = ledger.create(store, b"", asked_for(["a", "b"]), "ann")
+    assert ledger.extend(store, here, b"", asked_for(["a", "b", "c"])) == 1
+    for sweep in (there, here):
+        with pytest.raises(UnavailableError, match="3 wait already"):
+            ledger.extend(store, sweep, b"", asked_for(["a", "b", "c", "d"]))
+
+
 def test_what_can_not_be_read_has_failed_and_the_others_go_on(place: Path | str, store: Store) -> None:
     sweep = ledger.create(store, b"", asked_for(["a", "b"]), "ann")
     query(place, "UPDATE items SET request = :request WHERE number = 0", request=b"no JSON")
