@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +15,7 @@ from optimizer.cli.options import recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
 from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
-from optimizer.errors import InputError, WorkError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.progress import Cancelled
 from optimizer.records import encode
@@ -46,7 +47,11 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         if found.answer is not None:
             raise InputError(f"{sweep} is a question: `paretoscope find --resume {sweep}` goes on with it")
         if found.device != device:
-            where = "another kind of machine: give its --cluster" if found.device else "this machine alone"
+            where = "this machine alone"
+            if found.device:
+                where = "another kind of machine: give its --cluster"
+            if found.device and nodes:
+                where = f"another kind of machine than {nodes.environment.cpu}: say --on which node instead"
             raise InputError(f"sweep {sweep} ({describe(found)}) is timed on {where}")
         ledger.resume(store, sweep)
     elif options.model is None:
@@ -64,18 +69,27 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
             with suppress(WorkError):  # of this recipe; a bad model, engine or folder would fail them all
                 on_demand.load_or_measure(requests[0], store, tell)
         sweep = ledger.create(store, encode(asked), requests, user(), device)
-    where = f" --cluster {options.cluster}" if nodes else ""
-    again = f"`paretoscope sweep --resume {sweep}{where}` goes on with it"
+    again = how_to_resume(sweep, options)
     try:
         found = work_off(store, sweep, _printing(store, sweep, options.json), nodes)
     except (KeyboardInterrupt, Cancelled):
         ledger.cancel(store, sweep)
         _say(f"sweep {sweep} is cancelled; {again}")
         raise
+    except UnavailableError as error:
+        raise UnavailableError(f"{error}; {again}") from error
     if failed := found.counts.get("failed", 0):
         raise WorkError(f"{failed} of {found.total} configurations could not be measured: see above; {again}")
     if found.state == "cancelled":
         raise WorkError(f"sweep {sweep} was cancelled; {again}")
+
+
+def how_to_resume(sweep: int, options: argparse.Namespace) -> str:
+    """The command that goes on with a sweep. A store's address is not repeated: it may have a password."""
+    command = ["paretoscope", "sweep", "--resume", str(sweep)]
+    for name, given in (("--cluster", options.cluster), ("--on", options.on)):
+        command += [name, given] if given else []
+    return f"`{shlex.join(command)}`{', with the same --store,' if options.store else ''} goes on with it"
 
 
 def work_off(

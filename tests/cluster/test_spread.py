@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ from factories import OTHER_MACHINE
 from faults.tasks import make_result
 
 import optimizer as px
+from optimizer.cli import sweeps
+from optimizer.cli.main import main
 from optimizer.cluster import node
 from optimizer.cluster.content import Asked
 from optimizer.cluster.slurm import slurm_executor
@@ -278,6 +281,35 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
     result = store.get(item.key)
     assert result is not None
     assert (result.request, result.accuracy.total) == (request, 50)
+
+
+def test_the_command_tells_how_to_go_on_where_nobody_takes_work_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = Elsewhere(1)
+    executor.failing = lambda request: executor.pool.shutdown(wait=False)
+    monkeypatch.setattr(sweeps, "connect", lambda address, on, report: Nodes(executor))
+    there = ["--cluster", "tcp://10.0.0.5:8786", "--on", "rpi 5"]
+    assert main(["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", *there]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "takes no more work" in told
+    command = "`paretoscope sweep --resume 1 --cluster tcp://10.0.0.5:8786 --on 'rpi 5'`"
+    assert told.endswith(f"{command} goes on with it")
+    given = Namespace(cluster=None, on="", store="postgresql://ann:secret@db/results")
+    with_store = sweeps.how_to_resume(7, given)
+    assert with_store == "`paretoscope sweep --resume 7`, with the same --store, goes on with it"
+
+
+def test_a_sweep_of_another_environment_is_told_to_who_gave_a_cluster(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweeps, "connect", lambda address, on, report: Nodes(Elsewhere()))
+    ledger.create(store, b"", REQUESTS, "ann", "a third")
+    assert main(["sweep", "--resume", "1", "--cluster", "tcp://10.0.0.5:8786"]) == 2
+    told = capsys.readouterr().err
+    assert f"another kind of machine than {OTHER_MACHINE.cpu}: say --on which node instead" in told
+    assert main(["sweep", "--resume", "1"]) == 2
+    assert "another kind of machine: give its --cluster" in capsys.readouterr().err
 
 
 def test_an_owner_of_several_is_gone_with_its_process() -> None:
