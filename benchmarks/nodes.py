@@ -25,6 +25,8 @@ from optimizer.search.sweep import grid
 from optimizer.store import ledger
 from optimizer.store.results import Store
 
+JOIN_SECONDS = 120.0
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -70,13 +72,15 @@ def seconds(requests: list[Request], cores: list[int]) -> tuple[float, float]:
 
 
 def _joined(address: str, number: int) -> Nodes:
-    """The nodes, once so many are there."""
-    while True:
+    """The nodes, once so many are there. Ends the benchmark where they don't come."""
+    end = time.monotonic() + JOIN_SECONDS
+    while time.monotonic() < end:
         with suppress(UnavailableError):
             nodes = connect(address)
             if nodes.slots == AHEAD * number:
                 return nodes
             nodes.close()
+    raise SystemExit(f"{number} nodes have not joined {address} within {JOIN_SECONDS:g} s")
 
 
 if __name__ == "__main__":

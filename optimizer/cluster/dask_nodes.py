@@ -5,6 +5,7 @@ and nodes are started, and TLS, is in docs/cluster.md; certificates are those of
 """
 
 import asyncio
+import math
 import threading
 import time
 import uuid
@@ -34,9 +35,15 @@ START = (
 CONNECT_SECONDS = 4.0
 """Until a scheduler has answered."""
 ANSWER_SECONDS = 5.0
-"""Until a node has said who it is: with the former, what is wrong is told within 10 s."""
+"""Until a node has said who it is."""
+TOLD_SECONDS = 9.0
+"""Until a scheduler's nodes are known, connecting included, or what is wrong is told: 10 s with its end."""
+AGAIN_SECONDS = 30.0
+"""Until a node that was silent is asked again who it is."""
 PATIENCE_SECONDS = 30.0
-"""Until a scheduler that has answered before is given up; one that has ended is at once."""
+"""Until a scheduler whose nodes were met is given up; one that has ended is at once."""
+GONE_SECONDS = 2.0
+"""Until the scheduler knows that a node is gone."""
 SEND_SECONDS = 60.0
 """Until a node has taken a few megabytes."""
 WANTED_SECONDS = 1.0
@@ -53,6 +60,10 @@ class Node:
     environment: Environment
 
 
+class Gone(Exception):
+    """A node has ended, or is silent."""
+
+
 class DaskNodes(Nodes):
     """The nodes of one environment: that of the node called ``on``, or the only one that the cluster has.
     ``report`` is told which nodes can't be used, and why.
@@ -62,14 +73,18 @@ class DaskNodes(Nodes):
     """
 
     def __init__(self, address: str, on: str, report: Report) -> None:
+        self._known_by = time.monotonic() + TOLD_SECONDS
         self._client, self._report = _connect(address), report
         self._met: dict[str, Node | str] = {}
+        self._silent: dict[str, float] = {}
         self._given: dict[Pending, tuple[str, frozenset[str]]] = {}
         self._delivered: set[tuple[str, Asked]] = set()
         self._sender, self._lock = uuid.uuid4().hex, threading.Lock()
+        self._meeting = threading.Lock()
         try:
             self.environment = self._chosen(on)
-            self.slots = AHEAD * len(self._usable())
+            self._usable()
+            self._known_by = math.inf
         except BaseException:
             self.close()
             raise
@@ -103,12 +118,17 @@ class DaskNodes(Nodes):
             goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
             for address in self._usable():
                 if anew or (address, goods) not in self._delivered:
-                    self._send(address, goods)
-                    self._delivered.add((address, goods))
+                    with suppress(Gone):
+                        self._send(address, goods)
+                        self._delivered.add((address, goods))
 
     def close(self) -> None:
         with suppress(Exception):
-            self._client.close(timeout=CONNECT_SECONDS)
+            self._client.close(timeout=self._left(CONNECT_SECONDS))
+
+    def _left(self, seconds: float) -> float:
+        """Of so many what may be waited for: less where one connects."""
+        return min(seconds, max(0.25, self._known_by - time.monotonic()))
 
     # Who is there
 
@@ -116,7 +136,8 @@ class DaskNodes(Nodes):
         """What the scheduler says of each worker, by its address. Raises UnavailableError."""
         try:
             scheduler: Any = self._client.scheduler
-            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=PATIENCE_SECONDS)
+            patience = self._left(PATIENCE_SECONDS)
+            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=patience)
             found: Mapping[str, Any] = about["workers"]
         except Exception as error:
             raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
@@ -126,24 +147,29 @@ class DaskNodes(Nodes):
         """Every node that can be used, of whatever environment; those that are new have introduced
         themselves. Raises UnavailableError."""
         listed = self._listed()
-        new = [address for address in listed if address not in self._met]
-        if new:
-            with ThreadPoolExecutor(len(new)) as asking:
-                self._met |= zip(new, asking.map(self._introduced, new, map(listed.get, new)), strict=True)
-        for address in new:
-            if isinstance(problem := self._met[address], str):
-                self._report(None, f"not used: {problem}")
-        return {address: found for address in listed if isinstance(found := self._met[address], Node)}
+        with self._meeting:
+            again = {address for address, when in self._silent.items() if time.monotonic() > when}
+            new = [address for address in listed if address not in self._met or address in again]
+            if new:
+                with ThreadPoolExecutor(len(new)) as asking:
+                    found = [*asking.map(self._introduced, new, map(listed.get, new))]
+                for address, problem in zip(new, found, strict=True):
+                    if isinstance(problem, str) and self._met.get(address) != problem:
+                        self._report(None, f"not used: {problem}")
+                self._met |= zip(new, found, strict=True)
+            return {address: one for address in listed if isinstance(one := self._met[address], Node)}
 
     def _introduced(self, address: str, about: Mapping[str, Any]) -> Node | str:
         """A node, or why it can't be used."""
         name = str(about["name"])
         if about["resources"].get(TOKEN, 0) < 1:
             return f"{name} offers no {TOKEN}: start it with `{START}`"
-        answer = self._ask(address, node.introduce, seconds=ANSWER_SECONDS)
+        answer = self._ask(address, node.introduce, seconds=self._left(ANSWER_SECONDS))
+        self._silent.pop(address, None)
         if isinstance(answer, ImportError | AttributeError):
             return f"{name} has no paretoscope, or another version ({answer})"
         if isinstance(answer, Exception):
+            self._silent[address] = time.monotonic() + AGAIN_SECONDS
             return f"{name} doesn't answer ({words_of(answer)}): is it started with `{START}`?"
         version, host, environment = answer
         try:
@@ -153,7 +179,7 @@ class DaskNodes(Nodes):
         return Node(host if name == address else name, decode(environment, Environment))
 
     def _chosen(self, on: str) -> Environment:
-        end = time.monotonic() + CONNECT_SECONDS
+        end = self._known_by - ANSWER_SECONDS
         while not (nodes := self._meet()) and not self._met and time.monotonic() < end:
             time.sleep(0.1)  # they come after their scheduler
         if not nodes:
@@ -177,6 +203,7 @@ class DaskNodes(Nodes):
         found = frozenset(address for address, one in self._meet().items() if one.environment.key == key)
         if not found:
             raise UnavailableError(f"no node is left with {self.environment.cpu}: what is not measured waits")
+        self.slots = AHEAD * len(found)
         return found
 
     # What they are told
@@ -194,7 +221,7 @@ class DaskNodes(Nodes):
             return error
 
     def _send(self, address: str, asked: Asked) -> None:
-        """All that a node lacks; one that is gone meanwhile is left alone. Raises UnavailableError."""
+        """All that a node lacks. Raises UnavailableError, and Gone."""
         sent = set[Parcel]()
         while missing := self._told(address, node.lacking, encode(asked)):
             parcel = decode(missing, Parcel)
@@ -210,11 +237,24 @@ class DaskNodes(Nodes):
             self._told(address, content.keep, parcel, self._sender)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The same, and nothing where the node is gone. Raises UnavailableError where it refuses."""
+        """The same. Raises UnavailableError where the node can't do it, Gone where it is gone meanwhile."""
         answer = self._ask(address, function, *arguments)
         if isinstance(answer, ParetoscopeError):
             raise UnavailableError(f"{self._name(address)}: {answer}")
-        return None if isinstance(answer, Exception) else answer
+        if isinstance(answer, Exception):
+            if isinstance(answer, TimeoutError) or self._is_gone(address):
+                raise Gone from answer
+            raise UnavailableError(f"{self._name(address)}: {words_of(answer)}") from answer
+        return answer
+
+    def _is_gone(self, address: str) -> bool:
+        """Whether a node has ended, of which the scheduler may learn in a moment."""
+        end = time.monotonic() + GONE_SECONDS
+        while address in self._listed():
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.1)
+        return True
 
     def _name(self, address: str) -> str:
         found = self._met.get(address)

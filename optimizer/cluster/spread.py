@@ -225,16 +225,21 @@ def work_off(store: Store, nodes: Nodes, sweep: int) -> Iterator[Item]:
             ended.put(None)
 
     name = f"{identity()}/{uuid.uuid4().hex}"  # another sweep of this process is another owner
-    owners = [f"{name}-{slot}" for slot in range(nodes.slots)]
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(work, owner), name=owner, daemon=True)
-        for owner in owners
-    ]
-    for thread in threads:
-        thread.start()
+    threads = list[threading.Thread]()
+
+    def begin() -> None:
+        """As many workers as nodes have slots: some may have joined."""
+        while len(threads) < nodes.slots:
+            owner = f"{name}-{len(threads)}"
+            run = contextvars.copy_context().run
+            threads.append(threading.Thread(target=run, args=(work, owner), name=owner, daemon=True))
+            threads[-1].start()
+
+    begin()
     try:
         for _ in threads:
             while (item := ended.get()) is not None:
+                begin()
                 yield item
     finally:
         stop.set()

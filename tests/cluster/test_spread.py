@@ -104,6 +104,20 @@ def test_who_measures_on_this_machine_leaves_it_alone(store: Store) -> None:
     assert ledger.items(store, sweep)[-1].key == request_key(Request("fashion-vit"), device=OTHER_MACHINE.key)
 
 
+def test_nodes_that_join_are_given_work_as_well(store: Store) -> None:
+    executor, together = Elsewhere(3), threading.Barrier(3)
+    executor._max_workers = 1
+    nodes = Nodes(executor)
+
+    def join(request: Request) -> None:
+        nodes.slots = 3
+        if request in REQUESTS[2:5]:
+            together.wait(60)
+
+    executor.failing = join
+    assert [item.state for item in work_off(store, nodes, asked(store, nodes))] == ["done"] * len(REQUESTS)
+
+
 def test_one_that_fails_is_told_and_the_others_go_on(store: Store) -> None:
     executor = Elsewhere(1)
 
