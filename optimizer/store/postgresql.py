@@ -1,5 +1,6 @@
 """A schema of its own in a PostgreSQL database, which several servers may share."""
 
+import os
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -127,6 +128,10 @@ def _engine(url: URL) -> Engine:
         ) from error
     event.listen(engine, "connect", _prepare)
     return engine
+
+
+if hasattr(os, "register_at_fork"):  # a forked process may not use its parent's connections, nor close them
+    os.register_at_fork(after_in_child=_engine.cache_clear)
 
 
 def _accepts(engine: Engine) -> bool:

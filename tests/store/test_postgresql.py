@@ -1,9 +1,12 @@
 """What a store in PostgreSQL does that a file doesn't; those of the store and the ledger run against both."""
 
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,26 @@ def test_more_keys_may_be_asked_for_than_one_statement_takes(empty: str) -> None
     store = Store(empty)
     store.put(make_result("k"))
     assert store.known([*map(str, range(100_000)), "k"]) == {"k"}
+
+
+def connections(store: Store) -> set[object]:
+    """Those that two readers at once have."""
+    with store.reading() as one, store.reading() as other:
+        return {each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, other)}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_connections_of_its_own(empty: str) -> None:
+    store = Store(empty)
+    before = connections(store)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        own = pool.submit(connections, store).result()
+        pool.submit(store.put, make_result("k")).result()
+    assert len(before) == len(own) == 2
+    assert not before & own
+    assert connections(store) == before
+    assert store.get("k") == make_result("k")
 
 
 def mute() -> socket.socket:
