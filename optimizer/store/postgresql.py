@@ -77,7 +77,9 @@ class Postgresql(database.Database):
 
     def version(self, connection: Connection) -> int:
         if not self._made:
-            if connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.version')")) is None:
+            # to_regclass may not know yet what was made while this transaction waited for the lock.
+            made = "SELECT FROM pg_catalog.pg_tables WHERE schemaname = :schema AND tablename = 'version'"
+            if not connection.scalar(text(f"SELECT EXISTS ({made})"), {"schema": SCHEMA}):
                 return 0
             self._made = True
         return int(connection.execute(text(f"SELECT number FROM {SCHEMA}.version")).scalar_one())
@@ -121,7 +123,8 @@ def _parse(url: str) -> URL:
 def _engine(url: URL) -> Engine:
     """Holds a few open connections, each asked before it is used whether it still is one."""
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        # Not the server's default: who has waited for the lock sees what was written meanwhile.
+        engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
     except ModuleNotFoundError as error:
         raise UnavailableError(
             "a store in PostgreSQL needs the package psycopg: pip install 'paretoscope[postgres]'"

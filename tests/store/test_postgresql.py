@@ -5,7 +5,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from faults.tasks import make_result
 
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
-from optimizer.store import database
+from optimizer.recipe import Recipe
+from optimizer.records import Request
+from optimizer.store import database, ledger
 from optimizer.store.postgresql import CONNECT
 from optimizer.store.results import Store
 from optimizer.store.tables import METADATA
@@ -75,6 +78,22 @@ def connections(store: Store) -> set[object]:
     """Those that two readers at once have."""
     with store.reading() as one, store.reading() as other:
         return {each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, other)}
+
+
+def test_those_who_claim_at_once_get_along_whatever_isolation_is_the_server_s(empty: str) -> None:
+    url = empty + "?options=-cdefault_transaction_isolation%3Dserializable"
+    requests = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 25)]
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(Store, [url] * 4))
+        sweep = ledger.create(stores[0], b"", requests, "ann")
+
+        def claimed(number: int) -> list[int]:
+            """By a fourth of those who claim."""
+            found = (ledger.claim(stores[number], f"{number}/{each}", sweep) for each in range(6))
+            return [item.number for item in found if item]
+
+        those = chain.from_iterable(pool.map(claimed, range(4)))
+        assert sorted(those) == list(range(len(requests)))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
