@@ -111,12 +111,16 @@ def _parse(url: str) -> URL:
         if scheme not in SCHEMES:
             raise ArgumentError
         found = make_url(f"postgresql+psycopg://{rest}")
-        return found.update_query_dict({**CONNECT, **found.query})
     except (ArgumentError, ValueError):
         raise InputError(  # the words of either quote the address, and the password in it
             "the store's address can't be read, or leads to another kind of database: give"
             " postgresql://USER@HOST:PORT/DATABASE, with what is no letter or digit in a password as %XX"
         ) from None
+    if "@" in f"{found.host}{found.database}":  # of a password, and what follows it would be shown
+        raise InputError(
+            "the store's address has an @ before the one that its host follows: write it in a password as %40"
+        )
+    return found.update_query_dict({**CONNECT, **found.query})
 
 
 @lru_cache(maxsize=16)

@@ -44,9 +44,10 @@ def test_commands_and_everything_else_use_the_database_that_is_named(
 ) -> None:
     monkeypatch.setenv("PARETOSCOPE_STORE", "elsewhere")
     Store(empty).put(make_result("k"))
-    assert main(["--store", empty, "stored"]) == 0
     shown = empty.replace("secret", "***")
-    assert capsys.readouterr().out == f"1 result in {shown}\n"
+    for command in (["--store", empty, "stored"], ["stored", "--store", empty]):
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"1 result in {shown}\n"
     assert Store().get("k") == make_result("k")
     assert not (home / "results.sqlite").exists()
 
@@ -150,6 +151,36 @@ def test_another_address_is_refused_unseen(url: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="postgresql://USER@HOST:PORT/DATABASE") as raised:
         Store()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://ann:sec@ret@host/base", "postgres://ann:s@cret@/base", "postgresql://ann:s@e/cret@host/b"],
+)
+def test_an_at_sign_in_a_password_is_not_taken_for_the_one_before_the_host(url: str) -> None:
+    with pytest.raises(InputError, match="%40") as raised:
+        Store(url)
+    assert "ret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stored", "--stores", "postgresql://ann:hunter2@host/db"],
+        ["stored", "--stores=postgresql://ann:hunter 2@ho@st/db"],
+        ["postgresql://ann:hunter2@host/db", "stored"],
+        ["stored", "postgresql://host/db?sslmode=require&password=hunter2&connect_timeout=1"],
+        ["sweeps", "--cancel", "postgresql://ann:hunter2@host/db"],
+    ],
+)
+def test_a_slip_on_the_command_line_shows_no_password(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(command)
+    said = capsys.readouterr().err
+    assert "***" in said
+    assert "hunter" not in said
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
