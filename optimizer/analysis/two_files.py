@@ -168,18 +168,19 @@ def size_ratio(run: TwoFiles) -> float:
 
 def parting(run: TwoFiles) -> OutputFidelity | None:
     """The first layer that differs by more than the rounding of float32; None where none does."""
-    return next((layer for layer in run.layers if _db(layer) < SAME_DB), None)
+    return next((layer for layer in run.layers if db_of(layer) < SAME_DB), None)
 
 
 def widest_fall(run: TwoFiles) -> tuple[OutputFidelity, OutputFidelity] | None:
     """The two neighbours between which the SQNR falls most, the later one below that of float32's rounding;
     None where it falls nowhere."""
-    pairs = [pair for pair in zip(run.layers, run.layers[1:], strict=False) if _db(pair[1]) < SAME_DB]
-    widest = max(pairs, key=lambda pair: _db(pair[0]) - _db(pair[1]), default=None)
-    return widest if widest and _db(widest[0]) > _db(widest[1]) else None
+    pairs = [pair for pair in zip(run.layers, run.layers[1:], strict=False) if db_of(pair[1]) < SAME_DB]
+    widest = max(pairs, key=lambda pair: db_of(pair[0]) - db_of(pair[1]), default=None)
+    return widest if widest and db_of(widest[0]) > db_of(widest[1]) else None
 
 
-def _db(layer: OutputFidelity) -> float:
+def db_of(layer: OutputFidelity) -> float:
+    """Its SQNR in dB, at most ``EQUAL_DB``. Where it has none: that if nothing differs, 0 otherwise."""
     if layer.sqnr_db is not None:
         return min(layer.sqnr_db, EQUAL_DB)
     return EQUAL_DB if layer.largest == 0 else 0.0

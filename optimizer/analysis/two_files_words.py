@@ -17,10 +17,10 @@ from optimizer.analysis.two_files import (
     SAME_DB,
     Side,
     TwoFiles,
-    _db,
     accuracies,
     accuracy_lost,
     answers_alike,
+    db_of,
     parting,
     precisions,
     size_ratio,
@@ -72,7 +72,7 @@ def _answer_words(run: TwoFiles) -> Iterator[str]:
         share = format_percent(alike.value, alike.low, alike.high)
         yield f"gives the answer of {other} on {share} of {images}"
     else:
-        worst = min(run.outputs, key=_db)
+        worst = min(run.outputs, key=db_of)
         which = "its output" if len(run.outputs) == 1 else f"the worst of its outputs, {worst.name},"
         yield f"keeps {which} at an SQNR of {fidelity.sqnr_text(worst)} to that of {other} on {images}"
 

@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-from contextlib import nullcontext
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
@@ -15,13 +14,14 @@ from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.progress import Cancelled, ended_by
 from optimizer.search.answers import OPTIONS, answer_json, details, headline
+from optimizer.search.drain import works_on
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.questions import answer_of, ask, question_of
 from optimizer.search.space import UNPRUNED, Space, subspace
 from optimizer.search.strategies import STRATEGIES
 from optimizer.store import ledger
 from optimizer.store.results import Store
-from optimizer.system.processes import is_gone, user
+from optimizer.system.processes import identity, user
 
 NOT_FOUND = 3
 
@@ -103,20 +103,18 @@ def run_find(options: argparse.Namespace) -> int:
         on_demand.check(question)
         number = ask(store, question, user())
     (item,) = ledger.items(store, number)
-    waits = item.state == "running" and not is_gone(item.owner)
-    if waits:
+    if item.state == "running" and not ledger.is_left(item):
         print(f"paretoscope: question {number} is being worked on; Ctrl-C leaves it at that", file=sys.stderr)
-    ending = first_interrupt("ending with the best so far; Ctrl-C again drops the question")
-    try:
-        with (
-            nullcontext(lambda: False) if waits else ending as interrupted,
-            ended_by(lambda: False, interrupted),
-        ):
-            done = work_off(store, number)
-    except (KeyboardInterrupt, Cancelled):
-        if not waits:
-            ledger.cancel(store, number)
-        raise
+    words = "ending with the best so far; Ctrl-C again drops the question"
+    with first_interrupt(words, lambda: works_on(number)) as interrupted:
+        try:
+            with ended_by(lambda: False, interrupted):
+                done = work_off(store, number)
+        except (KeyboardInterrupt, Cancelled):
+            (item,) = ledger.items(store, number)
+            if interrupted() or item.state != "running" or item.owner == identity():
+                ledger.cancel(store, number)
+            raise
     end_of_line()
     again = f"`paretoscope find --resume {number}` goes on with it"
     if done.state == "failed":

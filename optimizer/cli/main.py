@@ -312,6 +312,7 @@ def _command(
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
     parser.set_defaults(run=run)
+    add_store_option(parser, command=True)
     return parser
 
 

@@ -1,6 +1,7 @@
 """From a command line to a recipe and a request: the options that commands share."""
 
 import argparse
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,14 +35,20 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, where argparse's own would print the usage first."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        shown = re.sub(r"://.*@", "://***@", message, flags=re.DOTALL)  # an address with its password
+        shown = re.sub(r"(password=)[^&\s]+", r"\1***", shown)
+        self.exit(2, f"{self.prog}: {shown} (see {self.prog} --help)\n")
 
 
-def add_store_option(parser: argparse.ArgumentParser) -> None:
+def add_store_option(parser: argparse.ArgumentParser, command: bool = False) -> None:
+    """Also after a ``command``, where it is not told of again."""
     parser.add_argument(
         "--store",
         metavar="URL",
-        help="keep results in a PostgreSQL database, postgresql://USER@HOST/DATABASE, in place of the data "
+        default=argparse.SUPPRESS if command else None,  # it would undo what stands before the command
+        help=argparse.SUPPRESS
+        if command
+        else "keep results in a PostgreSQL database, postgresql://USER@HOST/DATABASE, in place of the data "
         f"folder ({STORE_VARIABLE}); a password is better in PGPASSWORD or ~/.pgpass",
     )
 

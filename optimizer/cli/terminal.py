@@ -44,9 +44,9 @@ def told(listener: Report) -> Iterator[None]:
 
 
 @contextmanager
-def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed in the block, which is answered with ``words``; the second time it
-    interrupts, as anywhere else."""
+def first_interrupt(words: str, if_so: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed in the block, which is answered with ``words``; the second time, and where
+    ``if_so`` says no, it interrupts, as anywhere else."""
     pressed = False
     if threading.current_thread() is not threading.main_thread():  # which alone hears of it
         yield lambda: False
@@ -54,7 +54,7 @@ def first_interrupt(words: str) -> Iterator[Callable[[], bool]]:
 
     def note(*_: object) -> None:
         nonlocal pressed
-        if pressed:
+        if pressed or not if_so():
             raise KeyboardInterrupt
         pressed = True
         os.write(2, f"\nparetoscope: {words}\n".encode())  # print may be what was interrupted

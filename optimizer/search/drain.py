@@ -21,6 +21,10 @@ LOOK_SECONDS = 5.0
 """Between two looks at whether there is work."""
 ASK_SECONDS = 0.5
 
+_BEGUN = list[int]()
+"""The sweep of each item that is being done in this process: for a signal's handler to see, which may not
+look into the store."""
+
 Work = Callable[[Item], str]
 """Does an item: puts its result, or the answer to a question, into the store and gives the key. Where
 :func:`optimizer.progress.stop_if_cancelled` raises, it lets that pass, and where
@@ -96,6 +100,7 @@ def _beating(store: Store, item: Item) -> Iterator[None]:
     over, lost, enough = threading.Event(), threading.Event(), threading.Event()
     if item.enough:
         enough.set()
+    _BEGUN.append(item.sweep)
 
     def beat() -> None:
         while not over.wait(BEAT_SECONDS):
@@ -111,7 +116,13 @@ def _beating(store: Store, item: Item) -> Iterator[None]:
         with ended_by(lost.is_set, enough.is_set):
             yield
     finally:
+        _BEGUN.remove(item.sweep)
         over.set()
+
+
+def works_on(sweep: int) -> bool:
+    """Whether an item of a sweep or a question is being done in this process."""
+    return sweep in _BEGUN
 
 
 def by_pool(pool: Pool, lane: str, priority: float) -> Work:

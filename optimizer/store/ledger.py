@@ -130,6 +130,11 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
     return None
 
 
+def is_left(item: Item) -> bool:
+    """Whether the owner of an item that was begun is gone."""
+    return item.beaten < _now() - SILENT_SECONDS or is_gone(item.owner)
+
+
 def beat(store: Store, item: Item) -> bool:
     """Tell that an item is still worked on: whether it still should be, by this owner."""
     return _change(store, is_own(item), beaten=_now()) > 0
@@ -315,10 +320,9 @@ def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, 
 
 def _take_back(connection: Connection) -> None:
     """What owners that are gone had begun waits again, or has failed where that happened too often."""
-    late = _now() - SILENT_SECONDS
     words = f"the process that measured it was gone {MAX_ATTEMPTS} times in a row"
     for item in read_items(connection, ITEMS.c.state == RUNNING):
-        if item.beaten < late or is_gone(item.owner):
+        if is_left(item):
             gave_up = item.attempts >= MAX_ATTEMPTS
             state, message = ("failed", words) if gave_up else ("queued", "")
             change(connection, is_item(item), owner="", state=state, message=message)

@@ -1,5 +1,6 @@
 """A schema of its own in a PostgreSQL database, which several servers may share."""
 
+import os
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -76,7 +77,9 @@ class Postgresql(database.Database):
 
     def version(self, connection: Connection) -> int:
         if not self._made:
-            if connection.scalar(text(f"SELECT to_regclass('{SCHEMA}.version')")) is None:
+            # to_regclass may not know yet what was made while this transaction waited for the lock.
+            made = "SELECT FROM pg_catalog.pg_tables WHERE schemaname = :schema AND tablename = 'version'"
+            if not connection.scalar(text(f"SELECT EXISTS ({made})"), {"schema": SCHEMA}):
                 return 0
             self._made = True
         return int(connection.execute(text(f"SELECT number FROM {SCHEMA}.version")).scalar_one())
@@ -108,25 +111,34 @@ def _parse(url: str) -> URL:
         if scheme not in SCHEMES:
             raise ArgumentError
         found = make_url(f"postgresql+psycopg://{rest}")
-        return found.update_query_dict({**CONNECT, **found.query})
     except (ArgumentError, ValueError):
         raise InputError(  # the words of either quote the address, and the password in it
             "the store's address can't be read, or leads to another kind of database: give"
             " postgresql://USER@HOST:PORT/DATABASE, with what is no letter or digit in a password as %XX"
         ) from None
+    if "@" in f"{found.host}{found.database}":  # of a password, and what follows it would be shown
+        raise InputError(
+            "the store's address has an @ before the one that its host follows: write it in a password as %40"
+        )
+    return found.update_query_dict({**CONNECT, **found.query})
 
 
 @lru_cache(maxsize=16)
 def _engine(url: URL) -> Engine:
     """Holds a few open connections, each asked before it is used whether it still is one."""
     try:
-        engine = create_engine(url, pool_pre_ping=True)
+        # Not the server's default: who has waited for the lock sees what was written meanwhile.
+        engine = create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
     except ModuleNotFoundError as error:
         raise UnavailableError(
             "a store in PostgreSQL needs the package psycopg: pip install 'paretoscope[postgres]'"
         ) from error
     event.listen(engine, "connect", _prepare)
     return engine
+
+
+if hasattr(os, "register_at_fork"):  # a forked process may not use its parent's connections, nor close them
+    os.register_at_fork(after_in_child=_engine.cache_clear)
 
 
 def _accepts(engine: Engine) -> bool:

@@ -2,12 +2,14 @@
 
 import contextlib
 import getpass
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -16,6 +18,7 @@ from optimizer.progress import stop_if_cancelled
 
 CHECK_SECONDS = 0.1
 """From a cancelled work's end to that of the process that it waits for, at most."""
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 GRACE_SECONDS = 5
 """From asking a process to end until it is killed."""
 GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "$0"'
@@ -23,8 +26,18 @@ GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "
 
 
 def identity() -> str:
-    """A name of this process that no other has, for :func:`is_gone`: its host, its number, when it began."""
-    return f"{socket.gethostname()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+    """A name of this process that no other has, for :func:`is_gone`: where it runs, its number, when it
+    began."""
+    return f"{_here()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def _here() -> str:
+    """Where a process number means this process: cloned machines have one host name, and so have containers
+    on the host's network."""
+    told = ""
+    with contextlib.suppress(OSError):  # not on Linux
+        told = BOOT_ID.read_text() + os.readlink("/proc/self/ns/pid")
+    return f"{socket.gethostname()}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
 
 
 def user() -> str:
@@ -36,10 +49,11 @@ def user() -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Whether the process of an :func:`identity` has ended; of one on another host that is not known. What
-    follows an identity after one more slash tells apart what works in one process."""
-    host, _, place = process.partition("/")
-    if host != socket.gethostname():
+    """Whether the process of an :func:`identity` has ended; of one on another host, in another container or
+    from before the machine was started anew that is not known. What follows an identity after one more slash
+    tells apart what works in one process."""
+    here, _, place = process.partition("/")
+    if here != _here():
         return False
     number, begun, *_ = [*place.split("/"), ""]
     try:

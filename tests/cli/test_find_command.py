@@ -97,10 +97,12 @@ def test_a_question_says_how_to_repeat_it(options: list[str]) -> None:
 
 def test_the_second_interrupt_interrupts() -> None:
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell
-    with first_interrupt("once more drops it") as interrupted:
+    with first_interrupt("once more drops it", lambda: True) as interrupted:
         assert not interrupted()
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupted()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    with first_interrupt("", lambda: False), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
     signal.signal(signal.SIGINT, usual)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from databases import query
 from tasks import until
 from test_sweeps import SERVER, kept, running
 
@@ -124,7 +125,7 @@ def test_ctrl_c_in_a_shell_that_waits_for_others_leaves_their_search(store: Stor
 
 
 def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> None:
-    """Of a real network."""
+    """Of a real network; another host that had it meanwhile goes silent, and a waiting shell takes it up."""
     options = ["find", "fashion-mlp", "--limit=200", "--engine=openvino", "--prune=none", "--search=grid"]
     command = [*options, "--activation-bits=32", "--max-size-mb=100", "--budget=3600", "--json"]
     shell = [sys.executable, "-m", "optimizer.cli", *command]
@@ -133,9 +134,13 @@ def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> No
         until(lambda: store.count() == 1, BUSY_SECONDS)
         first.kill()
     (result,) = store.results()
+    assert ledger.claim(store, "elsewhere/1/1.00", 1)
     with subprocess.Popen(
         shell, env=paths, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as second:
+        assert second.stderr is not None
+        assert "is being worked on" in second.stderr.readline()
+        query(store.path, "UPDATE items SET beaten = 0")  # it tells nothing more
         until(lambda: store.count() > 1, BUSY_SECONDS)
         second.send_signal(signal.SIGINT)
         printed, said = second.communicate()

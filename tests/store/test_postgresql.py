@@ -1,9 +1,13 @@
 """What a store in PostgreSQL does that a file doesn't; those of the store and the ledger run against both."""
 
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,9 @@ from faults.tasks import make_result
 
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
-from optimizer.store import database
+from optimizer.recipe import Recipe
+from optimizer.records import Request
+from optimizer.store import database, ledger
 from optimizer.store.postgresql import CONNECT
 from optimizer.store.results import Store
 from optimizer.store.tables import METADATA
@@ -38,9 +44,10 @@ def test_commands_and_everything_else_use_the_database_that_is_named(
 ) -> None:
     monkeypatch.setenv("PARETOSCOPE_STORE", "elsewhere")
     Store(empty).put(make_result("k"))
-    assert main(["--store", empty, "stored"]) == 0
     shown = empty.replace("secret", "***")
-    assert capsys.readouterr().out == f"1 result in {shown}\n"
+    for command in (["--store", empty, "stored"], ["stored", "--store", empty]):
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"1 result in {shown}\n"
     assert Store().get("k") == make_result("k")
     assert not (home / "results.sqlite").exists()
 
@@ -66,6 +73,42 @@ def test_more_keys_may_be_asked_for_than_one_statement_takes(empty: str) -> None
     store = Store(empty)
     store.put(make_result("k"))
     assert store.known([*map(str, range(100_000)), "k"]) == {"k"}
+
+
+def connections(store: Store) -> set[object]:
+    """Those that two readers at once have."""
+    with store.reading() as one, store.reading() as other:
+        return {each.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() for each in (one, other)}
+
+
+def test_those_who_claim_at_once_get_along_whatever_isolation_is_the_server_s(empty: str) -> None:
+    url = empty + "?options=-cdefault_transaction_isolation%3Dserializable"
+    requests = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 25)]
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(Store, [url] * 4))
+        sweep = ledger.create(stores[0], b"", requests, "ann")
+
+        def claimed(number: int) -> list[int]:
+            """By a fourth of those who claim."""
+            found = (ledger.claim(stores[number], f"{number}/{each}", sweep) for each in range(6))
+            return [item.number for item in found if item]
+
+        those = chain.from_iterable(pool.map(claimed, range(4)))
+        assert sorted(those) == list(range(len(requests)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_connections_of_its_own(empty: str) -> None:
+    store = Store(empty)
+    before = connections(store)
+    with ProcessPoolExecutor(1, get_context("fork")) as pool:
+        own = pool.submit(connections, store).result()
+        pool.submit(store.put, make_result("k")).result()
+    assert len(before) == len(own) == 2
+    assert not before & own
+    assert connections(store) == before
+    assert store.get("k") == make_result("k")
 
 
 def mute() -> socket.socket:
@@ -108,6 +151,36 @@ def test_another_address_is_refused_unseen(url: str, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError, match="postgresql://USER@HOST:PORT/DATABASE") as raised:
         Store()
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://ann:sec@ret@host/base", "postgres://ann:s@cret@/base", "postgresql://ann:s@e/cret@host/b"],
+)
+def test_an_at_sign_in_a_password_is_not_taken_for_the_one_before_the_host(url: str) -> None:
+    with pytest.raises(InputError, match="%40") as raised:
+        Store(url)
+    assert "ret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["stored", "--stores", "postgresql://ann:hunter2@host/db"],
+        ["stored", "--stores=postgresql://ann:hunter 2@ho@st/db"],
+        ["postgresql://ann:hunter2@host/db", "stored"],
+        ["stored", "postgresql://host/db?sslmode=require&password=hunter2&connect_timeout=1"],
+        ["sweeps", "--cancel", "postgresql://ann:hunter2@host/db"],
+    ],
+)
+def test_a_slip_on_the_command_line_shows_no_password(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(command)
+    said = capsys.readouterr().err
+    assert "***" in said
+    assert "hunter" not in said
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
