@@ -1,8 +1,8 @@
 """Twenty visitors of one dashboard: how long the server takes for a view that is measured already.
 
-    python benchmarks/visitors.py [--visitors 20] [--seconds 60] [--json]
+    python benchmarks/visitors.py [--visitors 20] [--looks 5] [--seconds 60] [--json]
 
-Each opens a link to a measured position of Explore, looks at it for a second or two, and opens the next; two
+Each opens a link to a measured position of Explore, looks at it for some seconds, and opens the next; two
 others ask for positions that are not measured yet, all the time. Visitors speak the protocol of Streamlit's
 own page, without a browser: twenty of these would take the processor from the server. A view takes from the
 request to the end of the page's script. Ends with 1 where a page showed an error.
@@ -35,7 +35,7 @@ MODEL = "fashion-mlp"
 SPARSITIES, BITS = (0, 30, 50, 70), (32, 8, 4)
 MOVING = 2
 """Visitors who ask for what is not measured yet."""
-LOOKS_SECONDS = (1.0, 2.0)
+MOVES_SECONDS = 1.0
 SUBPROTOCOL = websockets.Subprotocol("streamlit")
 
 
@@ -66,11 +66,14 @@ async def view(address: str, query: str, seen: Seen) -> float:
                 return time.perf_counter() - begun
 
 
-async def look_around(address: str, links: Iterator[str], seen: Seen, until: float, seed: int) -> None:
+async def look_around(
+    address: str, links: Iterator[str], seen: Seen, until: float, looks: float, seed: int
+) -> None:
     random = np.random.default_rng(seed)
+    await asyncio.sleep(random.uniform(0, looks))  # they don't come at once
     while time.perf_counter() < until:
         seen.seconds.append(await view(address, next(links), seen))
-        await asyncio.sleep(random.uniform(*LOOKS_SECONDS))
+        await asyncio.sleep(random.uniform(0.5, 1.5) * looks)
 
 
 async def move(address: str, seen: Seen, until: float, seed: int) -> None:
@@ -80,17 +83,17 @@ async def move(address: str, seen: Seen, until: float, seed: int) -> None:
             return
         await view(address, link(share, 32), seen)
         seen.asked += 1
-        await asyncio.sleep(LOOKS_SECONDS[0])
+        await asyncio.sleep(MOVES_SECONDS)
 
 
-async def visit(address: str, visitors: int, seconds: float) -> Seen:
+async def visit(address: str, visitors: int, seconds: float, looks: float) -> Seen:
     seen = Seen()
     links = itertools.cycle(link(*each) for each in itertools.product(SPARSITIES, BITS))
     for _ in range(len(SPARSITIES) * len(BITS)):
         await view(address, next(links), seen)  # a server that has just started reads and draws all once
     until = time.perf_counter() + seconds
     await asyncio.gather(
-        *(look_around(address, links, seen, until, seed) for seed in range(visitors)),
+        *(look_around(address, links, seen, until, looks, seed) for seed in range(visitors)),
         *(move(address, seen, until, seed) for seed in range(MOVING)),
     )
     return seen
@@ -105,6 +108,7 @@ def resident_mb() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--visitors", type=int, default=20)
+    parser.add_argument("--looks", type=float, default=5, help="seconds at a position, on average (5)")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -123,12 +127,13 @@ def main() -> None:
         with dashboard(home) as url:
             address = f"{url.replace('http', 'ws')}/_stcore/stream"
             before = resident_mb()
-            seen = asyncio.run(visit(address, options.visitors, options.seconds))
+            seen = asyncio.run(visit(address, options.visitors, options.seconds, options.looks))
             after = resident_mb()
     seconds = np.array(seen.seconds)
     found = {
         "machine": describe(environment()),
         "visitors": options.visitors,
+        "seconds at a position": options.looks,
         "views of what is measured": len(seconds),
         "median, s": round(float(np.median(seconds)), 3),
         "95th percentile, s": round(float(np.percentile(seconds, 95)), 3),
