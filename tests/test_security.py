@@ -42,6 +42,11 @@ LIMITS = {
 }
 
 
+def test_the_server_takes_what_a_page_may_be_given() -> None:
+    """It refuses larger bodies on its own account, before a page can say why."""
+    assert CONFIG["server"]["maxUploadSize"] == uploads.MAX_UPLOAD_MB
+
+
 def test_every_limit_is_the_code_s() -> None:
     table = SECURITY[SECURITY.index("## Limits") : SECURITY.index("## For a team")]
     rows = dict(re.findall(r"^\| (.+?) \| (.+?) \|$", table, re.M))
