@@ -233,6 +233,8 @@ from optimizer.compression.apply import compress
 from optimizer.engine import openvino
 from optimizer.recipe import Recipe
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+
 def runner():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8)).eval()
     images = torch.zeros(2, 1, 8, 8)
