@@ -39,9 +39,11 @@ for _ in drain(store, lambda item: keep_here(item.request)):
 """
 SERVER = """
 import time
+from optimizer.search import drain
 from optimizer.search.drain import Background, by_pool
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
+drain.BEAT_SECONDS = 0.2  # what is made up takes no longer
 pool = Pool("tasks:run")
 work = Background(Store(), by_pool(pool, "measure", 10))
 print("begun", flush=True)
