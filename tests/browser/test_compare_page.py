@@ -75,7 +75,7 @@ def test_a_file_is_held_against_a_model(visit: Visit, tmp_path: Path) -> None:
     answer = main.locator("strong").first
     expect(answer).to_contain_text("new release")
     expect(answer).to_contain_text("fashion-mlp")
-    expect(page.get_by_role("figure", name="parting")).to_be_visible()
+    expect(page.get_by_role("figure", name="What each layer gives")).to_be_visible()
     said = answer.inner_text()
 
     again = visit(page.url[page.url.index("/compare") :])
