@@ -96,7 +96,7 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     where a metric depends on them, batch, threads and environment. Raises InputError for an unknown metric.
     """
     metrics = [quality(name, summaries) for name in metrics]
-    losses = np.array([metric(name).loss(_values(summaries, name)) for name in metrics], float).T
+    losses = np.array([metric(name).loss(values_of(summaries, name)) for name in metrics], float).T
     noisy = _noisy(summaries, metrics)
     quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
@@ -207,6 +207,7 @@ def _scattered(measure: Measure, random: np.random.Generator) -> np.ndarray:
     return np.asarray(value + errors * (high - low))
 
 
-def _values(summaries: Sequence[Summary], name: str) -> list[float]:
+def values_of(summaries: Sequence[Summary], name: str) -> list[float]:
+    """A metric's value in each, NaN where it is missing."""
     values = [summary.measures[name].value for summary in summaries]
     return [math.nan if value is None else float(value) for value in values]

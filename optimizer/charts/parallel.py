@@ -3,9 +3,10 @@
 import math
 from collections.abc import Iterable
 
+from optimizer.analysis.frontier import values_of
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, Summary, quality, summarise
+from optimizer.analysis.summary import Measured, quality, summarise
 from optimizer.charts.points import bits_role
 from optimizer.charts.spec import Axis, Parallel
 
@@ -28,7 +29,7 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
         known = sorted(set(names), key=_in_order)
         if len(known) > 1:
             columns.append((Axis(title, categories=tuple(known)), [float(known.index(one)) for one in names]))
-    measured = [[_value(one, name) for one in summaries] for name in found]
+    measured = [values_of(summaries, name) for name in found]
     columns += zip((_axis(name) for name in found), measured, strict=True)
     rows = [*zip(*(values for _, values in columns), strict=True)]
     whole = [number for number, row in enumerate(rows) if not any(map(math.isnan, row))]
@@ -43,11 +44,6 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
 
 def _axis(name: str) -> Axis:
     return Axis(metric(name).label, metric(name).unit, metric(name).direction)
-
-
-def _value(summary: Summary, name: str) -> float:
-    value = summary.measures[name].value
-    return math.nan if value is None else value
 
 
 def _in_order(name: str) -> tuple[float, str]:

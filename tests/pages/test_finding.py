@@ -1,5 +1,6 @@
 """A question under limits on the Sweep page, without a browser."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -158,27 +159,23 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
     assert page.query_params["sweep"] == str(longer.id)
 
 
-def test_what_was_dropped_is_said_and_found_anew(started: Started) -> None:
-    page, sweep = asked(find_drop="1", find_seconds="30 s")
-    answer(sweep, Bench())
-    found = finding.found_of(newest())
-    assert found is not None
-    assert found.best is not None
-    tasks.store().forget([found.best.key])
-    page.run()
-    assert "was dropped" in words(page)
-    press(page, "Resume")
-    assert newest().state == "queued"
-
-
-def test_what_can_t_be_read_any_more_is_found_anew(started: Started) -> None:
-    page, sweep = asked(find_drop="1", find_seconds="30 s")
-    answer(sweep, Bench())
-    found = finding.found_of(newest())
-    assert found is not None
-    assert found.best is not None
+def damage(key: str) -> None:
     with tasks.store().writing() as connection:
-        connection.exec_driver_sql("UPDATE results SET json = 'damaged' WHERE key = ?", (found.best.key,))
+        connection.exec_driver_sql("UPDATE results SET json = 'damaged' WHERE key = ?", (key,))
+
+
+@pytest.mark.parametrize(
+    "lose", [lambda key: tasks.store().forget([key]), damage], ids=["dropped", "damaged"]
+)
+def test_what_is_there_no_more_is_said_and_found_anew(
+    started: Started, lose: Callable[[str], object]
+) -> None:
+    page, sweep = asked(find_drop="1", find_seconds="30 s")
+    answer(sweep, Bench())
+    found = finding.found_of(newest())
+    assert found is not None
+    assert found.best is not None
+    lose(found.best.key)
     page.run()
     assert "was dropped" in words(page)
     press(page, "Resume")
