@@ -198,10 +198,10 @@ def test_what_a_killed_process_had_handed_out_is_handed_out_again(
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as home:
         until(lambda: ledger.find(Store(), sweep).counts.get("done"))
         home.kill()
-    left = ledger.find(Store(), sweep)
+    left, kept = ledger.find(Store(), sweep), Store().count()  # a result may be kept and not yet told of
     assert left.counts["running"]
     ended = [item.number for item in work_off(Store(), nodes, sweep)]
-    assert len(ended) == len(REQUESTS) - left.counts["done"]
+    assert len(ended) == len(REQUESTS) - kept
     assert ledger.find(Store(), sweep).counts == {"done": len(REQUESTS)}
     assert len(begun(notes)) <= len(REQUESTS) + left.counts["running"]
 
