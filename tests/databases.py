@@ -9,10 +9,11 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
+from lacking import skip_for
 from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.exc import OperationalError
 
@@ -94,10 +95,11 @@ class Server:
 @contextmanager
 def server() -> Iterator[Server]:
     """Skips the test where there is none."""
-    pytest.importorskip("psycopg", reason="needs psycopg: pip install 'paretoscope[postgres]'")
+    if find_spec("psycopg") is None:
+        skip_for("needs psycopg: pip install 'paretoscope[postgres]'")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        pytest.skip("needs a PostgreSQL server: apt-get install postgresql")
+        skip_for("needs a PostgreSQL server: apt-get install postgresql")
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         one = Server(found[-1].parent, Path(folder))

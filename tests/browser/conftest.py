@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from lacking import skip_for
 from PIL import Image
 from playwright.sync_api import (
     Browser,
@@ -41,7 +42,6 @@ from optimizer.system.paths import PACKAGE, asset
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-REQUIRED = "PARETOSCOPE_REQUIRE_BROWSER"
 PATIENCE_MS = 120_000
 BROKEN_DRAWING = "Bad delta path"
 CLASSES = {"T-shirt top": 0, "Trouser": 1, "Sneaker": 7, "Bag": 8}
@@ -79,8 +79,7 @@ WINDOW = {"viewport": {"width": 1440, "height": 900}, "accept_downloads": True}
 def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
     if path is None:
-        reason = f"no browser: none of {', '.join(BROWSERS)} is on the PATH"
-        (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)(reason)
+        skip_for(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
