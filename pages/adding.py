@@ -10,6 +10,7 @@ from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
 from optimizer.model.added.containers import MODEL_FILES
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, MAX_SIDE, PRESETS, RANGES, Preprocessing
 from optimizer.records import DataSpec, digest
+from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import sidebar, tasks
 from pages.markup import plain
 from pages.session import session
@@ -26,7 +27,7 @@ def show(data: DataSpec) -> None:
         "A model file of yours",
         [suffix.removeprefix(".") for suffix in MODEL_FILES],
         key=f"model file {session().uploads}",
-        max_upload_size=uploads.MAX_UPLOAD_MB,
+        max_upload_size=MAX_UPLOAD_MB,
         help="Weights as .safetensors, or as .pt and .pth that hold nothing but tensors; or a network as "
         ".onnx. It is read in a process of its own, nothing in it is run, and it stays on this machine.",
     )

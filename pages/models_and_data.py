@@ -8,7 +8,7 @@ import streamlit as st
 from optimizer.analysis import stored
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import describe_images, summarise
-from optimizer.data.folders import allowed_roots
+from optimizer.data.folders import opened_roots
 from optimizer.formats import MISSING, count, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
@@ -16,7 +16,7 @@ from optimizer.store.keys import request_key
 from optimizer.system.doctor import examine, noisy
 from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
-from pages import adding, consent, drawing, kept, sidebar, tasks
+from pages import adding, adding_images, consent, drawing, kept, sidebar, tasks
 from pages.markup import plain
 from pages.session import SidebarChoice
 
@@ -29,6 +29,10 @@ def main() -> None:
         show_chosen(chosen)
     with tasks.errors_in_words():
         adding.show(chosen.data)
+    st.subheader("Add images")
+    if not chosen.lacks_images:  # else they are asked for above
+        adding_images.uploader()
+    adding_images.show_uploaded()
     st.subheader("Models")
     for problem in catalogue.problems:
         st.warning(plain(problem), icon=":material/extension_off:")
@@ -100,8 +104,9 @@ def show_chosen(chosen: SidebarChoice) -> None:
         with st.expander("The file on this machine is damaged?"):
             get(chosen.card)
     if sidebar.show_problem(chosen):
-        roots = ", ".join(plain(root) for root in allowed_roots())
-        st.caption(f"Folders open to this page: {roots}" if roots else "No folder is open to this page yet.")
+        roots = ", ".join(plain(root) for root in opened_roots())
+        if roots:
+            st.caption(f"Folders open to this page: {roots}")
         return
     if not consent.held_back(consent.images(chosen.data)):
         read_images(chosen)

@@ -19,7 +19,8 @@ class SidebarChoice:
     """What the sidebar says: every page works on it.
 
     ``problem`` says why it can't be measured yet; ``images_refused`` whether that is an error in the images,
-    in whose place ``data`` has the bundled ones.
+    in whose place ``data`` has the bundled ones, and ``lacks_images`` whether the model is ready and none are
+    chosen.
     """
 
     card: ModelCard
@@ -28,6 +29,7 @@ class SidebarChoice:
     settings: Settings
     problem: str = ""
     images_refused: bool = False
+    lacks_images: bool = False
 
 
 @dataclass(slots=True)
@@ -39,8 +41,10 @@ class Session:
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
     ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
     it, in seconds of the monotonic clock; ``marked`` the result that Explore's charts mark.
-    ``chosen`` is a model that the sidebar is yet to be set to; ``upload`` the file that lies in the uploader,
-    by Streamlit's name and by ours, after ``uploads`` that became models; ``trial`` the key of the job that
+    ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images,
+    where ``images_removed`` says that its own is gone;
+    ``upload`` the file that lies in the uploader, by Streamlit's name and by ours, after ``uploads`` that
+    became models, and ``image_uploads`` that became sets of images; ``trial`` the key of the job that
     tries its preprocessing; ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
@@ -65,8 +69,11 @@ class Session:
     bundled_images: bool | None = None
     layer_edits: int = 0
     chosen: str = ""
+    chosen_images: str = ""
+    images_removed: bool = False
     upload: tuple[str, str] = ("", "")
     uploads: int = 0
+    image_uploads: int = 0
     kept_uploads: dict[str, str] = field(default_factory=dict)
     swept: str = ""
     extends: int | None = None

@@ -6,7 +6,8 @@ from pathlib import Path
 import streamlit as st
 from streamlit.navigation.page import Page
 
-from optimizer.data.folders import allowed_roots, check_allowed, image_folders
+from optimizer.data import uploaded
+from optimizer.data.folders import check_allowed, image_folders, opened_roots
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import format_bytes
@@ -16,6 +17,7 @@ from optimizer.records import DataSpec, ModelCard, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
+from pages import adding_images
 from pages.address import in_address, whole_number
 from pages.consent import by_hand
 from pages.controls import with_defaults
@@ -99,7 +101,10 @@ def sidebar() -> None:
             help=plain(describe(environment())),
         )
     problem = refused or _problem(cards[name], data)
-    session().selection = SidebarChoice(cards[name], data, engine, settings, problem, bool(refused))
+    lacks_images = not refused and _lacks_images(cards[name], data)
+    session().selection = SidebarChoice(
+        cards[name], data, engine, settings, problem, bool(refused), lacks_images
+    )
 
 
 def selection() -> SidebarChoice:
@@ -136,11 +141,14 @@ def open_result() -> None:
 
 
 def show_problem(chosen: SidebarChoice) -> bool:
-    """Say why nothing can be measured of what is chosen: whether that is so."""
+    """Say why nothing can be measured of what is chosen, and take images where they are what is lacking:
+    whether that is so."""
     if chosen.images_refused:
         st.error(plain(chosen.problem), icon=":material/error:")
     elif chosen.problem:
         st.info(plain(chosen.problem), icon=":material/info:")
+    if chosen.lacks_images:
+        adding_images.uploader()
     return bool(chosen.problem)
 
 
@@ -198,7 +206,8 @@ def _choose_threads() -> int:
 
 
 def _choose_images(card: ModelCard) -> DataSpec:
-    folders = [str(folder) for root in allowed_roots() for folder in image_folders(root)]
+    offered = (folder for root in opened_roots() for folder in image_folders(root))
+    folders = [str(folder) for folder in (*offered, *uploaded.sets())]
     often = Counter(Path(folder).name for folder in folders)
     names = {folder: name for folder in folders if often[name := Path(folder).name] == 1}
     options = [*([BUNDLED] if card.bundled_images else []), *folders]
@@ -207,8 +216,10 @@ def _choose_images(card: ModelCard) -> DataSpec:
     changed = visit.bundled_images not in (None, card.bundled_images)
     visit.bundled_images = card.bundled_images
     foreign = kept == BUNDLED and not card.bundled_images
-    if foreign or changed or (kept is None and card.bundled_images):
-        st.session_state["images"] = next(iter(options), None)
+    if foreign or changed or visit.images_removed or (kept is None and card.bundled_images):
+        st.session_state["images"], visit.images_removed = next(iter(options), None), False
+    if visit.chosen_images:
+        st.session_state["images"], visit.chosen_images = visit.chosen_images, ""
     path = st.selectbox(
         "Images",
         options,
@@ -216,8 +227,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
         **in_address("images"),
         accept_new_options=True,
         placeholder="Path of an image folder",
-        help="The bundled set, or a folder with one subfolder a class. Folders are open to this page when "
-        "the dashboard was started with --images FOLDER.",
+        help="The bundled set, images that were uploaded under Models and data, or a folder with one "
+        "subfolder a class. Folders are open to this page when the dashboard was started with --images "
+        "FOLDER.",
     )
     if path in (None, BUNDLED):
         return DataSpec()
@@ -244,9 +256,13 @@ def _choose_images(card: ModelCard) -> DataSpec:
 def _problem(card: ModelCard, data: DataSpec) -> str:
     if not card.ready:
         return f"{card.name} is not on this machine yet: get it under Models and data."
-    if data.path is None and not card.bundled_images:
+    if _lacks_images(card, data):
         return (
-            f"{card.name} needs images of yours: start the dashboard with --images FOLDER, and choose one "
-            "with one subfolder a class in the sidebar."
+            f"{card.name} needs images of yours: upload some here, or start the dashboard with --images "
+            "FOLDER and choose one in the sidebar. With one subfolder a class they have labels."
         )
     return ""
+
+
+def _lacks_images(card: ModelCard, data: DataSpec) -> bool:
+    return card.ready and data.path is None and not card.bundled_images

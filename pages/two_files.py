@@ -12,6 +12,7 @@ from optimizer.errors import InputError
 from optimizer.formats import MISSING
 from optimizer.model.added import cards, uploads
 from optimizer.records import digest
+from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import SidebarChoice, session
@@ -83,7 +84,7 @@ def _side(name: str, ready: list[str]) -> NetworkRef | None:
         accept_multiple_files=True,
         key=f"file {name}",
         label_visibility="collapsed",
-        max_upload_size=uploads.MAX_UPLOAD_MB,
+        max_upload_size=MAX_UPLOAD_MB,
         help="Read in a process of its own; nothing in it is run as code, and it stays on this machine.",
     )
     kept = {Path(file.name).suffix.lower(): (file.name, _kept(file)) for file in given}

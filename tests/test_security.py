@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from optimizer import recipe, work
-from optimizer.data import classes, decoding, folders, loading
+from optimizer.data import classes, decoding, folders, loading, uploaded
 from optimizer.export import pictures
-from optimizer.model.added import limits, uploads
+from optimizer.model.added import limits
 from optimizer.search import sweep
 from optimizer.store import ledger, results
-from optimizer.system import downloads, paths, process_pool
+from optimizer.system import downloads, paths, process_pool, uploads
 
 ROOT = Path(__file__).resolve().parent.parent
 SECURITY = (ROOT / "SECURITY.md").read_text()
@@ -29,7 +29,8 @@ LIMITS = {
     "best effort": f"{recipe.MAX_EFFORT_SECONDS} s",
     "layer overrides of a recipe": f"{recipe.MAX_OVERRIDES:,}",
     "a recipe as JSON": f"{recipe.MAX_JSON_BYTES // 2**10} KiB",
-    "a model file that is uploaded": f"{uploads.MAX_UPLOAD_MB} MB",
+    "a file that is uploaded": f"{uploads.MAX_UPLOAD_MB} MB",
+    "images of one upload": f"{uploaded.MAX_IMAGES:,}",
     "a model file that is read": f"{limits.MAX_FILE_BYTES // 2**30} GiB",
     "tensors of a model file": f"{limits.MAX_TENSORS:,}",
     "pixels of one image": f"{decoding.MAX_PIXELS // 10**6} million",

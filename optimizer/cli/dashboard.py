@@ -14,12 +14,12 @@ from typing import NoReturn
 
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
-from optimizer.model.added.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
 from optimizer.system.paths import STORE_VARIABLE, app_file, home
 from optimizer.system.processes import end, guard, release
+from optimizer.system.uploads import DEFAULT_UPLOADS, UPLOADS_VARIABLE
 
 
 def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--uploads",
         metavar="BYTES",
-        help=f"model files that its visitors may add, all in all: 5GB, or 0 for none ({DEFAULT_UPLOADS})",
+        help=f"files that its visitors may add, all in all: 5GB, or 0 for none ({DEFAULT_UPLOADS})",
     )
     parser.add_argument(
         "--no-work-ahead",

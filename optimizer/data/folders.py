@@ -15,7 +15,9 @@ from pathlib import Path
 
 from optimizer.errors import InputError
 from optimizer.formats import count
+from optimizer.system.paths import home_path
 from optimizer.system.recent import remembered
+from optimizer.system.uploads import IMAGES
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
@@ -59,9 +61,9 @@ def list_folder(path: str | Path) -> Listing:
     names = {entry.name for entry in inner}
     files: list[tuple[Path, str | None]] = [(file, entry.name) for entry in inner for file in _files(entry)]
     beside: list[tuple[Path, str | None]] = [(Path(e.path), None) for e in entries if e.name not in names]
-    flat = not any(_is_image(file.name) for file, _ in files)
-    images = [(file, folder) for file, folder in (beside if flat else files) if _is_image(file.name)]
-    others = [f for f, _ in (*files, *beside) if not _is_image(f.name) and f.name not in INDEX_NAMES]
+    flat = not any(is_image(file.name) for file, _ in files)
+    images = [(file, folder) for file, folder in (beside if flat else files) if is_image(file.name)]
+    others = [f for f, _ in (*files, *beside) if not is_image(f.name) and f.name not in INDEX_NAMES]
     if not images:
         content = f"no image, only {named(others, 'other file')}" if others else "nothing"
         raise InputError(
@@ -72,14 +74,24 @@ def list_folder(path: str | Path) -> Listing:
         images=tuple(file for file, _ in images),
         folders=tuple(folder for _, folder in images),
         others=tuple(others),
-        loose=0 if flat else sum(_is_image(file.name) for file, _ in beside),
+        loose=0 if flat else sum(is_image(file.name) for file, _ in beside),
     )
 
 
-def allowed_roots() -> tuple[Path, ...]:
+def opened_roots() -> tuple[Path, ...]:
     """The folders that the operator opens to visitors of the page (``PARETOSCOPE_IMAGE_ROOTS``), resolved."""
     named = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
     return tuple(Path(os.path.realpath(expand(root))) for root in named if root.strip())
+
+
+def uploads_root() -> Path:
+    """Where the images lie that visitors uploaded (:mod:`optimizer.data.uploaded`); it need not be there."""
+    return Path(os.path.realpath(home_path() / IMAGES))
+
+
+def allowed_roots() -> tuple[Path, ...]:
+    """What visitors of the page may open: :func:`opened_roots`, and what was uploaded."""
+    return (*opened_roots(), uploads_root())
 
 
 def check_allowed(path: str | Path) -> Path:
@@ -97,7 +109,7 @@ def _check(path: str, roots: tuple[Path, ...]) -> Path:
         raise InputError(f"{path!r} is not a path ({error})") from error
     for place in _reached(real):
         if _root_of(place, roots) is None:
-            allowed = ", ".join(map(str, roots)) or f"none, until the operator sets {ROOTS_VARIABLE}"
+            allowed = ", ".join(map(str, opened_roots())) or f"none, until the operator sets {ROOTS_VARIABLE}"
             raise InputError(f"{path!r} leads outside the folders that are allowed here: {allowed}")
     return real
 
@@ -199,7 +211,7 @@ def _holds_images(folder: Path) -> bool:
         entries = _entries(folder)
         subfolders = [Path(entry.path) for entry in entries if _is_folder(entry)][:OFFERED_SUBFOLDERS]
         inner = (entry for place in subfolders for entry in _entries(place))
-        return any(_is_image(entry.name) for entry in (*entries, *inner))
+        return any(is_image(entry.name) for entry in (*entries, *inner))
     return False
 
 
@@ -211,7 +223,8 @@ def expand(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 

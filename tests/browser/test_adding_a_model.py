@@ -1,5 +1,7 @@
 """A model file of one's own in a real browser: from choosing it to the first figures, and away again."""
 
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def test_from_a_file_to_its_first_figures_in_three_actions(
     page = visit("/models_and_data")
     main = page.get_by_test_id("stMainBlockContainer")
 
-    act(page, lambda: page.locator("input[type=file]").set_input_files(path))  # 1
+    act(page, lambda: page.locator("input[type=file]").first.set_input_files(path))  # 1
     expect(main).to_contain_text("cifar-resnet20")
     expect(main).to_contain_text("What the network will see")
     act(page, page.get_by_role("button", name="Add", exact=True).click)  # 2
@@ -39,6 +41,14 @@ def test_from_a_file_to_its_first_figures_in_three_actions(
     expect(card(page, "Accuracy")).to_contain_text("%")
 
     act(page, page.get_by_role("link", name="Models and data").click)
-    act(page, page.get_by_role("button", name="Remove", exact=True).click)
-    expect(page.get_by_role("button", name="Remove", exact=True)).to_have_count(0)
+    photos = tmp_path / "photos.zip"
+    with zipfile.ZipFile(photos, "w") as archive:
+        for image in dashboard.images.rglob("*.png"):
+            archive.write(image, f"photos/{image.parent.name}/{image.name}")
+    act(page, lambda: page.locator("input[type=file]").last.set_input_files(photos))
+    expect(page.get_by_role("combobox", name="Images")).to_have_value(re.compile("photos [0-9a-f]{8}"))
+    expect(main).to_contain_text("in 5 classes")
+    for left in (1, 0):
+        act(page, page.get_by_role("button", name="Remove", exact=True).first.click)
+        expect(page.get_by_role("button", name="Remove", exact=True)).to_have_count(left)
     assert kept() == before

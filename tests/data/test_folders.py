@@ -12,6 +12,7 @@ from image_folders import Fill
 from optimizer.data import folders
 from optimizer.data.folders import check_allowed, list_folder, open_file
 from optimizer.errors import InputError
+from optimizer.system.uploads import IMAGES
 
 
 def test_class_folders_are_listed_sorted_and_deep(fill: Fill) -> None:
@@ -77,8 +78,9 @@ def roots(fill: Fill, monkeypatch: pytest.MonkeyPatch) -> Path:
     return top
 
 
-def test_below_an_allowed_root_is_allowed(roots: Path) -> None:
-    assert folders.allowed_roots() == (roots / "open", roots / "also")
+def test_below_an_allowed_root_is_allowed(roots: Path, home: Path) -> None:
+    assert folders.opened_roots() == (roots / "open", roots / "also")
+    assert folders.allowed_roots() == (*folders.opened_roots(), home / IMAGES)
     assert check_allowed(roots / "open") == roots / "open"
     assert check_allowed(str(roots / "open" / "set" / ".." / "set")) == roots / "open" / "set"
     assert check_allowed(roots / "open" / "not there yet") == roots / "open" / "not there yet"

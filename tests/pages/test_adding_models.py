@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.errors import InputError
 from optimizer.model.added import cards, files, tensors, uploads
 from optimizer.model.cifar_resnet import CifarResNet
+from optimizer.system.uploads import UPLOADS_VARIABLE
 
 NAME = "my net (best).pt"
 
@@ -110,7 +111,7 @@ def test_uploads_are_bounded_one_by_one_and_in_all(monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match="a file may have 300 MB"):
         uploads.keep_upload("b.pt", 301 * 10**6, io.BytesIO())
     for limit in ("0", "5"):
-        monkeypatch.setenv(uploads.UPLOADS_VARIABLE, limit)
+        monkeypatch.setenv(UPLOADS_VARIABLE, limit)
         with pytest.raises(InputError, match=r"--uploads"):
             uploads.keep_upload("b.pt", 3, io.BytesIO(b"xyz"))
     assert len(list(cards.folder().iterdir())) == 1

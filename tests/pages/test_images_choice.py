@@ -1,5 +1,6 @@
 """The choice of images: what is offered, and what stays of the sidebar when they can't be used."""
 
+import io
 import itertools
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 from started import PAGES, Started, open_page
 from streamlit.testing.v1 import AppTest
 
-from optimizer.data import selection
+from optimizer.data import selection, uploaded
 from optimizer.system import recent
 from pages import sidebar
 
@@ -121,3 +122,25 @@ def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clo
     (clothes.parent / "out").symlink_to(secret)
     page = opened("explore", "clothes")
     assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
+
+
+def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: Started) -> None:
+    image = io.BytesIO()
+    Image.new("RGB", (40, 40), 60).save(image, "PNG")
+    page = open_page("explore", {"model": "efficientnet-lite0"})
+    assert "needs images of yours: upload some here" in words(page)
+    page.file_uploader[0].set_value([("one.png", image.getvalue(), "image/png")]).run()
+    (kept,) = uploaded.sets()
+    assert page.selectbox(key="images").value == str(kept)
+    assert not page.file_uploader
+    assert started.requests()[-1].data.path == str(kept)
+
+    page.switch_page("pages/models_and_data.py").run()
+    assert "1 image" in words(page)
+    page.button(key=f"remove {kept}").click().run()
+    assert not uploaded.sets()
+    assert not page.error
+    assert page.selectbox(key="images").value is None
+    page.file_uploader[0].set_value([("no.zip", b"PK", "application/zip")]).run()
+    assert "no.zip is no ZIP file" in words(page)
+    assert not page.exception

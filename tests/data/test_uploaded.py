@@ -1,0 +1,156 @@
+"""Images that are uploaded: what is kept of them, and where."""
+
+import io
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.data import uploaded
+from optimizer.data.folders import allowed_roots, check_allowed, list_folder
+from optimizer.errors import InputError, UnavailableError
+from optimizer.system.uploads import IMAGES, UPLOADS_VARIABLE
+
+
+def upload(name: str, content: bytes = b"pixels") -> io.BytesIO:
+    file = io.BytesIO(content)
+    file.name = name
+    return file
+
+
+def packed(*names: str, name: str = "photos.zip", method: int = zipfile.ZIP_DEFLATED) -> io.BytesIO:
+    """A ZIP file; each member holds its own name."""
+    file = upload(name, b"")
+    with zipfile.ZipFile(file, "w", method) as archive:
+        for member in names:
+            archive.writestr(member, member)
+    return file
+
+
+def kept(*uploads: io.BytesIO) -> dict[str, str]:
+    """Of each class folder and number of a set, what the file holds."""
+    listing = list_folder(uploaded.keep(uploads))
+    return {
+        f"{folder or ''} {file.name[:5]}": file.read_text()
+        for folder, file in zip(listing.folders, listing.images, strict=True)
+    }
+
+
+def test_images_are_kept_in_a_folder_that_the_page_may_open(home: Path) -> None:
+    path = uploaded.keep([upload("cat 1.JPG", b"a"), upload("notes.txt"), upload("dog.png", b"b")])
+    assert path.parent == home / IMAGES
+    assert [file.name for file in list_folder(path).images] == ["00000 cat_1.JPG", "00001 dog.png"]
+    assert check_allowed(path) == path
+    assert allowed_roots() == (home / IMAGES,)
+
+
+@pytest.mark.parametrize(
+    ("members", "held"),
+    [
+        (("cat/1.jpg", "dog/2.jpg", "read.me"), {"cat 00000": "cat/1.jpg", "dog 00001": "dog/2.jpg"}),
+        (
+            ("all/cat/1.jpg", "all/dog/x/2.jpg"),
+            {"cat 00000": "all/cat/1.jpg", "dog 00001": "all/dog/x/2.jpg"},
+        ),
+        (("all/1.jpg", "all/2.jpg"), {" 00000": "all/1.jpg", " 00001": "all/2.jpg"}),
+        (("a/1.jpg", "__MACOSX/a/._1.jpg", "a/.2.jpg"), {" 00000": "a/1.jpg"}),
+    ],
+)
+def test_folders_of_an_archive_are_classes(members: tuple[str, ...], held: dict[str, str]) -> None:
+    assert kept(packed(*members)) == held
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../out.jpg",
+        "/out.jpg",
+        "a/../../out.jpg",
+        "..\\out.jpg",
+        "a\0b.jpg",
+        "é" * 300 + ".jpg",
+        "con.jpg",
+    ],
+)
+def test_names_in_an_archive_lead_nowhere_else(home: Path, tmp_path: Path, name: str) -> None:
+    path = uploaded.keep([packed("x/first.jpg", f"y/{name}", name)])
+    files = {file for file in tmp_path.rglob("*") if file.is_file()}
+    assert files
+    assert all(file.is_relative_to(path) for file in files)
+
+
+def test_the_same_images_are_kept_once_until_they_are_removed(home: Path) -> None:
+    first = uploaded.keep([packed("cat/1.jpg", "dog/2.jpg")])
+    assert uploaded.keep([packed("cat/1.jpg", "dog/2.jpg")]) == first
+    other = uploaded.keep([packed("cat/1.jpg", "cow/2.jpg")])
+    assert set(uploaded.sets()) == {first, other}
+    uploaded.remove("../models")
+    uploaded.remove(other.name)
+    assert uploaded.sets() == [first]
+    assert [*(home / IMAGES).iterdir()] == [first], "nothing half-written is left"
+
+
+def locked() -> io.BytesIO:
+    file = packed("a.jpg")
+    content = bytearray(file.getvalue())
+    for start, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(start) + flags] |= 1
+    return upload("locked.zip", bytes(content))
+
+
+def damaged() -> io.BytesIO:
+    content = bytearray(packed("a.jpg").getvalue())
+    content[content.index(b"a.jpg") + 6] ^= 0xFF
+    return upload("damaged.zip", bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("refused", "words"),
+    [
+        (upload("notes.txt"), "notes.txt holds no image"),
+        (packed("notes.txt"), "photos.zip holds no image"),
+        (upload("no.zip"), "no.zip is no ZIP file"),
+        (locked(), "locked.zip can't be unpacked .*password"),
+        (damaged(), "damaged.zip can't be unpacked"),
+    ],
+)
+def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        uploaded.keep([refused])
+    assert not uploaded.sets()
+    assert not [file for file in home.rglob("*") if file.is_file()]
+
+
+def test_what_an_archive_unpacks_to_counts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bomb = upload("bomb.zip", b"")
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.jpg", bytes(10**6))
+    monkeypatch.setenv(UPLOADS_VARIABLE, "1.5MB")
+    uploaded.keep([bomb])
+    with pytest.raises(InputError, match=r"1\.00 MB are here.*--uploads"):
+        uploaded.keep([packed("b.jpg"), bomb])
+    monkeypatch.setattr(uploaded, "MAX_IMAGES", 1)
+    with pytest.raises(InputError, match="2 images are too many"):
+        uploaded.keep([packed("a.jpg", "b.jpg")])
+    assert len(uploaded.sets()) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(uploaded.shutil, "copyfileobj", full)
+    with pytest.raises(UnavailableError, match="No space left on device.*make room"):
+        uploaded.keep([upload("a.jpg")])
+    assert [*(home / IMAGES).iterdir()] == []
+
+
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), method=st.sampled_from([0, 8, 12, 14]))
+def test_whatever_is_damaged_is_kept_or_refused_in_words(place: float, bit: int, method: int) -> None:
+    content = bytearray(packed("a/one.jpg", "b/two.jpg", method=method).getvalue())
+    content[int(place * len(content))] ^= 1 << bit
+    with suppress(InputError):
+        assert list_folder(uploaded.keep([upload("some.zip", bytes(content))])).images
