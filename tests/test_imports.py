@@ -151,20 +151,36 @@ def test_pages_draw_and_do_no_arithmetic(path: Path) -> None:
     assert not roots(reached(names, lazy=False)) & TORCH
 
 
-def loaded_by(names: list[str]) -> set[str]:
-    """Top-level modules in a fresh interpreter once ``names`` are imported."""
-    code = f"import sys, {', '.join(names)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+def loaded_by(code: str) -> set[str]:
+    """The modules of a fresh interpreter once it has run ``code``."""
+    run = f"{code}; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-def test_the_package_itself_is_light() -> None:
-    light = {"torch", "numpy", "pandas", "scipy", "plotly", "streamlit", "msgspec"}
-    assert not loaded_by(["optimizer"]) & light
+LIGHT = {"torch", "numpy", "pandas", "scipy", "plotly", "streamlit", "msgspec", "sqlalchemy"}
+
+
+@pytest.mark.parametrize(
+    ("code", "never"),
+    [
+        ("import optimizer", LIGHT),
+        ("from optimizer.cli.main import parser; parser().format_help()", LIGHT),
+        # What every worker process and every command that measures begins with.
+        (
+            "import optimizer.work, optimizer.cli.results",
+            {*TORCH, "pandas", "plotly", "scipy.stats", "scipy.optimize"},
+        ),
+    ],
+    ids=["package", "help", "worker"],
+)
+def test_the_beginning_is_light(code: str, never: set[str]) -> None:
+    assert not loaded_by(code) & never
 
 
 def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
     """Other packages are followed too: this asks the interpreter."""
-    found = loaded_by(sorted(set().union(*map(within, (*NEVER_TORCH, *TORCH_WHEN_CALLED)))))
+    names = sorted(set().union(*map(within, (*NEVER_TORCH, *TORCH_WHEN_CALLED))))
+    found = loaded_by(f"import {', '.join(names)}")
     assert not found & {*TORCH, "streamlit"}
     assert {"optimizer", "pandas", "plotly"} <= found

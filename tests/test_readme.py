@@ -10,7 +10,7 @@ from PIL import Image
 
 from optimizer.analysis.badges import BADGES
 from optimizer.analysis.scaling import ExecutionKind
-from optimizer.cli.main import _parser
+from optimizer.cli.main import parser
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
 from optimizer.model.added import architectures
@@ -29,7 +29,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("paretoscope")])
 def test_every_command_parses(line: str) -> None:
-    options = _parser().parse_args(shlex.split(line)[1:])
+    options = parser().parse_args(shlex.split(line)[1:])
     assert callable(options.run)
 
 
@@ -37,7 +37,7 @@ def test_the_workflow_of_the_gate_parses() -> None:
     (command,) = re.findall(
         r"- run: >\n\s+paretoscope (.*?) >> ", (ROOT / "docs" / "gate.yml").read_text(), re.S
     )
-    options = _parser().parse_args(shlex.split(command))
+    options = parser().parse_args(shlex.split(command))
     assert (options.max_drop, options.max_slowdown, options.junit) == (1, 0, "gate.xml")
 
 

@@ -6,10 +6,9 @@ What :mod:`optimizer.measurement.profile` reads off an engine, and all that foll
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pandas as pd
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.realisation import HALF_PRECISIONS, INT8_PRECISIONS
@@ -18,6 +17,9 @@ from optimizer.formats import columns, count, format_ns, format_ratio
 from optimizer.records import Environment, KernelTime, Request, Role, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import missing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 """Version of the records here and of :func:`as_json`."""
@@ -93,12 +95,14 @@ def rows(kernels: Iterable[KernelTime]) -> tuple[Row, ...]:
     )
 
 
-def frame(run: Coverage) -> pd.DataFrame:
+def frame(run: Coverage) -> "pd.DataFrame":
     """One row an operation of the recipe's network, and for a layer the time that it took uncompressed.
 
     Columns: ``name``, ``role``, ``precision``, ``kernel``, ``time_ns``, ``share``, ``baseline_ns`` (NaN for
     what the uncompressed network has not).
     """
+    import pandas as pd
+
     left = uncompressed_ns(run)  # a layer that runs several times is told once
     return pd.DataFrame(
         [

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from optimizer.analysis.comparison import Comparison, compare
 from optimizer.analysis.frontier import FRONTIER, chances, frontier_of
@@ -13,6 +12,9 @@ from optimizer.analysis.summary import Measured, Summary, summarise
 from optimizer.formats import MISSING
 from optimizer.records import Settings
 from optimizer.system.environment import threads_available
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def timed_alike(summaries: Iterable[Summary], settings: Settings) -> list[Summary]:
@@ -32,7 +34,7 @@ def timed_alike(summaries: Iterable[Summary], settings: Settings) -> list[Summar
 
 def frame(
     results: Iterable[Measured], frontier: Sequence[str] = FRONTIER, against: Measured | None = None
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """One row a result, in their order; no rounding. Missing figures are NaN.
 
     Columns: ``key``, the request in parts, then for each metric its column (``accuracy_percent``,
@@ -42,6 +44,8 @@ def frame(
     often each is Pareto-optimal when images and rounds are drawn anew. With ``against``, the columns of
     :data:`AGAINST` compare each with that result. Raises InputError for an unknown metric.
     """
+    import pandas as pd
+
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
@@ -198,12 +202,14 @@ FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
-def table(results: Iterable[Measured], against: Measured | None = None) -> pd.DataFrame:
+def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.DataFrame":
     """The table that people read: one row a result, every figure written with its unit and interval, and the
     labels of :class:`Column` as heads.
 
     With ``against``, the last columns compare each with that result.
     """
+    import pandas as pd
+
     rows = []
     summaries = [summarise(result) for result in results]
     reference = summarise(against) if against else None

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from optimizer.analysis.rounds import median_interval
 from optimizer.analysis.scaling import (
@@ -27,6 +26,9 @@ from optimizer.analysis.scaling import (
 from optimizer.analysis.slopes import Fit, fit_power
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict, summarise_latency
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PLACEMENT_CHANGE = 0.035
 """The smallest change that is told of a product of matrices. Where its weights lie in memory shifts its time,
 by about 1 % from build to build; a floor of 3.5 % holds false verdicts below 2 in 100."""
@@ -35,7 +37,7 @@ FLOOR_FACTOR = 2.0
 MIN_FIT_POINTS = 3
 
 
-def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
+def frame(run: ComplexityRun, removed: bool = True) -> "pd.DataFrame":
     """One row a point and execution, after the removal or before it.
 
     ``n``, ``operations`` and ``surviving`` count visits for one input, ``removed_share`` the weights that are
@@ -43,6 +45,8 @@ def frame(run: ComplexityRun, removed: bool = True) -> pd.DataFrame:
     (:func:`optimizer.analysis.rounds.median_interval`), or the range where there are too few rounds for one.
     Times are of a call of ``batch`` inputs.
     """
+    import pandas as pd
+
     return pd.DataFrame(
         [_row(point, execution, removed) for execution in run.executions for point in run.points],
     )
@@ -175,13 +179,15 @@ def _from_n(run: ComplexityRun, clear: Sequence[ComplexityPoint]) -> int:
     return min((point.n for point in clear if point.n > last_below), default=clear[-1].n)
 
 
-def predicted(run: ComplexityRun, share: float) -> pd.DataFrame:
+def predicted(run: ComplexityRun, share: float) -> "pd.DataFrame":
     """What the linear model says for another share removed; nothing of it is measured.
 
     Time = overhead + operations x cost of an operation, with each point's own cost as measured at the run's
     share; between that share and none removed, on the line between the two measurements. Columns:
     ``execution``, ``name``, ``n``, ``operations``, ``predicted_ns``. Raises InputError for another share.
     """
+    import pandas as pd
+
     check_share(share)
     return pd.DataFrame(
         [

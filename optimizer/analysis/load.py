@@ -8,10 +8,9 @@ follows. No torch.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from optimizer import __version__
 from optimizer.analysis.measures import Measure
@@ -23,6 +22,9 @@ from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 1
 MAX_RATE, MAX_RATES = 1e6, 12
@@ -188,9 +190,11 @@ def table(run: LoadRun) -> str:
     return columns(lines)
 
 
-def frame(run: LoadRun) -> pd.DataFrame:
+def frame(run: LoadRun) -> "pd.DataFrame":
     """A row for each rate and network: ``rate``, ``network``, ``requests``, ``busy``, ``behind``, and each
     percentile in ns with ``_low`` and ``_high``."""
+    import pandas as pd
+
     rows = []
     for point in run.points:
         for network in networks(run):

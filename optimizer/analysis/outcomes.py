@@ -7,14 +7,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.special import betaln, xlogy
-from scipy.stats import binomtest, norm
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, betaln, ndtr, ndtri, stdtrit, xlogy
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each
@@ -35,7 +31,12 @@ def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[
 
     Raises InputError unless ``0 <= successes <= total``, ``total >= 1`` and ``0 < confidence < 1``.
     """
-    return _proportion(successes, total, confidence, "wilson")
+    _check_share(successes, total, confidence)
+    share, z = successes / total, -float(ndtri((1 - confidence) / 2))
+    middle = (successes + z * z / 2) / (total + z * z)
+    reach = z * math.sqrt(total * share * (1 - share) + z * z / 4) / (total + z * z)
+    # Rounding must not put the proportion outside its own interval.
+    return min(max(middle - reach, 0.0), share), max(min(middle + reach, 1.0), share)
 
 
 def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -45,24 +46,18 @@ def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -
     """
     low, high = wilson(successes, total, confidence)
     if 0 < successes <= MAX_RARE:
-        low = min(low, _proportion(successes, total, confidence, "exact")[0])
+        low = min(low, float(betaincinv(successes, total - successes + 1, (1 - confidence) / 2)))
     if 0 < total - successes <= MAX_RARE:
-        high = max(high, _proportion(successes, total, confidence, "exact")[1])
+        high = max(high, float(betaincinv(successes + 1, total - successes, (1 + confidence) / 2)))
     return low, high
 
 
-def _proportion(
-    successes: int, total: int, confidence: float, method: Literal["exact", "wilson"]
-) -> tuple[float, float]:
+def _check_share(successes: int, total: int, confidence: float) -> None:
     if not (0 <= successes <= total and total >= 1):
         raise InputError(
             f"{successes} of {total} is not a proportion: give 0 <= successes <= total, total >= 1"
         )
     _check_confidence(confidence)
-    interval = binomtest(successes, total).proportion_ci(confidence, method=method)
-    # Rounding must not put the proportion outside its own interval.
-    share = successes / total
-    return min(float(interval.low), share), max(float(interval.high), share)
 
 
 def _check_confidence(confidence: float) -> None:
@@ -79,7 +74,9 @@ def growing_share_interval(successes: int, total: int, confidence: float = CONFI
     1397-1409; I. Waudby-Smith and A. Ramdas, NeurIPS 2020, call it the prior-posterior ratio). The examples
     have to come in a random order. Raises InputError as :func:`wilson` does.
     """
-    _proportion(successes, total, confidence, "wilson")  # checks them
+    from scipy.optimize import brentq  # takes longer to import than most of what is asked for
+
+    _check_share(successes, total, confidence)
     failures, share = total - successes, successes / total
     least = betaln(successes + 1, failures + 1) + math.log(1 - confidence)
 
@@ -106,7 +103,7 @@ def balanced_share(
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=right)
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
-    reach = norm.isf((1 - confidence) / 2) * math.sqrt((shrunk * (1 - shrunk) / images).sum()) / len(images)
+    reach = -ndtri((1 - confidence) / 2) * math.sqrt((shrunk * (1 - shrunk) / images).sum()) / len(images)
     return share, max(share - reach, 0.0), min(share + reach, 1.0)
 
 
@@ -174,7 +171,7 @@ def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CON
         points=100 * (lost - gained) / len(before),
         low=100 * low,
         high=100 * high,
-        p=min(1.0, 2 * float(norm.sf(distance))),
+        p=min(1.0, 2 * float(ndtr(-distance))),
         lost=lost,
         gained=gained,
         total=len(before),
@@ -235,7 +232,7 @@ def images_needed(points: float, confidence: float = CONFIDENCE) -> int:
         raise InputError(f"{points:g} points are out of range: more than 0 and less than 100")
     _check_confidence(confidence)
     # Without flips the score is (N d - correction) / sqrt(N d (1 - d)): solved for N d, with d the loss.
-    loss, z = points / 100, float(norm.isf((1 - confidence) / 2))
+    loss, z = points / 100, -float(ndtri((1 - confidence) / 2))
     root = (z * math.sqrt(1 - loss) + math.sqrt(z * z * (1 - loss) + 4 * CORRECTION)) / 2
     return math.ceil(root * root / loss)
 
@@ -256,13 +253,15 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 def _score_interval(lost: int, gained: int, total: int, confidence: float) -> tuple[float, float]:
     """The differences between the shares, between -1 and 1, that the score test does not reject."""
     _check_confidence(confidence)
-    z = float(norm.isf((1 - confidence) / 2))
+    z = -float(ndtri((1 - confidence) / 2))
     high = _upper_end(lost, gained, total, z)
     return -_upper_end(gained, lost, total, z), high
 
 
 def _upper_end(lost: int, gained: int, total: int, z: float) -> float:
     """Where the score falls below ``-z``: it falls steadily from the observed difference on."""
+    from scipy.optimize import brentq
+
     observed, last = (lost - gained) / total, 1 - 1e-12
 
     def excess(difference: float) -> float:
@@ -313,7 +312,7 @@ def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> t
         return mean, mean
     skew = float((((sample - mean) / spread) ** 3).mean()) / math.sqrt(number)
     error = spread / math.sqrt(number - 1)
-    quantile = float(student_t.isf((1 - confidence) / 2, number - 1))
+    quantile = -float(stdtrit(number - 1, (1 - confidence) / 2))
     straight = _unskewed(skew)
     return mean - straight(quantile) * error, mean - straight(-quantile) * error
 

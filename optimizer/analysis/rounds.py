@@ -14,8 +14,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom
-from scipy.stats import t as student_t
+from scipy.special import bdtr, bdtrik, stdtrit
 
 CONFIDENCE = 0.95
 MIN_ROUNDS = 6
@@ -153,9 +152,15 @@ def percentile_bound(samples: NDArray[np.float64], share: float) -> float | None
 
 @cache
 def _bound_index(rounds: int, share: float) -> int:
-    return int(binom.ppf(0.99, rounds, share)) if rounds else 0
+    """The 99th percentile of how many of so many samples lie below the percentile."""
+    if not rounds:
+        return 0
+    least = math.ceil(bdtrik(0.99, rounds, share))
+    return (
+        least - 1 if bdtr(least - 1, rounds, share) >= 0.99 else least
+    )  # it is rounded up from a real number
 
 
 @cache
 def _t_quantile(freedom: float, confidence: float) -> float:
-    return float(student_t.isf((1 - confidence) / 2, freedom))
+    return -float(stdtrit(freedom, (1 - confidence) / 2))

@@ -10,9 +10,9 @@ In a stack of linear layers that is the number of weights; a convolution visits 
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from optimizer import __version__
@@ -20,6 +20,9 @@ from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
 from optimizer.records import Environment, digest
 from optimizer.system.environment import environment
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 4
 """Version of the records here and of their JSON for others (:func:`optimizer.analysis.conclusions.as_json`).
@@ -253,8 +256,10 @@ def n_label(run: ComplexityRun) -> str:
     return f"{n_is(run)} n"
 
 
-def counts(run: ComplexityRun) -> pd.DataFrame:
+def counts(run: ComplexityRun) -> "pd.DataFrame":
     """One row a layer: its matrix, its threshold, and the visits that each execution makes for one input."""
+    import pandas as pd
+
     return pd.DataFrame(
         [
             {

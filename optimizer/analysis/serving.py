@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pandas as pd
 
 from optimizer import __version__
 from optimizer.analysis.badges import BadgeKind
@@ -32,6 +31,9 @@ from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = 2
 """Version of the records here and of :func:`as_json`. Of version 1 the times of single requests were those of
@@ -316,12 +318,14 @@ def _ratio(summary: LatencySummary) -> str:
     return format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)
 
 
-def frame(run: ServingRun) -> pd.DataFrame:
+def frame(run: ServingRun) -> "pd.DataFrame":
     """One row a configuration and network (``recipe``, ``uncompressed``). Times in ns, images a second.
 
     ``fair_ratio`` is to the uncompressed model in the same configuration, ``eager_ratio`` to torch eager with
     as many threads; both are of the recipe only.
     """
+    import pandas as pd
+
     return pd.DataFrame([_row(one, network) for one in comparisons(run) for network in Side])
 
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import least_squares
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from optimizer.analysis.labels import Labelled
 
@@ -98,6 +97,8 @@ def fit_power(
     ``layers`` is how many calls a point makes, ``known_to`` the half width of its time's interval as a share.
     At least four points, the smallest first.
     """
+    from scipy.optimize import least_squares  # takes longer to import than most of what is asked for
+
     visits, calls, times = np.asarray(n, float), np.asarray(layers, float), np.asarray(times_ns, float)
     middle = math.exp(np.log(visits).mean())  # the cost at a middle n hangs least on the slope
 
@@ -119,7 +120,7 @@ def fit_power(
     jacobian = np.asarray(found.jac)
     covariance = np.linalg.pinv(jacobian.T @ jacobian) * float(residuals @ residuals) / degrees
     floor, cost, slope = map(float, found.x)
-    half = float(student_t.ppf(0.975, degrees)) * math.sqrt(covariance[2, 2])
+    half = float(stdtrit(degrees, 0.975)) * math.sqrt(covariance[2, 2])
     return Fit(
         slope=slope,
         low=slope - half,

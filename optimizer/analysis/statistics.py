@@ -12,8 +12,7 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
-from scipy.stats import t as student_t
+from scipy.special import ndtr, ndtri, stdtrit
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound
@@ -35,7 +34,7 @@ TAIL_LIMIT = 0.10
 STOLEN_LIMIT = 0.02
 HALVES_LIMIT = 0.05
 
-POWER_SHARE = float(norm.ppf(0.95) / norm.ppf(0.975))
+POWER_SHARE = float(ndtri(0.95) / ndtri(0.975))
 """Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
 
 
@@ -283,7 +282,7 @@ def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENC
     alone, which tells nothing."""
     if len(values) < 2:
         return float(values.mean()), math.inf
-    t = student_t.ppf((1 + confidence) / 2, len(values) - 1)
+    t = stdtrit(len(values) - 1, (1 + confidence) / 2)
     return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -322,7 +321,7 @@ def _bootstrap_low(values: NDArray[np.float64]) -> float:
 @cache
 def _tail(blocks: int) -> float:
     """Share of the bootstrap distribution to leave out at either end: 2.5 %, less for few blocks."""
-    return float(norm.sf(math.sqrt(blocks / (blocks - 1)) * student_t.ppf(0.975, blocks - 1)))
+    return float(ndtr(math.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, 0.025)))
 
 
 def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:

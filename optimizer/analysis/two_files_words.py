@@ -1,11 +1,10 @@
 """Two networks against each other in words, tables and JSON."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import pandas as pd
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
@@ -37,6 +36,9 @@ from optimizer.formats import (
     format_points,
     format_ratio,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def names(run: TwoFiles) -> tuple[str, str]:
@@ -181,9 +183,11 @@ def _ran(side: Side) -> str:
     return ", ".join(f"{number} in {precision}" for precision, number in precisions(side).items())
 
 
-def layer_frame(run: TwoFiles) -> pd.DataFrame:
+def layer_frame(run: TwoFiles) -> "pd.DataFrame":
     """One row a layer that both have. Columns: ``layer``, ``in B``, ``shape``, ``SQNR`` in dB (NaN where the
     two are equal), ``interval``, ``cosine``, ``A ran in``, ``B ran in``."""
+    import pandas as pd
+
     ran = [{layer.name: layer for layer in side.layers} for side in (run.a, run.b)]
     found = []
     for layer in run.layers:

@@ -3,9 +3,7 @@
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, overload
 
 from optimizer.analysis.frame import frame
 from optimizer.analysis.labels import engine_label
@@ -13,6 +11,9 @@ from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Request, Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROWS = ("accuracy", "drop", "file_size", "latency", "latency_ratio")
 """Metrics that a result shows of itself."""
@@ -170,7 +171,7 @@ class Results(Sequence[ResultView]):
     def records(self) -> tuple[Result, ...]:
         return tuple(result.record for result in self.results)
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> "pd.DataFrame":
         """One row a result, with every figure and its interval (:func:`optimizer.analysis.frame.frame`)."""
         return frame(self.records)
 
@@ -181,7 +182,7 @@ class Results(Sequence[ResultView]):
         failures = "".join(f"<p>{html.escape(_failure(one))}</p>" for one in self.failed)
         return f"{self._shown().to_html()}{failures}"
 
-    def _shown(self) -> pd.DataFrame:
+    def _shown(self) -> "pd.DataFrame":
         return self.frame()[list(COLUMNS)].round(4)
 
 

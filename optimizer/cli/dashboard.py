@@ -57,7 +57,7 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--headless", action="store_true", help="do not open a browser")
 
 
-def open_dashboard(options: argparse.Namespace) -> None:
+def run_dashboard(options: argparse.Namespace) -> None:
     """Serve the page until it is ended, or this process is. Raises InputError, UnavailableError."""
     home()  # a folder that can't be written is said here, not in a page
     if os.environ.get(STORE_VARIABLE):

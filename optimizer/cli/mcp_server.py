@@ -74,6 +74,8 @@ def add_mcp_options(parser: argparse.ArgumentParser) -> None:
 
 def run_mcp(options: argparse.Namespace) -> None:
     """Serve until standard input ends. Raises InputError, UnavailableError."""
+    from optimizer.cli.main import command_parser
+
     try:
         import anyio
         import mcp.server  # noqa: F401
@@ -89,7 +91,7 @@ def run_mcp(options: argparse.Namespace) -> None:
     with Pool(
         "optimizer.cli.mcp_server:run_verb", lanes=sorted({verb.lane for verb in VERBS.values()})
     ) as pool:
-        anyio.run(_serve, pool, options.parsers)
+        anyio.run(_serve, pool, {verb: command_parser(verb) for verb in VERBS})
 
 
 async def _serve(pool: Pool, parsers: Mapping[str, argparse.ArgumentParser]) -> None:

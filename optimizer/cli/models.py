@@ -143,6 +143,10 @@ def _tried(model: AddedModel, data: str) -> str:
     return words
 
 
+def add_remove_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name")
+
+
 def run_remove(options: argparse.Namespace) -> None:
     from optimizer.model import catalogue
 

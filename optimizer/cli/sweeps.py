@@ -11,7 +11,7 @@ from functools import partial
 
 from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
-from optimizer.cli.options import recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, numbers, recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
 from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
@@ -26,6 +26,30 @@ from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.results import Store
 from optimizer.system.processes import user
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser, model="?")
+    parser.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
+    parser.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="measure on the nodes of a Dask scheduler (tcp://HOST:8786), or as jobs (slurm:PARTITION)",
+    )
+    parser.add_argument(
+        "--on",
+        default="",
+        metavar="NODE",
+        help="time on nodes like this one, of those of a cluster",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--resume",
+        type=int,
+        metavar="ID",
+        help="go on with a sweep that was stopped, or try what failed again",
+    )
 
 
 def run_sweep(options: argparse.Namespace) -> None:
@@ -133,6 +157,10 @@ def _print_item(store: Store, item: Item, total: int, as_lines: bool) -> None:
 
 def _say(words: str) -> None:
     print(f"paretoscope: {words}", file=sys.stderr)
+
+
+def add_sweeps_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cancel", type=int, metavar="ID", help="end this one first, wherever it runs")
 
 
 def run_sweeps(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from optimizer import work
 from optimizer.analysis import serving
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.cli.options import recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, rates, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError
 from optimizer.formats import capital
@@ -16,6 +16,10 @@ from optimizer.records import Request
 from optimizer.store.results import Store
 
 T = TypeVar("T")
+
+
+def add_doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON array")
 
 
 def run_doctor(options: argparse.Namespace) -> None:
@@ -30,6 +34,22 @@ def run_doctor(options: argparse.Namespace) -> None:
         if check.state is State.NOISY:
             print(f"{'':<20}costs: {check.costs}")
             print(f"{'':<20}mend:  {check.command}")
+
+
+def add_complexity_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("family", nargs="?", default="stack", help="stack (default), or a model's name")
+    parser.add_argument("--removed", type=float, default=0.5, help="share of the weights removed (0.5)")
+    parser.add_argument(
+        "--batch-size",
+        "--batch",
+        type=int,
+        dest="batch",
+        metavar="B",
+        help="inputs a call (32 for stacks, 1 for a model)",
+    )
+    parser.add_argument("--threads", type=int, default=1, help="1 (default) shows the work; 0 is every core")
+    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run_complexity(options: argparse.Namespace) -> None:
@@ -50,6 +70,11 @@ def run_complexity(options: argparse.Namespace) -> None:
         print(json.dumps(as_json(run)))
     else:
         print("\n".join(conclusions(run)))
+
+
+def add_coverage_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run_coverage(options: argparse.Namespace) -> None:
@@ -82,6 +107,19 @@ def _latency(store: Store, request: Request) -> Any:
 
     result = store.best(request)
     return None if result is None else summarise(result).latency
+
+
+def add_throughput_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser, grid=True)
+    parser.add_argument("--limit-ms", type=float, metavar="MS", help="name the best under this latency")
+    parser.add_argument(
+        "--rate",
+        type=rates,
+        metavar="R,R",
+        help="requests a second that come at random moments, timed with their queue, at the first batch size "
+        "and number of threads; auto: up to what can be served",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
 
 
 def run_throughput(options: argparse.Namespace) -> None:

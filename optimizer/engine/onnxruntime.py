@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import trim_mean
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
@@ -154,7 +153,11 @@ def _profile(
         role: Role = "conversion" if converts else "other"
         if kinds[name].startswith("QLinear"):
             precision = "u8"
-        middle = round(trim_mean(times[FIRST_CALLS:], 0.25) + 500)  # cut off by half of one, on average
+        settled = np.sort(times[FIRST_CALLS:])
+        quarter = len(settled) // 4
+        middle = round(
+            settled[quarter : len(settled) - quarter].mean() + 500
+        )  # cut off by half of one, on average
         rows.append(
             KernelTime.of_layers([layer], precision, kernel, middle)
             if layer

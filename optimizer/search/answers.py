@@ -3,9 +3,7 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves
@@ -23,6 +21,9 @@ from optimizer.search.space import Space
 from optimizer.search.sweep import describe_asked
 from optimizer.store.items import Sweep
 from optimizer.store.results import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GAINS = {
     "latency": "less time",
@@ -164,8 +165,10 @@ def tried(found: Answered) -> str:
     )
 
 
-def trial_frame(found: Answered) -> pd.DataFrame:
+def trial_frame(found: Answered) -> "pd.DataFrame":
     """One row a position, in the order in which they were tried; what was not measured has no figures."""
+    import pandas as pd
+
     rows = []
     lost = quality("drop", map(summarise, found.measured))
     for trial in found.answer.progress.trials:

@@ -25,7 +25,8 @@ from torchvision.models import ResNet18_Weights
 from optimizer import __version__, on_demand
 from optimizer.analysis.result_json import as_json
 from optimizer.cli.main import main
-from optimizer.cli.options import Parser, add_recipe_options, recipe_of
+from optimizer.cli.options import add_recipe_options, recipe_of
+from optimizer.cli.parser import Parser
 from optimizer.errors import InputError
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.model.sources.torchvision_hub import checkpoint_path

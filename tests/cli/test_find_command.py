@@ -9,7 +9,7 @@ import pytest
 
 import optimizer as px
 from optimizer.cli.find import question_from
-from optimizer.cli.main import _parser, main
+from optimizer.cli.main import main, parser
 from optimizer.cli.terminal import first_interrupt
 from optimizer.records import Request
 from optimizer.search.answers import command
@@ -89,10 +89,10 @@ def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     ],
 )
 def test_a_question_says_how_to_repeat_it(options: list[str]) -> None:
-    asked = question_from(_parser().parse_args(["find", "fashion-mlp", *options]))
+    asked = question_from(parser().parse_args(["find", "fashion-mlp", *options]))
     name, *again = shlex.split(command(asked))
     assert name == "paretoscope"
-    assert question_from(_parser().parse_args(again)) == asked
+    assert question_from(parser().parse_args(again)) == asked
 
 
 def test_the_second_interrupt_interrupts() -> None:

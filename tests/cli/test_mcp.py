@@ -12,7 +12,7 @@ import anyio
 import psutil
 import pytest
 
-from optimizer.cli.main import _parser, main
+from optimizer.cli.main import command_parser, main
 from optimizer.cli.mcp_server import VERBS, command_line, options_of, schema
 from optimizer.errors import InputError
 from optimizer.store.results import Store
@@ -115,16 +115,15 @@ def quiet(processes: list[psutil.Process]) -> bool:
 
 
 def test_a_tool_has_the_options_of_its_command() -> None:
-    parsers = _parser().parse_args(["mcp"]).parsers
     for verb in VERBS:
-        properties = schema(parsers[verb])["properties"]
+        parser = command_parser(verb)
+        properties = schema(parser)["properties"]
         assert "json" not in properties
         given = {name: example(action_schema) for name, action_schema in properties.items()}
-        typed = command_line(
-            parsers[verb], {name: v for name, v in given.items() if name not in ("save", "junit")}
+        parser.parse_args(
+            command_line(parser, {name: v for name, v in given.items() if name not in ("save", "junit")})
         )
-        parsers[verb].parse_args(typed)
-    assert "batch_size" in options_of(parsers["measure"])
+    assert "batch_size" in options_of(command_parser("measure"))
 
 
 def example(property: dict[str, Any]) -> Any:
@@ -134,10 +133,10 @@ def example(property: dict[str, Any]) -> Any:
 
 
 def test_a_name_that_looks_like_an_option_is_none() -> None:
-    parser = _parser().parse_args(["mcp"]).parsers["measure"]
+    parser = command_parser("measure")
     options = parser.parse_args(command_line(parser, {"model": "--help", "data": "--json"}))
     assert (options.model, options.data) == ("--help", "--json")
-    compare = _parser().parse_args(["mcp"]).parsers["compare"]
+    compare = command_parser("compare")
     options = compare.parse_args(command_line(compare, {"b": "new.onnx", "a": "old.onnx"}))
     assert (options.a, options.b) == ("old.onnx", "new.onnx")
     with pytest.raises(InputError, match="quick is 1, not of type boolean"):

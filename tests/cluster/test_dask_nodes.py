@@ -20,7 +20,7 @@ from faults.tasks import until
 from image_folders import Fill
 
 import optimizer as px
-from optimizer.cli.main import _parser, main
+from optimizer.cli.main import main, parser
 from optimizer.cluster import content, dask_nodes
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
@@ -252,7 +252,7 @@ def test_where_nothing_listens_is_told_soon() -> None:
 def test_the_document_says_what_runs_here() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("paretoscope ")]
-    assert all(_parser().parse_args(shlex.split(line)[1:]).run for line in commands)
+    assert all(parser().parse_args(shlex.split(line)[1:]).run for line in commands)
     assert len(commands) == 3
     assert dask_nodes.START.partition("ADDRESS ")[2] in text
     assert OPENSSL in text

@@ -1,0 +1,136 @@
+"""Commands about single recipes and what is stored: measured, saved, exported."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from optimizer import on_demand, work
+from optimizer.analysis import stored
+from optimizer.analysis.result_json import as_json
+from optimizer.cli.options import add_experiment_options, recipe_of, request_of
+from optimizer.cli.terminal import print_result, tell
+from optimizer.errors import InputError, unknown
+from optimizer.formats import count
+from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.exporters import EXPORTERS
+from optimizer.recipe import PRESETS, Recipe
+from optimizer.records import Result
+from optimizer.search.documents import DOCUMENTS
+from optimizer.search.presets import find
+from optimizer.store.results import Store
+from optimizer.store.rows import describe_unreadable
+
+
+def add_measure_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    result = on_demand.load_or_measure(request_of(options, recipe_of(options)), Store(), tell)
+    if options.json:
+        print(json.dumps(as_json(result)))
+    else:
+        print_result(result)
+
+
+def add_preset_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("preset", help=", ".join(PRESETS))
+    add_experiment_options(parser, recipe=False)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def run_preset(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.preset not in PRESETS:
+        raise unknown("preset", options.preset, PRESETS)
+    found = find(
+        PRESETS[options.preset],
+        request_of(options, Recipe()),
+        lambda one: on_demand.load_or_measure(one, store, tell),
+        lambda chosen: on_demand.time_afresh(chosen, store, tell),
+        tell,
+    )
+    if options.json:
+        said = {"preset": options.preset, "met": found.met, "words": found.words}
+        print(json.dumps(said | as_json(found.result)))
+        return
+    print(found.words)
+    print_result(found.result)
+
+
+def add_save_options(parser: argparse.ArgumentParser) -> None:
+    add_experiment_options(parser)
+    parser.add_argument("--format", choices=tuple(ARTIFACTS), default="safetensors")
+    parser.add_argument("--output", "-o", metavar="FILE")
+
+
+def run_save(options: argparse.Namespace) -> None:
+    request = request_of(options, recipe_of(options))
+    content = work.run("artifact", (options.format, request), tell)
+    assert isinstance(content, bytes)
+    _write(options, content, "zip")
+
+
+def add_export_options(parser: argparse.ArgumentParser) -> None:
+    add_report_options(parser)
+    parser.add_argument("--format", choices=tuple(EXPORTERS), default="html")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    exporter = EXPORTERS[options.format]
+    _write(options, exporter.write(_selected(options)), exporter.extension)
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model")
+    parser.add_argument("--engine", help="only this engine's results")
+    parser.add_argument("--output", "-o", metavar="FILE")
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from optimizer.export.report import report
+
+    _write(options, report(_selected(options)).encode(), "html")
+
+
+def _selected(options: argparse.Namespace) -> list[Result]:
+    store = Store()
+    results = stored.known(store, store.results(model=options.model, engine=options.engine))
+    if not results:
+        raise InputError(
+            f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"
+        )
+    return results
+
+
+def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
+    path = Path(options.output or f"{options.model.replace('/', '-')}.{extension}")
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"can't write {path} ({error.strerror}): give another --output") from error
+    print(path, file=sys.stderr)
+
+
+def add_stored_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--forget-failures", action="store_true", help="drop what failed")
+    parser.add_argument("--forget-unreadable", action="store_true", help="drop what can't be read")
+
+
+def run_stored(options: argparse.Namespace) -> None:
+    store = Store()
+    if options.forget_failures:
+        print(f"{count(store.forget_failures(), 'failure')} dropped", file=sys.stderr)
+    if options.forget_unreadable:
+        dropped = store.forget_unreadable(store.unreadable(DOCUMENTS))
+        print(f"{count(dropped, 'row')} dropped that can't be read", file=sys.stderr)
+    print(f"{count(store.count(), 'result')} in {store.place}")
+    for failure in store.failures():
+        print(
+            f"failed {failure.created[:16]}: {failure.request.model} on {failure.request.engine},"
+            f" {failure.request.recipe.describe()}: {failure.message}"
+        )
+    if rows := store.unreadable(DOCUMENTS):
+        print(f"{describe_unreadable(rows)} `paretoscope stored --forget-unreadable` drops it.")
