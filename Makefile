@@ -5,6 +5,7 @@ KERNELS := hatch_build.py optimizer/engine/kernels/build.py optimizer/engine/ker
 
 PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
+SEEDS ?= 20
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 # A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores.
@@ -27,6 +28,7 @@ test-all: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tools.soak --minutes $(MINUTES)
+	PARETOSCOPE_TEST_SEEDS=$(SEEDS) $(PYTEST) tests/faults/test_cluster_kills.py tests/faults/test_database_server.py
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

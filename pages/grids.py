@@ -1,6 +1,7 @@
 """A grid of configurations: asked for, shown while it is measured, and taken further."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pandas as pd
@@ -11,6 +12,8 @@ from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.summary import Summary
+from optimizer.cluster.node import differences
+from optimizer.cluster.spread import Device
 from optimizer.errors import InputError
 from optimizer.export.report import report
 from optimizer.formats import capital, count
@@ -29,6 +32,7 @@ from optimizer.search.sweep import (
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_keys
+from optimizer.system.environment import environment
 from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
@@ -37,6 +41,7 @@ T = TypeVar("T")
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
+HERE = "this machine"
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
@@ -49,7 +54,8 @@ def ask() -> int | None:
     """A grid, how long it takes, and a button that starts it or adds it to a sweep that is there: the
     sweep's number, once it is pressed."""
     chosen, extended = sidebar.selection(), session().extends
-    before = None if extended is None else decode(ledger.find(tasks.store(), extended).asked, Grid)
+    there = None if extended is None else ledger.find(tasks.store(), extended)
+    before = there and decode(there.asked, Grid)
     if before:
         st.caption(
             plain(
@@ -80,6 +86,9 @@ def ask() -> int | None:
             "Engines", runnable, [chosen.engine], key="sweep_engines", words=lambda name: ENGINES[name].label
         )
         activations = pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
+        on = there.device if there else time_on()
+    if on is None:
+        return None
     base = Request(chosen.card.name, recipe_of(method), chosen.engine, chosen.data, chosen.settings)
     base = before.base if before else base
     asked = Grid(base, tuple(one / 100 for one in shares), tuple(bits), tuple(activations), tuple(engines))
@@ -89,16 +98,17 @@ def ask() -> int | None:
     except InputError as error:
         st.info(plain(error), icon=":material/info:")
         return None
-    keyed = dict(zip(request_keys(requests), requests, strict=True))
+    keyed = dict(zip(request_keys(requests, on), requests, strict=True))
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
-    seconds = consent.seconds_of(missing, ledger.seconds_each(tasks.store(), base), chosen.card)
+    seconds = consent.seconds_of(missing, ledger.seconds_each(tasks.store(), base, on), chosen.card)
+    seconds /= slots_of(on)
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
         with st.container(horizontal=True):
             label = "Start" if extended is None else f"Extend sweep {extended}"
             if st.button(label, type="primary", icon=":material/play_arrow:"):
-                return start(asked, requests, extended)
+                return start(asked, requests, extended, on)
             if extended is not None and st.button("A new sweep instead", icon=":material/add:"):
                 session().extends = None
                 st.rerun()
@@ -137,11 +147,66 @@ def recipe_of(method: str) -> Recipe:
     )
 
 
-def start(asked: Grid, requests: Sequence[Request], extended: int | None) -> int:
+def time_on() -> str | None:
+    """The device that the visitor chose of the operator's cluster, by its key: empty for this machine, None
+    for one that is not there now."""
+    attached = tasks.cluster()
+    if attached is None:
+        return ""
+    devices = {device.names[0]: device for device in attached.devices.values()}
+    chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
+    alike = next((first for first, one in devices.items() if chosen in one.names), chosen)
+    if alike != chosen:  # a link names another of those that are alike
+        st.session_state["sweep_on"] = alike
+    name = st.selectbox(
+        "Time on",
+        dict.fromkeys((HERE, *sorted(devices), alike)),
+        **address.in_address("sweep_on"),
+        help="\n".join(
+            [
+                "Each kind of machine is timed against its own baseline. The model and images are sent to "
+                "those that lack them.\n",
+                *(f"- **{plain(one)}**: {plain(described(devices[one]))}" for one in sorted(devices)),
+                *(f"- Not used: {plain(one)}" for one in attached.unused),
+            ]
+        ),
+    )
+    if attached.problem or not devices:
+        words = attached.problem or "no node of the cluster can be used now"
+        st.caption(f":material/cloud_off: {plain(words)}")
+    if name == HERE:
+        return ""
+    if name not in devices:
+        st.info(plain(f"{name} is not there now: choose another."), icon=":material/info:")
+        return None
+    st.caption(plain(described(devices[name])))
+    return devices[name].environment.key
+
+
+def described(device: Device) -> str:
+    """The nodes of a device, and what they have that this machine has not."""
+    names = f"{', '.join(device.names)}: " if len(device.names) > 1 else ""
+    return names + (differences(device.environment, environment()) or "as this machine")
+
+
+def slots_of(device: str) -> int:
+    """How many configurations are in work on a device at once, as far as that is known."""
+    attached = tasks.cluster()
+    found = attached.devices.get(device) if attached else None
+    return found.slots if found else 1
+
+
+def processor_of(device: str) -> str:
+    """As a sweep that is timed on another device calls it; empty for this machine."""
+    attached = tasks.cluster()
+    return attached.devices[device].environment.cpu if attached and device in attached.devices else ""
+
+
+def start(asked: Grid, requests: Sequence[Request], extended: int | None, on: str) -> int:
     if extended is None:
-        return tasks.begin_sweep(asked, tasks.who())
+        return tasks.begin_sweep(replace(asked, on=processor_of(on)), tasks.who(), on)
     ledger.extend(tasks.store(), extended, encode(asked), requests)
-    tasks.background().ring()
+    tasks.ring()
     return extended
 
 
@@ -162,9 +227,9 @@ def show(sweep: Sweep) -> None:
 
 
 def buttons(sweep: Sweep) -> int | None:
-    """What to do with a grid; the number of another that was started by that. No dashboard works on one that
-    is timed on other machines."""
-    if sweep.device:
+    """What to do with a grid; the number of another that was started by that. Without a cluster, no dashboard
+    works on one that is timed on other machines."""
+    if sweep.device and tasks.cluster() is None:
         if sweep.state != "done":
             st.code(
                 f"paretoscope sweep --resume {sweep.id} --cluster ADDRESS", language="sh", width="content"
@@ -177,7 +242,7 @@ def buttons(sweep: Sweep) -> int | None:
         help="What was cancelled or has failed is tried again.",
     ):
         ledger.resume(tasks.store(), sweep.id)
-        tasks.background().ring()
+        tasks.ring()
         st.rerun()
     again = not sweep.open and st.button(
         "Repeat",
@@ -194,7 +259,7 @@ def buttons(sweep: Sweep) -> int | None:
     if not again:
         return None
     number = ledger.repeat(tasks.store(), sweep.id, tasks.who())
-    tasks.background().ring()
+    tasks.ring()
     return number
 
 
@@ -219,8 +284,9 @@ def standing(sweep: Sweep) -> str:
     if failed := sweep.counts.get("failed"):
         words.append(f"{failed:,} failed")
     left = [item.request for item in items if item.state in ("queued", "running") and item.request]
-    if left and (each := ledger.seconds_each(store, left[0])):
-        words.append(f"{consent.in_words(each * (len(left) + line.before_last))} left")
+    if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
+        seconds = each * (len(left) + line.before_last) / slots_of(sweep.device)
+        words.append(f"{consent.in_words(seconds)} left")
     for item in items:
         if item.state == "running" and item.request:
             job = tasks.pool().get(item.key)

@@ -23,7 +23,7 @@ from pages.consent import by_hand
 from pages.controls import with_defaults
 from pages.markup import plain
 from pages.session import SidebarChoice, session
-from pages.tasks import FIRST_MODEL, finished, pool, store
+from pages.tasks import FIRST_MODEL, cluster, finished, pool, store
 
 OPEN = "open"
 """In an address: the key of a result that Explore is to show."""
@@ -96,8 +96,7 @@ def sidebar() -> None:
         settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
-            f"Measured on {plain(environment().cpu)}, {environment().cores} cores. "
-            "Nothing leaves this machine.",
+            f"Measured on {plain(environment().cpu)}, {environment().cores} cores. {leaves()}",
             help=plain(describe(environment())),
         )
     problem = refused or _problem(cards[name], data)
@@ -105,6 +104,13 @@ def sidebar() -> None:
     session().selection = SidebarChoice(
         cards[name], data, engine, settings, problem, bool(refused), lacks_images
     )
+
+
+def leaves() -> str:
+    """What goes to other machines, in words."""
+    if cluster() is None:
+        return "Nothing leaves this machine."
+    return "Nothing leaves it but what sweeps that are timed on other machines take there."
 
 
 def selection() -> SidebarChoice:

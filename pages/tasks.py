@@ -1,6 +1,7 @@
 """Tasks that pages ask for: done by the pool, shown while they run and when they fail. (Not a page.)"""
 
 import atexit
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,6 +11,7 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from optimizer.cluster.attached import CLUSTER_VARIABLE, Attached
 from optimizer.errors import ParetoscopeError
 from optimizer.formats import count
 from optimizer.recipe import NORMAL
@@ -70,9 +72,36 @@ def background() -> Background:
     return work
 
 
+@st.cache_resource
+def cluster() -> Attached | None:
+    """The operator's cluster, for visitors who choose one of its devices; None without one."""
+    address = os.environ.get(CLUSTER_VARIABLE)
+    if not address:
+        return None
+    attached = Attached(store(), address)
+    atexit.register(attached.close)
+    return attached
+
+
+def ring() -> None:
+    """There is work."""
+    background().ring()
+    if attached := cluster():
+        attached.ring()
+
+
+def pausing(sweep: Sweep) -> str:
+    """Why nothing of a sweep goes on at the moment, where that is so."""
+    if not sweep.device:
+        return background().problem
+    attached = cluster()
+    return attached.waits_for(sweep.device) if attached else ""
+
+
 def go_on() -> None:
     """See to it that what waits in the ledger is worked off."""
     with suppress(ParetoscopeError):  # told by the page
+        cluster()
         if ledger.any_open(Store()):
             background()
 
@@ -90,11 +119,11 @@ def starter(base: Request) -> Grid:
     return Grid(base, STARTER_SPARSITIES, STARTER_BITS, activations, (base.engine,))
 
 
-def begin_sweep(asked: Grid, who: str) -> int:
-    """Have a grid worked off: the number of the sweep. Raises what :func:`optimizer.store.ledger.create`
-    does."""
-    sweep = ledger.create(store(), encode(asked), asked.requests(), who)
-    background().ring()
+def begin_sweep(asked: Grid, who: str, device: str = "") -> int:
+    """Have a grid worked off, on a ``device`` of the cluster or here: the number of the sweep. Raises what
+    :func:`optimizer.store.ledger.create` does."""
+    sweep = ledger.create(store(), encode(asked), asked.requests(), who, device)
+    ring()
     return sweep
 
 
@@ -116,7 +145,7 @@ def follow(sweep: Sweep, draw: Callable[[Sweep], object]) -> None:
         more = now.over > sweep.over and time.monotonic() > drawn + DRAW_SECONDS
         if now.state != sweep.state or more:
             st.rerun()
-        if problem := background().problem:
+        if problem := pausing(now):
             st.warning(plain(problem), icon=":material/pause_circle:")
         draw(now)
 

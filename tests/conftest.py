@@ -19,6 +19,7 @@ from image_folders import Fill
 from small_models import SMALL_MODELS, SMALL_SHAPE
 from torch import Tensor, nn
 
+from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.data.folders import RECENT_SECONDS
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
@@ -88,7 +89,7 @@ def compiled_before(request: pytest.FixtureRequest) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty data folder for every test, and no limit for downloads (which a dashboard in this process has
     set): none sees another's results, or the user's."""
-    for variable in (DOWNLOADS_VARIABLE, STORE_VARIABLE):
+    for variable in (DOWNLOADS_VARIABLE, STORE_VARIABLE, CLUSTER_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "home"
     monkeypatch.setenv("PARETOSCOPE_HOME", str(folder))

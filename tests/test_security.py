@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from optimizer import recipe, work
+from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.data import classes, decoding, folders, loading, uploaded
 from optimizer.export import pictures
 from optimizer.model.added import limits
@@ -69,6 +70,7 @@ def test_every_claim_names_a_test_that_exists() -> None:
         uploads.UPLOADS_VARIABLE,
         paths.HOME_VARIABLE,
         paths.STORE_VARIABLE,
+        CLUSTER_VARIABLE,
     ],
 )
 def test_what_the_operator_sets_has_the_code_s_name(name: str) -> None:

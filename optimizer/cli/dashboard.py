@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from optimizer.cluster.attached import CLUSTER_VARIABLE
+from optimizer.cluster.spread import check_address
 from optimizer.data.folders import ROOTS_VARIABLE
 from optimizer.errors import InputError, UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
@@ -54,6 +56,12 @@ def add_dashboard_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure only what is asked for, not also the positions beside it while a visitor looks",
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="time sweeps on the nodes of this cluster too, for visitors who choose one: tcp://... of a Dask "
+        "scheduler, or slurm:PARTITION (docs/cluster.md)",
+    )
     parser.add_argument("--headless", action="store_true", help="do not open a browser")
 
 
@@ -85,6 +93,10 @@ def run_dashboard(options: argparse.Namespace) -> None:
         environment[UPLOADS_VARIABLE] = options.uploads
     for variable in (UPLOADS_VARIABLE, DOWNLOADS_VARIABLE):
         parse_bytes(environment.get(variable, "0"), variable)  # what is wrong is said here
+    if options.cluster is not None:
+        environment[CLUSTER_VARIABLE] = options.cluster
+    if cluster := environment.get(CLUSTER_VARIABLE):
+        check_address(cluster)
     if options.no_work_ahead:
         environment[WORK_AHEAD_VARIABLE] = "0"
     app = app_file()

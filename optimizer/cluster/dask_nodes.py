@@ -9,17 +9,17 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.cluster.spread import Nodes, Pending, check_version
+from optimizer.cluster.spread import Cluster, Device, Nodes, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
-from optimizer.progress import Report, ended_by, stop_if_cancelled
+from optimizer.progress import Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, decode, encode
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ START = (
     f"dask worker ADDRESS --resources {TOKEN}=1 --nthreads 1 --no-nanny --memory-limit 0 "
     "--preload optimizer.cluster.node"
 )
+HOW = "give one such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786"
 CONNECT_SECONDS = 4.0
 """Until a scheduler has answered."""
 ANSWER_SECONDS = 5.0
@@ -42,6 +43,8 @@ AGAIN_SECONDS = 30.0
 """Until a node that was silent is asked again who it is."""
 PATIENCE_SECONDS = 30.0
 """Until a scheduler whose nodes were met is given up; one that has ended is at once."""
+LOST_SECONDS = 6.0
+"""Until a scheduler is said to be lost where its nodes are looked at time and again."""
 GONE_SECONDS = 2.0
 """Until the scheduler knows that a node is gone."""
 SEND_SECONDS = 60.0
@@ -64,89 +67,81 @@ class Gone(Exception):
     """A node has ended, or is silent."""
 
 
-class DaskNodes(Nodes):
-    """The nodes of one environment: that of the node called ``on``, or the only one that the cluster has.
-    ``report`` is told which nodes can't be used, and why.
+class DaskCluster(Cluster):
+    """The nodes of a scheduler, of whatever kinds. ``report`` is told which can't be used, and why.
 
-    Raises InputError for what is no address, a name that no node has, or several environments without one,
-    UnavailableError where no scheduler answers or no node can be used.
+    Raises InputError for what is no address, UnavailableError where no scheduler answers.
     """
 
-    def __init__(self, address: str, on: str, report: Report) -> None:
+    def __init__(self, address: str, report: Report = quiet) -> None:
         self._known_by = time.monotonic() + TOLD_SECONDS
-        self._client, self._report = _connect(address), report
+        self.client, self._report = _connect(address), report
         self._met: dict[str, Node | str] = {}
         self._silent: dict[str, float] = {}
-        self._given: dict[Pending, tuple[str, frozenset[str]]] = {}
-        self._delivered: set[tuple[str, Asked]] = set()
-        self._sender, self._lock = uuid.uuid4().hex, threading.Lock()
         self._meeting = threading.Lock()
-        try:
-            self.environment = self._chosen(on)
-            self._usable()
-            self._known_by = math.inf
-        except BaseException:
-            self.close()
-            raise
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
-        name, usable = f"{TOKEN}-{uuid.uuid4().hex}", self._usable()
-        executor = self._client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
-        pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
-        self._given[pending] = name, usable
-        pending.add_done_callback(lambda _: self._given.pop(pending, None))
-        return pending
+    def devices(self) -> tuple[Device, ...]:
+        alike = dict[str, list[Node]]()
+        met = self.meet(LOST_SECONDS)
+        for one in met.values():
+            alike.setdefault(one.environment.key, []).append(one)
+        self.unused = tuple(found for found in self._met.values() if isinstance(found, str))
+        self._known_by = math.inf
+        return tuple(
+            Device(nodes[0].environment, tuple(sorted(one.name for one in nodes)), AHEAD * len(nodes))
+            for nodes in alike.values()
+        )
 
-    def cancel(self, pending: Pending) -> None:
-        from distributed import Event
+    def nodes(self, environment: Environment) -> "DaskNodes":
+        return DaskNodes(self, environment)
 
-        name, _ = self._given.get(pending, ("", frozenset()))
-        if name:
-            with suppress(Exception):  # who can't be told is gone
-                self._client.sync(Event(name, client=self._client).set, callback_timeout=CONNECT_SECONDS)
-        pending.cancel()
-
-    def is_lost(self, pending: Pending) -> bool:
-        given = self._given.get(pending)  # none of what ended since one looked
-        return given is not None and not given[1] & self._listed().keys()
-
-    def check(self) -> None:
-        self._usable()
-
-    def deliver(self, asked: Asked, anew: bool = False) -> None:
-        with self._lock:
-            goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
-            for address in self._usable():
-                if anew or (address, goods) not in self._delivered:
-                    with suppress(Gone):
-                        self._send(address, goods)
-                        self._delivered.add((address, goods))
+    def chosen(self, on: str) -> "DaskNodes":
+        """Those like the node called ``on``, or the only kind that there is. Raises InputError for a name
+        that no node has, and several kinds without one, UnavailableError where no node can be used."""
+        found = self.nodes(self._chosen(on))
+        self._known_by = math.inf
+        return found
 
     def close(self) -> None:
         with suppress(Exception):
-            self._client.close(timeout=self._left(CONNECT_SECONDS))
+            self.client.close(timeout=self.left(CONNECT_SECONDS))
 
-    def _left(self, seconds: float) -> float:
+    def left(self, seconds: float) -> float:
         """Of so many what may be waited for: less where one connects."""
         return min(seconds, max(0.25, self._known_by - time.monotonic()))
 
+    def ask(
+        self, address: str, function: Callable[..., Any], *arguments: Any, seconds: float = SEND_SECONDS
+    ) -> Any:
+        """What a function gives at a node, beside what it works on, or the error."""
+        try:
+            answers = self.client.run(
+                function, *arguments, workers=[address], on_error="return", callback_timeout=seconds
+            )
+            return answers[address]
+        except Exception as error:
+            return error
+
+    def name(self, address: str) -> str:
+        found = self._met.get(address)
+        return found.name if isinstance(found, Node) else address
+
     # Who is there
 
-    def _listed(self) -> Mapping[str, Any]:
+    def listed(self, patience: float = PATIENCE_SECONDS) -> Mapping[str, Any]:
         """What the scheduler says of each worker, by its address. Raises UnavailableError."""
         try:
-            scheduler: Any = self._client.scheduler
-            patience = self._left(PATIENCE_SECONDS)
-            about = self._client.sync(scheduler.identity, n_workers=-1, callback_timeout=patience)
+            scheduler: Any = self.client.scheduler
+            about = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=self.left(patience))
             found: Mapping[str, Any] = about["workers"]
         except Exception as error:
             raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
         return found
 
-    def _meet(self) -> dict[str, Node]:
+    def meet(self, patience: float = PATIENCE_SECONDS) -> dict[str, Node]:
         """Every node that can be used, of whatever environment; those that are new have introduced
         themselves. Raises UnavailableError."""
-        listed = self._listed()
+        listed = self.listed(patience)
         with self._meeting:
             again = {address for address, when in self._silent.items() if time.monotonic() > when}
             new = [address for address in listed if address not in self._met or address in again]
@@ -157,6 +152,8 @@ class DaskNodes(Nodes):
                     if isinstance(problem, str) and self._met.get(address) != problem:
                         self._report(None, f"not used: {problem}")
                 self._met |= zip(new, found, strict=True)
+            for address in self._met.keys() - listed.keys():
+                del self._met[address]
             return {address: one for address in listed if isinstance(one := self._met[address], Node)}
 
     def _introduced(self, address: str, about: Mapping[str, Any]) -> Node | str:
@@ -164,7 +161,7 @@ class DaskNodes(Nodes):
         name = str(about["name"])
         if about["resources"].get(TOKEN, 0) < 1:
             return f"{name} offers no {TOKEN}: start it with `{START}`"
-        answer = self._ask(address, node.introduce, seconds=self._left(ANSWER_SECONDS))
+        answer = self.ask(address, node.introduce, seconds=self.left(ANSWER_SECONDS))
         self._silent.pop(address, None)
         if isinstance(answer, ImportError | AttributeError):
             return f"{name} has no paretoscope, or another version ({answer})"
@@ -180,7 +177,7 @@ class DaskNodes(Nodes):
 
     def _chosen(self, on: str) -> Environment:
         end = self._known_by - ANSWER_SECONDS
-        while not (nodes := self._meet()) and not self._met and time.monotonic() < end:
+        while not (nodes := self.meet()) and not self._met and time.monotonic() < end:
             time.sleep(0.1)  # they come after their scheduler
         if not nodes:
             why = "; ".join(found for found in self._met.values() if isinstance(found, str))
@@ -197,28 +194,67 @@ class DaskNodes(Nodes):
             raise InputError(f"the nodes are of several kinds: say which to time on, as one of {known}")
         return next(iter(named.values()))
 
+
+class DaskNodes(Nodes):
+    """The nodes of one environment. Raises UnavailableError where none is there."""
+
+    def __init__(self, cluster: DaskCluster, environment: Environment) -> None:
+        self._cluster, self.environment = cluster, environment
+        self._given: dict[Pending, tuple[str, frozenset[str]]] = {}
+        self._delivered: set[tuple[str, Asked]] = set()
+        self._sender, self._lock = uuid.uuid4().hex, threading.Lock()
+        self._usable()
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
+        name, usable = f"{TOKEN}-{uuid.uuid4().hex}", self._usable()
+        executor = self._cluster.client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
+        pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
+        self._given[pending] = name, usable
+        pending.add_done_callback(lambda _: self._given.pop(pending, None))
+        return pending
+
+    def cancel(self, pending: Pending) -> None:
+        from distributed import Event
+
+        name, _ = self._given.get(pending, ("", frozenset()))
+        if name:
+            with suppress(Exception):  # who can't be told is gone
+                self._cluster.client.sync(
+                    Event(name, client=self._cluster.client).set, callback_timeout=CONNECT_SECONDS
+                )
+        pending.cancel()
+
+    def is_lost(self, pending: Pending) -> bool:
+        given = self._given.get(pending)  # none of what ended since one looked
+        return given is not None and not given[1] & self._cluster.listed().keys()
+
+    def check(self) -> None:
+        self._usable()
+
+    def deliver(self, asked: Asked, anew: bool = False) -> None:
+        with self._lock:
+            goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
+            for address in self._usable():
+                if anew or (address, goods) not in self._delivered:
+                    with suppress(Gone):
+                        self._send(address, goods)
+                        self._delivered.add((address, goods))
+
+    def close(self) -> None:
+        self._cluster.close()
+
     def _usable(self) -> frozenset[str]:
         """The addresses of the nodes that are there, of this environment. Raises UnavailableError."""
         key = self.environment.key
-        found = frozenset(address for address, one in self._meet().items() if one.environment.key == key)
+        found = frozenset(
+            address for address, one in self._cluster.meet().items() if one.environment.key == key
+        )
         if not found:
             raise UnavailableError(f"no node is left with {self.environment.cpu}: what is not measured waits")
         self.slots = AHEAD * len(found)
         return found
 
     # What they are told
-
-    def _ask(
-        self, address: str, function: Callable[..., Any], *arguments: Any, seconds: float = SEND_SECONDS
-    ) -> Any:
-        """What a function gives at a node, beside what it works on, or the error."""
-        try:
-            answers = self._client.run(
-                function, *arguments, workers=[address], on_error="return", callback_timeout=seconds
-            )
-            return answers[address]
-        except Exception as error:
-            return error
 
     def _send(self, address: str, asked: Asked) -> None:
         """All that a node lacks. Raises UnavailableError, and Gone."""
@@ -227,8 +263,8 @@ class DaskNodes(Nodes):
             parcel = decode(missing, Parcel)
             if parcel in sent:
                 raise UnavailableError(
-                    f"{self._name(address)} was sent the {parcel.kind} of {asked.request.model}, which "
-                    "are others here by now: try again when nothing changes them any more"
+                    f"{self._cluster.name(address)} was sent the {parcel.kind} of {asked.request.model}, "
+                    "which are others here by now: try again when nothing changes them any more"
                 )
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):
@@ -238,27 +274,23 @@ class DaskNodes(Nodes):
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same. Raises UnavailableError where the node can't do it, Gone where it is gone meanwhile."""
-        answer = self._ask(address, function, *arguments)
+        answer = self._cluster.ask(address, function, *arguments)
         if isinstance(answer, ParetoscopeError):
-            raise UnavailableError(f"{self._name(address)}: {answer}")
+            raise UnavailableError(f"{self._cluster.name(address)}: {answer}")
         if isinstance(answer, Exception):
             if isinstance(answer, TimeoutError) or self._is_gone(address):
                 raise Gone from answer
-            raise UnavailableError(f"{self._name(address)}: {words_of(answer)}") from answer
+            raise UnavailableError(f"{self._cluster.name(address)}: {words_of(answer)}") from answer
         return answer
 
     def _is_gone(self, address: str) -> bool:
         """Whether a node has ended, of which the scheduler may learn in a moment."""
         end = time.monotonic() + GONE_SECONDS
-        while address in self._listed():
+        while address in self._cluster.listed():
             if time.monotonic() > end:
                 return False
             time.sleep(0.1)
         return True
-
-    def _name(self, address: str) -> str:
-        found = self._met.get(address)
-        return found.name if isinstance(found, Node) else address
 
 
 def _while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -281,21 +313,52 @@ def _while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> A
         return function(*arguments)
 
 
-def _connect(address: str) -> "Client":
-    """Raises InputError for what is no address, UnavailableError where no scheduler answers."""
+def connect_to(address: str, on: str, report: Report) -> DaskNodes:
+    """The nodes like the one called ``on``. Raises what :class:`DaskCluster` and its choice do."""
+    cluster = DaskCluster(address, report)
     try:
+        return cluster.chosen(on)
+    except BaseException:
+        cluster.close()
+        raise
+
+
+def check_scheduler(address: str) -> None:
+    """Whether a scheduler answers. Raises InputError for what is no address, UnavailableError."""
+    with _told(address):
+        _security_of(address)
+
+
+def _connect(address: str) -> "Client":
+    """Raises what :func:`check_scheduler` does."""
+    with _told(address):
+        security = _security_of(address)
         from distributed import Client
-        from distributed.security import Security
+
+        return Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+
+
+def _security_of(address: str) -> "Security":
+    """What a scheduler that answers is spoken to with."""
+    try:
+        from distributed import Security
     except ImportError as error:
         raise UnavailableError(f"a cluster needs Dask: {INSTALL}") from error
-    how = "give one such as tcp://10.0.0.5:8786 or tls://10.0.0.5:8786"
+    security = Security()
+    with ThreadPoolExecutor(1) as asking:  # a notebook has a loop of its own in this thread
+        kind = asking.submit(asyncio.run, _kind(address, security)).result()
+    if kind != "Scheduler":
+        raise InputError(f"{address} is the address of a {kind}, not of a scheduler: {HOW}")
+    return security
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """What goes wrong where one connects to an address, in words."""
     try:
-        security = Security()
-        with ThreadPoolExecutor(1) as asking:  # a notebook has a loop of its own in this thread
-            kind = asking.submit(asyncio.run, _kind(address, security)).result()
-        if kind != "Scheduler":
-            raise InputError(f"{address} is the address of a {kind}, not of a scheduler: {how}")
-        return Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
+        yield
+    except ParetoscopeError:
+        raise
     except OSError as error:
         why = f" ({error})" if str(error) else ""
         raise UnavailableError(
@@ -307,11 +370,7 @@ def _connect(address: str) -> "Client":
             f"{address} needs certificates, which Dask's configuration names: {error}"
         ) from error
     except ValueError as error:
-        raise (
-            error
-            if isinstance(error, InputError)
-            else InputError(f"{address!r} is not the address of a scheduler ({error}): {how}")
-        ) from error
+        raise InputError(f"{address!r} is not the address of a scheduler ({error}): {HOW}") from error
 
 
 async def _kind(address: str, security: "Security") -> str:

@@ -44,8 +44,8 @@ def measure(version: str, wanted: bytes, asked: bytes) -> Outcome:
         )
         return FAILED, words.encode()
     try:
-        if differences := _differences(environment(), decode(wanted, Environment)):
-            return REFUSED, f"{socket.gethostname()} has {differences}".encode()
+        if apart := differences(environment(), decode(wanted, Environment)):
+            return REFUSED, f"{socket.gethostname()} has {apart}".encode()
         one = decode(asked, Asked)
         if parcel := content.lacking(one):
             return LACKING, encode(parcel)
@@ -58,8 +58,9 @@ def measure(version: str, wanted: bytes, asked: bytes) -> Outcome:
         return FAILED, f"{words_of(error)} (on {socket.gethostname()})".encode()
 
 
-def _differences(here: Environment, wanted: Environment) -> str:
-    """What two environments whose results may not share an axis have each, in words."""
+def differences(here: Environment, wanted: Environment) -> str:
+    """What two environments whose results may not share an axis have each, in words; empty for one whose
+    results may."""
     if here.key == wanted.key:
         return ""
     mine, others = _facts(here), _facts(wanted)

@@ -4,7 +4,6 @@ from optimizer.cluster.spread import Executor
 from optimizer.errors import UnavailableError
 from optimizer.system.paths import home
 
-PREFIX = "slurm:"
 INSTALL = "pip install 'paretoscope[slurm]'"
 MINUTES = 60
 """That a job may take."""

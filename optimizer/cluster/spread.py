@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from optimizer import __version__
@@ -22,10 +23,13 @@ from optimizer.methods.engines import engine_info
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, Result, decode, encode
 from optimizer.search.drain import drain
+from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.results import Store
 from optimizer.system.processes import identity
 
+PREFIX = "slurm:"
+"""Of the address of a SLURM cluster, which a partition follows."""
 POLL_SECONDS = 0.05
 CHECK_SECONDS = 2.0
 """Between two looks at whether the node that has a configuration is still there."""
@@ -33,6 +37,10 @@ MAX_SUBMITTED = 16
 """To an executor that doesn't tell how many it works on at once."""
 ATTEMPTS = 3
 """How often a configuration is handed out while nodes are lost under it."""
+
+
+class NodeLost(UnavailableError):
+    """The last node ended while it had what was waited for."""
 
 
 class Pending(Protocol):
@@ -65,8 +73,9 @@ class Nodes:
         self.environment = decode(about, Environment)
 
     def outcome(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What a function gives at a node. Raises UnavailableError where no node takes it, WorkError where it
-        was lost ``ATTEMPTS`` times, and whatever stops the wait."""
+        """What a function gives at a node. Raises UnavailableError where no node takes it, NodeLost where the
+        last one ended under it, WorkError where it was lost ``ATTEMPTS`` times, and whatever stops the
+        wait."""
         for _ in range(ATTEMPTS):
             try:
                 pending = self.submit(function, *arguments)
@@ -74,13 +83,13 @@ class Nodes:
                 raise
             except Exception as error:
                 raise UnavailableError(f"the executor takes no more work: {words_of(error)}") from error
-            checked = time.monotonic()
+            checked, lost = time.monotonic(), False
             try:
                 while not pending.done():
                     stop_if_cancelled()
                     time.sleep(POLL_SECONDS)
                     if time.monotonic() > checked + CHECK_SECONDS:
-                        if self.is_lost(pending):
+                        if lost := self.is_lost(pending):
                             break
                         checked = time.monotonic()
                 if pending.done():
@@ -91,7 +100,10 @@ class Nodes:
             except BaseException:
                 self.cancel(pending)
                 raise
-            self.check()
+            try:
+                self.check()
+            except UnavailableError as error:
+                raise (NodeLost if lost else UnavailableError)(str(error)) from error
         raise WorkError(f"its node was lost {ATTEMPTS} times in a row")
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
@@ -122,22 +134,85 @@ class Nodes:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Nodes that are alike, by their names, and how many configurations they are given at once."""
+
+    environment: Environment
+    names: tuple[str, ...]
+    slots: int
+
+
+class Cluster:
+    """The nodes at an address: an executor's, which are all alike and have the one ``name``. ``unused`` says
+    of which others no use can be made, and why.
+
+    Raises what :class:`Nodes` does.
+    """
+
+    unused: tuple[str, ...] = ()
+
+    def __init__(self, executor: Executor, name: str) -> None:
+        self._name, self._nodes = name, Nodes(executor)
+
+    def devices(self) -> tuple[Device, ...]:
+        """Who is there now. Raises UnavailableError where nobody knows."""
+        return (Device(self._nodes.environment, (self._name,), self._nodes.slots),)
+
+    def nodes(self, environment: Environment) -> Nodes:
+        """Those of one device. Raises UnavailableError where none is left."""
+        return self._nodes
+
+    def close(self) -> None:
+        """Wait for no node any more."""
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def connect(executor: Executor | str, on: str = "", report: Report = quiet) -> Nodes:
     """The nodes of an executor, or of the cluster at an address: those that are like the one called ``on``.
 
     Raises InputError for what is no address and a name that no node has, UnavailableError where nobody
     answers.
     """
+    if isinstance(executor, str) and executor.startswith(PREFIX):
+        executor = _slurm(executor)
     if isinstance(executor, str):
-        from optimizer.cluster.dask_nodes import DaskNodes
-        from optimizer.cluster.slurm import PREFIX, slurm_executor
+        from optimizer.cluster.dask_nodes import connect_to
 
-        if executor.startswith(PREFIX):
-            return connect(slurm_executor(executor.removeprefix(PREFIX)), on)
-        return DaskNodes(executor, on, report)
+        return connect_to(executor, on, report)
     if on:
         raise InputError("an executor's nodes have no names: leave `on` out")
     return Nodes(executor)
+
+
+def open_cluster(address: str) -> Cluster:
+    """All the nodes of the cluster at an address. Raises what :func:`connect` does."""
+    if address.startswith(PREFIX):
+        return Cluster(_slurm(address), address)
+    from optimizer.cluster.dask_nodes import DaskCluster
+
+    return DaskCluster(address)
+
+
+def check_address(address: str) -> None:
+    """Whether a cluster answers at an address. Raises what :func:`connect` does."""
+    if address.startswith(PREFIX):
+        _slurm(address)
+        return
+    from optimizer.cluster.dask_nodes import check_scheduler
+
+    check_scheduler(address)
+
+
+def _slurm(address: str) -> Executor:
+    from optimizer.cluster.slurm import slurm_executor
+
+    return slurm_executor(address.removeprefix(PREFIX))
 
 
 def check_version(version: str, host: str) -> None:
@@ -188,10 +263,20 @@ def measure(nodes: Nodes, request: Request) -> Result:
     return decode(found, Result)
 
 
-def work_off(store: Store, nodes: Nodes, sweep: int) -> Iterator[Item]:
-    """Each item of a sweep as it ends, until none waits. What was begun waits again where this is left early.
+def _goes_on(nodes: Nodes) -> bool:
+    try:
+        nodes.check()
+    except UnavailableError:
+        return False
+    return True
 
-    Raises UnavailableError where no node is left, or the store can't be written.
+
+def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[Item]:
+    """Each item of a sweep, or of all that are timed on this device, as it ends, until none waits. What was
+    begun waits again where this is left early.
+
+    Raises UnavailableError where no node is left, or the store can't be written; of one sweep also where
+    nodes can't take what it needs, which is otherwise told as the item's failure.
     """
     ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[ParetoscopeError]()
 
@@ -203,8 +288,15 @@ def work_off(store: Store, nodes: Nodes, sweep: int) -> Iterator[Item]:
         assert item.request is not None
         try:
             result = measure(nodes, item.request)
-        except UnavailableError as error:  # nothing is wrong with the configuration: it waits again
-            give_up(error)
+        except UnavailableError as error:
+            if isinstance(error, NodeLost):
+                if item.attempts >= ledger.MAX_ATTEMPTS:
+                    words = f"the last node that had it was lost {ledger.MAX_ATTEMPTS} times in a row"
+                    raise WorkError(words) from error
+                ledger.lose(store, item)
+            elif sweep is None and _goes_on(nodes):
+                raise WorkError(str(error)) from error
+            give_up(error)  # nothing is wrong with the configuration: it waits again
             raise Cancelled from error
         except WorkError as error:
             store.put_failure(item.key, item.request, str(error), attempts=1)

@@ -118,9 +118,9 @@ def read_items(connection: Connection, *those: ColumnElement[bool]) -> list[Item
     return [_item(row) for row in rows]
 
 
-def newest_timed(connection: Connection, limit: int) -> list[Item]:
-    """Items of sweeps that were measured by a server of this store itself, newest first."""
-    elsewhere = select(sweeps.c.id).where(sweeps.c.device != "")
+def newest_timed(connection: Connection, limit: int, device: str) -> list[Item]:
+    """Items of sweeps that were measured on this ``device``, newest first."""
+    elsewhere = select(sweeps.c.id).where(sweeps.c.device != device)
     timed = _ITEM.where(
         items.c.seconds.is_not(None), items.c.answer.is_(None), items.c.sweep.not_in(elsewhere)
     )

@@ -169,6 +169,11 @@ def put_back(store: Store, item: Item) -> None:
     _change(store, is_own(item), **_untried())
 
 
+def lose(store: Store, item: Item) -> None:
+    """Whoever did an item for this owner was lost under it: it waits again, and that it was tried counts."""
+    _change(store, is_own(item), state="queued", owner="")
+
+
 @again_if_lost
 def cancel(store: Store, sweep: int) -> int:
     """Nothing of a sweep is begun any more; who runs an item learns it at the next :func:`beat`. How many
@@ -231,9 +236,9 @@ def items(store: Store, sweep: int) -> list[Item]:
         return read_items(connection, ITEMS.c.sweep == sweep)
 
 
-def any_open(store: Store) -> bool:
-    """Whether anything waits or runs, in any sweep that is timed on this machine."""
-    here = (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == "")
+def any_open(store: Store, device: str = "") -> bool:
+    """Whether anything waits or runs, in any sweep that is timed on this ``device``."""
+    here = (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == device)
     return bool(store.read(select(ITEMS.c.key).where(ITEMS.c.state.in_(OPEN), here).limit(1)))
 
 
@@ -268,12 +273,12 @@ def line(store: Store, sweep: int) -> Line:
 
 
 @again_if_lost
-def seconds_each(store: Store, like: Request) -> float | None:
-    """What a request of this model, images and way of timing took lately on this machine, in seconds (the
+def seconds_each(store: Store, like: Request, device: str = "") -> float | None:
+    """What a request of this model, images and way of timing took lately on this ``device``, in seconds (the
     median of those among the last 200 items); None where fewer than three did: the first loads what the
     others share."""
     with store.reading() as connection:
-        timed = newest_timed(connection, 200)
+        timed = newest_timed(connection, 200, device)
     alike = [item for item in timed if item.request and _cost(item.request) == _cost(like)]
     times = sorted(item.seconds for item in alike if item.seconds is not None)
     return times[len(times) // 2] if len(times) > 2 else None

@@ -221,6 +221,8 @@ def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
         (["complexity", "--removed", "1"], "removed share 1 is out of range"),
         (["dashboard", "--port", "70000"], "port must be 0-65535"),
         (["dashboard", "--port", "0", "--images", "/nowhere"], "is not a folder"),
+        (["dashboard", "--port", "0", "--cluster", "nonsense"], "is not the address of a scheduler"),
+        (["dashboard", "--port", "0", "--cluster", "tcp://127.0.0.1:9"], "no Dask scheduler answers at"),
         (["export", "fashion-mlp"], "nothing is measured yet"),
     ],
 )  # fmt: skip

@@ -30,8 +30,14 @@ class DaskCluster:
         self.processes: list[subprocess.Popen[bytes]] = []
         if tls:
             subprocess.run(OPENSSL.split(), cwd=folder, check=True, capture_output=True)
-        about = folder / "scheduler.json"
-        self.scheduler = self.start(["scheduler", "--port", "0", "--scheduler-file", str(about)])
+        self.address = ":0"
+        self.start_scheduler()
+
+    def start_scheduler(self) -> None:
+        """At the address that an earlier one had; the nodes of that one have ended with it."""
+        about, port = self.folder / "scheduler.json", self.address.rpartition(":")[2]
+        about.unlink(missing_ok=True)
+        self.scheduler = self.start(["scheduler", "--port", port, "--scheduler-file", str(about)])
         until(about.is_file)
         self.address = str(until(lambda: json.loads(about.read_text() or "{}").get("address")))
 

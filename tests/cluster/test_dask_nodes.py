@@ -22,6 +22,7 @@ from image_folders import Fill
 import optimizer as px
 from optimizer.cli.main import main, parser
 from optimizer.cluster import content, dask_nodes
+from optimizer.cluster.attached import Attached
 from optimizer.cluster.spread import Nodes, connect, work_off
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model.added import cards
@@ -253,7 +254,7 @@ def test_the_document_says_what_runs_here() -> None:
     text = (ROOT / "docs" / "cluster.md").read_text()
     commands = [line for line in text.splitlines() if line.startswith("paretoscope ")]
     assert all(parser().parse_args(shlex.split(line)[1:]).run for line in commands)
-    assert len(commands) == 3
+    assert len(commands) == 4
     assert dask_nodes.START.partition("ADDRESS ")[2] in text
     assert OPENSSL in text
 
@@ -294,6 +295,22 @@ def test_what_a_node_gives_has_the_key_that_it_has_here(nodes: Nodes) -> None:
     assert item.key == request_key(REQUESTS[0], device=nodes.environment.key)
 
 
+def test_a_dashboard_hands_out_what_waits_for_the_nodes(cluster: DaskCluster, notes: Path) -> None:
+    made = Attached(Store(), cluster.address)
+    try:
+        key = environment().key
+        until(lambda: made.devices)
+        assert [(one.names, one.slots) for one in made.devices.values()] == [(("one", "two"), 4)]
+        assert {words.split()[0] for words in made.unused} == {"bare", "old"}
+        sweep = ledger.create(Store(), b"", REQUESTS, "ann", key)
+        made.ring()
+        until(lambda: not ledger.find(Store(), sweep).open)
+        assert ledger.find(Store(), sweep).state == "done"
+        assert len({home for home, _, _ in begun(notes)}) == 2
+    finally:
+        made.close()
+
+
 def _stopped(
     nodes: Nodes, requests: list[Request], notes: Path, *processes: "subprocess.Popen[bytes]"
 ) -> str:
@@ -306,7 +323,7 @@ def _stopped(
             process.kill()
         error = told.exception(timeout=60)
     assert isinstance(error, UnavailableError)
-    assert {(item.state, item.attempts) for item in ledger.items(Store(), sweep)} == {("queued", 0)}
+    assert {item.state for item in ledger.items(Store(), sweep)} == {"queued"}
     return str(error)
 
 
@@ -321,7 +338,13 @@ def test_when_the_last_node_and_when_the_scheduler_is_gone_what_was_begun_waits_
     notes.unlink()
     cluster.node("one", preload="cluster.made_up")
     _until_there(cluster, {"one"})
-    with connect(cluster.address) as nodes:
-        assert "the scheduler answers no more" in _stopped(nodes, waiting, notes, cluster.scheduler)
+    made = Attached(Store(), cluster.address)
+    try:
+        until(lambda: made.devices)
+        with connect(cluster.address) as nodes:
+            assert "the scheduler answers no more" in _stopped(nodes, waiting, notes, cluster.scheduler)
+        until(lambda: "scheduler answers" in made.waits_for(environment().key))
+    finally:
+        made.close()
     with pytest.raises(UnavailableError, match="no Dask scheduler answers"):
         connect(cluster.address)

@@ -9,7 +9,7 @@ from factories import OTHER_MACHINE
 
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
-from optimizer.cluster.dask_nodes import TOKEN, DaskNodes
+from optimizer.cluster.dask_nodes import TOKEN, DaskNodes, connect_to
 from optimizer.errors import UnavailableError, WorkError
 from optimizer.progress import Report, quiet
 from optimizer.records import Request, encode
@@ -103,7 +103,7 @@ def client(monkeypatch: pytest.MonkeyPatch) -> Client:
 
 
 def connected(client: Client, report: Report = quiet) -> DaskNodes:
-    return DaskNodes("tcp://127.0.0.1:1", "", report)
+    return connect_to("tcp://127.0.0.1:1", "", report)
 
 
 def outcome(client: Client) -> Any:
@@ -221,6 +221,6 @@ def test_a_node_that_can_not_take_what_it_lacks_says_so_and_one_that_is_gone_is_
         client.workers = ["two"]
         return KeyError(address) if address == "one" else b""
 
-    nodes._ask = leave  # type: ignore[method-assign]
+    nodes._cluster.ask = leave  # type: ignore[method-assign]
     nodes.deliver(asked)
     assert {address for address, _ in nodes._delivered} == {"two"}

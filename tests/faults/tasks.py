@@ -42,6 +42,8 @@ from optimizer.system.paths import home
 Report = Callable[[float | None, str], None]
 
 
+SEEDS = range(int(os.environ.get("PARETOSCOPE_TEST_SEEDS", "1")))
+"""Of tests that kill at random moments: `make soak` has many."""
 VISITS = Visits.of([([12], [10]), ([12], [11])])
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 from databases import Server, query
-from tasks import lines, until
-from test_sweeps import ALONE, SERVER, running
+from tasks import SEEDS, lines, until
+from test_questions import POSITIONS, QUESTION
+from test_sweeps import ALONE, SERVER, kept, running
 
 from optimizer.recipe import Recipe
 from optimizer.records import Request
+from optimizer.search.find import Outcome
+from optimizer.search.questions import answer_of, ask
 from optimizer.store import ledger
 from optimizer.store.results import Store
 
@@ -49,18 +52,40 @@ def test_two_servers_never_do_the_same(store: Store, postgresql: Server, home: P
     check(store, postgresql, home, sweep)
 
 
-@pytest.mark.parametrize("seed", range(2))
+def kill_again_and_again(store: Store, postgresql: Server, chance: random.Random) -> int:
+    """Until all is done; how often."""
+    for kill in range(KILLS):
+        time.sleep(chance.uniform(0.05, 0.3))
+        if not ledger.any_open(store):  # on a busy machine each kill takes longer
+            return kill
+        postgresql.stop(chance.choice([signal.SIGKILL, signal.SIGINT]))
+        postgresql.start()
+    until(lambda: not ledger.any_open(store))
+    return KILLS
+
+
+@pytest.mark.parametrize("seed", range(len(SEEDS) + 1))
 def test_a_sweep_goes_on_after_each_kill_of_the_database(
     store: Store, postgresql: Server, home: Path, seed: int
 ) -> None:
-    chance, sweep = random.Random(seed), ledger.create(store, b"", REQUESTS, "ann")
+    sweep = ledger.create(store, b"", REQUESTS, "ann")
     with running(ALONE), running(SERVER):
-        for kill in range(KILLS):
-            time.sleep(chance.uniform(0.05, 0.3))
-            if not ledger.any_open(store):  # on a busy machine each kill takes longer
-                assert kill > 1
-                break
-            postgresql.stop(chance.choice([signal.SIGKILL, signal.SIGINT]))
-            postgresql.start()
-        until(lambda: not ledger.any_open(store))
+        assert kill_again_and_again(store, postgresql, random.Random(seed)) > 1
     check(store, postgresql, home, sweep)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_search_goes_on_after_each_kill_of_the_database(
+    store: Store, postgresql: Server, home: Path, seed: int
+) -> None:
+    number = ask(store, QUESTION, "ann")
+    with running(SERVER):
+        assert kill_again_and_again(store, postgresql, random.Random(seed)) > 1
+    (item,) = ledger.items(store, number)
+    assert (item.state, item.message) == ("done", "")
+    found = answer_of(store, item.answer)
+    assert found is not None
+    assert found.best is not None
+    assert [trial.outcome for trial in found.answer.progress.trials] == [Outcome.MEASURED] * len(POSITIONS)
+    assert {result.request for result in found.measured} == POSITIONS
+    assert Counter(key for (key,) in query(postgresql.url, "SELECT key FROM results")) == kept(home)

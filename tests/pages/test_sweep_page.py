@@ -8,12 +8,13 @@ from page_runs import PLAIN, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.cluster.spread import Device
 from optimizer.recipe import NORMAL
 from optimizer.records import Request, decode, encode
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
-from pages import tasks
+from pages import sidebar, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
@@ -144,6 +145,84 @@ def test_for_what_is_timed_on_other_machines_the_command_is_shown(started: Start
     assert newest().state == "cancelled"
     assert len(page.code) == 1
     assert not {button.label.split(" ")[0] for button in page.button} & {"Resume", "Repeat", "Extend"}
+
+
+class Lent:
+    """A cluster of two kinds of nodes, none of which does anything."""
+
+    def __init__(self) -> None:
+        self.devices = {OTHER_MACHINE.key: Device(OTHER_MACHINE, ("rpi5", "rpi6"), 4)}
+        self.unused, self.problem = ("old has *another* version",), ""
+
+    def ring(self) -> None:
+        pass
+
+    def waits_for(self, device: str) -> str:
+        return self.problem
+
+
+@pytest.fixture
+def lent(started: Started, monkeypatch: pytest.MonkeyPatch) -> Lent:
+    made = Lent()
+    for module in (tasks, sidebar):
+        monkeypatch.setattr(module, "cluster", lambda: made)
+    return made
+
+
+def test_without_a_cluster_there_is_nothing_to_choose(started: Started) -> None:
+    page = open_page("sweep", {"sweep_on": "rpi5"})
+    assert not [one for one in page.selectbox if one.label == "Time on"]
+    assert "Nothing leaves this machine." in words(page)
+    press(page, "Start")
+    assert newest().device == ""
+
+
+def test_a_grid_is_timed_on_the_node_that_is_chosen(lent: Lent) -> None:
+    page = open_page("sweep", {"model": "fashion-mlp"})
+    assert page.selectbox(key="sweep_on").options == ["this machine", "rpi5"]
+    assert "Nothing leaves it but what sweeps" in words(page)
+    page.selectbox(key="sweep_on").select("rpi5").run()
+    assert "rpi5, rpi6: the processor Another CPU" in words(page)
+    assert "openvino 2026.4.0 and not" in words(page)
+    assert "about 18 seconds" in words(page), "four at once"
+    page = press(page, "Start")
+    sweep = newest()
+    assert (sweep.device, sweep.total) == (OTHER_MACHINE.key, 24)
+    assert "timed on Another CPU" in words(page)
+    page = press(page, "Cancel")
+    page = press(page, "Resume (24)")
+    assert newest().state == "queued"
+    page = press(page, "Extend")
+    assert not [one for one in page.selectbox if one.label == "Time on"]
+    page.button_group(key="sweep_bits").set_value([6]).run()
+    press(page, "Extend sweep 1")
+    assert (newest().total, newest().device) == (30, OTHER_MACHINE.key)
+
+
+def test_a_link_to_a_node_that_is_alike_or_gone_never_means_this_machine(lent: Lent) -> None:
+    link = {"model": "fashion-mlp", "sweep_on": "rpi6"}
+    assert open_page("sweep", link).selectbox(key="sweep_on").value == "rpi5"
+    lent.devices, lent.problem = {}, "the *scheduler* answers no more"
+    page = open_page("sweep", link)
+    assert page.selectbox(key="sweep_on").value == "rpi6"
+    assert "rpi6 is not there now" in words(page)
+    assert "the *scheduler* answers no more" in words(page)
+    assert not [button for button in page.button if button.label == "Start"]
+    page.selectbox(key="sweep_on").select("this machine").run()
+    press(page, "Start")
+    assert newest().device == ""
+
+
+def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
+    ledger.create(tasks.store(), encode(GRID), GRID.requests(), "ann", OTHER_MACHINE.key)
+    assert not open_page("sweep", {}).warning
+    lent.problem = "the scheduler answers no more"
+    assert "the scheduler answers no more" in open_page("sweep", {}).warning[0].value
+
+
+def test_questions_say_where_they_are_searched(lent: Lent) -> None:
+    page = open_page("sweep", {"ask": "The best under limits", "find_mb": "1"})
+    assert ", on this machine: those that can't win" in words(page)
 
 
 @pytest.mark.parametrize(
