@@ -13,6 +13,9 @@ ALONE := timing or browser or soak
 # To find what runs alone, no other file needs to be imported.
 ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser|soak)' tests))
 
+# Tests start hundreds of processes: each would compile the whole package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: dashboard test test-all soak check format bench clean
 
 dashboard: $(VENV)/installed

@@ -49,7 +49,7 @@ def request(name: str, engine: str = "openvino") -> Request:
 
 
 def main() -> None:
-    cache.IMAGES = 48  # calibration takes most of the time, and no other path with more of them
+    cache.IMAGES = 24  # calibration takes most of the time, and no other path with more of them
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     for name in RECIPES:
         asked = request(name)

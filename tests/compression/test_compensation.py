@@ -15,7 +15,7 @@ LARGER = [
     pytest.param(name, marks=pytest.mark.slow)
     for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit")
 ]
-DATA = DataSpec(limit=4_000)
+DATA = DataSpec(limit=2_000)
 SPARSITIES = (0.5, 0.8, 0.97)
 BITS = (4, 3, 2)
 BY_MODEL = pytest.mark.parametrize("model", ["fashion-mlp", *LARGER], scope="module")

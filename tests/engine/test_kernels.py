@@ -89,7 +89,7 @@ def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: i
 SIZES = st.integers(1, 40)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     inputs=st.integers(1, 9),
     outputs=st.integers(1, 20),
@@ -120,7 +120,7 @@ def test_a_convolution_is_torchs(
     agree(thinned(layers, share), torch.randn(batch, inputs, height, width), library)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     channels=st.integers(1, 12),
     kernel=st.sampled_from([3, 5, 7]),
@@ -297,7 +297,7 @@ def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:
     agree(thinned(Summed(), 0.5), torch.randn(2, 3, 14, 14), library)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     inputs=st.integers(1, 150),
     outputs=st.integers(1, 150),
@@ -336,7 +336,7 @@ class Residual(nn.Module):
         return self.head(torch.tanh(features))
 
 
-@pairs(threads=[1, 3], batch=[1, 3], size=[29, 64])
+@pairs(threads=[1, 3], batch=[1, 3], size=[29, 40])
 def test_a_whole_network_is_torchs(library: kernels.Kernels, threads: int, batch: int, size: int) -> None:
     torch.manual_seed(1)
     network = agree(thinned(Residual(), 0.9), torch.randn(batch, 3, size, size), library, threads)

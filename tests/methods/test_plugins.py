@@ -295,7 +295,8 @@ def test_the_page_offers_and_measures_them(own_locks: Path, monkeypatch: pytest.
     st.cache_resource.clear()
     try:
         page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-        for key, value in {"engine": "Toy runtime", "method": "Stripes", "sparsity": "50"}.items():
+        link = {"model": "fashion-mlp", "engine": "Toy runtime", "method": "Stripes", "sparsity": "50"}
+        for key, value in link.items():
             page.query_params[key] = value  # a link has labels
         page.run()
         method, engine = page.selectbox(key="method"), page.selectbox(key="engine")
