@@ -153,6 +153,7 @@ def time_on() -> str | None:
     attached = tasks.cluster()
     if attached is None:
         return ""
+    tasks.follow_cluster(attached)
     devices = {device.names[0]: device for device in attached.devices.values()}
     chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
     alike = next((first for first, one in devices.items() if chosen in one.names), chosen)

@@ -90,8 +90,26 @@ def ring() -> None:
         attached.ring()
 
 
+def follow_cluster(attached: Attached) -> None:
+    """Draws the page anew when nodes come or go, or the scheduler does."""
+
+    def now() -> object:
+        return attached.problem, attached.unused, [one.names for one in attached.devices.values()]
+
+    drawn = now()
+
+    @st.fragment(run_every=FOLLOW_SECONDS)
+    def watch() -> None:
+        if now() != drawn:
+            st.rerun()
+
+    watch()
+
+
 def pausing(sweep: Sweep) -> str:
     """Why nothing of a sweep goes on at the moment, where that is so."""
+    if lacking := ledger.lacking(store()).get(sweep.id):
+        return f"It is left to a server that has {lacking}, as when it was asked for: this one has not."
     if not sweep.device:
         return background().problem
     attached = cluster()

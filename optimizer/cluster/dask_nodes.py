@@ -43,7 +43,7 @@ AGAIN_SECONDS = 30.0
 """Until a node that was silent is asked again who it is."""
 PATIENCE_SECONDS = 30.0
 """Until a scheduler whose nodes were met is given up; one that has ended is at once."""
-LOST_SECONDS = 6.0
+LOST_SECONDS = 5.0
 """Until a scheduler is said to be lost where its nodes are looked at time and again."""
 GONE_SECONDS = 2.0
 """Until the scheduler knows that a node is gone."""

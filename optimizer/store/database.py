@@ -28,9 +28,10 @@ class ConnectionLost(UnavailableError):
 
 class Database(ABC):
     """``place`` is what it is called, without a password; ``elsewhere`` says how another one is chosen, and
-    ``check`` what to look at where it can't be used."""
+    ``check`` what to look at where it can't be used. One that is ``shared`` is used by several machines."""
 
     place: str
+    shared: bool
     elsewhere: str
     check: str
 

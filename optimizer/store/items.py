@@ -1,6 +1,6 @@
 """The ledger's rows: sweeps, the items of each, and what is asked of them inside a transaction."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -118,6 +118,23 @@ def read_items(connection: Connection, *those: ColumnElement[bool]) -> list[Item
     return [_item(row) for row in rows]
 
 
+def first_queued(connection: Connection) -> list[tuple[int, Request | None, str | None, str | None]]:
+    """Of each sweep that waits its number, the first request that does, and the versions of the weights and
+    images that this is meant for."""
+    first = (
+        select(items.c.sweep, func.min(items.c.number).label("number"))
+        .where(items.c.state == QUEUED)
+        .group_by(items.c.sweep)
+        .subquery()
+    )
+    same = (items.c.sweep == first.c.sweep) & (items.c.number == first.c.number)
+    asked = select(items.c.sweep, items.c.request, items.c.weights, items.c.files).join(first, same)
+    return [
+        (sweep, _request(content), weights, files)
+        for sweep, content, weights, files in connection.execute(asked)
+    ]
+
+
 def newest_timed(connection: Connection, limit: int, device: str) -> list[Item]:
     """Items of sweeps that were measured on this ``device``, newest first."""
     elsewhere = select(sweeps.c.id).where(sweeps.c.device != device)
@@ -128,11 +145,14 @@ def newest_timed(connection: Connection, limit: int, device: str) -> list[Item]:
 
 
 def _item(row: Any) -> Item:
+    return Item(*(*row[:3], _request(row.request), *row[4:-1], bool(row[-1])))
+
+
+def _request(content: bytes) -> Request | None:
     try:
-        request = decode(row.request, Request)
+        return decode(content, Request)
     except NOT_A_RECORD:
-        request = None
-    return Item(*(*row[:3], request, *row[4:-1], bool(row[-1])))
+        return None
 
 
 def is_item(item: Item) -> ColumnElement[bool]:
@@ -144,13 +164,18 @@ def is_own(item: Item) -> ColumnElement[bool]:
     return is_item(item) & (items.c.state == RUNNING) & (items.c.owner == item.owner)
 
 
-def next_item(connection: Connection, sweep: int | None, device: str) -> Item | None:
-    """The one whose turn it is, of one sweep or of all that are timed on a device."""
+def next_item(
+    connection: Connection, sweep: int | None, device: str, left: Collection[int] = ()
+) -> Item | None:
+    """The one whose turn it is, of one sweep or of all that are timed on a device but for those that are
+    ``left`` to others."""
     others = items.alias()
     running = select(others.c.key).where(others.c.state == RUNNING)
     free = [items.c.state == QUEUED, sweeps.c.device == device, items.c.key.not_in(running)]
     if sweep is not None:
         free.append(items.c.sweep == sweep)
+    if left:
+        free.append(items.c.sweep.not_in(left))
     place = connection.execute(
         select(items.c.sweep, func.min(items.c.number))
         .join_from(items, sweeps, sweeps.c.id == items.c.sweep)

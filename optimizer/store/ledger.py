@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
+from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import InputError, UnavailableError
-from optimizer.records import Request, encode
+from optimizer.records import DataSpec, Request, encode
 from optimizer.store.database import again_if_lost
 from optimizer.store.items import (
     SERVED,
@@ -24,6 +25,7 @@ from optimizer.store.items import (
     again,
     change,
     described,
+    first_queued,
     found,
     is_item,
     is_own,
@@ -32,7 +34,7 @@ from optimizer.store.items import (
     read_items,
     settle,
 )
-from optimizer.store.keys import request_keys
+from optimizer.store.keys import request_keys, weights_version
 from optimizer.store.results import MAX_MESSAGE, Store
 from optimizer.store.tables import OPEN, QUEUED, RUNNING
 from optimizer.store.tables import items as ITEMS
@@ -77,7 +79,7 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
         if question is None:
             _check_room(connection, 1)
             question = _new(connection, asked, who)
-            row = {"sweep": question, "number": 0, "key": key, "request": encode(base), "state": "queued"}
+            row = _row(question, 0, key, base)
             connection.execute(insert(ITEMS).values(row | {"answer": answer}))
         else:
             again(connection, question)
@@ -107,16 +109,18 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
     """The next item, of one sweep or of all that are timed on this ``device``, which ``owner`` runs from now
     on; None where none is to be had.
 
-    None of which another sweep's item is being run. Those who ask take turns: the next item is of the one who
+    None of which another sweep's item is being run, and none that this server is :func:`lacking` something
+    of. Those who ask take turns: the next item is of the one who
     was served longest ago, and of the oldest of their sweeps. An owner works on one item at a time: what else
     it had begun waits again.
     """
     mine = (ITEMS.c.state == RUNNING) & (ITEMS.c.owner == owner)
+    left = lacking(store)  # folders are looked at before others wait
     with store.writing() as connection:
         change(connection, mine, **_untried())
         _take_back(connection)
         settle(connection)
-        while (item := next_item(connection, sweep, device)) is not None:
+        while (item := next_item(connection, sweep, device, left.keys())) is not None:
             if item.request is None:
                 words = "this version can't read what was asked for: ask for it anew"
                 change(connection, is_item(item), state="failed", message=words)
@@ -128,6 +132,32 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
             connection.execute(served.values(served=now))
             return read_items(connection, is_item(item))[0]
     return None
+
+
+@again_if_lost
+def lacking(store: Store) -> Mapping[int, str]:
+    """In words, by the numbers of the sweeps that wait, what this server has not got of what they were asked
+    for, where others use the store too: those are left to them."""
+    if not store.shared:
+        return {}
+    with store.reading() as connection:
+        waiting = first_queued(connection)
+    found = dict[int, str]()
+    for sweep, request, weights, files in waiting:
+        if request is None or weights is None:
+            continue
+        if weights_version(request.model) != weights:
+            found[sweep] = f"the model {request.model}"
+        elif not _has(request.data, files):
+            found[sweep] = f"the images in {request.data.path}"
+    return found
+
+
+def _has(data: DataSpec, files: str | None) -> bool:
+    try:
+        return recent_fingerprint(data) == files
+    except InputError:  # no such folder here
+        return False
 
 
 def is_left(item: Item) -> bool:
@@ -314,13 +344,22 @@ def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> in
 
 
 def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, Request]) -> None:
-    rows = [
-        {"sweep": sweep, "number": number, "key": key, "request": encode(request), "state": "queued"}
-        for number, (key, request) in enumerate(keyed.items(), first)
-    ]
+    rows = [_row(sweep, number, key, request) for number, (key, request) in enumerate(keyed.items(), first)]
     if rows:
         connection.execute(insert(ITEMS), rows)
     settle(connection)
+
+
+def _row(sweep: int, number: int, key: str, request: Request) -> dict[str, object]:
+    return {
+        "sweep": sweep,
+        "number": number,
+        "key": key,
+        "request": encode(request),
+        "state": "queued",
+        "weights": weights_version(request.model),
+        "files": recent_fingerprint(request.data),
+    }
 
 
 def _take_back(connection: Connection) -> None:

@@ -104,3 +104,10 @@ def _pass_over_what_learned_by_divergence_alone(connection: Connection) -> None:
         for name in ("finetune_steps", "effort_seconds")
     )
     connection.exec_driver_sql(f"UPDATE results SET schema = -schema WHERE schema > 0 AND ({learned})")
+
+
+@migration
+def _keep_what_an_item_is_measured_on(connection: Connection) -> None:
+    """The versions of its model's weights and of its images; of items of before they are not known."""
+    for column in ("weights", "files"):
+        connection.exec_driver_sql(f"ALTER TABLE items ADD COLUMN {column} TEXT")

@@ -40,6 +40,7 @@ class Postgresql(database.Database):
     Raises InputError for another URL, UnavailableError where psycopg is not installed.
     """
 
+    shared = True
     elsewhere = f"set {STORE_VARIABLE} to another, or to nothing for a file in the data folder"
     check = "Check that the server runs, the address, the user, the password and what the user may do there"
 

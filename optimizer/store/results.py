@@ -72,6 +72,11 @@ class Store:
         return self._database.place
 
     @property
+    def shared(self) -> bool:
+        """Whether servers of several machines may use it."""
+        return self._database.shared
+
+    @property
     def path(self) -> Path:
         """The file of a store that is one."""
         return Path(self.place)

@@ -32,6 +32,7 @@ _CREATING = threading.Lock()
 class Sqlite(database.Database):
     """The file ``path``, made where it is not there. What is there is read on a full disk too."""
 
+    shared = False
     elsewhere = f"set {HOME_VARIABLE} to another folder"
     check = (
         "Check that the folder is writable, its disk has room and the file is whole (move a damaged one away)"

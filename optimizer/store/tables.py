@@ -118,6 +118,8 @@ items = Table(
     Column("message", TEXT, nullable=False, server_default=""),
     Column("answer", TEXT),
     Column("enough", Integer, nullable=False, server_default="0"),
+    Column("weights", TEXT),
+    Column("files", TEXT),
     Index("items_states", "sweep", "state"),
     Index("items_open", "state", "key"),
     Index("items_answers", "answer"),

@@ -29,6 +29,7 @@ REQUESTS = [
     for number in range(1, 121)
 ]
 VICTIMS = ("one", "two", "scheduler")
+PATIENCE_SECONDS = 600
 IN_WORK = 4
 """Configurations that two nodes have at once."""
 
@@ -89,11 +90,11 @@ def test_a_sweep_goes_on_after_each_kill_of_a_node_or_the_scheduler(cluster: Kil
     try:
         for victim in victims:
             before = done()
-            until(lambda before=before: done() > before + 5)
+            until(lambda before=before: done() > before + 5, PATIENCE_SECONDS)
             time.sleep(chance.uniform(0, 0.5))
             assert ledger.find(store, sweep).open
             cluster.kill(victim)
-        until(lambda: not ledger.find(store, sweep).open, 300)
+        until(lambda: not ledger.find(store, sweep).open, PATIENCE_SECONDS)
     finally:
         attached.close()
     items = ledger.items(store, sweep)

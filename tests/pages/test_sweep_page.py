@@ -220,6 +220,12 @@ def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
     assert "the scheduler answers no more" in open_page("sweep", {}).warning[0].value
 
 
+def test_what_is_left_to_another_server_says_so(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    store_some(1)
+    monkeypatch.setattr(ledger, "lacking", lambda store: {1: "the model *mine*"})
+    assert "left to a server that has the model *mine*" in words(open_page("sweep", {}))
+
+
 def test_questions_say_where_they_are_searched(lent: Lent) -> None:
     page = open_page("sweep", {"ask": "The best under limits", "find_mb": "1"})
     assert ", on this machine: those that can't win" in words(page)

@@ -1,6 +1,7 @@
 """What a store in PostgreSQL does that a file doesn't; those of the store and the ledger run against both."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -13,11 +14,15 @@ from pathlib import Path
 import pytest
 from databases import Server, query
 from faults.tasks import make_result
+from image_folders import Fill
 
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
+from optimizer.model.added import cards
+from optimizer.model.added.cards import AddedModel
+from optimizer.model.preprocessing import IMAGENET
 from optimizer.recipe import Recipe
-from optimizer.records import Request
+from optimizer.records import DataSpec, Request
 from optimizer.store import database, ledger
 from optimizer.store.postgresql import CONNECT
 from optimizer.store.results import Store
@@ -246,3 +251,40 @@ def test_a_server_that_stays_away_is_told_and_not_waited_for_for_ever(
     finally:
         postgresql.start()
     assert store.count() == 0
+
+
+def test_what_a_server_has_not_got_is_left_to_others(
+    postgresql: Server, fill: Fill, wait: Callable[[], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An added model, a folder, or a folder of other images; with a file nobody else would do it."""
+    store = Store(postgresql.empty())
+    folder = fill("images/boot/1.png", "images/bag/2.png") / "images"
+    elsewhere = Request("fashion-mlp", data=DataSpec(str(folder)))
+    cards.save_card(AddedModel("mine", "checkpoint", f"{'0' * 20}.safetensors", IMAGENET))
+    alone = Store(folder.parent / "alone.sqlite")
+    for one in (store, alone):
+        for number, request in enumerate((elsewhere, Request("mine"), Request("fashion-mlp")), 1):
+            assert ledger.create(one, b"", [request], "ann") == number
+    shutil.move(folder / "boot" / "1.png", folder / "bag")
+    cards.remove("mine")
+    wait()
+    lacking = {1: f"the images in {folder}", 2: "the model mine"}
+    assert ledger.lacking(store) == lacking
+    item = ledger.claim(store, "me")
+    assert item is not None
+    assert item.sweep == 3
+    assert ledger.claim(store, "another") is None
+    assert ledger.find(store, 1).state == "queued"
+    assert main(["--store", postgresql.url, "sweeps"]) == 0
+    said = capsys.readouterr().out
+    assert f"left to a server that has {lacking[1]}" in said
+    assert f"left to a server that has {lacking[2]}" in said
+    assert main(["--store", postgresql.url, "sweep", "--resume", "1"]) == 2
+    assert f"sweep 1 waits for a server that has {lacking[1]}" in capsys.readouterr().err
+    shutil.move(folder / "bag" / "1.png", folder / "boot")
+    wait()
+    found = ledger.claim(store, "another")
+    assert found is not None
+    assert found.sweep == 1
+    assert not ledger.lacking(alone)
+    assert ledger.claim(alone, "me") is not None
