@@ -367,8 +367,8 @@ def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dic
             | {
                 "text": html.escape(info.reference.name),
                 "xref": "paper",
-                "x": 1,
-                "xanchor": "right",
+                "x": 0 if info.reference.end == "left" else 1,
+                "xanchor": info.reference.end,
                 "y": math.log10(y) if info.y.log else y,
                 "yanchor": "top" if low else "bottom",
                 "yshift": -LABEL_PIXELS if low else LABEL_PIXELS,

@@ -87,7 +87,7 @@ def frontier_info(
                 if (chosen := tuple(p for p in best if bits[p.key] == width and p.key not in level))
             ),
         ),
-        baseline,
+        replace(baseline, end="left") if baseline else None,  # at the right lies what is hardly compressed
         selected_point(points, selected),
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))

@@ -66,12 +66,11 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The grey dashed line of the baseline, with its name and a band for its interval."""
+    """The grey dashed line of the baseline, with its name at one end."""
 
     name: str
     y: float
-    low: float | None = None
-    high: float | None = None
+    end: Literal["left", "right"] = "right"
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def drawn(info: Lines | Stacks) -> Any:
         for line in info.series
     ]
     spans = [(axis.unit, axis.better, axis.log, axis.span, len(axis.categories)) for axis in (info.x, info.y)]
-    reference = info.reference and (info.reference.y, info.reference.low, info.reference.high)
+    reference = info.reference and (info.reference.y, info.reference.end)
     selected = info.selected and bare(info.selected)
     return lines, spans, reference, selected, info.cursor, info.limit and info.limit.x
 
