@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from databases import Server, query
-from faults.tasks import make_result
+from faults.storing import make_result
 
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
