@@ -5,7 +5,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from faults.tasks import make_result
+from faults.storing import make_result
 from playwright.sync_api import Browser, expect
 
 from browser.conftest import act, serve, visiting

@@ -9,7 +9,8 @@ import os
 import time
 from pathlib import Path
 
-from faults.tasks import make_result, note
+from faults.storing import make_result
+from faults.tasks import note
 
 from optimizer.cluster import content, node
 from optimizer.data import selection

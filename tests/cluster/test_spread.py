@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from factories import OTHER_MACHINE
-from faults.tasks import make_result
+from faults.storing import make_result
 
 import optimizer as px
 from optimizer.cli import sweeps

@@ -1,4 +1,4 @@
-"""What the workers of the pool's tests run, and what the store's tests keep."""
+"""What the workers of the pool's tests run. Hundreds of them start: none imports what only some need."""
 
 import ctypes
 import os
@@ -9,63 +9,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import factories
 import psutil
 
-from optimizer import on_demand, work
 from optimizer.errors import InputError
-from optimizer.progress import is_enough, publish, quiet, stop_if_cancelled, uninterrupted
-from optimizer.recipe import Recipe
-from optimizer.records import (
-    Accuracy,
-    Environment,
-    Execution,
-    Inspection,
-    Latency,
-    LayerExecution,
-    LayerFacts,
-    Request,
-    Result,
-    Size,
-    Visits,
-)
-from optimizer.store.keys import request_key
-from optimizer.store.results import Store
-from optimizer.system.machine_lock import machine_lock
-from optimizer.system.paths import home
+from optimizer.progress import is_enough, publish, stop_if_cancelled, uninterrupted
 
 Report = Callable[[float | None, str], None]
 
 
 SEEDS = range(int(os.environ.get("PARETOSCOPE_TEST_SEEDS", "1")))
 """Of tests that kill at random moments: `make soak` has many."""
-VISITS = Visits.of([([12], [10]), ([12], [11])])
-
-
-def make_result(key: str, **changes: Any) -> Result:
-    """A small, whole result; ``changes`` are fields of Result."""
-    size = Size(100, 50, 40, "bitmap", 25, 12)
-    accuracy = Accuracy(b"\xf0", 8, "labels", 7, 31.5, 0.01)
-    whole = Result(
-        key=key,
-        request=Request("fashion-mlp"),
-        environment=Environment(
-            "a cpu", ("avx2",), 2, None, 2**30, "Linux", "3.11", {"torch": "2.13", "openvino": "2026.4"}
-        ),
-        created="2026-11-24T12:00:00+00:00",
-        inspection=Inspection((LayerFacts("fc", "Linear", (5, 5), 25, 12, 0.1, 8, 25),), size, size),
-        accuracy=accuracy,
-        baseline_accuracy=accuracy,
-        latency=Latency("sig", Recipe(), (VISITS, VISITS), VISITS, 1, 2, True, 0, 10, 0.0, 1, (2,)),
-        execution=Execution((LayerExecution("fc", "f32", "gemm"),), ()),
-        notes=("a note",),
-    )
-    return replace(whole, **changes)
 
 
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
@@ -180,11 +137,11 @@ def _eat(request: int, report: Report) -> int:
 
 
 def _fill_up(request: tuple[str, str, str, int], report: Report) -> None:
-    """:func:`_fill` where no file may grow beyond 500 kB, as on a disk that is full."""
+    """Fill a store where no file may grow beyond 500 kB, as on a disk that is full."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))
     try:
-        _fill(request, report)
+        _store("fill", request, report)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
@@ -232,53 +189,18 @@ def _note(request: tuple[str, str], report: Report) -> None:
     note(*request)
 
 
-def _fill(request: tuple[str, str, str, int], report: Report) -> None:
-    """Put ``count`` results into the store at ``path``, noting in ``file`` each one that is in."""
-    path, file, prefix, count = request
-    store = Store(path)
-    for number in range(count):
-        key = f"{prefix}-{os.getpid()}-{number}"
-        store.put(make_result(key, notes=("x" * 20_000,)))
-        note(file, key)
+def _store(task: str, request: Any, report: Report) -> object:
+    """A task that stores something."""
+    from faults import storing
+
+    return getattr(storing, task)(request, report)
 
 
 def _hold(request: dict[str, str], report: Report) -> None:
+    from optimizer.system.machine_lock import machine_lock
+
     with machine_lock(request["lock"]):
         _wait(request, report)
-
-
-def keep_here(request: Request) -> str:
-    """Put the result of a request of a sweep after a moment, and note it; be killed by the one that is
-    ``deadly``."""
-    key = request_key(request)
-    with suppress(FileNotFoundError):
-        if key == (home() / "deadly").read_text():
-            os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.02)
-    Store().put(make_result(key))
-    note(home() / "noted", f"kept {key}")
-    return key
-
-
-def make_up(request: Request, store: Store, report: Report, workspace: object = None) -> Result:
-    """What is in the store, or a result that is made up after a moment, put there and noted."""
-    key = request_key(request)
-    if found := store.get(key):
-        return found
-    time.sleep(0.02)
-    report(0.5, "half way")
-    made = factories.make_result(request.recipe, engine=request.engine, quick=True, images=600)
-    store.put(replace(made, key=key, request=request))
-    note(home() / "noted", f"kept {key}")
-    return replace(made, key=key, request=request)
-
-
-def find_here(number: int, report: Report = quiet) -> str:
-    """Search for the answer to a question of the ledger, as a worker does, among what is made up."""
-    on_demand.load_or_measure = make_up
-    on_demand.time_again = lambda request, *_: factories.make_result(request.recipe, quick=True).latency
-    on_demand.KEEP_SECONDS = 0.0
-    return str(work.run("find", number, report))
 
 
 JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
@@ -303,11 +225,11 @@ JOB_KINDS: dict[str, Callable[[Any, Report], object]] = {
     "refuse": _refuse,
     "break": _break,
     "note": _note,
-    "fill": _fill,
+    "fill": partial(_store, "fill"),
     "fill up": _fill_up,
     "hold": _hold,
-    "measure": lambda request, report: keep_here(request),
-    "find": find_here,
+    "measure": partial(_store, "keep_here"),
+    "find": partial(_store, "find_here"),
 }
 
 

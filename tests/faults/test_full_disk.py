@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults.tasks import make_result
+from faults.storing import make_result
 
 from optimizer.errors import UnavailableError
 from optimizer.records import Request

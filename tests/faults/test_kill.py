@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tasks import lines, make_result, until
+from storing import make_result
+from tasks import lines, until
 
 from optimizer.store.results import Store
 from optimizer.system.machine_lock import machine_lock

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
 REQUESTS = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 31)]
 ALONE = """
-from tasks import keep_here
+from storing import keep_here
 from optimizer.search.drain import drain
 from optimizer.store.results import Store
 print("begun", flush=True)
@@ -105,7 +105,7 @@ def test_a_sweep_goes_on_after_each_kill_of_who_works_on_it(store: Store, home: 
 
 
 def keep(item: Item) -> str:
-    from tasks import keep_here
+    from storing import keep_here
 
     assert item.request is not None
     return keep_here(item.request)
@@ -171,7 +171,7 @@ def test_a_full_disk_pauses_a_sweep_and_loses_nothing(store: Store, home: Path, 
         measured: list[str] = []
 
         def measure(item: Item) -> str:
-            from tasks import make_result
+            from storing import make_result
 
             measured.append(item.key)
             if len(measured) == 3:

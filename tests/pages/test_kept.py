@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults.tasks import make_result
+from faults.storing import make_result
 from started import Started
 from streamlit.testing.v1 import AppTest
 

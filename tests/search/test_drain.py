@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults.tasks import make_result, until
+from faults.storing import make_result
+from faults.tasks import until
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 from databases import Server, query, set_version
-from faults.tasks import make_result
+from faults.storing import make_result
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (

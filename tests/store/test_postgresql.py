@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from databases import Server, query
-from faults.tasks import make_result
+from faults.storing import make_result
 from image_folders import Fill
 
 from optimizer.cli.main import main

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from databases import query, set_version
-from faults.tasks import make_result
+from faults.storing import make_result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, delete, insert, select
