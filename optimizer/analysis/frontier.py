@@ -174,7 +174,8 @@ def _sometimes_best(drawn: np.ndarray) -> np.ndarray:
         best = drawn[:, one, None]
         worse = np.flatnonzero((best[:, :, 0] <= drawn[:, left, 0]).all(axis=0))  # a look at the first alone
         others = drawn[:, left[worse]]
-        beaten = ((best <= others).all(axis=0) & (best < others).any(axis=0)).all(axis=1)
+        in_each = (best <= others).all(axis=0) & (best < others).any(axis=0)  # [results, resamples]
+        beaten = np.all(in_each, axis=1)
         left = np.delete(left, worse[beaten])
     return left
 
