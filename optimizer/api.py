@@ -37,6 +37,7 @@ from optimizer.records import DataSpec, ModelCard, Settings, encode
 from optimizer.search.answers import AnswerView
 from optimizer.search.drain import until_over
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
+from optimizer.search.questions import ask
 from optimizer.search.space import Space, subspace
 from optimizer.search.sweep import Grid, grid
 from optimizer.search.sweep import sweep as each
@@ -211,8 +212,8 @@ def find(
     ``drop``, ``file_size`` or ``sqnr``; without it latency, or where nothing limits what is lost, that.
     ``space`` says what is searched, ``search`` how: ``guided``, ``random`` or ``grid``. The other
     parameters are those of :func:`measure`; ``settings`` with ``quick=False`` time the winner in full, and
-    threads are those of the space. The answer is kept: asked again it is there at once, and a larger budget
-    goes on from it.
+    threads are those of the space. The answer is kept, and is in the history of questions: asked again it is
+    there at once, and a larger budget goes on from it.
 
     Raises InputError for limits that can't be, and as :func:`measure` does for the model and data.
 
@@ -240,7 +241,11 @@ def find(
             data=request.data,
             settings=settings or Settings(),
         )
-        return AnswerView(on_demand.answer(asked, Store(), report, workspace), workspace)
+        store = Store()
+        found = on_demand.answer(asked, store, report, workspace)
+        if not found.answer.is_early:  # it would wait for somebody to go on with it, who may lack the model
+            ask(store, asked, user())
+        return AnswerView(found, workspace)
 
 
 def compare(

@@ -100,8 +100,8 @@ def ask() -> int | None:
         return None
     keyed = dict(zip(request_keys(requests, on), requests, strict=True))
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
-    seconds = consent.seconds_of(missing, ledger.seconds_each(tasks.store(), base, on), chosen.card)
-    seconds /= slots_of(on)
+    each = ledger.seconds_each(tasks.store(), base, on)
+    seconds = consent.seconds_of(missing, each, chosen.card) / (1 if each is None else slots_of(on))
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
@@ -154,14 +154,13 @@ def time_on() -> str | None:
     if attached is None:
         return ""
     tasks.follow_cluster(attached)
-    devices = {device.names[0]: device for device in attached.devices.values()}
     chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
-    alike = next((first for first, one in devices.items() if chosen in one.names), chosen)
-    if alike != chosen:  # a link names another of those that are alike
-        st.session_state["sweep_on"] = alike
+    devices = {  # by the name of one of those that are alike, and that which was chosen stays
+        chosen if chosen in device.names else device.names[0]: device for device in attached.devices.values()
+    }
     name = st.selectbox(
         "Time on",
-        dict.fromkeys((HERE, *sorted(devices), alike)),
+        dict.fromkeys((HERE, *sorted(devices), chosen)),
         **address.in_address("sweep_on"),
         help="\n".join(
             [
@@ -187,11 +186,13 @@ def time_on() -> str | None:
 def described(device: Device) -> str:
     """The nodes of a device, and what they have that this machine has not."""
     names = f"{', '.join(device.names)}: " if len(device.names) > 1 else ""
-    return names + (differences(device.environment, environment()) or "as this machine")
+    apart = differences(device.environment, environment())
+    return f"{names}{f'with {apart}' if apart else 'like this machine'}"
 
 
 def slots_of(device: str) -> int:
-    """How many configurations are in work on a device at once, as far as that is known."""
+    """How many configurations a device is given at once, as far as that is known; the seconds that one took
+    there are with its wait."""
     attached = tasks.cluster()
     found = attached.devices.get(device) if attached else None
     return found.slots if found else 1

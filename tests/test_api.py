@@ -26,6 +26,8 @@ from optimizer.charts import accuracy_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import given
+from optimizer.search.answers import came_of_it
+from optimizer.store import ledger
 from optimizer.store.results import Store
 
 HALF = px.Recipe.of(sparsity=0.5, pruning="magnitude")
@@ -424,5 +426,10 @@ def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Te
     assert px.find(parts, min_sqnr_db=60, **{**asked, "space": few}).best is None
     best = px.find(parts, max_size_mb=1, **asked)
     assert best.found.answer.question.minimise == "sqnr"
+    history = ledger.sweeps(Store())
+    assert came_of_it(Store(), history[1]) == "nothing keeps to the limits"
+    assert {sweep.state for sweep in history} == {"done"}
+    assert px.find(parts, max_size_mb=1, **asked).found.answer == best.found.answer
+    assert ledger.sweeps(Store()) == history
     with pytest.raises(InputError, match="give --min-sqnr in place of --max-drop"):
         px.find(parts, max_drop=1, **asked)

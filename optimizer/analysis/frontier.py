@@ -160,7 +160,24 @@ def _chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.nda
     """
     random = np.random.default_rng(0)
     drawn = np.array([_drawn(summaries, name, random) for name in metrics])  # [metric, result, resample]
-    return np.asarray(np.mean([pareto_mask(losses) for losses in drawn.transpose(2, 1, 0)], axis=0))
+    found, hopeful = np.zeros(len(summaries)), _sometimes_best(drawn)
+    resamples = np.ascontiguousarray(drawn[:, hopeful].transpose(2, 1, 0))
+    found[hopeful] = np.mean([pareto_mask(losses) for losses in resamples], axis=0)
+    return found
+
+
+def _sometimes_best(drawn: np.ndarray) -> np.ndarray:
+    """Of losses ``[metrics, results, resamples]`` the indices of results that no one other dominates in every
+    resample: those that one does are never on the frontier, nor keep others off it."""
+    left = np.arange(drawn.shape[1])
+    for one in np.flatnonzero(pareto_mask(drawn.mean(axis=2).T)):
+        best = drawn[:, one, None]
+        worse = np.flatnonzero((best[:, :, 0] <= drawn[:, left, 0]).all(axis=0))  # a look at the first alone
+        others = drawn[:, left[worse]]
+        in_each = (best <= others).all(axis=0) & (best < others).any(axis=0)  # [results, resamples]
+        beaten = np.all(in_each, axis=1)
+        left = np.delete(left, worse[beaten])
+    return left
 
 
 def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator) -> np.ndarray:

@@ -15,10 +15,12 @@ import pytest
 from optimizer.cli.main import command_parser, main
 from optimizer.cli.mcp_server import VERBS, command_line, options_of, schema
 from optimizer.errors import InputError
+from optimizer.store import ledger
 from optimizer.store.results import Store
 
 mcp = pytest.importorskip("mcp")
 
+QUICK_FIND = {"model": "fashion-mlp", "limit": 200, "max_size_mb": 100, "engine": "openvino"}
 QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1}
 
 
@@ -90,6 +92,11 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
             with anyio.move_on_after(2):  # a full measurement takes longer
                 await server.call_tool("measure", {"model": "fashion-vit", "finetune": 2000, "sparsity": 0.6})
             await until(lambda: any(not one.is_running() for one in busy) or quiet(busy))
+            async with anyio.create_task_group() as calls:
+                calls.start_soon(server.call_tool, "find", {**QUICK_FIND, "budget": 3600})
+                await until(lambda: newest() == "running")
+                calls.cancel_scope.cancel()
+            await until(lambda: newest() == "cancelled")
             again = await server.call_tool("measure", {**QUICK, "sparsity": 0.5, "weight_bits": 8})
             assert again.structured_content == measured.structured_content
             with pytest.raises(mcp.MCPError, match="unknown tool 'remove'"):
@@ -97,6 +104,11 @@ def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
 
     anyio.run(ask)
     assert not any("fashion-vit" in result.request.model for result in Store().results())
+
+
+def newest() -> str:
+    """The state of the sweep or question that was asked for last."""
+    return next((sweep.state for sweep in ledger.sweeps(Store())), "")
 
 
 async def until(done: Callable[[], bool]) -> None:
