@@ -104,6 +104,7 @@ def form() -> Question | None:
         selection_mode="multi",
         default=[name for name in Space().engine if name in possible],
         format_func=lambda name: ENGINES[name].label,
+        wrap=True,
         **address.in_address("find_engines"),
         help="Times of different engines are compared in milliseconds, each loss with its own baseline.",
     )

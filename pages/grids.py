@@ -129,6 +129,7 @@ def pills(
         selection_mode="multi",
         default=[one for one in options if one in default],
         format_func=words,
+        wrap=True,
         **address.in_address(key),
     )
 

@@ -185,7 +185,13 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
 
 def pills(label: str, key: str, options: list[int], default: list[int], words: str) -> list[int]:
     picked: list[int] = st.pills(
-        label, options, selection_mode="multi", default=default, **address.in_address(key), help=words
+        label,
+        options,
+        selection_mode="multi",
+        default=default,
+        wrap=True,
+        **address.in_address(key),
+        help=words,
     )
     return picked
 

@@ -23,6 +23,7 @@ from optimizer.measurement.compressed import (
 )
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
+from optimizer.methods.engines import engine_info
 from optimizer.model.added.cards import version_of
 from optimizer.progress import Report, is_heard, publish, quiet, stop_if_cancelled, uninterrupted
 from optimizer.recipe import Recipe
@@ -93,7 +94,7 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
     request = checked(request)
     if request.recipe.learns:  # which changes no count, and is waited for
         publish(Known(request, inspect(workspace, request.recipe, report), learning=True))
-    report(None, f"preparing {request.engine}")
+    report(None, f"preparing {engine_info(request.engine).label}")
     compressed = compressed_model(workspace, request.recipe, report=report)
     inspection = inspection_of(workspace.model, compressed)
     publish(Known(request, inspection))
@@ -189,7 +190,7 @@ def pair(workspace: Workspace, request: Request, report: Report = quiet) -> Runn
     """Compress and build, and score nothing. Raises InputError, UnavailableError, WorkError."""
     request = checked(request)
     images = _timed(workspace)
-    report(None, f"preparing {request.engine}")
+    report(None, f"preparing {engine_info(request.engine).label}")
     compressed = compressed_model(workspace, request.recipe, report=report)
     build = build_of(workspace, request.recipe, request.engine, report)
     with exclusive(report):

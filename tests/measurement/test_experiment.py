@@ -154,7 +154,7 @@ def test_progress_is_reported_from_loading_to_timing() -> None:
     measure(request(HALF), lambda share, message: messages.append(message))
     steps = [
         "loading the model",
-        "preparing openvino",
+        "preparing OpenVINO",
         "reading the images",
         f"scoring {IMAGES} images",
         "timing",
