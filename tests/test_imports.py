@@ -169,7 +169,7 @@ LIGHT = {"torch", "numpy", "pandas", "scipy", "plotly", "streamlit", "msgspec", 
         # What every worker process and every command that measures begins with.
         (
             "import optimizer.work, optimizer.cli.results",
-            {*TORCH, "pandas", "plotly", "scipy.stats", "scipy.optimize"},
+            {*TORCH, "pandas", "plotly", "scipy.stats", "scipy.optimize", "scipy.special"},
         ),
     ],
     ids=["package", "help", "worker"],

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
+import scipy
 
 from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE
@@ -270,5 +270,5 @@ def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tup
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(one) - 1) for part, one in zip(parts, (logs, earlier), strict=True)
     )
-    half = stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(sum(parts))
+    half = scipy.special.stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(sum(parts))
     return float(logs.mean() - earlier.mean()), float(half)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaincinv, betaln, ndtr, ndtri, stdtrit, xlogy
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each
@@ -32,7 +32,7 @@ def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[
     Raises InputError unless ``0 <= successes <= total``, ``total >= 1`` and ``0 < confidence < 1``.
     """
     _check_share(successes, total, confidence)
-    share, z = successes / total, -float(ndtri((1 - confidence) / 2))
+    share, z = successes / total, -float(scipy.special.ndtri((1 - confidence) / 2))
     middle = (successes + z * z / 2) / (total + z * z)
     reach = z * math.sqrt(total * share * (1 - share) + z * z / 4) / (total + z * z)
     # Rounding must not put the proportion outside its own interval.
@@ -46,9 +46,13 @@ def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -
     """
     low, high = wilson(successes, total, confidence)
     if 0 < successes <= MAX_RARE:
-        low = min(low, float(betaincinv(successes, total - successes + 1, (1 - confidence) / 2)))
+        low = min(
+            low, float(scipy.special.betaincinv(successes, total - successes + 1, (1 - confidence) / 2))
+        )
     if 0 < total - successes <= MAX_RARE:
-        high = max(high, float(betaincinv(successes + 1, total - successes, (1 + confidence) / 2)))
+        high = max(
+            high, float(scipy.special.betaincinv(successes + 1, total - successes, (1 + confidence) / 2))
+        )
     return low, high
 
 
@@ -74,18 +78,16 @@ def growing_share_interval(successes: int, total: int, confidence: float = CONFI
     1397-1409; I. Waudby-Smith and A. Ramdas, NeurIPS 2020, call it the prior-posterior ratio). The examples
     have to come in a random order. Raises InputError as :func:`wilson` does.
     """
-    from scipy.optimize import brentq  # takes longer to import than most of what is asked for
-
     _check_share(successes, total, confidence)
     failures, share = total - successes, successes / total
-    least = betaln(successes + 1, failures + 1) + math.log(1 - confidence)
+    least = scipy.special.betaln(successes + 1, failures + 1) + math.log(1 - confidence)
 
     def surplus(p: float) -> float:
         """Log likelihood of a share over the least that one in the interval has."""
-        return float(xlogy(successes, p) + xlogy(failures, 1 - p) - least)
+        return float(scipy.special.xlogy(successes, p) + scipy.special.xlogy(failures, 1 - p) - least)
 
-    low = brentq(surplus, 0, share) if successes else 0.0
-    return low, brentq(surplus, share, 1) if failures else 1.0
+    low = scipy.optimize.brentq(surplus, 0, share) if successes else 0.0
+    return low, scipy.optimize.brentq(surplus, share, 1) if failures else 1.0
 
 
 def balanced_share(
@@ -103,7 +105,11 @@ def balanced_share(
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=right)
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
-    reach = -ndtri((1 - confidence) / 2) * math.sqrt((shrunk * (1 - shrunk) / images).sum()) / len(images)
+    reach = (
+        -scipy.special.ndtri((1 - confidence) / 2)
+        * math.sqrt((shrunk * (1 - shrunk) / images).sum())
+        / len(images)
+    )
     return share, max(share - reach, 0.0), min(share + reach, 1.0)
 
 
@@ -171,7 +177,7 @@ def paired_drop(baseline: ArrayLike, variant: ArrayLike, confidence: float = CON
         points=100 * (lost - gained) / len(before),
         low=100 * low,
         high=100 * high,
-        p=min(1.0, 2 * float(ndtr(-distance))),
+        p=min(1.0, 2 * float(scipy.special.ndtr(-distance))),
         lost=lost,
         gained=gained,
         total=len(before),
@@ -232,7 +238,7 @@ def images_needed(points: float, confidence: float = CONFIDENCE) -> int:
         raise InputError(f"{points:g} points are out of range: more than 0 and less than 100")
     _check_confidence(confidence)
     # Without flips the score is (N d - correction) / sqrt(N d (1 - d)): solved for N d, with d the loss.
-    loss, z = points / 100, -float(ndtri((1 - confidence) / 2))
+    loss, z = points / 100, -float(scipy.special.ndtri((1 - confidence) / 2))
     root = (z * math.sqrt(1 - loss) + math.sqrt(z * z * (1 - loss) + 4 * CORRECTION)) / 2
     return math.ceil(root * root / loss)
 
@@ -253,15 +259,13 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 def _score_interval(lost: int, gained: int, total: int, confidence: float) -> tuple[float, float]:
     """The differences between the shares, between -1 and 1, that the score test does not reject."""
     _check_confidence(confidence)
-    z = -float(ndtri((1 - confidence) / 2))
+    z = -float(scipy.special.ndtri((1 - confidence) / 2))
     high = _upper_end(lost, gained, total, z)
     return -_upper_end(gained, lost, total, z), high
 
 
 def _upper_end(lost: int, gained: int, total: int, z: float) -> float:
     """Where the score falls below ``-z``: it falls steadily from the observed difference on."""
-    from scipy.optimize import brentq
-
     observed, last = (lost - gained) / total, 1 - 1e-12
 
     def excess(difference: float) -> float:
@@ -269,7 +273,7 @@ def _upper_end(lost: int, gained: int, total: int, z: float) -> float:
 
     if observed >= last or excess(last) >= 0:
         return 1.0
-    return float(brentq(excess, observed, last, xtol=1e-12))
+    return float(scipy.optimize.brentq(excess, observed, last, xtol=1e-12))
 
 
 def _score(lost: int, gained: int, total: int, difference: float) -> float:
@@ -312,7 +316,7 @@ def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> t
         return mean, mean
     skew = float((((sample - mean) / spread) ** 3).mean()) / math.sqrt(number)
     error = spread / math.sqrt(number - 1)
-    quantile = -float(stdtrit(number - 1, (1 - confidence) / 2))
+    quantile = -float(scipy.special.stdtrit(number - 1, (1 - confidence) / 2))
     straight = _unskewed(skew)
     return mean - straight(quantile) * error, mean - straight(-quantile) * error
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, bdtrik, stdtrit
 
 CONFIDENCE = 0.95
 MIN_ROUNDS = 6
@@ -155,12 +155,12 @@ def _bound_index(rounds: int, share: float) -> int:
     """The 99th percentile of how many of so many samples lie below the percentile."""
     if not rounds:
         return 0
-    least = math.ceil(bdtrik(0.99, rounds, share))
+    least = math.ceil(scipy.special.bdtrik(0.99, rounds, share))
     return (
-        least - 1 if bdtr(least - 1, rounds, share) >= 0.99 else least
+        least - 1 if scipy.special.bdtr(least - 1, rounds, share) >= 0.99 else least
     )  # it is rounded up from a real number
 
 
 @cache
 def _t_quantile(freedom: float, confidence: float) -> float:
-    return -float(stdtrit(freedom, (1 - confidence) / 2))
+    return -float(scipy.special.stdtrit(freedom, (1 - confidence) / 2))

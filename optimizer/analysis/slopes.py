@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from optimizer.analysis.labels import Labelled
 
@@ -97,8 +97,6 @@ def fit_power(
     ``layers`` is how many calls a point makes, ``known_to`` the half width of its time's interval as a share.
     At least four points, the smallest first.
     """
-    from scipy.optimize import least_squares  # takes longer to import than most of what is asked for
-
     visits, calls, times = np.asarray(n, float), np.asarray(layers, float), np.asarray(times_ns, float)
     middle = math.exp(np.log(visits).mean())  # the cost at a middle n hangs least on the slope
 
@@ -114,13 +112,13 @@ def fit_power(
         math.log(times[largest]) + math.log(middle / visits[largest]),
         1.0,
     ]
-    found = least_squares(misfit, start)
+    found = scipy.optimize.least_squares(misfit, start)
     residuals = found.fun
     degrees = len(times) - len(start)
     jacobian = np.asarray(found.jac)
     covariance = np.linalg.pinv(jacobian.T @ jacobian) * float(residuals @ residuals) / degrees
     floor, cost, slope = map(float, found.x)
-    half = float(stdtrit(degrees, 0.975)) * math.sqrt(covariance[2, 2])
+    half = float(scipy.special.stdtrit(degrees, 0.975)) * math.sqrt(covariance[2, 2])
     return Fit(
         slope=slope,
         low=slope - half,

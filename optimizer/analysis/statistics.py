@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr, ndtri, stdtrit
 
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound
@@ -34,7 +35,7 @@ TAIL_LIMIT = 0.10
 STOLEN_LIMIT = 0.02
 HALVES_LIMIT = 0.05
 
-POWER_SHARE = float(ndtri(0.95) / ndtri(0.975))
+POWER_SHARE = NormalDist().inv_cdf(0.95) / NormalDist().inv_cdf(0.975)
 """Half an interval of 95 %, times this, is what 95 of 100 estimates do not fall short of the truth by."""
 
 
@@ -282,7 +283,7 @@ def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENC
     alone, which tells nothing."""
     if len(values) < 2:
         return float(values.mean()), math.inf
-    t = stdtrit(len(values) - 1, (1 + confidence) / 2)
+    t = scipy.special.stdtrit(len(values) - 1, (1 + confidence) / 2)
     return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -321,7 +322,9 @@ def _bootstrap_low(values: NDArray[np.float64]) -> float:
 @cache
 def _tail(blocks: int) -> float:
     """Share of the bootstrap distribution to leave out at either end: 2.5 %, less for few blocks."""
-    return float(ndtr(math.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, 0.025)))
+    return float(
+        scipy.special.ndtr(math.sqrt(blocks / (blocks - 1)) * scipy.special.stdtrit(blocks - 1, 0.025))
+    )
 
 
 def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import scipy
 import torch
 from PIL import Image
-from scipy.special import bdtr
 
 from optimizer.data.decoding import Allowance, decoded
 from optimizer.data.loading import classes_of
@@ -59,7 +59,11 @@ def try_preprocessing(
         theirs = _right(loaded, other, images, labels)
         gained, lost = int((theirs & ~right).sum()), int((right & ~theirs).sum())
         far = 100 * (gained - lost) / len(images) >= MIN_POINTS
-        if far and 2 * bdtr(lost, gained + lost, 0.5) < MAX_P and theirs.sum() > trial.better_right:
+        if (
+            far
+            and 2 * scipy.special.bdtr(lost, gained + lost, 0.5) < MAX_P
+            and theirs.sum() > trial.better_right
+        ):
             trial = replace(trial, better=name, better_right=int(theirs.sum()))
     return trial
 

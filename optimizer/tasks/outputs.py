@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.special import log_softmax
+import scipy
 
 from optimizer.errors import WorkError
 from optimizer.records import Accuracy, OutputFidelity, Part, PerImage
@@ -172,6 +172,6 @@ def check_finite(*several: np.ndarray) -> None:
 
 
 def _divergences(logits: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    log_p, log_q = log_softmax(baseline, axis=1), log_softmax(logits, axis=1)
+    log_p, log_q = scipy.special.log_softmax(baseline, axis=1), scipy.special.log_softmax(logits, axis=1)
     divergences: np.ndarray = (np.exp(log_p) * (log_p - log_q)).sum(1)
     return divergences

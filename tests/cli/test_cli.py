@@ -20,10 +20,13 @@ import pytest
 from by_request import close_all
 from factories import make_result
 from PIL import Image
+from test_growth import run as complexity_run
 from torchvision.models import ResNet18_Weights
 
-from optimizer import __version__, on_demand
+from optimizer import __version__, on_demand, work
+from optimizer.analysis import conclusions
 from optimizer.analysis.result_json import as_json
+from optimizer.analysis.scaling import ComplexityRequest, complexity_key
 from optimizer.cli.main import main
 from optimizer.cli.options import add_recipe_options, recipe_of
 from optimizer.cli.parser import Parser
@@ -31,6 +34,7 @@ from optimizer.errors import InputError
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.model.sources.torchvision_hub import checkpoint_path
 from optimizer.recipe import Recipe
+from optimizer.records import encode
 from optimizer.store.results import Store
 from optimizer.system.paths import asset
 
@@ -168,12 +172,24 @@ def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(repr(name) in err or f" {name}" in err or f"{name}," in err for name in EXPORTERS)
 
 
-@pytest.mark.slow
-def test_complexity_counts_and_times(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["complexity", "--quick", "--removed", "0.9", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["schema"]
-    assert "slope" in json.dumps(found)
+def test_complexity_prints_what_the_run_it_asks_for_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page's test has one measured (tests/pages/test_complexity_page.py)."""
+    asked = ComplexityRequest(removed_share=0.9, threads=1, quick=True)
+    made = complexity_run()
+
+    def done(task: str, request: object, report: object) -> str:
+        assert (task, request) == ("complexity", asked)
+        Store().put_document(task, complexity_key(asked), encode(made))
+        return complexity_key(asked)
+
+    monkeypatch.setattr(work, "run", done)
+    command = ["complexity", "--quick", "--removed", "0.9"]
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(conclusions.as_json(made)))
+    assert main(command) == 0
+    assert capsys.readouterr().out.splitlines() == list(conclusions.conclusions(made))
 
 
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

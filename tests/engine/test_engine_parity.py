@@ -68,9 +68,9 @@ def images_of(name: str) -> tuple[Tensor, Tensor]:
         images = load_images(loaded, DataSpec(limit=500))
         return images.evaluation.images, images.calibration.images[:64]
     random = torch.Generator().manual_seed(0)
-    coarse = torch.randn(24, loaded.card.input_shape[0], 14, 14, generator=random)
+    coarse = torch.randn(46, loaded.card.input_shape[0], 14, 14, generator=random)
     smooth = torch.nn.functional.interpolate(coarse, loaded.card.input_shape[1:], mode="bicubic")
-    return smooth[:12], smooth[12:]
+    return smooth[:30], smooth[30:]
 
 
 @lru_cache(maxsize=len(FLOAT32) + 1)
