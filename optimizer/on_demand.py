@@ -129,11 +129,13 @@ def search(
     if known and not known.answer.is_early:
         return key
     before, kept = progress_of(store, shared), -math.inf
-    tried = len(before.trials)
+    tried, begun = len(before.trials), (before.at, before.times)
 
     def keep(progress: Progress) -> None:
-        nonlocal kept, tried
-        if time.monotonic() > kept + KEEP_SECONDS:
+        nonlocal kept, tried, begun
+        begins = progress.at is not None and (progress.at, progress.times) != begun  # it may end this process
+        if begins or time.monotonic() > kept + KEEP_SECONDS:
+            begun = progress.at, progress.times
             with suppress(UnavailableError):  # kept again in a moment
                 store.put_document(SEARCH, shared, encode(progress))
                 if len(progress.trials) > tried:

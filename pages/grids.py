@@ -23,6 +23,7 @@ from optimizer.methods.quantizers import quantizer_info
 from optimizer.recipe import NORMAL, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, decode, encode
 from optimizer.search.answers import describe
+from optimizer.search.questions import seconds_left
 from optimizer.search.sweep import (
     STARTER_BITS,
     STARTER_SPARSITIES,
@@ -288,7 +289,9 @@ def standing(sweep: Sweep) -> str:
         words.append(f"{failed:,} failed")
     left = [item.request for item in items if item.state in ("queued", "running") and item.request]
     if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
-        seconds = each * (len(left) + line.before_last) / slots_of(sweep.device)
+        others = line.before_last - len(line.questions)
+        seconds = each * (len(left) + max(0, others)) / slots_of(sweep.device)
+        seconds += seconds_left(store, line.questions)
         words.append(f"{consent.in_words(seconds)} left")
     for item in items:
         if item.state == "running" and item.request:

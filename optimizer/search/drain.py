@@ -13,13 +13,15 @@ from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
-from optimizer.system.process_pool import Pool
+from optimizer.system.process_pool import Job, Pool
 from optimizer.system.processes import identity
 
 BEAT_SECONDS = 2.0
 LOOK_SECONDS = 5.0
 """Between two looks at whether there is work."""
 ASK_SECONDS = 0.5
+MAX_SEARCHES = 5
+"""How often a search is begun by a pool while its workers die: three positions that end each are given up."""
 
 _BEGUN = list[int]()
 """The sweep of each item that is being done in this process: for a signal's handler to see, which may not
@@ -126,13 +128,10 @@ def works_on(sweep: int) -> bool:
 
 
 def by_pool(pool: Pool, lane: str, priority: float) -> Work:
-    """Done by a pool's worker, when it is the turn of its ``priority``."""
+    """Done by a pool's worker, when it is the turn of its ``priority``. A search under which workers die goes
+    on: it gives up the position that ends them."""
 
-    def do(item: Item) -> str:
-        assert item.request is not None
-        task, asked, key = "measure", cast(object, item.request), request_key(item.request)
-        if item.answer:
-            task, asked, key = "find", item.sweep, item.key
+    def finished(task: str, asked: object, key: str) -> Job:
         past = pool.get(key)
         if past and past.over:
             pool.forget(key)
@@ -151,6 +150,17 @@ def by_pool(pool: Pool, lane: str, priority: float) -> Work:
         except Cancelled:
             pool.withdraw(key)
             raise
+        return job
+
+    def do(item: Item) -> str:
+        assert item.request is not None
+        task, asked, key = "measure", cast(object, item.request), request_key(item.request)
+        if item.answer:
+            task, asked, key = "find", item.sweep, item.key
+        for _ in range(MAX_SEARCHES if item.answer else 1):
+            job = finished(task, asked, key)
+            if not job.died:
+                break
         if job.state == "cancelled":
             raise Cancelled
         if job.state == "failed":

@@ -53,6 +53,8 @@ SEARCH_SHARE = 0.85
 """Of the budget, after which nothing new is tried: the rest is for timing the winner once more."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
+MAX_TIMES = 3
+"""How often a position is begun while the process dies under it."""
 WORST = {"drop": 100.0, "sqnr": 1.0}
 """Losses of what nothing is known of: every answer; as much noise as signal."""
 
@@ -132,11 +134,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a search is: the ``seconds`` that it took so far, in whatever processes, and what it tried."""
+    """How far a search is: the ``seconds`` that it took so far, in whatever processes, and what it tried; and
+    the position ``at`` which it is, begun for so many ``times``: what ends each process that measures it is
+    given up."""
 
     seconds: float = 0.0
     trials: tuple[Trial, ...] = ()
     steps: tuple[Step, ...] = ()
+    at: Position | None = None
+    times: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,7 @@ class _Search:
         self.results: list[Result] = []
         self.trials: list[Trial] = []
         self.steps = list(before.steps)
+        self.at, self.times = before.at, before.times
         self.told: dict[Request, tuple[float, ...]] = {}
         self.timed: dict[object, tuple[float, float]] = {}
         self.best: Result | None = None
@@ -245,7 +252,7 @@ class _Search:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.seconds, tuple(self.trials), tuple(self.steps))
+        return Progress(self.seconds, tuple(self.trials), tuple(self.steps), self.at, self.times)
 
     def run(self) -> None:
         """As the strategy goes, and then through what it has left out."""
@@ -282,6 +289,14 @@ class _Search:
         if outcome := self._known_by_time(request):
             self._note(position, request, outcome)
             return
+        if position != self.at:
+            self.at, self.times = position, 0
+        if self.times >= MAX_TIMES:
+            words = f"the process that measured it was gone {MAX_TIMES} times in a row"
+            self._note(position, request, Outcome.FAILED, message=words)
+            return
+        self.times += 1
+        self.keep(self.progress)
         why, seen = Outcome.UNFINISHED, None
 
         def unwanted(known: Known | None) -> bool:
@@ -313,6 +328,8 @@ class _Search:
         if result and result.accuracy.is_fidelity:
             self.limits.check_for(self.question.model, self.question.minimise)
         self.trials.append(trial)
+        if trial.position == self.at:
+            self.at, self.times = None, 0
         self.told[self.question.request(trial.position)] = trial.losses
         if result:
             self.results.append(result)

@@ -1,6 +1,6 @@
 """Questions kept: asked of the ledger, answered once for whoever asks, and gone on with after a kill."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -96,3 +96,13 @@ def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | N
 def progress_of(store: Store, search: str) -> Progress:
     """How far a search is, by its key, wherever it runs."""
     return store.get_document(SEARCH, search, Progress) or Progress()
+
+
+def seconds_left(store: Store, numbers: Iterable[int]) -> float:
+    """That questions of the ledger may still take, by their budgets."""
+    seconds = 0.0
+    for number in numbers:
+        with suppress(InputError):  # of another version
+            question, (item,) = question_of(ledger.find(store, number)), ledger.items(store, number)
+            seconds += max(0.0, question.budget_seconds - progress_of(store, item.key).seconds)
+    return seconds

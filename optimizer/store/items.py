@@ -92,10 +92,12 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Where a sweep stands: items of others that come before its next one, and before its last one."""
+    """Where a sweep stands: items of others that come before its next one, and before its last one, and the
+    numbers of the ``questions`` among these or at work now, which take longer than an item."""
 
     before_next: int
     before_last: int
+    questions: tuple[int, ...] = ()
 
 
 KNOWN = (

@@ -277,7 +277,7 @@ def line(store: Store, sweep: int) -> Line:
     number, who, its = SWEEPS.c.id, SWEEPS.c.who, SWEEPS.alias()
     device = select(its.c.device).where(its.c.id == sweep).scalar_subquery()
     rows = store.read(
-        select(number, who, func.count(), SERVED)
+        select(number, who, func.count(), SERVED, func.max(ITEMS.c.answer))
         .join_from(SWEEPS, ITEMS, ITEMS.c.sweep == number)
         .where(ITEMS.c.state == QUEUED, SWEEPS.c.device == device)
         .group_by(number, who)
@@ -286,20 +286,33 @@ def line(store: Store, sweep: int) -> Line:
     mine = next((row for row in rows if row[0] == sweep), None)
     if mine is None:
         return Line(0, 0)
-    _, who, own, _ = mine
+    _, who, own, *_ = mine
     turn = {one: min((row[3], row[0]) for row in rows if row[1] == one) for one in {row[1] for row in rows}}
     waiting = Counter[str]()
-    for _, one, number, _ in rows:
+    for _, one, number, *_ in rows:
         waiting[one] += number
     earlier = sum(row[2] for row in rows if row[1] == who and row[0] < sweep)
 
-    def before(own_turns: int) -> int:
-        """Items of the other visitors that come before the last of so many turns of this one."""
-        return sum(
-            min(waiting[one], own_turns - 1 + (turn[one] < turn[who])) for one in waiting if one != who
-        )
+    def turns(one: str, own_turns: int) -> int:
+        """Items of another visitor that come before the last of so many turns of this one."""
+        return min(waiting[one], own_turns - 1 + (turn[one] < turn[who]))
 
-    return Line(earlier + before(earlier + 1), earlier + before(earlier + own))
+    def before(own_turns: int) -> int:
+        return sum(turns(one, own_turns) for one in waiting if one != who)
+
+    left = {one: earlier if one == who else turns(one, earlier + own) for one in waiting}
+    questions = list[int]()
+    for sweep_of, one, items_of, _, answer in rows:  # of each visitor the oldest sweep comes first
+        if answer is not None and left[one] > 0 and sweep_of != sweep:
+            questions.append(sweep_of)
+        left[one] -= items_of
+    asked = (ITEMS.c.state == RUNNING) & ITEMS.c.answer.is_not(None) & (ITEMS.c.sweep == SWEEPS.c.id)
+    at_work = store.read(select(ITEMS.c.sweep).where(asked, SWEEPS.c.device == device))
+    return Line(
+        earlier + before(earlier + 1),
+        earlier + before(earlier + own),
+        (*(row[0] for row in at_work), *questions),
+    )
 
 
 @again_if_lost

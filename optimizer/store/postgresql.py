@@ -65,9 +65,10 @@ class Postgresql(database.Database):
                 _ANSWERED.add(self._url)
                 return connection
             except OperationalError:
-                if accepted or time.monotonic() > end:
+                before, accepted = accepted, _accepts(engine)
+                # Who took connections before and after has refused this one for its user or database.
+                if (before and accepted) or time.monotonic() > end:
                     raise
-            accepted = _accepts(engine)  # then the next refusal is about the user or the database
             time.sleep(AGAIN_SECONDS)
 
     def prepare(self, connection: Connection) -> None:

@@ -48,7 +48,8 @@ class Job:
 
     ``progress`` is a share from 0 to 1, or None where the work can't tell. ``known`` is what the work
     published last, until it is over. ``result`` is set when ``state`` is done, ``error`` (in words) when it
-    is failed. ``visitors`` wait for it. Times are of the monotonic clock, in seconds.
+    is failed, and ``died`` where its workers did. ``visitors`` wait for it. Times are of the monotonic clock,
+    in seconds.
     """
 
     key: str
@@ -66,6 +67,7 @@ class Job:
     result: object = field(default=None, repr=False)
     result_bytes: int = field(default=0, repr=False)
     error: str = ""
+    died: bool = False
     begun: float | None = field(default=None, repr=False)
     heard: float = field(default=0.0, repr=False)
     ended: float | None = field(default=None, repr=False)
@@ -386,6 +388,7 @@ class Pool:
                 break
             except WorkerDied as death:
                 if job.attempts == ATTEMPTS:
+                    job.died = True
                     error = f"{job.task} was given up: its worker process {death}, {ATTEMPTS} times in a row"
                     return self._end(job, "failed", error=error)
                 report(None, f"its worker process {death}: trying once more")

@@ -67,13 +67,17 @@ def keep_here(request: Request, report: Report = quiet) -> str:
     """Put the result of a request of a sweep after a moment, and note it; be killed by the one that is
     ``deadly``."""
     key = request_key(request)
-    with suppress(FileNotFoundError):
-        if key == (home() / "deadly").read_text():
-            os.kill(os.getpid(), signal.SIGKILL)
+    _die_of(key)
     time.sleep(0.02)
     Store().put(make_result(key))
     note(home() / "noted", f"kept {key}")
     return key
+
+
+def _die_of(key: str) -> None:
+    with suppress(FileNotFoundError):
+        if key == (home() / "deadly").read_text():
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def make_up(request: Request, store: Store, report: Report, workspace: object = None) -> Result:
@@ -81,6 +85,7 @@ def make_up(request: Request, store: Store, report: Report, workspace: object = 
     key = request_key(request)
     if found := store.get(key):
         return found
+    _die_of(key)
     time.sleep(0.02)
     report(0.5, "half way")
     made = factories.make_result(request.recipe, engine=request.engine, quick=True, images=600)

@@ -16,7 +16,7 @@ from tasks import SEEDS, lines, until
 
 from optimizer.cluster.attached import Attached
 from optimizer.recipe import Recipe
-from optimizer.records import Request, Settings
+from optimizer.records import DataSpec, Request, Settings
 from optimizer.store import ledger
 from optimizer.store.results import Store
 from optimizer.system.environment import environment
@@ -24,10 +24,7 @@ from optimizer.system.environment import environment
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
-REQUESTS = [
-    Request("fashion-mlp", Recipe.of(sparsity=number / 200), settings=Settings(seed=made_up.KEPT))
-    for number in range(1, 121)
-]
+RECIPES = [Recipe.of(sparsity=number / 200) for number in range(1, 121)]
 VICTIMS = ("one", "two", "scheduler")
 PATIENCE_SECONDS = 600
 IN_WORK = 4
@@ -76,12 +73,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
 def test_a_sweep_goes_on_after_each_kill_of_a_node_or_the_scheduler(cluster: Killed, seed: int) -> None:
     chance, store = random.Random(seed), Store()
     victims = chance.sample(VICTIMS, len(VICTIMS))
-    for node in ("one", "two"):  # what an earlier sweep left there
-        for file in (cluster.folder / node / "home").glob("results.sqlite*"):
-            file.unlink()
+    data, settings = DataSpec(limit=1000 + seed), Settings(seed=made_up.KEPT)  # nodes keep what was before
+    requests = [Request("fashion-mlp", recipe, data=data, settings=settings) for recipe in RECIPES]
     notes = cluster.folder / "notes"
     notes.unlink(missing_ok=True)
-    sweep = ledger.create(store, b"", REQUESTS, "ann", environment().key)
+    sweep = ledger.create(store, b"", requests, "ann", environment().key)
     attached = Attached(store, cluster.address)
 
     def done() -> int:
@@ -98,8 +94,8 @@ def test_a_sweep_goes_on_after_each_kill_of_a_node_or_the_scheduler(cluster: Kil
     finally:
         attached.close()
     items = ledger.items(store, sweep)
-    assert Counter(item.state for item in items) == {"done": len(REQUESTS)}, [one.message for one in items]
+    assert Counter(item.state for item in items) == {"done": len(requests)}, [one.message for one in items]
     assert {result.key for result in store.results()} == {item.key for item in items}
     begun = Counter(tuple(line.split()[:2]) for line in lines(notes))
-    twice = sum(begun.values()) - len(REQUESTS)
+    twice = sum(begun.values()) - len(requests)
     assert 0 <= twice <= len(victims) * IN_WORK, "but what was in work or on its way at a kill"

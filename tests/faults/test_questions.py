@@ -23,6 +23,7 @@ from optimizer.search.find import Outcome, Progress, Question
 from optimizer.search.questions import answer_of, ask, keys_of, progress_of
 from optimizer.search.space import Space
 from optimizer.store import ledger
+from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.processes import identity
 
@@ -88,6 +89,25 @@ def test_a_search_goes_on_after_each_kill_and_measures_nothing_twice(store: Stor
     assert len(twice) <= 1, "but what the killed server's worker was at, when that had not ended yet"
     assert ask(store, QUESTION, "bob") == number
     assert len(ledger.sweeps(store)) == 1
+
+
+def test_what_kills_each_process_that_measures_it_is_given_up_and_the_search_goes_on(
+    store: Store, home: Path
+) -> None:
+    deadly = QUESTION.request(SPACE.all()[5])
+    (home / "deadly").write_text(request_key(deadly))
+    number = ask(store, QUESTION, "ann")
+    with running(SERVER):
+        until(lambda: not ledger.any_open(store))
+    (item,) = ledger.items(store, number)
+    assert (item.state, item.message) == ("done", "")
+    found = answer_of(store, item.answer)
+    assert found is not None
+    trials = found.answer.progress.trials
+    (failed,) = (one for one in trials if one.outcome is not Outcome.MEASURED)
+    assert QUESTION.request(failed.position) == deadly
+    assert failed.message == "the process that measured it was gone 3 times in a row"
+    assert {result.request for result in store.results()} == POSITIONS - {deadly}
 
 
 def test_a_server_is_told_to_stop_and_answers_with_the_best_so_far(store: Store, home: Path) -> None:

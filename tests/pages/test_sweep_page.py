@@ -8,12 +8,15 @@ from page_runs import PLAIN, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer.analysis.limits import Limits
 from optimizer.cluster.spread import Device
 from optimizer.recipe import NORMAL
 from optimizer.records import Request, decode, encode
+from optimizer.search import questions
+from optimizer.search.find import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
-from optimizer.store.items import Sweep
+from optimizer.store.items import Line, Sweep
 from pages import sidebar, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
@@ -92,6 +95,18 @@ def test_who_comes_first_is_said(started: Started) -> None:
     (line,) = page.get("progress")
     assert "0 of 1" in line.proto.text
     assert "1 configuration of others first" in line.proto.text
+
+
+def test_the_time_left_has_what_a_question_of_others_may_take(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_some(3)
+    monkeypatch.setattr(ledger, "line", lambda store, sweep: Line(1, 1, (2,)))
+    questions.ask(
+        tasks.store(), Question("fashion-mlp", Limits(size_mb=1), "latency", budget_seconds=60), "bob"
+    )
+    (line,) = open_page("sweep", {"sweep": "1"}).get("progress")
+    assert "about 62 seconds left" in line.proto.text
 
 
 def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None:

@@ -369,3 +369,15 @@ def test_a_newer_database_is_said_so(place: Path | str, store: Store) -> None:
     set_version(place, 1000)
     with pytest.raises(UnavailableError, match="newer Paretoscope"):
         ledger.create(store, b"", asked_for(["a"]), "ann")
+
+
+def test_questions_of_others_that_come_first_are_named(store: Store) -> None:
+    base = Request("fashion-mlp")
+    for number, who in enumerate(("bob", "bob", "cid"), 1):
+        assert ledger.ask(store, b"", base, f"search {number}", f"answer {number}", who) == number
+    mine = ledger.create(store, b"", asked_for(["a"]), "ann")
+    assert ledger.line(store, mine) == Line(2, 2, (1, 3)), "of bob's two one has a turn before"
+    item = ledger.claim(store, "me")
+    assert item is not None
+    assert item.sweep == 1
+    assert ledger.line(store, mine) == Line(1, 1, (1, 3)), "which is at work now"

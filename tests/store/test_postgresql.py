@@ -15,6 +15,8 @@ import pytest
 from databases import Server, query
 from faults.storing import make_result
 from image_folders import Fill
+from sqlalchemy import URL, Connection
+from sqlalchemy.exc import OperationalError
 
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
@@ -23,7 +25,7 @@ from optimizer.model.added.cards import AddedModel
 from optimizer.model.preprocessing import IMAGENET
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request
-from optimizer.store import database, ledger
+from optimizer.store import database, ledger, postgresql
 from optimizer.store.postgresql import CONNECT
 from optimizer.store.results import Store
 from optimizer.store.tables import METADATA
@@ -288,3 +290,25 @@ def test_what_a_server_has_not_got_is_left_to_others(
     assert found.sweep == 1
     assert not ledger.lacking(alone)
     assert ledger.claim(alone, "me") is not None
+
+
+def test_a_server_that_is_gone_as_one_connects_is_waited_for(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took connections a moment before, so that the refusal could be about the user."""
+    store, made = Store(empty), postgresql._engine
+    refusals, takes = [OperationalError("", None, Exception("refused"))] * 2, [True, False]
+
+    class Gone:
+        def __init__(self, url: URL) -> None:
+            self.url = url
+
+        def connect(self) -> Connection:
+            if refusals:
+                raise refusals.pop()
+            return made(self.url).connect()
+
+    monkeypatch.setattr(postgresql, "_engine", Gone)
+    monkeypatch.setattr(postgresql, "_accepts", lambda engine: takes.pop(0))
+    assert store.count() == 0
+    assert not takes
