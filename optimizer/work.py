@@ -136,6 +136,12 @@ def _examine_hub(name: str, report: Report) -> "Examined":
     return catalogue.examine_hub(name, report)
 
 
+def _unpack(staged: str, report: Report) -> str:
+    from optimizer.data import uploaded
+
+    return uploaded.unpack(staged, report)
+
+
 def _add(asked: "tuple[Examined, Choices]", report: Report) -> "AddedModel":
     from optimizer.model import catalogue
 
@@ -295,6 +301,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "download": JobKind(_download, "downloading weights", 720, silent_minutes=10),
     "examine": JobKind(_examine, "looking into a model file", 30),
     "examine hub": JobKind(_examine_hub, "fetching a model", 720, silent_minutes=10),
+    "unpack": JobKind(_unpack, "unpacking images", 30),
     "add": JobKind(_add, "adding a model", 30),
     "try": JobKind(_try, "trying the preprocessing", 30),
     "images": JobKind(_images, "reading images", 120),

@@ -1,10 +1,14 @@
 """Images of a visitor's own: uploaded, chosen in the sidebar, and removed. (Not a page.)"""
 
+from pathlib import Path
+
 import streamlit as st
 
 from optimizer.data import uploaded
-from optimizer.data.folders import EXTENSIONS, list_folder
+from optimizer.data.folders import EXTENSIONS, list_folder, named
+from optimizer.errors import InputError
 from optimizer.formats import count
+from optimizer.records import digest
 from optimizer.system.uploads import MAX_UPLOAD_MB
 from pages import tasks
 from pages.markup import plain
@@ -15,21 +19,29 @@ def uploader() -> None:
     """Where images are given; they are chosen at once."""
     visit = session()
     files = st.file_uploader(
-        "Images of yours",
+        "Your images",
         sorted(suffix.removeprefix(".") for suffix in (*EXTENSIONS, uploaded.ARCHIVE)),
         accept_multiple_files=True,
         key=f"images {visit.image_uploads}",
         max_upload_size=MAX_UPLOAD_MB,
         help="Images, or a ZIP file of them. With a folder for each class in it they have labels; without, "
-        "answers are compared with the uncompressed network's. They stay on the machine that serves this "
+        "answers are compared with the uncompressed model's. They stay on the machine that serves this "
         "page, where its other visitors can use them too, until somebody removes them.",
     )
     if not files:
         return
+    key = f"unpack {digest([file.file_id for file in files])}"
     with tasks.errors_in_words():
-        with st.spinner("Keeping the images…"):
-            visit.chosen_images = str(uploaded.keep(files))
+        if tasks.held_back(key):
+            return
+        job = tasks.pool().get(key) or tasks.start("interactive", "unpack", uploaded.stage(files), key)
+        tasks.pool().wait(job, 0.3)
+        if not job.over:
+            tasks.refresh_when_over([job])
+            return
+        visit.chosen_images = tasks.finished(job, str)
         visit.image_uploads += 1  # an uploader of its own, with nothing in it
+        tasks.pool().forget(key)
         st.rerun()
 
 
@@ -37,14 +49,20 @@ def show_uploaded() -> None:
     """What was uploaded, each with a button that removes it."""
     for path in uploaded.sets():
         name = path.name
-        with st.container(horizontal=True, vertical_alignment="center"), tasks.errors_in_words():
-            found = list_folder(path)
-            classes = f" in {count(len(found.classes), 'class', 'classes')}" if found.classes else ""
-            words = f"**{plain(name)}**: {count(len(found.images), 'image')}{classes}"
-            st.markdown(words, width="stretch")
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{plain(name)}**: {plain(_describe(path))}", width="stretch")
             if st.button(
                 "Remove", icon=":material/delete:", key=f"remove {path}", help=f"Remove {plain(name)}"
             ):
                 uploaded.remove(name)
                 session().images_removed = st.session_state.get("images") == str(path)
                 st.rerun()
+
+
+def _describe(path: Path) -> str:
+    try:
+        found = list_folder(path)
+    except InputError as error:
+        return str(error)
+    classes = f" in {named(found.classes, 'class', 'classes')}" if found.classes else ""
+    return count(len(found.images), "image") + classes

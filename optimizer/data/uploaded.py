@@ -1,47 +1,58 @@
 """Images that visitors of the page upload: a folder for each set in the data folder, until it is removed.
 
-A ZIP file's folders become class folders. Nothing of a name that was uploaded is followed as a path: a set's
-folders are one level deep, and its files are numbered. No image is decoded here. No torch.
+What is uploaded is written as it is (:func:`stage`), and unpacked by a worker (:func:`unpack`), which may
+take its time and memory. A ZIP file's folders become class folders. Nothing of a name that was uploaded is
+followed as a path: a set's folders are one level deep, and its files are numbered. No image is decoded here.
+No torch.
 """
 
+import errno
 import hashlib
-import lzma
 import os
 import re
 import shutil
 import tempfile
 import time
+import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO
 
-from optimizer.data.folders import EXTENSIONS, is_image, uploads_root
+from optimizer.data.classes import INDEX_MAX_BYTES
+from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, uploads_root
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
+from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.system.paths import private
 from optimizer.system.uploads import MAX_UPLOAD_MB, check_room
 
 ARCHIVE = ".zip"
+COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of the others zipfile unpacks more at once than an entry says that it holds."""
 HIDDEN = (".", "__MACOSX")
 """How the names of files begin that nobody meant to pack; ``..`` is among them."""
 MAX_IMAGES = 50_000
+MAX_ENTRIES = 4 * MAX_IMAGES
 MAX_NAME = 60
 """Characters of a name that was uploaded which are kept in ours."""
-UNPACKING = zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError
-"""What an archive raises that is damaged, encrypted, or packed in a way of its own; bzip2's is an OSError."""
+MAX_FOLDER_BYTES = 255
+"""Of a folder's name, as file systems have it."""
+UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+"""What an archive raises that is damaged, encrypted, or packed in a way of its own; beside a place to read at
+that can't be (EINVAL)."""
 ABANDONED_SECONDS = 3600.0
 """What a process that is gone was writing so long ago is removed."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Image:
-    """``folder`` is the path of its folder in an archive; ``open`` opens it for reading."""
+class _Member:
+    """A file that is kept: ``folder`` is the path of its folder in an archive, ``open`` opens it."""
 
     folder: tuple[str, ...]
     name: str
@@ -59,89 +70,141 @@ def remove(name: str) -> None:
     """Remove a set, if there is one of that name."""
     for path in sets():
         if path.name == name:
-            shutil.rmtree(path, ignore_errors=True)
+            hidden = path.with_name(f".{uuid.uuid4().hex}")
+            path.rename(hidden)  # at once, also where its files can't be removed
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
-def keep(uploads: Sequence[BinaryIO]) -> Path:
-    """Write images, and those in ZIP files, into a folder of their own: the same ones into the same folder.
+def stage(uploads: Sequence[BinaryIO]) -> str:
+    """Write files that were uploaded as they are, for :func:`unpack`: what that is to be given. Raises
+    InputError for more than is allowed, UnavailableError where they can't be written."""
+    sizes = [upload.seek(0, os.SEEK_END) for upload in uploads]
+    for upload, size in zip(uploads, sizes, strict=True):
+        if size > MAX_UPLOAD_MB * 10**6:
+            raise InputError(f"{upload.name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+    label = uploads[0].name if uploads else "nothing"
+    check_room(label, sum(sizes), len(sizes))
+    root = private(uploads_root())
+    _remove_abandoned(root)
+    place = Path(tempfile.mkdtemp(prefix=".", dir=root))
+    try:
+        for number, upload in enumerate(uploads):
+            upload.seek(0)
+            with (place / f"{number:05d} {_plain(upload.name)}").open("wb") as file:
+                shutil.copyfileobj(upload, file)
+    except OSError as error:
+        shutil.rmtree(place, ignore_errors=True)
+        raise UnavailableError(
+            f"can't keep {label} ({error.strerror}): make room in the data folder"
+        ) from error
+    return place.name
+
+
+def unpack(staged: str, report: Report = quiet) -> str:
+    """Make a set of what was staged, which is gone then: the path of its folder; of the same images the same.
 
     Raises InputError for files without an image, an archive that is none, is encrypted or damaged, and more
     than is allowed; UnavailableError where they can't be written.
     """
-    with ExitStack() as opened:
-        found = [image for upload in uploads for image in _images(upload, opened)]
-        label = uploads[0].name if uploads else "nothing"
-        if not found:
-            raise InputError(
-                f"{label} holds no image: give some ({', '.join(sorted(EXTENSIONS))}), or a {ARCHIVE} of them"
-            )
-        if len(found) > MAX_IMAGES:
-            raise InputError(f"{len(found):,} images are too many at once: give at most {MAX_IMAGES:,}")
-        check_room(label, sum(image.size for image in found))
-        try:
-            stem, suffix = os.path.splitext(label)
-            return _write(found, _plain(stem) if suffix.lower() == ARCHIVE else "images")
-        except (OSError, *UNPACKING) as error:
-            if isinstance(error, OSError) and error.errno:
-                raise UnavailableError(
-                    f"can't keep {label} ({error.strerror}): make room in the data folder"
-                ) from error
-            raise InputError(
-                f"{label} can't be unpacked ({error}): make it anew, without a password"
-            ) from error
-
-
-def _images(upload: BinaryIO, opened: ExitStack) -> Iterator[_Image]:
-    """Those of one file that was uploaded; what else an archive holds is passed over, hidden files too."""
-    size = upload.seek(0, os.SEEK_END)
-    if size > MAX_UPLOAD_MB * 10**6:
-        raise InputError(f"{upload.name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
-    if not upload.name.lower().endswith(ARCHIVE):
-        if is_image(upload.name):
-            upload.seek(0)
-            yield _Image((), upload.name, size, lambda: upload)
-        return
+    place, label = uploads_root() / staged, "what was uploaded"
     try:
-        archive = opened.enter_context(zipfile.ZipFile(upload))
-    except zipfile.BadZipFile as error:
-        raise InputError(f"{upload.name} is no ZIP file, or a damaged one ({error})") from error
-    for entry in archive.infolist():
-        *folder, name = PurePosixPath(entry.filename.lstrip("/")).parts or ("",)
-        hidden = any(part.startswith(HIDDEN) for part in (*folder, name))
-        if is_image(name) and not (hidden or entry.is_dir()):
-            yield _Image(tuple(folder), name, entry.file_size, partial(archive.open, entry))
+        files = sorted(place.iterdir())
+        label = files[0].name[6:]
+        with ExitStack() as opened:
+            images = _checked([member for file in files for member in _members(file, opened)], label)
+            check_room(label, sum(image.size for image in images), len(images))
+            return str(_write(images, label, place / "set", report))
+    except InputError:
+        raise
+    except (*UNPACKING, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise UnavailableError(
+                f"can't keep {label} ({error.strerror}): make room in the data folder"
+            ) from error
+        raise InputError(
+            f"{label} can't be unpacked ({error}): make it anew, as a ZIP file without a password"
+        ) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def _class_folders(images: Sequence[_Image]) -> list[str]:
-    """The class folder of each image, "" without one: the first folder in which they differ, as a folder that
-    was packed whole lies in one of its own name."""
+def _members(file: Path, opened: ExitStack) -> Iterator[_Member]:
+    """The images and class indices of a file; what else an archive holds is passed over, hidden ones too."""
+    name = file.name[6:]
+    if file.suffix.lower() != ARCHIVE:
+        if is_image(name):
+            yield _Member((), name, file.stat().st_size, lambda: file.open("rb"))
+        return
+    archive = opened.enter_context(zipfile.ZipFile(file))
+    entries = archive.infolist()
+    if len(entries) > MAX_ENTRIES:
+        raise InputError(f"{name} has {len(entries):,} entries: give at most {MAX_ENTRIES:,}")
+    for entry in entries:
+        *folder, called = PurePosixPath(entry.filename.replace("\\", "/").lstrip("/")).parts or ("",)
+        hidden = any(part.startswith(HIDDEN) for part in (*folder, called))
+        if hidden or entry.is_dir() or not entry.file_size or not (is_image(called) or called in INDEX_NAMES):
+            continue
+        if entry.compress_type not in COMPRESSION:
+            raise InputError(f"{name} is packed in a way that is not read here: pack it as usual (deflate)")
+        yield _Member(tuple(folder), called, entry.file_size, partial(archive.open, entry))
+
+
+def _checked(members: Sequence[_Member], label: str) -> list[_Member]:
+    """Each with its class folder in the place of its path: the first folder in which images differ, as a
+    folder that was packed whole lies in one of its own name. Of class indices those that lie beside the class
+    folders. Raises InputError."""
+    images = [member for member in members if is_image(member.name)]
+    if not images:
+        raise InputError(
+            f"{label} holds no image: give some ({', '.join(sorted(EXTENSIONS))}), or a {ARCHIVE} of them"
+        )
+    if len(images) > MAX_IMAGES:
+        raise InputError(f"{len(images):,} images are too many at once: give at most {MAX_IMAGES:,}")
     levels = zip(*(image.folder for image in images), strict=False)
     common = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
-    return [(*image.folder[common:], "")[0] for image in images]
+    above = images[0].folder[:common]
+    for folder in {image.folder[common] for image in images if len(image.folder) > common}:
+        if not folder.isprintable() or len(folder.encode()) > MAX_FOLDER_BYTES:
+            raise InputError(
+                f"{label} has a class folder {folder!r}: give it a name that can be printed, of at most "
+                f"{MAX_FOLDER_BYTES} bytes"
+            )
+    indices = [
+        member
+        for member in members
+        if member.name in INDEX_NAMES and member.folder == above and member.size <= INDEX_MAX_BYTES
+    ]
+    return [replace(one, folder=one.folder[common : common + 1]) for one in (*images, *indices)]
 
 
-def _write(images: Sequence[_Image], name: str) -> Path:
-    root = private(uploads_root())
-    _remove_abandoned(root)
+def _write(members: Sequence[_Member], label: str, place: Path, report: Report) -> Path:
     whole = hashlib.sha256()
-    with tempfile.TemporaryDirectory(prefix=".", dir=root) as place:
-        for number, (image, folder) in enumerate(zip(images, _class_folders(images), strict=True)):
-            target = Path(place, "images", _plain(folder), f"{number:05d} {_plain(image.name)}")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                shutil.copyfileobj(image.open(), file)
-            with target.open("rb") as file:
-                whole.update(f"{folder}/{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-        kept = root / f"{name} {whole.hexdigest()[:8]}"
-        if not kept.exists():
-            with suppress(OSError):  # another visitor was sooner
-                Path(place, "images").rename(kept)
+    for number, member in enumerate(members):
+        stop_if_cancelled()
+        report(number / len(members), f"unpacking {label}")
+        name = f"{number:05d} {_plain(member.name)}" if is_image(member.name) else member.name
+        target = place.joinpath(*member.folder, name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)
+        with target.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        os.utime(target, (0, 0))  # the same images, uploaded again, are those that were measured
+        whole.update(f"{target.relative_to(place)}/{content}\n".encode())
+    stem, suffix = os.path.splitext(label)
+    name = _plain(stem) if suffix.lower() == ARCHIVE else "images"
+    kept = uploads_root() / f"{name} {whole.hexdigest()[:12]}"
+    try:
+        place.rename(kept)
+    except OSError:
+        if not kept.is_dir():  # from before, or another visitor was sooner
+            raise
     return kept
 
 
 def _plain(name: str) -> str:
     """A name that was uploaded as one of ours: no path, nothing hidden, not too long."""
-    stem, suffix = os.path.splitext(re.sub(r"[^\w.()-]+", "_", name))
+    stem, suffix = os.path.splitext(re.sub(r"[^\w.()-]+", "_", name, flags=re.ASCII))
     return stem[:MAX_NAME].lstrip(".") + suffix[:MAX_NAME]
 
 

@@ -1,6 +1,7 @@
 """What visitors of the page may upload to the data folder: so much a file, and so much in all."""
 
 import os
+from contextlib import suppress
 
 from optimizer.errors import InputError
 from optimizer.formats import format_bytes
@@ -13,6 +14,8 @@ DEFAULT_UPLOADS = "2GB"
 """What files of visitors, and models made of them, may take of the disk where the operator says nothing."""
 MODELS, IMAGES = "models", "uploaded-images"
 """Where they lie in the data folder."""
+BLOCK_BYTES = 4096
+"""What a file counts for at least: a disk gives it so much."""
 
 
 def allowed_bytes() -> int:
@@ -20,12 +23,14 @@ def allowed_bytes() -> int:
     return parse_bytes(os.environ.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS), UPLOADS_VARIABLE)
 
 
-def check_room(name: str, size: int) -> None:
-    """Whether ``size`` bytes more may be kept, of a file or of what it unpacks to. Raises InputError."""
-    allowed = allowed_bytes()
-    places = (home_path() / folder for folder in (MODELS, IMAGES))
-    held = sum(file.stat().st_size for place in places for file in place.rglob("*") if file.is_file())
-    if held + size > allowed:
+def check_room(name: str, size: int, files: int = 1) -> None:
+    """Whether ``size`` bytes more may be kept, in so many files. Raises InputError."""
+    allowed, held = allowed_bytes(), 0
+    for folder in (MODELS, IMAGES):
+        for file in (home_path() / folder).rglob("*"):
+            with suppress(OSError):  # another visitor removed it
+                held += max(BLOCK_BYTES, file.stat().st_size)
+    if held + max(size, files * BLOCK_BYTES) > allowed:
         raise InputError(
             f"{name} has {format_bytes(size)}: all that is uploaded may have {format_bytes(allowed)}, and "
             f"{format_bytes(held)} are here. Remove models or images, or have who runs this dashboard allow "

@@ -6,8 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from optimizer.data import uploaded
 from optimizer.data.folders import allowed_roots, check_allowed, list_folder
@@ -30,9 +28,13 @@ def packed(*names: str, name: str = "photos.zip", method: int = zipfile.ZIP_DEFL
     return file
 
 
+def keep(*uploads: io.BytesIO) -> Path:
+    return Path(uploaded.unpack(uploaded.stage(uploads)))
+
+
 def kept(*uploads: io.BytesIO) -> dict[str, str]:
     """Of each class folder and number of a set, what the file holds."""
-    listing = list_folder(uploaded.keep(uploads))
+    listing = list_folder(keep(*uploads))
     return {
         f"{folder or ''} {file.name[:5]}": file.read_text()
         for folder, file in zip(listing.folders, listing.images, strict=True)
@@ -40,7 +42,7 @@ def kept(*uploads: io.BytesIO) -> dict[str, str]:
 
 
 def test_images_are_kept_in_a_folder_that_the_page_may_open(home: Path) -> None:
-    path = uploaded.keep([upload("cat 1.JPG", b"a"), upload("notes.txt"), upload("dog.png", b"b")])
+    path = keep(upload("cat 1.JPG", b"a"), upload("notes.txt"), upload("dog.png", b"b"))
     assert path.parent == home / IMAGES
     assert [file.name for file in list_folder(path).images] == ["00000 cat_1.JPG", "00001 dog.png"]
     assert check_allowed(path) == path
@@ -55,6 +57,7 @@ def test_images_are_kept_in_a_folder_that_the_page_may_open(home: Path) -> None:
             ("all/cat/1.jpg", "all/dog/x/2.jpg"),
             {"cat 00000": "all/cat/1.jpg", "dog 00001": "all/dog/x/2.jpg"},
         ),
+        (("C++\\1.jpg", "C#\\2.jpg"), {"C++ 00000": "C++\\1.jpg", "C# 00001": "C#\\2.jpg"}),
         (("all/1.jpg", "all/2.jpg"), {" 00000": "all/1.jpg", " 00001": "all/2.jpg"}),
         (("a/1.jpg", "__MACOSX/a/._1.jpg", "a/.2.jpg"), {" 00000": "a/1.jpg"}),
     ],
@@ -76,16 +79,16 @@ def test_folders_of_an_archive_are_classes(members: tuple[str, ...], held: dict[
     ],
 )
 def test_names_in_an_archive_lead_nowhere_else(home: Path, tmp_path: Path, name: str) -> None:
-    path = uploaded.keep([packed("x/first.jpg", f"y/{name}", name)])
+    path = keep(packed("x/first.jpg", f"y/{name}", name))
     files = {file for file in tmp_path.rglob("*") if file.is_file()}
     assert files
     assert all(file.is_relative_to(path) for file in files)
 
 
 def test_the_same_images_are_kept_once_until_they_are_removed(home: Path) -> None:
-    first = uploaded.keep([packed("cat/1.jpg", "dog/2.jpg")])
-    assert uploaded.keep([packed("cat/1.jpg", "dog/2.jpg")]) == first
-    other = uploaded.keep([packed("cat/1.jpg", "cow/2.jpg")])
+    first = keep(packed("cat/1.jpg", "dog/2.jpg"))
+    assert keep(packed("cat/1.jpg", "dog/2.jpg")) == first
+    other = keep(packed("cat/1.jpg", "cow/2.jpg"))
     assert set(uploaded.sets()) == {first, other}
     uploaded.remove("../models")
     uploaded.remove(other.name)
@@ -112,14 +115,14 @@ def damaged() -> io.BytesIO:
     [
         (upload("notes.txt"), "notes.txt holds no image"),
         (packed("notes.txt"), "photos.zip holds no image"),
-        (upload("no.zip"), "no.zip is no ZIP file"),
+        (upload("no.zip"), "no.zip can't be unpacked .*not a zip file"),
         (locked(), "locked.zip can't be unpacked .*password"),
         (damaged(), "damaged.zip can't be unpacked"),
     ],
 )
 def test_what_holds_no_image_is_refused(home: Path, refused: io.BytesIO, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        uploaded.keep([refused])
+        keep(refused)
     assert not uploaded.sets()
     assert not [file for file in home.rglob("*") if file.is_file()]
 
@@ -129,12 +132,12 @@ def test_what_an_archive_unpacks_to_counts(home: Path, monkeypatch: pytest.Monke
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", bytes(10**6))
     monkeypatch.setenv(UPLOADS_VARIABLE, "1.5MB")
-    uploaded.keep([bomb])
-    with pytest.raises(InputError, match=r"1\.00 MB are here.*--uploads"):
-        uploaded.keep([packed("b.jpg"), bomb])
+    keep(bomb)
+    with pytest.raises(InputError, match=r"1\.02 MB are here.*--uploads"):
+        keep(packed("b.jpg"), bomb)
     monkeypatch.setattr(uploaded, "MAX_IMAGES", 1)
     with pytest.raises(InputError, match="2 images are too many"):
-        uploaded.keep([packed("a.jpg", "b.jpg")])
+        keep(packed("a.jpg", "b.jpg"))
     assert len(uploaded.sets()) == 1
 
 
@@ -144,13 +147,35 @@ def test_a_full_disk_is_told_and_leaves_nothing(home: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(uploaded.shutil, "copyfileobj", full)
     with pytest.raises(UnavailableError, match="No space left on device.*make room"):
-        uploaded.keep([upload("a.jpg")])
+        keep(upload("a.jpg"))
     assert [*(home / IMAGES).iterdir()] == []
 
 
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), method=st.sampled_from([0, 8, 12, 14]))
-def test_whatever_is_damaged_is_kept_or_refused_in_words(place: float, bit: int, method: int) -> None:
-    content = bytearray(packed("a/one.jpg", "b/two.jpg", method=method).getvalue())
-    content[int(place * len(content))] ^= 1 << bit
-    with suppress(InputError):
-        assert list_folder(uploaded.keep([upload("some.zip", bytes(content))])).images
+def test_whatever_is_damaged_is_kept_or_refused_in_words() -> None:
+    content = packed("a/one.jpg", "b/zwei é.jpg").getvalue()
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        with suppress(InputError):
+            assert list_folder(keep(upload("some.zip", bytes(damaged)))).images
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_may_unpack_to_more_than_it_says_is_refused(method: int) -> None:
+    with pytest.raises(InputError, match="pack it as usual"):
+        keep(packed("a.jpg", method=method))
+
+
+def test_a_class_index_beside_the_class_folders_is_kept() -> None:
+    path = keep(packed("all/0/1.jpg", "all/1/2.jpg", "all/class_index.json", "all/1/class_index.json"))
+    assert [file.name for file in path.iterdir() if file.is_file()] == ["class_index.json"]
+
+
+def test_nothing_may_be_uploaded_where_the_operator_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(UPLOADS_VARIABLE, "0")
+    with pytest.raises(InputError, match="--uploads"):
+        keep(upload("a.jpg", b""))
+    monkeypatch.setenv(UPLOADS_VARIABLE, "100KB")  # each takes a block of the disk
+    with pytest.raises(InputError, match="--uploads"):
+        keep(packed(*(f"{number}.jpg" for number in range(25))))
+    assert not uploaded.sets()

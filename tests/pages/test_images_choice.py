@@ -130,6 +130,8 @@ def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: S
     page = open_page("explore", {"model": "efficientnet-lite0"})
     assert "needs images of yours: upload some here" in words(page)
     page.file_uploader[0].set_value([("one.png", image.getvalue(), "image/png")]).run()
+    started.do("unpack")
+    page.run()
     (kept,) = uploaded.sets()
     assert page.selectbox(key="images").value == str(kept)
     assert not page.file_uploader
@@ -142,5 +144,7 @@ def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: S
     assert not page.error
     assert page.selectbox(key="images").value is None
     page.file_uploader[0].set_value([("no.zip", b"PK", "application/zip")]).run()
-    assert "no.zip is no ZIP file" in words(page)
+    started.do("unpack")
+    assert "no.zip can't be unpacked" in words(page.run())
+    assert started.tasks().count("unpack") == 1, "what was refused is not unpacked again"
     assert not page.exception
