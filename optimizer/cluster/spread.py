@@ -279,15 +279,34 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
     nodes can't take what it needs, which is otherwise told as the item's failure.
     """
     ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[ParetoscopeError]()
+    gate, under_way = threading.Lock(), list[str]()
 
     def give_up(error: ParetoscopeError) -> None:
         problems.append(error)
         stop.set()
 
+    def measured(item: Item, request: Request) -> Result:
+        """One that was begun before and lost is measured alone: what the node had beside it is innocent."""
+        while not gate.acquire(timeout=POLL_SECONDS):
+            stop_if_cancelled()
+        try:
+            if item.attempts > 1:
+                while under_way:
+                    stop_if_cancelled()
+                    time.sleep(POLL_SECONDS)
+                return measure(nodes, request)
+            under_way.append(item.key)
+        finally:
+            gate.release()
+        try:
+            return measure(nodes, request)
+        finally:
+            under_way.remove(item.key)
+
     def do(item: Item) -> str:
         assert item.request is not None
         try:
-            result = measure(nodes, item.request)
+            result = measured(item, item.request)
         except UnavailableError as error:
             if isinstance(error, NodeLost):
                 if item.attempts >= ledger.MAX_ATTEMPTS:

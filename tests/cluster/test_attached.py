@@ -1,5 +1,7 @@
 """The operator's cluster beside a dashboard: its nodes get what waits for them, and what is wrong is told."""
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -139,3 +141,27 @@ def test_what_ends_the_last_node_each_time_is_given_up(store: Store, monkeypatch
     assert len(lost) == ledger.MAX_ATTEMPTS
     assert [item.state for item in ledger.items(store, sweep)] == ["done", "failed", "done"]
     assert "lost 3 times in a row" in ledger.items(store, sweep)[1].message
+
+
+def test_what_a_node_had_beside_what_ended_it_does_not_fail_with_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once: one of them ends the node each time, and both are lost."""
+    measure, deadly, deaths = spread.measure, threading.Event(), list[Environment]()
+
+    def die(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+        if request == REQUESTS[0]:
+            deadly.set()
+            time.sleep(0.1)  # what is beside it has seen it
+            deadly.clear()
+            deaths.append(nodes.environment)
+        elif not deadly.wait(0.05):
+            return measure(nodes, request)
+        raise NodeLost("no node is left")
+
+    monkeypatch.setattr(spread, "measure", die)
+    sweep = ledger.create(store, b"", REQUESTS[:2], "ann", KEY)
+    with lending(store, Lent(Elsewhere(2)), monkeypatch):
+        until(over(store, sweep))
+    assert [item.state for item in ledger.items(store, sweep)] == ["failed", "done"]
+    assert len(deaths) == ledger.MAX_ATTEMPTS
