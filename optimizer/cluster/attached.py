@@ -8,9 +8,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-from optimizer.cluster.spread import Cluster, Device, Nodes, open_cluster, work_off
-from optimizer.errors import ParetoscopeError
+from optimizer.cluster.spread import Cluster, Device, open_cluster, work_off
+from optimizer.errors import words_of
 from optimizer.progress import Cancelled, ended_by
+from optimizer.records import Environment
 from optimizer.store import ledger
 from optimizer.store.results import Store
 
@@ -64,8 +65,8 @@ class Attached:
                 try:
                     with open_cluster(self._address) as cluster:
                         self._look_after(cluster)
-                except ParetoscopeError as error:
-                    self.devices, self.unused, self.problem = {}, (), str(error)
+                except Exception as error:  # a page that waits is told, whatever it was
+                    self.devices, self.unused, self.problem = {}, (), words_of(error)
                 self._wait()
 
     def _wait(self) -> None:
@@ -73,7 +74,8 @@ class Attached:
         self._bell.clear()
 
     def _look_after(self, cluster: Cluster) -> None:
-        """Raises what :meth:`Cluster.devices` does; what was handed out waits again then."""
+        """Raises what :meth:`Cluster.devices` does; what was handed out waits again then. What else goes
+        wrong concerns one device."""
         working, over = dict[str, threading.Thread](), threading.Event()
         try:
             while not self._closed.is_set():
@@ -82,9 +84,8 @@ class Attached:
                 for key, device in self.devices.items():
                     busy = key in working and working[key].is_alive()
                     later = self._failed.get(key, (0.0, ""))[0]
-                    if not busy and time.monotonic() > later and ledger.any_open(self._store, key):
-                        nodes = cluster.nodes(device.environment)
-                        given = (key, nodes, over)
+                    if not busy and time.monotonic() > later and self._has_work(key):
+                        given = (cluster, device.environment, over)
                         working[key] = threading.Thread(target=self._hand_out, args=given, daemon=True)
                         working[key].start()
                 self._wait()
@@ -93,11 +94,22 @@ class Attached:
             for thread in working.values():
                 thread.join()
 
-    def _hand_out(self, device: str, nodes: Nodes, over: threading.Event) -> None:
+    def _has_work(self, device: str) -> bool:
+        try:
+            return ledger.any_open(self._store, device)
+        except Exception as error:
+            self._put_off(device, error)
+            return False
+
+    def _hand_out(self, cluster: Cluster, environment: Environment, over: threading.Event) -> None:
+        device = environment.key
         try:
             with suppress(Cancelled), ended_by(over.is_set):
-                for _ in work_off(self._store, nodes):
+                for _ in work_off(self._store, cluster.nodes(environment)):
                     self._failed.pop(device, None)
             self._failed.pop(device, None)
-        except ParetoscopeError as error:
-            self._failed[device] = time.monotonic() + AGAIN_SECONDS, str(error)
+        except Exception as error:
+            self._put_off(device, error)
+
+    def _put_off(self, device: str, error: Exception) -> None:
+        self._failed[device] = time.monotonic() + AGAIN_SECONDS, words_of(error)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.cluster.spread import Cluster, Device, Nodes, Pending, check_version
+from optimizer.cluster.spread import Cluster, Device, Nodes, NotTaken, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
 from optimizer.progress import Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, decode, encode
@@ -257,12 +257,12 @@ class DaskNodes(Nodes):
     # What they are told
 
     def _send(self, address: str, asked: Asked) -> None:
-        """All that a node lacks. Raises UnavailableError, and Gone."""
+        """All that a node lacks. Raises NotTaken, and Gone."""
         sent = set[Parcel]()
         while missing := self._told(address, node.lacking, encode(asked)):
             parcel = decode(missing, Parcel)
             if parcel in sent:
-                raise UnavailableError(
+                raise NotTaken(
                     f"{self._cluster.name(address)} was sent the {parcel.kind} of {asked.request.model}, "
                     "which are others here by now: try again when nothing changes them any more"
                 )
@@ -273,14 +273,14 @@ class DaskNodes(Nodes):
             self._told(address, content.keep, parcel, self._sender)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """The same. Raises UnavailableError where the node can't do it, Gone where it is gone meanwhile."""
+        """The same. Raises NotTaken where the node can't do it, Gone where it is gone meanwhile."""
         answer = self._cluster.ask(address, function, *arguments)
         if isinstance(answer, ParetoscopeError):
-            raise UnavailableError(f"{self._cluster.name(address)}: {answer}")
+            raise NotTaken(f"{self._cluster.name(address)}: {answer}")
         if isinstance(answer, Exception):
             if isinstance(answer, TimeoutError) or self._is_gone(address):
                 raise Gone from answer
-            raise UnavailableError(f"{self._cluster.name(address)}: {words_of(answer)}") from answer
+            raise NotTaken(f"{self._cluster.name(address)}: {words_of(answer)}") from answer
         return answer
 
     def _is_gone(self, address: str) -> bool:

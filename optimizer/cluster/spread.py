@@ -18,7 +18,7 @@ from optimizer import __version__
 from optimizer.analysis import stored
 from optimizer.cluster import content, node
 from optimizer.cluster.content import Asked, Parcel
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError, words_of
+from optimizer.errors import InputError, UnavailableError, WorkError, words_of
 from optimizer.methods.engines import engine_info
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
 from optimizer.records import Environment, Request, Result, decode, encode
@@ -41,6 +41,10 @@ ATTEMPTS = 3
 
 class NodeLost(UnavailableError):
     """The last node ended while it had what was waited for."""
+
+
+class NotTaken(UnavailableError):
+    """Nodes are there that can't be given what a request names: it would be the same the next time."""
 
 
 class Pending(Protocol):
@@ -122,7 +126,7 @@ class Nodes:
 
     def deliver(self, asked: Asked, anew: bool = False) -> None:
         """See to it that nodes have what a request names, ``anew`` where one said that it has not; as here,
-        those that share this machine's disk. Raises UnavailableError."""
+        those that share this machine's disk. Raises UnavailableError, NotTaken where a node can't take it."""
 
     def close(self) -> None:
         """Wait for no node any more."""
@@ -235,7 +239,7 @@ def measure(nodes: Nodes, request: Request) -> Result:
     """A request measured by a node, as if it had been here, but for the environment.
 
     Raises WorkError where that fails, InputError where an executor gave it to another kind of machine than
-    the sweep is timed on, UnavailableError where no node takes it, Cancelled.
+    the sweep is timed on, UnavailableError where no node takes it, NotTaken where none can, Cancelled.
     """
     wanted = encode(nodes.environment)
     asked = content.pack(request)
@@ -249,7 +253,7 @@ def measure(nodes: Nodes, request: Request) -> Result:
         raise Cancelled
     if ending == node.LACKING:
         lacking = decode(found, Parcel)
-        raise UnavailableError(
+        raise NotTaken(
             f"the nodes have not the {lacking.kind} of {request.model} on {request.data.path or 'images'},"
             " and can be sent nothing: let them share this machine's folders, PARETOSCOPE_HOME among them"
         )
@@ -263,14 +267,6 @@ def measure(nodes: Nodes, request: Request) -> Result:
     return decode(found, Result)
 
 
-def _goes_on(nodes: Nodes) -> bool:
-    try:
-        nodes.check()
-    except UnavailableError:
-        return False
-    return True
-
-
 def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[Item]:
     """Each item of a sweep, or of all that are timed on this device, as it ends, until none waits. What was
     begun waits again where this is left early.
@@ -278,10 +274,10 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
     Raises UnavailableError where no node is left, or the store can't be written; of one sweep also where
     nodes can't take what it needs, which is otherwise told as the item's failure.
     """
-    ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[ParetoscopeError]()
+    ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[Exception]()
     gate, under_way = threading.Lock(), list[str]()
 
-    def give_up(error: ParetoscopeError) -> None:
+    def give_up(error: Exception) -> None:
         problems.append(error)
         stop.set()
 
@@ -313,7 +309,7 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
                     words = f"the last node that had it was lost {ledger.MAX_ATTEMPTS} times in a row"
                     raise WorkError(words) from error
                 ledger.lose(store, item)
-            elif sweep is None and _goes_on(nodes):
+            elif sweep is None and isinstance(error, NotTaken):
                 raise WorkError(str(error)) from error
             give_up(error)  # nothing is wrong with the configuration: it waits again
             raise Cancelled from error
@@ -330,7 +326,7 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
                     ended.put(item)
         except Cancelled:
             pass
-        except ParetoscopeError as error:
+        except Exception as error:
             give_up(error)
         finally:
             ended.put(None)

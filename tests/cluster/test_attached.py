@@ -4,6 +4,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from cluster.test_spread import REQUESTS, Elsewhere
@@ -12,7 +14,7 @@ from faults.tasks import until
 
 from optimizer.cluster import attached, spread
 from optimizer.cluster.attached import Attached
-from optimizer.cluster.spread import Cluster, Device, NodeLost, work_off
+from optimizer.cluster.spread import Cluster, Device, NodeLost, NotTaken, work_off
 from optimizer.errors import UnavailableError
 from optimizer.records import Environment
 from optimizer.search import drain
@@ -109,7 +111,7 @@ def test_what_nodes_can_not_take_has_failed_and_the_others_go_on(
 
     def refuse(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
         if request == REQUESTS[1]:
-            raise UnavailableError(words)
+            raise NotTaken(words)
         return measure(nodes, request)
 
     monkeypatch.setattr(spread, "measure", refuse)
@@ -122,6 +124,24 @@ def test_what_nodes_can_not_take_has_failed_and_the_others_go_on(
         until(over(store, sweep))
     assert ledger.find(store, sweep).counts == {"done": 5, "failed": 1}
     assert ledger.items(store, sweep)[1].message == words
+
+
+def test_where_a_node_is_back_as_soon_as_it_was_missed_what_it_had_waits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, missed = spread.measure, list[Environment]()
+
+    def miss(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+        if not missed:
+            missed.append(nodes.environment)
+            raise UnavailableError("no node is left: what is not measured waits")
+        return measure(nodes, request)
+
+    monkeypatch.setattr(spread, "measure", miss)
+    sweep = ledger.create(store, b"", REQUESTS[:2], "ann", KEY)
+    with lending(store, Lent(Elsewhere(1)), monkeypatch):
+        until(over(store, sweep))
+    assert ledger.find(store, sweep).counts == {"done": 2}
 
 
 def test_what_ends_the_last_node_each_time_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,3 +185,72 @@ def test_what_a_node_had_beside_what_ended_it_does_not_fail_with_it(
         until(over(store, sweep))
     assert [item.state for item in ledger.items(store, sweep)] == ["failed", "done"]
     assert len(deaths) == ledger.MAX_ATTEMPTS
+
+
+GONE = replace(OTHER_MACHINE, cpu="A third CPU")
+
+
+class LeftSince(Lent):
+    """A second kind of node has left since one looked who is there."""
+
+    def devices(self) -> tuple[Device, ...]:
+        return (Device(GONE, ("gone",), 1), *super().devices())
+
+    def nodes(self, environment: Environment) -> spread.Nodes:
+        if environment == GONE:
+            raise UnavailableError("no node is left")
+        return super().nodes(environment)
+
+
+def test_a_kind_of_node_that_has_just_left_stops_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = ledger.create(store, b"", REQUESTS[:1], "bob", GONE.key)
+    sweep = ledger.create(store, b"", REQUESTS, "ann", KEY)
+    with lending(store, LeftSince(Elsewhere(1)), monkeypatch) as made:
+        until(lambda: made.waits_for(GONE.key) == "no node is left")
+        until(over(store, sweep))
+        assert not made.problem
+    assert [ledger.find(store, one).state for one in (gone, sweep)] == ["queued", "done"]
+
+
+def test_a_store_that_can_not_tell_what_waits_for_a_device_stops_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    any_open = ledger.any_open
+
+    def fail(store: Store, device: str = "") -> bool:
+        if device == GONE.key:
+            raise UnavailableError("the store is busy")
+        return any_open(store, device)
+
+    monkeypatch.setattr(ledger, "any_open", fail)
+    sweep = ledger.create(store, b"", REQUESTS, "ann", KEY)
+    with lending(store, LeftSince(Elsewhere(1)), monkeypatch) as made:
+        until(over(store, sweep))
+        assert (made.problem, made.waits_for(GONE.key)) == ("", "the store is busy")
+
+
+def test_whatever_goes_wrong_is_told_and_tried_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors of libraries, where one looks who is there and where one hands out."""
+    lent, broken, devices, claim = Lent(Elsewhere(1)), [True, True], Lent.devices, ledger.claim
+
+    def look(self: Lent) -> tuple[Device, ...]:
+        if broken[0]:
+            raise KeyError("workers")
+        return devices(self)
+
+    def fail(*given: Any) -> Any:
+        if broken[1]:
+            raise RuntimeError("can't start new thread")
+        return claim(*given)
+
+    monkeypatch.setattr(Lent, "devices", look)
+    monkeypatch.setattr(ledger, "claim", fail)
+    sweep = ledger.create(store, b"", REQUESTS, "ann", KEY)
+    with lending(store, lent, monkeypatch) as made:
+        until(lambda: made.waits_for(KEY) == "KeyError: 'workers'")
+        broken[0] = False
+        until(lambda: made.waits_for(KEY) == "RuntimeError: can't start new thread")
+        broken[1] = False
+        until(over(store, sweep))

@@ -212,7 +212,7 @@ def test_a_node_that_can_not_take_what_it_lacks_says_so_and_one_that_is_gone_is_
 ) -> None:
     nodes, asked = connected(client), content.pack(Request("fashion-mlp"))
     client.answer = OSError(28, "No space left on device")
-    with pytest.raises(UnavailableError, match="one: OSError.*No space left"):
+    with pytest.raises(spread.NotTaken, match="one: OSError.*No space left"):
         nodes.deliver(asked)
     client.workers.append("two")
     nodes.check()
