@@ -110,7 +110,7 @@ def leaves() -> str:
     """What goes to other machines, in words."""
     if cluster() is None:
         return "Nothing leaves this machine."
-    return "Nothing leaves it but what sweeps that are timed on other machines take there."
+    return "Only sweeps timed on the cluster send their model and images to it."
 
 
 def selection() -> SidebarChoice:

@@ -109,7 +109,7 @@ def follow_cluster(attached: Attached) -> None:
 def pausing(sweep: Sweep) -> str:
     """Why nothing of a sweep goes on at the moment, where that is so."""
     if lacking := ledger.lacking(store()).get(sweep.id):
-        return f"It is left to a server that has {lacking}, as when it was asked for: this one has not."
+        return f"Waiting for a server that has {lacking}."
     if not sweep.device:
         return background().problem
     attached = cluster()

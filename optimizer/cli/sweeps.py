@@ -121,11 +121,7 @@ def work_off(
 ) -> Sweep:
     """Do what is left of a sweep or a question, here or by nodes, or wait for others who do, until nothing
     is; ``news`` is called whenever there may be some. Raises InputError for one that others are left."""
-    if lacking := ledger.lacking(store).get(sweep):
-        raise InputError(
-            f"{ledger.find(store, sweep).title} waits for a server that has {lacking}, as when it was asked "
-            "for: this one has not. Go on with it there, or ask anew"
-        )
+    ledger.check_not_left(store, sweep)
     news()
     do = on_demand.do_here(store, tell)
     work = partial(by_nodes, store, nodes, sweep) if nodes else partial(drain, store, do, sweep)
@@ -178,5 +174,5 @@ def run_sweeps(options: argparse.Namespace) -> None:
     lacking = ledger.lacking(store)
     for sweep in ledger.sweeps(store):
         when = sweep.created[:16].replace("T", " ")
-        waits = f"; left to a server that has {lacking[sweep.id]}" if sweep.id in lacking else ""
+        waits = f"; waits for a server that has {lacking[sweep.id]}" if sweep.id in lacking else ""
         print(f"{sweep.id}  {when}  {sweep.who}  {describe(sweep)}: {came_of_it(store, sweep)}{waits}")

@@ -53,13 +53,18 @@ def drain(
 
 def until_over(store: Store, sweep: int, work: Callable[[], Iterator[Item]]) -> Iterator[Item | None]:
     """Each item of a sweep or a question that ``work`` ends, time and again until nothing of it waits or
-    runs, here or with others; None whenever they may have ended some. Raises what ``work`` does, and
-    Cancelled."""
+    runs, here or with others; None whenever they may have ended some. Raises what ``work`` does,
+    InputError for what this server has got no more, and Cancelled."""
     while True:
-        yield from work()
+        idle = True
+        for item in work():
+            idle = False
+            yield item
         yield None
         if not ledger.find(store, sweep).open:
             return
+        if idle:
+            ledger.check_not_left(store, sweep)
         stop_if_cancelled()
         if is_enough():
             ledger.conclude(store, sweep)

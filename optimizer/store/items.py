@@ -7,7 +7,7 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
 from optimizer.errors import InputError
-from optimizer.records import SCHEMA, Request, decode
+from optimizer.records import SCHEMA, DataSpec, Request, decode
 from optimizer.store.results import ANSWER
 from optimizer.store.rows import NOT_A_RECORD
 from optimizer.store.tables import QUEUED, RUNNING, documents, items, results, sweeps
@@ -15,6 +15,8 @@ from optimizer.system.process_pool import State
 
 MAX_ID = 2**63 - 1
 """The databases'; a link may name any."""
+Versions = Mapping[tuple[str, DataSpec], tuple[str, str]]
+"""Of the weights and the images, by the model's name and where the images are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +204,18 @@ def change(connection: Connection, those: ColumnElement[bool], **values: object)
     return connection.execute(update(items).where(those).values(values)).rowcount
 
 
-def again(connection: Connection, sweep: int) -> int:
-    """Those of a sweep that were cancelled, have failed, or are in the store no more wait again: how many."""
+def again(connection: Connection, sweep: int, versions: Versions) -> int:
+    """Those of a sweep that were cancelled, have failed, or are in the store no more wait again, for the
+    weights and images of today's ``versions`` where these are known: how many."""
     ended = items.c.state.in_(("cancelled", "failed")) | ((items.c.state == "done") & ~KNOWN)
     those = (items.c.sweep == sweep) & ended
+    numbers = dict[tuple[str, str], list[int]]()
+    for item in read_items(connection, those):
+        if item.request and (today := versions.get((item.request.model, item.request.data))):
+            numbers.setdefault(today, []).append(item.number)
+    for (weights, files), alike in numbers.items():
+        one = (items.c.sweep == sweep) & items.c.number.in_(alike)
+        change(connection, one, weights=weights, files=files)
     return change(connection, those, state="queued", owner="", attempts=0, message="", enough=0)
 
 

@@ -8,7 +8,8 @@ store before its item is done, so that a kill in between costs nothing: the item
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -22,6 +23,7 @@ from optimizer.store.items import (
     Item,
     Line,
     Sweep,
+    Versions,
     again,
     change,
     described,
@@ -74,6 +76,7 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
     Of questions with one ``key`` one is worked on at a time. Raises UnavailableError when too many items wait
     already.
     """
+    versions = _versions([base])  # folders are looked at before others wait
     with store.writing() as connection:
         question = connection.scalar(select(ITEMS.c.sweep).where(ITEMS.c.answer == answer))
         if question is None:
@@ -82,7 +85,7 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
             row = _row(question, 0, key, base)
             connection.execute(insert(ITEMS).values(row | {"answer": answer}))
         else:
-            again(connection, question)
+            again(connection, question, versions)
         settle(connection)
     return int(question)
 
@@ -110,9 +113,8 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
     on; None where none is to be had.
 
     None of which another sweep's item is being run, and none that this server is :func:`lacking` something
-    of. Those who ask take turns: the next item is of the one who
-    was served longest ago, and of the oldest of their sweeps. An owner works on one item at a time: what else
-    it had begun waits again.
+    of. Those who ask take turns: the next item is of the one who was served longest ago, and of the oldest of
+    their sweeps. An owner works on one item at a time: what else it had begun waits again.
     """
     mine = (ITEMS.c.state == RUNNING) & (ITEMS.c.owner == owner)
     left = lacking(store)  # folders are looked at before others wait
@@ -136,8 +138,8 @@ def claim(store: Store, owner: str, sweep: int | None = None, device: str = "") 
 
 @again_if_lost
 def lacking(store: Store) -> Mapping[int, str]:
-    """In words, by the numbers of the sweeps that wait, what this server has not got of what they were asked
-    for, where others use the store too: those are left to them."""
+    """In words, by the numbers of the sweeps that wait, which server they wait for and why: what this one has
+    not got of what they were asked for, where others use the store too, is left to them."""
     if not store.shared:
         return {}
     with store.reading() as connection:
@@ -147,17 +149,35 @@ def lacking(store: Store) -> Mapping[int, str]:
         if request is None or weights is None:
             continue
         if weights_version(request.model) != weights:
-            found[sweep] = f"the model {request.model}"
+            what = f"the model {request.model} as it was"
+            found[sweep] = f"{what} when the sweep was started; here it is missing or has changed"
         elif not _has(request.data, files):
-            found[sweep] = f"the images in {request.data.path}"
+            what = f"the images in {request.data.path or 'memory'} as they were"
+            found[sweep] = f"{what} when the sweep was started; here they are missing or have changed"
     return found
+
+
+def check_not_left(store: Store, sweep: int) -> None:
+    """Raises InputError for a sweep that this server is :func:`lacking` something of."""
+    if words := lacking(store).get(sweep):
+        title = find(store, sweep).title
+        raise InputError(f"{title} waits for a server that has {words}. Go on with it there, or ask anew")
 
 
 def _has(data: DataSpec, files: str | None) -> bool:
     try:
-        return recent_fingerprint(data) == files
+        return not data.content and recent_fingerprint(data) == files
     except InputError:  # no such folder here
         return False
+
+
+def _versions(requests: Iterable[Request | None]) -> Versions:
+    """Those of the weights and images that requests name, as they are here today."""
+    found = dict[tuple[str, DataSpec], tuple[str, str]]()
+    for model, data in {(request.model, request.data) for request in requests if request}:
+        with suppress(InputError):  # no such folder here
+            found[model, data] = weights_version(model), recent_fingerprint(data)
+    return found
 
 
 def is_left(item: Item) -> bool:
@@ -224,13 +244,15 @@ def conclude(store: Store, sweep: int) -> int:
 
 @again_if_lost
 def resume(store: Store, sweep: int) -> int:
-    """What was cancelled, has failed, was ended early or is in the store no more waits again: how many items.
+    """What was cancelled, has failed, was ended early or is in the store no more waits again, for the weights
+    and images that are here today: how many items.
 
     Raises InputError where there is no such sweep.
     """
+    versions = _versions(item.request for item in items(store, sweep))
     with store.writing() as connection:
         found(connection, sweep)
-        return again(connection, sweep)
+        return again(connection, sweep, versions)
 
 
 def repeat(store: Store, sweep: int, who: str) -> int:

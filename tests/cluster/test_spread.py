@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from factories import OTHER_MACHINE
 from faults.storing import make_result
+from image_folders import Fill
 
 import optimizer as px
 from optimizer.cli import sweeps
@@ -251,6 +252,29 @@ def test_px_sweep_waits_for_what_another_sweep_is_measuring(
     found = px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
     assert [one.request.recipe.prune.share for one in found] == [0, 0.5]
     assert [one.recipe.prune.share for one in executor.measured] == [0]
+
+
+def test_px_sweep_tells_that_a_folder_has_changed_and_does_not_wait_for_ever(
+    store: Store, fill: Fill, wait: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared store it would be left to a server that has the images as they were."""
+    monkeypatch.setattr(Store, "shared", True)
+    folder = fill("images/boot/1.png", "images/bag/2.png") / "images"
+    executor, slept = Elsewhere(1), list[float]()
+
+    def change(request: Request) -> None:
+        (folder / "bag" / "2.png").unlink()
+        wait()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        assert len(slept) < 5, "waits silently"
+
+    executor.failing = change
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    with pytest.raises(InputError, match="sweep 1 waits for a server that has the images in"):
+        px.sweep("fashion-mlp", [0, 0.5], [32], data=str(folder), executor=executor, progress=False)
+    assert len(executor.measured) == 1
 
 
 def test_px_sweep_tells_that_it_was_cancelled(store: Store) -> None:

@@ -195,7 +195,7 @@ def test_without_a_cluster_there_is_nothing_to_choose(started: Started) -> None:
 def test_a_grid_is_timed_on_the_node_that_is_chosen(lent: Lent) -> None:
     page = open_page("sweep", {"model": "fashion-mlp"})
     assert page.selectbox(key="sweep_on").options == ["this machine", "rpi5"]
-    assert "Nothing leaves it but what sweeps" in words(page)
+    assert "Only sweeps timed on the cluster send" in words(page)
     page.selectbox(key="sweep_on").select("rpi5").run()
     assert "rpi5, rpi6: with the processor Another CPU" in words(page)
     assert "openvino 2026.4.0 and not" in words(page)
@@ -239,7 +239,7 @@ def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
 def test_what_is_left_to_another_server_says_so(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     store_some(1)
     monkeypatch.setattr(ledger, "lacking", lambda store: {1: "the model *mine*"})
-    assert "left to a server that has the model *mine*" in words(open_page("sweep", {}))
+    assert "Waiting for a server that has the model *mine*." in words(open_page("sweep", {}))
 
 
 def test_questions_say_where_they_are_searched(lent: Lent) -> None:

@@ -18,10 +18,11 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from image_folders import Fill
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.recipe import Recipe
-from optimizer.records import Request
+from optimizer.records import DataSpec, Request
 from optimizer.store import ledger
 from optimizer.store.items import Item, Line
 from optimizer.store.ledger import MAX_ATTEMPTS, SILENT_SECONDS
@@ -381,3 +382,26 @@ def test_questions_of_others_that_come_first_are_named(store: Store) -> None:
     assert item is not None
     assert item.sweep == 1
     assert ledger.line(store, mine) == Line(1, 1, (1, 3)), "which is at work now"
+
+
+def test_what_is_resumed_is_meant_for_the_images_of_today(
+    store: Store, fill: Fill, wait: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "shared", True)
+    folder = fill("images/boot/1.png", "images/bag/2.png") / "images"
+    requests = [Request(name, data=DataSpec(str(folder))) for name in "abc"]
+    sweep = ledger.create(store, b"", requests, "ann")
+    assert not ledger.lacking(store)
+    (folder / "bag" / "2.png").unlink()
+    wait()
+    assert "here they are missing or have changed" in ledger.lacking(store)[sweep]
+    ledger.cancel(store, sweep)
+    assert ledger.resume(store, sweep) == 3
+    assert not ledger.lacking(store)
+
+
+def test_images_in_memory_are_had_by_no_server(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Store, "shared", True)
+    sweep = ledger.create(store, b"", [Request("a", data=DataSpec(content="0" * 20))], "ann")
+    assert "the images in memory" in ledger.lacking(store)[sweep]
+    assert ledger.claim(store, "me") is None

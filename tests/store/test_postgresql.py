@@ -270,7 +270,11 @@ def test_what_a_server_has_not_got_is_left_to_others(
     shutil.move(folder / "boot" / "1.png", folder / "bag")
     cards.remove("mine")
     wait()
-    lacking = {1: f"the images in {folder}", 2: "the model mine"}
+    asked = "when the sweep was started; here"
+    lacking = {
+        1: f"the images in {folder} as they were {asked} they are missing or have changed",
+        2: f"the model mine as it was {asked} it is missing or has changed",
+    }
     assert ledger.lacking(store) == lacking
     item = ledger.claim(store, "me")
     assert item is not None
@@ -279,8 +283,8 @@ def test_what_a_server_has_not_got_is_left_to_others(
     assert ledger.find(store, 1).state == "queued"
     assert main(["--store", postgresql.url, "sweeps"]) == 0
     said = capsys.readouterr().out
-    assert f"left to a server that has {lacking[1]}" in said
-    assert f"left to a server that has {lacking[2]}" in said
+    assert f"waits for a server that has {lacking[1]}" in said
+    assert f"waits for a server that has {lacking[2]}" in said
     assert main(["--store", postgresql.url, "sweep", "--resume", "1"]) == 2
     assert f"sweep 1 waits for a server that has {lacking[1]}" in capsys.readouterr().err
     shutil.move(folder / "bag" / "1.png", folder / "boot")
