@@ -1,7 +1,7 @@
 """A grid of configurations: asked for, shown while it is measured, and taken further."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
 
 import pandas as pd
@@ -87,12 +87,14 @@ def ask() -> int | None:
             "Engines", runnable, [chosen.engine], key="sweep_engines", words=lambda name: ENGINES[name].label
         )
         activations = pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
-        on = there.device if there else time_on()
-    if on is None:
+        chosen_on = (there.device, "") if there else time_on()
+    if chosen_on is None:
         return None
+    on, processor = chosen_on
     base = Request(chosen.card.name, recipe_of(method), chosen.engine, chosen.data, chosen.settings)
     base = before.base if before else base
-    asked = Grid(base, tuple(one / 100 for one in shares), tuple(bits), tuple(activations), tuple(engines))
+    amounts = tuple(one / 100 for one in shares)
+    asked = Grid(base, amounts, tuple(bits), tuple(activations), tuple(engines), processor)
     try:
         asked = asked.beside(before) if before else asked
         requests = asked.requests()
@@ -102,7 +104,8 @@ def ask() -> int | None:
     keyed = dict(zip(request_keys(requests, on), requests, strict=True))
     missing = [keyed[key] for key in keyed.keys() - tasks.store().known(keyed)]
     each = ledger.seconds_each(tasks.store(), base, on)
-    seconds = consent.seconds_of(missing, each, chosen.card) / (1 if each is None else slots_of(on))
+    at_once = 1 if each is None else slots_of(on, len(missing))
+    seconds = consent.seconds_of(missing, each, chosen.card) / at_once
     words = f"**{count(len(keyed), 'configuration')}, {len(missing):,} to measure"
     with right:
         st.markdown(f"{words}: {consent.in_words(seconds)}.**" if missing else f"{words}.**")
@@ -149,17 +152,15 @@ def recipe_of(method: str) -> Recipe:
     )
 
 
-def time_on() -> str | None:
-    """The device that the visitor chose of the operator's cluster, by its key: empty for this machine, None
-    for one that is not there now."""
+def time_on() -> tuple[str, str] | None:
+    """The device that the visitor chose of the operator's cluster, by its key, and its processor: both empty
+    for this machine; None for one that is not there now."""
     attached = tasks.cluster()
     if attached is None:
-        return ""
+        return "", ""
     tasks.follow_cluster(attached)
     chosen = str(st.session_state.get("sweep_on", st.query_params.get("sweep_on", HERE)))
-    devices = {  # by the name of one of those that are alike, and that which was chosen stays
-        chosen if chosen in device.names else device.names[0]: device for device in attached.devices.values()
-    }
+    devices = by_name([*attached.devices.values()], chosen)
     name = st.selectbox(
         "Time on",
         dict.fromkeys((HERE, *sorted(devices), chosen)),
@@ -177,12 +178,25 @@ def time_on() -> str | None:
         words = attached.problem or "no node of the cluster can be used now"
         st.caption(f":material/cloud_off: {plain(words)}")
     if name == HERE:
-        return ""
+        return "", ""
     if name not in devices:
         st.info(plain(f"{name} is not there now: choose another."), icon=":material/info:")
         return None
     st.caption(plain(described(devices[name])))
-    return devices[name].environment.key
+    there = devices[name].environment
+    return there.key, there.cpu
+
+
+def by_name(devices: Sequence[Device], chosen: str) -> dict[str, Device]:
+    """By the name of one of those that are alike, and that which was ``chosen`` stays; with the beginning of
+    the environment's key where nodes of another kind have the name too, or it is this machine's."""
+    kinds = Counter([HERE, *(name for device in devices for name in {*device.names})])
+    found = dict[str, Device]()
+    for device in devices:
+        full = {name: f"{name} ({device.environment.key[:6]})" for name in device.names}
+        names = [name if kinds[name] == 1 else full[name] for name in device.names]
+        found[chosen if chosen in (*names, *full.values()) else names[0]] = device
+    return found
 
 
 def described(device: Device) -> str:
@@ -192,23 +206,17 @@ def described(device: Device) -> str:
     return f"{names}{f'with {apart}' if apart else 'like this machine'}"
 
 
-def slots_of(device: str) -> int:
-    """How many configurations a device is given at once, as far as that is known; the seconds that one took
-    there are with its wait."""
+def slots_of(device: str, left: int) -> int:
+    """How many of the configurations that are ``left`` a device is given at once, as far as that is known;
+    the seconds that one took there are with its wait."""
     attached = tasks.cluster()
     found = attached.devices.get(device) if attached else None
-    return found.slots if found else 1
-
-
-def processor_of(device: str) -> str:
-    """As a sweep that is timed on another device calls it; empty for this machine."""
-    attached = tasks.cluster()
-    return attached.devices[device].environment.cpu if attached and device in attached.devices else ""
+    return max(1, min(found.slots, left)) if found else 1
 
 
 def start(asked: Grid, requests: Sequence[Request], extended: int | None, on: str) -> int:
     if extended is None:
-        return tasks.begin_sweep(replace(asked, on=processor_of(on)), tasks.who(), on)
+        return tasks.begin_sweep(asked, tasks.who(), on)
     ledger.extend(tasks.store(), extended, encode(asked), requests)
     tasks.ring()
     return extended
@@ -290,7 +298,8 @@ def standing(sweep: Sweep) -> str:
     left = [item.request for item in items if item.state in ("queued", "running") and item.request]
     if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
         others = line.before_last - len(line.questions)
-        seconds = each * (len(left) + max(0, others)) / slots_of(sweep.device)
+        number = len(left) + max(0, others)
+        seconds = each * number / slots_of(sweep.device, number)
         seconds += seconds_left(store, line.questions)
         words.append(f"{consent.in_words(seconds)} left")
     for item in items:

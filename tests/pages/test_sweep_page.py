@@ -1,6 +1,7 @@
 """Sweep, without a browser."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from factories import OTHER_MACHINE, make_result
@@ -17,7 +18,7 @@ from optimizer.search.find import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line, Sweep
-from pages import sidebar, tasks
+from pages import consent, grids, sidebar, tasks
 
 GRID = Grid(replace(PLAIN, model="fashion-mlp", recipe=NORMAL), (0.0, 0.5), (32, 4), (32,), ("openvino",))
 
@@ -227,6 +228,44 @@ def test_a_link_to_a_node_that_is_alike_or_gone_never_means_this_machine(lent: L
     page.selectbox(key="sweep_on").select("this machine").run()
     press(page, "Start")
     assert newest().device == ""
+
+
+def test_kinds_of_nodes_with_one_name_or_this_machines_are_told_apart(lent: Lent) -> None:
+    kinds = [replace(OTHER_MACHINE, cpu=cpu) for cpu in ("one", "two", "three")]
+    names = (("node",), ("node",), ("this machine",))
+    lent.devices = {kind.key: Device(kind, named, 2) for kind, named in zip(kinds, names, strict=True)}
+    page = open_page("sweep", {"model": "fashion-mlp"})
+    told = [f"{named[0]} ({kind.key[:6]})" for kind, named in zip(kinds, names, strict=True)]
+    assert page.selectbox(key="sweep_on").options == ["this machine", *sorted(told)]
+    for name, kind in zip(told, kinds, strict=True):
+        page.selectbox(key="sweep_on").select(name).run()
+        assert f"with the processor {kind.cpu}" in words(page)
+    del lent.devices[kinds[1].key]
+    page = open_page("sweep", {"model": "fashion-mlp", "sweep_on": told[0]})
+    assert page.selectbox(key="sweep_on").value == told[0]
+    assert "with the processor one" in words(page)
+    press(page, "Start")
+    assert newest().device == kinds[0].key
+
+
+def test_a_sweep_is_called_by_the_processor_that_was_drawn(
+    lent: Lent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node leaves between drawing and starting."""
+    page = open_page("sweep", {"model": "fashion-mlp", "sweep_on": "rpi5"})
+    seconds_of = consent.seconds_of
+
+    def leave(*given: Any) -> float:
+        lent.devices = {}
+        return seconds_of(*given)
+
+    monkeypatch.setattr(consent, "seconds_of", leave)
+    press(page, "Start")
+    assert decode(newest().asked, Grid).on == OTHER_MACHINE.cpu
+
+
+def test_time_left_counts_the_slots_that_something_fills(lent: Lent) -> None:
+    assert [grids.slots_of(OTHER_MACHINE.key, left) for left in (9, 3, 1, 0)] == [4, 3, 1, 1]
 
 
 def test_while_the_cluster_is_lost_a_sweep_says_so(lent: Lent) -> None:
