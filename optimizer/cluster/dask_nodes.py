@@ -210,7 +210,8 @@ class DaskNodes(Nodes):
         executor = self._cluster.client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
         pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
         self._given[pending] = name, usable
-        pending.add_done_callback(lambda _: self._given.pop(pending, None))
+        # It must not refer to itself: what is referred to is made again when the node that has it is lost.
+        pending.add_done_callback(lambda ended: self._given.pop(ended, None))
         return pending
 
     def cancel(self, pending: Pending) -> None:
