@@ -87,9 +87,9 @@ def test_a_sweep_goes_on_after_each_kill_of_a_node_or_the_scheduler(cluster: Kil
         for victim in victims:
             before = len(done())
             until(lambda before=before: len(done()) > before + 5, PATIENCE_SECONDS)
-            time.sleep(chance.uniform(0, 0.5))
-            assert ledger.find(store, sweep).open
             kept.append((done(), len(lines(notes))))
+            time.sleep(chance.uniform(0.1, 0.6))  # the scheduler is told a little later
+            assert ledger.find(store, sweep).open
             cluster.kill(victim)
         until(lambda: not ledger.find(store, sweep).open, PATIENCE_SECONDS)
     finally:
