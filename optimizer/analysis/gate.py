@@ -11,10 +11,9 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-import scipy
 
 from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
-from optimizer.analysis.rounds import CONFIDENCE
+from optimizer.analysis.rounds import CONFIDENCE, t_quantile
 from optimizer.analysis.statistics import (
     MIN_PROCESSES,
     mean_of_processes,
@@ -270,5 +269,5 @@ def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tup
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(one) - 1) for part, one in zip(parts, (logs, earlier), strict=True)
     )
-    half = scipy.special.stdtrit(freedom, (1 + confidence) / 2) * math.sqrt(sum(parts))
+    half = t_quantile(freedom, confidence) * math.sqrt(sum(parts))
     return float(logs.mean() - earlier.mean()), float(half)

@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each
+from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each, normal_quantile, t_quantile
 from optimizer.errors import InputError
 
 MAX_RARE = 3
@@ -32,7 +32,7 @@ def wilson(successes: int, total: int, confidence: float = CONFIDENCE) -> tuple[
     Raises InputError unless ``0 <= successes <= total``, ``total >= 1`` and ``0 < confidence < 1``.
     """
     _check_share(successes, total, confidence)
-    share, z = successes / total, -float(scipy.special.ndtri((1 - confidence) / 2))
+    share, z = successes / total, normal_quantile(confidence)
     middle = (successes + z * z / 2) / (total + z * z)
     reach = z * math.sqrt(total * share * (1 - share) + z * z / 4) / (total + z * z)
     # Rounding must not put the proportion outside its own interval.
@@ -46,13 +46,11 @@ def share_interval(successes: int, total: int, confidence: float = CONFIDENCE) -
     """
     low, high = wilson(successes, total, confidence)
     if 0 < successes <= MAX_RARE:
-        low = min(
-            low, float(scipy.special.betaincinv(successes, total - successes + 1, (1 - confidence) / 2))
-        )
+        exact = scipy.special.betaincinv(successes, total - successes + 1, (1 - confidence) / 2)
+        low = min(low, float(exact))
     if 0 < total - successes <= MAX_RARE:
-        high = max(
-            high, float(scipy.special.betaincinv(successes + 1, total - successes, (1 + confidence) / 2))
-        )
+        exact = scipy.special.betaincinv(successes + 1, total - successes, (1 + confidence) / 2)
+        high = max(high, float(exact))
     return low, high
 
 
@@ -105,11 +103,8 @@ def balanced_share(
     _, index, images = np.unique(np.asarray(classes), return_inverse=True, return_counts=True)
     correct = np.bincount(index, weights=right)
     share, shrunk = float((correct / images).mean()), (correct + 1) / (images + 2)
-    reach = (
-        -scipy.special.ndtri((1 - confidence) / 2)
-        * math.sqrt((shrunk * (1 - shrunk) / images).sum())
-        / len(images)
-    )
+    spread = math.sqrt((shrunk * (1 - shrunk) / images).sum())
+    reach = normal_quantile(confidence) * spread / len(images)
     return share, max(share - reach, 0.0), min(share + reach, 1.0)
 
 
@@ -238,7 +233,7 @@ def images_needed(points: float, confidence: float = CONFIDENCE) -> int:
         raise InputError(f"{points:g} points are out of range: more than 0 and less than 100")
     _check_confidence(confidence)
     # Without flips the score is (N d - correction) / sqrt(N d (1 - d)): solved for N d, with d the loss.
-    loss, z = points / 100, -float(scipy.special.ndtri((1 - confidence) / 2))
+    loss, z = points / 100, normal_quantile(confidence)
     root = (z * math.sqrt(1 - loss) + math.sqrt(z * z * (1 - loss) + 4 * CORRECTION)) / 2
     return math.ceil(root * root / loss)
 
@@ -259,7 +254,7 @@ def _outcomes(values: ArrayLike) -> NDArray[np.bool_]:
 def _score_interval(lost: int, gained: int, total: int, confidence: float) -> tuple[float, float]:
     """The differences between the shares, between -1 and 1, that the score test does not reject."""
     _check_confidence(confidence)
-    z = -float(scipy.special.ndtri((1 - confidence) / 2))
+    z = normal_quantile(confidence)
     high = _upper_end(lost, gained, total, z)
     return -_upper_end(gained, lost, total, z), high
 
@@ -316,7 +311,7 @@ def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> t
         return mean, mean
     skew = float((((sample - mean) / spread) ** 3).mean()) / math.sqrt(number)
     error = spread / math.sqrt(number - 1)
-    quantile = -float(scipy.special.stdtrit(number - 1, (1 - confidence) / 2))
+    quantile = t_quantile(number - 1, confidence)
     straight = _unskewed(skew)
     return mean - straight(quantile) * error, mean - straight(-quantile) * error
 

@@ -56,7 +56,7 @@ class Dependence:
 
     def quantile(self, confidence: float = CONFIDENCE) -> float:
         """Standard errors to either side that hold the truth with ``confidence``."""
-        return _t_quantile(max(self.rounds / self.window - 1, 1.0), confidence)
+        return t_quantile(max(self.rounds / self.window - 1, 1.0), confidence)
 
 
 def dependence(series: NDArray[np.float64]) -> Dependence:
@@ -156,11 +156,16 @@ def _bound_index(rounds: int, share: float) -> int:
     if not rounds:
         return 0
     least = math.ceil(scipy.special.bdtrik(0.99, rounds, share))
-    return (
-        least - 1 if scipy.special.bdtr(least - 1, rounds, share) >= 0.99 else least
-    )  # it is rounded up from a real number
+    # It is rounded up from a real number, and may be one too high.
+    return least - 1 if scipy.special.bdtr(least - 1, rounds, share) >= 0.99 else least
+
+
+def normal_quantile(confidence: float) -> float:
+    """How many standard deviations to either side hold this share of a normal distribution."""
+    return -float(scipy.special.ndtri((1 - confidence) / 2))
 
 
 @cache
-def _t_quantile(freedom: float, confidence: float) -> float:
+def t_quantile(freedom: float, confidence: float) -> float:
+    """The same of Student's t."""
     return -float(scipy.special.stdtrit(freedom, (1 - confidence) / 2))

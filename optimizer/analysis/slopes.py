@@ -9,6 +9,7 @@ import scipy
 from numpy.typing import ArrayLike
 
 from optimizer.analysis.labels import Labelled
+from optimizer.analysis.rounds import t_quantile
 
 SLOPE_MARGIN = 0.08
 """An exponent is shown to be 1 when its whole interval lies so close to it: over ten times the weights, the
@@ -118,7 +119,7 @@ def fit_power(
     jacobian = np.asarray(found.jac)
     covariance = np.linalg.pinv(jacobian.T @ jacobian) * float(residuals @ residuals) / degrees
     floor, cost, slope = map(float, found.x)
-    half = float(scipy.special.stdtrit(degrees, 0.975)) * math.sqrt(covariance[2, 2])
+    half = t_quantile(degrees, 0.95) * math.sqrt(covariance[2, 2])
     return Fit(
         slope=slope,
         low=slope - half,

@@ -16,7 +16,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound
+from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound, t_quantile
 from optimizer.errors import InputError
 from optimizer.records import Latency, Visits
 
@@ -283,7 +283,7 @@ def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENC
     alone, which tells nothing."""
     if len(values) < 2:
         return float(values.mean()), math.inf
-    t = scipy.special.stdtrit(len(values) - 1, (1 + confidence) / 2)
+    t = t_quantile(len(values) - 1, confidence)
     return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
@@ -322,9 +322,7 @@ def _bootstrap_low(values: NDArray[np.float64]) -> float:
 @cache
 def _tail(blocks: int) -> float:
     """Share of the bootstrap distribution to leave out at either end: 2.5 %, less for few blocks."""
-    return float(
-        scipy.special.ndtr(math.sqrt(blocks / (blocks - 1)) * scipy.special.stdtrit(blocks - 1, 0.025))
-    )
+    return float(scipy.special.ndtr(-math.sqrt(blocks / (blocks - 1)) * t_quantile(blocks - 1, 0.95)))
 
 
 def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:
