@@ -41,11 +41,11 @@ class Session:
     are those that this visitor stopped and has not asked for again, ``shown`` those that the page shows,
     ``ahead`` those of the positions beside that one, once asked for. ``asked_at`` is when the sliders came to
     it, in seconds of the monotonic clock; ``marked`` the result that Explore's charts mark.
-    ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images,
-    where ``images_removed`` says that its own is gone;
-    ``upload`` the file that lies in the uploader, by Streamlit's name and by ours, after ``uploads`` that
-    became models, and ``image_uploads`` that became sets of images; ``trial`` the key of the job that
-    tries its preprocessing; ``kept_uploads`` are where those of Compare lie, by Streamlit's names.
+    ``chosen`` is a model that the sidebar is yet to be set to, and ``chosen_images`` a folder of images;
+    ``images_removed`` says that the chosen ones were removed. ``upload`` is the file that lies in the
+    uploader, by Streamlit's name and by ours, after ``uploads`` that became models, and ``image_uploads``
+    that became sets of images; ``trial`` is the key of the job that tries its preprocessing; ``kept_uploads``
+    are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.

@@ -210,7 +210,8 @@ class DaskNodes(Nodes):
         executor = self._cluster.client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
         pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
         self._given[pending] = name, usable
-        # It must not refer to itself: what is referred to is made again when the node that has it is lost.
+        # A callback that held its own future would keep it alive, and Dask computes what is alive again when
+        # its node is lost.
         pending.add_done_callback(lambda ended: self._given.pop(ended, None))
         return pending
 
@@ -326,13 +327,13 @@ def connect_to(address: str, on: str, report: Report) -> DaskNodes:
 
 def check_scheduler(address: str) -> None:
     """Whether a scheduler answers. Raises InputError for what is no address, UnavailableError."""
-    with _told(address):
+    with _connecting(address):
         _security_of(address)
 
 
 def _connect(address: str) -> "Client":
     """Raises what :func:`check_scheduler` does."""
-    with _told(address):
+    with _connecting(address):
         security = _security_of(address)
         from distributed import Client
 
@@ -354,7 +355,7 @@ def _security_of(address: str) -> "Security":
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
+def _connecting(address: str) -> Iterator[None]:
     """What goes wrong where one connects to an address, in words."""
     try:
         yield

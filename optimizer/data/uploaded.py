@@ -26,11 +26,10 @@ from typing import IO, BinaryIO
 
 from optimizer.data.classes import INDEX_MAX_BYTES
 from optimizer.data.folders import EXTENSIONS, INDEX_NAMES, is_image, uploads_root
-from optimizer.errors import InputError, UnavailableError
-from optimizer.formats import format_bytes
+from optimizer.errors import InputError
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.system.paths import private
-from optimizer.system.uploads import MAX_UPLOAD_MB, check_room
+from optimizer.system.uploads import check_room, check_size, not_kept
 
 ARCHIVE = ".zip"
 COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -80,8 +79,7 @@ def stage(uploads: Sequence[BinaryIO]) -> str:
     InputError for more than is allowed, UnavailableError where they can't be written."""
     sizes = [upload.seek(0, os.SEEK_END) for upload in uploads]
     for upload, size in zip(uploads, sizes, strict=True):
-        if size > MAX_UPLOAD_MB * 10**6:
-            raise InputError(f"{upload.name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+        check_size(upload.name, size)
     label = uploads[0].name if uploads else "nothing"
     check_room(label, sum(sizes), len(sizes))
     root = private(uploads_root())
@@ -94,9 +92,7 @@ def stage(uploads: Sequence[BinaryIO]) -> str:
                 shutil.copyfileobj(upload, file)
     except OSError as error:
         shutil.rmtree(place, ignore_errors=True)
-        raise UnavailableError(
-            f"can't keep {label} ({error.strerror}): make room in the data folder"
-        ) from error
+        raise not_kept(label, error) from error
     return place.name
 
 
@@ -118,9 +114,7 @@ def unpack(staged: str, report: Report = quiet) -> str:
         raise
     except (*UNPACKING, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
-            raise UnavailableError(
-                f"can't keep {label} ({error.strerror}): make room in the data folder"
-            ) from error
+            raise not_kept(label, error) from error
         raise InputError(
             f"{label} can't be unpacked ({error}): make it anew, as a ZIP file without a password"
         ) from error

@@ -3,7 +3,7 @@
 import os
 from contextlib import suppress
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
 from optimizer.system.downloads import parse_bytes
 from optimizer.system.paths import home_path
@@ -21,6 +21,17 @@ BLOCK_BYTES = 4096
 def allowed_bytes() -> int:
     """Raises InputError where the operator's limit is no number of bytes."""
     return parse_bytes(os.environ.get(UPLOADS_VARIABLE, DEFAULT_UPLOADS), UPLOADS_VARIABLE)
+
+
+def check_size(name: str, size: int) -> None:
+    """Whether a file may be as large. Raises InputError."""
+    if size > MAX_UPLOAD_MB * 10**6:
+        raise InputError(f"{name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+
+
+def not_kept(name: str, error: OSError) -> UnavailableError:
+    """Why a file that was uploaded can't be written."""
+    return UnavailableError(f"can't keep {name} ({error.strerror}): make room in the data folder")
 
 
 def check_room(name: str, size: int, files: int = 1) -> None:

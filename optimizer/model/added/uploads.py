@@ -6,10 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from optimizer.errors import InputError, UnavailableError
-from optimizer.formats import format_bytes
 from optimizer.model.added import cards
-from optimizer.system.uploads import MAX_UPLOAD_MB, check_room
+from optimizer.system.uploads import check_room, check_size, not_kept
 
 CHUNK_BYTES = 1 << 20
 
@@ -17,8 +15,7 @@ CHUNK_BYTES = 1 << 20
 def keep_upload(name: str, size: int, content: BinaryIO) -> str:
     """Write an upload of ``size`` bytes to the data folder; what it is called there. Raises InputError for
     one too many, UnavailableError where it can't be written."""
-    if size > MAX_UPLOAD_MB * 10**6:
-        raise InputError(f"{name} has {format_bytes(size)}: a file may have {MAX_UPLOAD_MB} MB")
+    check_size(name, size)
     check_room(name, size)
     digest = hashlib.sha256()
     for part in iter(lambda: content.read(CHUNK_BYTES), b""):
@@ -32,9 +29,7 @@ def keep_upload(name: str, size: int, content: BinaryIO) -> str:
     except OSError as error:
         with suppress(OSError):
             cards.content_path(kept).unlink()
-        raise UnavailableError(
-            f"can't keep {name} ({error.strerror}): make room in the data folder"
-        ) from error
+        raise not_kept(name, error) from error
     return kept
 
 
