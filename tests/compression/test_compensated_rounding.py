@@ -12,7 +12,7 @@ from torch import Tensor
 from optimizer.compression.calibration.moments import Moments, as_rows, damped, quadratic
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.compression.quantize import compensated
+from optimizer.compression.quantize import compensated, ranges
 from optimizer.compression.quantize.compensated import (
     BLOCK,
     Grid,
@@ -25,6 +25,7 @@ from optimizer.compression.quantize.compensated import (
 )
 from optimizer.compression.quantize.grid import GROUP, Codes, code_range
 from optimizer.compression.quantize.nearest import round_to_nearest
+from optimizer.compression.quantize.ranges import absmax
 from optimizer.recipe import GRANULARITIES, RANGES, QuantizeSpec
 
 SHAPES = [((6, 70), 1), ((8, 5, 3, 3), 1), ((6, 1, 3, 3), 6), ((6, 4, 2, 2), 3), ((1, 7), 1), ((4, 1), 1)]
@@ -230,6 +231,53 @@ def test_pruned_rows_are_rounded_as_if_their_other_columns_were_not_there() -> N
         expected = feedback(weight[group, kept, row][None, :, None], own, alone)
         assert torch.equal(found[group, kept, row], expected[0, :, 0])
         assert not found[group, ~kept, row].any()
+
+
+def depthwise_costs(weight: Tensor, matrix: Tensor, spec: QuantizeSpec) -> Tensor:
+    """Of each row at its best scale, double."""
+    values = codes_of(weight, matrix, spec).values
+    return torch.tensor(
+        [
+            cost(one[None], other[None], own[None])
+            for one, other, own in zip(values, weight, matrix, strict=True)
+        ]
+    )
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_each_row_of_a_depthwise_convolution_gets_the_best_of_the_grids_that_are_tried(
+    symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, matrix = drawn((40, 1, 3, 3)), covariance(40, 9, 1)
+    spec = QuantizeSpec("compensated", weight_bits=3, symmetric=symmetric, range="mse")
+    best = depthwise_costs(weight, matrix, spec)
+    monkeypatch.setattr(compensated, "SEARCHED_COLUMNS", 0)
+    alone = depthwise_costs(weight, matrix, spec)
+    assert (best <= alone * (1 + 1e-3) + 1e-6).all()
+    assert best.sum() < 0.95 * alone.sum()
+    shares = compensated.SEARCHED_SHARES
+    ends = torch.stack(absmax(weight.flatten(1)[:, None], spec))
+    for low, high in zip(shares, shares, strict=True) if symmetric else product(shares, shares):
+        one = ends * torch.tensor((low, high)).reshape(2, 1, 1)
+        monkeypatch.setitem(ranges.RANGES, "mse", lambda *_, one=one: (one[0], one[1]))
+        assert (best <= depthwise_costs(weight, matrix, spec) * (1 + 1e-3) + 1e-6).all()
+
+
+def test_rows_of_a_depthwise_convolution_cost_hardly_more_than_by_brute_force() -> None:
+    """Against all codes of three columns on steps of every size."""
+    weight, matrix = drawn((12, 1, 1, 3)), covariance(12, 3, 2)
+    spec = QuantizeSpec("compensated", weight_bits=2, symmetric=False, range="mse")
+    found = depthwise_costs(weight, matrix, spec)
+    codes = torch.tensor(list(product(range(-3, 4), repeat=3)), dtype=torch.float32)
+    codes = codes[(codes.amax(1).clamp(min=0) - codes.amin(1).clamp(max=0)) <= 3]  # zero is on every grid
+    least = torch.tensor(
+        [
+            min(cost(one[None], row.reshape(1, 3), own[None]) for one in codes)
+            for row, own in zip(weight, matrix, strict=True)
+        ]
+    )
+    assert (found >= least * (1 - 1e-4) - 1e-6).all()
+    assert found.sum() < 1.5 * least.sum()
 
 
 @pytest.mark.parametrize("exact", [0, 2**20])

@@ -11,32 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from databases import query, set_version
+from databases import query
 from faults.storing import make_result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, delete, insert, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import delete, insert, select
 
 from optimizer.errors import UnavailableError
-from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import SCHEMA, DataSpec, Request, Result, Visits, encode
 from optimizer.search.documents import DOCUMENTS
-from optimizer.store import migrations, sqlite, tables
 from optimizer.store import results as module
+from optimizer.store import sqlite, tables
 from optimizer.store.results import Store
 from optimizer.store.rows import Failure, describe_unreadable
-
-
-@pytest.fixture
-def store(place: Path | str) -> Store:
-    return Store(place)
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Store:
-    """A store that is a file."""
-    return Store(tmp_path / "results.sqlite")
 
 
 def timed(key: str, signature: str, quick: bool, first_ns: int = 9, **changes: Any) -> Result:
@@ -174,93 +161,6 @@ def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
 def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "elsewhere"))
     assert Store().path == tmp_path / "elsewhere" / "results.sqlite"
-
-
-def test_a_later_migration_keeps_what_is_there(
-    place: Path | str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.put(make_result("k"))
-    monkeypatch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
-
-    @migrations.migration
-    def add(connection: Connection) -> None:
-        connection.exec_driver_sql("CREATE TABLE later (x INTEGER)")
-        connection.exec_driver_sql("INSERT INTO later VALUES (1)")
-
-    assert Store(place).get("k") == make_result("k")
-    assert store.get("k") == make_result("k")  # and it ran once: a second time the table would exist
-    assert query(place, "SELECT x FROM later") == [(1,)]
-    if isinstance(place, Path):  # another database begins with the tables of today
-        assert query(Store(place.with_name("new")).path, "SELECT x FROM later") == [(1,)]
-
-
-def test_what_fine_tuning_and_best_effort_gave_before_is_passed_over_and_kept(file: Store) -> None:
-    half = PruneSpec(sparsity=0.5)
-    recipes = [Recipe(half), Recipe(half, finetune_steps=500), Recipe(half, effort_seconds=60)]
-    like = make_result("k")
-    plain, *learned = [
-        replace(like, key=str(number), request=replace(like.request, recipe=one))
-        for number, one in enumerate(recipes)
-    ]
-    for result in (plain, *learned):
-        file.put(result)
-    with file.writing() as connection:
-        migrations._pass_over_what_learned_by_divergence_alone(connection)
-    again = Store(file.path)
-    assert again.results() == [plain]
-    assert query(file.path, "SELECT count(*) FROM results") == [(3,)]
-    again.put(learned[0])
-    assert again.get(learned[0].key) == learned[0], "measured anew"
-
-
-def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
-    """Rows as the version before wrote them: it knew no visits."""
-    file.put(make_result("before"))
-    file.put_failure("failed", make_result("k").request, "why", 1)
-    file.put_document("coverage", "before", b'{"kernels":[{"name":"a + b"}]}')
-    file.put_document("throughput", "before", b'{"recipe":{"training_seconds":30.0}}')
-    for table in ("results", "latencies", "failures"):
-        query(file.path, f"UPDATE {table} SET schema = 2")
-    query(file.path, "UPDATE results SET json = replace(json, 'baseline', 'baseline_ns')")
-    for later in ("TABLE sweeps", "TABLE items", "TABLE summaries", "INDEX results_newest"):
-        query(file.path, f"DROP {later}")
-    query(file.path, "PRAGMA user_version = 1")
-    assert (file.get("before"), file.results(), file.count(), file.failures()) == (None, [], 0, [])
-    assert file.latency("sig", True) is None
-    assert file.unreadable(DOCUMENTS) == []
-    for table, rows in (("results", 1), ("failures", 1), ("documents", 2)):
-        assert query(file.path, f"SELECT count(*) FROM {table}") == [(rows,)], "nothing is thrown away"
-    file.put(make_result("before"))
-    assert file.get("before") == make_result("before")
-
-
-def test_a_migration_that_fails_leaves_no_trace(
-    place: Path | str, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(migrations, "MIGRATIONS", migrations.MIGRATIONS[:])
-
-        @migrations.migration
-        def half(connection: Connection) -> None:
-            connection.exec_driver_sql("CREATE TABLE half (x INTEGER)")
-            connection.exec_driver_sql("not SQL")
-
-        with pytest.raises(UnavailableError, match="syntax error"):
-            store.count()
-    assert set_version(place, 0) == len(migrations.MIGRATIONS)
-    set_version(place, len(migrations.MIGRATIONS))
-    with pytest.raises(DBAPIError, match="half"):
-        query(place, "SELECT x FROM half")
-    store.put(make_result("k"))
-
-
-def test_a_newer_database_is_left_alone(place: Path | str, store: Store) -> None:
-    set_version(place, 1000)
-    for act in (lambda: Store(place), store.count, lambda: store.put(make_result("k"))):
-        with pytest.raises(
-            UnavailableError, match=r"newer Paretoscope.*1000.*upgrade.*PARETOSCOPE_(HOME|STORE)"
-        ):
-            act()
 
 
 def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
