@@ -40,7 +40,8 @@ from optimizer.compression.prune.coupling import groups
 from optimizer.errors import unknown
 from optimizer.measurement.compressed import build_of, compressed_model
 from optimizer.measurement.workspace import OpenModel, Workspace, open_workspace
-from optimizer.recipe import EFFORT_SECONDS, PruneSpec, QuantizeSpec, Recipe
+from optimizer.model.layers import walk
+from optimizer.recipe import EFFORT_SECONDS, Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 from optimizer.system.environment import describe, environment, threads_available
 
@@ -83,6 +84,8 @@ RECIPES |= {
     f"{name} best effort": replace(RECIPES[name], effort_seconds=EFFORT_SECONDS)
     for name in ("50 %", "60 %", "70 %", "2:4", "4 bits", "3 bits", "50 % and 4 bits", "20 % of channels")
 }
+DEPTHWISE_IN_FLOAT = {f"{name}, depthwise in float": RECIPES[name] for name in ("4 bits", "3 bits")}
+"""The setting that other libraries keep most in."""
 ON_BUNDLED = (
     "50 %",
     "4 bits",
@@ -125,6 +128,15 @@ def images_of(workspace: Workspace) -> Images:
     return Images(evaluation.images, evaluation.labels.numpy(), workspace.statistics_images)
 
 
+def recipe_for(model: nn.Module, name: str) -> Recipe:
+    """One of RECIPES or of DEPTHWISE_IN_FLOAT."""
+    if name in RECIPES:
+        return RECIPES[name]
+    depthwise = (layer.name for layer in walk(model) if layer.kind == "depthwise convolution")
+    layers = tuple(Override(layer, weight_bits=32) for layer in depthwise)
+    return replace(DEPTHWISE_IN_FLOAT[name], layers=layers)
+
+
 def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
     """The statistics first, then every recipe by them, made and scored as everywhere in the product."""
     workspace = open_workspace(model, spec)
@@ -139,8 +151,9 @@ def rows_of(model: str, spec: DataSpec, names: Collection[str]) -> list[Row]:
         Row(model, "(calibration statistics)", correct, total, study_seconds),
     ]
     for name in names:
+        recipe = recipe_for(workspace.model.module, name)
         started = time.process_time()
-        compressed = compressed_model(workspace, RECIPES[name])
+        compressed = compressed_model(workspace, recipe)
         seconds = time.process_time() - started
         rows.append(Row(model, name, right(workspace, compressed, images), total, seconds))
         print(_words(rows[-1]), file=sys.stderr)
@@ -269,34 +282,46 @@ def torch_pruning(ratio: float) -> Peer:
     return run
 
 
-def brevitas_gptq(bits: int, depthwise_bits: int) -> Peer:
-    """GPTQ on least-squares ranges, activations left alone."""
+def brevitas_gptq(bits: int, depthwise: bool) -> Peer:
+    """With its own preparation (batch norm merged, 20 rounds of cross-layer equalisation, ReLU6 kept), GPTQ
+    on least-squares ranges, then bias correction. Activations are left alone, and so are depthwise layers
+    unless they are to be rounded too."""
 
     def run(target: OpenModel, images: Images) -> Answers:
+        from brevitas.graph.calibrate import bias_correction_mode
         from brevitas.graph.gptq import gptq_mode
-        from brevitas.graph.quantize import layerwise_quantize
+        from brevitas.graph.quantize import layerwise_quantize, preprocess_for_quantize
         from brevitas.nn import QuantConv2d, QuantLinear
         from brevitas.quant import Int8WeightPerChannelFloatMSE
 
-        how = {
-            "weight_quant": Int8WeightPerChannelFloatMSE,
-            "weight_bit_width": lambda layer: depthwise_bits if getattr(layer, "groups", 1) > 1 else bits,
-        }
-        module: nn.Module = layerwise_quantize(
-            with_plain_convolutions(target.module),
-            compute_layer_map={nn.Conv2d: (QuantConv2d, how), nn.Linear: (QuantLinear, how)},
+        how = {"weight_quant": Int8WeightPerChannelFloatMSE, "weight_bit_width": bits}
+        module = preprocess_for_quantize(
+            with_plain_convolutions(target.loaded.module), relu6_to_relu=False, equalize_iters=20
         )
-        module.eval()
+        left = [] if depthwise else [name for name, one in module.named_modules() if _is_depthwise(one)]
+        module = layerwise_quantize(
+            module,
+            compute_layer_map={nn.Conv2d: (QuantConv2d, how), nn.Linear: (QuantLinear, how)},
+            name_blacklist=left,
+        ).eval()
+        parts = images.calibration.split(32)
         with torch.no_grad():
-            module(images.calibration[:1])  # the ranges are found at the first call
-        with torch.no_grad(), gptq_mode(module, use_quant_activations=False) as gptq:
-            for _ in range(gptq.num_layers):
-                for part in images.calibration.split(32):
-                    gptq.model(part)
-                gptq.update()
+            module(parts[0])  # the ranges are found at the first call
+            with gptq_mode(module, use_quant_activations=False) as gptq:
+                for _ in range(gptq.num_layers):
+                    for part in parts:
+                        gptq.model(part)
+                    gptq.update()
+            with bias_correction_mode(module):
+                for part in parts:
+                    module(part)
         return module
 
     return run
+
+
+def _is_depthwise(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.groups > 1
 
 
 def mct_mixed(average_bits: float) -> Peer:
@@ -366,9 +391,9 @@ PEERS = {
     "brevitas": Library(
         "brevitas.graph.gptq",
         {
-            "Brevitas GPTQ 4 bits": brevitas_gptq(4, 4),
-            "Brevitas GPTQ 4 bits, depthwise 8": brevitas_gptq(4, 8),
-            "Brevitas GPTQ 3 bits": brevitas_gptq(3, 3),
+            f"Brevitas GPTQ {bits} bits{words}": brevitas_gptq(bits, depthwise)
+            for bits in (4, 3)
+            for words, depthwise in (("", True), (", depthwise in float", False))
         },
     ),
     "mct": Library(
@@ -459,10 +484,11 @@ def measured(options: argparse.Namespace, place: Path) -> list[Row]:
 
 
 def main() -> None:
+    known = (*RECIPES, *DEPTHWISE_IN_FLOAT)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--images", type=Path, default=PHOTOGRAPHS)
-    parser.add_argument("--recipes", type=chosen("recipe", RECIPES), default=tuple(RECIPES))
+    parser.add_argument("--recipes", type=chosen("recipe", known), default=known)
     parser.add_argument("--peers", type=chosen("peer", PEERS), default=tuple(PEERS))
     parser.add_argument("--bundled", action="store_true")
     options = parser.parse_args()
