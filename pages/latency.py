@@ -139,7 +139,7 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     cores = counts[-1]
     able = [engine.label for engine in serving.streaming_engines().values()]
     streaming = engine_info(request.engine).streams
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
+    with st.container(horizontal=True, gap="medium"):
         batches = pills("Batch size", "batches", list(BATCHES), [1, 4, 16], "Images in one request.")
         threads = pills(
             "Total threads", "threads", counts, [request.settings.threads or cores], "Shared by the streams."
@@ -164,12 +164,12 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
             **address.in_address("limit_ms"),
             help="The best configuration under it is marked and named.",
         )
-        full = st.toggle(
-            "Measure in full",
-            **address.in_address("full"),
-            **consent.by_hand("full"),
-            help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
-        )
+    full = st.toggle(
+        "Measure in full",
+        **address.in_address("full"),
+        **consent.by_hand("full"),
+        help="Ten times as long: narrower intervals, and a 95th percentile of the latency.",
+    )
     wanted = ServingRequest(
         request.model,
         request.recipe,

@@ -39,6 +39,9 @@ EARLY = ("tests/measurement/test_rerun.py", "tests/test_tutorial.py", "tests/pag
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
 with it in the end."""
 
+SHARING = ("tests/cli/", "tests/export/", "tests/pages/", "tests/search/", "tests/test_api.py")
+"""What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
+
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
@@ -86,13 +89,27 @@ def compiled_before(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty data folder for every test, and no limit for downloads (which a dashboard in this process has
-    set): none sees another's results, or the user's."""
+def home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, statistics: Path
+) -> Path:
+    """A data folder for every test, empty but for the statistics that some share, and no limit for downloads
+    (which a dashboard in this process has set): none sees another's results, or the user's."""
     for variable in (DOWNLOADS_VARIABLE, STORE_VARIABLE, CLUSTER_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     folder = tmp_path / "home"
+    if request.node.nodeid.startswith(SHARING):
+        folder.mkdir()
+        (folder / "studies").symlink_to(statistics)
     monkeypatch.setenv("PARETOSCOPE_HOME", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def statistics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for all processes of this run, and for no other run."""
+    run = tmp_path_factory.getbasetemp()
+    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "statistics"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
