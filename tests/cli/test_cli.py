@@ -308,7 +308,7 @@ def test_a_truncated_download(
 
 
 def test_a_damaged_store(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     (home / "results.sqlite").write_bytes(b"no database at all" * 100)
     assert "can't use the results in" in refused(["measure", "fashion-mlp"], capsys)
 
