@@ -29,12 +29,12 @@ from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.learner import Learner, Moments
 from optimizer.compression.quantize.held import HeldGrid
-from optimizer.compression.segments import outputs, segments
+from optimizer.compression.segments import chains, outputs
 from optimizer.model.layers import walk
 from optimizer.progress import Report
 from optimizer.tasks.outputs import is_logits
 
-VERSION = 2
+VERSION = 3
 """Raised with every change of what comes out."""
 BATCH = 16
 COPIES = (4, 16)
@@ -148,32 +148,13 @@ def learning(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    parts, originals = _chains(model, teacher, images[:1])
+    parts, originals = chains(model, teacher, images[:1])
     kept = {layer.weight: masks[layer.name] for layer in walk(model) if layer.name in masks}
     held = {layer.weight: grids[layer.name] for layer in walk(model) if grids and layer.name in grids}
     first = _first_to_learn(parts, kept)
     given = len(images)
     images, wanted = _kept_outputs(originals, first, images, budget)
     return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report)
-
-
-def _chains(model: nn.Module, teacher: nn.Module, image: Tensor) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The segments of both, joined where their outputs differ in shape (channels were removed)."""
-    chains = segments(model, image), segments(teacher, image)
-    if len(chains[0]) != len(chains[1]):
-        return [model], [teacher]
-    joined: tuple[list[nn.Module], list[nn.Module]] = [], []
-    parts: tuple[list[nn.Module], list[nn.Module]] = [], []
-    values = [image, image]
-    for index, pair in enumerate(zip(*chains, strict=True)):
-        for side, part in enumerate(pair):
-            values[side] = outputs(part, values[side])
-            parts[side].append(part)
-        if values[0].shape == values[1].shape or index + 1 == len(chains[0]):
-            for side in (0, 1):
-                joined[side].append(nn.Sequential(*parts[side]))
-                parts[side].clear()
-    return joined
 
 
 def _kept_outputs(
@@ -277,11 +258,25 @@ class Distillation:
         self.answers = self.wanted[len(self.parts) - 1]
         shown = _shown(self.answers[: self.given])
         self.divergence_weight = DIVERGENCE_WEIGHT if shown >= MIN_SHOWN else 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """From the state that the model has."""
         self.inputs = self.images
         for part in self.parts[: self.first]:
             self.inputs = outputs(part, self.inputs)
         self.before, _ = self.divergence()
         self.after, self.best = self.before, _state(self.model)
+
+    def compare(self, original: nn.Module) -> None:
+        """Begin from ``original``, which the model was made of, unless the model answers more nearly; either
+        way that is what was there before."""
+        before, _ = self.apart(outputs(original, self.images[self.held_out]))
+        if self.before < before:
+            self.before = before
+        else:
+            self.model.load_state_dict(original.state_dict())
+            self.begin()
 
     def run(
         self, begun: Checkpoint | None = None, keep: Callable[[Checkpoint], None] = lambda checkpoint: None
@@ -373,6 +368,10 @@ class Distillation:
         value = self.inputs[self.held_out]
         for part in self.parts[self.first :]:
             value = outputs(part, value)
+        return self.apart(value)
+
+    def apart(self, value: Tensor) -> tuple[float, float]:
+        """The same of what a network gives for them."""
         wanted = self.answers[self.held_out]
         found = {
             factor: divergence(prepared(value * factor), wanted).nan_to_num(math.inf).item() / len(value)

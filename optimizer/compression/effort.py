@@ -1,4 +1,5 @@
-"""Best effort: distillation (:mod:`optimizer.compression.distillation`) within a budget of seconds.
+"""Best effort: distillation (:mod:`optimizer.compression.distillation`) within a budget of seconds. What
+is held to grids is rounded once more first (:mod:`optimizer.compression.quantize.asymmetric`).
 
 Another machine, or ending it early, gives another network: what came of it is kept
 (:mod:`optimizer.compression.calibration.cache`), for as long as that cache is.
@@ -7,15 +8,19 @@ Another machine, or ending it early, gives another network: what came of it is k
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
 from optimizer.compression.distillation import MIN_IMAGES, learning
+from optimizer.compression.quantize.asymmetric import rounded_anew
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
+ROUNDING_SHARE = 0.45
+"""Of the budget at most, for rounding once more; layers that there is no time for stay as they are."""
 TEACHER_SHARE = 0.2
 """Of the budget: what the uncompressed network's outputs on the images take."""
 TRIAL_SHARE = 0.04
@@ -36,11 +41,13 @@ class Improved:
 
 @dataclass(eq=False)
 class Seconds:
-    """So many seconds of ``clock`` from now on, or until who asked takes the best so far."""
+    """So many seconds of ``clock`` from now on, or until who asked takes the best so far; learning begins
+    when the share ``started`` is spent."""
 
     seconds: float
     clock: Callable[[], float]
     trial_share: float = TRIAL_SHARE
+    started: float = 0.0
     begun: float = field(init=False)
     looks: int = field(init=False, default=1)
 
@@ -61,7 +68,7 @@ class Seconds:
         return is_enough() or self.share >= 1
 
     def has_shown(self, batches: int, given: int) -> bool:
-        return self.over or self.share > TEACHER_SHARE
+        return self.over or self.share > self.started + TEACHER_SHARE
 
     def stepped(self) -> None:
         """Steps are not counted."""
@@ -69,7 +76,7 @@ class Seconds:
     def look_due(self) -> bool:
         if self.share < self.looks / LOOKS:
             return False
-        self.looks += 1
+        self.looks = int(self.share * LOOKS) + 1
         return True
 
     def words(self, divergences: str) -> str:
@@ -86,10 +93,12 @@ def improve(
     report: Report = quiet,
     grids: Mapping[str, HeldGrid] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    anew: bool = True,
 ) -> Improved:
     """Bring a copy of ``student`` nearer to ``teacher``, for ``seconds`` of ``clock``; see
     :func:`optimizer.compression.distillation.learning`.
 
+    What is on ``grids`` is rounded ``anew`` first, which a network whose channels were scaled can't take.
     Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, or fewer
     than 16 images.
     """
@@ -99,7 +108,17 @@ def improve(
         raise InputError(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or take fast"
         )
-    budget = Seconds(seconds, clock)
-    run = learning(student, teacher, masks, images, budget, report, grids)
+    budget, made = Seconds(seconds, clock), student
+    if grids and anew:
+        made = rounded_anew(student, teacher, masks, grids, images, partial(_goes_on, budget, report))
+        budget.started = budget.share
+    run = learning(made, teacher, masks, images, budget, report, grids)
+    if made is not student:
+        run.compare(student)
     run.run()
     return Improved(run.best, run.before, run.after, min(seconds, budget.spent))
+
+
+def _goes_on(budget: Seconds, report: Report, done: int, count: int) -> bool:
+    report(budget.share, budget.words(f"rounding once more, layer {done + 1} of {count}"))
+    return not budget.over and budget.share < ROUNDING_SHARE

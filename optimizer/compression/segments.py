@@ -92,3 +92,22 @@ def outputs(module: nn.Module, inputs: Tensor) -> Tensor:
     """What ``module`` gives for ``inputs`` ``[N, ...]``, a few at a time."""
     with torch.no_grad():
         return torch.cat([module(part.clone()) for part in inputs.split(BATCH)])
+
+
+def chains(model: nn.Module, teacher: nn.Module, image: Tensor) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The segments of both, joined where their outputs differ in shape (channels were removed)."""
+    chains = segments(model, image), segments(teacher, image)
+    if len(chains[0]) != len(chains[1]):
+        return [model], [teacher]
+    joined: tuple[list[nn.Module], list[nn.Module]] = [], []
+    parts: tuple[list[nn.Module], list[nn.Module]] = [], []
+    values = [image, image]
+    for index, pair in enumerate(zip(*chains, strict=True)):
+        for side, part in enumerate(pair):
+            values[side] = outputs(part, values[side])
+            parts[side].append(part)
+        if values[0].shape == values[1].shape or index + 1 == len(chains[0]):
+            for side in (0, 1):
+                joined[side].append(nn.Sequential(*parts[side]))
+                parts[side].clear()
+    return joined

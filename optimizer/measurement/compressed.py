@@ -158,7 +158,8 @@ def _taught(
     images, teacher = workspace.finetuning_images, workspace.model.module
     notes = []
     if asked := recipe.effort_seconds:
-        module, took = improved(module, teacher, masks, images, asked, report, grids)
+        scaled = bool(equalised_pairs(teacher, recipe.quantize_for(masks)))
+        module, took = improved(module, teacher, masks, images, asked, report, grids, not scaled)
         if took < asked:
             notes.append(f"best effort was ended after {took:.0f} of {asked} s, with the best until then")
     if asked := recipe.finetune_steps:

@@ -139,3 +139,16 @@ def _pass_over_low_bits_on_one_grid(connection: Connection) -> None:
     mixed = func.replace(json, '"average_bits":null', "").contains('"average_bits":')
     low = and_(schema > 0, json.contains('"compensated"'), or_(mixed, *few))
     connection.execute(update(rows).where(low).values(schema=-schema))
+
+
+@migration
+def _pass_over_best_effort_that_rounded_once(connection: Connection) -> None:
+    """Best effort began to round once more what is on a grid, which gives other networks. Its results of
+    before stay, with a schema that no code reads."""
+    rows = table("results", Column("schema", Integer), Column("json", LargeBinary))
+    schema, stored = rows.c
+    json: ColumnElement[str] = cast(stored, String)
+    if connection.dialect.name == "postgresql":  # there a cast would give hexadecimal digits
+        json = func.encode(stored, "escape", type_=String)
+    best = func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":')
+    connection.execute(update(rows).where(and_(schema > 0, best)).values(schema=-schema))

@@ -1,5 +1,6 @@
 """What best effort may and may not do, on networks that are small and budgets that are counted in steps."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -173,3 +174,54 @@ def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) 
     before = apart(made.module)
     made.module.load_state_dict(found.state)
     assert apart(made.module) < 0.5 * before
+
+
+def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: LoadedModel) -> None:
+    teacher, _ = fold_batch_norm(resnet.module)
+    images = load_images(resnet, DataSpec(limit=256))
+    mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
+    made = compress(teacher, Recipe(quantize=QuantizeSpec(weight_bits=3)))
+    unseen, told = images.evaluation.images, list[str]()
+    masks = {name: one.mask for name, one in made.weights.items()}
+    grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+
+    def apart(anew: bool) -> tuple[Improved, float]:
+        def report(share: float | None, words: str) -> None:
+            told.append(words)
+
+        found = improve(made.module, teacher, masks, mixed, 300, report, grids, clock=ticks(), anew=anew)
+        made.module.load_state_dict(found.state)
+        with torch.no_grad():
+            return found, divergence(prepared(made.module(unseen)), prepared(teacher(unseen))).item()
+
+    before = {name: one.clone() for name, one in made.module.state_dict().items()}
+    plain, far = apart(anew=False)
+    assert not any("rounding once more" in words for words in told)
+    made.module.load_state_dict(before)
+    anew, near = apart(anew=True)
+    assert any("best effort: rounding once more, layer 1 of 13, " in words for words in told)
+    assert near < 0.5 * far
+    assert anew.before == pytest.approx(plain.before), "what was there before it was rounded once more"
+    assert anew.after < plain.after
+
+
+def test_rounding_once_more_that_answers_less_nearly_is_gone_back_on(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def worse(student: nn.Module, *others: object) -> nn.Module:
+        model = copy.deepcopy(student)
+        for layer in walk(model):
+            layer.weight.data.zero_()
+        return model
+
+    monkeypatch.setattr("optimizer.compression.effort.rounded_anew", worse)
+    teacher = small("cnn")
+    made = compress(teacher, COARSE)
+    masks = {name: one.mask for name, one in made.weights.items()}
+    grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+    found = [
+        improve(made.module, teacher, masks, small_images, 500, grids=grids, clock=ticks(), anew=anew)
+        for anew in (True, False)
+    ]
+    assert found[0].before == pytest.approx(found[1].before)
+    assert found[0].after <= found[0].before

@@ -9,6 +9,7 @@ import pytest
 import torch
 from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, score
 from factories import visits
+from torch import nn
 
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import growing_drop, growing_share_interval, paired_drop
@@ -430,3 +431,20 @@ def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, en
     before = dict(open_model(asked.model).module.named_parameters())
     others = [name for name, _ in compressed.module.named_parameters() if name not in compressed.weights]
     assert any(not torch.equal(compressed.module.get_parameter(name), before[name]) for name in others)
+
+
+@pytest.mark.parametrize("equalise", [False, True])
+def test_layers_whose_channels_were_scaled_are_not_rounded_once_more(
+    equalise: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The uncompressed network's inputs are not those that such a layer is to have."""
+    asked: list[object] = []
+
+    def improved(module: nn.Module, *others: object) -> tuple[nn.Module, float]:
+        asked.append(others[-1])
+        return module, 1.0
+
+    monkeypatch.setattr("optimizer.measurement.compressed.improved", improved)
+    coarse = QuantizeSpec(weight_bits=3, equalise=equalise)
+    compressed_model(request(Recipe(quantize=coarse, effort_seconds=1)))
+    assert asked == [not equalise]

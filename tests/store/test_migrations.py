@@ -79,6 +79,24 @@ def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
     assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
 
 
+def test_what_best_effort_rounded_once_is_passed_over_and_kept(place: Path | str, store: Store) -> None:
+    rounded = QuantizeSpec("compensated", 3)
+    others = [Recipe(quantize=rounded), Recipe(quantize=rounded, finetune_steps=60)]
+    best = [Recipe(quantize=rounded, effort_seconds=60), Recipe(PruneSpec(sparsity=0.5), effort_seconds=5)]
+    like = make_result("k")
+    results = [
+        replace(like, key=str(number), request=replace(like.request, recipe=one))
+        for number, one in enumerate([*best, *others])
+    ]
+    for result in results:
+        store.put(result)
+    with store.writing() as connection:
+        migrations._pass_over_best_effort_that_rounded_once(connection)
+    again = Store(place)
+    assert {result.key for result in again.results()} == {result.key for result in results[len(best) :]}
+    assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
+
+
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
     """Rows as the version before wrote them: it knew no visits."""
     file.put(make_result("before"))

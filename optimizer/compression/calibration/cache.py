@@ -196,13 +196,14 @@ def improved(
     seconds: float,
     report: Report = quiet,
     grids: Mapping[str, HeldGrid] | None = None,
+    anew: bool = True,
 ) -> tuple[nn.Module, float]:
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
     content = _learning_digest(f"{seconds} s", student, teacher, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
-        found = improve(student, teacher, masks, images, seconds, report, grids)
+        found = improve(student, teacher, masks, images, seconds, report, grids, anew=anew)
         return found.state, found.seconds
 
     return _kept_state(content, student, make_state)

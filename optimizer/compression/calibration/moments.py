@@ -7,7 +7,8 @@ Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -94,20 +95,26 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
         raise InputError("there are no calibration images: give a folder that has some, a hundred or more")
     if not images.isfinite().all():
         raise InputError("calibration images have pixels that are not finite: look at the preprocessing")
-    sums: dict[str, _Sums] = {}
-    watch = _Watch({layer.weight.data_ptr(): layer.name for layer in walk(model)}, sums)
+    sums: dict[str, Sums] = {}
+    watch = Watch({layer.weight.data_ptr(): layer.name for layer in walk(model)}, sums)
+    with whole_attention(), torch.inference_mode():
+        for start, end in pairwise([0, *range(FIRST_BATCH, len(images), BATCH), len(images)]):
+            report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
+            watch.batch = end - start
+            with watch:
+                model(images[start:end])
+    return {layer.name: sums[layer.name].moments() for layer in walk(model) if layer.name in sums}
+
+
+@contextmanager
+def whole_attention() -> Iterator[None]:
+    """Without torch's fast path for attention, which would hide its projections from :class:`Watch`."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it would hide attention's projections from us
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode():
-            for start, end in pairwise([0, *range(FIRST_BATCH, len(images), BATCH), len(images)]):
-                report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
-                watch.batch = end - start
-                with watch:
-                    model(images[start:end])
+        yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
-    return {layer.name: sums[layer.name].moments() for layer in walk(model) if layer.name in sums}
 
 
 def positions_for(columns: int) -> int:
@@ -115,10 +122,11 @@ def positions_for(columns: int) -> int:
     return min(max(round(POSITIONS_A_COLUMN * columns), MIN_POSITIONS), MAX_POSITIONS)
 
 
-class _Watch(TorchDispatchMode):
-    """Sees every product with a layer's weight, whichever module or function makes it."""
+class Watch(TorchDispatchMode):
+    """Sees every product with the weight of a layer among ``names`` (by address), whichever module or
+    function makes it, and adds its inputs to ``sums``."""
 
-    def __init__(self, names: Mapping[int, str], sums: dict[str, "_Sums"]) -> None:
+    def __init__(self, names: Mapping[int, str], sums: dict[str, "Sums"]) -> None:
         super().__init__()
         self.names, self.sums = names, sums
         self.generator = torch.Generator().manual_seed(0)
@@ -131,8 +139,12 @@ class _Watch(TorchDispatchMode):
         if known and (name := self.names.get(arguments[1].data_ptr())):
             columns = arguments[1][0].numel()
             if columns <= MAX_COLUMNS:
-                self.sums.setdefault(name, _Sums()).add(self._inputs(operation, *arguments))
+                self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
+
+    def add(self, name: str, inputs: Tensor) -> None:
+        """Some inputs ``[B, G, n, d]`` of a layer."""
+        self.sums.setdefault(name, Sums()).add(inputs)
 
     def _inputs(self, operation: Any, inputs: Tensor, weight: Tensor, *others: Any) -> Tensor:
         """Unrolled inputs ``[B, G, n, d]`` of some output positions of each image."""
@@ -150,7 +162,7 @@ class _Watch(TorchDispatchMode):
             tokens = inputs.reshape(-1, self.batch, columns).transpose(0, 1)
         else:  # as many as the images have parts of some kind
             tokens = inputs.reshape(-1, 1, columns)
-        return tokens[:, None, self._sample(tokens.shape[1], positions_for(columns))]
+        return tokens[:, None, self.sample(tokens.shape[1], positions_for(columns))]
 
     def _patches(
         self, inputs: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
@@ -169,7 +181,7 @@ class _Watch(TorchDispatchMode):
             for size, pad, extent, step in zip(sizes, pads, spread, stride, strict=True)
         ]
         most = DEPTHWISE_POSITIONS if groups > 1 else positions_for(weight[0].numel())
-        sampled = self._sample(torch.Size(counts).numel(), most)
+        sampled = self.sample(torch.Size(counts).numel(), most)
         indices, inside = [], torch.ones(())
         for axis, position in enumerate(torch.unravel_index(sampled, counts)):
             offsets = torch.arange(kernel[axis]) * dilation[axis] - pads[axis][0]
@@ -184,7 +196,7 @@ class _Watch(TorchDispatchMode):
         split = patches.reshape(batch, positions, -1, groups, channels // groups)
         return split.permute(0, 3, 1, 4, 2).reshape(batch, groups, positions, -1)
 
-    def _sample(self, count: int, most: int) -> Tensor:
+    def sample(self, count: int, most: int) -> Tensor:
         """Which of ``count`` positions are looked at: all, or ``most`` drawn anew each time."""
         if count <= most:
             return torch.arange(count)
@@ -201,7 +213,7 @@ def _each(value: Any, dims: int) -> list[int]:
 
 
 @dataclass(slots=True)
-class _Sums:
+class Sums:
     """Running sums over images, about the mean of the first batch (so that little cancels in the end)."""
 
     images: int = 0

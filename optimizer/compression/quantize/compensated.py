@@ -160,17 +160,22 @@ def round_columns(
     are rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where all rows have one scale ``together``.
     """
     wanted = product(matrix, dense)
-    if mask.all():
-        codes = feedback(start, matrix, grid)
-    else:
-        grid = replace(grid, first=grid.first * mask, last=grid.last * mask)
-        exact = mask.numel() * mask.shape[1] <= EXACT_ELEMENTS
-        codes = feedback_on_masks(start, mask, matrix, grid) if exact else feedback(start, matrix, grid)
+    codes, grid = fed_back(start, mask, matrix, grid)
     fitted, _ = scale_factors(codes * grid.step, dense, wanted, matrix, together)
     grid = replace(grid, step=grid.step * fitted)
     codes = descend(codes, wanted, matrix, grid)
     refitted, gain = scale_factors(codes * grid.step, dense, wanted, matrix, together)
     return codes, fitted * refitted * gain**UNBIASED
+
+
+def fed_back(start: Tensor, mask: Tensor, matrix: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+    """Codes ``[G, d, R]`` by :func:`feedback`, zero where ``mask`` is, and the grid that has no others
+    there."""
+    if mask.all():
+        return feedback(start, matrix, grid), grid
+    grid = replace(grid, first=grid.first * mask, last=grid.last * mask)
+    exact = mask.numel() * mask.shape[1] <= EXACT_ELEMENTS
+    return (feedback_on_masks(start, mask, matrix, grid) if exact else feedback(start, matrix, grid)), grid
 
 
 def product(matrix: Tensor, weights: Tensor) -> Tensor:

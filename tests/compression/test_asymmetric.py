@@ -1,0 +1,142 @@
+"""Rounding once more, for the inputs that layers have behind those rounded before."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.compression.calibration.moments import damped
+from optimizer.compression.calibration.statistics import seen_and_held_out
+from optimizer.compression.quantize import asymmetric
+from optimizer.compression.quantize.asymmetric import ASYMMETRY, Pairs, rounded_anew
+from optimizer.compression.quantize.compensated import MAX_GAIN, UNBIASED
+from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
+from optimizer.model.layers import walk
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+
+Small = Callable[[str], nn.Module]
+COARSE = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=3))
+
+
+def always(done: int, count: int) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied", "auxiliary"])
+def test_masks_and_grids_stay_and_both_networks_are_left_as_they_were(
+    small: Small, small_images: Tensor, name: str
+) -> None:
+    teacher = small(name)
+    made = compress(teacher, COARSE)
+    masks = {layer: one.mask for layer, one in made.weights.items()}
+    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    before = [
+        {key: one.clone() for key, one in model.state_dict().items()} for model in (teacher, made.module)
+    ]
+    random = torch.get_rng_state()
+    anew = rounded_anew(made.module, teacher, masks, grids, small_images, always)
+    changed = 0
+    for layer in walk(anew):
+        one = made.weights[layer.name]
+        assert (layer.weight[~one.mask] == 0).all()
+        assert one.codes is not None
+        now = moved(one.codes, layer.weight)
+        assert torch.equal(now.values, layer.weight)
+        assert now.stored.min() >= -3
+        assert now.stored.max() <= 3
+        changed += int((now.centred != one.codes.centred).sum())
+    assert changed
+    for model, state in zip((teacher, made.module), before, strict=True):
+        assert all(torch.equal(state[key], one) for key, one in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def fine(weight: Tensor) -> HeldGrid:
+    """A grid so fine that hardly anything is lost on it."""
+    step, last = torch.full_like(weight, 1e-4), torch.full_like(weight, 1e6)
+    return HeldGrid(step, -last, last)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_layer_makes_up_for_the_one_before_it_as_least_squares_says(bias: bool, sparse: bool) -> None:
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=bias)).eval()
+    student = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=bias)).eval()
+    student.load_state_dict(teacher.state_dict())
+    student[0].weight.data += 0.2 * torch.randn(5, 6)
+    images = torch.randn(128, 6) + 0.5
+    mask = torch.ones(3, 5, dtype=torch.bool)
+    if sparse:
+        mask[:, 2] = False
+        student[2].weight.data *= mask
+    anew = rounded_anew(
+        student, teacher, {"2.weight": mask}, {"2.weight": fine(mask.float())}, images, always
+    )
+    assert torch.equal(anew[0].weight, student[0].weight), "it has no grid"  # type: ignore[index, union-attr]
+
+    seen, _ = seen_and_held_out(images)
+    x, s = (model[1](model[0](seen)).detach() for model in (teacher, student))
+    dense = teacher[2].weight.detach()
+    middle, mean = (x.mean(0), s.mean(0)) if bias else (torch.zeros(5), torch.zeros(5))
+    matrix = damped(((s - mean).T @ (s - mean) / len(s))[None])[0]
+    lacking = (x - middle - s + mean).T @ (s - mean) / len(s)
+    wanted = dense + ASYMMETRY * dense @ lacking @ torch.linalg.inv(matrix)
+    for row, keep, found in zip(wanted, mask, anew[2].weight, strict=True):  # type: ignore[index, union-attr]
+        best = torch.linalg.solve(matrix[keep][:, keep], (matrix @ row)[keep])
+        gain = (row @ matrix @ row / (best @ (matrix @ row)[keep])).clamp(1, MAX_GAIN) ** UNBIASED
+        assert found[keep].tolist() == pytest.approx((gain * best).tolist(), abs=2e-3)
+        assert (found[~keep] == 0).all()
+    if bias:
+        assert anew(seen).mean(0).tolist() == pytest.approx(teacher(seen).mean(0).tolist(), abs=1e-4)
+        off = [(model(seen) - teacher(seen)).square().mean().item() for model in (student, anew)]
+        assert off[1] < 0.7 * off[0]
+
+
+def test_moments_of_both_inputs_are_those_of_all_images_at_once() -> None:
+    torch.manual_seed(0)
+    now, wanted = torch.randn(24, 2, 7, 4) + 1, torch.randn(24, 2, 7, 4)
+    pairs = Pairs()
+    for batch in zip(now.split(16), wanted.split(16), strict=True):
+        pairs.add(*batch)
+    s, lacking = (one.transpose(0, 1).flatten(1, 2) for one in (now, wanted - now))
+    moments = pairs.sums.moments()
+    for centred in (True, False):
+        mean, covariance = pairs.lacking(moments, centred)
+        torch.testing.assert_close(mean, lacking.mean(1))
+        about, apart = (s.mean(1, True), lacking.mean(1, True)) if centred else (0.0, 0.0)
+        expected = (lacking - apart).mT @ (s - about) / s.shape[1]
+        torch.testing.assert_close(covariance, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_there_is_no_time_for_stay_as_they_are(small: Small, small_images: Tensor) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, COARSE)
+    masks = {layer: one.mask for layer, one in made.weights.items()}
+    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    asked: list[tuple[int, int]] = []
+
+    def twice(done: int, count: int) -> bool:
+        asked.append((done, count))
+        return done < 2
+
+    anew = rounded_anew(made.module, teacher, masks, grids, small_images, twice)
+    assert asked == [(done, len(grids)) for done in range(3)]
+    same = [torch.equal(layer.weight, made.weights[layer.name].values) for layer in walk(anew)]
+    assert same == [False, False] + [True] * (len(grids) - 2)
+
+
+def test_what_does_not_fit_into_memory_at_once_gives_the_same(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, COARSE)
+    masks = {layer: one.mask for layer, one in made.weights.items()}
+    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    found = []
+    for most in (2**30, 1):
+        monkeypatch.setattr(asymmetric, "MAX_BYTES", most)
+        found.append(rounded_anew(made.module, teacher, masks, grids, small_images, always).state_dict())
+    assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
