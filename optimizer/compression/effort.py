@@ -1,5 +1,6 @@
 """Best effort: distillation (:mod:`optimizer.compression.distillation`) within a budget of seconds. What
-is held to grids is rounded once more first (:mod:`optimizer.compression.quantize.asymmetric`).
+is held to grids is rounded once more first, and what was pruned is refitted
+(:mod:`optimizer.compression.asymmetric`).
 
 Another machine, or ending it early, gives another network: what came of it is kept
 (:mod:`optimizer.compression.calibration.cache`), for as long as that cache is.
@@ -12,15 +13,15 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from optimizer.compression.asymmetric import made_anew
 from optimizer.compression.distillation import MIN_IMAGES, learning
-from optimizer.compression.quantize.asymmetric import rounded_anew
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-ROUNDING_SHARE = 0.45
-"""Of the budget at most, for rounding once more; layers that there is no time for stay as they are."""
+ANEW_SHARE = 0.45
+"""Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""
 TEACHER_SHARE = 0.2
 """Of the budget: what the uncompressed network's outputs on the images take."""
 TRIAL_SHARE = 0.04
@@ -98,7 +99,7 @@ def improve(
     """Bring a copy of ``student`` nearer to ``teacher``, for ``seconds`` of ``clock``; see
     :func:`optimizer.compression.distillation.learning`.
 
-    What is on ``grids`` is rounded ``anew`` first, which a network whose channels were scaled can't take.
+    Weights are rounded or refitted ``anew`` first, which a network whose channels were scaled can't take.
     Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, or fewer
     than 16 images.
     """
@@ -109,8 +110,9 @@ def improve(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or take fast"
         )
     budget, made = Seconds(seconds, clock), student
-    if grids and anew:
-        made = rounded_anew(student, teacher, masks, grids, images, partial(_goes_on, budget, report))
+    if anew and (grids or not all(mask.all() for mask in masks.values())):
+        goes_on = partial(_goes_on, budget, report, "rounding" if grids else "refitting")
+        made = made_anew(student, teacher, masks, grids or {}, images, goes_on)
         budget.started = budget.share
     run = learning(made, teacher, masks, images, budget, report, grids)
     if made is not student:
@@ -119,6 +121,6 @@ def improve(
     return Improved(run.best, run.before, run.after, min(seconds, budget.spent))
 
 
-def _goes_on(budget: Seconds, report: Report, done: int, count: int) -> bool:
-    report(budget.share, budget.words(f"rounding once more, layer {done + 1} of {count}"))
-    return not budget.over and budget.share < ROUNDING_SHARE
+def _goes_on(budget: Seconds, report: Report, what: str, done: int, count: int) -> bool:
+    report(budget.share, budget.words(f"{what} once more, layer {done + 1} of {count}"))
+    return not budget.over and budget.share < ANEW_SHARE

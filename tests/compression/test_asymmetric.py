@@ -1,4 +1,4 @@
-"""Rounding once more, for the inputs that layers have behind those rounded before."""
+"""Rounding or refitting once more, for the inputs that layers have behind those before them."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression import asymmetric
 from optimizer.compression.apply import compress
+from optimizer.compression.asymmetric import PRUNED, ROUNDED, Pairs, made_anew
 from optimizer.compression.calibration.moments import damped
 from optimizer.compression.calibration.statistics import seen_and_held_out
-from optimizer.compression.quantize import asymmetric
-from optimizer.compression.quantize.asymmetric import ASYMMETRY, Pairs, rounded_anew
+from optimizer.compression.prune.compensated import MAX_SCALE
 from optimizer.compression.quantize.compensated import MAX_GAIN, UNBIASED
 from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.model.layers import walk
@@ -36,7 +37,7 @@ def test_masks_and_grids_stay_and_both_networks_are_left_as_they_were(
         {key: one.clone() for key, one in model.state_dict().items()} for model in (teacher, made.module)
     ]
     random = torch.get_rng_state()
-    anew = rounded_anew(made.module, teacher, masks, grids, small_images, always)
+    anew = made_anew(made.module, teacher, masks, grids, small_images, always)
     changed = 0
     for layer in walk(anew):
         one = made.weights[layer.name]
@@ -72,9 +73,7 @@ def test_a_layer_makes_up_for_the_one_before_it_as_least_squares_says(bias: bool
     if sparse:
         mask[:, 2] = False
         student[2].weight.data *= mask
-    anew = rounded_anew(
-        student, teacher, {"2.weight": mask}, {"2.weight": fine(mask.float())}, images, always
-    )
+    anew = made_anew(student, teacher, {"2.weight": mask}, {"2.weight": fine(mask.float())}, images, always)
     assert torch.equal(anew[0].weight, student[0].weight), "it has no grid"  # type: ignore[index, union-attr]
 
     seen, _ = seen_and_held_out(images)
@@ -83,7 +82,7 @@ def test_a_layer_makes_up_for_the_one_before_it_as_least_squares_says(bias: bool
     middle, mean = (x.mean(0), s.mean(0)) if bias else (torch.zeros(5), torch.zeros(5))
     matrix = damped(((s - mean).T @ (s - mean) / len(s))[None])[0]
     lacking = (x - middle - s + mean).T @ (s - mean) / len(s)
-    wanted = dense + ASYMMETRY * dense @ lacking @ torch.linalg.inv(matrix)
+    wanted = dense + ROUNDED.asymmetry * dense @ lacking @ torch.linalg.inv(matrix)
     for row, keep, found in zip(wanted, mask, anew[2].weight, strict=True):  # type: ignore[index, union-attr]
         best = torch.linalg.solve(matrix[keep][:, keep], (matrix @ row)[keep])
         gain = (row @ matrix @ row / (best @ (matrix @ row)[keep])).clamp(1, MAX_GAIN) ** UNBIASED
@@ -93,6 +92,39 @@ def test_a_layer_makes_up_for_the_one_before_it_as_least_squares_says(bias: bool
         assert anew(seen).mean(0).tolist() == pytest.approx(teacher(seen).mean(0).tolist(), abs=1e-4)
         off = [(model(seen) - teacher(seen)).square().mean().item() for model in (student, anew)]
         assert off[1] < 0.7 * off[0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_pruned_layer_makes_up_for_the_one_before_it_with_outputs_as_wide_as_they_were(bias: bool) -> None:
+    torch.manual_seed(1)
+    teacher = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=bias)).eval()
+    mask = torch.tensor([[True, True, False, True, True]]).expand(3, 5)
+    pruned = [torch.rand(5, 6) > 0.3, mask]
+    student = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=bias)).eval()
+    student.load_state_dict(teacher.state_dict())
+    masks = {f"{index}.weight": one for index, one in zip((0, 2), pruned, strict=True)}
+    for layer in walk(student):
+        layer.weight.data *= masks[layer.name]
+    images = torch.randn(256, 6) + 0.5
+    anew = made_anew(student, teacher, masks, {}, images, always)
+
+    seen, _ = seen_and_held_out(images)
+    x, s = (model[1](model[0](seen)).detach() for model in (teacher, anew))  # type: ignore[index, operator]
+    dense = teacher[2].weight.detach()
+    middle, mean = (x.mean(0), s.mean(0)) if bias else (torch.zeros(5), torch.zeros(5))
+    matrix, before = (
+        damped(((one - about).T @ (one - about) / len(one))[None])[0]
+        for one, about in ((s, mean), (x, middle))
+    )
+    lacking = (x - middle - s + mean).T @ (s - mean) / len(s)
+    wanted = dense + PRUNED.asymmetry * dense @ lacking @ torch.linalg.inv(matrix)
+    for own, row, keep, found in zip(dense, wanted, mask, anew[2].weight, strict=True):  # type: ignore[index, union-attr]
+        best = torch.linalg.solve(matrix[keep][:, keep], (matrix @ row)[keep])
+        scale = (own @ before @ own / (best @ matrix[keep][:, keep] @ best)).sqrt().clamp(max=MAX_SCALE)
+        assert found[keep].tolist() == pytest.approx((scale * best).tolist(), abs=1e-4)
+        assert (found[~keep] == 0).all()
+    if bias:
+        assert anew(seen).mean(0).tolist() == pytest.approx(teacher(seen).mean(0).tolist(), abs=1e-4)
 
 
 def test_moments_of_both_inputs_are_those_of_all_images_at_once() -> None:
@@ -122,7 +154,7 @@ def test_layers_that_there_is_no_time_for_stay_as_they_are(small: Small, small_i
         asked.append((done, count))
         return done < 2
 
-    anew = rounded_anew(made.module, teacher, masks, grids, small_images, twice)
+    anew = made_anew(made.module, teacher, masks, grids, small_images, twice)
     assert asked == [(done, len(grids)) for done in range(3)]
     same = [torch.equal(layer.weight, made.weights[layer.name].values) for layer in walk(anew)]
     assert same == [False, False] + [True] * (len(grids) - 2)
@@ -138,5 +170,5 @@ def test_what_does_not_fit_into_memory_at_once_gives_the_same(
     found = []
     for most in (2**30, 1):
         monkeypatch.setattr(asymmetric, "MAX_BYTES", most)
-        found.append(rounded_anew(made.module, teacher, masks, grids, small_images, always).state_dict())
+        found.append(made_anew(made.module, teacher, masks, grids, small_images, always).state_dict())
     assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())

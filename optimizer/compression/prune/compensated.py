@@ -158,14 +158,15 @@ def _solve(rows: Tensor, mask: Tensor, matrix: Tensor) -> Tensor:
     return solved.squeeze(3) * mask
 
 
-def match_variance(rows: Tensor, refitted: Tensor, matrix: Tensor) -> Tensor:
-    """``refitted``, each row scaled, up to ``MAX_SCALE``, so that ``v M v`` is the ``w M w`` that it had.
+def match_variance(rows: Tensor, refitted: Tensor, matrix: Tensor, now: Tensor | None = None) -> Tensor:
+    """``refitted``, each row scaled, up to ``MAX_SCALE``, so that ``v M v`` is the ``w M w`` that it had, or
+    ``v N v`` with ``now`` the matrix of the inputs that it has by now.
 
     Least squares makes outputs shrink, layer upon layer, until the logits of a deep network hardly differ.
-    All ``[G, R, d]``, matrix ``[G, d, d]``. It helped a convolutional network at every sparsity, and hurt a
+    All ``[G, R, d]``, matrices ``[G, d, d]``. It helped a convolutional network at every sparsity, and hurt a
     vision transformer at a high one: the divergence on images that were not calibrated on tells.
     """
-    before, after = quadratic(rows, matrix), quadratic(refitted, matrix)
+    before, after = quadratic(rows, matrix), quadratic(refitted, matrix if now is None else now)
     scale = (before / after.clamp(min=torch.finfo(after.dtype).tiny)).sqrt().clamp(max=MAX_SCALE)
     return refitted * scale.unsqueeze(2)
 

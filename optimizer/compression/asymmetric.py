@@ -1,10 +1,11 @@
-"""Rounding once more, layer after layer, for the inputs that each has behind the layers rounded so far (the
+"""Rounding or refitting once more, layer after layer, for the inputs that each has behind the others (the
 asymmetric objective of GPTAQ, arXiv 2504.02692).
 
 A layer is to give what the uncompressed network's gives for that network's own inputs ``x``, of the inputs
 ``s`` that it has now. With ``M`` the covariance of ``s``, and ``C`` that of ``x - s`` with ``s``, its rows
-``w`` become ``w + a w C M^-1``, and are rounded by ``M`` (:mod:`optimizer.compression.quantize.compensated`):
-errors of the layers before are made up for as far as they can be told from the inputs. Masks and grids stay.
+``w`` become ``w + a w C M^-1``, and are rounded by ``M`` (:mod:`optimizer.compression.quantize.compensated`)
+or refitted on their masks (:mod:`optimizer.compression.prune.compensated`): errors of the layers before are
+made up for as far as they can be told from the inputs. Masks and grids stay.
 """
 
 import copy
@@ -26,7 +27,7 @@ from optimizer.compression.calibration.moments import (
     whole_attention,
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
-from optimizer.compression.prune.compensated import refit
+from optimizer.compression.prune.compensated import match_variance, refit
 from optimizer.compression.quantize.compensated import (
     UNBIASED,
     Grid,
@@ -42,19 +43,27 @@ from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
 from optimizer.model.layers import Layer, uses, walk
 
-ASYMMETRY = 0.5
-"""``a``: how much of the error is made up for. All of it is as good on small networks; half is better where
-images are few for so many weights (EfficientNet-Lite0 at 3 bits: 0.171 nats by half, 0.196 by all of it)."""
-IMAGES = 146
-"""Of which every eighth is left for others to judge by."""
-POSITIONS = 100
-"""Of a layer's output that are looked at, an image."""
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """``asymmetry``: how much of the error is made up for, ``a``. ``images`` are looked at, of which every
+    eighth is left for others to judge by, and ``positions`` of a layer's output in each."""
+
+    asymmetry: float
+    images: int
+    positions: int
+
+
+ROUNDED, PRUNED = Look(0.5, 146, 100), Look(0.25, 256, 200)
+"""Making up for all of it is as good on small networks; less is better where images are few for so many
+weights: EfficientNet-Lite0 at 3 bits is 0.171 nats from itself by half, and 0.196 by all of it. Refitted at
+70 % sparsity, it takes a quarter, and more images, to win anything."""
 MAX_BYTES = 2**30
 """Of the uncompressed network's inputs that are kept at a time."""
 
 
 @torch.no_grad()
-def rounded_anew(
+def made_anew(
     student: nn.Module,
     teacher: nn.Module,
     masks: Mapping[str, Tensor],
@@ -62,37 +71,39 @@ def rounded_anew(
     images: Tensor,
     goes_on: Callable[[int, int], bool],
 ) -> nn.Module:
-    """A copy of ``student`` whose layers with ``grids`` were rounded once more, to answer as ``teacher`` on
-    ``images`` ``[N, C, H, W]``; ``masks`` and ``grids`` as in
+    """A copy of ``student`` whose layers with ``grids`` were rounded once more, or without any grid refitted
+    on their ``masks``, to answer as ``teacher`` on ``images`` ``[N, C, H, W]``; ``masks`` and ``grids`` as in
     :func:`optimizer.compression.distillation.learning`.
 
     ``goes_on`` is asked before each layer, and told how many there were before it, of how many; those after a
     no stay as they are. So do weights that are used more than once, or of another shape than the teacher's.
     """
     model = copy.deepcopy(student).eval()
-    seen, _ = seen_and_held_out(images[:IMAGES])
+    look = ROUNDED if grids else PRUNED
+    seen, _ = seen_and_held_out(images[: look.images])
     laid_out, seen = channels_last(teacher, seen)
     if laid_out is not teacher:
         teacher = laid_out
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts, originals = chains(model, teacher, seen[:1])
     dense = {layer.name: layer for layer in walk(teacher)}
-    layers = {layer.name: layer for layer in _used_once(model) if layer.name in grids}
+    layers = {layer.name: layer for layer in _used_once(model) if layer.name in (grids or masks)}
     layers = {name: one for name, one in layers.items() if one.weight.shape == dense[name].weight.shape}
     count, given, wanted = len(layers), seen, seen
     with whole_attention():
         for part, original in zip(parts, originals, strict=True):
-            found = inputs_of(part, given[:1], layers.values())
+            found = inputs_of(part, given[:1], layers.values(), look.positions)
             for names in _together({name: one[0].nbytes * len(seen) for name, one in found.items()}):
-                before = inputs_of(original, wanted, [dense[name] for name in names])
+                before = inputs_of(original, wanted, [dense[name] for name in names], look.positions)
                 for name in names:
                     if not goes_on(count - len(layers), count):
                         return model
                     layer, pairs = layers.pop(name), Pairs()
-                    for batch in zip(inputs_of(part, given, [layer])[name], before.pop(name), strict=True):
+                    now = inputs_of(part, given, [layer], look.positions)[name]
+                    for batch in zip(now, before.pop(name), strict=True):
                         pairs.add(*batch)
                     mask = masks.get(name, torch.ones_like(layer.weight, dtype=torch.bool))
-                    _round(layer, dense[name], mask, grids[name], pairs)
+                    _change(layer, dense[name], mask, grids.get(name), pairs, look.asymmetry)
             given, wanted = outputs(part, given), outputs(original, wanted)
     return model
 
@@ -121,9 +132,9 @@ class _Seen(BaseException):
 class _Inputs(Watch):
     """Keeps inputs at positions that are the same for every network, in the same batch."""
 
-    def __init__(self, layers: Iterable[Layer], seed: int) -> None:
+    def __init__(self, layers: Iterable[Layer], positions: int, seed: int) -> None:
         super().__init__({one.weight.data_ptr(): one.name for one in layers}, {})
-        self.seed, self.found = seed, dict[str, Tensor]()
+        self.positions, self.seed, self.found = positions, seed, dict[str, Tensor]()
 
     def add(self, name: str, inputs: Tensor) -> None:
         self.found[name] = inputs
@@ -132,15 +143,17 @@ class _Inputs(Watch):
 
     def sample(self, count: int, most: int) -> Tensor:
         self.generator.manual_seed(self.seed)
-        return super().sample(count, min(most, POSITIONS))
+        return super().sample(count, min(most, self.positions))
 
 
-def inputs_of(part: nn.Module, values: Tensor, layers: Iterable[Layer]) -> dict[str, list[Tensor]]:
-    """Unrolled inputs ``[B, G, n, d]`` of those of the ``layers`` that ``part`` runs, by name in the order in
-    which they run, of one batch of ``values`` after the other."""
+def inputs_of(
+    part: nn.Module, values: Tensor, layers: Iterable[Layer], positions: int
+) -> dict[str, list[Tensor]]:
+    """Unrolled inputs ``[B, G, n, d]``, ``n`` at most ``positions``, of those of the ``layers`` that ``part``
+    runs, by name in the order in which they run, of one batch of ``values`` after the other."""
     found = defaultdict[str, list[Tensor]](list)
     for number, batch in enumerate(values.split(BATCH)):
-        watch = _Inputs(layers, number)
+        watch = _Inputs(layers, positions, number)
         watch.batch = len(batch)
         with torch.inference_mode(), suppress(_Seen), watch:  # else convolutions come by another name
             part(batch.clone())
@@ -151,15 +164,18 @@ def inputs_of(part: nn.Module, values: Tensor, layers: Iterable[Layer]) -> dict[
 
 @dataclass(slots=True)
 class Pairs:
-    """Moments of a layer's inputs ``s``, and the covariance with them of what they lack of ``x``."""
+    """Moments of a layer's inputs ``s`` and of ``x``, and the covariance with ``s`` of what it lacks of
+    ``x``."""
 
     sums: Sums = field(default_factory=Sums)
+    before: Sums = field(default_factory=Sums)
     first: Tensor = field(default_factory=lambda: torch.zeros(()))
     second: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, now: Tensor, wanted: Tensor) -> None:
         """Inputs ``[B, G, n, d]`` of both networks at the same positions of some images."""
         self.sums.add(now)
+        self.before.add(wanted)
         lacking, now = (
             one.transpose(0, 1).flatten(1, 2) for one in (wanted - now, now - self.sums.shift[:, None])
         )
@@ -178,16 +194,35 @@ class Pairs:
         return mean, covariance if centred else covariance + mean[:, :, None] * moments.mean[:, None]
 
 
-def _round(layer: Layer, dense: Layer, mask: Tensor, grid: HeldGrid, pairs: Pairs) -> None:
-    """Round ``layer``, whose inputs are the ``now`` of ``pairs``, to give what ``dense`` gives of the
-    ``wanted`` ones."""
+def _change(
+    layer: Layer, dense: Layer, mask: Tensor, grid: HeldGrid | None, pairs: Pairs, asymmetry: float
+) -> None:
+    """Make ``layer``, whose inputs are the ``now`` of ``pairs``, give what ``dense`` gives of the ``wanted``
+    ones."""
     moments, bias = pairs.sums.moments(), layer.bias
     lacking, covariance = pairs.lacking(moments, bias is not None)
     matrix = damped(moments.second if bias is None else moments.covariance)
     groups, shape = len(matrix), layer.weight.shape
-    rows = as_rows(dense.weight, groups)
-    aimed = rows + ASYMMETRY * torch.linalg.solve(matrix, rows @ covariance, left=False)
-    start = aimed if mask.all() else refit(aimed, as_rows(mask, groups), matrix)
+    rows, kept = (as_rows(part, groups) for part in (dense.weight, mask))
+    aimed = rows + asymmetry * torch.linalg.solve(matrix, rows @ covariance, left=False)
+    values = aimed if mask.all() else refit(aimed, kept, matrix)
+    if grid is None:
+        wanted = pairs.before.moments()
+        before = damped(wanted.second if bias is None else wanted.covariance)
+        values = match_variance(rows, values, before, matrix)
+    else:
+        values = _rounded(aimed, values, mask, grid, matrix)
+    layer.weight.copy_(values.reshape(shape))
+    if bias is not None and dense.bias is not None:
+        values = as_rows(layer.weight, groups)
+        change = rows @ (moments.mean + lacking)[..., None] - values @ moments.mean[..., None]
+        bias.copy_(dense.bias + change.flatten())
+
+
+def _rounded(aimed: Tensor, start: Tensor, mask: Tensor, grid: HeldGrid, matrix: Tensor) -> Tensor:
+    """Values on ``grid``, of the shape of ``mask``, nearest to rows ``aimed`` ``[G, R, d]`` by ``matrix``
+    ``[G, d, d]``; ``start`` are those refitted on ``mask``."""
+    shape = mask.shape
     order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
     matrix = in_order(matrix, order)
     aimed, start, kept = (by_column(part.reshape(shape), order) for part in (aimed, start, mask))
@@ -198,8 +233,4 @@ def _round(layer: Layer, dense: Layer, mask: Tensor, grid: HeldGrid, pairs: Pair
     factor = gain**UNBIASED  # scales stay, so what is rounded is raised
     codes, held_on_mask = fed_back(start * factor, kept, matrix, held)
     codes = descend(codes, wanted * factor, matrix, held_on_mask)
-    layer.weight.copy_(grid.nearest(by_row(codes * held.step, order).reshape(shape)))
-    if bias is not None and dense.bias is not None:
-        values = as_rows(layer.weight, groups)
-        change = rows @ (moments.mean + lacking)[..., None] - values @ moments.mean[..., None]
-        bias.copy_(dense.bias + change.flatten())
+    return grid.nearest(by_row(codes * held.step, order).reshape(shape))
