@@ -206,6 +206,19 @@ def time_again(request: Request, report: Report = quiet, workspace: "Workspace |
     return experiment.time_again(workspace, request, report)
 
 
+def scores_of(request: Request, report: Report = quiet) -> Scores:
+    """What a recipe does to accuracy and size, worked out by all cores and kept nowhere: for another machine,
+    which times it.
+
+    Raises what :func:`optimizer.measurement.experiment.score` does.
+    """
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    request = replace(request, settings=replace(request.settings, threads=0))
+    return experiment.score(open_workspace(request.model, request.data, report), request, report).scores
+
+
 def artifact(
     kind: str,
     request: Request,
