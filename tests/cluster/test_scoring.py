@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from cluster.test_lost_nodes import Client
 from cluster.test_spread import REQUESTS, Elsewhere
 from factories import OTHER_MACHINE
@@ -18,6 +19,9 @@ from optimizer.cluster.content import Asked, Parcel
 from optimizer.cluster.dask_nodes import AHEAD, MAX_FAILED, DaskNodes, DaskScorer, connect_to
 from optimizer.cluster.spread import NodeLost, Nodes, NotTaken, work_off
 from optimizer.errors import UnavailableError
+from optimizer.measurement import experiment
+from optimizer.measurement.workspace import Workspace, open_workspace
+from optimizer.on_demand import load_or_measure, scores_of
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import (
     Accuracy,
@@ -32,6 +36,7 @@ from optimizer.records import (
 )
 from optimizer.search import drain
 from optimizer.store import ledger
+from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import environment, lanes
 
@@ -252,6 +257,26 @@ def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     assert ending == node.DONE, found
     result = decode(found, Result)
     assert (result.accuracy, result.scored_on) == (scores.accuracy, there)
+
+
+def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request("fashion-mlp", Recipe(), data=DataSpec(limit=200))
+    opened, measure = list[Workspace](), experiment.measure
+
+    def noted(workspace: Workspace, *given: Any) -> Result:
+        opened.append(workspace)
+        return measure(workspace, *given)
+
+    monkeypatch.setattr(experiment, "measure", noted)
+    scores = scores_of(request)
+    result = load_or_measure(request, store, scores=scores)
+    assert (result.key, result.accuracy.total) == (request_key(request), 200)
+    (timed,) = [workspace.images.evaluation.images for workspace in opened]
+    every = open_workspace("fashion-mlp", request.data).images
+    assert torch.equal(timed, every.evaluation.images[: experiment.TIMED_IMAGES])
+    assert torch.equal(opened[0].images.calibration.images, every.calibration.images)
 
 
 def test_machines_compare_by_the_vectors_of_their_cores() -> None:
