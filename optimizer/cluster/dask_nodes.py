@@ -168,12 +168,13 @@ class DaskCluster(Cluster):
                 del self._met[address]
             return {address: one for address in listed if isinstance(one := self._met[address], Node)}
 
-    def scorers(self, device: Environment, recipe: Recipe) -> frozenset[str]:
-        """The addresses of nodes, of those met, that may work out a recipe's accuracy for a device."""
-        faster = self._faster(device).items()
-        return frozenset(
-            address for address, one in faster if node.may_score(one.environment, device, recipe)
-        )
+    def scorers(self, device: Environment, recipe: Recipe) -> dict[str, Node]:
+        """Nodes by their addresses, of those met, that may work out a recipe's accuracy for a device."""
+        return {
+            address: one
+            for address, one in self._faster(device).items()
+            if node.may_score(one.environment, device, recipe)
+        }
 
     def _faster(self, device: Environment) -> dict[str, Node]:
         """Nodes of other kinds, of those met, that compute as fast as a device at least: it would wait for
@@ -194,8 +195,9 @@ class DaskCluster(Cluster):
     def take_scorer(self, device: Environment, recipe: Recipe, failed: Set[str]) -> str | None:
         """The address of the node that works out a recipe's accuracy for a device next, until it is given to
         :meth:`give_back`: of those that may, have not ``failed`` and do nothing but that, the one that has
-        least to do. None where there is none. Raises UnavailableError."""
-        if not (may := self.scorers(device, recipe) - failed):
+        least to do, and the fastest of several. None where there is none. Raises UnavailableError."""
+        may = {address: one for address, one in self.scorers(device, recipe).items() if address not in failed}
+        if not may:
             return None  # and nobody is asked
         tasks: Mapping[str, Any] = self._asked("processing", PATIENCE_SECONDS)
         name = _score_while_wanted.__name__
@@ -205,7 +207,7 @@ class DaskCluster(Cluster):
                 for address, keys in tasks.items()
                 if address in may and all(str(key).startswith(name) for key in keys)
             }
-            found = min(load, key=lambda address: load[address], default=None)
+            found = min(load, key=lambda one: (load[one], -lanes(may[one].environment)), default=None)
             if found is not None:
                 self._taken[found] += 1
         return found
@@ -379,8 +381,11 @@ class DaskScorer(DaskNodes):
         super().__init__(cluster, device)
         self._address, self._failed, self._run = address, failed, _score_while_wanted
 
-    def __exit__(self, *raised: object) -> None:
+    def close(self) -> None:
         self._cluster.give_back(self._address)
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
         _, error, _ = raised
         self._failed[self._address] = self._failed[self._address] + 1 if isinstance(error, Exception) else 0
 

@@ -357,6 +357,13 @@ def test_the_one_with_least_to_do_scores_and_each_is_one_configuration_more(conn
     assert name(nodes.scorer(Recipe())) == name(first)
 
 
+def test_of_those_with_as_little_to_do_the_fastest_scores(connected: Connected) -> None:
+    client, nodes = connected(one=SERVER, two=replace(SERVER, cores=2 * SERVER.cores), three=SERVER)
+    assert name(nodes.scorer(Recipe())) == "two"
+    client.doing["three"] = [SCORING]
+    assert name(nodes.scorer(Recipe())) == "one"
+
+
 def test_none_scores_beside_what_it_times_or_does_for_others(connected: Connected) -> None:
     client, nodes = connected(one=SERVER)
     for doing, free in (([], True), ([SCORING], True), ([SCORING, TIMING], False), (["sum-1"], False)):
