@@ -295,12 +295,12 @@ def brevitas_gptq(bits: int, depthwise: bool) -> Peer:
         from brevitas.quant import Int8WeightPerChannelFloatMSE
 
         how = {"weight_quant": Int8WeightPerChannelFloatMSE, "weight_bit_width": bits}
-        module = preprocess_for_quantize(
+        prepared = preprocess_for_quantize(
             with_plain_convolutions(target.loaded.module), relu6_to_relu=False, equalize_iters=20
         )
-        left = [] if depthwise else [name for name, one in module.named_modules() if _is_depthwise(one)]
-        module = layerwise_quantize(
-            module,
+        left = [] if depthwise else [name for name, one in prepared.named_modules() if _is_depthwise(one)]
+        module: nn.Module = layerwise_quantize(
+            prepared,
             compute_layer_map={nn.Conv2d: (QuantConv2d, how), nn.Linear: (QuantLinear, how)},
             name_blacklist=left,
         ).eval()

@@ -16,7 +16,7 @@ from optimizer.analysis import stored
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
-from optimizer.records import Known, Latency, Request, Result, encode
+from optimizer.records import Known, Latency, Request, Result, Scores, encode
 from optimizer.search.drain import Work
 from optimizer.search.find import Progress, Question, Unwanted
 from optimizer.search.find import find as find_best
@@ -37,12 +37,16 @@ KEEP_SECONDS = 2.0
 
 
 def load_or_measure(
-    request: Request, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+    request: Request,
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+    scores: Scores | None = None,
 ) -> Result:
     """The stored result of exactly this request, or a new one, which is stored; so is that it failed.
 
-    ``workspace`` is that of a model or images that the request names but no catalogue has. Raises what
-    :func:`optimizer.measurement.experiment.measure` does.
+    ``workspace`` is that of a model or images that the request names but no catalogue has, ``scores`` what
+    another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
     result = store.get(request_key(request))
     if result is not None:
@@ -51,8 +55,11 @@ def load_or_measure(
     from optimizer.measurement.workspace import open_workspace
 
     try:
-        workspace = workspace or open_workspace(request.model, request.data, report)
-        result = experiment.measure(workspace, request, report, store.latency)
+        data = request.data
+        if scores:  # a small device may have no memory for more than it times with
+            data = replace(data, limit=min(data.limit, experiment.TIMED_IMAGES))
+        workspace = workspace or open_workspace(request.model, data, report)
+        result = experiment.measure(workspace, request, report, store.latency, scores)
     except ParetoscopeError as error:
         with suppress(UnavailableError):  # what made the measurement fail is what to tell
             store.put_failure(request_key(request), request, str(error), attempts=1)
@@ -200,6 +207,19 @@ def time_again(request: Request, report: Report = quiet, workspace: "Workspace |
 
     workspace = workspace or open_workspace(request.model, request.data, report)
     return experiment.time_again(workspace, request, report)
+
+
+def scores_of(request: Request, report: Report = quiet) -> Scores:
+    """What a recipe does to accuracy and size, worked out by all cores and kept nowhere: for another machine,
+    which times it.
+
+    Raises what :func:`optimizer.measurement.experiment.score` does.
+    """
+    from optimizer.measurement import experiment
+    from optimizer.measurement.workspace import open_workspace
+
+    request = replace(request, settings=replace(request.settings, threads=0))
+    return experiment.score(open_workspace(request.model, request.data, report), request, report).scores
 
 
 def artifact(

@@ -524,8 +524,29 @@ class ColdStart:
 
 
 @dataclass(frozen=True, slots=True)
+class Scores:
+    """All of a result that may be worked out on another machine than the one that times it: what a recipe
+    does to weights and answers.
+
+    ``environment`` is that of the machine that worked it out, ``files`` the fingerprint of the images
+    (:func:`optimizer.data.selection.fingerprint`).
+    """
+
+    environment: Environment
+    files: str
+    inspection: Inspection
+    accuracy: Accuracy
+    baseline_accuracy: Accuracy
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
-    """One experiment, whole: what was run and what was measured."""
+    """One experiment, whole: what was run and what was measured.
+
+    ``environment`` is the machine that timed it. ``scored_on`` is the one that worked out its accuracy and
+    counts, where that is another; None where it is the same.
+    """
 
     key: str
     request: Request
@@ -539,6 +560,7 @@ class Result:
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
     cold_start: ColdStart | None = None
+    scored_on: Environment | None = None
 
 
 @dataclass(frozen=True, slots=True)

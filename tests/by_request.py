@@ -6,7 +6,7 @@ from optimizer.measurement import compressed, experiment, workspace
 from optimizer.measurement.experiment import Scored, SharedLatency
 from optimizer.measurement.workspace import OpenModel, Workspace, open_workspace
 from optimizer.progress import Report, quiet
-from optimizer.records import Anatomy, Inspection, Request, Result
+from optimizer.records import Anatomy, Inspection, Request, Result, Scores
 
 
 def opened(request: Request, report: Report = quiet) -> Workspace:
@@ -18,9 +18,12 @@ def open_model(name: str) -> OpenModel:
 
 
 def measure(
-    request: Request, report: Report = quiet, shared_latency: SharedLatency = lambda *_: None
+    request: Request,
+    report: Report = quiet,
+    shared_latency: SharedLatency = lambda *_: None,
+    scores: Scores | None = None,
 ) -> Result:
-    return experiment.measure(opened(request, report), request, report, shared_latency)
+    return experiment.measure(opened(request, report), request, report, shared_latency, scores)
 
 
 def score(request: Request) -> Scored:

@@ -59,13 +59,19 @@ def describe_skipped(engine: str, names: Sequence[str], skipping: int, layers: i
 
 
 def badges(
-    simulated: Sequence[str], skipped: str, noise: Sequence[str], quick: bool, elsewhere: str
+    simulated: Sequence[str],
+    skipped: str,
+    noise: Sequence[str],
+    quick: bool,
+    elsewhere: str,
+    scored_elsewhere: str,
 ) -> tuple[Badge, ...]:
     """How far the figures of a result can be trusted: of words on what was ``simulated``, which layers
-    ``skipped`` zeros, why it is noisy, and the other environment that it was measured in."""
+    ``skipped`` zeros, why it is noisy, the other environment that it was measured in, and that its accuracy
+    was ``scored_elsewhere``."""
     reasons: dict[BadgeKind, Sequence[str]] = {
-        BadgeKind.MEASURED: () if simulated else (BADGES[BadgeKind.MEASURED], skipped),
-        BadgeKind.SIMULATED: (*simulated, skipped) if simulated else (),
+        BadgeKind.MEASURED: () if simulated else (BADGES[BadgeKind.MEASURED], skipped, scored_elsewhere),
+        BadgeKind.SIMULATED: (*simulated, skipped, scored_elsewhere) if simulated else (),
         BadgeKind.NOISY: noise,
         BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY],) if quick else (),
         BadgeKind.OTHER_MACHINE: (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({elsewhere})",) if elsewhere else (),

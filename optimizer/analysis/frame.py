@@ -94,7 +94,8 @@ COLUMNS = (
     "correct", "total", "reference", "lost_images", "gained_images", "p_value", "accuracy_verdict",
     "baseline_accuracy_percent",
     "baseline_file_bytes", "baseline_latency_ns", "verdict", "rounds", "batch", "threads", "quick",
-    "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "created",
+    "realisation", "shared_with", "badges", "noise", "simulated", "coding", "environment", "scored_on",
+    "created",
 )  # fmt: skip
 """Columns of :func:`frame`, before ``frontier``."""
 
@@ -153,6 +154,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "simulated": "; ".join(summary.simulated),
         "coding": summary.size.coding,
         "environment": summary.environment,
+        "scored_on": summary.scored_on,
         "created": summary.created,
     }
 

@@ -56,7 +56,9 @@ def as_json(result: Result) -> dict[str, Any]:
     ``execution``     ``realisation``; ``precisions``: layers by the precision they ran in; ``simulated``: in
                       words what the kernels did not do
     ``badges``        names, see :class:`optimizer.analysis.badges.BadgeKind`
-    ``environment``   machine and libraries
+    ``environment``   machine and libraries that were timed
+    ``scored_on``     those that worked out ``accuracy``, ``drop`` and ``size_bytes``, where that was another
+                      machine; else null
     ``notes``         what else to know about model and images
     ``created``       when, UTC
     ================  ====================================================================================
@@ -154,6 +156,7 @@ def as_json(result: Result) -> dict[str, Any]:
         },
         "badges": [badge.kind for badge in summary.badges],
         "environment": msgspec.to_builtins(result.environment),
+        "scored_on": msgspec.to_builtins(result.scored_on),
         "notes": list(summary.notes),
         "created": summary.created,
     }

@@ -7,7 +7,7 @@ one is summarised anew when it is first asked for, and kept then.
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 from functools import lru_cache
 
 import msgspec
@@ -116,7 +116,8 @@ def _plain(value: object) -> bytes:
 
 
 def _names(kind: type) -> dict[str, None]:
-    return {field.name: None for field in fields(kind)}
+    """Of fields that were there when the first of this VERSION were packed: others have a default."""
+    return {field.name: None for field in fields(kind) if field.default is MISSING}
 
 
 _FIGURE, _COUNT = Measure(1.5, 1.5, 1.5, 1.5), Measure(10**6, None, None, 10**6)

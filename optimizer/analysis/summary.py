@@ -50,7 +50,8 @@ class Summary:
     uncompressed model.
     ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
     ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
-    says why these were not ours. ``simulated`` are reasons in words. Hashes by identity: :func:`summarise`
+    says why these were not ours. ``simulated`` are reasons in words. ``environment`` is that which was timed,
+    ``scored_on`` another that worked out the accuracy, both in words. Hashes by identity: :func:`summarise`
     gives one object a measurement.
     """
 
@@ -88,6 +89,7 @@ class Summary:
     environment_key: str
     created: str
     notes: tuple[str, ...]
+    scored_on: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -131,7 +133,13 @@ class Summary:
             self.noise,
             self.quick,
             self.environment if self.other_machine else "",
+            self.scored_elsewhere,
         )
+
+    @property
+    def scored_elsewhere(self) -> str:
+        """Which other machine worked out the accuracy, in words; empty for the one that was timed."""
+        return f"accuracy was worked out on another machine ({self.scored_on})" if self.scored_on else ""
 
     @property
     def noise(self) -> tuple[str, ...]:
@@ -297,6 +305,7 @@ def derive(result: Result) -> Summary:
         environment_key=result.environment.key,
         created=result.created,
         notes=result.notes,
+        scored_on=describe(result.scored_on) if result.scored_on else "",
     )
 
 

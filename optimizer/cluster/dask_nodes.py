@@ -9,7 +9,8 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -20,7 +21,9 @@ from optimizer.cluster.content import Asked, Parcel
 from optimizer.cluster.spread import Cluster, Device, Nodes, NotTaken, Pending, check_version
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown, words_of
 from optimizer.progress import Report, ended_by, quiet, stop_if_cancelled
+from optimizer.recipe import Recipe
 from optimizer.records import Environment, Request, decode, encode
+from optimizer.system.environment import lanes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -53,6 +56,8 @@ WANTED_SECONDS = 1.0
 """Between two looks of a node at whether its work is still wanted."""
 AHEAD = 2
 """Configurations that a node has at once: one that runs, and one that waits while a result travels."""
+MAX_FAILED = 2
+"""Requests in a row that a node could not work out the accuracy of: it is asked for no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,10 @@ class DaskCluster(Cluster):
         self.client, self._report = _connect(address), report
         self._met: dict[str, Node | str] = {}
         self._silent: dict[str, float] = {}
-        self._meeting = threading.Lock()
+        self._meeting, self._taking = threading.Lock(), threading.Lock()
+        self._taken = Counter[str]()
+        self._sent: dict[str, tuple[threading.Lock, set[Asked]]] = {}
+        self.sender = uuid.uuid4().hex
 
     def devices(self) -> tuple[Device, ...]:
         alike = dict[str, list[Node]]()
@@ -88,17 +96,26 @@ class DaskCluster(Cluster):
         self.unused = tuple(found for found in self._met.values() if isinstance(found, str))
         self._known_by = math.inf
         return tuple(
-            Device(nodes[0].environment, tuple(sorted(one.name for one in nodes)), AHEAD * len(nodes))
+            Device(
+                nodes[0].environment,
+                tuple(sorted(one.name for one in nodes)),
+                self.slots(nodes[0].environment, len(nodes)),
+            )
             for nodes in alike.values()
         )
 
     def nodes(self, environment: Environment) -> "DaskNodes":
-        return DaskNodes(self, environment)
+        found = DaskNodes(self, environment)
+        found.check()
+        return found
 
     def chosen(self, on: str) -> "DaskNodes":
         """Those like the node called ``on``, or the only kind that there is. Raises InputError for a name
         that no node has, and several kinds without one, UnavailableError where no node can be used."""
         found = self.nodes(self._chosen(on))
+        for one in self._faster(found.environment).values():
+            if apart := node.other_libraries(one.environment, found.environment):
+                self._report(None, f"{one.name} works out no accuracy for others: it has {apart}")
         self._known_by = math.inf
         return found
 
@@ -130,12 +147,7 @@ class DaskCluster(Cluster):
 
     def listed(self, patience: float = PATIENCE_SECONDS) -> Mapping[str, Any]:
         """What the scheduler says of each worker, by its address. Raises UnavailableError."""
-        try:
-            scheduler: Any = self.client.scheduler
-            about = self.client.sync(scheduler.identity, n_workers=-1, callback_timeout=self.left(patience))
-            found: Mapping[str, Any] = about["workers"]
-        except Exception as error:
-            raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
+        found: Mapping[str, Any] = self._asked("identity", patience, n_workers=-1)["workers"]
         return found
 
     def meet(self, patience: float = PATIENCE_SECONDS) -> dict[str, Node]:
@@ -155,6 +167,69 @@ class DaskCluster(Cluster):
             for address in self._met.keys() - listed.keys():
                 del self._met[address]
             return {address: one for address in listed if isinstance(one := self._met[address], Node)}
+
+    def scorers(self, device: Environment, recipe: Recipe) -> dict[str, Node]:
+        """Nodes by their addresses, of those met, that may work out a recipe's accuracy for a device."""
+        return {
+            address: one
+            for address, one in self._faster(device).items()
+            if node.may_score(one.environment, device, recipe)
+        }
+
+    def _faster(self, device: Environment) -> dict[str, Node]:
+        """Nodes of other kinds, of those met, that compute as fast as a device at least: it would wait for
+        others."""
+        return {
+            address: one
+            for address, one in self._met.copy().items()
+            if isinstance(one, Node)
+            and one.environment.key != device.key
+            and lanes(one.environment) >= lanes(device)
+        }
+
+    def slots(self, device: Environment, nodes: int) -> int:
+        """How many configurations so many nodes of a device are given at once, with one for each that scores
+        for them."""
+        return AHEAD * nodes + len(self.scorers(device, Recipe()))
+
+    def take_scorer(self, device: Environment, recipe: Recipe, failed: Set[str]) -> str | None:
+        """The address of the node that works out a recipe's accuracy for a device next, until it is given to
+        :meth:`give_back`: of those that may, have not ``failed`` and do nothing but that, the one that has
+        least to do, and the fastest of several. None where there is none. Raises UnavailableError."""
+        may = {address: one for address, one in self.scorers(device, recipe).items() if address not in failed}
+        if not may:
+            return None  # and nobody is asked
+        tasks: Mapping[str, Any] = self._asked("processing", PATIENCE_SECONDS)
+        name = _score_while_wanted.__name__
+        with self._taking:
+            load = {
+                address: max(self._taken[address], len(keys))
+                for address, keys in tasks.items()
+                if address in may and all(str(key).startswith(name) for key in keys)
+            }
+            found = min(load, key=lambda one: (load[one], -lanes(may[one].environment)), default=None)
+            if found is not None:
+                self._taken[found] += 1
+        return found
+
+    @contextmanager
+    def sending(self, address: str) -> Iterator[set[Asked]]:
+        """What a node was sent, or had, of models and images; nobody else sends it any in the block."""
+        lock, delivered = self._sent.setdefault(address, (threading.Lock(), set()))
+        with lock:
+            yield delivered
+
+    def give_back(self, scorer: str) -> None:
+        with self._taking:
+            self._taken[scorer] -= 1
+
+    def _asked(self, question: str, patience: float, **how: Any) -> Any:
+        """What the scheduler answers. Raises UnavailableError."""
+        try:
+            ask = getattr(self.client.scheduler, question)
+            return self.client.sync(ask, callback_timeout=self.left(patience), **how)
+        except Exception as error:
+            raise UnavailableError(f"the scheduler answers no more ({words_of(error)})") from error
 
     def _introduced(self, address: str, about: Mapping[str, Any]) -> Node | str:
         """A node, or why it can't be used."""
@@ -196,19 +271,18 @@ class DaskCluster(Cluster):
 
 
 class DaskNodes(Nodes):
-    """The nodes of one environment. Raises UnavailableError where none is there."""
+    """The nodes of one environment."""
 
     def __init__(self, cluster: DaskCluster, environment: Environment) -> None:
         self._cluster, self.environment = cluster, environment
         self._given: dict[Pending, tuple[str, frozenset[str]]] = {}
-        self._delivered: set[tuple[str, Asked]] = set()
-        self._sender, self._lock = uuid.uuid4().hex, threading.Lock()
-        self._usable()
+        self._run = _while_wanted
+        self._failed = Counter[str]()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Pending:
         name, usable = f"{TOKEN}-{uuid.uuid4().hex}", self._usable()
         executor = self._cluster.client.get_executor(workers=[*usable], resources={TOKEN: 1}, pure=False)
-        pending: Future[Any] = executor.submit(_while_wanted, name, function, *arguments)
+        pending: Future[Any] = executor.submit(self._run, name, function, *arguments)
         self._given[pending] = name, usable
         # A callback that held its own future would keep it alive, and Dask computes what is alive again when
         # its node is lost.
@@ -234,13 +308,17 @@ class DaskNodes(Nodes):
         self._usable()
 
     def deliver(self, asked: Asked, anew: bool = False) -> None:
-        with self._lock:
-            goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
-            for address in self._usable():
-                if anew or (address, goods) not in self._delivered:
-                    with suppress(Gone):
-                        self._send(address, goods)
-                        self._delivered.add((address, goods))
+        goods = replace(asked, request=Request(asked.request.model, data=asked.request.data))
+        for address in self._usable():
+            with self._cluster.sending(address) as delivered, suppress(Gone):
+                if anew or goods not in delivered:
+                    self._send(address, goods)
+                    delivered.add(goods)
+
+    def scorer(self, recipe: Recipe) -> "DaskScorer | None":
+        failed = {address for address, times in self._failed.items() if times >= MAX_FAILED}
+        found = self._cluster.take_scorer(self.environment, recipe, failed)
+        return None if found is None else DaskScorer(self._cluster, self.environment, found, self._failed)
 
     def close(self) -> None:
         self._cluster.close()
@@ -253,7 +331,7 @@ class DaskNodes(Nodes):
         )
         if not found:
             raise UnavailableError(f"no node is left with {self.environment.cpu}: what is not measured waits")
-        self.slots = AHEAD * len(found)
+        self.slots = self._cluster.slots(self.environment, len(found))
         return found
 
     # What they are told
@@ -271,8 +349,8 @@ class DaskNodes(Nodes):
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):
                 stop_if_cancelled()
-                self._told(address, content.receive, parcel, self._sender, pieces)
-            self._told(address, content.keep, parcel, self._sender)
+                self._told(address, content.receive, parcel, self._cluster.sender, pieces)
+            self._told(address, content.keep, parcel, self._cluster.sender)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same. Raises NotTaken where the node can't do it, Gone where it is gone meanwhile."""
@@ -295,6 +373,28 @@ class DaskNodes(Nodes):
         return True
 
 
+class DaskScorer(DaskNodes):
+    """A node of another kind that works out the accuracy of one request for the nodes of an environment;
+    ``failed`` counts how often each could not, one time after the other."""
+
+    def __init__(self, cluster: DaskCluster, device: Environment, address: str, failed: Counter[str]) -> None:
+        super().__init__(cluster, device)
+        self._address, self._failed, self._run = address, failed, _score_while_wanted
+
+    def close(self) -> None:
+        self._cluster.give_back(self._address)
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+        _, error, _ = raised
+        self._failed[self._address] = self._failed[self._address] + 1 if isinstance(error, Exception) else 0
+
+    def _usable(self) -> frozenset[str]:
+        if self._address not in self._cluster.meet():
+            raise UnavailableError("the node that worked out the accuracy is gone")
+        return frozenset({self._address})
+
+
 def _while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function gives, at a node; it learns by an event of that name that it is wanted no more."""
     from distributed import Event
@@ -313,6 +413,11 @@ def _while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> A
 
     with ended_by(unwanted):
         return function(*arguments)
+
+
+def _score_while_wanted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same. Whoever asks the scheduler what a node has to do knows by the name that it times nothing."""
+    return _while_wanted(name, function, *arguments)
 
 
 def connect_to(address: str, on: str, report: Report) -> DaskNodes:

@@ -21,7 +21,8 @@ from optimizer.cluster.content import Asked, Parcel
 from optimizer.errors import InputError, UnavailableError, WorkError, words_of
 from optimizer.methods.engines import engine_info
 from optimizer.progress import Cancelled, Report, ended_by, quiet, stop_if_cancelled
-from optimizer.records import Environment, Request, Result, decode, encode
+from optimizer.recipe import Recipe
+from optimizer.records import Environment, Request, Result, Scores, decode, encode
 from optimizer.search.drain import drain
 from optimizer.store import ledger
 from optimizer.store.items import Item
@@ -37,6 +38,8 @@ MAX_SUBMITTED = 16
 """To an executor that doesn't tell how many it works on at once."""
 ATTEMPTS = 3
 """How often a configuration is handed out while nodes are lost under it."""
+SCORES = "scores"
+"""Kind of document: what nodes of another kind worked out of an item that is not timed yet, by its key."""
 
 
 class NodeLost(UnavailableError):
@@ -127,6 +130,11 @@ class Nodes:
     def deliver(self, asked: Asked, anew: bool = False) -> None:
         """See to it that nodes have what a request names, ``anew`` where one said that it has not; as here,
         those that share this machine's disk. Raises UnavailableError, NotTaken where a node can't take it."""
+
+    def scorer(self, recipe: Recipe) -> "Nodes | None":
+        """One of another kind, with nothing else to do, that works out a recipe's accuracy for these, so that
+        they only time it; None for none, as where all are alike. Raises UnavailableError."""
+        return None
 
     def close(self) -> None:
         """Wait for no node any more."""
@@ -235,22 +243,16 @@ def check(request: Request) -> None:
     content.pack(request)
 
 
-def measure(nodes: Nodes, request: Request) -> Result:
-    """A request measured by a node, as if it had been here, but for the environment.
+def measure(nodes: Nodes, request: Request, scores: Scores | None = None) -> Result:
+    """A request measured by a node, as if it had been here, but for the environment; only timed where there
+    are ``scores`` of these very images.
 
     Raises WorkError where that fails, InputError where an executor gave it to another kind of machine than
     the sweep is timed on, UnavailableError where no node takes it, NotTaken where none can, Cancelled.
     """
-    wanted = encode(nodes.environment)
     asked = content.pack(request)
-    ending, found = node.LACKING, b""
-    for anew in (False, True):
-        nodes.deliver(asked, anew)
-        ending, found = nodes.outcome(node.measure, __version__, wanted, encode(asked))
-        if ending != node.LACKING:
-            break
-    if ending == node.CANCELLED:
-        raise Cancelled
+    given = (encode(scores),) if scores and scores.files == asked.files else ()
+    ending, found = _outcome(nodes, node.measure, asked, *given)
     if ending == node.LACKING:
         lacking = decode(found, Parcel)
         raise NotTaken(
@@ -267,6 +269,38 @@ def measure(nodes: Nodes, request: Request) -> Result:
     return decode(found, Result)
 
 
+def score(nodes: Nodes, request: Request) -> Scores | None:
+    """What others work out of a request for the nodes that time it; None where none may, has time, or can:
+    those nodes do it then. Raises Cancelled."""
+    try:
+        scorer = nodes.scorer(request.recipe)
+        if scorer is None:
+            return None
+        with scorer:
+            ending, found = _outcome(scorer, node.score, content.pack(request))
+            if ending != node.DONE:
+                raise WorkError(found.decode())
+            return decode(found, Scores)
+    except Exception:  # what is wrong with more than that node is told by those that time
+        return None
+
+
+def _outcome(
+    nodes: Nodes, function: Callable[..., node.Outcome], asked: Asked, *given: bytes
+) -> node.Outcome:
+    """How a node ended with a request that it had been sent all for. Raises Cancelled, and what the nodes'
+    methods do."""
+    ending, found = node.LACKING, b""
+    for anew in (False, True):
+        nodes.deliver(asked, anew)
+        ending, found = nodes.outcome(function, __version__, encode(nodes.environment), encode(asked), *given)
+        if ending != node.LACKING:
+            break
+    if ending == node.CANCELLED:
+        raise Cancelled
+    return ending, found
+
+
 def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[Item]:
     """Each item of a sweep, or of all that are timed on this device, as it ends, until none waits. What was
     begun waits again where this is left early.
@@ -275,11 +309,20 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
     nodes can't take what it needs, which is otherwise told as the item's failure.
     """
     ended, stop, problems = queue.SimpleQueue[Item | None](), threading.Event(), list[Exception]()
-    gate, under_way = threading.Lock(), list[str]()
+    gate, under_way, kept = threading.Lock(), list[str](), set[str]()
 
     def give_up(error: Exception) -> None:
         problems.append(error)
         stop.set()
+
+    def scores(item: Item, request: Request) -> Scores | None:
+        """Those that came home before, or do now, and are kept until the item is done."""
+        found = store.get_document(SCORES, item.key, Scores)
+        if found is None and item.attempts <= 1 and (found := score(nodes, request)):
+            store.put_document(SCORES, item.key, encode(found))
+        if found:
+            kept.add(item.key)
+        return found
 
     def measured(item: Item, request: Request) -> Result:
         """One that was begun before and lost is measured alone: what the node had beside it is innocent."""
@@ -290,12 +333,12 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
                 while under_way:
                     stop_if_cancelled()
                     time.sleep(POLL_SECONDS)
-                return measure(nodes, request)
+                return measure(nodes, request, scores(item, request))
             under_way.append(item.key)
         finally:
             gate.release()
         try:
-            return measure(nodes, request)
+            return measure(nodes, request, scores(item, request))
         finally:
             under_way.remove(item.key)
 
@@ -317,6 +360,9 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
             store.put_failure(item.key, item.request, str(error), attempts=1)
             raise
         stored.put(store, result)
+        if item.key in kept:
+            kept.remove(item.key)
+            store.forget_document(SCORES, item.key)
         return result.key
 
     def work(owner: str) -> None:

@@ -241,7 +241,8 @@ def _how_measured(summaries: Sequence[Summary]) -> Section:
             "to know": "; ".join(
                 [badge.text for badge in summary.badges if badge.kind is not BadgeKind.MEASURED]
                 + ([f"time shared with {summary.shared_with}"] if summary.shared_with else [])
-                + list(summary.notes)
+                + [*summary.notes]
+                + ([summary.scored_elsewhere] if summary.scored_elsewhere else [])
             ),
         }
         for summary in summaries

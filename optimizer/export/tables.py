@@ -200,11 +200,15 @@ def _script_json(value: object) -> Markup:
 
 
 def _environments(results: Sequence[Result]) -> Section:
-    machines = {result.environment.key: result.environment for result in results}
+    timed = {result.environment.key: result.environment for result in results}
+    scored = {one.key: one for one in (result.scored_on or result.environment for result in results)}
     rows = pd.DataFrame(
         [
             {
                 "machine": machine.cpu,
+                "gave": " and ".join(
+                    what for what, those in (("time", timed), ("accuracy", scored)) if key in those
+                ),
                 "cores": machine.cores,
                 "instruction sets": ", ".join(machine.instruction_sets),
                 "governor": machine.governor or "not readable",
@@ -212,12 +216,10 @@ def _environments(results: Sequence[Result]) -> Section:
                 "system": f"{machine.system}, Python {machine.python}",
                 "libraries": ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
             }
-            for machine in machines.values()
+            for key, machine in (timed | scored).items()
         ]
     )
-    warning = (
-        ("Times of different machines can't be compared with one another.",) if len(machines) > 1 else ()
-    )
+    warning = ("Times of different machines can't be compared with one another.",) if len(timed) > 1 else ()
     return Section("Environment", warning, rows=rows)
 
 

@@ -36,6 +36,7 @@ from optimizer.records import (
     Latency,
     Request,
     Result,
+    Scores,
     digest,
 )
 from optimizer.store.keys import request_key
@@ -74,6 +75,18 @@ class Scored:
     baseline: Baseline
     labels: np.ndarray | None
     notes: tuple[str, ...]
+
+    @property
+    def scores(self) -> Scores:
+        """All that was worked out here, as it travels."""
+        return Scores(
+            environment(),
+            self.workspace.files,
+            self.inspection,
+            self.accuracy,
+            self.baseline_accuracy,
+            self.notes,
+        )
 
     @cached_property
     def accuracy(self) -> Accuracy:
@@ -125,7 +138,14 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
         logits = baseline.logits
         if not request.recipe.identity:
             logits = _score_in_parts(runner, images.images.numpy(), tell)
-    scored = Scored(workspace, inspection, runner, logits, baseline, labels, compressed.notes)
+    notes = (
+        *workspace.model.notes,
+        *compressed.notes,
+        *notes_on_equalisation(workspace.model.module, request.recipe),
+        *_notes_on_scoring(runner),
+        *workspace.images.notes,
+    )
+    scored = Scored(workspace, inspection, runner, logits, baseline, labels, notes)
     publish(Known(request, inspection, len(logits), scored.accuracy, scored.baseline_accuracy))
     return scored
 
@@ -204,23 +224,30 @@ def measure(
     request: Request,
     report: Report = quiet,
     shared_latency: SharedLatency = lambda *_: None,
+    scores: Scores | None = None,
 ) -> Result:
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
 
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
-    result whose latency is noisy is published before it is timed again.
+    result whose latency is noisy is published before it is timed again. With ``scores``, which another
+    machine worked out, nothing is scored here.
     """
-    scored = score(workspace, request, report)
     ready = checked(request)
-    settings = ready.settings
-    baseline, runner = scored.baseline.runner, scored.runner
+    settings, way = ready.settings, _way(ready)
+    if scores is None:
+        scored = score(workspace, request, report)
+        scores, runner, baseline = scored.scores, scored.runner, scored.baseline.runner
+    else:
+        runner = pair(workspace, request, report).runner
+        with exclusive(report):
+            baseline = _first_baseline(workspace, *way)
     signature = _signature(request, runner.execution, settings.threads)
-    made = partial(_result, scored, request)
+    made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
         with exclusive(report):
-            builds = baseline, _second_baseline(workspace, *_way(ready))
+            builds = baseline, _second_baseline(workspace, *way)
             latency = time_latency(
                 builds,
                 runner,
@@ -242,10 +269,15 @@ def measure(
 
 
 def _result(
-    scored: Scored, request: Request, latency: Latency, starts: tuple[Start, Start] | None = None
+    workspace: Workspace,
+    scores: Scores,
+    request: Request,
+    execution: Execution,
+    latency: Latency,
+    starts: tuple[Start, Start] | None = None,
 ) -> Result:
     """All that was measured; ``starts`` are those of the compressed model and of its baseline."""
-    workspace, inspection, cold_start = scored.workspace, scored.inspection, None
+    here, inspection, cold_start = environment(), scores.inspection, None
     if starts:
         started, before = starts
         inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
@@ -253,21 +285,16 @@ def _result(
     return Result(
         key=request_key(request, workspace.files),
         request=request,
-        environment=environment(),
+        environment=here,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         inspection=inspection,
-        accuracy=scored.accuracy,
-        baseline_accuracy=scored.baseline_accuracy,
+        accuracy=scores.accuracy,
+        baseline_accuracy=scores.baseline_accuracy,
         latency=latency,
-        execution=scored.runner.execution,
-        notes=(
-            *workspace.model.notes,
-            *scored.notes,
-            *notes_on_equalisation(workspace.model.module, request.recipe),
-            *_notes_on_scoring(scored.runner),
-            *workspace.images.notes,
-        ),
+        execution=execution,
+        notes=scores.notes,
         cold_start=cold_start,
+        scored_on=None if scores.environment.key == here.key else scores.environment,
     )
 
 
@@ -311,8 +338,14 @@ def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, req
 @once
 @uninterrupted()
 def _baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Baseline:
-    runner = uncompressed(workspace, engine, threads, batch)
+    runner = _first_baseline(workspace, engine, threads, batch)
     return Baseline(runner, runner.score(workspace.images.evaluation.images.numpy()))
+
+
+@once
+def _first_baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
+    """The baseline as it is scored, and timed."""
+    return uncompressed(workspace, engine, threads, batch)
 
 
 @once

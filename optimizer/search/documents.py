@@ -5,7 +5,7 @@ from optimizer.analysis.load import LoadRun
 from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
 from optimizer.analysis.two_files import TwoFiles
-from optimizer.records import Latency
+from optimizer.records import Latency, Scores
 from optimizer.search.find import Answer, Progress
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 
@@ -17,6 +17,7 @@ DOCUMENTS: dict[str, type] = {
     "coverage": Coverage,
     EARLY_ANSWER: Answer,
     "load": LoadRun,
+    "scores": Scores,
     SEARCH: Progress,
     "throughput": ServingRun,
 }

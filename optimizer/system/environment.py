@@ -58,6 +58,9 @@ ACCELERATES = {
 COMPUTES = {"f32": (), "bf16": ACCELERATES["bf16"], "f16": ("avx512_fp16", "amx_fp16", "fp16")}
 """For each precision that a recipe may ask for, the instruction sets of which one is needed."""
 
+LANES = {"avx512f": 16, "avx2": 8}
+"""Numbers in float32 that a vector holds, by instruction set; 4 with any other."""
+
 
 @cache
 def environment() -> Environment:
@@ -124,6 +127,12 @@ def precisions(machine: Environment) -> tuple[str, ...]:
     """What the CPU can compute in: "f32", and "bf16" and "f16" where it has instructions for them."""
     known = set(machine.instruction_sets)
     return tuple(name for name, sets in COMPUTES.items() if not sets or not known.isdisjoint(sets))
+
+
+def lanes(machine: Environment) -> int:
+    """Numbers in float32 that the vectors of all cores hold: about how fast machines compute beside each
+    other, known without a measurement."""
+    return machine.cores * max((LANES.get(name, 4) for name in machine.instruction_sets), default=4)
 
 
 def check_precision(precision: str, machine: Environment) -> None:

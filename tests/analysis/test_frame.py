@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from factories import make_latency, make_result, make_sweep, recipe, remade
+from factories import OTHER_MACHINE, make_latency, make_result, make_sweep, recipe, remade
 
 from optimizer.analysis.frame import AGAINST, COLUMNS, frame, table, timed_alike
 from optimizer.analysis.frontier import frontier_of
@@ -176,7 +176,17 @@ def test_json_has_the_documented_keys_and_plain_values() -> None:
     assert plain["latency"]["shared_with"] == "uncompressed"
     assert plain["execution"]["precisions"] == {"f32": 10}
     assert plain["environment"]["libraries"] == result.environment.libraries
+    assert plain["scored_on"] is None
     assert plain["notes"] == ["3 images were skipped"]
+
+
+def test_json_and_the_frame_name_another_machine_that_worked_out_the_accuracy() -> None:
+    result = make_result(recipe(0.5))
+    other = remade(result, scored_on=OTHER_MACHINE)
+    assert as_json(other)["scored_on"]["cpu"] == OTHER_MACHINE.cpu
+    (here, there) = frame([result, other])["scored_on"]
+    assert here == ""
+    assert there.startswith(OTHER_MACHINE.cpu)
 
 
 def test_json_writes_missing_and_not_finite_as_null() -> None:

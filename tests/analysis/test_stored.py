@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from factories import detector, make_result, make_sweep, recipe, remade
+from factories import OTHER_MACHINE, detector, make_result, make_sweep, recipe, remade
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import NullPool, create_engine, select
@@ -78,6 +78,26 @@ results = st.builds(
 def test_what_is_read_is_what_would_be_worked_out(result: Result) -> None:
     stored.unpack.cache_clear()
     assert told(stored.unpack(stored.pack(derive(result)))) == told(derive(result))
+
+
+def test_what_was_packed_before_a_field_came_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    summary, plain = derive(make_result(recipe(0.5))), stored._plain
+
+    def before(value: object) -> bytes:
+        fields_of = msgspec.msgpack.decode(plain(value))
+        del fields_of["scored_on"]
+        return msgspec.msgpack.encode(fields_of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stored, "_plain", before)
+        packed = stored.pack(summary)
+    assert told(stored.unpack(packed)) == told(summary)
+
+
+def test_where_the_accuracy_was_worked_out_is_kept_with_a_summary() -> None:
+    summary = derive(remade(make_result(recipe(0.5)), scored_on=OTHER_MACHINE))
+    assert OTHER_MACHINE.cpu in summary.scored_on
+    assert told(stored.unpack(stored.pack(summary))) == told(summary)
 
 
 def test_a_network_that_tells_no_classes_keeps_its_fidelity_and_no_image_s_values(store: Store) -> None:
@@ -244,4 +264,6 @@ def test_the_version_is_raised_with_what_a_summary_says() -> None:
         detector(recipe(0.6), 0.1, other_machine=True),
     ]
     said = [replace(derive(result), key="", outcomes=b"") for result in results]
-    assert (stored.VERSION, digest(rounded(msgspec.to_builtins(said)))) == (2, "23fef47771fe1f26182a")
+    plain = msgspec.to_builtins(said)
+    assert {one.pop("scored_on") for one in plain} == {""}  # which came later and is the default
+    assert (stored.VERSION, digest(rounded(plain))) == (2, "23fef47771fe1f26182a")

@@ -171,6 +171,15 @@ def test_other_environment_is_named_in_its_badge() -> None:
     assert OTHER_MACHINE.cpu in words["other machine"]
 
 
+@pytest.mark.parametrize("bits", [32, 4])
+def test_another_machine_that_worked_out_the_accuracy_is_named_in_the_first_badge(bits: int) -> None:
+    result = make_result(recipe(0.5, bits))
+    first = summarise(remade(result, scored_on=OTHER_MACHINE)).badges[0]
+    assert first.kind == ("measured" if bits == 32 else "simulated")
+    assert f"accuracy was worked out on another machine ({OTHER_MACHINE.cpu}" in first.words
+    assert "another machine" not in "".join(badge.words for badge in summarise(result).badges)
+
+
 def unbalanced(seed: int, images: int = 500) -> Result:
     """Three classes of unequal size, right in 90, 60 and 30 % of their images."""
     random = np.random.default_rng(seed)

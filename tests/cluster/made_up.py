@@ -2,11 +2,12 @@
 
 A request's ``seed`` says what happens: 0 nothing, 1 the node that has it dies, the first time; 2 it goes on
 until it is wanted no more; 3 it takes a second; 4 it takes a moment, and is in the node's store as what is
-measured is.
+measured is; 5 scoring it goes on until it is wanted no more; 6 it is really measured and scored.
 """
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from faults.storing import make_result
@@ -16,8 +17,10 @@ from optimizer.cluster import content, node
 from optimizer.data import selection
 from optimizer.data.folders import list_folder
 from optimizer.errors import InputError
+from optimizer.on_demand import load_or_measure as really_measured
+from optimizer.on_demand import scores_of as really_scored
 from optimizer.progress import Report
-from optimizer.records import DataSpec, Request, Result
+from optimizer.records import DataSpec, Request, Result, Scores
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import environment
@@ -25,10 +28,10 @@ from optimizer.system.paths import home
 
 NOTES = "PARETOSCOPE_TEST_NOTES"
 """Environment variable: the file that nodes note in what they begin."""
-DIES, WAITS, SLOW, KEPT = 1, 2, 3, 4
+DIES, WAITS, SLOW, KEPT, HELD, REAL = 1, 2, 3, 4, 5, 6
 
 
-def load_or_measure(request: Request, store: Store, report: Report) -> Result:
+def load_or_measure(request: Request, store: Store, report: Report, scores: Scores | None) -> Result:
     key = request_key(request)
     if request.settings.seed == KEPT and (found := store.get(key)):
         return found
@@ -44,11 +47,27 @@ def load_or_measure(request: Request, store: Store, report: Report) -> Result:
         time.sleep(0.05)
     if request.settings.seed == SLOW:
         time.sleep(1)
+    if request.settings.seed == REAL:
+        return really_measured(request, store, report, scores=scores)
     made = make_result(key, request=request, environment=environment())
+    if scores:
+        made = replace(made, scored_on=scores.environment)
     if request.settings.seed == KEPT:
         time.sleep(0.1)
         store.put(made)
     return made
+
+
+def scores_of(request: Request, report: Report) -> Scores:
+    note(Path(os.environ[NOTES]), f"{os.environ['PARETOSCOPE_HOME']} {request.recipe.prune.share} scored")
+    while request.settings.seed == HELD:
+        report(None, "waiting")
+        time.sleep(0.05)
+    if request.settings.seed == REAL:
+        return really_scored(request, report)
+    made = make_result("")
+    inspection, accuracy = made.inspection, made.accuracy
+    return Scores(environment(), selection.fingerprint(request.data), inspection, accuracy, accuracy)
 
 
 def fingerprint(spec: DataSpec) -> str:
@@ -61,4 +80,4 @@ def fingerprint(spec: DataSpec) -> str:
 def dask_setup(worker: object) -> None:
     """What Dask calls in a node."""
     content.fingerprint = fingerprint
-    node.load_or_measure = load_or_measure
+    node.load_or_measure, node.scores_of = load_or_measure, scores_of

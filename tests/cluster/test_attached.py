@@ -109,10 +109,10 @@ def test_what_nodes_can_not_take_has_failed_and_the_others_go_on(
     """Of a sweep that a command works on it waits: who reads the message is there."""
     measure, words = spread.measure, "one: another model has the name mine there"
 
-    def refuse(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+    def refuse(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
         if request == REQUESTS[1]:
             raise NotTaken(words)
-        return measure(nodes, request)
+        return measure(nodes, request, scores)
 
     monkeypatch.setattr(spread, "measure", refuse)
     sweep = ledger.create(store, b"", REQUESTS, "ann", KEY)
@@ -131,11 +131,11 @@ def test_where_a_node_is_back_as_soon_as_it_was_missed_what_it_had_waits(
 ) -> None:
     measure, missed = spread.measure, list[Environment]()
 
-    def miss(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+    def miss(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
         if not missed:
             missed.append(nodes.environment)
             raise UnavailableError("no node is left: what is not measured waits")
-        return measure(nodes, request)
+        return measure(nodes, request, scores)
 
     monkeypatch.setattr(spread, "measure", miss)
     sweep = ledger.create(store, b"", REQUESTS[:2], "ann", KEY)
@@ -147,11 +147,11 @@ def test_where_a_node_is_back_as_soon_as_it_was_missed_what_it_had_waits(
 def test_what_ends_the_last_node_each_time_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     measure, lost = spread.measure, list[Environment]()
 
-    def die(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+    def die(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
         if request == REQUESTS[1]:
             lost.append(nodes.environment)
             raise NodeLost("no node is left")
-        return measure(nodes, request)
+        return measure(nodes, request, scores)
 
     monkeypatch.setattr(spread, "measure", die)
     sweep = ledger.create(store, b"", REQUESTS[:3], "ann", KEY)
@@ -169,14 +169,14 @@ def test_what_a_node_had_beside_what_ended_it_does_not_fail_with_it(
     """Two at once: one of them ends the node each time, and both are lost."""
     measure, deadly, deaths = spread.measure, threading.Event(), list[Environment]()
 
-    def die(nodes: spread.Nodes, request: spread.Request) -> spread.Result:
+    def die(nodes: spread.Nodes, request: spread.Request, scores: None) -> spread.Result:
         if request == REQUESTS[0]:
             deadly.set()
             time.sleep(0.1)  # what is beside it has seen it
             deadly.clear()
             deaths.append(nodes.environment)
         elif not deadly.wait(0.05):
-            return measure(nodes, request)
+            return measure(nodes, request, scores)
         raise NodeLost("no node is left")
 
     monkeypatch.setattr(spread, "measure", die)

@@ -302,7 +302,8 @@ def test_a_dashboard_hands_out_what_waits_for_the_nodes(cluster: DaskCluster, no
         until(lambda: made.devices)
         assert [(one.names, one.slots) for one in made.devices.values()] == [(("one", "two"), 4)]
         assert {words.split()[0] for words in made.unused} == {"bare", "old"}
-        sweep = ledger.create(Store(), b"", REQUESTS, "ann", key)
+        lasting = [replace(one, settings=Settings(seed=made_up.KEPT)) for one in REQUESTS]
+        sweep = ledger.create(Store(), b"", lasting, "ann", key)
         made.ring()
         until(lambda: not ledger.find(Store(), sweep).open)
         assert ledger.find(Store(), sweep).state == "done"

@@ -223,4 +223,5 @@ def test_a_node_that_can_not_take_what_it_lacks_says_so_and_one_that_is_gone_is_
 
     nodes._cluster.ask = leave  # type: ignore[method-assign]
     nodes.deliver(asked)
-    assert {address for address, _ in nodes._delivered} == {"two"}
+    assert nodes._cluster._sent["two"][1]
+    assert not nodes._cluster._sent["one"][1]

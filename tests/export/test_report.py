@@ -1,10 +1,11 @@
+import html
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import make_latency, make_result, make_sweep, recipe, remade
+from factories import OTHER_MACHINE, make_latency, make_result, make_sweep, recipe, remade
 
 from optimizer.analysis.frame import frame
 from optimizer.analysis.headline import headlines
@@ -14,6 +15,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.charts.points import hover
 from optimizer.export.report import accuracy_sentence, findings, latency_sentence, report, size_sentence
 from optimizer.records import Accuracy, Result
+from optimizer.system.environment import environment
 
 
 def with_flips(lost: int, gained: int, images: int = 1_000, right: int = 900) -> Result:
@@ -212,6 +214,17 @@ def test_report_says_how_and_what_it_does_not_say() -> None:
         "time shared with uncompressed",
     ):
         assert part in words, part
+
+
+def test_report_says_which_machine_timed_and_which_worked_out_the_accuracy() -> None:
+    results = [make_result(recipe(0.5)), remade(make_result(), scored_on=OTHER_MACHINE)]
+    words = html.unescape(words_of(report(results)))
+    assert "accuracy was worked out on another machine" in words
+    assert f"{environment().cpu} time and accuracy" in words
+    assert f"{OTHER_MACHINE.cpu} accuracy" in words
+    assert "Times of different machines" not in words
+    timed = [results[0], make_result(other_machine=True)]
+    assert "Times of different machines" in words_of(report(timed))
 
 
 def test_report_escapes_everything() -> None:

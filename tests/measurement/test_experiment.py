@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, score
-from factories import visits
+from factories import OTHER_MACHINE, visits
 from torch import nn
 
 from optimizer.analysis.headline import headlines
@@ -19,13 +19,13 @@ from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
-from optimizer.measurement import latency
+from optimizer.measurement import experiment, latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.model.catalogue import LoadedModel
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Known, Latency, Request, Result, Settings, decode, encode
+from optimizer.records import DataSpec, Known, Latency, Request, Result, Scores, Settings, decode, encode
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
 
@@ -133,6 +133,25 @@ def test_accuracy_is_that_of_a_loop_over_the_model_and_its_images(
     # The order of float32 sums may turn a tie: no more than that.
     others = measured(FOUR_BITS, engine="torch").accuracy.outcomes != measured(FOUR_BITS).accuracy.outcomes
     assert others.sum() <= 1
+
+
+@pytest.mark.parametrize(("recipe", "engine"), [(Recipe(), "openvino"), (FOUR_BITS, "torch")])
+def test_with_the_scores_of_another_machine_a_recipe_is_timed_and_not_scored(
+    measured: Measured, recipe: Recipe, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, whole = request(recipe, engine=engine), measured(recipe, engine=engine)
+    scores = score(asked).scores
+    assert scores.environment == environment()
+    there = decode(encode(replace(scores, environment=OTHER_MACHINE)), Scores)
+    close_all()
+    for name in ("score", "_baseline", "_score_in_parts"):
+        monkeypatch.delattr(experiment, name)
+    timed = measure(asked, scores=there)
+    assert timed.scored_on == OTHER_MACHINE
+    assert timed.latency.signature == whole.latency.signature
+    same = replace(timed, scored_on=None, created=whole.created, latency=whole.latency)
+    assert same == whole
+    assert measure(asked, scores=scores).scored_on is None
 
 
 def test_a_harsh_recipe_shows_in_every_figure(measured: Measured) -> None:
