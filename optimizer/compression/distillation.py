@@ -68,6 +68,8 @@ WIDE_KERNEL = 9
 MIN_IMAGES = 16
 MAX_HELD_OUT = 64
 """More of them would take longer to look at, and tell hardly more."""
+MAX_WORSE = 1.1
+"""Differences of divergences that are no larger tell little, on so few images."""
 MAX_BYTES = 2**31
 """Of the outputs that are kept."""
 
@@ -269,14 +271,16 @@ class Distillation:
         self.after, self.best = self.before, _state(self.model)
 
     def compare(self, original: nn.Module) -> None:
-        """Begin from ``original``, which the model was made of, unless the model answers more nearly; either
-        way that is what was there before."""
+        """``original``, which the model was made of, is what was there before, and the best so far where it
+        answers more nearly; where it does so by far, all begins from it."""
         before, _ = self.apart(outputs(original, self.images[self.held_out]))
-        if self.before < before:
-            self.before = before
-        else:
+        if not self.before < MAX_WORSE * before:
             self.model.load_state_dict(original.state_dict())
             self.begin()
+            return
+        if before < self.after:
+            self.best, self.after = _state(original), before
+        self.before = before
 
     def run(
         self, begun: Checkpoint | None = None, keep: Callable[[Checkpoint], None] = lambda checkpoint: None

@@ -20,7 +20,7 @@ from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-ANEW_SHARE = 0.45
+ANEW_SHARE = 0.6
 """Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""
 TEACHER_SHARE = 0.2
 """Of the budget: what the uncompressed network's outputs on the images take."""

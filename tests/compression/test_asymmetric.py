@@ -82,7 +82,7 @@ def test_a_layer_makes_up_for_the_one_before_it_as_least_squares_says(bias: bool
     middle, mean = (x.mean(0), s.mean(0)) if bias else (torch.zeros(5), torch.zeros(5))
     matrix = damped(((s - mean).T @ (s - mean) / len(s))[None])[0]
     lacking = (x - middle - s + mean).T @ (s - mean) / len(s)
-    wanted = dense + ROUNDED.asymmetry * dense @ lacking @ torch.linalg.inv(matrix)
+    wanted = dense + ROUNDED[0] * dense @ lacking @ torch.linalg.inv(matrix)
     for row, keep, found in zip(wanted, mask, anew[2].weight, strict=True):  # type: ignore[index, union-attr]
         best = torch.linalg.solve(matrix[keep][:, keep], (matrix @ row)[keep])
         gain = (row @ matrix @ row / (best @ (matrix @ row)[keep])).clamp(1, MAX_GAIN) ** UNBIASED
@@ -117,7 +117,7 @@ def test_a_pruned_layer_makes_up_for_the_one_before_it_with_outputs_as_wide_as_t
         for one, about in ((s, mean), (x, middle))
     )
     lacking = (x - middle - s + mean).T @ (s - mean) / len(s)
-    wanted = dense + PRUNED.asymmetry * dense @ lacking @ torch.linalg.inv(matrix)
+    wanted = dense + PRUNED[0] * dense @ lacking @ torch.linalg.inv(matrix)
     for own, row, keep, found in zip(dense, wanted, mask, anew[2].weight, strict=True):  # type: ignore[index, union-attr]
         best = torch.linalg.solve(matrix[keep][:, keep], (matrix @ row)[keep])
         scale = (own @ before @ own / (best @ matrix[keep][:, keep] @ best)).sqrt().clamp(max=MAX_SCALE)
