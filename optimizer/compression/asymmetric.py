@@ -41,7 +41,7 @@ from optimizer.compression.quantize.compensated import (
 )
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
-from optimizer.model.layers import Layer, uses, walk
+from optimizer.model.layers import Layer, walk
 
 IMAGES = 256
 """Of which every eighth is left for others to judge by. By half of them EfficientNet-Lite0 at 3 bits is 0.206
@@ -54,20 +54,21 @@ MAX_BYTES = 2**30
 
 
 @torch.no_grad()
-def made_anew(
+def refined(
     student: nn.Module,
     teacher: nn.Module,
     masks: Mapping[str, Tensor],
     grids: Mapping[str, HeldGrid],
     images: Tensor,
-    goes_on: Callable[[int, int], bool],
+    keep_going: Callable[[int, int], bool],
 ) -> nn.Module:
     """A copy of ``student`` whose layers with ``grids`` were rounded once more, or without any grid refitted
-    on their ``masks``, to answer as ``teacher`` on ``images`` ``[N, C, H, W]``; ``masks`` and ``grids`` as in
-    :func:`optimizer.compression.distillation.learning`.
+    on their ``masks`` (also those that lost nothing), to answer as ``teacher`` on ``images``
+    ``[N, C, H, W]``; ``masks`` and ``grids`` as in :func:`optimizer.compression.distillation.learning`.
 
-    ``goes_on`` is asked before each layer, and told how many there were before it, of how many; those after a
-    no stay as they are. So do weights that are used more than once, or of another shape than the teacher's.
+    ``keep_going`` is asked before each layer, and told how many there were before it, of how many; those
+    after a no stay as they are. So do layers that run more than once, or of another shape than the teacher's,
+    and those whose inputs hardly vary. Where all do, it is ``student`` itself.
     """
     model = copy.deepcopy(student).eval()
     asymmetry, positions = ROUNDED if grids else PRUNED
@@ -78,7 +79,9 @@ def made_anew(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts, originals = chains(model, teacher, seen[:1])
     dense = {layer.name: layer for layer in walk(teacher)}
-    layers = {layer.name: layer for layer in _used_once(model) if layer.name in (grids or masks)}
+    calls = calls_of(model, seen[:1])
+    layers = {layer.name: layer for layer in walk(model) if layer.name in (grids or masks)}
+    layers = {name: one for name, one in layers.items() if calls[name] == 1}
     layers = {name: one for name, one in layers.items() if one.weight.shape == dense[name].weight.shape}
     count, given, wanted = len(layers), seen, seen
     with whole_attention():
@@ -87,8 +90,8 @@ def made_anew(
             for names in _together({name: one[0].nbytes * len(seen) for name, one in found.items()}):
                 before = inputs_of(original, wanted, [dense[name] for name in names], positions)
                 for name in names:
-                    if not goes_on(count - len(layers), count):
-                        return model
+                    if not keep_going(count - len(layers), count):
+                        return model if len(layers) < count else student
                     layer, pairs = layers.pop(name), Pairs()
                     now = inputs_of(part, given, [layer], positions)[name]
                     for batch in zip(now, before.pop(name), strict=True):
@@ -96,12 +99,27 @@ def made_anew(
                     mask = masks.get(name, torch.ones_like(layer.weight, dtype=torch.bool))
                     _change(layer, dense[name], mask, grids.get(name), pairs, asymmetry)
             given, wanted = outputs(part, given), outputs(original, wanted)
-    return model
+    return model if count else student
 
 
-def _used_once(model: nn.Module) -> list[Layer]:
-    count = Counter(layer.name for layer in uses(model))
-    return [layer for layer in walk(model) if count[layer.name] == 1]
+class _Calls(Watch):
+    """Counts the calls of layers."""
+
+    def __init__(self, layers: Iterable[Layer]) -> None:
+        super().__init__({one.weight.data_ptr(): one.name for one in layers}, {})
+        self.found = Counter[str]()
+
+    def add(self, name: str, inputs: Tensor) -> None:
+        self.found[name] += 1
+
+
+def calls_of(model: nn.Module, image: Tensor) -> Counter[str]:
+    """How often each layer runs for one image ``[1, ...]``, by name."""
+    watch = _Calls(walk(model))
+    watch.batch = 1
+    with whole_attention(), torch.inference_mode(), watch:
+        model(image.clone())
+    return watch.found
 
 
 def _together(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -167,14 +185,14 @@ class Pairs:
         """Inputs ``[B, G, n, d]`` of both networks at the same positions of some images."""
         self.sums.add(now)
         self.before.add(wanted)
-        lacking, now = (
+        residual, now = (
             one.transpose(0, 1).flatten(1, 2) for one in (wanted - now, now - self.sums.shift[:, None])
         )
         positions = wanted.shape[2]
-        self.first = self.first + lacking.sum(1) / positions
-        self.second = self.second + lacking.mT @ now / positions
+        self.first = self.first + residual.sum(1) / positions
+        self.second = self.second + residual.mT @ now / positions
 
-    def lacking(self, moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
+    def residual(self, moments: Moments, centred: bool) -> tuple[Tensor, Tensor]:
         """``E[x - s]`` ``[G, d]``, and the covariance ``[G, d, d]`` of ``x - s`` with ``s`` (or what it is
         about zero), shrunk as that of ``s`` is."""
         count = self.sums.images
@@ -191,23 +209,26 @@ def _change(
     """Make ``layer``, whose inputs are the ``now`` of ``pairs``, give what ``dense`` gives of the ``wanted``
     ones."""
     moments, bias = pairs.sums.moments(), layer.bias
-    lacking, covariance = pairs.lacking(moments, bias is not None)
+    residual, covariance = pairs.residual(moments, bias is not None)
     matrix = damped(moments.second if bias is None else moments.covariance)
-    groups, shape = len(matrix), layer.weight.shape
-    rows, kept = (as_rows(part, groups) for part in (dense.weight, mask))
-    aimed = rows + asymmetry * torch.linalg.solve(matrix, rows @ covariance, left=False)
-    values = aimed if mask.all() else refit(aimed, kept, matrix)
-    if grid is None:
-        wanted = pairs.before.moments()
-        before = damped(wanted.second if bias is None else wanted.covariance)
-        values = match_variance(rows, values, before, matrix)
-    else:
-        values = _rounded(aimed, values, mask, grid, matrix)
-    layer.weight.copy_(values.reshape(shape))
-    if bias is not None and dense.bias is not None:
-        values = as_rows(layer.weight, groups)
-        change = rows @ (moments.mean + lacking)[..., None] - values @ moments.mean[..., None]
-        bias.copy_(dense.bias + change.flatten())
+    rows, kept = (as_rows(part, len(matrix)) for part in (dense.weight, mask))
+    try:
+        aimed = rows + asymmetry * torch.linalg.solve(matrix, rows @ covariance, left=False)
+        values = aimed if mask.all() else refit(aimed, kept, matrix)
+        if grid is None:
+            wanted = pairs.before.moments()
+            before = damped(wanted.second if bias is None else wanted.covariance)
+            values = match_variance(rows, values, before, matrix)
+        else:
+            values = as_rows(_rounded(aimed, values, mask, grid, matrix), len(matrix))
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # next to no variance
+        return
+    change = rows @ (moments.mean + residual)[..., None] - values @ moments.mean[..., None]
+    if not (values.isfinite().all() and change.isfinite().all()):
+        return
+    layer.weight.copy_(values.reshape(layer.weight.shape))
+    if bias is not None:
+        bias.copy_(change.flatten() + (0 if dense.bias is None else dense.bias))
 
 
 def _rounded(aimed: Tensor, start: Tensor, mask: Tensor, grid: HeldGrid, matrix: Tensor) -> Tensor:

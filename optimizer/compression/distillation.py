@@ -34,7 +34,7 @@ from optimizer.model.layers import walk
 from optimizer.progress import Report
 from optimizer.tasks.outputs import is_logits
 
-VERSION = 3
+VERSION = 2
 """Raised with every change of what comes out."""
 BATCH = 16
 COPIES = (4, 16)

@@ -13,14 +13,16 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from optimizer.compression.asymmetric import made_anew
+from optimizer.compression.asymmetric import refined
 from optimizer.compression.distillation import MIN_IMAGES, learning
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-ANEW_SHARE = 0.6
+VERSION = 3
+"""Raised with every change of what comes out that is not one of fine-tuning too."""
+REFINING_SHARE = 0.6
 """Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""
 TEACHER_SHARE = 0.2
 """Of the budget: what the uncompressed network's outputs on the images take."""
@@ -94,12 +96,13 @@ def improve(
     report: Report = quiet,
     grids: Mapping[str, HeldGrid] | None = None,
     clock: Callable[[], float] = time.monotonic,
-    anew: bool = True,
+    refine: bool = True,
 ) -> Improved:
     """Bring a copy of ``student`` nearer to ``teacher``, for ``seconds`` of ``clock``; see
     :func:`optimizer.compression.distillation.learning`.
 
-    Weights are rounded or refitted ``anew`` first, which a network whose channels were scaled can't take.
+    Weights are rounded or refitted once more first (``refine``), which a network whose channels were scaled
+    can't take.
     Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, or fewer
     than 16 images.
     """
@@ -110,9 +113,9 @@ def improve(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or take fast"
         )
     budget, made = Seconds(seconds, clock), student
-    if anew and (grids or not all(mask.all() for mask in masks.values())):
-        goes_on = partial(_goes_on, budget, report, "rounding" if grids else "refitting")
-        made = made_anew(student, teacher, masks, grids or {}, images, goes_on)
+    if refine and (grids or not all(mask.all() for mask in masks.values())):
+        keep_going = partial(_keep_going, budget, report, "rounding" if grids else "refitting")
+        made = refined(student, teacher, masks, grids or {}, images, keep_going)
         budget.started = budget.share
     run = learning(made, teacher, masks, images, budget, report, grids)
     if made is not student:
@@ -121,6 +124,6 @@ def improve(
     return Improved(run.best, run.before, run.after, min(seconds, budget.spent))
 
 
-def _goes_on(budget: Seconds, report: Report, what: str, done: int, count: int) -> bool:
+def _keep_going(budget: Seconds, report: Report, what: str, done: int, count: int) -> bool:
     report(budget.share, budget.words(f"{what} once more, layer {done + 1} of {count}"))
-    return not budget.over and budget.share < ANEW_SHARE
+    return not budget.over and budget.share < REFINING_SHARE

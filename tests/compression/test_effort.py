@@ -187,24 +187,24 @@ def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: L
     masks = {name: one.mask for name, one in made.weights.items()}
     grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
 
-    def apart(anew: bool) -> tuple[Improved, float]:
+    def apart(refine: bool) -> tuple[Improved, float]:
         def report(share: float | None, words: str) -> None:
             told.append(words)
 
-        found = improve(made.module, teacher, masks, mixed, 300, report, grids, clock=ticks(), anew=anew)
+        found = improve(made.module, teacher, masks, mixed, 300, report, grids, clock=ticks(), refine=refine)
         made.module.load_state_dict(found.state)
         with torch.no_grad():
             return found, divergence(prepared(made.module(unseen)), prepared(teacher(unseen))).item()
 
     before = {name: one.clone() for name, one in made.module.state_dict().items()}
-    plain, far = apart(anew=False)
+    plain, far = apart(refine=False)
     assert not any("rounding once more" in words for words in told)
     made.module.load_state_dict(before)
-    anew, near = apart(anew=True)
+    again, near = apart(refine=True)
     assert any("best effort: rounding once more, layer 1 of 13, " in words for words in told)
     assert near < 0.5 * far
-    assert anew.before == pytest.approx(plain.before), "what was there before it was rounded once more"
-    assert anew.after < plain.after
+    assert again.before == pytest.approx(plain.before), "what was there before it was rounded once more"
+    assert again.after < plain.after
 
 
 @pytest.mark.parametrize(("further", "budget"), [(0.05, 0), (10.0, 0), (10.0, 500)])
@@ -220,7 +220,7 @@ def test_rounding_once_more_that_answers_less_nearly_is_gone_back_on(
             one.data += further * (one - dense).detach()
         return model
 
-    monkeypatch.setattr("optimizer.compression.effort.made_anew", worse)
+    monkeypatch.setattr("optimizer.compression.effort.refined", worse)
     found = improved(made, teacher, small_images, budget)
     assert found.after <= found.before
     if not budget:

@@ -18,6 +18,7 @@ from optimizer.compression.calibration.sensitivity import Trial, divergences, di
 from optimizer.compression.calibration.statistics import Statistics, seen_and_held_out
 from optimizer.compression.distillation import VERSION as DISTILLATION_VERSION
 from optimizer.compression.distillation import Checkpoint
+from optimizer.compression.effort import VERSION as EFFORT_VERSION
 from optimizer.compression.effort import improve
 from optimizer.compression.finetune import recover
 from optimizer.compression.prune.compensated import prune
@@ -196,14 +197,14 @@ def improved(
     seconds: float,
     report: Report = quiet,
     grids: Mapping[str, HeldGrid] | None = None,
-    anew: bool = True,
+    refine: bool = True,
 ) -> tuple[nn.Module, float]:
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
-    content = _learning_digest(f"{seconds} s", student, teacher, images, grids)
+    content = _learning_digest(f"effort {EFFORT_VERSION} {seconds} s", student, teacher, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
-        found = improve(student, teacher, masks, images, seconds, report, grids, anew=anew)
+        found = improve(student, teacher, masks, images, seconds, report, grids, refine=refine)
         return found.state, found.seconds
 
     return _kept_state(content, student, make_state)
