@@ -194,8 +194,9 @@ class DaskCluster(Cluster):
 
     def take_scorer(self, device: Environment, recipe: Recipe, failed: Set[str]) -> str | None:
         """The address of the node that works out a recipe's accuracy for a device next, until it is given to
-        :meth:`give_back`: of those that may, have not ``failed`` and do nothing but that, the one that has
-        least to do, and the fastest of several. None where there is none. Raises UnavailableError."""
+        :meth:`give_back`: of those that may, have not ``failed``, do nothing but that and have no
+        more than ``AHEAD`` configurations yet, the one that has least to do, and the fastest of several. None
+        where there is none: the device does both. Raises UnavailableError."""
         may = {address: one for address, one in self.scorers(device, recipe).items() if address not in failed}
         if not may:
             return None  # and nobody is asked
@@ -203,9 +204,11 @@ class DaskCluster(Cluster):
         name = _score_while_wanted.__name__
         with self._taking:
             load = {
-                address: max(self._taken[address], len(keys))
+                address: scorings
                 for address, keys in tasks.items()
-                if address in may and all(str(key).startswith(name) for key in keys)
+                if address in may
+                and all(str(key).startswith(name) for key in keys)
+                and (scorings := max(self._taken[address], len(keys))) <= AHEAD
             }
             found = min(load, key=lambda one: (load[one], -lanes(may[one].environment)), default=None)
             if found is not None:

@@ -364,6 +364,22 @@ def test_of_those_with_as_little_to_do_the_fastest_scores(connected: Connected) 
     assert name(nodes.scorer(Recipe())) == "one"
 
 
+@pytest.mark.parametrize("devices", [1, 10])
+def test_a_device_leaves_it_all_to_a_scorer_of_its_own_and_many_do_not_wait_for_one(
+    connected: Connected, devices: int
+) -> None:
+    _, nodes = connected(one=SERVER, **{f"device-{number}": OTHER_MACHINE for number in range(1, devices)})
+    nodes.check()
+    taken = [name(nodes.scorer(Recipe())) for _ in range(nodes.slots)]
+    assert taken == ["one"] * (AHEAD + 1) + [""] * AHEAD * (devices - 1)
+
+
+def test_what_others_have_scored_counts_too(connected: Connected) -> None:
+    client, nodes = connected(one=SERVER)
+    client.doing["one"] = [SCORING] * (AHEAD + 1)
+    assert nodes.scorer(Recipe()) is None
+
+
 def test_none_scores_beside_what_it_times_or_does_for_others(connected: Connected) -> None:
     client, nodes = connected(one=SERVER)
     for doing, free in (([], True), ([SCORING], True), ([SCORING, TIMING], False), (["sum-1"], False)):
