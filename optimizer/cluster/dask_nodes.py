@@ -86,7 +86,6 @@ class DaskCluster(Cluster):
         self._meeting, self._taking = threading.Lock(), threading.Lock()
         self._taken = Counter[str]()
         self._sent: dict[str, tuple[threading.Lock, set[Asked]]] = {}
-        self.sender = uuid.uuid4().hex
 
     def devices(self) -> tuple[Device, ...]:
         alike = dict[str, list[Node]]()
@@ -341,7 +340,10 @@ class DaskNodes(Nodes):
 
     def _send(self, address: str, asked: Asked) -> None:
         """All that a node lacks. Raises NotTaken, and Gone."""
-        sent = set[Parcel]()
+        sent, sender = (
+            set[Parcel](),
+            uuid.uuid4().hex,
+        )  # another node may be sent it at once, on the same disk
         while missing := self._told(address, node.lacking, encode(asked)):
             parcel = decode(missing, Parcel)
             if parcel in sent:
@@ -352,8 +354,8 @@ class DaskNodes(Nodes):
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):
                 stop_if_cancelled()
-                self._told(address, content.receive, parcel, self._cluster.sender, pieces)
-            self._told(address, content.keep, parcel, self._cluster.sender)
+                self._told(address, content.receive, parcel, sender, pieces)
+            self._told(address, content.keep, parcel, sender)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same. Raises NotTaken where the node can't do it, Gone where it is gone meanwhile."""

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from cluster import made_up
 from cluster.test_lost_nodes import Client
 from cluster.test_spread import REQUESTS, Elsewhere
 from factories import OTHER_MACHINE
 from faults.storing import make_result
+from image_folders import Fill
 
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
@@ -426,6 +428,26 @@ def test_a_scorer_that_is_lost_leaves_it_to_the_device(connected: Connected) -> 
     assert [name for name, _ in client.submitted] == ["one"]
     assert client.submitted[0][1].cancelled()
     assert nodes.scorer(Recipe()) is None
+
+
+def test_nodes_that_share_a_disk_are_sent_images_at_once(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, fill: Fill
+) -> None:
+    client, nodes = connected(one=SERVER)
+    scorer = nodes.scorer(Recipe())
+    assert scorer
+    asked = content.pack(replace(REQUESTS[0], data=DataSpec(str(fill("a.png", "b.png")))))
+    monkeypatch.setattr(content, "fingerprint", made_up.fingerprint)
+    waiting = [lambda: scorer.deliver(asked)]
+
+    def run(function: Callable[..., Any], *arguments: Any, workers: list[str], **how: Any) -> Any:
+        if function is content.keep and waiting:
+            waiting.pop()()
+        return {workers[0]: function(*arguments)}
+
+    client.run = run  # type: ignore[method-assign]
+    nodes.deliver(asked)
+    assert not content.lacking(asked)
 
 
 def test_what_the_scheduler_does_not_answer_is_told_where_it_is_timed(connected: Connected) -> None:
