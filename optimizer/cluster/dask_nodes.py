@@ -340,10 +340,8 @@ class DaskNodes(Nodes):
 
     def _send(self, address: str, asked: Asked) -> None:
         """All that a node lacks. Raises NotTaken, and Gone."""
-        sent, sender = (
-            set[Parcel](),
-            uuid.uuid4().hex,
-        )  # another node may be sent it at once, on the same disk
+        sent = set[Parcel]()
+        sender = uuid.uuid4().hex  # another node may be sent the same at once, on the same disk
         while missing := self._told(address, node.lacking, encode(asked)):
             parcel = decode(missing, Parcel)
             if parcel in sent:

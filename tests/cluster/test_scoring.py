@@ -4,8 +4,10 @@ where somebody fails."""
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cluster import made_up
@@ -14,6 +16,7 @@ from cluster.test_spread import REQUESTS, Elsewhere
 from factories import OTHER_MACHINE
 from faults.storing import make_result
 from image_folders import Fill
+from PIL import Image
 
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
@@ -261,10 +264,21 @@ def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     assert (result.accuracy, result.scored_on) == (scores.accuracy, there)
 
 
+@pytest.mark.parametrize("folder", [False, True])
 def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: bool
 ) -> None:
-    request = Request("fashion-mlp", Recipe(), data=DataSpec(limit=200))
+    """Images of both folders calibrate neither machine, whichever are read."""
+    data = DataSpec(limit=200)
+    if folder:
+        places = [tmp_path / "evaluation", tmp_path / "calibration"]
+        pixels = np.random.default_rng(0).integers(0, 255, (210, 28, 28), dtype=np.uint8)
+        for place, drawn in zip(places, (range(200), range(100, 210)), strict=True):
+            place.mkdir()
+            for number in drawn:
+                Image.fromarray(pixels[number]).save(place / f"{number}.png")
+        data = DataSpec(*map(str, places), limit=200)
+    request = Request("fashion-mlp", Recipe(), data=data)
     opened, measure = list[Workspace](), experiment.measure
 
     def noted(workspace: Workspace, *given: Any) -> Result:
@@ -276,9 +290,10 @@ def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
     result = load_or_measure(request, store, scores=scores)
     assert (result.key, result.accuracy.total) == (request_key(request), 200)
     (timed,) = [workspace.images.evaluation.images for workspace in opened]
-    every = open_workspace("fashion-mlp", request.data).images
+    every = open_workspace("fashion-mlp", data).images
     assert torch.equal(timed, every.evaluation.images[: experiment.TIMED_IMAGES])
     assert torch.equal(opened[0].images.calibration.images, every.calibration.images)
+    assert not folder or len(every.calibration.images) == 10
 
 
 def test_machines_compare_by_the_vectors_of_their_cores() -> None:
