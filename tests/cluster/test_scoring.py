@@ -178,6 +178,15 @@ def test_scores_survive_the_loss_of_the_node_that_was_to_time(
     assert not store.documents(spread.SCORES, Scores)
 
 
+def test_scores_of_what_fails_where_it_is_timed_are_not_kept(store: Store) -> None:
+    nodes = Mixed()
+    nodes.device.failing = fail
+    sweep = asked(store, nodes)
+    assert {item.state for item in work_off(store, nodes, sweep)} == {"failed"}
+    assert len(nodes.server.scored) == len(REQUESTS)
+    assert not store.documents(spread.SCORES, Scores)
+
+
 def test_what_a_node_was_lost_under_is_not_scored_anew_elsewhere(store: Store) -> None:
     """Else it would end the others too."""
     nodes = Mixed()
@@ -238,6 +247,12 @@ def test_a_cancelled_sweep_ends_while_it_is_scored(store: Store) -> None:
 def test_what_another_machine_may_score(recipe: Recipe, change: dict[str, object], may: bool) -> None:
     scorer = replace(SERVER, **change)  # type: ignore[arg-type]
     assert node.may_score(scorer, OTHER_MACHINE, recipe) is may
+
+
+def test_instruction_sets_that_nobody_could_read_are_not_the_same() -> None:
+    device, scorer = (replace(one, instruction_sets=()) for one in (OTHER_MACHINE, SERVER))
+    assert node.may_score(scorer, device, Recipe())
+    assert not node.may_score(scorer, device, Recipe(quantize=QuantizeSpec(activation_bits=8)))
 
 
 def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
