@@ -114,7 +114,9 @@ class DaskCluster(Cluster):
         found = self.nodes(self._chosen(on))
         for one in self._faster(found.environment).values():
             if apart := node.other_libraries(one.environment, found.environment):
-                self._report(None, f"{one.name} works out no accuracy for others: it has {apart}")
+                self._report(
+                    None, f"{one.name} can't score for {on or found.environment.cpu}: it has {apart}"
+                )
         self._known_by = math.inf
         return found
 

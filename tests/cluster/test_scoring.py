@@ -434,7 +434,7 @@ def test_a_fast_node_with_other_libraries_is_told(connected: Connected) -> None:
         two=replace(SERVER, libraries={"openvino": "2026.4.0+cpu"}),
         slow=replace(SERVER, libraries={}, cores=1),
     )
-    words = "one works out no accuracy for others: it has openvino 2027.0 and not 2026.4.0"
+    words = "one can't score for rpi5: it has openvino 2027.0 and not 2026.4.0"
     assert client.told == [words]
 
 
