@@ -55,10 +55,9 @@ def load_or_measure(
     from optimizer.measurement.workspace import open_workspace
 
     try:
-        data = request.data
-        if scores:  # a small device may have no memory for more than it times with
-            data = replace(data, limit=min(data.limit, experiment.TIMED_IMAGES))
-        workspace = workspace or open_workspace(request.model, data, report)
+        # A small device may have no memory for more than it times with.
+        read = experiment.TIMED_IMAGES if scores else None
+        workspace = workspace or open_workspace(request.model, request.data, report, read)
         result = experiment.measure(workspace, request, report, store.latency, scores)
     except ParetoscopeError as error:
         with suppress(UnavailableError):  # what made the measurement fail is what to tell

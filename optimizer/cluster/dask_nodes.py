@@ -86,7 +86,6 @@ class DaskCluster(Cluster):
         self._meeting, self._taking = threading.Lock(), threading.Lock()
         self._taken = Counter[str]()
         self._sent: dict[str, tuple[threading.Lock, set[Asked]]] = {}
-        self.sender = uuid.uuid4().hex
 
     def devices(self) -> tuple[Device, ...]:
         alike = dict[str, list[Node]]()
@@ -115,7 +114,9 @@ class DaskCluster(Cluster):
         found = self.nodes(self._chosen(on))
         for one in self._faster(found.environment).values():
             if apart := node.other_libraries(one.environment, found.environment):
-                self._report(None, f"{one.name} works out no accuracy for others: it has {apart}")
+                self._report(
+                    None, f"{one.name} can't score for {on or found.environment.cpu}: it has {apart}"
+                )
         self._known_by = math.inf
         return found
 
@@ -194,8 +195,9 @@ class DaskCluster(Cluster):
 
     def take_scorer(self, device: Environment, recipe: Recipe, failed: Set[str]) -> str | None:
         """The address of the node that works out a recipe's accuracy for a device next, until it is given to
-        :meth:`give_back`: of those that may, have not ``failed`` and do nothing but that, the one that has
-        least to do, and the fastest of several. None where there is none. Raises UnavailableError."""
+        :meth:`give_back`: of those that may, have not ``failed``, do nothing but that and have no
+        more than ``AHEAD`` configurations yet, the one that has least to do, and the fastest of several. None
+        where there is none: the device does both. Raises UnavailableError."""
         may = {address: one for address, one in self.scorers(device, recipe).items() if address not in failed}
         if not may:
             return None  # and nobody is asked
@@ -203,9 +205,11 @@ class DaskCluster(Cluster):
         name = _score_while_wanted.__name__
         with self._taking:
             load = {
-                address: max(self._taken[address], len(keys))
+                address: scorings
                 for address, keys in tasks.items()
-                if address in may and all(str(key).startswith(name) for key in keys)
+                if address in may
+                and all(str(key).startswith(name) for key in keys)
+                and (scorings := max(self._taken[address], len(keys))) <= AHEAD
             }
             found = min(load, key=lambda one: (load[one], -lanes(may[one].environment)), default=None)
             if found is not None:
@@ -339,6 +343,7 @@ class DaskNodes(Nodes):
     def _send(self, address: str, asked: Asked) -> None:
         """All that a node lacks. Raises NotTaken, and Gone."""
         sent = set[Parcel]()
+        sender = uuid.uuid4().hex  # another node may be sent the same at once, on the same disk
         while missing := self._told(address, node.lacking, encode(asked)):
             parcel = decode(missing, Parcel)
             if parcel in sent:
@@ -349,8 +354,8 @@ class DaskNodes(Nodes):
             sent.add(parcel)
             for pieces in content.loads(asked, parcel):
                 stop_if_cancelled()
-                self._told(address, content.receive, parcel, self._cluster.sender, pieces)
-            self._told(address, content.keep, parcel, self._cluster.sender)
+                self._told(address, content.receive, parcel, sender, pieces)
+            self._told(address, content.keep, parcel, sender)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same. Raises NotTaken where the node can't do it, Gone where it is gone meanwhile."""

@@ -101,7 +101,8 @@ def may_score(scorer: Environment, device: Environment, recipe: Recipe) -> bool:
     """
     quantize = recipe.quantize
     last_bits = quantize.activation_bits == 32 and quantize.precision == "f32"
-    same = last_bits or set(scorer.instruction_sets) == set(device.instruction_sets)
+    known = set(scorer.instruction_sets)  # empty where they can't be read
+    same = last_bits or (bool(known) and known == set(device.instruction_sets))
     return same and not recipe.learns and not other_libraries(scorer, device)
 
 

@@ -343,6 +343,17 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
             under_way.remove(item.key)
 
     def do(item: Item) -> str:
+        try:
+            return done(item)
+        except Cancelled:  # it waits, and so do its scores
+            kept.discard(item.key)
+            raise
+        finally:
+            if item.key in kept:
+                kept.remove(item.key)
+                store.forget_document(SCORES, item.key)
+
+    def done(item: Item) -> str:
         assert item.request is not None
         try:
             result = measured(item, item.request)
@@ -360,9 +371,6 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
             store.put_failure(item.key, item.request, str(error), attempts=1)
             raise
         stored.put(store, result)
-        if item.key in kept:
-            kept.remove(item.key)
-            store.forget_document(SCORES, item.key)
         return result.key
 
     def work(owner: str) -> None:

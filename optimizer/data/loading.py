@@ -65,8 +65,12 @@ class Datasets:
         return self.evaluation.images.nbytes + self.calibration.images.nbytes
 
 
-def load_images(model: LoadedModel, spec: DataSpec, progress: Report | None = None) -> Datasets:
-    """Read the images that a spec names, in an order drawn with its seed.
+def load_images(
+    model: LoadedModel, spec: DataSpec, progress: Report | None = None, read: int | None = None
+) -> Datasets:
+    """Read the images that a spec names, in an order drawn with its seed; of those to evaluate the first
+    ``read``, or all. Calibration images are the same either way, up to those that only look like one that is
+    not read.
 
     A file that is no image, damaged, or beyond ``MAX_PIXELS`` is skipped and counted in the notes. Raises
     InputError for a folder that can't be used (:func:`optimizer.data.selection.select`), for the bundled
@@ -75,19 +79,20 @@ def load_images(model: LoadedModel, spec: DataSpec, progress: Report | None = No
     evaluated one.
     """
     report = progress or quiet
-    return _load_folder(model, spec, report) if spec.path is not None else _load_bundled(model, spec, report)
+    load = _load_bundled if spec.path is None else _load_folder
+    return load(model, spec, report, read)
 
 
-def held_images(model: LoadedModel, spec: DataSpec, files: str) -> Datasets:
+def held_images(model: LoadedModel, spec: DataSpec, files: str, read: int | None = None) -> Datasets:
     """:func:`load_images`, held for the next who asks, until others need the memory.
 
     ``files`` is the fingerprint of the images (:func:`optimizer.data.selection.fingerprint`). Raises
     InputError also where they changed while they were read.
     """
-    key = (model.card.name, model.card.version, spec, files)
+    key = (model.card.name, model.card.version, spec, files, read)
     datasets = _held.pop(key, None)
     if datasets is None:
-        datasets = load_images(model, spec)
+        datasets = load_images(model, spec, read=read)
         if fingerprint(spec) != files:
             raise InputError(f"the images in {spec.path} changed while they were read: try again")
     _held[key] = datasets
@@ -96,7 +101,7 @@ def held_images(model: LoadedModel, spec: DataSpec, files: str) -> Datasets:
     return datasets
 
 
-_held: dict[tuple[str, str, DataSpec, str], Datasets] = {}
+_held: dict[tuple[str, str, DataSpec, str, int | None], Datasets] = {}
 """The one asked for longest ago comes first."""
 
 
@@ -104,11 +109,12 @@ def _forget_oldest() -> None:
     del _held[next(iter(_held))]
 
 
-def _load_folder(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
+def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
     report(None, f"listing {spec.path}")
     chosen = select(spec, classes_of(model, spec), model.wordnet_ids)
-    _make_room(model, len(chosen.evaluation), len(chosen.calibration))
-    read = _read(model, chosen.evaluation, "images", report)
+    evaluation = chosen.evaluation[:limit]
+    _make_room(model, len(evaluation), len(chosen.calibration))
+    read = _read(model, evaluation, "images", report)
     read.check()
     images, positions, notes = _counted_once(read)
     labels = None if chosen.labels is None else torch.tensor(chosen.labels)[positions]
@@ -199,7 +205,7 @@ def _coverage(labels: Tensor, classes: int) -> tuple[str, ...]:
     return (f"{len(each):,} of {count(classes, 'class', 'classes')} covered, {often} a class",)
 
 
-def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Datasets:
+def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
     if not model.card.bundled_images:
         raise InputError(
             f"the bundled images are 28 x 28 clothes, not for {model.card.name}: give an image folder with "
@@ -213,7 +219,7 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Dataset
     notes: tuple[str, ...] = ()
     if len(sampled) < len(pixels):
         notes = (f"{len(sampled):,} of {len(pixels):,} images are evaluated, drawn with seed {spec.seed}",)
-    evaluation = _preprocess_all(model, pixels[sampled])
+    evaluation = _preprocess_all(model, pixels[sampled[:limit]])
     if spec.calibration is None:
         calibration = _preprocess_all(model, _archive(BUNDLED_ARCHIVES[1])[0])
     else:
@@ -223,7 +229,7 @@ def _load_bundled(model: LoadedModel, spec: DataSpec, report: Report) -> Dataset
         calibration, copied = _without_copies(read, evaluation)
         notes += (*read.notes, *copied)
     return Datasets(
-        evaluation=Images(evaluation, torch.from_numpy(labels[sampled])),
+        evaluation=Images(evaluation, torch.from_numpy(labels[sampled[:limit]])),
         calibration=Images(calibration, None),
         notes=notes,
         mapping=ClassMapping(),

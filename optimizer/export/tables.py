@@ -206,7 +206,7 @@ def _environments(results: Sequence[Result]) -> Section:
         [
             {
                 "machine": machine.cpu,
-                "gave": " and ".join(
+                "measured": " and ".join(
                     what for what, those in (("time", timed), ("accuracy", scored)) if key in those
                 ),
                 "cores": machine.cores,

@@ -98,14 +98,15 @@ class OpenModel:
 class Workspace:
     """An open model on one set of images, and what was found out about the two.
 
-    ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. ``given`` are
-    images that are in memory already.
+    ``data`` names the images; None where a recipe needs none. ``files`` is their fingerprint. Of those that
+    are evaluated ``read`` are read, or all. ``given`` are images that are in memory already.
     """
 
     model: OpenModel
     data: DataSpec | None = None
     files: str = ""
     given: Datasets | None = None
+    read: int | None = None
     kept: Kept = field(init=False, default_factory=dict, repr=False)
 
     @property
@@ -115,7 +116,7 @@ class Workspace:
             return self.given
         if self.data is None:
             raise InputError("this needs images: give a folder, arrays or a dataset")
-        return held_images(self.model.loaded, self.data, self.files)
+        return held_images(self.model.loaded, self.data, self.files, self.read)
 
     @property
     def activation_images(self) -> Tensor:
@@ -152,15 +153,18 @@ def _first(images: Datasets, count: int) -> Tensor:
     return everything[np.random.default_rng(0).permutation(len(everything))[:count]]
 
 
-def open_workspace(model: str, data: DataSpec | None = None, report: Report = quiet) -> Workspace:
-    """A model of the catalogue on images of a folder or the bundled ones; downloaded where it must be.
+def open_workspace(
+    model: str, data: DataSpec | None = None, report: Report = quiet, read: int | None = None
+) -> Workspace:
+    """A model of the catalogue on images of a folder or the bundled ones; downloaded where it must be. Of the
+    images to evaluate ``read`` are read, or all.
 
     Images that changed meanwhile are opened anew. Raises InputError for an unknown model or a folder that
     can't be used, UnavailableError for what this machine lacks.
     """
     files = "" if data is None else fingerprint(data)
     report(None, "loading the model")
-    return _opened(OPENED, model, version_of(model), data, files, report=report)
+    return _opened(OPENED, model, version_of(model), data, files, read, report=report)
 
 
 def workspace_of(request: Request, report: Report = quiet) -> Workspace:
@@ -183,9 +187,16 @@ OPENED = Opened()
 
 @once
 def _opened(
-    opened: Opened, model: str, version: str, data: DataSpec | None, files: str, *, report: Report
+    opened: Opened,
+    model: str,
+    version: str,
+    data: DataSpec | None,
+    files: str,
+    read: int | None,
+    *,
+    report: Report,
 ) -> Workspace:
-    return Workspace(_open_model(opened, model, version, report=report), data, files)
+    return Workspace(_open_model(opened, model, version, report=report), data, files, read=read)
 
 
 @once

@@ -128,27 +128,31 @@ def _keep_what_an_item_is_measured_on(connection: Connection) -> None:
 
 @migration
 def _pass_over_low_bits_on_one_grid(connection: Connection) -> None:
-    """At 3 bits or fewer compensated rounding began to choose among grids, which gives other networks.
-    Results of before stay, with a schema that no code reads."""
-    rows = table("results", Column("schema", Integer), Column("json", LargeBinary))
-    schema, stored = rows.c
-    json: ColumnElement[str] = cast(stored, String)
-    if connection.dialect.name == "postgresql":  # there a cast would give hexadecimal digits
-        json = func.encode(stored, "escape", type_=String)
-    few = (json.contains(f'"weight_bits":{bits}{after}') for bits in (2, 3) for after in (",", "}"))
-    mixed = func.replace(json, '"average_bits":null', "").contains('"average_bits":')
-    low = and_(schema > 0, json.contains('"compensated"'), or_(mixed, *few))
-    connection.execute(update(rows).where(low).values(schema=-schema))
+    """At 3 bits or fewer compensated rounding began to choose among grids, which gives other networks."""
+
+    def low(json: ColumnElement[str]) -> ColumnElement[bool]:
+        few = (json.contains(f'"weight_bits":{bits}{after}') for bits in (2, 3) for after in (",", "}"))
+        mixed = func.replace(json, '"average_bits":null', "").contains('"average_bits":')
+        return and_(json.contains('"compensated"'), or_(mixed, *few))
+
+    _pass_over(connection, low)
 
 
 @migration
 def _pass_over_best_effort_that_rounded_once(connection: Connection) -> None:
-    """Best effort began to round once more what is on a grid, which gives other networks. Its results of
-    before stay, with a schema that no code reads."""
+    """Best effort began to round once more what is on a grid, and to refit what is pruned, which gives other
+    networks."""
+    _pass_over(
+        connection,
+        lambda json: func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":'),
+    )
+
+
+def _pass_over(connection: Connection, those: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> None:
+    """Results whose JSON is one of ``those`` stay, with a schema that no code reads."""
     rows = table("results", Column("schema", Integer), Column("json", LargeBinary))
     schema, stored = rows.c
     json: ColumnElement[str] = cast(stored, String)
     if connection.dialect.name == "postgresql":  # there a cast would give hexadecimal digits
         json = func.encode(stored, "escape", type_=String)
-    best = func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":')
-    connection.execute(update(rows).where(and_(schema > 0, best)).values(schema=-schema))
+    connection.execute(update(rows).where(and_(schema > 0, those(json))).values(schema=-schema))

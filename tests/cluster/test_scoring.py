@@ -4,14 +4,19 @@ where somebody fails."""
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from cluster import made_up
 from cluster.test_lost_nodes import Client
 from cluster.test_spread import REQUESTS, Elsewhere
 from factories import OTHER_MACHINE
 from faults.storing import make_result
+from image_folders import Fill
+from PIL import Image
 
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
@@ -173,6 +178,15 @@ def test_scores_survive_the_loss_of_the_node_that_was_to_time(
     assert not store.documents(spread.SCORES, Scores)
 
 
+def test_scores_of_what_fails_where_it_is_timed_are_not_kept(store: Store) -> None:
+    nodes = Mixed()
+    nodes.device.failing = fail
+    sweep = asked(store, nodes)
+    assert {item.state for item in work_off(store, nodes, sweep)} == {"failed"}
+    assert len(nodes.server.scored) == len(REQUESTS)
+    assert not store.documents(spread.SCORES, Scores)
+
+
 def test_what_a_node_was_lost_under_is_not_scored_anew_elsewhere(store: Store) -> None:
     """Else it would end the others too."""
     nodes = Mixed()
@@ -235,6 +249,12 @@ def test_what_another_machine_may_score(recipe: Recipe, change: dict[str, object
     assert node.may_score(scorer, OTHER_MACHINE, recipe) is may
 
 
+def test_instruction_sets_that_nobody_could_read_are_not_the_same() -> None:
+    device, scorer = (replace(one, instruction_sets=()) for one in (OTHER_MACHINE, SERVER))
+    assert node.may_score(scorer, device, Recipe())
+    assert not node.may_score(scorer, device, Recipe(quantize=QuantizeSpec(activation_bits=8)))
+
+
 def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     few = Request("fashion-mlp", px.Recipe.of(sparsity=0.5, pruning="magnitude"), data=DataSpec(limit=50))
     packed = content.pack(replace(few, settings=Settings(threads=10_000)))  # as the device may have
@@ -259,10 +279,21 @@ def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     assert (result.accuracy, result.scored_on) == (scores.accuracy, there)
 
 
+@pytest.mark.parametrize("folder", [False, True])
 def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: bool
 ) -> None:
-    request = Request("fashion-mlp", Recipe(), data=DataSpec(limit=200))
+    """Images of both folders calibrate neither machine, whichever are read."""
+    data = DataSpec(limit=200)
+    if folder:
+        places = [tmp_path / "evaluation", tmp_path / "calibration"]
+        pixels = np.random.default_rng(0).integers(0, 255, (210, 28, 28), dtype=np.uint8)
+        for place, drawn in zip(places, (range(200), range(100, 210)), strict=True):
+            place.mkdir()
+            for number in drawn:
+                Image.fromarray(pixels[number]).save(place / f"{number}.png")
+        data = DataSpec(*map(str, places), limit=200)
+    request = Request("fashion-mlp", Recipe(), data=data)
     opened, measure = list[Workspace](), experiment.measure
 
     def noted(workspace: Workspace, *given: Any) -> Result:
@@ -274,9 +305,10 @@ def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
     result = load_or_measure(request, store, scores=scores)
     assert (result.key, result.accuracy.total) == (request_key(request), 200)
     (timed,) = [workspace.images.evaluation.images for workspace in opened]
-    every = open_workspace("fashion-mlp", request.data).images
+    every = open_workspace("fashion-mlp", data).images
     assert torch.equal(timed, every.evaluation.images[: experiment.TIMED_IMAGES])
     assert torch.equal(opened[0].images.calibration.images, every.calibration.images)
+    assert not folder or len(every.calibration.images) == 10
 
 
 def test_machines_compare_by_the_vectors_of_their_cores() -> None:
@@ -364,6 +396,22 @@ def test_of_those_with_as_little_to_do_the_fastest_scores(connected: Connected) 
     assert name(nodes.scorer(Recipe())) == "one"
 
 
+@pytest.mark.parametrize("devices", [1, 10])
+def test_a_device_leaves_it_all_to_a_scorer_of_its_own_and_many_do_not_wait_for_one(
+    connected: Connected, devices: int
+) -> None:
+    _, nodes = connected(one=SERVER, **{f"device-{number}": OTHER_MACHINE for number in range(1, devices)})
+    nodes.check()
+    taken = [name(nodes.scorer(Recipe())) for _ in range(nodes.slots)]
+    assert taken == ["one"] * (AHEAD + 1) + [""] * AHEAD * (devices - 1)
+
+
+def test_what_others_have_scored_counts_too(connected: Connected) -> None:
+    client, nodes = connected(one=SERVER)
+    client.doing["one"] = [SCORING] * (AHEAD + 1)
+    assert nodes.scorer(Recipe()) is None
+
+
 def test_none_scores_beside_what_it_times_or_does_for_others(connected: Connected) -> None:
     client, nodes = connected(one=SERVER)
     for doing, free in (([], True), ([SCORING], True), ([SCORING, TIMING], False), (["sum-1"], False)):
@@ -386,7 +434,7 @@ def test_a_fast_node_with_other_libraries_is_told(connected: Connected) -> None:
         two=replace(SERVER, libraries={"openvino": "2026.4.0+cpu"}),
         slow=replace(SERVER, libraries={}, cores=1),
     )
-    words = "one works out no accuracy for others: it has openvino 2027.0 and not 2026.4.0"
+    words = "one can't score for rpi5: it has openvino 2027.0 and not 2026.4.0"
     assert client.told == [words]
 
 
@@ -410,6 +458,26 @@ def test_a_scorer_that_is_lost_leaves_it_to_the_device(connected: Connected) -> 
     assert [name for name, _ in client.submitted] == ["one"]
     assert client.submitted[0][1].cancelled()
     assert nodes.scorer(Recipe()) is None
+
+
+def test_nodes_that_share_a_disk_are_sent_images_at_once(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, fill: Fill
+) -> None:
+    client, nodes = connected(one=SERVER)
+    scorer = nodes.scorer(Recipe())
+    assert scorer
+    asked = content.pack(replace(REQUESTS[0], data=DataSpec(str(fill("a.png", "b.png")))))
+    monkeypatch.setattr(content, "fingerprint", made_up.fingerprint)
+    waiting = [lambda: scorer.deliver(asked)]
+
+    def run(function: Callable[..., Any], *arguments: Any, workers: list[str], **how: Any) -> Any:
+        if function is content.keep and waiting:
+            waiting.pop()()
+        return {workers[0]: function(*arguments)}
+
+    client.run = run  # type: ignore[method-assign]
+    nodes.deliver(asked)
+    assert not content.lacking(asked)
 
 
 def test_what_the_scheduler_does_not_answer_is_told_where_it_is_timed(connected: Connected) -> None:

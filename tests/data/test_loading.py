@@ -488,7 +488,7 @@ def test_images_are_let_go_where_others_need_the_memory(
     assert len(loading._held) == 2
     monkeypatch.setattr(loading, "MEMORY_SHARE", 1.5 * held.size_bytes / environment().memory_bytes)
     held_images(colour_model(), third, files)
-    assert [spec for _, _, spec, _ in loading._held] == [third]
+    assert [spec for _, _, spec, *_ in loading._held] == [third]
 
 
 def test_large_images_are_decoded_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

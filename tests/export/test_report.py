@@ -222,6 +222,7 @@ def test_report_says_which_machine_timed_and_which_worked_out_the_accuracy() -> 
     assert "accuracy was worked out on another machine" in words
     assert f"{environment().cpu} time and accuracy" in words
     assert f"{OTHER_MACHINE.cpu} accuracy" in words
+    assert "machine measured cores" in words
     assert "Times of different machines" not in words
     timed = [results[0], make_result(other_machine=True)]
     assert "Times of different machines" in words_of(report(timed))
