@@ -69,7 +69,8 @@ MIN_IMAGES = 16
 MAX_HELD_OUT = 64
 """More of them would take longer to look at, and tell hardly more."""
 MAX_WORSE = 1.1
-"""Differences of divergences that are no larger tell little, on so few images."""
+"""Of what was rounded once more: differences of divergences that are no larger tell little, on so few images.
+What was only refitted and is further off has lost on others too."""
 MAX_BYTES = 2**31
 """Of the outputs that are kept."""
 
@@ -274,7 +275,7 @@ class Distillation:
         """``original``, which the model was made of, is what was there before, and the best so far where it
         answers more nearly; where it does so by far, all begins from it."""
         before, _ = self.apart(outputs(original, self.images[self.held_out]))
-        if not self.before < MAX_WORSE * before:
+        if not self.before < (MAX_WORSE if self.held else 1.0) * before:
             self.model.load_state_dict(original.state_dict())
             self.begin()
             return
