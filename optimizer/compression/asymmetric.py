@@ -92,7 +92,7 @@ def refined(
                 for name in names:
                     if not keep_going(count - len(layers), count):
                         return model if len(layers) < count else student
-                    layer, pairs = layers.pop(name), Pairs()
+                    layer, pairs = layers.pop(name), Pairs(None if name in grids else Sums())
                     now = inputs_of(part, given, [layer], positions)[name]
                     for batch in zip(now, before.pop(name), strict=True):
                         pairs.add(*batch)
@@ -106,7 +106,7 @@ class _Calls(Watch):
     """Counts the calls of layers."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
-        super().__init__({one.weight.data_ptr(): one.name for one in layers}, {})
+        super().__init__(layers, {})
         self.found = Counter[str]()
 
     def add(self, name: str, inputs: Tensor) -> None:
@@ -142,7 +142,7 @@ class _Inputs(Watch):
     """Keeps inputs at positions that are the same for every network, in the same batch."""
 
     def __init__(self, layers: Iterable[Layer], positions: int, seed: int) -> None:
-        super().__init__({one.weight.data_ptr(): one.name for one in layers}, {})
+        super().__init__(layers, {})
         self.positions, self.seed, self.found = positions, seed, dict[str, Tensor]()
 
     def add(self, name: str, inputs: Tensor) -> None:
@@ -173,18 +173,19 @@ def inputs_of(
 
 @dataclass(slots=True)
 class Pairs:
-    """Moments of a layer's inputs ``s`` and of ``x``, and the covariance with ``s`` of what it lacks of
-    ``x``."""
+    """Moments of a layer's inputs ``s``, the covariance with ``s`` of what it lacks of ``x``, and where they
+    are asked for the moments of ``x``, ``before``."""
 
+    before: Sums | None = None
     sums: Sums = field(default_factory=Sums)
-    before: Sums = field(default_factory=Sums)
     first: Tensor = field(default_factory=lambda: torch.zeros(()))
     second: Tensor = field(default_factory=lambda: torch.zeros(()))
 
     def add(self, now: Tensor, wanted: Tensor) -> None:
         """Inputs ``[B, G, n, d]`` of both networks at the same positions of some images."""
         self.sums.add(now)
-        self.before.add(wanted)
+        if self.before is not None:
+            self.before.add(wanted)
         residual, now = (
             one.transpose(0, 1).flatten(1, 2) for one in (wanted - now, now - self.sums.shift[:, None])
         )
@@ -215,12 +216,12 @@ def _change(
     try:
         aimed = rows + asymmetry * torch.linalg.solve(matrix, rows @ covariance, left=False)
         values = aimed if mask.all() else refit(aimed, kept, matrix)
-        if grid is None:
+        if grid is not None:
+            values = as_rows(_rounded(aimed, values, mask, grid, matrix), len(matrix))
+        elif pairs.before is not None:
             wanted = pairs.before.moments()
             before = damped(wanted.second if bias is None else wanted.covariance)
             values = match_variance(rows, values, before, matrix)
-        else:
-            values = as_rows(_rounded(aimed, values, mask, grid, matrix), len(matrix))
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # next to no variance
         return
     change = rows @ (moments.mean + residual)[..., None] - values @ moments.mean[..., None]

@@ -1,5 +1,6 @@
 """A store of an earlier version is brought to the newest, and one of a later version is left alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,28 @@ def test_what_fine_tuning_and_best_effort_gave_before_is_passed_over_and_kept(fi
     assert again.get(learned[0].key) == learned[0], "measured anew"
 
 
+def check_passed_over(
+    place: Path | str,
+    store: Store,
+    step: migrations.Migration,
+    stale: Sequence[Recipe],
+    others: Sequence[Recipe],
+) -> None:
+    """Of results of these recipes a migration passes the ``stale`` ones over, and keeps all."""
+    like = make_result("k")
+    results = [
+        replace(like, key=str(number), request=replace(like.request, recipe=one))
+        for number, one in enumerate([*stale, *others])
+    ]
+    for result in results:
+        store.put(result)
+    with store.writing() as connection:
+        step(connection)
+    again = Store(place)
+    assert {result.key for result in again.results()} == {result.key for result in results[len(stale) :]}
+    assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
+
+
 def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
     place: Path | str, store: Store
 ) -> None:
@@ -65,36 +88,15 @@ def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
         Recipe(quantize=at(average_bits=4.0)),
         Recipe(quantize=at(8), layers=(own,)),
     ]
-    like = make_result("k")
-    results = [
-        replace(like, key=str(number), request=replace(like.request, recipe=one))
-        for number, one in enumerate([*few, *(Recipe(quantize=one) for one in others)])
-    ]
-    for result in results:
-        store.put(result)
-    with store.writing() as connection:
-        migrations._pass_over_low_bits_on_one_grid(connection)
-    again = Store(place)
-    assert {result.key for result in again.results()} == {result.key for result in results[len(few) :]}
-    assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
+    kept = [Recipe(quantize=one) for one in others]
+    check_passed_over(place, store, migrations._pass_over_low_bits_on_one_grid, few, kept)
 
 
 def test_what_best_effort_rounded_once_is_passed_over_and_kept(place: Path | str, store: Store) -> None:
     rounded = QuantizeSpec("compensated", 3)
     others = [Recipe(quantize=rounded), Recipe(quantize=rounded, finetune_steps=60)]
     best = [Recipe(quantize=rounded, effort_seconds=60), Recipe(PruneSpec(sparsity=0.5), effort_seconds=5)]
-    like = make_result("k")
-    results = [
-        replace(like, key=str(number), request=replace(like.request, recipe=one))
-        for number, one in enumerate([*best, *others])
-    ]
-    for result in results:
-        store.put(result)
-    with store.writing() as connection:
-        migrations._pass_over_best_effort_that_rounded_once(connection)
-    again = Store(place)
-    assert {result.key for result in again.results()} == {result.key for result in results[len(best) :]}
-    assert query(place, "SELECT count(*) FROM results") == [(len(results),)]
+    check_passed_over(place, store, migrations._pass_over_best_effort_that_rounded_once, best, others)
 
 
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:

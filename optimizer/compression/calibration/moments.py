@@ -7,7 +7,7 @@ Stork 1993; layer by layer as in arXiv 2208.11580).
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optimizer.errors import InputError
-from optimizer.model.layers import walk
+from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report, quiet
 
 FIRST_BATCH, BATCH = 16, 4
@@ -96,7 +96,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
     if not images.isfinite().all():
         raise InputError("calibration images have pixels that are not finite: look at the preprocessing")
     sums: dict[str, Sums] = {}
-    watch = Watch({layer.weight.data_ptr(): layer.name for layer in walk(model)}, sums)
+    watch = Watch(walk(model), sums)
     with whole_attention(), torch.inference_mode():
         for start, end in pairwise([0, *range(FIRST_BATCH, len(images), BATCH), len(images)]):
             report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
@@ -126,9 +126,10 @@ class Watch(TorchDispatchMode):
     """Sees every product with the weight of a layer among ``names`` (by address), whichever module or
     function makes it, and adds its inputs to ``sums``."""
 
-    def __init__(self, names: Mapping[int, str], sums: dict[str, "Sums"]) -> None:
+    def __init__(self, layers: Iterable[Layer], sums: dict[str, "Sums"]) -> None:
         super().__init__()
-        self.names, self.sums = names, sums
+        self.names = {one.weight.data_ptr(): one.name for one in layers}
+        self.sums = sums
         self.generator = torch.Generator().manual_seed(0)
         self.batch = 0
 

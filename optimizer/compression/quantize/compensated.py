@@ -4,8 +4,8 @@ A layer's rows are rounded so that the change ``w - q`` of each costs little at 
 M (w - q)``, not so that each weight is near. Columns are rounded one after the other, each with the error so
 far fed back (GPTQ, arXiv 2210.17323, in the form of Babai's nearest plane, arXiv 2507.18553: one Cholesky
 factor of M, no inverse); then each code in turn moves to where the cost is least with all others as they are
-(coordinate descent, as in QuantEase, arXiv 2309.01885). Zeros of the mask stay zero. At few
-bits, rows of a depthwise convolution are rounded on several grids each, and the best is kept.
+(coordinate descent, as in QuantEase, arXiv 2309.01885). Zeros of the mask stay zero. At few bits, rows
+of a depthwise convolution are rounded on several grids each, and the best is kept.
 
 In the end scales are raised. The least-squares scale of a rounded row is one that shrinks: of the dense
 output it passes on a share ``c < 1``, and the shares of all layers multiply until the logits fade. The scale
