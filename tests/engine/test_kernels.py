@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, kernels, sparse
 from optimizer.engine.base import Runner
+from optimizer.engine.kernels import Kind, Step
 from optimizer.engine.kernels.build import Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
 from optimizer.engine.kernels.layout import MemoryLayout
@@ -25,7 +26,7 @@ from optimizer.engine.kernels.matrix import (
     column_blocks,
     survivors,
 )
-from optimizer.engine.kernels.network import Network
+from optimizer.engine.kernels.network import Network, step_of
 from optimizer.engine.kernels.plan import Choice, plan
 from optimizer.engine.kernels.trace import trace
 from optimizer.engine.memory import measure_start
@@ -156,6 +157,33 @@ def test_a_depthwise_convolution_is_torchs(
     agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), library)
 
 
+@pairs(
+    size=[(4, 4), (7, 7), (8, 5), (9, 13), (14, 14), (12, 16)],
+    kernel=[3, 5],
+    stride=[1, 2],
+    batch=[1, 2],
+    uneven=[False, True],
+)
+def test_rows_of_a_small_plane_are_moved_in_a_vector(
+    library: kernels.Kernels, size: tuple[int, int], kernel: int, stride: int, batch: int, uneven: bool
+) -> None:
+    height, width = size
+    padding = 0 if uneven else kernel // 2
+    layers = nn.Sequential(
+        nn.Conv2d(3, 21, 1),
+        nn.ReLU6(),
+        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
+        if uneven
+        else nn.Identity(),
+        nn.Conv2d(21, 21, kernel, stride, padding, groups=21),
+        nn.ReLU6(),
+        nn.Conv2d(21, 5, 1),
+    )
+    network = agree(thinned(layers, 0.5), torch.randn(batch, 3, height, width), library)
+    kinds = {step_of(item).kind for item in network.plan.items if isinstance(item.work, (Step, Choice))}
+    assert uneven or (Kind.DEPTHWISE_SHIFTED in kinds) is (width <= library.width)
+
+
 @pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
 def test_a_large_plane_is_computed_in_bands(
     library: kernels.Kernels, plane: tuple[int, ...], kernel: int, stride: int, uneven: bool
@@ -172,6 +200,27 @@ def test_a_large_plane_is_computed_in_bands(
         nn.ReLU6(),
     )
     agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
+
+
+@pytest.mark.parametrize("read", [0, 1, 10])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_channels_that_no_weight_reads_are_not_computed(library: kernels.Kernels, read: int) -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(3, 33, 3, padding=1),
+        nn.ReLU6(),
+        nn.Conv2d(33, 33, 5, padding=2, groups=33),
+        nn.ReLU6(),
+        nn.Conv2d(33, 7, 1),
+    )
+    model = thinned(layers, 0.2)
+    model[4].weight[:, torch.randperm(33)[read:]] = 0
+    network = agree(model, torch.randn(1, 3, 60, 60), library, threads=2)
+    (item,) = network.plan.items[-1:]
+    assert item.weights == ("0.weight", "2.weight", "4.weight")
+    assert step_of(item).rows == max(read, 1)
+    assert isinstance(item.work, Choice)
+    assert item.work.kept <= max(read, 1) * (27 + 7)
+    assert item.work.total == 33 * (27 + 7)
 
 
 @pairs(

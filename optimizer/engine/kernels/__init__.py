@@ -22,11 +22,12 @@ class Kind(IntEnum):
     DENSE_VECTOR = 5
     DEPTHWISE = 6
     DEPTHWISE_ROWS = 7
-    COPY = 8
-    ADD = 9
-    MAX_POOL = 10
-    MEAN = 11
-    PHASES = 12
+    DEPTHWISE_SHIFTED = 8
+    COPY = 9
+    ADD = 10
+    MAX_POOL = 11
+    MEAN = 12
+    PHASES = 13
 
 
 POINTERS = (

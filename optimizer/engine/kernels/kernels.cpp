@@ -34,7 +34,8 @@ void part(const Step &s, int64_t begin, int64_t end, int64_t first, int64_t coun
     case MEAN: return mean(s, begin, end);
     case PHASES: return phases(s, begin, end);
     case DEPTHWISE:
-    case DEPTHWISE_ROWS: return channels(s, begin, end);
+    case DEPTHWISE_ROWS:
+    case DEPTHWISE_SHIFTED: return channels(s, begin, end);
     default: return area(s, begin, end, first, count);
   }
 }

@@ -160,6 +160,16 @@ def reach(op: Op, before: tuple[int, ...]) -> int:
     return max(window.top, window.left, *ends)
 
 
+def shifts(op: Op, before: tuple[int, ...], lanes: int) -> np.ndarray:
+    """int32 ``[K, lanes]``: where in a row of the input, of shape ``before``, the outputs of a row find column
+    ``k`` of their windows; -1 beside the image."""
+    assert op.window is not None
+    output, column = np.arange(lanes), np.arange(op.window.kernel[1])[:, None]
+    places = output * op.window.stride + column - op.window.left
+    inside = (output < op.shape[3]) & (places >= 0) & (places < before[3])
+    return np.where(inside, places, -1).astype(np.int32)
+
+
 def gaps(trace: Trace) -> dict[tuple[int, ...], int]:
     """For each resolution the widest padding that a convolution needs there.
 

@@ -23,6 +23,7 @@ from optimizer.engine.kernels.layout import (
     gaps,
     layout_of,
     reach,
+    shifts,
 )
 from optimizer.engine.kernels.matrix import (
     A_FEW_ROWS,
@@ -42,7 +43,7 @@ BAND = 1 << 17
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer's algorithms; how many of its weights are ``kept``, of ``total``."""
+    """A layer's algorithms; with how many of its weights they multiply (``kept``), of ``total``."""
 
     algorithms: Mapping[Algorithm, Step]
     kept: int
@@ -122,6 +123,7 @@ class _Planner:
         self.values: dict[str, Value] = {}  # those whose buffers are in use
         self.placed: dict[str, Value] = {}
         self.fusion = fusion(trace, self.layout)
+        self.read = self._channels_read()
         self.free: dict[MemoryLayout, list[Tensor]] = {}
         self.masks: dict[MemoryLayout, int | None] = {}
         self.from_input: list[Step] = []
@@ -317,6 +319,27 @@ class _Planner:
         where = self.trace.constants[name]
         return (self.parameters[where] if isinstance(where, str) else where).detach()
 
+    def _channels_read(self) -> dict[str, np.ndarray]:
+        """Of values that are never in memory as a whole, the channels that some surviving weight of the
+        operation behind them multiplies. The others are not computed."""
+        read = {}
+        for op in self.trace.ops:
+            depthwise = self.fusion.sources.get(op.output)
+            maker = self.fusion.makers[depthwise.output] if depthwise else None
+            if depthwise and maker and not maker.added:
+                channels = np.flatnonzero(self._parameter(op.weight).flatten(1).any(0).numpy())
+                read[depthwise.output] = read[maker.output] = channels if len(channels) else np.array([0])
+        return read
+
+    def _weight(self, op: Op) -> Tensor:
+        """float32, for the channels that are read."""
+        weight = self._parameter(op.weight).float()
+        if op.output in self.read:
+            weight = weight[self.read[op.output]]
+        if op.kind == "convolution" and (source := self.trace.root(op.inputs[0])) in self.read:
+            weight = weight[:, self.read[source]]
+        return weight
+
     def _convolution(self, op: Op, added: Value | None) -> None:
         depthwise = self.fusion.sources.get(op.output)
         if depthwise:
@@ -365,7 +388,7 @@ class _Planner:
         suited: Collection[Algorithm] = ALGORITHMS,
     ) -> Choice:
         """A convolution as a matrix over the taps of all channels."""
-        weight = self._parameter(op.weight).float()
+        weight = self._weight(op)
         step = self._step(op, self.layout(op.shape), output, added, len(weight))
         step.input = source.address
         planes = np.arange(weight.shape[1]) * phases * source.plane
@@ -413,12 +436,15 @@ class _Planner:
         """A depthwise convolution over planes of ``layout``, whose address the caller fills in."""
         assert op.window is not None
         below, before = self.layout(op.shape), self.trace.shapes[op.inputs[0]]
-        weight = self._parameter(op.weight).float()
+        weight = self._weight(op)
         step = self._step(op, below, output, added, len(weight))
         step.kind = Kind.DEPTHWISE_ROWS if by_rows(op) else Kind.DEPTHWISE
         step.input_stride, step.border = phases * layout.plane, layout.border
         step.input_height, step.input_width = before[2:]
-        if by_rows(op) and not layout.gap:  # the kernel spreads it
+        compact = by_rows(op) and not layout.gap
+        if compact and before[3] <= self.kernels.width:
+            step.kind, offsets = Kind.DEPTHWISE_SHIFTED, shifts(op, before, self.kernels.width)
+        elif compact:  # the kernel spreads it
             layout = replace(layout, gap=max(1, reach(op, before)))
             step.compact = layout.images * layout.image + layout.border + 2 * layout.lanes
             step.border = layout.border
@@ -445,7 +471,8 @@ class _Planner:
         """float32, zeros behind the last row as far as a dense block may read."""
         bias = np.zeros(rows + 4 * self.kernels.width + self.kernels.dense_rows, np.float32)
         if op.bias:
-            bias[:rows] = self._parameter(op.bias).float().numpy()
+            own = self._parameter(op.bias).float().numpy()
+            bias[:rows] = own[self.read[op.output]] if op.output in self.read else own
         return bias
 
     def _choice(
@@ -463,7 +490,8 @@ class _Planner:
         makes = algorithms(product)
         there = [algorithm for algorithm in makes if algorithm in suited]
         asked = [algorithm for algorithm in there if algorithm in self.among] or there[:1]
-        return Choice({algorithm: makes[algorithm]() for algorithm in asked}, product.kept, weight.size)
+        total = self._parameter(op.weight).numel()
+        return Choice({algorithm: makes[algorithm]() for algorithm in asked}, product.kept, total)
 
     def _elementwise(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])

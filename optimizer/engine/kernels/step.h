@@ -32,8 +32,8 @@ struct Taps {
 extern "C" {
 
 enum Kind : int64_t {
-  SPARSE, SPARSE_PAIRS, SPARSE_BLOCKS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS, COPY, ADD,
-  MAX_POOL, MEAN, PHASES
+  SPARSE, SPARSE_PAIRS, SPARSE_BLOCKS, DENSE, SPARSE_VECTOR, DENSE_VECTOR, DEPTHWISE, DEPTHWISE_ROWS,
+  DEPTHWISE_SHIFTED, COPY, ADD, MAX_POOL, MEAN, PHASES
 };
 
 // One operation. optimizer/engine/kernels/__init__.py declares the same fields in the same order.
@@ -51,7 +51,7 @@ struct Step {
   const int32_t *order;    // sparse: the rows, those with the most taps first; blocks: for each block
   const int32_t *columns;  // sparse: where each block's columns begin, and where the last end;
                            // pairs: where each pair's common taps begin, and where the last end
-  const int32_t *offsets;  // dense and depthwise: offset of each tap; sparse: of each column;
+  const int32_t *offsets;  // dense and depthwise: offset of each tap (shifted: layout.shifts); sparse: of each column;
                            // phases: the first row and column of each
   const int32_t *mask;     // for each pixel all ones, or zero in a gap; null where there are no gaps
   int64_t rows, taps_count, blocks, gathered, vectors, tile;

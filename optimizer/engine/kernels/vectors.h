@@ -111,4 +111,48 @@ inline V every_second(const float *p) {
   return picked<0, 2>(load_as<V>(p), load_as<V>(p + LANES<V>));
 }
 
+// What it does with 0, 1, ..., each known to the compiler: arrays that it indexes then stay in registers, whatever the
+// branches between.
+template <typename Body, int... I>
+__attribute__((always_inline)) inline void each(const Body &body, std::integer_sequence<int, I...>) {
+  (body(std::integral_constant<int, I>()), ...);
+}
+template <int COUNT, typename Body>
+__attribute__((always_inline)) inline void each(const Body &body) {
+  each(body, std::make_integer_sequence<int, COUNT>());
+}
+
+// Where the lanes of a vector are found in another one, and whether they are (-1: nowhere).
+template <typename V>
+struct Places {
+  using Lanes = decltype(V{} < V{});
+  Lanes from, inside;
+
+  explicit Places(const int32_t *places) {
+    std::memcpy(&from, places, sizeof from);
+    inside = loaded(from >= 0);
+  }
+};
+
+// The lanes of `row` in another order, zeros where there is no place for them.
+template <typename V>
+inline V moved(V row, const Places<V> &places) {
+#if defined(__x86_64__)
+  if constexpr (sizeof row == 64) {
+    const __mmask16 inside = _mm512_test_epi32_mask(
+        reinterpret_cast<__m512i>(places.inside), reinterpret_cast<__m512i>(places.inside));
+    return reinterpret_cast<V>(_mm512_maskz_permutexvar_ps(
+        inside, reinterpret_cast<__m512i>(places.from), reinterpret_cast<__m512>(row)));
+  } else if constexpr (sizeof row == 32) {
+    const __m256 found =
+        _mm256_permutevar8x32_ps(reinterpret_cast<__m256>(row), reinterpret_cast<__m256i>(places.from));
+    return reinterpret_cast<V>(reinterpret_cast<typename Places<V>::Lanes>(found) & places.inside);
+  }
+#endif
+  V found{};
+  for (int k = 0; k < LANES<V>; k++)
+    if (places.inside[k]) found[k] = row[places.from[k]];
+  return found;
+}
+
 }  // namespace

@@ -105,37 +105,77 @@ void depthwise_rows(const Step &s, const float *image, float *out, int64_t row, 
   }
 }
 
-// Rows [from, to) of a channel's output.
+// The same where a vector holds a whole row, of the input and of the output: a row is loaded once for a column of the
+// window, and moved to the outputs that see it, with zeros for what lies beside the image.
 template <typename V, int K, int STRIDE, int R>
+void shifted_rows(const Step &s, const float *image, float *out, int64_t row, int64_t y) {
+  const float *weights = static_cast<const float *>(s.weights) + row * K * K;
+  const V low = all<V>(s.low), high = all<V>(s.high);
+  const int64_t top = y * STRIDE - s.pad_top, pitch = s.input_row;
+  V sums[R];
+  each<R>([&](auto r) __attribute__((always_inline)) { sums[r] = all<V>(s.bias[row]); });
+  for (int k = 0; k < K; k++) {
+    const Places<V> places(s.offsets + k * WIDTH);
+    V taps[K];
+    each<K>([&](auto j) __attribute__((always_inline)) { taps[j] = all<V>(weights[j * K + k]); });
+    const float *in = image + top * pitch;
+    each<(R - 1) * STRIDE + K>([&](auto i) __attribute__((always_inline)) {
+      if (top + i >= 0 && top + i < s.input_height) {
+        const V value = moved(load_as<V>(in), places);
+        each<R>([&](auto r) __attribute__((always_inline)) {
+          if constexpr (i >= r * STRIDE && i < r * STRIDE + K) sums[r] += taps[i - r * STRIDE] * value;
+        });
+      }
+      step_to(in, pitch);
+    });
+  }
+  out += y * s.output_row;
+  each<R>([&](auto r) __attribute__((always_inline)) {
+    store_first(out, smaller(larger(sums[r], low), high), s.width);
+    step_to(out, s.output_row);
+  });
+}
+
+// Rows [from, to) of a channel's output.
+template <typename V, int K, int STRIDE, int R, bool SHIFTED>
 void depthwise_plane(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   for (int64_t n = 0; n < s.images; n++) {
     const float *image = input + n * s.input_image;
     float *out = s.output + row * s.output_stride + n * s.output_image;
     int64_t y = from;
-    for (; y + R <= to; y += R) depthwise_rows<V, K, STRIDE, R>(s, image, out, row, y);
-    for (; y < to; y++) depthwise_rows<V, K, STRIDE, 1>(s, image, out, row, y);
+    if constexpr (SHIFTED) {
+      for (; y + R <= to; y += R) shifted_rows<V, K, STRIDE, R>(s, image, out, row, y);
+      for (; y < to; y++) shifted_rows<V, K, STRIDE, 1>(s, image, out, row, y);
+    } else {
+      for (; y + R <= to; y += R) depthwise_rows<V, K, STRIDE, R>(s, image, out, row, y);
+      for (; y < to; y++) depthwise_rows<V, K, STRIDE, 1>(s, image, out, row, y);
+    }
   }
 }
 
 // Output rows at once: sevens, if they fit the height.
 int64_t rows_at_once(const Step &s) { return s.height % 7 ? 4 : 7; }
 
-template <typename V>
+template <typename V, bool SHIFTED>
 void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   using Plane = void (*)(const Step &, const float *, int64_t, int64_t, int64_t);
   static constexpr Plane planes[2][2][2] = {  // by kernel, stride, and rows at once
-      {{depthwise_plane<V, 3, 1, 4>, depthwise_plane<V, 3, 1, 7>},
-       {depthwise_plane<V, 3, 2, 4>, depthwise_plane<V, 3, 2, 7>}},
-      {{depthwise_plane<V, 5, 1, 4>, depthwise_plane<V, 5, 1, 7>},
-       {depthwise_plane<V, 5, 2, 4>, depthwise_plane<V, 5, 2, 7>}},
+      {{depthwise_plane<V, 3, 1, 4, SHIFTED>, depthwise_plane<V, 3, 1, 7, SHIFTED>},
+       {depthwise_plane<V, 3, 2, 4, SHIFTED>, depthwise_plane<V, 3, 2, 7, SHIFTED>}},
+      {{depthwise_plane<V, 5, 1, 4, SHIFTED>, depthwise_plane<V, 5, 1, 7, SHIFTED>},
+       {depthwise_plane<V, 5, 2, 4, SHIFTED>, depthwise_plane<V, 5, 2, 7, SHIFTED>}},
   };
   planes[s.kernel == 5][s.step == 2][rows_at_once(s) == 7](s, input, row, from, to);
 }
 
 void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   if (s.kind == DEPTHWISE) return depthwise(s, input, row);
-  if (s.width <= WIDTH / 2) return depthwise_channel<narrow>(s, input, row, from, to);
-  depthwise_channel<vec>(s, input, row, from, to);
+  if (s.kind == DEPTHWISE_SHIFTED) {
+    if (s.input_width <= LANES<narrow>) return depthwise_channel<narrow, true>(s, input, row, from, to);
+    return depthwise_channel<vec, true>(s, input, row, from, to);
+  }
+  if (s.width <= WIDTH / 2) return depthwise_channel<narrow, false>(s, input, row, from, to);
+  depthwise_channel<vec, false>(s, input, row, from, to);
 }
 
 // Rows of an image that follow each other without gaps, to where they have them; the gaps are zeros.
@@ -166,6 +206,7 @@ void fused_planes(const Step &s, int64_t begin, int64_t end) {
   const Step &producer = *s.producer;
   const int64_t plane = producer.output_stride, pixels = producer.vectors * WIDTH;
   const int64_t gapped = s.compact + s.border;
+  const bool gaps = !s.compact && s.kind != DEPTHWISE_SHIFTED;
   const int64_t together = std::max<int64_t>(NEAR / (plane + (s.compact ? gapped : 0)) / ROWS, 1) * ROWS;
   float *scratch = scratch_memory<PLANES>(together * (plane + gapped) + 4 * s.border + 4 * WIDTH) + s.border;
   float *padded = scratch + together * plane + s.border + 2 * WIDTH;
@@ -173,7 +214,7 @@ void fused_planes(const Step &s, int64_t begin, int64_t end) {
   if (s.compact) std::fill_n(padded - s.border, s.border + together * gapped, 0.0f);
   for (int64_t first = begin; first < end; first += together) {
     const int64_t last = std::min(end, first + together);
-    for (int64_t i = 0; i < last - first && !s.compact; i++)
+    for (int64_t i = 0; i < last - first && gaps; i++)
       std::fill_n(scratch + i * plane + pixels, plane - pixels, 0.0f);
     tiles(producer, first, last, 0, producer.vectors, Target{scratch, first, plane});
     for (int64_t i = 0; i < last - first && s.compact; i++) spread(s, scratch + i * plane, padded + i * gapped);
