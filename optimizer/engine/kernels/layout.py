@@ -161,8 +161,8 @@ def reach(op: Op, before: tuple[int, ...]) -> int:
 
 
 def shifts(op: Op, before: tuple[int, ...], lanes: int) -> np.ndarray:
-    """int32 ``[K, lanes]``: where in a row of the input, of shape ``before``, the outputs of a row find column
-    ``k`` of their windows; -1 beside the image."""
+    """int32 ``[K, lanes]``: where in a row of the input, of shape ``before``, a row of outputs finds
+    column ``k`` of its windows; -1 beside the image."""
     assert op.window is not None
     output, column = np.arange(lanes), np.arange(op.window.kernel[1])[:, None]
     places = output * op.window.stride + column - op.window.left
