@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from optimizer.analysis.comparison import PAIRED, measurably_better
 from optimizer.analysis.measures import Measure
@@ -160,10 +161,20 @@ def _chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.nda
     """
     random = np.random.default_rng(0)
     drawn = np.array([_drawn(summaries, name, random) for name in metrics])  # [metric, result, resample]
-    found, hopeful = np.zeros(len(summaries)), _sometimes_best(drawn)
-    resamples = np.ascontiguousarray(drawn[:, hopeful].transpose(2, 1, 0))
-    found[hopeful] = np.mean([pareto_mask(losses) for losses in resamples], axis=0)
+    known = np.flatnonzero(~np.isnan(drawn).any(axis=(0, 2)))
+    found, hopeful = np.zeros(len(summaries)), known[_sometimes_best(drawn[:, known])]
+    found[hopeful] = _optimal_in_each(drawn[:, hopeful]).mean(axis=1)
     return found
+
+
+def _optimal_in_each(losses: np.ndarray) -> np.ndarray:
+    """Of losses ``[metrics, results, resamples]`` the frontier of every resample, as a boolean ``[results,
+    resamples]``."""
+    ranks = rankdata(losses, method="dense", axis=1).astype(np.int32)  # which are compared sooner
+    beaten = np.zeros(ranks.shape[1:], bool)
+    for one in ranks.swapaxes(0, 1)[:, :, None]:
+        beaten |= (one <= ranks).all(axis=0) & (one < ranks).any(axis=0)
+    return ~beaten
 
 
 def _sometimes_best(drawn: np.ndarray) -> np.ndarray:
