@@ -22,7 +22,6 @@ from optimizer.engine.kernels.matrix import (
     BLOCKS,
     GATHERED,
     LINE,
-    NEARBY,
     column_blocks,
     survivors,
 )
@@ -223,6 +222,30 @@ def test_channels_that_no_weight_reads_are_not_computed(library: kernels.Kernels
     assert item.work.total == 33 * (27 + 7)
 
 
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_a_sum_is_written_over_what_nothing_reads_any_more(library: kernels.Kernels, again: bool) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+            self.third, self.last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 5, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            values = self.first(images)
+            total = (self.third(self.second(values).relu()) + values).relu()
+            itself = (self.second(total) + total).relu()
+            return self.last(itself + values if again else itself)
+
+    network = agree(thinned(Residual(), 0.5), torch.randn(1, 3, 20, 20), library, threads=2)
+    first, _, third, fourth, _ = (
+        step_of(item) for item in network.plan.items if isinstance(item.work, Choice)
+    )
+    assert (third.other == third.output) is not again
+    assert third.other == first.output
+    assert fourth.other == fourth.input != fourth.output
+
+
 @pairs(
     plane=[(96, 56, 56), (33, 97, 131), (24, 112, 112)], kernel=[3, 5], stride=[1, 2], residual=[False, True]
 )
@@ -255,7 +278,7 @@ def test_a_band_goes_on_to_the_projection(
 
 @pytest.mark.parametrize(
     ("threads", "inputs", "outputs", "kernel", "size"),
-    [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (3, 150, 140, 3, 9), (1, 200, 530, 1, 40)],
+    [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (3, 150, 140, 3, 9), (1, 300, 530, 1, 40)],
 )
 def test_many_columns_are_taken_in_blocks(
     library: kernels.Kernels, threads: int, inputs: int, outputs: int, kernel: int, size: int
@@ -322,14 +345,15 @@ def test_survivors_are_all_there_block_by_block(
 @given(columns=st.integers(1, 400), plane=st.integers(1, 60), pixels=st.sampled_from([16, 40, 128]))
 def test_what_a_block_of_columns_reads_fits_nearby(columns: int, plane: int, pixels: int) -> None:
     offsets = np.arange(columns) * plane
-    blocks = column_blocks(offsets, pixels)
+    nearby = 24 * 1024
+    blocks = column_blocks(offsets, pixels, nearby)
     assert blocks[0] == 0
     assert set(np.diff(blocks)) <= {0, 1}
     for block in range(blocks[-1] + 1):
         inside = offsets[blocks == block]
         lines = {line for begin in inside for line in range(begin // LINE, (begin + pixels - 1) // LINE + 1)}
         beside = pixels // LINE + 1  # lines that it shares with the block before count there
-        assert 4 * LINE * len(lines) <= NEARBY + 4 * LINE * 2 * beside
+        assert 4 * LINE * len(lines) <= nearby + 4 * LINE * 2 * beside
 
 
 def test_a_sum_with_a_depthwise_convolution(library: kernels.Kernels) -> None:

@@ -58,15 +58,20 @@ class Step(ctypes.Structure):
     )
 
 
+USUAL_CACHE = 32 * 1024
+
+
 @dataclass(frozen=True)
 class Kernels:
-    """The library of one instruction set: floats a vector, rows that the dense path does at once, and rows
-    that each block of the sparse path puts into an order of its own."""
+    """The library of one instruction set: floats a vector, rows that the dense path does at once, rows that
+    each block of the sparse path puts into an order of its own, and bytes of inputs that the first-level
+    cache holds beside other things."""
 
     name: str
     width: int
     dense_rows: int
     ordered_rows: int
+    nearby: int
     functions: ctypes.CDLL
 
 
@@ -98,7 +103,10 @@ def load(target: Target) -> Kernels:
 def opened(name: str, file: Path) -> Kernels:
     """A library of kernels that was compiled to ``file``."""
     loaded = ctypes.CDLL(str(file))
-    for function in (loaded.vector_width, loaded.dense_rows, loaded.ordered_rows, loaded.step_bytes):
+    counts = (
+        loaded.vector_width, loaded.dense_rows, loaded.ordered_rows, loaded.step_bytes, loaded.cache_bytes
+    )  # fmt: skip
+    for function in counts:
         function.restype = ctypes.c_int64
     steps = ctypes.POINTER(Step)
     loaded.run.argtypes = (steps, ctypes.c_int64, ctypes.c_int64)
@@ -106,7 +114,8 @@ def opened(name: str, file: Path) -> Kernels:
     loaded.time_steps.argtypes = (*loaded.run.argtypes, ctypes.c_int64, ctypes.POINTER(ctypes.c_int64))
     loaded.time_steps.restype = None
     assert loaded.step_bytes() == ctypes.sizeof(Step)
-    return Kernels(name, loaded.vector_width(), loaded.dense_rows(), loaded.ordered_rows(), loaded)
+    nearby = 3 * (loaded.cache_bytes() or USUAL_CACHE) // 4
+    return Kernels(name, loaded.vector_width(), loaded.dense_rows(), loaded.ordered_rows(), nearby, loaded)
 
 
 def usable() -> list[Target]:

@@ -17,6 +17,10 @@
 #include <limits>
 #include <mutex>
 
+#if defined(__unix__)
+#include <unistd.h>
+#endif
+
 #include "planes.h"
 #include "team.h"
 #include "windows.h"
@@ -84,6 +88,15 @@ int64_t vector_width() { return WIDTH; }
 int64_t dense_rows() { return ROWS; }
 int64_t ordered_rows() { return GROUP; }
 int64_t step_bytes() { return sizeof(Step); }
+
+// Of the first-level cache; 0 where the system doesn't say.
+int64_t cache_bytes() {
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+  return std::max(0L, sysconf(_SC_LEVEL1_DCACHE_SIZE));
+#else
+  return 0;
+#endif
+}
 
 // The steps in their order. One network at a time: they share the threads.
 void run(const Step *steps, int64_t count, int64_t threads) {

@@ -39,8 +39,6 @@ ALWAYS_SPARSE, NEVER_SPARSE = 0.12, 0.75
 """Shares of weights that survive at which only one path is worth a try."""
 RARELY_COMMON = 0.15
 """That share below which two rows have too few in common."""
-NEARBY = 24 * 1024
-"""Bytes of inputs that a first-level cache holds beside other things."""
 LINE = 16
 """Floats in a cache line."""
 REPEATS = 5
@@ -98,7 +96,9 @@ def _sparse(product: Product) -> dict[Algorithm, Make]:
     if product.share > RARELY_COMMON:
         makes |= dict.fromkeys(PAIRS, cache(lambda: _in_pairs(product)))
     for algorithm in BLOCKS:
-        blocks = column_blocks(product.offsets, algorithm.tile * product.kernels.width)
+        blocks = column_blocks(
+            product.offsets, algorithm.tile * product.kernels.width, product.kernels.nearby
+        )
         if blocks[-1]:
             makes[algorithm] = partial(_in_blocks, product, Kind.SPARSE_BLOCKS, blocks, product.offsets)
     if np.any(product.offsets % LINE):  # else copies are not read faster
@@ -169,7 +169,7 @@ def _gathered(product: Product, tile: int) -> Step:
     """In blocks whose inputs are copied, a column's ``pitch`` floats behind that of the one before."""
     pitch = tile * product.kernels.width + (LINE if product.step.tail else 0)
     number = np.arange(len(product.offsets))
-    blocks = number // (NEARBY // (4 * pitch))
+    blocks = number // (product.kernels.nearby // (4 * pitch))
     copies = (number - np.searchsorted(blocks, blocks)) * pitch
     step = _in_blocks(product, Kind.SPARSE_BLOCKS, blocks, copies)
     step.gathered = 1
@@ -187,14 +187,14 @@ def _taps(weights: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     return taps
 
 
-def column_blocks(offsets: np.ndarray, pixels: int) -> np.ndarray:
+def column_blocks(offsets: np.ndarray, pixels: int, nearby: int) -> np.ndarray:
     """The block of each column, from 0 on: the lines of a cache that the columns of one block read for so
-    many pixels fit nearby. ``offsets`` count floats."""
+    many pixels fit into ``nearby`` bytes. ``offsets`` count floats."""
     reads = np.unique(np.append(np.arange(0, pixels, LINE), pixels - 1))
     lines = (offsets[:, None] + reads) // LINE
     first_reader = np.unique(lines, return_index=True)[1] // len(reads)
     so_far = np.bincount(first_reader, minlength=len(offsets)).cumsum()
-    return (so_far - 1) // (NEARBY // (4 * LINE))
+    return (so_far - 1) // (nearby // (4 * LINE))
 
 
 def survivors(

@@ -96,7 +96,7 @@ def plan(
     doesn't suit)."""
     planner = _Planner(trace, parameters, kernels, taken)
     for index, op in enumerate(trace.ops):
-        planner.add(op)
+        planner.add(op, index)
         planner.release(index)
     return KernelPlan(tuple(planner.items), planner.placed, tuple(planner.from_input), tuple(planner.memory))
 
@@ -124,6 +124,7 @@ class _Planner:
         self.placed: dict[str, Value] = {}
         self.fusion = fusion(trace, self.layout)
         self.read = self._channels_read()
+        self.index = 0  # of the operation that is added
         self.free: dict[MemoryLayout, list[Tensor]] = {}
         self.masks: dict[MemoryLayout, int | None] = {}
         self.from_input: list[Step] = []
@@ -154,6 +155,21 @@ class _Planner:
     def _output(self, op: Op) -> Value:
         channels = op.shape[2] if len(op.shape) == 3 else op.shape[1]
         value = self._value(self.layout(op.shape), channels, op.shape)
+        self.values[op.output] = self.placed[op.output] = value
+        return value
+
+    def _output_over(self, op: Op, added: Value | None) -> Value:
+        """In the place of what is added, if nothing is to read that any more: a sum is then written to where
+        an addend was read a moment ago."""
+        name = self.trace.root(op.added) if op.added else ""
+        if (
+            added is None
+            or self.fusion.last_reads[name] > self.index
+            or name == self.trace.root(op.inputs[0])
+        ):
+            return self._output(op)
+        del self.values[name]
+        value = replace(added, shape=op.shape)
         self.values[op.output] = self.placed[op.output] = value
         return value
 
@@ -224,7 +240,8 @@ class _Planner:
         where = self.trace.constants[name]
         return where if isinstance(where, str) else name
 
-    def add(self, op: Op) -> None:
+    def add(self, op: Op, index: int) -> None:
+        self.index = index
         if op.kind == "same" or op.output in self.fusion.made_within:
             return
         if op.output not in self.fusion.native:
@@ -346,7 +363,7 @@ class _Planner:
             self._through_bands(op, depthwise, added)
             return
         source, phases, offsets = self._phases(op)
-        output = self._output(op)
+        output = self._output_over(op, added)
         self._emit(op.output, self._matrix(op, source.planes, phases, offsets, output, added), op.weight)
 
     def _through_bands(self, op: Op, depthwise: Op, added: Value | None) -> None:
@@ -460,7 +477,7 @@ class _Planner:
 
     def _linear(self, op: Op, added: Value | None) -> None:
         source = self._planes(op.inputs[0])
-        output = self._output(op)
+        output = self._output_over(op, added)
         weight = self._parameter(op.weight).float()
         step = self._step(op, output.layout, output, added, len(weight))
         step.input = source.address
