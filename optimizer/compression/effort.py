@@ -6,11 +6,13 @@ Another machine, or ending it early, gives another network: what came of it is k
 (:mod:`optimizer.compression.calibration.cache`), for as long as that cache is.
 """
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from optimizer.compression.asymmetric import refined
@@ -20,7 +22,7 @@ from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of what comes out that is not one of fine-tuning too."""
 REFINING_SHARE = 0.6
 """Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""
@@ -119,9 +121,22 @@ def improve(
         budget.started = budget.share
     run = learning(made, teacher, masks, images, budget, report, grids)
     if made is not student:
+        if not grids:
+            run.compare(_halfway(student, made))
         run.compare(student)
     run.run()
     return Improved(run.best, run.before, run.after, min(seconds, budget.spent))
+
+
+@torch.no_grad()
+def _halfway(student: nn.Module, refitted: nn.Module) -> nn.Module:
+    """Between a network and what was refitted of it: the errors of the two are not alike, and partly cancel.
+    On two sets of 250 images EfficientNet-Lite0 at 70 % was 0.72 and 0.92 nats from itself, refitted 0.69 and
+    0.85, and halfway 0.66 and 0.80; networks that are small for the images are nearest refitted."""
+    middle = copy.deepcopy(refitted)
+    for one, before in zip(middle.parameters(), student.parameters(), strict=True):
+        one.lerp_(before, 0.5)
+    return middle
 
 
 def _keep_going(budget: Seconds, report: Report, what: str, done: int, count: int) -> bool:

@@ -142,10 +142,17 @@ def _pass_over_low_bits_on_one_grid(connection: Connection) -> None:
 def _pass_over_best_effort_that_rounded_once(connection: Connection) -> None:
     """Best effort began to round once more what is on a grid, and to refit what is pruned, which gives other
     networks."""
-    _pass_over(
-        connection,
-        lambda json: func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":'),
-    )
+    _pass_over(connection, _has_best_effort)
+
+
+@migration
+def _pass_over_best_effort_that_refitted_all_of_the_way(connection: Connection) -> None:
+    """Best effort began to look halfway to what it refits too, and to leave the first layers as they are."""
+    _pass_over(connection, _has_best_effort)
+
+
+def _has_best_effort(json: ColumnElement[str]) -> ColumnElement[bool]:
+    return func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":')
 
 
 def _pass_over(connection: Connection, those: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> None:

@@ -227,3 +227,25 @@ def test_rounding_once_more_that_answers_less_nearly_is_gone_back_on(
         assert found.after == pytest.approx(found.before)
         state = made.module.state_dict()
         assert all(torch.allclose(one, found.state[name]) for name, one in state.items())
+
+
+@pytest.mark.parametrize(("share", "taken"), [(2.0, 1.0), (0.8, 0.8), (-0.2, 0.0)])
+def test_it_begins_from_the_nearest_of_what_was_there_what_was_refitted_and_between(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, share: float, taken: float
+) -> None:
+    teacher = small("cnn")
+    made = compress(teacher, HALF)
+
+    def moved(share: float) -> nn.Module:
+        model = copy.deepcopy(made.module)
+        for one, dense in zip(model.parameters(), teacher.parameters(), strict=True):
+            one.data.lerp_(dense.detach(), share)
+        return model
+
+    monkeypatch.setattr("optimizer.compression.effort.refined", lambda *others: moved(share))
+    found = improved(made, teacher, small_images, 0)
+    plain = improve(made.module, teacher, {}, small_images, 0, refine=False)
+    assert found.before == pytest.approx(plain.before)
+    last = list(made.module.state_dict())[-2:]  # come out as sharp as suits
+    for name, one in moved(taken).state_dict().items():
+        assert name in last or torch.allclose(found.state[name], one, atol=1e-6)

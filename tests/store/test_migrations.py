@@ -92,11 +92,20 @@ def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
     check_passed_over(place, store, migrations._pass_over_low_bits_on_one_grid, few, kept)
 
 
-def test_what_best_effort_rounded_once_is_passed_over_and_kept(place: Path | str, store: Store) -> None:
+@pytest.mark.parametrize(
+    "step",
+    [
+        migrations._pass_over_best_effort_that_rounded_once,
+        migrations._pass_over_best_effort_that_refitted_all_of_the_way,
+    ],
+)
+def test_what_best_effort_gave_before_is_passed_over_and_kept(
+    place: Path | str, store: Store, step: migrations.Migration
+) -> None:
     rounded = QuantizeSpec("compensated", 3)
     others = [Recipe(quantize=rounded), Recipe(quantize=rounded, finetune_steps=60)]
     best = [Recipe(quantize=rounded, effort_seconds=60), Recipe(PruneSpec(sparsity=0.5), effort_seconds=5)]
-    check_passed_over(place, store, migrations._pass_over_best_effort_that_rounded_once, best, others)
+    check_passed_over(place, store, step, best, others)
 
 
 def test_what_was_timed_call_by_call_is_passed_over_and_kept(file: Store) -> None:
