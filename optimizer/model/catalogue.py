@@ -116,7 +116,9 @@ def remove(name: str) -> None:
     cards.remove(name)
 
 
-def _survey() -> tuple[dict[str, tuple[ModelCard, Source]], tuple[str, ...]]:
+def _survey(wanted: str = "") -> tuple[dict[str, tuple[ModelCard, Source]], tuple[str, ...]]:
+    """Every model and what could not be listed, or as far as the source that has the one wanted: to import
+    torchvision takes longer than to import torch."""
     found: dict[str, tuple[ModelCard, Source]] = {}
     trouble = [*plugins.problems(), *cards.problems()]
     for origin, source in [*SOURCES.items(), *plugins.sources().items()]:
@@ -131,11 +133,13 @@ def _survey() -> tuple[dict[str, tuple[ModelCard, Source]], tuple[str, ...]]:
                     found[name] = (replace(known, name=name, source=origin), source)
         except Exception as error:  # one source that fails must not hide the others
             trouble.append(f"source {origin} can't be listed: {type(error).__name__}: {error}")
+        if wanted in found:
+            break
     return found, tuple(trouble)
 
 
 def _find(name: str) -> tuple[ModelCard, Source]:
-    found, trouble = _survey()
+    found, trouble = _survey(name)
     if name in found:
         return found[name]
     close = difflib.get_close_matches(name, found, n=6, cutoff=0.5) or list(found)[:6]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights
 
 from optimizer.errors import InputError
 from optimizer.model.layers import walk
@@ -66,6 +65,8 @@ def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:
     """ImageNet's usual preprocessing at the size of square ``[3, H, H]``."""
     if len(shape) == 3 and shape[0] == 3 and shape[1] == shape[2]:
+        from torchvision.models import ResNet18_Weights
+
         preset: Callable[[Image.Image], Tensor] = ResNet18_Weights.IMAGENET1K_V1.transforms(
             crop_size=shape[1], resize_size=round(shape[1] / CROP_SHARE)
         )

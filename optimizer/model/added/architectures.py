@@ -17,7 +17,6 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import torch
-import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -90,8 +89,10 @@ def _first(names: tuple[str, ...]) -> str:
 def architectures() -> dict[str, Build]:
     """Every architecture that weights are tried against, by name. Those of timm are too many: they are built
     when they are named."""
+    from torchvision import models
+
     found: dict[str, Build] = dict(OWN)
-    for name in torchvision.models.list_models(module=torchvision.models):
+    for name in models.list_models(module=models):
         found[name] = partial(_torchvision, name)
     for point in sorted(entry_points(group=GROUP)):
         found.setdefault(point.name, partial(_plugin, point))
@@ -180,8 +181,10 @@ def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
 def _distance(name: str, elements: int) -> float:
     """How far a number of parameters is from the published one, as a rounded logarithm; 0 for those that are
     not torchvision's, which are few and small."""
+    from torchvision import models
+
     with contextlib.suppress(ValueError):
-        published = torchvision.models.get_model_weights(name).DEFAULT.meta["num_params"]
+        published = models.get_model_weights(name).DEFAULT.meta["num_params"]
         return round(abs(math.log(max(1, elements) / published)), 1)
     return 0.0
 
@@ -197,8 +200,10 @@ def default_preprocessing(name: str) -> Preprocessing:
         return CIFAR if name.startswith("cifar") else bundled.preprocessing(name)
     if name.startswith(TIMM):
         return _timm_preprocessing(name.removeprefix(TIMM))
+    from torchvision import models
+
     try:
-        transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        transforms = models.get_model_weights(name).DEFAULT.transforms()
     except ValueError:  # a plugin's
         return IMAGENET
     side = transforms.crop_size[0]
@@ -237,9 +242,11 @@ def _absent(name: str, tensor: str, weights: Shapes) -> bool:
 
 
 def _torchvision(name: str, classes: int) -> nn.Module:
+    from torchvision import models
+
     # As their published weights have it; initial weights would take a minute and are replaced.
     more: dict[str, Any] = {"transform_input": True, "init_weights": False} if name in PARTS else {}
-    module: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **more)
+    module: nn.Module = models.get_model(name, weights=None, num_classes=classes, **more)
     return module
 
 

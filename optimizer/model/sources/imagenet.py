@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from torchvision.models import ResNet18_Weights
-
 from optimizer.system.paths import asset
 
 
 def class_names() -> tuple[str, ...]:
     """One short English name a class, as torchvision gives it."""
+    from torchvision.models import ResNet18_Weights
+
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 

@@ -10,12 +10,10 @@ import uuid
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlparse
 
 import torch
-import torchvision
-from torchvision.models import WeightsEnum
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model.sources import LoadedModel, Source
@@ -23,17 +21,22 @@ from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.progress import Report
 from optimizer.records import ModelCard
 
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
 TIMEOUT_S = 30
 _ANEW = "Delete it and choose the model again: it is then downloaded anew"
 CHUNK_BYTES = 1 << 20
 
 
 @cache
-def _registry() -> dict[str, tuple[str, WeightsEnum]]:
+def _registry() -> "dict[str, tuple[str, WeightsEnum]]":
     """By our name: ``resnet50`` with the default weights, ``resnet50.IMAGENET1K_V1`` with others."""
+    from torchvision import models
+
     registry = {}
-    for builder in torchvision.models.list_models(module=torchvision.models):
-        entries = torchvision.models.get_model_weights(builder)
+    for builder in models.list_models(module=models):
+        entries = models.get_model_weights(builder)
         for weights in entries:
             if weights.meta.get("categories"):  # VGG-16 also has a backbone without a classifier
                 default = weights is entries.DEFAULT
@@ -62,6 +65,8 @@ def load(name: str, report: Report) -> LoadedModel:
     The file is opened once: what was checked is what is loaded, as tensors only. Raises UnavailableError
     without a network, InputError for a damaged file.
     """
+    from torchvision import models
+
     builder, weights = _registry()[name]
     path = _present(name, report)
     try:
@@ -69,7 +74,7 @@ def load(name: str, report: Report) -> LoadedModel:
             report(None, f"loading {name}")
             state = torch.load(file, map_location="cpu", weights_only=True)
         with _giving(weights, state):
-            module = torchvision.models.get_model(builder, weights=weights, progress=False)
+            module = models.get_model(builder, weights=weights, progress=False)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"the weights file {path} of {name} can't be read ({reason}). {_ANEW}") from error
@@ -86,7 +91,7 @@ def load(name: str, report: Report) -> LoadedModel:
 SOURCE = Source(cards, load, download)
 
 
-def checkpoint_path(weights: WeightsEnum) -> Path:
+def checkpoint_path(weights: "WeightsEnum") -> Path:
     """Where torch.hub keeps, and looks for, these weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(weights.url).path).name
 
@@ -96,7 +101,7 @@ def weights_path(name: str) -> Path | None:
     return checkpoint_path(_registry()[name][1]) if name in _registry() else None
 
 
-def _card(name: str, builder: str, weights: WeightsEnum) -> ModelCard:
+def _card(name: str, builder: str, weights: "WeightsEnum") -> ModelCard:
     meta = weights.meta
     size = weights.transforms().crop_size[0]
     top1 = meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
@@ -119,7 +124,9 @@ def _card(name: str, builder: str, weights: WeightsEnum) -> ModelCard:
 
 def _describe(builder: str) -> str:
     """The first sentence of torchvision's own description, links reduced to their text."""
-    text = torchvision.models.get_model_builder(builder).__doc__ or builder
+    from torchvision import models
+
+    text = models.get_model_builder(builder).__doc__ or builder
     text = re.sub(r"`([^`<]+?)\s*<[^>]*>`_*", r"\1", " ".join(text.split("\n\n")[0].split()))
     return re.sub(r"^Constructs an? |\.$| paper\.?$", "", text)
 
@@ -156,7 +163,7 @@ def _checked(name: str, path: Path, report: Report) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _giving(weights: WeightsEnum, state: dict[str, Any]) -> Iterator[None]:
+def _giving(weights: "WeightsEnum", state: dict[str, Any]) -> Iterator[None]:
     """Have torchvision's builders take ``state`` where they would open and unpickle the file themselves.
 
     Each asks its weights with ``get_state_dict``, and some rename what they get.
@@ -168,7 +175,7 @@ def _giving(weights: WeightsEnum, state: dict[str, Any]) -> Iterator[None]:
         del vars(weights)["get_state_dict"]
 
 
-def _fetch(name: str, weights: WeightsEnum, path: Path, report: Report) -> None:
+def _fetch(name: str, weights: "WeightsEnum", path: Path, report: Report) -> None:
     """Receive beside the final place, check, then move there: a reader never sees half a file."""
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     received = hashlib.sha256()
@@ -194,7 +201,7 @@ def _fetch(name: str, weights: WeightsEnum, path: Path, report: Report) -> None:
             partial.unlink()
 
 
-def _receive(name: str, weights: WeightsEnum, path: Path, report: Report) -> Iterator[bytes]:
+def _receive(name: str, weights: "WeightsEnum", path: Path, report: Report) -> Iterator[bytes]:
     done = 0
     request = urllib.request.Request(weights.url, headers={"User-Agent": "paretoscope"})
     try:
@@ -218,7 +225,7 @@ def _receive(name: str, weights: WeightsEnum, path: Path, report: Report) -> Ite
         )
 
 
-def _by_hand(weights: WeightsEnum, path: Path) -> str:
+def _by_hand(weights: "WeightsEnum", path: Path) -> str:
     return (
         f"Without a network, copy {path.name} from {weights.url} to {path.parent}, or use a model that is "
         "already here"
