@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from playwright.sync_api import Page, expect
 
-from browser.conftest import Visit, act, choose, downloaded
+from browser.conftest import Visit, act, downloaded
 
 pytestmark = pytest.mark.browser
 
@@ -52,11 +52,3 @@ def test_the_share_removed(visit: Visit) -> None:
     assert set(pd.read_csv(io.BytesIO(content)).execution) == {*slopes, "int8"}
     name, content = downloaded(page, page.get_by_role("button", name="JSON").click)
     assert json.loads(content)["removed_share"] == 0.99
-
-
-@pytest.mark.slow
-def test_layers_of_the_model(visit: Visit) -> None:
-    page = visit("/complexity?model=fashion-mlp&removed=90")
-    choose(page, "Weights of", "fashion-mlp's layers")
-    page.get_by_text("Operations, layer by layer").click()
-    expect(page.get_by_test_id("stDataFrame")).to_be_visible()

@@ -1,20 +1,39 @@
-"""Complexity, without a browser."""
+"""Complexity, without a browser. (What it measures for real: tests/browser/test_complexity_page.py.)"""
+
+from dataclasses import replace
 
 import pytest
-from page_runs import settled, try_again, words
+from page_runs import try_again, words
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
+from test_growth import run
 
 from optimizer.analysis import scaling
-from optimizer.analysis.scaling import ComplexityRequest
+from optimizer.analysis.scaling import STACK, ComplexityRequest
+from optimizer.records import encode
 from pages import tasks
 
 
-@pytest.mark.slow
-def test_complexity_measures_and_concludes(app: AppTest) -> None:
-    page = app.switch_page("pages/complexity.py").run()
-    settled(page, lambda page: "What the numbers say" in words(page))
+@pytest.mark.parametrize(
+    ("family", "address"), [(STACK, "stacks of 10 to 10 M"), ("fashion-mlp", "fashion-mlp's layers")]
+)
+def test_what_was_measured_is_shown_and_concluded_from(started: Started, family: str, address: str) -> None:
+    request = ComplexityRequest(family, removed_share=0.9, quick=True)
+    made = run(0.9)
+    points = tuple(replace(point, family=family) for point in made.points)
+    made = replace(made, request=request, points=points)
+    tasks.store().put_document("complexity", scaling.complexity_key(request), encode(made))
+    page = open_page("complexity", {"model": "fashion-mlp", "family": address, "removed": "90"})
+    assert "complexity" not in started.tasks(), "measured again"
+    assert "What the numbers say" in words(page)
     assert "dense execution" in words(page)
     assert {"Dense kernels", "torch's CSR", "Rows removed"} <= {metric.label for metric in page.metric}
+    (table,) = page.dataframe
+    assert table.value.equals(scaling.counts(made))
+    page.slider(key="removed").set_value(50).run()
+    assert "what it predicts for 50%" in words(page)
+    (job,) = (job for job in started.listed.values() if job.task == "complexity")
+    assert job.request == replace(request, removed_share=0.5)
 
 
 @pytest.mark.slow
