@@ -1,0 +1,78 @@
+"""The dashboard's process and its server's, from the shell."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from refusals import refused
+
+
+def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = refused(["dashboard", "--headless", "--port", str(port)], capsys)
+    assert f"can't serve on 127.0.0.1:{port}" in line
+    assert "--port" in line
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def serving(port: int, *options: str, **how: Any) -> Iterator["subprocess.Popen[str]"]:
+    """A dashboard in a process of its own that has said where it is; gone at the end, whatever happened."""
+    command = [sys.executable, "-m", "optimizer.cli", "dashboard", "--port", str(port), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **how) as dashboard:
+        try:
+            assert dashboard.stdout is not None
+            assert any(f"127.0.0.1:{port}" in line for line in dashboard.stdout)
+            yield dashboard
+        finally:
+            dashboard.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there, processes end without a word")
+@pytest.mark.parametrize("read", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_whoever_ends_the_dashboard_ends_its_server(read: bool) -> None:
+    """Also where nobody reads its output any more, into which Streamlit would say goodbye."""
+    port = free_port()
+    with serving(port, "--headless") as dashboard:
+        if not read:
+            assert dashboard.stdout is not None
+            dashboard.stdout.close()
+        dashboard.terminate()
+        assert dashboard.wait(60) == 0
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_dashboard_takes_its_server_along() -> None:
+    with serving(free_port(), "--headless") as dashboard:
+        server = next(
+            one for one in psutil.Process(dashboard.pid).children() if "pages.serve" in one.cmdline()
+        )
+        dashboard.kill()
+        dashboard.wait(60)
+        psutil.wait_procs([server], timeout=30)
+        assert not server.is_running()
+
+
+def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:
+    """Streamlit would ask for an e-mail address, and end where nobody can type one."""
+    first = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true"}
+    with serving(free_port(), stdin=subprocess.DEVNULL, env=first) as dashboard:
+        assert dashboard.poll() is None

@@ -1,0 +1,216 @@
+"""Files for OpenVINO and ONNX Runtime, which those answer as the torch module does."""
+
+import copy
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from artifact_files import RECIPES, Small, entries, mixed, taken
+from torch import Tensor, nn
+
+import optimizer
+from optimizer.data.loading import load_images
+from optimizer.engine import onnx_export
+from optimizer.engine import openvino as openvino_engine
+from optimizer.engine import torch as torch_engine
+from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, write
+from optimizer.model.catalogue import LoadedModel
+from optimizer.model.catalogue import load as load_model
+from optimizer.model.layers import uses
+from optimizer.records import DataSpec
+
+Once = Callable[[str, ArtifactSource], ArtifactSource]
+
+needs_onnx = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
+    reason="onnx, onnxscript and onnxruntime are needed to write an ONNX file and run it",
+)
+
+
+# OpenVINO
+
+
+def openvino_logits(zipped: bytes, images: Tensor, folder: Path) -> np.ndarray:
+    import openvino
+
+    files = entries(zipped)
+    assert set(files) == {"model.xml", "model.bin", RECIPE_FILE, CARD_FILE}
+    for name in ("model.xml", "model.bin"):
+        (folder / name).write_bytes(files[name])
+    model = openvino.compile_model(
+        folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
+    return np.concatenate([model([image[None]])[0] for image in images.numpy()])
+
+
+@pytest.mark.parametrize("name", ["cnn", "encoder"])
+@pytest.mark.parametrize("recipe", ["4 bits pruned", "8 bits and activations"])
+def test_openvino_reads_the_graph_that_the_runner_runs(
+    small: Small, small_images: Tensor, name: str, recipe: str, tmp_path: Path
+) -> None:
+    source = taken(small(name), RECIPES[recipe], small_images)
+    build = openvino_engine.prepare(source.module, (1, 8, 8))
+    runner = build(source.compressed, small_images, threads=1, batch=1)
+    found = openvino_logits(write("openvino", source), small_images, tmp_path)
+    expected = np.concatenate([runner.infer(image[None]) for image in small_images.numpy()])
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    again = openvino_logits(write("openvino", replace(source, build=build)), small_images, tmp_path)
+    np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_openvino_file_names_no_folder(resnet: LoadedModel) -> None:
+    images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    files = entries(
+        write("openvino", taken(resnet.module, RECIPES["8 bits and activations"], images, resnet.card))
+    )
+    check_no_folder(files)
+
+
+def check_no_folder(files: Mapping[str, bytes]) -> None:
+    """Nothing of where this ran: not the package's folder, the interpreter's or torch's."""
+    for module in (optimizer, torch, pytest):
+        assert module.__file__ is not None
+        folder = str(Path(module.__file__).parent.parent).encode()
+        assert not [name for name, content in files.items() if folder in content]
+    assert not [name for name, content in files.items() if b".py" in content and name != CARD_FILE]
+
+
+# ONNX
+
+
+def onnx_logits(zipped: bytes, images: Tensor) -> np.ndarray:
+    """By ONNX Runtime, without the fusions that turn a DequantizeLinear and a product into another kernel."""
+    import onnx
+    import onnxruntime
+
+    files = entries(zipped)
+    assert set(files) == {"model.onnx", RECIPE_FILE, CARD_FILE}
+    onnx.checker.check_model(files["model.onnx"], full_check=True)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(files["model.onnx"], options, providers=["CPUExecutionProvider"])
+    logits: np.ndarray = session.run(None, {"images": images.numpy()})[0]
+    return logits
+
+
+def operations(zipped: bytes) -> dict[str, int]:
+    import onnx
+
+    counts: dict[str, int] = {}
+    for node in onnx.load_from_string(entries(zipped)["model.onnx"]).graph.node:
+        counts[node.op_type] = counts.get(node.op_type, 0) + 1
+    return counts
+
+
+def torch_logits(source: ArtifactSource, images: Tensor) -> np.ndarray:
+    """By the torch module. Its inputs are rounded as the torch engine does it, but over one range for modules
+    that share a weight: an ONNX graph tells weights apart, not modules."""
+    model = copy.deepcopy(source.compressed.module)
+    bits = source.compressed.recipe.quantize.activation_bits
+    if bits < 32:
+        by_module = torch_engine.activation_ranges(model, source.calibration)
+        for layer in uses(model):
+            spans = [by_module[other.module] for other in uses(model) if other.name == layer.name]
+            low, high = min(low for low, _ in spans), max(high for _, high in spans)
+            layer.module.register_forward_pre_hook(torch_engine.RoundActivations(low, high, bits))
+    with torch.inference_mode():
+        return model(images).numpy()
+
+
+@pytest.fixture(scope="module")
+def exported_once() -> Iterator[Once]:
+    """``exported_once(model, source)``: the same, of one module for all recipes of a model. Its export,
+    which takes seconds, is kept."""
+    modules: dict[str, nn.Module] = {}
+
+    def shared(model: str, source: ArtifactSource) -> ArtifactSource:
+        return replace(source, module=modules.setdefault(model, source.module))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "export", cache(onnx_export.export))
+        yield shared
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("name", "chosen"),
+    [
+        *(("cnn", chosen) for chosen in RECIPES if chosen not in ("pruned", "8 bits", "4 bits pruned")),
+        *(("encoder", chosen) for chosen in ("half", "8 bits asymmetric", "8 bits and 4-bit activations")),
+        *((name, "8 bits and activations") for name in ("tied", "shared", "auxiliary")),
+    ],
+)
+def test_onnx_answers_as_torch_does(
+    small: Small, small_images: Tensor, exported_once: Once, name: str, chosen: str
+) -> None:
+    recipe = RECIPES[chosen]
+    source = exported_once(name, taken(small(name), recipe, small_images))
+    zipped = write("onnx", source)
+    small_images = 1.2 * small_images  # some values lie beyond the calibrated ranges
+    expected = torch_logits(source, small_images)
+    found = onnx_logits(zipped, small_images)
+    kernels = chosen == "8 bits and activations"
+    if recipe.quantize.activation_bits == 32:
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(onnx_logits(zipped, small_images[:1]), expected[:1], rtol=1e-4, atol=1e-4)
+    elif kernels:  # rounded in more places than torch does it, and within 8 bits
+        assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < 0.03
+    else:  # a last bit apart before rounding is a step of the grid apart after it, but rarely
+        apart = np.abs(found - expected)
+        assert np.median(apart) < 1e-5
+        # inside of attention torch rounds no inputs of the output projection
+        assert np.linalg.norm(apart) < (0.1 if name == "encoder" else 0.03) * np.linalg.norm(expected)
+    check_nothing_is_left_out(zipped)
+    layers = {"cnn": 4, "encoder": 4, "tied": 3, "shared": 3, "auxiliary": 2}[name]
+    counts = operations(zipped)
+    inputs = {"cnn": 4, "encoder": 4, "tied": 4, "shared": 4, "auxiliary": 2}[name]
+    if kernels:  # what the last convolution gives, their sum, and biases where products are
+        inputs += 2 * (name == "cnn")
+    inputs *= recipe.quantize.activation_bits < 32
+    biases = kernels * {"cnn": 4, "tied": 4, "shared": 4, "auxiliary": 2}.get(name, 0)
+    assert counts.get("QuantizeLinear", 0) == inputs
+    assert counts.get("DequantizeLinear", 0) == inputs + layers * recipe.quantize.integer + biases
+    assert counts.get("Cast", 0) == layers * (recipe.quantize.weight_bits == 16)
+
+
+def check_nothing_is_left_out(zipped: bytes) -> None:
+    card = entries(zipped)[CARD_FILE].decode()
+    assert "kept in float32" not in card
+    assert "one image at a time" not in card
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["cnn", "encoder"])
+def test_onnx_layers_may_differ_in_bits(
+    small: Small, small_images: Tensor, exported_once: Once, name: str
+) -> None:
+    source = exported_once(name, mixed(small(name), small_images))
+    zipped = write("onnx", source)
+    check_nothing_is_left_out(zipped)
+    with torch.inference_mode():
+        expected = source.compressed.module(small_images).numpy()
+    np.testing.assert_allclose(onnx_logits(zipped, small_images), expected, rtol=1e-4, atol=1e-4)
+    counts = operations(zipped)
+    assert (counts["DequantizeLinear"], counts["Cast"]) == (2, 1)
+
+
+@needs_onnx
+@pytest.mark.parametrize("name", ["fashion-resnet", "fashion-vit"])
+def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, name: str) -> None:
+    loaded = load_model(name)
+    images = load_images(loaded, DataSpec(limit=500)).evaluation.images
+    for recipe in (RECIPES["4 bits pruned"], RECIPES["8 bits and activations"]):
+        source = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
+        zipped = write("onnx", source)
+        expected = torch_engine.build(source.compressed, images[:64], threads=1, batch=1).score(
+            images.numpy()
+        )
+        same = np.mean(onnx_logits(zipped, images).argmax(1) == expected.argmax(1))
+        assert same == 1 if recipe.quantize.activation_bits == 32 else same > 0.98
+        check_no_folder(entries(zipped))
