@@ -180,7 +180,9 @@ def test_best_effort_comes_nearer_as_one_watches_and_ends_with_the_best_so_far(
     best = dashboard.measured(*recipe, "--best-effort", "300")
     expect_figures(page, best)
     assert best["accuracy"]["value"] > fast["accuracy"]["value"] + 0.1
-    assert any("best effort was ended after" in note for note in best["notes"])
+    told_of = re.compile(r"best effort was ended after \d+ of 300 s, with the best until then")
+    assert any(told_of.fullmatch(note) for note in best["notes"])
+    expect(page.get_by_text("Stopped")).to_have_count(0)
 
 
 @pytest.mark.slow
