@@ -6,12 +6,14 @@ KERNELS := hatch_build.py optimizer/engine/kernels/build.py optimizer/engine/ker
 PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
 SEEDS ?= 20
+# Tests wait for processes that they start, a fifth of their time: one worker more than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
-PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores.
-ALONE := timing or browser or soak
+ALONE := timing or browser
 # To find what runs alone, no other file needs to be imported.
-ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser|soak)' tests))
+ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser)' tests))
 
 # Tests start hundreds of processes: each would compile the whole package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -23,7 +25,7 @@ dashboard: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE) or slow)'
-	$(PYTEST) -m '($(ALONE)) and not (slow or soak)' $(ALONE_IN)
+	$(PYTEST) -m '($(ALONE)) and not slow' $(ALONE_IN)
 
 test-all: $(VENV)/installed-dev
 	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE))'

@@ -35,7 +35,7 @@ TOGETHER = {"tests/pages/": "pages"}
 """The pages share a pool of processes: what is done by one of pytest-xdist's workers, by the beginning of its
 path."""
 
-EARLY = ("tests/measurement/test_rerun.py", "tests/test_tutorial.py", "tests/pages/")
+EARLY = ("tests/measurement/test_rerun.py", "tests/test_soak.py", "tests/test_tutorial.py", "tests/pages/")
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
 with it in the end."""
 
