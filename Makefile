@@ -10,10 +10,11 @@ SEEDS ?= 20
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-# A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores.
-ALONE := timing or browser
-# To find what runs alone, no other file needs to be imported.
-ALONE_IN := $(sort $(shell grep -rlE --include='*.py' 'mark\.(timing|browser)' tests))
+# A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores. Two
+# browsers, which wait for each page most of the time, share them well.
+BROWSERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# To find what has a mark, no other file needs to be imported.
+marked = $(sort $(shell grep -rl --include='*.py' 'mark\.$(1)' tests))
 
 # Tests start hundreds of processes: each would compile the whole package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -24,12 +25,14 @@ dashboard: $(VENV)/installed
 	$(BIN)/paretoscope dashboard
 
 test: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE) or slow)'
-	$(PYTEST) -m '($(ALONE)) and not slow' $(ALONE_IN)
+	$(PYTEST) $(PARALLEL) -m 'not (timing or browser or slow)'
+	$(PYTEST) $(BROWSERS) -m 'browser and not (timing or slow)' $(call marked,browser)
+	$(PYTEST) -m 'timing and not slow' $(call marked,timing)
 
 test-all: $(VENV)/installed-dev
-	$(PYTEST) $(PARALLEL) -m 'not ($(ALONE))'
-	$(PYTEST) -m '$(ALONE)' $(ALONE_IN)
+	$(PYTEST) $(PARALLEL) -m 'not (timing or browser)'
+	$(PYTEST) $(BROWSERS) -m 'browser and not timing' $(call marked,browser)
+	$(PYTEST) -m timing $(call marked,timing)
 
 soak: $(VENV)/installed-dev
 	$(BIN)/python -m tools.soak --minutes $(MINUTES)
