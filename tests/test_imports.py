@@ -178,6 +178,14 @@ def test_the_beginning_is_light(code: str, never: set[str]) -> None:
     assert not loaded_by(code) & never
 
 
+def test_a_bundled_model_is_measured_without_torchvision() -> None:
+    """It takes as long to import as torch, in each process that measures."""
+    code = "import optimizer.measurement.experiment as e; from optimizer.model import catalogue; "
+    found = loaded_by(code + "catalogue.load('fashion-mlp')")
+    assert "torch" in found
+    assert not found & {"torchvision", "torch._dynamo"}
+
+
 def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
     """Other packages are followed too: this asks the interpreter."""
     names = sorted(set().union(*map(within, (*NEVER_TORCH, *TORCH_WHEN_CALLED))))
