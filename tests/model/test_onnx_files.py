@@ -1,38 +1,21 @@
 """A user's own ONNX file: read in a limited process, converted, and held against ONNX Runtime."""
 
 import copy
-import io
-import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
-from hostile_graphs import SIDES, classifier, graph, hostile_graphs, node, save, unconvertible_graphs
-from PIL import Image
-from test_hostile_weights import is_a_sentence
+from hostile_graphs import SIDES, classifier, graph, node, save
 
-from optimizer import work
-from optimizer.cli.main import main
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
-from optimizer.methods.artifacts import ARTIFACTS
-from optimizer.model import catalogue
-from optimizer.model.added import cards, files, limits, onnx_check
+from optimizer.model.added import onnx_check
 from optimizer.model.added.onnx_conversion import convert
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.layers import fold_batch_norm, walk
-from optimizer.progress import quiet
-from optimizer.recipe import Recipe
-from optimizer.records import Request
-
-REAL = Path(__file__).resolve().parents[3] / "shared/data/models"
-HOSTILE = dict(hostile_graphs())
-UNCONVERTIBLE = dict(unconvertible_graphs())
 
 
 def read(model: Any, folder: Path, external: bool = True) -> tuple[Path, dict[str, Any]]:
@@ -346,122 +329,3 @@ def test_external_data_beside_the_file_are_taken_in(tmp_path: Path) -> None:
     assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
     with pytest.raises(InputError, match="in other files"):
         read_onnx(source, kept, False, more.append)
-
-
-# Hostile files
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused(name: str, tmp_path: Path) -> None:
-    (tmp_path / "data").write_bytes(bytes(5122))
-    (tmp_path / "link").symlink_to("/etc/passwd")
-    (tmp_path / "folder").mkdir()
-    path = tmp_path / "given.onnx"
-    path.write_bytes(HOSTILE[name])
-    words = ""
-    try:
-        read_onnx(path, tmp_path / "kept.onnx", True, lambda more: None)
-    except Exception as error:
-        words = limits.refusal(error)
-    assert is_a_sentence(words)
-    assert not (tmp_path / "kept.onnx").exists()
-
-
-@pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if not name.startswith("memory")])
-def test_what_can_t_be_converted_is_named(name: str, tmp_path: Path) -> None:
-    model = UNCONVERTIBLE[name]
-    kept, found = read(model, tmp_path)
-    with pytest.raises(InputError) as refused:
-        onnx_check.check(kept, tuple(found["shape"]))
-    assert is_a_sentence(str(refused.value))
-    operators = [one.op_type for one in model.graph.node]
-    assert any(f"{kind} (node" in str(refused.value) for kind in operators) or "output" in str(refused.value)
-
-
-@pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if name.startswith("memory")])
-def test_a_graph_that_asks_for_all_memory_ends_in_its_own_process(name: str, tmp_path: Path) -> None:
-    about = files.examine(save(UNCONVERTIBLE[name], tmp_path / "bomb.onnx"))
-    with pytest.raises(InputError, match="bomb is refused") as refused:
-        catalogue.add(about, cards.Choices("bomb"))
-    assert is_a_sentence(str(refused.value))
-    assert "bomb" not in catalogue.catalogue()
-
-
-# Whole ways in
-
-
-def test_an_added_network_is_measured_and_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = save(classifier(), tmp_path / "small.onnx")
-    assert main(["add", "small", "--onnx", str(path), "--classes", str(names_of_five(tmp_path))]) == 0
-    assert "ONNX Runtime's to" in capsys.readouterr().out
-    loaded = catalogue.load("small")
-    assert loaded.card.classes == 5
-    assert loaded.classes == ("a", "b", "c", "d", "e")
-    images = torch.rand(2, *SIDES)
-    session = onnxruntime.InferenceSession(str(path))
-    assert np.allclose(loaded.module(images), session.run(None, {"x": images.numpy()})[0], atol=1e-5)
-    assert main(["add", "small2", "--onnx", str(path), "--architecture", "resnet18"]) == 2
-    assert main(["remove", "small"]) == 0
-
-
-def names_of_five(folder: Path) -> Path:
-    path = folder / "names.txt"
-    path.write_text("a\nb\nc\nd\ne\n")
-    return path
-
-
-@pytest.mark.parametrize("bits", [32, 8])
-def test_what_is_exported_as_onnx_comes_back_with_the_same_predictions(bits: int, tmp_path: Path) -> None:
-    """A bundled network, and the same with 8-bit weights and activations, on all of its test images."""
-    recipe = Recipe.of(weight_bits=bits, activation_bits=bits) if bits < 32 else Recipe()
-    content = work.run("artifact", ("onnx", Request("fashion-mobilenet", recipe)), quiet)
-    assert isinstance(content, bytes)
-    path = unzipped(content, tmp_path)
-    about = files.examine(path)
-    assert about.preprocessing.input_shape == (1, 28, 28)
-    loaded = files.opened(about, cards.Choices())
-    images = torch.rand(200, 1, 28, 28)
-    session = onnxruntime.InferenceSession(str(path))
-    expected = session.run(None, {"images": images.numpy()})[0]
-    with torch.inference_mode():
-        answers = loaded.module(images).numpy()
-    assert np.array_equal(answers.argmax(1), expected.argmax(1))
-    if bits == 32:  # in 8 bits ONNX Runtime rounds between its own kernels, so that values differ by a step
-        assert onnx_check.difference(answers, expected) < onnx_check.MAX_DIFFERENCE
-    assert len(list(walk(loaded.module))) >= 15
-    assert ARTIFACTS["onnx"].extension == path.suffix
-
-
-def unzipped(content: bytes, folder: Path) -> Path:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        return Path(archive.extract("model.onnx", folder))
-
-
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
-@pytest.mark.parametrize("name", ["fastestdet", "ppocr-v4-det"])
-def test_files_as_people_have_them(name: str) -> None:
-    assert main(["add", name, "--onnx", str(REAL / f"{name}.onnx")]) == 0
-    loaded = catalogue.load(name)
-    assert loaded.card.classes == 0
-    assert loaded.module(torch.zeros(2, *loaded.card.input_shape)).shape[0] == 2
-
-
-def test_a_network_that_is_no_classifier_is_measured_by_how_far_its_outputs_move(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Class folders are no labels to it, and no number a class is made up."""
-    model = graph([node("Conv", "x w", pads=[1, 1, 1, 1])], {"w": weights(4, 3, 3, 3)})
-    assert main(["add", "edges", "--onnx", str(save(model, tmp_path / "edges.onnx"))]) == 0
-    random = np.random.default_rng(0)
-    for name in ("cats", "dogs"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-        for number in range(6):
-            pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{number}.png")
-    capsys.readouterr()
-    command = ["measure", "edges", "--data", str(tmp_path / "set"), "--weight-bits", "4", "--quick"]
-    assert main([*command, "--rounding", "nearest"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"SQNR +\d+\.\d dB \(", said)
-    assert re.search(r"cosine similarity +0\.9", said)
-    assert "accuracy" not in said
