@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.signal import lfilter
 
 Process = Callable[[np.random.Generator, int], np.ndarray]
 """Draws so many rounds."""
@@ -11,6 +10,7 @@ Process = Callable[[np.random.Generator, int], np.ndarray]
 
 def correlated(rho: float, heavy: bool = False) -> Process:
     """Rounds that keep a share ``rho`` of the one before; ``heavy``: some far slower."""
+    from scipy.signal import lfilter  # takes a second, which collecting tests need not
 
     def draw(random: np.random.Generator, rounds: int) -> np.ndarray:
         noise = random.normal(size=rounds + 100)

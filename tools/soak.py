@@ -51,8 +51,9 @@ FRESH_MODEL = "fashion-mlp"
 """Its odd sparsities are asked for at the end only."""
 SWEEP = Grid(Request(FRESH_MODEL), (0.11, 0.12, 0.13, 0.14), (32, 8), (32,), ("openvino",))
 STANDS = "a sweep stands still"
-WARM_UP_SHARE = 0.4
-"""Of the time, before memory is looked at for the first time."""
+WARM_UP_SHARE, WARM_UP_PAGES = 0.4, 20
+"""Of the time, and how many pages are opened, before memory is first looked at: the first of each
+page brings modules of its own."""
 MAX_GROWTH_BYTES = 128 * 2**20
 """By which the server's resident memory may differ between then and the end: what Streamlit keeps of sessions
 that left some minutes ago is among it."""
@@ -193,7 +194,7 @@ def _disturb(
             with suppress(psutil.NoSuchProcess):
                 chance.choice(workers).kill()
                 report.counts["workers killed"] += 1
-        if time.monotonic() > warm:
+        if time.monotonic() > warm and report.counts["pages opened"] >= WARM_UP_PAGES:
             resident.append(_resident_bytes(server))
     for thread in threads:
         thread.join()
