@@ -25,7 +25,7 @@ from optimizer.system.environment import usable_cpus
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
-RECIPES = [Recipe.of(sparsity=number / 200) for number in range(1, 121)]
+RECIPES = [Recipe.of(sparsity=number / 200) for number in range(1, 81)]
 VICTIMS = ("one", "two", "scheduler")
 PATIENCE_SECONDS = 600
 

@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def run(home: Path, threads: int) -> dict[str, object]:
+def run(home: Path, threads: int, *arguments: str) -> dict[str, object]:
     variables = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     inherited = {name: value for name, value in os.environ.items() if name != CACHE_VARIABLE}
     variables["OMP_WAIT_POLICY"] = "PASSIVE"  # on a busy machine, threads that spin keep others from working
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "rerun_recipes.py")],
+        [sys.executable, str(ROOT / "tests" / "rerun_recipes.py"), *arguments],
         env=inherited | variables | {"PARETOSCOPE_HOME": str(home), "PYTHONPATH": str(ROOT)},
         cwd=ROOT,
         capture_output=True,
@@ -54,4 +54,5 @@ def test_other_threads_give_the_same(first: tuple[Path, dict[str, object]], tmp_
 def test_what_was_kept_gives_the_same(first: tuple[Path, dict[str, object]]) -> None:
     """Calibration statistics, plans and the fine-tuned network are read."""
     home, expected = first
-    assert not differing(expected, run(home, 2))
+    again = run(home, 2, "weights")
+    assert not differing({name: expected[name] for name in again}, again)
