@@ -27,7 +27,6 @@ from optimizer.compression.calibration.moments import (
     whole_attention,
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
-from optimizer.compression.distillation import first_to_learn
 from optimizer.compression.prune.compensated import match_variance, refit
 from optimizer.compression.quantize.compensated import (
     UNBIASED,
@@ -69,8 +68,7 @@ def refined(
 
     ``keep_going`` is asked before each layer, and told how many there were before it, of how many; those
     after a no stay as they are. So do layers that run more than once, or of another shape than the teacher's,
-    those whose inputs hardly vary, and without grids those that do not learn either
-    (:func:`optimizer.compression.distillation.first_to_learn`). Where all do, it is ``student`` itself.
+    and those whose inputs hardly vary. Where all do, it is ``student`` itself.
     """
     model = copy.deepcopy(student).eval()
     asymmetry, positions = ROUNDED if grids else PRUNED
@@ -83,10 +81,6 @@ def refined(
     dense = {layer.name: layer for layer in walk(teacher)}
     calls = calls_of(model, seen[:1])
     layers = {layer.name: layer for layer in walk(model) if layer.name in (grids or masks)}
-    if not grids:  # the first parts take most of the time, and lost next to nothing
-        first = first_to_learn(parts, {one.weight: masks[name] for name, one in layers.items()})
-        early = {one for part in parts[:first] for one in part.parameters()}
-        layers = {name: one for name, one in layers.items() if one.weight not in early}
     layers = {name: one for name, one in layers.items() if calls[name] == 1}
     layers = {name: one for name, one in layers.items() if one.weight.shape == dense[name].weight.shape}
     count, given, wanted = len(layers), seen, seen

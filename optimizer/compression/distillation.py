@@ -154,7 +154,7 @@ def learning(
     parts, originals = chains(model, teacher, images[:1])
     kept = {layer.weight: masks[layer.name] for layer in walk(model) if layer.name in masks}
     held = {layer.weight: grids[layer.name] for layer in walk(model) if grids and layer.name in grids}
-    first = first_to_learn(parts, kept)
+    first = _first_to_learn(parts, kept)
     given = len(images)
     images, wanted = _kept_outputs(originals, first, images, budget)
     return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report)
@@ -210,7 +210,7 @@ def drawn(images: Tensor, random: torch.Generator) -> Tensor:
     return padded[:, :, top : top + batch.shape[2], left : left + batch.shape[3]]
 
 
-def first_to_learn(parts: Sequence[nn.Module], kept: Mapping[nn.Parameter, Tensor]) -> int:
+def _first_to_learn(parts: Sequence[nn.Module], kept: Mapping[nn.Parameter, Tensor]) -> int:
     """The first part that learns, see FROZEN_SHARE; its inputs then never change."""
     sizes = [sum(one.numel() for one in part.parameters()) for part in parts]
     for index, part in enumerate(parts[:-1]):

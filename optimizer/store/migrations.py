@@ -147,7 +147,7 @@ def _pass_over_best_effort_that_rounded_once(connection: Connection) -> None:
 
 @migration
 def _pass_over_best_effort_that_refitted_all_of_the_way(connection: Connection) -> None:
-    """Best effort began to look halfway to what it refits too, and to leave the first layers as they are."""
+    """Best effort began to look halfway to what it refits too."""
     _pass_over(connection, _has_best_effort)
 
 

@@ -1,6 +1,5 @@
 """Rounding or refitting once more, for the inputs that layers have behind those before them."""
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -243,27 +242,3 @@ def test_what_does_not_fit_into_memory_at_once_gives_the_same(
         monkeypatch.setattr(asymmetric, "MAX_BYTES", most)
         found.append(refined(made.module, teacher, masks, grids, small_images, always).state_dict())
     assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
-
-
-@pytest.mark.parametrize("kept", [0.4, 0.7])
-def test_first_segments_that_hardly_lost_anything_are_not_refitted(small_images: Tensor, kept: float) -> None:
-    torch.manual_seed(0)
-    teacher = nn.Sequential(
-        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU()),
-        nn.Sequential(nn.Flatten(), nn.LazyLinear(256)),
-        nn.Sequential(nn.ReLU(), nn.Linear(256, 10)),
-    ).eval()
-    teacher(small_images)
-    student, masks = copy.deepcopy(teacher), dict[str, Tensor]()
-    for layer in walk(student):
-        share = kept if len(layer.weight) < 4 else 0.4
-        masks[layer.name] = torch.rand(layer.weight.numel()).argsort().reshape(layer.weight.shape) < (
-            share * layer.weight.numel()
-        )
-        layer.weight.data *= masks[layer.name]
-    told = list[int]()
-    found = refined(student, teacher, masks, {}, small_images, lambda done, count: not told.append(count))
-    same = [torch.equal(one, found.state_dict()[name]) for name, one in student.state_dict().items()]
-    assert same == [kept > 0.5] * 4 + [False] * 4
-    assert told == [2, 2] if kept > 0.5 else [4] * 4
