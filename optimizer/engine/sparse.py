@@ -104,7 +104,7 @@ def _build(
     batch: int,
     traced: Callable[[int], Trace],
 ) -> tuple[Runner, float]:
-    """The runner on our kernels, and the share of its layers' weights that are not zero."""
+    """The runner on our kernels, and the share of its layers' weights that they multiply."""
     module, bits = compressed.module, compressed.recipe.quantize.activation_bits
     if bits <= 8:
         module = rounding = copy.deepcopy(module)

@@ -162,12 +162,20 @@ def test_a_depthwise_convolution_is_torchs(
     stride=[1, 2],
     batch=[1, 2],
     uneven=[False, True],
+    wide=[0, 4],
 )
 def test_rows_of_a_small_plane_are_moved_in_a_vector(
-    library: kernels.Kernels, size: tuple[int, int], kernel: int, stride: int, batch: int, uneven: bool
+    library: kernels.Kernels,
+    size: tuple[int, int],
+    kernel: int,
+    stride: int,
+    batch: int,
+    uneven: bool,
+    wide: int,
 ) -> None:
+    """Padded by half a window, at the end alone, or so much that there are more outputs than inputs."""
     height, width = size
-    padding = 0 if uneven else kernel // 2
+    padding = 0 if uneven else kernel // 2 + (wide if stride == 2 else 0)
     layers = nn.Sequential(
         nn.Conv2d(3, 21, 1),
         nn.ReLU6(),
@@ -178,9 +186,11 @@ def test_rows_of_a_small_plane_are_moved_in_a_vector(
         nn.ReLU6(),
         nn.Conv2d(21, 5, 1),
     )
-    network = agree(thinned(layers, 0.5), torch.randn(batch, 3, height, width), library)
+    network = agree(thinned(layers, 0.5), torch.randn(batch, 3, height, width), library, threads=batch)
     kinds = {step_of(item).kind for item in network.plan.items if isinstance(item.work, (Step, Choice))}
-    assert uneven or (Kind.DEPTHWISE_SHIFTED in kinds) is (width <= library.width)
+    if not uneven:
+        widest = max(width, (width + 2 * padding - kernel) // stride + 1)
+        assert (Kind.DEPTHWISE_SHIFTED in kinds) is (widest <= library.width)
 
 
 @pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
@@ -199,6 +209,16 @@ def test_a_large_plane_is_computed_in_bands(
         nn.ReLU6(),
     )
     agree(thinned(layers, 0.5), torch.randn(1, 3, height, width), library, threads=2)
+
+
+def test_what_one_band_ends_with_another_does_not_begin_with(library: kernels.Kernels) -> None:
+    """Depthwise and 1x1 convolutions in turns, as MobileNet's first version has them."""
+    layers = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.ReLU())
+    for inputs, outputs in ((12, 12), (12, 13), (13, 5)):
+        layers.extend([nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs), nn.ReLU()])
+        layers.extend([nn.Conv2d(inputs, outputs, 1), nn.ReLU()])
+    network = agree(thinned(layers, 0.5), torch.randn(1, 3, 75, 75), library)
+    assert max(len(item.weights) for item in network.plan.items) == 3
 
 
 @pytest.mark.parametrize("read", [0, 1, 10])

@@ -71,10 +71,13 @@ def _sources(
     layout: Callable[[tuple[int, ...]], MemoryLayout],
 ) -> dict[str, Op]:
     operations = {op.output: op for op in trace.ops}
+    taken_along = {maker.output for maker in makers.values()}
     sources = {}
     for op in trace.ops:
         name = trace.root(op.inputs[0]) if op.kind == "convolution" else ""
         if name not in makers or name not in alone or op.output not in native or op.window is None:
+            continue
+        if op.output in taken_along:  # by the depthwise convolution behind it
             continue
         depthwise, before = operations[name], makers[name].shape
         large = before[0] == 1 and math.prod(depthwise.shape) >= BANDED

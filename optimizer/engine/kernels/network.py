@@ -113,7 +113,8 @@ class Network:
 
     @property
     def share(self) -> float:
-        """Of the weights of layers with a choice, those that are not zero."""
+        """Of the weights of layers with a choice, those that are multiplied: neither zero, nor of a channel
+        that nothing reads."""
         choices = [item.work for item in self.plan.items if isinstance(item.work, Choice)]
         return sum(choice.kept for choice in choices) / max(1, sum(choice.total for choice in choices))
 
@@ -213,7 +214,9 @@ def step_of(item: Item, algorithm: Algorithm | None = None) -> Step:
 
 
 def fastest(planned: KernelPlan, found: Trace, library: Kernels, threads: int) -> dict[str, Algorithm]:
-    """The algorithm that each choice, by its item's name, is fastest with: all are timed, the best again."""
+    """The algorithm that each choice, by its item's name, is fastest with: all are timed, the best again.
+
+    Values mean nothing here: sums in place grow with each run."""
     native = [item for item in planned.items if isinstance(item.work, (Step, Choice))]
     left = {item.name: list(item.work.algorithms) for item in native if isinstance(item.work, Choice)}
     taken: dict[str, dict[Algorithm, int]] = {name: {} for name in left}

@@ -459,7 +459,7 @@ class _Planner:
         step.input_stride, step.border = phases * layout.plane, layout.border
         step.input_height, step.input_width = before[2:]
         compact = by_rows(op) and not layout.gap
-        if compact and before[3] <= self.kernels.width:
+        if compact and max(before[3], op.shape[3]) <= self.kernels.width:
             step.kind, offsets = Kind.DEPTHWISE_SHIFTED, shifts(op, before, self.kernels.width)
         elif compact:  # the kernel spreads it
             layout = replace(layout, gap=max(1, reach(op, before)))

@@ -171,7 +171,7 @@ void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t f
 void depthwise_channel(const Step &s, const float *input, int64_t row, int64_t from, int64_t to) {
   if (s.kind == DEPTHWISE) return depthwise(s, input, row);
   if (s.kind == DEPTHWISE_SHIFTED) {
-    if (s.input_width <= LANES<narrow>) return depthwise_channel<narrow, true>(s, input, row, from, to);
+    if (std::max(s.input_width, s.width) <= LANES<narrow>) return depthwise_channel<narrow, true>(s, input, row, from, to);
     return depthwise_channel<vec, true>(s, input, row, from, to);
   }
   if (s.width <= WIDTH / 2) return depthwise_channel<narrow, false>(s, input, row, from, to);
