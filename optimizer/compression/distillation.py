@@ -271,13 +271,20 @@ class Distillation:
         self.before, _ = self.divergence()
         self.after, self.best = self.before, _state(self.model)
 
-    def compare(self, original: nn.Module) -> None:
-        """``original``, which the model was made of, is what was there before, and the best so far where it
-        answers more nearly; where it does so by far, all begins from it. Of several it is the last."""
-        before, _ = self.apart(outputs(original, self.images[self.held_out]))
-        if not self.after < (MAX_WORSE if self.held else 1.0) * before:
-            self.model.load_state_dict(original.state_dict())
+    def compare(self, original: nn.Module, *between: nn.Module) -> None:
+        """``original``, which the model was made of, is what was there before. All begins from one of
+        ``between`` where that answers more nearly than the model, and from ``original`` where that does so by
+        far; where by little, it is the best so far."""
+        before, *others = (
+            self.apart(outputs(one, self.images[self.held_out]))[0] for one in (original, *between)
+        )
+        nearest, start = min([(self.after, None), *zip(others, between, strict=True)], key=lambda one: one[0])
+        if not nearest < (MAX_WORSE if self.held else 1.0) * before:
+            start = original
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
             self.begin()
+        if start is original:
             return
         if before < self.after:
             self.best, self.after = _state(original), before

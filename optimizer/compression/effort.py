@@ -22,7 +22,7 @@ from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
 from optimizer.system.threads import pinned_threads
 
-VERSION = 4
+VERSION = 5
 """Raised with every change of what comes out that is not one of fine-tuning too."""
 REFINING_SHARE = 0.6
 """Of the budget at most, for rounding or refitting once more; layers that there is no time for stay."""
@@ -121,9 +121,7 @@ def improve(
         budget.started = budget.share
     run = learning(made, teacher, masks, images, budget, report, grids)
     if made is not student:
-        if not grids:
-            run.compare(_halfway(student, made))
-        run.compare(student)
+        run.compare(student, *([] if grids else [_halfway(student, made)]))
     run.run()
     return Improved(run.best, run.before, run.after, min(seconds, budget.spent))
 
