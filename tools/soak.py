@@ -198,7 +198,12 @@ def _disturb(
             resident.append(_resident_bytes(server))
     for thread in threads:
         thread.join()
-    if len(resident) > 1:
+    if len(resident) < 2:
+        report.problems.append(
+            f"its memory was not looked at: {report.counts['pages opened']} pages were opened, fewer than "
+            f"{WARM_UP_PAGES} by then"
+        )
+    else:
         early, late = (sorted(part)[len(part) // 2] for part in (resident[:3], resident[-3:]))
         report.counts["MiB resident at the end"] = late >> 20
         if late - early > MAX_GROWTH_BYTES:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from optimizer.analysis.comparison import PAIRED, measurably_better
 from optimizer.analysis.measures import Measure
@@ -163,17 +163,19 @@ def _chances(summaries: tuple[Summary, ...], metrics: tuple[str, ...]) -> np.nda
     drawn = np.array([_drawn(summaries, name, random) for name in metrics])  # [metric, result, resample]
     known = np.flatnonzero(~np.isnan(drawn).any(axis=(0, 2)))
     found, hopeful = np.zeros(len(summaries)), known[_sometimes_best(drawn[:, known])]
-    found[hopeful] = _optimal_in_each(drawn[:, hopeful]).mean(axis=1)
+    found[hopeful] = optimal_in_each(drawn[:, hopeful]).mean(axis=1)
     return found
 
 
-def _optimal_in_each(losses: np.ndarray) -> np.ndarray:
+def optimal_in_each(losses: np.ndarray) -> np.ndarray:
     """Of losses ``[metrics, results, resamples]`` the frontier of every resample, as a boolean ``[results,
     resamples]``."""
-    ranks = rankdata(losses, method="dense", axis=1).astype(np.int32)  # which are compared sooner
+    ranks = scipy.stats.rankdata(losses, method="dense", axis=1).astype(np.int32)  # are compared sooner
     beaten = np.zeros(ranks.shape[1:], bool)
-    for one in ranks.swapaxes(0, 1)[:, :, None]:
-        beaten |= (one <= ranks).all(axis=0) & (one < ranks).any(axis=0)
+    for index in ranks.sum(axis=(0, 2)).argsort():  # the best first: what they beat beats no more than they
+        if not beaten[index].all():
+            one = ranks[:, index, None]
+            beaten |= (one <= ranks).all(axis=0) & (one < ranks).any(axis=0)
     return ~beaten
 
 

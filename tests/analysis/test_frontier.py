@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from optimizer.analysis.frontier import chances, frontier_of, pareto_mask
+from optimizer.analysis.frontier import chances, frontier_of, optimal_in_each, pareto_mask
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError
 
@@ -111,6 +111,16 @@ def test_what_is_clearly_better_is_likely_and_what_shares_a_time_ties() -> None:
     assert chances([summarise(one) for one in clear], ("drop", "latency_ratio"))[0] == 1
     shared = [remade(clear[0], latency=clear[0].latency, notes=(name,)) for name in "ab"]
     assert chances([summarise(one) for one in shared], ("drop", "latency_ratio")).tolist() == [1, 1]
+
+
+@given(
+    arrays(
+        float, st.tuples(st.integers(1, 4), st.integers(0, 12), st.integers(1, 5)), elements=st.integers(0, 3)
+    )
+)
+def test_frontiers_of_all_resamples_are_those_of_each(losses: np.ndarray) -> None:
+    each = [pareto_mask(resample) for resample in losses.transpose(2, 1, 0)]
+    assert optimal_in_each(losses).tolist() == np.array(each).T.tolist()
 
 
 def test_chances_come_back_and_missing_figures_have_none() -> None:

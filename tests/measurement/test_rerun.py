@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rerun_recipes import RECIPES
 
 from optimizer.engine.compile import CACHE_VARIABLE
 
@@ -52,7 +53,8 @@ def test_other_threads_give_the_same(first: tuple[Path, dict[str, object]], tmp_
 
 
 def test_what_was_kept_gives_the_same(first: tuple[Path, dict[str, object]]) -> None:
-    """Calibration statistics, plans and the fine-tuned network are read."""
+    """Calibration statistics, plans and the fine-tuned network are read. Predictions are of the weights."""
     home, expected = first
     again = run(home, 2, "weights")
+    assert again.keys() == {"threads", *RECIPES}
     assert not differing({name: expected[name] for name in again}, again)
