@@ -2,7 +2,7 @@
 
 Tolerances, against the span of the reference's logits (highest less lowest over all images):
 
-- float32, whole and with half of the weights pruned: 1e-4, and all predictions but one in 200. Engines sum in
+- float32, whole and with half of the weights pruned: 1e-4, and all predictions but one in 500. Engines sum in
   another order; a bfloat16 kernel would be off by 1e-2.
 - int8 weights and activations: 2e-1 at the worst, 3e-2 in the mean, and 90 % of the predictions of which the
   reference is sure (its two best logits are 5 % of the span apart). Each engine chooses where activations are
@@ -65,7 +65,7 @@ def images_of(name: str) -> tuple[Tensor, Tensor]:
     """For evaluation and for calibration."""
     loaded = open_model(name).loaded
     if loaded.card.bundled_images:
-        images = load_images(loaded, DataSpec(limit=200))
+        images = load_images(loaded, DataSpec(limit=500))
         return images.evaluation.images, images.calibration.images[:64]
     random = torch.Generator().manual_seed(0)
     coarse = torch.randn(46, loaded.card.input_shape[0], 14, 14, generator=random)
@@ -108,7 +108,7 @@ def test_float32(engine: str, name: str) -> None:
         found, expected = answers(engine, name, recipe)
         span = expected.max() - expected.min()
         assert np.abs(found - expected).max() <= 1e-4 * span, words
-        assert same(found, expected) >= 0.995, words
+        assert same(found, expected) >= 0.998, words
 
 
 @met_in("int8")

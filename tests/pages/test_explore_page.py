@@ -144,12 +144,16 @@ def test_outputs_are_matched_and_channels_equalised_when_asked(started: Started)
     assert Recipe(PruneSpec(sparsity=0.5, match=True), spec) in started.recipes()
 
 
-def test_widths_may_differ_by_layer(started: Started) -> None:
-    page = open_page("explore", {})
+@pytest.mark.slow
+def test_widths_that_differ_by_layer_keep_to_their_average(app: AppTest) -> None:
+    page = app.run()
     page.select_slider(key="bits").set_value(4)
     page.toggle(key="mixed").set_value(True).run()
-    mixed = replace(NORMAL.quantize.at(4), weight_bits=32, average_bits=4.0)
-    assert Recipe(quantize=mixed) in started.recipes()
+    settled(page, stands)
+    recipe = Recipe(quantize=replace(NORMAL.quantize.at(4), weight_bits=32, average_bits=4.0))
+    layers = results()[recipe].inspection.layers
+    assert len({layer.bits for layer in layers}) > 1
+    assert sum(layer.bits * layer.elements for layer in layers) <= 4 * sum(layer.elements for layer in layers)
 
 
 def test_a_pattern_fixes_the_sparsity(started: Started) -> None:
