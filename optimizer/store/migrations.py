@@ -147,8 +147,8 @@ def _pass_over_best_effort_that_rounded_once(connection: Connection) -> None:
 
 @migration
 def _pass_over_best_effort_that_refitted_all_of_the_way(connection: Connection) -> None:
-    """Best effort began to look halfway to what it refits too. What it rounds is passed over as well: in this
-    text the two are not told apart."""
+    """Best effort began to look halfway to what it refits too. What it rounds did not change, and is
+    measured again all the same."""
     _pass_over(connection, _has_best_effort)
 
 

@@ -86,6 +86,13 @@ def agree(model: nn.Module, images: Tensor, library: kernels.Kernels, threads: i
     return network
 
 
+def padded(kernel: int, uneven: bool) -> nn.Module:
+    """Zeros around images for windows of an odd size, one row and column more at the end; none if not
+    ``uneven``."""
+    before, after = kernel // 2 - 1, kernel // 2
+    return nn.ZeroPad2d((before, after, before, after)) if uneven else nn.Identity()
+
+
 SIZES = st.integers(1, 40)
 
 
@@ -146,9 +153,7 @@ def test_a_depthwise_convolution_is_torchs(
     layers = nn.Sequential(
         nn.Conv2d(3, channels, 1) if expanded else nn.Conv2d(3, channels, 3, padding=1),
         nn.ReLU6(),
-        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
-        if uneven
-        else nn.Identity(),
+        padded(kernel, uneven),
         nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels),
         nn.ReLU6(),
         nn.Conv2d(channels, 5, 1),
@@ -179,9 +184,7 @@ def test_rows_of_a_small_plane_are_moved_in_a_vector(
     layers = nn.Sequential(
         nn.Conv2d(3, 21, 1),
         nn.ReLU6(),
-        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
-        if uneven
-        else nn.Identity(),
+        padded(kernel, uneven),
         nn.Conv2d(21, 21, kernel, stride, padding, groups=21),
         nn.ReLU6(),
         nn.Conv2d(21, 5, 1),
@@ -202,9 +205,7 @@ def test_a_large_plane_is_computed_in_bands(
     layers = nn.Sequential(
         nn.Conv2d(3, 11, 3, stem, 1),
         nn.ReLU6(),
-        nn.ZeroPad2d((kernel // 2 - 1, kernel // 2, kernel // 2 - 1, kernel // 2))
-        if uneven
-        else nn.Identity(),
+        padded(kernel, uneven),
         nn.Conv2d(11, 11, kernel, stride, padding, groups=11),
         nn.ReLU6(),
     )

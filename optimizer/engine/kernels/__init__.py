@@ -59,6 +59,7 @@ class Step(ctypes.Structure):
 
 
 USUAL_CACHE = 32 * 1024
+"""Bytes of a first-level cache, where the system doesn't say."""
 
 
 @dataclass(frozen=True)
