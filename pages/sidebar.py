@@ -10,7 +10,7 @@ from optimizer.data import uploaded
 from optimizer.data.folders import check_allowed, image_folders, opened_roots
 from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
-from optimizer.formats import format_bytes
+from optimizer.formats import count, format_bytes
 from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.model.added import cards as added
 from optimizer.records import DataSpec, ModelCard, Settings, digest
@@ -96,7 +96,7 @@ def sidebar() -> None:
         settings = Settings(threads=_choose_threads())
         st.divider()
         st.caption(
-            f"Measured on {plain(environment().cpu)}, {environment().cores} cores. {leaves()}",
+            f"Measured on {plain(environment().cpu)}, {count(environment().cores, 'core')}. {leaves()}",
             help=plain(describe(environment())),
         )
     problem = refused or _problem(cards[name], data)

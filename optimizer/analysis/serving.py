@@ -30,7 +30,7 @@ from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE,
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, digest
 from optimizer.store.keys import request_key
-from optimizer.system.environment import environment, threads_available
+from optimizer.system.environment import environment, resolve_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,12 +91,7 @@ def streaming_engines() -> dict[str, EngineInfo]:
 def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
     """The grid on this machine, ascending. Raises InputError for threads or streams that it or the engine has
     not, and for too many configurations."""
-    cores = threads_available()
-    threads = sorted({count or cores for count in request.threads})
-    if threads[-1] > cores:
-        raise InputError(
-            f"{threads[-1]} threads are more than this machine's {cores} cores: use 1 to {cores}"
-        )
+    threads = sorted({resolve_threads(one) for one in request.threads})
     for streams in request.streams:
         if streams > 1 and not engine_info(request.engine).streams:
             raise InputError(

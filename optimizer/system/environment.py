@@ -17,6 +17,7 @@ import psutil
 
 from optimizer import __version__
 from optimizer.errors import InputError
+from optimizer.formats import count
 from optimizer.records import Environment
 
 LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "onnxruntime", "numpy")
@@ -91,7 +92,8 @@ def resolve_threads(asked: int) -> int:
     available = threads_available()
     if asked > available:
         raise InputError(
-            f"{asked} threads are more than this machine's {available} cores: use 1 to {available}"
+            f"{asked} threads are more than this machine's {count(available, 'core')}: "
+            f"use 1{f' to {available}' if available > 1 else ''}"
         )
     return asked or available
 
@@ -107,7 +109,7 @@ def describe(machine: Environment) -> str:
         [
             machine.cpu,
             ", ".join(machine.instruction_sets) or "instruction sets unknown",
-            f"{machine.cores} core{'s' if machine.cores > 1 else ''}",
+            count(machine.cores, "core"),
             *([f"governor {machine.governor}"] if machine.governor else []),
             f"{machine.memory_bytes / 2**30:.1f} GiB",
             machine.system,

@@ -102,9 +102,13 @@ def test_what_can_not_be_is_refused(asked: dict[str, tuple[int, ...]], words: st
 
 
 def test_what_this_machine_or_engine_has_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.analysis.serving.threads_available", lambda: 2)
+    monkeypatch.setattr("optimizer.system.environment.threads_available", lambda: 2)
     with pytest.raises(InputError, match="3 threads are more than this machine's 2 cores: use 1 to 2"):
         configurations(replace(REQUEST, threads=(1, 3)))
+    with monkeypatch.context() as patch:
+        patch.setattr("optimizer.system.environment.threads_available", lambda: 1)
+        with pytest.raises(InputError, match="2 threads are more than this machine's 1 core: use 1$"):
+            configurations(replace(REQUEST, threads=(2,)))
     with pytest.raises(InputError, match="2 streams are more than 1 thread, and each needs one: use 1 to 1"):
         configurations(replace(REQUEST, threads=(1,), streams=(1, 2)))
     with pytest.raises(
@@ -119,7 +123,7 @@ def test_what_this_machine_or_engine_has_not_is_refused(monkeypatch: pytest.Monk
 
 
 def test_a_grid_passes_over_more_streams_than_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimizer.analysis.serving.threads_available", lambda: 2)
+    monkeypatch.setattr("optimizer.system.environment.threads_available", lambda: 2)
     asked = replace(REQUEST, batches=(4, 1, 4), threads=(2, 1, 0), streams=(1, 2))
     assert configurations(asked) == (
         Configuration(1, 1, 1),
