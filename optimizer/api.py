@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
-from optimizer.analysis.view import Failed, Results, ResultView
+from optimizer.analysis.view import Failed, Results, ResultView, Screened
 from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
-from optimizer.errors import UnavailableError, WorkError, unknown
+from optimizer.errors import InputError, UnavailableError, WorkError, unknown
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
@@ -39,9 +39,10 @@ from optimizer.search.drain import until_over
 from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.questions import ask
 from optimizer.search.space import Space, subspace
-from optimizer.search.sweep import Grid, grid
+from optimizer.search.sweep import Grid
 from optimizer.search.sweep import sweep as each
 from optimizer.store import ledger
+from optimizer.store.keys import request_keys
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
 from optimizer.system.processes import user
@@ -117,6 +118,7 @@ def sweep(
     settings: Settings | None = None,
     executor: Executor | str | None = None,
     on: str = "",
+    frontier_only: bool = False,
     progress: bool = True,
 ) -> Results:
     """Every sparsity with every bit width, all else as in ``recipe``; the uncompressed model comes first.
@@ -127,6 +129,11 @@ def sweep(
     like the one called ``on``. ``model`` is then one of the catalogue, and images are in folders; results
     come home as they are known, under the environment that they were measured in.
 
+    With ``frontier_only`` what can't be on the frontier of accuracy lost, compressed size and latency is left
+    as soon as it has as many errors as another one, no larger and no slower, has on all images, and is told
+    in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels, channels
+    removed) is measured whole. It comes in the order in which most is left, and not with an ``executor``.
+
     Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
 
     >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
@@ -136,6 +143,8 @@ def sweep(
     from optimizer.measurement.given import named_only, open_given
 
     if executor is not None:
+        if frontier_only:
+            raise InputError("frontier_only works on this machine alone: leave it out, or leave executor out")
         request = named_only(model, data, calibration)
         request = replace(
             request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings()
@@ -151,19 +160,28 @@ def sweep(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
         base = replace(request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings())
-        requests, store = grid(base, sparsities, weight_bits), Store()
+        activations = (base.recipe.quantize.activation_bits,)
+        axes = tuple(sparsities), tuple(weight_bits), activations, (engine,)
+        requests, store = Grid(base, *axes, frontier_only=frontier_only).requests(), Store()
+        keys = request_keys(requests)
         found: list[ResultView] = []
         failed: list[Failed] = []
-        outcomes = each(requests, lambda one: on_demand.load_or_measure(one, store, workspace=workspace))
+        screened: list[Screened] = []
+        measured = partial(on_demand.load_or_measure, store=store, workspace=workspace)
+        if frontier_only:
+            measured = partial(on_demand.load_or_screen, grid=keys, store=store, workspace=workspace)
+        outcomes = each(requests, measured)
         for number, outcome in enumerate(outcomes, 1):
             report(
                 number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
             )
             if isinstance(outcome, Failed):
                 failed.append(outcome)
+            elif isinstance(outcome, Screened):
+                screened.append(outcome)
             else:
                 found.append(ResultView(outcome, workspace))
-        return Results(tuple(found), tuple(failed))
+        return Results(tuple(found), tuple(failed), tuple(screened))
 
 
 def _sweep_elsewhere(asked: Grid, nodes: Nodes, report: Report) -> Results:

@@ -6,22 +6,24 @@ imported inside, so that naming this module costs nothing.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from optimizer.analysis import stored
+from optimizer.analysis.screening import Bar, Screen, bar_for
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
-from optimizer.records import Known, Latency, Request, Result, Scores, encode
+from optimizer.records import Inspection, Known, Latency, Request, Result, Scores, encode
 from optimizer.search.drain import Work
 from optimizer.search.find import Progress, Question, Unwanted
 from optimizer.search.find import find as find_best
 from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
 from optimizer.search.space import Space
+from optimizer.search.sweep import is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.keys import request_key
@@ -42,11 +44,13 @@ def load_or_measure(
     report: Report = quiet,
     workspace: "Workspace | None" = None,
     scores: Scores | None = None,
+    screen: Screen | None = None,
 ) -> Result:
     """The stored result of exactly this request, or a new one, which is stored; so is that it failed.
 
     ``workspace`` is that of a model or images that the request names but no catalogue has, ``scores`` what
-    another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does.
+    another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does: with a
+    ``screen`` also ScreenedOut, of which nothing is stored.
     """
     result = store.get(request_key(request))
     if result is not None:
@@ -58,13 +62,39 @@ def load_or_measure(
         # A small device may have no memory for more than it times with.
         read = experiment.TIMED_IMAGES if scores else None
         workspace = workspace or open_workspace(request.model, request.data, report, read)
-        result = experiment.measure(workspace, request, report, store.latency, scores)
+        result = experiment.measure(workspace, request, report, store.latency, scores, screen)
     except ParetoscopeError as error:
         with suppress(UnavailableError):  # what made the measurement fail is what to tell
             store.put_failure(request_key(request), request, str(error), attempts=1)
         raise
     stored.put(store, result)
     return result
+
+
+def load_or_screen(
+    request: Request,
+    grid: Sequence[str],
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+) -> Result:
+    """As :func:`load_or_measure`. Raises ScreenedOut for what can't be on the frontier, as is known by those
+    of the ``grid``, of which these are the keys, that are stored."""
+
+    def screen(inspection: Inspection, latency: Latency) -> Bar | None:
+        rivals = stored.summaries_of(store, grid)
+        return bar_for(request, rivals, inspection.size.compressed_bytes, latency)
+
+    return load_or_measure(request, store, report, workspace, screen=screen)
+
+
+def measure_for(sweep: int, request: Request, store: Store, report: Report = quiet) -> Result:
+    """What a sweep of the ledger asks for: as :func:`load_or_measure`, and where it asks for its frontier
+    alone, as :func:`load_or_screen`."""
+    if not is_frontier_only(ledger.find(store, sweep).asked):
+        return load_or_measure(request, store, report)
+    grid = [item.key for item in ledger.items(store, sweep)]
+    return load_or_screen(request, grid, store, report)
 
 
 def do_here(store: Store, report: Report) -> Work:
@@ -78,7 +108,7 @@ def do_here(store: Store, report: Report) -> Work:
         if item.answer:
             return search(question_of(ledger.find(store, item.sweep)), store, reported)
         assert item.request is not None
-        return load_or_measure(item.request, store, reported).key
+        return measure_for(item.sweep, item.request, store, reported).key
 
     return do
 

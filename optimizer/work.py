@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.load import LoadRequest
+from optimizer.analysis.screening import ScreenedOut
 from optimizer.analysis.serving import ServingRequest, configurations
 from optimizer.analysis.two_files import CompareRequest
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import unknown
 from optimizer.methods import plugins
 from optimizer.methods.engines import ENGINES
-from optimizer.on_demand import artifact, compare, load_or_measure, search, time_afresh
+from optimizer.on_demand import artifact, compare, load_or_measure, measure_for, search, time_afresh
 from optimizer.progress import Report
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import (
@@ -206,6 +207,14 @@ def _measure(request: Request, report: Report) -> str:
     return load_or_measure(request, Store(), report).key
 
 
+def _measure_for(asked: tuple[int, Request], report: Report) -> str | ScreenedOut:
+    """As :func:`_measure`, for a sweep of the ledger; or why it is left out of one of the frontier alone."""
+    try:
+        return measure_for(*asked, Store(), report).key
+    except ScreenedOut as out:
+        return out
+
+
 def _ahead(request: Request, report: Report) -> str:
     """What nobody waits for yet: with the machine to itself, so that it never runs beside what is timed."""
     with exclusive(report):
@@ -310,6 +319,7 @@ JOB_KINDS: dict[str, JobKind] = {
     "sensitivities": JobKind(_sensitivities, "measuring sensitivities", 240),
     "coupled": JobKind(_coupled, "measuring sensitivities of coupled layers", 240),
     "measure": JobKind(_measure, "measuring", 480),
+    "measure for": JobKind(_measure_for, "measuring", 480),
     "ahead": JobKind(_ahead, "working ahead", 480),
     "preset": JobKind(_preset, "searching a recipe", 1440, silent_minutes=120),
     "find": JobKind(_find, "searching a configuration", 1440, silent_minutes=120),

@@ -91,10 +91,12 @@ def ask() -> int | None:
     if chosen_on is None:
         return None
     on, processor = chosen_on
+    with right:
+        only = frontier_only(disabled=bool(on) or before is not None) and not on
     base = Request(chosen.card.name, recipe_of(method), chosen.engine, chosen.data, chosen.settings)
     base = before.base if before else base
     amounts = tuple(one / 100 for one in shares)
-    asked = Grid(base, amounts, tuple(bits), tuple(activations), tuple(engines), processor)
+    asked = Grid(base, amounts, tuple(bits), tuple(activations), tuple(engines), processor, only)
     try:
         asked = asked.beside(before) if before else asked
         requests = asked.requests()
@@ -117,6 +119,21 @@ def ask() -> int | None:
                 session().extends = None
                 st.rerun()
     return None
+
+
+def frontier_only(disabled: bool) -> bool:
+    """Whether what can't be on the frontier is left. On another machine nothing is, and a sweep that is added
+    to stays what it is."""
+    return st.checkbox(
+        "Frontier only",
+        disabled=disabled,
+        help="Measures what can be on the frontier of accuracy, compressed size and latency, small ones "
+        "first. One that shares its time with others is left as soon as it has as many errors as a smaller "
+        "one has on all images: the frontier is the same, and there sooner. What is left out is listed under "
+        "*not measured*, with the images that it took. Sparse kernels and removed channels take times of "
+        "their own, and are measured whole; so is everything on another machine.",
+        **address.in_address("sweep_frontier_only"),
+    )
 
 
 def pills(
@@ -284,6 +301,7 @@ def extend(sweep: Sweep) -> None:
         st.session_state["sweep_bits"] = [one for one in WEIGHT_BITS[::-1] if one in asked.weight_bits]
         st.session_state["sweep_activations"] = list(asked.activation_bits)
         st.session_state["sweep_engines"] = list(asked.engines)
+        st.session_state["sweep_frontier_only"] = asked.frontier_only
         session().extends = sweep.id
 
 
@@ -359,7 +377,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
             help="One HTML file with verdicts, charts and method; it opens without a network.",
         )
     if view == "not measured":
-        rows = [row_of(item) for item in items if item.state != "done"]
+        rows = [row_of(item) for item in items if item.key not in results]
         st.dataframe(pd.DataFrame(rows), hide_index=True) if rows else st.caption("Everything is measured.")
         return
     if not shown:

@@ -19,9 +19,9 @@ from optimizer.records import Known, Request, digest, encode
 from optimizer.search import questions
 from optimizer.search.drain import Background, by_pool
 from optimizer.search.find import Question
-from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
+from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, is_frontier_only
 from optimizer.store import ledger
-from optimizer.store.items import Sweep
+from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
@@ -67,7 +67,11 @@ def pool() -> Pool:
 @st.cache_resource
 def background() -> Background:
     """The thread that works off sweeps and questions, below all that visitors wait for."""
-    work = Background(store(), by_pool(pool(), "measure", BACKGROUND))
+
+    def screens(item: Item) -> bool:
+        return is_frontier_only(ledger.find(store(), item.sweep).asked)
+
+    work = Background(store(), by_pool(pool(), "measure", BACKGROUND, screens))
     atexit.register(work.close)
     return work
 

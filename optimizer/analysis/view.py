@@ -147,19 +147,31 @@ class Failed:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A recipe that was not measured to the end since it can't be on the frontier, and how that is known."""
+
+    request: Request
+    message: str
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Results(Sequence[ResultView]):
-    """What a sweep measured, in its order, and the recipes that failed."""
+    """What a sweep measured, in its order, the recipes that failed, and those that a sweep of the frontier
+    left out."""
 
     results: tuple[ResultView, ...]
     failed: tuple[Failed, ...] = ()
+    screened: tuple[Screened, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> ResultView: ...
     @overload
     def __getitem__(self, index: slice) -> "Results": ...
     def __getitem__(self, index: int | slice) -> "ResultView | Results":
-        return Results(self.results[index], self.failed) if isinstance(index, slice) else self.results[index]
+        if isinstance(index, slice):
+            return Results(self.results[index], self.failed, self.screened)
+        return self.results[index]
 
     def __len__(self) -> int:
         return len(self.results)
@@ -176,15 +188,18 @@ class Results(Sequence[ResultView]):
         return frame(self.records)
 
     def __repr__(self) -> str:
-        return "\n".join((self._shown().to_string(), *map(_failure, self.failed)))
+        return "\n".join((self._shown().to_string(), *self._left_out()))
 
     def _repr_html_(self) -> str:
-        failures = "".join(f"<p>{html.escape(_failure(one))}</p>" for one in self.failed)
-        return f"{self._shown().to_html()}{failures}"
+        left_out = "".join(f"<p>{html.escape(words)}</p>" for words in self._left_out())
+        return f"{self._shown().to_html()}{left_out}"
+
+    def _left_out(self) -> list[str]:
+        return [
+            f"{what}: {one.request.recipe.describe()}: {one.message}"
+            for what, those in (("not measured", self.failed), ("screened out", self.screened))
+            for one in those
+        ]
 
     def _shown(self) -> "pd.DataFrame":
         return self.frame()[list(COLUMNS)].round(4)
-
-
-def _failure(failed: Failed) -> str:
-    return f"not measured: {failed.request.recipe.describe()}: {failed.message}"

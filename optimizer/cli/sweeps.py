@@ -43,7 +43,15 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         metavar="NODE",
         help="time on nodes like this one, of those of a cluster",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--frontier-only",
+        action="store_true",
+        help="measure what can be on the frontier of accuracy, compressed size and latency, and leave the "
+        "rest as soon as it has too many errors: the same frontier, sooner; not on a cluster",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line, of each that is measured"
+    )
     parser.add_argument(
         "--resume",
         type=int,
@@ -55,6 +63,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 def run_sweep(options: argparse.Namespace) -> None:
     if options.on and not options.cluster:
         raise InputError(f"--on {options.on} names a node of a cluster: give its --cluster ADDRESS too")
+    if options.cluster and options.frontier_only:
+        raise InputError("--frontier-only works on this machine alone: leave it out, or leave --cluster out")
     if not options.cluster:
         _run(options, None)
         return
@@ -85,7 +95,8 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
         base = replace(request_of(options, recipe), recipe=recipe)
         activations = (recipe.quantize.activation_bits,)
         on = nodes.environment.cpu if nodes else ""
-        asked = Grid(base, tuple(options.sparsities), tuple(options.bits), activations, (options.engine,), on)
+        axes = tuple(options.sparsities), tuple(options.bits), activations, (options.engine,)
+        asked = Grid(base, *axes, on, options.frontier_only)
         requests = asked.requests()
         if nodes:
             check(base)
@@ -137,7 +148,7 @@ def _printing(store: Store, sweep: int, as_lines: bool) -> Callable[[], None]:
     def print_new() -> None:
         items = ledger.items(store, sweep)
         for item in items:
-            if item.number not in printed and item.state in ("done", "failed"):
+            if item.number not in printed and item.state in ("done", "screened out", "failed"):
                 printed.add(item.number)
                 _print_item(store, item, len(items), as_lines)
 
@@ -149,7 +160,7 @@ def _print_item(store: Store, item: Item, total: int, as_lines: bool) -> None:
     print(f"{item.number + 1} of {total}: {words}", file=sys.stderr)
     result = store.get(item.key) if item.state == "done" else None
     if result is None:
-        _say(f"not measured: {item.message}")
+        _say(f"{item.state if item.state == 'screened out' else 'not measured'}: {item.message}")
     elif as_lines:
         print(json.dumps(as_json(result)), flush=True)
     else:

@@ -1,6 +1,5 @@
 """One experiment: a request in, a result out."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from functools import cached_property, partial
 
 import numpy as np
 
+from optimizer.analysis.screening import Bar, Screen
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.engine import Runner
 from optimizer.engine.base import Build
@@ -21,11 +21,12 @@ from optimizer.measurement.compressed import (
     inspection_of,
     notes_on_equalisation,
 )
+from optimizer.measurement.scoring import score_at_random, score_unless_beaten
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
 from optimizer.methods.engines import engine_info
 from optimizer.model.added.cards import version_of
-from optimizer.progress import Report, is_heard, publish, quiet, stop_if_cancelled, uninterrupted
+from optimizer.progress import Report, is_heard, publish, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import (
     Accuracy,
@@ -48,12 +49,6 @@ SharedLatency = Callable[[str, bool], Latency | None]
 
 
 TIMED_IMAGES = 64
-FIRST_SHARE = 0.04
-"""Of the images, after which accuracy is told for the first time."""
-GROWTH = 4.0
-"""By how much more of the images it is told again."""
-MAX_COPIED_BYTES = 32 * 2**20
-"""Images that are copied at a time to be scored in another order."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,14 @@ class Scored:
         return accuracy_of(logits, self.baseline.logits, self.labels, workspace.files, parts)
 
 
-def score(workspace: Workspace, request: Request, report: Report = quiet) -> Scored:
-    """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError."""
+def score(
+    workspace: Workspace,
+    request: Request,
+    report: Report = quiet,
+    bar_of: Callable[[Runner, Inspection], Bar | None] = lambda *_: None,
+) -> Scored:
+    """Compress, build and run over all evaluation images. Raises InputError, UnavailableError, WorkError; and
+    ScreenedOut as soon as it has as many errors as the bar has, where ``bar_of`` gives one."""
     request = checked(request)
     if request.recipe.learns:  # which changes no count, and is waited for
         publish(Known(request, inspect(workspace, request.recipe, report), learning=True))
@@ -120,24 +121,25 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
         baseline = _baseline(workspace, *_way(request))
         runner = _run_by(workspace, build, compressed, request)
 
-        def tell(logits: np.ndarray, of: np.ndarray) -> None:
-            if not is_heard():
-                return
-            accuracies = (
-                accuracy_of(
-                    one,
-                    baseline.logits[of],
-                    None if labels is None else labels[of],
-                    parts=workspace.model.loaded.parts,
-                )
-                for one in (logits[of], baseline.logits[of])
-            )
-            accuracy, before = accuracies
-            publish(Known(request, inspection, len(logits), accuracy, before))
+        def partly(logits: np.ndarray, of: np.ndarray) -> Accuracy:
+            known = None if labels is None else labels[of]
+            return accuracy_of(logits[of], baseline.logits[of], known, parts=workspace.model.loaded.parts)
 
-        logits = baseline.logits
+        def tell(logits: np.ndarray, of: np.ndarray) -> None:
+            if is_heard():
+                accuracy, before = partly(logits, of), partly(baseline.logits, of)
+                publish(Known(request, inspection, len(logits), accuracy, before))
+
+        def errors(logits: np.ndarray, of: np.ndarray) -> int:
+            return int(np.count_nonzero(~partly(logits, of).outcomes))
+
+        logits, every = baseline.logits, images.images.numpy()
         if not request.recipe.identity:
-            logits = _score_in_parts(runner, images.images.numpy(), tell)
+            bar = bar_of(runner, inspection)
+            if bar is None:
+                logits = score_at_random(runner.score, every, tell)
+            else:
+                logits = score_unless_beaten(runner.score, every, bar, baseline.logits, errors)
     notes = (
         *workspace.model.notes,
         *compressed.notes,
@@ -148,35 +150,6 @@ def score(workspace: Workspace, request: Request, report: Report = quiet) -> Sco
     scored = Scored(workspace, inspection, runner, logits, baseline, labels, notes)
     publish(Known(request, inspection, len(logits), scored.accuracy, scored.baseline_accuracy))
     return scored
-
-
-def _score_in_parts(
-    runner: Runner, images: np.ndarray, tell: Callable[[np.ndarray, np.ndarray], None]
-) -> np.ndarray:
-    """Logits ``[N, K]`` of ``images`` ``[N, C, H, W]``, scored in a random order, so that the first of them
-    stand for all: ``tell`` is given the logits and the indices of those that are known, as they grow."""
-    order = np.random.default_rng(0).permutation(len(images))
-    most = max(1, MAX_COPIED_BYTES // max(1, images[:1].nbytes))
-    logits = np.empty(0, np.float32)
-    known = 0
-    for until in _growing(len(images)):
-        while known < until:
-            stop_if_cancelled()
-            part = order[known : min(until, known + most)]
-            found = runner.score(images[part])
-            if not known:
-                logits = np.empty((len(images), *found.shape[1:]), found.dtype)
-            logits[part] = found
-            known += len(part)
-        if until < len(images):
-            tell(logits, order[:until])
-    return logits
-
-
-def _growing(total: int) -> list[int]:
-    """Numbers of images after which accuracy is told; the last is all of them."""
-    steps = math.ceil(math.log(1 / FIRST_SHARE, GROWTH))
-    return sorted({math.ceil(total / GROWTH**step) for step in range(steps)})
 
 
 def checked(request: Request) -> Request:
@@ -225,8 +198,10 @@ def measure(
     report: Report = quiet,
     shared_latency: SharedLatency = lambda *_: None,
     scores: Scores | None = None,
+    screen: Screen | None = None,
 ) -> Result:
-    """Score and time one recipe. Raises InputError, UnavailableError, WorkError.
+    """Score and time one recipe. Raises InputError, UnavailableError, WorkError; and ScreenedOut, where
+    there is a ``screen``, for what shares a latency and can't be on the frontier.
 
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
@@ -235,8 +210,14 @@ def measure(
     """
     ready = checked(request)
     settings, way = ready.settings, _way(ready)
+
+    def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
+        signature = _signature(request, runner.execution, settings.threads)
+        timed = shared_latency(signature, settings.quick) if screen else None
+        return screen(inspection, timed) if screen and timed else None
+
     if scores is None:
-        scored = score(workspace, request, report)
+        scored = score(workspace, request, report, bar_of)
         scores, runner, baseline = scored.scores, scored.runner, scored.baseline.runner
     else:
         runner = pair(workspace, request, report).runner

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import cast
 
+from optimizer.analysis.screening import ScreenedOut
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
 from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.store import ledger
@@ -30,7 +31,8 @@ look into the store."""
 Work = Callable[[Item], str]
 """Does an item: puts its result, or the answer to a question, into the store and gives the key. Where
 :func:`optimizer.progress.stop_if_cancelled` raises, it lets that pass, and where
-:func:`optimizer.progress.is_enough` says so, a search ends with the best that it has."""
+:func:`optimizer.progress.is_enough` says so, a search ends with the best that it has. Raises ScreenedOut for
+what a sweep of the frontier alone leaves out."""
 
 
 def drain(
@@ -76,6 +78,9 @@ def _run(store: Store, item: Item, do: Work) -> Item:
     try:
         with _beating(store, item):
             key = do(item)
+    except ScreenedOut as out:
+        ledger.screen_out(store, item, str(out))
+        return replace(item, state="screened out", message=str(out))
     except Exception as error:  # engines raise what they like
         words = words_of(error)
         try:
@@ -132,9 +137,12 @@ def works_on(sweep: int) -> bool:
     return sweep in _BEGUN
 
 
-def by_pool(pool: Pool, lane: str, priority: float) -> Work:
-    """Done by a pool's worker, when it is the turn of its ``priority``. A search under which workers die goes
-    on: it gives up the position that ends them."""
+def by_pool(
+    pool: Pool, lane: str, priority: float, screens: Callable[[Item], bool] = lambda item: False
+) -> Work:
+    """Done by a pool's worker, when it is the turn of its ``priority``; where it ``screens``, under a key of
+    its own: who else waits for that result wants it whole. A search under which workers die goes on: it gives
+    up the position that ends them."""
 
     def finished(task: str, asked: object, key: str) -> Job:
         past = pool.get(key)
@@ -162,6 +170,8 @@ def by_pool(pool: Pool, lane: str, priority: float) -> Work:
         task, asked, key = "measure", cast(object, item.request), request_key(item.request)
         if item.answer:
             task, asked, key = "find", item.sweep, item.key
+        elif screens(item):
+            task, asked, key = "measure for", (item.sweep, item.request), f"{key} for {item.sweep}"
         for _ in range(MAX_SEARCHES if item.answer else 1):
             job = finished(task, asked, key)
             if not job.died:
@@ -170,6 +180,8 @@ def by_pool(pool: Pool, lane: str, priority: float) -> Work:
             raise Cancelled
         if job.state == "failed":
             raise WorkError(job.error)
+        if isinstance(job.result, ScreenedOut):
+            raise job.result
         return str(job.result)
 
     return do

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from optimizer.analysis.view import Failed
+from optimizer.analysis.screening import ScreenedOut
+from optimizer.analysis.view import Failed, Screened
 from optimizer.errors import InputError, words_of
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import WEIGHT_BITS, Recipe
@@ -23,7 +24,8 @@ MAX_GRID = 2_000
 class Grid:
     """A question of the ledger: every sparsity with every bit width, on each of the engines, all else as in
     ``base``, whose recipe says how to prune and to round. ``on`` names the processor that it is timed on,
-    where that is another machine's."""
+    where that is another machine's. With ``frontier_only`` what can't be on the frontier is left once that is
+    known (:mod:`optimizer.analysis.screening`)."""
 
     base: Request
     sparsities: tuple[float, ...]
@@ -31,6 +33,7 @@ class Grid:
     activation_bits: tuple[int, ...]
     engines: tuple[str, ...]
     on: str = ""
+    frontier_only: bool = False
 
     def beside(self, before: "Grid") -> "Grid":
         """This one, with all that ``before`` asked for."""
@@ -41,6 +44,7 @@ class Grid:
             activation_bits=tuple(sorted({*before.activation_bits, *self.activation_bits}, reverse=True)),
             engines=tuple(dict.fromkeys((*before.engines, *self.engines))),
             on=before.on,
+            frontier_only=before.frontier_only,
         )
 
     def requests(self) -> list[Request]:
@@ -63,7 +67,17 @@ class Grid:
                 f"{len(self.sparsities)} sparsities x {len(self.weight_bits)} bit widths, "
                 f"{len(bases)} times, are more than {MAX_GRID:,} configurations: take fewer steps"
             )
-        return [request for base in bases for request in grid(base, self.sparsities, self.weight_bits)]
+        requests = [request for base in bases for request in grid(base, self.sparsities, self.weight_bits)]
+        return sorted(requests, key=self.turn) if self.frontier_only else requests
+
+    def turn(self, request: Request) -> tuple[float, ...]:
+        """Where a request comes if only the frontier counts: what beats others first, the fast and small."""
+        recipe = request.recipe
+        bits = recipe.quantize.average_bits or recipe.quantize.weight_bits
+        left = 1 - recipe.prune.share
+        packed = min(bits, 1 + left * bits)  # a weight, with a bitmap of those that are left
+        engine = self.engines.index(request.engine)
+        return engine, not recipe.identity, recipe.quantize.activation_bits, packed, left
 
 
 def describe_asked(asked: bytes) -> str:
@@ -79,7 +93,16 @@ def describe_asked(asked: bytes) -> str:
     rounded = "" if activations == "32" else f", {activations}-bit activations"
     timed = f", timed on {grid.on}" if grid.on else ""
     engine = ", ".join(engines)
-    return f"{grid.base.model} on {engine}: {pruner.label}, {shares} % at {bits} bits{rounded}{timed}"
+    only = ", the frontier only" if grid.frontier_only else ""
+    return f"{grid.base.model} on {engine}: {pruner.label}, {shares} % at {bits} bits{rounded}{timed}{only}"
+
+
+def is_frontier_only(asked: bytes) -> bool:
+    """Whether a sweep of the ledger asks for its frontier alone."""
+    try:
+        return decode(asked, Grid).frontier_only
+    except InputError:  # a question, or of another version
+        return False
 
 
 def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:
@@ -141,11 +164,16 @@ def _recipe(base: Recipe, sparsity: float, bits: int) -> Recipe:
     return replace(base, prune=prune, quantize=base.quantize.at(bits)).canonical()
 
 
-def sweep(requests: Iterable[Request], measure: Callable[[Request], Result]) -> Iterator[Result | Failed]:
-    """Measure one after the other. A configuration that fails, however, is recorded and the rest go on."""
+def sweep(
+    requests: Iterable[Request], measure: Callable[[Request], Result]
+) -> Iterator[Result | Failed | Screened]:
+    """Measure one after the other. A configuration that fails, however, is recorded and the rest go on; so is
+    one that was screened out."""
     for request in requests:
         try:
             result = measure(request)
+        except ScreenedOut as out:
+            yield Screened(request, str(out))
         except Exception as error:  # engines raise what they like, such as RuntimeError for want of memory
             yield Failed(request, words_of(error))
         else:

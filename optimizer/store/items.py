@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select, update
 
@@ -11,8 +11,9 @@ from optimizer.records import SCHEMA, DataSpec, Request, decode
 from optimizer.store.results import ANSWER
 from optimizer.store.rows import NOT_A_RECORD
 from optimizer.store.tables import QUEUED, RUNNING, documents, items, results, sweeps
-from optimizer.system.process_pool import State
 
+State = Literal["queued", "running", "done", "screened out", "failed", "cancelled"]
+"""Of an item. Screened out: left since it can't be on the frontier, in a sweep that asks for no more."""
 MAX_ID = 2**63 - 1
 """The databases'; a link may name any."""
 Versions = Mapping[tuple[str, DataSpec], tuple[str, str]]

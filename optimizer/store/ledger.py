@@ -214,6 +214,12 @@ def fail(store: Store, item: Item, message: str) -> None:
     _change(store, is_own(item), state="failed", owner="", message=words)
 
 
+def screen_out(store: Store, item: Item, message: str) -> None:
+    """An item of a sweep of the frontier is left, since it can't be on it; one that is not this owner's any
+    more is left as it is."""
+    _change(store, is_own(item), state="screened out", owner="", message=message)
+
+
 def put_back(store: Store, item: Item) -> None:
     """An item that was begun and not ended waits again, as if it had not been tried."""
     _change(store, is_own(item), **_untried())

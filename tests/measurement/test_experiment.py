@@ -144,7 +144,7 @@ def test_with_the_scores_of_another_machine_a_recipe_is_timed_and_not_scored(
     assert scores.environment == environment()
     there = decode(encode(replace(scores, environment=OTHER_MACHINE)), Scores)
     close_all()
-    for name in ("score", "_baseline", "_score_in_parts"):
+    for name in ("score", "_baseline", "score_at_random"):
         monkeypatch.delattr(experiment, name)
     timed = measure(asked, scores=there)
     assert timed.scored_on == OTHER_MACHINE

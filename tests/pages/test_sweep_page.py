@@ -60,6 +60,7 @@ def test_a_grid_is_said_before_it_starts_and_then_stands_in_the_ledger(started: 
     assert (sweep.state, sweep.total) == ("queued", 6)
     asked = decode(sweep.asked, Grid)
     assert (asked.base.model, asked.base.recipe, asked.weight_bits) == ("fashion-mlp", NORMAL, (4,))
+    assert not asked.frontier_only
     assert page.query_params["sweep"] == str(sweep.id)
     assert "Sweep 1" in words(page)
 
@@ -73,6 +74,36 @@ def test_a_link_holds_the_grid(started: Started) -> None:
     asked = decode(newest().asked, Grid)
     assert (asked.sparsities, asked.weight_bits) == ((0, 0.5), (32, 4))
     assert asked.base.recipe.prune.method == "channels"
+
+
+def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(started: Started) -> None:
+    page = open_page("sweep", {"model": "fashion-mlp"})
+    page.checkbox(key="sweep_frontier_only").check().run()
+    page = press(page, "Start")
+    sweep = newest()
+    assert decode(sweep.asked, Grid).frontier_only
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    assert item.request is not None
+    tasks.store().put(
+        replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
+    )
+    ledger.finish(tasks.store(), item, item.key, 2.0)
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    ledger.screen_out(tasks.store(), item, "not on the frontier: 9 errors")
+    ledger.cancel(tasks.store(), sweep.id)
+    page = open_page("sweep", {})
+    assert len(page.dataframe[0].value) == 1
+    page.segmented_control(key="sweep_view").set_value("not measured").run()
+    shown = page.dataframe[0].value
+    assert len(shown) == 23
+    assert shown[["state", "why"]].values.tolist()[0] == ["screened out", "not on the frontier: 9 errors"]
+    page = press(page, "Extend")
+    page = page.button_group(key="sweep_bits").set_value([6]).run()
+    assert page.checkbox(key="sweep_frontier_only").disabled
+    press(page, f"Extend sweep {sweep.id}")
+    assert decode(newest().asked, Grid).frontier_only
 
 
 def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(started: Started) -> None:

@@ -1,0 +1,99 @@
+"""Which configurations can't be on the frontier, told from a part of the images and without timing them.
+
+A configuration is beaten where another one, measured whole, is no larger and no slower and has no more
+errors. Size is exact before an image is run, and dense kernels of one execution signature share their time.
+So a configuration is off the frontier as soon as it has as many errors as the other one has on all images,
+whatever it says of those that are left: no interval is needed, and nothing is left to chance. Where images
+come first that are likely to be errors, that takes few more of them than there are errors.
+
+What is left out by this is what :func:`optimizer.analysis.frontier.frontier_of` leaves out of its metrics
+FRONTIER, had all been measured whole: these count figures, not intervals. A network without classes has no
+errors to count, and is measured whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from optimizer.analysis.measures import latency_measures
+from optimizer.analysis.statistics import LatencySummary
+from optimizer.analysis.summary import Summary
+from optimizer.formats import count
+from optimizer.records import Inspection, Latency, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """With so many ``errors`` a configuration is beaten by the recipe described as ``by``. ``wrong`` ``[N]``
+    is the share of those measured so far that have an error on each image."""
+
+    errors: int
+    by: str
+    wrong: np.ndarray
+
+
+Screen = Callable[[Inspection, Latency], Bar | None]
+"""Of a configuration's counts and sizes, and of the time that it shares; None: nothing measured is as small
+and as fast."""
+
+
+class ScreenedOut(Exception):
+    """A configuration was left before it was measured, since it can't be on the frontier: it had ``errors``
+    on the ``scored`` of ``total`` images, as many as what it is beaten ``by`` has on all of them."""
+
+    def __init__(self, by: str, errors: int, scored: int, total: int) -> None:
+        super().__init__(by, errors, scored, total)
+        self.by, self.errors, self.scored, self.total = by, errors, scored, total
+
+    def __str__(self) -> str:
+        return (
+            f"not on the frontier: {count(self.errors, 'error')} on the first {self.scored:,} of "
+            f"{self.total:,} images, likely errors first; {self.by} is no larger and no slower, and has no "
+            "more on all of them"
+        )
+
+
+def bar_for(request: Request, rivals: Sequence[Summary], size: int, latency: Latency) -> Bar | None:
+    """What beats a request of ``size`` bytes, compressed, that shares ``latency``; of ``rivals`` those are
+    looked at that were asked for the same but for their recipe. None where nothing can."""
+    timed, _ = latency_measures(latency)
+    alike = [one for one in rivals if _asked(one.request) == _asked(request) and not one.fidelity]
+    bars = []
+    for one in alike:
+        if _measured(one.latency) == _measured(timed):  # shared by the two, noisy or not
+            is_slower = is_faster = False
+        elif one.noise or timed.noise:  # which neither beats nor joins
+            continue
+        else:
+            is_slower, is_faster = one.latency.ratio > timed.ratio, one.latency.ratio < timed.ratio
+        its = one.size.compressed_bytes
+        if its <= size and not is_slower:
+            is_better = its < size or is_faster  # else equals, which are both on the frontier
+            name = one.recipe.describe(details=False)
+            bars.append((one.total - one.correct + (not is_better), name))
+    if not bars:
+        return None
+    errors, by = min(bars)
+    return Bar(errors, by, np.mean([~_outcomes(one) for one in alike], axis=0))
+
+
+def likely_errors_first(wrong: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Indices ``[N]`` of the images: first those that most configurations have wrong, by ``wrong`` ``[N]``;
+    of equals, those of which the uncompressed model is least sure, by its ``logits`` ``[N, K]``."""
+    best = np.sort(logits, axis=1)[:, -2:]
+    return np.lexsort((best[:, -1] - best[:, 0], -wrong))
+
+
+def _asked(request: Request) -> tuple[object, ...]:
+    return request.model, request.engine, request.data, request.settings
+
+
+def _measured(latency: LatencySummary) -> tuple[float, ...]:
+    """Equal for one measurement."""
+    return latency.median_ns, latency.ratio, latency.aa_ratio
+
+
+def _outcomes(summary: Summary) -> np.ndarray:
+    packed = np.frombuffer(summary.outcomes, np.uint8)
+    return np.unpackbits(packed, count=summary.total).astype(bool)
