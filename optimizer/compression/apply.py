@@ -64,6 +64,7 @@ def compress_weights(
     recipe: Recipe,
     published: Mapping[str, Tensor] | None = None,
     statistics: Statistics | None = None,
+    pruned: Mapping[str, Pruned] | None = None,
 ) -> dict[str, CompressedWeight]:
     """The weights that ``recipe`` makes of ``model``, which is left as it was. Raises InputError.
 
@@ -71,7 +72,8 @@ def compress_weights(
     own: those before batch norm was folded. Folding scales each output channel, and magnitudes across
     channels that tell what matters are those the model was trained with: on EfficientNet-Lite0 30 % global
     sparsity keeps 0.82 by them and 0.48 by the folded ones. Ranges for rounding are those of the model's own.
-    ``statistics`` is what a recipe that needs data works from.
+    ``statistics`` is what a recipe that needs data works from, ``pruned`` what :func:`prune_weights` made of
+    the same, where that is known.
     """
     weights = {layer.name: layer.weight.detach() for layer in walk(model)}
     for override in recipe.layers:
@@ -88,20 +90,32 @@ def compress_weights(
         )
     _check_pattern(weights, recipe)
     scored = weights if published is None else {name: published[name] for name in weights}
-    pruned = _prune(weights, scored, recipe, statistics)
+    kept = pruned or _prune(weights, scored, recipe, statistics)
     prune_specs, specs = recipe.prune_for(weights), _quantize_specs(weights, recipe, statistics)
-    pruned = equalise.equalised(equalised_pairs(model, specs), pruned)
+    kept = equalise.equalised(equalised_pairs(model, specs), kept)
     return {
         name: _compressed(
             weight,
-            pruned[name],
-            _threshold(scored[name], pruned[name].mask, prune_specs[name]),
+            kept[name],
+            _threshold(scored[name], kept[name].mask, prune_specs[name]),
             specs[name],
             name,
             statistics,
         )
         for name, weight in weights.items()
     }
+
+
+@pinned_threads()
+@torch.no_grad()
+def prune_weights(
+    model: nn.Module, recipe: Recipe, published: Mapping[str, Tensor], statistics: Statistics | None
+) -> dict[str, Pruned]:
+    """The first half of :func:`compress_weights`, which recipes share that round otherwise. Raises
+    InputError."""
+    weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    _check_pattern(weights, recipe)
+    return _prune(weights, {name: published[name] for name in weights}, recipe, statistics)
 
 
 def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
@@ -188,9 +202,10 @@ def compress(
     recipe: Recipe,
     published: Mapping[str, Tensor] | None = None,
     statistics: Statistics | None = None,
+    pruned: Mapping[str, Pruned] | None = None,
 ) -> CompressedModel:
     """A compressed copy of ``model``, in evaluation mode; see :func:`compress_weights`."""
-    weights = compress_weights(model, recipe, published, statistics)
+    weights = compress_weights(model, recipe, published, statistics, pruned)
     module = copy.deepcopy(model).eval()
     biases: set[int] = set()
     for layer in uses(module):  # modules may share a weight and have biases of their own, or share both

@@ -2,14 +2,16 @@
 is counted and told of it without running an image."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from cachetools import LRUCache
 from torch import nn
 
 from optimizer.compression.anatomy import anatomy_of, sensitivities_of
-from optimizer.compression.apply import CompressedModel, compress, equalised_pairs
+from optimizer.compression.apply import CompressedModel, compress, equalised_pairs, prune_weights
 from optimizer.compression.calibration.cache import (
     coupled,
     fine_tuned,
@@ -21,6 +23,7 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune import Shrinker
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.compression.step_time import keep_step_time
 from optimizer.engine import engine_named
@@ -69,7 +72,29 @@ def compressed_model(workspace: Workspace, recipe: Recipe, *, report: Report = q
         return replace(
             compress(small, rest, statistics=_statistics_of(workspace, small, rest, report)), recipe=recipe
         )
-    return compress(model.module, recipe, model.published, _needed(workspace, recipe, report))
+    needed = _needed(workspace, recipe, report)
+    pruned = _pruned(workspace, recipe, needed) if recipe.prune.active else None
+    return compress(model.module, recipe, model.published, needed, pruned)
+
+
+MAX_PRUNED_BYTES = 128 * 2**20
+"""Of weights that stay pruned, for other bit widths to be rounded from."""
+
+
+def _pruned(workspace: Workspace, recipe: Recipe, statistics: Statistics | None) -> Mapping[str, Pruned]:
+    """Pruning takes as long as rounding: done once for all bit widths of the last few sparsities."""
+    model = workspace.model
+    kept = workspace.kept.setdefault(_pruned, LRUCache(MAX_PRUNED_BYTES, _bytes_of))
+    asked = tuple(recipe.prune_for(model.published).items())
+    if (pruned := kept.get(asked)) is None:
+        pruned = prune_weights(model.module, recipe, model.published, statistics)
+        with suppress(ValueError):  # too large to be kept
+            kept[asked] = pruned
+    return pruned
+
+
+def _bytes_of(pruned: Mapping[str, Pruned]) -> int:
+    return sum(one.weight.nbytes + one.mask.nbytes for one in pruned.values())
 
 
 def _statistics_of(
