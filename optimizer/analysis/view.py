@@ -149,10 +149,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Screened:
-    """A recipe that was not measured to the end since it can't be on the frontier, and how that is known."""
+    """A recipe that was scored on some ``images`` alone since it can't be on the frontier, and how that is
+    known."""
 
     request: Request
     message: str
+    images: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -173,7 +173,7 @@ def sweep(
         try:
             result = measure(request)
         except ScreenedOut as out:
-            yield Screened(request, str(out))
+            yield Screened(request, str(out), out.scored)
         except Exception as error:  # engines raise what they like, such as RuntimeError for want of memory
             yield Failed(request, words_of(error))
         else:

@@ -183,6 +183,7 @@ def test_a_script_is_told_what_is_left_out(home: object) -> None:
     assert found.screened
     assert len(found) + len(found.screened) == 4
     assert not found.failed
+    assert all(0 < one.images < 10_000 for one in found.screened)
     words = f"screened out: {found.screened[0].request.recipe.describe()}: not on the frontier: "
     assert words in repr(found)
     assert words in found._repr_html_()
