@@ -12,8 +12,9 @@ FIRST_SHARE = 0.04
 """Of the images, after which accuracy is told for the first time."""
 GROWTH = 4.0
 """By how much more of the images it is told again."""
-SCREENED_SHARE = 0.02
-"""Of the images, which are scored at least between two looks at whether a configuration is beaten."""
+SCREENED_SHARE, SCREENED_GROWTH = 0.02, 0.125
+"""Of all images, and of those that are known: so many are scored at least between two looks at whether a
+configuration is beaten."""
 MAX_COPIED_BYTES = 32 * 2**20
 """Images that are copied at a time to be scored in another order."""
 
@@ -48,13 +49,13 @@ def score_unless_beaten(
 
     Raises ScreenedOut as soon as there are as many as the bar has.
     """
-    least = math.ceil(SCREENED_SHARE * len(images))
 
     def look(logits: np.ndarray, known: np.ndarray) -> int:
         found = errors(logits, known) if len(known) else 0
         if found >= bar.errors:
             raise ScreenedOut(bar.by, found, len(known), len(images))
-        return len(known) + max(bar.errors - found, least)
+        least = max(SCREENED_SHARE * len(images), SCREENED_GROWTH * len(known))
+        return len(known) + max(bar.errors - found, math.ceil(least))
 
     return _score(score, images, likely_errors_first(bar.wrong, baseline), look)
 
