@@ -233,7 +233,7 @@ class Distillation:
     ``kept`` has the masks of weights, ``held`` the grids of those that were rounded; ``best`` is the state
     that answers the images held out most nearly as is wanted. ``before`` and ``after`` are divergences (KL,
     nats) on those, of logits that are as sharp as suits them: being sharper or blunter makes no answer
-    another.
+    another. ``suits`` is how sharp that is of what all began from, ``sharpness`` of the best.
     """
 
     model: nn.Module
@@ -251,6 +251,7 @@ class Distillation:
     divergence_weight: float = field(init=False)
     best: dict[str, Tensor] = field(init=False)
     sharpness: float = field(init=False, default=1.0)
+    suits: float = field(init=False)
     before: float = field(init=False)
     after: float = field(init=False)
 
@@ -268,7 +269,7 @@ class Distillation:
         self.inputs = self.images
         for part in self.parts[: self.first]:
             self.inputs = outputs(part, self.inputs)
-        self.before, _ = self.divergence()
+        self.before, self.suits = self.divergence()
         self.after, self.best = self.before, _state(self.model)
 
     def compare(self, original: nn.Module, *between: nn.Module) -> None:
@@ -288,6 +289,8 @@ class Distillation:
             return
         if before < self.after:
             self.best, self.after = _state(original), before
+        else:
+            self.sharpness = self.suits
         self.before = before
 
     def run(

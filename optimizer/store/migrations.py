@@ -152,6 +152,12 @@ def _pass_over_best_effort_that_refitted_all_of_the_way(connection: Connection) 
     _pass_over(connection, _has_best_effort)
 
 
+@migration
+def _pass_over_best_effort_that_left_logits_blunt(connection: Connection) -> None:
+    """Best effort began to sharpen the logits of what was refitted and learnt nothing more."""
+    _pass_over(connection, _has_best_effort)
+
+
 def _has_best_effort(json: ColumnElement[str]) -> ColumnElement[bool]:
     return func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":')
 

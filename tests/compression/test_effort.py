@@ -107,6 +107,23 @@ def test_logits_come_out_as_sharp_as_it_says(small: Small, small_images: Tensor,
     assert apart[1] == min(apart)
 
 
+@pytest.mark.parametrize("blunt", [0.6, 1.4])
+def test_so_do_those_of_what_was_refitted_and_learned_nothing(
+    small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, blunt: float
+) -> None:
+    teacher = small("cnn")
+    made, refitted = compress(teacher, HALF), copy.deepcopy(teacher)
+    for one in list(refitted.parameters())[-2:]:
+        one.data *= blunt
+    monkeypatch.setattr("optimizer.compression.effort.refined", lambda *others: refitted)
+    found = improved(made, teacher, small_images, 0)
+    made.module.load_state_dict(found.state)
+    _, held_out = seen_and_held_out(small_images)
+    with torch.no_grad():
+        apart = divergence(prepared(made.module(held_out)), prepared(teacher(held_out))).item()
+    assert apart / len(held_out) == pytest.approx(found.after, abs=1e-5)
+
+
 @pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
 def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, recipe: Recipe) -> None:
     """Constant images, as few as are allowed, a layer of zeros."""

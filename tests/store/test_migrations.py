@@ -97,6 +97,7 @@ def test_what_compensated_rounding_gave_on_one_grid_is_passed_over_and_kept(
     [
         migrations._pass_over_best_effort_that_rounded_once,
         migrations._pass_over_best_effort_that_refitted_all_of_the_way,
+        migrations._pass_over_best_effort_that_left_logits_blunt,
     ],
 )
 def test_what_best_effort_gave_before_is_passed_over_and_kept(
