@@ -188,6 +188,7 @@ def search(
     found = find_best(
         question,
         lambda request, unwanted, told: measure_unless(request, unwanted, store, told, workspace),
+        lambda result: time_afresh(result, store, report, workspace),
         confirm,
         report,
         before,

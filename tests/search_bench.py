@@ -32,21 +32,30 @@ BASE = question(Limits(drop_points=1)).base
 @dataclass
 class Bench:
     """A machine that measures what is made up, in ``SECONDS`` each, and counts. With ``noise``, of a network
-    that is no classifier."""
+    that is no classifier. The times of what ``is_noisy`` are; those that are taken again where it
+    ``stays_noisy``."""
 
     ratio: Callable[[Request], float | None] = lambda request: None
     images: int = 10_000
     noise: Callable[[Request], float] | None = None
+    is_noisy: Callable[[Request], bool] = lambda request: False
+    stays_noisy: bool = False
     now: float = 0.0
     measured: list[Request] = field(default_factory=list)
     given_up: list[Request] = field(default_factory=list)
+    timed_again: list[Result] = field(default_factory=list)
     afresh: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     kept: list[Progress] = field(default_factory=list)
 
     def result(self, request: Request) -> Result:
         made = make_result(
-            request.recipe, engine=request.engine, quick=True, images=self.images, ratio=self.ratio(request)
+            request.recipe,
+            engine=request.engine,
+            quick=True,
+            images=self.images,
+            ratio=self.ratio(request),
+            noisy=self.is_noisy(request),
         )
         if self.noise:
             told = detector(request.recipe, self.noise(request))
@@ -64,6 +73,12 @@ class Bench:
         self.measured.append(request)
         self.results[made.key] = made
         return made
+
+    def again(self, result: Result) -> Latency:
+        self.now += SECONDS
+        self.timed_again.append(result)
+        noisy, seed = self.stays_noisy, len(self.timed_again)
+        return make_result(result.request.recipe, quick=True, noisy=noisy, seed=seed).latency
 
     def confirm(self, result: Result) -> Latency:
         self.now += SECONDS
@@ -86,6 +101,7 @@ class Bench:
         answer = find(
             asked,
             measure or self.measure,
+            self.again,
             self.confirm,
             before=before,
             stored=list(self.results.values()),

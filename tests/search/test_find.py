@@ -8,12 +8,14 @@ import pytest
 from search_bench import BASE, SECONDS, SMALL, Bench, question
 
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
+from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
+from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import Answer, Outcome, Progress, Question, Trial, Unwanted
+from optimizer.search.find import MAX_TIMED_AGAIN, Answer, Outcome, Progress, Question, Trial, Unwanted
 from optimizer.search.questions import Answered
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
@@ -172,6 +174,48 @@ def test_a_winner_that_does_not_hold_is_passed_over_for_the_next() -> None:
     assert again.best.key != first.key
     assert bound(again.best, "latency") <= 0.55e6
     assert any("did not hold" in sentence for sentence in details(again))
+
+
+def is_int8(request: Request) -> bool:
+    return request.recipe.quantize.activation_bits == 8
+
+
+def test_a_time_that_a_limit_hangs_on_is_taken_again_for_all_that_share_it() -> None:
+    limits = Limits(drop_points=1, latency_ms=0.4)
+    noisy = Bench(is_noisy=is_int8)
+    rounded = Recipe(quantize=QuantizeSpec("compensated", 8, activation_bits=8))
+    shared = noisy.result(replace(BASE, recipe=rounded))
+    time = summarise(shared).measures["latency"]
+    assert time.value is not None
+    assert time.value < 0.4e6 < bound(shared, "latency")
+    found, calm = noisy.ask(limits), Bench().ask(limits)
+    assert len(noisy.timed_again) == 1, "it tells, and the others share it"
+    assert found.best is not None
+    assert calm.best is not None
+    assert found.best.request == calm.best.request
+    assert bound(found.best, "latency") < 0.4e6
+    others = Bench(is_noisy=is_int8)
+    assert others.ask(Limits(drop_points=1, latency_ms=0.6)).best is not None
+    assert not others.timed_again, "its time keeps to the limit as it is"
+
+
+def test_a_time_that_stays_uncertain_is_given_up() -> None:
+    bench = Bench(is_noisy=is_int8, stays_noisy=True)
+    found = bench.ask(Limits(drop_points=1, latency_ms=0.4))
+    assert found.best is None
+    assert len(bench.timed_again) == MAX_TIMED_AGAIN
+    before = [one.latency.variant.calls.checksum for one in bench.timed_again]
+    assert len(set(before)) == MAX_TIMED_AGAIN, "each takes the place of the one before"
+
+
+def test_a_search_that_goes_on_knows_what_was_timed_again() -> None:
+    bench, asked = Bench(is_noisy=is_int8), question(Limits(drop_points=1, latency_ms=0.4))
+    early = bench.go_on(asked, Progress(), enough=lambda: bool(bench.timed_again))
+    assert early.best is not None
+    whole = bench.go_on(asked, early.answer.progress)
+    assert whole.best is not None
+    assert bound(whole.best, "latency") < 0.4e6
+    assert len(set(bench.measured)) == len(bench.measured)
 
 
 def test_what_is_announced_is_judged_on_images_that_did_not_choose_it() -> None:
