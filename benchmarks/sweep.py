@@ -31,8 +31,9 @@ from optimizer import on_demand
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.limits import Limits
 from optimizer.analysis.summary import summarise
-from optimizer.analysis.view import Screened
+from optimizer.analysis.view import Failed, Screened
 from optimizer.data.loading import load_images
+from optimizer.errors import WorkError
 from optimizer.measurement.workspace import OPENED, open_workspace
 from optimizer.model.catalogue import load
 from optimizer.recipe import NORMAL
@@ -102,6 +103,8 @@ def measured_grid(data: DataSpec, frontier_only: bool) -> Measured:
         results, images = list[Result](), 0
         for number, one in enumerate(sweep(asked, measure), 1):
             words = "measured whole"
+            if isinstance(one, Failed):
+                raise WorkError(one.message)
             if isinstance(one, Result):
                 results.append(one)
                 images += one.accuracy.total

@@ -130,9 +130,9 @@ def sweep(
     come home as they are known, under the environment that they were measured in.
 
     With ``frontier_only`` what can't be on the frontier of accuracy lost, compressed size and latency is left
-    as soon as it has as many errors as another one, no larger and no slower, has on all images, and is told
-    in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels, channels
-    removed) is measured whole. It comes in the order in which most is left, and not with an ``executor``.
+    out as soon as it has as many errors as another one, no larger and of the same time, has on all images,
+    and is told in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
+    channels removed) is measured whole. Small ones come first. Not with an ``executor``.
 
     Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
 

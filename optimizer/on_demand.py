@@ -26,7 +26,7 @@ from optimizer.search.space import Space
 from optimizer.search.sweep import is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
-from optimizer.store.keys import request_key
+from optimizer.store.keys import request_key, request_keys
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
 from optimizer.system.environment import resolve_threads
 
@@ -93,8 +93,9 @@ def measure_for(sweep: int, request: Request, store: Store, report: Report = qui
     alone, as :func:`load_or_screen`."""
     if not is_frontier_only(ledger.find(store, sweep).asked):
         return load_or_measure(request, store, report)
-    grid = [item.key for item in ledger.items(store, sweep)]
-    return load_or_screen(request, grid, store, report)
+    asked = [item.request for item in ledger.items(store, sweep) if item.request]
+    # Items keep the keys that they were measured under; images and weights may be others by now.
+    return load_or_screen(request, request_keys(asked), store, report)
 
 
 def do_here(store: Store, report: Report) -> Work:

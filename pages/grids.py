@@ -23,12 +23,14 @@ from optimizer.methods.quantizers import quantizer_info
 from optimizer.recipe import NORMAL, WEIGHT_BITS, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import Request, decode, encode
 from optimizer.search.answers import describe
+from optimizer.search.drain import screening_key
 from optimizer.search.questions import seconds_left
 from optimizer.search.sweep import (
     STARTER_BITS,
     STARTER_SPARSITIES,
     Grid,
     any_amount,
+    is_frontier_only,
 )
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
@@ -122,14 +124,14 @@ def ask() -> int | None:
 
 
 def frontier_only(disabled: bool) -> bool:
-    """Whether what can't be on the frontier is left. On another machine nothing is, and a sweep that is added
-    to stays what it is."""
+    """Whether what can't be on the frontier is left out. On another machine nothing is, and a sweep that is
+    added to stays what it is."""
     return st.checkbox(
         "Frontier only",
         disabled=disabled,
         help="Measures what can be on the frontier of accuracy, compressed size and latency, small ones "
-        "first. One that shares its time with others is left as soon as it has as many errors as a smaller "
-        "one has on all images: the frontier is the same, and there sooner. What is left out is listed under "
+        "first. One that shares its time with others is left out once it has as many errors as a smaller one "
+        "has on all images: the frontier is the same, and there sooner. What is left out is listed under "
         "*not measured*, with the images that it took. Sparse kernels and removed channels take times of "
         "their own, and are measured whole; so is everything on another machine.",
         **address.in_address("sweep_frontier_only"),
@@ -313,16 +315,19 @@ def standing(sweep: Sweep) -> str:
     words = [f"{sweep.over:,} of {sweep.total:,}"]
     if failed := sweep.counts.get("failed"):
         words.append(f"{failed:,} failed")
+    if out := sweep.counts.get("screened out"):
+        words.append(f"{out:,} screened out")
     left = [item.request for item in items if item.state in ("queued", "running") and item.request]
     if left and (each := ledger.seconds_each(store, left[0], sweep.device)):
         others = line.before_last - len(line.questions)
         number = len(left) + max(0, others)
         seconds = each * number / slots_of(sweep.device, number)
         seconds += seconds_left(store, line.questions)
-        words.append(f"{consent.in_words(seconds)} left")
+        most = "at most " if is_frontier_only(sweep.asked) else ""
+        words.append(f"{most}{consent.in_words(seconds)} left")
     for item in items:
         if item.state == "running" and item.request:
-            job = tasks.pool().get(item.key)
+            job = tasks.pool().get(screening_key(item)) or tasks.pool().get(item.key)
             doing = f", {job.message}" if job and job.message else ""
             words.append(f"now: {item.request.recipe.describe(details=False)}{doing}")
     if line.before_next:
@@ -383,6 +388,8 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
     if not shown:
         st.caption("Nothing is measured yet." if view == "all" else "Nothing is on the frontier yet.")
         return
+    if out := sweep.counts.get("screened out"):
+        st.caption(f"{count(out, 'configuration')} screened out, since they can't be on the frontier.")
     actions(results.get(session().swept))
     made = frame.table(shown)
     recipes = [result.request.recipe for result in shown]

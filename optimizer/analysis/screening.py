@@ -1,7 +1,7 @@
 """Which configurations can't be on the frontier, told from a part of the images and without timing them.
 
-A configuration is beaten where another one, measured whole, is no larger and no slower and has no more
-errors. Size is exact before an image is run, and dense kernels of one execution signature share their time.
+A configuration is beaten where another one, measured whole, is no larger, has no more errors, and shares its
+time, as dense kernels of one execution signature do. Size is exact before an image is run.
 So a configuration is off the frontier as soon as it has as many errors as the other one has on all images,
 whatever it says of those that are left: no interval is needed, and nothing is left to chance. Where images
 come first that are likely to be errors, that takes few more of them than there are errors.
@@ -56,22 +56,21 @@ class ScreenedOut(Exception):
 
 def bar_for(request: Request, rivals: Sequence[Summary], size: int, latency: Latency) -> Bar | None:
     """What beats a request of ``size`` bytes, compressed, that shares ``latency``; of ``rivals`` those are
-    looked at that were asked for the same but for their recipe. None where nothing can."""
+    looked at that share it too, and were asked for the same but for their recipe. None where nothing can."""
     timed, _ = latency_measures(latency)
-    alike = [one for one in rivals if _asked(one.request) == _asked(request) and not one.fidelity]
-    bars = []
-    for one in alike:
-        if _measured(one.latency) == _measured(timed):  # shared by the two, noisy or not
-            is_slower = is_faster = False
-        elif one.noise or timed.noise:  # which neither beats nor joins
-            continue
-        else:
-            is_slower, is_faster = one.latency.ratio > timed.ratio, one.latency.ratio < timed.ratio
-        its = one.size.compressed_bytes
-        if its <= size and not is_slower:
-            is_better = its < size or is_faster  # else equals, which are both on the frontier
-            name = one.recipe.describe(details=False)
-            bars.append((one.total - one.correct + (not is_better), name))
+    alike = [
+        one
+        for one in rivals
+        if _asked(one.request) == _asked(request)
+        and _measured(one.latency) == _measured(timed)
+        and not one.fidelity
+    ]
+    bars = [
+        # One more than an equal has, since both are on the frontier.
+        (one.total - one.correct + (one.size.compressed_bytes == size), one.recipe.describe(details=False))
+        for one in alike
+        if one.size.compressed_bytes <= size
+    ]
     if not bars:
         return None
     errors, by = min(bars)

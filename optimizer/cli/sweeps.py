@@ -46,8 +46,8 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frontier-only",
         action="store_true",
-        help="measure what can be on the frontier of accuracy, compressed size and latency, and leave the "
-        "rest as soon as it has too many errors: the same frontier, sooner; not on a cluster",
+        help="measure what can be on the frontier of accuracy, compressed size and latency, and leave "
+        "the rest out as soon as it has too many errors: the same frontier, sooner; not on a cluster",
     )
     parser.add_argument(
         "--json", action="store_true", help="one JSON object a line, of each that is measured"

@@ -137,12 +137,17 @@ def works_on(sweep: int) -> bool:
     return sweep in _BEGUN
 
 
+def screening_key(item: Item) -> str:
+    """Under which a pool works on an item that may be screened out."""
+    return f"{item.key} for {item.sweep}"
+
+
 def by_pool(
     pool: Pool, lane: str, priority: float, screens: Callable[[Item], bool] = lambda item: False
 ) -> Work:
     """Done by a pool's worker, when it is the turn of its ``priority``; where it ``screens``, under a key of
-    its own: who else waits for that result wants it whole. A search under which workers die goes on: it gives
-    up the position that ends them."""
+    its own, since who else waits for that result wants it whole (unless somebody does by now). A search under
+    which workers die goes on: it gives up the position that ends them."""
 
     def finished(task: str, asked: object, key: str) -> Job:
         past = pool.get(key)
@@ -170,8 +175,8 @@ def by_pool(
         task, asked, key = "measure", cast(object, item.request), request_key(item.request)
         if item.answer:
             task, asked, key = "find", item.sweep, item.key
-        elif screens(item):
-            task, asked, key = "measure for", (item.sweep, item.request), f"{key} for {item.sweep}"
+        elif screens(item) and ((past := pool.get(key)) is None or past.over):
+            task, asked, key = "measure for", (item.sweep, item.request), screening_key(item)
         for _ in range(MAX_SEARCHES if item.answer else 1):
             job = finished(task, asked, key)
             if not job.died:

@@ -207,8 +207,12 @@ def change(connection: Connection, those: ColumnElement[bool], **values: object)
 
 def again(connection: Connection, sweep: int, versions: Versions) -> int:
     """Those of a sweep that were cancelled, have failed, or are in the store no more wait again, for the
-    weights and images of today's ``versions`` where these are known: how many."""
-    ended = items.c.state.in_(("cancelled", "failed")) | ((items.c.state == "done") & ~KNOWN)
+    weights and images of today's ``versions`` where these are known: how many. So do those that were screened
+    out where one is gone that may have beaten them."""
+    gone = (items.c.state == "done") & ~KNOWN
+    ended = items.c.state.in_(("cancelled", "failed")) | gone
+    if read_items(connection, items.c.sweep == sweep, gone):
+        ended |= items.c.state == "screened out"
     those = (items.c.sweep == sweep) & ended
     numbers = dict[tuple[str, str], list[int]]()
     for item in read_items(connection, those):

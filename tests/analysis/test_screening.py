@@ -94,15 +94,14 @@ def test_what_is_larger_beats_nothing() -> None:
     assert bar(make_result(recipe(0.5, 4)), [make_result(recipe(0.5, 8))]) is None
 
 
-def test_what_is_slower_beats_nothing_and_what_is_faster_beats_its_equal() -> None:
+def test_what_has_another_time_beats_nothing() -> None:
+    """Which of two is on the frontier is then a matter of what can be told apart."""
     slow, fast = (make_result(recipe(0.5, 8), ratio=ratio) for ratio in (0.9, 0.5))
     assert bar(fast, [slow]) is None
-    found = bar(slow, [fast])
-    assert found
-    assert found.errors == fast.accuracy.total - fast.accuracy.outcomes.sum()
+    assert bar(slow, [fast]) is None
 
 
-def test_a_noisy_time_beats_nothing_but_those_that_share_it() -> None:
+def test_a_noisy_time_is_shared_as_well() -> None:
     noisy = make_result(recipe(0.5, 8), noisy=True, ratio=0.5)
     assert bar(make_result(recipe(0.5, 32)), [noisy]) is None
     assert bar(make_result(recipe(0.5, 32), noisy=True, ratio=0.5), [noisy])

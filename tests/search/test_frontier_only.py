@@ -23,6 +23,7 @@ from optimizer.search.drain import by_pool, drain
 from optimizer.search.sweep import Grid, describe_asked, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
+from optimizer.store.keys import request_key, request_keys
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Pool
 
@@ -114,6 +115,30 @@ def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
     check(store, sweep, whole)
 
 
+def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
+    home: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, grids = Store(), list[list[str]]()
+    sweep = begun(store)
+    item = ledger.claim(store, "ann", sweep)
+    assert isinstance(item, Item)
+    ledger.finish(store, item, "measured on other images", 1.0)
+    monkeypatch.setattr(on_demand, "load_or_screen", lambda request, grid, *others: grids.append(grid))
+    on_demand.measure_for(sweep, BASE, store)
+    assert grids == [request_keys(ASKED.requests())]
+
+
+def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:
+    store = Store()
+    sweep = begun(store)
+    [*drain(store, on_demand.do_here(store, quiet), sweep)]
+    before = states(store, sweep)
+    assert ledger.resume(store, sweep) == 0
+    store.forget([next(item.key for item in ledger.items(store, sweep)[::-1] if item.state == "done")])
+    assert ledger.resume(store, sweep) == before.count("screened out") + 1
+    assert states(store, sweep).count("done") == before.count("done") - 1
+
+
 def test_what_is_measured_for_others_is_shown_and_the_sweep_repeated_finds_it(home: object) -> None:
     store = Store()
     sweep = begun(store)
@@ -161,6 +186,30 @@ def test_a_worker_tells_a_dashboard_what_is_left_out(home: object, monkeypatch: 
     assert (task, given) == ("measure for", (sweep, first.request))
     assert key != first.key  # who waits for the result itself is given one
     assert states(store, sweep) == ["screened out"] * 2
+
+
+def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
+    store, seen = Store(), list[tuple[object, ...]]()
+    sweep = begun(store, replace(ASKED, sparsities=(0.0,), weight_bits=(8,)))
+
+    class Live:
+        over, died, state, result = False, False, "done", "key"
+
+    class Workers:
+        def submit(self, *given: object) -> type[Live]:
+            seen.append(given)
+            return Live
+
+        def wait(self, job: object, seconds: float) -> object:
+            Live.over = True
+            return Live
+
+        def get(self, key: str) -> type[Live]:
+            return Live
+
+    (item,) = drain(store, by_pool(cast(Pool, Workers()), "measure", 1, lambda item: True), sweep)
+    ((_, task, _, key, _),) = seen
+    assert (task, key, item.state) == ("measure", request_key(item.request or BASE), "done")
 
 
 def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_frontier() -> None:
