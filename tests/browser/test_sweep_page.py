@@ -8,7 +8,7 @@ import pytest
 from faults.storing import make_result
 from playwright.sync_api import Browser, expect
 
-from browser.conftest import act, serve, visiting
+from browser.conftest import act, serve, settle, visiting
 from optimizer.store import ledger
 from optimizer.store.results import Store
 
@@ -44,6 +44,7 @@ def test_a_sweep_goes_on_after_its_server_was_killed(chromium: Browser, tmp_path
         expect(frontier).to_be_visible()
         expect(page.get_by_text("done", exact=True).first).to_be_visible()
         assert {item.state for item in ledger.items(store, before.id)} == {"done"}
+        settle(page)  # the charts are drawn once more when all is done
         point = frontier.locator(".scatterlayer .point").last
         act(page, lambda: point.click(force=True))
         act(page, page.get_by_role("link", name="Open in Explore").click)
