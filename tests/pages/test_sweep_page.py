@@ -33,18 +33,22 @@ def newest() -> Sweep:
     return ledger.sweeps(tasks.store())[0]
 
 
+def measure_next() -> None:
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    assert item.request is not None
+    tasks.store().put(
+        replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
+    )
+    ledger.finish(tasks.store(), item, item.key, 2.0)
+
+
 def store_some(number: int) -> list[Request]:
     """A sweep of four, of which so many are measured."""
     requests = GRID.requests()
     ledger.create(tasks.store(), encode(GRID), requests, "ann")
     for _ in range(number):
-        item = ledger.claim(tasks.store(), "me")
-        assert item is not None
-        assert item.request is not None
-        tasks.store().put(
-            replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
-        )
-        ledger.finish(tasks.store(), item, item.key, 2.0)
+        measure_next()
     return requests
 
 
@@ -82,13 +86,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     page = press(page, "Start")
     sweep = newest()
     assert decode(sweep.asked, Grid).frontier_only
-    item = ledger.claim(tasks.store(), "me")
-    assert item is not None
-    assert item.request is not None
-    tasks.store().put(
-        replace(make_result(item.request.recipe, quick=True), key=item.key, request=item.request)
-    )
-    ledger.finish(tasks.store(), item, item.key, 2.0)
+    measure_next()
     item = ledger.claim(tasks.store(), "me")
     assert item is not None
     ledger.screen_out(tasks.store(), item, "not on the frontier: 9 errors")
