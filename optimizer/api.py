@@ -131,7 +131,7 @@ def sweep(
 
     With ``frontier_only`` what can't be on the frontier of accuracy lost, compressed size and latency is left
     out as soon as it has as many errors as another one, no larger and of the same time, has on all images,
-    and is told in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
+    and is listed in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
     channels removed) is measured whole. Small ones come first. Not with an ``executor``.
 
     Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.

@@ -219,6 +219,11 @@ class OutputFidelity:
         return self.largest / self.span if self.span > 0 else float(self.largest > 0)
 
 
+def unpacked(outcomes: bytes, total: int) -> np.ndarray:
+    """Boolean ``[total]`` of one bit an image."""
+    return np.unpackbits(np.frombuffer(outcomes, np.uint8), count=total).astype(bool)
+
+
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """Per-image outcomes. ``correct`` is packed bits, one an image, by ``numpy.packbits``.
@@ -256,7 +261,7 @@ class Accuracy:
     @property
     def outcomes(self) -> np.ndarray:
         """Boolean ``[N]``: whether each image was right."""
-        return np.unpackbits(np.frombuffer(self.correct, np.uint8), count=self.total).astype(bool)
+        return unpacked(self.correct, self.total)
 
     @property
     def is_fidelity(self) -> bool:

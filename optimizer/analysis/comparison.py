@@ -4,8 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-import numpy as np
-
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
@@ -13,6 +11,7 @@ from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreemen
 from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
 from optimizer.analysis.summary import Summary
+from optimizer.records import unpacked
 
 PAIRED = ("accuracy", "drop")
 """Metrics that are compared image by image."""
@@ -81,10 +80,7 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
         return None, NotComparable.IMAGES
     if summary.reference != reference.reference:
         return None, NotComparable.LABELS
-    own, its = (
-        np.unpackbits(np.frombuffer(one.outcomes, np.uint8), count=one.total).astype(bool)
-        for one in (summary, reference)
-    )
+    own, its = (unpacked(one.outcomes, one.total) for one in (summary, reference))
     if summary.reference == "labels":
         return paired_drop(its, own), None
     if _baseline_of(summary) != _baseline_of(reference):

@@ -28,7 +28,7 @@ from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Summary, summarise
-from optimizer.records import Accuracy, Result
+from optimizer.records import Accuracy, Result, unpacked
 
 MILLISECOND = 1e6
 MINIMISED = ("latency", "drop", "file_size", "sqnr")
@@ -124,10 +124,7 @@ def _halves(
     correct_before: bytes, correct: bytes, total: int, reference: str, fewest: int
 ) -> tuple[PairedDrop, PairedDrop | None]:
     """Of packed outcomes. A search asks for those of all its results after each measurement."""
-    before, after = (
-        np.unpackbits(np.frombuffer(bits, np.uint8), count=total).astype(bool)
-        for bits in (correct_before, correct)
-    )
+    before, after = (unpacked(bits, total) for bits in (correct_before, correct))
     if total < 2 * fewest:
         return drop_against(reference, before, after), None
     first = np.random.default_rng(0).permutation(total) < total // 2

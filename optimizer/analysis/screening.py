@@ -1,10 +1,10 @@
 """Which configurations can't be on the frontier, told from a part of the images and without timing them.
 
 A configuration is beaten where another one, measured whole, is no larger, has no more errors, and shares its
-time, as dense kernels of one execution signature do. Size is exact before an image is run.
-So a configuration is off the frontier as soon as it has as many errors as the other one has on all images,
-whatever it says of those that are left: no interval is needed, and nothing is left to chance. Where images
-come first that are likely to be errors, that takes few more of them than there are errors.
+time, as dense kernels of one execution signature do. Size is exact before an image is run. So a configuration
+is off the frontier as soon as it has as many errors as the other one has on all images, whatever it answers
+to the rest: no interval is needed. Where images come first that are likely to be errors, that takes few more
+of them than there are errors.
 
 What is left out by this is what :func:`optimizer.analysis.frontier.frontier_of` leaves out of its metrics
 FRONTIER, had all been measured whole: these count figures, not intervals. A network without classes has no
@@ -20,7 +20,7 @@ from optimizer.analysis.measures import latency_measures
 from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Summary
 from optimizer.formats import count
-from optimizer.records import Inspection, Latency, Request
+from optimizer.records import Inspection, Latency, Request, unpacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def bar_for(request: Request, rivals: Sequence[Summary], size: int, latency: Lat
     if not bars:
         return None
     errors, by = min(bars)
-    return Bar(errors, by, np.mean([~_outcomes(one) for one in alike], axis=0))
+    return Bar(errors, by, np.mean([~unpacked(one.outcomes, one.total) for one in alike], axis=0))
 
 
 def likely_errors_first(wrong: np.ndarray, logits: np.ndarray) -> np.ndarray:
@@ -91,8 +91,3 @@ def _asked(request: Request) -> tuple[object, ...]:
 def _measured(latency: LatencySummary) -> tuple[float, ...]:
     """Equal for one measurement."""
     return latency.median_ns, latency.ratio, latency.aa_ratio
-
-
-def _outcomes(summary: Summary) -> np.ndarray:
-    packed = np.frombuffer(summary.outcomes, np.uint8)
-    return np.unpackbits(packed, count=summary.total).astype(bool)

@@ -21,6 +21,7 @@ from optimizer.records import (
     LayerExecution,
     OutputFidelity,
     Settings,
+    unpacked,
 )
 
 SCHEMA = 1
@@ -130,14 +131,14 @@ def answers_alike(run: TwoFiles) -> Measure | None:
 
 def same_answers(run: TwoFiles) -> np.ndarray:
     """Boolean ``[N]``: the images on which both give the same first answer."""
-    return _bits(run.same, run.total)
+    return unpacked(run.same, run.total)
 
 
 def accuracies(run: TwoFiles) -> tuple[Measure, Measure] | None:
     """Percent right of A and of B; None without labels."""
     if not run.a.correct:
         return None
-    right = [int(_bits(side.correct, run.total).sum()) for side in (run.a, run.b)]
+    right = [int(unpacked(side.correct, run.total).sum()) for side in (run.a, run.b)]
     first, second = (
         Measure(100 * one / run.total, *(100 * end for end in share_interval(one, run.total)))
         for one in right
@@ -149,11 +150,7 @@ def accuracy_lost(run: TwoFiles) -> PairedDrop | None:
     """From A to B, image by image; None without labels."""
     if not run.a.correct:
         return None
-    return paired_drop(_bits(run.a.correct, run.total), _bits(run.b.correct, run.total))
-
-
-def _bits(packed: bytes, total: int) -> np.ndarray:
-    return np.unpackbits(np.frombuffer(packed, np.uint8), count=total).astype(bool)
+    return paired_drop(unpacked(run.a.correct, run.total), unpacked(run.b.correct, run.total))
 
 
 @lru_cache(maxsize=64)

@@ -259,6 +259,11 @@ class _Search:
         return self.clock() - self.begun
 
     @property
+    def share(self) -> float:
+        """Of the budget that is spent."""
+        return min(1.0, self.seconds / self.question.budget_seconds)
+
+    @property
     def progress(self) -> Progress:
         return Progress(self.seconds, tuple(self.trials), tuple(self.steps), self.at, self.times)
 
@@ -354,9 +359,8 @@ class _Search:
         ):
             return timed
         self.timed_again[shared] += 1
-        share = min(1.0, self.seconds / self.question.budget_seconds)
         self.report(
-            share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
+            self.share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
         )
         latency, before = self.again(timed), _measurement(timed)
         self.newest[shared] = latency
@@ -463,12 +467,11 @@ class _Search:
     def _tell(self, request: Request, _: float | None, message: str) -> None:
         """How far the search is, in place of how far a measurement is."""
         self.keep(self.progress)
-        share = self.seconds / self.question.budget_seconds
         best = "none keeps to the limits yet"
         if self.best:
             best = f"best so far {summarise(self.best).text(self.question.minimise)}"
         tried = f"{request.recipe.describe(details=False)} on {engine_label(request.engine)}"
-        self.report(min(1.0, share), f"{best}; {tried}: {message}")
+        self.report(self.share, f"{best}; {tried}: {message}")
 
     def confirmed(
         self, confirm: Callable[[Result], Latency]

@@ -68,10 +68,10 @@ class Grid:
                 f"{len(bases)} times, are more than {MAX_GRID:,} configurations: take fewer steps"
             )
         requests = [request for base in bases for request in grid(base, self.sparsities, self.weight_bits)]
-        return sorted(requests, key=self.turn) if self.frontier_only else requests
+        return sorted(requests, key=self.sort_key) if self.frontier_only else requests
 
-    def turn(self, request: Request) -> tuple[float, ...]:
-        """Where a request comes if only the frontier counts: what beats others first, the fast and small."""
+    def sort_key(self, request: Request) -> tuple[float, ...]:
+        """The order if only the frontier counts: first what beats others, the fast and small."""
         recipe = request.recipe
         bits = recipe.quantize.average_bits or recipe.quantize.weight_bits
         left = 1 - recipe.prune.share

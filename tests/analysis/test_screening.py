@@ -42,7 +42,7 @@ def in_turn(results: list[Result]) -> tuple[list[Result], list[ScreenedOut]]:
     """Those that a sweep of the frontier measures, and those that it leaves."""
     asked = Grid(results[0].request, (0.0,), (32,), (32,), ("openvino",), frontier_only=True)
     measured, left = list[Result](), list[ScreenedOut]()
-    for one in sorted(results, key=lambda result: asked.turn(result.request)):
+    for one in sorted(results, key=lambda result: asked.sort_key(result.request)):
         try:
             if found := bar(one, measured):
                 scored(one, found)
@@ -95,7 +95,7 @@ def test_what_is_larger_beats_nothing() -> None:
 
 
 def test_what_has_another_time_beats_nothing() -> None:
-    """Which of two is on the frontier is then a matter of what can be told apart."""
+    """Both may be on the frontier, where their times have no measurable difference."""
     slow, fast = (make_result(recipe(0.5, 8), ratio=ratio) for ratio in (0.9, 0.5))
     assert bar(fast, [slow]) is None
     assert bar(slow, [fast]) is None
