@@ -326,6 +326,7 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
 
     def measured(item: Item, request: Request) -> Result:
         """One that was begun before and lost is measured alone: what the node had beside it is innocent."""
+        stop_if_cancelled()  # another may have lost it a moment ago
         while not gate.acquire(timeout=POLL_SECONDS):
             stop_if_cancelled()
         try:
@@ -358,14 +359,15 @@ def work_off(store: Store, nodes: Nodes, sweep: int | None = None) -> Iterator[I
         try:
             result = measured(item, item.request)
         except UnavailableError as error:
-            if isinstance(error, NodeLost):
-                if item.attempts >= ledger.MAX_ATTEMPTS:
-                    words = f"the last node that had it was lost {ledger.MAX_ATTEMPTS} times in a row"
-                    raise WorkError(words) from error
-                ledger.lose(store, item)
-            elif sweep is None and isinstance(error, NotTaken):
+            lost = isinstance(error, NodeLost)
+            if lost and item.attempts >= ledger.MAX_ATTEMPTS:
+                words = f"the last node that had it was lost {ledger.MAX_ATTEMPTS} times in a row"
+                raise WorkError(words) from error
+            if sweep is None and isinstance(error, NotTaken):
                 raise WorkError(str(error)) from error
             give_up(error)  # nothing is wrong with the configuration: it waits again
+            if lost:  # only now, or another worker would lose it too before it is told to stop
+                ledger.lose(store, item)
             raise Cancelled from error
         except WorkError as error:
             store.put_failure(item.key, item.request, str(error), attempts=1)

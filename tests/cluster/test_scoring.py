@@ -1,6 +1,7 @@
 """A recipe is scored on one machine and timed on another, and which may do so."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from optimizer.records import (
 )
 from optimizer.search import drain
 from optimizer.store import ledger
+from optimizer.store.items import Item
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.environment import environment, lanes
@@ -169,6 +171,39 @@ def test_scores_survive_the_loss_of_the_node_that_was_to_time(
     assert [result.scored_on for result in measured(store, sweep)] == [SERVER]
     assert nodes.server.scored == REQUESTS[:1]
     assert not store.documents(spread.SCORES, Scores)
+
+
+def test_what_one_worker_loses_no_other_loses_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would count as one more time that it was tried."""
+    nodes, lose = Mixed(), ledger.lose
+
+    def lost(*_: Any) -> Result:
+        raise NodeLost("no node is left")
+
+    def slowly(store: Store, item: Item) -> None:
+        lose(store, item)
+        time.sleep(0.5)
+
+    monkeypatch.setattr(spread, "measure", lost)
+    monkeypatch.setattr(ledger, "lose", slowly)
+    nodes.slots = 4
+    sweep = asked(store, nodes, REQUESTS[:1])
+    monkeypatch.setattr(spread, "drain", _late(spread.drain))
+    with pytest.raises(NodeLost):
+        list(work_off(store, nodes, sweep))
+    (item,) = ledger.items(store, sweep)
+    assert (item.state, item.attempts) == ("queued", 1)
+
+
+def _late(drain: Callable[..., Any]) -> Callable[..., Any]:
+    """All but the first worker begin a moment later."""
+
+    def begun(store: Store, do: Any, sweep: int | None, owner: str, device: str) -> Any:
+        if not owner.endswith("-0"):
+            time.sleep(0.2)
+        return drain(store, do, sweep, owner, device)
+
+    return begun
 
 
 def test_scores_of_what_fails_where_it_is_timed_are_not_kept(store: Store) -> None:
