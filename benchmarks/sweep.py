@@ -39,8 +39,8 @@ from optimizer.model.catalogue import load
 from optimizer.recipe import NORMAL
 from optimizer.records import DataSpec, Request, Result, Settings
 from optimizer.search.answers import headline
-from optimizer.search.find import Question
 from optimizer.search.questions import Answered
+from optimizer.search.records import Question
 from optimizer.search.space import Space
 from optimizer.search.sweep import Grid, grid, sweep
 from optimizer.store.keys import request_keys

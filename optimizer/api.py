@@ -36,8 +36,8 @@ from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, ModelCard, Settings, encode
 from optimizer.search.answers import AnswerView
 from optimizer.search.drain import until_over
-from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.questions import ask
+from optimizer.search.records import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import Space, subspace
 from optimizer.search.sweep import Grid
 from optimizer.search.sweep import sweep as each

@@ -19,9 +19,10 @@ from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
 from optimizer.records import Inspection, Known, Latency, Request, Result, Scores, encode
 from optimizer.search.drain import Work
-from optimizer.search.find import Progress, Question, Unwanted
+from optimizer.search.find import Unwanted
 from optimizer.search.find import find as find_best
 from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
+from optimizer.search.records import Progress, Question
 from optimizer.search.space import Space
 from optimizer.search.sweep import is_frontier_only
 from optimizer.store import ledger

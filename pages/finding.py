@@ -13,8 +13,8 @@ from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Result
 from optimizer.search.answers import details, headline, named, trial_frame
-from optimizer.search.find import Question, Step
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of
+from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep

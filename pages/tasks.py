@@ -18,7 +18,7 @@ from optimizer.recipe import NORMAL
 from optimizer.records import Known, Request, digest, encode
 from optimizer.search import questions
 from optimizer.search.drain import Background, by_pool
-from optimizer.search.find import Question
+from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep

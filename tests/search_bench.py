@@ -8,8 +8,9 @@ from factories import detector, make_result
 from optimizer.analysis.limits import Limits
 from optimizer.progress import Report, quiet
 from optimizer.records import Known, Latency, Request, Result, digest
-from optimizer.search.find import Progress, Question, Unwanted, find
+from optimizer.search.find import Unwanted, find
 from optimizer.search.questions import Answered
+from optimizer.search.records import Progress, Question
 from optimizer.search.space import Space
 
 SMALL = Space(

@@ -7,7 +7,7 @@ from dataclasses import replace
 from optimizer.analysis.metrics import metric
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 from optimizer.formats import count
-from optimizer.search.find import Step
+from optimizer.search.records import Step
 
 EMPTY = "Nothing keeps to the limits yet."
 

@@ -15,8 +15,8 @@ from optimizer.methods.pruners import PRUNERS
 from optimizer.progress import Cancelled, ended_by
 from optimizer.search.answers import OPTIONS, answer_json, details, headline
 from optimizer.search.drain import works_on
-from optimizer.search.find import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.questions import answer_of, ask, question_of
+from optimizer.search.records import DEFAULT_BUDGET_SECONDS, Question
 from optimizer.search.space import UNPRUNED, Space, subspace
 from optimizer.search.strategies import STRATEGIES
 from optimizer.store import ledger

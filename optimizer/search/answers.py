@@ -15,8 +15,8 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
-from optimizer.search.find import Confirmed, Outcome, Question
 from optimizer.search.questions import Answered, answer_of, question_of
+from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
 from optimizer.search.sweep import describe_asked
 from optimizer.store.items import Sweep

@@ -6,7 +6,7 @@ from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.records import Latency, Scores
-from optimizer.search.find import Answer, Progress
+from optimizer.search.records import Answer, Progress
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 
 DOCUMENTS: dict[str, type] = {

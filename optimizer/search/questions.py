@@ -8,7 +8,7 @@ from optimizer.analysis import stored
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods import plugins
 from optimizer.records import Result, decode, digest, encode
-from optimizer.search.find import Answer, Progress, Question
+from optimizer.search.records import NOT_BEGUN, Answer, Progress, Question
 from optimizer.store import ledger
 from optimizer.store.items import Sweep
 from optimizer.store.keys import request_key
@@ -95,7 +95,7 @@ def answer_of(store: Store, key: str | None, tried: bool = True) -> Answered | N
 
 def progress_of(store: Store, search: str) -> Progress:
     """How far a search is, by its key, wherever it runs."""
-    return store.get_document(SEARCH, search, Progress) or Progress()
+    return store.get_document(SEARCH, search, Progress) or NOT_BEGUN
 
 
 def seconds_left(store: Store, numbers: Iterable[int]) -> float:

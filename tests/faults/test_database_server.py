@@ -15,8 +15,8 @@ from test_sweeps import ALONE, SERVER, kept, running
 
 from optimizer.recipe import Recipe
 from optimizer.records import Request
-from optimizer.search.find import Outcome
 from optimizer.search.questions import answer_of, ask
+from optimizer.search.records import Outcome
 from optimizer.store import ledger
 from optimizer.store.results import Store
 

@@ -19,8 +19,8 @@ from test_sweeps import SERVER, kept, running
 
 from optimizer.analysis.limits import Limits
 from optimizer.records import DataSpec
-from optimizer.search.find import Outcome, Progress, Question
 from optimizer.search.questions import answer_of, ask, keys_of, progress_of
+from optimizer.search.records import Outcome, Progress, Question
 from optimizer.search.space import Space
 from optimizer.store import ledger
 from optimizer.store.keys import request_key

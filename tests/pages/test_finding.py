@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
 from optimizer.records import encode
-from optimizer.search.find import Progress, Step
 from optimizer.search.questions import ask, question_of
+from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH

@@ -14,7 +14,7 @@ from optimizer.cluster.spread import Device
 from optimizer.recipe import NORMAL
 from optimizer.records import Request, decode, encode
 from optimizer.search import questions
-from optimizer.search.find import Question
+from optimizer.search.records import Question
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, Grid
 from optimizer.store import ledger
 from optimizer.store.items import Line, Sweep

@@ -15,8 +15,9 @@ from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import MAX_TIMED_AGAIN, Answer, Outcome, Progress, Question, Trial, Unwanted
+from optimizer.search.find import MAX_TIMED_AGAIN, Unwanted
 from optimizer.search.questions import Answered
+from optimizer.search.records import Answer, Outcome, Progress, Question, Trial
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
 

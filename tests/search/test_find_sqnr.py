@@ -19,7 +19,7 @@ from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.records import OutputFidelity, PerImage, Request, decode, encode
 from optimizer.search.answers import answer_json, asked_words, command, details, headline, trial_frame
-from optimizer.search.find import Answer, Outcome, Progress
+from optimizer.search.records import Answer, Outcome, Progress
 
 
 def noise_of(request: Request) -> float:
