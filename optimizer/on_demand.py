@@ -221,7 +221,7 @@ def time_afresh(
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
-    key = f"{result.key} {result.latency.variant.calls.checksum}"
+    key = f"{result.key} {result.latency.checksum}"
     latency = store.get_document("afresh", key, Latency)
     if latency is None:
         latency = time_again(result.request, report, workspace)

@@ -390,6 +390,11 @@ class Latency:
     lost: int = 0
     instructions: Instructions | None = None
 
+    @property
+    def checksum(self) -> int:
+        """Of the variant's calls: equal for one measurement, whichever configurations share it."""
+        return self.variant.calls.checksum
+
 
 @dataclass(frozen=True, slots=True)
 class LayerExecution:

@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from optimizer.analysis.measures import latency_measures
-from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Summary
 from optimizer.formats import count
 from optimizer.records import Inspection, Latency, Request, unpacked
@@ -57,12 +55,11 @@ class ScreenedOut(Exception):
 def bar_for(request: Request, rivals: Sequence[Summary], size: int, latency: Latency) -> Bar | None:
     """What beats a request of ``size`` bytes, compressed, that shares ``latency``; of ``rivals`` those are
     looked at that share it too, and were asked for the same but for their recipe. None where nothing can."""
-    timed, _ = latency_measures(latency)
     alike = [
         one
         for one in rivals
         if _asked(one.request) == _asked(request)
-        and _measured(one.latency) == _measured(timed)
+        and one.latency.checksum == latency.checksum
         and not one.fidelity
     ]
     bars = [
@@ -86,8 +83,3 @@ def likely_errors_first(wrong: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 def _asked(request: Request) -> tuple[object, ...]:
     return request.model, request.engine, request.data, request.settings
-
-
-def _measured(latency: LatencySummary) -> tuple[float, ...]:
-    """Equal for one measurement."""
-    return latency.median_ns, latency.ratio, latency.aa_ratio

@@ -6,7 +6,7 @@ Nothing here draws random numbers: the bootstrap distribution of a median is com
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache
 from statistics import NormalDist
@@ -117,7 +117,8 @@ class LatencySummary:
     more they are over processes, in each of which all was built anew. ``mean_ratio`` is of all time
     spent: nothing is called faster or slower by the median that is not by the mean. ``detectable`` is the
     share by which a time must change to be told in 95 of 100 such measurements (None under six rounds).
-    ``reasons`` say why the verdict is noisy.
+    ``reasons`` say why the verdict is noisy. ``checksum`` is that of the measurement
+    (:attr:`optimizer.records.Latency.checksum`), 0 of bare times.
     """
 
     median_ns: float
@@ -134,6 +135,7 @@ class LatencySummary:
     detectable: float | None
     verdict: LatencyVerdict
     reasons: tuple[Noise, ...]
+    checksum: int = 0
 
     @property
     def noise(self) -> tuple[str, ...]:
@@ -156,7 +158,7 @@ def summarise_visits(
     A visit counts by the median of its timed calls; percentiles are of the timed calls themselves.
     ``processes`` are the rounds of each process. Raises InputError as :func:`summarise_latency` does.
     """
-    return summarise_latency(
+    summary = summarise_latency(
         [build.medians_ns for build in baseline],
         variant.medians_ns,
         stolen_share,
@@ -164,6 +166,7 @@ def summarise_visits(
         means_ns=([build.means_ns for build in baseline], variant.means_ns),
         processes=processes,
     )
+    return replace(summary, checksum=variant.calls.checksum)
 
 
 def first_call_ratio(

@@ -23,7 +23,7 @@ from optimizer.records import DataSpec, Request, Result, Size, decode
 from optimizer.store.results import Store
 from optimizer.store.rows import NOT_A_RECORD
 
-VERSION = 2
+VERSION = 3
 """Of what a summary says. A change of that raises it, and all are made anew."""
 AT_ONCE = 100
 """Summaries made anew before they are kept: a page that is left meanwhile has not worked for nothing."""

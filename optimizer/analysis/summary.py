@@ -256,7 +256,7 @@ def remember(result: Result, summary: Summary) -> Summary:
 
 def _identity(result: Result) -> tuple[object, ...]:
     latency = result.latency
-    return (result.key, result.created, latency.signature, latency.quick, latency.variant.calls.checksum)
+    return (result.key, result.created, latency.signature, latency.quick, latency.checksum)
 
 
 def derive(result: Result) -> Summary:

@@ -231,7 +231,7 @@ class _Search:
     def _settled(self, result: Result) -> Result:
         """With the newest time of its kernels, which is taken again where a limit hangs on it: by noise in
         one measurement of int8 kernels, all that run them would seem to be too slow."""
-        shared = _measurement(result)
+        shared = result.latency.checksum
         timed = replace(result, latency=self.newest.get(shared, result.latency))
         if self.timed_again[shared] >= MAX_TIMED_AGAIN or not (
             self._hangs_on_time(timed) and self._goes_on()
@@ -241,10 +241,10 @@ class _Search:
         self.report(
             self.share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
         )
-        latency, before = self.again(timed), _measurement(timed)
+        latency, before = self.again(timed), timed.latency.checksum
         self.newest[shared] = latency
         self.results = [
-            replace(one, latency=latency) if _measurement(one) == before else one for one in self.results
+            replace(one, latency=latency) if one.latency.checksum == before else one for one in self.results
         ]
         return replace(timed, latency=latency)
 
@@ -367,11 +367,6 @@ class _Search:
                 return one, tuple(refused)
             refused.append(one)
         return None, tuple(refused)
-
-
-def _measurement(result: Result) -> int:
-    """Equal where results share one measurement of time."""
-    return result.latency.variant.calls.checksum
 
 
 def _same_kernels(request: Request) -> object:
