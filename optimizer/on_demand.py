@@ -25,9 +25,10 @@ from optimizer.search.questions import Answered, answer_of, keys_of, progress_of
 from optimizer.search.records import Progress, Question
 from optimizer.search.space import Space
 from optimizer.search.sweep import is_frontier_only
+from optimizer.search.sweep import keys_of as keys_of_grid
 from optimizer.store import ledger
 from optimizer.store.items import Item
-from optimizer.store.keys import request_key, request_keys
+from optimizer.store.keys import request_key
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
 from optimizer.system.environment import resolve_threads
 
@@ -92,11 +93,10 @@ def load_or_screen(
 def measure_for(sweep: int, request: Request, store: Store, report: Report = quiet) -> Result:
     """What a sweep of the ledger asks for: as :func:`load_or_measure`, and where it asks for its frontier
     alone, as :func:`load_or_screen`."""
-    if not is_frontier_only(ledger.find(store, sweep).asked):
+    asked = ledger.find(store, sweep).asked
+    if not is_frontier_only(asked):
         return load_or_measure(request, store, report)
-    asked = [item.request for item in ledger.items(store, sweep) if item.request]
-    # Items keep the keys that they were measured under; images and weights may be others by now.
-    return load_or_screen(request, request_keys(asked), store, report)
+    return load_or_screen(request, keys_of_grid(asked), store, report)
 
 
 def do_here(store: Store, report: Report) -> Work:

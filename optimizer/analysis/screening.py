@@ -18,7 +18,7 @@ import numpy as np
 
 from optimizer.analysis.summary import Summary
 from optimizer.formats import count
-from optimizer.records import Inspection, Latency, Request, unpacked
+from optimizer.records import Inspection, Latency, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +55,31 @@ class ScreenedOut(Exception):
 def bar_for(request: Request, rivals: Sequence[Summary], size: int, latency: Latency) -> Bar | None:
     """What beats a request of ``size`` bytes, compressed, that shares ``latency``; of ``rivals`` those are
     looked at that share it too, and were asked for the same but for their recipe. None where nothing can."""
+    asked = _asked(request)
     alike = [
         one
         for one in rivals
-        if _asked(one.request) == _asked(request)
-        and one.latency.checksum == latency.checksum
-        and not one.fidelity
+        if _asked(one.request) == asked and one.latency.checksum == latency.checksum and not one.fidelity
     ]
-    bars = [
-        # One more than an equal has, since both are on the frontier.
-        (one.total - one.correct + (one.size.compressed_bytes == size), one.recipe.describe(details=False))
-        for one in alike
-        if one.size.compressed_bytes <= size
-    ]
-    if not bars:
+    smaller = [one for one in alike if one.size.compressed_bytes <= size]
+    if not smaller:
         return None
-    errors, by = min(bars)
-    return Bar(errors, by, np.mean([~unpacked(one.outcomes, one.total) for one in alike], axis=0))
+
+    def errors(one: Summary) -> int:
+        """One more than an equal has, since both are on the frontier."""
+        return one.total - one.correct + (one.size.compressed_bytes == size)
+
+    best = min(smaller, key=errors)
+    wrong = _wrong([one.outcomes for one in alike], best.total)
+    return Bar(errors(best), best.recipe.describe(details=False), wrong)
+
+
+def _wrong(outcomes: Sequence[bytes], total: int) -> np.ndarray:
+    """The share ``[total]`` of those that have an error on each image."""
+    packed = np.frombuffer(b"".join(outcomes), np.uint8).reshape(len(outcomes), -1)
+    right = np.unpackbits(packed, axis=1, count=total).sum(axis=0, dtype=np.uint32)
+    wrong: np.ndarray = (len(outcomes) - right) / len(outcomes)
+    return wrong
 
 
 def likely_errors_first(wrong: np.ndarray, logits: np.ndarray) -> np.ndarray:

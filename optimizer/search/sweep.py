@@ -3,14 +3,17 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 
 from optimizer.analysis.screening import ScreenedOut
 from optimizer.analysis.view import Failed, Screened
+from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import InputError, words_of
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import WEIGHT_BITS, Recipe
 from optimizer.records import Request, Result, decode
+from optimizer.store.keys import key_under, weights_version
 
 STARTER_SPARSITIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 STARTER_BITS = (32, 8, 4, 3)
@@ -103,6 +106,19 @@ def is_frontier_only(asked: bytes) -> bool:
         return decode(asked, Grid).frontier_only
     except InputError:  # a question, or of another version
         return False
+
+
+def keys_of(asked: bytes) -> Sequence[str]:
+    """The keys that the configurations of a sweep of the ledger have today. (Its items keep those that they
+    were measured under; images and weights may be others by now.)"""
+    base = decode(asked, Grid).base
+    return _keys_under(asked, weights_version(base.model), recent_fingerprint(base.data))
+
+
+@lru_cache(maxsize=8)
+def _keys_under(asked: bytes, weights: str, files: str) -> Sequence[str]:
+    """Kept, since each of thousands of items is told by those of all."""
+    return tuple(key_under(request, weights, files) for request in decode(asked, Grid).requests())
 
 
 def grid(base: Request, sparsities: Sequence[float], weight_bits: Sequence[int]) -> list[Request]:

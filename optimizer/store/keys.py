@@ -23,18 +23,21 @@ def request_key(request: Request, files: str | None = None, device: str = "") ->
     meanwhile; without it the folders are looked at, or were some seconds ago. Weights from elsewhere are
     identified by the model's name or by their package's version, methods of plugins by their package's.
     """
-    return _key(request, recent_fingerprint(request.data) if files is None else files, device)
+    files = recent_fingerprint(request.data) if files is None else files
+    return key_under(request, weights_version(request.model), files, device)
 
 
 def request_keys(requests: Sequence[Request], device: str = "") -> list[str]:
-    """The keys of many requests, in order; each image folder among them is looked at once."""
+    """The keys of many requests, in order; each model and image folder among them is looked at once."""
+    weights = {model: weights_version(model) for model in {request.model for request in requests}}
     files = {data: recent_fingerprint(data) for data in {request.data for request in requests}}
-    return [_key(request, files[request.data], device) for request in requests]
-
-
-def _key(request: Request, files: str, device: str) -> str:
     device = device or environment().key
-    asked = [SCHEMA, __version__, request, weights_version(request.model), files, device]
+    return [key_under(one, weights[one.model], files[one.data], device) for one in requests]
+
+
+def key_under(request: Request, weights: str, files: str, device: str = "") -> str:
+    """The key of a request with that version of the weights and fingerprint of the images."""
+    asked = [SCHEMA, __version__, request, weights, files, device or environment().key]
     return digest([*asked, *_plugins(request)])
 
 

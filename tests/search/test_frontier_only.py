@@ -1,6 +1,6 @@
 """Sweeps of the frontier alone: that of the whole grid, with what is left out never told as measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,6 +19,7 @@ from optimizer.measurement.visits import VisitEffort
 from optimizer.progress import Cancelled, ended_by, quiet
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings, encode
+from optimizer.search import sweep as sweep_module
 from optimizer.search.drain import by_pool, drain
 from optimizer.search.sweep import Grid, describe_asked, is_frontier_only
 from optimizer.store import ledger
@@ -118,14 +119,17 @@ def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
 def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
     home: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, grids = Store(), list[list[str]]()
+    store, grids = Store(), list[Sequence[str]]()
     sweep = begun(store)
     item = ledger.claim(store, "ann", sweep)
     assert isinstance(item, Item)
     ledger.finish(store, item, "measured on other images", 1.0)
     monkeypatch.setattr(on_demand, "load_or_screen", lambda request, grid, *others: grids.append(grid))
     on_demand.measure_for(sweep, BASE, store)
-    assert grids == [request_keys(ASKED.requests())]
+    assert [[*keys] for keys in grids] == [request_keys(ASKED.requests())]
+    monkeypatch.setattr(sweep_module, "weights_version", lambda model: "trained meanwhile")
+    on_demand.measure_for(sweep, BASE, store)
+    assert not {*grids[0]} & {*grids[1]}
 
 
 def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:
