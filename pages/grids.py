@@ -389,7 +389,7 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
         st.caption("Nothing is measured yet." if view == "all" else "Nothing is on the frontier yet.")
         return
     if out := sweep.counts.get("screened out"):
-        st.caption(f"{count(out, 'configuration')} screened out, since they can't be on the frontier.")
+        st.caption(f"{count(out, 'configuration')} screened out: can't be on the frontier.")
     actions(results.get(session().swept))
     made = frame.table(shown)
     recipes = [result.request.recipe for result in shown]

@@ -18,7 +18,7 @@ from optimizer.cluster.spread import work_off as by_nodes
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.progress import Cancelled
-from optimizer.records import encode
+from optimizer.records import Request, encode
 from optimizer.search.answers import came_of_it, describe
 from optimizer.search.drain import drain, until_over
 from optimizer.search.sweep import Grid
@@ -50,7 +50,9 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "the rest out as soon as it has too many errors: the same frontier, sooner; not on a cluster",
     )
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line, of each that is measured"
+        "--json",
+        action="store_true",
+        help="one JSON object a line, of each that is measured or screened out",
     )
     parser.add_argument(
         "--resume",
@@ -161,10 +163,26 @@ def _print_item(store: Store, item: Item, total: int, as_lines: bool) -> None:
     result = store.get(item.key) if item.state == "done" else None
     if result is None:
         _say(f"{item.state if item.state == 'screened out' else 'not measured'}: {item.message}")
+        if as_lines and item.state == "screened out" and item.request:
+            print(json.dumps(_screened_json(item, item.request)), flush=True)
     elif as_lines:
         print(json.dumps(as_json(result)), flush=True)
     else:
         print_result(result)
+
+
+def _screened_json(item: Item, request: Request) -> dict[str, object]:
+    """What was asked, as of a result that was measured, and ``why`` it is none: how many errors it had on how
+    many images, and what beats it."""
+    return {
+        "screened_out": True,
+        "key": item.key,
+        "model": request.model,
+        "engine": request.engine,
+        "recipe": request.recipe.to_dict(),
+        "recipe_words": request.recipe.describe(),
+        "why": item.message,
+    }
 
 
 def _say(words: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import factories
 from faults.tasks import note
 
+from optimizer.analysis.screening import Bar
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
 from optimizer.records import (
@@ -102,3 +103,30 @@ def find_here(number: int, report: Report) -> str:
     on_demand.time_again = lambda request, *_: factories.make_result(request.recipe, quick=True).latency
     on_demand.KEEP_SECONDS = 0.0
     return str(work.run("find", number, report))
+
+
+def screen_here(sweep: int) -> None:
+    """Work off a sweep of the frontier alone, with no more than two calls a round. The first that is to be
+    left out is noted as soon as that is known, and nothing more is done."""
+    from optimizer.measurement import experiment, latency
+    from optimizer.measurement.latency import LatencyEffort
+    from optimizer.measurement.scoring import score_unless_beaten
+    from optimizer.measurement.visits import VisitEffort
+    from optimizer.on_demand import do_here
+    from optimizer.search.drain import drain
+
+    def held(score: Any, images: Any, bar: Bar, baseline: Any, errors: Any) -> Any:
+        def counted(*known: Any) -> int:
+            if (found := int(errors(*known))) >= bar.errors:
+                note(home() / "held", os.getpid())
+                time.sleep(600)
+            return found
+
+        return score_unless_beaten(score, images, bar, baseline, counted)
+
+    visit = VisitEffort(settle_seconds=0, seconds=0, min_calls=2, max_calls=2)
+    latency.EFFORTS[True] = LatencyEffort(1, warmup_seconds=0, seconds=0, min_rounds=10, visit=visit)
+    experiment.score_unless_beaten = held
+    store = Store()
+    for _ in drain(store, do_here(store, quiet), sweep):
+        pass

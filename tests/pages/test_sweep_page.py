@@ -93,6 +93,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     ledger.cancel(tasks.store(), sweep.id)
     page = open_page("sweep", {})
     assert len(page.dataframe[0].value) == 1
+    assert "1 configuration screened out: can't be on the frontier." in words(page)
     page.segmented_control(key="sweep_view").set_value("not measured").run()
     shown = page.dataframe[0].value
     assert len(shown) == 23
@@ -116,6 +117,20 @@ def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(starte
     page = press(page, "Resume (1)")
     assert newest().state == "running"
     assert not ledger.beat(tasks.store(), item)
+
+
+def test_a_running_sweep_of_the_frontier_tells_what_is_screened_out_and_the_most_that_is_left(
+    started: Started,
+) -> None:
+    asked = replace(GRID, sparsities=(0.0, 0.5, 0.9), frontier_only=True)
+    ledger.create(tasks.store(), encode(asked), asked.requests(), "ann")
+    for _ in range(3):
+        measure_next()
+    item = ledger.claim(tasks.store(), "me")
+    assert item is not None
+    ledger.screen_out(tasks.store(), item, "not on the frontier: 9 errors")
+    (line,) = open_page("sweep", {}).get("progress")
+    assert line.proto.text.startswith("4 of 6 · 1 screened out · at most about 4 seconds left")
 
 
 def test_who_comes_first_is_said(started: Started) -> None:

@@ -1,10 +1,17 @@
 """Sweeps of the frontier alone: that of the whole grid, with what is left out never told as measured."""
 
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import pytest
+from faults.tasks import lines, until
 
 import optimizer as px
 from optimizer import on_demand, work
@@ -216,6 +223,22 @@ def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
     assert (task, key, item.state) == ("measure", request_key(item.request or BASE), "done")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_kill_in_the_middle_of_what_is_screened_out_costs_nothing(home: Path, whole: list[Result]) -> None:
+    store = Store()
+    sweep = begun(store)
+    code = f"from faults.storing import screen_here; screen_here({sweep})"
+    path = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | path) as worker:
+        try:
+            until(lambda: lines(home / "held"))
+            assert "running" in states(store, sweep)
+        finally:
+            worker.kill()
+    [*drain(store, on_demand.do_here(store, quiet), sweep)]
+    check(store, sweep, whole)
+
+
 def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_frontier() -> None:
     asked = replace(ASKED, base=replace(BASE, recipe=NORMAL))
     order = [(one.recipe.quantize.weight_bits, one.recipe.prune.share) for one in asked.requests()]
@@ -251,7 +274,17 @@ def test_the_command_says_what_is_left_out(home: object, capsys: pytest.CaptureF
     said = capsys.readouterr()
     left = said.err.count("screened out: not on the frontier: ")
     assert left > 0
-    assert said.out.count('"key"') == 4 - left
+    told = [json.loads(line) for line in said.out.splitlines()]
+    out = [line for line in told if line.get("screened_out")]
+    assert (len(told), len(out)) == (4, left)
+    for line in out:
+        assert (line["model"], line["engine"]) == ("fashion-mlp", "openvino")
+        assert line["recipe_words"] == Recipe.from_dict(line["recipe"]).describe()
+        assert line["recipe"] not in [one["recipe"] for one in told if "accuracy" in one]
+        assert re.search(
+            r"not on the frontier: \d+ errors? on .* of 300 images, .*; .* is no larger", line["why"]
+        )
+        assert Store().get(line["key"]) is None
     main(["sweeps"])
     assert f"{4 - left} done, {left} screened out" in capsys.readouterr().out
 
