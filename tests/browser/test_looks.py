@@ -21,7 +21,7 @@ pytestmark = pytest.mark.browser
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
     page = visit(address)
-    for scheme, theme, widths in (("light", LIGHT, (1440, 420)), ("dark", DARK, (420, 1440))):
+    for scheme, theme, widths in (("light", LIGHT, (1440, 800, 420)), ("dark", DARK, (420, 1440))):
         if scheme == "dark":
             page.emulate_media(color_scheme="dark")
             act(page, page.reload)
@@ -31,6 +31,7 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
         for width in widths:
             page.set_viewport_size({"width": width, "height": 900})
             assert overflow(page) <= 0, (scheme, width)
+            page.wait_for_function(WHOLE_TITLES)
 
 
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
@@ -43,6 +44,13 @@ def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
     page.get_by_test_id("stMainMenu").click()
     page.get_by_role("menuitemradio", name="Dark").click()
     expect(titles.first).to_have_css("fill", rgb(DARK.text))
+
+
+WHOLE_TITLES = """
+    [...document.querySelectorAll(".js-plotly-plot")].every(chart =>
+        chart.querySelector(".gtitle").getBoundingClientRect().right <= chart.getBoundingClientRect().right)
+"""
+"""Whether the title of every chart fits into it, which is drawn anew a moment after its width has changed."""
 
 
 def rgb(colour: str) -> str:
