@@ -222,10 +222,10 @@ def time_afresh(
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
     key = f"{result.key} {result.latency.checksum}"
-    latency = store.get_document("afresh", key, Latency)
+    latency = store.get_document(stored.AFRESH, key, Latency)
     if latency is None:
         latency = time_again(result.request, report, workspace)
-        store.put_document("afresh", key, encode(latency))
+        store.put_document(stored.AFRESH, key, encode(latency))
     return latency
 
 

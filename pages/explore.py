@@ -51,6 +51,10 @@ def main() -> None:
         everywhere.append(summarise(result))
     results = [one for one in everywhere if one.request.engine == request.engine]
     started, filling = toolbar(request, recipe, result, results)
+    if result and (again := stored.timed_again(tasks.store(), result)):
+        summary = summarise(again)
+        words = "; ".join((summary.text("latency"), *summary.noise))
+        st.caption(plain(f"A search has timed it once more: {words}."))
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started) or filling)

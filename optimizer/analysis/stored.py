@@ -19,12 +19,15 @@ from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.statistics import LatencySummary
 from optimizer.analysis.summary import Summary, derive, remember
 from optimizer.errors import UnavailableError
-from optimizer.records import DataSpec, Request, Result, Size, decode
+from optimizer.records import DataSpec, Latency, Request, Result, Size, decode
 from optimizer.store.results import Store
 from optimizer.store.rows import NOT_A_RECORD
 
 VERSION = 3
 """Of what a summary says. A change of that raises it, and all are made anew."""
+AFRESH = "afresh"
+"""The kind of document of times that were taken once more, by the key of the result and the checksum of the
+measurement that was doubted."""
 AT_ONCE = 100
 """Summaries made anew before they are kept: a page that is left meanwhile has not worked for nothing."""
 
@@ -67,6 +70,14 @@ def known(store: Store, results: list[Result]) -> list[Result]:
         if (summary := kept.get(result.key)) and summary.created == result.created:
             remember(result, summary)
     return results
+
+
+def timed_again(store: Store, result: Result) -> Result | None:
+    """A stored result with the newest time that a search has taken of it once more, if one has. It is told
+    beside that of the result, and in no chart: one of those that share a time would alone be faster or slower
+    than the others, by noise."""
+    latency = store.newest_document(AFRESH, f"{result.key} ", Latency, since=result.created)
+    return replace(result, latency=latency) if latency else None
 
 
 def _read(store: Store, rows: Iterable[tuple[str, bytes | None]]) -> list[Summary]:

@@ -4,13 +4,14 @@ from optimizer.analysis.coverage import Coverage
 from optimizer.analysis.load import LoadRun
 from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
+from optimizer.analysis.stored import AFRESH
 from optimizer.analysis.two_files import TwoFiles
 from optimizer.records import Latency, Scores
 from optimizer.search.records import Answer, Progress
 from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
 
 DOCUMENTS: dict[str, type] = {
-    "afresh": Latency,
+    AFRESH: Latency,
     ANSWER: Answer,
     "compare": TwoFiles,
     "complexity": ComplexityRun,

@@ -11,6 +11,7 @@ from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, stan
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
+from optimizer import on_demand
 from optimizer.analysis import stored as summaries
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import summarise
@@ -78,6 +79,24 @@ def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
     page = stored.run()
     assert not page.exception
     assert shown(page) == expected(results()[Recipe()])
+
+
+def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_charts(
+    stored: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (result,) = [one for one in tasks.store().results() if one.request.recipe == Recipe()]
+    told = "A search has timed it once more"
+    assert told not in words(stored.run())
+    for noisy, ratio in ((True, 0.5), (False, 0.8)):
+        again = make_result(Recipe(), quick=True, noisy=noisy, ratio=ratio).latency
+        monkeypatch.setattr(on_demand, "time_again", lambda *given, again=again: again)
+        assert on_demand.time_afresh(result, tasks.store()) == again
+        summary = summarise(replace(result, latency=again))
+        page = stored.run()
+        assert f"{told}: {'; '.join((summary.text('latency'), *summary.noise))}." in words(page)
+        assert bool(summary.noise) == noisy
+        assert shown(page) == expected(results()[Recipe()])
+        result = replace(result, latency=again)  # which is doubted in its turn
 
 
 def test_sliders_move_the_figures(stored: AppTest) -> None:
