@@ -28,17 +28,8 @@ from optimizer.compression.calibration.moments import (
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.prune.compensated import match_variance, refit
-from optimizer.compression.quantize.compensated import (
-    UNBIASED,
-    Grid,
-    by_column,
-    by_row,
-    descend,
-    fed_back,
-    in_order,
-    product,
-    scale_factors,
-)
+from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by_row, in_order
+from optimizer.compression.quantize.compensated import UNBIASED, descend, fed_back, scale_factors
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
 from optimizer.model.layers import Layer, walk
@@ -237,13 +228,15 @@ def _rounded(aimed: Tensor, start: Tensor, mask: Tensor, grid: HeldGrid, matrix:
     ``[G, d, d]``; ``start`` are those refitted on ``mask``."""
     shape = mask.shape
     order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    matrix = in_order(matrix, order)
+    coupling = Coupling(in_order(matrix, order))
     aimed, start, kept = (by_column(part.reshape(shape), order) for part in (aimed, start, mask))
     held = Grid(*(by_column(part.expand(shape), order) for part in (grid.step, grid.first, grid.last)))
-    wanted = product(matrix, aimed)
-    codes, _ = fed_back(start, kept, matrix, held)
-    _, gain = scale_factors(codes * held.step, aimed, wanted, matrix, together=False)
+    wanted = coupling.product(aimed)
+    codes, _ = fed_back(start, kept, coupling, held)
+    values = codes * held.step
+    _, gain = scale_factors(values, coupling.product(values), aimed, wanted, together=False)
     factor = gain**UNBIASED  # scales stay, so what is rounded is raised
-    codes, held_on_mask = fed_back(start * factor, kept, matrix, held)
-    codes = descend(codes, wanted * factor, matrix, held_on_mask)
+    codes, held_on_mask = fed_back(start * factor, kept, coupling, held)
+    slopes = coupling.product(codes * held.step) - wanted * factor
+    codes = descend(codes, slopes, coupling, held_on_mask)
     return grid.nearest(by_row(codes * held.step, order).reshape(shape))

@@ -13,13 +13,12 @@ from optimizer.compression.calibration.moments import Moments, as_rows, damped, 
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize import compensated, ranges
+from optimizer.compression.quantize.columns import BLOCK, Coupling, Grid, lower_factor, round_in_turn
 from optimizer.compression.quantize.compensated import (
-    BLOCK,
-    Grid,
+    aimed,
     descend,
     feedback,
     feedback_on_masks,
-    lower_factor,
     quantize,
     scale_factors,
 )
@@ -91,7 +90,7 @@ def plain_grid(weight: Tensor, levels: int = 7, step: float = 0.4) -> Grid:
 def test_a_single_column_is_rounded_to_nearest(seed: int, groups: int, rows: int) -> None:
     weight = drawn((groups, 1, rows), seed)
     grid = plain_grid(weight)
-    assert torch.equal(feedback(weight, covariance(groups, 1, seed), grid), grid.nearest(weight))
+    assert torch.equal(feedback(weight, Coupling(covariance(groups, 1, seed)), grid), grid.nearest(weight))
 
 
 @given(st.integers(0, 1000))
@@ -99,10 +98,39 @@ def test_columns_that_have_nothing_in_common_are_rounded_to_nearest(seed: int) -
     weight = drawn((2, 9, 4), seed)
     matrix = torch.diag_embed(0.1 + drawn((2, 9), seed + 1).abs())
     grid = plain_grid(weight)
-    assert torch.equal(feedback(weight, matrix, grid), grid.nearest(weight))
-    assert torch.equal(descend(grid.nearest(weight) + 1, matrix @ weight, matrix, grid), grid.nearest(weight))
-    almost = matrix + 1e-12  # the same by the way that feeds errors back
+    coupling = Coupling(matrix)
+    assert torch.equal(feedback(weight, coupling, grid), grid.nearest(weight))
+    codes = grid.nearest(weight) + 1
+    slopes = matrix @ (codes * grid.step - weight)
+    assert torch.equal(descend(codes, slopes, coupling, grid), grid.nearest(weight))
+    almost = Coupling(matrix + 1e-12)  # the same by the way that feeds errors back
     assert torch.equal(feedback(weight, almost, grid), grid.nearest(weight))
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from((1, 3)),
+    st.sampled_from((1, 2, BLOCK, BLOCK + 1, 2 * BLOCK + 3)),
+    st.integers(1, 4),
+)
+def test_columns_rounded_in_turn_are_those_of_a_plain_loop(
+    seed: int, groups: int, columns: int, rows: int
+) -> None:
+    """Of numbers that float32 adds and multiplies exactly, in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (groups, columns, rows)
+    targets, start = (torch.randint(-99, 99, shape, generator=generator) / 16 for _ in range(2))
+    shares = torch.randint(-2, 3, (groups, columns, columns), generator=generator) / 4
+    steps = 2.0 ** torch.randint(-2, 1, (groups, 1, rows), generator=generator)
+    grid = Grid(steps, torch.full_like(steps, -4), torch.full_like(steps, 3))
+    found = round_in_turn(targets, start, shares, grid)
+    for group, row in product(range(groups), range(rows)):
+        step, errors = float(steps[group, 0, row]), list[float]()
+        for j in range(columns):
+            fed = sum(float(shares[group, j, i]) * error for i, error in enumerate(errors))
+            code = min(max(round((float(targets[group, j, row]) + fed) / step), -4), 3)
+            assert found[group, j, row] == code
+            errors.append(float(start[group, j, row]) - code * step)
 
 
 def by_inverse(weight: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
@@ -121,7 +149,7 @@ def by_inverse(weight: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
 def test_feedback_is_gptq(columns: int) -> None:
     weight, matrix = drawn((1, columns, 6)), damped(covariance(1, columns, 1))
     grid = plain_grid(weight)
-    found, expected = feedback(weight, matrix, grid)[0], by_inverse(weight[0], matrix[0], grid)
+    found, expected = feedback(weight, Coupling(matrix), grid)[0], by_inverse(weight[0], matrix[0], grid)
     assert (found != expected).float().mean() < 0.005  # in float32 a tie may fall to the other side
 
 
@@ -129,8 +157,8 @@ def test_feedback_is_gptq(columns: int) -> None:
 def test_descending_never_costs_a_row_anything(seed: int, columns: int, groups: int) -> None:
     weight, matrix = drawn((groups, columns, 4), seed), damped(covariance(groups, columns, seed))
     grid = plain_grid(weight)
-    before = feedback(weight, matrix, grid)
-    after = descend(before, matrix @ weight, matrix, grid)
+    before = feedback(weight, Coupling(matrix), grid)
+    after = descend(before, matrix @ (before * grid.step - weight), Coupling(matrix), grid)
     costs = [quadratic((codes * grid.step - weight).mT, matrix) for codes in (before, after)]
     assert (costs[1] <= costs[0] * (1 + 1e-4) + 1e-6).all()
     assert ((after >= grid.first) & (after <= grid.last)).all()
@@ -141,7 +169,7 @@ def test_descending_crosses_blocks_as_it_would_without() -> None:
     weight, matrix = drawn((1, columns, 3)), damped(covariance(1, columns, 1))
     grid = plain_grid(weight)
     codes = grid.nearest(weight)
-    found = descend(codes, matrix @ weight, matrix, grid)
+    found = descend(codes, matrix @ (codes * grid.step - weight), Coupling(matrix), grid)
     for j in range(columns):
         slope = (matrix[:, j : j + 1].double() @ (codes * grid.step - weight).double())[:, 0]
         best = codes[:, j] - slope / matrix[0, j, j] / grid.step[:, 0]
@@ -220,7 +248,7 @@ def test_pruned_rows_are_rounded_as_if_their_other_columns_were_not_there() -> N
     mask = drawn((2, 8, 3), 5) > -0.3
     grid = plain_grid(weight)
     found = feedback_on_masks(
-        weight * mask, mask, matrix, Grid(grid.step, grid.first * mask, grid.last * mask)
+        weight * mask, mask, Coupling(matrix), Grid(grid.step, grid.first * mask, grid.last * mask)
     )
     for group, row in product(range(2), range(3)):
         kept = mask[group, :, row]
@@ -228,7 +256,7 @@ def test_pruned_rows_are_rounded_as_if_their_other_columns_were_not_there() -> N
         alone = Grid(
             *(part[group : group + 1, :, row : row + 1] for part in (grid.step, grid.first, grid.last))
         )
-        expected = feedback(weight[group, kept, row][None, :, None], own, alone)
+        expected = feedback(weight[group, kept, row][None, :, None], Coupling(own), alone)
         assert torch.equal(found[group, kept, row], expected[0, :, 0])
         assert not found[group, ~kept, row].any()
 
@@ -334,7 +362,7 @@ def test_scale_factors_of_rows_without_a_signal_are_1() -> None:
     dense = torch.stack([torch.ones(4), torch.ones(4), torch.zeros(4)], 1)[None]
     values = torch.stack([torch.zeros(4), -torch.ones(4), torch.ones(4)], 1)[None]
     matrix = torch.eye(4)[None] + 0.1
-    fitted, gain = scale_factors(values, dense, matrix @ dense, matrix, together=False)
+    fitted, gain = scale_factors(values, matrix @ values, dense, matrix @ dense, together=False)
     assert fitted.flatten().tolist() == gain.flatten().tolist() == [1, 1, 1]
 
 
@@ -367,6 +395,24 @@ def test_a_layer_that_was_not_studied_is_rounded_to_nearest() -> None:
     rounded = quantize(weight, pruned, PLAIN, "b", statistics_of(covariance(1, 9, 1)))
     assert torch.equal(rounded.codes.values, round_to_nearest(pruned.weight, PLAIN).values)
     assert rounded.bias_change is pruned.bias_change
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 2**20])
+def test_what_recipes_share_is_worked_out_once_for_a_weight(
+    kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compensated, "MAX_KEPT_BYTES", kept_bytes)
+    weight, other, matrix = drawn((8, 30)), drawn((8, 30), 1), covariance(1, 30, 1)
+    shared = statistics_of(matrix)
+    for one in (weight, weight, other, weight):
+        for bits in (3, 4):
+            spec = QuantizeSpec("compensated", weight_bits=bits, range="mse")
+            found, expected = (
+                quantize(one, whole(one), spec, "a", known).codes for known in (shared, statistics_of(matrix))
+            )
+            assert torch.equal(found.values, expected.values)
+    assert (aimed(weight, "a", shared) is aimed(weight, "a", shared)) == bool(kept_bytes)
+    assert len(shared.kept) == bool(kept_bytes)
 
 
 def test_a_matrix_that_rounding_left_not_quite_positive_is_damped() -> None:

@@ -1,7 +1,8 @@
 """What is known of a model on some images before any recipe: what data-aware compression works from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ class Statistics:
     ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
     60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
     ``biased``: layers whose bias takes up what a change does to the mean. Layers without moments (too wide,
-    or never run) are in none of them.
+    or never run) are in none of them. ``kept`` is for what was worked out from them, by layer.
     """
 
     moments: Mapping[str, Moments]
@@ -28,6 +29,7 @@ class Statistics:
     alone: Mapping[str, float]
     measured: frozenset[str]
     biased: frozenset[str]
+    kept: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
 
     def matrix(self, name: str) -> Tensor:
         """``M`` ``[G, d, d]``, damped: a change ``r`` of a row costs ``r M r`` at the layer's output."""

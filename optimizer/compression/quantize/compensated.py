@@ -15,27 +15,33 @@ falls from 0.54 to 0.32 nats by it.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from optimizer.compression.calibration.moments import as_rows, damped
+from optimizer.compression.calibration.moments import as_rows
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize import nearest
+from optimizer.compression.quantize.columns import (
+    Coupling,
+    Grid,
+    by_column,
+    by_row,
+    in_order,
+    round_in_turn,
+)
 from optimizer.compression.quantize.grid import Rounded, code_range, grid_between, packed, spread, units
 from optimizer.compression.quantize.ranges import RANGES, absmax
 from optimizer.recipe import QuantizeSpec
 
-BLOCK = 128
-"""Columns whose error is fed back one at a time; to those further on it is fed back by one product a
-block."""
 EXACT_ELEMENTS = 2**20
 """Pruned rows each get a factor of their own where all of them together have at most so many elements."""
 UNBIASED = 0.85
 """How far scales go from least squares (0) to passing on all of the dense output (1), as a power. All the way
 is as good where rounding errors are small, and worse where they are not: at 3 bits of a symmetric grid."""
 MAX_GAIN = 2.0
+MAX_KEPT_BYTES = 160 * 2**20
+"""Of one model's statistics, for other recipes to be rounded with."""
 SEARCHED_COLUMNS = 25
 SEARCHED_BITS = 3
 """Rows of at most so many columns are rounded on several grids each, at so many bits or fewer: at 4 it wins
@@ -43,24 +49,6 @@ nothing."""
 SEARCHED_SHARES = (1.0, 0.8, 0.6)
 """Of the range of a row's weights at either end, in all pairs: the grids that are tried. At 3 bits they take
 42 % off the error of EfficientNet-Lite0's depthwise convolutions; more of them gain next to nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Grids of ``R`` rows of ``d`` columns: step and centred codes ``first`` to ``last``, ``[G, d or 1,
-    R]``."""
-
-    step: Tensor
-    first: Tensor
-    last: Tensor
-
-    def nearest(self, weights: Tensor) -> Tensor:
-        """Codes ``[G, d, R]`` of weights ``[G, d, R]``."""
-        return torch.round(weights / self.step).clamp(self.first, self.last)
-
-    def arrays(self, count: int) -> tuple[np.ndarray, ...]:
-        """Step, first and last ``[G, d, R]`` of ``count`` columns."""
-        return tuple(part.expand(-1, count, -1).numpy() for part in (self.step, self.first, self.last))
 
 
 @torch.no_grad()
@@ -75,30 +63,69 @@ def quantize(
     assert statistics is not None
     if name not in statistics.moments:
         return nearest.quantize(original, pruned, spec, name)
-    mean, matrix = statistics.moments[name].mean, statistics.matrix(name)
-    scale, zero_point = starting_grid(pruned.weight, spec, matrix)
-    if searches_grids(original, len(matrix), spec):
+    mean, layer = statistics.moments[name].mean, aimed(original, name, statistics)
+    scale, zero_point = starting_grid(pruned.weight, spec, layer.diagonal)
+    if searches_grids(original, len(mean), spec):
         scale, zero_point = with_others(scale, zero_point, pruned.weight, spec)
     tried = max(1, len(scale) // len(original))
-    order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    matrix = in_order(matrix, order)
-    weights = [part.repeat_interleave(tried, 0) for part in (original, pruned.weight, pruned.mask)]
-    dense, start, mask, *grid = (
-        by_column(part, order) for part in (*weights, *against(scale, zero_point, weights[0].shape, spec))
+    weights = [part.repeat_interleave(tried, 0) for part in (pruned.weight, pruned.mask)]
+    start, mask, *grid = (
+        by_column(part, layer.order)
+        for part in (*weights, *against(scale, zero_point, weights[0].shape, spec))
     )
+    dense, wanted = (part.repeat_interleave(tried, 2) for part in (layer.dense, layer.wanted))
     together = spec.granularity == "tensor"
-    codes, factor = round_columns(dense, start, mask, matrix, Grid(*grid), together)
+    codes, factor = round_columns(dense, wanted, start, mask, layer.coupling, Grid(*grid), together)
     scale = scale * (factor if together else factor.flatten()[:, None])
     if tried > 1:
-        best = cheapest(codes * grid[0], dense, matrix, tried)
+        best = cheapest(codes * grid[0], dense, wanted, layer.coupling, tried)
         codes = codes.mT[torch.arange(len(codes))[:, None], best].mT.contiguous()
         rows = (best + torch.arange(len(best))[:, None] * mask.shape[2]).flatten()
         scale, zero_point = scale[rows], zero_point[rows]
-    result = packed(by_row(codes, order).reshape(original.shape), scale, zero_point)
+    result = packed(by_row(codes, layer.order).reshape(original.shape), scale, zero_point)
     if name not in statistics.biased:
         return Rounded(result)
     change = as_rows(original - result.values, len(mean)) @ mean[..., None]
     return Rounded(result, change.flatten())
+
+
+@dataclass(frozen=True, eq=False)
+class Aimed:
+    """What all recipes of a model share of a layer: in which ``order`` ``[G, d]`` its columns are rounded, by
+    descending ``diagonal`` ``[G, d]`` of ``M``; how they are coupled; and in that order the dense rows and
+    what is ``wanted`` of them, ``M w``, both ``[G, d, R]``."""
+
+    order: Tensor
+    diagonal: Tensor
+    coupling: Coupling
+    dense: Tensor
+    wanted: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """With the factor, which is worked out later."""
+        return 2 * self.coupling.matrix.nbytes + self.dense.nbytes + self.wanted.nbytes
+
+
+def aimed(original: Tensor, name: str, statistics: Statistics) -> Aimed:
+    """Of a layer and its ``original`` weight: worked out once, as far as MAX_KEPT_BYTES of a model go. (The
+    first layers stay, since a recipe goes through all of them in turn: what was used last is needed last.)"""
+    kept: dict[str, Aimed] = statistics.kept
+    known = kept.get(name)
+    if known is None:
+        matrix = statistics.matrix(name)
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        order = diagonal.argsort(1, descending=True)
+        coupling = Coupling(in_order(matrix, order))
+    else:
+        order, diagonal, coupling = known.order, known.diagonal, known.coupling
+    dense = by_column(original, order)
+    if known and torch.equal(known.dense, dense):
+        return known
+    made = Aimed(order, diagonal.clone(), coupling, dense.clone(), coupling.product(dense))
+    if known or made.nbytes + sum(one.nbytes for one in kept.values()) <= MAX_KEPT_BYTES:
+        kept[name] = made
+    return made
 
 
 def searches_grids(weight: Tensor, groups: int, spec: QuantizeSpec) -> bool:
@@ -122,20 +149,20 @@ def with_others(
     return scale, zero_point
 
 
-def cheapest(values: Tensor, dense: Tensor, matrix: Tensor, tried: int) -> Tensor:
+def cheapest(values: Tensor, dense: Tensor, wanted: Tensor, coupling: Coupling, tried: int) -> Tensor:
     """Which of each ``tried`` rows of ``[G, d, R]`` costs least once it has its best scale: their places
     ``[G, R / tried]``."""
-    fitted, _ = scale_factors(values, dense, product(matrix, dense), matrix, together=False)
-    off = values * fitted - dense
-    costs = (product(matrix, off) * off).sum(1).unflatten(1, (-1, tried))
+    image = coupling.product(values)
+    fitted, _ = scale_factors(values, image, dense, wanted, together=False)
+    costs = ((image * fitted - wanted) * (values * fitted - dense)).sum(1).unflatten(1, (-1, tried))
     places: Tensor = costs.argmin(2) + torch.arange(costs.shape[1]) * tried
     return places
 
 
-def starting_grid(weight: Tensor, spec: QuantizeSpec, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by ``matrix``'s
-    diagonal."""
-    costs = matrix.diagonal(dim1=1, dim2=2)[:, None].expand(as_rows(weight, len(matrix)).shape)
+def starting_grid(weight: Tensor, spec: QuantizeSpec, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by the ``diagonal``
+    ``[G, d]`` of ``M``."""
+    costs = diagonal[:, None].expand(as_rows(weight, len(diagonal)).shape)
     weights = units(weight, spec.granularity)
     low, high = RANGES[spec.range](weights, spec, units(costs.reshape(weight.shape), spec.granularity))
     return grid_between(low, high, spec)
@@ -152,94 +179,44 @@ def against(
 
 
 def round_columns(
-    dense: Tensor, start: Tensor, mask: Tensor, matrix: Tensor, grid: Grid, together: bool
+    dense: Tensor, wanted: Tensor, start: Tensor, mask: Tensor, coupling: Coupling, grid: Grid, together: bool
 ) -> tuple[Tensor, Tensor]:
     """Centred codes ``[G, d, R]`` as floats, and by what factor their scales are to change.
 
-    ``start`` is where rounding starts from: the pruned weights, all ``[G, d, R]`` in the order in which they
-    are rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where all rows have one scale ``together``.
+    ``wanted`` is ``M w`` of the dense rows, ``start`` where rounding starts from: the pruned weights, all
+    ``[G, d, R]`` in the order in which they are rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where
+    all rows have one scale ``together``.
     """
-    wanted = product(matrix, dense)
-    codes, grid = fed_back(start, mask, matrix, grid)
-    fitted, _ = scale_factors(codes * grid.step, dense, wanted, matrix, together)
+    codes, grid = fed_back(start, mask, coupling, grid)
+    values = codes * grid.step
+    image = coupling.product(values)
+    fitted, _ = scale_factors(values, image, dense, wanted, together)
     grid = replace(grid, step=grid.step * fitted)
-    codes = descend(codes, wanted, matrix, grid)
-    refitted, gain = scale_factors(codes * grid.step, dense, wanted, matrix, together)
+    codes = descend(codes, image * fitted - wanted, coupling, grid)
+    values = codes * grid.step
+    refitted, gain = scale_factors(values, coupling.product(values), dense, wanted, together)
     return codes, fitted * refitted * gain**UNBIASED
 
 
-def fed_back(start: Tensor, mask: Tensor, matrix: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
+def fed_back(start: Tensor, mask: Tensor, coupling: Coupling, grid: Grid) -> tuple[Tensor, Grid]:
     """Codes ``[G, d, R]`` by :func:`feedback`, zero where ``mask`` is, and the grid that has no others
     there."""
     if mask.all():
-        return feedback(start, matrix, grid), grid
+        return feedback(start, coupling, grid), grid
     grid = replace(grid, first=grid.first * mask, last=grid.last * mask)
     exact = mask.numel() * mask.shape[1] <= EXACT_ELEMENTS
-    return (feedback_on_masks(start, mask, matrix, grid) if exact else feedback(start, matrix, grid)), grid
+    codes = feedback_on_masks(start, mask, coupling, grid) if exact else feedback(start, coupling, grid)
+    return codes, grid
 
 
-def product(matrix: Tensor, weights: Tensor) -> Tensor:
-    """``M w`` ``[G, d, R]``."""
-    return diagonal(matrix) * weights if independent(matrix) else matrix @ weights
-
-
-def diagonal(matrix: Tensor) -> Tensor:
-    """``[G, d, 1]``."""
-    return matrix.diagonal(dim1=1, dim2=2)[:, :, None]
-
-
-def independent(matrix: Tensor) -> bool:
-    """Whether no column's error can be made up for by another's: few samples can shrink a covariance that
-    far."""
-    if matrix[:, 0, 1:].any():  # as in nearly all: no need to look at the rest
-        return False
-    return bool(matrix.count_nonzero() == diagonal(matrix).count_nonzero())
-
-
-def feedback(weights: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
-    """Codes ``[G, d, R]``, column after column.
-
-    With ``M = U U^T``, U upper triangular, a row's cost is the sum over columns of ``(U_jj r_j + sum over i <
-    j of U_ij r_i)^2``: with the codes before it fixed, column ``j`` is to be rounded from where that is zero.
-    """
-    if independent(matrix):
+def feedback(weights: Tensor, coupling: Coupling, grid: Grid) -> Tensor:
+    """Codes ``[G, d, R]``, column after column, those that are yet to come making up for the errors."""
+    if coupling.independent:
         return grid.nearest(weights)
-    count = weights.shape[1]
-    upper = lower_factor(matrix.flip(1, 2)).flip(1, 2)
-    shares = (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).mT.contiguous()
-    errors, codes = torch.zeros_like(weights), torch.empty_like(weights)
-    steps, errs, found = grid.arrays(count), errors.numpy(), codes.numpy()
-    rounded_from, spread = weights.numpy(), shares.numpy()
-    for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
-        targets = torch.baddbmm(
-            weights[:, start:stop], shares[:, start:stop, :start], errors[:, :start]
-        ).numpy()
-        for j in range(start, stop):
-            target, (step, first, last) = targets[:, j - start], (part[:, j] for part in steps)
-            if j > start:
-                target += np.matmul(spread[:, j : j + 1, start:j], errs[:, start:j])[:, 0]
-            nearest_code(target / step, first, last, found[:, j])
-            np.subtract(rounded_from[:, j], found[:, j] * step, out=errs[:, j])
-    return codes
+    return round_in_turn(weights, weights, coupling.shares, grid)
 
 
-def nearest_code(position: np.ndarray, first: np.ndarray, last: np.ndarray, code: np.ndarray) -> None:
-    """Write into ``code`` the one from ``first`` to ``last`` that is nearest. (Columns are short: here a call
-    counts, and one of numpy takes a third of one of torch.)"""
-    np.rint(position, out=code)
-    np.maximum(code, first, out=code)
-    np.minimum(code, last, out=code)
-
-
-def lower_factor(matrix: Tensor) -> Tensor:
-    """Cholesky factor ``[G, d, d]``; damped once more where float32 left a wide matrix not quite positive."""
-    factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    return torch.linalg.cholesky(damped(matrix, 0.1)) if failed.any() else factor
-
-
-def feedback_on_masks(weights: Tensor, mask: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
+def feedback_on_masks(weights: Tensor, mask: Tensor, coupling: Coupling, grid: Grid) -> Tensor:
     """The same with errors fed back to what is left of each row alone: every row has a matrix of its own."""
     groups, count, rows = weights.shape
 
@@ -247,67 +224,35 @@ def feedback_on_masks(weights: Tensor, mask: Tensor, matrix: Tensor, grid: Grid)
         return part.mT.reshape(groups * rows, -1, 1)
 
     keep = apart(mask).to(weights.dtype)
-    own = matrix.repeat_interleave(rows, 0) * keep * keep.mT + torch.diag_embed(1 - keep[..., 0])
+    own = coupling.matrix.repeat_interleave(rows, 0) * keep * keep.mT + torch.diag_embed(1 - keep[..., 0])
     grids = Grid(apart(grid.step), apart(grid.first), apart(grid.last))
-    return feedback(apart(weights), own, grids).reshape(groups, rows, count).mT.contiguous()
+    return feedback(apart(weights), Coupling(own), grids).reshape(groups, rows, count).mT.contiguous()
 
 
-def descend(codes: Tensor, wanted: Tensor, matrix: Tensor, grid: Grid) -> Tensor:
-    """One sweep of coordinate descent over ``codes``; ``wanted`` is ``M w`` of the dense rows, all ``[G, d,
-    R]``."""
-    curvatures = diagonal(matrix)
-    if independent(matrix):
-        return grid.nearest(wanted / curvatures)
-    count = codes.shape[1]
-    slopes = matrix @ (codes * grid.step) - wanted
-    moved, after = torch.empty_like(slopes), torch.empty_like(slopes)
-    steps, moves, found, slope_now = grid.arrays(count), moved.numpy(), after.numpy(), slopes.numpy()
-    before, curved, coupling = codes.numpy(), curvatures.numpy(), matrix.numpy()
-    for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
-        for j in range(start, stop):
-            slope, (step, first, last) = slope_now[:, j], (part[:, j] for part in steps)
-            if j > start:
-                slope = slope + np.matmul(coupling[:, j : j + 1, start:j], moves[:, start:j])[:, 0]
-            nearest_code(before[:, j] - slope / curved[:, j] / step, first, last, found[:, j])
-            np.multiply(found[:, j] - before[:, j], step, out=moves[:, j])
-        slopes[:, stop:].baddbmm_(matrix[:, stop:, start:stop], moved[:, start:stop])
-    return after
+def descend(codes: Tensor, slopes: Tensor, coupling: Coupling, grid: Grid) -> Tensor:
+    """One sweep of coordinate descent over ``codes``; ``slopes`` are ``M (v - w)`` of their values and the
+    dense rows, all ``[G, d, R]``."""
+    values = codes * grid.step
+    targets = values - slopes / coupling.diagonal
+    if coupling.independent:
+        return grid.nearest(targets)
+    return round_in_turn(targets, values, coupling.shares_alone, grid)
 
 
 def scale_factors(
-    values: Tensor, dense: Tensor, wanted: Tensor, matrix: Tensor, together: bool
+    values: Tensor, image: Tensor, dense: Tensor, wanted: Tensor, together: bool
 ) -> tuple[Tensor, Tensor]:
     """Of each row ``[G, 1, R]``: the factor of least squares, and by how much more all of the signal passes.
 
-    With rounded ``v`` and dense ``w``: ``v M w / v M v``, and then ``w M w / v M w`` of the fitted ``v``, at
-    least 1. Rows that are zero, or that have nothing in common with the dense ones, get 1.
+    With rounded ``v`` and dense ``w``, of which ``image`` and ``wanted`` are ``M v`` and ``M w``: ``v M w / v
+    M v``, and then ``w M w / v M w`` of the fitted ``v``, at least 1. Rows that are zero, or that have
+    nothing in common with the dense ones, get 1.
     """
     dims = (0, 1, 2) if together else (1,)
     own, common, full = (
-        part.sum(dims, keepdim=True)
-        for part in (product(matrix, values) * values, values * wanted, dense * wanted)
+        part.sum(dims, keepdim=True) for part in (image * values, values * wanted, dense * wanted)
     )
     sound = (own > 0) & (common > 0)
     fitted = torch.where(sound, common / own, 1.0)
     gain = torch.where(sound, full / (common * fitted), 1.0)
     return fitted, gain.clamp(1, MAX_GAIN)
-
-
-def in_order(matrix: Tensor, order: Tensor) -> Tensor:
-    """Rows and columns of ``[G, d, d]`` in the order ``[G, d]``. (One gather: twice as fast as two.)"""
-    count = matrix.shape[1]
-    places = order[:, :, None] * count + order[:, None]
-    return matrix.flatten(1).gather(1, places.flatten(1)).reshape(matrix.shape)
-
-
-def by_column(weight: Tensor, order: Tensor) -> Tensor:
-    """A weight ``[out, ...]`` as ``[G, d, R]`` in order, so that a column is contiguous; ``[G, 1, R]`` if
-    ``d`` is 1."""
-    columns = as_rows(weight, len(order)).mT
-    return columns if columns.shape[1] == 1 else columns.take_along_dim(order[:, :, None], 1)
-
-
-def by_row(columns: Tensor, order: Tensor) -> Tensor:
-    """``[G, d, R]`` in order as rows ``[G, R, d]`` as they were."""
-    return columns.take_along_dim(order.argsort(1)[:, :, None], 1).mT
