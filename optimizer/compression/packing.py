@@ -87,7 +87,7 @@ def payload_bits(elements: int, rows: int, nonzero: int, bits: int) -> dict[str,
 def packed_bytes(weight: CompressedWeight, bits: int) -> tuple[str, int]:
     """The coding that :func:`pack` takes and the bytes it comes to, with scales and zero points, without
     packing. Raises InputError where ``bits`` need codes and there are none."""
-    nonzero = int(weight.values.count_nonzero())
+    nonzero = weight.nonzero
     coding, cost = _cheapest(weight.values.numel(), weight.values.shape[0], nonzero, bits)
     overhead = 0
     if bits <= 8:

@@ -287,7 +287,7 @@ def inspection_of(model: OpenModel, compressed: CompressedModel) -> Inspection:
             kind=layer.kind,
             shape=tuple(layer.weight.shape),
             elements=layer.weight.numel(),
-            nonzero=int(weights[layer.name].values.count_nonzero()),
+            nonzero=weights[layer.name].nonzero,
             threshold=weights[layer.name].threshold,
             bits=weights[layer.name].bits,
             macs=layer.weight.numel() * model.multiplications[layer.name],

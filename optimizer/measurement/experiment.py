@@ -175,8 +175,9 @@ class RunnerPair:
     @property
     def removed_share(self) -> float:
         """Of the layers' weights that are left, the share that is zero."""
-        weights = [weight.values for weight in self.compressed.weights.values()]
-        return 1 - sum(int(w.count_nonzero()) for w in weights) / max(1, sum(w.numel() for w in weights))
+        weights = self.compressed.weights.values()
+        elements = sum(weight.values.numel() for weight in weights)
+        return 1 - sum(weight.nonzero for weight in weights) / max(1, elements)
 
 
 def pair(workspace: Workspace, request: Request, report: Report = quiet) -> RunnerPair:
@@ -313,7 +314,8 @@ def _timed(workspace: Workspace) -> np.ndarray:
 
 def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, request: Request) -> Runner:
     settings = request.settings
-    return build(compressed, workspace.activation_images, threads=settings.threads, batch=settings.batch)
+    images = workspace.images_for(compressed.recipe)
+    return build(compressed, images, threads=settings.threads, batch=settings.batch)
 
 
 @once
@@ -339,7 +341,7 @@ def uncompressed(workspace: Workspace, engine: str, threads: int, batch: int) ->
     """A baseline's runner, built anew."""
     compressed = compress(workspace.model.module, Recipe())
     return workspace.model.builder(engine)(
-        compressed, workspace.activation_images, threads=threads, batch=batch
+        compressed, workspace.images_for(compressed.recipe), threads=threads, batch=batch
     )
 
 

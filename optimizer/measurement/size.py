@@ -37,5 +37,5 @@ def size_of(model: nn.Module, weights: Mapping[str, CompressedWeight]) -> Size:
         compressed_bytes=len(zstandard.ZstdCompressor(level=3).compress(file)),
         coding=" and ".join(coding for coding in CODINGS if coding in used),
         elements=elements,
-        nonzero=sum(int(weight.values.count_nonzero()) for weight in weights.values()),
+        nonzero=sum(weight.nonzero for weight in weights.values()),
     )

@@ -123,6 +123,11 @@ class Workspace:
         """The calibration images ``[N, C, H, W]`` that activation ranges are read from. Raises InputError."""
         return _first(self.images, ACTIVATION_CALIBRATION_IMAGES)
 
+    def images_for(self, recipe: Recipe) -> Tensor:
+        """The images that an engine is given with a recipe: :attr:`activation_images`, or a single one, for
+        its shape, where activations are not rounded. Raises InputError."""
+        return self.activation_images if recipe.quantize.activation_bits < 32 else _first(self.images, 1)
+
     @property
     def statistics_images(self) -> Tensor:
         """The calibration images ``[N, C, H, W]`` that statistics are taken on. Raises InputError."""

@@ -93,7 +93,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
     """
     if not len(images):
         raise InputError("there are no calibration images: give a folder that has some, a hundred or more")
-    if not images.isfinite().all():
+    if not torch.stack(images.aminmax()).isfinite().all():  # one that is not a number is both
         raise InputError("calibration images have pixels that are not finite: look at the preprocessing")
     sums: dict[str, Sums] = {}
     watch = Watch(walk(model), sums)
@@ -184,7 +184,7 @@ class Watch(TorchDispatchMode):
         most = DEPTHWISE_POSITIONS if groups > 1 else positions_for(weight[0].numel())
         sampled = self.sample(torch.Size(counts).numel(), most)
         indices, inside = [], torch.ones(())
-        for axis, position in enumerate(torch.unravel_index(sampled, counts)):
+        for axis, position in enumerate(_unravelled(sampled, counts)):
             offsets = torch.arange(kernel[axis]) * dilation[axis] - pads[axis][0]
             shape = [len(sampled), *(1,) * axis, len(offsets), *(1,) * (dims - axis - 1)]
             index = (position[:, None] * stride[axis] + offsets).reshape(shape)
@@ -206,6 +206,16 @@ class Watch(TorchDispatchMode):
 
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)
 """Of a convolution: bias, stride, padding, dilation, groups."""
+
+
+def _unravelled(flat: Tensor, counts: list[int]) -> list[Tensor]:
+    """Where positions that are numbered row by row lie, axis by axis. (As ``torch.unravel_index``, which
+    takes as long as reading what lies there.)"""
+    places = []
+    for count in reversed(counts):
+        places.append(flat % count)
+        flat = flat // count
+    return places[::-1]
 
 
 def _each(value: Any, dims: int) -> list[int]:

@@ -7,6 +7,7 @@ replayed from where it stands: only what depends on it runs again.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -84,7 +85,10 @@ def _replay(model: nn.Module) -> Any:
     except Exception:  # tracing runs the model's own code; untraceable models run whole each time
         return lambda images: (model(images), lambda layers: model(images))
     interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
-    behind = {path: _downstream(graph.graph, path) for path, _ in graph.named_modules()}
+
+    @cache
+    def behind(path: str) -> set[torch.fx.Node]:
+        return _downstream(graph.graph, path)
 
     def start(images: Tensor) -> tuple[Tensor, Any]:
         logits = interpreter.run(images)
@@ -92,7 +96,7 @@ def _replay(model: nn.Module) -> Any:
 
         def run(changed: Sequence[Layer]) -> Tensor:
             everything = set(graph.graph.nodes)
-            again = set().union(*(behind.get(layer.module_name) or everything for layer in changed))
+            again = set().union(*(behind(layer.module_name) or everything for layer in changed))
             kept = {node: value for node, value in values.items() if node not in again}
             result: Tensor = interpreter.run(images, initial_env=kept)
             return result

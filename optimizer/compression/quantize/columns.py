@@ -14,7 +14,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, damped
 
-BLOCK = 32
+BLOCK = 128
 """Columns whose error is fed back one at a time; to those further on it is fed back by one product a
 block."""
 
@@ -93,7 +93,7 @@ def round_in_turn(targets: Tensor, start: Tensor, shares: Tensor, grid: Grid) ->
         _round_block(
             by_turn(aims),
             by_turn(start[:, block]),
-            by_turn(shares[:, block, block].mT[..., None]),
+            by_turn(shares[:, block, None, block]),
             tuple(part[block] for part in grids),
             by_turn(errors[:, block]),
             by_turn(codes[:, block]),
@@ -109,22 +109,19 @@ def _round_block(
     errors: np.ndarray,
     codes: np.ndarray,
 ) -> None:
-    """Fill in errors and codes of some columns ``[b, G, R]``. ``shares`` ``[i, G, j, 1]`` are those that
-    column ``j`` takes of the error of column ``i``. (Columns are short: here a call counts, and one of numpy
-    takes a third of one of torch.)"""
-    onwards, taken = aims.swapaxes(0, 1), np.empty_like(aims.swapaxes(0, 1))
+    """Fill in errors and codes of some columns ``[b, G, R]``; ``shares`` are ``[b, G, 1, b]``. (Columns are
+    short: here a call counts, and one of numpy takes a third of one of torch.)"""
+    so_far = errors.swapaxes(0, 1)
     columns = zip(aims, start, shares, *grids, errors, codes, strict=True)
-    for after, (aim, value, share, step, first, last, error, code) in enumerate(columns, 1):
+    for before, (aim, value, share, step, first, last, error, code) in enumerate(columns):
+        if before:
+            aim += np.matmul(share[:, :, :before], so_far[:, :before])[:, 0]
         np.divide(aim, step, out=code)
         np.rint(code, out=code)
         np.maximum(code, first, out=code)
         np.minimum(code, last, out=code)
         np.multiply(code, step, out=error)
         np.subtract(value, error, out=error)
-        if after < len(aims):
-            part = taken[:, after:]
-            np.multiply(share[:, after:], error[:, None], out=part)
-            onwards[:, after:] += part
 
 
 def by_turn(columns: Tensor) -> np.ndarray:

@@ -65,7 +65,7 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
     recipe = source.compressed.recipe
     weights = source.compressed.weights.values()
     elements = sum(weight.values.numel() for weight in weights)
-    nonzero = sum(int(weight.values.count_nonzero()) for weight in weights)
+    nonzero = sum(weight.nonzero for weight in weights)
     widths = Counter(weight.bits for weight in weights)
     words = [recipe.describe()]
     if len(widths) > 1:
