@@ -1,8 +1,7 @@
 """What is known of a model on some images before any recipe: what data-aware compression works from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ class Statistics:
     ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
     60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
     ``biased``: layers whose bias takes up what a change does to the mean. Layers without moments (too wide,
-    or never run) are in none of them. ``kept`` is for what was worked out from them, by layer.
+    or never run) are in none of them.
     """
 
     moments: Mapping[str, Moments]
@@ -29,7 +28,6 @@ class Statistics:
     alone: Mapping[str, float]
     measured: frozenset[str]
     biased: frozenset[str]
-    kept: dict[str, Any] = field(init=False, default_factory=dict, repr=False)
 
     def matrix(self, name: str) -> Tensor:
         """``M`` ``[G, d, d]``, damped: a change ``r`` of a row costs ``r M r`` at the layer's output."""

@@ -14,6 +14,7 @@ falls from 0.54 to 0.32 nats by it.
 """
 
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -107,10 +108,13 @@ class Aimed:
         return 2 * self.coupling.matrix.nbytes + self.dense.nbytes + self.wanted.nbytes
 
 
+_KNOWN: WeakKeyDictionary[Statistics, dict[str, Aimed]] = WeakKeyDictionary()
+
+
 def aimed(original: Tensor, name: str, statistics: Statistics) -> Aimed:
     """Of a layer and its ``original`` weight: worked out once, as far as MAX_KEPT_BYTES of a model go. (The
     first layers stay, since a recipe goes through all of them in turn: what was used last is needed last.)"""
-    kept: dict[str, Aimed] = statistics.kept
+    kept = _KNOWN.setdefault(statistics, {})
     known = kept.get(name)
     if known is None:
         matrix = statistics.matrix(name)
