@@ -43,7 +43,7 @@ class CompressedWeight:
 
     @property
     def nonzero(self) -> int:
-        """Values that are not zero. (Told apart and counted by numpy: twenty times as fast as by torch.)"""
+        """Values that are not zero. (Counted by numpy: twenty times as fast as by torch.)"""
         return int(np.count_nonzero(self.values.detach().numpy().astype(np.bool_)))
 
     @property
