@@ -7,15 +7,15 @@ from optimizer.system.recent import one_moment
 from pages import address, drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them. Fewer stand
-# side by side where a chart's title or a card's figure would be cut off.
+# side by side where a chart's title or a card's value would be cut off.
 COMPACT = """
 .stMainBlockContainer { padding: 4rem 2.5rem 2rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
 [data-testid="stSkillsNudge"] { display: none; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 @media (min-width: 40rem) {
-    [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
+    [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
 }
 """
 

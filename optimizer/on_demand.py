@@ -221,7 +221,7 @@ def time_afresh(
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
-    key = f"{result.key} {result.latency.checksum}"
+    key = stored.afresh_key(result)
     latency = store.get_document(stored.AFRESH, key, Latency)
     if latency is None:
         latency = time_again(result.request, report, workspace)

@@ -54,7 +54,7 @@ def main() -> None:
     if result and (again := stored.timed_again(tasks.store(), result)):
         summary = summarise(again)
         words = "; ".join((summary.text("latency"), *summary.noise))
-        st.caption(plain(f"A search has timed it once more: {words}."))
+        st.caption(plain(f"A search or a preset has timed it once more: {words}."))
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started) or filling)

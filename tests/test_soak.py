@@ -27,5 +27,5 @@ def test_the_dashboard_is_as_well_after_kills_and_bad_links(tmp_path: Path) -> N
     report = soak(tmp_path, 60 * MINUTES, visitors=3, kill_every=4, seed=0, server_kills=SERVER_KILLS)
     assert report.problems == []
     assert report.counts["pages opened"] > 3
-    assert report.counts["workers killed"] > 3
+    assert report.counts["workers killed"] > 2
     assert report.counts["servers killed"] == SERVER_KILLS

@@ -72,12 +72,23 @@ def known(store: Store, results: list[Result]) -> list[Result]:
     return results
 
 
+def afresh_key(result: Result) -> str:
+    """Under which a time is kept that was taken in the place of the result's."""
+    return f"{result.key} {result.latency.checksum}"
+
+
 def timed_again(store: Store, result: Result) -> Result | None:
-    """A stored result with the newest time that a search has taken of it once more, if one has. It is told
-    beside that of the result, and in no chart: one of those that share a time would alone be faster or slower
-    than the others, by noise."""
-    latency = store.newest_document(AFRESH, f"{result.key} ", Latency, since=result.created)
-    return replace(result, latency=latency) if latency else None
+    """A stored result with the newest time that was taken of it once more, if one was.
+
+    For words beside the stored time, never for a chart: there it would set one configuration apart from those
+    that share its time, by noise alone.
+    """
+    newest = result
+    while latency := store.get_document(AFRESH, afresh_key(newest), Latency):
+        if latency.checksum == newest.latency.checksum:
+            break
+        newest = replace(newest, latency=latency)
+    return None if newest is result else newest
 
 
 def _read(store: Store, rows: Iterable[tuple[str, bytes | None]]) -> list[Summary]:

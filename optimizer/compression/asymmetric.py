@@ -28,7 +28,7 @@ from optimizer.compression.calibration.moments import (
 )
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.prune.compensated import match_variance, refit
-from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by_row, in_order
+from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by_row
 from optimizer.compression.quantize.compensated import UNBIASED, descend, fed_back, scale_factors
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
@@ -227,8 +227,7 @@ def _rounded(aimed: Tensor, start: Tensor, mask: Tensor, grid: HeldGrid, matrix:
     """Values on ``grid``, of the shape of ``mask``, nearest to rows ``aimed`` ``[G, R, d]`` by ``matrix``
     ``[G, d, d]``; ``start`` are those refitted on ``mask``."""
     shape = mask.shape
-    order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
-    coupling = Coupling(in_order(matrix, order))
+    order, coupling = Coupling.ordered(matrix)
     aimed, start, kept = (by_column(part.reshape(shape), order) for part in (aimed, start, mask))
     held = Grid(*(by_column(part.expand(shape), order) for part in (grid.step, grid.first, grid.last)))
     wanted = coupling.product(aimed)

@@ -116,8 +116,9 @@ class Runner:
 
 
 class Build(Protocol):
-    """The runner of one compressed model, given calibration images for activation ranges ``[N, C, H, W]``,
-    the threads of a call, and the images of a timed one."""
+    """The runner of one compressed model, given calibration images for activation ranges ``[N, C, H, W]`` (a
+    single one where its recipe does not round activations), the threads of a call, and the images of a timed
+    one."""
 
     def __call__(
         self, compressed: CompressedModel, calibration: Tensor, *, threads: int, batch: int

@@ -63,15 +63,16 @@ class Converted:
 def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
     """Convert once. Raises WorkError when OpenVINO can't, or when a layer can't be found in its graph."""
     import openvino
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     example = torch.zeros(1, *input_shape)
-    # As OpenVINO traces by itself, but not a second time to compare: other weights and images will tell.
-    once = {"check_trace": False}
+    # As OpenVINO traces by itself, but not a second time: outputs are compared with other weights and images.
+    trace_options = {"check_trace": False}
     try:
+        from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
         # What torch says of its own tracer is no concern of a user's.
         with _whole_attention_projections(), warnings.catch_warnings(action="ignore"):
-            traced = TorchScriptPythonDecoder(model, example_input=example, trace_kwargs=once)
+            traced = TorchScriptPythonDecoder(model, example_input=example, trace_kwargs=trace_options)
             graph = openvino.convert_model(traced, example_input=example)
         graph.reshape([1, *input_shape])
     except Exception as error:  # the converter raises whatever its frontend or the model raises

@@ -117,7 +117,7 @@ def keys_of(asked: bytes) -> Sequence[str]:
 
 @lru_cache(maxsize=8)
 def _keys_under(asked: bytes, weights: str, files: str) -> Sequence[str]:
-    """Kept, since each of thousands of items is told by those of all."""
+    """Kept, since each of thousands of items is screened against the keys of the whole grid."""
     return tuple(key_under(request, weights, files) for request in decode(asked, Grid).requests())
 
 

@@ -290,12 +290,6 @@ class Store:
         """What is under a kind and a key, or None."""
         return first(self.read(select(documents.c.json).where(*_under(kind, key))), record)
 
-    def newest_document(self, kind: str, prefix: str, record: type[T], since: str) -> T | None:
-        """What was put last under a kind and a key that begins so, ``since`` a date; or None."""
-        those = documents.c.key.startswith(prefix, autoescape=True) & (documents.c.created > since)
-        query = select(documents.c.json).where(documents.c.kind == kind, those)
-        return first(self.read(query.order_by(documents.c.rowid.desc()).limit(1)), record)
-
     @again_if_lost
     def forget_document(self, kind: str, key: str) -> None:
         with self.writing() as connection:

@@ -26,6 +26,8 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
             page.emulate_media(color_scheme="dark")
             act(page, page.reload)
         expect(page.get_by_test_id("stApp")).to_have_css("color-scheme", scheme)
+        if address.startswith("/?"):  # else titles would be looked at before there are any
+            expect(page.locator(".js-plotly-plot").first).to_be_visible()
         for chart in page.locator(".js-plotly-plot").all():
             expect(chart.locator(".gtitle")).to_have_css("fill", rgb(theme.text))
         for width in widths:

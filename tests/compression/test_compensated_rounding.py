@@ -12,10 +12,9 @@ from torch import Tensor
 from optimizer.compression.calibration.moments import Moments, as_rows, damped, quadratic
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.compression.quantize import compensated, ranges
+from optimizer.compression.quantize import compensated, ranges, targets
 from optimizer.compression.quantize.columns import BLOCK, Coupling, Grid, lower_factor, round_in_turn
 from optimizer.compression.quantize.compensated import (
-    aimed,
     descend,
     feedback,
     feedback_on_masks,
@@ -25,6 +24,7 @@ from optimizer.compression.quantize.compensated import (
 from optimizer.compression.quantize.grid import GROUP, Codes, code_range
 from optimizer.compression.quantize.nearest import round_to_nearest
 from optimizer.compression.quantize.ranges import absmax
+from optimizer.compression.quantize.targets import target_of
 from optimizer.recipe import GRANULARITIES, RANGES, QuantizeSpec
 
 SHAPES = [((6, 70), 1), ((8, 5, 3, 3), 1), ((6, 1, 3, 3), 6), ((6, 4, 2, 2), 3), ((1, 7), 1), ((4, 1), 1)]
@@ -112,23 +112,28 @@ def test_columns_that_have_nothing_in_common_are_rounded_to_nearest(seed: int) -
     st.sampled_from((1, 3)),
     st.sampled_from((1, 2, BLOCK, BLOCK + 1, 2 * BLOCK + 3)),
     st.integers(1, 4),
+    st.booleans(),
 )
 def test_columns_rounded_in_turn_are_those_of_a_plain_loop(
-    seed: int, groups: int, columns: int, rows: int
+    seed: int, groups: int, columns: int, rows: int, each: bool
 ) -> None:
-    """Of numbers that float32 adds and multiplies exactly, in any order."""
+    """Of numbers that float32 adds and multiplies exactly, in any order; with steps and limits of each row,
+    or of ``each`` column too, as groups and masks have them."""
     generator = torch.Generator().manual_seed(seed)
     shape = (groups, columns, rows)
+    those = shape if each else (groups, 1, rows)
     targets, start = (torch.randint(-99, 99, shape, generator=generator) / 16 for _ in range(2))
     shares = torch.randint(-2, 3, (groups, columns, columns), generator=generator) / 4
-    steps = 2.0 ** torch.randint(-2, 1, (groups, 1, rows), generator=generator)
-    grid = Grid(steps, torch.full_like(steps, -4), torch.full_like(steps, 3))
+    steps = 2.0 ** torch.randint(-2, 1, those, generator=generator)
+    ends = torch.randint(0, 5, those, generator=generator).float()
+    grid = Grid(steps, -ends, ends)
     found = round_in_turn(targets, start, shares, grid)
     for group, row in product(range(groups), range(rows)):
-        step, errors = float(steps[group, 0, row]), list[float]()
+        errors = list[float]()
         for j in range(columns):
+            step, end = (float(part[group, j if each else 0, row]) for part in (steps, ends))
             fed = sum(float(shares[group, j, i]) * error for i, error in enumerate(errors))
-            code = min(max(round((float(targets[group, j, row]) + fed) / step), -4), 3)
+            code = min(max(round((float(targets[group, j, row]) + fed) / step), -end), end)
             assert found[group, j, row] == code
             errors.append(float(start[group, j, row]) - code * step)
 
@@ -398,20 +403,47 @@ def test_a_layer_that_was_not_studied_is_rounded_to_nearest() -> None:
 
 
 @pytest.mark.parametrize("kept_bytes", [0, 2**20])
+@pytest.mark.parametrize(("shape", "groups"), [((8, 70), 1), ((8, 1, 3, 3), 8)])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_what_recipes_share_is_worked_out_once_for_a_weight(
-    kept_bytes: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    groups: int,
+    granularity: str,
+    kept_bytes: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(compensated, "MAX_KEPT_BYTES", kept_bytes)
-    weight, other, matrix = drawn((8, 30)), drawn((8, 30), 1), covariance(1, 30, 1)
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", kept_bytes)
+    weight, other = drawn(shape), drawn(shape, 1)
+    matrix = covariance(groups, weight[0].numel(), 1)
     shared = statistics_of(matrix)
     for one in (weight, weight, other, weight):
-        for bits in (3, 4):
-            spec = QuantizeSpec("compensated", weight_bits=bits, range="mse")
-            found, expected = (
-                quantize(one, whole(one), spec, "a", known).codes for known in (shared, statistics_of(matrix))
-            )
-            assert torch.equal(found.values, expected.values)
-    assert (aimed(weight, "a", shared) is aimed(weight, "a", shared)) == bool(kept_bytes)
+        mask = drawn(shape, 2) > -0.5
+        for pruned in (whole(one), Pruned(one * mask, mask)):
+            for bits in (3, 4):
+                spec = QuantizeSpec("compensated", weight_bits=bits, range="mse", granularity=granularity)
+                found, expected = (
+                    quantize(one, pruned, spec, "a", known).codes for known in (shared, statistics_of(matrix))
+                )
+                assert torch.equal(found.values, expected.values)
+    assert (target_of(weight, "a", shared) is target_of(weight, "a", shared)) == bool(kept_bytes)
+
+
+def test_what_is_kept_of_layers_is_bounded_and_of_one_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, matrix = drawn((8, 30)), covariance(1, 30, 1)
+    moments = Moments(matrix, torch.zeros(1, 30), 0.0)
+    model, another = (
+        Statistics({name: moments for name in "ab"}, {}, {}, frozenset(), frozenset("ab")) for _ in range(2)
+    )
+    monkeypatch.setattr(targets, "MAX_KEPT_BYTES", 1.5 * target_of(weight, "a", model).nbytes)
+
+    def is_kept(name: str, statistics: Statistics) -> bool:
+        return target_of(weight, name, statistics) is target_of(weight, name, statistics)
+
+    assert is_kept("a", model)
+    assert not is_kept("b", model)
+    first = target_of(weight, "a", model)
+    assert is_kept("b", another)
+    assert target_of(weight, "a", model) is not first
 
 
 def test_a_matrix_that_rounding_left_not_quite_positive_is_damped() -> None:

@@ -85,7 +85,7 @@ def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_
     stored: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (result,) = [one for one in tasks.store().results() if one.request.recipe == Recipe()]
-    told = "A search has timed it once more"
+    told = "A search or a preset has timed it once more"
     assert told not in words(stored.run())
     for noisy, ratio in ((True, 0.5), (False, 0.8)):
         again = make_result(Recipe(), quick=True, noisy=noisy, ratio=ratio).latency

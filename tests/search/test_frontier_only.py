@@ -134,9 +134,21 @@ def test_one_that_goes_on_is_screened_by_what_today_s_images_and_weights_gave(
     monkeypatch.setattr(on_demand, "load_or_screen", lambda request, grid, *others: grids.append(grid))
     on_demand.measure_for(sweep, BASE, store)
     assert [[*keys] for keys in grids] == [request_keys(ASKED.requests())]
-    monkeypatch.setattr(sweep_module, "weights_version", lambda model: "trained meanwhile")
-    on_demand.measure_for(sweep, BASE, store)
-    assert not {*grids[0]} & {*grids[1]}
+    for what in ("weights_version", "recent_fingerprint"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep_module, what, lambda _: "changed meanwhile")
+            on_demand.measure_for(sweep, BASE, store)
+        assert not {*grids[0]} & {*grids.pop()}
+
+
+def test_items_are_screened_by_the_keys_that_they_have_themselves(home: object) -> None:
+    store = Store()
+    sweep = begun(store)
+    more = replace(ASKED, sparsities=(*ASKED.sparsities, 0.3))
+    for asked in (ASKED, more):
+        ledger.extend(store, sweep, encode(asked), asked.requests())
+        keys = [item.key for item in ledger.items(store, sweep)]
+        assert sorted(sweep_module.keys_of(ledger.find(store, sweep).asked)) == sorted(keys)
 
 
 def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:

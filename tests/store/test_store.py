@@ -158,17 +158,6 @@ def test_documents_are_kept_by_kind_and_key(store: Store) -> None:
     assert store.get_document("complexity", "x", int) == 2
 
 
-def test_the_newest_document_is_that_of_its_beginning_and_not_from_before(store: Store) -> None:
-    for key, json in (("x_ 2", b"1"), ("x_ 1", b"2"), ("xy 3", b"3")):
-        store.put_document("pin", key, json)
-    store.put_document("other", "x_ 4", b"4")
-    assert store.newest_document("pin", "x_ ", int, since="2026-01-01") == 2
-    store.put_document("pin", "x_ 2", b"5")
-    assert store.newest_document("pin", "x_ ", int, since="2026-01-01") == 5
-    assert store.newest_document("pin", "x_ ", int, since="9999-01-01") is None
-    assert store.newest_document("pin", "z", int, since="2026-01-01") is None
-
-
 def test_the_default_file_is_in_the_data_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "elsewhere"))
     assert Store().path == tmp_path / "elsewhere" / "results.sqlite"

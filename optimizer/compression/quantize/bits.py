@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows, quadratic
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.quantize.columns import Coupling, Grid, by_column, in_order
+from optimizer.compression.quantize.columns import Coupling, Grid, by_column
 from optimizer.compression.quantize.compensated import against, feedback, scale_factors, starting_grid
 from optimizer.compression.quantize.nearest import round_to_nearest
 from optimizer.errors import InputError
@@ -92,18 +92,17 @@ def nearest_costs(weight: Tensor, matrix: Tensor, specs: list[QuantizeSpec]) -> 
 
 def compensated_costs(weight: Tensor, matrix: Tensor, specs: list[QuantizeSpec]) -> list[Tensor]:
     """The same with errors fed back: copies of the weight are rounded side by side, as so many more rows."""
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    order = diagonal.argsort(1, descending=True)
-    coupling = Coupling(in_order(matrix, order))
+    order, coupling = Coupling.ordered(matrix)
     dense = by_column(weight, order)
-    grids = [against(*starting_grid(weight, spec, diagonal), weight.shape, spec) for spec in specs]
+    grids = [against(*starting_grid(weight, spec, matrix), weight.shape, spec) for spec in specs]
     parts = ([by_column(part, order) for part in grid] for grid in grids)
     grid = Grid(*(torch.cat(part, 2) for part in zip(*parts, strict=True)))
     copies = dense.repeat(1, 1, len(specs))
     values = feedback(copies, coupling, grid) * grid.step
-    image, wanted = coupling.product(values), coupling.product(dense).repeat(1, 1, len(specs))
-    fitted, _ = scale_factors(values, image, copies, wanted, together=False)
-    costs = ((image * fitted - wanted) * (values * fitted - copies)).sum(1)
+    wanted = coupling.product(dense).repeat(1, 1, len(specs))
+    fitted, _ = scale_factors(values, coupling.product(values), copies, wanted, together=False)
+    changes = values * fitted - copies  # small: the difference of two products would lose its digits
+    costs = (coupling.product(changes) * changes).sum(1)
     return [part.flatten() for part in costs.chunk(len(specs), 1)]
 
 

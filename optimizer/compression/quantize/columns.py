@@ -34,7 +34,7 @@ class Grid:
 
     def columns(self, count: int) -> tuple[np.ndarray, ...]:
         """Step, first and last ``[d, G, R]`` of ``count`` columns."""
-        return tuple(by_turn(part.expand(-1, count, -1)) for part in (self.step, self.first, self.last))
+        return tuple(columns_first(part.expand(-1, count, -1)) for part in (self.step, self.first, self.last))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,12 @@ class Coupling:
     definite, in the order in which they are rounded."""
 
     matrix: Tensor
+
+    @classmethod
+    def ordered(cls, matrix: Tensor) -> tuple[Tensor, "Coupling"]:
+        """The order ``[G, d]`` by descending diagonal of ``matrix`` ``[G, d, d]``, and the coupling in it."""
+        order = matrix.diagonal(dim1=1, dim2=2).argsort(1, descending=True)
+        return order, cls(in_order(matrix, order))
 
     @property
     def diagonal(self) -> Tensor:
@@ -58,9 +64,9 @@ class Coupling:
         return bool(self.matrix.count_nonzero() == self.diagonal.count_nonzero())
 
     @cached_property
-    def shares(self) -> Tensor:
-        """What column ``j`` takes of the error of column ``i < j`` ``[G, j, i]``, those after ``j`` being yet
-        free to make up for both.
+    def feedback_shares(self) -> Tensor:
+        """What column ``j`` takes of the error of column ``i < j`` ``[G, j, i]``, where the columns after
+        ``j`` will make up for what is left.
 
         With ``M = U U^T``, U upper triangular, a row's cost is the sum over columns of ``(U_jj r_j + sum over
         i < j of U_ij r_i)^2``: the best value of column ``j`` is where that is zero.
@@ -69,8 +75,8 @@ class Coupling:
         return (upper / upper.diagonal(dim1=1, dim2=2)[:, None]).mT.contiguous()
 
     @property
-    def shares_alone(self) -> Tensor:
-        """The same with those after ``j`` fixed, and not free."""
+    def descent_shares(self) -> Tensor:
+        """The same where the columns after ``j`` stay as they are."""
         return self.matrix / self.diagonal
 
     def product(self, weights: Tensor) -> Tensor:
@@ -91,12 +97,12 @@ def round_in_turn(targets: Tensor, start: Tensor, shares: Tensor, grid: Grid) ->
         block = slice(first, min(first + BLOCK, count))
         aims = torch.baddbmm(targets[:, block], shares[:, block, :first], errors[:, :first])
         _round_block(
-            by_turn(aims),
-            by_turn(start[:, block]),
-            by_turn(shares[:, block, None, block]),
+            columns_first(aims),
+            columns_first(start[:, block]),
+            columns_first(shares[:, block, None, block]),
             tuple(part[block] for part in grids),
-            by_turn(errors[:, block]),
-            by_turn(codes[:, block]),
+            columns_first(errors[:, block]),
+            columns_first(codes[:, block]),
         )
     return codes
 
@@ -124,7 +130,7 @@ def _round_block(
         np.subtract(value, error, out=error)
 
 
-def by_turn(columns: Tensor) -> np.ndarray:
+def columns_first(columns: Tensor) -> np.ndarray:
     """``[G, d, ...]`` as ``[d, G, ...]``, in the same memory."""
     turned: np.ndarray = columns.transpose(0, 1).numpy()
     return turned

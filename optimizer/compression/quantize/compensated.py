@@ -13,8 +13,7 @@ that passes on all of it is ``1 / c`` as large. On EfficientNet-Lite0 at 3 bits 
 falls from 0.54 to 0.32 nats by it.
 """
 
-from dataclasses import dataclass, replace
-from weakref import WeakKeyDictionary
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,16 +22,10 @@ from optimizer.compression.calibration.moments import as_rows
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize import nearest
-from optimizer.compression.quantize.columns import (
-    Coupling,
-    Grid,
-    by_column,
-    by_row,
-    in_order,
-    round_in_turn,
-)
+from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by_row, round_in_turn
 from optimizer.compression.quantize.grid import Rounded, code_range, grid_between, packed, spread, units
 from optimizer.compression.quantize.ranges import RANGES, absmax
+from optimizer.compression.quantize.targets import RoundingTarget, target_of
 from optimizer.recipe import QuantizeSpec
 
 EXACT_ELEMENTS = 2**20
@@ -41,8 +34,6 @@ UNBIASED = 0.85
 """How far scales go from least squares (0) to passing on all of the dense output (1), as a power. All the way
 is as good where rounding errors are small, and worse where they are not: at 3 bits of a symmetric grid."""
 MAX_GAIN = 2.0
-MAX_KEPT_BYTES = 160 * 2**20
-"""Of one model's statistics, for other recipes to be rounded with."""
 SEARCHED_COLUMNS = 25
 SEARCHED_BITS = 3
 """Rows of at most so many columns are rounded on several grids each, at so many bits or fewer: at 4 it wins
@@ -64,72 +55,30 @@ def quantize(
     assert statistics is not None
     if name not in statistics.moments:
         return nearest.quantize(original, pruned, spec, name)
-    mean, layer = statistics.moments[name].mean, aimed(original, name, statistics)
-    scale, zero_point = starting_grid(pruned.weight, spec, layer.diagonal)
+    mean, matrix = statistics.moments[name].mean, statistics.matrix(name)
+    scale, zero_point = starting_grid(pruned.weight, spec, matrix)
     if searches_grids(original, len(mean), spec):
         scale, zero_point = with_others(scale, zero_point, pruned.weight, spec)
     tried = max(1, len(scale) // len(original))
+    target = target_of(original, name, statistics).repeated(tried)
     weights = [part.repeat_interleave(tried, 0) for part in (pruned.weight, pruned.mask)]
     start, mask, *grid = (
-        by_column(part, layer.order)
+        by_column(part, target.order)
         for part in (*weights, *against(scale, zero_point, weights[0].shape, spec))
     )
-    dense, wanted = (part.repeat_interleave(tried, 2) for part in (layer.dense, layer.wanted))
     together = spec.granularity == "tensor"
-    codes, factor = round_columns(dense, wanted, start, mask, layer.coupling, Grid(*grid), together)
+    codes, factor = round_columns(target, start, mask, Grid(*grid), together)
     scale = scale * (factor if together else factor.flatten()[:, None])
     if tried > 1:
-        best = cheapest(codes * grid[0], dense, wanted, layer.coupling, tried)
+        best = cheapest(codes * grid[0], target, tried)
         codes = codes.mT[torch.arange(len(codes))[:, None], best].mT.contiguous()
         rows = (best + torch.arange(len(best))[:, None] * mask.shape[2]).flatten()
         scale, zero_point = scale[rows], zero_point[rows]
-    result = packed(by_row(codes, layer.order).reshape(original.shape), scale, zero_point)
+    result = packed(by_row(codes, target.order).reshape(original.shape), scale, zero_point)
     if name not in statistics.biased:
         return Rounded(result)
     change = as_rows(original - result.values, len(mean)) @ mean[..., None]
     return Rounded(result, change.flatten())
-
-
-@dataclass(frozen=True, eq=False)
-class Aimed:
-    """What all recipes of a model share of a layer: in which ``order`` ``[G, d]`` its columns are rounded, by
-    descending ``diagonal`` ``[G, d]`` of ``M``; how they are coupled; and in that order the dense rows and
-    what is ``wanted`` of them, ``M w``, both ``[G, d, R]``."""
-
-    order: Tensor
-    diagonal: Tensor
-    coupling: Coupling
-    dense: Tensor
-    wanted: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """With the factor, which is worked out later."""
-        return 2 * self.coupling.matrix.nbytes + self.dense.nbytes + self.wanted.nbytes
-
-
-_KNOWN: WeakKeyDictionary[Statistics, dict[str, Aimed]] = WeakKeyDictionary()
-
-
-def aimed(original: Tensor, name: str, statistics: Statistics) -> Aimed:
-    """Of a layer and its ``original`` weight: worked out once, as far as MAX_KEPT_BYTES of a model go. (The
-    first layers stay, since a recipe goes through all of them in turn: what was used last is needed last.)"""
-    kept = _KNOWN.setdefault(statistics, {})
-    known = kept.get(name)
-    if known is None:
-        matrix = statistics.matrix(name)
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
-        order = diagonal.argsort(1, descending=True)
-        coupling = Coupling(in_order(matrix, order))
-    else:
-        order, diagonal, coupling = known.order, known.diagonal, known.coupling
-    dense = by_column(original, order)
-    if known and torch.equal(known.dense, dense):
-        return known
-    made = Aimed(order, diagonal.clone(), coupling, dense.clone(), coupling.product(dense))
-    if known or made.nbytes + sum(one.nbytes for one in kept.values()) <= MAX_KEPT_BYTES:
-        kept[name] = made
-    return made
 
 
 def searches_grids(weight: Tensor, groups: int, spec: QuantizeSpec) -> bool:
@@ -153,20 +102,21 @@ def with_others(
     return scale, zero_point
 
 
-def cheapest(values: Tensor, dense: Tensor, wanted: Tensor, coupling: Coupling, tried: int) -> Tensor:
+def cheapest(values: Tensor, target: RoundingTarget, tried: int) -> Tensor:
     """Which of each ``tried`` rows of ``[G, d, R]`` costs least once it has its best scale: their places
     ``[G, R / tried]``."""
-    image = coupling.product(values)
-    fitted, _ = scale_factors(values, image, dense, wanted, together=False)
-    costs = ((image * fitted - wanted) * (values * fitted - dense)).sum(1).unflatten(1, (-1, tried))
+    product = target.coupling.product(values)
+    fitted, _ = scale_factors(values, product, target.dense, target.wanted, together=False)
+    off = values * fitted - target.dense
+    costs = ((product * fitted - target.wanted) * off).sum(1).unflatten(1, (-1, tried))
     places: Tensor = costs.argmin(2) + torch.arange(costs.shape[1]) * tried
     return places
 
 
-def starting_grid(weight: Tensor, spec: QuantizeSpec, diagonal: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by the ``diagonal``
-    ``[G, d]`` of ``M``."""
-    costs = diagonal[:, None].expand(as_rows(weight, len(diagonal)).shape)
+def starting_grid(weight: Tensor, spec: QuantizeSpec, matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by ``matrix``'s
+    diagonal."""
+    costs = matrix.diagonal(dim1=1, dim2=2)[:, None].expand(as_rows(weight, len(matrix)).shape)
     weights = units(weight, spec.granularity)
     low, high = RANGES[spec.range](weights, spec, units(costs.reshape(weight.shape), spec.granularity))
     return grid_between(low, high, spec)
@@ -183,20 +133,20 @@ def against(
 
 
 def round_columns(
-    dense: Tensor, wanted: Tensor, start: Tensor, mask: Tensor, coupling: Coupling, grid: Grid, together: bool
+    target: RoundingTarget, start: Tensor, mask: Tensor, grid: Grid, together: bool
 ) -> tuple[Tensor, Tensor]:
     """Centred codes ``[G, d, R]`` as floats, and by what factor their scales are to change.
 
-    ``wanted`` is ``M w`` of the dense rows, ``start`` where rounding starts from: the pruned weights, all
-    ``[G, d, R]`` in the order in which they are rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where
-    all rows have one scale ``together``.
+    ``start`` is where rounding starts from: the pruned weights, ``[G, d, R]`` in the order in which they are
+    rounded. The factor is ``[G, 1, R]``, or ``[1, 1, 1]`` where all rows have one scale ``together``.
     """
+    coupling, dense, wanted = target.coupling, target.dense, target.wanted
     codes, grid = fed_back(start, mask, coupling, grid)
     values = codes * grid.step
-    image = coupling.product(values)
-    fitted, _ = scale_factors(values, image, dense, wanted, together)
+    product = coupling.product(values)
+    fitted, _ = scale_factors(values, product, dense, wanted, together)
     grid = replace(grid, step=grid.step * fitted)
-    codes = descend(codes, image * fitted - wanted, coupling, grid)
+    codes = descend(codes, product * fitted - wanted, coupling, grid)
     values = codes * grid.step
     refitted, gain = scale_factors(values, coupling.product(values), dense, wanted, together)
     return codes, fitted * refitted * gain**UNBIASED
@@ -217,7 +167,7 @@ def feedback(weights: Tensor, coupling: Coupling, grid: Grid) -> Tensor:
     """Codes ``[G, d, R]``, column after column, those that are yet to come making up for the errors."""
     if coupling.independent:
         return grid.nearest(weights)
-    return round_in_turn(weights, weights, coupling.shares, grid)
+    return round_in_turn(weights, weights, coupling.feedback_shares, grid)
 
 
 def feedback_on_masks(weights: Tensor, mask: Tensor, coupling: Coupling, grid: Grid) -> Tensor:
@@ -240,21 +190,21 @@ def descend(codes: Tensor, slopes: Tensor, coupling: Coupling, grid: Grid) -> Te
     targets = values - slopes / coupling.diagonal
     if coupling.independent:
         return grid.nearest(targets)
-    return round_in_turn(targets, values, coupling.shares_alone, grid)
+    return round_in_turn(targets, values, coupling.descent_shares, grid)
 
 
 def scale_factors(
-    values: Tensor, image: Tensor, dense: Tensor, wanted: Tensor, together: bool
+    values: Tensor, product: Tensor, dense: Tensor, wanted: Tensor, together: bool
 ) -> tuple[Tensor, Tensor]:
     """Of each row ``[G, 1, R]``: the factor of least squares, and by how much more all of the signal passes.
 
-    With rounded ``v`` and dense ``w``, of which ``image`` and ``wanted`` are ``M v`` and ``M w``: ``v M w / v
-    M v``, and then ``w M w / v M w`` of the fitted ``v``, at least 1. Rows that are zero, or that have
+    With rounded ``v`` and dense ``w``, of which ``product`` and ``wanted`` are ``M v`` and ``M w``: ``v M w /
+    v M v``, and then ``w M w / v M w`` of the fitted ``v``, at least 1. Rows that are zero, or that have
     nothing in common with the dense ones, get 1.
     """
     dims = (0, 1, 2) if together else (1,)
     own, common, full = (
-        part.sum(dims, keepdim=True) for part in (image * values, values * wanted, dense * wanted)
+        part.sum(dims, keepdim=True) for part in (product * values, values * wanted, dense * wanted)
     )
     sound = (own > 0) & (common > 0)
     fitted = torch.where(sound, common / own, 1.0)
