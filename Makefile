@@ -6,13 +6,14 @@ KERNELS := hatch_build.py optimizer/engine/kernels/build.py optimizer/engine/ker
 PYTEST := $(BIN)/python -m pytest
 MINUTES ?= 30
 SEEDS ?= 20
-# Tests wait for processes that they start, a fifth of their time: one worker more than there are cores.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# Tests wait for processes that they start, and for files: two workers more than there are cores.
+WORKERS ?= $(shell expr $(CORES) + 2)
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-# A dashboard has worker processes of its own: beside other tests a browser waits too long on two cores. Two
-# browsers, which wait for each page most of the time, share them well.
-BROWSERS := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# A dashboard has worker processes of its own: beside other tests a browser waits too long. Browsers, which wait
+# for each page most of the time, share cores well.
+BROWSERS := --numprocesses $(shell expr $(CORES) + 1) --dist loadfile --no-loadscope-reorder
 # To find what has a mark, no other file needs to be imported.
 marked = $(sort $(shell grep -rl --include='*.py' 'mark\.$(1)' tests))
 

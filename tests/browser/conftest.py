@@ -36,7 +36,9 @@ from playwright.sync_api import (
 )
 from playwright.sync_api import TimeoutError as BrowserTimeoutError
 
+from optimizer.analysis.metrics import METRICS
 from optimizer.cli.main import main
+from optimizer.formats import format_bytes
 from optimizer.store.results import Store
 from optimizer.system.paths import PACKAGE, asset
 
@@ -345,6 +347,19 @@ def card(page: Page, label: str) -> Locator:
 
 def cards(page: Page) -> list[str]:
     return page.get_by_test_id("stMetric").all_inner_texts()
+
+
+def expect_figures(page: Page, measured: dict[str, Any]) -> None:
+    """The cards say what the command line says."""
+    accuracy, size = measured["accuracy"], measured["size_bytes"]
+    percent = 100 * accuracy["correct"] / accuracy["total"]
+    written = METRICS["accuracy"].format(percent, 100 * accuracy["low"], 100 * accuracy["high"])
+    for part in written.rstrip(")").split(" ("):
+        expect(card(page, "Accuracy")).to_contain_text(part)
+    for kind, words in (("file", "{}"), ("packed", "packed {}"), ("compressed", "zstd {}")):
+        expect(card(page, "Size of the file")).to_contain_text(words.format(format_bytes(size[kind])))
+    operations = METRICS["operations"].format(measured["weights"]["operations"])
+    expect(card(page, "Operations left")).to_contain_text(operations)
 
 
 def downloaded(page: Page, click: Callable[[], None]) -> tuple[str, bytes]:

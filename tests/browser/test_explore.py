@@ -4,31 +4,26 @@ import json
 import re
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
-from browser.conftest import Dashboard, Visit, card, cards, choose, flip, move, pick, settle, toggle
-from optimizer.analysis.metrics import METRICS
-from optimizer.formats import format_bytes
+from browser.conftest import (
+    Dashboard,
+    Visit,
+    card,
+    cards,
+    choose,
+    expect_figures,
+    flip,
+    move,
+    pick,
+    toggle,
+)
 from optimizer.store.results import Store
 from optimizer.system.environment import threads_available
 
 pytestmark = pytest.mark.browser
-
-
-def expect_figures(page: Page, measured: dict[str, Any]) -> None:
-    """The cards say what the command line says."""
-    accuracy, size = measured["accuracy"], measured["size_bytes"]
-    percent = 100 * accuracy["correct"] / accuracy["total"]
-    written = METRICS["accuracy"].format(percent, 100 * accuracy["low"], 100 * accuracy["high"])
-    for part in written.rstrip(")").split(" ("):
-        expect(card(page, "Accuracy")).to_contain_text(part)
-    for kind, words in (("file", "{}"), ("packed", "packed {}"), ("compressed", "zstd {}")):
-        expect(card(page, "Size of the file")).to_contain_text(words.format(format_bytes(size[kind])))
-    operations = METRICS["operations"].format(measured["weights"]["operations"])
-    expect(card(page, "Operations left")).to_contain_text(operations)
 
 
 def test_opening(visit: Visit) -> None:
@@ -147,42 +142,6 @@ def test_compensation_keeps_what_magnitude_loses(visit: Visit, dashboard: Dashbo
     pick(page, "Pattern", "2:4")
     pattern = ("fashion-mlp", "--prune", "compensated", "--pattern", "2:4")
     expect_figures(page, dashboard.measured(*pattern))
-
-
-def test_best_effort_comes_nearer_as_one_watches_and_ends_with_the_best_so_far(
-    visit: Visit, dashboard: Dashboard
-) -> None:
-    page = visit("/?model=fashion-resnet&sparsity=90")
-    recipe = ("fashion-resnet", "--prune", "compensated", "--sparsity", "0.9")
-    fast = dashboard.measured(*recipe)
-    page.get_by_role("button", name="More").click()
-    seconds = page.get_by_role("spinbutton", name="Best effort, seconds")
-    seconds.fill("300")
-    seconds.press("Enter")
-    enough = page.get_by_role("button", name="Take the best so far")
-    expect(enough).to_be_visible()
-    assert "effort=300" in page.url
-    told = page.get_by_test_id("stProgress")
-    expect(told).to_contain_text(re.compile(r"divergence \S+ before and \S+ so far, \d+ s left"))
-
-    def divergences() -> tuple[float, float]:
-        before, now = re.findall(r"divergence (\S+) before and (\S+) so far", told.inner_text())[0]
-        return float(before), float(now)
-
-    before, now = divergences()
-    while now > 0.7 * before:
-        page.wait_for_timeout(200)
-        assert now <= before
-        _, now = divergences()
-    page.keyboard.press("Escape")
-    enough.click()
-    settle(page)
-    best = dashboard.measured(*recipe, "--best-effort", "300")
-    expect_figures(page, best)
-    assert best["accuracy"]["value"] > fast["accuracy"]["value"] + 0.1
-    told_of = re.compile(r"best effort was ended after \d+ of 300 s, with the best until then")
-    assert any(told_of.fullmatch(note) for note in best["notes"])
-    expect(page.get_by_text("Stopped")).to_have_count(0)
 
 
 @pytest.mark.slow
