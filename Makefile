@@ -11,9 +11,9 @@ CORES := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS ?= $(shell expr $(CORES) + 2)
 # A file's tests share what they prepare. In the order of their folders: the longest files don't come last.
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-# A dashboard has worker processes of its own: beside other tests a browser waits too long. Browsers, which wait
-# for each page most of the time, share cores well.
-BROWSERS := --numprocesses $(shell expr $(CORES) + 1) --dist loadfile --no-loadscope-reorder
+# A dashboard has worker processes of its own: beside other tests a browser waits too long. One for each core; with
+# one more they wait longer in all.
+BROWSERS := --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder
 # To find what has a mark, no other file needs to be imported.
 marked = $(sort $(shell grep -rl --include='*.py' 'mark\.$(1)' tests))
 
