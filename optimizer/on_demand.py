@@ -24,8 +24,7 @@ from optimizer.search.find import find as find_best
 from optimizer.search.questions import Answered, answer_of, keys_of, progress_of, question_of
 from optimizer.search.records import Progress, Question
 from optimizer.search.space import Space
-from optimizer.search.sweep import is_frontier_only
-from optimizer.search.sweep import keys_of as keys_of_grid
+from optimizer.search.sweep import grid_keys, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.keys import request_key
@@ -96,7 +95,7 @@ def measure_for(sweep: int, request: Request, store: Store, report: Report = qui
     asked = ledger.find(store, sweep).asked
     if not is_frontier_only(asked):
         return load_or_measure(request, store, report)
-    return load_or_screen(request, keys_of_grid(asked), store, report)
+    return load_or_screen(request, grid_keys(asked), store, report)
 
 
 def do_here(store: Store, report: Report) -> Work:

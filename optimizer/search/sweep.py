@@ -108,15 +108,15 @@ def is_frontier_only(asked: bytes) -> bool:
         return False
 
 
-def keys_of(asked: bytes) -> Sequence[str]:
+def grid_keys(asked: bytes) -> Sequence[str]:
     """The keys that the configurations of a sweep of the ledger have today. (Its items keep those that they
     were measured under; images and weights may be others by now.)"""
     base = decode(asked, Grid).base
-    return _keys_under(asked, weights_version(base.model), recent_fingerprint(base.data))
+    return _grid_keys(asked, weights_version(base.model), recent_fingerprint(base.data))
 
 
 @lru_cache(maxsize=8)
-def _keys_under(asked: bytes, weights: str, files: str) -> Sequence[str]:
+def _grid_keys(asked: bytes, weights: str, files: str) -> Sequence[str]:
     """Kept, since each of thousands of items is screened against the keys of the whole grid."""
     return tuple(key_under(request, weights, files) for request in decode(asked, Grid).requests())
 

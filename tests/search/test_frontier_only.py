@@ -148,7 +148,7 @@ def test_items_are_screened_by_the_keys_that_they_have_themselves(home: object) 
     for asked in (ASKED, more):
         ledger.extend(store, sweep, encode(asked), asked.requests())
         keys = [item.key for item in ledger.items(store, sweep)]
-        assert sorted(sweep_module.keys_of(ledger.find(store, sweep).asked)) == sorted(keys)
+        assert sorted(sweep_module.grid_keys(ledger.find(store, sweep).asked)) == sorted(keys)
 
 
 def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:

@@ -94,7 +94,8 @@ def compensated_costs(weight: Tensor, matrix: Tensor, specs: list[QuantizeSpec])
     """The same with errors fed back: copies of the weight are rounded side by side, as so many more rows."""
     order, coupling = Coupling.ordered(matrix)
     dense = by_column(weight, order)
-    grids = [against(*starting_grid(weight, spec, matrix), weight.shape, spec) for spec in specs]
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    grids = [against(*starting_grid(weight, spec, diagonal), weight.shape, spec) for spec in specs]
     parts = ([by_column(part, order) for part in grid] for grid in grids)
     grid = Grid(*(torch.cat(part, 2) for part in zip(*parts, strict=True)))
     copies = dense.repeat(1, 1, len(specs))

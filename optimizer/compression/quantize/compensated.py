@@ -55,12 +55,12 @@ def quantize(
     assert statistics is not None
     if name not in statistics.moments:
         return nearest.quantize(original, pruned, spec, name)
-    mean, matrix = statistics.moments[name].mean, statistics.matrix(name)
-    scale, zero_point = starting_grid(pruned.weight, spec, matrix)
+    mean, target = statistics.moments[name].mean, target_of(original, name, statistics)
+    scale, zero_point = starting_grid(pruned.weight, spec, target.diagonal)
     if searches_grids(original, len(mean), spec):
         scale, zero_point = with_others(scale, zero_point, pruned.weight, spec)
     tried = max(1, len(scale) // len(original))
-    target = target_of(original, name, statistics).repeated(tried)
+    target = target.repeated(tried)
     weights = [part.repeat_interleave(tried, 0) for part in (pruned.weight, pruned.mask)]
     start, mask, *grid = (
         by_column(part, target.order)
@@ -113,10 +113,10 @@ def cheapest(values: Tensor, target: RoundingTarget, tried: int) -> Tensor:
     return places
 
 
-def starting_grid(weight: Tensor, spec: QuantizeSpec, matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by ``matrix``'s
-    diagonal."""
-    costs = matrix.diagonal(dim1=1, dim2=2)[:, None].expand(as_rows(weight, len(matrix)).shape)
+def starting_grid(weight: Tensor, spec: QuantizeSpec, diagonal: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero point ``[out or 1, n]`` by the range of ``spec``, errors weighted by the ``diagonal``
+    ``[G, d]`` of ``M``."""
+    costs = diagonal[:, None].expand(as_rows(weight, len(diagonal)).shape)
     weights = units(weight, spec.granularity)
     low, high = RANGES[spec.range](weights, spec, units(costs.reshape(weight.shape), spec.granularity))
     return grid_between(low, high, spec)

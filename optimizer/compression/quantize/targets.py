@@ -1,7 +1,6 @@
 """What rounding a layer aims at, which all recipes of a model share: worked out once, and kept for the next
 recipe."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -17,10 +16,11 @@ MAX_KEPT_BYTES = 160 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class RoundingTarget:
-    """Of a layer: in which ``order`` ``[G, d]`` its columns are rounded, by descending diagonal of ``M``; how
-    they are coupled; and in that order the ``dense`` rows and what is ``wanted`` of them, ``M w``, both ``[G,
-    d, R]``."""
+    """Of a layer: the ``diagonal`` ``[G, d]`` of ``M``; the ``order`` ``[G, d]``, by descending diagonal, in
+    which its columns are rounded; how they are coupled; and in that order the ``dense`` rows and what is
+    ``wanted`` of them, ``M w``, both ``[G, d, R]``."""
 
+    diagonal: Tensor
     order: Tensor
     coupling: Coupling
     dense: Tensor
@@ -48,6 +48,8 @@ def target_of(original: Tensor, name: str, statistics: Statistics) -> RoundingTa
     As many layers of the model that is rounded are kept as MAX_KEPT_BYTES hold; the first ones stay, since a
     recipe goes through all of them in turn: what was used last is needed last.
     """
+    if statistics not in _KEPT:
+        _KEPT.clear()  # of another model
     kept = _KEPT.setdefault(statistics, {})
     known = kept.get(name)
     if known is not None:
@@ -55,16 +57,11 @@ def target_of(original: Tensor, name: str, statistics: Statistics) -> RoundingTa
         if torch.equal(known.dense, dense):
             return known
         return replace(known, dense=dense, wanted=known.coupling.product(dense))
-    order, coupling = Coupling.ordered(statistics.matrix(name))
+    matrix = statistics.matrix(name)
+    order, coupling = Coupling.ordered(matrix)
     dense = by_column(original, order).clone()
-    made = RoundingTarget(order, coupling, dense, coupling.product(dense))
-    for other in _others(statistics):
-        other.clear()
+    diagonal = matrix.diagonal(dim1=1, dim2=2).clone()
+    made = RoundingTarget(diagonal, order, coupling, dense, coupling.product(dense))
     if made.nbytes + sum(one.nbytes for one in list(kept.values())) <= MAX_KEPT_BYTES:
         kept[name] = made
     return made
-
-
-def _others(statistics: Statistics) -> Iterator[dict[str, RoundingTarget]]:
-    """What is kept of other models."""
-    return (kept for one, kept in list(_KEPT.items()) if one is not statistics)
