@@ -75,7 +75,9 @@ class Sqlite(database.Database):
         end = time.monotonic() + database.BUSY_SECONDS
         while True:
             try:
-                connection.exec_driver_sql(f"PRAGMA journal_mode = {self._journal}")
+                # Read to its end: till then it is in progress, and nothing can be committed beside it. Its
+                # going out of scope is not enough, as a profiler (a Dask worker has one) may hold its frame.
+                connection.exec_driver_sql(f"PRAGMA journal_mode = {self._journal}").all()
                 return
             except DBAPIError as error:
                 if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > end:
@@ -111,7 +113,7 @@ class Sqlite(database.Database):
 
         def connect() -> Connection:
             connection = self.connect()
-            connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE")
+            connection.exec_driver_sql("PRAGMA locking_mode = EXCLUSIVE").all()
             return connection
 
         return self.connected(connect)

@@ -2,12 +2,14 @@ import os
 import shutil
 import sqlite3
 import stat
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -401,3 +403,18 @@ def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path
         time.sleep(0.2)
         other.execute("ROLLBACK")
         assert opened.result().count() == 0
+
+
+def test_a_profiler_that_holds_frames_prevents_no_commit(tmp_path: Path) -> None:
+    """A Dask worker has one that looks at each thread's frames at times; what they name lives on meanwhile."""
+    held: list[FrameType] = []
+    sys.setprofile(lambda frame, event, value: held.append(frame))
+    try:
+        file = Store(tmp_path / "results.sqlite")
+        file.put(make_result("k"))
+        file.put_document("kind", "key", b"{}")
+        file.forget(["k"])
+    finally:
+        sys.setprofile(None)
+    assert held
+    assert file.count() == 0
