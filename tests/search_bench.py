@@ -33,18 +33,18 @@ BASE = question(Limits(drop_points=1)).base
 @dataclass
 class Bench:
     """A machine that measures what is made up, in ``SECONDS`` each, and counts. With ``noise``, of a network
-    that is no classifier. The times of what ``is_noisy`` are; those that are taken again where it
-    ``stays_noisy``."""
+    that is no classifier. The times of what ``is_noisy`` are; those that are taken again until the second
+    ``calm_at``."""
 
     ratio: Callable[[Request], float | None] = lambda request: None
     images: int = 10_000
     noise: Callable[[Request], float] | None = None
     is_noisy: Callable[[Request], bool] = lambda request: False
-    stays_noisy: bool = False
+    calm_at: float = 0.0
     now: float = 0.0
     measured: list[Request] = field(default_factory=list)
     given_up: list[Request] = field(default_factory=list)
-    timed_again: list[Result] = field(default_factory=list)
+    timed_again: list[tuple[float, Result]] = field(default_factory=list)
     afresh: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     kept: list[Progress] = field(default_factory=list)
@@ -77,8 +77,8 @@ class Bench:
 
     def again(self, result: Result) -> Latency:
         self.now += SECONDS
-        self.timed_again.append(result)
-        noisy, seed = self.stays_noisy, len(self.timed_again)
+        self.timed_again.append((self.now, result))
+        noisy, seed = self.now < self.calm_at, len(self.timed_again)
         return make_result(result.request.recipe, quick=True, noisy=noisy, seed=seed).latency
 
     def confirm(self, result: Result) -> Latency:

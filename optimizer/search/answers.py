@@ -108,7 +108,7 @@ def details(found: Answered) -> list[str]:
         said += [f"{capital(check.words)}." for check in checks(found.best, answer.question.limits)]
         said.append(confirmed_words(found, answer.best))
     said += [
-        f"{capital(named(found.results[one.key]))} looked better, and did not hold: "
+        f"{capital(named(found.results[one.key]))} was looked at again, and did not hold: "
         f"{confirmed_words(found, one)}"
         for one in answer.refused
     ]

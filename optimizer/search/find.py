@@ -11,7 +11,6 @@ for the same positions in the same order, and what became of them is known.
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -54,8 +53,9 @@ MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
 """How often a position is begun while the process dies under it."""
-MAX_TIMED_AGAIN = 3
-"""How often one measurement of time is taken again, which may be shared by many positions."""
+AGAIN_SHARE = 0.2
+"""Of the time so far, after which no time is taken again for now: what keeps a machine busy may last, so one
+that stays uncertain is taken once more later, not several times at once."""
 WORST = {"drop": 100.0, "sqnr": 1.0}
 """Losses of what nothing is known of: every answer; as much noise as signal."""
 
@@ -81,14 +81,15 @@ def find(
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
     best, refused = search.confirmed(confirm)
-    held = [one for one in search.results if one.key not in {each.key for each in refused}]
-    chosen = next((one for one in held if best and one.key == best.key), None)
+    afresh = {one.key: one for one in (*refused, *([best] if best else []))}
+    results = [afresh[one.key].timed(one) if one.key in afresh else one for one in search.results]
+    chosen = next((one for one in results if best and one.key == best.key), None)
     return Answer(
         question,
         search.progress,
         best,
         refused,
-        relaxations(held, question.limits, question.minimise, chosen),
+        relaxations(results, question.limits, question.minimise, chosen),
         search.is_early,
     )
 
@@ -121,7 +122,7 @@ class _Search:
         self.told: dict[Request, tuple[float, ...]] = {}
         self.timed: dict[object, tuple[float, float]] = {}
         self.newest: dict[int, Latency] = {}
-        self.timed_again = Counter[int]()
+        self.seconds_again = 0.0
         self.best: Result | None = None
         self.is_early = False
         by_key = {one.key: one for one in stored}
@@ -233,16 +234,15 @@ class _Search:
         one measurement of int8 kernels, all that run them would seem to be too slow."""
         shared = result.latency.checksum
         timed = replace(result, latency=self.newest.get(shared, result.latency))
-        if self.timed_again[shared] >= MAX_TIMED_AGAIN or not (
-            self._hangs_on_time(timed) and self._goes_on()
-        ):
+        enough = self.seconds_again > AGAIN_SHARE * self.seconds
+        if enough or not self._goes_on() or not self._hangs_on_time(timed):
             return timed
-        self.timed_again[shared] += 1
         self.report(
             self.share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
         )
-        latency, before = self.again(timed), timed.latency.checksum
-        self.newest[shared] = latency
+        begun, before = self.clock(), timed.latency.checksum
+        latency = self.newest[shared] = self.again(timed)
+        self.seconds_again += self.clock() - begun
         self.results = [
             replace(one, latency=latency) if one.latency.checksum == before else one for one in self.results
         ]
@@ -250,8 +250,8 @@ class _Search:
 
     def _hangs_on_time(self, result: Result) -> bool:
         """Whether it keeps to every other limit, and its time may be within its own and may be not."""
-        limit, value = self.limits.given.get("latency"), summarise(result).measures["latency"].value
-        if limit is None or value is None or not value <= limit < bound(result, "latency"):
+        limit = self.limits.given.get("latency")
+        if limit is None or not _least_time(result) <= limit < bound(result, "latency"):
             return False
         return bool(keeping([result], replace(self.limits, latency_ms=None)))
 
@@ -271,7 +271,7 @@ class _Search:
         measure, request = summarise(result).measures["latency"], result.request
         high = bound(result, "latency")
         if (kernels := _same_kernels(request)) is not None:
-            self.timed[kernels] = (high if measure.low is None else measure.low, high)
+            self.timed[kernels] = (_least_time(result), high)
         if (kernels := _same_kernels(replace(request, recipe=Recipe()))) is not None:
             self.timed.setdefault(kernels, (measure.baseline or high,) * 2)
 
@@ -355,10 +355,13 @@ class _Search:
     def confirmed(
         self, confirm: Callable[[Result], Latency]
     ) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
-        """The best that holds when it is looked at again, and those before it that did not."""
+        """The best that holds when it is looked at again, and those before it that did not. What may be
+        within the limit of time or may not be comes after what is shown to be."""
         limits = self.limits.given
         refused: list[Confirmed] = []
-        for result in in_order(keeping(self.results, self.limits), self.question.minimise)[:MAX_CONFIRMED]:
+        found = [keeping(self.results, self.limits), [*filter(self._hangs_on_time, self.results)]]
+        candidates = [one for some in found for one in in_order(some, self.question.minimise)]
+        for result in candidates[:MAX_CONFIRMED]:
             self.report(SEARCH_SHARE, f"timing {result.request.recipe.describe()} afresh")
             one, (_, others) = Confirmed(result.key, confirm(result)), halves(result, MIN_CONFIRMING)
             loses = "drop" in limits and others is not None and others.points > limits["drop"]
@@ -367,6 +370,16 @@ class _Search:
                 return one, tuple(refused)
             refused.append(one)
         return None, tuple(refused)
+
+
+def _least_time(result: Result) -> float:
+    """The lower end of the interval of its time. Where that is noisy, its fastest visit's: a machine that is
+    busy through most of a measurement moves the interval too."""
+    summary = summarise(result)
+    measure = summary.measures["latency"]
+    if summary.noise:
+        return float(result.latency.variant.medians_ns.min())
+    return bound(result, "latency") if measure.low is None else measure.low
 
 
 def _same_kernels(request: Request) -> object:

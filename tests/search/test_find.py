@@ -1,10 +1,12 @@
 """Search under limits: what is tried, given up and announced; on results that are made up."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from factories import make_result
 from search_bench import BASE, SECONDS, SMALL, Bench, question
 
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
@@ -13,9 +15,9 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
-from optimizer.records import Request, Result, decode, encode
+from optimizer.records import Latency, Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import MAX_TIMED_AGAIN, Unwanted
+from optimizer.search.find import AGAIN_SHARE, Unwanted
 from optimizer.search.questions import Answered
 from optimizer.search.records import Answer, Outcome, Progress, Question, Trial
 from optimizer.search.space import Position, Space
@@ -200,13 +202,45 @@ def test_a_time_that_a_limit_hangs_on_is_taken_again_for_all_that_share_it() -> 
     assert not others.timed_again, "its time keeps to the limit as it is"
 
 
-def test_a_time_that_stays_uncertain_is_given_up() -> None:
-    bench = Bench(is_noisy=is_int8, stays_noisy=True)
-    found = bench.ask(Limits(drop_points=1, latency_ms=0.4))
+MANY = replace(SMALL, sparsity=tuple(number / 100 for number in range(30, 50)))
+"""Most of which keep to what may be lost."""
+
+
+def test_a_time_that_stays_uncertain_is_taken_again_now_and_then() -> None:
+    bench = Bench(is_noisy=is_int8, calm_at=math.inf)
+    found = bench.ask(Limits(drop_points=1, latency_ms=0.34), space=MANY)
     assert found.best is None
-    assert len(bench.timed_again) == MAX_TIMED_AGAIN
-    before = [one.latency.checksum for one in bench.timed_again]
-    assert len(set(before)) == MAX_TIMED_AGAIN, "each takes the place of the one before"
+    again = [seconds for seconds, _ in bench.timed_again]
+    assert len(again) > 3
+    for number, seconds in enumerate(again[1:]):
+        assert (number + 1) * SECONDS <= AGAIN_SHARE * seconds + SECONDS, "a share of the time so far"
+    before = [one.latency.checksum for _, one in bench.timed_again]
+    assert len(set(before)) == len(before), "each takes the place of the one before"
+    assert any("was looked at again, and did not hold" in sentence for sentence in details(found))
+    assert [one.limit for one in found.answer.relaxations].count("latency") == 1
+
+
+def test_what_keeps_a_machine_busy_for_a_while_hides_nothing_in_a_long_search() -> None:
+    limits = Limits(drop_points=1, latency_ms=0.4)
+    calm, noisy = (bench.ask(limits, space=MANY) for bench in (Bench(), Bench(is_noisy=is_int8, calm_at=30)))
+    assert calm.best is not None
+    assert noisy.best is not None
+    assert noisy.best.request == calm.best.request
+
+
+def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely_does() -> None:
+    def confirm(result: Result) -> Latency:
+        return make_result(result.request.recipe, quick=True).latency
+
+    limits = Limits(drop_points=1, latency_ms=0.4)
+    bench = Bench(is_noisy=is_int8, calm_at=math.inf)
+    bench.confirm = confirm  # type: ignore[method-assign]
+    found, calm = bench.ask(limits), Bench().ask(limits)
+    assert found.best is not None
+    assert calm.best is not None
+    assert found.best.request == calm.best.request
+    assert bound(found.best, "latency") <= 0.4e6
+    assert bound(found.results[found.best.key], "latency") > 0.4e6
 
 
 def test_a_search_that_goes_on_knows_what_was_timed_again() -> None:

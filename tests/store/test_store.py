@@ -406,7 +406,7 @@ def test_a_new_file_that_another_process_is_writing_is_waited_for(tmp_path: Path
 
 
 def test_a_profiler_that_holds_frames_prevents_no_commit(tmp_path: Path) -> None:
-    """A Dask worker has one that looks at each thread's frames at times; what they name lives on meanwhile."""
+    """A Dask worker has one that looks at threads' frames at times; what they name lives on meanwhile."""
     held: list[FrameType] = []
     sys.setprofile(lambda frame, event, value: held.append(frame))
     try:
