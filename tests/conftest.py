@@ -47,6 +47,8 @@ settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
 torch.set_num_threads(1)
 threads.threads_available = lambda: 1
+if "PYTEST_XDIST_WORKER" in os.environ:  # those of processes that tests start spin meanwhile, unless told
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ[WORK_AHEAD_VARIABLE] = "0"  # what is measured is what a test asks for
 # Else every process that compiles tries each instruction set first: 13 s, where a network takes 3 s.
 os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")

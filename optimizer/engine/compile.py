@@ -9,6 +9,7 @@ import copy
 import logging
 import os
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import warnings
@@ -46,13 +47,7 @@ SCALE, ZERO_POINT = "paretoscope_scale", "paretoscope_zero_point"
 @cache
 def problem() -> str | None:
     """Tried once a process: inductor needs a C++ compiler, OpenMP and Python's headers."""
-    from torch._inductor import cpp_builder
-
-    try:
-        compiler = cpp_builder.get_cpp_compiler()
-    except Exception:  # of inductor's own kind
-        return "there is no C++ compiler (install g++ or clang, or set CXX)"
-    headers = sysconfig.get_paths()["include"]
+    compiler, headers = cpp_compiler(), sysconfig.get_paths()["include"]
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         source = Path(folder) / "trial.cpp"
         source.write_text(TRIAL)
@@ -61,6 +56,8 @@ def problem() -> str | None:
             done = subprocess.run(
                 command, capture_output=True, text=True, check=False, timeout=MAX_TRIAL_SECONDS
             )
+        except OSError:
+            return f"there is no C++ compiler {compiler} (install g++ or clang, or set CXX)"
         except subprocess.TimeoutExpired:
             return (
                 f"the C++ compiler {compiler} took more than {MAX_TRIAL_SECONDS:g} s for an empty program: "
@@ -70,6 +67,12 @@ def problem() -> str | None:
         reason = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
         return f"the C++ compiler {compiler} can't compile what inductor writes: {reason[:300]}"
     return None
+
+
+def cpp_compiler() -> str:
+    """The one that inductor takes (``cpp.cxx`` of its settings). It isn't asked: importing it takes seconds,
+    in every process that lists the engines."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 
 @dataclass(frozen=True)
