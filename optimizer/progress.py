@@ -17,11 +17,13 @@ class Cancelled(BaseException):
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asked for the work: ``receive`` is given what is known before the end, ``cancelled`` says whether
-    it is wanted no more, ``satisfied`` whether the best that was found so far will do."""
+    it is wanted no more, ``satisfied`` whether the best that was found so far will do, ``over`` whether
+    nothing is wanted any more, not even what later work would need too (:func:`uninterrupted`)."""
 
     receive: Callable[[object], object]
     cancelled: Callable[[], bool]
     satisfied: Callable[[], bool] = lambda: False
+    over: Callable[[], bool] = lambda: False
 
 
 _asker: ContextVar[Asker | None] = ContextVar("asker", default=None)
@@ -40,7 +42,7 @@ def is_heard() -> bool:
 
 def stop_if_cancelled() -> None:
     """Called in long work wherever it may end early. Raises Cancelled when it is not wanted any more."""
-    if (asker := _asker.get()) and asker.cancelled():
+    if (asker := _asker.get()) and (asker.over() or asker.cancelled()):
         raise Cancelled
 
 
@@ -74,6 +76,7 @@ def ended_by(cancelled: Callable[[], bool], satisfied: Callable[[], bool] = lamb
         before.receive,
         lambda: cancelled() or before.cancelled(),
         lambda: satisfied() or before.satisfied(),
+        before.over,
     )
     with asked_by(asker):
         yield
@@ -82,8 +85,8 @@ def ended_by(cancelled: Callable[[], bool], satisfied: Callable[[], bool] = lamb
 @contextmanager
 def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable[[], bool]]:
     """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None each
-    time it could end. Nothing of that is published; whoever asked before may cancel, as without it. What it
-    gives says whether ``unwanted`` has ended the work.
+    time it could end, in what is :func:`uninterrupted` too. Nothing of that is published; whoever asked
+    before may cancel, as without it. What it gives says whether ``unwanted`` has ended the work.
 
     Raises Cancelled in the work, as :func:`stop_if_cancelled` does.
     """
@@ -91,20 +94,21 @@ def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable
 
     def rule_out(known: object | None) -> bool:
         nonlocal ruled_out
-        ruled_out = ruled_out or unwanted(known)
-        return ruled_out
+        unwanted_by_this = unwanted(known)
+        ruled_out = ruled_out or unwanted_by_this
+        return unwanted_by_this
 
     def cancelled() -> bool:
-        return rule_out(None) or (asker is not None and asker.cancelled())
+        return ruled_out or (asker is not None and asker.cancelled())
 
-    with asked_by(Asker(rule_out, cancelled)):
+    with asked_by(Asker(rule_out, cancelled, over=lambda: rule_out(None))):
         yield lambda: ruled_out
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """For what later work needs too: in the block, or the function that it decorates, nothing is
-    cancelled."""
+    cancelled unless all is over."""
     asker = _asker.get()
     with asked_by(asker and replace(asker, cancelled=lambda: False)):
         yield

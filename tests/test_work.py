@@ -9,7 +9,7 @@ from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import measure_unless
-from optimizer.progress import Asker, Cancelled, asked_by
+from optimizer.progress import Asker, Cancelled, asked_by, stop_if_cancelled
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Known, Request
 from optimizer.store.results import Store
@@ -106,7 +106,7 @@ def test_a_failure_is_told_also_where_it_can_not_be_recorded(monkeypatch: pytest
         run("measure", Request("no-such-model"), quiet)
 
 
-def test_a_measurement_ends_early_by_what_is_known_of_it_and_whoever_asked_may_still_stop_it() -> None:
+def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_asked() -> None:
     request = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.9)), data=DataSpec(limit=500))
     heard: list[Known | None] = []
 
@@ -122,6 +122,18 @@ def test_a_measurement_ends_early_by_what_is_known_of_it_and_whoever_asked_may_s
     assert [one.accuracy for one in heard if one] == [None], "before an image was scored"
     with asked_by(Asker(told.append, lambda: True)), pytest.raises(Cancelled):
         measure_unless(request, lambda known: False, Store())
+    aware = Recipe(PruneSpec("compensated", sparsity=0.5))
+    begun: list[str] = []
+
+    def report(share: float | None, words: str) -> None:
+        begun.append(words)
+        stop_if_cancelled()
+
+    def is_over(known: Known | None) -> bool:
+        return known is None and any("reading layer inputs" in words for words in begun)
+
+    assert measure_unless(replace(request, recipe=aware), is_over, Store(), report) is None
+    assert not any("measuring sensitivities" in words for words in begun), "what later work needs too ends"
     found = measure_unless(request, lambda known: False, Store())
     assert found is not None
     assert Store().get(found.key) == found

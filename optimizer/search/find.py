@@ -35,7 +35,7 @@ from optimizer.analysis.limits import (
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import UnavailableError, words_of
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Known, Latency, Request, Result
 from optimizer.search.records import NOT_BEGUN, Answer, Confirmed, Outcome, Progress, Question, Step, Trial
@@ -47,8 +47,8 @@ Unwanted = Callable[[Known | None], bool]
 Measure = Callable[[Request, Unwanted, Report], Result | None]
 """Gives None where it ended early."""
 
-SEARCH_SHARE = 0.85
-"""Of the budget, after which nothing new is tried: the rest is for timing the winner once more."""
+CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.2, 40.0
+"""Of the budget, what is left for timing the winner once more, and at most."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
@@ -114,7 +114,9 @@ class _Search:
         self.measure, self.again, self.report, self.keep = measure, again, report, keep
         self.enough, self.clock = enough, clock
         self.begun = clock() - before.seconds
-        self.until = self.begun + SEARCH_SHARE * question.budget_seconds
+        self.for_search = question.budget_seconds - min(
+            CONFIRMING_SHARE * question.budget_seconds, MAX_CONFIRMING_SECONDS
+        )
         self.results: list[Result] = []
         self.trials: list[Trial] = []
         self.steps = list(before.steps)
@@ -174,7 +176,7 @@ class _Search:
                 )
 
     def _goes_on(self) -> bool:
-        has_time = self.clock() < self.until
+        has_time = self.seconds < self.for_search
         self.is_early = has_time and self.enough()
         return has_time and not self.is_early
 
@@ -344,7 +346,8 @@ class _Search:
         return covered(points, reference)
 
     def _tell(self, request: Request, _: float | None, message: str) -> None:
-        """How far the search is, in place of how far a measurement is."""
+        """How far the search is, in place of how far a measurement is, which may end here."""
+        stop_if_cancelled()
         self.keep(self.progress)
         best = "none keeps to the limits yet"
         if self.best:
@@ -362,7 +365,7 @@ class _Search:
         found = [keeping(self.results, self.limits), [*filter(self._hangs_on_time, self.results)]]
         candidates = [one for some in found for one in in_order(some, self.question.minimise)]
         for result in candidates[:MAX_CONFIRMED]:
-            self.report(SEARCH_SHARE, f"timing {result.request.recipe.describe()} afresh")
+            self.report(self.share, f"timing {result.request.recipe.describe()} afresh")
             one, (_, others) = Confirmed(result.key, confirm(result)), halves(result, MIN_CONFIRMING)
             loses = "drop" in limits and others is not None and others.points > limits["drop"]
             late = "latency" in limits and bound(one.timed(result), "latency") > limits["latency"]
