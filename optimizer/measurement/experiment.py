@@ -21,6 +21,7 @@ from optimizer.measurement.compressed import (
     inspection_of,
     notes_on_equalisation,
 )
+from optimizer.measurement.latency import EFFORTS_AFRESH
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
@@ -281,14 +282,22 @@ def _result(
 
 
 def time_again(workspace: Workspace, request: Request, report: Report = quiet) -> Latency:
-    """The time of a recipe, with nothing scored. Raises InputError, UnavailableError, WorkError."""
+    """The time of a recipe, with nothing scored, over more rounds than at first. Raises InputError,
+    UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)
     signature = _signature(request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
         builds = uncompressed(workspace, *_way(ready)), found.baseline
         return time_latency(
-            builds, found.runner, found.images, ready.settings, signature, request.recipe, report
+            builds,
+            found.runner,
+            found.images,
+            ready.settings,
+            signature,
+            request.recipe,
+            report,
+            efforts=EFFORTS_AFRESH,
         )
 
 

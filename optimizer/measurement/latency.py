@@ -43,7 +43,7 @@ class LatencyEffort:
 
     def again(self, attempt: int) -> "LatencyEffort":
         """That of the first, second, ... attempt: longer each time."""
-        return replace(self, seconds=attempt * self.seconds)
+        return replace(self, seconds=attempt * self.seconds, min_rounds=attempt * self.min_rounds)
 
 
 EFFORTS = {
@@ -66,6 +66,9 @@ EFFORTS = {
     ),
 }
 """By whether the measurement is quick."""
+EFFORTS_AFRESH = {True: replace(EFFORTS[True], min_rounds=24, attempts=1), False: EFFORTS[False]}
+"""Of a time that is taken afresh, as something depends on it. The interval of 24 rounds is about half as wide
+as that of 8, and building the networks anew takes as long as timing them."""
 
 
 @dataclass(frozen=True, slots=True)

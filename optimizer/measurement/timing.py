@@ -25,11 +25,12 @@ def time_latency(
     recipe: Recipe,
     report: Report = quiet,
     noisy: Callable[[Latency], None] = lambda latency: None,
+    efforts: Mapping[bool, LatencyEffort] = EFFORTS,
 ) -> Latency:
     """Compare one variant with its baseline, over ``images`` ``[N, C, H, W]``.
 
-    ``signature`` and ``recipe`` are kept with it. ``noisy`` is given a measurement that is made again. Raises
-    WorkError where an engine fails.
+    ``signature`` and ``recipe`` are kept with it. ``noisy`` is given a measurement that is made again;
+    ``efforts`` are by whether it is quick. Raises WorkError where an engine fails.
     """
 
     def latency(series: LatencySeries, attempts: int) -> Latency:
@@ -60,6 +61,7 @@ def time_latency(
             settings,
             report,
             lambda series, attempt: noisy(latency(series, attempt)),
+            efforts,
         )
     )
 
@@ -71,10 +73,11 @@ def time_series(
     settings: Settings,
     report: Report = quiet,
     noisy: Callable[[LatencySeries, int], None] = lambda series, attempt: None,
+    efforts: Mapping[bool, LatencyEffort] = EFFORTS,
 ) -> tuple[LatencySeries, int]:
     """Time the variants by name, quick or in full, and the attempts it took: a series that is ``noisy`` for
     one of them is measured again, the last kept as it is."""
-    effort = EFFORTS[settings.quick]
+    effort = efforts[settings.quick]
     for attempt in range(1, effort.attempts + 1):
         report(None, "timing" if attempt == 1 else "timing again, since it was noisy")
         series = _time(baselines, variants, images, settings, effort.again(attempt), report)

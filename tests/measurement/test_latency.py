@@ -15,7 +15,14 @@ from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.base import Runner
 from optimizer.measurement import latency
-from optimizer.measurement.latency import EFFORTS, LatencyEffort, LatencySeries, batches, time_interleaved
+from optimizer.measurement.latency import (
+    EFFORTS,
+    EFFORTS_AFRESH,
+    LatencyEffort,
+    LatencySeries,
+    batches,
+    time_interleaved,
+)
 from optimizer.measurement.timing import time_series
 from optimizer.measurement.visits import VisitEffort
 from optimizer.recipe import Recipe
@@ -211,6 +218,17 @@ def test_a_noisy_series_is_measured_again_for_longer_and_then_kept(clock: Clock)
     once = LatencyEffort(4, 0.05, seconds=0.4, min_rounds=8, visit=EFFORTS[True].visit)
     assert once.again(1) == once
     assert once.again(2).seconds == 0.8
+    assert once.again(2).min_rounds == 16, "of a large network these take longer than the seconds"
+
+
+def test_a_time_that_is_taken_afresh_is_that_of_more_rounds(clock: Clock) -> None:
+    pair, variants = clock.pair(5e6), {"one": clock.network("one", 4e6)}
+    quick, full = (
+        [time_series(pair, variants, IMAGES, Settings(quick=quick), efforts=efforts)[0] for efforts in both]
+        for quick, both in ((True, (EFFORTS, EFFORTS_AFRESH)), (False, (EFFORTS, EFFORTS_AFRESH)))
+    )
+    assert [one.processes for one in quick] == [(8,), (24,)]
+    assert full[0].processes == full[1].processes, "that is long as it is"
 
 
 # What is left as it was
