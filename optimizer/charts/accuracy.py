@@ -114,7 +114,7 @@ def _bits_series(summary: Summary, main: Family, widths: Collection[tuple[float,
     under one name they may be other layers. ``widths`` are those that the main options were measured with:
     what has no place for an option joins their line."""
     quantize = summary.recipe.quantize
-    rounded = quantize.activation_bits < 32
+    rounded = quantize.rounds_activations
     bits = quantize.bits
     name = f"{bits:g}{' mixed' if quantize.average_bits else ''}"
     name += f", act. {quantize.activation_bits}" if rounded else ""

@@ -100,9 +100,8 @@ def may_score(scorer: Environment, device: Environment, recipe: Recipe) -> bool:
     What learns is another network each time, so it is scored where it is timed.
     """
     quantize = recipe.quantize
-    last_bits = quantize.activation_bits == 32 and quantize.precision == "f32"
     known = set(scorer.instruction_sets)  # empty where they can't be read
-    same = last_bits or (bool(known) and known == set(device.instruction_sets))
+    same = quantize.computes_in_float32 or (bool(known) and known == set(device.instruction_sets))
     return same and not recipe.learns and not other_libraries(scorer, device)
 
 

@@ -45,7 +45,7 @@ def simulated(
     else:
         if widths:
             words.append(f"{widths}: {values}, the kernels are {kernels}")
-        if quantize.activation_bits < 32:
+        if quantize.rounds_activations:
             between = f"{quantize.activation_bits}-bit activations: rounded between {kernels} kernels"
             unfit = _unfit(compressed) if int8 and quantize.activation_bits == 8 else ""
             words.append(between + unfit + rounding)

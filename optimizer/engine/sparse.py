@@ -63,9 +63,8 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
         if missing:
             return csr.build(compressed, calibration, threads=threads, batch=batch, why=missing)
         own, kept = _build(compressed, calibration, threads, batch, traced)
-        quantize = compressed.recipe.quantize
-        plain = quantize.activation_bits == 32 and quantize.precision == "f32"
-        whole = dense() if kept > SURELY_SPARSE and plain else None
+        in_float32 = compressed.recipe.quantize.computes_in_float32
+        whole = dense() if kept > SURELY_SPARSE and in_float32 else None
         if whole is None:
             return own
         images = torch.zeros(batch, *input_shape).numpy()

@@ -126,7 +126,7 @@ class Workspace:
     def images_for(self, recipe: Recipe) -> Tensor:
         """The images that an engine is given with a recipe: :attr:`activation_images`, or a single one, for
         its shape, where activations are not rounded. Raises InputError."""
-        return self.activation_images if recipe.quantize.activation_bits < 32 else _first(self.images, 1)
+        return self.activation_images if recipe.quantize.rounds_activations else _first(self.images, 1)
 
     @property
     def statistics_images(self) -> Tensor:
@@ -176,7 +176,7 @@ def workspace_of(request: Request, report: Report = quiet) -> Workspace:
     """The workspace of a request; without images where its recipe works without. Raises as
     :func:`open_workspace`."""
     recipe = request.recipe
-    needed = recipe.needs_data or recipe.quantize.activation_bits < 32
+    needed = recipe.needs_data or recipe.quantize.rounds_activations
     return open_workspace(request.model, request.data if needed else None, report)
 
 

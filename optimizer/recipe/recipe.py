@@ -112,8 +112,7 @@ class Recipe:
         """Whether the recipe leaves the model as it is (the baseline's recipe)."""
         pruned = any(spec.active for spec in self.prune_specs)
         rounded = any(spec.integer or spec.weight_bits < 32 for spec in self.quantize_specs)
-        computed = self.quantize.activation_bits == 32 and self.quantize.precision == "f32"
-        return not pruned and not rounded and computed
+        return not pruned and not rounded and self.quantize.computes_in_float32
 
     @property
     def can_learn(self) -> bool:

@@ -195,6 +195,16 @@ class QuantizeSpec:
         return self.bits <= 8
 
     @property
+    def rounds_activations(self) -> bool:
+        """Whether activations lie on an integer grid, over ranges that calibration images tell."""
+        return self.activation_bits < 32
+
+    @property
+    def computes_in_float32(self) -> bool:
+        """Whether layers compute as the uncompressed model's do, on other weights."""
+        return not self.rounds_activations and self.precision == "f32"
+
+    @property
     def equalises(self) -> bool:
         """Whether channels are equalised before they are rounded."""
         return self.equalise and self.integer and "equalise" in self.quantizer.options

@@ -59,7 +59,7 @@ def describe_quantize(quantize: QuantizeSpec) -> list[Phrase]:
         parts.append(Phrase(f"{quantize.average_bits:g} average bits", how))
     elif quantize.weight_bits < 32:
         parts.append(Phrase(f"{quantize.weight_bits}-bit weights", how))
-    if quantize.activation_bits < 32:
+    if quantize.rounds_activations:
         parts.append(Phrase(f"{quantize.activation_bits}-bit activations"))
     if quantize.precision != "f32":
         parts.append(Phrase(f"compute precision {PRECISIONS[quantize.precision]}"))

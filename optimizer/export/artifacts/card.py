@@ -70,7 +70,7 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
     words = [recipe.describe()]
     if len(widths) > 1:
         words.append("layers: " + ", ".join(f"{widths[bits]} in {bits} bits" for bits in sorted(widths)))
-    if recipe.quantize.activation_bits < 32:
+    if recipe.quantize.rounds_activations:
         words.append(f"activation ranges from {len(source.calibration)} calibration images")
     return [*words, f"{nonzero:,} of {elements:,} weights are not zero", f"as data: `{RECIPE_FILE}`"]
 

@@ -44,7 +44,7 @@ def _metadata(source: ArtifactSource, file: str, **more: object) -> dict[str, st
 
 
 def _weights_only(source: ArtifactSource) -> tuple[str, ...]:
-    if source.compressed.recipe.quantize.activation_bits == 32:
+    if not source.compressed.recipe.quantize.rounds_activations:
         return ()
     return (
         "Weights only: the module that they are loaded into does not round its activations. The ONNX and "
