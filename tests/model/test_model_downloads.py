@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -220,3 +220,27 @@ def test_a_folder_that_can_t_be_written_is_named(site: Site, tmp_path: Path) -> 
     (tmp_path / "hub").touch()
     with pytest.raises(UnavailableError, match=r"can't write to .*TORCH_HOME"):
         catalogue.download(NAME)
+
+
+def test_a_list_that_was_kept_is_as_one_made_anew_and_needs_no_torchvision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+
+    def no_torchvision() -> None:
+        raise AssertionError("it is imported")
+
+    torchvision_hub._listed.cache_clear()
+    made = torchvision_hub.cards()
+    assert len(made) > 50
+    assert not any(one.ready for one in made.values())
+    torchvision_hub._listed.cache_clear()
+    path = torchvision_hub.weights_path(NAME)
+    assert path is not None
+    path.parent.mkdir(parents=True)
+    path.touch()
+    monkeypatch.setattr(torchvision_hub, "_registry", no_torchvision)
+    kept = torchvision_hub.cards()
+    assert [name for name, one in kept.items() if one.ready] == [NAME]
+    assert kept == made | {NAME: replace(made[NAME], ready=True)}
+    torchvision_hub._listed.cache_clear()

@@ -8,7 +8,9 @@ import re
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlparse
@@ -19,7 +21,8 @@ from optimizer.errors import InputError, UnavailableError
 from optimizer.model.sources import LoadedModel, Source
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.progress import Report
-from optimizer.records import ModelCard
+from optimizer.records import ModelCard, decode, digest, encode
+from optimizer.system.disk_cache import Parts, kept
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30
 _ANEW = "Delete it and choose the model again: it is then downloaded anew"
 CHUNK_BYTES = 1 << 20
+CARDS_VERSION = 1
+"""Raised with every change of what :func:`_card` says."""
 
 
 @cache
@@ -46,7 +51,29 @@ def _registry() -> "dict[str, tuple[str, WeightsEnum]]":
 
 def cards() -> dict[str, ModelCard]:
     """Every classification model with pretrained weights. Reads no weights and no network."""
-    return {name: _card(name, *entry) for name, entry in _registry().items()}
+    return {
+        name: replace(card, ready=(_checkpoints() / file).exists())
+        for name, (card, file) in _listed().items()
+    }
+
+
+@cache
+def _listed() -> dict[str, tuple[ModelCard, str]]:
+    """Each card, and its file's name. Kept, for whoever lists models only: importing torchvision takes longer
+    than importing torch."""
+
+    def make(_: Path | None) -> dict[str, tuple[ModelCard, str]]:
+        return {
+            name: (_card(name, *entry), checkpoint_path(entry[1]).name) for name, entry in _registry().items()
+        }
+
+    def pack(made: dict[str, tuple[ModelCard, str]]) -> Parts:
+        return {}, {name: [encode(card).decode(), file] for name, (card, file) in made.items()}
+
+    def unpack(parts: Parts) -> dict[str, tuple[ModelCard, str]]:
+        return {name: (decode(card.encode(), ModelCard), file) for name, (card, file) in parts[1].items()}
+
+    return kept(digest(["torchvision's cards", version("torchvision"), CARDS_VERSION]), make, pack, unpack)
 
 
 def download(name: str, report: Report, force: bool = False) -> Path:
@@ -93,7 +120,11 @@ SOURCE = Source(cards, load, download)
 
 def checkpoint_path(weights: "WeightsEnum") -> Path:
     """Where torch.hub keeps, and looks for, these weights."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(weights.url).path).name
+    return _checkpoints() / PurePosixPath(urlparse(weights.url).path).name
+
+
+def _checkpoints() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def weights_path(name: str) -> Path | None:
