@@ -193,7 +193,10 @@ def search(
         confirm,
         report,
         before,
-        stored.known(store, store.several([trial.key for trial in before.trials])),
+        [
+            stored.timed_again(store, one) or one
+            for one in stored.known(store, store.several([trial.key for trial in before.trials]))
+        ],
         keep,
         satisfied(),
     )
@@ -216,11 +219,12 @@ def answer(
 def time_afresh(
     result: Result, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
 ) -> Latency:
-    """The time of its own recipe, taken once more and kept beside the result: not the one that it may share.
+    """The time of a result, taken once more and kept in the place of the one that it has, for all that share
+    that; or what was taken in its place before.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
-    key = stored.afresh_key(result)
+    key = stored.afresh_key(result.latency)
     latency = store.get_document(stored.AFRESH, key, Latency)
     if latency is None:
         latency = time_again(result.request, report, workspace)
@@ -273,7 +277,7 @@ def artifact(
 
     entry = artifacts.writable(kind)  # what can't be is said before anything is compressed
     recipe, workspace = request.recipe, workspace or workspace_of(request, report)
-    rounds = recipe.quantize.activation_bits < 32
+    rounds = recipe.quantize.rounds_activations
     report(None, "compressing")
     source = artifacts.ArtifactSource(
         card=workspace.model.loaded.card,

@@ -18,7 +18,7 @@ class Cancelled(BaseException):
 class Asker:
     """Who asked for the work: ``receive`` is given what is known before the end, ``cancelled`` says whether
     it is wanted no more, ``satisfied`` whether the best that was found so far will do, ``over`` whether
-    nothing is wanted any more, not even what later work would need too (:func:`uninterrupted`)."""
+    there is no time for anything more."""
 
     receive: Callable[[object], object]
     cancelled: Callable[[], bool]
@@ -84,9 +84,9 @@ def ended_by(cancelled: Callable[[], bool], satisfied: Callable[[], bool] = lamb
 
 @contextmanager
 def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable[[], bool]]:
-    """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None each
-    time it could end, in what is :func:`uninterrupted` too. Nothing of that is published; whoever asked
-    before may cancel, as without it. What it gives says whether ``unwanted`` has ended the work.
+    """In the block, work ends early also where ``unwanted`` says so: of what it publishes, and of None (then
+    all is over) each time it could end. Nothing of that is published; whoever asked before may cancel, as
+    without it. What it gives says whether ``unwanted`` has ended the work.
 
     Raises Cancelled in the work, as :func:`stop_if_cancelled` does.
     """
@@ -94,23 +94,27 @@ def while_wanted(unwanted: Callable[[object | None], bool]) -> Iterator[Callable
 
     def rule_out(known: object | None) -> bool:
         nonlocal ruled_out
-        unwanted_by_this = unwanted(known)
-        ruled_out = ruled_out or unwanted_by_this
-        return unwanted_by_this
+        is_unwanted = unwanted(known)
+        ruled_out = ruled_out or is_unwanted
+        return is_unwanted
 
     def cancelled() -> bool:
         return ruled_out or (asker is not None and asker.cancelled())
 
-    with asked_by(Asker(rule_out, cancelled, over=lambda: rule_out(None))):
+    def over() -> bool:
+        return rule_out(None) or (asker is not None and asker.over())
+
+    with asked_by(Asker(rule_out, cancelled, over=over)):
         yield lambda: ruled_out
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """For what later work needs too: in the block, or the function that it decorates, nothing is
-    cancelled unless all is over."""
+def uninterrupted(unless_over: bool = False) -> Iterator[None]:
+    """For what later work needs too: in the block, or the function that it decorates, nothing is cancelled;
+    ``unless_over`` and all is over, for what little work needs."""
     asker = _asker.get()
-    with asked_by(asker and replace(asker, cancelled=lambda: False)):
+    over = asker.over if asker and unless_over else lambda: False
+    with asked_by(asker and replace(asker, cancelled=lambda: False, over=over)):
         yield
 
 

@@ -9,7 +9,7 @@ from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import measure_unless
-from optimizer.progress import Asker, Cancelled, asked_by, stop_if_cancelled
+from optimizer.progress import Asker, Cancelled, asked_by, stop_if_cancelled, uninterrupted, while_wanted
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Known, Request
 from optimizer.store.results import Store
@@ -122,18 +122,43 @@ def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_as
     assert [one.accuracy for one in heard if one] == [None], "before an image was scored"
     with asked_by(Asker(told.append, lambda: True)), pytest.raises(Cancelled):
         measure_unless(request, lambda known: False, Store())
-    aware = Recipe(PruneSpec("compensated", sparsity=0.5))
-    begun: list[str] = []
-
-    def report(share: float | None, words: str) -> None:
-        begun.append(words)
-        stop_if_cancelled()
-
-    def is_over(known: Known | None) -> bool:
-        return known is None and any("reading layer inputs" in words for words in begun)
-
-    assert measure_unless(replace(request, recipe=aware), is_over, Store(), report) is None
-    assert not any("measuring sensitivities" in words for words in begun), "what later work needs too ends"
     found = measure_unless(request, lambda known: False, Store())
     assert found is not None
     assert Store().get(found.key) == found
+
+
+def test_what_is_over_ends_what_little_work_needs_and_not_what_all_that_follows_does() -> None:
+    channels = Request(
+        "fashion-resnet", Recipe(PruneSpec("channels", 0.3, allocation="measured")), data=DataSpec(limit=64)
+    )
+    begun: list[str] = []
+
+    def report(share: float | None, words: str) -> None:
+        begun.append(words.partition(":")[0])
+        stop_if_cancelled()
+
+    def is_over(known: Known | None) -> bool:
+        return known is None and "reading layer inputs" in begun
+
+    assert measure_unless(channels, is_over, Store(), report) is None
+    assert "measuring sensitivities" in begun, "statistics are made to their end"
+    assert begun.count("ranking channels") == 1
+    begun.clear()
+    assert measure_unless(channels, lambda known: known is not None, Store(), report) is None
+    assert "reading layer inputs" not in begun, "they were kept"
+    assert begun.count("ranking channels") > 1, "what is known of a position ends that position alone"
+
+
+def test_who_asked_for_it_all_may_say_that_it_is_over() -> None:
+    def work() -> None:
+        with uninterrupted(unless_over=True):
+            stop_if_cancelled()
+
+    with asked_by(Asker(lambda _: None, lambda: True)):
+        work()
+    with asked_by(Asker(lambda _: None, lambda: False, over=lambda: True)):
+        with uninterrupted():
+            stop_if_cancelled()
+        with while_wanted(lambda _: False) as was_unwanted, pytest.raises(Cancelled):
+            work()
+        assert not was_unwanted()

@@ -144,9 +144,9 @@ def bound(result: Result, name: str) -> float:
     return math.inf if found is None else float(found)
 
 
-def keeping(results: Sequence[Result], limits: Limits) -> list[Result]:
-    """Those that are shown to keep to every limit, all of them at once."""
-    given = limits.losses
+def keeping(results: Sequence[Result], limits: Limits, but: str = "") -> list[Result]:
+    """Those that are shown to keep to every limit ``but`` that on one metric, all of them at once."""
+    given = {name: value for name, value in limits.losses.items() if name != but}
     shown = np.ones(len(results), bool)
     if "drop" in given:
         shown &= shown_within([halves(one, MIN_CONFIRMING)[0].high_at for one in results], given["drop"])

@@ -72,19 +72,15 @@ def known(store: Store, results: list[Result]) -> list[Result]:
     return results
 
 
-def afresh_key(result: Result) -> str:
-    """Under which a time is kept that was taken in the place of the result's."""
-    return f"{result.key} {result.latency.checksum}"
+def afresh_key(latency: Latency) -> str:
+    """Under which a time is kept that was taken in the place of this one, for all that share it."""
+    return f"{latency.signature} {latency.checksum}"
 
 
 def timed_again(store: Store, result: Result) -> Result | None:
-    """A stored result with the newest time that was taken of it once more, if one was.
-
-    For words beside the stored time, never for a chart: there it would set one configuration apart from those
-    that share its time, by noise alone.
-    """
+    """A result with the newest time that was taken in the place of its own, if one was."""
     newest = result
-    while latency := store.get_document(AFRESH, afresh_key(newest), Latency):
+    while latency := store.get_document(AFRESH, afresh_key(newest.latency), Latency):
         if latency.checksum == newest.latency.checksum:
             break
         newest = replace(newest, latency=latency)

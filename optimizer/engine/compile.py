@@ -70,8 +70,8 @@ def problem() -> str | None:
 
 
 def cpp_compiler() -> str:
-    """The one that inductor takes (``cpp.cxx`` of its settings). It isn't asked: importing it takes seconds,
-    in every process that lists the engines."""
+    """The one that inductor takes (``cpp.cxx`` of its settings) unless it is to install one. It isn't asked:
+    importing it takes seconds, in every process that lists the engines."""
     return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
 
 

@@ -245,7 +245,7 @@ def _shrunk(workspace: Workspace, spec: PruneSpec, *, report: Report) -> nn.Modu
 
 
 @once
-@uninterrupted()
+@uninterrupted(unless_over=True)
 def _plan(workspace: Workspace, order: str, *, report: Report) -> ChannelPlan:
     """In which order channels go; a compensated one works from the calibration statistics' moments."""
     moments = workspace.statistics(report).moments if order == "compensated" else None

@@ -282,7 +282,7 @@ def _result(
 
 
 def time_again(workspace: Workspace, request: Request, report: Report = quiet) -> Latency:
-    """The time of a recipe, with nothing scored, over more rounds than at first. Raises InputError,
+    """The time of a recipe, with nothing scored; a quick one is longer than at first. Raises InputError,
     UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)

@@ -37,7 +37,7 @@ from optimizer.errors import UnavailableError, words_of
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
-from optimizer.records import Known, Latency, Request, Result
+from optimizer.records import Known, Latency, Request, Result, Visits
 from optimizer.search.records import NOT_BEGUN, Answer, Confirmed, Outcome, Progress, Question, Step, Trial
 from optimizer.search.space import Position
 from optimizer.search.strategies import STRATEGIES
@@ -48,7 +48,7 @@ Measure = Callable[[Request, Unwanted, Report], Result | None]
 """Gives None where it ended early."""
 
 CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.2, 40.0
-"""Of the budget, what is left for timing the winner once more, and at most."""
+"""The share of the budget that is left for timing the winner once more, and the most that is."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
@@ -81,15 +81,16 @@ def find(
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
     best, refused = search.confirmed(confirm)
-    afresh = {one.key: one for one in (*refused, *([best] if best else []))}
-    results = [afresh[one.key].timed(one) if one.key in afresh else one for one in search.results]
+    results = search.timed_afresh((*refused, *([best] if best else [])))
     chosen = next((one for one in results if best and one.key == best.key), None)
     return Answer(
         question,
         search.progress,
         best,
         refused,
-        relaxations(results, question.limits, question.minimise, chosen),
+        relaxations(
+            [one for one in results if not search.loses(one)], question.limits, question.minimise, chosen
+        ),
         search.is_early,
     )
 
@@ -124,15 +125,14 @@ class _Search:
         self.told: dict[Request, tuple[float, ...]] = {}
         self.timed: dict[object, tuple[float, float]] = {}
         self.newest: dict[int, Latency] = {}
-        self.seconds_again = 0.0
+        self.seconds_again = before.seconds_again
         self.best: Result | None = None
         self.is_early = False
         by_key = {one.key: one for one in stored}
         for trial in before.trials:
             over = trial.outcome not in (Outcome.UNFINISHED, Outcome.FAILED)
             if over and (not trial.key or trial.key in by_key):
-                result = by_key.get(trial.key)
-                self._take(trial, result and self._settled(result))
+                self._take(trial, by_key.get(trial.key))
         self._choose()
 
     @property
@@ -147,7 +147,9 @@ class _Search:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.seconds, tuple(self.trials), tuple(self.steps), self.at, self.times)
+        return Progress(
+            self.seconds, tuple(self.trials), tuple(self.steps), self.at, self.times, self.seconds_again
+        )
 
     def run(self) -> None:
         """As the strategy goes, and then through what it has left out."""
@@ -236,8 +238,10 @@ class _Search:
         one measurement of int8 kernels, all that run them would seem to be too slow."""
         shared = result.latency.checksum
         timed = replace(result, latency=self.newest.get(shared, result.latency))
-        enough = self.seconds_again > AGAIN_SHARE * self.seconds
-        if enough or not self._goes_on() or not self._hangs_on_time(timed):
+        is_spent = self.seconds_again > AGAIN_SHARE * self.seconds
+        if is_spent or not self._goes_on() or not self._may_be_in_time(timed):
+            return timed
+        if not keeping([timed], self.limits, but="latency"):
             return timed
         self.report(
             self.share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
@@ -250,12 +254,10 @@ class _Search:
         ]
         return replace(timed, latency=latency)
 
-    def _hangs_on_time(self, result: Result) -> bool:
-        """Whether it keeps to every other limit, and its time may be within its own and may be not."""
+    def _may_be_in_time(self, result: Result) -> bool:
+        """Whether its time may be within the limit and may be not."""
         limit = self.limits.given.get("latency")
-        if limit is None or not _least_time(result) <= limit < bound(result, "latency"):
-            return False
-        return bool(keeping([result], replace(self.limits, latency_ms=None)))
+        return limit is not None and _least_time(result) <= limit < bound(result, "latency")
 
     def _known_by_time(self, request: Request) -> Outcome | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
@@ -270,12 +272,14 @@ class _Search:
 
     def _learn_times(self, result: Result) -> None:
         """The time of a result, and that of the uncompressed model, which was timed beside it."""
-        measure, request = summarise(result).measures["latency"], result.request
-        high = bound(result, "latency")
+        summary, request = summarise(result), result.request
+        measure, high = summary.measures["latency"], bound(result, "latency")
         if (kernels := _same_kernels(request)) is not None:
             self.timed[kernels] = (_least_time(result), high)
         if (kernels := _same_kernels(replace(request, recipe=Recipe()))) is not None:
-            self.timed.setdefault(kernels, (measure.baseline or high,) * 2)
+            time = measure.baseline or high
+            least = min(_least_visit(one) for one in result.latency.baseline) if summary.noise else time
+            self.timed.setdefault(kernels, (least, time))
 
     def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
@@ -358,21 +362,42 @@ class _Search:
     def confirmed(
         self, confirm: Callable[[Result], Latency]
     ) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
-        """The best that holds when it is looked at again, and those before it that did not. What may be
-        within the limit of time or may not be comes after what is shown to be."""
-        limits = self.limits.given
+        """The best that holds when it is looked at again, and those before it that did not. While there is
+        time, what may be within the limit of time comes after what is shown to be. One time is taken afresh
+        once, however many share it: of several tries one would be lucky."""
         refused: list[Confirmed] = []
-        found = [keeping(self.results, self.limits), [*filter(self._hangs_on_time, self.results)]]
-        candidates = [one for some in found for one in in_order(some, self.question.minimise)]
-        for result in candidates[:MAX_CONFIRMED]:
+        late = set[int]()
+        for result in self._candidates():
+            if len(refused) == MAX_CONFIRMED or (refused and self.seconds >= self.question.budget_seconds):
+                break
+            if result.latency.checksum in late:
+                continue
             self.report(self.share, f"timing {result.request.recipe.describe()} afresh")
-            one, (_, others) = Confirmed(result.key, confirm(result)), halves(result, MIN_CONFIRMING)
-            loses = "drop" in limits and others is not None and others.points > limits["drop"]
-            late = "latency" in limits and bound(one.timed(result), "latency") > limits["latency"]
-            if not loses and not late:
+            one = Confirmed(result.key, confirm(result))
+            is_late = bound(one.timed(result), "latency") > self.limits.given.get("latency", math.inf)
+            if not is_late and not self.loses(result):
                 return one, tuple(refused)
             refused.append(one)
+            late |= {result.latency.checksum} if is_late else set()
         return None, tuple(refused)
+
+    def _candidates(self) -> list[Result]:
+        """What keeps to the limits, the best first; then what may."""
+        surely = keeping(self.results, self.limits)
+        others = keeping(self.results, self.limits, but="latency")
+        perhaps = [] if self.is_early else [one for one in others if self._may_be_in_time(one)]
+        return [one for some in (surely, perhaps) for one in in_order(some, self.question.minimise)]
+
+    def loses(self, result: Result) -> bool:
+        """Whether it loses more than is allowed on images that did not choose it."""
+        others = halves(result, MIN_CONFIRMING)[1]
+        return others is not None and others.points > self.limits.given.get("drop", math.inf)
+
+    def timed_afresh(self, looked_at: Sequence[Confirmed]) -> list[Result]:
+        """All results, those that shared a time which was taken afresh with the new one."""
+        by_key = {one.key: one for one in self.results}
+        newest = {by_key[one.key].latency.checksum: one.afresh for one in looked_at}
+        return [replace(one, latency=newest.get(one.latency.checksum, one.latency)) for one in self.results]
 
 
 def _least_time(result: Result) -> float:
@@ -381,8 +406,12 @@ def _least_time(result: Result) -> float:
     summary = summarise(result)
     measure = summary.measures["latency"]
     if summary.noise:
-        return float(result.latency.variant.medians_ns.min())
+        return _least_visit(result.latency.variant)
     return bound(result, "latency") if measure.low is None else measure.low
+
+
+def _least_visit(visits: Visits) -> float:
+    return float(visits.medians_ns.min())
 
 
 def _same_kernels(request: Request) -> object:

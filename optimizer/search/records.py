@@ -91,13 +91,14 @@ class Step:
 class Progress:
     """How far a search is: the ``seconds`` that it took so far, in whatever processes, and what it tried; and
     the position ``at`` which it is, begun for so many ``times``: what ends each process that measures it is
-    given up."""
+    given up. ``seconds_again`` went into times that were taken again."""
 
     seconds: float = 0.0
     trials: tuple[Trial, ...] = ()
     steps: tuple[Step, ...] = ()
     at: Position | None = None
     times: int = 0
+    seconds_again: float = 0.0
 
 
 NOT_BEGUN = Progress()
@@ -117,9 +118,9 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The best configuration that keeps to the limits, None where none does; ``refused`` looked as if they
-    did until they were looked at again. Results are named by their keys. ``is_early``: the search was ended
-    before its time."""
+    """The best configuration that keeps to the limits, None where none does; ``refused`` might have been it,
+    and did not hold when they were timed afresh and judged on other images. Results are named by their keys.
+    ``is_early``: the search was ended before its time."""
 
     question: Question
     progress: Progress

@@ -229,6 +229,9 @@ def test_a_time_that_is_taken_afresh_is_that_of_more_rounds(clock: Clock) -> Non
     )
     assert [one.processes for one in quick] == [(8,), (24,)]
     assert full[0].processes == full[1].processes, "that is long as it is"
+    small, again = EFFORTS_AFRESH[True], EFFORTS[True].again(2)
+    assert small.seconds > again.seconds, "no shorter than the noisy one in whose place it is taken"
+    assert small.min_rounds > again.min_rounds
 
 
 # What is left as it was

@@ -243,6 +243,50 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     assert bound(found.results[found.best.key], "latency") > 0.4e6
 
 
+def test_a_limit_of_time_alone_may_hang_on_a_time() -> None:
+    found = Bench(is_noisy=is_int8).ask(Limits(latency_ms=0.4))
+    assert found.best is not None
+    assert not any(trial.outcome is Outcome.FAILED for trial in trials(found))
+
+
+def test_what_may_be_in_time_is_shown_to_keep_to_the_other_limits_among_all() -> None:
+    """Among many, one seems to lose little by chance."""
+    limits, space = Limits(drop_points=1.8, latency_ms=0.34), replace(MANY, pruning=("compensated",))
+    bench = Bench(images=600, is_noisy=is_int8, calm_at=math.inf)
+    bench.confirm = lambda result: make_result(ratio=0.3, quick=True).latency  # type: ignore[method-assign]
+    found = bench.ask(limits, space=space)
+    results = [found.results[trial.key] for trial in trials(found) if trial.key]
+    assert not keeping(results, limits, but="latency")
+    assert [one for one in results if keeping([one], limits, but="latency")]
+    assert found.best is None
+
+
+def test_a_time_that_several_share_is_taken_afresh_once_and_not_until_it_fits() -> None:
+    bench, looked_at = Bench(is_noisy=is_int8, calm_at=math.inf), list[Result]()
+
+    def confirm(result: Result) -> Latency:
+        looked_at.append(result)
+        return make_result(ratio=0.6, quick=True).latency
+
+    bench.confirm = confirm  # type: ignore[method-assign]
+    found = bench.ask(Limits(drop_points=1, latency_ms=0.34), space=MANY)
+    assert found.best is None
+    assert len(looked_at) == 1
+    assert [one.key for one in found.answer.refused] == [looked_at[0].key]
+
+
+def test_what_was_timed_again_is_known_to_a_search_that_goes_on() -> None:
+    limits, bench = Limits(drop_points=1, latency_ms=0.34), Bench(is_noisy=is_int8, calm_at=math.inf)
+    first = bench.go_on(question(limits, budget=60, space=MANY), Progress())
+    before = len(bench.timed_again)
+    assert first.answer.progress.seconds_again == before * SECONDS > 0
+    whole = bench.go_on(question(limits, budget=120, space=MANY), first.answer.progress)
+    again = [seconds for seconds, _ in bench.timed_again]
+    for number, seconds in enumerate(again[1:]):
+        assert (number + 1) * SECONDS <= AGAIN_SHARE * seconds + SECONDS, "before and after together"
+    assert whole.answer.progress.seconds_again == len(again) * SECONDS
+
+
 def test_a_search_that_goes_on_knows_what_was_timed_again() -> None:
     bench, asked = Bench(is_noisy=is_int8), question(Limits(drop_points=1, latency_ms=0.4))
     early = bench.go_on(asked, Progress(), enough=lambda: bool(bench.timed_again))
