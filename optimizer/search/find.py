@@ -234,17 +234,18 @@ class _Search:
             self._learn_times(result)
 
     def _settled(self, result: Result) -> Result:
-        """With the newest time of its kernels, which is taken again where a limit hangs on it: by noise in
-        one measurement of int8 kernels, all that run them would seem to be too slow."""
+        """With the newest time of its kernels, which is taken again where a limit hangs on it, or whether it
+        is the fastest: by noise in one measurement of int8 kernels, all that run them would seem too slow."""
         shared = result.latency.checksum
         timed = replace(result, latency=self.newest.get(shared, result.latency))
         is_spent = self.seconds_again > AGAIN_SHARE * self.seconds
-        if is_spent or not self._goes_on() or not self._may_be_in_time(timed):
+        matters = self._may_be_in_time(timed) or self._may_be_fastest(timed)
+        if is_spent or not matters or not self._goes_on():
             return timed
         if not keeping([timed], self.limits, but="latency"):
             return timed
         self.report(
-            self.share, f"timing {result.request.recipe.describe(details=False)} again: a limit hangs on it"
+            self.share, f"timing {result.request.recipe.describe(details=False)} again: much hangs on it"
         )
         begun, before = self.clock(), timed.latency.checksum
         latency = self.newest[shared] = self.again(timed)
@@ -258,6 +259,14 @@ class _Search:
         """Whether its time may be within the limit and may be not."""
         limit = self.limits.given.get("latency")
         return limit is not None and _least_time(result) <= limit < bound(result, "latency")
+
+    def _may_be_fastest(self, result: Result) -> bool:
+        """Whether noise may be all that makes it seem no faster than the best."""
+        if self.question.minimise != "latency" or self.best is None or not summarise(result).noise:
+            return False
+        if result.latency.checksum == self.best.latency.checksum:
+            return False
+        return _least_time(result) < bound(self.best, "latency") <= bound(result, "latency")
 
     def _known_by_time(self, request: Request) -> Outcome | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""

@@ -73,7 +73,9 @@ def site(
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         serve(monkeypatch, answers.body, server.server_port)
+        torchvision_hub._listed.cache_clear()
         yield answers
+        torchvision_hub._listed.cache_clear()
         server.shutdown()
         thread.join()
 

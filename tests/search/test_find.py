@@ -243,6 +243,23 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     assert bound(found.results[found.best.key], "latency") > 0.4e6
 
 
+def test_noise_does_not_hide_what_is_the_fastest() -> None:
+    """Nor where no limit of time is given."""
+
+    def own_time(request: Request) -> float:
+        return 0.75 if is_int8(request) else 1.0
+
+    bench = Bench(own_time, is_noisy=is_int8)
+    float32, int8 = (Recipe(quantize=QuantizeSpec(activation_bits=bits)) for bits in (32, 8))
+    times = [bound(bench.result(replace(BASE, recipe=one)), "latency") for one in (float32, int8)]
+    assert times[0] < times[1]
+    calm, noisy = (one.ask(Limits(drop_points=1)) for one in (Bench(own_time), bench))
+    assert calm.best is not None
+    assert noisy.best is not None
+    assert is_int8(calm.best.request)
+    assert noisy.best.request == calm.best.request
+
+
 def test_a_limit_of_time_alone_may_hang_on_a_time() -> None:
     found = Bench(is_noisy=is_int8).ask(Limits(latency_ms=0.4))
     assert found.best is not None
