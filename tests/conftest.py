@@ -47,7 +47,7 @@ settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
 torch.set_num_threads(1)
 threads.threads_available = lambda: 1
-if "PYTEST_XDIST_WORKER" in os.environ:  # those of processes that tests start spin meanwhile, unless told
+if "PYTEST_XDIST_WORKER" in os.environ:  # in processes that tests start, threads that wait don't spin
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ[WORK_AHEAD_VARIABLE] = "0"  # what is measured is what a test asks for
 # Else every process that compiles tries each instruction set first: 13 s, where a network takes 3 s.

@@ -66,10 +66,7 @@ EFFORTS = {
     ),
 }
 """By whether the measurement is quick."""
-EFFORTS_AFRESH = {
-    True: replace(EFFORTS[True], seconds=3 * 0.4, min_rounds=3 * 8, attempts=1),
-    False: EFFORTS[False],
-}
+EFFORTS_AFRESH = {True: replace(EFFORTS[True].again(3), attempts=1), False: EFFORTS[False]}
 """Of a time that is taken afresh, as something depends on it. The interval of 24 rounds is about half as wide
 as that of 8, and building the networks anew takes as long as timing them."""
 

@@ -11,7 +11,7 @@ for the same positions in the same order, and what became of them is known.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -81,7 +81,9 @@ def find(
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
     best, refused = search.confirmed(confirm)
-    results = search.timed_afresh((*refused, *([best] if best else [])))
+    checksums = {one.key: one.latency.checksum for one in search.results}
+    afresh = {checksums[one.key]: one.afresh for one in (*refused, *([best] if best else []))}
+    results = _retimed(search.results, afresh)
     chosen = next((one for one in results if best and one.key == best.key), None)
     return Answer(
         question,
@@ -115,7 +117,7 @@ class _Search:
         self.measure, self.again, self.report, self.keep = measure, again, report, keep
         self.enough, self.clock = enough, clock
         self.begun = clock() - before.seconds
-        self.for_search = question.budget_seconds - min(
+        self.search_seconds = question.budget_seconds - min(
             CONFIRMING_SHARE * question.budget_seconds, MAX_CONFIRMING_SECONDS
         )
         self.results: list[Result] = []
@@ -178,7 +180,7 @@ class _Search:
                 )
 
     def _goes_on(self) -> bool:
-        has_time = self.seconds < self.for_search
+        has_time = self.seconds < self.search_seconds
         self.is_early = has_time and self.enough()
         return has_time and not self.is_early
 
@@ -237,22 +239,19 @@ class _Search:
         """With the newest time of its kernels, which is taken again where a limit hangs on it, or whether it
         is the fastest: by noise in one measurement of int8 kernels, all that run them would seem too slow."""
         shared = result.latency.checksum
-        timed = replace(result, latency=self.newest.get(shared, result.latency))
+        (timed,) = _retimed([result], self.newest)
         is_spent = self.seconds_again > AGAIN_SHARE * self.seconds
         matters = self._may_be_in_time(timed) or self._may_be_fastest(timed)
         if is_spent or not matters or not self._goes_on():
             return timed
         if not keeping([timed], self.limits, but="latency"):
             return timed
-        self.report(
-            self.share, f"timing {result.request.recipe.describe(details=False)} again: much hangs on it"
-        )
+        recipe = result.request.recipe.describe(details=False)
+        self.report(self.share, f"timing {recipe} again, since its time is uncertain")
         begun, before = self.clock(), timed.latency.checksum
         latency = self.newest[shared] = self.again(timed)
         self.seconds_again += self.clock() - begun
-        self.results = [
-            replace(one, latency=latency) if one.latency.checksum == before else one for one in self.results
-        ]
+        self.results = _retimed(self.results, {before: latency})
         return replace(timed, latency=latency)
 
     def _may_be_in_time(self, result: Result) -> bool:
@@ -387,7 +386,8 @@ class _Search:
             if not is_late and not self.loses(result):
                 return one, tuple(refused)
             refused.append(one)
-            late |= {result.latency.checksum} if is_late else set()
+            if is_late:
+                late.add(result.latency.checksum)
         return None, tuple(refused)
 
     def _candidates(self) -> list[Result]:
@@ -402,11 +402,10 @@ class _Search:
         others = halves(result, MIN_CONFIRMING)[1]
         return others is not None and others.points > self.limits.given.get("drop", math.inf)
 
-    def timed_afresh(self, looked_at: Sequence[Confirmed]) -> list[Result]:
-        """All results, those that shared a time which was taken afresh with the new one."""
-        by_key = {one.key: one for one in self.results}
-        newest = {by_key[one.key].latency.checksum: one.afresh for one in looked_at}
-        return [replace(one, latency=newest.get(one.latency.checksum, one.latency)) for one in self.results]
+
+def _retimed(results: Sequence[Result], newest: Mapping[int, Latency]) -> list[Result]:
+    """With the newest times, by the checksum of those in whose place they were taken."""
+    return [replace(one, latency=newest.get(one.latency.checksum, one.latency)) for one in results]
 
 
 def _least_time(result: Result) -> float:
