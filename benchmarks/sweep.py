@@ -8,7 +8,8 @@
   images, calibration statistics and conversion are in our time; what the first two took, which later sweeps
   find kept, is told beside. With ``--whole`` the grid is measured whole as well, and its frontier compared.
 - ``find`` with half of the uncompressed latency and two points as limits, in 60 s; with ``--long``, against
-  the best that a search of so many seconds finds.
+  the best that a search of so many seconds finds. Half the latency is asked for in milliseconds, and as a
+  ratio to the uncompressed model's: the former only a quiet machine can tell.
 """
 
 import argparse
@@ -136,15 +137,15 @@ def loop(data: DataSpec, configurations: int) -> float:
     return seconds * len(requests) / len(chosen)
 
 
-def search(data: DataSpec, store: Store, seconds: float) -> Answered:
+def search(data: DataSpec, store: Store, seconds: float, as_ratio: bool) -> Answered:
     """What is found under half of the uncompressed latency and two points."""
     settings = Settings(threads=1)
     uncompressed = on_demand.load_or_measure(Request(MODEL, data=data, settings=settings), store)
     latency = summarise(uncompressed).measures["latency"].value
     assert latency
-    limits = Limits(drop_points=2.0, latency_ms=latency / 2 / 1e6)
+    half = Limits(2.0, latency_ratio=0.5) if as_ratio else Limits(2.0, latency / 2 / 1e6)
     space = replace(Space(), engine=on_demand.engines_to_search(), threads=(1,))
-    question = Question(MODEL, limits, "latency", space, budget_seconds=seconds, data=data, settings=settings)
+    question = Question(MODEL, half, "latency", space, budget_seconds=seconds, data=data, settings=settings)
     return on_demand.answer(question, store)
 
 
@@ -198,11 +199,12 @@ def main() -> None:
         if options.part != "find":
             figures |= grids(data, options)
         if options.part != "grid":
-            with from_nothing() as store:
-                figures["find"] = told(search(data, store, 60.0))
-            if options.long:
-                with from_nothing() as store:
-                    figures["long"] = told(search(data, store, options.long))
+            for seconds in (60.0, options.long):
+                for name, as_ratio in (("milliseconds", False), ("a ratio", True)):
+                    if seconds:
+                        with from_nothing() as store:
+                            found = told(search(data, store, seconds, as_ratio))
+                            figures[f"find in {seconds:g} s, by {name}"] = found
     if options.json:
         print(json.dumps(figures))
     else:

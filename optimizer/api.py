@@ -211,6 +211,7 @@ def find(
     data: Any = None,
     *,
     min_sqnr_db: float | None = None,
+    max_latency_ratio: float | None = None,
     minimise: str | None = None,
     engines: Sequence[str] | None = None,
     space: Space | None = None,
@@ -224,7 +225,8 @@ def find(
 ) -> AnswerView:
     """The best configuration that keeps to limits, found in ``budget_seconds``: points of accuracy lost, the
     median milliseconds of a call at its steady pace, megabytes of the file, and for networks that are no
-    classifiers, decibels of SQNR that the worst output has at least.
+    classifiers, decibels of SQNR that the worst output has at least. ``max_latency_ratio`` is that of
+    a call's time to the uncompressed model's on the same engine; it can be told on a busy machine too.
 
     Limits count by the bound of an interval, and what wins is timed afresh. ``minimise`` is ``latency``,
     ``drop``, ``file_size`` or ``sqnr``; without it latency, or where nothing limits what is lost, that.
@@ -242,7 +244,7 @@ def find(
     """
     from optimizer.measurement.given import open_given
 
-    limits = Limits(max_drop, max_latency_ms, max_size_mb, min_sqnr_db)
+    limits = Limits(max_drop, max_latency_ms, max_size_mb, min_sqnr_db, max_latency_ratio)
     axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
     question = Question("", limits, minimise or "latency", searched, search, budget_seconds)

@@ -180,16 +180,16 @@ def search(
                     tried = len(progress.trials)
             kept = time.monotonic()
 
-    def confirm(result: Result) -> Latency:
+    def confirm(result: Result, seconds: float) -> Latency:
         if question.settings.quick:
-            return time_afresh(result, store, report, workspace)
+            return time_afresh(result, store, report, workspace, seconds)
         in_full = replace(result.request, settings=replace(result.request.settings, quick=False))
         return load_or_measure(in_full, store, report, workspace).latency
 
     found = find_best(
         question,
         lambda request, unwanted, told: measure_unless(request, unwanted, store, told, workspace),
-        lambda result: time_afresh(result, store, report, workspace),
+        lambda result, seconds: time_afresh(result, store, report, workspace, seconds),
         confirm,
         report,
         before,
@@ -217,23 +217,32 @@ def answer(
 
 
 def time_afresh(
-    result: Result, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
+    result: Result,
+    store: Store,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+    seconds: float = 0.0,
 ) -> Latency:
-    """The time of a result, taken once more and kept in the place of the one that it has, for all that share
-    that; or what was taken in its place before.
+    """The time of a result, taken once more (a quick one for so many ``seconds`` at least) and kept in the
+    place of the one that it has, for all that share that; or what was taken in its place before.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
     key = stored.afresh_key(result.latency)
     latency = store.get_document(stored.AFRESH, key, Latency)
     if latency is None:
-        latency = time_again(result.request, report, workspace)
+        latency = time_again(result.request, report, workspace, seconds)
         store.put_document(stored.AFRESH, key, encode(latency))
     return latency
 
 
-def time_again(request: Request, report: Report = quiet, workspace: "Workspace | None" = None) -> Latency:
-    """The time of a request, taken once more and kept nowhere.
+def time_again(
+    request: Request,
+    report: Report = quiet,
+    workspace: "Workspace | None" = None,
+    seconds: float = 0.0,
+) -> Latency:
+    """The time of a request, taken once more (a quick one for so many ``seconds`` at least) and kept nowhere.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
@@ -241,7 +250,7 @@ def time_again(request: Request, report: Report = quiet, workspace: "Workspace |
     from optimizer.measurement.workspace import open_workspace
 
     workspace = workspace or open_workspace(request.model, request.data, report)
-    return experiment.time_again(workspace, request, report)
+    return experiment.time_again(workspace, request, report, seconds)
 
 
 def scores_of(request: Request, report: Report = quiet) -> Scores:

@@ -395,6 +395,11 @@ class Latency:
         """Of the variant's calls: equal for one measurement, whichever configurations share it."""
         return self.variant.calls.checksum
 
+    @property
+    def seconds(self) -> float:
+        """What all calls took."""
+        return 1e-9 * float(sum(build.calls.values.sum() for build in (*self.baseline, self.variant)))
+
 
 @dataclass(frozen=True, slots=True)
 class LayerExecution:

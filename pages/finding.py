@@ -78,9 +78,17 @@ def form() -> Question | None:
             0.1,
             "Median time of a call with one image, at its steady pace.",
         )
+        ratio = limit(
+            "Latency ratio",
+            "find_ratio",
+            100.0,
+            0.05,
+            "That time over the uncompressed model's on the same engine: 0.5 is twice as fast. Can be told "
+            "on a busy machine too.",
+        )
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
-        given = any(value is not None for value in (drop, latency, size, sqnr))
-        limits = Limits(drop, latency, size, sqnr) if given else None
+        given = any(value is not None for value in (drop, latency, size, sqnr, ratio))
+        limits = Limits(drop, latency, size, sqnr, ratio) if given else None
         minimise = st.selectbox(
             "As good as possible",
             goals,

@@ -46,6 +46,8 @@ class Bench:
     given_up: list[Request] = field(default_factory=list)
     again_of: dict[int, Latency] = field(default_factory=dict)
     timed_again: list[tuple[float, Result]] = field(default_factory=list)
+    again_for: list[float] = field(default_factory=list)
+    confirmed_for: list[float] = field(default_factory=list)
     afresh: dict[str, float] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     kept: list[Progress] = field(default_factory=list)
@@ -76,11 +78,12 @@ class Bench:
         self.results[made.key] = made
         return made
 
-    def again(self, result: Result) -> Latency:
+    def again(self, result: Result, seconds: float) -> Latency:
         if found := self.again_of.get(result.latency.checksum):
             return found
         self.now += SECONDS
         self.timed_again.append((self.now, result))
+        self.again_for.append(seconds)
         noisy, seed = self.now < self.calm_at, len(self.timed_again)
         made = make_result(result.request.recipe, quick=True, noisy=noisy, seed=seed).latency
         self.again_of[result.latency.checksum] = made
@@ -91,8 +94,9 @@ class Bench:
             result = replace(result, latency=latency)
         return result
 
-    def confirm(self, result: Result) -> Latency:
+    def confirm(self, result: Result, seconds: float) -> Latency:
         self.now += SECONDS
+        self.confirmed_for.append(seconds)
         worse = self.afresh.get(result.key)
         return result.latency if worse is None else make_result(ratio=worse).latency
 

@@ -112,7 +112,8 @@ class Check:
     def words(self) -> str:
         value, low, high = (f"{one:.3g}".replace("-", "−") for one in (self.value, self.low, self.high))
         interval = "" if self.low == self.high else f" ({low} to {high})"
-        return f"{self.name} {value} {self.unit}{interval}, {self.allowed} allowed: {self.said}"
+        figure = f"{self.name} {value} {self.unit}".rstrip()
+        return f"{figure}{interval}, {self.allowed} allowed: {self.said}"
 
     def to_dict(self) -> dict[str, Any]:
         """Its fields, with None for an end that is not known, and the outcome."""

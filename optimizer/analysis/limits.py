@@ -5,7 +5,7 @@ luckiest. What is lost counts as within its limit where that is shown for all th
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -24,7 +24,6 @@ from optimizer.analysis.gate import (
     size_check,
     sqnr_check,
 )
-from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Summary, summarise
@@ -34,6 +33,11 @@ MILLISECOND = 1e6
 MINIMISED = ("latency", "drop", "file_size", "sqnr")
 """What may be asked to be as good as possible. SQNR is a loss as the noise that it tells
 (:func:`loss_of`)."""
+TIMES = ("latency", "latency_ratio")
+"""Those of a measurement of time. What keeps a machine busy for a while moves a time, but hardly its ratio to
+what was timed in the same rounds."""
+LIMITED = (*MINIMISED, "latency_ratio")
+"""What may have a limit."""
 MAX_SQNR_DB = 150.0
 """Outputs that are equal count as so near: float32 rounds by more."""
 MIN_CONFIRMING = 500
@@ -47,19 +51,22 @@ MIN_GAIN_DB = 1.0
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much accuracy may be lost, how long a call may take (the median of its steady time) and how large
-    the file may be, at most, and the SQNR of the worst output at least; None is no limit. Raises InputError
-    for one that can't be."""
+    the file may be, at most, and the SQNR of the worst output at least; ``latency_ratio`` is what a call may
+    take over the uncompressed model's on the same engine. None is no limit. Raises InputError for one that
+    can't be."""
 
     drop_points: float | None = None
     latency_ms: float | None = None
     size_mb: float | None = None
     sqnr_db: float | None = None
+    latency_ratio: float | None = None
 
     def __post_init__(self) -> None:
         check_limits(
             {
                 "--max-drop": (self.drop_points, 0, 100),
                 "--max-latency-ms": (self.latency_ms, 0, math.inf),
+                "--max-latency-ratio": (self.latency_ratio, 0, math.inf),
                 "--max-size-mb": (self.size_mb, 0, math.inf),
                 "--min-sqnr": (self.sqnr_db, MIN_LIMIT, MAX_SQNR_DB),
             }
@@ -73,6 +80,7 @@ class Limits:
             "latency": None if self.latency_ms is None else self.latency_ms * MILLISECOND,
             "file_size": None if self.size_mb is None else self.size_mb * MEGABYTE,
             "sqnr": self.sqnr_db,
+            "latency_ratio": self.latency_ratio,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -133,8 +141,8 @@ def _halves(
 
 
 def bound(result: Result, name: str) -> float:
-    """The upper end of the interval of a metric of :data:`MINIMISED` as a loss (the accuracy lost on the
-    images that choose); the figure itself where it has none."""
+    """The upper end of the interval of a metric of :data:`LIMITED` as a loss (the accuracy lost on the images
+    that choose); the figure itself where it has none."""
     if name == "sqnr":
         return noise(result.accuracy)
     if name == "drop":
@@ -144,9 +152,9 @@ def bound(result: Result, name: str) -> float:
     return math.inf if found is None else float(found)
 
 
-def keeping(results: Sequence[Result], limits: Limits, but: str = "") -> list[Result]:
-    """Those that are shown to keep to every limit ``but`` that on one metric, all of them at once."""
-    given = {name: value for name, value in limits.losses.items() if name != but}
+def keeping(results: Sequence[Result], limits: Limits, but: Collection[str] = ()) -> list[Result]:
+    """Those that are shown to keep to every limit ``but`` those on some metrics, all of them at once."""
+    given = {name: value for name, value in limits.losses.items() if name not in but}
     shown = np.ones(len(results), bool)
     if "drop" in given:
         shown &= shown_within([halves(one, MIN_CONFIRMING)[0].high_at for one in results], given["drop"])
@@ -177,7 +185,9 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     if limits.drop_points is not None:
         found.append(drop_check(summary.drop, limits.drop_points))
     if limits.latency_ms is not None:
-        found.append(_latency_check(summary.measures["latency"], limits.latency_ms))
+        found.append(_time_check("time of a call", "ms", MILLISECOND, summary, "latency", limits.latency_ms))
+    if limits.latency_ratio is not None:
+        found.append(_time_check("latency ratio", "", 1.0, summary, "latency_ratio", limits.latency_ratio))
     if limits.size_mb is not None:
         found.append(size_check(result.inspection.size.file_bytes, limits.size_mb))
     if limits.sqnr_db is not None:
@@ -185,18 +195,13 @@ def checks(result: Result, limits: Limits) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def _latency_check(measure: Measure, limit_ms: float) -> Check:
+def _time_check(words: str, unit: str, scale: float, summary: Summary, name: str, limit: float) -> Check:
+    """One of :data:`TIMES`, shown in a ``unit`` that is ``scale`` of the metric's."""
+    measure = summary.measures[name]
     value = math.inf if measure.value is None else float(measure.value)
     low, high = (value if end is None else float(end) for end in (measure.low, measure.high))
-    return Check(
-        "time of a call",
-        "ms",
-        limit_ms,
-        value / MILLISECOND,
-        low / MILLISECOND,
-        high / MILLISECOND,
-        "a longer measurement would tell",
-    )
+    takes = "a longer measurement would tell"
+    return Check(words, unit, limit, value / scale, low / scale, high / scale, takes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,13 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--max-latency-ms", type=float, metavar="MS", help="median time of a call, at its steady pace"
     )
+    limits.add_argument(
+        "--max-latency-ratio",
+        type=float,
+        metavar="X",
+        help="that time over the uncompressed model's on the same engine: 0.5 is twice as fast. Can be told "
+        "on a busy machine too",
+    )
     limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
         "--min-sqnr", type=float, metavar="DB", help="how near the outputs stay; of the worst, if several"
@@ -135,7 +142,13 @@ def question_from(options: argparse.Namespace) -> Question:
     """What the options ask. Raises InputError for what can't be asked."""
     from optimizer.model import catalogue
 
-    limits = Limits(options.max_drop, options.max_latency_ms, options.max_size_mb, options.min_sqnr)
+    limits = Limits(
+        options.max_drop,
+        options.max_latency_ms,
+        options.max_size_mb,
+        options.min_sqnr,
+        options.max_latency_ratio,
+    )
     axes = {name: getattr(options, OPTIONS.get(name, name)) for name in Space().axes}
     space = subspace(Space(), axes | {"engine": options.engine or on_demand.engines_to_search()})
     options.quick, options.threads = not options.full, space.threads[0]

@@ -21,7 +21,7 @@ from optimizer.measurement.compressed import (
     inspection_of,
     notes_on_equalisation,
 )
-from optimizer.measurement.latency import EFFORTS_AFRESH
+from optimizer.measurement.latency import efforts_afresh
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.workspace import Workspace, once
@@ -281,9 +281,11 @@ def _result(
     )
 
 
-def time_again(workspace: Workspace, request: Request, report: Report = quiet) -> Latency:
-    """The time of a recipe, with nothing scored; a quick one is longer than at first. Raises InputError,
-    UnavailableError, WorkError."""
+def time_again(
+    workspace: Workspace, request: Request, report: Report = quiet, seconds: float = 0.0
+) -> Latency:
+    """The time of a recipe, with nothing scored; a quick one is longer than at first, and lasts for so many
+    ``seconds`` at least. Raises InputError, UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)
     signature = _signature(request, found.runner.execution, ready.settings.threads)
@@ -297,7 +299,7 @@ def time_again(workspace: Workspace, request: Request, report: Report = quiet) -
             signature,
             request.recipe,
             report,
-            efforts=EFFORTS_AFRESH,
+            efforts=efforts_afresh(seconds),
         )
 
 

@@ -66,9 +66,14 @@ EFFORTS = {
     ),
 }
 """By whether the measurement is quick."""
-EFFORTS_AFRESH = {True: replace(EFFORTS[True].again(3), attempts=1), False: EFFORTS[False]}
-"""Of a time that is taken afresh, as something depends on it. The interval of 24 rounds is about half as wide
-as that of 8, and building the networks anew takes as long as timing them."""
+
+
+def efforts_afresh(seconds: float = 0.0) -> dict[bool, LatencyEffort]:
+    """Those of a time that is taken afresh, as something depends on it; a quick one for at least ``seconds``.
+    The interval of 24 rounds is about half as wide as that of 8, and building the networks anew takes as long
+    as timing them."""
+    quick = EFFORTS[True].again(3)
+    return {True: replace(quick, attempts=1, seconds=max(seconds, quick.seconds)), False: EFFORTS[False]}
 
 
 @dataclass(frozen=True, slots=True)

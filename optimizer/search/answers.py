@@ -200,6 +200,7 @@ def command(question: Question) -> str:
     options: dict[str, object] = {
         "max-drop": question.limits.drop_points,
         "max-latency-ms": question.limits.latency_ms,
+        "max-latency-ratio": question.limits.latency_ratio,
         "max-size-mb": question.limits.size_mb,
         "min-sqnr": question.limits.sqnr_db,
         "minimise": question.minimise,

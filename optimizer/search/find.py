@@ -20,8 +20,9 @@ from optimizer.analysis.gate import Outcome as Verdict
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.limits import (
+    LIMITED,
     MIN_CONFIRMING,
-    MINIMISED,
+    TIMES,
     bound,
     covered,
     halves,
@@ -46,9 +47,13 @@ Unwanted = Callable[[Known | None], bool]
 """Whether a measurement may end early, by what is known of it; None: by its time alone."""
 Measure = Callable[[Request, Unwanted, Report], Result | None]
 """Gives None where it ended early."""
+Retime = Callable[[Result, float], Latency]
+"""Takes the time of a result once more, for so many seconds at least."""
 
-CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.2, 40.0
+CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.3, 40.0
 """The share of the budget that is left for timing the winner once more, and the most that is."""
+TIMED_SHARE = 0.6
+"""Of those seconds, for how many a winner is timed whose time is uncertain: it is built anew before."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
@@ -56,6 +61,8 @@ MAX_TIMES = 3
 AGAIN_SHARE = 0.2
 """Of the time so far, after which no time is taken again for now: what keeps a machine busy may last, so one
 that stays uncertain is taken once more later, not several times at once."""
+AGAIN_LONGER = 2.0
+"""How much longer a time is taken than the one in whose place it is: more of the same would tell no more."""
 WORST = {"drop": 100.0, "sqnr": 1.0}
 """Losses of what nothing is known of: every answer; as much noise as signal."""
 
@@ -63,8 +70,8 @@ WORST = {"drop": 100.0, "sqnr": 1.0}
 def find(
     question: Question,
     measure: Measure,
-    again: Callable[[Result], Latency],
-    confirm: Callable[[Result], Latency],
+    again: Retime,
+    confirm: Retime,
     report: Report = quiet,
     before: Progress = NOT_BEGUN,
     stored: Sequence[Result] = (),
@@ -104,7 +111,7 @@ class _Search:
         self,
         question: Question,
         measure: Measure,
-        again: Callable[[Result], Latency],
+        again: Retime,
         report: Report,
         before: Progress,
         stored: Sequence[Result],
@@ -113,7 +120,7 @@ class _Search:
         clock: Callable[[], float],
     ) -> None:
         self.question, self.limits = question, question.limits
-        self.losses = [name for name in MINIMISED if name in {*question.limits.given, question.minimise}]
+        self.losses = [name for name in LIMITED if name in {*question.limits.given, question.minimise}]
         self.measure, self.again, self.report, self.keep = measure, again, report, keep
         self.enough, self.clock = enough, clock
         self.begun = clock() - before.seconds
@@ -125,7 +132,7 @@ class _Search:
         self.steps = list(before.steps)
         self.at, self.times = before.at, before.times
         self.told: dict[Request, tuple[float, ...]] = {}
-        self.timed: dict[object, tuple[float, float]] = {}
+        self.timed: dict[object, dict[str, tuple[float, float]]] = {}
         self.newest: dict[int, Latency] = {}
         self.seconds_again = before.seconds_again
         self.best: Result | None = None
@@ -240,24 +247,30 @@ class _Search:
         is the fastest: by noise in one measurement of int8 kernels, all that run them would seem too slow."""
         shared = result.latency.checksum
         (timed,) = _retimed([result], self.newest)
-        is_spent = self.seconds_again > AGAIN_SHARE * self.seconds
+        took = timed.latency.seconds
+        is_spent = self.seconds_again + took > AGAIN_SHARE * self.seconds
         matters = self._may_be_in_time(timed) or self._may_be_fastest(timed)
         if is_spent or not matters or not self._goes_on():
             return timed
-        if not keeping([timed], self.limits, but="latency"):
+        if not keeping([timed], self.limits, but=TIMES):
             return timed
         recipe = result.request.recipe.describe(details=False)
         self.report(self.share, f"timing {recipe} again, since its time is uncertain")
         begun, before = self.clock(), timed.latency.checksum
-        latency = self.newest[shared] = self.again(timed)
+        seconds = min(AGAIN_LONGER * took, self.search_seconds - self.seconds)
+        latency = self.newest[shared] = self.again(timed, seconds)
         self.seconds_again += self.clock() - begun
         self.results = _retimed(self.results, {before: latency})
         return replace(timed, latency=latency)
 
     def _may_be_in_time(self, result: Result) -> bool:
-        """Whether its time may be within the limit and may be not."""
-        limit = self.limits.given.get("latency")
-        return limit is not None and _least_time(result) <= limit < bound(result, "latency")
+        """Whether its time may be within the limits and may be not."""
+        limits = {name: value for name, value in self.limits.given.items() if name in TIMES}
+        may = all(_least(result, name) <= limit for name, limit in limits.items())
+        return may and not self._is_in_time(result)
+
+    def _is_in_time(self, result: Result) -> bool:
+        return all(bound(result, name) <= self.limits.given.get(name, math.inf) for name in TIMES)
 
     def _may_be_fastest(self, result: Result) -> bool:
         """Whether noise may be all that makes it seem no faster than the best."""
@@ -265,17 +278,17 @@ class _Search:
             return False
         if result.latency.checksum == self.best.latency.checksum:
             return False
-        return _least_time(result) < bound(self.best, "latency") <= bound(result, "latency")
+        return _least(result, "latency") < bound(self.best, "latency") <= bound(result, "latency")
 
     def _known_by_time(self, request: Request) -> Outcome | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
         if (kernels := _same_kernels(request)) not in self.timed:
             return None
-        low, high = self.timed[kernels]
-        if low > self.limits.given.get("latency", math.inf):
+        times = self.timed[kernels]
+        if any(times[name][0] > self.limits.given.get(name, math.inf) for name in TIMES):
             return Outcome.TOO_SLOW
         if self.question.minimise == "latency" and self.best:
-            return Outcome.NO_FASTER if high >= bound(self.best, "latency") else None
+            return Outcome.NO_FASTER if times["latency"][1] >= bound(self.best, "latency") else None
         return None
 
     def _learn_times(self, result: Result) -> None:
@@ -283,11 +296,11 @@ class _Search:
         summary, request = summarise(result), result.request
         measure, high = summary.measures["latency"], bound(result, "latency")
         if (kernels := _same_kernels(request)) is not None:
-            self.timed[kernels] = (_least_time(result), high)
+            self.timed[kernels] = {name: (_least(result, name), bound(result, name)) for name in TIMES}
         if (kernels := _same_kernels(replace(request, recipe=Recipe()))) is not None:
             time = measure.baseline or high
             least = min(_least_visit(one) for one in result.latency.baseline) if summary.noise else time
-            self.timed.setdefault(kernels, (least, time))
+            self.timed.setdefault(kernels, {"latency": (least, time), "latency_ratio": (1.0, 1.0)})
 
     def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
@@ -325,8 +338,8 @@ class _Search:
             guess["sqnr"] = noise(known.accuracy) if known and known.accuracy else WORST["sqnr"]
         if "file_size" in guess and known:
             guess["file_size"] = float(known.inspection.size.file_bytes)
-        if "latency" in guess and (timed := self.timed.get(_same_kernels(request))):
-            guess["latency"] = timed[1]
+        timed = self.timed.get(_same_kernels(request), {})
+        guess |= {name: high for name, (_, high) in timed.items() if name in guess}
         losses = tuple(guess[name] for name in self.losses)
         self._take(Trial(position, outcome, self.seconds, losses, message=message), None)
 
@@ -346,7 +359,8 @@ class _Search:
             return 0.0
         limits, before = self.limits.losses, summarise(self.results[0]).measures["latency"].baseline
         lost = "sqnr" if "sqnr" in self.losses else "drop"
-        reference = limits.get(lost, WORST[lost]), limits.get("latency", before or 1.0)
+        allowed = (before or 1.0) * limits.get("latency_ratio", 1.0)
+        reference = limits.get(lost, WORST[lost]), limits.get("latency", allowed)
         points = [
             [
                 summarise(one).drop.points if lost == "drop" else noise(one.accuracy),
@@ -367,9 +381,7 @@ class _Search:
         tried = f"{request.recipe.describe(details=False)} on {engine_label(request.engine)}"
         self.report(self.share, f"{best}; {tried}: {message}")
 
-    def confirmed(
-        self, confirm: Callable[[Result], Latency]
-    ) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
+    def confirmed(self, confirm: Retime) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
         """The best that holds when it is looked at again, and those before it that did not. While there is
         time, what may be within the limit of time comes after what is shown to be. One time is taken afresh
         once, however many share it: of several tries one would be lucky."""
@@ -381,8 +393,8 @@ class _Search:
             if result.latency.checksum in late:
                 continue
             self.report(self.share, f"timing {result.request.recipe.describe()} afresh")
-            one = Confirmed(result.key, confirm(result))
-            is_late = bound(one.timed(result), "latency") > self.limits.given.get("latency", math.inf)
+            one = Confirmed(result.key, confirm(result, self._seconds_for(result)))
+            is_late = not self._is_in_time(one.timed(result))
             if not is_late and not self.loses(result):
                 return one, tuple(refused)
             refused.append(one)
@@ -390,10 +402,17 @@ class _Search:
                 late.add(result.latency.checksum)
         return None, tuple(refused)
 
+    def _seconds_for(self, candidate: Result) -> float:
+        """For how long its time is taken afresh at least: what is left, where that is uncertain."""
+        if self.is_early or not (self._may_be_in_time(candidate) or summarise(candidate).noise):
+            return 0.0
+        left = self.question.budget_seconds - self.seconds
+        return TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
+
     def _candidates(self) -> list[Result]:
         """What keeps to the limits, the best first; then what may."""
         surely = keeping(self.results, self.limits)
-        others = keeping(self.results, self.limits, but="latency")
+        others = keeping(self.results, self.limits, but=TIMES)
         perhaps = [] if self.is_early else [one for one in others if self._may_be_in_time(one)]
         return [one for some in (surely, perhaps) for one in in_order(some, self.question.minimise)]
 
@@ -408,14 +427,14 @@ def _retimed(results: Sequence[Result], newest: Mapping[int, Latency]) -> list[R
     return [replace(one, latency=newest.get(one.latency.checksum, one.latency)) for one in results]
 
 
-def _least_time(result: Result) -> float:
-    """The lower end of the interval of its time. Where that is noisy, its fastest visit's: a machine that is
-    busy through most of a measurement moves the interval too."""
+def _least(result: Result, name: str) -> float:
+    """The lower end of the interval of one of :data:`TIMES`. Where a time is noisy, its fastest visit's: a
+    machine that is busy through most of a measurement moves the interval too."""
     summary = summarise(result)
-    measure = summary.measures["latency"]
-    if summary.noise:
+    if name == "latency" and summary.noise:
         return _least_visit(result.latency.variant)
-    return bound(result, "latency") if measure.low is None else measure.low
+    low = summary.measures[name].low
+    return bound(result, name) if low is None else low
 
 
 def _least_visit(visits: Visits) -> float:

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 import optimizer as px
+from optimizer.analysis.limits import Limits
 from optimizer.cli.find import question_from
 from optimizer.cli.main import main, parser
 from optimizer.cli.terminal import first_interrupt
@@ -64,12 +65,14 @@ def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.C
 
 def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     space = Space(("openvino",), pruning=("none",), weight_bits=(32, 8), activation_bits=(32,))
-    found = px.find("fashion-mlp", max_drop=5, space=space, budget_seconds=30, progress=False)
+    options = {"space": space, "progress": False}
+    found = px.find("fashion-mlp", max_drop=5, max_latency_ratio=10, budget_seconds=30, **options)
+    assert found.found.answer.question.limits == Limits(drop_points=5, latency_ratio=10)
     assert found.best is not None
     assert found.best.accuracy.drop.value < 5
     assert len(found.results) >= 1
     assert "configuration" in repr(found)
-    again = px.find("fashion-mlp", max_drop=5.0, space=space, budget_seconds=30.0, progress=False)
+    again = px.find("fashion-mlp", max_drop=5.0, max_latency_ratio=10.0, budget_seconds=30.0, **options)
     assert again.found.answer == found.found.answer
     assert ledger.ask(Store(), b"", Request("fashion-mlp"), *keys_of(found.found.answer.question), "ann") == 1
     assert ledger.find(Store(), 1).state == "done", "what was answered in Python is answered everywhere"
@@ -80,6 +83,7 @@ def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     [
         ["--max-drop", "1.5", "--engine", "openvino,torch", "--budget", "20"],
         ["--min-sqnr", "32.5", "--engine", "openvino"],
+        ["--max-latency-ratio", "0.5", "--max-drop", "2"],
         [
             *("--max-size-mb", "0.5", "--max-latency-ms", "3", "--minimise", "file_size", "--full"),
             *("--engine", "sparse", "--threads", "1,2", "--prune", "none", "--sparsity", "0.25"),

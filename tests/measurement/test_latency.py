@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from optimizer.engine.base import Runner
 from optimizer.measurement import latency
 from optimizer.measurement.latency import (
     EFFORTS,
-    EFFORTS_AFRESH,
     LatencyEffort,
     LatencySeries,
     batches,
+    efforts_afresh,
     time_interleaved,
 )
 from optimizer.measurement.timing import time_series
@@ -225,13 +226,16 @@ def test_a_time_that_is_taken_afresh_is_that_of_more_rounds(clock: Clock) -> Non
     pair, variants = clock.pair(5e6), {"one": clock.network("one", 4e6)}
     quick, full = (
         [time_series(pair, variants, IMAGES, Settings(quick=quick), efforts=efforts)[0] for efforts in both]
-        for quick, both in ((True, (EFFORTS, EFFORTS_AFRESH)), (False, (EFFORTS, EFFORTS_AFRESH)))
+        for quick, both in ((True, (EFFORTS, efforts_afresh())), (False, (EFFORTS, efforts_afresh())))
     )
     assert [one.processes for one in quick] == [(8,), (24,)]
     assert full[0].processes == full[1].processes, "that is long as it is"
-    small, again = EFFORTS_AFRESH[True], EFFORTS[True].again(2)
+    small, again = efforts_afresh()[True], EFFORTS[True].again(2)
     assert small.seconds > again.seconds, "no shorter than the noisy one in whose place it is taken"
     assert small.min_rounds > again.min_rounds
+    long, whole = (efforts_afresh(10.0)[quick] for quick in (True, False))
+    assert long == replace(small, seconds=10.0)
+    assert whole == EFFORTS[False]
 
 
 # What is left as it was

@@ -83,6 +83,8 @@ def test_a_network_that_is_no_classifier_is_asked_for_its_sqnr(
     _, sweep = asked(find_sqnr="30", find_minimise="SQNR")
     question = question_of(sweep)
     assert (question.limits, question.minimise) == (Limits(sqnr_db=30), "sqnr")
+    _, sweep = asked(find_ratio="0.5")
+    assert question_of(sweep).limits == Limits(latency_ratio=0.5)
     _, sweep = asked(find_mb="1", find_minimise="accuracy lost")
     assert question_of(sweep).minimise == "sqnr", "it has no accuracy to lose"
 

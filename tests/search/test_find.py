@@ -9,7 +9,7 @@ import pytest
 from factories import make_result
 from search_bench import BASE, SECONDS, SMALL, Bench, question
 
-from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
+from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, Limits, bound, halves, keeping
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
@@ -17,7 +17,14 @@ from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Latency, Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import AGAIN_SHARE, Unwanted
+from optimizer.search.find import (
+    AGAIN_LONGER,
+    AGAIN_SHARE,
+    CONFIRMING_SHARE,
+    MAX_CONFIRMING_SECONDS,
+    TIMED_SHARE,
+    Unwanted,
+)
 from optimizer.search.questions import Answered
 from optimizer.search.records import Answer, Outcome, Progress, Question, Trial
 from optimizer.search.space import Position, Space
@@ -216,6 +223,8 @@ def test_a_time_that_stays_uncertain_is_taken_again_now_and_then() -> None:
         assert (number + 1) * SECONDS <= AGAIN_SHARE * seconds + SECONDS, "a share of the time so far"
     before = [one.latency.checksum for _, one in bench.timed_again]
     assert len(set(before)) == len(before), "each takes the place of the one before"
+    for (_, timed), lasts in zip(bench.timed_again, bench.again_for, strict=True):
+        assert lasts == AGAIN_LONGER * timed.latency.seconds > 0
     assert any("was looked at again, and did not hold" in sentence for sentence in details(found))
     assert [one.limit for one in found.answer.relaxations].count("latency") == 1
 
@@ -229,7 +238,10 @@ def test_what_keeps_a_machine_busy_for_a_while_hides_nothing_in_a_long_search() 
 
 
 def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely_does() -> None:
-    def confirm(result: Result) -> Latency:
+    lasted = list[float]()
+
+    def confirm(result: Result, seconds: float) -> Latency:
+        lasted.append(seconds)
         return make_result(result.request.recipe, quick=True).latency
 
     limits = Limits(drop_points=1, latency_ms=0.4)
@@ -241,6 +253,20 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     assert found.best.request == calm.best.request
     assert bound(found.best, "latency") <= 0.4e6
     assert bound(found.results[found.best.key], "latency") > 0.4e6
+    assert lasted == [pytest.approx(TIMED_SHARE * MAX_CONFIRMING_SECONDS)], "much was left of its budget"
+    sure = Bench()
+    assert sure.ask(limits).best
+    assert set(sure.confirmed_for) == {0.0}, "as long as any, of a time that is well known"
+
+
+def test_a_time_that_is_uncertain_in_the_end_is_taken_for_what_is_left_of_the_budget() -> None:
+    bench = Bench(is_noisy=is_int8, calm_at=math.inf)
+    found = bench.ask(Limits(drop_points=1, latency_ms=0.34), budget=60, space=MANY)
+    assert found.best is None
+    (seconds,) = bench.confirmed_for
+    begun = found.answer.progress.seconds - SECONDS
+    assert seconds == pytest.approx(TIMED_SHARE * (60 - begun))
+    assert CONFIRMING_SHARE * 60 * TIMED_SHARE * 0.8 < seconds <= CONFIRMING_SHARE * 60 * TIMED_SHARE
 
 
 def test_noise_does_not_hide_what_is_the_fastest() -> None:
@@ -266,22 +292,64 @@ def test_a_limit_of_time_alone_may_hang_on_a_time() -> None:
     assert not any(trial.outcome is Outcome.FAILED for trial in trials(found))
 
 
+def test_a_ratio_is_told_where_what_keeps_the_machine_busy_hides_a_time() -> None:
+    """It slows the uncompressed model alike, in the same rounds."""
+    time, ratio = Limits(drop_points=1, latency_ms=0.34), Limits(drop_points=1, latency_ratio=0.5)
+    bench = Bench(is_noisy=is_int8, calm_at=math.inf)
+    assert bench.ask(time).best is None
+    asked_of = Bench(is_noisy=is_int8, calm_at=math.inf)
+    found, calm = asked_of.ask(ratio), Bench().ask(ratio)
+    assert found.best is not None
+    assert calm.best is not None
+    assert found.best.request == calm.best.request
+    assert bound(found.best, "latency_ratio") <= 0.5
+    assert not asked_of.timed_again, "it tells at once"
+    assert "Latency ratio 0.45 (0.449 to 0.451), at most 0.5 allowed: pass." in details(found)
+
+
+def test_what_a_ratio_rules_out_is_not_measured() -> None:
+    bench = Bench()
+    found = bench.ask(Limits(latency_ratio=0.5))
+    outcomes = {found.answer.question.request(trial.position): trial.outcome for trial in trials(found)}
+    assert len([one for one in bench.measured if not is_int8(one)]) == 1, "which tells of the others"
+    late = {outcome for one, outcome in outcomes.items() if not is_int8(one) and one not in bench.measured}
+    assert late == {Outcome.TOO_SLOW}, "dense float32 kernels take the uncompressed model's time"
+    none = Bench().ask(Limits(drop_points=1, latency_ratio=0.3))
+    assert none.best is None
+    (nearest,) = (one for one in none.answer.relaxations if one.limit == "latency_ratio")
+    assert nearest.more == pytest.approx(0.15, abs=0.01)
+    assert any("Latency ratio: 0.151× more than allowed is the nearest" in one for one in details(none))
+
+
+def test_a_ratio_that_is_uncertain_is_taken_again_and_must_hold_afresh() -> None:
+    bench = Bench(is_noisy=is_int8)
+    result = bench.result(replace(BASE, recipe=Recipe(quantize=QuantizeSpec(activation_bits=8))))
+    between = (summarise(result).measures["latency_ratio"].low + bound(result, "latency_ratio")) / 2
+    bench.ask(Limits(drop_points=1, latency_ratio=between))
+    assert bench.timed_again
+    bench = Bench()
+    bench.confirm = lambda result, seconds: make_result(ratio=0.6, quick=True).latency  # type: ignore[method-assign]
+    found = bench.ask(Limits(drop_points=1, latency_ratio=0.5))
+    assert found.best is None
+    assert len(found.answer.refused) == 1
+
+
 def test_what_may_be_in_time_is_shown_to_keep_to_the_other_limits_among_all() -> None:
     """Among many, one seems to lose little by chance."""
     limits, space = Limits(drop_points=1.8, latency_ms=0.34), replace(MANY, pruning=("compensated",))
     bench = Bench(images=600, is_noisy=is_int8, calm_at=math.inf)
-    bench.confirm = lambda result: make_result(ratio=0.3, quick=True).latency  # type: ignore[method-assign]
+    bench.confirm = lambda result, seconds: make_result(ratio=0.3, quick=True).latency  # type: ignore[method-assign]
     found = bench.ask(limits, space=space)
     results = [found.results[trial.key] for trial in trials(found) if trial.key]
-    assert not keeping(results, limits, but="latency")
-    assert [one for one in results if keeping([one], limits, but="latency")]
+    assert not keeping(results, limits, but=TIMES)
+    assert [one for one in results if keeping([one], limits, but=TIMES)]
     assert found.best is None
 
 
 def test_a_time_that_several_share_is_taken_afresh_once_and_not_until_it_fits() -> None:
     bench, looked_at = Bench(is_noisy=is_int8, calm_at=math.inf), list[Result]()
 
-    def confirm(result: Result) -> Latency:
+    def confirm(result: Result, seconds: float) -> Latency:
         looked_at.append(result)
         return make_result(ratio=0.6, quick=True).latency
 
