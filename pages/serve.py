@@ -1,6 +1,7 @@
 """Starts Streamlit's server, and goes on with the sweeps that an earlier one left. (Not a page.)"""
 
 import importlib
+import logging
 import threading
 
 from streamlit.web import cli
@@ -12,6 +13,10 @@ SOON_NEEDED = ("scipy.optimize", "pandas", "plotly.graph_objects")
 """By the first drawing of a frontier, which would wait for a quarter of a second or more."""
 
 
+NO_SESSION = "streamlit.runtime.scriptrunner_utils.script_run_context"
+"""The logger that warns of what works for no visitor's session; so does what is prepared before one comes."""
+
+
 def prepare() -> None:
     tasks.go_on()
     for library in SOON_NEEDED:
@@ -20,5 +25,7 @@ def prepare() -> None:
 
 if __name__ == "__main__":
     limit_visitors()  # before a worker is started, which inherits it
-    threading.Thread(target=prepare, name="prepare", daemon=True).start()
+    preparing = threading.Thread(target=prepare, name="prepare", daemon=True)
+    logging.getLogger(NO_SESSION).addFilter(lambda record: record.threadName != preparing.name)
+    preparing.start()
     cli.main(prog_name="streamlit")

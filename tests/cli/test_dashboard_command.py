@@ -71,8 +71,13 @@ def test_a_killed_dashboard_takes_its_server_along() -> None:
         assert not server.is_running()
 
 
-def test_a_first_visit_is_asked_nothing_in_the_shell(tmp_path: Path) -> None:
+def test_a_first_visit_is_asked_nothing_in_the_shell_and_warned_of_nothing(tmp_path: Path) -> None:
     """Streamlit would ask for an e-mail address, and end where nobody can type one."""
     first = {**os.environ, "HOME": str(tmp_path), "BROWSER": "true"}
-    with serving(free_port(), stdin=subprocess.DEVNULL, env=first) as dashboard:
+    said = tmp_path / "said"
+    with (
+        said.open("w") as errors,
+        serving(free_port(), stdin=subprocess.DEVNULL, stderr=errors, env=first) as dashboard,
+    ):
         assert dashboard.poll() is None
+    assert "WARNING" not in said.read_text()
