@@ -89,6 +89,7 @@ def form() -> Question | None:
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
         given = any(value is not None for value in (drop, latency, size, sqnr, ratio))
         limits = Limits(drop, latency, size, sqnr, ratio) if given else None
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         minimise = st.selectbox(
             "As good as possible",
             goals,
@@ -105,17 +106,17 @@ def form() -> Question | None:
             width=150,
             **address.in_address("find_seconds"),
         )
-    possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
-    engines = st.pills(
-        "Engines",
-        possible,
-        selection_mode="multi",
-        default=[name for name in Space().engine if name in possible],
-        format_func=lambda name: ENGINES[name].label,
-        wrap=True,
-        **address.in_address("find_engines"),
-        help="Times of different engines are compared in milliseconds, each loss with its own baseline.",
-    )
+        possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
+        engines = st.pills(
+            "Engines",
+            possible,
+            selection_mode="multi",
+            default=[name for name in Space().engine if name in possible],
+            format_func=lambda name: ENGINES[name].label,
+            wrap=True,
+            **address.in_address("find_engines"),
+            help="Times of different engines are compared in milliseconds, each loss with its own baseline.",
+        )
     if limits is None:
         return None
     space = replace(Space(), engine=tuple(engines or possible[:1]), threads=(chosen.settings.threads,))
