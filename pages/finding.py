@@ -204,13 +204,14 @@ def show_answer(found: Answered) -> None:
                 found.results[one.key],
                 f"with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
             )
-    left, right = st.columns(2)
-    with left:
-        cost = "file_size" if answer.question.minimise == "file_size" else "latency"
-        info = charts.frontier_info(found.shown, best.key if best else None, cost=cost)
-        drawing.chart(info, "found", CHART_PIXELS)
-    with right:
-        draw_steps(answer.progress.steps, answer.question)
+    if found.measured:
+        left, right = st.columns(2)
+        with left:
+            cost = "file_size" if answer.question.minimise == "file_size" else "latency"
+            info = charts.frontier_info(found.shown, best.key if best else None, cost=cost)
+            drawing.chart(info, "found", CHART_PIXELS)
+        with right:
+            draw_steps(answer.progress.steps, answer.question)
     with st.expander("Everything that was tried"):
         st.dataframe(
             trial_frame(found), hide_index=True, placeholder=MISSING, alt="Everything that was tried"

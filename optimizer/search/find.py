@@ -51,7 +51,8 @@ Retime = Callable[[Result, float], Latency]
 """Takes the time of a result once more, for so many seconds at least."""
 
 CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.3, 40.0
-"""The share of the budget that is left for timing the winner once more, and the most that is."""
+"""The share of the budget that is left for timing the winner once more, where there may be one, and the most
+that is."""
 TIMED_SHARE = 0.6
 """Of those seconds, for how many a winner is timed whose time is uncertain: it is built anew before."""
 MAX_CONFIRMED = 3
@@ -124,9 +125,6 @@ class _Search:
         self.measure, self.again, self.report, self.keep = measure, again, report, keep
         self.enough, self.clock = enough, clock
         self.begun = clock() - before.seconds
-        self.search_seconds = question.budget_seconds - min(
-            CONFIRMING_SHARE * question.budget_seconds, MAX_CONFIRMING_SECONDS
-        )
         self.results: list[Result] = []
         self.trials: list[Trial] = []
         self.steps = list(before.steps)
@@ -136,7 +134,7 @@ class _Search:
         self.newest: dict[int, Latency] = {}
         self.seconds_again = before.seconds_again
         self.best: Result | None = None
-        self.is_early = False
+        self.may_answer = self.is_early = False
         by_key = {one.key: one for one in stored}
         for trial in before.trials:
             over = trial.outcome not in (Outcome.UNFINISHED, Outcome.FAILED)
@@ -148,6 +146,13 @@ class _Search:
     def seconds(self) -> float:
         """Since the question was asked, without the time in which nobody searched."""
         return self.clock() - self.begun
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the search ends; as long as nothing may be the answer, nothing is left for timing it."""
+        budget = self.question.budget_seconds
+        confirming = min(CONFIRMING_SHARE * budget, MAX_CONFIRMING_SECONDS)
+        return budget - self.seconds - confirming * self.may_answer
 
     @property
     def share(self) -> float:
@@ -187,7 +192,7 @@ class _Search:
                 )
 
     def _goes_on(self) -> bool:
-        has_time = self.seconds < self.search_seconds
+        has_time = self.seconds_left > 0
         self.is_early = has_time and self.enough()
         return has_time and not self.is_early
 
@@ -257,7 +262,7 @@ class _Search:
         recipe = result.request.recipe.describe(details=False)
         self.report(self.share, f"timing {recipe} again, since its time is uncertain")
         begun, before = self.clock(), timed.latency.checksum
-        seconds = min(AGAIN_LONGER * took, self.search_seconds - self.seconds)
+        seconds = min(AGAIN_LONGER * took, self.seconds_left)
         latency = self.newest[shared] = self.again(timed, seconds)
         self.seconds_again += self.clock() - begun
         self.results = _retimed(self.results, {before: latency})
@@ -346,6 +351,7 @@ class _Search:
     def _choose(self) -> None:
         found = in_order(keeping(self.results, self.limits), self.question.minimise)
         self.best = found[0] if found else None
+        self.may_answer = bool(self._candidates())
 
     def _step(self) -> None:
         self._choose()

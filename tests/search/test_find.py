@@ -209,6 +209,8 @@ def test_a_time_that_a_limit_hangs_on_is_taken_again_for_all_that_share_it() -> 
     assert not others.timed_again, "its time keeps to the limit as it is"
 
 
+SPARSE = replace(SMALL, engine=("sparse",), sparsity=tuple(number / 100 for number in range(30, 50)))
+"""Each of which is to be timed for itself."""
 MANY = replace(SMALL, sparsity=tuple(number / 100 for number in range(30, 50)))
 """Most of which keep to what may be lost."""
 
@@ -257,6 +259,17 @@ def test_what_may_keep_to_the_limit_of_time_is_timed_afresh_where_nothing_surely
     sure = Bench()
     assert sure.ask(limits).best
     assert set(sure.confirmed_for) == {0.0}, "as long as any, of a time that is well known"
+
+
+def test_time_for_the_winner_is_left_only_where_there_may_be_one() -> None:
+    """A search that has found nothing goes on until its time is over."""
+    slow, budget = Bench(), 10 * SECONDS
+    found = slow.ask(Limits(drop_points=1, latency_ms=0.01), budget=budget, space=SPARSE)
+    assert found.best is None
+    assert found.answer.progress.seconds >= 0.95 * budget
+    fast = Bench()
+    assert fast.ask(Limits(drop_points=5), budget=budget, space=SPARSE).best is not None
+    assert len(fast.measured) < 0.8 * len(slow.measured)
 
 
 def test_a_time_that_is_uncertain_in_the_end_is_taken_for_what_is_left_of_the_budget() -> None:
