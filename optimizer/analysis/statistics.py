@@ -372,4 +372,5 @@ def _stolen_noise(share: float) -> Iterator[Noise]:
 
 
 def _percent(share: float, digits: int = 3) -> str:
-    return f"{100 * share:.{digits}g} %"
+    value = 100 * share
+    return f"{value:,.0f} %" if abs(value) >= 1000 else f"{value:.{digits}g} %"

@@ -349,6 +349,7 @@ def test_calls_of_which_one_in_five_is_far_slower_are_flagged() -> None:
         r"the variant's mean is [34]\d(\.\d)? % above its median \(limit 10 %\): calls are not alike", tail
     )
     assert disagrees.startswith("median and mean disagree: 0.9")
+    assert replace(summary.reasons[0], value=15.149).words.startswith("the variant's mean is 1,515 % above")
 
 
 def test_faster_by_the_median_and_not_by_the_mean_is_not_faster() -> None:
