@@ -153,13 +153,16 @@ def bound(result: Result, name: str) -> float:
 
 
 def keeping(results: Sequence[Result], limits: Limits, but: Collection[str] = ()) -> list[Result]:
-    """Those that are shown to keep to every limit ``but`` those on some metrics, all of them at once."""
+    """Those that are shown to keep to every limit ``but`` those on some metrics, all of them at once. They
+    come in the order in which they were tried, and of n the first weighs as much as n times the last: what is
+    shown to keep to a loss early in a search is hardly lost again by going on with it."""
     given = {name: value for name, value in limits.losses.items() if name not in but}
-    shown = np.ones(len(results), bool)
+    shown, weights = np.ones(len(results), bool), 1 / np.arange(1, len(results) + 1)
     if "drop" in given:
-        shown &= shown_within([halves(one, MIN_CONFIRMING)[0].high_at for one in results], given["drop"])
+        ends = [halves(one, MIN_CONFIRMING)[0].high_at for one in results]
+        shown &= shown_within(ends, given["drop"], weights)
     if "sqnr" in given:
-        shown &= shown_within([partial(noise, one.accuracy) for one in results], given["sqnr"])
+        shown &= shown_within([partial(noise, one.accuracy) for one in results], given["sqnr"], weights)
     others = [name for name in given if name not in ("drop", "sqnr")]
     return [
         one

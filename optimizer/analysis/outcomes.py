@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, confidence_of_each, normal_quantile, t_quantile
+from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, t_quantile
 from optimizer.errors import InputError
 
 MAX_RARE = 3
@@ -195,21 +195,26 @@ def drop_against(reference: str, baseline: ArrayLike, variant: ArrayLike) -> Pai
     return disagreement(variant) if reference == "baseline" else paired_drop(baseline, variant)
 
 
-def shown_within(ends: Sequence[Callable[[float], float]], limit: float) -> NDArray[np.bool_]:
+def shown_within(
+    ends: Sequence[Callable[[float], float]], limit: float, weights: ArrayLike | None = None
+) -> NDArray[np.bool_]:
     """Which losses are shown to be at most ``limit``, all of them at once, as a boolean ``[N]``. ``ends``
-    give the upper end of each one's interval at a confidence.
+    give the upper end of each one's interval at a confidence. What has more of the ``weights`` ``[N]``, which
+    are chosen before its loss is known, is shown more easily at the expense of others; without, all are alike.
 
     One is by its own interval. Of many, by the sequentially rejective test of S. Holm (Scandinavian Journal
     of Statistics 6, 1979, 65-70), whatever they have in common: that any of them is shown wrongly happens no
     more often than with one. Whichever is then picked, for whatever reason, it holds for that one.
     """
     shown = np.zeros(len(ends), bool)
+    weight = np.ones(len(ends)) if weights is None else np.asarray(weights, float)
     while True:
-        confidence = confidence_of_each(len(ends) - int(shown.sum()))
-        more = np.array([end(confidence) <= limit for end in ends], bool)
-        if not (more & ~shown).any():
+        left = np.flatnonzero(~shown)
+        shares = weight[left] / weight[left].sum()
+        more = [ends[i](1 - (1 - CONFIDENCE) * share) <= limit for i, share in zip(left, shares, strict=True)]
+        if not any(more):
             return shown
-        shown |= more
+        shown[left[more]] = True
 
 
 def growing_drop(drop: PairedDrop, confidence: float = CONFIDENCE) -> PairedDrop:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves
+from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves, in_order, keeping
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
@@ -113,7 +113,17 @@ def details(found: Answered) -> list[str]:
         for one in answer.refused
     ]
     said += [relaxation_words(found, one) for one in answer.relaxations]
+    if found.best is None and (lucky := by_itself(found)):
+        luck = f"but of {len(found.measured)} it may be the luckiest: more images would tell"
+        said.append(f"{capital(named(lucky))} keeps to the limits by its own intervals, {luck}.")
     return [*said, tried(found)]
+
+
+def by_itself(found: Answered) -> Result | None:
+    """The best that would have been shown to keep to the limits, had nothing else been tried."""
+    question, refused = found.answer.question, {one.key for one in found.answer.refused}
+    kept = [one for one in found.measured if one.key not in refused and keeping([one], question.limits)]
+    return next(iter(in_order(kept, question.minimise)), None)
 
 
 def confirmed_words(found: Answered, one: Confirmed) -> str:

@@ -349,9 +349,9 @@ class _Search:
         self._take(Trial(position, outcome, self.seconds, losses, message=message), None)
 
     def _choose(self) -> None:
-        found = in_order(keeping(self.results, self.limits), self.question.minimise)
-        self.best = found[0] if found else None
-        self.may_answer = bool(self._candidates())
+        surely, perhaps = self._candidates()
+        self.best = surely[0] if surely else None
+        self.may_answer = bool(surely or perhaps)
 
     def _step(self) -> None:
         self._choose()
@@ -393,7 +393,8 @@ class _Search:
         once, however many share it: of several tries one would be lucky."""
         refused: list[Confirmed] = []
         late = set[int]()
-        for result in self._candidates():
+        surely, perhaps = self._candidates()
+        for result in [*surely, *([] if self.is_early else perhaps)]:
             if len(refused) == MAX_CONFIRMED or (refused and self.seconds >= self.question.budget_seconds):
                 break
             if result.latency.checksum in late:
@@ -415,12 +416,12 @@ class _Search:
         left = self.question.budget_seconds - self.seconds
         return TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
 
-    def _candidates(self) -> list[Result]:
-        """What keeps to the limits, the best first; then what may."""
-        surely = keeping(self.results, self.limits)
-        others = keeping(self.results, self.limits, but=TIMES)
-        perhaps = [] if self.is_early else [one for one in others if self._may_be_in_time(one)]
-        return [one for some in (surely, perhaps) for one in in_order(some, self.question.minimise)]
+    def _candidates(self) -> tuple[list[Result], list[Result]]:
+        """What is shown to keep to the limits, the best first; and what may keep to those of time."""
+        found = in_order(keeping(self.results, self.limits, but=TIMES), self.question.minimise)
+        return [one for one in found if self._is_in_time(one)], [
+            one for one in found if self._may_be_in_time(one)
+        ]
 
     def loses(self, result: Result) -> bool:
         """Whether it loses more than is allowed on images that did not choose it."""

@@ -20,6 +20,7 @@ from optimizer.analysis.outcomes import (
     paired_drop,
     ratio_interval,
     share_interval,
+    shown_within,
     skewed_mean_interval,
     wilson,
 )
@@ -379,3 +380,40 @@ def test_a_growing_drop_has_the_points_and_flips_of_a_fixed_one_and_is_wider() -
     assert (alone.low, alone.high) == tuple(
         100 * end for end in growing_share_interval(int((~after).sum()), 200)
     )
+
+
+# Many at once
+
+
+def shown_of(losses: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Which of ``losses``, known with a standard error of 1, are shown to be at most 0."""
+    ends = [lambda confidence, loss=loss: loss + norm.ppf((1 + confidence) / 2) for loss in losses]
+    return shown_within(ends, 0.0, weights)
+
+
+@pytest.mark.parametrize("together", [0.0, 0.7])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_of_many_that_lose_as_much_as_is_allowed_none_is_shown_to_keep(
+    weighted: bool, together: float
+) -> None:
+    """But for 2.5 of 100 times, whatever they have in common."""
+    random, tried = np.random.default_rng(7), 20
+    weights = 1 / np.arange(1, tried + 1) if weighted else None
+    wrong = 0
+    for _ in range(SIMULATIONS):
+        common = together**0.5 * random.standard_normal() + (1 - together) ** 0.5 * random.standard_normal(
+            tried
+        )
+        wrong += shown_of(common, weights).any()
+    assert wrong / SIMULATIONS <= 0.025 + 3 * (0.025 * 0.975 / SIMULATIONS) ** 0.5
+
+
+def test_what_weighs_more_is_shown_more_easily_and_what_is_shown_leaves_its_weight_to_the_others() -> None:
+    losses = np.array([-2.6, *[5.0] * 19])
+    weights = 1 / np.arange(1, 21)
+    assert not shown_of(losses).any()
+    assert shown_of(losses, weights)[0]
+    assert not shown_of(losses[::-1].copy(), weights).any(), "tried last"
+    assert shown_of(np.array([-9.0, -2.1]), np.array([9.0, 1.0])).all()
+    assert not shown_of(np.array([5.0, -2.1]), np.array([9.0, 1.0])).any()
+    assert not shown_of(np.array([])).any()

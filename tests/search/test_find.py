@@ -10,6 +10,7 @@ from factories import make_result
 from search_bench import BASE, SECONDS, SMALL, Bench, question
 
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, Limits, bound, halves, keeping
+from optimizer.analysis.outcomes import shown_within
 from optimizer.analysis.summary import summarise
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
@@ -349,7 +350,7 @@ def test_a_ratio_that_is_uncertain_is_taken_again_and_must_hold_afresh() -> None
 
 def test_what_may_be_in_time_is_shown_to_keep_to_the_other_limits_among_all() -> None:
     """Among many, one seems to lose little by chance."""
-    limits, space = Limits(drop_points=1.8, latency_ms=0.34), replace(MANY, pruning=("compensated",))
+    limits, space = Limits(drop_points=1.3, latency_ms=0.34), replace(MANY, pruning=("compensated",))
     bench = Bench(images=600, is_noisy=is_int8, calm_at=math.inf)
     bench.confirm = lambda result, seconds: make_result(ratio=0.3, quick=True).latency  # type: ignore[method-assign]
     found = bench.ask(limits, space=space)
@@ -357,6 +358,28 @@ def test_what_may_be_in_time_is_shown_to_keep_to_the_other_limits_among_all() ->
     assert not keeping(results, limits, but=TIMES)
     assert [one for one in results if keeping([one], limits, but=TIMES)]
     assert found.best is None
+
+
+def test_what_is_found_early_is_not_lost_by_a_longer_search() -> None:
+    """The more is tried, the luckier is the best of it; what was tried first needs no more to be shown."""
+    space = replace(SPARSE, pruning=("none", "compensated"), weight_bits=(8,), activation_bits=(8, 32))
+    limits = Limits(drop_points=1.1, latency_ms=10)
+    short, long = (Bench(images=600).ask(limits, budget=budget, space=space) for budget in (8, 10_000))
+    assert short.best is not None
+    assert len(short.measured) < 4
+    assert len(long.measured) > 20
+    assert long.best is not None
+    alike = [halves(one, MIN_CONFIRMING)[0].high_at for one in long.measured]
+    best = [one.key for one in long.measured].index(short.best.key)
+    assert not shown_within(alike, 1.1)[best], "as one of many like it"
+
+
+def test_what_keeps_to_the_limits_by_itself_alone_is_told() -> None:
+    limits, space = Limits(drop_points=1), replace(MANY, pruning=("compensated",))
+    found = Bench(images=600).ask(limits, space=space)
+    assert found.best is None
+    luck = f"by its own intervals, but of {len(found.measured)} it may be the luckiest"
+    assert any(luck in one for one in details(found))
 
 
 def test_a_time_that_several_share_is_taken_afresh_once_and_not_until_it_fits() -> None:
