@@ -359,16 +359,19 @@ def _shapes(info: Lines, colours: Theme) -> tuple[list[dict[str, Any]], list[dic
     if info.reference:
         low = _is_low(info.reference.y, info.y, LABEL_SHARE)
         y = info.reference.y * FACTORS.get(info.y.unit, 1)
+        place: dict[str, Any] = {"xref": "paper", "x": 0 if info.reference.end == "left" else 1}
+        place["xanchor"] = info.reference.end
+        if info.reference.at is not None:
+            at = info.reference.at * FACTORS.get(info.x.unit, 1)
+            place = {"x": math.log10(at) if info.x.log else at, "xanchor": "center"}
         line = {"color": colours.colours["baseline"], "width": 1.5, "dash": "dash"}
         across = {"xref": "paper", "x0": 0, "x1": 1, "layer": "below"}
         shapes.append({"type": "line", "y0": y, "y1": y, "line": line} | across)
         annotations.append(
             small
+            | place
             | {
                 "text": html.escape(info.reference.name),
-                "xref": "paper",
-                "x": 0 if info.reference.end == "left" else 1,
-                "xanchor": info.reference.end,
                 "y": math.log10(y) if info.y.log else y,
                 "yanchor": "top" if low else "bottom",
                 "yshift": -LABEL_PIXELS if low else LABEL_PIXELS,

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import pairwise
 
 from optimizer.analysis.frontier import chances, frontier_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
-from optimizer.charts.spec import Axis, Lines, Point, Series
+from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
 
 MAX_DROP_POINTS = 15.0
+NAME_WIDE, NAME_HIGH = 0.2, 0.2
+"""What the name of the baseline takes of a small chart's axes."""
 LIKELY = 0.5
 """A point that is on the frontier less often, when images and rounds are drawn anew, is drawn small."""
 
@@ -59,6 +62,8 @@ def frontier_info(
     near = [point for point in points if _is_near(point, loss) or point.key == selected]
     low, high = extent(near or points, baseline)
     prices = [value for point in near or points for value in (point.x, point.x_high) if value]
+    across = (min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))
+    up = padded(low, high, 0.14)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
     elsewhere = {summary.key for summary in summaries if metric(cost).timed and summary.other_machine}
@@ -69,8 +74,8 @@ def frontier_info(
     far = len(points) - len(near) if near else 0
     return Lines(
         title,
-        replace(x, span=(min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))),
-        replace(y, span=padded(low, high, 0.14)),
+        replace(x, span=across),
+        replace(y, span=up),
         (
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
             *(
@@ -87,7 +92,7 @@ def frontier_info(
                 if (chosen := tuple(p for p in best if bits[p.key] == width and p.key not in level))
             ),
         ),
-        replace(baseline, end="left") if baseline else None,  # at the right lies what is hardly compressed
+        _placed(baseline, near or points, replace(x, span=across), replace(y, span=up)) if baseline else None,
         selected_point(points, selected),
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
@@ -96,6 +101,22 @@ def frontier_info(
             + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
         ),
     )
+
+
+def _placed(baseline: Reference, points: list[Point], x: Axis, y: Axis) -> Reference:
+    """The baseline with its name on the left, since at the right lies what is hardly compressed; where points
+    would lie under it, in the widest gap between them."""
+    assert x.span
+    assert y.span
+    scaled = math.log if x.log else float
+    left, right = map(scaled, x.span)
+    beside = NAME_HIGH * (y.span[1] - y.span[0])
+    under = sorted(scaled(point.x) for point in points if abs(point.y - baseline.y) < beside)
+    if not under or under[0] - left > NAME_WIDE * (right - left):
+        return replace(baseline, end="left")
+    low, high = max(pairwise((left, *under, right)), key=lambda gap: gap[1] - gap[0])
+    middle = (low + high) / 2
+    return replace(baseline, at=math.exp(middle) if x.log else middle)
 
 
 def _is_near(point: Point, loss: str) -> bool:

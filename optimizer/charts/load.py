@@ -39,6 +39,7 @@ def load_info(run: LoadRun | None, limit_ns: float | None = None) -> Lines:
         tuple(one for one in series if one.points),
         reference=reference,
         note=note,
+        empty="At each of these rates the queue grows:<br>no time of a request can be given.",
     )
 
 

@@ -66,11 +66,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The grey dashed line of the baseline, with its name at one end."""
+    """The grey dashed line of the baseline, with its name at one end; or in the middle of what is free of
+    points, around ``at`` on the other axis."""
 
     name: str
     y: float
     end: Literal["left", "right"] = "right"
+    at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

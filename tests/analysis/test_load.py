@@ -139,7 +139,12 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     assert info.reference.y == 20e6
     assert info.note == "no point: the queue grows, from 150 requests/s on"
     assert load_info(None).empty == "Not measured yet."
-    for one in (info, load_info(None), load_info(made(Recipe(), (30.0,)))):
+    last = RUN.points[-1]
+    lost = replace(last, answered=dict.fromkeys(last.answered, last.answered[UNCOMPRESSED]))
+    behind = load_info(replace(RUN, points=(lost,)))
+    assert not behind.series
+    assert "the queue grows" in behind.empty
+    for one in (info, behind, load_info(None), load_info(made(Recipe(), (30.0,)))):
         figure(one)
 
 

@@ -1,10 +1,11 @@
 """What the chart of the frontier says."""
 
+import pytest
 from factories import make_result, recipe
 from test_charts import SWEEP, key_of, series
 
 from optimizer.analysis.summary import summarise
-from optimizer.charts import frontier_info
+from optimizer.charts import figure, frontier_info
 
 
 def test_frontier_separates_optimal_from_dominated() -> None:
@@ -42,3 +43,18 @@ def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:
     assert shown.selected is not None
     assert shown.y.span is not None
     assert shown.y.span[0] <= shown.selected.y <= shown.y.span[1]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_name_of_the_baseline_lies_on_no_point(log: bool) -> None:
+    far = [make_result(recipe(0.6, 8), ratio=0.9), make_result(recipe(0.5, 8), ratio=0.95)]
+    info = frontier_info(far, cost="latency")
+    assert info.reference is not None
+    assert (info.reference.end, info.reference.at) == ("left", None)
+    close = frontier_info([*far, make_result(recipe(0, 8), ratio=0.05)], cost="latency", log=log)
+    assert close.reference is not None
+    assert close.reference.at is not None
+    places = sorted(point.x for line in close.series for point in line.points)
+    assert places[0] < close.reference.at < min(place for place in places if place > places[0])
+    (name,) = [one for one in figure(close).layout.annotations if one.text == close.reference.name]
+    assert name.xanchor == "center"

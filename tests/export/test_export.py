@@ -187,7 +187,7 @@ def test_html_draws_its_charts_and_pictures_without_a_network(
             picture = page.evaluate(f"Plotly.toImage('chart-{name}', {{format: 'png'}})")
             assert picture.startswith("data:image/png;base64,")
         colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(14, 17, 23)"}[scheme]
+        assert colour == {"light": "rgb(255, 255, 255)", "dark": "rgb(23, 22, 20)"}[scheme]
         browser.close()
     assert complaints == []
 
@@ -320,7 +320,7 @@ def test_one_chart_can_be_drawn_dark_while_an_event_loop_runs() -> None:
 
     (picture,) = asyncio.run(draw())
     corner = Image.open(io.BytesIO(picture)).convert("RGB").getpixel((2, 2))
-    assert corner == (0x0E, 0x11, 0x17)
+    assert corner == (0x17, 0x16, 0x14)
 
 
 def test_missing_stays_missing() -> None:
