@@ -5,6 +5,7 @@ from dataclasses import replace
 import streamlit as st
 
 from optimizer import charts
+from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.limits import MAX_SQNR_DB, MINIMISED, Limits
 from optimizer.analysis.metrics import metric
 from optimizer.errors import InputError
@@ -12,7 +13,7 @@ from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
 from optimizer.records import Result
-from optimizer.search.answers import details, headline, named, trial_frame
+from optimizer.search.answers import findings, headline, named, trial_frame, why_noisy
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of
 from optimizer.search.records import Question, Step
 from optimizer.search.space import Space
@@ -91,7 +92,7 @@ def form() -> Question | None:
         limits = Limits(drop, latency, size, sqnr, ratio) if given else None
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         minimise = st.selectbox(
-            "As good as possible",
+            "Optimise for",
             goals,
             index=goals.index(limits.usual(classes) if limits else "latency"),
             format_func=lambda name: metric(name).label,
@@ -194,8 +195,13 @@ def draw_steps(steps: tuple[Step, ...], question: Question) -> None:
 def show_answer(found: Answered) -> None:
     """The answer in a sentence, how sure it is, and what a limit costs."""
     answer, best = found.answer, found.best
-    st.markdown(f":material/{'flag' if best else 'block'}: **{plain(headline(found))}**")
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in details(found)))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        words = f":material/{'flag' if best else 'block'}: **{plain(headline(found))}**"
+        st.markdown(words, width="content")
+        if reasons := why_noisy(found):
+            noisy = BadgeKind.NOISY
+            st.badge(noisy.label, color=drawing.BADGE_COLOURS[noisy], help="\n\n".join(map(plain, reasons)))
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in findings(found)))
     with st.container(horizontal=True):
         if best:
             take(best, "the answer")
@@ -221,7 +227,9 @@ def show_answer(found: Answered) -> None:
 def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     """What to do with a question; the number of the one that was asked by that."""
     if sweep.state == "running" and st.button(
-        "Stop", icon=":material/done:", help="Answers with the best so far. What is measured is kept."
+        "Answer now",
+        icon=":material/done:",
+        help="Ends the search, and answers with the best so far. What is measured is kept.",
     ):
         ledger.conclude(tasks.store(), sweep.id)
     if found:

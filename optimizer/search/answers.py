@@ -1,12 +1,22 @@
 """What was asked and what was found, in words and as plain data."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.limits import MIN_CONFIRMING, Relaxation, checks, halves, in_order, keeping
+from optimizer.analysis.limits import (
+    MIN_CONFIRMING,
+    TIMES,
+    Relaxation,
+    bound,
+    checks,
+    halves,
+    in_order,
+    keeping,
+)
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
@@ -51,7 +61,7 @@ def headline(found: Answered) -> str:
     summary = summarise(found.best)
     labelled = "accuracy" if summary.reference == "labels" else "sqnr" if summary.fidelity else "agreement"
     figures = ", ".join(
-        f"{metric(name).label} {summary.text(name)}" for name in (labelled, "latency", "file_size")
+        f"{metric(name).label} {summary.text(name)}" for name in (labelled, *times_of(question), "file_size")
     )
     return f"{early}{capital(named(found.best))}: {figures}."
 
@@ -102,6 +112,11 @@ def came_of_it(store: Store, sweep: Sweep) -> str:
 
 
 def details(found: Answered) -> list[str]:
+    """All that is to be said of an answer: :func:`findings`, and why its times are noisy."""
+    return [*findings(found), *why_noisy(found)]
+
+
+def findings(found: Answered) -> list[str]:
     """How sure the answer is, what it took, and what relaxing a limit would buy; a sentence each."""
     answer, said = found.answer, list[str]()
     if found.best and answer.best:
@@ -109,7 +124,7 @@ def details(found: Answered) -> list[str]:
         said.append(confirmed_words(found, answer.best))
     said += [
         f"{capital(named(found.results[one.key]))} was looked at again, and did not hold: "
-        f"{confirmed_words(found, one)}"
+        f"{missed_words(found, one)}{confirmed_words(found, one)}"
         for one in answer.refused
     ]
     said += [relaxation_words(found, one) for one in answer.relaxations]
@@ -126,12 +141,39 @@ def by_itself(found: Answered) -> Result | None:
     return next(iter(in_order(kept, question.minimise)), None)
 
 
+def why_noisy(found: Answered) -> list[str]:
+    """Of each time that was taken afresh and is noisy, a sentence."""
+    answer, said = found.answer, list[str]()
+    for one in (*([answer.best] if answer.best else []), *answer.refused):
+        result = found.results[one.key]
+        if noise := summarise(one.timed(result)).noise:
+            said.append(f"{capital(named(result))}, timed afresh, is noisy: {'; '.join(noise)}.")
+    return said
+
+
+def missed_words(found: Answered, one: Confirmed) -> str:
+    """Why it did not hold when it was looked at again."""
+    result, given = found.results[one.key], found.answer.question.limits.given
+    rest, missed = halves(result, MIN_CONFIRMING)[1], list[str]()
+    missed += [
+        f"a {metric(name).label} of at most {metric(name).format(given[name])} is not shown"
+        for name in TIMES
+        if bound(one.timed(result), name) > given.get(name, math.inf)
+    ]
+    if rest and rest.points > given.get("drop", math.inf):
+        missed.append(f"more than {metric('drop').format(given['drop'])} are lost on other images")
+    return f"{' and '.join(missed)}. " if missed else ""
+
+
 def confirmed_words(found: Answered, one: Confirmed) -> str:
     """What it loses on the images that chose it and on others, and its time when it was chosen and afresh."""
     result = found.results[one.key]
     before, after = summarise(result), summarise(one.timed(result))
-    noisy = f" ({'; '.join(after.noise)})" if after.noise else ""
-    times = f"{before.text('latency')}, timed afresh {after.text('latency')}{noisy}"
+    noisy = ", noisy" if after.noise else ""
+    chosen_at, at_last = (
+        ", ".join(one.text(name) for name in times_of(found.answer.question)) for one in (before, after)
+    )
+    times = f"{chosen_at}, timed afresh {at_last}{noisy}"
     if before.fidelity:
         return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
     chosen, rest = halves(result, MIN_CONFIRMING)
@@ -140,6 +182,11 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
         others = f"{_points(rest)} on {rest.total:,} others"
     loss = f"{_points(chosen)} on the {chosen.total:,} images that chose it, {others}"
     return f"Lost {loss}. Time when it was chosen {times}."
+
+
+def times_of(question: Question) -> list[str]:
+    """The latency, and its ratio to the uncompressed model's where that has a limit."""
+    return ["latency", *(["latency_ratio"] if question.limits.latency_ratio is not None else [])]
 
 
 def _points(drop: PairedDrop) -> str:
@@ -184,7 +231,8 @@ def trial_frame(found: Answered) -> "pd.DataFrame":
     for trial in found.answer.progress.trials:
         request, result = found.answer.question.request(trial.position), found.results.get(trial.key)
         summary = summarise(result) if result else None
-        figures = {name: summary.text(name) if summary else None for name in (lost, "latency", "file_size")}
+        names = (lost, *times_of(found.answer.question), "file_size")
+        figures = {name: summary.text(name) if summary else None for name in names}
         rows.append(
             {
                 "after": f"{trial.seconds:.0f} s",

@@ -130,7 +130,7 @@ def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None
     (line,) = page.get("progress")
     assert line.proto.text.startswith("12 of 60 s")
     assert len(page.get("plotly_chart")) == 1
-    page = press(page, "Stop")
+    page = press(page, "Answer now")
     assert ledger.is_enough(tasks.store(), item)
     ledger.put_back(tasks.store(), item)
     answer(sweep, Bench(), early=True)

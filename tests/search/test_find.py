@@ -17,7 +17,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Latency, Request, Result, decode, encode
-from optimizer.search.answers import answer_json, details, headline
+from optimizer.search.answers import answer_json, details, findings, headline
 from optimizer.search.find import (
     AGAIN_LONGER,
     AGAIN_SHARE,
@@ -184,7 +184,7 @@ def test_a_winner_that_does_not_hold_is_passed_over_for_the_next() -> None:
     assert again.best is not None
     assert again.best.key != first.key
     assert bound(again.best, "latency") <= 0.55e6
-    assert any("did not hold" in sentence for sentence in details(again))
+    assert any("did not hold: a latency of at most 550 µs is not shown. " in one for one in details(again))
 
 
 def is_int8(request: Request) -> bool:
@@ -229,6 +229,11 @@ def test_a_time_that_stays_uncertain_is_taken_again_now_and_then() -> None:
     for (_, timed), lasts in zip(bench.timed_again, bench.again_for, strict=True):
         assert lasts == AGAIN_LONGER * timed.latency.seconds > 0
     assert any("was looked at again, and did not hold" in sentence for sentence in details(found))
+    reasons = summarise(found.answer.refused[0].timed(found.results[found.answer.refused[0].key])).noise
+    assert reasons
+    for reason in reasons:
+        assert not any(reason in sentence for sentence in findings(found)), "they are a badge's on the page"
+        assert any(reason in sentence for sentence in details(found))
     assert [one.limit for one in found.answer.relaxations].count("latency") == 1
 
 
