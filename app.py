@@ -7,15 +7,19 @@ from optimizer.system.recent import one_moment
 from pages import address, drawing, sidebar, tasks
 
 # Four cards and four charts fit a laptop's screen, and nothing of Streamlit's own lies over them. Fewer stand
-# side by side where a chart's title or a card's value would be cut off.
+# side by side where a chart's title, a card's value or a control's would be cut off.
 COMPACT = """
 .stMainBlockContainer { padding: 4rem 2.5rem 2rem; }
 [data-testid="stMetricValue"] { font-size: 1.7rem; }
+[data-testid="stMetricDelta"] [data-testid="stMarkdownContainer"] p { white-space: normal; }
 [data-testid="stSkillsNudge"] { display: none; }
 @media (max-width: 40rem) { .stMainBlockContainer { padding: 4rem 1rem 2rem; } }
 @media (min-width: 40rem) {
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
     [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
+    .st-key-recipe [data-testid="stColumn"] { flex: none; width: auto; min-width: 0; }
+    .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSelectbox"]) { flex: 1 0 10rem; }
+    .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSlider"]) { flex: 2 0 7.25rem; }
 }
 """
 

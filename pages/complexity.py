@@ -71,8 +71,7 @@ def main() -> None:
 
 
 def controls(model: ModelCard) -> ComplexityRequest:
-    family, share, effort = st.columns([3, 4, 2], vertical_alignment="bottom")
-    with family:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         what = st.segmented_control(
             "Weights of",
             ["stacks", "model"],
@@ -86,17 +85,16 @@ def controls(model: ModelCard) -> ComplexityRequest:
             disabled=not model.ready,
             help="Stacks of linear layers, or the own layers of the model in the sidebar.",
         )
-    with share:
         percent = st.slider(
             "Share of the weights removed",
             0,
             99,
             50,
             format="%d %%",
+            width=300,
             **address.in_address("removed"),
             help="The smallest by magnitude in each layer. Predicted at once, measured a few seconds later.",
         )
-    with effort:
         full = st.toggle(
             "Measure in full",
             **address.in_address("full"),

@@ -38,7 +38,8 @@ GRIDS = ("automatic", "symmetric", "asymmetric")
 
 def read_recipe(model: str) -> Recipe:
     """The recipe under the sliders for a model. Each has a default that works; the rest is behind *More*."""
-    mode, prune, bits, activations, more = st.columns([6, 8, 8, 6, 4], vertical_alignment="bottom")
+    row = st.container(key="recipe")  # whose style says how wide each is
+    mode, prune, bits, activations, more = row.columns(5, vertical_alignment="bottom")
     with mode:
         method = st.selectbox(
             "Method",

@@ -117,7 +117,7 @@ FEWER_THREADS = "Fewer threads, set in the sidebar, leave a core to other progra
 
 def badges(summary: Summary) -> None:
     """How far the figures can be trusted, each badge with its reason."""
-    with st.container(horizontal=True, gap="xsmall"):
+    with st.container(horizontal=True, width="content", gap="xsmall"):
         for badge in summary.badges:
             crowded = badge.kind is BadgeKind.NOISY and summary.threads > 1 and not summary.other_machine
             words = plain(badge.words) + (f".\n\n{FEWER_THREADS}" if crowded else "")

@@ -52,15 +52,21 @@ def main() -> None:
     results = [one for one in everywhere if one.request.engine == request.engine]
     started, filling = toolbar(request, recipe, result, results)
     if result and (again := stored.timed_again(tasks.store(), result)):
-        summary = summarise(again)
-        words = "; ".join((summary.text("latency"), *summary.noise))
-        st.caption(plain(f"A search or a preset has timed it once more: {words}."))
+        timed_once_more(summarise(again))
     tasks.refresh_when_over(asked, started)
     if result:
         work_ahead(request, bool(started) or filling)
     draw(results, timed_alike(everywhere, request.settings), *marked(result, results, recipe, asked))
     if more:
         st.caption(f"The {count(drawing.MAX_DRAWN, 'result')} of this model that were measured last.")
+
+
+def timed_once_more(again: Summary) -> None:
+    """A time that is newer than the one of the card and the charts; why it is noisy is a tooltip, as of a
+    badge."""
+    noisy = ", noisy" if again.noise else ""
+    words = f"A search or a preset has timed it once more: {again.text('latency')}{noisy}."
+    st.caption(plain(words), help=f"{plain('; '.join(again.noise))}." if again.noise else None)
 
 
 def take_preset() -> None:
@@ -230,11 +236,13 @@ def toolbar(
     missing = [one for key, one in keyed.items() if key not in done]
     asked = encode(curves)
     filling = next((one for one in ledger.sweeps(tasks.store()) if one.open and one.asked == asked), None)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
+    with row.container(horizontal=True, width="content", vertical_alignment="center"):
         words, short = request.recipe.describe(), request.recipe.describe(details=False)
         st.markdown(drawing.heading(short), width="content", help=plain(words) if short != words else None)
         if result:
             drawing.badges(summarise(result))
+    with row.container(horizontal=True, width="content"):  # on a line of their own where there is no room
         if way.layers and st.button("Clear overrides", icon=":material/layers_clear:"):
             session().recipe = replace(way, layers=())
             st.rerun()

@@ -21,11 +21,12 @@ pytestmark = pytest.mark.browser
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
     page = visit(address)
-    for scheme, theme, widths in (("light", LIGHT, (1440, 800, 420)), ("dark", DARK, (420, 1440))):
+    for scheme, theme, widths in (("light", LIGHT, (1440, 1024, 800, 420)), ("dark", DARK, (420, 1440))):
         if scheme == "dark":
             page.emulate_media(color_scheme="dark")
             act(page, page.reload)
         expect(page.get_by_test_id("stApp")).to_have_css("color-scheme", scheme)
+        expect(page.get_by_test_id("stApp")).to_have_css("background-color", rgb(theme.page))
         if address.startswith("/?"):  # else titles would be looked at before there are any
             expect(page.locator(".js-plotly-plot").first).to_be_visible()
         for chart in page.locator(".js-plotly-plot").all():
@@ -34,6 +35,7 @@ def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:
             page.set_viewport_size({"width": width, "height": 900})
             assert overflow(page) <= 0, (scheme, width)
             page.wait_for_function(WHOLE_TITLES)
+            page.wait_for_function(WHOLE_CONTROLS)
 
 
 def test_charts_follow_a_switch_between_light_and_dark(visit: Visit) -> None:
@@ -53,6 +55,14 @@ WHOLE_TITLES = """
         chart.querySelector(".gtitle").getBoundingClientRect().right <= chart.getBoundingClientRect().right)
 """
 """Whether the title of every chart fits into it, which is drawn anew a moment after its width has changed."""
+
+
+WHOLE_CONTROLS = """
+    [...document.querySelector("[data-testid=stMain]")
+        .querySelectorAll("[role=combobox], [data-testid=stMarkdownContainer]")]
+        .every(one => one.scrollWidth <= one.clientWidth + 1)
+"""
+"""Whether what is chosen in each menu, and the words of each button, switch and card, can be read whole."""
 
 
 def rgb(colour: str) -> str:

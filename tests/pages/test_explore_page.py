@@ -93,8 +93,11 @@ def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_
         assert on_demand.time_afresh(result, tasks.store()) == again
         summary = summarise(replace(result, latency=again))
         page = stored.run()
-        assert f"{told}: {'; '.join((summary.text('latency'), *summary.noise))}." in words(page)
-        assert bool(summary.noise) == noisy
+        told_of = f"{told}: {summary.text('latency')}{', noisy' if noisy else ''}."
+        (line,) = [one for one in page.caption if told in one.value]
+        assert told_of in words(page)
+        assert [reason in line.proto.help for reason in summary.noise] == [True] * len(summary.noise)
+        assert bool(summary.noise) == bool(line.proto.help) == noisy
         assert shown(page) == expected(results()[Recipe()])
         result = replace(result, latency=again)  # which is doubted in its turn
 
