@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 KEEP_SECONDS = 2.0
 """Between two writings of how far a search is."""
+ABOUT = 0.8
+"""Of the seconds that a time is to be taken for, those that its calls alone may last."""
 
 
 def load_or_measure(
@@ -224,15 +226,16 @@ def time_afresh(
     seconds: float = 0.0,
 ) -> Latency:
     """The time of a result, taken once more (a quick one for so many ``seconds`` at least) and kept in the
-    place of the one that it has, for all that share that; or what was taken in its place before.
+    place of the newest that it has, for all that share that; or what was taken in its place before, if that
+    lasted about as long.
 
     Raises what :func:`optimizer.measurement.experiment.measure` does.
     """
-    key = stored.afresh_key(result.latency)
-    latency = store.get_document(stored.AFRESH, key, Latency)
-    if latency is None:
-        latency = time_again(result.request, report, workspace, seconds)
-        store.put_document(stored.AFRESH, key, encode(latency))
+    newest = stored.timed_again(store, result)
+    if newest and newest.latency.seconds >= ABOUT * seconds:
+        return newest.latency
+    latency = time_again(result.request, report, workspace, seconds)
+    store.put_document(stored.AFRESH, stored.afresh_key((newest or result).latency), encode(latency))
     return latency
 
 

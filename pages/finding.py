@@ -84,8 +84,8 @@ def form() -> Question | None:
             "find_ratio",
             100.0,
             0.05,
-            "That time over the uncompressed model's on the same engine: 0.5 is twice as fast. Can be told "
-            "on a busy machine too.",
+            "That time over the uncompressed model's on the same engine: 0.5 is twice as fast, 1.05 no "
+            "slower. It can be told on a busy machine too.",
         )
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
         given = any(value is not None for value in (drop, latency, size, sqnr, ratio))

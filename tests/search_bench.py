@@ -81,7 +81,7 @@ class Bench:
     def again(self, result: Result, seconds: float) -> Latency:
         if found := self.again_of.get(result.latency.checksum):
             return found
-        self.now += SECONDS
+        self.now += max(SECONDS, seconds)
         self.timed_again.append((self.now, result))
         self.again_for.append(seconds)
         noisy, seed = self.now < self.calm_at, len(self.timed_again)
@@ -95,7 +95,7 @@ class Bench:
         return result
 
     def confirm(self, result: Result, seconds: float) -> Latency:
-        self.now += SECONDS
+        self.now += max(SECONDS, seconds)
         self.confirmed_for.append(seconds)
         worse = self.afresh.get(result.key)
         return result.latency if worse is None else make_result(ratio=worse).latency

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from optimizer.analysis.limits import Limits
 from optimizer.analysis.scaling import ComplexityRequest
 from optimizer.analysis.serving import ServingRequest
 from optimizer.errors import InputError
@@ -30,6 +31,7 @@ from optimizer.records import (
     digest,
     encode,
 )
+from optimizer.search.records import Question
 
 MACHINE = Environment("a CPU", ("avx2",), 4, None, 2**33, "Linux 6", "3.12.1", {"torch": "2.13"})
 
@@ -189,6 +191,7 @@ FIRST_DIGESTS: list[tuple[object, str]] = [
     ),
     (ServingRequest("fashion-resnet"), "5840b868e6d73caf133f"),
     (ComplexityRequest(removed_share=0.8), "4a9198aea26679dc9fc7"),
+    (Question("fashion-mlp", Limits(size_mb=1.0), "latency"), "c909f8c12d6f50b4e678"),
     (DataSpec(), "4148b45f54064121849d"),
     (
         [LayerExecution("9.weight", "f32", "brgconv"), LayerExecution("0.weight", "i8", "brgconv")],

@@ -4,14 +4,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from factories import make_result
 
+from optimizer import on_demand
+from optimizer.analysis.stored import timed_again
 from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import measure_unless
-from optimizer.progress import Asker, Cancelled, asked_by, stop_if_cancelled, uninterrupted, while_wanted
+from optimizer.progress import (
+    Asker,
+    Cancelled,
+    Report,
+    asked_by,
+    stop_if_cancelled,
+    uninterrupted,
+    while_wanted,
+)
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import DataSpec, Inspection, Known, Request
+from optimizer.records import DataSpec, Inspection, Known, Latency, Request
 from optimizer.store.results import Store
 from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, run
 
@@ -27,6 +38,27 @@ def test_a_measurement_is_in_the_store_when_its_key_comes_back() -> None:
     result = Store().get(str(key))
     assert result is not None
     assert result.request == SMALL
+
+
+def test_a_time_is_taken_afresh_once_unless_it_is_to_last_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, result = Store(), make_result(quick=True)
+    taken: list[Latency] = []
+
+    def time_again(request: Request, report: Report, workspace: object, seconds: float) -> Latency:
+        rounds = 10 + round(1000 * seconds)
+        taken.append(make_result(quick=True, rounds=rounds, seed=len(taken) + 1).latency)
+        return taken[-1]
+
+    monkeypatch.setattr(on_demand, "time_again", time_again)
+    first = on_demand.time_afresh(result, store)
+    assert on_demand.time_afresh(result, store) == first
+    assert on_demand.time_afresh(result, store, seconds=first.seconds) == first
+    longer = on_demand.time_afresh(result, store, seconds=0.5)
+    assert taken == [first, longer]
+    newest = timed_again(store, result)
+    assert newest is not None
+    assert newest.latency == longer
+    assert on_demand.time_afresh(result, store) == longer, "the newest, whatever it says"
 
 
 def test_a_failure_is_recorded_and_raised() -> None:

@@ -27,7 +27,7 @@ from optimizer.analysis.gate import (
 from optimizer.analysis.outcomes import PairedDrop, drop_against, shown_within
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.analysis.summary import Summary, summarise
-from optimizer.records import Accuracy, Result, unpacked
+from optimizer.records import LATER, Accuracy, Result, unpacked
 
 MILLISECOND = 1e6
 MINIMISED = ("latency", "drop", "file_size", "sqnr")
@@ -102,6 +102,9 @@ class Limits:
             raise no_accuracy(model)
         if minimise == "drop":
             raise no_accuracy(model, "--minimise sqnr in place of drop")
+
+
+LATER[Limits] = {"latency_ratio": (None, {})}
 
 
 def loss_of(name: str, value: float) -> float:

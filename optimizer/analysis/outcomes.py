@@ -200,7 +200,7 @@ def shown_within(
 ) -> NDArray[np.bool_]:
     """Which losses are shown to be at most ``limit``, all of them at once, as a boolean ``[N]``. ``ends``
     give the upper end of each one's interval at a confidence. What has more of the ``weights`` ``[N]``, which
-    are chosen before its loss is known, is shown more easily at the expense of others; without, all are alike.
+    are chosen before its loss is known, is shown more easily at others' expense; without, all are alike.
 
     One is by its own interval. Of many, by the sequentially rejective test of S. Holm (Scandinavian Journal
     of Statistics 6, 1979, 65-70), whatever they have in common: that any of them is shown wrongly happens no
@@ -209,12 +209,13 @@ def shown_within(
     shown = np.zeros(len(ends), bool)
     weight = np.ones(len(ends)) if weights is None else np.asarray(weights, float)
     while True:
-        left = np.flatnonzero(~shown)
-        shares = weight[left] / weight[left].sum()
-        more = [ends[i](1 - (1 - CONFIDENCE) * share) <= limit for i, share in zip(left, shares, strict=True)]
-        if not any(more):
+        confidences = 1 - (1 - CONFIDENCE) * weight / max(weight[~shown].sum(), np.finfo(float).tiny)
+        more = shown.copy()
+        for index in np.flatnonzero(~shown).tolist():
+            more[index] = ends[index](confidences[index]) <= limit
+        if (more == shown).all():
             return shown
-        shown[left[more]] = True
+        shown = more
 
 
 def growing_drop(drop: PairedDrop, confidence: float = CONFIDENCE) -> PairedDrop:

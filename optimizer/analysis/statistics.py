@@ -373,4 +373,4 @@ def _stolen_noise(share: float) -> Iterator[Noise]:
 
 def _percent(share: float, digits: int = 3) -> str:
     value = 100 * share
-    return f"{value:,.0f} %" if abs(value) >= 1000 else f"{value:.{digits}g} %"
+    return f"{value:,.0f} %" if abs(value) >= 10**digits - 0.5 else f"{value:.{digits}g} %"

@@ -37,8 +37,8 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         "--max-latency-ratio",
         type=float,
         metavar="X",
-        help="that time over the uncompressed model's on the same engine: 0.5 is twice as fast. Can be told "
-        "on a busy machine too",
+        help="that time over the uncompressed model's on the same engine: 0.5 is twice as fast, 1.05 no "
+        "slower. It can be told on a busy machine too",
     )
     limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
     limits.add_argument(

@@ -86,7 +86,7 @@ def answer_report(found: Answered) -> str:
             Section("How to repeat it", (repeat,)),
             Section("Everything that was tried", rows=trial_frame(found)),
         ),
-        {"search": search_info(steps, question.minimise, limit)},
+        {"search": search_info(steps, question.minimise, limit)} if found.measured else {},
     )
 
 

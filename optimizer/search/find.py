@@ -12,7 +12,7 @@ for the same positions in the same order, and what became of them is known.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from optimizer.analysis.fidelity import sqnrs
@@ -54,14 +54,15 @@ CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.3, 40.0
 """The share of the budget that is left for timing the winner once more, where there may be one, and the most
 that is."""
 TIMED_SHARE = 0.6
-"""Of those seconds, for how many a winner is timed whose time is uncertain: it is built anew before."""
+"""Of those seconds, for how many it is timed: its networks are built anew before."""
 MAX_CONFIRMED = 3
 """The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
 """How often a position is begun while the process dies under it."""
-AGAIN_SHARE = 0.2
+AGAIN_SHARE = 0.1
 """Of the time so far, after which no time is taken again for now: what keeps a machine busy may last, so one
-that stays uncertain is taken once more later, not several times at once."""
+that stays uncertain is taken once more later, not several times at once. With the last of them, which is as
+long as those before together, it may be some two or three times as much."""
 AGAIN_LONGER = 2.0
 """How much longer a time is taken than the one in whose place it is: more of the same would tell no more."""
 WORST = {"drop": 100.0, "sqnr": 1.0}
@@ -105,6 +106,16 @@ def find(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """The ends of the intervals of what kernels take, by metric of :data:`TIMES`. Where these are noisy, they
+    may be faster than the upper ones tell."""
+
+    least: Mapping[str, float]
+    most: Mapping[str, float]
+    is_noisy: bool
+
+
 class _Search:
     """What a search has seen so far."""
 
@@ -130,7 +141,7 @@ class _Search:
         self.steps = list(before.steps)
         self.at, self.times = before.at, before.times
         self.told: dict[Request, tuple[float, ...]] = {}
-        self.timed: dict[object, dict[str, tuple[float, float]]] = {}
+        self.timed: dict[object, _Timed] = {}
         self.newest: dict[int, Latency] = {}
         self.seconds_again = before.seconds_again
         self.best: Result | None = None
@@ -253,7 +264,7 @@ class _Search:
         shared = result.latency.checksum
         (timed,) = _retimed([result], self.newest)
         took = timed.latency.seconds
-        is_spent = self.seconds_again + took > AGAIN_SHARE * self.seconds
+        is_spent = self.seconds_again > AGAIN_SHARE * self.seconds or self.seconds_left < AGAIN_LONGER * took
         matters = self._may_be_in_time(timed) or self._may_be_fastest(timed)
         if is_spent or not matters or not self._goes_on():
             return timed
@@ -262,8 +273,7 @@ class _Search:
         recipe = result.request.recipe.describe(details=False)
         self.report(self.share, f"timing {recipe} again, since its time is uncertain")
         begun, before = self.clock(), timed.latency.checksum
-        seconds = min(AGAIN_LONGER * took, self.seconds_left)
-        latency = self.newest[shared] = self.again(timed, seconds)
+        latency = self.newest[shared] = self.again(timed, AGAIN_LONGER * took)
         self.seconds_again += self.clock() - begun
         self.results = _retimed(self.results, {before: latency})
         return replace(timed, latency=latency)
@@ -289,23 +299,26 @@ class _Search:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
         if (kernels := _same_kernels(request)) not in self.timed:
             return None
-        times = self.timed[kernels]
-        if any(times[name][0] > self.limits.given.get(name, math.inf) for name in TIMES):
+        timed = self.timed[kernels]
+        if any(timed.least[name] > self.limits.given.get(name, math.inf) for name in TIMES):
             return Outcome.TOO_SLOW
         if self.question.minimise == "latency" and self.best:
-            return Outcome.NO_FASTER if times["latency"][1] >= bound(self.best, "latency") else None
+            time = (timed.least if timed.is_noisy else timed.most)["latency"]
+            return Outcome.NO_FASTER if time >= bound(self.best, "latency") else None
         return None
 
     def _learn_times(self, result: Result) -> None:
         """The time of a result, and that of the uncompressed model, which was timed beside it."""
         summary, request = summarise(result), result.request
-        measure, high = summary.measures["latency"], bound(result, "latency")
+        is_noisy = bool(summary.noise)
         if (kernels := _same_kernels(request)) is not None:
-            self.timed[kernels] = {name: (_least(result, name), bound(result, name)) for name in TIMES}
+            least, most = ({name: end(result, name) for name in TIMES} for end in (_least, bound))
+            self.timed[kernels] = _Timed(least, most, is_noisy)
         if (kernels := _same_kernels(replace(request, recipe=Recipe()))) is not None:
-            time = measure.baseline or high
-            least = min(_least_visit(one) for one in result.latency.baseline) if summary.noise else time
-            self.timed.setdefault(kernels, {"latency": (least, time), "latency_ratio": (1.0, 1.0)})
+            time = summary.measures["latency"].baseline or bound(result, "latency")
+            fastest = min(_least_visit(one) for one in result.latency.baseline) if is_noisy else time
+            least, most = ({"latency": end, "latency_ratio": 1.0} for end in (fastest, time))
+            self.timed.setdefault(kernels, _Timed(least, most, is_noisy))
 
     def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
@@ -343,8 +356,8 @@ class _Search:
             guess["sqnr"] = noise(known.accuracy) if known and known.accuracy else WORST["sqnr"]
         if "file_size" in guess and known:
             guess["file_size"] = float(known.inspection.size.file_bytes)
-        timed = self.timed.get(_same_kernels(request), {})
-        guess |= {name: high for name, (_, high) in timed.items() if name in guess}
+        if timed := self.timed.get(_same_kernels(request)):
+            guess |= {name: time for name, time in timed.most.items() if name in guess}
         losses = tuple(guess[name] for name in self.losses)
         self._take(Trial(position, outcome, self.seconds, losses, message=message), None)
 
@@ -410,8 +423,9 @@ class _Search:
         return None, tuple(refused)
 
     def _seconds_for(self, candidate: Result) -> float:
-        """For how long its time is taken afresh at least: what is left, where that is uncertain."""
-        if self.is_early or not (self._may_be_in_time(candidate) or summarise(candidate).noise):
+        """For how long its time is taken afresh at least: a limit that a long measurement shows to be kept
+        may be too near for a short one. What loses too much is no answer, whatever its time."""
+        if self.is_early or self.loses(candidate):
             return 0.0
         left = self.question.budget_seconds - self.seconds
         return TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)

@@ -350,6 +350,8 @@ def test_calls_of_which_one_in_five_is_far_slower_are_flagged() -> None:
     )
     assert disagrees.startswith("median and mean disagree: 0.9")
     assert replace(summary.reasons[0], value=15.149).words.startswith("the variant's mean is 1,515 % above")
+    assert "is 1,000 % above" in replace(summary.reasons[0], value=9.996).words
+    assert "above 150 %" in replace(summary, detectable=1.5).detectable_words
 
 
 def test_faster_by_the_median_and_not_by_the_mean_is_not_faster() -> None:
