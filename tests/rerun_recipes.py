@@ -13,6 +13,7 @@ from by_request import build_of, compressed_model, opened
 
 from optimizer.compression.calibration import cache
 from optimizer.engine import engine_named
+from optimizer.measurement import workspace
 from optimizer.methods.engines import ENGINES
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
@@ -53,7 +54,8 @@ def request(name: str, engine: str = "openvino") -> Request:
 
 
 def main() -> None:
-    cache.IMAGES = 24  # calibration takes most of the time, and no other path with more of them
+    # Calibration takes most of the time, and no other path with more images.
+    cache.IMAGES = workspace.STATISTICS_IMAGES = 24
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     for name in RECIPES:
         made = compressed_model(request(name)).module.state_dict()
