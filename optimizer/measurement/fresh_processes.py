@@ -7,6 +7,7 @@ rounds can't show that; more builds do (T. Kalibera and R. Jones, Rigorous bench
 ISMM 2013).
 """
 
+import gc
 import sys
 import tempfile
 import time
@@ -126,3 +127,4 @@ def _time(folder: Path, number: int) -> LatencySeries:
 if __name__ == "__main__":
     place, number = Path(sys.argv[1]), int(sys.argv[2])
     (place / f"{number}.json").write_bytes(encode(_time(place, number)))
+    gc.freeze()  # all that was imported is not looked through for garbage at the end

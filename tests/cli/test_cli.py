@@ -45,6 +45,14 @@ def test_measure_prints_one_documented_object_and_nothing_else() -> None:
         assert f"``{name}``" in documented, name
 
 
+def test_a_shell_ends_without_looking_through_what_it_imported() -> None:
+    """That would take as long as a third of importing torch."""
+    code = "import atexit, gc; atexit.register(lambda: print('left alone:', gc.get_freeze_count() > 1000)); "
+    code += "from optimizer.cli.main import main; main(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "left alone: True"
+
+
 def test_a_result_is_measured_once_and_then_read(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["measure", "fashion-mlp", "--weight-bits", "8", *QUICK, "--json"]
     assert main(arguments) == main(arguments) == 0

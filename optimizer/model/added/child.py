@@ -3,6 +3,7 @@
 Prints one JSON object on its last line: what the file holds, or ``{"refused": "why"}``.
 """
 
+import gc
 import json
 import os
 import sys
@@ -100,3 +101,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    gc.freeze()  # all that was imported is not looked through for garbage at the end
