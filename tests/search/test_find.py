@@ -335,6 +335,16 @@ def test_what_is_noisy_is_not_called_no_faster() -> None:
     assert Outcome.NO_FASTER not in skipped
 
 
+def test_what_shares_the_noisy_time_of_the_best_is_no_faster() -> None:
+    bench = Bench(is_noisy=is_int8, calm_at=math.inf)
+    found = bench.ask(Limits(drop_points=1))
+    assert found.best is not None
+    assert is_int8(found.best.request)
+    assert summarise(found.best).noise
+    floating = [one for one in bench.measured if is_int8(one) and one.recipe.quantize.weight_bits == 32]
+    assert floating == [found.best.request], "others that run its kernels"
+
+
 def test_a_limit_of_time_alone_may_hang_on_a_time() -> None:
     found = Bench(is_noisy=is_int8).ask(Limits(latency_ms=0.4))
     assert found.best is not None
