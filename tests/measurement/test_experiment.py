@@ -36,8 +36,6 @@ FOUR_BITS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4))
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 INT8_KERNELS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4, activation_bits=8))
 ENGINES = ("openvino", "torch")
-COMPILED = "fashion-mlp"
-"""What torch.compile runs: it takes a fifth of the time that the residual network takes to compile."""
 VISIT = VisitEffort(settle_seconds=0.01, seconds=0, min_calls=4, max_calls=4)
 
 Measured = Callable[..., Result]
@@ -444,7 +442,7 @@ def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, en
     """Matching and fine-tuning change more than layers' weights."""
     if problem := engine_named(engine).problem():
         pytest.skip(problem)
-    asked = request(followed_up, engine=engine, model=COMPILED if engine == "compile" else BASE.model)
+    asked = request(followed_up, engine=engine)
     compressed = compressed_model(asked)
     images = torch.rand(8, *open_model(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
     runner = build_of(asked)(compressed, images, threads=1, batch=1)
