@@ -51,9 +51,9 @@ MIN_GAIN_DB = 1.0
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much accuracy may be lost, how long a call may take (the median of its steady time) and how large
-    the file may be, at most, and the SQNR of the worst output at least; ``latency_ratio`` is what a call may
-    take over the uncompressed model's on the same engine. None is no limit. Raises InputError for one that
-    can't be."""
+    the file may be, at most, and the SQNR of the worst output at least; ``latency_ratio`` is the
+    most that the time of a call may be, divided by the uncompressed model's on the same engine. None is no
+    limit. Raises InputError for one that can't be."""
 
     drop_points: float | None = None
     latency_ms: float | None = None

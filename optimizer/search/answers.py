@@ -135,9 +135,13 @@ def findings(found: Answered) -> list[str]:
 
 
 def by_itself(found: Answered) -> Result | None:
-    """The best that would have been shown to keep to the limits, had nothing else been tried."""
-    question, refused = found.answer.question, {one.key for one in found.answer.refused}
-    kept = [one for one in found.measured if one.key not in refused and keeping([one], question.limits)]
+    """The best that would have been shown to keep to the limits, had nothing else been tried. What shares a
+    time that did not hold has not kept to them."""
+    question, measured = found.answer.question, found.measured
+    shown = {one.key for one in keeping(measured, question.limits)}
+    refused = {found.results[one.key].latency.checksum for one in found.answer.refused}
+    others = [one for one in measured if one.key not in shown and one.latency.checksum not in refused]
+    kept = [one for one in others if keeping([one], question.limits)]
     return next(iter(in_order(kept, question.minimise)), None)
 
 

@@ -427,6 +427,17 @@ def test_what_keeps_to_the_limits_by_itself_alone_is_told() -> None:
     assert any(luck in one for one in details(found))
 
 
+def test_what_shares_a_time_that_did_not_hold_is_not_said_to_keep_to_the_limits() -> None:
+    bench = Bench()
+    bench.confirm = lambda result, seconds: make_result(ratio=0.6, quick=True).latency  # type: ignore[method-assign]
+    limits = Limits(drop_points=1, latency_ms=0.34)
+    found = bench.ask(limits)
+    int8 = [one for one in found.measured if is_int8(one.request)]
+    assert found.best is None
+    assert any(keeping([one], limits) for one in int8)
+    assert not any("by its own intervals" in one for one in details(found))
+
+
 def test_a_time_that_several_share_is_taken_afresh_once_and_not_until_it_fits() -> None:
     bench, looked_at = Bench(is_noisy=is_int8, calm_at=math.inf), list[Result]()
 
