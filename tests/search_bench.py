@@ -10,7 +10,7 @@ from optimizer.progress import Report, quiet
 from optimizer.records import Known, Latency, Request, Result, digest
 from optimizer.search.find import Unwanted, find
 from optimizer.search.questions import Answered
-from optimizer.search.records import Progress, Question
+from optimizer.search.records import Progress, Question, Trial
 from optimizer.search.space import Space
 
 SMALL = Space(
@@ -28,6 +28,10 @@ def question(limits: Limits, search: str = "grid", budget: float = 1000.0, space
 
 
 BASE = question(Limits(drop_points=1)).base
+
+
+def trials(found: Answered) -> tuple[Trial, ...]:
+    return found.answer.progress.trials
 
 
 @dataclass
