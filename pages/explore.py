@@ -234,6 +234,8 @@ def toolbar(
     keyed = dict(zip(request_keys(wanted), wanted, strict=True))
     done = tasks.store().known(keyed)
     missing = [one for key, one in keyed.items() if key not in done]
+    if missing and is_measured_in_full(missing):
+        missing = []
     asked = encode(curves)
     filling = next((one for one in ledger.sweeps(tasks.store()) if one.open and one.asked == asked), None)
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
@@ -278,6 +280,12 @@ def toolbar(
         tasks.show_job(searching)
     job = tasks.pool().get(request_key(full))
     return [*([job] if job and not job.over else []), *([searching] if searching else [])], bool(filling)
+
+
+def is_measured_in_full(requests: list[Request]) -> bool:
+    """Whether the curves show all of them, though the sliders' quick mode measured none."""
+    full = request_keys([replace(one, settings=replace(one.settings, quick=False)) for one in requests])
+    return tasks.store().known(full) == set(full)
 
 
 def filling_wanted(missing: list[Request]) -> bool:

@@ -25,6 +25,7 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
+from optimizer.search.confirming import loses
 from optimizer.search.questions import Answered, answer_of, question_of
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
@@ -155,18 +156,24 @@ def why_noisy(found: Answered) -> list[str]:
     return said
 
 
+def missed(found: Answered, one: Confirmed) -> list[str]:
+    """The limits that it did not keep to when it was looked at again, by the names of their metrics."""
+    result, question = found.results[one.key], found.answer.question
+    given = question.limits.given
+    late = [name for name in TIMES if bound(one.timed(result), name) > given.get(name, math.inf)]
+    return [*late, *(["drop"] if loses(result, question) else [])]
+
+
 def missed_words(found: Answered, one: Confirmed) -> str:
     """Why it did not hold when it was looked at again."""
-    result, given = found.results[one.key], found.answer.question.limits.given
-    rest, missed = halves(result, MIN_CONFIRMING)[1], list[str]()
-    missed += [
-        f"a {metric(name).label} of at most {metric(name).format(given[name])} is not shown"
-        for name in TIMES
-        if bound(one.timed(result), name) > given.get(name, math.inf)
+    given = found.answer.question.limits.given
+    said = [
+        f"more than {metric(name).format(given[name])} are lost on other images"
+        if name == "drop"
+        else f"a {metric(name).label} of at most {metric(name).format(given[name])} is not shown"
+        for name in missed(found, one)
     ]
-    if rest and rest.points > given.get("drop", math.inf):
-        missed.append(f"more than {metric('drop').format(given['drop'])} are lost on other images")
-    return f"{' and '.join(missed)}. " if missed else ""
+    return f"{' and '.join(said)}. " if said else ""
 
 
 def confirmed_words(found: Answered, one: Confirmed) -> str:
@@ -286,7 +293,8 @@ def _listed(choices: Sequence[object]) -> str:
 
 
 def answer_json(found: Answered) -> dict[str, Any]:
-    """Plain data: whether the limits are kept and by what, and everything that was tried."""
+    """Plain data: whether the limits are kept and by what, what was looked at again and ``missed`` a limit,
+    and everything that was tried."""
     answer, best = found.answer, found.best
     question = answer.question
     requests = [(trial, question.request(trial.position)) for trial in answer.progress.trials]
@@ -301,6 +309,10 @@ def answer_json(found: Answered) -> dict[str, Any]:
         "seconds": round(answer.progress.seconds, 1),
         "best": None if best is None else result_json(best),
         "checks": [check.to_dict() for check in checks(best, question.limits)] if best else [],
+        "refused": [
+            {"missed": missed(found, one), **result_json(one.timed(found.results[one.key]))}
+            for one in answer.refused
+        ],
         "relaxations": [asdict(one) for one in answer.relaxations],
         "steps": [asdict(step) for step in answer.progress.steps],
         "tried": [

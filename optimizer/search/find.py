@@ -11,8 +11,8 @@ for the same positions in the same order, and what became of them is known.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from optimizer.analysis.fidelity import sqnrs
@@ -21,12 +21,9 @@ from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.limits import (
     LIMITED,
-    MIN_CONFIRMING,
     TIMES,
     bound,
     covered,
-    halves,
-    in_order,
     keeping,
     loss_of,
     noise,
@@ -35,28 +32,34 @@ from optimizer.analysis.limits import (
 )
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.errors import UnavailableError, words_of
-from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
-from optimizer.records import Known, Latency, Request, Result, Visits
-from optimizer.search.records import NOT_BEGUN, Answer, Confirmed, Outcome, Progress, Question, Step, Trial
+from optimizer.records import Known, Latency, Request, Result
+from optimizer.search.confirming import (
+    CONFIRMING_SHARE,
+    MAX_CONFIRMING_SECONDS,
+    Retime,
+    candidates,
+    confirmed,
+    loses,
+)
+from optimizer.search.records import NOT_BEGUN, Answer, Outcome, Progress, Question, Step, Trial
 from optimizer.search.space import Position
 from optimizer.search.strategies import STRATEGIES
+from optimizer.search.times import (
+    KernelTimes,
+    fastest_visit,
+    least,
+    may_be_in_time,
+    retimed,
+    same_kernels,
+)
 
 Unwanted = Callable[[Known | None], bool]
 """Whether a measurement may end early, by what is known of it; None: by its time alone."""
 Measure = Callable[[Request, Unwanted, Report], Result | None]
 """Gives None where it ended early."""
-Retime = Callable[[Result, float], Latency]
-"""Takes the time of a result once more, for so many seconds at least."""
 
-CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.3, 40.0
-"""The share of the budget that is left for timing the winner once more, where there may be one, and the most
-that is."""
-TIMED_SHARE = 0.6
-"""Of those seconds, for how many it is timed: its networks are built anew before."""
-MAX_CONFIRMED = 3
-"""The best so many are looked at again, one after the other, until one holds."""
 MAX_TIMES = 3
 """How often a position is begun while the process dies under it."""
 AGAIN_SHARE = 0.1
@@ -89,10 +92,15 @@ def find(
     """
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
-    best, refused = search.confirmed(confirm)
+    surely, perhaps = candidates(search.results, question)
+    # While there is time, what may be within the limit of time comes after what is shown to be.
+    tried = [*surely, *([] if search.is_early else perhaps)]
+    best, refused = confirmed(
+        question, tried, confirm, lambda: question.budget_seconds - search.seconds, search.is_early, report
+    )
     checksums = {one.key: one.latency.checksum for one in search.results}
     afresh = {checksums[one.key]: one.afresh for one in (*refused, *([best] if best else []))}
-    results = _retimed(search.results, afresh)
+    results = retimed(search.results, afresh)
     chosen = next((one for one in results if best and one.key == best.key), None)
     return Answer(
         question,
@@ -100,20 +108,10 @@ def find(
         best,
         refused,
         relaxations(
-            [one for one in results if not search.loses(one)], question.limits, question.minimise, chosen
+            [one for one in results if not loses(one, question)], question.limits, question.minimise, chosen
         ),
         search.is_early,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    """The ends of the intervals of what kernels take, by metric of :data:`TIMES`. Where these are noisy, they
-    may be faster than the upper ones tell."""
-
-    least: Mapping[str, float]
-    most: Mapping[str, float]
-    is_noisy: bool
 
 
 class _Search:
@@ -141,7 +139,7 @@ class _Search:
         self.steps = list(before.steps)
         self.at, self.times = before.at, before.times
         self.told: dict[Request, tuple[float, ...]] = {}
-        self.timed: dict[object, _Timed] = {}
+        self.timed: dict[object, KernelTimes] = {}
         self.newest: dict[int, Latency] = {}
         self.seconds_again = before.seconds_again
         self.best: Result | None = None
@@ -262,10 +260,10 @@ class _Search:
         """With the newest time of its kernels, which is taken again where a limit hangs on it, or whether it
         is the fastest: by noise in one measurement of int8 kernels, all that run them would seem too slow."""
         shared = result.latency.checksum
-        (timed,) = _retimed([result], self.newest)
+        (timed,) = retimed([result], self.newest)
         took = timed.latency.seconds
         is_spent = self.seconds_again > AGAIN_SHARE * self.seconds or self.seconds_left < AGAIN_LONGER * took
-        matters = self._may_be_in_time(timed) or self._may_be_fastest(timed)
+        matters = may_be_in_time(timed, self.limits) or self._may_be_fastest(timed)
         if is_spent or not matters or not self._goes_on():
             return timed
         if not keeping([timed], self.limits, but=TIMES):
@@ -275,17 +273,8 @@ class _Search:
         begun, before = self.clock(), timed.latency.checksum
         latency = self.newest[shared] = self.again(timed, AGAIN_LONGER * took)
         self.seconds_again += self.clock() - begun
-        self.results = _retimed(self.results, {before: latency})
+        self.results = retimed(self.results, {before: latency})
         return replace(timed, latency=latency)
-
-    def _may_be_in_time(self, result: Result) -> bool:
-        """Whether its time may be within the limits and may be not."""
-        limits = {name: value for name, value in self.limits.given.items() if name in TIMES}
-        may = all(_least(result, name) <= limit for name, limit in limits.items())
-        return may and not self._is_in_time(result)
-
-    def _is_in_time(self, result: Result) -> bool:
-        return all(bound(result, name) <= self.limits.given.get(name, math.inf) for name in TIMES)
 
     def _may_be_fastest(self, result: Result) -> bool:
         """Whether noise may be all that makes it seem no faster than the best."""
@@ -293,17 +282,17 @@ class _Search:
             return False
         if result.latency.checksum == self.best.latency.checksum:
             return False
-        return _least(result, "latency") < bound(self.best, "latency") <= bound(result, "latency")
+        return least(result, "latency") < bound(self.best, "latency") <= bound(result, "latency")
 
     def _known_by_time(self, request: Request) -> Outcome | None:
         """Why a position is not worth measuring, where others with the same kernels were timed."""
-        if (kernels := _same_kernels(request)) not in self.timed:
+        if (kernels := same_kernels(request)) not in self.timed:
             return None
         timed = self.timed[kernels]
         if any(timed.least[name] > self.limits.given.get(name, math.inf) for name in TIMES):
             return Outcome.TOO_SLOW
         if self.question.minimise == "latency" and self.best:
-            may_be_faster = timed.is_noisy and kernels != _same_kernels(self.best.request)
+            may_be_faster = timed.is_noisy and kernels != same_kernels(self.best.request)
             time = (timed.least if may_be_faster else timed.most)["latency"]
             return Outcome.NO_FASTER if time >= bound(self.best, "latency") else None
         return None
@@ -312,14 +301,14 @@ class _Search:
         """The time of a result, and that of the uncompressed model, which was timed beside it."""
         summary, request = summarise(result), result.request
         is_noisy = bool(summary.noise)
-        if (kernels := _same_kernels(request)) is not None:
-            least, most = ({name: end(result, name) for name in TIMES} for end in (_least, bound))
-            self.timed[kernels] = _Timed(least, most, is_noisy)
-        if (kernels := _same_kernels(replace(request, recipe=Recipe()))) is not None:
+        if (kernels := same_kernels(request)) is not None:
+            lower, upper = ({name: end(result, name) for name in TIMES} for end in (least, bound))
+            self.timed[kernels] = KernelTimes(lower, upper, is_noisy)
+        if (kernels := same_kernels(replace(request, recipe=Recipe()))) is not None:
             time = summary.measures["latency"].baseline or bound(result, "latency")
-            fastest = min(_least_visit(one) for one in result.latency.baseline) if is_noisy else time
-            least, most = ({"latency": end, "latency_ratio": 1.0} for end in (fastest, time))
-            self.timed.setdefault(kernels, _Timed(least, most, is_noisy))
+            fastest = min(fastest_visit(one) for one in result.latency.baseline) if is_noisy else time
+            lower, upper = ({"latency": end, "latency_ratio": 1.0} for end in (fastest, time))
+            self.timed.setdefault(kernels, KernelTimes(lower, upper, is_noisy))
 
     def _ruled_out(self, known: Known) -> Outcome | None:
         """Why what is known of a position is enough: it is beyond a limit, and something that was measured
@@ -357,13 +346,13 @@ class _Search:
             guess["sqnr"] = noise(known.accuracy) if known and known.accuracy else WORST["sqnr"]
         if "file_size" in guess and known:
             guess["file_size"] = float(known.inspection.size.file_bytes)
-        if timed := self.timed.get(_same_kernels(request)):
+        if timed := self.timed.get(same_kernels(request)):
             guess |= {name: time for name, time in timed.most.items() if name in guess}
         losses = tuple(guess[name] for name in self.losses)
         self._take(Trial(position, outcome, self.seconds, losses, message=message), None)
 
     def _choose(self) -> None:
-        surely, perhaps = self._candidates()
+        surely, perhaps = candidates(self.results, self.question)
         self.best = surely[0] if surely else None
         self.may_answer = bool(surely or perhaps)
 
@@ -400,73 +389,3 @@ class _Search:
             best = f"best so far {summarise(self.best).text(self.question.minimise)}"
         tried = f"{request.recipe.describe(details=False)} on {engine_label(request.engine)}"
         self.report(self.share, f"{best}; {tried}: {message}")
-
-    def confirmed(self, confirm: Retime) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
-        """The best that holds when it is looked at again, and those before it that did not. While there is
-        time, what may be within the limit of time comes after what is shown to be. One time is taken afresh
-        once, however many share it: of several tries one would be lucky."""
-        refused: list[Confirmed] = []
-        late = set[int]()
-        surely, perhaps = self._candidates()
-        for result in [*surely, *([] if self.is_early else perhaps)]:
-            if len(refused) == MAX_CONFIRMED or (refused and self.seconds >= self.question.budget_seconds):
-                break
-            if result.latency.checksum in late:
-                continue
-            self.report(self.share, f"timing {result.request.recipe.describe()} afresh")
-            one = Confirmed(result.key, confirm(result, self._seconds_for(result)))
-            is_late = not self._is_in_time(one.timed(result))
-            if not is_late and not self.loses(result):
-                return one, tuple(refused)
-            refused.append(one)
-            if is_late:
-                late.add(result.latency.checksum)
-        return None, tuple(refused)
-
-    def _seconds_for(self, candidate: Result) -> float:
-        """For how long its time is taken afresh at least: a limit that a long measurement shows to be kept
-        may be too near for a short one. What loses too much is no answer, whatever its time."""
-        if self.is_early or self.loses(candidate):
-            return 0.0
-        left = self.question.budget_seconds - self.seconds
-        return TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
-
-    def _candidates(self) -> tuple[list[Result], list[Result]]:
-        """What is shown to keep to the limits, the best first; and what may keep to those of time."""
-        found = in_order(keeping(self.results, self.limits, but=TIMES), self.question.minimise)
-        return [one for one in found if self._is_in_time(one)], [
-            one for one in found if self._may_be_in_time(one)
-        ]
-
-    def loses(self, result: Result) -> bool:
-        """Whether it loses more than is allowed on images that did not choose it."""
-        others = halves(result, MIN_CONFIRMING)[1]
-        return others is not None and others.points > self.limits.given.get("drop", math.inf)
-
-
-def _retimed(results: Sequence[Result], newest: Mapping[int, Latency]) -> list[Result]:
-    """With the newest times, by the checksum of those in whose place they were taken."""
-    return [replace(one, latency=newest.get(one.latency.checksum, one.latency)) for one in results]
-
-
-def _least(result: Result, name: str) -> float:
-    """The lower end of the interval of one of :data:`TIMES`. Where a time is noisy, its fastest visit's: a
-    machine that is busy through most of a measurement moves the interval too."""
-    summary = summarise(result)
-    if name == "latency" and summary.noise:
-        return _least_visit(result.latency.variant)
-    low = summary.measures[name].low
-    return bound(result, name) if low is None else low
-
-
-def _least_visit(visits: Visits) -> float:
-    return float(visits.medians_ns.min())
-
-
-def _same_kernels(request: Request) -> object:
-    """Equal where the same instructions run, whatever the weights' values; None where that can't be said."""
-    prune, quantize = request.recipe.prune, request.recipe.quantize
-    if prune.shrinks or (ENGINES[request.engine].skips_zeros and prune.active):
-        return None
-    integer = quantize.activation_bits == 8 and quantize.weight_bits <= 8
-    return request.engine, request.settings, quantize.activation_bits, integer, quantize.precision

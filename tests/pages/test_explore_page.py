@@ -18,7 +18,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.compression.step_time import keep_step_time
 from optimizer.formats import MISSING
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import Known, Request
+from optimizer.records import Known, Request, Settings
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE, neighbours
 from optimizer.store import keys
 from optimizer.system.environment import threads_available
@@ -79,6 +79,18 @@ def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
     page = stored.run()
     assert not page.exception
     assert shown(page) == expected(results()[Recipe()])
+
+
+def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest) -> None:
+    offered = [one.label for one in stored.run().button if one.label.startswith("Fill the curves")]
+    assert offered == ["Fill the curves (22 to measure)"]
+    wanted = tasks.starter(Request("fashion-resnet", NORMAL, settings=Settings(quick=False))).requests()
+    for number, request in enumerate(wanted):
+        made = replace(make_result(request.recipe), request=request, key=keys.request_key(request))
+        summaries.put(tasks.store(), made)
+        if number in (0, len(wanted) - 1):
+            labels = [button.label for button in stored.run().button]
+            assert any(label.startswith("Fill") for label in labels) == (number == 0)
 
 
 def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_charts(

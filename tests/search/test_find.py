@@ -10,12 +10,10 @@ from search_bench import BASE, SECONDS, SMALL, Bench, question, trials
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
-from optimizer.progress import Report
+from optimizer.progress import Cancelled, Report, ended_by
 from optimizer.records import Request, Result, decode, encode
 from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import (
-    Unwanted,
-)
+from optimizer.search.find import Unwanted
 from optimizer.search.records import Answer, Outcome, Progress, Question
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
@@ -170,6 +168,10 @@ def test_a_winner_that_does_not_hold_is_passed_over_for_the_next() -> None:
     assert again.best.key != first.key
     assert bound(again.best, "latency") <= 0.55e6
     assert any("did not hold: a latency of at most 550 µs is not shown. " in one for one in details(again))
+    (refused,) = answer_json(again)["refused"]
+    assert refused["missed"] == ["latency"]
+    assert refused["key"] == first.key
+    assert refused["latency"]["ratio"] == pytest.approx(1.0, rel=0.1), "as it was afresh"
 
 
 def test_what_is_announced_is_judged_on_images_that_did_not_choose_it() -> None:
@@ -204,6 +206,18 @@ def test_what_a_limit_costs() -> None:
     assert relaxation.limit == "drop"
     assert relaxation.gain == pytest.approx(0.6, abs=0.05)
     assert any("more would allow 60% less time" in one or "less time" in one for one in details(answer))
+
+
+def test_a_search_that_is_cancelled_ends_where_a_measurement_next_says_how_far_it_is() -> None:
+    bench = Bench()
+
+    def measure(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
+        report(None, "half of it")
+        return bench.measure(request, unwanted)
+
+    with pytest.raises(Cancelled), ended_by(lambda: len(bench.measured) == 2):
+        bench.go_on(question(Limits(drop_points=1)), Progress(), measure)
+    assert len(bench.measured) == 2
 
 
 def test_too_little_time_is_said() -> None:

@@ -14,14 +14,8 @@ from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Latency, Request, Result
 from optimizer.search.answers import details, findings
-from optimizer.search.find import (
-    AGAIN_LONGER,
-    AGAIN_SHARE,
-    CONFIRMING_SHARE,
-    MAX_CONFIRMING_SECONDS,
-    TIMED_SHARE,
-    Unwanted,
-)
+from optimizer.search.confirming import CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS, TIMED_SHARE
+from optimizer.search.find import AGAIN_LONGER, AGAIN_SHARE, Unwanted
 from optimizer.search.records import Outcome, Progress
 
 

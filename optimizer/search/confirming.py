@@ -1,0 +1,72 @@
+"""What a search has found, looked at again: it was chosen for being good, and may have been lucky."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
+from optimizer.progress import Report
+from optimizer.records import Latency, Result
+from optimizer.search.records import Confirmed, Question
+from optimizer.search.times import is_in_time, may_be_in_time
+
+Retime = Callable[[Result, float], Latency]
+"""Takes the time of a result once more, for so many seconds at least."""
+
+CONFIRMING_SHARE, MAX_CONFIRMING_SECONDS = 0.3, 40.0
+"""The share of the budget that is left for timing the winner once more, where there may be one, and the most
+that is."""
+TIMED_SHARE = 0.6
+"""Of those seconds, for how many it is timed: its networks are built anew before."""
+MAX_CONFIRMED = 3
+"""The best so many are looked at again, one after the other, until one holds."""
+
+
+def candidates(results: Sequence[Result], question: Question) -> tuple[list[Result], list[Result]]:
+    """What is shown to keep to the limits, the best first; and what may keep to those of time."""
+    limits = question.limits
+    found = in_order(keeping(results, limits, but=TIMES), question.minimise)
+    return [one for one in found if is_in_time(one, limits)], [
+        one for one in found if may_be_in_time(one, limits)
+    ]
+
+
+def confirmed(
+    question: Question,
+    candidates: Sequence[Result],
+    confirm: Retime,
+    seconds_left: Callable[[], float],
+    is_early: bool,
+    report: Report,
+) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
+    """The first of the candidates that holds when it is looked at again, and those before it that did not.
+    One time is taken afresh once, however many share it: of several tries one would be lucky. With
+    ``is_early`` somebody waits for the answer, and nothing is timed for longer than it must be."""
+    refused: list[Confirmed] = []
+    late = set[int]()
+    for result in candidates:
+        left = seconds_left()
+        if len(refused) == MAX_CONFIRMED or (refused and left <= 0):
+            break
+        if result.latency.checksum in late:
+            continue
+        report(
+            1 - max(left, 0.0) / question.budget_seconds, f"timing {result.request.recipe.describe()} afresh"
+        )
+        # A limit that a long measurement shows to be kept may be too near for a short one. What loses too
+        # much is no answer, whatever its time.
+        is_lossy = loses(result, question)
+        seconds = 0.0 if is_early or is_lossy else TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
+        one = Confirmed(result.key, confirm(result, seconds))
+        is_late = not is_in_time(one.timed(result), question.limits)
+        if not is_late and not is_lossy:
+            return one, tuple(refused)
+        refused.append(one)
+        if is_late:
+            late.add(result.latency.checksum)
+    return None, tuple(refused)
+
+
+def loses(result: Result, question: Question) -> bool:
+    """Whether it loses more than is allowed on images that did not choose it."""
+    others = halves(result, MIN_CONFIRMING)[1]
+    return others is not None and others.points > question.limits.given.get("drop", math.inf)
