@@ -129,7 +129,7 @@ def sweep(
     like the one called ``on``. ``model`` is then one of the catalogue, and images are in folders; results
     come home as they are known, under the environment that they were measured in.
 
-    With ``frontier_only`` what can't be on the frontier of accuracy lost, compressed size and latency is left
+    With ``frontier_only`` what can't be on the frontier of accuracy lost, zstd size and latency is left
     out as soon as it has as many errors as another one, no larger and of the same time, has on all images,
     and is listed in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
     channels removed) is measured whole. Small ones come first. Not with an ``executor``.

@@ -66,7 +66,7 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
         tasks.refresh_when_over([job])
         return
     about = tasks.finished(job, Examined)
-    st.dataframe(pd.DataFrame(about.facts, columns=["what", "it says"]), hide_index=True)
+    st.dataframe(pd.DataFrame(about.facts, columns=["field", "value"]), hide_index=True)
     if about.problem:
         st.warning(plain(about.problem), icon=":material/info:")
     choices = _choose(about, data)
@@ -121,7 +121,7 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
                 "Architecture",
                 placeholder=about.architecture or "such as resnet50",
                 key="architecture",
-                help="What the weights fit is found by itself. Torchvision's, timm/NAME, or a plugin's.",
+                help="Empty: found by the weights. Else a name of torchvision's, timm/NAME, or a plugin's.",
             )
         classes = st.text_area(
             "Class names",
@@ -136,7 +136,7 @@ def _choose(about: Examined, data: DataSpec) -> Choices | None:
             True,
             key=f"classifier {about.file}",
             help="Otherwise its outputs are compared with the uncompressed network's, whatever the folders "
-            "of the images are called. A network without one number a class is none anyway.",
+            "of the images are called. A network that does not give one logit per class is never one.",
         )
     with right:
         try:
@@ -176,7 +176,9 @@ def _preprocess(about: Examined) -> Preprocessing:
         channels = st.selectbox(
             "Channels", list(CHANNELS), list(CHANNELS).index(offered.channels), key=f"channels {key}"
         )
-        white = st.selectbox("White is", RANGES, RANGES.index(offered.range), key=f"range {key}")
+        white = st.selectbox(
+            "Value of a white pixel", RANGES, RANGES.index(offered.range), key=f"range {key}"
+        )
         usual = offered.with_channels(channels)
         mean, std = (
             st.text_input(label, ", ".join(f"{one:g}" for one in values), key=f"{label} {channels} {key}")

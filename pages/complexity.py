@@ -79,11 +79,11 @@ def controls(model: ModelCard) -> ComplexityRequest:
             required=True,
             **address.in_address("family"),
             format_func={
-                "stacks": "stacks of 10 to 10 M",
+                "stacks": "stacks of 10 to 10 M weights",
                 "model": f"{plain(model.name)}'s layers",
             }.__getitem__,
             disabled=not model.ready,
-            help="Stacks of linear layers, or the own layers of the model in the sidebar.",
+            help="Stacks of linear layers made for this, or the layers of the model in the sidebar.",
         )
         percent = st.slider(
             "Share of the weights removed",

@@ -121,7 +121,7 @@ def set_widgets(recipe: Recipe) -> tuple[str, ...]:
         f"a threshold of {prune.threshold or 0:.6g}, shown as {threshold:g}": threshold
         < (prune.threshold or 0),
         f"{quantize.bits:g} average bits, shown as {bits}": quantize.bits != bits,
-        f"{PRECISIONS[quantize.precision]}, which this CPU has not": not possible,
+        f"{PRECISIONS[quantize.precision]}, which this CPU does not support": not possible,
     }
     return tuple(words for words, differs in reported.items() if differs)
 
@@ -158,7 +158,7 @@ def _methods_words() -> str:
     *others, last = (label[name] for name in methods() if name in label)
     rounding = f"{', '.join(others)} and {last}" if others else last
     words = " ".join(f"{label}: {does}" for label, does in methods().values())
-    return f"{words} {rounding} also round so that later weights make up for earlier ones."
+    return f"{words} With {rounding}, {QUANTIZERS[usual].label} is the default rounding."
 
 
 def pruner_of(method: str) -> PrunerInfo:
@@ -241,9 +241,9 @@ def _more(method: str, model: str) -> Details:
         "effort",
         step=EFFORT_SECONDS,
         **consent.by_hand("effort"),
-        help="What was pruned, or rounded to 4 bits or fewer, learns to answer as the uncompressed network "
-        "does on unlabelled calibration images, for up to so many seconds. The best so far is kept, also "
-        "where you end it before. 0 does none.",
+        help="Layers that were pruned, or rounded to 4 bits or fewer, are fitted once more to the inputs "
+        "that they really get, then the network is distilled from the uncompressed one on unlabelled "
+        "calibration images, for up to this many seconds. The best so far is kept. 0 turns it off.",
     )
     steps = address.whole_number(
         "Fine-tuning steps",
@@ -252,8 +252,9 @@ def _more(method: str, model: str) -> Details:
         "finetune",
         step=50,
         **consent.by_hand("finetune"),
-        help="What was pruned, or rounded to 4 bits or fewer, learns to answer as the uncompressed network "
-        f"does, on unlabelled calibration images; the best so far is kept. {_step_words(model)} 0 does none.",
+        help="A network that was pruned, or rounded to 4 bits or fewer, is distilled from the uncompressed "
+        "one on unlabelled calibration images, without fitting layers first. The best so far is kept. "
+        f"{_step_words(model)} 0 turns it off.",
     )
     st.markdown("**Quantization**")
     rounding = st.segmented_control(
@@ -283,7 +284,7 @@ def _more(method: str, model: str) -> Details:
         **address.in_address("grid"),
         format_func=str.capitalize,
         help="Asymmetric grids have a zero point. Automatic takes one "
-        + " or ".join(f"below {one.asymmetric_below} bits when {one.label}" for one in asymmetric)
+        + " or ".join(f"below {one.asymmetric_below} bits with {one.label}" for one in asymmetric)
         + ".",
     )
     if "range" in quantizer.options:

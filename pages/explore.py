@@ -65,7 +65,7 @@ def timed_once_more(again: Summary) -> None:
     """A time that is newer than the one of the card and the charts; why it is noisy is a tooltip, as of a
     badge."""
     noisy = ", noisy" if again.noise else ""
-    words = f"A search or a preset has timed it once more: {again.text('latency')}{noisy}."
+    words = f"Timed again by a search or a preset: {again.text('latency')}{noisy}."
     st.caption(plain(words), help=f"{plain('; '.join(again.noise))}." if again.noise else None)
 
 
@@ -306,7 +306,7 @@ def filling_wanted(missing: list[Request]) -> bool:
     seconds = sum(one.effort_seconds + one.finetune_steps * step for one in learning)
     with st.popover(label, icon=icon, help=words):
         st.markdown(
-            f"{count(len(learning), 'network')} learn first, by best effort or fine-tuning: "
+            f"{count(len(learning), 'network')} to be trained first, by best effort or fine-tuning: "
             f"{consent.in_words(seconds)} in all."
         )
         return st.button("Start filling", icon=":material/play_arrow:")

@@ -84,8 +84,8 @@ def form() -> Question | None:
             "find_ratio",
             100.0,
             0.05,
-            "That time over the uncompressed model's on the same engine: 0.5 is twice as fast, 1.05 no "
-            "slower. It can be told on a busy machine too.",
+            "That time divided by the uncompressed model's on the same engine: 0.5 is twice as fast. A busy "
+            "machine changes it less than the time itself.",
         )
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
         given = any(value is not None for value in (drop, latency, size, sqnr, ratio))
@@ -208,7 +208,7 @@ def show_answer(found: Answered) -> None:
         for one in answer.relaxations:
             take(
                 found.results[one.key],
-                f"with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
+                f"the best with {'less' if one.limit == 'sqnr' else 'more'} {metric(one.limit).label}",
             )
     if found.measured:
         left, right = st.columns(2)
@@ -267,7 +267,7 @@ def take(result: Result, words: str) -> None:
     """Open a configuration in Explore."""
     st.page_link(
         "pages/explore.py",
-        label=f"Open {words}",
+        label=f"Open {words} in Explore",
         icon=":material/tune:",
         help=plain(named(result)),
         query_params={sidebar.OPEN: result.key},

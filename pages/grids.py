@@ -78,7 +78,7 @@ def ask() -> int | None:
             **address.in_address("sweep_method"),
             disabled=before is not None,
             help=" ".join(f"{pruner.label}: {pruner.help}" for pruner in PRUNERS.values())
-            + " The other settings are those under Explore, where its method is this one.",
+            + " Other options are those of the Explore page, if the same method is chosen there.",
         )
         shares = pills(
             "Sparsity, %", SHARES, [round(100 * one) for one in STARTER_SPARSITIES], key="sweep_shares"
@@ -129,11 +129,11 @@ def frontier_only(disabled: bool) -> bool:
     return st.checkbox(
         "Frontier only",
         disabled=disabled,
-        help="Measures what can be on the frontier of accuracy, compressed size and latency, small ones "
-        "first. One that shares its time with others is left out once it has as many errors as a smaller one "
-        "has on all images: the frontier is the same, and there sooner. What is left out is listed under "
-        "*not measured*, with the images that it took. Sparse kernels and removed channels take times of "
-        "their own, and are measured whole; so is everything on another machine.",
+        help="Measures only what can be on the frontier of accuracy, zstd size and latency, small "
+        "configurations first. One with the same latency as a smaller one is left out once it has made as "
+        "many errors as the smaller one made on all images: the frontier stays the same. What is left out is "
+        "listed under *not measured*. With sparse kernels, removed channels, or on another machine, all "
+        "configurations are measured.",
         **address.in_address("sweep_frontier_only"),
     )
 

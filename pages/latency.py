@@ -35,7 +35,7 @@ STACKED = """
 """Charts narrower than that come one below the other."""
 
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
-CHOICES = {"explore": "as set under Explore", "int8": "int8 weights and activations"}
+CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
 
 
 def main() -> None:
@@ -202,8 +202,8 @@ def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None
             tasks.start("measure", "throughput", wanted, key)
             st.rerun()
         st.caption(
-            f"{count(configurations, 'configuration')}: in each the recipe, the uncompressed model "
-            "twice, and torch eager, all in turns. More streams than threads are no configuration."
+            f"{count(configurations, 'configuration')}; each times the recipe, two builds of the "
+            "uncompressed model and torch eager, interleaved. More streams than threads are left out."
         )
     if job is not None and job.state == "failed":
         st.error(plain(job.error), icon=":material/error:")
@@ -283,7 +283,7 @@ def repeat(summary: Summary) -> None:
         with st.expander("Repeat the latency with another instrument"):
             engine = engine_label(summary.request.engine)
             st.markdown(
-                f"A call takes {summary.text('latency')} here. Take the model away as {engine} files "
+                f"A call takes {summary.text('latency')} here. Export the model as {engine} files "
                 "(Explore, *Export*), unpack them, and run:"
             )
             st.code(summary.repeat, language="bash", wrap_lines=True)

@@ -34,7 +34,7 @@ def main() -> None:
         return
     recipe = session().recipe.canonical()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, Settings())
-    st.markdown(f"{drawing.heading(recipe.describe())}, as set under Explore")
+    st.markdown(f"{drawing.heading(recipe.describe())}, the recipe of the Explore page")
     if consent.held_back(consent.images(request.data)):  # all that fine-tuning would change is not shown here
         return
     jobs: list[Job] = []
@@ -107,8 +107,8 @@ def coupled(job: Job) -> None:
         return
     st.subheader("Coupled layers")
     st.caption(
-        "They give the same channels. What the outputs diverge by (KL, nats) when all of them lose their "
-        "share of 60 % sparsity at once, and the sum of what each does alone."
+        "Layers whose output channels are tied. Divergence of the outputs (KL, nats) when all of them are "
+        "pruned together to their share of 60 % sparsity, and the sum of when each is pruned alone."
     )
     st.dataframe(
         group_rows(found),
@@ -130,7 +130,7 @@ def edit(request: Request, inspection: Inspection) -> None:
             undo()
         st.caption(
             "The four columns on the right can be written to: double-click a cell, or press Enter on it. "
-            "An empty one is as the recipe says.",
+            "Where one is empty, the recipe's own setting holds.",
             width="stretch",
         )
     table = pd.DataFrame(layer_rows(inspection, request.recipe))
@@ -147,13 +147,21 @@ def edit(request: Request, inspection: Inspection) -> None:
             "weights": st.column_config.NumberColumn(format="localized"),
             "removed": st.column_config.NumberColumn(format="%.1f %%", help="By the recipe as a whole"),
             "own sparsity": st.column_config.NumberColumn(
-                format="%.4g %%", min_value=0, max_value=99, help="The share of its weights to remove"
+                "sparsity override",
+                format="%.4g %%",
+                min_value=0,
+                max_value=99,
+                help="The share of its weights to remove",
             ),
-            "own bits": st.column_config.SelectboxColumn(options=list(WEIGHT_BITS)),
+            "own bits": st.column_config.SelectboxColumn("bits override", options=list(WEIGHT_BITS)),
             "own pruning": st.column_config.SelectboxColumn(
-                options=[name for name, pruner in PRUNERS.items() if pruner.per_layer]
+                "pruning override",
+                options=[name for name, pruner in PRUNERS.items() if pruner.per_layer],
+                format_func=lambda name: PRUNERS[name].label,
             ),
-            "own rounding": st.column_config.SelectboxColumn(options=list(QUANTIZERS)),
+            "own rounding": st.column_config.SelectboxColumn(
+                "rounding override", options=list(QUANTIZERS), format_func=lambda name: QUANTIZERS[name].label
+            ),
         },
     )
     with tasks.errors_in_words():

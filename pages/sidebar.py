@@ -205,8 +205,8 @@ def _choose_threads() -> int:
         [0, *counts],
         format_func=lambda count: str(count) if count else f"every core ({cores})",
         **in_address("timed_threads"),
-        help="The network and its baseline run on so many. On a machine of few cores, one thread leaves the "
-        "others to the browser and the rest: calmer timings. Latency compares several numbers.",
+        help="Threads of the model and its baseline. With few cores, one thread leaves the others to the "
+        "browser, and timings are less noisy. The Latency page compares several numbers.",
     )
     return chosen
 

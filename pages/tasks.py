@@ -200,7 +200,7 @@ def finished(job: Job, kind: type[T]) -> T:
     if job.state == "done":
         assert isinstance(job.result, kind)
         return job.result
-    raise ParetoscopeError(job.error or f"{job.task} was cancelled")
+    raise ParetoscopeError(job.error or f"{JOB_KINDS[job.task].label} was cancelled")
 
 
 def start(lane: str, task: str, asked: object, key: str, priority: int = INTERACTIVE) -> Job:
@@ -222,7 +222,7 @@ def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
         st.info("Stopped, as you asked. What was done on the way is kept.", icon=":material/stop_circle:")
     elif job:
         st.error(plain(job.error), icon=":material/error:")
-    if st.button("Go on" if stopped else "Try again", icon=":material/refresh:", key=f"again {key}"):
+    if st.button("Resume" if stopped else "Try again", icon=":material/refresh:", key=f"again {key}"):
         session().stopped.discard(key)
         pool().forget(key)
         st.rerun()  # without the words
@@ -341,7 +341,7 @@ def show_job(job: Job) -> None:
                 st.progress(job.progress, plain(job.message))
             else:
                 running = job.state == "running" and job.message
-                words = plain(job.message) if running else "waiting for its turn"
+                words = plain(job.message) if running else "queued"
                 st.caption(f":material/hourglass_top: {words}…", width="stretch")
             conclude_button(job)
             stop_button(job)
@@ -400,7 +400,7 @@ def show_others() -> None:
             st.caption(words, help=plain(job.message) or None)
             stop_button(job)
         queued = [job for job in others if job.state == "queued"]
-        if queued and st.button(f"Drop {count(len(queued), 'job')} of yours waiting", icon=":material/stop:"):
+        if queued and st.button(f"Cancel {count(len(queued), 'queued job')}", icon=":material/stop:"):
             withdraw(queued)
             st.rerun()
 

@@ -19,7 +19,7 @@ from pages.session import SidebarChoice, session
 
 FILE = "a file of yours"
 KINDS = ("onnx", "zip", "xml", "bin")
-AS_USUAL = "as is usual"
+AS_USUAL = "default"
 ROW_PIXELS, AROUND_ROWS_PIXELS = 20, 150
 
 
@@ -37,7 +37,7 @@ def show(chosen: SidebarChoice) -> None:
             like = st.selectbox(
                 "Preprocess images as for",
                 [AS_USUAL, *ready],
-                help="Also names the classes. A model among the two is taken by itself.",
+                help="Also sets the class names. By default that of A or B, where one is a model.",
             )
             written = st.text_input(
                 "Input shape",
@@ -57,7 +57,7 @@ def show(chosen: SidebarChoice) -> None:
         else:
             st.info(
                 "Give two: an ONNX file, an OpenVINO IR (its .xml and its .bin together), a zip that was "
-                "exported here, or a model. What is told is B against A, on the images of the sidebar.",
+                "exported here, or a model. Results are B relative to A, on the images of the sidebar.",
                 icon=":material/info:",
             )
     run = tasks.store().get_document("compare", st.query_params.get("files", ""), TwoFiles)

@@ -18,7 +18,7 @@ class BadgeKind(Labelled):
 
 
 BADGES = {
-    BadgeKind.MEASURED: "the kernels that ran work in the precision that is shown",
+    BadgeKind.MEASURED: "the kernels that ran compute in the precision shown",
     BadgeKind.SIMULATED: "the values are exact, but other kernels than the name suggests computed with them",
     BadgeKind.NOISY: "the machine was not quiet enough for this latency to be trusted",
     BadgeKind.PRELIMINARY: "a short measurement, as behind the sliders: measure it in full before "

@@ -77,7 +77,7 @@ def rows(outputs: Iterable[OutputFidelity]) -> list[dict[str, str]]:
                 "SQNR": sqnr_text(one),
                 "cosine": METRICS["cosine"].format(angle.value, angle.low, angle.high),
                 "largest difference": f"{one.largest:.3g} ({100 * one.largest_share:.2g} % of its range)",
-                "an image's largest, on average": _significant(typical),
+                "largest difference of an image, mean": _significant(typical),
             }
         )
     return found

@@ -140,13 +140,15 @@ def drop_check(drop: PairedDrop, limit: float) -> Check:
         drop.points,
         drop.low,
         drop.high,
-        f"about {count(needed, 'image')} would tell" if needed else "no number of images is sure to tell",
+        f"about {count(needed, 'image')} would decide it"
+        if needed
+        else "no number of images is sure to decide it",
     )
 
 
 def no_accuracy(name: str, instead: str = "--min-sqnr in place of --max-drop") -> InputError:
     """Of a network that is no classifier."""
-    return InputError(f"{name} tells no classes, so that it has no accuracy to lose: give {instead}")
+    return InputError(f"{name} is no classifier, so it has no accuracy to lose: give {instead}")
 
 
 def drop_of(result: Result, against: Result | None) -> PairedDrop:
@@ -211,7 +213,7 @@ def slowdown_check(
     needed = (
         math.ceil(len(logs) * (half / (NARROWER * distance)) ** 2) if distance > 0 and half < math.inf else 0
     )
-    takes = f"about {count(needed, 'process', 'processes')} in all would tell" if needed else ""
+    takes = f"about {count(needed, 'process', 'processes')} in all would decide it" if needed else ""
     return Check("time added", "%", limit, value, low, high, takes)
 
 

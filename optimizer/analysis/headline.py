@@ -162,7 +162,7 @@ def _scored_on(summary: Summary | ScoreSummary, labelled: bool) -> str:
     sqnr = summary.measures.get("sqnr")
     if not labelled and sqnr is not None and sqnr.value is not None:
         return f"{summary.images}; SQNR {summary.text('sqnr')}"
-    return f"{summary.images}; before {format_percent(100 * summary.baseline_correct / summary.total)}"
+    return f"{summary.images}; uncompressed {format_percent(100 * summary.baseline_correct / summary.total)}"
 
 
 SO_FAR = (
@@ -176,7 +176,7 @@ def _balanced(summary: Summary | ScoreSummary) -> str:
     balanced = summary.measures["balanced_accuracy"]
     if balanced.value is None or balanced.baseline is None:
         return ""
-    before = "" if summary.recipe.identity else f"; before {format_percent(balanced.baseline)}"
+    before = "" if summary.recipe.identity else f"; uncompressed {format_percent(balanced.baseline)}"
     return f" Balanced accuracy, each class counting the same: {summary.text('balanced_accuracy')}{before}."
 
 
@@ -194,7 +194,7 @@ def _compared(summary: Summary | ScoreSummary) -> str:
     drop = summary.drop
     may = f" {may_be(drop)}." if drop.verdict is AccuracyVerdict.SAME and not summary.recipe.identity else ""
     if drop.p is None:
-        return f"{count(drop.lost, 'image')} answered otherwise than by the uncompressed model.{may}"
+        return f"{count(drop.lost, 'image')} with another top-1 class than the uncompressed model's.{may}"
     return (
         f"The change is paired image by image: {drop.lost} were right before and are wrong now, "
         f"{drop.gained} the reverse; McNemar's test, {format_p(drop.p)}.{may}"
@@ -236,7 +236,7 @@ def _latency(summary: Summary | None) -> Headline:
         change += f": {summary.text('latency_ratio')}"
     elif same:
         change = _same(summary, change)
-    percentile = f"; 95 % under {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
+    percentile = f"; p95 {format_ns(latency.p95_ns)}" if latency.p95_ns else ""
     first = f"; first call {summary.parts('first_call')[0]}"
     return Headline(
         label="Latency",
@@ -295,7 +295,7 @@ def _operations(inspection: Inspection | None) -> Headline:
     left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
     before = sum(layer.macs for layer in inspection.layers)
     return Headline(
-        label="Operations left",
+        label="Operations left (MACs)",
         value=METRICS["operations"].format(left),
         change="no change"
         if left == before
@@ -314,8 +314,8 @@ def _thresholds(inspection: Inspection) -> str:
         return ""
     low, high = min(pruned), max(pruned)
     if high - low <= 0.1 * high:  # one threshold: each layer's largest weight to go comes close below it
-        return f"; gone: |w| ≤ {high:.3g}"
-    return f"; gone: |w| ≤ {low:.2g} to {high:.2g}"
+        return f"; pruned: |w| ≤ {high:.3g}"
+    return f"; pruned: |w| ≤ {low:.2g} to {high:.2g}"
 
 
 def _points(points: float, low: float, high: float) -> str:

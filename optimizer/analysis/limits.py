@@ -206,7 +206,7 @@ def _time_check(words: str, unit: str, scale: float, summary: Summary, name: str
     measure = summary.measures[name]
     value = math.inf if measure.value is None else float(measure.value)
     low, high = (value if end is None else float(end) for end in (measure.low, measure.high))
-    takes = "a longer measurement would tell"
+    takes = "a longer measurement would decide it"
     return Check(words, unit, limit, value / scale, low / scale, high / scale, takes)
 
 

@@ -143,7 +143,7 @@ def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
         if high is not None:
             best = point.rate
     if best is None:
-        words = f"{name} is at no rate measured shown to answer 99 % of requests within {limit}"
+        words = f"for {name}, no rate measured is shown to answer 99 % of requests within {limit}"
         return BestRate(network, None, words)
     words = f"{name} answers 99 % of requests within {limit} at up to {format_rate(best)}"
     return BestRate(network, best, words)

@@ -54,7 +54,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         "accuracy_percent",
         format_percent,
-        "Share of the images whose first answer is right, with its 95 % Wilson interval.",
+        "Top-1: share of the images whose highest output is that of their class; its 95 % Wilson interval.",
     ),
     "balanced_accuracy": Metric(
         "balanced accuracy",
@@ -91,7 +91,7 @@ METRICS: dict[str, Metric] = {
         "Counted, not written: k bits a surviving weight and the cheapest way to say which survive.",
     ),
     "compressed_size": Metric(
-        "compressed size",
+        "zstd size",
         "B",
         "lower",
         "compressed_bytes",
@@ -202,7 +202,7 @@ METRICS: dict[str, Metric] = {
         "Weights that are not zero after pruning and rounding; a weight that layers share counts once.",
     ),
     "operations": Metric(
-        "operations left",
+        "operations left (MACs)",
         "",
         "lower",
         "operations",
@@ -215,7 +215,7 @@ METRICS: dict[str, Metric] = {
         "higher",
         "agreement_percent",
         format_percent,
-        "Share of the images with the same first answer as the uncompressed model.",
+        "Share of the images with the same top-1 class as the uncompressed model.",
         relative=True,
     ),
     "sqnr": Metric(
@@ -253,8 +253,8 @@ METRICS: dict[str, Metric] = {
         "lower",
         "largest_percent",
         format_percent,
-        "Of all values of all outputs that are no logits on all images, from the uncompressed network's, in "
-        "percent of its output's range.",
+        "Largest absolute difference from the uncompressed network's outputs, over all images and values, in "
+        "percent of that output's range. Of outputs that are no logits.",
         relative=True,
     ),
 }

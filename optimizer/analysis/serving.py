@@ -219,7 +219,7 @@ def badges(run: ServingRun) -> dict[BadgeKind, str]:
     simulated, compared = "; ".join(run.execution.simulated), comparisons(run)
     noisy = sum(bool(one.fair.noise) for one in compared)
     found = {
-        BadgeKind.MEASURED: "" if simulated else "The kernels that ran work in this precision.",
+        BadgeKind.MEASURED: "" if simulated else "The kernels that ran compute in this precision.",
         BadgeKind.SIMULATED: simulated,
         BadgeKind.NOISY: f"{noisy} of {len(compared)} configurations: the machine was not quiet enough."
         if noisy

@@ -78,7 +78,8 @@ class Noise:
 
     @property
     def words(self) -> str:
-        """``the variant's second half is 6 % slower than its first (limit 5 %)``."""
+        """``the compressed model's second half is 6 % slower than its first (limit 5 %)``."""
+        series = "compressed model" if self.series == "variant" else self.series
         value, limit = _percent(abs(self.value)), f"(limit {_percent(self.limit)})"
         match self.kind:
             case NoiseKind.BUILDS_DIFFER:
@@ -89,13 +90,13 @@ class Noise:
             case NoiseKind.BUILDS_UNKNOWN:
                 return f"the baseline against itself is known to ±{value} only {limit}"
             case NoiseKind.SPREAD:
-                return f"the middle half of the {self.series}'s samples spans {value} of their median {limit}"
+                return f"the middle half of the {series}'s samples spans {value} of their median {limit}"
             case NoiseKind.TAIL:
                 side = "above" if self.value > 0 else "below"
-                return f"the {self.series}'s mean is {value} {side} its median {limit}: calls are not alike"
+                return f"the {series}'s mean is {value} {side} its median {limit}: calls are not alike"
             case NoiseKind.DRIFT:
                 way = "slower" if self.value > 0 else "faster"
-                return f"the {self.series}'s second half is {value} {way} than its first {limit}"
+                return f"the {series}'s second half is {value} {way} than its first {limit}"
             case NoiseKind.MEAN_DISAGREES:
                 return (
                     f"median and mean disagree: {self.low:.3f}× of the baseline's time by the median, "

@@ -138,7 +138,7 @@ def _alone(run: TwoFiles) -> Iterator[str]:
     a, b = names(run)
     for name, side, other in ((a, run.a, b), (b, run.b, a)):
         if side.alone:
-            yield f"{name} has outputs that {other} has not: {', '.join(side.alone)}."
+            yield f"{name} has outputs that {other} lacks: {', '.join(side.alone)}."
 
 
 def images_words(run: TwoFiles) -> str:
@@ -175,7 +175,7 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
         lost = format_points(drop.points, drop.low, drop.high)
         found.insert(0, ("accuracy", first, second, f"{lost} lost, {drop.verdict.label}"))
     if alike:
-        found.insert(0, ("same answer", "", "", format_percent(alike.value, alike.low, alike.high)))
+        found.insert(0, ("same top-1 class", "", "", format_percent(alike.value, alike.low, alike.high)))
     return [dict(zip(("", *names(run), "B against A"), row, strict=True)) for row in found]
 
 

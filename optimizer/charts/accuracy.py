@@ -13,6 +13,7 @@ from optimizer.charts.families import NO_OPTIONS, WAY, Family, belongs, family, 
 from optimizer.charts.lines import Placed, group
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Reference, Series
+from optimizer.formats import count
 
 
 def accuracy_info(
@@ -65,12 +66,12 @@ def accuracy_info(
         selected_point(points, selected),
         None if selected in {point.key for point in points} else cursor,
         legend_title="weight bits",
-        note=f"{below} {'lies' if below == 1 else 'lie'} below" if below else "",
+        note=f"{count(below, 'point')} below the axis" if below else "",
     )
 
 
 MIN_ROOM_POINTS = 5.0
-ONLY_EQUAL = "Nothing moved yet.<br>Move a slider: what leaves the outputs as they are has no place here."
+ONLY_EQUAL = "No recipe has changed the outputs yet.<br>Move a slider: SQNR is shown once they differ."
 
 
 def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tuple[float, float]:

@@ -43,7 +43,7 @@ def complexity_info(
     title = "Time against the number of weights" if timed else "Operations against the number of weights"
     x = Axis(f"{n_label} before removal, log", log=True)
     y = Axis(
-        "time, log" if timed else "weights visited an input, log", "ns" if timed else "", "lower", log=True
+        "time, log" if timed else "weights visited per input, log", "ns" if timed else "", "lower", log=True
     )
     if points.empty:
         return Lines(title, x, y, empty="Not measured yet.<br>Start the measurement to see time against n.")

@@ -58,7 +58,7 @@ class Options(NamedTuple):
     @property
     def words(self) -> str:
         parts = (
-            f"snapped to {self.snap}" if self.snap > 1 else "",
+            f"in multiples of {self.snap}" if self.snap > 1 else "",
             "batch norm re-estimated" if self.matched else "",
             "equalised" if self.equalised else "",
             f"best effort {self.effort} s" if self.effort else "",

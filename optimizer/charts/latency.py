@@ -57,7 +57,7 @@ def latency_info(
         if (point := point_of(summary, summary.pruned_percent, summary.measures[name], timed=True))
     ]
     if not placed:
-        return Lines("Latency against sparsity", x, y, empty="This figure needs a full measurement.")
+        return Lines("Latency against sparsity", x, y, empty="This metric is measured only in full.")
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
     series = group(placed, selected, "others")
@@ -74,7 +74,7 @@ def latency_info(
         None if selected in {point.key for point in points} else cursor,
         note=" · ".join(
             ["dashed: another engine"] * dashed
-            + [f"{above} {'lies' if above == 1 else 'lie'} above, disturbed"] * bool(above)
+            + [f"{count(above, 'noisy point')} above the axis"] * bool(above)
         ),
     )
 
@@ -122,7 +122,7 @@ def _realisation_series(
     name, colour, recipe = ran(summary), summary.realisation, summary.recipe
     snap, apart = recipe.prune.snap if recipe.prune.shrinks else 1, len(recipe.layers)
     if snap > 1:
-        name += f", snapped to {snap}"
+        name += f", in multiples of {snap}"
     if apart:
         name += f", {count(apart, 'layer override')}"
     label = engine_label(summary.request.engine)

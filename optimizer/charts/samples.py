@@ -63,7 +63,7 @@ def _distributions(result: Result, summary: Summary) -> Lines:
     return Lines(
         f"All calls by time: {summary.text('latency_ratio')}",
         Axis("time of a call, from 0", "ns", "lower", span=(0, top)),
-        Axis("calls that took at most so long", "%", span=(0, 102)),
+        Axis("cumulative share of calls", "%", span=(0, 102)),
         (
             _distribution("baseline", "baseline", baseline),
             _distribution(_name(summary), summary.realisation, variant),

@@ -15,7 +15,7 @@ EMPTY = "Nothing keeps to the limits yet."
 def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None) -> Lines:
     """The best value of the ``minimise`` metric that keeps to all limits, after each measurement."""
     goal = metric(minimise)
-    x = Axis("seconds since the question was asked, from 0", "s")
+    x = Axis("time since the search began, from 0", "s")
     y = Axis(f"best {goal.label} so far", goal.unit, goal.direction)
     points = tuple(
         Point(
@@ -39,5 +39,5 @@ def search_info(steps: Sequence[Step], minimise: str, limit: float | None = None
         y if minimise in ("drop", "sqnr") else replace(y, span=(0.0, 1.08 * max(highest, limit or 0.0))),
         (Series("best so far", "accent", points, line="steps"),),
         reference=reference,
-        note=f"{steps[-1].covered:.0%} of the area below the limits is covered",
+        note=f"hypervolume within the limits: {steps[-1].covered:.0%}",
     )

@@ -34,7 +34,7 @@ def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None 
         replace(point, simulated=not sensitivities[int(point.y)].measured)
         for point in points((one.pruned for one in sensitivities), "its share of 60 % pruned", "circle")
     )
-    found = [Series("pruned, its share of 60 %", Realisation.DENSE, pruned, line="none")]
+    found = [Series("pruned to its share of 60 % sparsity", Realisation.DENSE, pruned, line="none")]
     for bits, marker in {4: "square", 3: "diamond", 2: "triangle-up"}.items():
         rounded = (one.rounded.get(bits) for one in sensitivities)
         placed = points(rounded, f"{bits} bits, predicted", marker)

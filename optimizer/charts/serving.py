@@ -163,7 +163,7 @@ def _hover(name: str, one: ServedComparison, performance: Performance, network: 
         f"<b>{html.escape(name)}</b>",
         one.configuration.words,
         f"latency {format_ns(performance.latency_ns, performance.latency_low, performance.latency_high)}",
-        *([f"95 % within {format_ns(performance.p95_ns)}"] if performance.p95_ns else []),
+        *([f"p95 {format_ns(performance.p95_ns)}"] if performance.p95_ns else []),
         images,
     ]
     if network is Side.RECIPE:

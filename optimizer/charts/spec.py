@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-SELECTED = "this setting"
+SELECTED = "this recipe"
 NO_RESULTS = "Nothing measured yet.<br>Move a slider, or run a sweep, to fill this chart."
 
 

@@ -37,12 +37,15 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         "--max-latency-ratio",
         type=float,
         metavar="X",
-        help="that time over the uncompressed model's on the same engine: 0.5 is twice as fast, 1.05 no "
-        "slower. It can be told on a busy machine too",
+        help="that time divided by the uncompressed model's on the same engine: 0.5 is twice as fast. A busy "
+        "machine changes it less than the time itself",
     )
     limits.add_argument("--max-size-mb", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
-        "--min-sqnr", type=float, metavar="DB", help="how near the outputs stay; of the worst, if several"
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="smallest SQNR of the outputs allowed; with several outputs, of the worst",
     )
     limits.add_argument(
         "--minimise",

@@ -30,18 +30,24 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-drop", type=float, metavar="POINTS", help="accuracy that may be lost")
     limits.add_argument(
-        "--max-slowdown", type=float, metavar="PERCENT", help="time that may be added; below 0: to be gained"
+        "--max-slowdown",
+        type=float,
+        metavar="PERCENT",
+        help="slowdown allowed; below 0: the speed-up required",
     )
     limits.add_argument(
         "--max-instructions",
         type=float,
         metavar="PERCENT",
-        help="instructions that may be added to a call: other programs hardly change their number, where the "
-        "kernel counts them (few virtual machines)",
+        help="additional CPU instructions allowed per call: other programs hardly change their number; needs "
+        "Linux performance counters (rare in virtual machines)",
     )
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
     limits.add_argument(
-        "--min-sqnr", type=float, metavar="DB", help="how near the outputs stay; of the worst, if several"
+        "--min-sqnr",
+        type=float,
+        metavar="DB",
+        help="smallest SQNR of the outputs allowed; with several outputs, of the worst",
     )
     limits.add_argument(
         "--against",
@@ -55,7 +61,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=DEFAULT_BUDGET_SECONDS,
         metavar="SECONDS",
-        help=f"time again until it can be told, for at most so long ({DEFAULT_BUDGET_SECONDS:g})",
+        help=f"time again until it is decided, for at most this long ({DEFAULT_BUDGET_SECONDS:g})",
     )
     add_files_options(parser)
     output = parser.add_argument_group("output")

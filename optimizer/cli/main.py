@@ -35,7 +35,7 @@ COMMANDS = {
     "compare": ("compare", "hold two files or models against each other, as they are"),
     "gate": (
         "gate",
-        "say whether a recipe keeps to limits: exit code 0 it does, 1 it does not, 3 it can't be told",
+        "say whether a recipe keeps to limits: exit code 0 it does, 1 it does not, 3 undecided",
     ),
     "complexity": ("timing", "time against the number of weights"),
     "coverage": ("timing", "each layer's precision, kernel and share of the time, as it ran"),

@@ -87,8 +87,8 @@ def add_add_options(parser: argparse.ArgumentParser) -> None:
     )
     images.add_argument("--channels", choices=tuple(CHANNELS), help="in the order in which it takes them")
     images.add_argument("--range", type=int, choices=RANGES, help="what white is, before mean and std")
-    images.add_argument("--mean", type=numbers(float), metavar="M,M,M", help="taken off, one a channel")
-    images.add_argument("--std", type=numbers(float), metavar="S,S,S", help="divided by, one a channel")
+    images.add_argument("--mean", type=numbers(float), metavar="M,M,M", help="subtracted, one per channel")
+    images.add_argument("--std", type=numbers(float), metavar="S,S,S", help="divided by, one per channel")
     images.add_argument("--interpolation", choices=tuple(INTERPOLATIONS))
 
 

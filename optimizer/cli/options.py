@@ -1,14 +1,14 @@
 """From a command line to a recipe and a request: the options that commands share."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from optimizer.errors import InputError, unknown
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
-from optimizer.methods.pruners import PRUNERS, pruner_info
-from optimizer.methods.quantizers import QUANTIZERS, quantizer_info
+from optimizer.methods.pruners import PRUNERS, PrunerInfo, pruner_info
+from optimizer.methods.quantizers import QUANTIZERS, QuantizerInfo, quantizer_info
 from optimizer.recipe import (
     ACTIVATION_BITS,
     ALLOCATIONS,
@@ -27,6 +27,10 @@ from optimizer.recipe import (
     steps_of_seconds,
 )
 from optimizer.records import DataSpec, Request, Settings
+
+
+def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
+    return ", ".join(f"{name} ({one.label})" for name, one in methods.items())
 
 
 def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:
@@ -93,7 +97,7 @@ def add_timing_options(
 def add_recipe_options(parser: argparse.ArgumentParser) -> None:
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
-    recipe.add_argument("--prune", metavar="METHOD", help=" or ".join(PRUNERS))
+    recipe.add_argument("--prune", metavar="METHOD", help=_named(PRUNERS))
     recipe.add_argument("--sparsity", type=float, metavar="S", help="share of weights removed, 0 to below 1")
     recipe.add_argument("--threshold", type=float, metavar="T", help="remove weights with |w| <= T")
     usual = "; ".join(f"{pruner.name}: {pruner.allocation}" for pruner in PRUNERS.values())
@@ -121,7 +125,7 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         f"{MAX_FINETUNE_STEPS:,} steps of 16 images (half a second each for photographs on two cores)",
     )
     recipe.add_argument("--train", type=float, help=argparse.SUPPRESS)
-    recipe.add_argument("--rounding", metavar="METHOD", help=" or ".join(QUANTIZERS))
+    recipe.add_argument("--rounding", metavar="METHOD", help=_named(QUANTIZERS))
     equalising = [quantizer.name for quantizer in QUANTIZERS.values() if "equalise" in quantizer.options]
     recipe.add_argument(
         "--equalise",

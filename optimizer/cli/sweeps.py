@@ -30,8 +30,21 @@ from optimizer.system.processes import user
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     add_experiment_options(parser, model="?")
-    parser.add_argument("--sparsities", type=numbers(float), default=[0.0, 0.3, 0.5, 0.7, 0.9], metavar="S,S")
-    parser.add_argument("--bits", type=numbers(int), default=[32, 8, 4], metavar="B,B")
+    parser.add_argument(
+        "--sparsities",
+        type=numbers(float),
+        default=[0.0, 0.3, 0.5, 0.7, 0.9],
+        metavar="S,S",
+        help="shares of the weights to remove, each 0 to below 1 (0,0.3,0.5,0.7,0.9)",
+    )
+    parser.add_argument(
+        "--bits",
+        "--weight-bits",
+        type=numbers(int),
+        default=[32, 8, 4],
+        metavar="B,B",
+        help="bits of a weight (32,8,4)",
+    )
     parser.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -46,7 +59,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frontier-only",
         action="store_true",
-        help="measure what can be on the frontier of accuracy, compressed size and latency, and leave "
+        help="measure what can be on the frontier of accuracy, zstd size and latency, and leave "
         "the rest out as soon as it has too many errors: the same frontier, sooner; not on a cluster",
     )
     parser.add_argument(

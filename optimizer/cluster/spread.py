@@ -256,7 +256,7 @@ def measure(nodes: Nodes, request: Request, scores: Scores | None = None) -> Res
     if ending == node.LACKING:
         lacking = decode(found, Parcel)
         raise NotTaken(
-            f"the nodes have not the {lacking.kind} of {request.model} on {request.data.path or 'images'},"
+            f"the nodes lack the {lacking.kind} of {request.model} on {request.data.path or 'images'},"
             " and can be sent nothing: let them share this machine's folders, PARETOSCOPE_HOME among them"
         )
     if ending == node.REFUSED:

@@ -112,7 +112,7 @@ def improve(
         raise InputError(f"{seconds:g} seconds of best effort are not allowed: give 0 (none) or more")
     if len(images) < MIN_IMAGES:
         raise InputError(
-            f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or take fast"
+            f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or 0 seconds"
         )
     budget, made = Seconds(seconds, clock), student
     if refine and (grids or not all(mask.all() for mask in masks.values())):

@@ -29,12 +29,12 @@ MAX_ROWS_IN_A_CHART = 12
 LIMITS = Section(
     "What these figures do not say",
     items=(
-        "Nothing was trained: accuracy after fine-tuning can be higher.",
+        "Fine-tuning, or more of it, can raise the accuracy.",
         "Accuracy holds for images like these. Other images can lose more, and a class more than the mean.",
         "Times hold for this machine, engine, batch size and thread count. On a busy machine, or behind a "
         "server, calls take longer.",
         "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
-        "pruning changes accuracy and compressed size, not time.",
+        "pruning changes accuracy and zstd size, not time.",
         "A simulated precision shows what accuracy it would have, not how fast kernels of it would be.",
         "Of twenty comparisons without any real difference, one is expected to show a difference by chance: "
         "read a long table with that in mind.",
@@ -211,7 +211,7 @@ def _verdicts(summaries: Sequence[Summary]) -> Section | None:
     words = []
     if len(chosen) > MAX_SENTENCES:
         chosen = [summary for summary, on in zip(chosen, frontier_of(chosen).optimal, strict=True) if on]
-        words = ["The configurations on the frontier of accuracy lost, compressed size and latency ratio:"]
+        words = ["The configurations on the frontier of accuracy lost, zstd size and latency ratio:"]
     items = [capital(_with_sentences(summary)) for summary in chosen]
     return Section("Each configuration", words, items) if items else None
 

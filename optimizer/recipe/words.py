@@ -29,7 +29,7 @@ def describe_prune(prune: PruneSpec) -> list[Phrase]:
     if prune.shrinks:
         if len(prune.pruner.allocations) > 1:
             how += ["by sensitivity" if prune.allocation == "measured" else "by magnitude"]
-        how += [f"snapped to {prune.snap}"] if prune.snap > 1 else []
+        how += [f"in multiples of {prune.snap}"] if prune.snap > 1 else []
         how += ["batch norm re-estimated"] if prune.matches else []
         return [Phrase(f"{100 * prune.share:.4g} % of channels removed", how)]
     if prune.threshold is not None:

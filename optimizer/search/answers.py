@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 GAINS = {
     "latency": "less time",
     "drop": "points less lost",
-    "file_size": "smaller a file",
+    "file_size": "less file size",
     "sqnr": "dB more SQNR",
 }
 OPTIONS = {"pruning": "prune"}
@@ -58,7 +58,8 @@ def headline(found: Answered) -> str:
             "longer. Give a larger budget."
         )
     if found.best is None:
-        return f"{early}Nothing of what was tried is shown to keep to the limits ({limits_words(question)})."
+        limits = limits_words(question)
+        return f"{early}No configuration that was tried is shown to keep to the limits ({limits})."
     summary = summarise(found.best)
     labelled = "accuracy" if summary.reference == "labels" else "sqnr" if summary.fidelity else "agreement"
     figures = ", ".join(
@@ -213,7 +214,7 @@ def relaxation_words(found: Answered, one: Relaxation) -> str:
         nearest = f"{more} than allowed is the nearest, the other limits kept"
         return f"{capital(limit.label)}: {by} {nearest} ({what})."
     gain = (
-        f"{one.gain:.1f} {GAINS['drop']}"
+        f"{one.gain:.1f} {GAINS[one.minimised]}"
         if one.minimised in ("drop", "sqnr")
         else f"{one.gain:.0%} {GAINS[one.minimised]}"
     )

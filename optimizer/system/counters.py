@@ -64,8 +64,8 @@ def _open(event: Event, thread: int) -> int:
         if code == errno.ESRCH:
             raise ProcessLookupError(code, reason)
         raise UnavailableError(
-            f"this kernel gives no count of instructions ({reason}): a machine without hypervisor has them, "
-            "with kernel.perf_event_paranoid at most 2"
+            f"this Linux kernel gives no count of instructions ({reason}): a machine without hypervisor has "
+            "them, with kernel.perf_event_paranoid at most 2"
         )
     return descriptor
 

@@ -54,7 +54,7 @@ def noisy(checks: tuple[Check, ...]) -> tuple[Check, ...]:
 def _load(root: Path) -> Check:
     fields = machine.read(root / "proc/loadavg").split()
     if not fields:
-        return Check("other programs", State.UNKNOWN, "this system does not tell its load")
+        return Check("other programs", State.UNKNOWN, "the load can't be read on this system")
     load = float(fields[0])
     found = f"a load of {load:.2f} over the last minute, of {count(machine.threads_available(), 'core')}"
     if load <= MAX_LOAD:
@@ -71,7 +71,7 @@ def _load(root: Path) -> Check:
 def _stolen(root: Path) -> Check:
     busy, stolen = machine.cpu_ticks(machine.usable_cpus(), root)
     if not busy + stolen:
-        return Check("stolen time", State.UNKNOWN, "this system does not tell what other guests take")
+        return Check("stolen time", State.UNKNOWN, "what other guests take can't be read on this system")
     share = stolen / (busy + stolen)
     found = f"{100 * share:.2g} % of the processor's time since the start went to other guests of its host"
     if share <= MAX_STOLEN_SHARE:
@@ -131,7 +131,7 @@ def _governor(root: Path) -> Check:
     governor = machine.governor(machine.usable_cpus(), root)
     if governor is None:
         return Check(
-            "frequency governor", State.UNKNOWN, "this system does not tell (virtual machines rarely do)"
+            "frequency governor", State.UNKNOWN, "can't be read on this system (rarely in virtual machines)"
         )
     if governor == "performance":
         return Check("frequency governor", State.QUIET, governor)
@@ -163,14 +163,14 @@ def _turbo(root: Path) -> Check:
                 "the clock depends on the temperature, and on how many cores work",
                 f"echo {off} | sudo tee /{file}",
             )
-    return Check("turbo", State.UNKNOWN, "this system does not tell (virtual machines rarely do)")
+    return Check("turbo", State.UNKNOWN, "can't be read on this system (rarely in virtual machines)")
 
 
 def _huge_pages(root: Path) -> Check:
     said = machine.read(root / "sys/kernel/mm/transparent_hugepage/enabled")
     chosen = said.partition("[")[2].partition("]")[0]
     if not chosen:
-        return Check("huge pages", State.UNKNOWN, "this system does not tell")
+        return Check("huge pages", State.UNKNOWN, "can't be read on this system")
     if chosen != "never":
         return Check("huge pages", State.QUIET, chosen)
     return Check(

@@ -142,8 +142,8 @@ def check_precision(precision: str, machine: Environment) -> None:
     possible = precisions(machine)
     if precision not in possible:
         raise InputError(
-            f"precision {precision} needs {' or '.join(COMPUTES[precision])}, which this CPU has not "
-            f"({machine.cpu}): use {' or '.join(possible)}"
+            f"precision {precision} needs {' or '.join(COMPUTES[precision])}, which this CPU does not "
+            f"support ({machine.cpu}): use {' or '.join(possible)}"
         )
 
 

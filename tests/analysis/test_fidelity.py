@@ -65,7 +65,7 @@ def test_cards_and_charts_say_fidelity_in_place_of_agreement() -> None:
     points = [point.y for series in chart.series for point in series.points]
     worst = [min(one.sqnr_db for one in result.accuracy.outputs if one.sqnr_db) for result in (HALF, MORE)]
     assert sorted(points) == pytest.approx(sorted(worst)), "as a search and a gate judge them"
-    assert accuracy_info([PLAIN]).empty.startswith("Nothing moved")
+    assert accuracy_info([PLAIN]).empty.startswith("No recipe has changed the outputs")
     for info in (frontier_info(results), compare_info(results)):
         assert "SQNR" in f"{info.title} {info.x.title} {info.y.title}"
         assert any(series.points for series in info.series)

@@ -119,7 +119,7 @@ def test_a_row_for_each_group_of_layers() -> None:
 
 def test_latency_names_the_engine_and_what_its_kernels_did() -> None:
     dense = make_result(recipe(0.8))
-    assert of(dense)["Latency"].basis == "OpenVINO, dense fp32, 1 image, 2 threads; 95 % under " + (  # type: ignore[attr-defined]
+    assert of(dense)["Latency"].basis == "OpenVINO, dense fp32, 1 image, 2 threads; p95 " + (  # type: ignore[attr-defined]
         f"{format_ns(summarise(dense).latency.p95_ns)}; first call {summarise(dense).parts('first_call')[0]}"
     )
     sparse = make_result(recipe(0.8), engine="sparse")

@@ -141,7 +141,7 @@ def test_only_the_selected_point_has_the_accent_and_it_is_on_top(info: str) -> N
             index for index, trace in enumerate(drawn.data) if accent in str(trace.to_plotly_json())
         ]
         assert with_accent == [len(drawn.data) - 1]
-        assert drawn.data[-1].name == "this setting"
+        assert drawn.data[-1].name == "this recipe"
         assert len(drawn.data[-1].x) == 1
 
 

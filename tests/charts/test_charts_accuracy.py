@@ -62,7 +62,7 @@ def test_collapsed_recipes_that_recede_do_not_squeeze_the_lines_and_are_counted(
     assert alone.y.span is not None
     assert info.y.span[0] > 80
     assert info.y.span[1] - info.y.span[0] <= 2.2 * (alone.y.span[1] - alone.y.span[0])
-    assert (info.note, alone.note) == ("1 lies below", "")
+    assert (info.note, alone.note) == ("1 point below the axis", "")
     chosen = accuracy_info([*lines, near, collapsed], collapsed.key)
     assert chosen.y.span is not None
     assert chosen.y.span[0] < 29

@@ -44,7 +44,7 @@ def test_options_are_lines_of_their_own_named_as_such() -> None:
         "4, in bfloat16": Recipe(half, replace(four, precision="bf16")),
         "4, batch norm re-estimated": Recipe(replace(half, match=True), four),
         "4, equalised": Recipe(half, replace(four, equalise=True)),
-        "32, snapped to 16": Recipe(PruneSpec("channels", 0.5, allocation="measured", snap=16)),
+        "32, in multiples of 16": Recipe(PruneSpec("channels", 0.5, allocation="measured", snap=16)),
         "32, best effort 60 s": Recipe(PruneSpec("compensated", 0.5), effort_seconds=60),
     }
     for name, way in ways.items():

@@ -94,7 +94,7 @@ def test_what_tells_on_the_clock_has_a_line_of_its_own() -> None:
     assert [(line.name, line.line, len(line.points)) for line in info.series] == [
         ("dense fp32, 1 layer override", "none", 1),
         ("channels removed", "solid", 2),
-        ("channels removed, snapped to 16", "solid", 1),
+        ("channels removed, in multiples of 16", "solid", 1),
     ]
 
 
@@ -143,12 +143,12 @@ def test_the_axis_follows_the_calm_points_and_says_what_lies_above() -> None:
     calm, wild, near = latency_info(SWEEP), disturbed(9.0), disturbed(1.3, 0.4)
     info = latency_info([*SWEEP, wild], engine="openvino")
     assert info.y.span == calm.y.span
-    assert info.note == "1 lies above, disturbed"
+    assert info.note == "1 noisy point above the axis"
     assert wild.key in {point.key for point in series(info, "dense fp32").points}
     both = latency_info([*SWEEP, wild, near])
     assert both.y.span is not None
     assert 1.3 < both.y.span[1] < 2
-    assert both.note == "1 lies above, disturbed"
+    assert both.note == "1 noisy point above the axis"
 
 
 def test_the_selected_point_is_on_the_axis_however_disturbed() -> None:
@@ -164,7 +164,7 @@ def test_where_all_are_noisy_the_axis_follows_the_usual_ones() -> None:
     info = latency_info([*(disturbed(1.0, share) for share in (0.3, 0.5, 0.7)), wild])
     assert info.y.span is not None
     assert info.y.span[1] < 2
-    assert info.note == "1 lies above, disturbed"
+    assert info.note == "1 noisy point above the axis"
 
 
 def test_a_calm_slow_point_is_never_left_out() -> None:
@@ -178,7 +178,7 @@ def test_a_calm_slow_point_is_never_left_out() -> None:
 def test_percentiles_need_a_full_measurement() -> None:
     info = latency_info([make_result(rounds=40)], name="latency_p95")
     assert info.series == ()
-    assert "full measurement" in info.empty
+    assert "only in full" in info.empty
     assert latency_info([make_result(rounds=200)], name="latency_p95").series
 
 

@@ -46,7 +46,7 @@ def test_sensitivities_are_one_row_a_layer_and_leave_out_zeros() -> None:
     assert info.y.categories == ("0.0", "9")
     assert info.y.span == (1.5, -0.5)
     assert info.x.log
-    pruned = series(info, "pruned, its share of 60 %")
+    pruned = series(info, "pruned to its share of 60 % sparsity")
     assert [(point.x, point.y, point.simulated) for point in pruned.points] == [(1e-6, 0, False)]
     for bits, values in ((4, [1e-5, 2e-5]), (2, [1e-3, 2e-3])):
         assert [point.x for point in series(info, f"{bits} bits").points] == values

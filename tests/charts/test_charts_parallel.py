@@ -12,7 +12,7 @@ from optimizer.charts.theme import theme
 def test_each_result_has_a_value_on_each_axis() -> None:
     info = parallel_info(SWEEP)
     assert [axis.title for axis in info.axes] == [
-        "weights removed", "weight bits", "activation bits", "accuracy", "compressed size", "latency",
+        "weights removed", "weight bits", "activation bits", "accuracy", "zstd size", "latency",
     ]  # fmt: skip
     assert len(info.rows) == len(info.colours) == len(SWEEP)
     for result, row, colour in zip(SWEEP, info.rows, info.colours, strict=True):

@@ -45,7 +45,7 @@ def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
 
 def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIND, "--max-drop", "1e-9", "--max-size-mb", "0.01", "--budget", "20"]) == 3
-    assert "Nothing of what was tried is shown to keep to the limits" in capsys.readouterr().out
+    assert "No configuration that was tried is shown to keep to the limits" in capsys.readouterr().out
     assert main(["sweeps"]) == 0
     assert "nothing keeps to the limits" in capsys.readouterr().out
     assert main(FIND) == 2

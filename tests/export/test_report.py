@@ -208,7 +208,7 @@ def test_report_says_how_and_what_it_does_not_say() -> None:
         "3 images could not be read",
         "simulated: 4-bit weights",
         "What these figures do not say",
-        "Nothing was trained",
+        "Fine-tuning, or more of it",
         "How to read this",
         "Environment",
         "time shared with uncompressed",

@@ -53,7 +53,7 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     started.do("examine")
     page.run()
     assert not page.exception
-    facts = page.dataframe[0].value.set_index("what")["it says"]
+    facts = page.dataframe[0].value.set_index("field")["value"]
     assert facts["fits"] == "cifar-resnet20"
     assert facts["classes"] == "3"
     assert "values from -2.12 to 2.64" in words(page)

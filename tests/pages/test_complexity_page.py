@@ -15,7 +15,7 @@ from pages import tasks
 
 
 @pytest.mark.parametrize(
-    ("family", "address"), [(STACK, "stacks of 10 to 10 M"), ("fashion-mlp", "fashion-mlp's layers")]
+    ("family", "address"), [(STACK, "stacks of 10 to 10 M weights"), ("fashion-mlp", "fashion-mlp's layers")]
 )
 def test_what_was_measured_is_shown_and_concluded_from(started: Started, family: str, address: str) -> None:
     request = ComplexityRequest(family, removed_share=0.9, quick=True)

@@ -175,7 +175,7 @@ def test_filling_the_curves_with_fine_tuning_tells_how_much_first(app: AppTest, 
     assert not ledger.sweeps(tasks.store())
     fill(page, "Start filling")
     assert sum(item.request is not None and item.request.recipe.learns for item in swept()) >= 17
-    assert "17 networks learn first" in told, "each sparsity once, and with each coarse grid"
+    assert "17 networks to be trained first" in told, "each sparsity once, and with each coarse grid"
 
 
 def test_filling_the_curves_without_fine_tuning_starts_at_once(app: AppTest, started: Started) -> None:

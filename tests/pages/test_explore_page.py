@@ -97,7 +97,7 @@ def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_
     stored: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (result,) = [one for one in tasks.store().results() if one.request.recipe == Recipe()]
-    told = "A search or a preset has timed it once more"
+    told = "Timed again by a search or a preset"
     assert told not in words(stored.run())
     for noisy, ratio in ((True, 0.5), (False, 0.8)):
         again = make_result(Recipe(), quick=True, noisy=noisy, ratio=ratio).latency
@@ -218,7 +218,7 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     assert "Stopped, as you asked" in words(page)
     assert not page.run().exception
     assert tasks.pool().get(key) is stopped  # it is not asked for again by itself
-    page = press(page, "Go on")
+    page = press(page, "Resume")
     assert tasks.pool().get(key).state in ("queued", "running")  # type: ignore[union-attr]
     page.slider(key="sparsity").set_value(0).run()
     assert tasks.pool().get(key).state == "cancelled"  # type: ignore[union-attr]

@@ -115,7 +115,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     page, sweep = asked(**link)
     answer(sweep, Bench())
     told = words(page.run())
-    assert "Nothing of what was tried is shown to keep to the limits" in told
+    assert "No configuration that was tried is shown to keep to the limits" in told
     assert "more than allowed is the nearest" in told
     history = next(table.value for table in page.dataframe if "came of it" in table.value)
     assert list(history["came of it"]) == ["nothing keeps to the limits"]

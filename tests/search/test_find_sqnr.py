@@ -90,7 +90,7 @@ def test_the_most_sqnr_under_another_limit_is_found(bench: Bench) -> None:
 
 
 def test_accuracy_lost_is_refused_with_the_way_out(bench: Bench) -> None:
-    with pytest.raises(InputError, match="tells no classes.* give --min-sqnr in place of --max-drop"):
+    with pytest.raises(InputError, match="is no classifier, .* give --min-sqnr in place of --max-drop"):
         bench.ask(Limits(drop_points=1))
 
 

@@ -81,7 +81,7 @@ def test_at_the_limit_itself_it_is_rarely_called_kept_or_broken() -> None:
     outcomes = [gate(1.025, GateLimits(slowdown_percent=2.5), seed) for seed in range(100)]
     assert sum(one.outcome is not Outcome.UNDECIDED for one in outcomes) <= 10
     assert {one.series for one in outcomes if one.outcome is Outcome.UNDECIDED} == {MAX_LOOKS}
-    assert "processes in all would tell" in outcomes[0].checks[0].words
+    assert "processes in all would decide it" in outcomes[0].checks[0].words
 
 
 def test_it_is_timed_again_only_while_that_can_decide_and_ends_in_time() -> None:

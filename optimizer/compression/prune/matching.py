@@ -49,7 +49,8 @@ def matched(
     """
     if len(images) < MIN_IMAGES:
         raise InputError(
-            f"{len(images)} images are too few to match outputs on: give at least {MIN_IMAGES}, or no match"
+            f"{len(images)} images are too few to match outputs on: give at least {MIN_IMAGES}, or leave "
+            "batch-norm re-estimation off"
         )
     report(None, "matching the layers' outputs")
     laid_out, images = channels_last(dense, images)

@@ -22,7 +22,7 @@ FIGURES = (
 )
 
 LIMITS = (
-    "Nothing was trained: accuracy after fine-tuning can be higher.",
+    "Fine-tuning, or more of it, can raise the accuracy.",
     "Accuracy holds for images like those it was measured on, and a class can lose more than the mean.",
     "Times hold for the engine, machine, batch size and thread count named here, and not for other runtimes.",
     "Zeros in a dense kernel are multiplied like any other number: unless the kernels are named sparse, "
@@ -36,9 +36,10 @@ def model_card(
 ) -> str:
     """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
     card, recipe = source.card, source.compressed.recipe
+    trained = ", distilled from the uncompressed model" if recipe.learns else ", nothing trained"
     blocks = [
         f"# {card.name}: {recipe.describe()}",
-        f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded, nothing trained.",
+        f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded{trained}.",
         *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
         f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
         f"model. Output: {_outputs(source)}.",

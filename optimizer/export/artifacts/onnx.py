@@ -16,7 +16,7 @@ def write_onnx(source: ArtifactSource) -> bytes:
     try:
         exported = onnx_export.export(source.module, shape)
     except WorkError as error:
-        raise WorkError(f"{error}. Take it away in another format.") from error
+        raise WorkError(f"{error}. Export it in another format.") from error
     graph = onnx_graph.graph_of(exported, compressed, source.calibration, source.threads)
     onnx.helper.set_model_props(
         graph.model, {"model": source.card.name, "recipe": compressed.recipe.to_json()}
