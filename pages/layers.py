@@ -157,10 +157,12 @@ def edit(request: Request, inspection: Inspection) -> None:
             "own pruning": st.column_config.SelectboxColumn(
                 "pruning override",
                 options=[name for name, pruner in PRUNERS.items() if pruner.per_layer],
-                format_func=lambda name: PRUNERS[name].label,
+                format_func=lambda name: PRUNERS[str(name)].label,
             ),
             "own rounding": st.column_config.SelectboxColumn(
-                "rounding override", options=list(QUANTIZERS), format_func=lambda name: QUANTIZERS[name].label
+                "rounding override",
+                options=list(QUANTIZERS),
+                format_func=lambda name: QUANTIZERS[str(name)].label,
             ),
         },
     )
