@@ -560,7 +560,9 @@ class Result:
     """One experiment, whole: what was run and what was measured.
 
     ``environment`` is the machine that timed it. ``scored_on`` is the one that worked out its accuracy and
-    counts, where that is another; None where it is the same.
+    counts, where that is another; None where it is the same. ``weights`` tells networks apart that had the
+    same name one after the other (:func:`optimizer.store.keys.weights_version`, its beginning); empty where
+    it is not known.
     """
 
     key: str
@@ -576,6 +578,7 @@ class Result:
     schema: int = SCHEMA
     cold_start: ColdStart | None = None
     scored_on: Environment | None = None
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,7 +128,9 @@ def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[li
     for index in np.flatnonzero(~_noisy(summaries, metrics)).tolist():
         summary = summaries[index]
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
-        baseline = (summary.request.model, summary.request.engine) if relative else ()
+        # Another network may have had the name before.
+        named = (summary.request.model, summary.weights)
+        baseline = (*named, summary.request.engine) if relative else ()
         images = (summary.request.data, summary.total)  # a folder may have changed
         groups.setdefault((images, machine, baseline), []).append(index)
     return [*groups.values()]

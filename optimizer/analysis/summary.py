@@ -90,6 +90,7 @@ class Summary:
     created: str
     notes: tuple[str, ...]
     scored_on: str = ""
+    weights: str = ""
 
     @property
     def recipe(self) -> Recipe:
@@ -306,6 +307,7 @@ def derive(result: Result) -> Summary:
         created=result.created,
         notes=result.notes,
         scored_on=describe(result.scored_on) if result.scored_on else "",
+        weights=result.weights,
     )
 
 

@@ -15,7 +15,7 @@ from optimizer.recipe import WEIGHT_BITS, PruneSpec, Recipe
 
 KINDS = {
     "file as served": ("file_size", "file", "circle"),
-    "compressed (zstd)": ("compressed_size", "compressed", "diamond"),
+    "zstd": ("compressed_size", "compressed", "diamond"),
     "packed (counted)": ("packed_size", "packed", "triangle-up"),
 }
 """The three sizes of the size chart: metric, colour role, marker. Packed ones are counted, so hollow."""

@@ -18,6 +18,7 @@ from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Result
 from optimizer.search.documents import DOCUMENTS
 from optimizer.search.presets import find
+from optimizer.store.keys import is_of_today
 from optimizer.store.results import Store
 from optimizer.store.rows import describe_unreadable
 
@@ -97,7 +98,11 @@ def run_report(options: argparse.Namespace) -> None:
 
 def _selected(options: argparse.Namespace) -> list[Result]:
     store = Store()
-    results = stored.known(store, store.results(model=options.model, engine=options.engine))
+    measured = stored.known(store, store.results(model=options.model, engine=options.engine))
+    results = [one for one in measured if is_of_today(options.model, one.weights)]
+    if earlier := len(measured) - len(results):
+        words = f"{count(earlier, 'result')} of another network that had this name before left out"
+        print(f"paretoscope: {words}", file=sys.stderr)
     if not results:
         raise InputError(
             f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"

@@ -41,7 +41,7 @@ from optimizer.records import (
     Scores,
     digest,
 )
-from optimizer.store.keys import request_key
+from optimizer.store.keys import request_key, short_version
 from optimizer.system.environment import check_precision, environment, resolve_threads
 from optimizer.system.machine_lock import exclusive
 from optimizer.tasks import accuracy_of
@@ -278,6 +278,7 @@ def _result(
         notes=scores.notes,
         cold_start=cold_start,
         scored_on=None if scores.environment.key == here.key else scores.environment,
+        weights=short_version(request.model),
     )
 
 

@@ -58,6 +58,18 @@ def weights_version(model: str) -> str:
     return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else version_of(model)
 
 
+def short_version(model: str) -> str:
+    """Enough of :func:`weights_version` to tell one network from another; results are kept with it."""
+    version = weights_version(model)
+    return digest(version)[:16] if version else ""
+
+
+def is_of_today(model: str, weights: str) -> bool:
+    """Whether a result with these ``weights`` is of the network that has the name today. Of what was measured
+    before weights were kept that is taken for granted."""
+    return weights in ("", short_version(model))
+
+
 @lru_cache(maxsize=32)
 def _file_digest(path: Path, mtime_ns: int) -> str:
     with path.open("rb") as file:

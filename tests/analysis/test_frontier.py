@@ -113,6 +113,15 @@ def test_what_is_clearly_better_is_likely_and_what_shares_a_time_ties() -> None:
     assert chances([summarise(one) for one in shared], ("drop", "latency_ratio")).tolist() == [1, 1]
 
 
+def test_a_network_that_had_the_name_before_is_no_rival() -> None:
+    small, large = (summarise(make_result(recipe(sparsity, 4))) for sparsity in (0.9, 0.3))
+    whole = ("drop", "file_size", "packed_size")
+    worse = replace(large, measures=large.measures | {"drop": small.measures["drop"]})
+    assert frontier_of([small, worse], whole).optimal.tolist() == [True, False]
+    other = replace(worse, weights="others")
+    assert frontier_of([small, other], whole).optimal.tolist() == [True, True]
+
+
 @given(
     arrays(
         float, st.tuples(st.integers(1, 4), st.integers(0, 12), st.integers(1, 5)), elements=st.integers(0, 3)

@@ -20,7 +20,7 @@ def test_size_is_of_the_selected_layers_apart() -> None:
 def test_size_is_drawn_at_the_selected_pruning() -> None:
     info = size_info(SWEEP, key_of(SWEEP, 0.5, 4))
     assert info.title == "Size against bits, 50 % of all weights pruned"
-    assert [line.name for line in info.series] == ["file as served", "compressed (zstd)", "packed (counted)"]
+    assert [line.name for line in info.series] == ["file as served", "zstd", "packed (counted)"]
     at = [WEIGHT_BITS[int(point.x)] for point in info.series[0].points]
     assert at == [3, 4, 8, 32]
     assert all(point.simulated for point in series(info, "packed (counted)").points)

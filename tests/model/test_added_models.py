@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
+from factories import make_result, recipe
 from torch import Tensor
 
+from optimizer.analysis import stored
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model import catalogue
@@ -17,7 +20,9 @@ from optimizer.model.added.cards import Choices, Examined
 from optimizer.model.cifar_resnet import CifarResNet
 from optimizer.model.preprocessing import IMAGENET
 from optimizer.records import Request
+from optimizer.store import keys
 from optimizer.store.keys import request_key
+from optimizer.store.results import Store
 
 REAL = Path(__file__).resolve().parents[3] / "shared/data/models"
 
@@ -105,6 +110,31 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str, about: Examined) -> N
         with pytest.raises(InputError, match="can't name a model"):
             act()
     assert cards.version_of(name) == ""
+
+
+def test_results_of_a_network_that_had_the_name_before_are_left_out(
+    about: Examined, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "one.json"
+
+    def keep(sparsity: float) -> None:
+        made = make_result(recipe(sparsity), model="one")
+        stored.put(Store(), replace(made, weights=keys.short_version("one")))
+
+    def exported() -> list[float]:
+        assert main(["export", "one", "--format", "json", "--output", str(table)]) == 0
+        return [row["sparsity"] for row in json.loads(table.read_text())["rows"]]
+
+    catalogue.add(about, Choices("one"))
+    keep(0.3)
+    assert exported() == [0.3]
+    catalogue.remove("one")
+    again = files.examine(_again(about), "cifar-resnet20")
+    catalogue.add(again, Choices("one", preprocessing=IMAGENET))
+    keep(0.6)
+    capsys.readouterr()
+    assert exported() == [0.6]
+    assert "1 result of another network that had this name before left out" in capsys.readouterr().err
 
 
 def test_a_name_that_another_model_has_is_refused(about: Examined) -> None:
