@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from optimizer import __version__
 from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
+from optimizer.model.added.cards import version_of
 from optimizer.records import Environment, digest
 from optimizer.system.environment import environment
 
@@ -122,8 +123,10 @@ def check_share(share: float) -> None:
 
 
 def complexity_key(request: ComplexityRequest) -> str:
-    """Equal for two requests that would give the same on this machine; the key of the run."""
-    return digest([SCHEMA, __version__, request, environment().key])
+    """Equal for two requests that would give the same on this machine; the key of the run. Another network
+    may have been added under the family's name."""
+    added = version_of(request.family) if request.family != STACK else ""
+    return digest([SCHEMA, __version__, request, environment().key, *([added] if added else [])])
 
 
 @dataclass(frozen=True, slots=True)

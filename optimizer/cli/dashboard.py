@@ -9,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import NoReturn
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.cluster.spread import check_address
-from optimizer.data.folders import ROOTS_VARIABLE
-from optimizer.errors import InputError, UnavailableError
+from optimizer.data.folders import ROOTS_VARIABLE, joined_roots
+from optimizer.errors import UnavailableError
 from optimizer.search.sweep import WORK_AHEAD_VARIABLE
 from optimizer.store.results import Store
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE, parse_bytes
@@ -80,13 +79,9 @@ def run_dashboard(options: argparse.Namespace) -> None:
         raise UnavailableError(
             f"can't serve on {options.host}:{options.port} ({reason}): give another --port or --host"
         ) from error
-    roots = [str(Path(root).expanduser().resolve()) for root in options.images]
-    for root in roots:
-        if not Path(root).is_dir():
-            raise InputError(f"image root {root} is not a folder: give a folder that holds image folders")
     environment = {**os.environ, "PARETOSCOPE_HOME": str(home())}
-    if roots:
-        environment[ROOTS_VARIABLE] = os.pathsep.join(roots)
+    if roots := joined_roots(options.images, "--images"):
+        environment[ROOTS_VARIABLE] = roots
     if options.downloads is not None:
         environment[DOWNLOADS_VARIABLE] = options.downloads
     if options.uploads is not None:

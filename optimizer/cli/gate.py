@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
 from optimizer.cli.options import add_experiment_options, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
-from optimizer.errors import InputError
+from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.records import Result, decode, encode
@@ -22,6 +23,8 @@ from optimizer.store.results import Store
 from optimizer.system.counters import counting
 
 EXIT_CODES = {Outcome.PASS: 0, Outcome.FAIL: 1, Outcome.UNDECIDED: 3}
+NO_VERDICT = 2
+"""The exit code of every error, whichever it is: 1 says that a limit is broken."""
 DEFAULT_BUDGET_SECONDS = 300.0
 
 
@@ -69,10 +72,12 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--markdown", action="store_true", help="a table, for a job's summary")
     output.add_argument("--junit", metavar="FILE", help="write a test report, a limit each")
     output.add_argument("--save", metavar="FILE", help="write the result, for a later --against")
+    parser.set_defaults(failed=NO_VERDICT)
 
 
 def run_gate(options: argparse.Namespace) -> int:
-    """Exit codes: 0 all limits are kept, 1 one is broken, 3 it can't be told."""
+    """Exit codes: 0 all limits are kept, 1 one is broken, 3 it can't be told. Raises InputError before
+    anything is measured where a file can't be written, UnavailableError where that fails afterwards."""
     limits = GateLimits(
         drop_points=options.max_drop,
         slowdown_percent=options.max_slowdown,
@@ -90,12 +95,11 @@ def run_gate(options: argparse.Namespace) -> int:
         raise InputError(f"{options.model} needs a file to be compared with: give --against FILE")
     if files and options.save:
         raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
+    for option, path in (("--save", options.save), ("--junit", options.junit)):
+        if path and (problem := _unwritable(Path(path))):
+            raise InputError(f"{option} {path} can't be written: {problem}. Give another file")
     verdict = _against_file(options, limits) if files else _against_result(options, limits)
     end_of_line()
-    if options.save and isinstance(verdict.result, Result):
-        Path(options.save).write_bytes(encode(verdict.result))
-    if options.junit:
-        Path(options.junit).write_bytes(junit(verdict))
     if options.json:
         print(json.dumps(as_json(verdict)))
     elif options.markdown:
@@ -103,7 +107,30 @@ def run_gate(options: argparse.Namespace) -> int:
     else:
         print(f"{verdict.outcome.upper()}: {described(verdict)}")
         print("\n".join(f"  {check.words}" for check in verdict.checks))
+    if options.save and isinstance(verdict.result, Result):
+        _write(options.save, encode(verdict.result))
+    if options.junit:
+        _write(options.junit, junit(verdict))
     return EXIT_CODES[verdict.outcome]
+
+
+def _unwritable(path: Path) -> str:
+    """Why no file can be written there, or nothing."""
+    if path.is_dir():
+        return "it is a folder"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}"
+    return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "permission denied"
+
+
+def _write(path: str, content: bytes) -> None:
+    try:
+        Path(path).write_bytes(content)
+    except OSError as error:
+        raise UnavailableError(
+            f"the verdict is above, but {path} can't be written ({error.strerror}): run it again with a file "
+            "that can; what was measured is in the store"
+        ) from error
 
 
 def _against_result(options: argparse.Namespace, limits: GateLimits) -> Verdict:

@@ -2,7 +2,7 @@
 
 ``--json`` prints JSON on standard output and nothing else there; progress and errors go to standard error.
 Exit codes: 0 done, 1 failed, 2 bad input or something that this machine lacks; 3 a gate that can't tell,
-or a search that found nothing.
+or a search that found nothing. A gate that failed gives 2: its 1 says that a limit is broken.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -35,7 +36,7 @@ COMMANDS = {
     "compare": ("compare", "hold two files or models against each other, as they are"),
     "gate": (
         "gate",
-        "say whether a recipe keeps to limits: exit code 0 it does, 1 it does not, 3 undecided",
+        "say whether a recipe keeps to limits: exit code 0 it does, 1 it does not, 2 an error, 3 undecided",
     ),
     "complexity": ("timing", "time against the number of weights"),
     "coverage": ("timing", "each layer's precision, kernel and share of the time, as it ran"),
@@ -79,17 +80,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.store is not None:
         os.environ[STORE_VARIABLE] = options.store  # workers and the dashboard's server read it too
+    failed: int | None = getattr(options, "failed", None)  # where 0 and 1 say something else
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return failed or 0
     except ParetoscopeError as error:
         print(f"paretoscope: {error}", file=sys.stderr)
-        return 2 if isinstance(error, InputError | UnavailableError) else 1
+        return 2 if isinstance(error, InputError | UnavailableError) else failed or 1
     except KeyboardInterrupt:
         print("paretoscope: stopped; what was measured before is in the store", file=sys.stderr)
         return 130
-    return 0
+    except Exception:
+        if failed is None:
+            raise
+        traceback.print_exc()
+        return failed
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,12 +14,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optimizer import __version__
 from optimizer.cli.terminal import told
-from optimizer.data.folders import ROOTS_VARIABLE, check_allowed
+from optimizer.data.folders import ROOTS_VARIABLE, check_allowed, joined_roots
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
 from optimizer.progress import Report
 from optimizer.system.process_pool import Job, Pool
@@ -83,11 +82,8 @@ def run_mcp(options: argparse.Namespace) -> None:
         raise UnavailableError(
             f"serving tools needs the package mcp ({error}): pip install 'paretoscope[mcp]'"
         ) from error
-    for folder in options.allow:
-        if not Path(folder).expanduser().is_dir():
-            raise InputError(f"--allow {folder} is not a folder: give one that is there")
-    roots = [str(Path(folder).expanduser().resolve()) for folder in options.allow]
-    os.environ[ROOTS_VARIABLE] = os.pathsep.join([*filter(None, [os.environ.get(ROOTS_VARIABLE)]), *roots])
+    roots = (os.environ.get(ROOTS_VARIABLE), joined_roots(options.allow, "--allow"))
+    os.environ[ROOTS_VARIABLE] = os.pathsep.join(filter(None, roots))
     with Pool(
         "optimizer.cli.mcp_server:run_verb", lanes=sorted({verb.lane for verb in VERBS.values()})
     ) as pool:

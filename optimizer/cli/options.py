@@ -50,11 +50,15 @@ def add_data_options(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_experiment_options(
-    parser: argparse.ArgumentParser, recipe: bool = True, grid: bool = False, model: str | None = None
+    parser: argparse.ArgumentParser,
+    recipe: bool = True,
+    grid: bool = False,
+    model: str | None = None,
+    weight_bits: bool = True,
 ) -> None:
     add_image_options(parser, model)
     if recipe:
-        add_recipe_options(parser)
+        add_recipe_options(parser, weight_bits)
     add_timing_options(parser, f"{', '.join(ENGINES)} ({DEFAULT_ENGINE})", DEFAULT_ENGINE, grid)
 
 
@@ -94,7 +98,8 @@ def add_timing_options(
     timing.add_argument("--seed", type=int, default=0, help="of image draws and timing order (0)")
 
 
-def add_recipe_options(parser: argparse.ArgumentParser) -> None:
+def add_recipe_options(parser: argparse.ArgumentParser, weight_bits: bool = True) -> None:
+    """Without ``weight_bits`` where a command has an option of that name, of several."""
     recipe = parser.add_argument_group("recipe")
     recipe.add_argument("--recipe", metavar="FILE", help="a recipe's JSON, in place of the options below")
     recipe.add_argument("--prune", metavar="METHOD", help=_named(PRUNERS))
@@ -133,7 +138,10 @@ def add_recipe_options(parser: argparse.ArgumentParser) -> None:
         help="give channels one range in the layer that makes them and the one that reads "
         f"({' or '.join(equalising)} only)",
     )
-    recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
+    if weight_bits:
+        recipe.add_argument("--weight-bits", type=int, help=", ".join(map(str, WEIGHT_BITS)), metavar="B")
+    else:
+        parser.set_defaults(weight_bits=None)
     recipe.add_argument(
         "--average-bits", type=float, metavar="B", help="average bits of a weight, allocated by sensitivity"
     )

@@ -29,7 +29,7 @@ from optimizer.system.processes import user
 
 
 def add_sweep_options(parser: argparse.ArgumentParser) -> None:
-    add_experiment_options(parser, model="?")
+    add_experiment_options(parser, model="?", weight_bits=False)
     parser.add_argument(
         "--sparsities",
         type=numbers(float),

@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -82,6 +82,25 @@ def opened_roots() -> tuple[Path, ...]:
     """The folders that the operator opens to visitors of the page (``PARETOSCOPE_IMAGE_ROOTS``), resolved."""
     named = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
     return tuple(Path(os.path.realpath(expand(root))) for root in named if root.strip())
+
+
+def joined_roots(folders: Iterable[str], option: str) -> str:
+    """Folders that the operator names with an ``option``, as :func:`opened_roots` reads them.
+
+    Raises InputError for one that is not there, and one that would be read as two.
+    """
+    roots = []
+    for folder in folders:
+        root = os.path.realpath(expand(folder))
+        if not os.path.isdir(root):
+            raise InputError(f"{option} {folder} is not a folder: give one that is there")
+        if os.pathsep in root:
+            raise InputError(
+                f"{option} {folder} can't be opened: {os.pathsep!r} stands between folders, and its "
+                "path has one. Rename it, or open a folder above"
+            )
+        roots.append(root)
+    return os.pathsep.join(roots)
 
 
 def uploads_root() -> Path:

@@ -20,6 +20,7 @@ from optimizer.errors import InputError, ParetoscopeError
 from optimizer.measurement.experiment import TIMED_IMAGES
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.two_files_layers import clipped, matching
+from optimizer.model.added.cards import version_of
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
@@ -162,9 +163,12 @@ def time_again(made: Comparison, report: Report = quiet) -> Latency:
 
 
 def key_of(a: Candidate, b: Candidate, request: CompareRequest) -> str:
-    """Equal for the same contents under the same names, images and settings on this machine."""
+    """Equal for the same contents under the same names, images and settings on this machine. Another model
+    may have been added under the name that images are preprocessed for, or that a file's weights are of."""
     plain = replace(request, a=NetworkRef(a.content, a.name), b=NetworkRef(b.content, b.name))
-    return digest(["two files", SCHEMA, plain, fingerprint(request.data), environment().key])
+    named = [request.like, *(one.loaded.card.name for one in (a, b) if one.loaded)]
+    added = [version for version in map(version_of, named) if version not in ("", a.content, b.content)]
+    return digest(["two files", SCHEMA, plain, fingerprint(request.data), environment().key, *added])
 
 
 # Compiling

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from optimizer import __version__
+from optimizer.analysis import scaling
 from optimizer.analysis.conclusions import conclusions
 from optimizer.analysis.growth import (
     effect,
@@ -36,7 +38,9 @@ from optimizer.analysis.scaling import (
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.charts import complexity_info
 from optimizer.errors import InputError
-from optimizer.records import decode, encode
+from optimizer.model.added import cards
+from optimizer.model.preprocessing import IMAGENET
+from optimizer.records import decode, digest, encode
 from optimizer.system.environment import environment
 
 DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = tuple(ExecutionKind)
@@ -329,6 +333,19 @@ def test_the_key_changes_with_the_request() -> None:
     }
     assert len(keys) == 6
     assert complexity_key(ComplexityRequest()) == complexity_key(ComplexityRequest())
+
+
+def test_a_network_added_under_the_same_name_is_timed_anew() -> None:
+    """And bundled ones, and those of other sources, are found under the key that they had."""
+    keys = []
+    for digit in "01":
+        cards.save_card(cards.AddedModel("mine", "onnx", f"{digit * 20}.onnx", IMAGENET))
+        keys.append(complexity_key(ComplexityRequest("mine")))
+    cards.remove("mine")
+    assert len({*keys, complexity_key(ComplexityRequest("mine"))}) == 3
+    bundled = ComplexityRequest("fashion-mlp")
+    asked = [scaling.SCHEMA, __version__, bundled, environment().key]
+    assert complexity_key(bundled) == digest(asked)
 
 
 def test_no_torch_is_needed_to_read_a_run() -> None:

@@ -16,7 +16,7 @@ from optimizer import __version__, on_demand, work
 from optimizer.analysis import conclusions
 from optimizer.analysis.result_json import as_json
 from optimizer.analysis.scaling import ComplexityRequest, complexity_key
-from optimizer.cli.main import main
+from optimizer.cli.main import main, parser
 from optimizer.cli.options import add_recipe_options, recipe_of
 from optimizer.cli.parser import Parser
 from optimizer.errors import InputError
@@ -265,3 +265,10 @@ def test_fine_tuning_is_asked_for_in_steps_and_once_was_in_seconds() -> None:
         recipe_from("--train", "20", "--finetune", "100")
     with pytest.raises(InputError, match="fine-tuning steps are not allowed"):
         recipe_from("--finetune", "1000000")
+
+
+@pytest.mark.parametrize("option", ["--bits", "--weight-bits"])
+def test_the_bits_of_a_sweep_go_by_either_name(option: str) -> None:
+    options = parser().parse_args(["sweep", "fashion-mlp", option, "8,4"])
+    assert options.bits == [8, 4]
+    assert recipe_of(options).quantize.weight_bits == 32

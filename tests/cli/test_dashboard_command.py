@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,18 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
         line = refused(["dashboard", "--headless", "--port", str(port)], capsys)
     assert f"can't serve on 127.0.0.1:{port}" in line
     assert "--port" in line
+
+
+def test_a_folder_that_would_be_read_as_two_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``photos:2024`` would open ``photos`` and ``2024`` to visitors."""
+    folder = tmp_path / f"photos{os.pathsep}2024"
+    folder.mkdir()
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("served"))
+    for command in (["dashboard", "--port", "0", "--images"], ["mcp", "--allow"]):
+        if command[0] == "dashboard" or find_spec("mcp"):
+            assert f"{command[-1]} {folder} can't be opened" in refused([*command, str(folder)], capsys)
 
 
 def free_port() -> int:

@@ -1,12 +1,16 @@
 """``paretoscope gate``: exit codes, and what CI servers read."""
 
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from optimizer.cli import gate
 from optimizer.cli.main import main
+from optimizer.errors import WorkError
+from optimizer.search.gate import Verdict, judge
 
 GATE = ["gate", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.9", "--limit", "200", "--quick"]
 
@@ -19,7 +23,7 @@ def test_exit_codes_say_kept_broken_and_not_to_be_told(capsys: pytest.CaptureFix
     assert main([*GATE, "--max-drop", "1e-9", "--json"]) in (1, 3)
     lost = json.loads(capsys.readouterr().out)["checks"][0]
     assert main([*GATE, "--max-drop", str(lost["value"])]) == 3
-    assert "undecided; no number of images is sure to tell" in capsys.readouterr().out
+    assert "undecided; no number of images is sure to decide it" in capsys.readouterr().out
     assert main(GATE) == 2
     assert main([*GATE, "--max-drop", "1", "--budget", "0"]) == 2
     assert main([*GATE, "--max-drop", "1", "--against", "nowhere.json"]) == 2
@@ -43,3 +47,43 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
     bad = int(suite.get("failures", "")) + int(suite.get("errors", ""))
     assert bad == sum(len(case) for case in suite)
     assert (code == 0) == (bad == 0)
+
+
+@pytest.mark.parametrize("option", ["--save", "--junit"])
+def test_a_file_that_can_t_be_written_is_refused_before_anything_is_measured(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gate, "judge", lambda *_: pytest.fail("measured"))
+    for place, why in ((tmp_path / "absent" / "file", "there is no folder"), (tmp_path, "it is a folder")):
+        assert main([*GATE, "--max-drop", "90", option, str(place)]) == 2
+        assert f"{option} {place} can't be written: {why}" in capsys.readouterr().err
+
+
+def test_the_verdict_is_told_though_it_can_t_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+
+    def judging(*asked: object) -> Verdict:
+        found = judge(*asked)  # type: ignore[arg-type]
+        shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(gate, "judge", judging)
+    assert main([*GATE, "--max-size", "0.01", "--junit", str(folder / "gate.xml")]) == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("FAIL: fashion-mlp")
+    assert "gate.xml can't be written (No such file or directory)" in said.err
+
+
+@pytest.mark.parametrize("error", [WorkError("a worker died"), ZeroDivisionError("a fault of ours")])
+def test_an_error_is_no_broken_limit(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> Verdict:
+        raise error
+
+    monkeypatch.setattr(gate, "judge", failing)
+    assert main([*GATE, "--max-drop", "1"]) == gate.NO_VERDICT not in gate.EXIT_CODES.values()
+    assert str(error) in capsys.readouterr().err

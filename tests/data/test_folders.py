@@ -211,3 +211,17 @@ def test_a_folder_that_would_be_refused_is_not_offered(roots: Path, fill: Fill) 
 def test_no_torch_is_needed_to_look_at_folders() -> None:
     code = "import sys, optimizer.data.folders, optimizer.system.paths; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+def test_folders_that_the_operator_names_are_read_as_they_were_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", f"photos{os.pathsep}2024"):
+        (tmp_path / name).mkdir()
+    both = [str(tmp_path / name) for name in ("one", "two")]
+    monkeypatch.setenv(folders.ROOTS_VARIABLE, folders.joined_roots(both, "--images"))
+    assert folders.opened_roots() == (tmp_path.resolve() / "one", tmp_path.resolve() / "two")
+    with pytest.raises(InputError, match="--images .* can't be opened: .* stands between folders"):
+        folders.joined_roots([str(tmp_path / f"photos{os.pathsep}2024")], "--images")
+    with pytest.raises(InputError, match="--allow .*absent is not a folder"):
+        folders.joined_roots([str(tmp_path / "absent")], "--allow")

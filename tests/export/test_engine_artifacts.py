@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,9 @@ from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, w
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
 from optimizer.model.layers import uses
+from optimizer.recipe import PRECISIONS, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
+from optimizer.system.environment import environment, precisions
 
 Once = Callable[[str, ArtifactSource], ArtifactSource]
 
@@ -61,6 +64,29 @@ def test_openvino_reads_the_graph_that_the_runner_runs(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     again = openvino_logits(write("openvino", replace(source, build=build)), small_images, tmp_path)
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_card_of_an_openvino_file_loads_it_in_the_recipe_s_precision(
+    small: Small, small_images: Tensor, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = taken(small("cnn"), Recipe(quantize=QuantizeSpec(precision=precision)), small_images)
+    zipped = write("openvino", source)
+    card = entries(zipped)[CARD_FILE].decode()
+    assert f'"INFERENCE_PRECISION_HINT": "{precision}"' in card
+    assert ("Without the float32 hint" in card) == (precision == "f32")
+    assert (f"compute in {PRECISIONS[precision]}, as this recipe does" in card) == (precision != "f32")
+    if precision not in precisions(environment()):
+        return
+    for name in ("model.xml", "model.bin"):
+        (tmp_path / name).write_bytes(entries(zipped)[name])
+    monkeypatch.chdir(tmp_path)
+    image = small_images[:1].numpy()
+    found: dict[str, Any] = {"images": image}
+    exec(card.split("```python\n")[1].split("\n```")[0], found)
+    build = openvino_engine.prepare(source.module, (1, 8, 8))
+    runner = build(source.compressed, small_images, threads=1, batch=1)
+    np.testing.assert_allclose(found["logits"], runner.infer(image), rtol=1e-5, atol=1e-5)
 
 
 def test_the_openvino_file_names_no_folder(resnet: LoadedModel) -> None:

@@ -9,21 +9,26 @@ import onnx
 import onnxruntime
 import openvino
 import pytest
+import torch
 from hostile_graphs import graph, node, save
 from PIL import Image
+from torch import nn
 
 from optimizer import on_demand
 from optimizer.analysis import fidelity, two_files, two_files_words
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.data import memory
 from optimizer.engine.files import ENGINES
-from optimizer.engine.opened import InnerLayer
+from optimizer.engine.opened import InnerLayer, Network
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
+from optimizer.measurement.two_files import Candidate, key_of
 from optimizer.measurement.two_files_layers import matching
 from optimizer.model.added import cards, files
 from optimizer.model.added.network_reading import read_ir
 from optimizer.model.added.onnx_reading import read_onnx
+from optimizer.model.preprocessing import IMAGENET
+from optimizer.model.sources import LoadedModel
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 
@@ -225,6 +230,24 @@ def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -
     assert drop is not None
     assert (drop.lost, drop.gained) == (0, 0), "twice the logits, the same answers"
     assert run.outputs[0].sqnr_db == pytest.approx(0, abs=1e-3)
+
+
+def test_another_model_under_the_name_that_images_are_preprocessed_for_has_another_key() -> None:
+    """And so has one whose weights a file has; a model that is one of the two is in the key already."""
+    asked, file = CompareRequest(NetworkRef("a"), NetworkRef("b")), Candidate("a", "", "0", 1, Network(), ())
+    like, of_weights, of_others = [], [], set()
+    for digit in "01":
+        added = cards.AddedModel("mine", "onnx", f"{digit * 20}.onnx", IMAGENET)
+        cards.save_card(added)
+        loaded = LoadedModel(added.card, nn.Identity(), torch.as_tensor, ())
+        like.append(key_of(file, file, replace(asked, like="mine")))
+        of_weights.append(key_of(file, replace(file, loaded=loaded), asked))
+        of_others |= {key_of(file, file, replace(asked, like="fashion-mlp"))}
+        model = replace(file, content=added.version)
+        assert key_of(file, replace(model, loaded=loaded), asked) == key_of(file, model, asked)
+    assert like[0] != like[1]
+    assert of_weights[0] != of_weights[1]
+    assert len(of_others) == 1
 
 
 @pytest.fixture(scope="module")

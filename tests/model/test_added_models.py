@@ -95,6 +95,21 @@ def test_one_content_is_kept_once_and_its_keys_follow_it(about: Examined) -> Non
     assert request_key(Request("one")) != key
 
 
+def test_what_is_said_to_be_no_classifier_has_keys_of_its_own(about: Examined) -> None:
+    """Its outputs are compared, where a classifier's accuracy is measured: neither is the other's result."""
+    catalogue.add(about, Choices("one"))
+    key = request_key(Request("one"))
+    catalogue.remove("one")
+    catalogue.add(files.examine(_again(about), "cifar-resnet20"), Choices("one", classifier=False))
+    assert request_key(Request("one")) != key
+
+
+def test_a_classifier_s_version_stays_what_it_was() -> None:
+    """Results of releases before this one are found under it."""
+    model = cards.AddedModel("one", "onnx", f"{'0' * 20}.onnx", IMAGENET, classes=4)
+    assert model.version == "416ca0aa4f5b117b7e4c"
+
+
 def _again(kept: object) -> Path:
     """A kept file is gone with its last card; this one is of the same content."""
     path = cards.folder().parent.parent / "my net (best).pt"

@@ -1,5 +1,6 @@
 """Image classifiers of the hub, of small repositories in the layout of its cache: no network."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ import optimizer as px
 from optimizer.cli.main import main
 from optimizer.errors import InputError, UnavailableError
 from optimizer.model import catalogue
-from optimizer.model.added import architectures, hub
+from optimizer.model.added import architectures, hub, transformers_files
 from optimizer.system.downloads import DOWNLOADS_VARIABLE
 
 timm = pytest.importorskip("timm")
@@ -185,6 +186,81 @@ def test_a_classifier_of_transformers_answers_as_its_own_class_does(
     files["model.safetensors"] = safetensors.torch.save({"classifier.1.bias": torch.zeros(3)})
     repository("me/part", files)
     assert "missing" in catalogue.examine_hub("me/part").problem
+
+
+@functools.wraps(timm.create_model)  # its arguments are looked at
+def unreached(*_: object, **__: object) -> None:
+    pytest.fail("timm was called")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"checkpoint_path": "/etc/hostname"},
+        {"checkpoint_path": "/not/there"},
+        {"cache_dir": "/tmp"},
+        {"pretrained": True},
+        {"pretrained_cfg": {"file": "/etc/hostname"}},
+        {"pretrained_custom_load": True},
+        {"scriptable": True},
+        {"features_only": True},
+        {"kwargs_filter": ["num_classes"]},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_a_repository_s_settings_lead_timm_to_no_file(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    repository("me/led", timm_repository(3, model_args=more))
+    monkeypatch.setattr(timm, "create_model", unreached)
+    with pytest.raises(InputError, match=f"{next(iter(more))} can't be set for timm/{NAME} by a repository"):
+        catalogue.examine_hub("me/led")
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:me/other", "local-dir:/tmp", "me/other", "mobilenetv3_small_050.a/b"]
+)
+def test_an_architecture_that_leads_elsewhere_is_unknown(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    repository("me/led", timm_repository(3, architecture=name))
+    monkeypatch.setattr(timm, "create_model", unreached)
+    with pytest.raises(InputError, match="unknown architecture timm/"):
+        catalogue.examine_hub("me/led")
+
+
+def test_settings_that_build_a_network_reach_timm_and_those_that_build_none_are_named(
+    repository: Repository,
+) -> None:
+    kept = {"in_chans": 3, "act_layer": "relu", "num_classes": 3, "pretrained": False, "checkpoint_path": ""}
+    repository("me/fits", timm_repository(3, model_args=kept))
+    assert catalogue.examine_hub("me/fits").architecture == f"timm/{NAME}"
+    repository("me/odd", timm_repository(3, model_args={"act_layer": "absent"}))
+    with pytest.raises(InputError, match=rf"timm can't build {NAME} with act_layer \(KeyError: 'absent'\)"):
+        catalogue.examine_hub("me/odd")
+
+
+def test_transformers_hands_nothing_on_to_timm_and_fetches_no_code(repository: Repository) -> None:
+    pytest.importorskip("transformers")
+    config = {
+        "architectures": ["TimmWrapperForImageClassification"],
+        "model_type": "timm_wrapper",
+        "model_args": {"checkpoint_path": "/etc/hostname"},
+    }
+    repository("me/led", timm_repository(3) | {"config.json": json.dumps(config).encode()})
+    with pytest.raises(InputError, match="has to name timm's architecture"):
+        catalogue.examine_hub("me/led")
+
+
+def test_a_configuration_leads_to_no_code() -> None:
+    said = {
+        "depths": [1, 2],
+        "auto_map": {"AutoModel": "code.Model"},
+        "_attn_implementation": "kernels-community/flash-attn",
+        "vision_config": {"attn_implementation": "me/kernel", "parts": [{"auto_map": {}, "width": 8}]},
+    }
+    expected = {"depths": [1, 2], "vision_config": {"parts": [{"width": 8}]}}
+    assert transformers_files.without_code(said) == expected
 
 
 # timm's own

@@ -6,6 +6,7 @@ from pathlib import Path
 from optimizer.engine import openvino
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.recipe import PRECISIONS
 
 
 def write_openvino(source: ArtifactSource) -> bytes:
@@ -16,10 +17,16 @@ def write_openvino(source: ArtifactSource) -> bytes:
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
         files = {name: (Path(folder) / name).read_bytes() for name in ("model.xml", "model.bin")}
+    precision = source.compressed.recipe.quantize.precision
     loading = (
         "import openvino\n"
-        'model = openvino.compile_model("model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})\n'
+        f'model = openvino.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})\n'
         f"logits = model([images])[0]  # images: float32 {[1, *source.card.input_shape]}"
     )
-    hint = "Without the float32 hint OpenVINO computes in bfloat16 on CPUs that can, and answers differ."
+    hint = (
+        "Without the float32 hint OpenVINO computes in bfloat16 on CPUs that can, and answers differ."
+        if precision == "f32"
+        else f"The hint has OpenVINO compute in {PRECISIONS[precision]}, as this recipe does: with "
+        "another, or on a CPU without instructions for it, answers differ."
+    )
     return zipped(source, files, loading, (*runner.execution.simulated, hint))

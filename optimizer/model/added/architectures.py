@@ -8,8 +8,10 @@ function that takes the number of classes and gives a module.
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -30,6 +32,8 @@ from optimizer.model.sources import bundled
 
 GROUP = "paretoscope.architectures"
 TIMM = "timm/"
+TIMM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""A model of timm's own registry. Names with a colon or a slash lead it to files and repositories."""
 USUAL_CLASSES, OTHER_CLASSES = 1000, 7
 """An architecture is looked at with two numbers of classes: where its shapes differ, these stand."""
 NAMED, NEAREST = 3, 3
@@ -258,20 +262,49 @@ def _plugin(point: Any, classes: int) -> nn.Module:
 
 
 def _timm(name: str, classes: int, config: Mapping[str, Any]) -> nn.Module:
+    """``config`` is a repository's, of which only what builds a network reaches timm. Raises InputError."""
     try:
         import timm
     except ImportError as error:
         raise UnavailableError(
             "timm's architectures need its package: pip install 'paretoscope[timm]'"
         ) from error
-    try:
-        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **config)
-    except (RuntimeError, TypeError) as error:
+    if not (TIMM_NAME.fullmatch(name) and timm.is_model(name.partition(".")[0])):
         close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=6, cutoff=0.4))
+        raise InputError(f"unknown architecture {TIMM}{name[:100]}: use one such as {close or 'resnet18'}")
+    own = _loading_arguments(timm)
+    loading = [argument for argument in config if argument in own or argument.startswith("pretrained")]
+    if refused := [argument for argument in loading if config[argument]]:
         raise InputError(
-            f"unknown architecture {TIMM}{name}: use one such as {close or 'resnet18'}"
-        ) from error
+            f"{', '.join(sorted(refused))} can't be set for {TIMM}{name} by a repository's model_args: only "
+            "what builds a network is taken from there, such as img_size, and nothing that says what timm "
+            "loads. Choose another repository, or add its weights as a file"
+        )
+    # How many classes there are is read off the weights.
+    more = {key: value for key, value in config.items() if key not in (*loading, "num_classes")}
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **more)
+    except BUILD_ERRORS as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"
+        told = f" with {', '.join(sorted(more))}" if more else ""
+        raise InputError(f"timm can't build {name}{told} ({reason}): choose another architecture") from error
     return module
+
+
+BUILD_ERRORS = (
+    *(RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError),
+    *(ArithmeticError, OSError),
+)
+"""What arguments that are a repository's make timm raise."""
+
+
+def _loading_arguments(timm: Any) -> set[str]:
+    """The arguments of timm that say what is loaded, from where and for what, not what the network is: all
+    that its functions name themselves, also those of a version to come, as the others go to the network."""
+    functions = (timm.create_model, timm.models.build_model_with_cfg)
+    named = {parameter for function in functions for parameter in inspect.signature(function).parameters}
+    popped = {"pruned", "features_only", "out_indices", "feature_cls", "device", "dtype"}
+    return (named | popped) - {"kwargs"}
 
 
 def _timm_preprocessing(name: str) -> Preprocessing:

@@ -50,7 +50,9 @@ class AddedModel:
     def version(self) -> str:
         """Equal for two that compute the same, whatever their names."""
         about = [self.kind, self.file, self.architecture, self.preprocessing, self.class_names]
-        return digest([*about, *([self.config] if self.config else [])])[:20]
+        # A network of classes without names is measured otherwise than one that is said to be no classifier.
+        more = [*([self.config] if self.config else []), *([] if self.classes else ["no classifier"])]
+        return digest([*about, *more])[:20]
 
     @property
     def card(self) -> ModelCard:

@@ -1,8 +1,8 @@
 """Image classifiers of the Hugging Face hub, timm's among them, by their id (extra ``hub``).
 
 What is in the hub's local cache is taken from there, also without a network (``HF_HUB_OFFLINE``). Nothing
-that a repository holds is run: its configuration names an architecture of an installed package, and its
-weights are read as those of any checkpoint.
+that a repository holds is run: its configuration names an architecture of an installed package, of its
+settings only those that build a network are passed on, and its weights are read as those of any checkpoint.
 """
 
 import contextlib

@@ -12,6 +12,8 @@ from optimizer.model.added.cards import content_path
 
 TRANSFORMERS = "transformers/"
 """Before an architecture's name."""
+TIMM_WRAPPER = "timm_wrapper"
+"""Hands what a configuration says on to timm, unread."""
 
 
 class Logits(nn.Module):
@@ -26,6 +28,20 @@ class Logits(nn.Module):
         return logits
 
 
+def without_code(settings: Any) -> Any:
+    """A configuration without what leads to code: modules of the repository (``auto_map``), kernels of the
+    hub (``attn_implementation`` and its like)."""
+    if isinstance(settings, list):
+        return [without_code(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: without_code(value)
+        for key, value in settings.items()
+        if key != "auto_map" and "_implementation" not in key
+    }
+
+
 def load(architecture: str, config: str, file: str) -> tuple[Logits, Fit]:
     """The module, and what its weights lack; names that it has not are left, as transformers does. Nothing of
     the repository is run. Raises UnavailableError without transformers, InputError for what it can't build.
@@ -38,9 +54,13 @@ def load(architecture: str, config: str, file: str) -> tuple[Logits, Fit]:
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    settings: dict[str, Any] = json.loads(config)
-    settings.pop("auto_map", None)
+    settings: dict[str, Any] = without_code(json.loads(config))
     kind = str(settings.pop("model_type", ""))
+    if kind == TIMM_WRAPPER:
+        raise InputError(
+            f"a configuration of the kind {TIMM_WRAPPER} has to name timm's architecture, as timm writes it: "
+            "choose another repository"
+        )
     try:
         known = transformers.AutoConfig.for_model(kind, **settings)
         classifier: Any = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[type(known)]
