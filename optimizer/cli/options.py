@@ -30,7 +30,9 @@ from optimizer.records import DataSpec, Request, Settings
 
 
 def _named(methods: Mapping[str, PrunerInfo] | Mapping[str, QuantizerInfo]) -> str:
-    return ", ".join(f"{name} ({one.label})" for name, one in methods.items())
+    """The names, with labels that say more."""
+    named = (name if one.label.lower() == name else f"{name} ({one.label})" for name, one in methods.items())
+    return ", ".join(named).replace("%", "%%")  # argparse would take it for a format
 
 
 def add_image_options(parser: argparse.ArgumentParser, model: str | None = None) -> None:

@@ -21,6 +21,7 @@ from optimizer.cli.options import add_recipe_options, recipe_of
 from optimizer.cli.parser import Parser
 from optimizer.errors import InputError
 from optimizer.methods.exporters import EXPORTERS
+from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import Recipe
 from optimizer.records import encode
 from optimizer.store.results import Store
@@ -272,3 +273,13 @@ def test_the_bits_of_a_sweep_go_by_either_name(option: str) -> None:
     options = parser().parse_args(["sweep", "fashion-mlp", option, "8,4"])
     assert options.bits == [8, 4]
     assert recipe_of(options).quantize.weight_bits == 32
+
+
+def test_a_method_s_label_may_have_a_percent_sign(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = replace(PRUNERS["magnitude"], name="odd", label="10 % at a time")
+    monkeypatch.setitem(PRUNERS, "odd", odd)
+    with pytest.raises(SystemExit):
+        main(["measure", "--help"])
+    assert "odd (10 % at a time)" in " ".join(capsys.readouterr().out.split())
