@@ -339,37 +339,45 @@ def compress(
 
 
 def save(result: ResultView, path: str | PathLike[str], format: str | None = None) -> Path:
-    """Write the compressed model of a result; gives the path.
+    """Write the compressed model of a result; gives the path of what was written.
 
     By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
     also holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
-    ``openvino``. Raises InputError for another extension or format or a folder that is not there,
-    UnavailableError where a package is missing or the disk is full, WorkError for a model that can't be
-    converted.
+    ``openvino``. Raises InputError for another extension or format, or an extension of another format,
+    UnavailableError where a package or the folder is missing or the disk is full, WorkError for a model that
+    can't be converted.
     """
     import io
     import zipfile
 
     from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE
 
-    target = Path(path)
-    by_extension = {entry.extension: name for name, entry in ARTIFACTS.items() if entry.extension}
-    kind = format or ({".zip": "safetensors"} | by_extension).get(target.suffix, "")
+    target, suffix = Path(path), Path(path).suffix.lower()
+    # Of two formats with one extension the first is meant.
+    by_extension = {entry.extension: name for name, entry in reversed(ARTIFACTS.items()) if entry.extension}
+    kind = format or ({".zip": "safetensors"} | by_extension).get(suffix, "")
     if kind not in ARTIFACTS:
         raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *by_extension, ".zip"])
+    own = ARTIFACTS[kind].extension
+    if suffix in by_extension and suffix != own:
+        ends = f"{own} or .zip" if own else ".zip"
+        raise InputError(
+            f"{target.name} is called as a file of the format {by_extension[suffix]} is, and {kind} was "
+            f"asked for: give a name that ends in {ends}, or leave the format out"
+        )
     content = on_demand.artifact(kind, result.request, result.workspace, result.record)
     try:
-        if target.suffix == ".zip":
+        if suffix == ".zip":
             target.write_bytes(content)
             return target
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             files = [name for name in archive.namelist() if name not in (CARD_FILE, RECIPE_FILE)]
-            for name in files:
-                suffix = target.suffix if len(files) == 1 else Path(name).suffix
-                target.with_suffix(suffix).write_bytes(archive.read(name))
+            places = [target.with_suffix(Path(name).suffix) for name in files] if len(files) > 1 else [target]
+            for name, place in zip(files, places, strict=True):
+                place.write_bytes(archive.read(name))
     except OSError as error:
         raise UnavailableError(f"can't write {target}: {error}. Give a folder that is there") from error
-    return target
+    return next((place for place in places if place.suffix == own), places[0])
 
 
 def models() -> dict[str, ModelCard]:

@@ -53,6 +53,7 @@ class DataSpec:
             )
         if self.limit < 1:
             raise InputError(f"image limit {self.limit} is too small: at least 1")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,13 @@ class Settings:
             raise InputError(f"batch size {self.batch} is too small: at least 1 image")
         if self.threads < 0:
             raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
+        check_seed(self.seed)
+
+
+def check_seed(seed: int) -> None:
+    """Raises InputError for one that no generator takes."""
+    if seed < 0:
+        raise InputError(f"seed {seed} is not allowed: 0 or more")
 
 
 @dataclass(frozen=True, slots=True)

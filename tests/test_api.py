@@ -271,6 +271,35 @@ def test_a_result_is_saved_by_the_extension(
     assert np.corrcoef(found.ravel(), expected.numpy().ravel())[0, 1] > 0.99
 
 
+def test_a_name_and_a_format_that_contradict_each_other_are_refused(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    result = measured(net, images)
+    for name, format, ends in (
+        ("net.safetensors", "onnx", r"\.onnx or \.zip"),
+        ("net.onnx", "openvino", r"\.xml or \.zip"),
+        ("net.xml", "packed", r"\.safetensors or \.zip"),
+    ):
+        words = f"{name} is called as .* {format} was asked for: give a name that ends in {ends}"
+        with pytest.raises(InputError, match=words):
+            px.save(result, tmp_path / name, format=format)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_path_of_what_was_saved_is_given(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    result = measured(net, images)
+    for name, format, written in (
+        ("net.v2", "openvino", "net.xml"),
+        ("other.bin", "openvino", "other.xml"),
+        ("net", "safetensors", "net"),
+        ("net.safetensors", "packed", "net.safetensors"),
+        ("NET.ZIP", None, "NET.ZIP"),
+    ):
+        path = px.save(result, tmp_path / name, format=format)
+        assert path == tmp_path / written
+        assert path.is_file()
+
+
 def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     result = measured(net, images)
     with pytest.raises(InputError, match=r"unknown format '\.tflite'.*onnx"):

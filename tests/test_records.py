@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -119,6 +121,14 @@ def test_at_least_one_image_is_evaluated() -> None:
 def test_a_batch_has_at_least_one_image(batch: int) -> None:
     with pytest.raises(InputError, match=f"batch size {batch} is too small: at least 1 image"):
         Settings(batch=batch)
+
+
+@pytest.mark.parametrize(
+    "request_of", [DataSpec, Settings, partial(ServingRequest, "fashion-mlp"), ComplexityRequest]
+)
+def test_a_seed_is_not_negative(request_of: Callable[..., object]) -> None:
+    with pytest.raises(InputError, match="seed -1 is not allowed: 0 or more"):
+        request_of(seed=-1)
 
 
 def test_threads_are_not_negative() -> None:

@@ -19,7 +19,7 @@ from optimizer import __version__
 from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import version_of
-from optimizer.records import Environment, digest
+from optimizer.records import Environment, check_seed, digest
 from optimizer.system.environment import environment
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ class ComplexityRequest:
             raise InputError(f"batch size {self.batch} is out of range: 1 to {MAX_INPUTS} inputs a call")
         if self.threads < 0:
             raise InputError(f"threads {self.threads} is not allowed: 1 or more, or 0 for every core")
-        if self.seed < 0:
-            raise InputError(f"seed {self.seed} is not allowed: 0 or more")
+        check_seed(self.seed)
         if self.sizes and self.family != STACK:
             raise InputError(
                 f"sizes are for the family {STACK!r}: the layers of {self.family} have their own"

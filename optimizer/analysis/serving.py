@@ -28,7 +28,7 @@ from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
 from optimizer.recipe import Recipe
-from optimizer.records import DataSpec, Environment, Execution, Request, digest
+from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, resolve_threads
 
@@ -81,6 +81,7 @@ class ServingRequest:
         for streams in self.streams:
             if streams < 1:
                 raise InputError(f"streams {streams} is not allowed: 1 or more requests at once")
+        check_seed(self.seed)
 
 
 def streaming_engines() -> dict[str, EngineInfo]:

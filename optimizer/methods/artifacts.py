@@ -11,8 +11,8 @@ class ArtifactInfo(Entry):
 
     ``code`` names a function that makes bytes of an :class:`optimizer.export.artifacts.ArtifactSource`, or is
     one. ``needs`` names a function that says in words what is missing here to write it, or gives None.
-    ``engine`` is the one whose prepared model it is written of. A file of its own is asked for by
-    ``extension`` (``.onnx``), where it has one.
+    ``engine`` is the one whose prepared model it is written of. A file of its own has the ``extension``
+    (``.onnx``) and is asked for by it, where it has one; of several with one, it is the first that is.
     """
 
     needs: object = None
@@ -40,6 +40,7 @@ ARTIFACTS: dict[str, ArtifactInfo] = by_name(
         "Weights packed to their bits",
         f"k bits a surviving weight; {RESTORED}",
         "optimizer.export.artifacts.weights:write_packed",
+        extension=".safetensors",
     ),
     ArtifactInfo(
         "onnx",

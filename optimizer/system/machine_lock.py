@@ -65,8 +65,8 @@ def _folder() -> Path:
     the temporary one. (Not the session's runtime folder: it goes when the user logs out, while a sweep that
     was left running goes on.) Raises UnavailableError where another user has taken the latter.
     """
-    usual = platformdirs.user_data_path(APP, False)
     try:
+        usual = platformdirs.user_data_path(APP, False)
         if _is_own(Path.home()) and not is_network(usual):
             return private(usual / "locks")
     except (OSError, RuntimeError, UnavailableError):  # no home, not one that can be written to, or shared

@@ -88,9 +88,16 @@ def home() -> Path:
 
 
 def home_path() -> Path:
-    """Where :func:`home` is or will be: nothing is created."""
+    """Where :func:`home` is or will be: nothing is created. Raises UnavailableError for a user who has no
+    home, as in a container, and names none."""
     named = os.environ.get(HOME_VARIABLE)
-    return Path(named).expanduser().absolute() if named else platformdirs.user_data_path(APP, False)
+    try:
+        return Path(named).expanduser().absolute() if named else platformdirs.user_data_path(APP, False)
+    except RuntimeError as error:
+        raise UnavailableError(
+            f"this user has no home folder for {named or 'the data'} ({error}): set {HOME_VARIABLE} to a "
+            "folder of your own, as an absolute path"
+        ) from error
 
 
 def private(folder: Path, advice: str = f"set {HOME_VARIABLE} to a folder of your own") -> Path:

@@ -36,6 +36,7 @@ from optimizer.system.paths import asset
         (["measure", "fashion-mlp", "--threads", "4096"], "4096 threads are more than"),
         (["measure", "fashion-mlp", "--batch", "0"], "batch size 0 is too small"),
         (["measure", "fashion-mlp", "--limit", "0"], "image limit 0"),
+        (["measure", "fashion-mlp", "--seed", "-1"], "seed -1 is not allowed: 0 or more"),
         (["measure", "fashion-mlp", "--data", "/nowhere/at/all"], "/nowhere/at/all"),
         (["sweep", "fashion-mlp", "--sparsities", "2", "--bits", "8"], "sparsity 2 is out of range"),
         (["sweep", "fashion-rennet"], "fashion-resnet"),

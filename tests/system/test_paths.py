@@ -2,6 +2,7 @@
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from optimizer.errors import UnavailableError
-from optimizer.system import paths
+from optimizer.system import machine_lock, paths
 
 
 def test_an_asset_of_the_checkout_is_found() -> None:
@@ -52,6 +53,30 @@ def test_home_without_the_variable_is_the_platform_s_data_folder(
     folder = paths.home()
     assert folder.name == "paretoscope"
     assert tmp_path in folder.parents
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere the user's folders are not in a variable")
+@pytest.mark.parametrize("named", ["", "~/data"])
+def test_a_user_without_a_home_is_told_to_name_one(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that runs under a number that it doesn't know."""
+    import pwd
+
+    def unknown(user: int) -> object:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for variable in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PARETOSCOPE_HOME", named)
+    with pytest.raises(UnavailableError, match=r"no home folder .*set PARETOSCOPE_HOME to a folder"):
+        paths.home_path()
+    monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "data"))
+    assert paths.home() == tmp_path / "data"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with machine_lock.machine_lock("named"):
+        assert [*tmp_path.rglob("named.lock")]
 
 
 def test_home_that_can_t_be_created_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
