@@ -279,6 +279,20 @@ def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path:
         px.save(result, tmp_path / "nowhere" / "net.zip")
 
 
+def test_a_result_is_saved_with_the_images_that_it_was_measured_with_or_not_at_all(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    """What a process of its own measured has no workspace."""
+    data = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    eight, half = (replace(measured("fashion-mlp", data, one), workspace=None) for one in (EIGHT_BITS, HALF))
+    with pytest.raises(InputError, match="the images went with the process .* without isolated=True"):
+        px.save(eight, tmp_path / "net.onnx")
+    assert px.save(half, tmp_path / "net.safetensors").stat().st_size > 0
+    with pytest.raises(InputError, match=r"Net-\w+ went with the process"):
+        px.save(replace(measured(net, images), workspace=None), tmp_path / "net.zip")
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_models_and_engines_are_listed() -> None:
     assert "fashion-mlp" in px.models()
     assert px.engines()["torch"] == ""
