@@ -1,7 +1,6 @@
 """A model and images as a script gives them: a name, a file, a module; a folder, arrays, a dataset."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ def _read_file(model: str | PathLike[str], input_shape: Sequence[int] | None, re
     preprocessing = about.preprocessing
     if input_shape is not None:
         channels, height, width = input_shape
-        preprocessing = replace(
-            preprocessing.with_channels("grey" if channels == 1 else None), size=(height, width)
+        preprocessing = preprocessing.with_channels("grey" if channels == 1 else None).at_size(
+            (height, width)
         )
     return opened_file(about, Choices(preprocessing=preprocessing), report)
