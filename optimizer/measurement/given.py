@@ -1,6 +1,7 @@
 """A model and images as a script gives them: a name, a file, a module; a folder, arrays, a dataset."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from optimizer.data.folders import list_folder
 from optimizer.data.loading import Datasets
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
-from optimizer.measurement.workspace import Workspace, open_model, open_workspace
+from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
 from optimizer.model.added.containers import is_model_file
@@ -52,13 +53,22 @@ def open_given(
             loaded = _read_file(model, input_shape, report)
         else:
             loaded = _own(model, input_shape or _shape_of(images), data)
-        known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
-        opened = next(known, None) or open_model(loaded)
+        opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
     return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+
+
+def _opened(loaded: LoadedModel) -> OpenModel:
+    """One that is open already, with the classes of this call: a card knows only how many there are."""
+    models = (one.model for one in _workspaces.values())
+    known = next((model for model in models if model.loaded.card == loaded.card), None)
+    if known is None or known.loaded.classes == loaded.classes:
+        return known or open_model(loaded)
+    named = replace(known.loaded, classes=loaded.classes, wordnet_ids=loaded.wordnet_ids)
+    return replace(known, loaded=named)
 
 
 def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:
