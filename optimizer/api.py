@@ -343,9 +343,10 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
 
     By extension: ``.onnx``, ``.safetensors``, ``.xml`` (OpenVINO, with its ``.bin`` beside it). A ``.zip``
     also holds the recipe and a model card, in one of the formats ``safetensors``, ``packed``, ``onnx`` and
-    ``openvino``. Raises InputError for another extension or format, or an extension of another format,
-    UnavailableError where a package or the folder is missing or the disk is full, WorkError for a model that
-    can't be converted.
+    ``openvino``. Raises InputError for another extension or format, an extension of another format, and a
+    result whose model or images went with the process that measured it (``isolated=True``), UnavailableError
+    where a package or the folder is missing or the disk is full, WorkError for a model that can't be
+    converted.
     """
     import io
     import zipfile
@@ -365,6 +366,7 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
             f"{target.name} is called as a file of the format {by_extension[suffix]} is, and {kind} was "
             f"asked for: give a name that ends in {ends}, or leave the format out"
         )
+    _check_at_hand(result)
     content = on_demand.artifact(kind, result.request, result.workspace, result.record)
     try:
         if suffix == ".zip":
@@ -441,6 +443,18 @@ def _check_engine(name: str) -> None:
     from optimizer.engine import engine_named
 
     engine_named(name)
+
+
+def _check_at_hand(result: ResultView) -> None:
+    """Raises InputError for a result without a workspace, whose file takes a model or images that only such a
+    one has."""
+    request, images = result.request, result.request.data.content and result.request.recipe.needs_images
+    if result.workspace is None and (images or request.model not in models()):
+        raise InputError(
+            f"{'the images' if images else request.model} went with the process that measured this: ask "
+            "px.measure for the same without isolated=True, which measures nothing twice, and save what it "
+            "gives"
+        )
 
 
 def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Sequence[int] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from optimizer.analysis import stored
 from optimizer.analysis.screening import Bar, Screen, bar_for
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
+from optimizer.data.selection import check_at_hand
 from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
 from optimizer.records import Inspection, Known, Latency, Request, Result, Scores, encode
@@ -61,6 +62,8 @@ def load_or_measure(
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 
+    if workspace is None:
+        check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
     try:
         # A small device may have no memory for more than it times with.
         read = experiment.TIMED_IMAGES if scores else None
@@ -167,6 +170,8 @@ def search(
     known = answer_of(store, key)
     if known and not known.answer.is_early:
         return key
+    if workspace is None:
+        check_at_hand(question.data)
     before, kept = progress_of(store, shared), -math.inf
     tried, begun = len(before.trials), (before.at, before.times)
 

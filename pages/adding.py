@@ -168,8 +168,8 @@ def _preprocess(about: Examined) -> Preprocessing:
                 "Resize the shorter side to",
                 0,
                 MAX_SIDE,
-                offered.resize or 0,
-                key=f"resize {key}",
+                offered.at_size((height, width)).resize or 0,
+                key=f"resize {height} {width} {key}",
                 help="before the middle is cropped; 0 stretches the whole image",
             )
         )

@@ -167,7 +167,9 @@ def show(sweep: Sweep, found: Answered | None) -> None:
     elif found:
         show_answer(found)
     else:
-        st.info("What the answer rests on was dropped: Resume finds it anew.", icon=":material/delete:")
+        given = item.request is not None and item.request.data.content
+        words = "" if given else ": Resume finds it anew"
+        st.info(f"What the answer rests on was dropped{words}.", icon=":material/delete:")
 
 
 def goes_on(item: Item, sweep: Sweep) -> None:
@@ -247,6 +249,9 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     except InputError as error:
         st.caption(plain(error))
         return None
+    if question.data.content:
+        st.caption("Its images were given in memory: ask it again, or with more time, from Python.")
+        return None
     if not sweep.open:
         whole = found is not None and not found.answer.is_early
         label, icon = ("Repeat", ":material/replay:") if whole else ("Resume", ":material/play_arrow:")
@@ -265,10 +270,12 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
 
 def take(result: Result, words: str) -> None:
     """Open a configuration in Explore."""
+    problem = sidebar.why_not_open(result.request)
     st.page_link(
         "pages/explore.py",
         label=f"Open {words} in Explore",
         icon=":material/tune:",
-        help=plain(named(result)),
+        help=plain(problem or named(result)),
         query_params={sidebar.OPEN: result.key},
+        disabled=bool(problem),
     )

@@ -65,7 +65,14 @@ def show_failures(failures: list[Failure]) -> None:
     key = st.selectbox("Failed measurement", list(newest), format_func=lambda key: label(newest[key]))
     st.text(newest[key].message)
     with st.container(horizontal=True):
-        again = st.button("Try again", icon=":material/refresh:", key="failed again")
+        given = bool(newest[key].request.data.content)
+        again = st.button(
+            "Try again",
+            icon=":material/refresh:",
+            key="failed again",
+            disabled=given,
+            help="Its images were given in memory: ask again from Python, with them." if given else None,
+        )
         forget = st.button("Forget", icon=":material/delete:", key="failed forget")
         forget_all = st.button("Forget all", icon=":material/delete_sweep:", key="failed forget all")
     if again:

@@ -13,7 +13,7 @@ from optimizer.errors import ParetoscopeError
 from optimizer.formats import count, format_bytes
 from optimizer.methods.engines import ENGINES, engine_info
 from optimizer.model.added import cards as added
-from optimizer.records import DataSpec, ModelCard, Settings, digest
+from optimizer.records import DataSpec, ModelCard, Request, Settings, digest
 from optimizer.system.environment import describe, environment, threads_available
 from optimizer.system.paths import asset
 from optimizer.work import Catalogue
@@ -126,11 +126,23 @@ def selection() -> SidebarChoice:
     return chosen
 
 
+def why_not_open(request: Request) -> str:
+    """Why Explore can't be set to a result: its sliders would measure another model, or on other images."""
+    if request.data.content:
+        return f"{request.model} was measured from Python, on images in memory: Explore has not got them."
+    if request.model not in catalogue().cards:
+        return f"{request.model} is not among the models here: Explore can't be set to it."
+    return ""
+
+
 def open_result() -> None:
     """Set this and the sliders to the result that the address names, before they are drawn."""
     key = st.query_params.pop(OPEN, None)
     result = store().get(key) if key else None
     if result is None:
+        return
+    if problem := why_not_open(result.request):
+        st.info(plain(problem), icon=":material/info:")
         return
     request, visit = result.request, session()
     data = request.data

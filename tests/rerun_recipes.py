@@ -55,7 +55,7 @@ def request(name: str, engine: str = "openvino") -> Request:
 
 def main() -> None:
     # Calibration takes most of the time, and no other path with more images.
-    cache.IMAGES = workspace.STATISTICS_IMAGES = 24
+    cache.IMAGES = workspace.STATISTICS_IMAGES = 16
     found: dict[str, object] = {"threads": torch.get_num_threads()}
     for name in RECIPES:
         made = compressed_model(request(name)).module.state_dict()

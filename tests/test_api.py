@@ -148,16 +148,39 @@ def test_a_dataset_is_data_too(net: nn.Module, images: Tensor, labels: Tensor) -
     assert dataset.record == pair.record
 
 
-def test_a_folder_is_data_too(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for name in ("apple", "pear"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(6):
+def photographs(folder: Path, classes: str, each: int = 6) -> Path:
+    random = np.random.default_rng(len(str(folder)))
+    for name in classes.split():
+        (folder / name).mkdir(parents=True)
+        for number in range(each):
             pixels = random.integers(0, 255, (40, 50, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def of_photographs(classes: int) -> nn.Module:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    result = measured(net, tmp_path / "photos", input_shape=(3, 32, 32))
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+
+
+def test_a_folder_s_classes_are_its_own_whatever_was_measured_before(tmp_path: Path) -> None:
+    net, opened = of_photographs(3), []
+    for classes in ("a b c", "b c d", "b c d", "a b c"):
+        folder = tmp_path / f"{classes} {len(opened)}"
+        opened.append(
+            given.open_given(net, photographs(folder, classes, 3), None, (3, 32, 32), lambda *_: None)[0]
+        )
+        entries = opened[-1].images.mapping.mapped
+        assert [(entry.folder, entry.index) for entry in entries] == [
+            *zip(classes.split(), range(3), strict=True)
+        ]
+        assert opened[-1].images.mapping.unmapped == ()
+    assert len({workspace.model.module for workspace in opened}) == 1, "it is opened once"
+
+
+def test_a_folder_is_data_too(tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", "apple pear")
+    result = measured(of_photographs(2), tmp_path / "photos", input_shape=(3, 32, 32))
     assert result.accuracy.reference == "labels"
     assert result.record.accuracy.total == 10  # a fifth of the twelve calibrates
 
@@ -306,6 +329,20 @@ def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path:
         px.save(result, tmp_path / "net.tflite")
     with pytest.raises(UnavailableError, match="can't write"):
         px.save(result, tmp_path / "nowhere" / "net.zip")
+
+
+def test_a_result_is_saved_with_the_images_that_it_was_measured_with_or_not_at_all(
+    net: nn.Module, images: Tensor, tmp_path: Path
+) -> None:
+    """What a process of its own measured has no workspace."""
+    data = torch.rand(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    eight, half = (replace(measured("fashion-mlp", data, one), workspace=None) for one in (EIGHT_BITS, HALF))
+    with pytest.raises(InputError, match="the images went with the process .* without isolated=True"):
+        px.save(eight, tmp_path / "net.onnx")
+    assert px.save(half, tmp_path / "net.safetensors").stat().st_size > 0
+    with pytest.raises(InputError, match=r"Net-\w+ went with the process"):
+        px.save(replace(measured(net, images), workspace=None), tmp_path / "net.zip")
+    assert not (tmp_path / "net.onnx").exists()
 
 
 def test_models_and_engines_are_listed() -> None:

@@ -9,6 +9,7 @@ from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.cli.options import add_image_options, data_of, numbers, settings_of
 from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt
+from optimizer.data.selection import check_at_hand
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
@@ -104,7 +105,9 @@ def run_find(options: argparse.Namespace) -> int:
     store = Store()
     if options.resume is not None:
         number = options.resume
-        question_of(ledger.find(store, number))  # of a sweep there is no answer
+        asked = question_of(sweep := ledger.find(store, number))  # of a sweep there is no answer
+        if answer_of(store, sweep.answer, tried=False) is None:
+            check_at_hand(asked.data)
         ledger.resume(store, number)
     elif options.model is None:
         raise InputError("say which model, or which question to go on with: --resume ID")

@@ -178,8 +178,6 @@ def _preprocessing(options: argparse.Namespace, about: Examined) -> Preprocessin
     }
     if options.resize is not None:
         given["resize"] = options.resize or None
-    if options.input_shape is not None:
-        given["size"] = options.input_shape[1:]
     base = about.preprocessing.with_channels(
         given.get("channels") or ("grey" if (options.input_shape or (0,))[0] == 1 else None)
     )
@@ -189,4 +187,6 @@ def _preprocessing(options: argparse.Namespace, about: Examined) -> Preprocessin
             f"--input-shape has {options.input_shape[0]} channels and the images {base.input_shape[0]}: give "
             "--channels"
         )
-    return replace(base, **given) if given else None
+    if options.input_shape is not None:
+        base = base.at_size(options.input_shape[1:])
+    return replace(base, **given) if given or options.input_shape else None

@@ -20,6 +20,7 @@ from optimizer.data.selection import (
     BUNDLED_ARCHIVES,
     CALIBRATION_LIMIT,
     calibration_files,
+    check_at_hand,
     fingerprint,
     select,
     without_shared,
@@ -73,11 +74,12 @@ def load_images(
     not read.
 
     A file that is no image, damaged, or beyond ``MAX_PIXELS`` is skipped and counted in the notes. Raises
-    InputError for a folder that can't be used (:func:`optimizer.data.selection.select`), for the bundled
-    images with a model that was not made for them, and for images that take more than ``MEMORY_SHARE`` of the
-    memory. Of a folder's images that are equal one is evaluated, and none calibrates that is a copy of an
-    evaluated one.
+    InputError for a folder that can't be used (:func:`optimizer.data.selection.select`), for images that were
+    given in memory, for the bundled images with a model that was not made for them, and for images that take
+    more than ``MEMORY_SHARE`` of the memory. Of a folder's images that are equal one is evaluated, and none
+    calibrates that is a copy of an evaluated one.
     """
+    check_at_hand(spec)
     report = progress or quiet
     load = _load_bundled if spec.path is None else _load_folder
     return load(model, spec, report, read)

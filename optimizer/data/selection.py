@@ -148,6 +148,14 @@ def without_shared(
     return tuple(kept), shared
 
 
+def check_at_hand(spec: DataSpec) -> None:
+    """Raises InputError for images that were given in memory: no others are to take their place."""
+    if spec.content:
+        raise InputError(
+            "these images were given in memory, and are here no more: ask again from Python, with them"
+        )
+
+
 def fingerprint(spec: DataSpec) -> str:
     """Changes when an image or the class index file is added, removed or changed.
 

@@ -14,7 +14,7 @@ from optimizer.data.folders import list_folder
 from optimizer.data.loading import Datasets
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
-from optimizer.measurement.workspace import Workspace, open_model, open_workspace
+from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
 from optimizer.model import catalogue
 from optimizer.model.added.cards import Choices
 from optimizer.model.added.containers import is_model_file
@@ -53,13 +53,22 @@ def open_given(
             loaded = _read_file(model, input_shape, report)
         else:
             loaded = _own(model, input_shape or _shape_of(images), data)
-        known = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
-        opened = next(known, None) or open_model(loaded)
+        opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
     return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
+
+
+def _opened(loaded: LoadedModel) -> OpenModel:
+    """One that is open already, with the classes of this call: a card knows only how many there are."""
+    models = (one.model for one in _workspaces.values())
+    known = next((model for model in models if model.loaded.card == loaded.card), None)
+    if known is None or known.loaded.classes == loaded.classes:
+        return known or open_model(loaded)
+    named = replace(known.loaded, classes=loaded.classes, wordnet_ids=loaded.wordnet_ids)
+    return replace(known, loaded=named)
 
 
 def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:
@@ -122,7 +131,7 @@ def _read_file(model: str | PathLike[str], input_shape: Sequence[int] | None, re
     preprocessing = about.preprocessing
     if input_shape is not None:
         channels, height, width = input_shape
-        preprocessing = replace(
-            preprocessing.with_channels("grey" if channels == 1 else None), size=(height, width)
+        preprocessing = preprocessing.with_channels("grey" if channels == 1 else None).at_size(
+            (height, width)
         )
     return opened_file(about, Choices(preprocessing=preprocessing), report)

@@ -12,7 +12,7 @@ from torch import nn
 
 from optimizer.analysis.two_files import SCHEMA, CompareRequest, NetworkRef, Side, TwoFiles
 from optimizer.data.loading import Datasets, load_images
-from optimizer.data.selection import fingerprint
+from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Array, Runner
 from optimizer.engine.files import ENGINES, open_network
 from optimizer.engine.opened import Answer, Network, Opened
@@ -258,6 +258,8 @@ def _images(
 ) -> tuple[Array, Array | None, bool, tuple[str, ...]]:
     """Images ``[N, C, H, W]``, labels ``[N]`` where both networks tell classes, whether they are made up, and
     notes. Raises InputError."""
+    if given is None:
+        check_at_hand(request.data)
     known = next((one for one in (like, a.loaded, b.loaded) if one is not None), None)
     if given is None and request.data.path is None and not (known and known.card.bundled_images):
         return _made_up(pair.shape), None, True, ()

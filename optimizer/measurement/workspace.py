@@ -17,7 +17,7 @@ from optimizer.compression.calibration.cache import IMAGES as STATISTICS_IMAGES
 from optimizer.compression.calibration.cache import statistics_of
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.data.loading import Datasets, held_images
-from optimizer.data.selection import fingerprint
+from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine import engine_named
 from optimizer.engine.base import Build
 from optimizer.errors import InputError
@@ -164,9 +164,11 @@ def open_workspace(
     """A model of the catalogue on images of a folder or the bundled ones; downloaded where it must be. Of the
     images to evaluate ``read`` are read, or all.
 
-    Images that changed meanwhile are opened anew. Raises InputError for an unknown model or a folder that
-    can't be used, UnavailableError for what this machine lacks.
+    Images that changed meanwhile are opened anew. Raises InputError for an unknown model, a folder that can't
+    be used, or images that were given in memory, UnavailableError for what this machine lacks.
     """
+    if data is not None:
+        check_at_hand(data)
     files = "" if data is None else fingerprint(data)
     report(None, "loading the model")
     return _opened(OPENED, model, version_of(model), data, files, read, report=report)
@@ -175,9 +177,7 @@ def open_workspace(
 def workspace_of(request: Request, report: Report = quiet) -> Workspace:
     """The workspace of a request; without images where its recipe works without. Raises as
     :func:`open_workspace`."""
-    recipe = request.recipe
-    needed = recipe.needs_data or recipe.quantize.rounds_activations
-    return open_workspace(request.model, request.data if needed else None, report)
+    return open_workspace(request.model, request.data if request.recipe.needs_images else None, report)
 
 
 @dataclass(frozen=True, eq=False)

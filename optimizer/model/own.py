@@ -1,7 +1,6 @@
 """A module of one's own as a model: checked, copied, and named by its architecture and weights."""
 
 import copy
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 
@@ -10,6 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from optimizer.errors import InputError
+from optimizer.model.identity import content
 from optimizer.model.layers import walk
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
@@ -24,10 +24,10 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``. The name holds a digest
-    of code and weights (:func:`content`), so that retrained weights are another model. Files of photographs
-    are preprocessed as is usual for ImageNet. Raises InputError for a module that can't be copied, has
-    weights that are not finite, nothing to compress, or does not answer a batch of one input tensor with one
-    tensor of floats in evaluation mode.
+    of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
+    another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
+    module that can't be copied, has weights that are not finite, nothing to compress, or does not answer a
+    batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
@@ -38,7 +38,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
     if len(names) != outputs.shape[1]:  # which output a folder is for is not known
         names = ()
     card = ModelCard(
-        name=f"{_kind(module)}-{content(taken)[:NAME_DIGITS]}",
+        name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
         source="your own",
         description=f"{_kind(module)}, a module of your own",
         parameters=sum(parameter.numel() for parameter in taken.parameters()),
@@ -78,27 +78,6 @@ def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor
         )
 
     return refuse
-
-
-def content(module: nn.Module) -> str:
-    """A digest of what a module computes: classes, the code of their ``forward``, settings, and weights."""
-    digest = hashlib.sha256()
-    for path, part in module.named_modules():
-        kind = type(part)
-        code = getattr(kind.forward, "__code__", None)
-        digest.update(f"{path} {kind.__qualname__} {part.extra_repr()}".encode())
-        if code is not None and not kind.__module__.startswith("torch."):
-            digest.update(code.co_code + repr(code.co_consts).encode())
-        plain = {name: value for name, value in vars(part).items() if isinstance(value, PLAIN)}
-        digest.update(repr(sorted(plain.items())).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-PLAIN = (bool, int, float, str, tuple)
-"""Kinds of attributes that are settings of a module."""
 
 
 def _copied(module: nn.Module) -> nn.Module:

@@ -89,10 +89,18 @@ class Preprocessing:
         found: np.ndarray = np.ascontiguousarray(values / np.asarray(self.std, np.float32)[:, None, None])
         return found
 
+    def at_size(self, size: tuple[int, int]) -> "Preprocessing":
+        """For another size, and where this one crops, with a crop in proportion. Without one where the new
+        sides differ: how much of an image lies within them depends on its own sides."""
+        if size == self.size or self.resize is None:
+            return replace(self, size=size)
+        scaled = min(MAX_SIDE, round(self.resize * min(size) / min(self.size)))
+        return replace(self, size=size, resize=scaled if size[0] == size[1] else None)
+
     def at_size_of(self, other: "Preprocessing") -> "Preprocessing":
-        """With the size of another, and where this one crops with its crop, or one in proportion."""
-        resize = self.resize and (other.resize or round(self.resize * min(other.size) / min(self.size)))
-        return replace(self, size=other.size, resize=resize)
+        """With the size of another, and where this one crops with its crop, or as :meth:`at_size`."""
+        scaled = self.at_size(other.size)
+        return replace(scaled, resize=other.resize) if self.resize and other.resize else scaled
 
     @classmethod
     def written(cls, mean: str, std: str, **others: Any) -> "Preprocessing":

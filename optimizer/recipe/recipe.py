@@ -159,6 +159,11 @@ class Recipe:
         return pruned or self.matches or self.learns or any(spec.needs_data for spec in self.quantize_specs)
 
     @property
+    def needs_images(self) -> bool:
+        """Whether the compressed model can't be made, on whatever engine, without calibration images."""
+        return self.needs_data or self.quantize.rounds_activations
+
+    @property
     def prune_specs(self) -> tuple[PruneSpec, ...]:
         """The recipe's own, then those of its overrides, each once."""
         own = {(override.pruning, override.sparsity): override for override in self.layers}

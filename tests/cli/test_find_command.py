@@ -4,20 +4,27 @@ import json
 import os
 import shlex
 import signal
+from dataclasses import replace
 
 import pytest
+from search_bench import Bench
+from search_bench import question as bench_question
 
 import optimizer as px
+from optimizer import on_demand
 from optimizer.analysis.limits import Limits
 from optimizer.cli.find import question_from
 from optimizer.cli.main import main, parser
 from optimizer.cli.terminal import first_interrupt
-from optimizer.records import Request
+from optimizer.errors import InputError
+from optimizer.on_demand import load_or_measure as measure
+from optimizer.records import DataSpec, Request, encode
 from optimizer.search.answers import command
-from optimizer.search.questions import keys_of
+from optimizer.search.questions import ask, keys_of
+from optimizer.search.records import Progress
 from optimizer.search.space import Space
 from optimizer.store import ledger
-from optimizer.store.results import Store
+from optimizer.store.results import ANSWER, Store
 
 FIND = [
     *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino"),
@@ -61,6 +68,30 @@ def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.C
     sweep = ledger.create(Store(), b"", [Request("fashion-mlp")], "ann")
     assert main(["find", "--resume", str(sweep)]) == 2
     assert "is no question" in capsys.readouterr().err
+
+
+def test_a_question_of_images_in_memory_is_gone_on_with_in_python_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store, bench = Store(), Bench()
+    question = replace(bench_question(Limits(drop_points=1)), data=DataSpec(content="0" * 20))
+    number = ask(store, question, "ann")
+    resumed = ["find", "--resume", str(number)]
+    assert main(resumed) == 2
+    assert "given in memory" in capsys.readouterr().err
+    assert [item.state for item in ledger.items(store, number)] == ["queued"]
+    for work in (lambda: on_demand.search(question, store), lambda: measure(question.base, store)):
+        with pytest.raises(InputError, match="given in memory"):
+            work()
+    assert store.failures() == []
+    found = bench.go_on(question, Progress())
+    for result in found.measured:
+        store.put(result)
+    (item,) = ledger.items(store, number)
+    store.put_document(ANSWER, str(item.answer), encode(found.answer))
+    ledger.finish(store, item, str(item.answer), 1.0)
+    assert main(resumed) == 0
+    assert "8-bit" in capsys.readouterr().out, "what was found is told"
 
 
 def test_a_search_in_python_gives_views_of_what_it_measured() -> None:

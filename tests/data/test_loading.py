@@ -17,7 +17,8 @@ from optimizer.data.classes import ClassMapping
 from optimizer.data.loading import held_images, load_images
 from optimizer.data.selection import fingerprint, select
 from optimizer.errors import InputError, WorkError
-from optimizer.model.catalogue import LoadedModel
+from optimizer.measurement.workspace import open_workspace
+from optimizer.model.catalogue import LoadedModel, load
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment
 
@@ -277,3 +278,13 @@ def test_folders_are_no_labels_to_a_network_that_is_no_classifier(colours: Path)
     assert found.evaluation.labels is None
     assert not found.mapping.mapped
     assert len(found.evaluation.images) == len(known.evaluation.images)
+
+
+def test_no_other_images_take_the_place_of_those_that_were_given_in_memory() -> None:
+    given = DataSpec(content="0123456789abcdef0123")
+    for read in (load_images, lambda model, spec: held_images(model, spec, given.content)):
+        with pytest.raises(InputError, match="given in memory.*ask again from Python"):
+            read(load("fashion-mlp"), given)
+    with pytest.raises(InputError, match="given in memory"):
+        open_workspace("fashion-mlp", given)
+    assert open_workspace("fashion-mlp").data is None

@@ -364,3 +364,11 @@ def test_the_first_sentence_says_all_four_from_values(tmp_path: Path) -> None:
     assert said["sentence"] == two_files_words.sentence(run)
     assert said["a"]["size_bytes"] == run.a.size_bytes
     assert said["outputs"][0]["sqnr_db"]["value"] is None
+
+
+@HERE
+def test_images_in_memory_that_are_gone_are_not_made_up(tmp_path: Path) -> None:
+    places = (NetworkRef(str(save(network(), tmp_path / f"{name}.onnx"))) for name in "ab")
+    request = CompareRequest(*places, DataSpec(content="0" * 20), settings=QUICK)
+    with pytest.raises(InputError, match="given in memory"):
+        on_demand.compare(request)

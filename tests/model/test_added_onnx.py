@@ -15,6 +15,7 @@ from test_onnx_files import weights
 
 from optimizer import work
 from optimizer.cli.main import main
+from optimizer.measurement.given import open_given
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.model import catalogue
 from optimizer.model.added import cards, files, onnx_check
@@ -44,6 +45,18 @@ def names_of_five(folder: Path) -> Path:
     path = folder / "names.txt"
     path.write_text("a\nb\nc\nd\ne\n")
     return path
+
+
+def test_at_an_input_shape_that_was_given_images_fill_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [node("Conv", "x w", "a"), node("GlobalAveragePool", "a", "b"), node("Flatten", "b")]
+    path = save(graph(nodes, {"w": weights(5, 3, 3, 3)}, sides=(1, 3, "h", "w")), tmp_path / "open.onnx")
+    assert main(["add", "open", "--onnx", str(path), "--input-shape", "3x320x320"]) == 0
+    assert "the shorter side to 366, the middle 320 x 320" in capsys.readouterr().out
+    workspace, _ = open_given(path, None, None, (3, 320, 320), quiet, needs_data=False)
+    for loaded in (catalogue.load("open"), workspace.model.loaded):
+        assert loaded.preprocess(Image.new("RGB", (500, 400), "white")).min() > 2
 
 
 @pytest.mark.parametrize("bits", [32, 8])

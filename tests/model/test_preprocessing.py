@@ -1,5 +1,7 @@
 """From an image to what a network takes, held to torchvision's own transforms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from optimizer.errors import InputError
 from optimizer.model.added.architectures import default_preprocessing
-from optimizer.model.preprocessing import IMAGENET, INTERPOLATIONS, PRESETS, Preprocessing
+from optimizer.model.preprocessing import IMAGENET, INTERPOLATIONS, MAX_SIDE, PRESETS, Preprocessing
 
 SIDES = st.integers(1, 90)
 UNIT = st.floats(0.0625, 1)
@@ -79,6 +81,28 @@ def test_mean_and_deviation_go_with_the_channels(channels: str) -> None:
 def test_presets_are_told_apart() -> None:
     image = picture(224, 224)
     assert len({preset(image).tobytes() for preset in PRESETS.values()}) == len(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [
+        ((224, 224), 256),
+        ((320, 320), 366),
+        ((384, 384), 439),
+        ((32, 32), 37),
+        ((320, 480), None),
+    ],
+)
+def test_at_another_size_no_border_is_black(size: tuple[int, int], resize: int | None) -> None:
+    changed = IMAGENET.at_size(size)
+    assert changed == replace(IMAGENET, size=size, resize=resize)
+    assert IMAGENET.at_size_of(Preprocessing(size)) == changed
+    for sides in ((40, 30), (30, 40), (30, 30)):
+        assert changed(Image.new("RGB", sides, "white")).min() > 2
+    stretched = Preprocessing((224, 224))
+    assert stretched.at_size(size) == stretched.at_size_of(changed) == Preprocessing(size)
+    assert IMAGENET.at_size_of(Preprocessing(size, resize=5)).resize == 5
+    assert IMAGENET.at_size((MAX_SIDE, MAX_SIDE)).resize == MAX_SIDE
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,20 @@ def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Star
     assert "give numbers with commas between" in words(page)
 
 
+def test_a_size_that_is_given_is_cropped_to_in_proportion(
+    page: AppTest, started: Started, content: bytes
+) -> None:
+    give(page, NAME, content)
+    started.do("examine")
+    page.run()
+    next(box for box in page.selectbox if box.label == "Preprocessing").set_value("ImageNet").run()
+    assert "the shorter side to 37, the middle 32 x 32" in words(page)
+    for label in ("Height", "Width"):
+        next(field for field in page.number_input if field.label == label).set_value(64).run()
+    assert not page.exception
+    assert "the shorter side to 74, the middle 64 x 64" in words(page)
+
+
 def test_uploads_are_bounded_one_by_one_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = uploads.keep_upload("../../x/a.pt", 3, io.BytesIO(b"abc"))
     assert cards.content_path(kept).read_bytes() == b"abc"

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
-from optimizer.records import encode
+from optimizer.records import DataSpec, encode
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
@@ -159,6 +159,30 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
     assert question_of(longer).budget_seconds == 60
     assert ledger.items(tasks.store(), longer.id)[0].key == ledger.items(tasks.store(), sweep.id)[0].key
     assert page.query_params["sweep"] == str(longer.id)
+
+
+def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(started: Started) -> None:
+    _, sweep = asked(find_drop="1", find_seconds="30 s")
+    given = replace(question_of(sweep), data=DataSpec(content="0" * 20))
+    number = ask(tasks.store(), given, "ann")
+    assert ledger.cancel(tasks.store(), sweep.id) == 1
+    answer(newest(), Bench())
+    page = open_page("sweep", {"sweep": str(number)})
+    told = words(page)
+    assert "given in memory: ask it again, or with more time, from Python" in told
+    labels = {button.label for button in page.button}
+    assert not labels & {"Repeat", "Resume", "Extend to 1 minute"}
+    links = [link.proto for link in page.get("page_link")]
+    assert [link.disabled for link in links if link.label == "Open the answer in Explore"] == [True]
+    found = finding.found_of(newest())
+    assert found is not None
+    assert found.best is not None
+    opened = open_page("explore", {sidebar.OPEN: found.best.key, "images": sidebar.BUNDLED})
+    assert "on images in memory: Explore has not got them" in words(opened)
+    assert opened.select_slider(key="activations").value == 32, "nothing is set to it"
+    tasks.store().forget([found.best.key])
+    page.run()
+    assert "was dropped." in words(page)
 
 
 def damage(key: str) -> None:

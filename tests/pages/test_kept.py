@@ -10,7 +10,7 @@ from faults.storing import make_result
 from started import Started
 from streamlit.testing.v1 import AppTest
 
-from optimizer.records import Request, Settings
+from optimizer.records import DataSpec, Request, Settings
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import Job
@@ -87,6 +87,18 @@ def test_what_failed_is_shown_without_markup_and_tried_again_or_forgotten(pool: 
     page.button(key="failed forget all").click().run()
     assert store.failures() == []
     assert len(page.dataframe) == 0
+
+
+def test_what_failed_on_images_in_memory_is_not_tried_on_others(pool: NoPool) -> None:
+    given, other = Request("fashion-mlp", data=DataSpec(content="0" * 20)), Request("fashion-vit")
+    for request in (given, other):
+        Store().put_failure(request.model, request, "no", 1)
+    page = AppTest.from_function(script).run()
+    assert not page.button(key="failed again").disabled
+    page.selectbox[0].set_value(given.model).run()
+    assert page.button(key="failed again").disabled
+    assert "given in memory" in page.button(key="failed again").help
+    assert not page.button(key="failed forget").disabled
 
 
 def test_what_cannot_be_read_is_said_and_removed(pool: NoPool, home: Path) -> None:
