@@ -293,7 +293,9 @@ def compare(
     given, spec = None, DataSpec()
     with progress_line(progress) as report:
         if isinstance(data, str | PathLike):
-            spec = DataSpec(str(data))
+            from optimizer.data.folders import absolute
+
+            spec = DataSpec(absolute(data))
         elif data is not None:
             from optimizer.data import memory
 

@@ -23,11 +23,14 @@ import optimizer as px
 from optimizer import api
 from optimizer.analysis import fidelity
 from optimizer.charts import accuracy_info
-from optimizer.cli.main import main
+from optimizer.cli.main import main, parser
+from optimizer.cli.options import data_of
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import given
+from optimizer.records import DataSpec
 from optimizer.search.answers import came_of_it
 from optimizer.store import ledger
+from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 
 HALF = px.Recipe.of(sparsity=0.5, pruning="magnitude")
@@ -176,6 +179,31 @@ def test_a_folder_s_classes_are_its_own_whatever_was_measured_before(tmp_path: P
         ]
         assert opened[-1].images.mapping.unmapped == ()
     assert len({workspace.model.module for workspace in opened}) == 1, "it is opened once"
+
+
+def test_a_folder_is_known_by_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = [photographs(tmp_path / place / "photos", "apple pear").parent for place in ("one", "two")]
+    asked = []
+    for place in places:
+        monkeypatch.chdir(place)
+        for folder in ("photos", Path("photos"), str(place / "photos"), place / ".." / place.name / "photos"):
+            workspace, request = given.open_given(
+                of_photographs(2), folder, folder, (3, 32, 32), lambda *_: None
+            )
+            assert request.data == DataSpec(str(place / "photos"), str(place / "photos"))
+            asked.append((request_key(request), request_key(request, workspace.files)))
+    assert len(set(asked)) == 2, "one for each, also within the seconds that a fingerprint holds"
+    assert all(looked_up == measured for looked_up, measured in asked)
+    monkeypatch.setenv("HOME", str(places[0]))
+    options = parser().parse_args(["measure", "fashion-mlp", "--data", "~/photos"])
+    _, request = given.open_given("fashion-mlp", "~/photos", None, None, lambda *_: None, needs_data=False)
+    assert request.data == data_of(options) == DataSpec(str(places[0] / "photos"))
+    compared: list[Any] = []
+    monkeypatch.setattr(api.on_demand, "compare", lambda request, *_: compared.append(request))
+    px.compare("a.onnx", "b.onnx", "photos", progress=False)
+    assert compared[0].data == DataSpec(str(places[1] / "photos"))
+    with pytest.raises(InputError, match="is no path"):
+        given.open_given("fashion-mlp", "a\0b", None, None, lambda *_: None)
 
 
 def test_a_folder_is_data_too(tmp_path: Path) -> None:

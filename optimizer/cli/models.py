@@ -8,6 +8,7 @@ from typing import Any
 
 from optimizer.cli.options import numbers
 from optimizer.cli.terminal import end_of_line, tell
+from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.preprocessing import CHANNELS, INTERPOLATIONS, RANGES, Preprocessing
@@ -137,7 +138,7 @@ def _tried(model: AddedModel, data: str) -> str:
     from optimizer.data.trial import try_preprocessing
     from optimizer.model.added.files import load
 
-    spec = DataSpec(str(Path(data).expanduser().resolve()))
+    spec = DataSpec(absolute(data))
     words = try_preprocessing(load(model), model.preprocessing, spec, tell).words
     end_of_line()
     return words

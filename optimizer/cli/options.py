@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from optimizer.data.folders import absolute
 from optimizer.errors import InputError, unknown
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES
 from optimizer.methods.pruners import PRUNERS, PrunerInfo, pruner_info
@@ -284,4 +285,4 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().resolve())
+    return None if path is None else absolute(path)

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from os import PathLike
 from pathlib import Path
 
 from optimizer.errors import InputError
@@ -240,6 +241,14 @@ def _holds_images(folder: Path) -> bool:
 def expand(path: str | Path) -> Path:
     """With the home folder in the place of ``~``. (Path.expanduser raises for an unknown ``~user``.)"""
     return Path(os.path.expanduser(path))
+
+
+def absolute(path: str | PathLike[str]) -> str:
+    """As other processes find it, and this one from another folder. Raises InputError for what is no path."""
+    try:
+        return os.path.realpath(os.path.expanduser(path))
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is no path ({error}): give one of a folder") from error
 
 
 def is_image(name: str) -> bool:

@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from torch import nn
 
 from optimizer.data import memory
-from optimizer.data.folders import list_folder
+from optimizer.data.folders import absolute, list_folder
 from optimizer.data.loading import Datasets
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
@@ -52,7 +52,7 @@ def open_given(
         if isinstance(model, str | PathLike):
             loaded = _read_file(model, input_shape, report)
         else:
-            loaded = _own(model, input_shape or _shape_of(images), data)
+            loaded = _own(model, input_shape or _shape_of(images), spec if needs_data else DataSpec())
         opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
@@ -92,15 +92,14 @@ def named_only(model: Any, data: Any, calibration: Any) -> Request:
         )
     if any(one is not None and not isinstance(one, str | PathLike) for one in (data, calibration)):
         raise InputError("an executor measures on images in folders: give a path")
-    spec = _folders(data, calibration)
-    path, other = (one and str(Path(one).expanduser().resolve()) for one in (spec.path, spec.calibration))
-    return Request(model, data=DataSpec(path, other))
+    return Request(model, data=_folders(data, calibration))
 
 
 def _folders(data: Any, calibration: Any) -> DataSpec:
     """Of a folder for calibration alone a share calibrates."""
     folder, other = (calibration, None) if data is None else (data, calibration)
-    return DataSpec(None if folder is None else str(folder), None if other is None else str(other))
+    path, calibrating = (None if one is None else absolute(one) for one in (folder, other))
+    return DataSpec(path, calibrating)
 
 
 def _shape_of(images: Datasets | None) -> Sequence[int]:
@@ -109,11 +108,10 @@ def _shape_of(images: Datasets | None) -> Sequence[int]:
     return images.calibration.images.shape[1:]
 
 
-def _own(module: nn.Module, input_shape: Sequence[int], data: Any) -> LoadedModel:
+def _own(module: nn.Module, input_shape: Sequence[int], spec: DataSpec) -> LoadedModel:
     """A module of one's own. A folder's classes are numbered in alphabetical order, as
     ``torchvision.datasets.ImageFolder`` does."""
-    classes = list_folder(str(data)).classes if isinstance(data, str | PathLike) else ()
-    return own_model(module, input_shape, classes)
+    return own_model(module, input_shape, list_folder(spec.path).classes if spec.path else ())
 
 
 def _is_file(model: str) -> bool:
