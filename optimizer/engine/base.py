@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
+from optimizer.errors import UnavailableError, words_of
 from optimizer.records import Execution, KernelTime, LayerExecution
 
 Array = np.ndarray
@@ -64,11 +65,17 @@ Loader = Callable[[], Load]
 
 def save_for_process(runner: "Runner", folder: Path) -> str | None:
     """Write what a fresh process needs to load the model into ``folder``; the name of what loads it there
-    (for :func:`optimizer.methods.entries.load`). None where the engine has no loader."""
+    (for :func:`optimizer.methods.entries.load`). None where the engine has no loader.
+
+    Raises UnavailableError for a network that can't be written, such as one of a class within a function.
+    """
     if runner.memory_probe is None or runner.loader is None:
         return None
     folder.mkdir(exist_ok=True)
-    runner.memory_probe(str(folder))
+    try:
+        runner.memory_probe(str(folder))
+    except Exception as error:  # a user's own module is pickled, which may refuse in ways of its own
+        raise UnavailableError(f"no other process can load this network: {words_of(error)}") from error
     return f"{runner.loader.__module__}:{runner.loader.__qualname__}"
 
 

@@ -38,7 +38,8 @@ class Start:
 def measure_start(runner: Runner, threads: int, shape: tuple[int, ...]) -> Start | None:
     """What loading and one call on ``shape`` ``[N, C, H, W]`` take. None where the engine has no loader.
 
-    Raises WorkError when the process fails, or takes longer than ``MAX_SECONDS``.
+    Raises UnavailableError where no process can load the network, WorkError when the process fails, or takes
+    longer than ``MAX_SECONDS``.
     """
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         loader = save_for_process(runner, Path(folder))

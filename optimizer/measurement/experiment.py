@@ -1,6 +1,6 @@
 """One experiment: a request in, a result out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -13,6 +13,7 @@ from optimizer.engine import Runner
 from optimizer.engine.base import Build
 from optimizer.engine.memory import Start, measure_start
 from optimizer.engine.realised import named
+from optimizer.errors import words_of
 from optimizer.formats import count
 from optimizer.measurement.compressed import (
     build_of,
@@ -246,9 +247,11 @@ def measure(
     shape = (settings.batch, *workspace.model.input_shape)
     with exclusive(report):
         report(None, "measuring memory and cold start")
-        started = measure_start(runner, settings.threads, shape)
-        before = measure_start(baseline, settings.threads, shape)
-    return made(latency, (started, before) if started and before else None)
+        try:
+            starts = [measure_start(one, settings.threads, shape) for one in (runner, baseline)]
+        except Exception as error:  # all that was measured before is not to be lost to it
+            return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
+    return made(latency, starts)
 
 
 def _result(
@@ -257,12 +260,13 @@ def _result(
     request: Request,
     execution: Execution,
     latency: Latency,
-    starts: tuple[Start, Start] | None = None,
+    starts: Sequence[Start | None] = (None, None),
+    note: str = "",
 ) -> Result:
     """All that was measured; ``starts`` are those of the compressed model and of its baseline."""
     here, inspection, cold_start = environment(), scores.inspection, None
-    if starts:
-        started, before = starts
+    started, before = starts
+    if started and before:
         inspection = _with_memory(inspection, started.memory_bytes, before.memory_bytes)
         cold_start = ColdStart(started.cold_start_ns, before.cold_start_ns)
     return Result(
@@ -275,7 +279,7 @@ def _result(
         baseline_accuracy=scores.baseline_accuracy,
         latency=latency,
         execution=execution,
-        notes=scores.notes,
+        notes=(*scores.notes, note) if note else scores.notes,
         cold_start=cold_start,
         scored_on=None if scores.environment.key == here.key else scores.environment,
         weights=short_version(request.model),
@@ -302,6 +306,11 @@ def time_again(
             report,
             efforts=efforts_afresh(seconds),
         )
+
+
+def _last_line(error: Exception) -> str:
+    """Of a process that failed it says what came of it, below where."""
+    return (words_of(error).strip().splitlines() or [""])[-1]
 
 
 def _notes_on_scoring(runner: Runner) -> tuple[str, ...]:

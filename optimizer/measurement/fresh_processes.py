@@ -52,7 +52,8 @@ def time_in_processes(
     """One series over ``images`` ``[N, C, H, W]``, its rounds in ``effort.processes`` processes, one after
     the other. One that dies costs its share.
 
-    Raises UnavailableError where the engine has no loader, or no process could time anything.
+    Raises UnavailableError where the engine has no loader, a network can't be written for another process, or
+    none could time anything.
     """
     runners = {BASELINE: baseline, **variants}
     found: list[LatencySeries] = []
@@ -76,7 +77,8 @@ def time_in_processes(
 
 
 def _save(runner: Runner, folder: Path) -> str:
-    """Write what a process needs to load a network; the name of what loads it there."""
+    """Write what a process needs to load a network; the name of what loads it there. Raises
+    UnavailableError."""
     loader = save_for_process(runner, folder)
     if loader is None:
         raise UnavailableError("this engine can't load its networks in another process")

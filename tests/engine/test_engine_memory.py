@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import memory
 from optimizer.engine.memory import measure_start
-from optimizer.errors import WorkError
+from optimizer.errors import UnavailableError, WorkError
 from optimizer.recipe import QuantizeSpec, Recipe
 
 
@@ -59,6 +59,15 @@ def test_a_runner_without_a_loader_has_no_figures(small: Small, small_images: Te
     runner = run("torch", small("cnn"), Recipe(), small_images)
     assert measure_start(replace(runner, memory_probe=None), 1, (1, *SMALL_SHAPE)) is None
     assert measure_start(replace(runner, loader=None), 1, (1, *SMALL_SHAPE)) is None
+
+
+def test_a_network_that_no_other_process_can_load_is_told_before_one_begins(small_images: Tensor) -> None:
+    class Local(nn.Sequential):
+        """Pickled by its name, which leads nowhere."""
+
+    runner = run("torch", Local(nn.Flatten(), nn.Linear(64, 8)).eval(), Recipe(), small_images)
+    with pytest.raises(UnavailableError, match=r"no other process can load this network: .*Local"):
+        measure_start(runner, 1, (1, *SMALL_SHAPE))
 
 
 def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:

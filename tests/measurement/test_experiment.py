@@ -9,7 +9,7 @@ import pytest
 import torch
 from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, score
 from factories import OTHER_MACHINE, visits
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import growing_drop, growing_share_interval, paired_drop
@@ -17,15 +17,31 @@ from optimizer.analysis.statistics import SAME
 from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
+from optimizer.data.memory import in_memory
 from optimizer.engine import engine_named
-from optimizer.errors import InputError
+from optimizer.engine.memory import Start
+from optimizer.errors import InputError, WorkError
 from optimizer.measurement import experiment, latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
+from optimizer.measurement.workspace import Workspace
+from optimizer.measurement.workspace import open_model as make_open
 from optimizer.model.catalogue import LoadedModel
+from optimizer.model.own import own_model
 from optimizer.progress import Asker, Cancelled, asked_by
 from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
-from optimizer.records import DataSpec, Known, Latency, Request, Result, Scores, Settings, decode, encode
+from optimizer.records import (
+    ColdStart,
+    DataSpec,
+    Known,
+    Latency,
+    Request,
+    Result,
+    Scores,
+    Settings,
+    decode,
+    encode,
+)
 from optimizer.store.keys import request_key
 from optimizer.system.environment import environment, threads_available
 
@@ -383,6 +399,55 @@ def test_the_long_mode_measures_resident_memory_too() -> None:
     for size in (result.inspection.size, result.inspection.baseline_size):
         assert size.memory_bytes is not None
         assert size.memory_bytes > size.elements
+
+
+class Own(nn.Module):
+    """As a script or a notebook has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layer(images.flatten(1))
+
+
+def in_full(module: nn.Module, engine: str) -> Result:
+    images = in_memory(torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0)))
+    workspace = Workspace(make_open(own_model(module, (3, 2, 2))), given=images)
+    asked = Request("own", HALF, engine, settings=Settings(threads=1, quick=False))
+    return experiment.measure(workspace, asked)
+
+
+@pytest.mark.parametrize("engine", ["torch", "sparse"])
+def test_a_module_that_no_other_process_can_load_is_measured_in_this_one(engine: str) -> None:
+    class Local(Own):
+        pass
+
+    result = in_full(Local(), engine)
+    assert result.latency.processes == (10,)
+    assert result.accuracy.total == 16
+    assert result.inspection.size.memory_bytes is None
+    assert result.cold_start is None
+    assert "memory and cold start are not known: no other process can load" in result.notes[-1]
+
+
+@pytest.mark.parametrize("error", [WorkError("a fresh process ended:\n  at\nno Own"), OSError("no Own")])
+def test_what_was_measured_is_not_lost_where_a_start_can_not_be(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*others: object) -> None:
+        raise error
+
+    monkeypatch.setattr(experiment, "measure_start", fail)
+    monkeypatch.setitem(latency.EFFORTS, False, replace(latency.EFFORTS[False], processes=0))
+    result = in_full(Own(), "torch")
+    assert result.cold_start is None
+    assert result.notes[-1].startswith("memory and cold start are not known: ")
+    assert result.notes[-1].endswith("no Own")
+    assert "\n" not in result.notes[-1]
+    monkeypatch.setattr(experiment, "measure_start", lambda *_: Start(1, 2))
+    assert in_full(Own(), "torch").cold_start == ColdStart(2, 2)
 
 
 # Keys and bad input
