@@ -466,7 +466,9 @@ def _example_shape(input_shape: Sequence[int] | None, example_input: Any) -> Seq
 
 def _measure_apart(given: tuple[Any, ...], report: Report) -> Any:
     """Measured by a process of its own, which is gone afterwards."""
-    pool = Pool(TARGET, lanes=("measure",))
+    from optimizer.work import label_of
+
+    pool = Pool(TARGET, lanes=("measure",), labels=label_of)
     try:
         job = pool.submit("measure", "measure", given, "measure")
         while not job.over:

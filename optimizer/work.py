@@ -90,6 +90,13 @@ def limits(task: str, request: Any) -> Limits:
     return Limits(60 * JOB_KINDS[task].minutes + learning, 60 * JOB_KINDS[task].silent_minutes + learning)
 
 
+def label_of(task: str) -> str:
+    """What a task does, in words. Raises InputError for an unknown one."""
+    if task not in JOB_KINDS:
+        raise unknown("task", task, JOB_KINDS)
+    return JOB_KINDS[task].label
+
+
 def _learning_seconds(recipe: Recipe) -> float:
     return MAX_STEP_SECONDS * recipe.finetune_steps + recipe.effort_seconds if recipe.learns else 0.0
 

@@ -25,7 +25,7 @@ from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
-from optimizer.work import JOB_KINDS, TARGET, limits
+from optimizer.work import JOB_KINDS, TARGET, label_of, limits
 from pages import consent
 from pages.markup import plain
 from pages.session import session
@@ -59,7 +59,7 @@ def errors_in_words() -> Iterator[None]:
 @st.cache_resource
 def pool() -> Pool:
     """The workers of this server, shared by all its visitors, warmed up once."""
-    workers = Pool(TARGET, limits=limits, present=_present)
+    workers = Pool(TARGET, limits=limits, present=_present, labels=label_of)
     workers.warm(Request(FIRST_MODEL))
     return workers
 

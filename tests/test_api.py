@@ -27,6 +27,7 @@ from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import given
+from optimizer.progress import quiet
 from optimizer.records import DataSpec
 from optimizer.search.answers import came_of_it
 from optimizer.store import ledger
@@ -385,6 +386,11 @@ def test_a_process_of_its_own_measures_the_same(net: nn.Module) -> None:
     here = px.measure("fashion-mlp", HALF, engine="torch", progress=False)
     assert here.record.accuracy == there.record.accuracy
     assert here.record.key == there.record.key
+
+
+def test_what_a_process_of_its_own_can_not_do_is_said_in_words() -> None:
+    with pytest.raises(WorkError, match="^measuring could not be run: "):
+        api._measure_apart((lambda: None,), quiet)
 
 
 def test_examples_in_the_docstrings() -> None:

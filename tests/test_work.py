@@ -24,7 +24,7 @@ from optimizer.progress import (
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec, Inspection, Known, Latency, Request
 from optimizer.store.results import Store
-from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, limits, run
+from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, label_of, limits, run
 
 SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 
@@ -111,13 +111,15 @@ def test_an_unknown_task_lists_the_known_ones() -> None:
         run("dance", None, quiet)
     with pytest.raises(InputError, match=", ".join(JOB_KINDS)):
         limits("dance", None)
+    with pytest.raises(InputError, match=", ".join(JOB_KINDS)):
+        label_of("dance")
 
 
 @pytest.mark.parametrize("task", JOB_KINDS)
 def test_every_task_has_limits_and_words(task: str) -> None:
     found = limits(task, None)
     assert 0 < found.silent <= found.total <= 24 * 3600
-    assert JOB_KINDS[task].label
+    assert label_of(task) == JOB_KINDS[task].label != ""
 
 
 def test_fine_tuning_comes_on_top_of_a_tasks_minutes() -> None:

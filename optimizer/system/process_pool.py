@@ -95,7 +95,8 @@ class Pool:
     Workers start at once. One that dies is replaced and its job tried once more; an exception in the target
     fails the job at once. ``limits(task, request)`` says how long a job may run: then it fails, and its
     worker is ended. The last ``keep`` finished jobs are remembered, as far as their results fit into
-    ``MAX_KEPT_BYTES``. All methods are thread-safe.
+    ``MAX_KEPT_BYTES``. Errors begin with ``labels(task)``, which says what is done ("measuring"). All methods
+    are thread-safe.
 
     A visitor is identified by any string. A job ends early only when no visitor who is ``present(visitor)``
     waits for it any more; where none does, it goes after all others. Of jobs that are equally urgent, the
@@ -109,8 +110,10 @@ class Pool:
         keep: int = 500,
         limits: Callable[[str, object], Limits] = lambda task, request: Limits(),
         present: Callable[[str], bool] = lambda visitor: True,
+        labels: Callable[[str], str] = str,
     ) -> None:
         self._target = target
+        self._labels = labels
         self._keep = keep
         self._limits = limits
         self._present = present
@@ -151,7 +154,7 @@ class Pool:
             raise unknown("lane", lane, list(self._lanes))
         with self._changed:
             if self._closed:
-                raise WorkError(f"can't start {task}: the pool is closed. Make a new one")
+                raise WorkError(f"can't start {self._labels(task)}: the pool is closed. Make a new one")
             past = self._over.get(key)
             if past is not None and past.state == "done":
                 return past
@@ -288,9 +291,10 @@ class Pool:
         make way."""
         queued = [job for job in self._live.values() if job.state == "queued"]
         own = sum(visitor in job.visitors for job in queued)
+        doing = self._labels(task)
         if visitor != SERVER and own >= MAX_QUEUED_EACH:
             raise UnavailableError(
-                f"can't start {task}: {own:,} jobs of yours wait already, the most that one visitor may "
+                f"can't start {doing}: {own:,} jobs of yours wait already, the most that one visitor may "
                 "have. Try again when some of them are done, or stop some"
             )
         if len(queued) < MAX_QUEUED:
@@ -300,7 +304,7 @@ class Pool:
                 self._end(job, "cancelled")
                 return
         raise UnavailableError(
-            f"can't start {task}: {len(queued):,} jobs wait on this dashboard already, the most that it "
+            f"can't start {doing}: {len(queued):,} jobs wait on this dashboard already, the most that it "
             "takes. Try again when some of them are done"
         )
 
@@ -341,10 +345,10 @@ class Pool:
                 try:
                     self._run(lane, job)
                 except UnavailableError as error:
-                    self._end(job, "failed", error=f"{job.task} could not be run: {error}")
+                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {error}")
                 except Exception as error:  # a request that won't pickle, a result too large for this process
-                    words = f"{job.task} could not be run: {type(error).__name__}: {error}"
-                    self._end(job, "failed", error=words)
+                    words = f"{type(error).__name__}: {error}"
+                    self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {words}")
                 with self._changed:
                     lane.kill_at = math.inf
         finally:
@@ -389,15 +393,16 @@ class Pool:
             except WorkerDied as death:
                 if job.attempts == ATTEMPTS:
                     job.died = True
-                    error = f"{job.task} was given up: its worker process {death}, {ATTEMPTS} times in a row"
-                    return self._end(job, "failed", error=error)
+                    words = f"was given up: its worker process {death}, {ATTEMPTS} times in a row"
+                    return self._end(job, "failed", error=f"{self._labels(job.task)} {words}")
                 report(None, f"its worker process {death}: trying once more")
         if kind == "cancelled":
             self._end(job, "cancelled")
         elif kind == "done":
             self._end(job, "done", result=pickle.loads(answer), result_bytes=len(answer))
         else:
-            self._end(job, "failed", error=answer)
+            words = answer if kind == "failed" else f"{self._labels(job.task)} {answer}"
+            self._end(job, "failed", error=words)
 
     def _enforce_limits(self) -> None:
         """A thread of its own: fail what runs for too long, and end its worker."""
@@ -405,7 +410,7 @@ class Pool:
             while not self._closed:
                 for job in list(self._live.values()):
                     if words := _overdue(job):
-                        self._interrupt(job, "failed", words)
+                        self._interrupt(job, "failed", f"{self._labels(job.task)} {words}")
                 for lane in self._lanes.values():
                     if lane.kill_at <= time.monotonic():
                         lane.kill()
@@ -466,18 +471,18 @@ def _seconds_left(job: Job) -> float:
 
 
 def _overdue(job: Job) -> str:
-    """What to say of a job that has run for too long, or nothing."""
+    """What to say of a job that has run for too long, after what it is, or nothing."""
     if job.begun is None or _seconds_left(job) > 0:
         return ""
     last = f" The last that was heard of it: {job.message}." if job.message else ""
     if job.seconds >= job.limits.total:
         return (
-            f"{job.task} was stopped after {_duration(job.limits.total)}, the longest that it may take here."
+            f"was stopped after {_duration(job.limits.total)}, the longest that it may take here."
             f"{last} Ask for less (fewer images, a smaller model, less fine-tuning), or run it with the "
             "paretoscope command, which sets no limit"
         )
     return (
-        f"{job.task} was stopped: nothing was heard of it for {_duration(job.limits.silent)}.{last} Try "
+        f"was stopped: nothing was heard of it for {_duration(job.limits.silent)}.{last} Try "
         "again; if that happens once more, run it with the paretoscope command, which sets no limit"
     )
 

@@ -84,9 +84,10 @@ class Worker:
         receive: Callable[[bytes], None],
         wanted: Callable[[], bool],
     ) -> tuple[str, Any]:
-        """``("done", pickled result)``, ``("failed", words)`` or ``("cancelled", "")``; ``receive`` gets,
-        pickled, what the target publishes before. ``wanted`` says whether it is still wanted once it has
-        begun: until then, :meth:`cancel` may have had nothing to end. Raises WorkerDied."""
+        """``("done", pickled result)``, ``("failed", words)``, ``("broken", words)``, which follow what the
+        task is called, or ``("cancelled", "")``; ``receive`` gets, pickled, what the target publishes before.
+        ``wanted`` says whether it is still wanted once it has begun: until then, :meth:`cancel` may have had
+        nothing to end. Raises WorkerDied."""
         self._runs += 1
         try:
             self._tell((self._runs, task, payload))
@@ -237,13 +238,13 @@ def _perform(
         return "failed", str(error)
     except MemoryError:
         traceback.print_exc()
-        return "failed", (
-            f"{task} failed: this machine has too little memory for it. End other programs, or take fewer "
-            "images or a smaller model"
+        return "broken", (
+            "failed: this machine has too little memory for it. End other programs, or take fewer images or "
+            "a smaller model"
         )
     except Exception as error:
         traceback.print_exc()
-        return "failed", f"{task} failed: {type(error).__name__}: {error}"
+        return "broken", f"failed: {type(error).__name__}: {error}"
 
 
 def _resolve(target: str) -> Target:

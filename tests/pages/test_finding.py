@@ -101,7 +101,7 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
     assert found is not None
     tried = next(table.value for table in page.dataframe if "outcome" in table.value)
     assert len(tried) == len(found.answer.progress.trials)
-    assert "Open the answer" in [link.proto.label for link in page.get("page_link")]
+    assert "Open the answer in Explore" in [link.proto.label for link in page.get("page_link")]
     assert found.best is not None
     opened = open_page("explore", {sidebar.OPEN: found.best.key})
     assert opened.select_slider(key="activations").value == 8

@@ -10,7 +10,7 @@ import pytest
 from faults.tasks import lines, until
 
 from optimizer.errors import InputError, WorkError
-from optimizer.system.process_pool import Job, Pool
+from optimizer.system.process_pool import Job, Limits, Pool
 
 TARGET = "faults.tasks:run"
 
@@ -203,6 +203,25 @@ def test_an_exception_fails_the_job_at_once_with_its_words(pool: Pool, tmp_path:
     assert pool.wait(again, 60).state == "failed"
     assert len(lines(file)) == 3
     assert pool.jobs() == [broken, again]
+
+
+def test_errors_say_what_was_done_in_the_words_of_who_asked(tmp_path: Path) -> None:
+    """Names of tasks are nobody's but the code's."""
+
+    def limits(task: str, request: object) -> Limits:
+        return Limits(total=0.2 if task == "wait" else math.inf)
+
+    with Pool(TARGET, ("measure",), limits=limits, labels=lambda task: f"<{task}ing>") as pool:
+        asked = {"begun": str(tmp_path / "begun"), "go": str(tmp_path / "go")}
+        for task, request, words in (
+            ("break", str(tmp_path / "tries"), "<breaking> failed: ValueError: no such thing"),
+            ("die", (str(tmp_path / "deaths"), 2), "<dieing> was given up: its worker process"),
+            ("echo", lambda: None, "<echoing> could not be run: "),
+            ("wait", asked, "<waiting> was stopped after 0.2 s, the longest"),
+        ):
+            assert pool.wait(pool.submit("measure", task, request, task), 60).error.startswith(words)
+    with pytest.raises(WorkError, match="can't start <echoing>: the pool is closed"):
+        pool.submit("measure", "echo", None, "late")
 
 
 def test_what_cannot_travel_fails_its_job_only(pool: Pool) -> None:
