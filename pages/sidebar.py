@@ -262,7 +262,7 @@ def _choose_images(card: ModelCard) -> DataSpec:
             **in_address("class_index"),
             help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
         )
-        limit = whole_number("Most images to evaluate", (1, 100_000), 1_000, "limit", **by_hand("limit"))
+        limit = whole_number("Maximum images to evaluate", (1, 100_000), 1_000, "limit", **by_hand("limit"))
     return DataSpec(
         path=str(check_allowed(path)),
         calibration=str(check_allowed(calibration)) if calibration else None,

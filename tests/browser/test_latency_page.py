@@ -84,4 +84,4 @@ def test_a_limit_of_milliseconds_is_not_the_limit_of_images(visit: Visit) -> Non
     page = visit("/latency?model=fashion-mlp&images=clothes&limit=20&limit_ms=5")
     expect(page.get_by_role("spinbutton", name="Latency limit, ms")).to_have_value("5.00")
     page.get_by_text("Calibration and classes").click()
-    expect(page.get_by_role("spinbutton", name="Most images to evaluate")).to_have_value("20")
+    expect(page.get_by_role("spinbutton", name="Maximum images to evaluate")).to_have_value("20")
