@@ -1,6 +1,7 @@
 """Two results against each other: accuracy image by image, and time where both were timed alike."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -109,6 +110,24 @@ def _same_images(one: Summary, other: Summary) -> bool:
     return one.request.data.path is None or (
         _baseline_of(one) == _baseline_of(other) and one.baseline_outcomes == other.baseline_outcomes
     )
+
+
+def image_files(summaries: Sequence[Summary]) -> list[str]:
+    """For each which images these were, of those of one folder and number. Where that was not recorded yet:
+    those of all others, if they came with this program; else empty, and the number is all that is known."""
+    if all(one.image_files for one in summaries):
+        return [one.image_files for one in summaries]
+    recorded: dict[object, set[str]] = {}
+    for one in summaries:
+        if one.image_files:
+            recorded.setdefault((one.request.data, one.total), set()).add(one.image_files)
+
+    def of(one: Summary) -> str:
+        known = recorded.get((one.request.data, one.total), set())
+        bundled = one.request.data.path is None and len(known) == 1
+        return one.image_files or ("".join(known) if bundled else "")
+
+    return [of(one) for one in summaries]
 
 
 def _time(

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from optimizer.analysis.comparison import image_files
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
@@ -87,8 +88,10 @@ def _near_the_lines(series: Sequence[Series], baseline: Reference | None) -> tup
 
 
 def _images_of(summaries: Sequence[Summary]) -> str:
-    images = {summary.images for summary in summaries}
-    return images.pop() if len(images) == 1 else f"{len(images)} sets of images"
+    named = zip(summaries, image_files(summaries), strict=True)
+    images = {(summary.images, files) for summary, files in named}
+    images -= {(words, "") for words, files in images if files}  # which may be the same
+    return summaries[0].images if len(images) == 1 else f"{len(images)} sets of images"
 
 
 MAX_OPTIONS = 3

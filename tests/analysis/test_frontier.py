@@ -11,6 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from optimizer.analysis.frontier import chances, frontier_of, optimal_in_each, pareto_mask
 from optimizer.analysis.summary import summarise
+from optimizer.charts import accuracy_info
 from optimizer.errors import InputError
 
 
@@ -130,6 +131,39 @@ def test_a_network_that_had_the_name_before_is_no_rival() -> None:
 def test_frontiers_of_all_resamples_are_those_of_each(losses: np.ndarray) -> None:
     each = [pareto_mask(resample) for resample in losses.transpose(2, 1, 0)]
     assert optimal_in_each(losses).tolist() == np.array(each).T.tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "files", "apart"),
+    [
+        ("/photos", ("before", "after"), True),
+        ("/photos", ("before", "before"), False),
+        ("/photos", ("", "after"), True),
+        ("/photos", ("", ""), False),
+        (None, ("", "after"), False),
+        (None, ("before", "after"), True),
+    ],
+)
+def test_results_are_ranked_with_those_of_the_same_files(
+    path: str | None, files: tuple[str, str], apart: bool
+) -> None:
+    """A folder may hold as many images as before, and others. Of results from before files were recorded the
+    images that come with this program are known to be the same."""
+    results = [make_result(recipe(sparsity, 4), path=path, images=300) for sparsity in (0.5, 0.95)]
+    better, worse = (
+        summarise(
+            remade(
+                result,
+                inspection=results[0].inspection,  # of one size
+                accuracy=replace(result.accuracy, images=name),
+            )
+        )
+        for result, name in zip(results, files, strict=True)
+    )
+    assert frontier_of([better, worse], ("drop", "compressed_size")).optimal.tolist() == [True, apart]
+    assert (chances([better, worse], ("drop", "compressed_size"))[1] == 1) == apart
+    chart = accuracy_info([better, worse])
+    assert ("2 sets of images" in chart.y.title) == (apart and all(files))
 
 
 def test_chances_come_back_and_missing_figures_have_none() -> None:
