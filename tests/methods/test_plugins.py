@@ -220,8 +220,8 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["measure", "--help"])
     help = " ".join(capsys.readouterr().out.split())
-    assert "magnitude or compensated or channels or stripes or thin" in help
-    assert "nearest or compensated or towards-zero" in help
+    assert "channels (Channels), stripes (Stripes), thin (Thin)" in help
+    assert "compensated (GPTQ), towards-zero (towards zero)" in help
     assert "stripes: uniform" in help
     assert "compile, torch, toy (openvino)" in help
     options = ["--prune", "stripes", "--sparsity", "0.5", "--rounding", "towards-zero", "--weight-bits", "4"]
