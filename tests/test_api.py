@@ -335,7 +335,7 @@ def test_a_name_and_a_format_that_contradict_each_other_are_refused(
         words = f"{name} is called as .* {format} was asked for: give a name that ends in {ends}"
         with pytest.raises(InputError, match=words):
             px.save(result, tmp_path / name, format=format)
-    assert not [*tmp_path.iterdir()]
+    assert not [*tmp_path.glob("net*")]
 
 
 def test_the_path_of_what_was_saved_is_given(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
