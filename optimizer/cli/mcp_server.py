@@ -53,6 +53,9 @@ ELSEWHERE = {"cluster", "on"}
 WRITTEN = {"save", "junit"}
 """Options that name a file to write."""
 POLL_SECONDS = 0.1
+STOP_SECONDS = 60.0
+"""What a call that was cancelled has to end by itself: a sweep or search that is killed stays open in the
+ledger, and another process would go on with it."""
 INSTRUCTIONS = (
     "Measures what pruning and quantizing a model costs and gains on this machine: accuracy, size and "
     "latency against the uncompressed model, with 95 % intervals. `models` lists names; `measure` takes one "
@@ -152,7 +155,7 @@ async def _over(job: Job, pool: Pool, context: "ServerRequestContext") -> None:
                 await context.session.report_progress(next(steps), message=f"{job.message}{share}")
                 said = now
     finally:
-        pool.cancel(job.key)
+        pool.cancel(job.key, STOP_SECONDS)
 
 
 def _answer(verb: Verb, printed: str, errors: list[str]) -> "types.CallToolResult":
