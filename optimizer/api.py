@@ -365,8 +365,8 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     if suffix in by_extension and suffix != own:
         ends = f"{own} or .zip" if own else ".zip"
         raise InputError(
-            f"{target.name} is called as a file of the format {by_extension[suffix]} is, and {kind} was "
-            f"asked for: give a name that ends in {ends}, or leave the format out"
+            f"{target.name} has the extension of {by_extension[suffix]}, but {kind} was asked for: give a "
+            f"name that ends in {ends}, or leave the format out"
         )
     _check_at_hand(result)
     content = on_demand.artifact(kind, result.request, result.workspace, result.record)

@@ -16,7 +16,7 @@ from optimizer.records import Inspection, Known, Request, Result, Settings, enco
 from optimizer.search.presets import Found
 from optimizer.search.sweep import STARTER_BITS, STARTER_SPARSITIES, any_amount, neighbours, works_ahead
 from optimizer.store import ledger
-from optimizer.store.keys import is_of_today, request_key, request_keys
+from optimizer.store.keys import of_today, request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
@@ -47,7 +47,7 @@ def main() -> None:
     cards(request, result, asked)
     newest = stored.summaries(tasks.store(), request.model, request.data, limit=drawing.MAX_DRAWN)
     more = len(newest) == drawing.MAX_DRAWN
-    everywhere = [one for one in newest if is_of_today(request.model, one.weights)]
+    everywhere = of_today(request.model, newest)
     if result and result.key not in {one.key for one in everywhere}:
         everywhere.append(summarise(result))
     results = [one for one in everywhere if one.request.engine == request.engine]

@@ -112,6 +112,17 @@ def _same_images(one: Summary, other: Summary) -> bool:
     )
 
 
+def weights_of(summaries: Sequence[Summary]) -> list[str]:
+    """For each which weights its network had. Where that was not recorded yet: those of all others of its
+    name, if these are one; else empty."""
+    recorded: dict[str, set[str]] = {}
+    for one in summaries:
+        if one.weights:
+            recorded.setdefault(one.request.model, set()).add(one.weights)
+    alone = {model: "".join(known) for model, known in recorded.items() if len(known) == 1}
+    return [one.weights or alone.get(one.request.model, "") for one in summaries]
+
+
 def image_files(summaries: Sequence[Summary]) -> list[str]:
     """For each which images these were, of those of one folder and number. Where that was not recorded yet:
     those of all others, if they came with this program; else empty, and the number is all that is known."""

@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from optimizer.analysis.comparison import PAIRED, image_files, measurably_better
+from optimizer.analysis.comparison import PAIRED, image_files, measurably_better, weights_of
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Summary, quality
@@ -124,13 +124,13 @@ def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[li
     """Indices of those that can be ranked with each other, noisy ones left out."""
     served = any(METRICS[name].served for name in metrics)
     relative = any(METRICS[name].relative for name in metrics)
-    files = image_files(summaries)
+    files, weights = image_files(summaries), weights_of(summaries)
     groups: dict[object, list[int]] = {}
     for index in np.flatnonzero(~_noisy(summaries, metrics)).tolist():
         summary = summaries[index]
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         # Another network may have had the name before, and a folder may have changed.
-        named = (summary.request.model, summary.weights)
+        named = (summary.request.model, weights[index])
         baseline = (*named, summary.request.engine) if relative else ()
         images = (summary.request.data, summary.total, files[index])
         groups.setdefault((images, machine, baseline), []).append(index)

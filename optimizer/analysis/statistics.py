@@ -78,8 +78,8 @@ class Noise:
 
     @property
     def words(self) -> str:
-        """``the compressed model's second half is 6 % slower than its first (limit 5 %)``."""
-        series = "compressed model" if self.series == "variant" else self.series
+        """``the model's second half is 6 % slower than its first (limit 5 %)``."""
+        series = "model" if self.series == "variant" else self.series
         value, limit = _percent(abs(self.value)), f"(limit {_percent(self.limit)})"
         match self.kind:
             case NoiseKind.BUILDS_DIFFER:

@@ -116,11 +116,12 @@ def run_gate(options: argparse.Namespace) -> int:
 
 def _unwritable(path: Path) -> str:
     """Why no file can be written there, or nothing."""
-    if path.is_dir():
+    # Methods of Path raise where a folder above can't be entered.
+    if os.path.isdir(path):
         return "it is a folder"
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return f"there is no folder {path.parent}"
-    return "" if os.access(path if path.exists() else path.parent, os.W_OK) else "permission denied"
+    return "" if os.access(path if os.path.exists(path) else path.parent, os.W_OK) else "permission denied"
 
 
 def _write(path: str, content: bytes) -> None:

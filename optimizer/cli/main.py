@@ -17,7 +17,7 @@ from typing import Any
 
 from optimizer import __version__
 from optimizer.cli.parser import Parser, add_store_option
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, words_of
 from optimizer.system.paths import STORE_VARIABLE
 
 COMMANDS = {
@@ -92,10 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("paretoscope: stopped; what was measured before is in the store", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
         if failed is None:
             raise
         traceback.print_exc()
+        print(f"paretoscope: {words_of(error)}", file=sys.stderr)
         return failed
 
 

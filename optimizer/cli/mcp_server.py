@@ -21,7 +21,7 @@ from optimizer.cli.terminal import told
 from optimizer.data.folders import ROOTS_VARIABLE, check_allowed, joined_roots
 from optimizer.errors import InputError, ParetoscopeError, UnavailableError, unknown
 from optimizer.progress import Report
-from optimizer.system.process_pool import Job, Pool
+from optimizer.system.process_pool import STOP_SECONDS, Job, Pool
 
 if TYPE_CHECKING:
     import mcp_types as types
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verb:
-    """How a command is a tool: in which ``lane`` of workers it runs, and whether it prints ``many`` things,
-    as a list or one a line."""
+    """How a command is a tool: in which ``lane`` of workers it runs, whether it prints ``many`` things, as a
+    list or one a line, and how long one that was cancelled has to end by itself."""
 
     lane: str = "measure"
     many: bool = False
+    stop_seconds: float = STOP_SECONDS
 
 
 VERBS = {
     "models": Verb("look", many=True),
     "measure": Verb(),
-    "sweep": Verb(many=True),
-    "find": Verb(),
+    "sweep": Verb(many=True, stop_seconds=60),  # killed, it would stay open in the ledger,
+    "find": Verb(stop_seconds=60),  # and another process would go on with it
     "compare": Verb(),
     "gate": Verb(),
 }
@@ -53,9 +54,6 @@ ELSEWHERE = {"cluster", "on"}
 WRITTEN = {"save", "junit"}
 """Options that name a file to write."""
 POLL_SECONDS = 0.1
-STOP_SECONDS = 60.0
-"""What a call that was cancelled has to end by itself: a sweep or search that is killed stays open in the
-ledger, and another process would go on with it."""
 INSTRUCTIONS = (
     "Measures what pruning and quantizing a model costs and gains on this machine: accuracy, size and "
     "latency against the uncompressed model, with 95 % intervals. `models` lists names; `measure` takes one "
@@ -155,7 +153,7 @@ async def _over(job: Job, pool: Pool, context: "ServerRequestContext") -> None:
                 await context.session.report_progress(next(steps), message=f"{job.message}{share}")
                 said = now
     finally:
-        pool.cancel(job.key, STOP_SECONDS)
+        pool.cancel(job.key, VERBS[job.task].stop_seconds)
 
 
 def _answer(verb: Verb, printed: str, errors: list[str]) -> "types.CallToolResult":
@@ -200,7 +198,7 @@ def schema(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 
 def _property(action: argparse.Action) -> dict[str, Any]:
-    found: dict[str, Any] = {"description": str(action.help)} if action.help else {}
+    found: dict[str, Any] = {"description": action.help.replace("%%", "%")} if action.help else {}
     default = action.default
     if isinstance(default, bool):
         return found | {"type": "boolean"}

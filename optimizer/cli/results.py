@@ -18,7 +18,7 @@ from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Result
 from optimizer.search.documents import DOCUMENTS
 from optimizer.search.presets import find
-from optimizer.store.keys import is_of_today
+from optimizer.store.keys import of_today
 from optimizer.store.results import Store
 from optimizer.store.rows import describe_unreadable
 
@@ -99,7 +99,7 @@ def run_report(options: argparse.Namespace) -> None:
 def _selected(options: argparse.Namespace) -> list[Result]:
     store = Store()
     measured = stored.known(store, store.results(model=options.model, engine=options.engine))
-    results = [one for one in measured if is_of_today(options.model, one.weights)]
+    results = of_today(options.model, measured)
     if earlier := len(measured) - len(results):
         words = f"{count(earlier, 'result')} of another network that had this name before left out"
         print(f"paretoscope: {words}", file=sys.stderr)

@@ -63,12 +63,13 @@ def open_given(
 
 def _opened(loaded: LoadedModel) -> OpenModel:
     """One that is open already, with the classes of this call: a card knows only how many there are."""
-    models = (one.model for one in _workspaces.values())
-    known = next((model for model in models if model.loaded.card == loaded.card), None)
-    if known is None or known.loaded.classes == loaded.classes:
-        return known or open_model(loaded)
-    named = replace(known.loaded, classes=loaded.classes, wordnet_ids=loaded.wordnet_ids)
-    return replace(known, loaded=named)
+    models = [one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card]
+    if not models:
+        return open_model(loaded)
+    if known := next((one for one in models if one.loaded.classes == loaded.classes), None):
+        return known
+    named = replace(models[0].loaded, classes=loaded.classes, wordnet_ids=loaded.wordnet_ids)
+    return replace(models[0], loaded=named)
 
 
 def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 PLAIN = (
-    *(type(None), bool, int, float, complex, str, type(...)),
+    *(type(None), bool, int, float, complex, str, range, slice, type(...)),
     *(torch.dtype, torch.device, torch.layout, torch.memory_format),
 )
 """Kinds of values that ``repr`` tells whole."""
@@ -35,7 +35,8 @@ IN_C = (
 FOLLOWED = (
     *(*PLAIN, bytes, *CONTAINERS, *IN_C, Tensor, np.ndarray, np.generic, nn.Module),
     *(type, types.FunctionType, types.MethodType, types.ModuleType, torch.jit.ScriptFunction),
-    *(partial, Namespace, types.SimpleNamespace),
+    *(partial, Namespace, types.SimpleNamespace, types.MappingProxyType),
+    *(type(torch.ops.aten.relu), type(torch.ops.aten.relu.default)),
 )
 """Kinds of Python's and of packages that a function works with, wherever it finds them."""
 NAMED = {"torch", *sys.stdlib_module_names}
@@ -105,6 +106,8 @@ def _described(value: Any) -> Described:
             return kind.__name__, b"", (value.__func__,)
         case property():
             return "property", b"", (value.fget,)
+        case types.MappingProxyType():
+            return "mapping", b"", (dict(value),)
         case types.ModuleType():
             return f"import {value.__name__}", b"", ()
         case torch.jit.ScriptFunction():
@@ -125,9 +128,19 @@ def _container(value: Any) -> Described:
     base = next(one for one in CONTAINERS if isinstance(value, one))
     parts = [*(dict.items(value) if base is dict else base.__iter__(value))]
     if base in (set, frozenset):  # their order is another in each process
-        parts = sorted(map(content, parts))
+        parts = sorted(parts, key=_in_a_set)
     others = () if kind is base else (kind, *_by_name(dict(_attributes(value))))
     return f"{base.__name__} {len(parts)}", b"", (*parts, *others)
+
+
+def _in_a_set(value: object) -> str:
+    """Where it stands among others. Of those that this puts in one place the order is left to chance: then
+    what was measured is not found again, and nothing wrong is."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_in_a_set, value))})"
+    plain = repr(value) if type(value) in (*PLAIN, bytes) else ""  # of others it may be the user's code
+    named = value.__qualname__ if isinstance(value, type | types.FunctionType) else ""
+    return f"{type(value).__name__} {named} {plain}"
 
 
 def _function(function: types.FunctionType) -> Described:
@@ -143,15 +156,29 @@ def _function(function: types.FunctionType) -> Described:
     if not _is_installed(home):
         codes = [*_nested(function.__code__)]
         names = {name for code in codes for name in code.co_names}
-        steps = (step for code in codes for step in dis.get_instructions(code))
+        steps = [step for code in codes for step in dis.get_instructions(code)]
         loaded = {step.argval for step in steps if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
         for name in sorted(loaded & function.__globals__.keys()):
             found = function.__globals__[name]
             parts += [name, _outside(found)]
-            if isinstance(found, types.ModuleType) and not _is_installed(found.__name__):
-                inside = vars(found)
-                parts += [_outside(inside[name]) for name in sorted(names & inside.keys())]
+            parts += _inside(found, names)
+        for name in sorted(step.argval for step in steps if step.opname == "IMPORT_NAME"):
+            for above in ("", _package(home), home.rpartition(".")[0]):  # or relative to one
+                parts += _inside(sys.modules.get(f"{above}.{name}".strip(".")), names)
     return function.__qualname__, b"", parts
+
+
+def _inside(module: object, names: set[str]) -> Iterator[object]:
+    """What a user's own module, and those in it, have under ``names``."""
+    waiting, seen = [module], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if not isinstance(one, types.ModuleType) or _is_installed(one.__name__) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        for name in sorted(names & vars(one).keys()):
+            yield from (name, _outside(vars(one)[name]))
+            waiting.append(vars(one)[name])
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:

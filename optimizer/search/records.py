@@ -55,7 +55,7 @@ class Outcome(Labelled):
 
     MEASURED = "measured"
     TOO_LARGE = "too large", "with a file larger than allowed"
-    LOSES = "loses", "with accuracy or SQNR beyond the limit, before it was timed"
+    LOSES = "loses", "given up before timing, with accuracy or SQNR beyond the limit"
     TOO_SLOW = "too slow", "slower than allowed, as others with the same kernels were"
     NO_FASTER = "no faster", "no faster than the best so far, as others with the same kernels were"
     UNFINISHED = "unfinished", "not done when the time was over"

@@ -1,9 +1,10 @@
 """Content keys: equal for two requests that would give the same result on the same device."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from optimizer import __version__
 from optimizer.data.selection import recent_fingerprint
@@ -64,10 +65,21 @@ def short_version(model: str) -> str:
     return digest(version)[:16] if version else ""
 
 
-def is_of_today(model: str, weights: str) -> bool:
-    """Whether a result with these ``weights`` is of the network that has the name today. Of what was measured
-    before weights were kept that is taken for granted."""
-    return weights in ("", short_version(model))
+class Measured(Protocol):
+    """A result, or its summary."""
+
+    @property
+    def weights(self) -> str: ...
+
+
+M = TypeVar("M", bound=Measured)
+
+
+def of_today(model: str, measured: Iterable[M]) -> list[M]:
+    """Those of the network that has the name today. Of what was measured before weights were kept that is
+    taken for granted."""
+    known = ("", short_version(model))
+    return [one for one in measured if one.weights in known]
 
 
 @lru_cache(maxsize=32)

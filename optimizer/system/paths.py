@@ -92,7 +92,8 @@ def home_path() -> Path:
     home, as in a container, and names none."""
     named = os.environ.get(HOME_VARIABLE)
     try:
-        return Path(named).expanduser().absolute() if named else platformdirs.user_data_path(APP, False)
+        usual = Path(named) if named else platformdirs.user_data_path(APP, False)
+        return usual.expanduser().absolute()
     except RuntimeError as error:
         raise UnavailableError(
             f"this user has no home folder for {named or 'the data'} ({error}): set {HOME_VARIABLE} to a "

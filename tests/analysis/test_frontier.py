@@ -119,8 +119,9 @@ def test_a_network_that_had_the_name_before_is_no_rival() -> None:
     whole = ("drop", "file_size", "packed_size")
     worse = replace(large, measures=large.measures | {"drop": small.measures["drop"]})
     assert frontier_of([small, worse], whole).optimal.tolist() == [True, False]
-    other = replace(worse, weights="others")
-    assert frontier_of([small, other], whole).optimal.tolist() == [True, True]
+    for weights, rivals in (("b", False), ("a", True), ("", True)):
+        pair = replace(small, weights="a"), replace(worse, weights=weights)
+        assert frontier_of(pair, whole).optimal.tolist() == [True, not rivals]
 
 
 @given(

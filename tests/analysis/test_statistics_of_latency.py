@@ -215,7 +215,7 @@ def test_noise_wide_samples() -> None:
     wide = np.resize(np.linspace(1, 1.3, 13), 130)
     (reason,) = noisy(variant=wide)
     assert re.fullmatch(
-        r"the middle half of the compressed model's samples spans 1[234](\.\d)? % of their median "
+        r"the middle half of the model's samples spans 1[234](\.\d)? % of their median "
         r"\(limit 10 %\)",
         reason,
     )
@@ -228,7 +228,7 @@ def test_noise_halves_that_differ() -> None:
     (reason,) = noisy(variant=step)
     figure = r"[67](\.\d+)?"
     assert re.fullmatch(
-        f"the compressed model's second half is {figure} % slower than its first \\(limit 5 %\\)", reason
+        f"the model's second half is {figure} % slower than its first \\(limit 5 %\\)", reason
     )
     (reason,) = noisy(first=step[::-1], second=step[::-1])
     assert re.fullmatch(
@@ -347,14 +347,12 @@ def test_calls_of_which_one_in_five_is_far_slower_are_flagged() -> None:
     assert {reason.kind for reason in summary.reasons} == {NoiseKind.TAIL, NoiseKind.MEAN_DISAGREES}
     tail, disagrees = summary.noise
     assert re.fullmatch(
-        r"the compressed model's mean is [34]\d(\.\d)? % above its median \(limit 10 %\): "
+        r"the model's mean is [34]\d(\.\d)? % above its median \(limit 10 %\): "
         r"calls are not alike",
         tail,
     )
     assert disagrees.startswith("median and mean disagree: 0.9")
-    assert replace(summary.reasons[0], value=15.149).words.startswith(
-        "the compressed model's mean is 1,515 % above"
-    )
+    assert replace(summary.reasons[0], value=15.149).words.startswith("the model's mean is 1,515 % above")
     assert "is 1,000 % above" in replace(summary.reasons[0], value=9.996).words
     assert "above 150 %" in replace(summary, detectable=1.5).detectable_words
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,10 +18,15 @@ from torch import Tensor, nn
 from optimizer.model.identity import content
 
 SOURCE = """
+import types
 import torch
 import torch.nn.functional as F
 from functools import lru_cache
 from torch import nn
+
+SOME = range({number})
+VIEW = types.MappingProxyType(dict(by={number}))
+OP = dict(relu=torch.ops.aten.relu, gelu=torch.ops.aten.gelu)["{act}"[2:]]
 
 class Config:
     def __init__(self):
@@ -29,6 +34,10 @@ class Config:
 
 def helper(x):
     return {act}(x)
+
+helpers = types.ModuleType("helpers")
+helpers.deep = types.ModuleType("helpers.deep")
+helpers.deep.act = helper
 
 @lru_cache
 def steps(n):
@@ -78,6 +87,10 @@ FORWARDS = {
     "a function of the module": "helper(x)",
     "a cached function of the module": "x * steps(3)[0]",
     "a lambda": "(lambda one: {act}(one))(x)",
+    "a range of the module": "x * len(SOME)",
+    "a mapping of the module": "x * VIEW['by']",
+    "an operation of torch of the module": "OP(x)",
+    "a module in a module": "helpers.deep.act(x)",
     "a comprehension": "sum([{act}(x) for _ in range(2)])",
     "a generator": "sum({act}(x) for _ in range(2))",
 }
@@ -87,7 +100,7 @@ ATTRIBUTES = {
     "a list": "self.acts = [{act}]",
     "a tuple": "self.acts = ({act},)",
     "a dict": "self.acts = dict(first={act})",
-    "a set": "self.sizes = set([1, {number}])",
+    "a set": "self.sizes = set([1, (2, 'x', {number})])",
     "an object": "self.config = Config()",
     "a tensor": "self.scale_by = torch.tensor({number})",
     "a buffer that is not saved": "self.register_buffer('by', torch.tensor({number}), persistent=False)",
@@ -234,6 +247,33 @@ def test_weights_their_names_and_whether_they_are_tied_count() -> None:
     with torch.no_grad():
         equal[1].bias[0] = 2
     assert content(equal) != content(weights(False))
+
+
+def test_what_is_imported_on_the_way_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def digest_with(act: str) -> str:
+        module = ModuleType("imported_by_the_test")
+        vars(module)["act"] = net(act=act)["helper"]
+        monkeypatch.setitem(sys.modules, "imported_by_the_test", module)
+        return content(model)
+
+    model = net(forward="__import__")["Net"]()
+    late: dict[str, Any] = {"__name__": "of_the_test"}
+    exec("def late(x):\n    from imported_by_the_test import act\n    return act(x)", late)
+    model.late = late["late"]
+    assert digest_with("F.relu") == digest_with("F.relu")
+    assert digest_with("F.relu") != digest_with("F.gelu")
+
+
+class Kind:
+    def others(self) -> set[type]:
+        return KINDS - {type(self)}
+
+
+KINDS: set[type] = {Kind}
+
+
+def test_a_set_that_leads_back_to_itself_ends() -> None:
+    assert content(Kind()) == content(Kind())
 
 
 def test_what_leads_back_to_itself_ends() -> None:
