@@ -92,7 +92,7 @@ def test_bytes_that_are_no_record_are_refused(data: bytes) -> None:
 def test_a_result_without_a_field_is_refused_unless_it_has_a_default(field: str) -> None:
     data = json.loads(encode(make_result(images=16)))
     del data[field]
-    if field in ("notes", "schema", "cold_start", "scored_on"):
+    if field in ("notes", "schema", "cold_start", "scored_on", "weights"):
         assert decode(json.dumps(data), Result)
     else:
         with pytest.raises(InputError, match=f"not a Result record.*{field}"):

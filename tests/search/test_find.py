@@ -193,7 +193,7 @@ def test_where_nothing_keeps_to_the_limits_the_nearest_to_each_is_told() -> None
     assert nearest.keys() <= {"drop", "file_size"}
     assert nearest["file_size"].more > 0
     assert bound(answer.results[nearest["file_size"].key], "drop") <= 0.5
-    assert "Nothing" in headline(answer)
+    assert "No configuration" in headline(answer)
 
 
 def test_what_a_limit_costs() -> None:
