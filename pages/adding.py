@@ -177,7 +177,7 @@ def _preprocess(about: Examined) -> Preprocessing:
             "Channels", list(CHANNELS), list(CHANNELS).index(offered.channels), key=f"channels {key}"
         )
         white = st.selectbox(
-            "Value of a white pixel", RANGES, RANGES.index(offered.range), key=f"range {key}"
+            "White pixel", RANGES, RANGES.index(offered.range), key=f"range {key}"
         )
         usual = offered.with_channels(channels)
         mean, std = (

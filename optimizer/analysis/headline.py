@@ -295,7 +295,7 @@ def _operations(inspection: Inspection | None) -> Headline:
     left = sum(layer.macs * layer.nonzero / layer.elements for layer in inspection.layers)
     before = sum(layer.macs for layer in inspection.layers)
     return Headline(
-        label="Operations left (MACs)",
+        label="Operations left",
         value=METRICS["operations"].format(left),
         change="no change"
         if left == before

@@ -31,7 +31,7 @@ def test_opening(visit: Visit) -> None:
     expect(page).to_have_title("Explore · Paretoscope")
     expect(page.get_by_test_id("stMetric")).to_have_count(4)  # the first script of a visit may be drawn late
     labels = [text.split("\n")[0] for text in cards(page)]
-    assert labels == ["Accuracy", "Size of the file", "Latency", "Operations left (MACs)"]
+    assert labels == ["Accuracy", "Size of the file", "Latency", "Operations left"]
     for name in ("Accuracy against sparsity", "Latency against sparsity", "Size against bits", "Frontier"):
         figure = page.get_by_role("figure", name=name)
         expect(figure.locator(".js-plotly-plot .plot-container")).to_be_visible()

@@ -38,7 +38,7 @@ def check_html(chromium: Browser, path: Path, content: bytes) -> str:
     charts = page.locator(".chart")
     assert charts.count()
     for chart in charts.all():
-        expect(chart.locator(".scatterlayer .point").first).to_be_visible()
+        expect(chart.locator(".scatterlayer .point").filter(visible=True).first).to_be_visible()
     shown = page.locator("body").inner_text()
     context.close()
     assert requests == [path.as_uri()]
