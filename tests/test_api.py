@@ -332,7 +332,7 @@ def test_a_name_and_a_format_that_contradict_each_other_are_refused(
         ("net.onnx", "openvino", r"\.xml or \.zip"),
         ("net.xml", "packed", r"\.safetensors or \.zip"),
     ):
-        words = f"{name} is called as .* {format} was asked for: give a name that ends in {ends}"
+        words = f"{name} has the extension of .*, but {format} was asked for: give a name that ends in {ends}"
         with pytest.raises(InputError, match=words):
             px.save(result, tmp_path / name, format=format)
     assert not [*tmp_path.glob("net*")]
