@@ -176,9 +176,7 @@ def _preprocess(about: Examined) -> Preprocessing:
         channels = st.selectbox(
             "Channels", list(CHANNELS), list(CHANNELS).index(offered.channels), key=f"channels {key}"
         )
-        white = st.selectbox(
-            "White pixel", RANGES, RANGES.index(offered.range), key=f"range {key}"
-        )
+        white = st.selectbox("White pixel", RANGES, RANGES.index(offered.range), key=f"range {key}")
         usual = offered.with_channels(channels)
         mean, std = (
             st.text_input(label, ", ".join(f"{one:g}" for one in values), key=f"{label} {channels} {key}")

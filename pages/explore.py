@@ -284,7 +284,7 @@ def toolbar(
 
 
 def is_measured_in_full(requests: list[Request]) -> bool:
-    """Whether the curves show all of them, though the sliders' quick mode measured none."""
+    """Whether each has a full measurement, which the curves show in place of a quick one."""
     full = request_keys([replace(one, settings=replace(one.settings, quick=False)) for one in requests])
     return tasks.store().known(full) == set(full)
 

@@ -25,7 +25,7 @@ from optimizer.store.items import Item, Sweep
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.system.process_pool import PATIENT, SERVER, Job, Pool
-from optimizer.work import JOB_KINDS, TARGET, label_of, limits
+from optimizer.work import TARGET, label_of, limits
 from pages import consent
 from pages.markup import plain
 from pages.session import session
@@ -200,7 +200,7 @@ def finished(job: Job, kind: type[T]) -> T:
     if job.state == "done":
         assert isinstance(job.result, kind)
         return job.result
-    raise ParetoscopeError(job.error or f"{JOB_KINDS[job.task].label} was cancelled")
+    raise ParetoscopeError(job.error or f"{label_of(job.task)} was cancelled")
 
 
 def start(lane: str, task: str, asked: object, key: str, priority: int = INTERACTIVE) -> Job:
@@ -366,7 +366,7 @@ def conclude_button(job: Job) -> None:
 def stop_button(job: Job) -> None:
     """A button that stops a job, where this visitor may."""
     if may_stop(job) and st.button(
-        f"Stop {JOB_KINDS[job.task].label}",
+        f"Stop {label_of(job.task)}",
         icon=":material/stop:",
         key=f"stop {job.key}",
         help="What is done so far is kept. If another visitor waits for it too, it goes on for them.",
@@ -396,7 +396,7 @@ def show_others() -> None:
             st.rerun()
         for job in [job for job in others if job.state == "running"]:
             share = "" if job.progress is None else f" ({job.progress:.0%})"
-            words = f":material/pending: Also {JOB_KINDS[job.task].label}{share}"
+            words = f":material/pending: Also {label_of(job.task)}{share}"
             st.caption(words, help=plain(job.message) or None)
             stop_button(job)
         queued = [job for job in others if job.state == "queued"]

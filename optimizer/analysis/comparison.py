@@ -115,30 +115,27 @@ def _same_images(one: Summary, other: Summary) -> bool:
 def weights_of(summaries: Sequence[Summary]) -> list[str]:
     """For each which weights its network had. Where that was not recorded yet: those of all others of its
     name, if these are one; else empty."""
-    recorded: dict[str, set[str]] = {}
-    for one in summaries:
-        if one.weights:
-            recorded.setdefault(one.request.model, set()).add(one.weights)
-    alone = {model: "".join(known) for model, known in recorded.items() if len(known) == 1}
-    return [one.weights or alone.get(one.request.model, "") for one in summaries]
+    return _filled_in([one.weights for one in summaries], [one.request.model for one in summaries])
 
 
 def image_files(summaries: Sequence[Summary]) -> list[str]:
     """For each which images these were, of those of one folder and number. Where that was not recorded yet:
     those of all others, if they came with this program; else empty, and the number is all that is known."""
-    if all(one.image_files for one in summaries):
-        return [one.image_files for one in summaries]
-    recorded: dict[object, set[str]] = {}
-    for one in summaries:
-        if one.image_files:
-            recorded.setdefault((one.request.data, one.total), set()).add(one.image_files)
+    recorded = [one.image_files for one in summaries]
+    filled = _filled_in(recorded, [(one.request.data, one.total) for one in summaries])
+    bundled = [one.request.data.path is None for one in summaries]
+    return [one if known else name for name, one, known in zip(recorded, filled, bundled, strict=True)]
 
-    def of(one: Summary) -> str:
-        known = recorded.get((one.request.data, one.total), set())
-        bundled = one.request.data.path is None and len(known) == 1
-        return one.image_files or ("".join(known) if bundled else "")
 
-    return [of(one) for one in summaries]
+def _filled_in(names: Sequence[str], groups: Sequence[object]) -> list[str]:
+    """Each name, and in place of an empty one that of all others of its group, if these are one."""
+    if all(names):
+        return [*names]
+    known: dict[object, set[str]] = {}
+    for name, group in zip(names, groups, strict=True):
+        known.setdefault(group, set()).update([name] if name else [])
+    alone = {group: "".join(found) for group, found in known.items() if len(found) == 1}
+    return [name or alone.get(group, "") for name, group in zip(names, groups, strict=True)]
 
 
 def _time(

@@ -86,7 +86,7 @@ def run_mcp(options: argparse.Namespace) -> None:
     roots = (os.environ.get(ROOTS_VARIABLE), joined_roots(options.allow, "--allow"))
     os.environ[ROOTS_VARIABLE] = os.pathsep.join(filter(None, roots))
     lanes = sorted({verb.lane for verb in VERBS.values()})
-    with Pool("optimizer.cli.mcp_server:run_verb", lanes, labels=label_of) as pool:
+    with Pool("optimizer.cli.mcp_server:run_verb", lanes, labels=tool_label) as pool:
         anyio.run(_serve, pool, {verb: command_parser(verb) for verb in VERBS})
 
 
@@ -122,7 +122,7 @@ async def _serve(pool: Pool, parsers: Mapping[str, argparse.ArgumentParser]) -> 
             await _over(job, pool, context)
             pool.forget(job.key)
             if job.state != "done":
-                raise ParetoscopeError(job.error or f"{label_of(asked.name)} was stopped")
+                raise ParetoscopeError(job.error or f"{tool_label(asked.name)} was stopped")
         except ParetoscopeError as error:
             return _answer(VERBS[asked.name], "", [str(error)])
         assert isinstance(job.result, tuple)
@@ -172,7 +172,7 @@ def _answer(verb: Verb, printed: str, errors: list[str]) -> "types.CallToolResul
 # A command as a tool
 
 
-def label_of(verb: str) -> str:
+def tool_label(verb: str) -> str:
     """What a client knows it as."""
     return f"the tool {verb}"
 

@@ -82,7 +82,7 @@ def list_folder(path: str | Path) -> Listing:
 def opened_roots() -> tuple[Path, ...]:
     """The folders that the operator opens to visitors of the page (``PARETOSCOPE_IMAGE_ROOTS``), resolved."""
     named = os.environ.get(ROOTS_VARIABLE, "").split(os.pathsep)
-    return tuple(Path(os.path.realpath(expand(root))) for root in named if root.strip())
+    return tuple(Path(absolute(root)) for root in named if root.strip())
 
 
 def joined_roots(folders: Iterable[str], option: str) -> str:
@@ -92,7 +92,7 @@ def joined_roots(folders: Iterable[str], option: str) -> str:
     """
     roots = []
     for folder in folders:
-        root = os.path.realpath(expand(folder))
+        root = absolute(folder)
         if not os.path.isdir(root):
             raise InputError(f"{option} {folder} is not a folder: give one that is there")
         if os.pathsep in root:
