@@ -19,6 +19,7 @@ SMALL = Space(
     sparsity=(0.3, 0.5, 0.7, 0.9),
     weight_bits=(32, 8, 4),
     activation_bits=(32, 8),
+    rounding=("compensated",),
 )
 SECONDS = 2.0
 

@@ -54,6 +54,8 @@ STANDS = "a sweep stands still"
 WARM_UP_SHARE, WARM_UP_PAGES = 0.4, 20
 """Of the time, and how many pages are opened, before memory is first looked at: the first of each
 page brings modules of its own."""
+MIN_LOOKS = 2
+"""At memory, for a judgement."""
 MAX_GROWTH_BYTES = 128 * 2**20
 """By which the server's resident memory may differ between then and the end: what Streamlit keeps of sessions
 that left some minutes ago is among it."""
@@ -179,26 +181,31 @@ def _disturb(
     seed: int,
     report: Report,
 ) -> None:
-    end = time.monotonic() + seconds
+    over = threading.Event()
     threads = [
-        threading.Thread(target=_visit_until, args=(port, end, random.Random(f"{seed} {number}"), report))
+        threading.Thread(target=_visit_until, args=(port, over, random.Random(f"{seed} {number}"), report))
         for number in range(visitors)
     ]
     for thread in threads:
         thread.start()
-    chance, warm = random.Random(seed), time.monotonic() + WARM_UP_SHARE * seconds
+    chance, begun = random.Random(seed), time.monotonic()
+    warm, end, last = (
+        begun + passed for passed in (WARM_UP_SHARE * seconds, seconds, seconds + PATIENCE_SECONDS)
+    )
     resident: list[int] = []
-    while time.monotonic() < end:
-        time.sleep(min(kill_every, max(0.0, end - time.monotonic())) * chance.uniform(0.5, 1))
+    # On a slow machine longer, until enough was seen to judge.
+    while (now := time.monotonic()) < end or (len(resident) < MIN_LOOKS and now < last):
+        time.sleep(kill_every * chance.uniform(0.5, 1))
         if workers := _workers(server):
             with suppress(psutil.NoSuchProcess):
                 chance.choice(workers).kill()
                 report.counts["workers killed"] += 1
         if time.monotonic() > warm and report.counts["pages opened"] >= WARM_UP_PAGES:
             resident.append(_resident_bytes(server))
+    over.set()
     for thread in threads:
         thread.join()
-    if len(resident) < 2:
+    if len(resident) < MIN_LOOKS:
         report.problems.append(
             f"its memory was not looked at: {report.counts['pages opened']} pages were opened, fewer than "
             f"{WARM_UP_PAGES} by then"
@@ -290,8 +297,8 @@ class Shown:
     labels: set[str] = field(default_factory=set)
 
 
-def _visit_until(port: int, end: float, chance: random.Random, report: Report) -> None:
-    while time.monotonic() < end:
+def _visit_until(port: int, over: threading.Event, chance: random.Random, report: Report) -> None:
+    while not over.is_set():
         try:
             with Visitor(port) as visitor:
                 for _ in range(chance.randint(1, 4)):
@@ -299,9 +306,8 @@ def _visit_until(port: int, end: float, chance: random.Random, report: Report) -
                     shown = visitor.open(page, query)
                     report.counts["pages opened"] += 1
                     report.problems += [f"/{page}?{query[:200]} drew {one}" for one in shown.exceptions]
-                    if time.monotonic() > end:
+                    if over.wait(chance.uniform(0, 1)):
                         break
-                    time.sleep(chance.uniform(0, 1))
         except (OSError, WebSocketException, TimeoutError) as error:
             report.counts["visits cut off"] += 1
             report.counts[f"cut off by {type(error).__name__}"] += 1

@@ -13,6 +13,7 @@ from optimizer.data.selection import check_at_hand
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.progress import Cancelled, ended_by
 from optimizer.search.answers import OPTIONS, answer_json, details, headline
 from optimizer.search.drain import works_on
@@ -64,6 +65,7 @@ def add_find_options(parser: argparse.ArgumentParser) -> None:
         ("sparsity", float, "shares of the weights"),
         ("weight-bits", int, ""),
         ("activation-bits", int, ""),
+        ("rounding", str, f"of {', '.join(QUANTIZERS)}"),
         ("precision", str, "what layers outside int8 compute in"),
     ):
         default = list(axes[name])

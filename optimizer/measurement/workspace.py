@@ -146,7 +146,7 @@ class Workspace:
             return self._known(report=report)
 
     @once
-    @uninterrupted()
+    @uninterrupted(unless_over=True)
     def _known(self, *, report: Report) -> Statistics:
         return statistics_of(self.model.module, self.statistics_images, report)
 

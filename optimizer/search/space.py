@@ -8,6 +8,7 @@ from typing import Any
 from optimizer.errors import InputError, unknown
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
+from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import ACTIVATION_BITS, PRECISIONS, WEIGHT_BITS, Recipe
 from optimizer.records import Request
 
@@ -34,6 +35,7 @@ class Space:
     sparsity: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 19))
     weight_bits: tuple[int, ...] = (32, 8, 6, 5, 4, 3)
     activation_bits: tuple[int, ...] = (32, 8)
+    rounding: tuple[str, ...] = ("compensated", "nearest")
 
     def __post_init__(self) -> None:
         known: dict[str, Collection[object]] = {
@@ -42,6 +44,7 @@ class Space:
             "pruning": (UNPRUNED, *PRUNERS),
             "weight_bits": WEIGHT_BITS,
             "activation_bits": ACTIVATION_BITS,
+            "rounding": QUANTIZERS,
         }
         for name, choices in self.axes.items():
             if not choices:
@@ -75,9 +78,12 @@ class Space:
         return [dict(zip(axes, choices, strict=True)) for choices in product(*axes.values())]
 
     def likely(self) -> list[Position]:
-        """Where to begin: int8 kernels, a little and much of each way of pruning, few bits, and the
-        uncompressed model, on each engine; of what the space has."""
-        wanted: list[dict[str, Value]] = [{"pruning": UNPRUNED, "weight_bits": 8, "activation_bits": 8}]
+        """Where to begin, of what the space has: int8 kernels, first without calibration statistics, which
+        may take longer than there is time; a little and much of each way of pruning, few bits, and the
+        uncompressed model, on each engine."""
+        int8: dict[str, Value] = {"pruning": UNPRUNED, "weight_bits": 8, "activation_bits": 8}
+        without_data = [name for name in self.rounding if not QUANTIZERS[name].needs_data][:1]
+        wanted: list[dict[str, Value]] = [*(int8 | {"rounding": name} for name in without_data), int8]
         for pruning in (one for one in self.pruning if one != UNPRUNED):
             shares = (0.1, 0.3) if PRUNERS[pruning].shrinks else (0.5, 0.8)
             wanted += [
@@ -102,6 +108,7 @@ class Space:
             weight_bits=int(position["weight_bits"]),
             activation_bits=int(position["activation_bits"]) if ENGINES[engine].int8 else 32,
             pruning=pruning if pruned else None,
+            rounding=str(position["rounding"]) if "rounding" in position else None,  # older ones have none
         )
         quantize = replace(recipe.quantize, precision=str(position["precision"]))
         settings = replace(base.settings, threads=int(position["threads"]))

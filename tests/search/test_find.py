@@ -284,6 +284,20 @@ def test_a_space_names_equal_work_once() -> None:
     }
 
 
+def test_a_search_begins_with_int8_kernels_without_calibration_statistics() -> None:
+    """Of a large network they may take longer than the search has."""
+    first, second = (Space().request(BASE, position).recipe for position in Space().likely()[:2])
+    assert (first.quantize.method, second.quantize.method) == ("nearest", "compensated")
+    assert first.quantize.rounds_activations
+
+
+def test_positions_that_were_kept_before_rounding_was_an_axis_ask_for_the_same() -> None:
+    for position in Space().likely():
+        older = {name: value for name, value in position.items() if name != "rounding"}
+        if position["rounding"] == "compensated":
+            assert Space().request(BASE, older) == Space().request(BASE, position)
+
+
 @pytest.mark.parametrize(
     ("made", "words"),
     [
