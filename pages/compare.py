@@ -84,7 +84,7 @@ def configurations() -> None:
     kept.note_unreadable(len(newest), MAX_LISTED)
     results = {summary.key: summary for summary in (*stored.summaries_of(store, pins), *newest)}
     if not results:
-        st.info("Nothing is measured yet: move a slider under Explore.", icon=":material/info:")
+        st.info("Nothing is measured yet: move a slider on the Explore page.", icon=":material/info:")
         return
     st.session_state["configurations"] = [key for key in pins if key in results]
     st.html(QUIET_TAGS)
@@ -96,7 +96,7 @@ def configurations() -> None:
         on_change=take_pins,
         max_selections=address.MAX_PINS,
         placeholder="Choose as many as you like",
-        help=f"The {MAX_LISTED:,} that were measured last, newest first. Pin, under Explore and Sweep, puts "
+        help=f"The {MAX_LISTED:,} that were measured last, newest first. Pin, on Explore and Sweep, puts "
         "any other one here.",
     )
     if missing := len(pins) - len(keys):
@@ -104,7 +104,7 @@ def configurations() -> None:
         st.caption(f":material/warning: {lost} not stored here: measured elsewhere, or removed since.")
     chosen = [results[key] for key in keys]
     if not chosen:
-        st.info("Choose configurations above, or pin them under Explore.", icon=":material/info:")
+        st.info("Choose configurations above, or pin them on the Explore page.", icon=":material/info:")
         return
     reference = reference_of(chosen)
     table = frame.table(chosen, reference)

@@ -158,7 +158,7 @@ def pills(
 
 
 def recipe_of(method: str) -> Recipe:
-    """How to prune and to round: as under Explore where its method is this one, else as is usual."""
+    """How to prune and to round: as on the Explore page where its method is this one, else as is usual."""
     explored = session().recipe
     if explored.prune.method == method and explored.prune.threshold is None:
         return any_amount(explored)

@@ -82,4 +82,4 @@ def test_compare_says_what_to_do_when_nothing_is_chosen(stored: AppTest, link: d
     stored.query_params |= link
     page = stored.switch_page("pages/compare.py").run()
     assert not page.exception
-    assert "pin them under Explore" in words(page)
+    assert "pin them on the Explore page" in words(page)
