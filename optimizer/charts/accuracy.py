@@ -35,22 +35,28 @@ def accuracy_info(
     x = Axis("weights removed", "%", span=(-3, 100))
     if not summaries:
         return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor)
-    main = main_family(summaries, selected)
+    main, same = main_family(summaries, selected), _on_the_main_images(summaries, selected)
     widths = {
         _width(summary)
         for summary in summaries
         if options_of(own := family(summary.recipe)) != NO_OPTIONS and belongs(own[WAY:], main[WAY:])
     }
     placed = [
-        Placed(*_bits_series(summary, main, widths), point, belongs(family(summary.recipe)[:WAY], main[:WAY]))
-        for summary in summaries
+        Placed(
+            *_bits_series(summary, main, widths),
+            point,
+            alike and belongs(family(summary.recipe)[:WAY], main[:WAY]),
+        )
+        for summary, alike in zip(summaries, same, strict=True)
         if (point := point_of(summary, summary.pruned_percent, summary.measures[name]))
     ]
     if not placed:
         return Lines(heading, x, Axis(title, unit, "higher"), cursor=cursor, empty=ONLY_EQUAL)
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
-    series = group(_few_options(placed), selected)
+    series = group(
+        _few_options(placed), selected, "other recipes" if all(same) else "other recipes or images"
+    )
     low, high = padded(*_near_the_lines(series, baseline))
     below = sum(point.y < low for point in points)
     return Lines(
@@ -92,6 +98,15 @@ def _images_of(summaries: Sequence[Summary]) -> str:
     images = {(summary.images, files) for summary, files in named}
     images -= {(words, "") for words, files in images if files}  # which may be the same
     return summaries[0].images if len(images) == 1 else f"{len(images)} sets of images"
+
+
+def _on_the_main_images(summaries: Sequence[Summary], selected: str | None) -> list[bool]:
+    """For each whether it was scored on the images of the selected result, without one on those of most: a
+    line from one set to another would show how these differ, not what the recipes do."""
+    images = [*zip((one.images for one in summaries), image_files(summaries), strict=True)]
+    chosen = [one for one, summary in zip(images, summaries, strict=True) if summary.key == selected]
+    (words, files), _ = Counter(chosen or images).most_common(1)[0]
+    return [one == words and not (files and own and files != own) for one, own in images]
 
 
 MAX_OPTIONS = 3

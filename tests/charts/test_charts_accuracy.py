@@ -28,6 +28,17 @@ def test_points_are_the_results_with_their_intervals() -> None:
     assert summary.recipe == recipe(0.5, 4)
 
 
+def test_lines_join_results_of_the_same_images_alone() -> None:
+    """The selected result's, else those of most; what was scored on others recedes."""
+    few = replace(make_result(recipe(0.6, 4), images=500), key="few")
+    info = accuracy_info([*SWEEP, few])
+    assert [point.x for point in series(info, "4").points] == [0, 30, 50, 70, 80, 90]
+    assert [point.key for point in series(info, "other recipes or images").points] == ["few"]
+    info = accuracy_info([*SWEEP, few], "few")
+    assert [[point.key for point in line.points] for line in info.series[1:]] == [["few"]]
+    assert len(series(info, "other recipes or images").points) == len(SWEEP)
+
+
 def test_simulated_points_are_hollow_and_measured_ones_filled() -> None:
     info = accuracy_info(SWEEP)
     assert not any(point.simulated for point in series(info, "32").points)
