@@ -12,7 +12,7 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE, Attached
-from optimizer.errors import ParetoscopeError
+from optimizer.errors import ParetoscopeError, UnavailableError
 from optimizer.formats import count
 from optimizer.recipe import NORMAL
 from optimizer.records import Known, Request, digest, encode
@@ -259,11 +259,19 @@ def submit_ahead(request: Request) -> Job:
 
 
 def _forget_done(request: Request) -> str:
-    """Forget the job of a request if it is done: its result is in the store no more. Gives the key."""
+    """Forget the job of a request if it is done: its result is in the store no more. Gives the key.
+
+    Raises UnavailableError where it is there under another key: it would be asked for again and again.
+    """
     key = request_key(request)
     job = pool().get(key)
     if job and job.state == "done":
         pool().forget(key)
+        if isinstance(job.result, str) and job.result != key and store().get(job.result):
+            raise UnavailableError(
+                "what was measured is kept under another name than this page looks for: the libraries were "
+                "changed since the dashboard was started. Start it again"
+            )
     return key
 
 

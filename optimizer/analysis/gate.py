@@ -159,13 +159,19 @@ def drop_of(result: Result, against: Result | None) -> PairedDrop:
     if against is None:
         return summarise(result).drop
     before, after = against.accuracy, result.accuracy
-    if (before.images, before.total, before.reference) != (after.images, after.total, after.reference):
+    if _scored_on(against) != _scored_on(result):
         raise InputError(
             f"the earlier result was scored on {count(before.total, 'image')} against {before.reference}, "
             f"this one on {count(after.total, 'image')} against {after.reference}, which are not the same: "
             "give the same --data, --limit and --seed"
         )
     return paired_drop(before.outcomes, after.outcomes)
+
+
+def _scored_on(result: Result) -> tuple[object, ...]:
+    """Which images in which order, wherever they lie, and what their answers are held against."""
+    scored, data = result.accuracy, result.request.data
+    return scored.images, scored.total, scored.reference, data.seed, data.calibration_share
 
 
 def drop_of_files(run: TwoFiles) -> PairedDrop:

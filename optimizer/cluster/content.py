@@ -95,14 +95,14 @@ def _files(asked: Asked, parcel: Parcel) -> Iterator[tuple[str, Path]]:
     elif parcel.kind == "weights":
         if found := _weights_path(request.model):
             yield found.name, found
-    elif data.path:
+    else:
         for folder, path in ((IMAGES, data.path), (CALIBRATION, data.calibration)):
             for listing in [list_folder(path)] if path else ():
                 for file in listing.images:
                     yield f"{folder}/{file.relative_to(listing.path).as_posix()}", file
         if data.class_index:
             yield f"{INDEX}/{expand(data.class_index).name}", expand(data.class_index)
-        elif beside := index_file(expand(data.path)):
+        elif data.path and (beside := index_file(expand(data.path))):
             yield beside.name, beside
 
 
@@ -145,15 +145,15 @@ def at_this_place(asked: Asked) -> Request:
 def _place(asked: Asked) -> DataSpec | None:
     """Where the images are here: at the sender's own path, as on a shared disk, or received."""
     data, folder = asked.request.data, home() / FOLDER / asked.files
-    received = data.path and replace(
+    received = replace(
         data,
-        path=str(folder / IMAGES),
+        path=data.path and str(folder / IMAGES),
         calibration=data.calibration and str(folder / CALIBRATION),
         class_index=data.class_index and str(folder / INDEX / expand(data.class_index).name),
     )
     for place in (data, received):
         with suppress(InputError):
-            if place and fingerprint(place) == asked.files:
+            if fingerprint(place) == asked.files:
                 return place
     return None
 

@@ -183,7 +183,9 @@ def _write(members: Sequence[_Member], label: str, place: Path, report: Report) 
             shutil.copyfileobj(source, file)
         with target.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        os.utime(target, (0, 0))  # the same images, uploaded again, are those that were measured
+        # By the time of change sets of images are known: the same ones, uploaded again, are those that were
+        # measured; others of the same names and sizes are not.
+        os.utime(target, ns=(0, int(content[:15], 16)))
         whole.update(f"{target.relative_to(place)}/{content}\n".encode())
     stem, suffix = os.path.splitext(label)
     name = _plain(stem) if suffix.lower() == ARCHIVE else "images"

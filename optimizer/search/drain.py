@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import cast
 
 from optimizer.analysis.screening import ScreenedOut
-from optimizer.errors import ParetoscopeError, UnavailableError, WorkError, words_of
+from optimizer.errors import UnavailableError, WorkError, words_of
 from optimizer.progress import Cancelled, ended_by, is_enough, stop_if_cancelled
 from optimizer.store import ledger
 from optimizer.store.items import Item
@@ -223,7 +223,7 @@ class Background:
                         self.problem = ""
                         stop_if_cancelled()
                     self.problem = ""
-                except ParetoscopeError as error:
-                    self.problem = str(error)
+                except Exception as error:  # the thread goes on when what was wrong is mended
+                    self.problem = words_of(error)
                 self._bell.wait(LOOK_SECONDS)
                 self._bell.clear()

@@ -93,7 +93,11 @@ class Sqlite(database.Database):
         return str(error.orig if isinstance(error, DBAPIError) else error)
 
     def check_room(self) -> None:
-        if shutil.disk_usage(self.path.parent).free < MIN_FREE_BYTES:
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError as error:  # the folder is gone
+            raise self.unavailable(error) from error
+        if free < MIN_FREE_BYTES:
             raise self.unavailable(OSError(errno.ENOSPC, ""))
 
     @contextmanager

@@ -350,7 +350,7 @@ class Pool:
                     words = f"{type(error).__name__}: {error}"
                     self._end(job, "failed", error=f"{self._labels(job.task)} could not be run: {words}")
                 with self._changed:
-                    lane.kill_at = math.inf
+                    lane.kill_at, lane.ending = math.inf, None
         finally:
             if lane.worker is not None:
                 lane.worker.close()
@@ -371,8 +371,9 @@ class Pool:
 
     def _run(self, lane: "_Lane", job: Job) -> None:
         def report(progress: float | None, message: str) -> None:
+            job.heard = time.monotonic()
             if not job.over:
-                job.progress, job.message, job.heard = progress, message, time.monotonic()
+                job.progress, job.message = progress, message
 
         def receive(known: bytes) -> None:
             with self._changed:
@@ -412,10 +413,10 @@ class Pool:
                     if words := _overdue(job):
                         self._interrupt(job, "failed", f"{self._labels(job.task)} {words}")
                 for lane in self._lanes.values():
-                    if lane.kill_at <= time.monotonic():
+                    if lane.strikes_at <= time.monotonic():
                         lane.kill()
                 left = min(map(_seconds_left, self._live.values()), default=math.inf)
-                kill = min(lane.kill_at for lane in self._lanes.values()) - time.monotonic()
+                kill = min(lane.strikes_at for lane in self._lanes.values()) - time.monotonic()
                 self._changed.wait(min(left, kill, threading.TIMEOUT_MAX))
 
     def _interrupt(self, job: Job, state: State, error: str = "", grace: float = 0) -> None:
@@ -425,7 +426,7 @@ class Pool:
         self._end(job, state, error=error)
         lane = self._lanes[job.lane]
         if running and lane.worker is not None:
-            lane.kill_at = time.monotonic() + grace
+            lane.kill_at, lane.ending = time.monotonic() + grace, job
             lane.worker.cancel() if grace else lane.kill()
             self._changed.notify_all()
 
@@ -451,14 +452,21 @@ class Pool:
 
 @dataclass(slots=True)
 class _Lane:
-    """``kill_at``: when the worker is killed if it still runs what was cancelled."""
+    """``kill_at``: when the worker is killed if it still runs ``ending``, which was cancelled."""
 
     name: str
     worker: Worker | None = None
     kill_at: float = math.inf
+    ending: Job | None = None
+
+    @property
+    def strikes_at(self) -> float:
+        """When it is killed, at the latest when a limit strikes: what is cancelled patiently may hang."""
+        limit = math.inf if self.ending is None else time.monotonic() + _seconds_left(self.ending)
+        return min(self.kill_at, limit)
 
     def kill(self) -> None:
-        self.kill_at = math.inf
+        self.kill_at, self.ending = math.inf, None
         if self.worker is not None:
             self.worker.kill()
 

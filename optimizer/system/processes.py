@@ -19,6 +19,9 @@ from optimizer.progress import stop_if_cancelled
 CHECK_SECONDS = 0.1
 """From a cancelled work's end to that of the process that it waits for, at most."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+START_FIELD = 19
+"""Of /proc/PID/stat, counted after the command: clock ticks from the machine's start to the process's
+(proc(5))."""
 GRACE_SECONDS = 5
 """From asking a process to end until it is killed."""
 GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "$0"'
@@ -28,7 +31,16 @@ GUARD = f'read _; kill -s "$1" -- "$0"; sleep {GRACE_SECONDS}; kill -s KILL -- "
 def identity() -> str:
     """A name of this process that no other has, for :func:`is_gone`: where it runs, its number, when it
     began."""
-    return f"{_here()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+    return f"{_here()}/{os.getpid()}/{_began(psutil.Process())}"
+
+
+def _began(process: psutil.Process) -> str:
+    """When a process began, in seconds. Where it is known, after the machine was started: a clock that is set
+    changes every time of day, and would make all processes seem to be others."""
+    with contextlib.suppress(OSError, ValueError, IndexError):  # not on Linux
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        return f"{int(fields[START_FIELD]) / os.sysconf('SC_CLK_TCK'):.2f}"
+    return f"{process.create_time():.2f}"
 
 
 def _here() -> str:
@@ -58,7 +70,7 @@ def is_gone(process: str) -> bool:
     number, begun, *_ = [*place.split("/"), ""]
     try:
         found = psutil.Process(int(number))
-        return found.status() == psutil.STATUS_ZOMBIE or f"{found.create_time():.2f}" != begun
+        return found.status() == psutil.STATUS_ZOMBIE or _began(found) != begun
     except (psutil.NoSuchProcess, ValueError):
         return True
     except psutil.AccessDenied:

@@ -14,6 +14,7 @@ from image_folders import Fill
 import optimizer as px
 from optimizer.cluster import content, dask_nodes, node, spread
 from optimizer.cluster.dask_nodes import AHEAD, MAX_FAILED, DaskNodes, DaskScorer, connect_to
+from optimizer.data.folders import list_folder
 from optimizer.errors import UnavailableError
 from optimizer.recipe import Recipe
 from optimizer.records import (
@@ -180,6 +181,23 @@ def test_nodes_that_share_a_disk_are_sent_images_at_once(
     client.run = run  # type: ignore[method-assign]
     nodes.deliver(asked)
     assert not content.lacking(asked)
+
+
+def test_a_folder_that_calibrates_travels_also_where_the_bundled_images_are_evaluated(fill: Fill) -> None:
+    folder = fill("calibration/a.png", "calibration/b.png") / "calibration"
+    asked = content.pack(replace(REQUESTS[0], data=DataSpec(calibration=str(folder))))
+    folder.rename(folder.with_name("elsewhere"))
+    parcel = content.lacking(asked)
+    assert parcel
+    folder.with_name("elsewhere").rename(folder)
+    pieces = [*content.pieces(asked, parcel)]
+    folder.rename(folder.with_name("elsewhere"))
+    content.receive(parcel, "sender", pieces)
+    content.keep(parcel, "sender")
+    assert content.lacking(asked) is None
+    there = content.at_this_place(asked).data
+    assert there.path is None
+    assert [path.name for path in list_folder(str(there.calibration)).images] == ["a.png", "b.png"]
 
 
 def test_what_the_scheduler_does_not_answer_is_told_where_it_is_timed(connected: Connected) -> None:

@@ -9,7 +9,9 @@ import pytest
 
 from optimizer.data import uploaded
 from optimizer.data.folders import allowed_roots, check_allowed, list_folder
+from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError, UnavailableError
+from optimizer.records import DataSpec
 from optimizer.system.uploads import IMAGES, UPLOADS_VARIABLE
 
 
@@ -94,6 +96,15 @@ def test_the_same_images_are_kept_once_until_they_are_removed(home: Path) -> Non
     uploaded.remove(other.name)
     assert uploaded.sets() == [first]
     assert [*(home / IMAGES).iterdir()] == [first], "nothing half-written is left"
+
+
+def test_sets_of_the_same_names_and_sizes_are_told_apart(home: Path) -> None:
+    """Wherever they lie: by these and the times of change they are known, and what was measured with them."""
+    first, other = (keep(upload("a.bmp", pixels), upload("b.bmp", b"same")) for pixels in (b"12", b"34"))
+    prints = [fingerprint(DataSpec(str(path))) for path in (first, other)]
+    assert prints[0] != prints[1]
+    uploaded.remove(first.name)
+    assert fingerprint(DataSpec(str(keep(upload("a.bmp", b"12"), upload("b.bmp", b"same"))))) == prints[0]
 
 
 def locked() -> io.BytesIO:

@@ -10,7 +10,7 @@ from tasks import lines, until
 
 from optimizer.errors import UnavailableError
 from optimizer.system import process_pool
-from optimizer.system.process_pool import Job, Limits, Pool
+from optimizer.system.process_pool import PATIENT, Job, Limits, Pool
 
 HERE = {"ann", "bob"}
 
@@ -70,6 +70,16 @@ def test_what_runs_for_too_long_is_stopped_in_words(
     assert "paretoscope command" in job.error
     assert job.attempts == 1
     worker = int(lines(tmp_path / "begun")[0])
+    assert state(pool, pool.submit("measure", "echo", 1, "next")) == "done"
+    until(lambda: not alive(worker))
+
+
+def test_what_hangs_after_its_visitor_has_moved_on_is_stopped_too(pool: Pool, tmp_path: Path) -> None:
+    """It was given as long as it takes to end by itself, and would keep its lane for ever."""
+    hangs = pool.submit("measure", "hang", {"begun": str(tmp_path / "begun")}, "k", visitor="ann")
+    worker = int(until(lambda: lines(tmp_path / "begun"))[0])
+    pool.withdraw("k", "ann", grace=PATIENT)
+    assert state(pool, hangs) == "cancelled"
     assert state(pool, pool.submit("measure", "echo", 1, "next")) == "done"
     until(lambda: not alive(worker))
 

@@ -162,6 +162,24 @@ def test_the_background_goes_on_with_all_that_comes_and_says_why_it_waits(
     work.close()
 
 
+def test_the_background_survives_what_nobody_foresaw(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = threading.Event()
+    real = Store.check_room
+
+    def check_room(store: Store) -> None:
+        if not wrong.is_set():
+            raise RuntimeError("the moon is full")
+        real(store)
+
+    monkeypatch.setattr(Store, "check_room", check_room)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    sweep, work = asked(store, "a"), Background(store, keeping(store))
+    until(lambda: work.problem == "RuntimeError: the moon is full")
+    wrong.set()
+    until(lambda: states(store, sweep) == ["done"])
+    work.close()
+
+
 def test_closing_puts_back_what_runs(store: Store) -> None:
     sweep, begun = asked(store, "a", "b"), threading.Event()
     work = Background(store, waiting(begun))

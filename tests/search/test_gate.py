@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +105,16 @@ def test_an_earlier_result_takes_the_place_of_the_uncompressed_model() -> None:
     assert lost.value == pytest.approx(
         100 * (earlier.accuracy.outcomes.mean() - HALF.accuracy.outcomes.mean()), abs=1e-9
     )
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"calibration_share": 0.5}], ids=str)
+def test_other_draws_of_the_same_folder_are_other_images(other: dict[str, Any]) -> None:
+    """As many, of files that are as they were: image by image they have nothing to do with each other."""
+    earlier = make_result(recipe(0.3))
+    data = replace(earlier.request.data, **other)
+    drawn = replace(earlier, request=replace(earlier.request, data=data))
+    with pytest.raises(InputError, match="give the same --data, --limit and --seed"):
+        gate(1.0, GateLimits(drop_points=50), against=drawn)
 
 
 def test_another_machine_says_nothing_of_time_and_all_of_accuracy_and_size() -> None:

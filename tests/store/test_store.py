@@ -359,6 +359,13 @@ def test_a_read_only_folder_is_named(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
+def test_a_folder_that_is_gone_is_said_so(tmp_path: Path) -> None:
+    file = Store(tmp_path / "gone" / "results.sqlite")
+    shutil.rmtree(file.path.parent)
+    with pytest.raises(UnavailableError, match="can't use the results in"):
+        file.check_room()
+
+
 def test_a_full_disk_loses_nothing_that_was_there(file: Store) -> None:
     resource = pytest.importorskip("resource")
     file.put(make_result("there"))

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -64,9 +65,21 @@ def test_this_machine() -> None:
     assert here.libraries["paretoscope"] == __version__
 
 
-def test_it_is_read_once_and_survives_the_store() -> None:
-    assert environment() is environment()
+def test_it_survives_the_store() -> None:
     assert decode(encode(environment()), Environment) == environment()
+
+
+def test_a_governor_that_is_set_while_a_dashboard_runs_is_seen_by_all_its_processes(
+    monkeypatch: pytest.MonkeyPatch, wait: Callable[[], None]
+) -> None:
+    """Else a worker that starts later would keep its results where the pages don't look."""
+    before = environment()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "governor", lambda cpus: "another")
+        wait()
+        assert environment().key != before.key
+    wait()
+    assert environment().key == before.key
 
 
 def test_torch_is_never_imported() -> None:

@@ -31,6 +31,15 @@ def test_a_process_of_another_boot_or_container_is_not_judged_by_its_number(
     assert not is_gone(elsewhere)
 
 
+def test_a_clock_that_is_set_makes_no_process_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """psutil adds the time of the machine's start, which Linux works out from today's clock."""
+    mine, create_time = identity(), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + 1)
+    assert identity() == mine
+    assert not is_gone(mine)
+    assert is_gone(f"{mine}0")
+
+
 def test_where_nothing_tells_boots_apart_a_host_is_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "BOOT_ID", Path("/nowhere"))
     assert identity().startswith(socket.gethostname())
