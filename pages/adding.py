@@ -4,6 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from optimizer.data.example import example_image
+from optimizer.data.selection import recent_fingerprint
 from optimizer.errors import ParetoscopeError
 from optimizer.model.added import cards, uploads
 from optimizer.model.added.cards import AddedModel, Choices, Examined, Trial
@@ -66,6 +67,9 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
         tasks.refresh_when_over([job])
         return
     about = tasks.finished(job, Examined)
+    if not about.problem and not cards.content_path(about.file).is_file():  # removed since
+        tasks.pool().forget(key)
+        st.rerun()
     st.dataframe(pd.DataFrame(about.facts, columns=["field", "value"]), hide_index=True)
     if about.problem:
         st.warning(plain(about.problem), icon=":material/info:")
@@ -92,7 +96,8 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
 def _try(about: Examined, choices: Choices, data: DataSpec) -> str:
     """Whether the images, where they are labelled, speak against the preprocessing. Gives the job's key."""
     visit = session()
-    key = f"try {digest([about, choices.preprocessing, choices.class_names, choices.classifier, data])}"
+    chosen = choices.preprocessing, choices.class_names, choices.classifier
+    key = f"try {digest([about, *chosen, data, recent_fingerprint(data)])}"
     if visit.trial not in ("", key):
         tasks.move_on([visit.trial])
     visit.trial = key

@@ -9,6 +9,7 @@ from optimizer import charts
 from optimizer.analysis import stored
 from optimizer.analysis.frame import timed_alike
 from optimizer.analysis.headline import Headline, headlines
+from optimizer.analysis.labels import engine_label
 from optimizer.analysis.summary import Summary, summarise, summarise_scores
 from optimizer.formats import count
 from optimizer.recipe import PRESETS, Recipe
@@ -20,7 +21,7 @@ from optimizer.store.keys import of_today, request_key, request_keys
 from optimizer.system.process_pool import Job
 from pages import address, consent, controls, drawing, sidebar, tasks
 from pages.markup import plain
-from pages.session import session
+from pages.session import SidebarChoice, session
 
 INSPECTION_SECONDS = 0.25
 """The page waits for counts and sizes before it is drawn; then they follow."""
@@ -35,7 +36,7 @@ PATIENCE_SECONDS = 4.0
 def main() -> None:
     chosen = sidebar.selection()
     take_link()
-    take_preset()
+    take_preset(chosen)
     visit = session()
     recipe = visit.recipe = replace(controls.read_recipe(chosen.card.name), layers=visit.recipe.layers)
     if sidebar.show_problem(chosen):
@@ -70,8 +71,9 @@ def timed_once_more(again: Summary) -> None:
     st.caption(plain(words), help=f"{plain('; '.join(again.noise))}." if again.noise else None)
 
 
-def take_preset() -> None:
-    """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late."""
+def take_preset(chosen: SidebarChoice) -> None:
+    """Set the sliders to what a preset's search has found: before they are drawn, or it would be too late.
+    What it found for another model, engine or images than those chosen by now is only told."""
     visit = session()
     job = visit.preset  # the job itself: another visitor may wait for it too
     if job is None or not (job.over or tasks.is_stopped(job.key)):
@@ -81,10 +83,14 @@ def take_preset() -> None:
         return
     with tasks.errors_in_words():
         found = tasks.finished(job, Found)
-        controls.set_widgets(controls.with_defaults(found.result.request.recipe))
-        visit.recipe = replace(visit.recipe, layers=())
+        request, words = found.result.request, found.words
+        if (request.model, request.engine, request.data) == (chosen.card.name, chosen.engine, chosen.data):
+            controls.set_widgets(controls.with_defaults(request.recipe))
+            visit.recipe = replace(visit.recipe, layers=())
+        else:
+            words = f"For {request.model} on {engine_label(request.engine)}, chosen before: {words}"
         icon = ":material/check:" if found.met else ":material/warning:"
-        st.toast(plain(found.words), icon=icon, duration="long")
+        st.toast(plain(words), icon=icon, duration="long")
 
 
 def take_link() -> None:

@@ -21,9 +21,11 @@ from optimizer.store import ledger
 from optimizer.store.items import Item, Sweep
 from pages import address, drawing, sidebar, tasks
 from pages.markup import plain
+from pages.session import session
 
 BUDGETS = {30: "30 s", 60: "1 minute", 300: "5 minutes", 1200: "20 minutes", 3600: "1 hour"}
 CHART_PIXELS = 320
+GOAL = "find_minimise"
 
 
 def ask() -> int | None:
@@ -90,14 +92,16 @@ def form() -> Question | None:
         size = limit("File, MB", "find_mb", 100_000.0, 0.1, "Of the file that would be served.")
         given = any(value is not None for value in (drop, latency, size, sqnr, ratio))
         limits = Limits(drop, latency, size, sqnr, ratio) if given else None
+    follow_the_limits(usual := limits.usual(classes) if limits else "latency")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="medium"):
         minimise = st.selectbox(
             "Optimise for",
             goals,
-            index=goals.index(limits.usual(classes) if limits else "latency"),
+            index=0 if GOAL in st.session_state else goals.index(usual),
             format_func=lambda name: metric(name).label,
             width=170,
-            **address.in_address("find_minimise"),
+            **address.in_address(GOAL),
+            help="Latency, or what may be lost where nothing limits that: until you choose.",
         )
         budget = st.selectbox(
             "Time for the search",
@@ -130,6 +134,14 @@ def form() -> Question | None:
         data=chosen.data,
         settings=chosen.settings,
     )
+
+
+def follow_the_limits(usual: str) -> None:
+    """What to optimise for is what is ``usual`` with these limits, until the visitor chooses another."""
+    visit = session()
+    if visit.usual_goal not in ("", usual) and st.session_state.get(GOAL) == visit.usual_goal:
+        st.session_state[GOAL] = usual
+    visit.usual_goal = usual
 
 
 def limit(label: str, key: str, highest: float, step: float, words: str) -> float | None:

@@ -9,10 +9,11 @@ from optimizer.analysis import stored
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.summary import describe_images, summarise
 from optimizer.data.folders import opened_roots
+from optimizer.data.selection import recent_fingerprint
 from optimizer.formats import MISSING, count, format_bytes
 from optimizer.recipe import Recipe
 from optimizer.records import ModelCard, Request, digest
-from optimizer.store.keys import request_key
+from optimizer.store.keys import request_key, weights_version
 from optimizer.system.doctor import examine, noisy
 from optimizer.system.downloads import refusal
 from optimizer.work import ImagesReport
@@ -140,7 +141,8 @@ def get(card: ModelCard) -> None:
 
 def read_images(chosen: SidebarChoice) -> None:
     st.markdown("**Images**")
-    key = f"images {digest([chosen.card.name, chosen.data])}"
+    name, data = chosen.card.name, chosen.data
+    key = f"images {digest([name, weights_version(name), data, recent_fingerprint(data)])}"
     if tasks.held_back(key):
         return
     job = tasks.start("interactive", "images", (chosen.card.name, chosen.data), key)

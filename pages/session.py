@@ -48,6 +48,7 @@ class Session:
     are where those of Compare lie, by Streamlit's names.
     ``swept`` is the result of a sweep that was clicked, ``extends`` the sweep that the controls are to
     extend.
+    ``usual_goal`` is what a search is to optimise for, as the limits given last suggest.
     ``wanted`` is the largest value of each control of long work that the visitor set or agreed to.
     """
 
@@ -78,6 +79,7 @@ class Session:
     swept: str = ""
     extends: int | None = None
     trial: str = ""
+    usual_goal: str = ""
 
 
 def session() -> Session:

@@ -135,6 +135,22 @@ def why_not_open(request: Request) -> str:
     return ""
 
 
+def no_control_for(request: Request) -> list[str]:
+    """What else a result was measured with than Explore measures with, in words."""
+    settings, data, usual = request.settings, request.data, DataSpec()
+    found = {
+        count(settings.batch, "image") + " a call": settings.batch != 1,
+        count(settings.threads, "thread"): settings.threads not in (0, *thread_counts()[:-1]),
+        f"seed {settings.seed}": settings.seed != 0,
+        f"images drawn with seed {data.seed}": data.seed != usual.seed,
+        f"{100 * data.calibration_share:g} % of the images for calibration": data.calibration is None
+        and data.calibration_share != usual.calibration_share,
+        f"{data.limit:,} of the bundled images": data.path is None and data.limit != usual.limit,
+        "a calibration folder beside the bundled images": data.path is None and data.calibration is not None,
+    }
+    return [words for words, applies in found.items() if applies]
+
+
 def open_result() -> None:
     """Set this and the sliders to the result that the address names, before they are drawn."""
     key = st.query_params.pop(OPEN, None)
@@ -147,7 +163,11 @@ def open_result() -> None:
     request, visit = result.request, session()
     data = request.data
     st.session_state["model"], st.session_state["engine"] = request.model, request.engine
-    st.session_state["timed_threads"] = request.settings.threads
+    threads = request.settings.threads
+    st.session_state["timed_threads"] = threads if threads in thread_counts()[:-1] else 0
+    if apart := no_control_for(request):
+        words = f"It was measured with {', '.join(apart)}, for which Explore has no control."
+        st.toast(plain(words), icon=":material/info:", duration="long")
     st.session_state["images"] = BUNDLED if data.path is None else data.path
     visit.bundled_images = None  # no other model's images are to be replaced
     if data.path is not None:

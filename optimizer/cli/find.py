@@ -6,7 +6,7 @@ import sys
 
 from optimizer import on_demand
 from optimizer.analysis.limits import MINIMISED, Limits
-from optimizer.cli.options import add_image_options, data_of, numbers, settings_of
+from optimizer.cli.options import add_image_options, check_alone, data_of, numbers, settings_of
 from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt
 from optimizer.data.selection import check_at_hand
@@ -106,6 +106,7 @@ def run_find(options: argparse.Namespace) -> int:
     far, and drops it the second time; one that others work on goes on."""
     store = Store()
     if options.resume is not None:
+        check_alone(options, add_find_options, "find", {"json"})
         number = options.resume
         asked = question_of(sweep := ledger.find(store, number))  # of a sweep there is no answer
         if answer_of(store, sweep.answer, tried=False) is None:

@@ -1,7 +1,7 @@
 """From a command line to a recipe and a request: the options that commands share."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +176,30 @@ def numbers(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
             raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 0,0.5") from error
 
     return parse
+
+
+def check_alone(
+    options: argparse.Namespace,
+    add_options: Callable[[argparse.ArgumentParser], None],
+    command: str,
+    allowed: Collection[str],
+) -> None:
+    """Raises InputError for what is given beside ``--resume``, which goes on with what was asked, but
+    ``allowed``."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    usual = vars(parser.parse_args([]))
+    given = [
+        name
+        for name, value in usual.items()
+        if name not in ("resume", *allowed) and getattr(options, name) != value
+    ]
+    if given:
+        words = ", ".join(f"--{name.replace('_', '-')}" if name != "model" else "a model" for name in given)
+        raise InputError(
+            f"--resume goes on with what was asked, and {words} would change it: leave that out, or ask anew "
+            f"with `paretoscope {command}`, where what was measured is at hand"
+        )
 
 
 def rates(text: str) -> list[float]:

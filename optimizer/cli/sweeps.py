@@ -11,7 +11,7 @@ from functools import partial
 
 from optimizer import on_demand
 from optimizer.analysis.result_json import as_json
-from optimizer.cli.options import add_experiment_options, numbers, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, check_alone, numbers, recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
 from optimizer.cluster.spread import Nodes, check, connect
 from optimizer.cluster.spread import work_off as by_nodes
@@ -91,6 +91,7 @@ def _run(options: argparse.Namespace, nodes: Nodes | None) -> None:
     """On this machine, or by nodes."""
     store, device = Store(), nodes.environment.key if nodes else ""
     if options.resume is not None:
+        check_alone(options, add_sweep_options, "sweep", {"json", "cluster", "on"})
         sweep = options.resume
         found = ledger.find(store, sweep)
         if found.answer is not None:

@@ -127,6 +127,8 @@ def run_throughput(options: argparse.Namespace) -> None:
     if options.limit_ms is not None and not options.limit_ms > 0:
         raise InputError(f"--limit-ms {options.limit_ms:g} is not allowed: above 0")
     if options.rate is not None:
+        if options.streams != [1]:
+            raise InputError("requests at a --rate are served by one stream: leave --streams out")
         _load(options, asked)
         return
     request = serving.ServingRequest(

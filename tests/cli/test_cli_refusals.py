@@ -43,6 +43,13 @@ from optimizer.system.paths import asset
         (["sweep", "fashion-mlp", "--engine", "abacus"], "unknown engine 'abacus'"),
         (["sweep"], "say which model to sweep, or which sweep to go on with"),
         (["sweep", "--resume", "7"], "there is no sweep 7"),
+        (
+            ["sweep", "--resume", "7", "--sparsities", "0.6", "--quick"],
+            "--quick, --sparsities would change it: leave that out, or ask anew",
+        ),
+        (["find", "--resume", "7", "--budget", "600"], "--budget would change it"),
+        (["find", "fashion-mlp", "--resume", "7", "--json"], "a model would change it"),
+        (["throughput", "fashion-mlp", "--rate", "auto", "--streams", "4"], "leave --streams out"),
         (["sweeps", "--cancel", "7"], "there is no sweep 7"),
         (["models", "--source", "thin air"], "unknown source 'thin air': use one of bundled"),
         (["measure", "fashion-mlp", "--threshold", "inf"], "threshold inf is not allowed"),

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from optimizer.errors import InputError
 from optimizer.model.added import cards, files, tensors, uploads
+from optimizer.model.added.cards import Examined
 from optimizer.model.cifar_resnet import CifarResNet
 from optimizer.system.uploads import UPLOADS_VARIABLE
 
@@ -71,6 +72,19 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     assert "cifar-resnet20, weights of your own" in words(page)
     press(page, "Remove")
     assert not cards.added_models()
+
+
+def test_what_was_removed_is_looked_into_again(page: AppTest, started: Started, content: bytes) -> None:
+    """A repository of the hub has one name, and its job one key; its file is gone with the model."""
+    give(page, NAME, content)
+    started.do("examine")
+    page.run()
+    (examined,) = (job for job in started.jobs() if job.task == "examine")
+    assert isinstance(examined.result, Examined)
+    cards.content_path(examined.result.file).unlink()
+    page.run()
+    assert not page.exception
+    assert [job.state for job in started.jobs() if job.task == "examine"] == ["queued"]
 
 
 def listed() -> object:

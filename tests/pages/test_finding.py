@@ -71,6 +71,23 @@ def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(starte
     assert sweep.state == "queued"
 
 
+def test_what_to_optimise_for_follows_the_limits_until_it_is_chosen(started: Started) -> None:
+    """With time alone limited, the fastest network would be found, however wrong it is."""
+    page = open_page("sweep", LINK)
+
+    def goal() -> object:
+        return page.selectbox(key="find_minimise").value
+
+    assert goal() == "latency"
+    page.number_input(key="find_ms").set_value(0.5).run()
+    assert goal() == "drop"
+    page.number_input(key="find_drop").set_value(1.0).run()
+    assert goal() == "latency"
+    page.selectbox(key="find_minimise").set_value("file_size").run()
+    page.number_input(key="find_drop").set_value(None).run()
+    assert goal() == "file_size"
+
+
 def test_a_network_that_is_no_classifier_is_asked_for_its_sqnr(
     started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,16 @@ def test_images_that_vanish_are_told_at_the_next_run(
     assert page.slider(key="sparsity").value == 0
 
 
+def test_images_that_changed_are_read_again(
+    started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened("models_and_data", clothes)
+    shutil.copy(clothes / "Bag" / "one.png", clothes / "Bag" / "two.png")
+    monkeypatch.setattr(recent, "monotonic", itertools.count(1e9, 6).__next__)
+    opened("models_and_data", clothes)
+    assert started.tasks().count("images") == 2
+
+
 @pytest.mark.parametrize("limit", ["1e309", "nan", "0", "1000000"])
 def test_a_limit_that_can_not_be_is_left_out(started: Started, clothes: Path, limit: str) -> None:
     page = open_page("explore", {"model": "fashion-mlp", "images": str(clothes), "limit": limit})

@@ -4,12 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from factories import make_result, recipe
 from page_runs import ROOT, words
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from optimizer.methods.engines import ENGINES
-from pages import sidebar
+from optimizer.records import DataSpec, Request, Settings
+from optimizer.search.presets import Found
+from optimizer.system.process_pool import Job
+from pages import sidebar, tasks
 
 PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if "(Not a page.)" not in path.read_text())
 
@@ -80,3 +84,37 @@ def test_the_images_follow_the_model(
     page.selectbox(key="images").set_value(str(folder)).run()
     page.selectbox(key="model").set_value("fashion-resnet").run()
     assert page.selectbox(key="images").value == str(folder), "both models see any image: the choice stays"
+
+
+def test_what_explore_has_no_control_for_is_said_when_a_result_is_opened(stored: AppTest) -> None:
+    assert sidebar.no_control_for(Request("fashion-mlp", settings=Settings(threads=0))) == []
+    drawn = DataSpec("clothes", limit=500, seed=2, calibration_share=0.5)
+    request = Request("fashion-mlp", data=drawn, settings=Settings(threads=1_000, batch=4, seed=3))
+    assert sidebar.no_control_for(request) == [
+        "4 images a call",
+        "1,000 threads",
+        "seed 3",
+        "images drawn with seed 2",
+        "50 % of the images for calibration",
+    ]
+    few = replace(make_result(recipe(0.4)), request=Request("fashion-mlp", data=DataSpec(limit=500)))
+    tasks.store().put(few)
+    stored.query_params[sidebar.OPEN] = few.key
+    page = stored.run()
+    assert not page.exception
+    (told,) = (one.value for one in page.toast)
+    assert told == "It was measured with 500 of the bundled images, for which Explore has no control."
+
+
+def test_what_a_preset_found_for_another_model_moves_no_slider(stored: AppTest) -> None:
+    page = stored.run()
+    before = page.slider(key="sparsity").value
+    for model in ("fashion-mlp", "fashion-resnet"):
+        found = Found(make_result(recipe(0.8), model=model), True, 3, "1 point is kept.")
+        job = Job("preset", "preset", None, "measure", 0, state="done", result=found)
+        page.session_state["session"].preset = job
+        page.run()
+        assert not page.exception
+        moved = page.slider(key="sparsity").value != before
+        foreign = page.toast[0].value == "For fashion-mlp on OpenVINO, chosen before: 1 point is kept."
+        assert (moved, foreign) == ((False, True) if model == "fashion-mlp" else (True, False))
