@@ -123,9 +123,10 @@ def read_items(connection: Connection, *those: ColumnElement[bool]) -> list[Item
     return [_item(row) for row in rows]
 
 
-def first_queued(connection: Connection) -> list[tuple[int, Request | None, str | None, str | None]]:
-    """Of each sweep that waits its number, the first request that does, and the versions of the weights and
-    images that this is meant for."""
+def first_queued(connection: Connection) -> list[tuple[int, Request | None, str | None, str | None, str]]:
+    """Of each sweep that waits its number, the first request that does, the versions of the weights and
+    images that this is meant for, and the environment; that is empty where it is timed on a device of a
+    cluster, or is not known."""
     first = (
         select(items.c.sweep, func.min(items.c.number).label("number"))
         .where(items.c.state == QUEUED)
@@ -133,10 +134,14 @@ def first_queued(connection: Connection) -> list[tuple[int, Request | None, str 
         .subquery()
     )
     same = (items.c.sweep == first.c.sweep) & (items.c.number == first.c.number)
-    asked = select(items.c.sweep, items.c.request, items.c.weights, items.c.files).join(first, same)
+    asked = (
+        select(items.c.sweep, items.c.request, items.c.weights, items.c.files, sweeps.c.environment)
+        .join(first, same)
+        .join(sweeps, sweeps.c.id == items.c.sweep)
+    )
     return [
-        (sweep, _request(content), weights, files)
-        for sweep, content, weights, files in connection.execute(asked)
+        (sweep, _request(content), weights, files, environment)
+        for sweep, content, weights, files, environment in connection.execute(asked)
     ]
 
 

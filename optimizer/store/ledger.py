@@ -41,6 +41,7 @@ from optimizer.store.results import MAX_MESSAGE, Store
 from optimizer.store.tables import OPEN, QUEUED, RUNNING
 from optimizer.store.tables import items as ITEMS
 from optimizer.store.tables import sweeps as SWEEPS
+from optimizer.system.environment import environment
 from optimizer.system.processes import is_gone
 
 SILENT_SECONDS = 60.0
@@ -145,10 +146,12 @@ def lacking(store: Store) -> Mapping[int, str]:
     with store.reading() as connection:
         waiting = first_queued(connection)
     found = dict[int, str]()
-    for sweep, request, weights, files in waiting:
+    for sweep, request, weights, files, timed_in in waiting:
         if request is None or weights is None:
             continue
-        if weights_version(request.model) != weights:
+        if timed_in not in ("", environment().key):
+            found[sweep] = "the processor and the libraries of the one that was asked: times are of those"
+        elif weights_version(request.model) != weights:
             what = f"the model {request.model} as it was"
             found[sweep] = f"{what} when the sweep was started; here it is missing or has changed"
         elif not _has(request.data, files):
@@ -378,7 +381,8 @@ def _check_room(connection: Connection, more: int, device: str = "") -> None:
 
 def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> int:
     """A sweep without items: its number."""
-    row = {"asked": asked, "who": who, "created": _date(), "device": device}
+    here = "" if device else environment().key
+    row = {"asked": asked, "who": who, "created": _date(), "device": device, "environment": here}
     made = connection.execute(insert(SWEEPS).values(row))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])

@@ -158,6 +158,12 @@ def _pass_over_best_effort_that_left_logits_blunt(connection: Connection) -> Non
     _pass_over(connection, _has_best_effort)
 
 
+@migration
+def _keep_whose_machine_a_sweep_is_timed_on(connection: Connection) -> None:
+    """The environment of who asked; of sweeps of before it is not known."""
+    connection.exec_driver_sql("ALTER TABLE sweeps ADD COLUMN environment TEXT NOT NULL DEFAULT ''")
+
+
 def _has_best_effort(json: ColumnElement[str]) -> ColumnElement[bool]:
     return func.replace(json, '"effort_seconds":0', "").contains('"effort_seconds":')
 

@@ -96,6 +96,7 @@ sweeps = Table(
     Column("created", TEXT),
     Column("served", Double, nullable=False, server_default="0"),
     Column("device", TEXT, nullable=False, server_default=""),
+    Column("environment", TEXT, nullable=False, server_default=""),
 )
 
 # Written into the statement, where SQLite sees that an index of these states alone will do.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from databases import Server, query
+from factories import OTHER_MACHINE
 from faults.storing import make_result
 from image_folders import Fill
 from sqlalchemy import URL, Connection
@@ -294,6 +295,25 @@ def test_what_a_server_has_not_got_is_left_to_others(
     assert found.sweep == 1
     assert not ledger.lacking(alone)
     assert ledger.claim(alone, "me") is not None
+
+
+def test_what_is_timed_on_one_kind_of_machine_is_left_by_servers_of_another(
+    postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else an answer in milliseconds would be another processor's, and curves would never fill."""
+    store, alone = Store(postgresql.empty()), Store(tmp_path / "alone.sqlite")
+    for one in (store, alone):
+        ledger.create(one, b"", [Request("fashion-mlp")], "ann")
+        ledger.ask(one, b"", Request("fashion-mlp"), "search", "answer", "bob")
+        ledger.create(one, b"", [Request("fashion-mlp")], "cid", "a device of a cluster")
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "environment", lambda: OTHER_MACHINE)
+        assert {*ledger.lacking(store)} == {1, 2}
+        assert ledger.lacking(alone) == {}, "as after an upgrade of its one machine"
+        assert ledger.claim(store, "b") is None
+        with pytest.raises(InputError, match="waits for a server that has the processor and the libraries"):
+            ledger.check_not_left(store, 2)
+    assert ledger.claim(store, "a") is not None
 
 
 def test_a_server_that_is_gone_as_one_connects_is_waited_for(
