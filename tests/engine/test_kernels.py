@@ -30,7 +30,6 @@ from optimizer.engine.kernels.matrix import (
 from optimizer.engine.kernels.network import Network, step_of
 from optimizer.engine.kernels.plan import Choice, KernelPlan, plan
 from optimizer.engine.kernels.trace import trace
-from optimizer.engine.memory import measure_start
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution
 
@@ -592,14 +591,3 @@ def test_the_faster_of_two_executions_serves() -> None:
     left = sparse.faster(whole, own, images)
     assert left.infer is own.infer
     assert left.execution.layers[0].kernel == "OpenVINO sparse, dense: the fastest here"
-
-
-def test_a_fresh_process_can_load_what_is_saved() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 300), nn.ReLU(), nn.Linear(300, 10)).eval()
-    compressed = compress(model, Recipe(PruneSpec(sparsity=0.9)))
-    runner = sparse.prepare(model, (1, 8, 8))(compressed, torch.randn(2, 1, 8, 8), threads=1, batch=1)
-    start = measure_start(runner, 1, (1, 1, 8, 8))
-    assert start
-    assert start.memory_bytes > 0
-    assert start.cold_start_ns > 0
