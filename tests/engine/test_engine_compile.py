@@ -8,30 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
-from small_models import SMALL_SHAPE
 from torch import Tensor
 
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
 from optimizer.engine.compile import CACHE_VARIABLE
+from optimizer.model.architectures import IMAGE_SHAPE, VisionTransformer
 from optimizer.model.layers import fold_batch_norm
 from optimizer.recipe import Recipe
 
 
 @pytest.mark.slow
 @needs_compiler
-def test_a_recipe_compiles_nothing_anew(small: Small, small_images: Tensor) -> None:
-    model, _ = fold_batch_norm(small("cnn"))
-    build = engine_named("compile").prepare(model, SMALL_SHAPE)
-    images = small_images.numpy()
-    build(compress(model, Recipe()), small_images, threads=1, batch=1).score(images)
+def test_a_recipe_compiles_nothing_anew() -> None:
+    """A block of the bundled transformer: attention, norms and a convolution."""
+    torch.manual_seed(0)
+    model = VisionTransformer(width=32, depth=1).eval().requires_grad_(False)
+    build = engine_named("compile").prepare(model, IMAGE_SHAPE)
+    images = torch.randn(60, *IMAGE_SHAPE)
+    runner = build(compress(model, Recipe()), images, threads=1, batch=1)
+    close(runner.score(images.numpy()), eager(model, Recipe(), images))
     from torch._dynamo import config
 
     with config.patch(error_on_recompile=True):
         for recipe in EXACT[1:4]:
-            runner = build(compress(model, recipe), small_images, threads=1, batch=1)
-            close(runner.score(images), eager(model, recipe, small_images))
+            runner = build(compress(model, recipe), images, threads=1, batch=1)
+            close(runner.score(images.numpy()), eager(model, recipe, images))
 
 
 @needs_compiler
