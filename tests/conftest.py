@@ -40,7 +40,14 @@ EARLY = ("tests/measurement/test_rerun.py", "tests/test_soak.py", "tests/test_tu
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
 with it in the end."""
 
-SHARING = ("tests/cli/", "tests/export/", "tests/pages/", "tests/search/", "tests/test_api.py")
+SHARING = (
+    "tests/cli/",
+    "tests/compression/test_compensation.py",
+    "tests/export/",
+    "tests/pages/",
+    "tests/search/",
+    "tests/test_api.py",
+)
 """What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
 
 settings.register_profile("busy machine", deadline=None)

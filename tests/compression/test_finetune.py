@@ -40,8 +40,8 @@ def test_fine_tuning_keeps_the_masks_and_comes_nearer_to_the_dense_model(
     teacher, student = small("cnn"), small("cnn")
     masks = half_gone(student)
     told: list[tuple[float | None, str]] = []
-    found = recover(student, teacher, masks, small_images, 300, lambda *progress: told.append(progress))
-    assert found.steps == 300
+    found = recover(student, teacher, masks, small_images, 100, lambda *progress: told.append(progress))
+    assert found.steps == 100
     assert found.step_seconds > 0
     assert found.after < 0.9 * found.before
     assert told[-1][0] == 1
@@ -132,7 +132,7 @@ def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
     pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85), QuantizeSpec(weight_bits=bits)))
     masks = {name: weight.mask for name, weight in pruned.weights.items()}
     grids = {name: held_grid(one.codes, one.spec) for name, one in pruned.weights.items() if one.codes}
-    found = recover(pruned.module, teacher, masks, mixed, 60, grids=grids)
+    found = recover(pruned.module, teacher, masks, mixed, 30, grids=grids)
     unseen = images.evaluation.images
 
     def apart(model: nn.Module) -> float:
@@ -159,7 +159,7 @@ def test_rounded_weights_stay_on_their_grids_bit_for_bit(
     teacher, pruned = small("cnn"), small("cnn")
     masks = half_gone(pruned) if masked else {}
     student, codes, grids = rounded(pruned, 3)
-    found = recover(student, teacher, masks, small_images, 300, grids=grids)
+    found = recover(student, teacher, masks, small_images, 100, grids=grids)
     assert found.after < 0.8 * found.before
     changed = 0
     for name, one in codes.items():
