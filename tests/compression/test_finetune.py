@@ -132,7 +132,7 @@ def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
     pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85), QuantizeSpec(weight_bits=bits)))
     masks = {name: weight.mask for name, weight in pruned.weights.items()}
     grids = {name: held_grid(one.codes, one.spec) for name, one in pruned.weights.items() if one.codes}
-    found = recover(pruned.module, teacher, masks, mixed, 30, grids=grids)
+    found = recover(pruned.module, teacher, masks, mixed, 60, grids=grids)
     unseen = images.evaluation.images
 
     def apart(model: nn.Module) -> float:
