@@ -8,6 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.data.folders import RECENT_SECONDS
-from optimizer.engine import engine_named
+from optimizer.engine import engine_named, onnx_export
 from optimizer.engine.base import Build
 from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.model.catalogue import LoadedModel, load
@@ -40,7 +41,14 @@ EARLY = ("tests/measurement/test_rerun.py", "tests/test_soak.py", "tests/test_tu
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
 with it in the end."""
 
-SHARING = ("tests/cli/", "tests/export/", "tests/pages/", "tests/search/", "tests/test_api.py")
+SHARING = (
+    "tests/cli/",
+    "tests/compression/test_compensation.py",
+    "tests/export/",
+    "tests/pages/",
+    "tests/search/",
+    "tests/test_api.py",
+)
 """What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
 
 settings.register_profile("busy machine", deadline=None)
@@ -100,6 +108,24 @@ def compiled_before(request: pytest.FixtureRequest) -> None:
     """What inductor made is kept, for all processes of this run and for the next one: not in the data folder
     that each test has of its own."""
     os.environ[CACHE_VARIABLE] = str(request.config.cache.mkdir("inductor"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """For each export torch reads anew what ONNX has for each of its operators: a second of the two to four
+    that the export of a small network takes."""
+    export = onnx_export._export
+
+    def with_those_that_were_read(*arguments: Any) -> Any:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
+            patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        return export(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnx_export, "_export", with_those_that_were_read)
+        yield
 
 
 @pytest.fixture(autouse=True)

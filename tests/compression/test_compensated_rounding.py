@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -128,14 +129,14 @@ def test_columns_rounded_in_turn_are_those_of_a_plain_loop(
     ends = torch.randint(0, 5, those, generator=generator).float()
     grid = Grid(steps, -ends, ends)
     found = round_in_turn(targets, start, shares, grid)
-    for group, row in product(range(groups), range(rows)):
-        errors = list[float]()
-        for j in range(columns):
-            step, end = (float(part[group, j if each else 0, row]) for part in (steps, ends))
-            fed = sum(float(shares[group, j, i]) * error for i, error in enumerate(errors))
-            code = min(max(round((float(targets[group, j, row]) + fed) / step), -end), end)
-            assert found[group, j, row] == code
-            errors.append(float(start[group, j, row]) - code * step)
+    aims, begun, share = (part.double().numpy() for part in (targets, start, shares))
+    step, end = (part.expand(shape).double().numpy() for part in (steps, ends))
+    errors, codes = np.zeros(shape), np.zeros(shape)
+    for j in range(columns):
+        fed = (share[:, j, :j, None] * errors[:, :j]).sum(1)
+        codes[:, j] = np.clip(np.rint((aims[:, j] + fed) / step[:, j]), -end[:, j], end[:, j])
+        errors[:, j] = begun[:, j] - codes[:, j] * step[:, j]
+    np.testing.assert_array_equal(found.numpy(), codes)
 
 
 def by_inverse(weight: Tensor, matrix: Tensor, grid: Grid) -> Tensor:

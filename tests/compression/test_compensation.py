@@ -15,7 +15,7 @@ LARGER = [
     pytest.param(name, marks=pytest.mark.slow)
     for name in ("fashion-resnet", "fashion-mobilenet", "fashion-vit")
 ]
-DATA = DataSpec(limit=2_000)
+DATA = DataSpec(limit=1_000)
 SPARSITIES = (0.5, 0.8, 0.97)
 BITS = (4, 3, 2)
 BY_MODEL = pytest.mark.parametrize("model", ["fashion-mlp", *LARGER], scope="module")
@@ -83,7 +83,7 @@ def test_removed_channels_leave_a_smaller_network_that_answers() -> None:
 @pytest.mark.slow
 def test_fine_tuning_wins_back_what_pruning_lost() -> None:
     plain = Recipe(PruneSpec(sparsity=0.85))
-    trained = replace(plain, finetune_steps=80)
+    trained = replace(plain, finetune_steps=40)
     assert loss("fashion-resnet", trained).points < loss("fashion-resnet", plain).points - 5
     again = score(Request("fashion-resnet", trained, data=DATA)).accuracy
     assert again == accuracy("fashion-resnet", trained)  # kept, not made anew

@@ -44,7 +44,7 @@ def test_it_comes_nearer_and_holds_masks_and_grids_bit_for_bit(
 ) -> None:
     teacher = small(name)
     made = compress(teacher, recipe)
-    found = improved(made, teacher, small_images, 4000 if name == "auxiliary" else 800)
+    found = improved(made, teacher, small_images, 400 if name == "auxiliary" else 200)
     assert found.after < found.before
     values = {layer.name: found.state[layer.name] for layer in walk(made.module)}
     for layer, one in made.weights.items():
@@ -131,7 +131,7 @@ def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, recipe: Rec
     teacher.project[0].weight.data.zero_()  # type: ignore[union-attr, operator, index]
     made = compress(teacher, recipe)
     for images in (torch.full_like(small_images, 0.5), small_images[:16], torch.zeros_like(small_images)):
-        found = improved(made, teacher, images, 300)
+        found = improved(made, teacher, images, 150)
         assert found.after <= found.before
         assert all(one.isfinite().all() for one in found.state.values())
 
@@ -163,14 +163,14 @@ def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
                 teacher,
                 masks,
                 small_images,
-                2e4,
+                4e3,
                 lambda _, words: told.append(words),
                 clock=ticks(),
             )
 
     found = asked(satisfied=lambda: len(told) > len(masks) + 2)
     assert found.after < found.before
-    assert found.seconds < 2e4
+    assert found.seconds < 4e3
     learning = told[len(masks) :]
     assert learning
     assert all(f"divergence {found.before:.3g} before" in words for words in learning)
@@ -183,7 +183,7 @@ def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) 
     images = load_images(resnet, DataSpec(limit=256))
     mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
     made = compress(teacher, Recipe(PruneSpec(sparsity=0.85)))
-    found = improved(made, teacher, mixed, 400)
+    found = improved(made, teacher, mixed, 100)
     unseen = images.evaluation.images
 
     def apart(model: nn.Module) -> float:
@@ -208,7 +208,7 @@ def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: L
         def report(share: float | None, words: str) -> None:
             told.append(words)
 
-        found = improve(made.module, teacher, masks, mixed, 300, report, grids, clock=ticks(), refine=refine)
+        found = improve(made.module, teacher, masks, mixed, 120, report, grids, clock=ticks(), refine=refine)
         made.module.load_state_dict(found.state)
         with torch.no_grad():
             return found, divergence(prepared(made.module(unseen)), prepared(teacher(unseen))).item()

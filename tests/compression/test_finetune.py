@@ -40,8 +40,8 @@ def test_fine_tuning_keeps_the_masks_and_comes_nearer_to_the_dense_model(
     teacher, student = small("cnn"), small("cnn")
     masks = half_gone(student)
     told: list[tuple[float | None, str]] = []
-    found = recover(student, teacher, masks, small_images, 300, lambda *progress: told.append(progress))
-    assert found.steps == 300
+    found = recover(student, teacher, masks, small_images, 100, lambda *progress: told.append(progress))
+    assert found.steps == 100
     assert found.step_seconds > 0
     assert found.after < 0.9 * found.before
     assert told[-1][0] == 1
@@ -159,7 +159,7 @@ def test_rounded_weights_stay_on_their_grids_bit_for_bit(
     teacher, pruned = small("cnn"), small("cnn")
     masks = half_gone(pruned) if masked else {}
     student, codes, grids = rounded(pruned, 3)
-    found = recover(student, teacher, masks, small_images, 300, grids=grids)
+    found = recover(student, teacher, masks, small_images, 100, grids=grids)
     assert found.after < 0.8 * found.before
     changed = 0
     for name, one in codes.items():

@@ -28,6 +28,9 @@ def test_resident_memory_is_at_least_the_weights() -> None:
     assert 0 < start.cold_start_ns < time.perf_counter_ns() - began
 
 
+STARTED_ELSEWHERE = [("torch", 8), ("onnxruntime", 32)]
+
+
 @pytest.mark.parametrize(
     ("engine", "bits"),
     [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32), ("torch", 8), ("sparse", 8)],
@@ -35,10 +38,15 @@ def test_resident_memory_is_at_least_the_weights() -> None:
 def test_every_loader_starts_what_was_saved(
     ready: Ready, small_images: Tensor, engine: str, bits: int, tmp_path: Path
 ) -> None:
+    """Here, and in a fresh process unless another test starts one with the same loader."""
     model, build = ready(engine, "cnn")
     recipe = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=bits))
     runner = build(compress(model, recipe), small_images, threads=1, batch=1)
-    assert measure_start(runner, 1, (1, *SMALL_SHAPE)) is not None
+    if (engine, bits) not in STARTED_ELSEWHERE:
+        start = measure_start(runner, 1, (1, *SMALL_SHAPE))
+        assert start is not None
+        assert start.memory_bytes > 0
+        assert start.cold_start_ns > 0
     assert runner.memory_probe is not None
     assert runner.loader is not None
     runner.memory_probe(str(tmp_path))

@@ -230,7 +230,7 @@ def test_onnx_layers_may_differ_in_bits(
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-vit"])
 def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, name: str) -> None:
     loaded = load_model(name)
-    images = load_images(loaded, DataSpec(limit=500)).evaluation.images
+    images = load_images(loaded, DataSpec(limit=200)).evaluation.images
     for recipe in (RECIPES["4 bits pruned"], RECIPES["8 bits and activations"]):
         source = exported_once(name, taken(loaded.module, recipe, images[:64], loaded.card))
         zipped = write("onnx", source)
