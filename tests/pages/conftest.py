@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import streamlit as st
 from factories import make_result
 from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
 from started import Idle, Started
+from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
@@ -18,6 +20,17 @@ from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 from optimizer.work import Catalogue
 from pages import sidebar, tasks
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scanned_once() -> Iterator[None]:
+    """A server looks through all installed packages for components when it starts, AppTest at every run: half
+    of what most of them take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests)
+        )
+        yield
 
 
 @pytest.fixture(scope="session")
