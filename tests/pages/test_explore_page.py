@@ -7,7 +7,19 @@ from dataclasses import replace
 import pytest
 import streamlit as st
 from factories import make_result
-from page_runs import HALF, PLAIN, ROOT, expected, results, settled, shown, stands, try_again, words
+from page_runs import (
+    HALF,
+    PLAIN,
+    ROOT,
+    expected,
+    results,
+    running,
+    settled,
+    shown,
+    stands,
+    try_again,
+    words,
+)
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -210,7 +222,7 @@ def test_what_runs_can_be_stopped_and_goes_on_when_asked(app: AppTest) -> None:
     recipe = Recipe(replace(NORMAL.prune, sparsity=0.31), finetune_steps=2_000).canonical()
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
-    page = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    page = running(press(app.run(), "Start"), key)
     page = press(page, "Stop measuring")
     stopped = tasks.pool().get(key)
     assert stopped is not None
@@ -230,7 +242,7 @@ def test_a_stop_leaves_what_another_waits_for(app: AppTest, monkeypatch: pytest.
     key = keys.request_key(replace(PLAIN, recipe=recipe))
     app.query_params["recipe"] = json.dumps(recipe.differences())
     as_visitor(monkeypatch, "ann")
-    ann = settled(press(app.run(), "Start"), lambda _: tasks.pool().get(key).state == "running")  # type: ignore[union-attr]
+    ann = running(press(app.run(), "Start"), key)
     job = tasks.pool().get(key)
     assert job is not None
     assert tasks.pool().submit("measure", "measure", job.request, key, visitor="bob") is job
