@@ -19,6 +19,7 @@ from optimizer.cli.terminal import first_interrupt
 from optimizer.errors import InputError
 from optimizer.on_demand import load_or_measure as measure
 from optimizer.records import DataSpec, Request, encode
+from optimizer.search import confirming, find
 from optimizer.search.answers import command
 from optimizer.search.questions import ask, keys_of
 from optimizer.search.records import Progress
@@ -28,11 +29,17 @@ from optimizer.store.results import ANSWER, Store
 
 FIND = [
     *("find", "fashion-mlp", "--limit", "2000", "--engine", "openvino"),
-    *("--prune", "none,compensated", "--sparsity", "0.8", "--weight-bits", "32,4"),
-    *("--activation-bits", "32", "--rounding", "compensated"),
+    *("--prune", "none", "--weight-bits", "32,4", "--activation-bits", "32,8", "--rounding", "nearest"),
 ]
 BUDGET = ["--budget", "600"]
-"""Four configurations are tried long before it is spent, and also where the machine is busy."""
+"""Four configurations are tried long before it is spent, also where the machine is busy."""
+
+
+@pytest.fixture(autouse=True)
+def soon_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long the winner is timed afresh: tests/search/test_find_times.py."""
+    for module in (confirming, find):
+        monkeypatch.setattr(module, "MAX_CONFIRMING_SECONDS", 1.0)
 
 
 def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
