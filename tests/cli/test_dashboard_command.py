@@ -25,13 +25,20 @@ def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--port" in line
 
 
+class Served(subprocess.Popen[str]):
+    """A process that must not be: still a class, which mcp subscripts when it is first imported here."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        pytest.fail("served")
+
+
 def test_a_folder_that_would_be_read_as_two_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """``photos:2024`` would open ``photos`` and ``2024`` to visitors."""
     folder = tmp_path / f"photos{os.pathsep}2024"
     folder.mkdir()
-    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("served"))
+    monkeypatch.setattr(subprocess, "Popen", Served)
     for command in (["dashboard", "--port", "0", "--images"], ["mcp", "--allow"]):
         if command[0] == "dashboard" or find_spec("mcp"):
             assert f"{command[-1]} {folder} can't be opened" in refused([*command, str(folder)], capsys)
