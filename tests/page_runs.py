@@ -22,13 +22,15 @@ HALF = replace(
     PLAIN,
     recipe=Recipe(replace(NORMAL.prune, sparsity=0.5), NORMAL.quantize.at(4)),
 )
+SMALL = replace(PLAIN, model="fashion-mlp")
+"""What is measured for real: the smallest network that comes along."""
 
 
 DEADLINE_SECONDS = 180
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
 
 
-def results(model: str = "fashion-resnet") -> dict[Recipe, Result]:
+def results(model: str = PLAIN.model) -> dict[Recipe, Result]:
     """By recipe, as they are measured where nothing but the recipe is chosen."""
     found = Store().results(model)
     usual = [one for one in found if one.request == replace(PLAIN, model=model, recipe=one.request.recipe)]
@@ -47,15 +49,27 @@ def words(page: AppTest) -> str:
 
 
 def settled(page: AppTest, condition: Callable[[AppTest], bool]) -> AppTest:
-    """Run the page again, as its poll would, until ``condition(page)`` holds: when a job is over, and seldom
-    between, since each run takes a core from the work that it waits for."""
+    """Run the page again, as its poll would, until ``condition(page)`` holds: when there is news of a job,
+    and seldom between, since each run takes a core from the work that it waits for."""
     deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition(page):
         assert time.monotonic() < deadline, words(page)
         live = [job for job in tasks.pool().jobs() if not job.over]
         if live:
-            tasks.pool().wait(live[0], POLL_SECONDS)
+            tasks.pool().wait_news(live, [job.known for job in live], POLL_SECONDS)
         page.run()
+    assert not page.exception
+    return page
+
+
+def running(page: AppTest, key: str) -> AppTest:
+    """The page as it is once a worker has begun with a job."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while (job := tasks.pool().get(key)) is None or job.state == "queued":
+        assert time.monotonic() < deadline, words(page)
+        time.sleep(0.05)
+    page.run()
+    assert job.state == "running"
     assert not page.exception
     return page
 

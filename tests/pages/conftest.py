@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit as st
 from factories import make_result
-from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT
+from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT, SMALL
 from started import Idle, Started
+from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
 from streamlit.testing.v1 import AppTest
 
@@ -20,16 +22,25 @@ from optimizer.work import Catalogue
 from pages import sidebar, tasks
 
 
+@pytest.fixture(scope="session", autouse=True)
+def scanned_once() -> Iterator[None]:
+    """A server looks through all installed packages for components when it starts, AppTest at every run: half
+    of what most of them take."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            manifest_scanner, "scan_component_manifests", cache(manifest_scanner.scan_component_manifests)
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data folder with two results: the uncompressed network, and half of it at 4 bits.
+    """A data folder with a result: the uncompressed network.
 
     The pages' tests share it and the workers, as visitors of one server do.
     """
     folder = tmp_path_factory.mktemp("measured")
-    store = Store(folder / "results.sqlite")
-    for request in (PLAIN, HALF):
-        on_demand.load_or_measure(request, store)
+    on_demand.load_or_measure(SMALL, Store(folder / "results.sqlite"))
     st.cache_resource.clear()
     yield folder
     tasks.pool().close()
@@ -86,7 +97,9 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def app(measured: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[AppTest]:
     monkeypatch.setenv("PARETOSCOPE_HOME", str(measured))
-    yield AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page.query_params["model"] = SMALL.model
+    yield page
     pool = tasks.pool()
     for job in pool.jobs():  # what nobody waits for any more would keep the next test waiting
         if job.state == "queued":

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from page_runs import PLAIN, settled, try_again, words
+from page_runs import SMALL, settled, try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
@@ -19,7 +19,7 @@ from pages import tasks
 @pytest.mark.slow
 def test_kernels_that_failed_are_tried_again_when_asked(app: AppTest) -> None:
     request = replace(
-        PLAIN, recipe=Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)).canonical()
+        SMALL, recipe=Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8)).canonical()
     )
     key = coverage_key(request)
     bad = replace(request, model="no such model")

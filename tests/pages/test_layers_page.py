@@ -5,19 +5,18 @@ from dataclasses import replace
 
 import pytest
 from by_request import inspect
-from page_runs import HALF, settled, words
+from page_runs import HALF, SMALL, settled, words
 from started import Started
 from streamlit.testing.v1 import AppTest
 
 
 @pytest.mark.slow
 def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
-    app.query_params["model"] = "fashion-mlp"
     app.query_params["recipe"] = json.dumps(HALF.recipe.differences())
     page = app.switch_page("pages/layers.py").run()
     settled(page, lambda page: len(page.get("plotly_chart")) == 2)
     assert HALF.recipe.describe() in words(page)
-    inspected = inspect(replace(HALF, model="fashion-mlp")).layers
+    inspected = inspect(replace(HALF, model=SMALL.model)).layers
     assert page.selectbox(key="layer").options == [layer.name.removesuffix(".weight") for layer in inspected]
     table = page.dataframe[0].value
     assert list(table["weights"]) == [layer.elements for layer in inspected]
@@ -26,10 +25,10 @@ def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
 
 @pytest.mark.slow
 def test_layers_apart_come_with_a_link(app: AppTest) -> None:
-    app.query_params["layers"] = '[{"layer":"9.weight","sparsity":0.25,"weight_bits":8}]'
+    app.query_params["layers"] = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
     page = app.switch_page("pages/layers.py").run()
     settled(page, lambda page: len(page.dataframe) >= 1)
-    row = page.dataframe[0].value.set_index("layer").loc["9.weight"]
+    row = page.dataframe[0].value.set_index("layer").loc["4.weight"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
 
