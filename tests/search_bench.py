@@ -66,9 +66,7 @@ class Bench:
     kept: list[Progress] = field(default_factory=list)
 
     def result(self, request: Request) -> Result:
-        made = _made(
-            request.recipe, request.engine, self.images, self.ratio(request), self.is_noisy(request)
-        )
+        made = _made(request.recipe, request.engine, self.images, self.ratio(request), self.is_noisy(request))
         if self.noise:
             told = detector(request.recipe, self.noise(request))
             made = replace(made, accuracy=told.accuracy, baseline_accuracy=told.baseline_accuracy)

@@ -262,8 +262,8 @@ def _plugin(point: Any, classes: int) -> nn.Module:
 
 
 def check(name: str, config: Mapping[str, Any]) -> None:
-    """Whether a repository's settings may reach timm: known before its weights are fetched. Raises InputError,
-    UnavailableError without timm."""
+    """See that a repository's settings may reach timm: that is known before its weights are fetched. Raises
+    InputError, UnavailableError without timm."""
     if name.startswith(TIMM):
         _timm_settings(name.removeprefix(TIMM), config)
 
