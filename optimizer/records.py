@@ -359,7 +359,9 @@ class Visits:
         calls, visit = self.calls.values[is_timed], visit[is_timed]
         calls = calls[np.lexsort((calls, visit))]
         first = np.cumsum(timed) - timed
-        return calls[first + (timed - 1) // 2] / 2 + calls[first + timed // 2] / 2  # a sum may be too large
+        # Halves, since a sum may be too large.
+        middle: np.ndarray = calls[first + (timed - 1) // 2] / 2 + calls[first + timed // 2] / 2
+        return middle
 
     @property
     def means_ns(self) -> np.ndarray:
