@@ -148,7 +148,7 @@ def test_ctrl_c_in_a_shell_that_waits_for_others_leaves_their_search(store: Stor
 
 def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> None:
     """Of a real network; another host that had it meanwhile goes silent, and a waiting shell takes it up."""
-    options = ["find", "fashion-mlp", "--limit=200", "--engine=torch", "--prune=none", "--search=grid"]
+    options = ["find", "fashion-mlp", "--limit=200", "--engine=openvino", "--prune=none", "--search=grid"]
     command = [*options, "--activation-bits=32", "--max-size-mb=100", "--budget=3600", "--json"]
     shell = [sys.executable, "-m", "optimizer.cli", *command]
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
