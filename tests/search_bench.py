@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 
 from factories import detector, make_result
 
 from optimizer.analysis.limits import Limits
 from optimizer.progress import Report, quiet
+from optimizer.recipe import Recipe
 from optimizer.records import Known, Latency, Request, Result, digest
 from optimizer.search.find import Unwanted, find
 from optimizer.search.questions import Answered
@@ -35,6 +37,12 @@ def trials(found: Answered) -> tuple[Trial, ...]:
     return found.answer.progress.trials
 
 
+@cache
+def _made(recipe: Recipe, engine: str, images: int, ratio: float | None, noisy: bool) -> Result:
+    """Once for all searches that come to it."""
+    return make_result(recipe, engine=engine, quick=True, images=images, ratio=ratio, noisy=noisy)
+
+
 @dataclass
 class Bench:
     """A machine that measures what is made up, in ``SECONDS`` each, and counts. With ``noise``, of a network
@@ -58,14 +66,7 @@ class Bench:
     kept: list[Progress] = field(default_factory=list)
 
     def result(self, request: Request) -> Result:
-        made = make_result(
-            request.recipe,
-            engine=request.engine,
-            quick=True,
-            images=self.images,
-            ratio=self.ratio(request),
-            noisy=self.is_noisy(request),
-        )
+        made = _made(request.recipe, request.engine, self.images, self.ratio(request), self.is_noisy(request))
         if self.noise:
             told = detector(request.recipe, self.noise(request))
             made = replace(made, accuracy=told.accuracy, baseline_accuracy=told.baseline_accuracy)

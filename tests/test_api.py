@@ -26,9 +26,12 @@ from optimizer.charts import accuracy_info
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement import given
+from optimizer.measurement import given, latency
+from optimizer.measurement.latency import LatencyEffort
+from optimizer.measurement.visits import VisitEffort
 from optimizer.progress import quiet
 from optimizer.records import DataSpec
+from optimizer.search import confirming
 from optimizer.search.answers import came_of_it
 from optimizer.store import ledger
 from optimizer.store.keys import request_key
@@ -64,6 +67,15 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     given._workspaces.clear()
     yield
     given._workspaces.clear()
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long calls are timed is tested elsewhere."""
+    visit = VisitEffort(settle_seconds=0, seconds=0, min_calls=2, max_calls=2)
+    effort = LatencyEffort(1, warmup_seconds=0, seconds=0, min_rounds=10, visit=visit)
+    monkeypatch.setitem(latency.EFFORTS, True, effort)
+    monkeypatch.setattr(confirming, "MAX_CONFIRMING_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -293,34 +305,25 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
-@pytest.mark.parametrize("suffix", ["onnx", "safetensors", "xml", "zip"])
-def test_a_result_is_saved_by_the_extension(
-    net: nn.Module, images: Tensor, tmp_path: Path, suffix: str
-) -> None:
+def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
+    onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     result = measured(net, images, EIGHT_BITS)
-    path = px.save(result, tmp_path / f"net.{suffix}")
-    assert path.stat().st_size > 0
+    suffixes = ("onnx", "safetensors", "xml", "zip")
+    paths = {suffix: px.save(result, tmp_path / f"net.{suffix}") for suffix in suffixes}
+    for path in paths.values():
+        assert path.stat().st_size > 0
     with torch.inference_mode():
         expected = px.compress(
             net, px.Recipe.of(weight_bits=8, rounding="nearest"), input_shape=(3, 16, 16), progress=False
         )(images)
-    if suffix == "onnx":
-        onnxruntime = pytest.importorskip("onnxruntime")
-        session = onnxruntime.InferenceSession(path)
-        found = np.concatenate([session.run(None, {"images": one[None]})[0] for one in images.numpy()])
-    elif suffix == "xml":
-        import openvino
-
-        model = openvino.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        found = np.concatenate([model([one[None]])[0] for one in images.numpy()])
-    elif suffix == "safetensors":
-        with safetensors.safe_open(path, "pt") as file:
-            assert any("head" in name for name in file.keys())  # noqa: SIM118
-        return
-    else:
-        assert path.read_bytes()[:2] == b"PK"
-        return
-    assert np.corrcoef(found.ravel(), expected.numpy().ravel())[0, 1] > 0.99
+    session = onnxruntime.InferenceSession(paths["onnx"])
+    model = openvino.compile_model(paths["xml"], "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for answer in (lambda one: session.run(None, {"images": one})[0], lambda one: model([one])[0]):
+        found = np.concatenate([answer(one[None]) for one in images.numpy()])
+        assert np.corrcoef(found.ravel(), expected.numpy().ravel())[0, 1] > 0.99
+    with safetensors.safe_open(paths["safetensors"], "pt") as file:
+        assert any("head" in name for name in file.keys())  # noqa: SIM118
+    assert paths["zip"].read_bytes()[:2] == b"PK"
 
 
 def test_a_name_and_a_format_that_contradict_each_other_are_refused(
@@ -380,10 +383,11 @@ def test_models_and_engines_are_listed() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_measures_the_same(net: nn.Module) -> None:
-    there = px.measure("fashion-mlp", HALF, engine="torch", isolated=True, progress=False)
+def test_a_process_of_its_own_measures_the_same() -> None:
+    data = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    there = px.measure("fashion-mlp", HALF, data, engine="torch", isolated=True, progress=False)
     Store().forget([there.record.key])
-    here = px.measure("fashion-mlp", HALF, engine="torch", progress=False)
+    here = px.measure("fashion-mlp", HALF, data, engine="torch", progress=False)
     assert here.record.accuracy == there.record.accuracy
     assert here.record.key == there.record.key
 

@@ -88,6 +88,13 @@ def ours(names: set[str]) -> set[str]:
     return {".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)} & MODULES.keys()
 
 
+@cache
+def direct(module: str, lazy: bool) -> tuple[set[str], set[str]]:
+    """What a file of the package imports: of others, and of ours."""
+    names = imports(MODULES[module], lazy)
+    return names - MODULES.keys(), ours(names)
+
+
 def reached(start: set[str], lazy: bool) -> set[str]:
     """Everything imported by files of the package from ``start`` on, ours and others'."""
     found: set[str] = set()
@@ -96,9 +103,9 @@ def reached(start: set[str], lazy: bool) -> set[str]:
         module = queue.pop()
         if module not in found:
             found.add(module)
-            names = imports(MODULES[module], lazy)
-            found |= names - MODULES.keys()
-            queue += ours(names)
+            others, own = direct(module, lazy)
+            found |= others
+            queue += own - found
     return found
 
 

@@ -33,11 +33,14 @@ def quiet(share: float | None, message: str) -> None:
     pass
 
 
-def test_a_measurement_is_in_the_store_when_its_key_comes_back() -> None:
+def test_a_measurement_is_in_the_store_when_its_key_comes_back_and_counts_what_an_inspection_does() -> None:
+    counted = run("inspect", SMALL, quiet)
+    assert isinstance(counted, Inspection)
     key = run("measure", SMALL, quiet)
     result = Store().get(str(key))
     assert result is not None
     assert result.request == SMALL
+    assert counted == result.inspection
 
 
 def test_a_time_is_taken_afresh_once_unless_it_is_to_last_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,14 +71,6 @@ def test_a_failure_is_recorded_and_raised() -> None:
     (failure,) = Store().failures()
     assert failure.request == bad
     assert "no-such-model" in failure.message
-
-
-def test_inspection_counts_what_a_measurement_counts() -> None:
-    counted = run("inspect", SMALL, quiet)
-    assert isinstance(counted, Inspection)
-    result = Store().get(str(run("measure", SMALL, quiet)))
-    assert result is not None
-    assert counted == result.inspection
 
 
 def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:

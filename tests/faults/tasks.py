@@ -25,13 +25,17 @@ SEEDS = range(int(os.environ.get("PARETOSCOPE_TEST_SEEDS", "1")))
 """Of tests that kill at random moments: `make soak` has many."""
 
 
+POLLING_SHARE = 0.05
+"""Of the time for which a condition may be looked at: what it waits for needs the processor too."""
+
+
 def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Poll until the condition holds and give back what it gave; AssertionError when it never does."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while (begun := time.monotonic()) < end:
         if value := condition():
             return value
-        time.sleep(0.01)
+        time.sleep(max(0.01, min(0.1, (time.monotonic() - begun) / POLLING_SHARE)))
     raise AssertionError("waited in vain")
 
 

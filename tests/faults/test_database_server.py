@@ -22,8 +22,8 @@ from optimizer.store.results import Store
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 
-KILLS = 10
-REQUESTS = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 91)]
+KILLS = 6
+REQUESTS = [Request("fashion-mlp", Recipe.of(sparsity=number / 100)) for number in range(1, 61)]
 
 
 @pytest.fixture

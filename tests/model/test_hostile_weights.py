@@ -22,8 +22,8 @@ IN_A_PROCESS = [
     "safetensors, header of 1099511627776",
 ]
 MAX_BYTES = 512 << 20
-EVERY = 12
-"""Of the files, as many as take half a minute: each loads torch anew."""
+EVERY = 25
+"""Of the files: each loads torch anew, which takes seconds."""
 MEASURED = """
 import json, resource, subprocess, sys
 said = subprocess.run(sys.argv[1:], capture_output=True, text=True).stdout.splitlines()[-1]

@@ -54,13 +54,20 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
     return make
 
 
-def timm_repository(classes: int, **more: Any) -> dict[str, bytes]:
+def timm_config(classes: int, **more: Any) -> bytes:
+    return json.dumps({"architecture": NAME, "num_classes": classes, "pretrained_cfg": CFG, **more}).encode()
+
+
+@functools.cache
+def timm_weights(classes: int) -> bytes:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = timm.create_model(NAME, pretrained=False, num_classes=classes)
-    config = {"architecture": NAME, "num_classes": classes, "pretrained_cfg": CFG, **more}
-    weights = safetensors.torch.save(module.state_dict())
-    return {"config.json": json.dumps(config).encode(), "model.safetensors": weights}
+    return safetensors.torch.save(module.state_dict())
+
+
+def timm_repository(classes: int, **more: Any) -> dict[str, bytes]:
+    return {"config.json": timm_config(classes, **more), "model.safetensors": timm_weights(classes)}
 
 
 def test_a_classifier_of_timm_comes_from_the_cache_with_its_preprocessing_and_classes(
@@ -211,10 +218,14 @@ def unreached(*_: object, **__: object) -> None:
 def test_a_repository_s_settings_lead_timm_to_no_file(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
-    repository("me/led", timm_repository(3, model_args=more))
+    """Which is known before its weights are fetched."""
+    repository("me/led", {"config.json": timm_config(3, model_args=more)})
     monkeypatch.setattr(timm, "create_model", unreached)
-    with pytest.raises(InputError, match=f"{next(iter(more))} can't be set for timm/{NAME} by a repository"):
+    words = f"{next(iter(more))} can't be set for timm/{NAME} by a repository"
+    with pytest.raises(InputError, match=words):
         catalogue.examine_hub("me/led")
+    with pytest.raises(InputError, match=words):  # as a card that was kept says
+        architectures.build(f"timm/{NAME}", 3, config=json.dumps(more))
 
 
 @pytest.mark.parametrize(
@@ -223,10 +234,13 @@ def test_a_repository_s_settings_lead_timm_to_no_file(
 def test_an_architecture_that_leads_elsewhere_is_unknown(
     repository: Repository, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    repository("me/led", timm_repository(3, architecture=name))
+    """Which is known before its weights are fetched."""
+    repository("me/led", {"config.json": timm_config(3, architecture=name)})
     monkeypatch.setattr(timm, "create_model", unreached)
     with pytest.raises(InputError, match="unknown architecture timm/"):
         catalogue.examine_hub("me/led")
+    with pytest.raises(InputError, match="unknown architecture timm/"):
+        architectures.build(f"timm/{name}", 3)
 
 
 def test_settings_that_build_a_network_reach_timm_and_those_that_build_none_are_named(

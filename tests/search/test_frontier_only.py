@@ -267,7 +267,8 @@ def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_fro
 
 
 def test_a_script_is_told_what_is_left_out(home: object) -> None:
-    found = px.sweep("fashion-mlp", (0.0, 0.9), (32, 4), frontier_only=True, progress=False)
+    plain = Recipe.of(pruning="magnitude", rounding="nearest")
+    found = px.sweep("fashion-mlp", (0.0, 0.9), (32, 4), recipe=plain, frontier_only=True, progress=False)
     assert found.screened
     assert len(found) + len(found.screened) == 4
     assert not found.failed

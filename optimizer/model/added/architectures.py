@@ -261,8 +261,15 @@ def _plugin(point: Any, classes: int) -> nn.Module:
     return module
 
 
-def _timm(name: str, classes: int, config: Mapping[str, Any]) -> nn.Module:
-    """``config`` is a repository's, of which only what builds a network reaches timm. Raises InputError."""
+def check(name: str, config: Mapping[str, Any]) -> None:
+    """See that a repository's settings may reach timm: that is known before its weights are fetched. Raises
+    InputError, UnavailableError without timm."""
+    if name.startswith(TIMM):
+        _timm_settings(name.removeprefix(TIMM), config)
+
+
+def _timm_settings(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a repository's only what builds a network. Raises InputError."""
     try:
         import timm
     except ImportError as error:
@@ -281,7 +288,14 @@ def _timm(name: str, classes: int, config: Mapping[str, Any]) -> nn.Module:
             "loads. Choose another repository, or add its weights as a file"
         )
     # How many classes there are is read off the weights.
-    more = {key: value for key, value in config.items() if key not in (*loading, "num_classes")}
+    return {key: value for key, value in config.items() if key not in (*loading, "num_classes")}
+
+
+def _timm(name: str, classes: int, config: Mapping[str, Any]) -> nn.Module:
+    """``config`` is a repository's. Raises InputError."""
+    more = _timm_settings(name, config)
+    import timm
+
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **more)
     except BUILD_ERRORS as error:

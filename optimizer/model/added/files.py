@@ -20,7 +20,7 @@ from torch import nn
 
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import format_bytes
-from optimizer.model.added import cards, checkpoint, hub, onnx_file
+from optimizer.model.added import architectures, cards, checkpoint, hub, onnx_file
 from optimizer.model.added.cards import AddedModel, Choices, Examined
 from optimizer.model.added.containers import CHECKPOINTS, MODEL_FILES
 from optimizer.model.added.hub import Repository
@@ -99,7 +99,7 @@ def examine(
 
 def examine_hub(name: str, report: Report, allow: Callable[[int], None]) -> Examined:
     """Fetch a repository of the hub and look into it. Raises as :func:`optimizer.model.added.hub.fetch`."""
-    repository = hub.fetch(name, report, allow)
+    repository = hub.fetch(name, report, allow, architectures.check)
     return examine(repository.weights, report=report, called=repository.id, repository=repository)
 
 

@@ -49,9 +49,15 @@ def lacking() -> str:
     return "models of the hub need the package huggingface_hub: pip install 'paretoscope[hub]'"
 
 
-def fetch(name: str, report: Report, allow: Callable[[int], None]) -> Repository:
+def fetch(
+    name: str,
+    report: Report,
+    allow: Callable[[int], None],
+    check: Callable[[str, dict[str, Any]], None] = lambda architecture, settings: None,
+) -> Repository:
     """A repository's configuration and weights, from the cache or the network. ``allow`` is told how many
-    bytes are to be downloaded, and raises where they may not be.
+    bytes are to be downloaded, and raises where they may not be; ``check`` raises where an architecture and
+    its settings are of no use, before the weights are fetched.
 
     Raises InputError for one that is missing, or no image classifier, UnavailableError without the package or
     the network, or where access has to be asked for.
@@ -68,6 +74,7 @@ def fetch(name: str, report: Report, allow: Callable[[int], None]) -> Repository
         raise InputError(f"{name} has no {CONFIG}, so that its architecture is not known: choose another")
     config, revision = _read(described), described.parent.name
     architecture, settings = _architecture(name, config)
+    check(architecture, settings)
     with contextlib.suppress(UnavailableError):  # many have none
         if (other := file(PREPROCESSOR, revision)) is not None:
             config = config | _read(other)

@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -38,7 +39,7 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
 def described(about: Examined, choices: Choices) -> AddedModel:
     """Raises InputError where it can't be converted, or answers otherwise than ONNX Runtime."""
     preprocessing: Preprocessing = choices.preprocessing or about.preprocessing
-    found = read_limited("onnx check", content_path(about.file), about.name, shape=preprocessing.input_shape)
+    found = _checked(about.file, about.name, preprocessing.input_shape)
     return AddedModel(
         choices.name,
         "onnx",
@@ -48,6 +49,12 @@ def described(about: Examined, choices: Choices) -> AddedModel:
         f"{found['difference']:.1g} of their range" + ("; it takes one image at a time" * found["for_one"]),
         for_one=found["for_one"],
     )
+
+
+@lru_cache(maxsize=64)
+def _checked(file: str, name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """How far it answers as ONNX Runtime does, once for a content: a file may be opened again and again."""
+    return read_limited("onnx check", content_path(file), name, shape=shape)
 
 
 def module(model: AddedModel) -> nn.Module:
