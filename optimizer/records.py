@@ -636,7 +636,8 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
 }
 """Fields that came after results were stored: the value that those have, and what a digest has in its place
 (the field whose place it took, or nothing). With any other value a field is part of it like all others. Of a
-layer's execution the first digests left out f32 as well. Nothing goes from here: it would change the keys."""
+layer's execution the first digests left out f32 as well. Nothing goes from here: it would change the keys.
+Records of other modules are added there."""
 GONE: dict[type, dict[str, dict[str, object]]] = {PruneSpec: {"snap": {"effort": "fast"}}}
 """Fields that there are no more: what digests have of them before another field. Nothing goes from here
 either."""

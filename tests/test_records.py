@@ -34,6 +34,7 @@ from optimizer.records import (
     encode,
 )
 from optimizer.search.records import Question
+from optimizer.search.space import Space
 
 MACHINE = Environment("a CPU", ("avx2",), 4, None, 2**33, "Linux 6", "3.12.1", {"torch": "2.13"})
 
@@ -201,7 +202,10 @@ FIRST_DIGESTS: list[tuple[object, str]] = [
     ),
     (ServingRequest("fashion-resnet"), "5840b868e6d73caf133f"),
     (ComplexityRequest(removed_share=0.8), "4a9198aea26679dc9fc7"),
-    (Question("fashion-mlp", Limits(size_mb=1.0), "latency"), "c909f8c12d6f50b4e678"),
+    (
+        Question("fashion-mlp", Limits(size_mb=1.0), "latency", Space(rounding=("compensated",))),
+        "c909f8c12d6f50b4e678",
+    ),
     (DataSpec(), "4148b45f54064121849d"),
     (
         [LayerExecution("9.weight", "f32", "brgconv"), LayerExecution("0.weight", "i8", "brgconv")],

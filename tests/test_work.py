@@ -1,5 +1,6 @@
 """The workers' tasks, as the pages ask for them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -156,7 +157,8 @@ def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_as
     assert Store().get(found.key) == found
 
 
-def test_what_is_over_ends_what_little_work_needs_and_not_what_all_that_follows_does() -> None:
+def test_what_is_over_ends_in_statistics_too_and_what_is_known_of_a_position_ends_that_alone() -> None:
+    """A search keeps to its time; what all positions need is made to its end as long as it goes on."""
     channels = Request(
         "fashion-resnet", Recipe(PruneSpec("channels", 0.3, allocation="measured")), data=DataSpec(limit=64)
     )
@@ -166,16 +168,17 @@ def test_what_is_over_ends_what_little_work_needs_and_not_what_all_that_follows_
         begun.append(words.partition(":")[0])
         stop_if_cancelled()
 
-    def is_over(known: Known | None) -> bool:
-        return known is None and "reading layer inputs" in begun
+    def over_in(step: str) -> Callable[[Known | None], bool]:
+        return lambda known: known is None and step in begun
 
-    assert measure_unless(channels, is_over, Store(), report) is None
-    assert "measuring sensitivities" in begun, "statistics are made to their end"
+    assert measure_unless(channels, over_in("reading layer inputs"), Store(), report) is None
+    assert "measuring sensitivities" not in begun
+    assert measure_unless(channels, over_in("ranking channels"), Store(), report) is None
     assert begun.count("ranking channels") == 1
     begun.clear()
     assert measure_unless(channels, lambda known: known is not None, Store(), report) is None
     assert "reading layer inputs" not in begun, "they were kept"
-    assert begun.count("ranking channels") > 1, "what is known of a position ends that position alone"
+    assert begun.count("ranking channels") > 1
 
 
 def test_who_asked_for_it_all_may_say_that_it_is_over() -> None:

@@ -10,7 +10,7 @@ from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
 from optimizer.recipe import ACTIVATION_BITS, PRECISIONS, WEIGHT_BITS, Recipe
-from optimizer.records import Request
+from optimizer.records import LATER, Request
 
 Value = str | float | int
 Position = dict[str, Value]
@@ -115,6 +115,9 @@ class Space:
         return replace(
             base, recipe=replace(recipe, quantize=quantize).canonical(), engine=engine, settings=settings
         )
+
+
+LATER[Space] = {"rounding": (("compensated",), {})}
 
 
 def subspace(space: Space, given: Mapping[str, Sequence[Value] | None]) -> Space:
