@@ -349,13 +349,26 @@ class Visits:
 
     @property
     def medians_ns(self) -> np.ndarray:
-        """Float ``[R]``: of each visit's timed calls."""
-        return np.array([np.median(calls) for calls in self.steady])
+        """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
+        calls, starts = self._timed_calls()
+        counts = np.array(self.timed)
+        ordered = calls[np.lexsort((calls, np.repeat(np.arange(len(counts)), counts)))]
+        return (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
 
     @property
     def means_ns(self) -> np.ndarray:
-        """Float ``[R]``: of each visit's timed calls."""
-        return np.array([calls.mean() for calls in self.steady])
+        """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
+        calls, starts = self._timed_calls()
+        return np.add.reduceat(calls, starts) / self.timed
+
+    def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
+        """The timed calls of all visits, and where each visit's begin: a dashboard asks for them of every
+        result, and a loop over visits takes ten times as long."""
+        calls, counts = self.calls.values, np.stack([self.settling, self.timed], axis=1).ravel()
+        if counts.sum() != len(calls) or min(self.timed, default=0) < 1 or min(self.settling) < 0:
+            raise InputError("damaged times: measure again")
+        is_timed = np.repeat(np.arange(counts.size) % 2 == 1, counts)
+        return calls[is_timed], np.cumsum(self.timed) - self.timed
 
     @property
     def first_ns(self) -> np.ndarray:
