@@ -362,13 +362,13 @@ class Visits:
         return np.add.reduceat(calls, starts) / self.timed
 
     def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
-        """The timed calls of all visits, and where each visit's begin: a dashboard asks for them of every
+        """The timed calls of all visits, as floats, and where each visit's begin: a dashboard asks for them of every
         result, and a loop over visits takes ten times as long."""
         calls, counts = self.calls.values, np.stack([self.settling, self.timed], axis=1).ravel()
         if counts.sum() != len(calls) or min(self.timed, default=0) < 1 or min(self.settling) < 0:
             raise InputError("damaged times: measure again")
         is_timed = np.repeat(np.arange(counts.size) % 2 == 1, counts)
-        return calls[is_timed], np.cumsum(self.timed) - self.timed
+        return calls[is_timed].astype(float), np.cumsum(self.timed) - self.timed
 
     @property
     def first_ns(self) -> np.ndarray:

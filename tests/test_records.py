@@ -74,6 +74,18 @@ def test_visits_keep_every_call_in_its_place(made: list[tuple[list[int], list[in
     assert Visits.joined([found, found]) == Visits.of([*made, *made])
 
 
+@pytest.mark.parametrize(
+    ("settling", "timed"), [((1, 1), (2, 3)), ((1, 3), (2, 0)), ((3, -1), (2, 2)), ((), ())]
+)
+def test_visits_that_are_not_their_calls_are_refused(
+    settling: tuple[int, ...], timed: tuple[int, ...]
+) -> None:
+    visits = Visits(Times.of(range(1, 7)), settling, timed)
+    for name in ("medians_ns", "means_ns"):
+        with pytest.raises(InputError, match="damaged times"):
+            getattr(visits, name)
+
+
 def test_damaged_times_are_refused_when_they_are_read() -> None:
     times = Times.of([1, 2, 3])
     text = encode(times)
@@ -252,29 +264,3 @@ def test_records_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         MACHINE.cpu = "faster"  # type: ignore[misc]
     assert msgspec.json.decode(encode(MACHINE))["cpu"] == "a CPU"
-
-
-def test_visits_of_any_length_have_their_medians_and_means() -> None:
-    random = np.random.default_rng(0)
-    visits = [
-        [
-            random.integers(1, 10**9, count).tolist()
-            for count in (random.integers(0, 4), random.integers(1, 40))
-        ]
-        for _ in range(50)
-    ]
-    made = Visits.of(visits)
-    assert made.medians_ns.tolist() == [float(np.median(timed)) for _, timed in visits]
-    assert made.means_ns.tolist() == [float(np.mean(timed)) for _, timed in visits]
-
-
-@pytest.mark.parametrize(
-    ("settling", "timed"), [((1, 1), (2, 3)), ((1, 3), (2, 0)), ((3, -1), (2, 2)), ((), ())]
-)
-def test_visits_that_are_not_their_calls_are_refused(
-    settling: tuple[int, ...], timed: tuple[int, ...]
-) -> None:
-    visits = Visits(Times.of(range(1, 7)), settling, timed)
-    for name in ("medians_ns", "means_ns"):
-        with pytest.raises(InputError, match="damaged times"):
-            getattr(visits, name)
