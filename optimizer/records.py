@@ -362,8 +362,8 @@ class Visits:
         return np.add.reduceat(calls, starts) / self.timed
 
     def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
-        """The timed calls of all visits, as floats, and where each visit's begin: every view of results asks for
-        them, and a loop over visits takes ten times as long."""
+        """The timed calls of all visits, as floats, and where those of each visit begin: every view of
+        results asks for them, and a loop over visits takes ten times as long."""
         calls, counts = self.calls.values, np.stack([self.settling, self.timed], axis=1).ravel()
         if counts.sum() != len(calls) or min(self.timed, default=0) < 1 or min(self.settling) < 0:
             raise InputError("damaged times: measure again")
