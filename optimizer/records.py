@@ -359,7 +359,8 @@ class Visits:
     def means_ns(self) -> np.ndarray:
         """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
         calls, starts = self._timed_calls()
-        return np.add.reduceat(calls, starts) / self.timed
+        means: np.ndarray = np.add.reduceat(calls, starts) / self.timed
+        return means
 
     def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
         """The timed calls of all visits, as floats, and where those of each visit begin: every view of
