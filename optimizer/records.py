@@ -353,14 +353,14 @@ class Visits:
         calls, starts = self._timed_calls()
         counts = np.array(self.timed)
         ordered = calls[np.lexsort((calls, np.repeat(np.arange(len(counts)), counts)))]
-        return (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+        medians: np.ndarray = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+        return medians
 
     @property
     def means_ns(self) -> np.ndarray:
         """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
         calls, starts = self._timed_calls()
-        means: np.ndarray = np.add.reduceat(calls, starts) / self.timed
-        return means
+        return np.add.reduceat(calls, starts) / self.timed
 
     def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
         """The timed calls of all visits, as floats, and where those of each visit begin: every view of
