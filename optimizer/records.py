@@ -349,24 +349,28 @@ class Visits:
 
     @property
     def medians_ns(self) -> np.ndarray:
-        """Float ``[R]``: of each visit's timed calls. All at once: there are hundreds of visits, in each of
-        thousands of results."""
-        settling, timed = np.array(self.settling, int), np.array(self.timed, int)
-        lengths = settling + timed
-        visit = np.repeat(np.arange(len(lengths)), lengths)
-        call = np.arange(len(visit)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        is_timed = call >= np.repeat(settling, lengths)
-        calls, visit = self.calls.values[is_timed], visit[is_timed]
-        calls = calls[np.lexsort((calls, visit))]
-        first = np.cumsum(timed) - timed
+        """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
+        calls, starts = self._timed_calls()
+        counts = np.array(self.timed)
+        ordered = calls[np.lexsort((calls, np.repeat(np.arange(len(counts)), counts)))]
         # Halves, since a sum may be too large.
-        middle: np.ndarray = calls[first + (timed - 1) // 2] / 2 + calls[first + timed // 2] / 2
-        return middle
+        medians: np.ndarray = ordered[starts + (counts - 1) // 2] / 2 + ordered[starts + counts // 2] / 2
+        return medians
 
     @property
     def means_ns(self) -> np.ndarray:
-        """Float ``[R]``: of each visit's timed calls."""
-        return np.array([calls.mean() for calls in self.steady])
+        """Float ``[R]``: of each visit's timed calls. Raises InputError where damaged."""
+        calls, starts = self._timed_calls()
+        return np.add.reduceat(calls, starts) / self.timed
+
+    def _timed_calls(self) -> tuple[np.ndarray, np.ndarray]:
+        """The timed calls of all visits, as floats, and where those of each visit begin: every view of
+        results asks for them, and a loop over visits takes ten times as long."""
+        calls, counts = self.calls.values, np.stack([self.settling, self.timed], axis=1).ravel()
+        if counts.sum() != len(calls) or min(self.timed, default=0) < 1 or min(self.settling) < 0:
+            raise InputError("damaged times: measure again")
+        is_timed = np.repeat(np.arange(counts.size) % 2 == 1, counts)
+        return calls[is_timed].astype(float), np.cumsum(self.timed) - self.timed
 
     @property
     def first_ns(self) -> np.ndarray:

@@ -75,6 +75,18 @@ def test_visits_keep_every_call_in_its_place(made: list[tuple[list[int], list[in
     assert Visits.joined([found, found]) == Visits.of([*made, *made])
 
 
+@pytest.mark.parametrize(
+    ("settling", "timed"), [((1, 1), (2, 3)), ((1, 3), (2, 0)), ((3, -1), (2, 2)), ((), ())]
+)
+def test_visits_that_are_not_their_calls_are_refused(
+    settling: tuple[int, ...], timed: tuple[int, ...]
+) -> None:
+    visits = Visits(Times.of(range(1, 7)), settling, timed)
+    for name in ("medians_ns", "means_ns"):
+        with pytest.raises(InputError, match="damaged times"):
+            getattr(visits, name)
+
+
 def test_damaged_times_are_refused_when_they_are_read() -> None:
     times = Times.of([1, 2, 3])
     text = encode(times)

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -314,13 +314,18 @@ def _bootstrap_low(values: NDArray[np.float64]) -> float:
     resample is; the values up to x in it are a sum of independent blocks, so their distribution is a
     convolution power, computed exactly where drawing resamples would only estimate it.
     """
-    block = max(1, min(BLOCK_ROUNDS, len(values) // MIN_BLOCKS))
-    blocks = len(values) // block
-    ordered = np.sort(values, axis=None)
-    index = bisect_left(
-        range(len(ordered)), _tail(blocks), key=lambda i: _chance_of_half(values <= ordered[i], block, blocks)
-    )
-    return float(ordered[index])
+    rounds, a_round = values.shape
+    block = max(1, min(BLOCK_ROUNDS, rounds // MIN_BLOCKS))
+    blocks = rounds // block
+    order = np.argsort(values, axis=None)
+    round_of = order // a_round
+
+    def chance(index: int) -> float:
+        marked = np.bincount(round_of[: index + 1], minlength=rounds)
+        return _chance_of_half(marked, block, blocks, a_round)
+
+    index = bisect_left(range(len(order)), _tail(blocks), key=chance)
+    return float(values.flat[order[index]])
 
 
 @cache
@@ -329,15 +334,25 @@ def _tail(blocks: int) -> float:
     return float(scipy.special.ndtr(-math.sqrt(blocks / (blocks - 1)) * t_quantile(blocks - 1, 0.95)))
 
 
-def _chance_of_half(marked: NDArray[np.bool_], block: int, blocks: int) -> float:
-    """Chance that at least half of ``blocks`` drawn blocks of rounds is marked in ``marked`` ``[R, K]``."""
-    rounds, a_round = marked.shape
-    running = np.cumsum(np.resize(marked.sum(axis=1), rounds + block))
+def _chance_of_half(marked: NDArray[np.int64], block: int, blocks: int, a_round: int) -> float:
+    """Chance that at least half of ``blocks`` drawn blocks of rounds is marked: so many of ``a_round`` in
+    each round, ``marked`` ``[R]``."""
+    running = np.concatenate((marked, marked[:block])).cumsum()
     in_block = running[block:] - running[:-block]  # of the R circular blocks, one each
-    most = blocks * block * a_round
-    size = 2 ** most.bit_length()
-    spectrum = np.fft.rfft(np.bincount(in_block) / rounds, size)
-    return float(np.fft.irfft(spectrum**blocks, size)[(most + 1) // 2 : most + 1].sum())
+    size, upper_half = _upper_half(blocks * block * a_round)
+    spectrum = np.fft.rfft(np.bincount(in_block) / len(marked), size)
+    return float(np.dot(upper_half, spectrum**blocks).real)
+
+
+@lru_cache(maxsize=64)
+def _upper_half(most: int) -> tuple[int, NDArray[np.complex128]]:
+    """A size for the Fourier transform of the distribution of a count from 0 to ``most``, and what adds up
+    the chances of half of them and more, of that transform."""
+    size = scipy.fft.next_fast_len(most + 1, real=True)
+    frequencies, counts = np.arange(size // 2 + 1), np.arange(size)
+    twice = np.where((frequencies == 0) | (2 * frequencies == size), 1, 2)  # those left out are mirrored
+    upper = np.fft.rfft((counts >= (most + 1) // 2) & (counts <= most))
+    return size, twice / size * upper.conj()
 
 
 def _aa_noise(ratio: float, low: float, high: float, told: bool) -> Iterator[Noise]:

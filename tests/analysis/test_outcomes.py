@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import ndtri
 from scipy.stats import binom, multinomial, norm
 
 import optimizer.analysis.outcomes as statistics_of_outcomes
@@ -238,12 +239,14 @@ def coverage(total: int, lost: float, gained: float) -> float:
     lost_counts = np.arange(int(binom.ppf(1 - 1e-7, total, lost)) + 1)
     gained_counts = np.arange(int(binom.ppf(1 - 1e-7, total, gained)) + 1)
     truth, covered = lost - gained, 0.0
-    for a in lost_counts:
-        for b in gained_counts[: total - a + 1]:
-            chance = multinomial.pmf([a, b, total - a - b], total, [lost, gained, 1 - lost - gained])
-            if chance > 1e-9:
-                low, high = statistics_of_outcomes._score_interval(int(a), int(b), total, 0.95)
-                covered += chance if low <= truth <= high else 0.0
+    lost_of, gained_of = map(np.ravel, np.meshgrid(lost_counts, gained_counts))
+    counts = np.stack([lost_of, gained_of, total - lost_of - gained_of], axis=1)
+    counts = counts[counts[:, 2] >= 0]
+    chances = multinomial.pmf(counts, total, [lost, gained, 1 - lost - gained])
+    for (a, b, _), chance in zip(counts.tolist(), chances, strict=True):
+        if chance > 1e-9:
+            low, high = statistics_of_outcomes._score_interval(a, b, total, 0.95)
+            covered += chance if low <= truth <= high else 0.0
     return covered
 
 
@@ -387,7 +390,7 @@ def test_a_growing_drop_has_the_points_and_flips_of_a_fixed_one_and_is_wider() -
 
 def shown_of(losses: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Which of ``losses``, known with a standard error of 1, are shown to be at most 0."""
-    ends = [lambda confidence, loss=loss: loss + norm.ppf((1 + confidence) / 2) for loss in losses]
+    ends = [lambda confidence, loss=loss: loss + ndtri((1 + confidence) / 2) for loss in losses]
     return shown_within(ends, 0.0, weights)
 
 

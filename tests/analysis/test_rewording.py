@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -229,10 +230,22 @@ def sentences(
     yield from serving.conclusions(served)[:1]
 
 
+@cache
+def as_worded() -> tuple[list[Result], ServingRun, ComplexityRun, dict[str, Any], set[str]]:
+    """What is read, and what is found of it and said in today's words."""
+    made, served, grown = results(), make_run(), complexity_run()
+    return (
+        made,
+        served,
+        grown,
+        shape(made, PROFILE, served, grown),
+        {*sentences(made, PROFILE, served, grown)},
+    )
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_reworded_nothing_but_the_words_changes(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    made, served, grown = results(), make_run(), complexity_run()
-    before, said = shape(made, PROFILE, served, grown), {*sentences(made, PROFILE, served, grown)}
+    made, served, grown, before, said = as_worded()
     words = wording(seed)
     reword(monkeypatch, words)
     try:

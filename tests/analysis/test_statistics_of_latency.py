@@ -21,6 +21,7 @@ from optimizer.analysis.statistics import (
     NoiseKind,
     median_ratio,
     process_ratios,
+    ratio_interval,
     summarise_latency,
     summarise_visits,
     time_interval,
@@ -396,19 +397,30 @@ PROCESSES = (8,) * 5
 def in_processes(
     random: np.random.Generator, ratio: float, build_scatter: float, call_scatter: float = 0.004
 ) -> LatencySummary:
+    times = times_in_processes(random, ratio, build_scatter, call_scatter)
+    return summarise_latency(times[:2], times[2], processes=PROCESSES)
+
+
+def times_in_processes(
+    random: np.random.Generator, ratio: float, build_scatter: float, call_scatter: float = 0.004
+) -> np.ndarray:
     """Each process has builds of its own, each faster or slower by chance for as long as it lives."""
     builds = np.exp(random.normal(0, build_scatter, (3, len(PROCESSES)))).repeat(PROCESSES[0], axis=1)
     times = 1e6 * builds * np.exp(random.normal(0, call_scatter, builds.shape))
-    return summarise_latency(times[:2], ratio * times[2], processes=PROCESSES)
+    times[2] *= ratio
+    return times
 
 
 @pytest.mark.parametrize("build_scatter", [0.0, 0.003, 0.006, 0.01])
 def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(build_scatter: float) -> None:
     random, count = np.random.default_rng(41), 2_500
-    found = [in_processes(random, 1, build_scatter) for _ in range(count)]
-    covered = np.mean([one.ratio_low <= 1 <= one.ratio_high for one in found])
+    series = [times_in_processes(random, 1, build_scatter) for _ in range(count)]
+    found = [ratio_interval(np.log(times[2] / times[:2]).T, PROCESSES) for times in series]
+    covered = np.mean([low <= 1 <= high for _, low, high in found])
     # The baseline's two builds make pairs of log ratios that are no t of four degrees exactly.
     assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
+    whole = summarise_latency(series[0][:2], series[0][2], processes=PROCESSES)
+    assert (whole.ratio, whole.ratio_low, whole.ratio_high) == found[0]
 
 
 def test_builds_that_scatter_are_not_told_apart_and_a_change_of_five_percent_is() -> None:

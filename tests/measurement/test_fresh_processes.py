@@ -2,23 +2,21 @@
 
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import psutil
 import pytest
 import torch
-from torch import nn
+from engine_runs import Ready
 
 from optimizer.compression.apply import compress
-from optimizer.engine import Runner, engine_named
+from optimizer.engine import Runner
 from optimizer.errors import UnavailableError
 from optimizer.measurement import fresh_processes
 from optimizer.measurement.fresh_processes import time_in_processes
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.methods.engines import ENGINES
-from optimizer.model.layers import fold_batch_norm
 from optimizer.progress import quiet
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Settings
@@ -35,21 +33,19 @@ SETTINGS = Settings(threads=1, seed=5)
 IMAGES = torch.rand(4, 1, 8, 8)
 
 
-def runner(engine: str, small: Callable[[str], nn.Module], recipe: Recipe = Recipe()) -> Runner:  # noqa: B008
-    module, _ = fold_batch_norm(small("cnn"))
-    build = engine_named(engine).prepare(module, (1, 8, 8))
+def runner(engine: str, ready: Ready, recipe: Recipe = Recipe()) -> Runner:  # noqa: B008
+    """Where each process compiles, of the network with the fewest kernels."""
+    module, build = ready(engine, "auxiliary" if engine == "compile" else "cnn")
     return build(compress(module, recipe), IMAGES, threads=1, batch=1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "processes"), [(name, 1 + (name == "torch")) for name in ENGINES])
-def test_every_engine_is_timed_in_processes(
-    engine: str, processes: int, small: Callable[[str], nn.Module]
-) -> None:
+def test_every_engine_is_timed_in_processes(engine: str, processes: int, ready: Ready) -> None:
     words: list[str] = []
-    variants = {"variant": runner(engine, small, Recipe(quantize=QuantizeSpec(weight_bits=8)))}
+    variants = {"variant": runner(engine, ready, Recipe(quantize=QuantizeSpec(weight_bits=8)))}
     series = time_in_processes(
-        runner(engine, small),
+        runner(engine, ready),
         variants,
         IMAGES.numpy(),
         SETTINGS,
@@ -80,11 +76,11 @@ def kill_one(killed: threading.Event) -> None:
         time.sleep(0.01)
 
 
-def test_a_process_that_is_killed_costs_its_share(small: Callable[[str], nn.Module]) -> None:
+def test_a_process_that_is_killed_costs_its_share(ready: Ready) -> None:
     killed = threading.Event()
     killer = threading.Thread(target=kill_one, args=(killed,))
     killer.start()
-    made = runner("onnxruntime", small)
+    made = runner("onnxruntime", ready)
     effort = replace(SHORT, processes=3)
     series = time_in_processes(made, {"variant": made}, IMAGES.numpy(), SETTINGS, effort, quiet)
     killer.join()
@@ -94,10 +90,8 @@ def test_a_process_that_is_killed_costs_its_share(small: Callable[[str], nn.Modu
 
 
 @pytest.mark.slow
-def test_where_no_process_can_time_the_reason_is_said(
-    small: Callable[[str], nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = runner("onnxruntime", small)
+def test_where_no_process_can_time_the_reason_is_said(ready: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runner("onnxruntime", ready)
     broken = replace(made, memory_probe=lambda folder: None)
     with pytest.raises(
         UnavailableError, match=r"(?s)none of 2 processes could time these networks: .*folded"

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 import torch
 from by_request import opened
+from engine_runs import Ready
 from factories import recipe
 from torch import nn
 
 from optimizer.analysis.coverage import conclusions, layer_precisions, parts, rows
 from optimizer.compression.apply import compress
 from optimizer.engine import Runner
+from optimizer.engine.base import Build
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.measurement import profile
 from optimizer.methods.engines import ENGINES
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.layers import walk
 from optimizer.recipe import Recipe
 from optimizer.records import Execution, KernelTime, Request, Settings
 
@@ -30,13 +32,13 @@ INT8 = recipe(0, 8, 8)
 IMAGE = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
 
 
-def runner(engine: str, model: nn.Module, made: Recipe) -> Runner:
-    build = ENGINES[engine].load().prepare(model, (1, 8, 8))
+def runner(prepared: tuple[nn.Module, Build], made: Recipe) -> Runner:
+    model, build = prepared
     return build(compress(model, made), torch.rand(16, 1, 8, 8), threads=1, batch=1)
 
 
-def profiled(engine: str, model: nn.Module, made: Recipe = Recipe()) -> tuple[KernelTime, ...]:  # noqa: B008
-    built = runner(engine, model, made)
+def profiled(prepared: tuple[nn.Module, Build], made: Recipe = Recipe()) -> tuple[KernelTime, ...]:  # noqa: B008
+    built = runner(prepared, made)
     assert built.profile is not None
     with built.session():
         return built.profile(IMAGE, 5)
@@ -44,9 +46,9 @@ def profiled(engine: str, model: nn.Module, made: Recipe = Recipe()) -> tuple[Ke
 
 @BY_ENGINE
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared"])
-def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: str, small) -> None:  # type: ignore[no-untyped-def]
-    model, _ = fold_batch_norm(small(name))
-    told = profiled(engine, model)
+def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: str, ready: Ready) -> None:
+    model, _ = ready(engine, name)
+    told = profiled(ready(engine, name))
     layers = {layer for row in rows(told) for layer in row.layers}
     expected = {layer.name for layer in walk(model)}
     if engine == "torch":  # attention is one, under its first projection's name
@@ -61,27 +63,26 @@ def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: st
     assert all(row.kernel for row in told)
 
 
-def test_openvino_names_int8_kernels_and_what_quantizes_for_them(small) -> None:  # type: ignore[no-untyped-def]
-    model, _ = fold_batch_norm(small("cnn"))
-    told = profiled("openvino", model, INT8)
+def test_openvino_names_int8_kernels_and_what_quantizes_for_them(ready: Ready) -> None:
+    told = profiled(ready("openvino", "cnn"), INT8)
     assert all(kinds <= {"u8", "i8"} for kinds in layer_precisions(told).values())
     assert "conversion" in {row.role for row in told}
-    assert not [row for row in profiled("openvino", model) if row.role == "conversion" and any(row.times_ns)]
+    plain = profiled(ready("openvino", "cnn"))
+    assert not [row for row in plain if row.role == "conversion" and any(row.times_ns)]
 
 
 @pytest.mark.skipif("onnxruntime" not in PROFILED, reason="onnxruntime is not installed")
-def test_onnx_runtime_names_integer_kernels_and_what_converts_for_them(small) -> None:  # type: ignore[no-untyped-def]
-    model, _ = fold_batch_norm(small("cnn"))
-    told = profiled("onnxruntime", model, INT8)
+def test_onnx_runtime_names_integer_kernels_and_what_converts_for_them(ready: Ready) -> None:
+    told = profiled(ready("onnxruntime", "cnn"), INT8)
     layers = layer_precisions(told)
     assert {"stem.0.weight", "head.weight"} <= {name for name, kinds in layers.items() if kinds == {"u8"}}
     assert "QuantizeLinear" in {row.kernel for row in told if row.role == "conversion"}
     assert {row.kernel for row in told if row.name == "stem.0.weight"} == {"QLinearConv"}
 
 
-def test_torch_times_the_rounding_of_activations_apart(small) -> None:  # type: ignore[no-untyped-def]
-    model, _ = fold_batch_norm(small("cnn"))
-    told = profiled("torch", model, INT8)
+def test_torch_times_the_rounding_of_activations_apart(ready: Ready) -> None:
+    model, _ = ready("torch", "cnn")
+    told = profiled(ready("torch", "cnn"), INT8)
     rounding = [row for row in told if row.role == "conversion"]
     assert [row.name for row in rounding] == [f"{layer.name}: input to 8 bits" for layer in walk(model)]
     assert all(row.times_ns[0] > 0 for row in rounding)
