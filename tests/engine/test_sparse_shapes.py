@@ -42,3 +42,11 @@ def test_an_answer_is_not_overwritten_by_the_next_where_torch_ends_a_network(
     first = network.infer(images.numpy())
     network.infer(-images.numpy())
     np.testing.assert_allclose(first, model(images), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_features_of_a_one_dimensional_convolution_are_not_taken_for_tokens() -> None:
+    layers = nn.Conv1d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)
+    model, signals = nn.Sequential(*layers).eval(), torch.randn(3, 3, 10)
+    answers = network_of(model, signals).infer(signals.numpy())
+    np.testing.assert_allclose(answers, model(signals), atol=1e-5)
