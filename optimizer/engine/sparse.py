@@ -67,8 +67,11 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
         whole = dense() if kept > SURELY_SPARSE and in_float32 else None
         if whole is None:
             return own
-        images = torch.zeros(batch, *input_shape).numpy()
-        return faster(own, whole(compressed, calibration, threads=threads, batch=batch), images)
+        try:
+            other = whole(compressed, calibration, threads=threads, batch=batch)
+        except WorkError:  # OpenVINO may take this network for a single image only
+            return own
+        return faster(own, other, torch.zeros(batch, *input_shape).numpy())
 
     return build
 

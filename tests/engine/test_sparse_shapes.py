@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.apply import compress
 from optimizer.engine import kernels
 from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.trace import trace
-from optimizer.engine.sparse import parameters_of
+from optimizer.engine.sparse import parameters_of, prepare
+from optimizer.recipe import Recipe
 
 
 class Ending(nn.Module):
@@ -50,3 +52,21 @@ def test_features_of_a_one_dimensional_convolution_are_not_taken_for_tokens() ->
     model, signals = nn.Sequential(*layers).eval(), torch.randn(3, 3, 10)
     answers = network_of(model, signals).infer(signals.numpy())
     np.testing.assert_allclose(answers, model(signals), atol=1e-5)
+
+
+class OneByOne(nn.Module):
+    """OpenVINO converts it for the number of images that it was traced with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(x[image].flatten()[None])[0] for image in range(x.shape[0])])
+
+
+@torch.inference_mode()
+def test_a_batch_that_openvino_does_not_take_is_left_to_the_kernels() -> None:
+    model, images = OneByOne().eval(), torch.randn(2, 6, 1, 1)
+    runner = prepare(model, (6, 1, 1))(compress(model, Recipe()), images, threads=1, batch=2)
+    np.testing.assert_allclose(runner.infer(images.numpy()), model(images), atol=1e-5)
