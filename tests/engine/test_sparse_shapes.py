@@ -1,5 +1,6 @@
 """The sparse engine on networks of other shapes than images to features to logits."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
-from optimizer.engine import kernels
+from optimizer.engine import csr, kernels
 from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.trace import trace
 from optimizer.engine.sparse import parameters_of, prepare
@@ -70,3 +71,11 @@ def test_a_batch_that_openvino_does_not_take_is_left_to_the_kernels() -> None:
     model, images = OneByOne().eval(), torch.randn(2, 6, 1, 1)
     runner = prepare(model, (6, 1, 1))(compress(model, Recipe()), images, threads=1, batch=2)
     np.testing.assert_allclose(runner.infer(images.numpy()), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2, 2, 2)])
+def test_without_kernels_inputs_of_any_number_of_axes_are_taken(shape: tuple[int, ...]) -> None:
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 5)).eval(), torch.randn(2, *shape)
+    runner = csr.build(compress(model, Recipe()), inputs, threads=1, batch=2, why="no compiler")
+    with torch.inference_mode():
+        np.testing.assert_allclose(runner.infer(inputs.numpy()), model(inputs), atol=1e-5)
