@@ -77,7 +77,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
 
     handles = [module.register_forward_pre_hook(keep) for module in candidates]
     with thread_count(threads):
-        model(calibration[:1].expand(batch, -1, -1, -1))
+        model(calibration[:1].expand(batch, *[-1] * (calibration.dim() - 1)))
         for handle in handles:
             handle.remove()
         faster = {

@@ -236,7 +236,8 @@ def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
     codes = weight.codes.centred.to(torch.int8).numpy().reshape(shape)
     scale = weight.codes.scale.numpy().ravel()
     channels = scale if scale.size > 1 else np.repeat(scale, weight.codes.centred.shape[0])
-    channels = channels.reshape([len(channels)] + [1] * (len(shape) - 1))
+    leading = shape[:1] if shape[0] == len(channels) else shape[:2]  # outputs, or groups and each one's
+    channels = channels.reshape([*leading, *[1] * (len(shape) - len(leading))])
     return ops.multiply(ops.convert(ops.constant(codes), np.float32), ops.constant(channels))
 
 

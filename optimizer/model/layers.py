@@ -85,8 +85,9 @@ def _kind(module: nn.Module) -> str | None:
 def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     """How often each weight of a layer is multiplied for one input of ``input_shape`` (``[C, H, W]``).
 
-    Pixels of the output for a convolution, tokens for a linear layer; times the weights it is the layer's
-    multiply-accumulates. Layers that do not run get 0.
+    Pixels of the output for a convolution, also those of frames or patches that the model makes a batch of;
+    tokens for a linear layer. Times the weights it is the layer's multiply-accumulates. Layers that do not
+    run get 0.
     """
     names = {id(layer.weight): layer.name for layer in walk(model)}
     counts = dict.fromkeys(names.values(), 0)
@@ -99,7 +100,7 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
         elif isinstance(module, nn.Linear):
             weights, runs = [module.weight], output.numel() // output.shape[-1]
         else:
-            weights, runs = [module.weight], output[0, 0].numel()
+            weights, runs = [module.weight], output.numel() // module.out_channels
         for weight in weights:
             if id(weight) in names:
                 counts[names[id(weight)]] += runs

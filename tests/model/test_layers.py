@@ -121,6 +121,22 @@ def test_multiplications_of_models_against_hand_counts(
     assert multiplications(small(name), SMALL_SHAPE) == expected
 
 
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_convolution_is_counted_in_every_frame_that_the_model_makes_a_batch_of(batched: bool) -> None:
+    """Or a layer without a batch, in its one."""
+
+    class Frames(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3)
+
+        def forward(self, video: Tensor) -> Tensor:
+            frames = video.flatten(0, 1)
+            return self.layer(frames) if batched else torch.stack([self.layer(frame) for frame in frames])
+
+    assert multiplications(Frames(), (5, 3, 8, 10)) == {"layer.weight": 5 * 6 * 8}
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_attention_multiplies_with_both_projections_once_a_token(batch_first: bool) -> None:
     class Attention(nn.Module):

@@ -144,8 +144,8 @@ class Network:
     def _logits(self) -> Array:
         if self.logits is not None:
             return self.logits.copy()
-        logits: Tensor = self.computed[self.found.root(self.found.output)]
-        return logits.numpy()
+        logits: Tensor = self._value(self.found.output)
+        return logits.numpy().copy()  # it may be a view of memory that the next call writes to
 
     def time(self, steps: Any, repeats: int) -> list[int]:
         """Nanoseconds of each step, the shortest of so many runs of all."""

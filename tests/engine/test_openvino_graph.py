@@ -1,0 +1,24 @@
+"""OpenVINO's graph of layers that have a form of their own there."""
+
+import numpy as np
+import torch
+from engine_runs import INT8, ON_INT8_KERNELS
+from torch import nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import openvino
+
+
+@torch.inference_mode()
+def test_groups_of_several_outputs_run_on_int8_kernels() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(4, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 16, 3, groups=8), nn.ReLU(), nn.Flatten()
+    model, image = nn.Sequential(*layers, nn.Linear(64, 5)).eval(), torch.randn(1, 4, 6, 6)
+    model[0].weight *= torch.linspace(0.2, 3, 8).reshape(-1, 1, 1, 1)  # no channel has another's scale
+    build = openvino.prepare(model, (4, 6, 6))
+    for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[3]:  # a scale for each channel, and one for all
+        compressed = compress(model, recipe)
+        runner, expected = build(compressed, image, threads=1, batch=1), compressed.module(image).numpy()
+        noise = np.linalg.norm(runner.infer(image.numpy()) - expected) / np.linalg.norm(expected)
+        assert noise < 0.05, recipe
+        assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers

@@ -1,0 +1,91 @@
+"""The sparse engine on networks of other shapes than images to features to logits."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import compress
+from optimizer.engine import csr, kernels, sparse
+from optimizer.engine.kernels.network import Network
+from optimizer.engine.kernels.trace import trace
+from optimizer.engine.sparse import parameters_of, prepare
+from optimizer.errors import WorkError
+from optimizer.recipe import PruneSpec, Recipe
+
+
+class Ending(nn.Module):
+    """A layer, and what is done to its outputs."""
+
+    def __init__(self, end: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.end = nn.Linear(6, 5), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.layer(x.flatten(1)))
+
+
+def network_of(model: nn.Module, images: Tensor) -> Network:
+    return Network(trace(model, images.shape), parameters_of(model), kernels.kernels(), threads=1)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [lambda x: x[:, :3], lambda x: x[:, :, None, None].sigmoid().flatten(1)],
+    ids=["a view of the kernels' memory", "another name of what torch made"],
+)
+@torch.inference_mode()
+def test_an_answer_is_not_overwritten_by_the_next_where_torch_ends_a_network(
+    end: Callable[[Tensor], Tensor],
+) -> None:
+    model, images = Ending(end).eval(), torch.randn(2, 6, 1, 1)
+    network = network_of(model, images)
+    first = network.infer(images.numpy())
+    network.infer(-images.numpy())
+    np.testing.assert_allclose(first, model(images), atol=1e-5)
+
+
+@torch.inference_mode()
+def test_features_of_a_one_dimensional_convolution_are_not_taken_for_tokens() -> None:
+    layers = nn.Conv1d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)
+    model, signals = nn.Sequential(*layers).eval(), torch.randn(3, 3, 10)
+    answers = network_of(model, signals).infer(signals.numpy())
+    np.testing.assert_allclose(answers, model(signals), atol=1e-5)
+
+
+class OneByOne(nn.Module):
+    """OpenVINO converts it for the number of images that it was traced with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.layer(x[image].flatten()[None])[0] for image in range(x.shape[0])])
+
+
+@torch.inference_mode()
+def test_a_batch_that_openvino_does_not_take_is_left_to_the_kernels() -> None:
+    model, images = OneByOne().eval(), torch.randn(2, 6, 1, 1)
+    runner = prepare(model, (6, 1, 1))(compress(model, Recipe()), images, threads=1, batch=2)
+    np.testing.assert_allclose(runner.infer(images.numpy()), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 2, 2, 2)])
+def test_without_kernels_inputs_of_any_number_of_axes_are_taken(shape: tuple[int, ...]) -> None:
+    model, inputs = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), 5)).eval(), torch.randn(2, *shape)
+    runner = csr.build(compress(model, Recipe()), inputs, threads=1, batch=2, why="no compiler")
+    with torch.inference_mode():
+        np.testing.assert_allclose(runner.infer(inputs.numpy()), model(inputs), atol=1e-5)
+
+
+def test_answers_that_are_not_torchs_are_a_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, misread, images = Ending(nn.Identity()), Ending(torch.neg).eval(), torch.randn(3, 6, 1, 1)
+    monkeypatch.setattr(sparse, "trace", lambda _, shape: trace(misread, shape))
+    compressed = compress(model.eval(), Recipe(PruneSpec(sparsity=0.8)))
+    runner = prepare(model, (6, 1, 1))(compressed, images, threads=1, batch=1)
+    with pytest.raises(WorkError, match="not give torch's answers for this model.*Use engine torch"):
+        runner.score(images.numpy())
