@@ -215,7 +215,7 @@ def measure(
     settings, way = ready.settings, _way(ready)
 
     def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
-        signature = _signature(request, runner.execution, settings.threads)
+        signature = _signature(workspace, request, runner.execution, settings.threads)
         timed = shared_latency(signature, settings.quick) if screen else None
         return screen(inspection, timed) if screen and timed else None
 
@@ -226,7 +226,7 @@ def measure(
         runner = pair(workspace, request, report).runner
         with exclusive(report):
             baseline = _first_baseline(workspace, *way)
-    signature = _signature(request, runner.execution, settings.threads)
+    signature = _signature(workspace, request, runner.execution, settings.threads)
     made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
@@ -293,7 +293,7 @@ def time_again(
     ``seconds`` at least. Raises InputError, UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)
-    signature = _signature(request, found.runner.execution, ready.settings.threads)
+    signature = _signature(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
         builds = uncompressed(workspace, *_way(ready)), found.baseline
         return time_latency(
@@ -374,8 +374,13 @@ def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int)
     )
 
 
-def _signature(request: Request, execution: Execution, threads: int) -> str:
-    """Equal for configurations that run the same instructions: same shapes, kernels and precisions."""
+def _signature(workspace: Workspace, request: Request, execution: Execution, threads: int) -> str:
+    """Equal for configurations that run the same instructions: same shapes, kernels and precisions. How many
+    channels of each layer are left may hang on the calibration images."""
+    prune: object = None
+    if request.recipe.prune.shrinks:
+        weights = compressed_model(workspace, request.recipe).weights
+        prune = request.recipe.prune, [(name, one.values.shape) for name, one in weights.items()]
     return digest(
         [
             request.model,
@@ -383,7 +388,7 @@ def _signature(request: Request, execution: Execution, threads: int) -> str:
             request.engine,
             execution.layers,
             request.recipe.quantize.activation_bits,
-            request.recipe.prune if request.recipe.prune.shrinks else None,
+            prune,
             threads,
             request.settings.batch,
             environment().key,

@@ -33,6 +33,7 @@ from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import (
     ColdStart,
     DataSpec,
+    Execution,
     Known,
     Latency,
     Request,
@@ -277,6 +278,21 @@ def test_no_thread_count_means_every_core_and_is_another_signature(measured: Mea
 def test_the_limit_of_images_and_the_seed_do_not_change_the_signature(measured: Measured) -> None:
     other = measured(data=DataSpec(limit=50, seed=1), settings=Settings(threads=1, seed=9))
     assert other.latency.signature == measured().latency.signature
+
+
+def test_networks_of_other_widths_have_another_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which channels go by what they were measured to be worth hangs on the calibration images."""
+    channels = PruneSpec("channels", sparsity=0.5, allocation="measured")
+    workspace, ran = Workspace(make_open(own_model(Own(), (3, 2, 2)))), Execution((), ())
+
+    def signature(recipe: Recipe, width: int) -> str:
+        made = compress(nn.Sequential(nn.Linear(12, width), nn.Linear(width, 4)), Recipe())
+        monkeypatch.setattr(experiment, "compressed_model", lambda *_: made)
+        return experiment._signature(workspace, request(recipe), ran, 1)
+
+    for recipe, differ in ((Recipe(channels), True), (HALF, False)):
+        assert signature(recipe, 6) == signature(recipe, 6)
+        assert (signature(recipe, 6) != signature(recipe, 5)) == differ
 
 
 def steady(signature: str, noisy: bool = False) -> Latency:
