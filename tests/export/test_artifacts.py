@@ -210,6 +210,15 @@ def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tens
     assert "Environment" not in card
 
 
+def test_a_card_says_that_batch_norm_is_folded_where_none_is_left(small: Small, small_images: Tensor) -> None:
+    folded = taken(small("cnn"), RECIPES["half"], small_images)
+    assert "; batch norm folded, nothing trained." in model_card(folded, (), "")
+    first = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+    left = model_card(taken(first, RECIPES["half"], small_images), (), "")
+    assert "; nothing trained." in left
+    assert "batch norm folded" not in left
+
+
 def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel) -> None:
     result = make_result(RECIPES["pruned"], labelled=False, noisy=True, other_machine=True)
     card = model_card(
