@@ -78,6 +78,30 @@ def test_other_weights_or_images_are_another_study(
     assert len(files(home)) == 3
 
 
+class Activated(nn.Module):
+    """Of one class and with the same weights, whatever its code is told to do."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], stride: int = 1) -> None:
+        super().__init__()
+        self.act = act
+        self.layer = nn.Conv2d(1, 4, 3, stride, bias=False)
+        nn.init.ones_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.layer(x)).mean((2, 3))
+
+
+def test_networks_that_compute_something_else_with_the_same_weights_are_kept_apart(
+    small_images: Tensor,
+) -> None:
+    made = [Activated(torch.relu), Activated(torch.tanh), Activated(torch.relu, 2)]
+    graphs = [torch.fx.symbolic_trace(one) for one in made]  # as graphs of ONNX files are
+    digests = [cache._digest("study", one, small_images) for one in (*made, *graphs)]
+    assert len({*digests}) == len(digests)
+    again = [cache._digest("study", copy.deepcopy(one), small_images.clone()) for one in (*made, *graphs)]
+    assert again == digests
+
+
 def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
     made = statistics_of(model, small_images)
     (path,) = files(home)

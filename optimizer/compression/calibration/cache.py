@@ -27,6 +27,7 @@ from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
+from optimizer.model import identity
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
@@ -328,8 +329,8 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
 
 
 def _digest(what: str, model: nn.Module, images: Tensor) -> str:
-    described = f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}"
-    return _digest_of(described, {**model.state_dict(), "": images})
+    """Code and what a module holds count too: neither its class nor its weights tell what it computes."""
+    return _digest_of(f"{VERSION} {what} {identity.content(model)} {tuple(images.shape)}", {"": images})
 
 
 def _digest_of(described: str, tensors: Mapping[str, Tensor]) -> str:
