@@ -172,7 +172,7 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = _learning_digest(f"{steps} steps", student, teacher, images, grids)
+    content = _learning_digest(f"{steps} steps", student, teacher, masks, images, grids)
 
     def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
@@ -202,7 +202,8 @@ def improved(
 ) -> tuple[nn.Module, float]:
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
-    content = _learning_digest(f"effort {EFFORT_VERSION} {seconds} s", student, teacher, images, grids)
+    what = f"effort {EFFORT_VERSION} {seconds} s{'' if refine else ', unrefined'}"
+    content = _learning_digest(what, student, teacher, masks, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
         found = improve(student, teacher, masks, images, seconds, report, grids, refine=refine)
@@ -212,11 +213,19 @@ def improved(
 
 
 def _learning_digest(
-    what: str, student: nn.Module, teacher: nn.Module, images: Tensor, grids: Mapping[str, HeldGrid] | None
+    what: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    grids: Mapping[str, HeldGrid] | None,
 ) -> str:
     models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
     described = f"distillation {DISTILLATION_VERSION} {what} {models}"
-    return _digest_of(described, {name: one.step for name, one in (grids or {}).items()})
+    tensors = {f"mask {name}": one for name, one in masks.items()}  # which few bits may not tell
+    for name, grid in (grids or {}).items():
+        tensors |= {f"{part} {name}": getattr(grid, part) for part in ("step", "first", "last")}
+    return _digest_of(described, tensors)
 
 
 State = dict[str, Tensor]
