@@ -202,6 +202,7 @@ def measure(
     shared_latency: SharedLatency = lambda *_: None,
     scores: Scores | None = None,
     screen: Screen | None = None,
+    keep: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError; and ScreenedOut, where
     there is a ``screen``, for what shares a latency and can't be on the frontier.
@@ -209,7 +210,8 @@ def measure(
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
     result whose latency is noisy is published before it is timed again. With ``scores``, which another
-    machine worked out, nothing is scored here.
+    machine worked out, nothing is scored here. ``keep`` is given all but memory and cold start where the work
+    is ended while those are measured.
     """
     ready = checked(request)
     settings, way = ready.settings, _way(ready)
@@ -245,12 +247,16 @@ def measure(
     if settings.quick:
         return made(latency)
     shape = (settings.batch, *workspace.model.input_shape)
-    with exclusive(report):
-        report(None, "measuring memory and cold start")
-        try:
+    try:
+        with exclusive(report):
+            report(None, "measuring memory and cold start")
             starts = [measure_start(one, settings.threads, shape) for one in (runner, baseline)]
-        except Exception as error:  # all that was measured before is not to be lost to it
-            return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
+    except Exception as error:  # all that was measured before is not to be lost to it
+        return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
+    except BaseException:  # it is not wanted any more, or the program is ended
+        keep(made(latency))
+        publish(made(latency, note="memory and cold start are not known: that was ended"))
+        raise
     return made(latency, starts)
 
 
