@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 from optimizer.analysis import stored
@@ -29,7 +29,7 @@ from optimizer.search.sweep import grid_keys, is_frontier_only
 from optimizer.store import ledger
 from optimizer.store.items import Item
 from optimizer.store.keys import request_key
-from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, Store
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED, Store
 from optimizer.system.environment import resolve_threads
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def load_or_measure(
     scores: Scores | None = None,
     screen: Screen | None = None,
 ) -> Result:
-    """The stored result of exactly this request, or a new one, which is stored; so is that it failed.
+    """The stored result of exactly this request, or a new one, which is stored; so is that it failed. One
+    that was ended while its memory and cold start were measured is gone on with.
 
     ``workspace`` is that of a model or images that the request names but no catalogue has, ``scores`` what
     another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does: with a
@@ -64,17 +65,39 @@ def load_or_measure(
 
     if workspace is None:
         check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
+    latency_of = store.latency
+    if begun := store.get_document(UNFINISHED, request_key(request), Result):
+        scores, latency_of = _scores_in(begun), lambda signature, quick: begun.latency
     try:
         # A small device may have no memory for more than it times with.
         read = experiment.TIMED_IMAGES if scores else None
         workspace = workspace or open_workspace(request.model, request.data, report, read)
-        result = experiment.measure(workspace, request, report, store.latency, scores, screen)
+        keep = partial(_keep, store)
+        result = experiment.measure(workspace, request, report, latency_of, scores, screen, keep)
     except ParetoscopeError as error:
         with suppress(UnavailableError):  # what made the measurement fail is what to tell
             store.put_failure(request_key(request), request, str(error), attempts=1)
         raise
     stored.put(store, result)
+    if begun:
+        store.forget_document(UNFINISHED, result.key)
     return result
+
+
+def _keep(store: Store, result: Result) -> None:
+    with suppress(UnavailableError):  # what ended the measurement goes on
+        store.put_document(UNFINISHED, result.key, encode(result))
+
+
+def _scores_in(result: Result) -> Scores:
+    return Scores(
+        result.scored_on or result.environment,
+        "",
+        result.inspection,
+        result.accuracy,
+        result.baseline_accuracy,
+        result.notes,
+    )
 
 
 def load_or_screen(

@@ -61,8 +61,9 @@ def frontier_info(
     baseline = baseline_of(summaries, selected, loss)
     near = [point for point in points if _is_near(point, loss) or point.key == selected]
     low, high = extent(near or points, baseline)
-    prices = [value for point in near or points for value in (point.x, point.x_high) if value]
-    across = (min(prices) / 1.3, max(prices) * 1.3) if log else (0.0, 1.08 * max(prices))
+    prices = [value for point in near or points for value in (point.x, point.x_high) if value is not None]
+    above = [value for value in prices if value > 0] or [1.0]  # a cost of the baseline may be 0
+    across = (min(above) / 1.3, max(above) * 1.3) if log else (0.0, 1.08 * max(above))
     up = padded(low, high, 0.14)
     best = sorted((point for point in points if point.key in optimal), key=lambda point: (point.x, point.y))
     bits = {summary.key: summary.recipe.quantize.bits for summary in summaries}
@@ -111,7 +112,8 @@ def _placed(baseline: Reference, points: list[Point], x: Axis, y: Axis) -> Refer
     scaled = math.log if x.log else float
     left, right = map(scaled, x.span)
     beside = NAME_HIGH * (y.span[1] - y.span[0])
-    under = sorted(scaled(point.x) for point in points if abs(point.y - baseline.y) < beside)
+    shown = [point for point in points if point.x > 0 or not x.log]
+    under = sorted(scaled(point.x) for point in shown if abs(point.y - baseline.y) < beside)
     if not under or under[0] - left > NAME_WIDE * (right - left):
         return replace(baseline, end="left")
     low, high = max(pairwise((left, *under, right)), key=lambda gap: gap[1] - gap[0])

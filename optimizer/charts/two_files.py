@@ -3,7 +3,7 @@
 import html
 
 from optimizer.analysis import fidelity
-from optimizer.analysis.two_files import EQUAL_DB, SAME_DB, TwoFiles, parting
+from optimizer.analysis.two_files import SAME_DB, TwoFiles, db_of, parting
 from optimizer.charts.axes import padded
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
 
@@ -11,14 +11,14 @@ MARKED = "where the two part first"
 
 
 def parting_info(run: TwoFiles) -> Lines:
-    """The layers in A's order, from the first at the top. Equal ones are at the right end."""
+    """The layers in A's order, from the first at the top. Equal ones are at the right end, at 0
+    dB what differs from nothing but zeros."""
     first, points = parting(run), []
     for row, layer in enumerate(run.layers):
         measure = fidelity.sqnr(layer)
-        value = EQUAL_DB if measure.value is None else min(measure.value, EQUAL_DB)
         points.append(
             Point(
-                value,
+                db_of(layer),
                 row,
                 layer.reference,
                 x_low=measure.low,

@@ -202,6 +202,7 @@ def measure(
     shared_latency: SharedLatency = lambda *_: None,
     scores: Scores | None = None,
     screen: Screen | None = None,
+    keep: Callable[[Result], None] = lambda _: None,
 ) -> Result:
     """Score and time one recipe. Raises InputError, UnavailableError, WorkError; and ScreenedOut, where
     there is a ``screen``, for what shares a latency and can't be on the frontier.
@@ -209,13 +210,14 @@ def measure(
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
     result whose latency is noisy is published before it is timed again. With ``scores``, which another
-    machine worked out, nothing is scored here.
+    machine worked out, nothing is scored here. ``keep`` is given all but memory and cold start where the work
+    is ended while those are measured.
     """
     ready = checked(request)
     settings, way = ready.settings, _way(ready)
 
     def bar_of(runner: Runner, inspection: Inspection) -> Bar | None:
-        signature = _signature(request, runner.execution, settings.threads)
+        signature = _signature(workspace, request, runner.execution, settings.threads)
         timed = shared_latency(signature, settings.quick) if screen else None
         return screen(inspection, timed) if screen and timed else None
 
@@ -226,7 +228,7 @@ def measure(
         runner = pair(workspace, request, report).runner
         with exclusive(report):
             baseline = _first_baseline(workspace, *way)
-    signature = _signature(request, runner.execution, settings.threads)
+    signature = _signature(workspace, request, runner.execution, settings.threads)
     made = partial(_result, workspace, scores, request, runner.execution)
     latency = shared_latency(signature, settings.quick)
     if latency is None:
@@ -245,12 +247,16 @@ def measure(
     if settings.quick:
         return made(latency)
     shape = (settings.batch, *workspace.model.input_shape)
-    with exclusive(report):
-        report(None, "measuring memory and cold start")
-        try:
+    try:
+        with exclusive(report):
+            report(None, "measuring memory and cold start")
             starts = [measure_start(one, settings.threads, shape) for one in (runner, baseline)]
-        except Exception as error:  # all that was measured before is not to be lost to it
-            return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
+    except Exception as error:  # all that was measured before is not to be lost to it
+        return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
+    except BaseException:  # it is not wanted any more, or the program is ended
+        keep(made(latency))
+        publish(made(latency, note="memory and cold start are not known: that was ended"))
+        raise
     return made(latency, starts)
 
 
@@ -293,7 +299,7 @@ def time_again(
     ``seconds`` at least. Raises InputError, UnavailableError, WorkError."""
     ready = checked(request)
     found = pair(workspace, ready, report)
-    signature = _signature(request, found.runner.execution, ready.settings.threads)
+    signature = _signature(workspace, request, found.runner.execution, ready.settings.threads)
     with exclusive(report):
         builds = uncompressed(workspace, *_way(ready)), found.baseline
         return time_latency(
@@ -374,8 +380,13 @@ def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int)
     )
 
 
-def _signature(request: Request, execution: Execution, threads: int) -> str:
-    """Equal for configurations that run the same instructions: same shapes, kernels and precisions."""
+def _signature(workspace: Workspace, request: Request, execution: Execution, threads: int) -> str:
+    """Equal for configurations that run the same instructions: same shapes, kernels and precisions. How many
+    channels of each layer are left may hang on the calibration images."""
+    prune: object = None
+    if request.recipe.prune.shrinks:
+        weights = compressed_model(workspace, request.recipe).weights
+        prune = request.recipe.prune, [(name, one.values.shape) for name, one in weights.items()]
     return digest(
         [
             request.model,
@@ -383,7 +394,7 @@ def _signature(request: Request, execution: Execution, threads: int) -> str:
             request.engine,
             execution.layers,
             request.recipe.quantize.activation_bits,
-            request.recipe.prune if request.recipe.prune.shrinks else None,
+            prune,
             threads,
             request.settings.batch,
             environment().key,

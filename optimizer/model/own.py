@@ -15,6 +15,7 @@ from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 from optimizer.records import ModelCard
 
+SOURCE_NAME = "your own"
 CROP_SHARE = 0.875
 """Of a photograph's shorter side, what ImageNet's usual preprocessing keeps."""
 NAME_DIGITS = 10
@@ -39,7 +40,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
         names = ()
     card = ModelCard(
         name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
-        source="your own",
+        source=SOURCE_NAME,
         description=f"{_kind(module)}, a module of your own",
         parameters=sum(parameter.numel() for parameter in taken.parameters()),
         input_shape=shape,

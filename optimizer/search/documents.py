@@ -6,9 +6,9 @@ from optimizer.analysis.scaling import ComplexityRun
 from optimizer.analysis.serving import ServingRun
 from optimizer.analysis.stored import AFRESH
 from optimizer.analysis.two_files import TwoFiles
-from optimizer.records import Latency, Scores
+from optimizer.records import Latency, Result, Scores
 from optimizer.search.records import Answer, Progress
-from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH
+from optimizer.store.results import ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED
 
 DOCUMENTS: dict[str, type] = {
     AFRESH: Latency,
@@ -21,4 +21,5 @@ DOCUMENTS: dict[str, type] = {
     "scores": Scores,
     SEARCH: Progress,
     "throughput": ServingRun,
+    UNFINISHED: Result,
 }

@@ -45,9 +45,10 @@ MAX_MESSAGE = 2000
 """Characters of a failure's message that are kept."""
 AT_ONCE = 10_000
 """Keys that one statement asks for: databases allow some 30,000 at least."""
-ANSWER, EARLY_ANSWER, SEARCH = "answer", "early answer", "search"
-"""Kinds of documents: what answers a question, what answers one that was ended early, and how far a search
-is. They name results by their keys, and go with them."""
+ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED = "answer", "early answer", "search", "unfinished"
+"""Kinds of documents: what answers a question, what answers one that was ended early, how far a search is,
+and a result whose memory and cold start are still to be measured. They name results by their keys, and go
+with them."""
 Packed = tuple[int, bytes]
 """A summary as it is stored, after its version."""
 
@@ -249,7 +250,7 @@ class Store:
         with self.writing() as connection:
             for table in (results, summaries, failures):
                 connection.execute(delete(table).where(table.c.key == gone), rows)
-            resting = or_(*(documents.c.kind == kind for kind in (ANSWER, EARLY_ANSWER, SEARCH)))
+            resting = or_(*(documents.c.kind == kind for kind in (ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED)))
             found = self._database.contains(documents.c.json, named)
             connection.execute(delete(documents).where(resting, found), rows)
             _forget_unshared(connection)

@@ -58,3 +58,13 @@ def test_the_name_of_the_baseline_lies_on_no_point(log: bool) -> None:
     assert places[0] < close.reference.at < min(place for place in places if place > places[0])
     (name,) = [one for one in figure(close).layout.annotations if one.text == close.reference.name]
     assert name.xanchor == "center"
+
+
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("cost", ["kl", "drop"])
+def test_a_cost_may_be_0_everywhere(cost: str, log: bool) -> None:
+    info = frontier_info([make_result(recipe(0, 32))], cost=cost, log=log)
+    assert [point.x for line in info.series for point in line.points if line.markers] == [0]
+    assert info.x.span is not None
+    assert info.x.span[1] > 0
+    assert figure(info).layout.xaxis.range

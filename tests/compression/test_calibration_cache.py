@@ -4,6 +4,7 @@ import copy
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
 from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.quantize.held import HeldGrid
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
@@ -76,6 +78,30 @@ def test_other_weights_or_images_are_another_study(
         next(walk(model)).weight[0] += 1
     statistics_of(model, small_images)
     assert len(files(home)) == 3
+
+
+class Activated(nn.Module):
+    """Of one class and with the same weights, whatever its code is told to do."""
+
+    def __init__(self, act: Callable[[Tensor], Tensor], stride: int = 1) -> None:
+        super().__init__()
+        self.act = act
+        self.layer = nn.Conv2d(1, 4, 3, stride, bias=False)
+        nn.init.ones_(self.layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.layer(x)).mean((2, 3))
+
+
+def test_networks_that_compute_something_else_with_the_same_weights_are_kept_apart(
+    small_images: Tensor,
+) -> None:
+    made = [Activated(torch.relu), Activated(torch.tanh), Activated(torch.relu, 2)]
+    graphs = [torch.fx.symbolic_trace(one) for one in made]  # as graphs of ONNX files are
+    digests = [cache._digest("study", one, small_images) for one in (*made, *graphs)]
+    assert len({*digests}) == len(digests)
+    again = [cache._digest("study", copy.deepcopy(one), small_images.clone()) for one in (*made, *graphs)]
+    assert again == digests
 
 
 def test_a_damaged_study_is_made_again(model: nn.Module, small_images: Tensor, home: Path) -> None:
@@ -274,6 +300,28 @@ def test_fine_tuning_is_done_once(
     assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
     assert len(files(home)) == 1, "what was begun is gone when it is done"
     assert len(took) == 1
+
+
+def test_what_learnt_under_other_masks_or_on_other_grids_is_kept_apart(
+    model: nn.Module, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In few bits what was pruned and what was not may round to the same student."""
+    asked: list[str] = []
+
+    def note(content: str, *_: object) -> tuple[nn.Module, float]:
+        asked.append(content)
+        return model, 0.0
+
+    monkeypatch.setattr(cache, "_kept_state", note)
+    student, masks = halved(model)
+    all_stay = {name: torch.ones_like(mask) for name, mask in masks.items()}
+    name, mask = next(iter(masks.items()))
+    grid = HeldGrid(*(torch.full([len(mask), 1, 1, 1], value) for value in (0.5, -4.0, 3.0)))
+    grids = [{}, {name: grid}, {name: replace(grid, last=grid.last + 1)}]
+    for some, on in ((masks, grids[0]), (all_stay, grids[0]), (masks, grids[1]), (masks, grids[2])):
+        fine_tuned(student, model, some, small_images, 10, grids=on)
+        improved(student, model, some, small_images, 10, grids=on)
+    assert len({*asked}) == len(asked) == 8
 
 
 def test_fine_tuning_that_is_stopped_is_gone_on_with_bit_for_bit(

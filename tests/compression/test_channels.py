@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.compression.calibration.moments import collect
-from optimizer.compression.prune.channels import masked_model, shrink
+from optimizer.compression.prune.channels import masked_model, shrink, shrink_to
 from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.plan import ORDERS, ChannelPlan, plan
 from optimizer.compression.prune.ranking import removal_order
@@ -411,6 +411,22 @@ def test_models_are_left_as_they_were(small_images: Tensor) -> None:
         assert before.keys() == after.keys()
         assert all(torch.equal(before[name], after[name]) for name in before)
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_model_is_made_as_small_as_shapes_say(small_images: Tensor) -> None:
+    model = made(Plain)
+    module = shrink(plan(model, small_images, order="magnitude"), 0.5).module
+    shapes = {layer.name: tuple(layer.weight.shape) for layer in walk(module)}
+    found = shrink_to(model, shapes, SMALL_SHAPE)
+    assert {name: one.shape for name, one in found.state_dict().items()} == {
+        name: one.shape for name, one in module.state_dict().items()
+    }
+    assert found(small_images).shape == (len(small_images), 10)
+    for outputs in (0, 13):
+        with pytest.raises(InputError, match=f"first.weight has {outputs} of 12 outputs"):
+            shrink_to(model, shapes | {"first.weight": (outputs, 1, 3, 3)}, SMALL_SHAPE)
+    with pytest.raises(InputError, match=r"first.weight is \[6\], taken from \[12, 1, 3, 3\]"):
+        shrink_to(model, shapes | {"first.weight": (6,)}, SMALL_SHAPE)
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1, 1.5, float("nan"), float("inf")])

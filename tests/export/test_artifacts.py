@@ -1,27 +1,37 @@
 """Files that are taken away, against the torch module that they were made of."""
 
+import copy
 import importlib.util
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from artifact_files import RECIPES, Small, check_same, entries, mixed, taken, values, zip_of
+from artifact_files import RECIPES, SMALL_CARD, Small, check_same, entries, mixed, taken, values, zip_of
 from factories import make_result
 from pairs import pairs
-from torch import Tensor
+from small_models import SMALL_SHAPE
+from torch import Tensor, nn
 
 from optimizer.analysis.summary import summarise
+from optimizer.analysis.two_files import NetworkRef
+from optimizer.compression.apply import compress
 from optimizer.compression.packing import packed_bytes
+from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune.plan import plan
 from optimizer.errors import InputError, UnavailableError
-from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, load, write
+from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, load, write
 from optimizer.export.artifacts.card import model_card
+from optimizer.export.artifacts.networks import opened
 from optimizer.measurement.size import size_of
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
 from optimizer.model.layers import fold_batch_norm, walk
-from optimizer.recipe import Recipe
+from optimizer.model.own import own_model
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.records import ModelCard
 
 # Written and read back
 
@@ -96,6 +106,34 @@ def test_files_zipped_again_are_read(small: Small, small_images: Tensor) -> None
     check_same(load(again, source.module), source.compressed.module, small_images, signs=False)
 
 
+CHANNELS = Recipe(PruneSpec("channels", sparsity=0.5), QuantizeSpec(weight_bits=6))
+
+
+def smaller(model: nn.Module, images: Tensor, card: ModelCard = SMALL_CARD) -> ArtifactSource:
+    """Without half of the channels and heads that can go."""
+    module, _ = fold_batch_norm(model, card.input_shape)
+    small = shrink(plan(module, images[:0], order="magnitude"), 0.5).module
+    weights = compress(small, replace(CHANNELS, prune=PruneSpec()))
+    return ArtifactSource(card, small, replace(weights, recipe=CHANNELS), images)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "packed"])
+def test_a_smaller_network_comes_back(small: Small, small_images: Tensor, kind: str) -> None:
+    without_bias = nn.Sequential(nn.Conv2d(1, 12, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(432, 10))
+    for fresh in (without_bias, small("encoder")):
+        before = copy.deepcopy(values(fresh))
+        source = smaller(fresh, small_images)
+        zipped = write(kind, source)
+        found = load(zipped, fresh, SMALL_SHAPE)
+        check_same(found, source.compressed.module, small_images, signs=kind == "safetensors")
+        assert values(fresh).keys() == before.keys()
+        assert all(torch.equal(value, before[key]) for key, value in values(fresh).items())
+        with pytest.raises(InputError, match="without some of its channels: give the shape of one input too"):
+            load(zipped, fresh)
+        with pytest.raises(InputError, match="does not fit this model"):
+            load(zipped, small("cnn"), SMALL_SHAPE)
+
+
 # Model card
 
 
@@ -135,10 +173,50 @@ def test_the_lines_in_the_card_run(
     check_same(found["module"], source.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
 
 
+def run_card(zipped: bytes, folder: Path, **given: object) -> nn.Module:
+    """What the card's own lines give, with the zip in a folder."""
+    (folder / "model.zip").write_bytes(zipped)
+    code = entries(zipped)[CARD_FILE].decode().split("```python\n")[1].split("\n```")[0]
+    found = {**given}
+    exec(code, found)
+    module = found["module"]
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def test_the_lines_in_the_card_run_for_a_smaller_network_and_for_a_module_of_one_s_own(
+    small: Small, small_images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load_model("fashion-mlp")
+    listed = smaller(loaded.module, torch.ones(1, 1, 28, 28), loaded.card)
+    found = run_card(write("packed", listed), tmp_path)
+    check_same(found, listed.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
+    compared = opened(NetworkRef("model.zip")).network.module  # as one of two files
+    assert compared is not None
+    check_same(compared, listed.compressed.module, torch.ones(1, 1, 28, 28), signs=False)
+    own = own_model(small("auxiliary"), SMALL_SHAPE)
+    for source in (
+        smaller(own.module, small_images, own.card),
+        taken(own.module, RECIPES["8 bits"], small_images, own.card),
+    ):
+        found = run_card(write("packed", source), tmp_path, module=small("auxiliary"))
+        check_same(found, source.compressed.module, small_images, signs=False)
+
+
 def test_a_card_without_a_result_claims_nothing(small: Small, small_images: Tensor) -> None:
     card = entries(write("packed", taken(small("cnn"), RECIPES["half"], small_images)))[CARD_FILE].decode()
     assert "Not measured." in card
     assert "Environment" not in card
+
+
+def test_a_card_says_that_batch_norm_is_folded_where_none_is_left(small: Small, small_images: Tensor) -> None:
+    folded = taken(small("cnn"), RECIPES["half"], small_images)
+    assert "; batch norm folded, nothing trained." in model_card(folded, (), "")
+    first = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10)).eval()
+    left = model_card(taken(first, RECIPES["half"], small_images), (), "")
+    assert "; nothing trained." in left
+    assert "batch norm folded" not in left
 
 
 def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from by_request import build_of, close_all, compressed_model, inspect, measure, 
 from factories import OTHER_MACHINE, visits
 from torch import Tensor, nn
 
+from optimizer import on_demand
 from optimizer.analysis.headline import headlines
 from optimizer.analysis.outcomes import growing_drop, growing_share_interval, paired_drop
 from optimizer.analysis.statistics import SAME
@@ -18,6 +20,7 @@ from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
 from optimizer.data.memory import in_memory
+from optimizer.data.selection import fingerprint
 from optimizer.engine import engine_named
 from optimizer.engine.memory import Start
 from optimizer.errors import InputError, WorkError
@@ -33,6 +36,7 @@ from optimizer.recipe import Override, PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import (
     ColdStart,
     DataSpec,
+    Execution,
     Known,
     Latency,
     Request,
@@ -43,6 +47,7 @@ from optimizer.records import (
     encode,
 )
 from optimizer.store.keys import request_key
+from optimizer.store.results import UNFINISHED, Store
 from optimizer.system.environment import environment, threads_available
 
 IMAGES = 120
@@ -279,6 +284,21 @@ def test_the_limit_of_images_and_the_seed_do_not_change_the_signature(measured: 
     assert other.latency.signature == measured().latency.signature
 
 
+def test_networks_of_other_widths_have_another_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which channels go by what they were measured to be worth hangs on the calibration images."""
+    channels = PruneSpec("channels", sparsity=0.5, allocation="measured")
+    workspace, ran = Workspace(make_open(own_model(Own(), (3, 2, 2)))), Execution((), ())
+
+    def signature(recipe: Recipe, width: int) -> str:
+        made = compress(nn.Sequential(nn.Linear(12, width), nn.Linear(width, 4)), Recipe())
+        monkeypatch.setattr(experiment, "compressed_model", lambda *_: made)
+        return experiment._signature(workspace, request(recipe), ran, 1)
+
+    for recipe, differ in ((Recipe(channels), True), (HALF, False)):
+        assert signature(recipe, 6) == signature(recipe, 6)
+        assert (signature(recipe, 6) != signature(recipe, 5)) == differ
+
+
 def steady(signature: str, noisy: bool = False) -> Latency:
     """Twenty rounds without any spread; or with a variant that doubles half-way."""
     rounds = 20
@@ -448,6 +468,38 @@ def test_what_was_measured_is_not_lost_where_a_start_can_not_be(
     assert "\n" not in result.notes[-1]
     monkeypatch.setattr(experiment, "measure_start", lambda *_: Start(1, 2))
     assert in_full(Own(), "torch").cold_start == ColdStart(2, 2)
+
+
+@pytest.mark.parametrize("ended", [Cancelled, KeyboardInterrupt])
+def test_what_is_ended_while_starts_are_measured_is_gone_on_with(
+    ended: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*others: object) -> None:
+        raise ended
+
+    monkeypatch.setattr(experiment, "measure_start", end)
+    monkeypatch.setitem(latency.EFFORTS, False, replace(latency.EFFORTS[False], processes=0))
+    images = in_memory(torch.rand(20, 3, 2, 2, generator=torch.Generator().manual_seed(0)))
+    asked = Request("own", HALF, "torch", settings=Settings(threads=1, quick=False))
+    workspace = Workspace(make_open(own_model(Own(), (3, 2, 2))), files=fingerprint(asked.data), given=images)
+    store, told = Store(tmp_path / "results.sqlite"), list[object]()
+    with asked_by(Asker(told.append, lambda: False)), pytest.raises(ended):
+        on_demand.load_or_measure(asked, store, workspace=workspace)
+    (shown,) = [one for one in told if isinstance(one, Result)]
+    assert "memory and cold start are not known" in shown.notes[-1]
+    assert store.get(shown.key) is None, "asked again, memory is measured"
+    monkeypatch.setattr(experiment, "measure_start", lambda *_: Start(1, 2))
+    for name in ("score", "time_latency"):
+        monkeypatch.setattr(experiment, name, lambda *_: pytest.fail("it was done again"))
+    result = on_demand.load_or_measure(asked, store, workspace=workspace)
+    assert (result.latency, result.accuracy) == (shown.latency, shown.accuracy)
+    assert (result.notes, result.cold_start) == (shown.notes[:-1], ColdStart(2, 2))
+    assert result.inspection.size.memory_bytes == 1
+    assert store.get(result.key) == result
+    assert not store.documents(UNFINISHED, Result)
+    store.put_document(UNFINISHED, result.key, encode(result))
+    store.forget([result.key])
+    assert not store.documents(UNFINISHED, Result)
 
 
 # Keys and bad input

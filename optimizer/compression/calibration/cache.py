@@ -27,6 +27,7 @@ from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
+from optimizer.model import identity
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
@@ -171,7 +172,7 @@ def fine_tuned(
     One that is stopped leaves its last checkpoint; the next goes on from there, and ends where it would have
     ended without the stop. ``took`` is told the seconds of a step, where any was made.
     """
-    content = _learning_digest(f"{steps} steps", student, teacher, images, grids)
+    content = _learning_digest(f"{steps} steps", student, teacher, masks, images, grids)
 
     def make_state(path: Path | None) -> tuple[State, float]:
         def keep(checkpoint: Checkpoint) -> None:
@@ -201,7 +202,8 @@ def improved(
 ) -> tuple[nn.Module, float]:
     """The student after :func:`optimizer.compression.effort.improve`, and the seconds that it took: read, or
     made and kept; both stay as they were."""
-    content = _learning_digest(f"effort {EFFORT_VERSION} {seconds} s", student, teacher, images, grids)
+    what = f"effort {EFFORT_VERSION} {seconds} s{'' if refine else ', unrefined'}"
+    content = _learning_digest(what, student, teacher, masks, images, grids)
 
     def make_state(_: Path | None) -> tuple[State, float]:
         found = improve(student, teacher, masks, images, seconds, report, grids, refine=refine)
@@ -211,11 +213,19 @@ def improved(
 
 
 def _learning_digest(
-    what: str, student: nn.Module, teacher: nn.Module, images: Tensor, grids: Mapping[str, HeldGrid] | None
+    what: str,
+    student: nn.Module,
+    teacher: nn.Module,
+    masks: Mapping[str, Tensor],
+    images: Tensor,
+    grids: Mapping[str, HeldGrid] | None,
 ) -> str:
     models = f"{_digest('student', student, images)} {_digest('teacher', teacher, images)}"
     described = f"distillation {DISTILLATION_VERSION} {what} {models}"
-    return _digest_of(described, {name: one.step for name, one in (grids or {}).items()})
+    tensors = {f"mask {name}": one for name, one in masks.items()}  # which few bits may not tell
+    for name, grid in (grids or {}).items():
+        tensors |= {f"{part} {name}": getattr(grid, part) for part in ("step", "first", "last")}
+    return _digest_of(described, tensors)
 
 
 State = dict[str, Tensor]
@@ -328,8 +338,8 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
 
 
 def _digest(what: str, model: nn.Module, images: Tensor) -> str:
-    described = f"{VERSION} {what} {model.__class__.__qualname__} {tuple(images.shape)}"
-    return _digest_of(described, {**model.state_dict(), "": images})
+    """Code and what a module holds count too: neither its class nor its weights tell what it computes."""
+    return _digest_of(f"{VERSION} {what} {identity.content(model)} {tuple(images.shape)}", {"": images})
 
 
 def _digest_of(described: str, tensors: Mapping[str, Tensor]) -> str:

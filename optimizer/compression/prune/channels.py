@@ -8,16 +8,16 @@ makes up for them (:mod:`optimizer.compression.prune.readers`). Here they go.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.prune.coupling import without
+from optimizer.compression.prune.coupling import groups, without
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.matching import matched
-from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.prune.plan import ChannelPlan, with_biases
 from optimizer.compression.prune.readers import refitted
 from optimizer.compression.prune.widths import kept_counts
 from optimizer.errors import InputError
@@ -90,6 +90,36 @@ def shrink(
         for name in (*group.producers, *group.through)
     }
     return Shrunk(module, left, better is not None)
+
+
+def shrink_to(
+    model: nn.Module, shapes: Mapping[str, Sequence[int]], input_shape: tuple[int, ...]
+) -> nn.Module:
+    """A copy of ``model`` (batch norm folded) as :func:`shrink` makes them, for values to be put into: its
+    layers' weights have ``shapes``, by name, and every layer has a bias. Which channels stay is left open.
+
+    ``input_shape`` is ``[C, H, W]``. Raises InputError for shapes that taking channels out does not give,
+    UnavailableError without torch-pruning, WorkError for a model that it can't follow.
+    """
+    dense = with_biases(model)
+    widths = {layer.name: tuple(layer.weight.shape) for layer in walk(dense)}
+    if odd := [name for name, shape in widths.items() if len(shapes.get(name, ())) != len(shape)]:
+        raise InputError(f"{odd[0]} is {list(shapes.get(odd[0], ()))}, taken from {list(widths[odd[0]])}")
+    if all(tuple(shapes[name]) == shape for name, shape in widths.items()):
+        return dense
+    gone = {}
+    for group in groups(dense, input_shape):
+        name = group.makers[0] if group.makers else ""
+        if group.held or shapes[name][0] == widths[name][0]:
+            continue
+        left, rest = divmod(group.channels * shapes[name][0], widths[name][0])
+        if rest or not 0 < left < group.channels:
+            raise InputError(
+                f"{name} has {shapes[name][0]} of {widths[name][0]} outputs, which can only go together as "
+                f"{group.channels}"
+            )
+        gone[group] = torch.arange(left, group.channels)
+    return without(dense, input_shape, gone)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import FIDELITY, summarise
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.model.layers import BATCH_NORMS
 from optimizer.records import Result
 from optimizer.system.environment import describe
 
@@ -36,10 +37,12 @@ def model_card(
 ) -> str:
     """Markdown: the recipe in words, what was measured, where, and how to load the model again."""
     card, recipe = source.card, source.compressed.recipe
-    trained = ", distilled from the uncompressed model" if recipe.learns else ", nothing trained"
+    trained = "distilled from the uncompressed model" if recipe.learns else "nothing trained"
+    left = any(isinstance(one, BATCH_NORMS) for one in source.compressed.module.modules())
+    folded = "" if left else "batch norm folded, "
     blocks = [
         f"# {card.name}: {recipe.describe()}",
-        f"{card.description}\n\nWritten by Paretoscope {__version__}; batch norm folded{trained}.",
+        f"{card.description}\n\nWritten by Paretoscope {__version__}; {folded}{trained}.",
         *([f"Licence of the original weights: {card.licence}"] if card.licence else []),
         f"Input: float32 `[N, {', '.join(map(str, card.input_shape))}]`, preprocessed as for the original "
         f"model. Output: {_outputs(source)}.",

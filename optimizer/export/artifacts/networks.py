@@ -100,7 +100,7 @@ def _of_weights(ref: NetworkRef, path: Path, size: int, report: Report) -> Candi
     model = open_workspace(model_named(path), report=report).model
     with path.open("rb") as opened_file:
         content = hashlib.file_digest(opened_file, "sha256").hexdigest()[:20]
-    module = load(path, model.module)
+    module = load(path, model.module, model.input_shape)
     return _of_loaded(ref.name, f"weights of {model.loaded.card.name}", content, size, module, model.loaded)
 
 

@@ -14,23 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.packing import BitLayout, Packed, check_grid, unpack, widen
+from optimizer.compression.prune.channels import shrink_to
 from optimizer.compression.quantize.grid import Codes
 from optimizer.errors import InputError, ParetoscopeError
 from optimizer.export.artifacts.archive import PACKED_FILE, damaged, model_file, some
-from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, VERSION, others
+from optimizer.export.artifacts.weights import FORMATS, METADATA_KEY, SMALLER, VERSION, others
 from optimizer.model.added.containers import read_header
 from optimizer.model.added.limits import MAX_HEADER_BYTES
 from optimizer.model.layers import walk
 
 
-def load(source: Path | str | bytes, module: nn.Module) -> nn.Module:
+def load(
+    source: Path | str | bytes, module: nn.Module, input_shape: tuple[int, ...] | None = None
+) -> nn.Module:
     """A copy of ``module`` with the values in a ``safetensors`` or ``packed`` zip, in evaluation mode.
 
     ``module`` is the same architecture with its batch norm folded
     (:func:`optimizer.model.layers.fold_batch_norm`); it is left as it was. Values come back bit for bit
-    (zeros of ``packed`` without their sign); activations are not rounded. No code in the file is run, and no
-    more is read than a file of this model can have. Raises InputError for a file that is damaged, of another
-    model or of another version.
+    (zeros of ``packed`` without their sign); activations are not rounded. Where channels were removed they
+    are taken out of the copy first: which go together is found with an input of ``input_shape``
+    ``[C, H, W]``, which is needed only then. No code in the file is run, and no more is read than a file of
+    this model can have.
+
+    Raises InputError for a file that is damaged, of another model or of another version, or that lacks the
+    input shape that it needs; then also UnavailableError without torch-pruning, WorkError for a model that it
+    can't follow.
     """
     name, content = model_file(source, _most_bytes(module))
     found = _facts(content)
@@ -45,8 +53,18 @@ def load(source: Path | str | bytes, module: nn.Module) -> nn.Module:
         tensors = safetensors.torch.load(content)
     except Exception as error:  # of several kinds, for bytes that may be anything
         raise damaged(name, error) from error
+    layouts = _layouts(found) if name == PACKED_FILE else None
+    smaller = found.get(SMALLER) is True
+    if smaller and input_shape is None:
+        raise InputError(
+            f"{name} holds {str(found.get('model'))[:80]!r} without some of its channels: give the shape of "
+            "one input too, load(file, module, input_shape), such as (3, 224, 224)"
+        )
     try:
-        return _restored(module, tensors, _layouts(found) if name == PACKED_FILE else None)
+        fitting = (
+            _without_channels(module, tensors, layouts, input_shape) if smaller and input_shape else module
+        )
+        return _restored(fitting, tensors, layouts)
     except _UnfitError as error:
         raise InputError(
             f"{name} holds {str(found.get('model'))[:80]!r} and does not fit this model: {error}. "
@@ -76,6 +94,20 @@ def model_named(source: Path) -> str:
 
 class _UnfitError(InputError):
     """What a file has that the model has not, or the reverse."""
+
+
+def _without_channels(
+    module: nn.Module,
+    tensors: dict[str, Tensor],
+    layouts: dict[str, BitLayout] | None,
+    input_shape: tuple[int, ...],
+) -> nn.Module:
+    """As small as what is in the file."""
+    found: Mapping[str, Tensor | BitLayout] = tensors if layouts is None else layouts
+    try:
+        return shrink_to(module, {name: tuple(one.shape) for name, one in found.items()}, input_shape)
+    except InputError as error:
+        raise _UnfitError(str(error)) from error
 
 
 def _restored(

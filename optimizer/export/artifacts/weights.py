@@ -9,10 +9,13 @@ from optimizer.compression.packing import narrow, pack
 from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, zipped
 from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.model.layers import walk
+from optimizer.model.own import SOURCE_NAME
 
 VERSION = "1"
 """Of what is inside the two formats, raised when a reader has to know."""
 METADATA_KEY = "paretoscope"
+SMALLER = "smaller"
+"""Among what is said under it: whether channels were removed, so that the module has to be cut first."""
 FORMATS = {DENSE_FILE: "paretoscope dense", PACKED_FILE: "paretoscope packed"}
 
 
@@ -40,6 +43,8 @@ def write_packed(source: ArtifactSource) -> bytes:
 def _metadata(source: ArtifactSource, file: str, **more: object) -> dict[str, str]:
     """One entry: safetensors writes several in any order, and the same model is to give the same bytes."""
     facts = {"format": FORMATS[file], "version": VERSION, "model": source.card.name, **more}
+    if source.compressed.recipe.prune.shrinks:
+        facts[SMALLER] = True
     return {METADATA_KEY: msgspec.json.encode(facts).decode()}
 
 
@@ -63,10 +68,17 @@ def others(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _load_again(source: ArtifactSource) -> str:
+    """A module of the user's own is none of the catalogue's."""
+    name, shape = source.card.name, "model.card.input_shape"
+    imported, begin, folded = "catalogue, layers", f"model = catalogue.load({name!r})", "model.module"
+    if source.card.source == SOURCE_NAME:
+        imported, folded, shape = "layers", "module.cpu().float()", str(tuple(source.card.input_shape))
+        begin = f"# module: your own, as it was when {name} was measured"
+    smaller = f", {shape}" if source.compressed.recipe.prune.shrinks else ""
     return (
         "from optimizer.export import artifacts\n"
-        "from optimizer.model import catalogue, layers\n"
-        f"model = catalogue.load({source.card.name!r})\n"
-        "module, _ = layers.fold_batch_norm(model.module, model.card.input_shape)\n"
-        'module = artifacts.load("model.zip", module)  # this zip, under the name that you gave it'
+        f"from optimizer.model import {imported}\n"
+        f"{begin}\n"
+        f"module, _ = layers.fold_batch_norm({folded}, {shape})\n"
+        f'module = artifacts.load("model.zip", module{smaller})  # this zip, under the name that you gave it'
     )
