@@ -51,6 +51,10 @@ SHARING = (
 )
 """What only uses calibration statistics, by the beginning of its path: they are made once for all of it."""
 
+SLOW_UNTIL_VARIABLE, NO_TIME = "PARETOSCOPE_SLOW_TESTS_UNTIL", "no time is left on this machine"
+"""Seconds since the epoch: CI, which must end on slow machines too, leaves slow tests out from then on, and
+names them."""
+
 settings.register_profile("busy machine", deadline=None)
 settings.load_profile("busy machine")
 # On a busy machine the threads of small layers wait for each other more than they work.
@@ -72,6 +76,22 @@ def pytest_collection() -> Generator[None, Any, Any]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where there is an hour by which all is to be over, slow tests are begun until then."""
+    until = float(os.environ.get(SLOW_UNTIL_VARIABLE, "inf"))
+    if time.time() > until and item.get_closest_marker("slow"):
+        pytest.skip(NO_TIME)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    skipped = terminalreporter.stats.get("skipped", [])
+    if left := [one.nodeid for one in skipped if NO_TIME in str(one.longrepr)]:
+        terminalreporter.section(f"{len(left)} slow tests were not run: no time was left on this machine")
+        for name in left:
+            terminalreporter.write_line(name)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -243,6 +243,7 @@ def as_worded() -> tuple[list[Result], ServingRun, ComplexityRun, dict[str, Any]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_reworded_nothing_but_the_words_changes(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     made, served, grown, before, said = as_worded()

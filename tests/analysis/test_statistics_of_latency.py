@@ -315,6 +315,7 @@ def test_samples_that_are_no_comparison_are_refused(
 COVERED = pytest.approx(0.95, abs=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [iid, skewed, drifting, correlated])
 def test_the_ratio_s_interval_covers_95_percent(noise: Noise) -> None:
     """Both of them, variant against baseline and baseline against itself, from 130 rounds on."""
@@ -423,6 +424,7 @@ def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(bu
     assert (whole.ratio, whole.ratio_low, whole.ratio_high) == found[0]
 
 
+@pytest.mark.slow
 def test_builds_that_scatter_are_not_told_apart_and_a_change_of_five_percent_is() -> None:
     random = np.random.default_rng(42)
     for build_scatter in (0.003, 0.006, 0.01):

@@ -29,6 +29,7 @@ from optimizer.store.results import Store
 QUICK = ["--limit", "200", "--quick"]
 
 
+@pytest.mark.slow
 def test_measure_prints_one_documented_object_and_nothing_else() -> None:
     measure = ["measure", "fashion-mlp", "--sparsity", "0.5", "--json", *QUICK]
     command = [sys.executable, "-m", "optimizer.cli", *measure]

@@ -89,6 +89,7 @@ def test_a_first_visit_is_asked_nothing_in_the_shell_and_whoever_ends_the_dashbo
             socket.create_connection(("127.0.0.1", port))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_dashboard_takes_its_server_along() -> None:
     with serving(free_port(), "--headless") as dashboard:

@@ -42,6 +42,7 @@ def soon_confirmed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "MAX_CONFIRMING_SECONDS", 1.0)
 
 
+@pytest.mark.slow
 def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -35,6 +35,7 @@ async def client(home: Path, *options: str) -> AsyncIterator[Any]:
         yield connected
 
 
+@pytest.mark.slow
 def test_tools_answer_with_the_command_s_json_refuse_in_a_sentence_and_stop(
     home: Path, tmp_path: Path
 ) -> None:

@@ -94,6 +94,7 @@ def begun(notes: Path) -> list[list[str]]:
     return [line.split() for line in notes.read_text().splitlines()] if notes.exists() else []
 
 
+@pytest.mark.slow
 def test_both_nodes_measure_each_configuration_once_and_it_is_kept_here(nodes: Nodes, notes: Path) -> None:
     sweep = asked(nodes, REQUESTS)
     assert {item.state for item in work_off(Store(), nodes, sweep)} == {"done"}
@@ -190,6 +191,7 @@ def test_a_cancelled_sweep_ends_at_the_nodes_too_and_goes_on(nodes: Nodes, notes
     assert ledger.find(Store(), sweep).state == "queued"
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_handed_out_is_handed_out_again(
     cluster: DaskCluster, nodes: Nodes, notes: Path
 ) -> None:
@@ -328,6 +330,7 @@ def _stopped(
     return str(error)
 
 
+@pytest.mark.slow
 def test_when_the_last_node_and_when_the_scheduler_is_gone_what_was_begun_waits_again(
     cluster: DaskCluster, notes: Path
 ) -> None:

@@ -307,6 +307,7 @@ def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     assert (result.accuracy, result.scored_on) == (scores.accuracy, there)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [False, True])
 def test_who_is_given_scores_reads_no_more_images_than_it_times_with(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: bool

@@ -306,6 +306,7 @@ def test_two_sweeps_of_a_process_leave_each_others_work_alone(store: Store) -> N
     assert len(executor.measured) == len(REQUESTS)
 
 
+@pytest.mark.slow
 def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """On its local executor, a configuration is measured by a job of its own."""
     pytest.importorskip("submitit")

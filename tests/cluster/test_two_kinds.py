@@ -70,6 +70,7 @@ def who(notes: Path) -> set[tuple[str, bool]]:
     return {(Path(home).parent.name, what == "scored") for home, _, what in begun(notes)}
 
 
+@pytest.mark.slow
 def test_the_server_works_out_the_accuracy_that_the_device_alone_gives(
     cluster: DaskCluster, notes: Path
 ) -> None:

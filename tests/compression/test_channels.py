@@ -256,6 +256,7 @@ def test_dead_channels_go_first_and_change_nothing(order: str, small_images: Ten
     assert torch.allclose(run(shrunk.module, small_images), run(model, small_images), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ["fashion-mlp", "fashion-mobilenet"])
 def test_kept_channels_are_nested(name: str, order: str, planned: Callable[[str, str], ChannelPlan]) -> None:

@@ -195,6 +195,7 @@ def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) 
     assert apart(made.module) < 0.5 * before
 
 
+@pytest.mark.slow
 def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: LoadedModel) -> None:
     teacher, _ = fold_batch_norm(resnet.module)
     images = load_images(resnet, DataSpec(limit=256))

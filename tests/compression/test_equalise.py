@@ -194,6 +194,7 @@ def test_it_is_of_rounding_to_nearest_only() -> None:
     assert "equalised" in made.describe()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "told"), [("fashion-mobilenet", True), ("fashion-resnet", False)])
 def test_nothing_to_equalise_is_said(model: str, told: bool) -> None:
     recipe = Recipe(quantize=replace(FOUR, equalise=True))

@@ -122,6 +122,7 @@ def test_the_images_held_out_are_those_that_nothing_was_refitted_to(
     assert found.before == pytest.approx(apart / len(held_out))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 3])
 def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
     resnet: LoadedModel, bits: int

@@ -258,6 +258,7 @@ def test_what_is_left_is_fine_tuned(name: str, small_images: Tensor) -> None:
     assert found.after < 0.8 * found.before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "engine"),
     [("encoder", "openvino"), ("encoder", "onnxruntime"), ("encoder", "sparse"), ("torchvision", "openvino")],
@@ -273,6 +274,7 @@ def test_engines_run_what_is_left(name: str, engine: str, small_images: Tensor) 
     np.testing.assert_allclose(runner.score(images.numpy()), run(smaller, images).numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_heads_and_rounds_what_is_left() -> None:
     data = DataSpec(limit=60)
     recipe = Recipe(PruneSpec("channels", sparsity=0.5), QuantizeSpec("compensated", weight_bits=4))

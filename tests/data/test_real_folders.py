@@ -19,6 +19,7 @@ def lite() -> LoadedModel:
     return efficientnet_lite.source().load("efficientnet-lite0", catalogue.quiet)
 
 
+@pytest.mark.slow
 def test_photographs_of_odd_classes_are_evaluated_and_even_ones_calibrate(
     lite: LoadedModel, tmp_path: Path
 ) -> None:

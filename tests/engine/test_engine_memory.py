@@ -31,6 +31,7 @@ def test_resident_memory_is_at_least_the_weights() -> None:
 STARTED_ELSEWHERE = [("torch", 8), ("onnxruntime", 32)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "bits"),
     [("openvino", 8), ("onnxruntime", 8), ("onnxruntime", 32), ("torch", 8), ("sparse", 8)],

@@ -13,6 +13,7 @@ from optimizer.errors import WorkError
 from optimizer.recipe import Recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
 def test_onnx_runtime_runs_every_layer_on_int8_kernels(

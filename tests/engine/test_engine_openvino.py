@@ -248,6 +248,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 def test_libraries_report_nothing_home_and_ctrl_c_interrupts_after_networks_have_come_and_gone(
     tmp_path: Path,
 ) -> None:

@@ -54,6 +54,7 @@ def builds() -> Callable[[str, str], Any]:
 # Every engine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_engines_compute_what_eager_torch_does(
@@ -142,6 +143,7 @@ def test_an_engine_that_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch
 # The bundled models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_openvino_runs_the_bundled_models_as_eager_torch_does_and_8_bits_on_int8_kernels(
     builds: Callable[[str, str], Any], name: str

@@ -190,6 +190,7 @@ def test_a_depthwise_convolution_is_torchs(
     agree(thinned(layers, 0.5), torch.randn(batch, 3, size, size), LIBRARIES)
 
 
+@pytest.mark.slow
 @pairs(
     size=[(4, 4), (7, 7), (8, 5), (9, 13), (14, 14), (12, 16)],
     kernel=[3, 5],
@@ -325,6 +326,7 @@ def test_a_band_goes_on_to_the_projection(
         assert (("expand.weight", "depthwise.weight", "project.weight") in fused) is large
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("threads", "inputs", "outputs", "kernel", "size"),
     [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (3, 150, 140, 3, 9), (1, 300, 530, 1, 40)],
@@ -455,6 +457,7 @@ class Residual(nn.Module):
         return self.head(torch.tanh(features))
 
 
+@pytest.mark.slow
 @pairs(threads=[1, 3], batch=[1, 3], size=[29, 40])
 def test_a_whole_network_is_torchs(
     libraries: list[kernels.Kernels], threads: int, batch: int, size: int

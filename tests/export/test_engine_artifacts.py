@@ -51,6 +51,7 @@ def openvino_logits(zipped: bytes, images: Tensor, folder: Path) -> np.ndarray:
     return np.concatenate([model([image[None]])[0] for image in images.numpy()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "encoder"])
 @pytest.mark.parametrize("recipe", ["4 bits pruned", "8 bits and activations"])
 def test_openvino_reads_the_graph_that_the_runner_runs(
@@ -163,6 +164,7 @@ def exported_once() -> Iterator[Once]:
         yield shared
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize(
     ("name", "chosen"),
@@ -226,6 +228,7 @@ def test_onnx_layers_may_differ_in_bits(
     assert (counts["DequantizeLinear"], counts["Cast"]) == (2, 1)
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-vit"])
 def test_onnx_of_a_bundled_model_predicts_as_torch_does(exported_once: Once, name: str) -> None:

@@ -64,6 +64,7 @@ def kill_again_and_again(store: Store, postgresql: Server, chance: random.Random
     return KILLS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(len(SEEDS) + 1))
 def test_a_sweep_goes_on_after_each_kill_of_the_database(
     store: Store, postgresql: Server, home: Path, seed: int

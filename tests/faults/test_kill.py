@@ -136,6 +136,7 @@ def test_a_retry_can_be_cancelled(pool: Pool, tmp_path: Path) -> None:
     assert (job.state, job.error, job.attempts) == ("cancelled", "", 2)
 
 
+@pytest.mark.slow
 def test_cancelling_again_and_again_never_hurts_the_next_job(pool: Pool, tmp_path: Path) -> None:
     for number in range(10):
         pool.submit("measure", "wait", {"begun": str(tmp_path / "begun"), "go": "never"}, "k")

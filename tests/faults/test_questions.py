@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,8 +70,9 @@ def test_a_search_goes_on_after_each_kill_and_measures_nothing_twice(store: Stor
             more(store)
             time.sleep(chance.uniform(0, 0.1))
             for worker in psutil.Process(server.pid).children():
-                if "-P" in worker.cmdline():
-                    worker.kill()
+                with suppress(psutil.NoSuchProcess):
+                    if "-P" in worker.cmdline():
+                        worker.kill()
             more(store)
             if is_last:
                 until(lambda: not ledger.any_open(store))
@@ -89,6 +91,7 @@ def test_a_search_goes_on_after_each_kill_and_measures_nothing_twice(store: Stor
     assert len(ledger.sweeps(store)) == 1
 
 
+@pytest.mark.slow
 def test_what_kills_each_process_that_measures_it_is_given_up_and_the_search_goes_on(
     store: Store, home: Path
 ) -> None:
@@ -108,6 +111,7 @@ def test_what_kills_each_process_that_measures_it_is_given_up_and_the_search_goe
     assert {result.request for result in store.results()} == POSITIONS - {deadly}
 
 
+@pytest.mark.slow
 def test_a_server_is_told_to_stop_and_answers_with_the_best_so_far(store: Store, home: Path) -> None:
     number = ask(store, QUESTION, "ann")
     with running(SERVER):
@@ -146,6 +150,7 @@ def test_ctrl_c_in_a_shell_that_waits_for_others_leaves_their_search(store: Stor
     assert not ledger.is_enough(store, item)
 
 
+@pytest.mark.slow
 def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> None:
     """Of a real network; another host that had it meanwhile goes silent, and a waiting shell takes it up."""
     options = ["find", "fashion-mlp", "--limit=200", "--engine=openvino", "--prune=none", "--search=grid"]

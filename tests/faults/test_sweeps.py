@@ -101,6 +101,7 @@ def check(store: Store, home: Path, sweep: int) -> None:
     assert store.count() == len(REQUESTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_sweep_goes_on_after_each_kill_of_who_works_on_it(store: Store, home: Path, seed: int) -> None:
     chance, sweep = random.Random(seed), ledger.create(store, b"", REQUESTS, "ann")

@@ -76,6 +76,7 @@ def kill_one(killed: threading.Event) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_costs_its_share(ready: Ready) -> None:
     killed = threading.Event()
     killer = threading.Thread(target=kill_one, args=(killed,))

@@ -59,6 +59,7 @@ def test_at_an_input_shape_that_was_given_images_fill_it(
         assert loaded.preprocess(Image.new("RGB", (500, 400), "white")).min() > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 8])
 def test_what_is_exported_as_onnx_comes_back_with_the_same_predictions(bits: int, tmp_path: Path) -> None:
     """A bundled network, and the same with 8-bit weights and activations, on all of its test images."""
@@ -86,6 +87,7 @@ def unzipped(content: bytes, folder: Path) -> Path:
         return Path(archive.extract("model.onnx", folder))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
 @pytest.mark.parametrize("name", ["fastestdet", "ppocr-v4-det"])
 def test_files_as_people_have_them(name: str) -> None:

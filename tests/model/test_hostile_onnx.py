@@ -43,6 +43,7 @@ def test_what_can_t_be_converted_is_named(name: str, tmp_path: Path) -> None:
     assert any(f"{kind} (node" in str(refused.value) for kind in operators) or "output" in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in UNCONVERTIBLE if name.startswith("memory")])
 def test_a_graph_that_asks_for_all_memory_ends_in_its_own_process(name: str, tmp_path: Path) -> None:
     about = files.examine(save(UNCONVERTIBLE[name], tmp_path / "bomb.onnx"))

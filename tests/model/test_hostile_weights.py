@@ -67,6 +67,7 @@ def test_each_is_refused_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.Mo
         assert not (tmp_path / RAN).exists(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_A_PROCESS)
 def test_the_limited_process_ends_as_it_should(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -70,6 +70,7 @@ def timm_repository(classes: int, **more: Any) -> dict[str, bytes]:
     return {"config.json": timm_config(classes, **more), "model.safetensors": timm_weights(classes)}
 
 
+@pytest.mark.slow
 def test_a_classifier_of_timm_comes_from_the_cache_with_its_preprocessing_and_classes(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +244,7 @@ def test_an_architecture_that_leads_elsewhere_is_unknown(
         architectures.build(f"timm/{name}", 3)
 
 
+@pytest.mark.slow
 def test_settings_that_build_a_network_reach_timm_and_those_that_build_none_are_named(
     repository: Repository,
 ) -> None:

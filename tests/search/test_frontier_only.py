@@ -92,6 +92,7 @@ def check(store: Store, sweep: int, whole: list[Result]) -> None:
         assert f" of {IMAGES} images" in item.message
 
 
+@pytest.mark.slow
 def test_the_frontier_is_that_of_the_grid_measured_whole(home: object, whole: list[Result]) -> None:
     store = Store()
     sweep = begun(store)
@@ -235,6 +236,7 @@ def test_who_waits_for_a_result_already_is_joined(home: object) -> None:
     assert (task, key, item.state) == ("measure", request_key(item.request or BASE), "done")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_kill_in_the_middle_of_what_is_screened_out_costs_nothing(home: Path, whole: list[Result]) -> None:
     store = Store()

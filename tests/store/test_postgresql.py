@@ -127,6 +127,7 @@ def mute() -> socket.socket:
     return listening
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
