@@ -65,12 +65,11 @@ def load_or_measure(
 
     if workspace is None:
         check_at_hand(request.data)  # nothing is wrong with the request: who has its images may go on with it
-    latency_of = store.latency
+    # A small device, to which the scores are given, may have no memory for more than it times with.
+    read, latency_of = experiment.TIMED_IMAGES if scores else None, store.latency
     if begun := store.get_document(UNFINISHED, request_key(request), Result):
         scores, latency_of = _scores_in(begun), lambda signature, quick: begun.latency
     try:
-        # A small device may have no memory for more than it times with.
-        read = experiment.TIMED_IMAGES if scores else None
         workspace = workspace or open_workspace(request.model, request.data, report, read)
         keep = partial(_keep, store)
         result = experiment.measure(workspace, request, report, latency_of, scores, screen, keep)

@@ -269,8 +269,8 @@ def _forget_done(request: Request) -> str:
         pool().forget(key)
         if isinstance(job.result, str) and job.result != key and store().get(job.result):
             raise UnavailableError(
-                "what was measured is kept under another name than this page looks for: the libraries were "
-                "changed since the dashboard was started. Start it again"
+                "what was measured is kept under another name than this page looks for: the libraries or the "
+                "governor were changed since the dashboard was started. Start it again"
             )
     return key
 

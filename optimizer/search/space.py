@@ -17,7 +17,7 @@ Position = dict[str, Value]
 """One choice on each axis."""
 
 UNPRUNED = "none"
-MAX_POSITIONS = 100_000
+MAX_POSITIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True)

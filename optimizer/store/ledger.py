@@ -104,6 +104,7 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
         new = {key: request for key, request in keyed.items() if key not in set(known)}
         _check_room(connection, len(new), device)
         connection.execute(update(SWEEPS).where(SWEEPS.c.id == sweep).values(asked=asked))
+        _move_here(connection, sweep)
         _append(connection, sweep, len(known), new)
     return len(new)
 
@@ -150,7 +151,7 @@ def lacking(store: Store) -> Mapping[int, str]:
         if request is None or weights is None:
             continue
         if timed_in not in ("", environment().key):
-            found[sweep] = "the processor and the libraries of the one that was asked: times are of those"
+            found[sweep] = "the processor, governor and libraries of the one that was asked"
         elif weights_version(request.model) != weights:
             what = f"the model {request.model} as it was"
             found[sweep] = f"{what} when the sweep was started; here it is missing or has changed"
@@ -254,13 +255,14 @@ def conclude(store: Store, sweep: int) -> int:
 @again_if_lost
 def resume(store: Store, sweep: int) -> int:
     """What was cancelled, has failed, was ended early or is in the store no more waits again, for the weights
-    and images that are here today: how many items.
+    and images that are here today; and all of it to be timed here: how many items.
 
     Raises InputError where there is no such sweep.
     """
     versions = _versions(item.request for item in items(store, sweep))
     with store.writing() as connection:
         found(connection, sweep)
+        _move_here(connection, sweep)
         return again(connection, sweep, versions)
 
 
@@ -386,6 +388,12 @@ def _new(connection: Connection, asked: bytes, who: str, device: str = "") -> in
     made = connection.execute(insert(SWEEPS).values(row))
     assert made.inserted_primary_key is not None
     return int(made.inserted_primary_key[0])
+
+
+def _move_here(connection: Connection, sweep: int) -> None:
+    """Unless a device of a cluster times it."""
+    here = update(SWEEPS).where(SWEEPS.c.id == sweep, SWEEPS.c.device == "")
+    connection.execute(here.values(environment=environment().key))
 
 
 def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, Request]) -> None:

@@ -19,7 +19,6 @@ from optimizer import __version__
 from optimizer.errors import InputError
 from optimizer.formats import count
 from optimizer.records import Environment
-from optimizer.system.recent import remembered
 
 LIBRARIES = ("torch", "torchvision", "openvino", "nncf", "onnxruntime", "numpy")
 
@@ -60,16 +59,13 @@ ACCELERATES = {
 COMPUTES = {"f32": (), "bf16": ACCELERATES["bf16"], "f16": ("avx512_fp16", "amx_fp16", "fp16")}
 """For each precision that a recipe may ask for, the instruction sets of which one is needed."""
 
-REMEMBERED_SECONDS = 5.0
-
 LANES = {"avx512f": 16, "avx2": 8}
 """Numbers in float32 that a vector holds, by instruction set; 4 with any other."""
 
 
-@remembered(REMEMBERED_SECONDS)
+@cache
 def environment() -> Environment:
-    """This machine, as it was within the last ``REMEMBERED_SECONDS``, for a governor can be set while a
-    dashboard runs; and the libraries that this process found first, since it goes on with those."""
+    """This machine and these libraries, read once a process."""
     cpu, instruction_sets = _cpu()
     return Environment(
         cpu=cpu,
@@ -275,7 +271,6 @@ def governor(cpus: Set[int], root: Path = Path("/")) -> str | None:
     return ", ".join(sorted(names)) or None
 
 
-@cache
 def _cpu() -> tuple[str, tuple[str, ...]]:
     if text := read(Path("/proc/cpuinfo")):
         return _cpu_from_cpuinfo(text)
@@ -310,7 +305,6 @@ def _known_sets(flags: Set[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(ours for theirs, ours in INSTRUCTION_SETS.items() if theirs in flags))
 
 
-@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for name in LIBRARIES:

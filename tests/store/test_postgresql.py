@@ -312,8 +312,12 @@ def test_what_is_timed_on_one_kind_of_machine_is_left_by_servers_of_another(
         assert {*ledger.lacking(store)} == {1, 2}
         assert ledger.lacking(alone) == {}, "as after an upgrade of its one machine"
         assert ledger.claim(store, "b") is None
-        with pytest.raises(InputError, match="waits for a server that has the processor and the libraries"):
+        with pytest.raises(InputError, match="waits for a server that has the processor, governor and"):
             ledger.check_not_left(store, 2)
+        ledger.resume(store, 2)
+        ledger.extend(store, 3, b"", [Request("fashion-resnet")])
+        assert {*ledger.lacking(store)} == {1}, "who goes on with it has it timed where they are"
+    assert {*ledger.lacking(store)} == {2}
     assert ledger.claim(store, "a") is not None
 
 

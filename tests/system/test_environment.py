@@ -1,6 +1,5 @@
 """This machine's facts, and other machines' as their files would tell them."""
 
-import itertools
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 from optimizer import __version__
 from optimizer.records import Environment, decode, encode
 from optimizer.system import environment as module
-from optimizer.system import recent
 from optimizer.system.environment import describe, environment, missing, stolen_share, threads_available
 
 GENOA = """
@@ -66,21 +64,9 @@ def test_this_machine() -> None:
     assert here.libraries["paretoscope"] == __version__
 
 
-def test_it_survives_the_store() -> None:
+def test_it_is_read_once_and_survives_the_store() -> None:
+    assert environment() is environment()
     assert decode(encode(environment()), Environment) == environment()
-
-
-def test_a_governor_that_is_set_while_a_dashboard_runs_is_seen_by_all_its_processes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Else a worker that starts later would keep its results where the pages don't look."""
-    # Later than any test has made it before, and by so much at each look that no answer is recent.
-    monkeypatch.setattr(recent, "monotonic", itertools.count(1e12, module.REMEMBERED_SECONDS + 1).__next__)
-    before = environment()
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "governor", lambda cpus: "another")
-        assert environment().key != before.key
-    assert environment().key == before.key
 
 
 def test_torch_is_never_imported() -> None:
