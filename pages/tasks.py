@@ -267,7 +267,7 @@ def _forget_done(request: Request) -> str:
     job = pool().get(key)
     if job and job.state == "done":
         pool().forget(key)
-        if isinstance(job.result, str) and job.result != key and store().get(job.result):
+        if isinstance(job.result, str) and job.result != key and store().known([job.result]):
             raise UnavailableError(
                 "what was measured is kept under another name than this page looks for: the libraries or the "
                 "governor were changed since the dashboard was started. Start it again"

@@ -544,25 +544,23 @@ def test_more_threads_than_cores_are_refused() -> None:
         measure(request(HALF, settings=Settings(threads=cores + 1)))
 
 
-FOLLOWED_UP = {
-    "matched": Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
-    "fine-tuned": Recipe(PruneSpec(sparsity=0.8), finetune_steps=20),
-    "fine-tuned on grids": Recipe(PruneSpec(sparsity=0.8), QuantizeSpec(weight_bits=3), finetune_steps=20),
-}
-FEW_LAYERS = {"compile": set(FOLLOWED_UP), "onnxruntime": {"fine-tuned"}}
-"""What takes long to compile or to export is of a network of linear layers."""
-
-
 @pytest.mark.parametrize(
     "engine", ["openvino", "onnxruntime", "sparse", pytest.param("compile", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("followed_up", FOLLOWED_UP)
-def test_engines_run_what_became_of_biases_and_norms_too(followed_up: str, engine: str) -> None:
+@pytest.mark.parametrize(
+    "followed_up",
+    [
+        Recipe(PruneSpec(sparsity=0.8, match=True), QuantizeSpec(weight_bits=4)),
+        Recipe(PruneSpec(sparsity=0.8), finetune_steps=20),
+        Recipe(PruneSpec(sparsity=0.8), QuantizeSpec(weight_bits=3), finetune_steps=20),
+    ],
+    ids=["matched", "fine-tuned", "fine-tuned on grids"],
+)
+def test_engines_run_what_became_of_biases_and_norms_too(followed_up: Recipe, engine: str) -> None:
     """Matching and fine-tuning change more than layers' weights."""
     if problem := engine_named(engine).problem():
         pytest.skip(problem)
-    model = "fashion-mlp" if followed_up in FEW_LAYERS.get(engine, ()) else BASE.model
-    asked = request(FOLLOWED_UP[followed_up], engine=engine, model=model)
+    asked = request(followed_up, engine=engine)
     compressed = compressed_model(asked)
     images = torch.rand(8, *open_model(asked.model).input_shape, generator=torch.Generator().manual_seed(0))
     runner = build_of(asked)(compressed, images, threads=1, batch=1)
