@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import csr, kernels, openvino
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
-from optimizer.engine.faithful import check_answers
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
@@ -49,21 +48,8 @@ def problem() -> str | None:
 
 
 def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
-    """A network is traced once for each batch; recipes differ in the weights. The first answers that are
-    scored without rounded activations are compared with torch's: what the trace misread fails in words."""
+    """A network is traced once for each batch; recipes differ in the weights."""
     traced = cache(lambda batch: trace(model, (batch, *input_shape)))
-    agreed: list[bool] = []
-
-    def compared(own: Runner, module: nn.Module) -> Runner:
-        def score(images: Array) -> Array:
-            answers = own.score(images)
-            if not agreed:
-                with thread_count(1):  # two images: more threads would wait for each other
-                    check_answers(module, images, answers, "the sparse engine")
-                agreed.append(True)
-            return answers
-
-        return replace(own, score=score)
 
     @cache
     def dense() -> Build | None:
@@ -77,8 +63,6 @@ def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
         if missing:
             return csr.build(compressed, calibration, threads=threads, batch=batch, why=missing)
         own, kept = _build(compressed, calibration, threads, batch, traced)
-        if compressed.recipe.quantize.activation_bits > 8:
-            own = compared(own, compressed.module)
         in_float32 = compressed.recipe.quantize.computes_in_float32
         whole = dense() if kept > SURELY_SPARSE and in_float32 else None
         if whole is None:

@@ -26,8 +26,8 @@ from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.prune.pruned import Pruned
 from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
 from optimizer.compression.step_time import keep_step_time
-from optimizer.engine import engine_named
 from optimizer.engine.base import Build
+from optimizer.engine.faithful import prepare
 from optimizer.errors import unknown
 from optimizer.measurement.size import size_of
 from optimizer.measurement.workspace import OpenModel, Workspace, once
@@ -127,7 +127,7 @@ def build_of(workspace: Workspace, recipe: Recipe, engine: str, report: Report =
 
 @once
 def _built_for(workspace: Workspace, network: nn.Module, engine: str) -> Build:
-    return engine_named(engine).prepare(network, workspace.model.input_shape)
+    return prepare(engine, network, workspace.model.input_shape)
 
 
 def _is_matched(recipe: Recipe) -> bool:

@@ -18,8 +18,8 @@ from optimizer.compression.calibration.cache import statistics_of
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
-from optimizer.engine import engine_named
 from optimizer.engine.base import Build
+from optimizer.engine.faithful import prepare
 from optimizer.errors import InputError
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
@@ -91,7 +91,7 @@ class OpenModel:
     @uninterrupted()
     def builder(self, engine: str) -> Build:
         """What an engine prepares of the model, once. Raises InputError, UnavailableError."""
-        return engine_named(engine).prepare(self.module, self.input_shape)
+        return prepare(engine, self.module, self.input_shape)
 
 
 @dataclass(frozen=True, eq=False)

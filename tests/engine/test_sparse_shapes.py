@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
-from optimizer.engine import csr, kernels, sparse
+from optimizer.engine import csr, kernels
 from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.trace import trace
 from optimizer.engine.sparse import parameters_of, prepare
-from optimizer.errors import WorkError
-from optimizer.recipe import PruneSpec, Recipe
+from optimizer.recipe import Recipe
 
 
 class Ending(nn.Module):
@@ -80,12 +79,3 @@ def test_without_kernels_inputs_of_any_number_of_axes_are_taken(shape: tuple[int
     runner = csr.build(compress(model, Recipe()), inputs, threads=1, batch=2, why="no compiler")
     with torch.inference_mode():
         np.testing.assert_allclose(runner.infer(inputs.numpy()), model(inputs), atol=1e-5)
-
-
-def test_answers_that_are_not_torchs_are_a_failure_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, misread, images = Ending(nn.Identity()), Ending(torch.neg).eval(), torch.randn(3, 6, 1, 1)
-    monkeypatch.setattr(sparse, "trace", lambda _, shape: trace(misread, shape))
-    compressed = compress(model.eval(), Recipe(PruneSpec(sparsity=0.8)))
-    runner = prepare(model, (6, 1, 1))(compressed, images, threads=1, batch=1)
-    with pytest.raises(WorkError, match="not give torch's answers for this model.*Use engine torch"):
-        runner.score(images.numpy())

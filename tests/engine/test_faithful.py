@@ -1,0 +1,89 @@
+"""An engine's first answers are compared with torch's, whatever the engine."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from optimizer.compression.apply import CompressedModel, compress
+from optimizer.engine import engine_named, faithful
+from optimizer.engine.base import Build, Engine, Runner
+from optimizer.errors import WorkError
+from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+
+SHAPE = (1, 2, 3)
+PRUNED = Recipe(PruneSpec(sparsity=0.5))
+REFUSED = "on torch eager this model does not give torch's answers.*Use engine torch"
+
+
+def network(scale: float = 1.0, bias: float = 0.0) -> nn.Module:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4)
+    with torch.no_grad():
+        layer.weight *= scale
+        layer.bias.copy_(layer.bias * scale + bias)
+    return nn.Sequential(nn.Flatten(), layer).eval()
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[CompressedModel], nn.Module]], Build]:
+    """A build of an engine that runs another network than it is given."""
+
+    def with_engine(misread: Callable[[CompressedModel], nn.Module]) -> Build:
+        def prepare(model: nn.Module, input_shape: tuple[int, ...]) -> Build:
+            def build(compressed: CompressedModel, calibration: Tensor, **how: Any) -> Runner:
+                other = compress(misread(compressed), Recipe())
+                return engine_named("torch").prepare(model, input_shape)(other, calibration, **how)
+
+            return build
+
+        engine = Engine(lambda: None, prepare)
+        monkeypatch.setattr(faithful, "engine_named", lambda _: engine)
+        return faithful.prepare("torch", network(), SHAPE)
+
+    return with_engine
+
+
+def score(build: Build, recipe: Recipe, model: nn.Module | None = None) -> np.ndarray:
+    images = torch.randn(5, *SHAPE, generator=torch.Generator().manual_seed(1))
+    compressed = compress(model or network(), recipe)
+    answers: np.ndarray = build(compressed, images, threads=1, batch=1).score(images.numpy())
+    return answers
+
+
+@pytest.mark.parametrize("recipe", [Recipe(), PRUNED])
+@pytest.mark.parametrize("scale", [1.0, 1e-7])
+def test_answers_that_are_not_torchs_are_a_failure_in_words(built: Any, recipe: Recipe, scale: float) -> None:
+    """However small they are."""
+    build = built(lambda _: network(-scale))
+    with pytest.raises(WorkError, match=REFUSED):
+        score(build, recipe, network(scale))
+
+
+def test_the_first_recipe_is_compared_as_the_uncompressed_model_is(built: Any) -> None:
+    build = built(lambda compressed: compressed.module if compressed.recipe.identity else network())
+    score(build, Recipe())
+    with pytest.raises(WorkError, match=REFUSED):
+        score(build, PRUNED)
+
+
+def test_where_both_are_no_number_they_agree_and_where_one_is_they_do_not(built: Any) -> None:
+    score(built(lambda compressed: compressed.module), Recipe(), network(bias=float("nan")))
+    with pytest.raises(WorkError, match=REFUSED):
+        score(built(lambda _: network(bias=float("nan"))), Recipe())
+
+
+def test_kernels_that_round_activations_are_not_held_to_torchs_answers(built: Any) -> None:
+    score(built(lambda _: network(-1.0)), Recipe(quantize=QuantizeSpec(activation_bits=8)))
+
+
+def test_what_once_agreed_is_not_compared_again(built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    monkeypatch.setattr(faithful, "check_answers", lambda *_: compared.append(1))
+    build = built(lambda compressed: compressed.module)
+    for recipe in (Recipe(), PRUNED, Recipe(), Recipe(PruneSpec(sparsity=0.7))):
+        score(build, recipe)
+    assert len(compared) == 2
