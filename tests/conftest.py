@@ -39,7 +39,8 @@ path."""
 
 EARLY = ("tests/measurement/test_rerun.py", "tests/test_soak.py", "tests/test_tutorial.py", "tests/pages/")
 """What takes a worker minutes, by the beginning of its path: it comes first, so that no worker is left alone
-with it in the end."""
+with it in the end. Where there is an hour by which all is to be over it comes last: it takes the time of many
+others."""
 
 SHARING = (
     "tests/cli/",
@@ -108,7 +109,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(EARLY))
+    ends = SLOW_UNTIL_VARIABLE in os.environ
+
+    def late(item: pytest.Item) -> bool:
+        return item.nodeid.startswith(EARLY) == (ends and item.get_closest_marker("slow") is not None)
+
+    items.sort(key=late)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -140,6 +140,7 @@ def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labe
     assert Store().count() == 4
 
 
+@pytest.mark.slow
 def test_page_and_command_line_find_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = px.Recipe.of(sparsity=0.5, pruning="magnitude")
     result = px.measure(
@@ -305,6 +306,7 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
+@pytest.mark.slow
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     result = measured(net, images, EIGHT_BITS)
@@ -397,6 +399,7 @@ def test_what_a_process_of_its_own_can_not_do_is_said_in_words() -> None:
         api._measure_apart((lambda: None,), quiet)
 
 
+@pytest.mark.slow
 def test_examples_in_the_docstrings() -> None:
     assert doctest.testmod(api).failed == 0
 
@@ -496,6 +499,7 @@ def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:
         px.measure(Odd(), HALF, images, engine="openvino", progress=False)
 
 
+@pytest.mark.slow
 def test_a_path_of_a_model_file_is_taken_wherever_a_model_is(images: Tensor, tmp_path: Path) -> None:
     """Known by its content: the same file elsewhere has been measured already."""
     labels = torch.arange(len(images)) % 5

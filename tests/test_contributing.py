@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "contributing.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_example_is_a_pruner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(PRUNERS, "rows", PRUNERS["magnitude"])  # put back after the test
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)

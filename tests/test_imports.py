@@ -185,6 +185,7 @@ def test_the_beginning_is_light(code: str, never: set[str]) -> None:
     assert not loaded_by(code) & never
 
 
+@pytest.mark.slow
 def test_a_bundled_model_is_measured_without_torchvision() -> None:
     """It takes as long to import as torch, in each process that measures."""
     code = "import optimizer.measurement.experiment as e; from optimizer.model import catalogue; "

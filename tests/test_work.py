@@ -34,6 +34,7 @@ def quiet(share: float | None, message: str) -> None:
     pass
 
 
+@pytest.mark.slow
 def test_a_measurement_is_in_the_store_when_its_key_comes_back_and_counts_what_an_inspection_does() -> None:
     counted = run("inspect", SMALL, quiet)
     assert isinstance(counted, Inspection)
@@ -136,6 +137,7 @@ def test_a_failure_is_told_also_where_it_can_not_be_recorded(monkeypatch: pytest
         run("measure", Request("no-such-model"), quiet)
 
 
+@pytest.mark.slow
 def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_asked() -> None:
     request = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.9)), data=DataSpec(limit=500))
     heard: list[Known | None] = []
@@ -157,6 +159,7 @@ def test_a_measurement_ends_early_by_what_is_known_by_its_time_and_by_whoever_as
     assert Store().get(found.key) == found
 
 
+@pytest.mark.slow
 def test_what_is_over_ends_in_statistics_too_and_what_is_known_of_a_position_ends_that_alone() -> None:
     """A search keeps to its time; what all positions need is made to its end as long as it goes on."""
     channels = Request(

@@ -24,7 +24,7 @@ from optimizer.measurement.experiment import pair
 from optimizer.measurement.latency import batches, no_garbage_collection
 from optimizer.measurement.visits import VisitEffort, settle, timed
 from optimizer.measurement.workspace import Workspace
-from optimizer.progress import Report, quiet
+from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.records import Request, Times
 from optimizer.system.environment import environment, stolen_share
 from optimizer.system.machine_lock import exclusive
@@ -45,17 +45,19 @@ sleep = time.sleep
 
 @dataclass(frozen=True, slots=True)
 class LoadEffort:
-    """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``."""
+    """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``, but of
+    no more than ``max_seconds``: percentiles that slow networks then have too few requests for are left out."""
 
     turns: int
     seconds: float
     min_requests: int
+    max_seconds: float
     visit: VisitEffort
 
 
 EFFORTS = {
-    True: LoadEffort(2, 0.5, 150, VisitEffort(0.1, 0.02, 8, 256)),
-    False: LoadEffort(4, 2.0, 400, VisitEffort(0.3, 0.05, 16, 256)),
+    True: LoadEffort(2, 0.5, 150, 5.0, VisitEffort(0.1, 0.02, 8, 256)),
+    False: LoadEffort(4, 2.0, 400, 30.0, VisitEffort(0.3, 0.05, 16, 256)),
 }
 """By whether the request is quick."""
 
@@ -106,17 +108,24 @@ def _at_rate(
     random: np.random.Generator,
 ) -> dict[str, Answered]:
     turns: dict[str, list[Turn]] = {name: [] for name in runners}
-    count = int(min(max(effort.min_requests, rate * effort.seconds), MAX_REQUESTS))
+    count = requests_in_a_turn(rate, effort)
     for _ in range(effort.turns):
         for name in random.permutation(list(runners)):
             if turns[name] and turns[name][-1].behind:  # more of the same would say the same
                 continue
+            stop_if_cancelled()
             longest = max(1e9 * MAX_WAIT_SECONDS, MAX_WAIT_CALLS * service_ns[name])
             arrivals = np.cumsum(random.exponential(1e9 / rate, count))
             with runners[name].session():
                 settle(partial(runners[name].infer, images[0]), effort.visit.settle_seconds)
                 turns[name].append(serve(runners[name].infer, images, arrivals, longest))
     return {name: _together(found) for name, found in turns.items()}
+
+
+def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
+    """At least one."""
+    wanted = min(max(effort.min_requests, rate * effort.seconds), rate * effort.max_seconds, MAX_REQUESTS)
+    return max(1, int(wanted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,7 @@ def test_a_shared_measurement_differs_in_nothing_and_noise_says_nothing() -> Non
     assert compare(*against(noisy, one)).time_verdict == "noisy"
 
 
+@pytest.mark.slow
 def test_the_interval_of_two_independent_runs_covers() -> None:
     """Both runs have a baseline of their own: the ratio of ratios is 1 where the two are alike."""
     held, told = [], []

@@ -220,6 +220,7 @@ def test_quantize_details_are_columns() -> None:
     assert (row["granularity"], row["symmetric"], row["range"]) == ("tensor", False, "mse")
 
 
+@pytest.mark.slow
 def test_nothing_here_reaches_torch() -> None:
     code = (
         "import sys; import optimizer.export.report, optimizer.charts, optimizer.export.tables; "

@@ -140,6 +140,7 @@ def _slower(samples: tuple[int, ...], by: float) -> tuple[int, ...]:
     return tuple(np.rint(np.array(samples) * np.exp(by)).astype(int).tolist())
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_slope_covers_it() -> None:
     lines = [fits(run(noise=0.1, seed=seed, kinds=DENSE_ONLY))[DENSE] for seed in range(200)]
     assert sum(line.low < 1 < line.high for line in lines) in range(180, 200)

@@ -34,6 +34,7 @@ def covered(
     return float(np.mean([low <= truth <= high for _, low, high in found]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [400, 662])
 @pytest.mark.parametrize(
     ("draw", "truth"),
@@ -49,6 +50,7 @@ def test_a_median_s_interval_covers_95_percent(draw: Process, truth: float, roun
     assert 0.935 <= covered(median_interval, draw, rounds, truth) <= 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rounds", "rho", "least"),
     [(20, 0, 0.95), (20, 0.5, 0.95), (20, 0.8, 0.88), (30, 0.8, 0.935), (60, 0.8, 0.935), (130, 0.8, 0.935)],
@@ -59,6 +61,7 @@ def test_of_few_rounds_a_median_s_interval_errs_on_the_wide_side(
     assert covered(median_interval, correlated(rho), rounds, 0.0) >= least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [60, 130, 400])
 @pytest.mark.parametrize(("share", "length"), [(0.2, 5), (0.1, 10)])
 def test_bursts_are_in_a_median_s_interval(share: float, length: int, rounds: int) -> None:
@@ -137,6 +140,7 @@ def test_percentile_bounds_of_independent_calls_hold_at_99_percent_and_are_shown
     assert np.mean([bound >= -np.log(1 - share) for bound in shown]) >= 0.985
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "rounds"),
     [

@@ -29,6 +29,7 @@ def test_overhead_cost_and_exponent_are_found_together(power: float) -> None:
     assert (found.points, found.degrees) == (7, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.5, 0.9, 1.1, 1.5])
 def test_only_an_exponent_of_one_is_shown_to_be_linear(power: float) -> None:
     shown = [fit(times(power, noise=0.02, seed=seed)).growth for seed in range(100)]
@@ -41,6 +42,7 @@ def test_what_is_not_known_well_is_not_shown_to_be_linear() -> None:
     assert fit(times(noise=0.2, seed=1), known_to=0.5).growth == Growth.NOT_SHOWN
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_from", [100_000, 1_000_000, 10_000_000])
 def test_a_step_where_a_cache_ends_is_no_straight_line(step_from: float) -> None:
     found = [fit(times(noise=0.01, seed=seed, step_from=step_from)) for seed in range(100)]

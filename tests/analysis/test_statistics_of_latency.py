@@ -73,6 +73,7 @@ def identical(noise: Noise, rounds: int) -> list[LatencySummary]:
     return [compare(noise(random, rounds)) for _ in range(SIMULATIONS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [20, 40, 130])
 @pytest.mark.parametrize("noise", [iid, skewed, drifting])
 def test_the_ratio_intervals_cover(noise: Noise, rounds: int) -> None:
@@ -96,6 +97,7 @@ def test_identical_variants_are_not_called_different(noise: Noise, rounds: int) 
     assert np.mean([verdict in ("faster", "slower") for verdict in verdicts]) <= 0.02
 
 
+@pytest.mark.slow
 def test_builds_that_lie_differently_are_not_called_different() -> None:
     """Every build has a speed of its own, within 0.6 %."""
     random = np.random.default_rng(11)
@@ -412,6 +414,7 @@ def times_in_processes(
     return times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build_scatter", [0.0, 0.003, 0.006, 0.01])
 def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(build_scatter: float) -> None:
     random, count = np.random.default_rng(41), 2_500

@@ -14,6 +14,7 @@ from optimizer.model.cifar_resnet import CifarResNet
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.slow
 def test_from_a_file_to_its_first_figures_in_three_actions(
     visit: Visit, dashboard: Dashboard, tmp_path: Path
 ) -> None:

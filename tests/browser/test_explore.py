@@ -38,6 +38,7 @@ def test_opening(visit: Visit) -> None:
         assert figure.locator(".scatterlayer .point").count()
 
 
+@pytest.mark.slow
 def test_each_slider_changes_the_figures(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/?model=fashion-mlp&bits=16&method=Magnitude")
     seen = [cards(page)]
@@ -71,6 +72,7 @@ ACCURACY_WITHOUT_LATENCY = """
 """
 
 
+@pytest.mark.slow
 def test_accuracy_is_there_while_timing_goes_on(visit: Visit) -> None:
     page = visit("/?model=fashion-mlp&method=Magnitude&sparsity=10&bits=8&engine=ONNX+Runtime")
     page.get_by_role("slider", name="Activation bits").press("ArrowLeft")  # other kernels: they are timed

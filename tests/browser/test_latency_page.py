@@ -80,6 +80,7 @@ def test_what_is_set_under_explore_is_compared(visit: Visit) -> None:
     assert "dense kernels multiply the zeros too (50.0 % of the weights)" in said(page)
 
 
+@pytest.mark.slow
 def test_a_limit_of_milliseconds_is_not_the_limit_of_images(visit: Visit) -> None:
     page = visit("/latency?model=fashion-mlp&images=clothes&limit=20&limit_ms=5")
     expect(page.get_by_role("spinbutton", name="Latency limit, ms")).to_have_value("5.00")

@@ -6,17 +6,19 @@ from playwright.sync_api import Page, expect
 from browser.conftest import Visit, act
 from optimizer.charts.theme import DARK, LIGHT
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        *("/?sparsity=50&method=Magnitude", "/latency", "/models_and_data"),
-        *(
-            pytest.param(one, marks=pytest.mark.slow)
-            for one in ("/layers", "/sweep", "/compare", "/complexity")
-        ),
+        "/?sparsity=50&method=Magnitude",
+        "/latency",
+        "/layers",
+        "/sweep",
+        "/compare",
+        "/complexity",
+        "/models_and_data",
     ],
 )
 def test_light_and_dark_narrow_and_wide(visit: Visit, address: str) -> None:

@@ -19,6 +19,7 @@ def test_models_are_listed_with_what_they_cost(visit: Visit) -> None:
     assert len(models) > 80
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_fetched_says_so(visit: Visit) -> None:
     page = visit("/models_and_data")
     pick(page, "Model", "resnet18")
@@ -28,6 +29,7 @@ def test_a_model_that_cannot_be_fetched_says_so(visit: Visit) -> None:
     expect(page.get_by_test_id("stAlert")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_reading_a_folder(visit: Visit, dashboard: Dashboard) -> None:
     page = visit("/models_and_data")
     pick(page, "Images", "clothes")

@@ -24,6 +24,7 @@ def kill_server_of(home: Path) -> None:
                 process.kill()
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_its_server_was_killed(chromium: Browser, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)

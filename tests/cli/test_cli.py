@@ -85,6 +85,7 @@ def test_a_sweep_prunes_and_rounds_as_it_is_asked(capsys: pytest.CaptureFixture[
     assert [recipe["quantize"][key] for key in ("method", "range")] == ["compensated", "mse"]
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_the_grid_and_prints_a_line_each_and_that_is_exported_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +181,7 @@ def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out.strip() == f"paretoscope {__version__}"
 
 
+@pytest.mark.slow
 def test_requests_as_they_come_are_timed_at_each_rate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +199,7 @@ def test_requests_as_they_come_are_timed_at_each_rate(
     assert "a rate of 0 requests a second is not allowed" in refused([*command, "--rate", "0"], capsys)
 
 
+@pytest.mark.slow
 def test_throughput_is_measured_once_and_names_the_best(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +237,7 @@ def test_a_grid_that_can_not_be_is_refused(
     assert words in refused(["throughput", "no-such-model", *options], capsys)
 
 
+@pytest.mark.slow
 def test_coverage_tells_each_operation(capsys: pytest.CaptureFixture[str]) -> None:
     command = ["coverage", "fashion-mlp", "--weight-bits", "8", "--activation-bits", "8", "--threads", "1"]
     assert main([*command, "--json"]) == 0

@@ -21,6 +21,7 @@ from optimizer.store.results import Store
 from optimizer.system.paths import asset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -151,6 +152,7 @@ def test_what_failed_and_what_cannot_be_read_is_said_and_dropped(capsys: pytest.
     assert said.err == "1 failure dropped\n1 row dropped that can't be read\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--sparsity", "0.5", "--weight-bits", "4"]])
 def test_a_model_is_saved_without_images_where_none_are_needed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str]
@@ -179,6 +181,7 @@ def test_pictures_without_a_chrome(
     assert "BROWSER_PATH" in refused(["export", "fashion-mlp", "--format", "png"], capsys)
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough() -> None:
     command = [sys.executable, "-m", "optimizer.cli", "models"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as listing:

@@ -20,6 +20,7 @@ def file(tmp_path: Path) -> str:
     return str(save(classifier(sides=(1, *SIDES)), tmp_path / "mine.onnx"))
 
 
+@pytest.mark.slow
 def test_the_answer_begins_with_a_sentence(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", file, file, *TIMED]) == 0
     first, *rest = capsys.readouterr().out.splitlines()
@@ -38,6 +39,7 @@ def test_bad_input_is_one_line(file: str, tmp_path: Path, capsys: pytest.Capture
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_python_compares_as_the_command_does(file: str) -> None:
     run = px.compare(file, file, settings=Settings(quick=True, threads=1), progress=False)
     assert repr(run).startswith("mine.onnx ")
@@ -46,6 +48,7 @@ def test_python_compares_as_the_command_does(file: str) -> None:
         px.compare(file, file, np.zeros((4, 1, 28, 28), np.float32), progress=False)
 
 
+@pytest.mark.slow
 def test_a_gate_takes_a_file_as_its_baseline(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     limits = ["--max-drop", "10", "--min-sqnr", "60", "--max-size", "1"]
     assert main(["gate", file, "--against", file, *limits, *TIMED, "--json"]) == 0

@@ -64,7 +64,8 @@ def serving(port: int, *options: str, **how: Any) -> Iterator["subprocess.Popen[
             dashboard.kill()
 
 
-@pytest.mark.parametrize("read", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.slow
+@pytest.mark.parametrize("read", [True, False])
 def test_a_first_visit_is_asked_nothing_in_the_shell_and_whoever_ends_the_dashboard_ends_its_server(
     read: bool, tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
     assert capsys.readouterr().out.splitlines()[0].startswith(said["words"].split(":")[0])
 
 
+@pytest.mark.slow
 def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIND, "--max-drop", "1e-9", "--max-size-mb", "0.01", *BUDGET]) == 3
     assert "No configuration that was tried is shown to keep to the limits" in capsys.readouterr().out
@@ -105,6 +106,7 @@ def test_a_question_of_images_in_memory_is_gone_on_with_in_python_alone(
     assert "8-bit" in capsys.readouterr().out, "what was found is told"
 
 
+@pytest.mark.slow
 def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     space = Space(
         ("openvino",), pruning=("none",), weight_bits=(32, 8), activation_bits=(32,), rounding=("nearest",)

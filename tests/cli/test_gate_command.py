@@ -15,6 +15,7 @@ from optimizer.search.gate import Verdict, judge
 GATE = ["gate", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.9", "--limit", "200", "--quick"]
 
 
+@pytest.mark.slow
 def test_exit_codes_say_kept_broken_and_not_to_be_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*GATE, "--max-drop", "90", "--max-size", "100"]) == 0
     assert capsys.readouterr().out.startswith("PASS: fashion-mlp on openvino, 90 %")
@@ -30,6 +31,7 @@ def test_exit_codes_say_kept_broken_and_not_to_be_told(capsys: pytest.CaptureFix
     assert "--save" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

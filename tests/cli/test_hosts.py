@@ -59,6 +59,7 @@ def connected(port: int, host: str) -> int:
         return int(connection.recv(1000).split()[1])
 
 
+@pytest.mark.slow
 def test_only_known_names_get_a_connection(server: tuple[int, Path]) -> None:
     port, log = server
     names = ("127.0.0.1", "localhost", "models.example", "evil.example")

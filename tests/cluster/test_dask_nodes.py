@@ -104,6 +104,7 @@ def test_both_nodes_measure_each_configuration_once_and_it_is_kept_here(nodes: N
     assert [*work_off(Store(), nodes, asked(nodes, REQUESTS))] == []
 
 
+@pytest.mark.slow
 def test_nodes_that_can_not_be_used_are_told_with_the_reason(cluster: DaskCluster) -> None:
     told: list[str] = []
     with connect(cluster.address, report=lambda share, words: told.append(words)):
@@ -160,6 +161,7 @@ def test_a_model_of_ones_own_reaches_the_nodes(cluster: DaskCluster, nodes: Node
         list(work_off(Store(), nodes, asked(nodes, [Request("mine")])))
 
 
+@pytest.mark.slow
 def test_a_configuration_whose_node_dies_is_measured_by_another(
     cluster: DaskCluster, nodes: Nodes, notes: Path
 ) -> None:
@@ -239,12 +241,14 @@ def website() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["nobody", "website"])
 def test_what_is_no_scheduler_is_told_soon(address: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127"):
         connect(request.getfixturevalue(address))
 
 
+@pytest.mark.slow
 def test_where_nothing_listens_is_told_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -130,6 +130,7 @@ def refuse(asked: Asked, anew: bool = False) -> None:
     raise NotTaken("server: no space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -283,6 +284,7 @@ def test_instruction_sets_that_nobody_could_read_are_not_the_same() -> None:
     assert not node.may_score(scorer, device, Recipe(quantize=QuantizeSpec(activation_bits=8)))
 
 
+@pytest.mark.slow
 def test_a_node_scores_with_all_its_cores_and_refuses_what_it_may_not() -> None:
     few = Request("fashion-mlp", px.Recipe.of(sparsity=0.5, pruning="magnitude"), data=DataSpec(limit=50))
     packed = content.pack(replace(few, settings=Settings(threads=10_000)))  # as the device may have

@@ -93,6 +93,7 @@ def test_the_server_works_out_the_accuracy_that_the_device_alone_gives(
         assert result.execution == alone.execution
 
 
+@pytest.mark.slow
 def test_a_dashboard_has_accuracy_worked_out_there_too_and_the_other_way_round_not(
     cluster: DaskCluster, notes: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_batch_norm_leaves_no_threshold_to_tell() -> None:
         assert (anatomy(Request(model, half), layer).threshold > 0) == told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "told"),
     [

@@ -444,6 +444,7 @@ def test_writings_that_were_never_finished_are_cleared_away(
     assert {path.suffix for path in (home / "studies").iterdir()} == {".safetensors", ".lock", ".456"}
 
 
+@pytest.mark.slow
 def test_on_the_residual_network_nothing_that_matters_has_no_effect(
     resnet: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

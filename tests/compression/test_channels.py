@@ -268,6 +268,7 @@ def test_kept_channels_are_nested(name: str, order: str, planned: Callable[[str,
                 assert set(more[layer].tolist()) <= set(less[layer].tolist())
 
 
+@pytest.mark.slow
 def test_kept_channels_never_grow_with_the_ratio(planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-mobilenet", "compensated")
     counts = [kept_counts(found, step / 40, 8) for step in range(40)]
@@ -335,6 +336,7 @@ def test_shrunk_equals_masked(kind: type[nn.Module], order: str, small_images: T
     assert close(run(shrunk.module, small_images), run(masked, small_images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_bundled_models_shrink(
@@ -352,6 +354,7 @@ def test_bundled_models_shrink(
     assert not any(parameter.requires_grad for parameter in shrunk.module.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-mobilenet", "fashion-vit"])
 def test_compensated_keeps_more_accuracy(
     name: str, planned: Callable[[str, str], ChannelPlan], fashion: Datasets

@@ -183,6 +183,7 @@ def test_descending_crosses_blocks_as_it_would_without() -> None:
     assert (found != codes).float().mean() < 0.01
 
 
+@pytest.mark.slow
 @given(st.integers(0, 300), st.sampled_from((2, 3, 4)), st.booleans())
 def test_the_outputs_never_differ_by_more_than_with_rounding_to_nearest(
     seed: int, bits: int, symmetric: bool
@@ -403,6 +404,7 @@ def test_a_layer_that_was_not_studied_is_rounded_to_nearest() -> None:
     assert rounded.bias_change is pruned.bias_change
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept_bytes", [0, 2**20])
 @pytest.mark.parametrize(("shape", "groups"), [((8, 70), 1), ((8, 1, 3, 3), 8)])
 @pytest.mark.parametrize("granularity", GRANULARITIES)

@@ -54,6 +54,7 @@ def test_compensated_is_nowhere_clearly_worse_than_plain(model: str) -> None:
     assert not worse
 
 
+@pytest.mark.slow
 @BY_MODEL
 @pytest.mark.parametrize(
     ("recipe", "points"),

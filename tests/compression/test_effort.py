@@ -37,6 +37,7 @@ def improved(made: CompressedModel, teacher: nn.Module, images: Tensor, budget: 
     return improve(made.module, teacher, masks, images, budget, grids=grids, clock=ticks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied", "auxiliary"])
 def test_it_comes_nearer_and_holds_masks_and_grids_bit_for_bit(
@@ -124,6 +125,7 @@ def test_so_do_those_of_what_was_refitted_and_learned_nothing(
     assert apart / len(held_out) == pytest.approx(found.after, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
 def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, recipe: Recipe) -> None:
     """Constant images, as few as are allowed, a layer of zeros."""
@@ -178,6 +180,7 @@ def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
         asked(cancelled=lambda: True)
 
 
+@pytest.mark.slow
 def test_a_bundled_network_pruned_by_magnitude_is_won_back(resnet: LoadedModel) -> None:
     teacher, _ = fold_batch_norm(resnet.module)
     images = load_images(resnet, DataSpec(limit=256))

@@ -81,6 +81,7 @@ def named(model: nn.Module) -> list[tuple[str, str]]:
 CHAIN = [("expand", "depthwise"), ("depthwise", "project"), ("project", "head")]
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([torch.relu, nn.functional.leaky_relu, nn.Identity()]),
     st.booleans(),

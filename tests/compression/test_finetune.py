@@ -183,6 +183,7 @@ STEPS = 60
 LOOK = look_steps(STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [32, 3])
 @pytest.mark.parametrize("stop_at", [3 * LOOK, 5 * LOOK])
 def test_one_that_was_stopped_ends_where_it_would_have_ended(

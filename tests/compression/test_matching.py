@@ -108,6 +108,7 @@ def divergence(resnet: LoadedModel, recipe: Recipe) -> float:
     return functional.kl_div(after, before, reduction="batchmean", log_target=True).item()
 
 
+@pytest.mark.slow
 def test_plain_magnitude_gains_by_it(resnet: LoadedModel) -> None:
     assert divergence(resnet, MAX_MATCHED) < 0.6 * divergence(resnet, MOST)
     one, other = (score(Request("fashion-resnet", recipe, data=DATA)) for recipe in (MOST, MAX_MATCHED))

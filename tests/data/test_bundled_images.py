@@ -50,6 +50,7 @@ def test_a_limit_draws_with_the_seed(resnet: LoadedModel, bundled: loading.Datas
     assert len(some.evaluation.labels.unique()) > 5  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), MIN_ACCURACY.items())
 def test_a_bundled_model_scores_as_its_card_says(name: str, least: float) -> None:
     if not (assets_dir() / f"{name}.json").exists():

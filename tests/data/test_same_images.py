@@ -64,6 +64,7 @@ def test_a_copy_of_an_evaluated_image_does_not_calibrate(tmp_path: Path) -> None
     assert loaded.notes == ("3 calibration images left out: evaluated images look the same",)
 
 
+@pytest.mark.slow
 def test_no_photograph_is_taken_for_another() -> None:
     files = sorted(shared_folder("imagenet-sample").glob("*/*.jpg"))
     images = torch.stack([colour_model(size=64).preprocess(Image.open(file)) for file in files])

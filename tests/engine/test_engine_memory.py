@@ -17,6 +17,7 @@ from optimizer.errors import UnavailableError, WorkError
 from optimizer.recipe import QuantizeSpec, Recipe
 
 
+@pytest.mark.slow
 def test_resident_memory_is_at_least_the_weights() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 100_000), nn.Linear(100_000, 10)).eval()
     weights_bytes = sum(4 * parameter.numel() for parameter in model.parameters())
@@ -79,6 +80,7 @@ def test_a_network_that_no_other_process_can_load_is_told_before_one_begins(smal
         measure_start(runner, 1, (1, *SMALL_SHAPE))
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_a_failure_in_words(small: Small, small_images: Tensor) -> None:
     runner = run("torch", small("cnn"), Recipe(), small_images)
     empty = replace(runner, memory_probe=lambda folder: None)

@@ -29,6 +29,7 @@ def test_onnx_runtime_runs_every_layer_on_int8_kernels(
     assert {layer.precision for layer in runner.execution.layers} == {"u8"}, runner.execution.layers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
 def test_onnx_runtime_says_what_no_int8_kernel_takes(
     ready: Ready, small_images: Tensor, recipe: Recipe
@@ -64,6 +65,7 @@ class OneImage(nn.Module):
         return self.head(x.flatten(1)) if x.shape[0] == 1 else torch.cat([self(one) for one in x.split(1)])
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
     model = OneImage().eval()
     runner = run("onnxruntime", model, Recipe(), small_images)

@@ -53,6 +53,7 @@ def weights_in(folder: Path) -> list[np.ndarray]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ON_INT8_KERNELS, ids=Recipe.describe)
 def test_codes_that_fit_a_byte_run_on_int8_kernels_with_exactly_their_values(
     small: Small, small_images: Tensor, tmp_path: Path, recipe: Recipe
@@ -75,6 +76,7 @@ def test_codes_that_fit_a_byte_run_on_int8_kernels_with_exactly_their_values(
         assert np.array_equal(values.ravel(), expected[name].values.numpy().ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ROUNDED_ONLY, ids=Recipe.describe)
 def test_weights_that_fit_no_byte_run_on_float32_kernels_and_it_says_so(
     small: Small, small_images: Tensor, recipe: Recipe
@@ -102,6 +104,7 @@ def test_a_layer_that_int8_did_not_reach_is_named(small: Small) -> None:
     assert openvino.simulated(compressed, ran[:1], "openvino") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 @pytest.mark.parametrize("bits", [6, 4])
 def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
@@ -149,6 +152,7 @@ def test_bias_changes_reach_the_kernels(small: Small, small_images: Tensor) -> N
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["encoder", "shared", "tied"])
 def test_int8_reaches_attention_shared_and_tied_layers(
     small: Small, small_images: Tensor, tmp_path: Path, name: str
@@ -168,6 +172,7 @@ def test_int8_reaches_attention_shared_and_tied_layers(
     assert 0 < noise < 0.1
 
 
+@pytest.mark.slow
 def test_many_models_are_scored_and_let_go(small_images: Tensor) -> None:
     """Where a callback of a finished request was still waiting for Python, letting go waited for ever."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8)).eval()
@@ -302,6 +307,7 @@ class Recurrent(nn.Module):
         return self.head(self.columns(x.reshape(8, 1, 8))[0].permute(1, 0, 2).reshape(1, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Mixing, Recurrent])
 @pytest.mark.parametrize("activation_bits", [32, 8])
 def test_a_model_that_takes_one_image_at_a_time_is_scored_so(

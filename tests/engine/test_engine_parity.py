@@ -114,6 +114,7 @@ def test_float32(engine: str, name: str) -> None:
         assert same(found, expected) >= 0.998, words
 
 
+@pytest.mark.slow
 @met_in("int8")
 def test_int8(engine: str, name: str) -> None:
     found, expected = answers(engine, name, INT8)

@@ -68,6 +68,7 @@ def test_engines_compute_what_eager_torch_does(
         assert runner.execution.precisions.keys() == {"f32"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 @pytest.mark.parametrize(("batch", "recipe"), [(1, EXACT[3]), (3, ON_INT8_KERNELS[0])])
 def test_infer_and_score_agree(
@@ -103,6 +104,7 @@ def test_an_answer_is_not_overwritten_by_the_next(ready: Ready, small_images: Te
     assert np.array_equal(first, kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_building_leaves_the_compressed_model_and_torch_as_they_were(
     small: Small, small_images: Tensor, engine: str, capfd: pytest.CaptureFixture[str]

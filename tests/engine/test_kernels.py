@@ -158,6 +158,7 @@ def test_a_convolution_is_torchs(
     agree(thinned(layers, share), torch.randn(batch, inputs, height, width), LIBRARIES)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     channels=st.integers(1, 12),
@@ -227,6 +228,7 @@ def test_rows_of_a_small_plane_are_moved_in_a_vector(
             assert (Kind.DEPTHWISE_SHIFTED in kinds) is (widest <= network.library.width)
 
 
+@pytest.mark.slow
 @pairs(plane=[(112, 112, 1), (224, 230, 2), (97, 131, 1)], kernel=[3, 5], stride=[1, 2], uneven=[False, True])
 def test_a_large_plane_is_computed_in_bands(
     libraries: list[kernels.Kernels], plane: tuple[int, ...], kernel: int, stride: int, uneven: bool
@@ -273,6 +275,7 @@ def test_channels_that_no_weight_reads_are_not_computed(read: int) -> None:
         assert item.work.total == 33 * (27 + 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_a_sum_is_written_over_what_nothing_reads_any_more(again: bool) -> None:
     class Residual(nn.Module):
@@ -296,6 +299,7 @@ def test_a_sum_is_written_over_what_nothing_reads_any_more(again: bool) -> None:
         assert fourth.other == fourth.input != fourth.output
 
 
+@pytest.mark.slow
 @pairs(
     plane=[(96, 56, 56), (33, 97, 131), (24, 112, 112)], kernel=[3, 5], stride=[1, 2], residual=[False, True]
 )
@@ -421,6 +425,7 @@ def test_a_sum_with_a_depthwise_convolution(libraries: list[kernels.Kernels]) ->
     agree(thinned(Summed(), 0.5), torch.randn(2, 3, 14, 14), libraries)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     inputs=st.integers(1, 150),

@@ -34,6 +34,7 @@ class Bounded(nn.Module):
         return self.head(nn.functional.relu6(self.both(torch.cat(branches, 1))).mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "encoder", "bounded", "tied"])
 def test_one_placement_gives_what_nncf_gives_each_recipe(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, name: str

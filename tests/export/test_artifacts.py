@@ -62,6 +62,7 @@ def test_layers_may_differ_in_bits(small: Small, small_images: Tensor, name: str
     assert "1 in 4 bits, 1 in 6 bits, 1 in 16 bits, 1 in 32 bits" in entries(zipped)[CARD_FILE].decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion-resnet", "fashion-vit"])
 @pytest.mark.parametrize("kind", ["safetensors", "packed"])
 def test_a_bundled_model_comes_back(kind: str, name: str) -> None:
@@ -73,6 +74,7 @@ def test_a_bundled_model_comes_back(kind: str, name: str) -> None:
         check_same(found, source.compressed.module, images, signs=kind == "safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_files_are_as_large_as_the_sizes_that_are_shown(resnet: LoadedModel, recipe: Recipe) -> None:
     """But for the header: names, and what must be known to read them."""

@@ -67,6 +67,7 @@ def test_openvino_reads_the_graph_that_the_runner_runs(
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_card_of_an_openvino_file_loads_it_in_the_recipe_s_precision(
     small: Small, small_images: Tensor, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -90,6 +91,7 @@ def test_the_card_of_an_openvino_file_loads_it_in_the_recipe_s_precision(
     np.testing.assert_allclose(found["logits"], runner.infer(image), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_openvino_file_names_no_folder(resnet: LoadedModel) -> None:
     images = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     files = entries(
@@ -213,6 +215,7 @@ def check_nothing_is_left_out(zipped: bytes) -> None:
     assert "one image at a time" not in card
 
 
+@pytest.mark.slow
 @needs_onnx
 @pytest.mark.parametrize("name", ["cnn", "encoder"])
 def test_onnx_layers_may_differ_in_bits(

@@ -290,6 +290,7 @@ def test_pictures_are_drawn_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         assert first.result(60) == second.result(60) == [b"picture"]
 
 
+@pytest.mark.slow
 @needs_chrome
 def test_png_has_all_charts_two_a_row() -> None:
     picture = Image.open(io.BytesIO(EXPORTERS["png"].write(SWEEP)))
@@ -302,6 +303,7 @@ def test_png_has_all_charts_two_a_row() -> None:
         assert len(picture.crop((left, top, left + width, top + height)).getcolors(10**6) or []) > 50
 
 
+@pytest.mark.slow
 @needs_chrome
 def test_svg_is_one_document_with_every_title() -> None:
     root = ElementTree.fromstring(EXPORTERS["svg"].write(SWEEP))
@@ -311,6 +313,7 @@ def test_svg_is_one_document_with_every_title() -> None:
         assert chart.title in text
 
 
+@pytest.mark.slow
 @needs_chrome
 def test_one_chart_can_be_drawn_dark_while_an_event_loop_runs() -> None:
     import asyncio

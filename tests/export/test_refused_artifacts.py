@@ -179,6 +179,7 @@ def test_other_entries_are_refused(zipped: bytes, cnn: nn.Module) -> None:
         load(many, cnn)
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_before_they_unpack(zipped: bytes, cnn: nn.Module) -> None:
     files, (name, _) = entries(zipped), model_of(zipped)
     zeros = bytes(64 << 20)

@@ -82,6 +82,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
             made.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_sweep_goes_on_after_each_kill_of_a_node_or_the_scheduler(cluster: Killed, seed: int) -> None:
     chance, store = random.Random(seed), Store()

@@ -45,6 +45,7 @@ def check(store: Store, server: Server, home: Path, sweep: int) -> None:
     assert {item.attempts for item in items} == {1}
 
 
+@pytest.mark.slow
 def test_two_servers_never_do_the_same(store: Store, postgresql: Server, home: Path) -> None:
     sweep = ledger.create(store, b"", REQUESTS, "ann")
     with running(ALONE), running(ALONE), running(ALONE):
@@ -75,6 +76,7 @@ def test_a_sweep_goes_on_after_each_kill_of_the_database(
     check(store, postgresql, home, sweep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_search_goes_on_after_each_kill_of_the_database(
     store: Store, postgresql: Server, home: Path, seed: int

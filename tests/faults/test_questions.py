@@ -62,6 +62,7 @@ def more(store: Store) -> None:
     until(lambda: measured(store) > before or not ledger.any_open(store))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_after_each_kill_and_measures_nothing_twice(store: Store, home: Path) -> None:
     chance, number = random.Random(5), ask(store, QUESTION, "ann")
     for is_last in (False, True):

@@ -122,6 +122,7 @@ def keep(item: Item) -> str:
     return keep_here(item.request)
 
 
+@pytest.mark.slow
 def test_two_who_work_on_one_sweep_share_it_though_one_is_killed(store: Store, home: Path) -> None:
     chance, sweep = random.Random(7), ledger.create(store, b"", REQUESTS, "ann")
     assert sweep == 1
@@ -133,6 +134,7 @@ def test_two_who_work_on_one_sweep_share_it_though_one_is_killed(store: Store, h
     check(store, home, sweep)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_or_server_costs_no_more_than_what_ran(store: Store, home: Path) -> None:
     chance, sweep = random.Random(3), ledger.create(store, b"", REQUESTS, "ann")
 
@@ -155,6 +157,7 @@ def test_a_killed_worker_or_server_costs_no_more_than_what_ran(store: Store, hom
     check(store, home, sweep)
 
 
+@pytest.mark.slow
 def test_what_kills_whoever_measures_it_is_given_up_and_the_others_are_measured(
     store: Store, home: Path
 ) -> None:

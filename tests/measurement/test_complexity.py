@@ -314,6 +314,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     close_all()
 
 
+@pytest.mark.slow
 def test_a_models_own_layers_for_real(tiny: str) -> None:
     run = measure(ComplexityRequest(tiny, removed_share=0.75, quick=True, threads=0))
     assert run.threads == threads_available()

@@ -64,6 +64,7 @@ def test_scoring_runs_in_the_precisions_that_are_timed(
     assert runner.scored_otherwise == ()
 
 
+@pytest.mark.slow
 def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     executed = openvino.executed
 

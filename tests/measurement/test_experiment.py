@@ -98,6 +98,7 @@ def measured() -> Measured:
 # A result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_baseline_against_itself_loses_exactly_nothing(measured: Measured, engine: str) -> None:
     result = measured(engine=engine)
@@ -156,6 +157,7 @@ def test_accuracy_is_that_of_a_loop_over_the_model_and_its_images(
     assert others.sum() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "engine"), [(Recipe(), "openvino"), (FOUR_BITS, "torch")])
 def test_with_the_scores_of_another_machine_a_recipe_is_timed_and_not_scored(
     measured: Measured, recipe: Recipe, engine: str, monkeypatch: pytest.MonkeyPatch
@@ -249,6 +251,7 @@ def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
 # What is shared, and what is not
 
 
+@pytest.mark.slow
 def test_recipes_that_run_the_same_kernels_share_a_signature(measured: Measured) -> None:
     float32 = {measured(recipe).latency.signature for recipe in (Recipe(), HALF, FOUR_BITS)}
     int8 = {measured(recipe).latency.signature for recipe in (INT8, INT8_KERNELS)}
@@ -544,6 +547,7 @@ def test_more_threads_than_cores_are_refused() -> None:
         measure(request(HALF, settings=Settings(threads=cores + 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine", ["openvino", "onnxruntime", "sparse", pytest.param("compile", marks=pytest.mark.slow)]
 )

@@ -10,6 +10,7 @@ from optimizer.engine import Runner
 from optimizer.measurement import load
 from optimizer.measurement.load import LoadEffort, measure, serve
 from optimizer.measurement.visits import VisitEffort
+from optimizer.progress import Cancelled, ended_by
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Execution, Settings
 
@@ -30,6 +31,7 @@ def arrivals(rate: float, count: int, seed: int = 0) -> np.ndarray:
     return np.cumsum(np.random.default_rng(seed).exponential(1e9 / rate, count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [0.3, 0.6, 0.8])
 def test_the_wait_is_what_queueing_theory_says(clock: Clock, busy: float) -> None:
     """Of one server whose every call takes as long (M/D/1, Pollaczek and Khinchine): the mean wait is
@@ -59,7 +61,7 @@ def test_a_rate_above_what_is_served_is_said_and_ends_early(clock: Clock) -> Non
 
 def test_both_networks_are_served_in_turns_at_every_rate(clock: Clock) -> None:
     runners = {UNCOMPRESSED: clock.network(UNCOMPRESSED, 1e6), RECIPE: clock.network(RECIPE, 5e5)}
-    effort = LoadEffort(2, 0.0, 100, VisitEffort(0.1, 0, 2, 2))
+    effort = LoadEffort(2, 0.0, 100, 10.0, VisitEffort(0.1, 0, 2, 2))
     random = np.random.default_rng(3)
     service = {UNCOMPRESSED: 1e6, RECIPE: 5e5}
     found = load._at_rate(runners, IMAGES, 500.0, service, effort, random)
@@ -74,6 +76,24 @@ def test_both_networks_are_served_in_turns_at_every_rate(clock: Clock) -> None:
     assert len(fast[UNCOMPRESSED].times.values) <= 100, "one turn is enough to know"
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_turns_of_a_slow_network_end_in_time(clock: Clock, quick: bool) -> None:
+    effort, service_ns = load.EFFORTS[quick], 2e9
+    runners = {name: clock.network(name, service_ns) for name in (UNCOMPRESSED, RECIPE)}
+    random, service = np.random.default_rng(0), dict.fromkeys(runners, service_ns)
+    found = load._at_rate(runners, IMAGES, 0.3, service, effort, random)
+    assert clock.now_ns / 1e9 < 3 * len(runners) * effort.turns * effort.max_seconds
+    assert all(answered.times.values for answered in found.values())
+
+
+def test_what_is_not_wanted_any_more_ends_before_the_next_turn(clock: Clock) -> None:
+    runners = {UNCOMPRESSED: clock.network(UNCOMPRESSED, 1e6)}
+    random = np.random.default_rng(0)
+    with ended_by(lambda: bool(clock.sessions)), pytest.raises(Cancelled):
+        load._at_rate(runners, IMAGES, 500.0, {UNCOMPRESSED: 1e6}, load.EFFORTS[True], random)
+    assert clock.sessions == [f"{UNCOMPRESSED} begins", f"{UNCOMPRESSED} ends"]
+
+
 def test_a_network_that_fails_fails(clock: Clock) -> None:
     def infer(images: np.ndarray) -> np.ndarray:
         raise RuntimeError("the kernel failed")
@@ -82,11 +102,12 @@ def test_a_network_that_fails_fails(clock: Clock) -> None:
         serve(Runner(infer, infer, Execution((), ())).infer, IMAGES, arrivals(10, 3), 1e9)
 
 
+@pytest.mark.slow
 def test_a_real_network_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from optimizer.measurement import visits
 
     monkeypatch.undo()
-    monkeypatch.setitem(load.EFFORTS, True, LoadEffort(1, 0.0, 40, VisitEffort(0.01, 0, 2, 2)))
+    monkeypatch.setitem(load.EFFORTS, True, LoadEffort(1, 0.0, 40, 10.0, VisitEffort(0.01, 0, 2, 2)))
     assert visits.clock() > 0
     int8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
     data = DataSpec(limit=50)

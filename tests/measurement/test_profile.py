@@ -44,6 +44,7 @@ def profiled(prepared: tuple[nn.Module, Build], made: Recipe = Recipe()) -> tupl
         return built.profile(IMAGE, 5)
 
 
+@pytest.mark.slow
 @BY_ENGINE
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared"])
 def test_every_layer_is_in_the_profile_with_all_other_work(engine: str, name: str, ready: Ready) -> None:
@@ -103,6 +104,7 @@ def test_torch_leaves_no_hook_behind(small) -> None:  # type: ignore[no-untyped-
     assert not hooks
 
 
+@pytest.mark.slow
 @BY_ENGINE
 def test_a_recipe_is_profiled_beside_its_baseline(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profile, "CALLS", 20)

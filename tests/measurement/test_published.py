@@ -20,6 +20,7 @@ def test_every_model_of_the_tables_has_a_stand_in(published: Any) -> None:
     assert published["STAND_INS"].keys() == published["TABLES"].keys()
 
 
+@pytest.mark.slow
 def test_quoted_rows_stand_beside_measured_ones_and_say_from_where(published: Any) -> None:
     model = "vit_b_32"
     rows = published["rows_of"](model, published["stand_in"](model))
@@ -31,6 +32,7 @@ def test_quoted_rows_stand_beside_measured_ones_and_say_from_where(published: An
     assert all(row.source not in ("", "measured") for row in quoted)
 
 
+@pytest.mark.slow
 def test_pruning_goes_on_until_so_many_times_fewer_weights_are_multiplied(published: Any) -> None:
     workspace = published["stand_in"]("mobilenet_v2.IMAGENET1K_V1")
     share = published["multiplications"](workspace, published["thinned"](workspace, 2))

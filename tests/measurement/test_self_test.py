@@ -27,6 +27,7 @@ def bench() -> Any:
     return BENCHMARK["Bench"]("openvino", Settings(threads=1, quick=True))
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_only_what_is_slower_is_told_apart(bench: Any) -> None:
     """A network from itself, and from one with a tenth more layers."""

@@ -235,6 +235,7 @@ def test_the_uncompressed_packed_size_is_4_bytes_a_number(small: Small) -> None:
     assert size.packed_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_fewer_bits_and_fewer_weights_never_take_more_packed_bytes(resnet, bits: int) -> None:  # type: ignore[no-untyped-def]
     def packed(bits: int, sparsity: float) -> int:

@@ -136,6 +136,7 @@ def serve(request: ServingRequest, report: Report) -> ServingRun:
     return measure(open_workspace(request.model, request.data), request, report)
 
 
+@pytest.mark.slow
 def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
     told: list[str] = []
     request = ServingRequest(

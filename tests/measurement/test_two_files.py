@@ -104,6 +104,7 @@ def compared(a: Any, b: Any, folder: Path, data: Any = IMAGES, engine: str = "",
     return on_demand.compare(request, given=given)
 
 
+@pytest.mark.slow
 @HERE
 @pytest.mark.parametrize("engine", ENGINES)
 def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
@@ -148,6 +149,7 @@ def test_each_figure_is_that_of_numpy(tmp_path: Path, engine: str) -> None:
     assert on_demand.compare(run.request, given=memory.for_evaluation((IMAGES, LABELS))) == run, "kept"
 
 
+@pytest.mark.slow
 @HERE
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_layer_whose_kernel_clips_is_held_against_one_that_is_clipped_after(
@@ -200,6 +202,7 @@ def test_equal_files_are_called_so_and_made_up_images_too(tmp_path: Path) -> Non
     assert two_files.size_ratio(run) == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.slow
 def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> None:
     file = save(network(), tmp_path / "a.onnx")
     openvino.save_model(openvino.Core().read_model(file), tmp_path / "b.xml", compress_to_fp16=True)
@@ -308,6 +311,7 @@ def test_what_can_not_be_compared_is_said(tmp_path: Path) -> None:
     refused(network(), counted, tmp_path, "does not have one row of a fixed size for each image")
 
 
+@pytest.mark.slow
 @HERE
 def test_an_open_size_is_that_of_the_other_file_or_asked_for(tmp_path: Path) -> None:
     open_sides = network(sides=("batch", 3, "height", "width"))

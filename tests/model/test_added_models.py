@@ -58,6 +58,7 @@ def in_this_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(files, "read_limited", read)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_comes_in_is_listed_answers_as_before_and_goes(
     checkpoint: Path, network: CifarResNet, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +197,7 @@ def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "classes"),
     [
@@ -265,6 +267,7 @@ def test_an_unknown_architecture_lists_the_close_names() -> None:
             architectures.build("timm/resnet18", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
 def test_a_checkpoint_as_people_have_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "real", "--checkpoint", str(REAL / "cifar-resnet20.pt")]) == 0

@@ -27,6 +27,7 @@ from optimizer.records import Request
 REAL = Path(__file__).resolve().parents[3] / "shared/data/models"
 
 
+@pytest.mark.slow
 def test_an_added_network_is_measured_and_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(classifier(), tmp_path / "small.onnx")
     assert main(["add", "small", "--onnx", str(path), "--classes", str(names_of_five(tmp_path))]) == 0
@@ -47,6 +48,7 @@ def names_of_five(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_at_an_input_shape_that_was_given_images_fill_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +99,7 @@ def test_files_as_people_have_them(name: str) -> None:
     assert loaded.module(torch.zeros(2, *loaded.card.input_shape)).shape[0] == 2
 
 
+@pytest.mark.slow
 def test_a_network_that_is_no_classifier_is_measured_by_how_far_its_outputs_move(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,7 @@ KEYS = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(KEYS), PLAIN, max_size=6), st.booleans())
 def test_whatever_is_said_gives_something_usable_or_nothing(said: dict[str, Any], fixed: bool) -> None:
@@ -153,6 +154,7 @@ def test_text_is_read_as_json_or_as_a_literal_and_never_run() -> None:
     assert declared.plain({"a": "x" * (declared.MAX_SAID + 1)}) == {}
 
 
+@pytest.mark.slow
 def test_an_onnx_file_brings_its_preprocessing_and_classes(tmp_path: Path) -> None:
     model = classifier()
     onnx.helper.set_model_props(
@@ -191,6 +193,7 @@ def test_a_checkpoint_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # A wrong choice
 
 
+@pytest.mark.slow
 def test_a_wrong_preprocessing_is_told_from_a_few_labelled_images(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,6 +51,7 @@ def test_there_are_many() -> None:
     assert len(HOSTILE) >= 200
 
 
+@pytest.mark.slow
 def test_each_is_refused_and_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, whose memory is not limited: what would ask for too much of it is caught before."""
     monkeypatch.chdir(tmp_path)

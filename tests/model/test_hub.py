@@ -135,6 +135,7 @@ def test_what_is_missing_gated_or_no_classifier_is_explained(
             catalogue.examine_hub("me/gated")
 
 
+@pytest.mark.slow
 def test_a_download_reports_and_keeps_to_the_operator_s_limit(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -325,6 +326,7 @@ def test_what_timm_says_is_what_timm_does(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "vit_tiny_patch16_224", "convnext_atto"])
 def test_a_checkpoint_of_timm_fits_its_architecture(name: str) -> None:
     weights = {k: tuple(v.shape) for k, v in timm.create_model(name, num_classes=9).state_dict().items()}

@@ -46,6 +46,7 @@ def press(page: AppTest, label: str) -> AppTest:
     return page.run()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     page: AppTest, started: Started, content: bytes
 ) -> None:

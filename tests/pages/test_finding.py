@@ -106,6 +106,7 @@ def test_a_network_that_is_no_classifier_is_asked_for_its_sqnr(
     assert question_of(sweep).minimise == "sqnr", "it has no accuracy to lose"
 
 
+@pytest.mark.slow
 def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: Started) -> None:
     page, sweep = asked(find_drop="1")
     answer(sweep, Bench())

@@ -44,6 +44,7 @@ def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
     assert "apart" not in words(page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "told", "removable"),
     [

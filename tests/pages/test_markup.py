@@ -14,6 +14,7 @@ markdown_it = pytest.importorskip("markdown_it")
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(MEANINGFUL), max_size=8).map("".join))
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_any_text_stays_text(text: str) -> None:
     parser = markdown_it.MarkdownIt("commonmark").enable(["strikethrough", "table"])

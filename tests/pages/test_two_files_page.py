@@ -29,6 +29,7 @@ def give(page: AppTest, side: str, name: str, content: bytes) -> None:
     uploader.set_value([(name, content, "application/octet-stream")])
 
 
+@pytest.mark.slow
 def test_two_uploads_are_compared_and_a_link_shows_it_again(page: AppTest, started: Started) -> None:
     assert "Give two" in words(page)
     give(page, "A", "old.onnx", CONTENT)

@@ -24,6 +24,7 @@ def all_results(bench: Bench, space: Space = SMALL) -> list[Result]:
     return [bench.result(request) for request in requests]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", STRATEGIES)
 @pytest.mark.parametrize(
     "limits",
@@ -94,6 +95,7 @@ def test_a_search_that_was_killed_goes_on_where_it_was(search: str) -> None:
     assert [step.seconds for step in steps] == sorted(step.seconds for step in steps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", STRATEGIES)
 def test_a_larger_budget_goes_on_from_a_smaller_one(search: str) -> None:
     limits, whole, bench = Limits(drop_points=1, size_mb=1), Bench(), Bench()

@@ -104,6 +104,7 @@ def test_the_frontier_is_that_of_the_grid_measured_whole(home: object, whole: li
     assert len(store.results()) == found.counts["done"]
 
 
+@pytest.mark.slow
 def test_one_that_was_ended_goes_on_and_what_is_screened_out_stays_so(
     home: object, whole: list[Result]
 ) -> None:
@@ -152,6 +153,7 @@ def test_items_are_screened_by_the_keys_that_they_have_themselves(home: object) 
         assert sorted(sweep_module.grid_keys(ledger.find(store, sweep).asked)) == sorted(keys)
 
 
+@pytest.mark.slow
 def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: object) -> None:
     store = Store()
     sweep = begun(store)
@@ -163,6 +165,7 @@ def test_what_was_screened_out_waits_again_where_what_beat_it_is_gone(home: obje
     assert states(store, sweep).count("done") == before.count("done") - 1
 
 
+@pytest.mark.slow
 def test_what_is_measured_for_others_is_shown_and_the_sweep_repeated_finds_it(home: object) -> None:
     store = Store()
     sweep = begun(store)
@@ -268,6 +271,7 @@ def test_small_ones_come_first_and_a_sweep_that_is_extended_stays_one_of_the_fro
     assert not is_frontier_only(b"what another version asks")
 
 
+@pytest.mark.slow
 def test_a_script_is_told_what_is_left_out(home: object) -> None:
     plain = Recipe.of(pruning="magnitude", rounding="nearest")
     found = px.sweep("fashion-mlp", (0.0, 0.9), (32, 4), recipe=plain, frontier_only=True, progress=False)

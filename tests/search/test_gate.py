@@ -77,6 +77,7 @@ def test_what_is_slower_fails_and_what_is_not_passes(ratio: float, wanted: str, 
     assert Outcome(never) not in outcomes
 
 
+@pytest.mark.slow
 def test_at_the_limit_itself_it_is_rarely_called_kept_or_broken() -> None:
     """All looks together: so many of a hundred by a confidence of 95 %."""
     outcomes = [gate(1.025, GateLimits(slowdown_percent=2.5), seed) for seed in range(100)]

@@ -75,6 +75,7 @@ def truly_losing(points: float, images: int, seed: int) -> Result:
     return replace(made, accuracy=accuracy, baseline_accuracy=baseline)
 
 
+@pytest.mark.slow
 def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
     """Twice the limit on 500 images was accepted in 28 % of cases by its point estimate."""
     preset = Preset("little", 0.5, 30, CANDIDATES[:1])
@@ -87,6 +88,7 @@ def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
     assert np.mean(easy) >= 0.9
 
 
+@pytest.mark.slow
 def test_of_many_at_the_limit_hardly_any_is_taken() -> None:
     """Each by its own bound, more than one search in twenty took one of six."""
     preset = Preset(

@@ -272,12 +272,13 @@ class Ledger(RuleBasedStateMachine):
         return Line(first, last - order.count(sweep))
 
 
+@pytest.mark.slow
 def test_the_ledger_in_a_database_of_several_servers(postgresql: Server) -> None:
     few = settings(max_examples=6, stateful_step_count=20, deadline=None)
     run_state_machine_as_test(lambda: Ledger(postgresql), settings=few)
 
 
-TestLedger = Ledger.TestCase
+TestLedger = pytest.mark.slow(Ledger.TestCase)
 TestLedger.settings = settings(max_examples=16, stateful_step_count=25, deadline=None)
 
 

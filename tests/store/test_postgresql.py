@@ -77,6 +77,7 @@ def test_a_file_makes_no_difference_to_what_is_kept(empty: str, tmp_path: Path) 
     assert stores[0].known(["k", "l"]) == set()
 
 
+@pytest.mark.slow
 def test_more_keys_may_be_asked_for_than_one_statement_takes(empty: str) -> None:
     store = Store(empty)
     store.put(make_result("k"))
@@ -144,6 +145,7 @@ def test_a_password_is_never_shown(empty: str, change: Callable[[str], str], wor
     assert "cret" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_an_address_that_says_nothing_is_given_up(postgresql: Server) -> None:
     """At the first call, and in the seconds that libpq was given, not in the 30 that a restart may take."""
     with mute() as listening, pytest.raises(UnavailableError, match="timeout"):

@@ -274,6 +274,7 @@ def test_a_damaged_key_hides_no_other_document(file: Store) -> None:
     assert file.documents("pin", list)["y"] == [1]
 
 
+@pytest.mark.slow
 def test_only_the_newest_failures_are_kept_and_no_endless_words(place: Path | str, store: Store) -> None:
     stored = encode(Failure("old", Request("fashion-vit"), "no network", 1, "2026-01-01"))
     rows = [{"key": f"k{number}", "schema": SCHEMA, "json": stored} for number in range(20_000)]
@@ -381,6 +382,7 @@ def test_a_full_disk_loses_nothing_that_was_there(file: Store) -> None:
     assert file.count() == 2
 
 
+@pytest.mark.slow
 def test_threads_may_share_a_store(store: Store) -> None:
     errors: list[Exception] = []
 
