@@ -45,8 +45,8 @@ sleep = time.sleep
 
 @dataclass(frozen=True, slots=True)
 class LoadEffort:
-    """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``, but of
-    no more than ``max_seconds``: percentiles that slow networks then have too few requests for are left out."""
+    """How long a rate lasts: so many turns of each network, of at least ``seconds`` and ``min_requests``, but
+    of no more than ``max_seconds``: percentiles for which there are too few requests then are left out."""
 
     turns: int
     seconds: float

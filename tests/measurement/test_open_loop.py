@@ -83,7 +83,7 @@ def test_the_turns_of_a_slow_network_end_in_time(clock: Clock, quick: bool) -> N
     random, service = np.random.default_rng(0), dict.fromkeys(runners, service_ns)
     found = load._at_rate(runners, IMAGES, 0.3, service, effort, random)
     assert clock.now_ns / 1e9 < 3 * len(runners) * effort.turns * effort.max_seconds
-    assert all(answered.times.values for answered in found.values())
+    assert all(len(answered.times.values) for answered in found.values())
 
 
 def test_what_is_not_wanted_any_more_ends_before_the_next_turn(clock: Clock) -> None:
