@@ -49,6 +49,8 @@ ANSWER, EARLY_ANSWER, SEARCH, UNFINISHED = "answer", "early answer", "search", "
 """Kinds of documents: what answers a question, what answers one that was ended early, how far a search is,
 and a result whose memory and cold start are still to be measured. They name results by their keys, and go
 with them."""
+NEWEST = {UNFINISHED: 100}
+"""Of some kinds, how many documents are kept, the newest."""
 Packed = tuple[int, bytes]
 """A summary as it is stored, after its version."""
 
@@ -283,9 +285,15 @@ class Store:
 
     @again_if_lost
     def put_document(self, kind: str, key: str, json: bytes) -> None:
-        """Keep any JSON under a kind and a key, in place of an earlier one."""
+        """Keep any JSON under a kind and a key, in place of an earlier one; of the kinds in NEWEST the oldest
+        go."""
+        of_kind = documents.c.kind == kind
+        newest = select(documents.c.rowid).where(of_kind).order_by(documents.c.rowid.desc())
         with self.writing() as connection:
             _put(connection, documents, kind=kind, key=key, created=_now(), json=json)
+            if kind in NEWEST:
+                kept = documents.c.rowid.in_(newest.limit(NEWEST[kind]))
+                connection.execute(delete(documents).where(of_kind, ~kept))
 
     def get_document(self, kind: str, key: str, record: type[T]) -> T | None:
         """What is under a kind and a key, or None."""

@@ -289,6 +289,15 @@ def test_only_the_newest_failures_are_kept_and_no_endless_words(place: Path | st
     assert store.failures() == []
 
 
+def test_of_what_was_not_finished_the_newest_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.NEWEST, module.UNFINISHED, 3)
+    for number in (0, 1, 2, 3, 0, 4):
+        store.put_document(module.UNFINISHED, str(number), encode(make_result(str(number))))
+        store.put_document(module.SEARCH, str(number), b"{}")
+    assert [*store.documents(module.UNFINISHED, Result)] == ["3", "0", "4"]
+    assert len(store.documents(module.SEARCH, dict)) == 5
+
+
 def journal_of(path: Path) -> object:
     return query(path, "PRAGMA journal_mode")[0][0]
 
