@@ -28,8 +28,7 @@ from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView, Screened
 from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
-from optimizer.errors import InputError, UnavailableError, WorkError, unknown
-from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
@@ -350,38 +349,13 @@ def save(result: ResultView, path: str | PathLike[str], format: str | None = Non
     where a package or the folder is missing or the disk is full, WorkError for a model that can't be
     converted.
     """
-    import io
-    import zipfile
+    from optimizer.export.artifacts import saving
 
-    from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE
-
-    target, suffix = Path(path), Path(path).suffix.lower()
-    # Of two formats with one extension the first is meant.
-    by_extension = {entry.extension: name for name, entry in reversed(ARTIFACTS.items()) if entry.extension}
-    kind = format or ({".zip": "safetensors"} | by_extension).get(suffix, "")
-    if kind not in ARTIFACTS:
-        raise unknown("format", format or target.suffix or str(target), [*ARTIFACTS, *by_extension, ".zip"])
-    own = ARTIFACTS[kind].extension
-    if suffix in by_extension and suffix != own:
-        ends = f"{own} or .zip" if own else ".zip"
-        raise InputError(
-            f"{target.name} has the extension of {by_extension[suffix]}, but {kind} was asked for: give a "
-            f"name that ends in {ends}, or leave the format out"
-        )
+    kind = saving.format_of(Path(path), format)
     _check_at_hand(result)
-    content = on_demand.artifact(kind, result.request, result.workspace, result.record)
-    try:
-        if suffix == ".zip":
-            target.write_bytes(content)
-            return target
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            files = [name for name in archive.namelist() if name not in (CARD_FILE, RECIPE_FILE)]
-            places = [target.with_suffix(Path(name).suffix) for name in files] if len(files) > 1 else [target]
-            for name, place in zip(files, places, strict=True):
-                place.write_bytes(archive.read(name))
-    except OSError as error:
-        raise UnavailableError(f"can't write {target}: {error}. Give a folder that is there") from error
-    return next((place for place in places if place.suffix == own), places[0])
+    return saving.save(
+        on_demand.artifact(kind, result.request, result.workspace, result.record), kind, Path(path)
+    )
 
 
 def models() -> dict[str, ModelCard]:

@@ -98,7 +98,7 @@ def frontier_info(
         note=" · ".join(
             ["faint: beaten"] * (len(dominated) > len(noisy))
             + ["small: uncertain"] * bool(even)
-            + ["noisy ones left out"] * bool(noisy)
+            + ["noisy: not ranked"] * bool(noisy)
             + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
         ),
     )

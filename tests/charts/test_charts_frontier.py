@@ -28,7 +28,7 @@ def test_noisy_ones_are_faint_and_off_the_line() -> None:
     info = frontier_info([*SWEEP, noisy], cost="latency_ratio")
     assert noisy.key not in {point.key for point in series(info, "frontier").points}
     assert next(point for point in series(info, "dominated").points if point.key == noisy.key).noisy
-    assert "noisy ones left out" in info.note
+    assert "noisy: not ranked" in info.note
 
 
 def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:

@@ -1,0 +1,48 @@
+"""A compressed model as a file of the name that somebody gave: its extension says what is written."""
+
+import io
+import zipfile
+from pathlib import Path
+
+from optimizer.errors import InputError, UnavailableError, unknown
+from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE
+from optimizer.methods.artifacts import ARTIFACTS
+
+ZIPPED = "safetensors"
+"""What a ``.zip`` holds where no format is given."""
+
+
+def format_of(path: Path, format: str | None = None) -> str:
+    """The format that a name stands for, or ``format``. Raises InputError for an extension that stands for
+    none, an unknown format, and an extension that is another format's."""
+    suffix = path.suffix.lower()
+    # Of two formats with one extension the first is meant.
+    by_extension = {entry.extension: name for name, entry in reversed(ARTIFACTS.items()) if entry.extension}
+    kind = format or ({".zip": ZIPPED} | by_extension).get(suffix, "")
+    if kind not in ARTIFACTS:
+        raise unknown("format", format or path.suffix or str(path), [*ARTIFACTS, *by_extension, ".zip"])
+    own = ARTIFACTS[kind].extension
+    if suffix in by_extension and suffix != own:
+        ends = f"{own} or .zip" if own else ".zip"
+        raise InputError(
+            f"{path.name} has the extension of {by_extension[suffix]}, but {kind} was asked for: give a "
+            f"name that ends in {ends}, or leave the format out"
+        )
+    return kind
+
+
+def save(content: bytes, kind: str, path: Path) -> Path:
+    """Write the zip of a format, or where ``path`` is no ``.zip`` the model's own files in it, without recipe
+    and card; gives the path of the first. Raises UnavailableError where that can't be written."""
+    try:
+        if path.suffix.lower() == ".zip":
+            path.write_bytes(content)
+            return path
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = [name for name in archive.namelist() if name not in (CARD_FILE, RECIPE_FILE)]
+            places = [path.with_suffix(Path(name).suffix) for name in files] if len(files) > 1 else [path]
+            for name, place in zip(files, places, strict=True):
+                place.write_bytes(archive.read(name))
+    except OSError as error:
+        raise UnavailableError(f"can't write {path}: {error}. Give a folder that is there") from error
+    return next((place for place in places if place.suffix == ARTIFACTS[kind].extension), places[0])
