@@ -165,30 +165,34 @@ def _frozen(model: nn.Module) -> nn.Module:
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
     """Fold the second of each pair of modules into the first, under whatever names the model has them."""
     modules = dict(model.named_modules())
-    done = set()
+    left: dict[nn.Module, nn.Module] = {}
     for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):
-        if fused := _fused(convolution, norm):
-            convolution.weight, convolution.bias = fused.weight, fused.bias
-            done.add(norm)
+        if found := _fused(convolution, norm):
+            convolution.weight, convolution.bias = found[0].weight, found[0].bias
+            left[norm] = found[1].eval()
     for name, module in [*model.named_modules(remove_duplicate=False)]:
-        if module in done:
-            model.set_submodule(name, nn.Identity().eval())
+        if module in left:
+            model.set_submodule(name, left[module])
 
 
-def _fused(convolution: Any, norm: Any) -> Any:
-    """A convolution that does the work of both, or None: a library's own class may work its weight out from
-    others or standardise it, or do more than normalise."""
+def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
+    """A convolution that does the work of both, and what is left to do: nothing, or what the norm has inside,
+    such as timm's activation. None where that is not the same: a library's own class may standardise its
+    weight or work it out from others."""
     if norm.running_mean is None or not isinstance(convolution.weight, nn.Parameter):
         return None
     fused = fuse_conv_bn_eval(convolution, norm)
     if type(convolution) in CONVOLUTIONS and type(norm) in BATCH_NORMS:
-        return fused
+        return fused, nn.Identity()
     sides = [
         2 * side * apart for side, apart in zip(convolution.kernel_size, convolution.dilation, strict=True)
     ]
     shape = (convolution.in_channels, *sides)
-    both = nn.Sequential(convolution, norm)
-    return fused if _agree(_answers(both, shape), _answers(fused, shape)) else None
+    expected = _answers(nn.Sequential(convolution, norm), shape)
+    for rest in (nn.Identity(), nn.Sequential(*norm.children())):
+        if _agree(expected, _answers(nn.Sequential(fused, rest), shape)):
+            return fused, rest
+    return None
 
 
 @torch.inference_mode()

@@ -435,3 +435,18 @@ def test_nothing_is_folded_where_the_outputs_would_be_others() -> None:
     folded, notes = folds(Listed())
     assert notes == ("batch norm is not folded: the outputs would not stay the same",)
     assert norms(folded) == 1
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_b0"])
+def test_a_norm_of_timm_is_folded_and_its_activation_stays(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, BATCH_NORMS):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    folded, notes = fold_batch_norm(model, (3, 32, 32))
+    assert (norms(folded), notes) == (0, ())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-4)
