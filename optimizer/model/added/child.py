@@ -89,7 +89,7 @@ def main() -> None:
     reader, asked = sys.argv[1], json.loads(sys.argv[2])
 
     def limit(libraries: bool = False, size: int = asked["size"]) -> None:
-        limit_this_process(size, libraries)
+        limit_this_process(asked["seconds"], size, libraries)
 
     try:
         limit()

@@ -37,15 +37,14 @@ def read_limited(reader: str, file: Path, name: str, **options: Any) -> dict[str
         raise InputError(
             f"{name} has {format_bytes(size)}: files of up to {format_bytes(MAX_FILE_BYTES)} are read"
         )
-    seconds = _seconds(size)
-    most = MAX_FILE_BYTES if options.get("external") else size  # files beside it count once they are found
-    asked = {"file": str(file), "size": size, **options}
+    seconds = BASE_SECONDS + SECONDS_A_GIGABYTE * size / 1e9
+    asked = {"file": str(file), "seconds": seconds, "size": size, **options}
     try:
         printed = run_module(
             "optimizer.model.added.child",
             reader,
             json.dumps(asked),
-            max_seconds=LIBRARIES_SECONDS + 2 * _seconds(most),
+            max_seconds=LIBRARIES_SECONDS + 2 * seconds,
         )
         answer: dict[str, Any] = json.loads(printed.splitlines()[-1])
     except (WorkError, ValueError, IndexError) as error:
@@ -58,10 +57,6 @@ def read_limited(reader: str, file: Path, name: str, **options: Any) -> dict[str
     return answer
 
 
-def _seconds(size: int) -> float:
-    return BASE_SECONDS + SECONDS_A_GIGABYTE * size / 1e9
-
-
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
@@ -69,9 +64,9 @@ def _short(error: Exception) -> str:
 # In the limited process
 
 
-def limit_this_process(size: int, libraries: bool = False) -> None:
-    """From now on: what was loaded and spent already does not count. ``size`` is that of all that is read, in
-    bytes; with ``libraries`` there is room to load these."""
+def limit_this_process(seconds: float, size: int, libraries: bool = False) -> None:
+    """From now on: what was loaded and spent already does not count. ``size`` is the file's in bytes; with
+    ``libraries`` there is room to load these."""
     try:
         import resource
     except ImportError:  # Windows
@@ -82,7 +77,7 @@ def limit_this_process(size: int, libraries: bool = False) -> None:
     used = now.cpu_times()
     spent = used.user + used.system
     memory = BASE_MEMORY_BYTES + MEMORY_A_BYTE * size + libraries * LIBRARIES_BYTES
-    seconds = _seconds(size) + libraries * LIBRARIES_SECONDS
+    seconds += libraries * LIBRARIES_SECONDS
     data = getattr(now.memory_info(), "data", now.memory_info().vms)
     for kind, limit in (
         ("RLIMIT_CPU", int(spent + seconds) + 1),

@@ -17,7 +17,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimizer.errors import InputError
-from optimizer.formats import format_bytes
 from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_NAME, MAX_TENSORS
 
@@ -30,8 +29,8 @@ COLOURS = (1, 3)
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
     """What the file holds, for people to read and for :mod:`optimizer.model.added.onnx_file`.
 
-    ``external`` data may lie beside it; ``grow`` is told how many bytes they have in all, as far
-    as they are known. Raises InputError, and whatever damaged bytes make protobuf raise.
+    ``external`` data may lie beside it; ``grow`` is told how many bytes they have. Raises InputError, and
+    whatever damaged bytes make protobuf raise.
     """
     model = onnx.load(file, load_external_data=False)
     graph = model.graph
@@ -112,7 +111,6 @@ def _take_in(graph: Any, folder: Path | None, grow: Callable[[int], None]) -> No
             "its weights are in other files (external data), which don't come with it: save it as one file, "
             "or add it with `paretoscope add NAME --onnx FILE` where they lie beside it"
         )
-    sizes: dict[str, int] = {}
     for tensor in outside:
         said = {entry.key: entry.value for entry in tensor.external_data}
         place = said.get("location", "")
@@ -121,15 +119,12 @@ def _take_in(graph: Any, folder: Path | None, grow: Callable[[int], None]) -> No
                 f"tensor {tensor.name[:80]!r} points to {place[:80]!r}: external data are read from files "
                 "beside the model alone"
             )
-        tensor.raw_data = _read_beside(folder, place, said, sizes, grow)
+        tensor.raw_data = _read_beside(folder, place, said, grow)
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
 
 
-def _read_beside(
-    folder: Path, place: str, said: dict[str, str], sizes: dict[str, int], grow: Callable[[int], None]
-) -> bytes:
-    """What is said to be in the file ``place``. ``sizes`` are those of the files that were opened."""
+def _read_beside(folder: Path, place: str, said: dict[str, str], grow: Callable[[int], None]) -> bytes:
     try:
         offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
         descriptor = os.open(folder / place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -140,14 +135,9 @@ def _read_beside(
         length = found.st_size - offset if length < 0 else length
         if not stat.S_ISREG(found.st_mode) or offset < 0 or not 0 <= length <= found.st_size - offset:
             raise InputError(f"its external data {place[:80]!r} is no file, or shorter than it is said to be")
-        if place not in sizes:
-            sizes[place] = found.st_size
-            if (total := sum(sizes.values())) > MAX_FILE_BYTES:
-                raise InputError(
-                    f"its external data have {format_bytes(total)} and more: up to "
-                    f"{format_bytes(MAX_FILE_BYTES)} are read"
-                )
-            grow(total)
+        if length > MAX_FILE_BYTES:
+            raise InputError(f"its external data {place[:80]!r} is too large")
+        grow(length)
         opened.seek(offset)
         return opened.read(length)
 
