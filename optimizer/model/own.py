@@ -28,8 +28,8 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. ``classes`` are the folders that it is evaluated on: ImageNet's, all or some, or as many as
     outputs in alphabetical order. Files of photographs are preprocessed as is usual for ImageNet. Raises
-    InputError for a module that can't be copied, has weights that are not finite, nothing to compress, or
-    does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
+    InputError for a module that is TorchScript or can't be copied, has weights that are not finite, nothing
+    to compress, or does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
@@ -88,6 +88,11 @@ def _copied(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise InputError(
             f"{type(module).__name__} is no model: give a torch.nn.Module, or a name of px.models()"
+        )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise InputError(
+            f"{_kind(module)} is TorchScript, or has a part that is, whose layers can't be replaced: give the "
+            "module that it was made from, with its weights"
         )
     try:
         taken = copy.deepcopy(module)

@@ -1,8 +1,12 @@
 """A module of one's own, named by what it computes."""
 
+from collections.abc import Callable
+
 import pytest
+import torch
 from torch import nn
 
+from optimizer.errors import InputError
 from optimizer.model.own import own_model
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
 
@@ -37,3 +41,18 @@ def test_a_thousand_outputs_are_imagenet_s_where_the_folders_are(
     loaded = own_model(net, (3, 2, 2), folders)
     assert loaded.classes == names
     assert loaded.wordnet_ids == (wordnet_ids() if names == class_names() else ())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda net: torch.jit.trace(net, torch.zeros(1, 3, 2, 2)),
+        lambda net: nn.Sequential(net[0], torch.jit.trace(net[1], torch.zeros(1, 12))),
+    ],
+    ids=["whole", "a part"],
+)
+def test_torchscript_is_refused_with_what_to_give(make: Callable[[nn.Module], nn.Module]) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    with pytest.raises(InputError, match="is TorchScript.*: give the module that it was made from"):
+        own_model(make(net), (3, 2, 2))
