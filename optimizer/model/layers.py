@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+TOLERANCE = 1e-3
+"""Of a model's outputs: more than folding changes in them by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +129,12 @@ def fold_batch_norm(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A copy in which each batch norm that alone follows a convolution is folded into it.
 
-    A model that can't be traced is run once instead, where the ``input_shape`` of an example is known.
+    A model that can't be traced is run once instead, where the ``input_shape`` of an example is known. Then
+    the copy's outputs are compared with the model's too: where they differ nothing is folded.
     Returns the copy (in evaluation mode) and notes: what could not be folded, if anything. The argument is
     left as it was.
     """
-    folded = copy.deepcopy(model).eval()
-    for parameter in folded.parameters():
-        parameter.requires_grad_(False)
+    folded = _frozen(model)
     if not any(isinstance(module, BATCH_NORMS) for module in folded.modules()):
         return folded, ()
     try:
@@ -145,14 +146,71 @@ def fold_batch_norm(
             pairs = _run_pairs(folded, torch.zeros(1, *input_shape))
     except Exception as error:  # both run the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
-    modules = dict(folded.named_modules())
-    for convolution, norm in pairs:
-        if modules[norm].running_mean is not None:
-            fused = fuse_conv_bn_eval(modules[convolution], modules[norm])  # type: ignore[type-var]
-            folded.set_submodule(convolution, fused)
-            folded.set_submodule(norm, nn.Identity().eval())
+    try:
+        before = _answers(folded, input_shape)
+        _fold(folded, pairs)
+        alike = _agree(before, _answers(folded, input_shape))
+    except Exception:  # the model's own code again
+        alike = False
+    if not alike:
+        return _frozen(model), ("batch norm is not folded: the outputs would not stay the same",)
     left = sum(isinstance(module, BATCH_NORMS) for module in folded.modules())
     return folded, (f"batch norms that can't be folded into a convolution: {left}",) if left else ()
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return copy.deepcopy(model).eval().requires_grad_(False)
+
+
+def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
+    """Fold the second of each pair of modules into the first, under whatever names the model has them."""
+    modules = dict(model.named_modules())
+    left: dict[nn.Module, nn.Module] = {}
+    for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):
+        if found := _fused(convolution, norm):
+            convolution.weight, convolution.bias = found[0].weight, found[0].bias
+            left[norm] = found[1].eval()
+    for name, module in [*model.named_modules(remove_duplicate=False)]:
+        if module in left:
+            model.set_submodule(name, left[module])
+
+
+def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
+    """A convolution that does the work of both, and what is left to do: nothing, or what the norm has inside,
+    such as timm's activation. None where that is not the same: a library's own class may standardise its
+    weight or work it out from others."""
+    if norm.running_mean is None or not isinstance(convolution.weight, nn.Parameter):
+        return None
+    fused = fuse_conv_bn_eval(convolution, norm)
+    if type(convolution) in CONVOLUTIONS and type(norm) in BATCH_NORMS:
+        return fused, nn.Identity()
+    sides = [
+        2 * side * apart for side, apart in zip(convolution.kernel_size, convolution.dilation, strict=True)
+    ]
+    shape = (convolution.in_channels, *sides)
+    expected = _answers(nn.Sequential(convolution, norm), shape)
+    for rest in (nn.Identity(), nn.Sequential(*norm.children())):
+        if _agree(expected, _answers(nn.Sequential(fused, rest), shape)):
+            return fused, rest
+    return None
+
+
+@torch.inference_mode()
+def _answers(module: nn.Module, input_shape: tuple[int, ...] | None) -> list[Tensor]:
+    """All that it gives for a random input of ``input_shape`` (nothing where that is not known), the same
+    each time."""
+    if input_shape is None:
+        return []
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        return [one for one in tree_leaves(module(torch.randn(1, *input_shape))) if isinstance(one, Tensor)]
+
+
+def _agree(some: list[Tensor], others: list[Tensor]) -> bool:
+    return all(
+        torch.linalg.norm(one.float() - other.float()) <= TOLERANCE * torch.linalg.norm(one.float())
+        for one, other in zip(some, others, strict=True)
+    )
 
 
 def _traced_pairs(model: nn.Module) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from optimizer.errors import InputError
 from optimizer.model.identity import content
 from optimizer.model.layers import walk
 from optimizer.model.sources import LoadedModel
-from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.model.sources.imagenet import class_names, has_folders, wordnet_ids
 from optimizer.records import ModelCard
 
 SOURCE_NAME = "your own"
@@ -26,16 +26,19 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
-    another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
-    module that can't be copied, has weights that are not finite, nothing to compress, or does not answer a
-    batch of one input tensor with one tensor of floats in evaluation mode.
+    another model. ``classes`` are the folders that it is evaluated on: ImageNet's, all or some, or as many as
+    outputs in alphabetical order. Files of photographs are preprocessed as is usual for ImageNet. Raises
+    InputError for a module that is TorchScript or can't be copied, has weights that are not finite, nothing
+    to compress, or does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
     outputs = tried(taken, shape)
-    names = class_names() if outputs.shape[1:] == (1000,) else tuple(sorted(classes))
+    names = tuple(sorted(classes))
+    if outputs.shape[1:] == (1000,) and has_folders(classes):
+        names = class_names()
     if len(names) != outputs.shape[1]:  # which output a folder is for is not known
         names = ()
     card = ModelCard(
@@ -85,6 +88,11 @@ def _copied(module: nn.Module) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise InputError(
             f"{type(module).__name__} is no model: give a torch.nn.Module, or a name of px.models()"
+        )
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise InputError(
+            f"{_kind(module)} is TorchScript, or has a part that is, whose layers can't be replaced: give the "
+            "module that it was made from, with its weights"
         )
     try:
         taken = copy.deepcopy(module)

@@ -335,3 +335,118 @@ def test_a_model_without_batch_norm_gets_a_copy_and_no_note(small: Small) -> Non
     assert folded is not model
     for name, tensor in model.state_dict().items():
         assert torch.equal(folded.state_dict()[name], tensor)
+
+
+def busy(norm: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """With statistics and a gain other than a fresh one's."""
+    for tensor in (norm.running_mean, norm.bias):
+        nn.init.normal_(tensor)
+    for tensor in (norm.running_var, norm.weight):
+        nn.init.uniform_(tensor, 0.5, 2)
+    return norm
+
+
+def folds(model: nn.Module, shape: tuple[int, ...] | None = SMALL_SHAPE) -> tuple[nn.Module, tuple[str, ...]]:
+    """Folded, its answers still the model's."""
+    folded, notes = fold_batch_norm(model, shape)
+    images = torch.randn(2, *SMALL_SHAPE)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model.eval()(images))
+    return folded, notes
+
+
+class Aliased(nn.Module):
+    """What runs stands under a second name too, the first (``early``) or the last."""
+
+    def __init__(self, early: bool, index: int) -> None:
+        super().__init__()
+        parts = nn.Conv2d(1, 4, 3), busy(nn.BatchNorm2d(4)), nn.ReLU()
+        if early:
+            self.alias = parts[index]
+        self.block = nn.Sequential(*parts)
+        if not early:
+            self.alias = parts[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("runs", [True, False])
+def test_what_the_model_has_under_two_names_is_folded_under_both(
+    early: bool, index: int, runs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if runs:
+        monkeypatch.setattr(layers, "_traced_pairs", None)
+    folded, notes = folds(Aliased(early, index))
+    assert (norms(folded), notes) == (0, ())
+    assert list(multiplications(folded, SMALL_SHAPE).values()) == [36], (
+        "one layer, and it is the one that runs"
+    )
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight / self.weight.std(dim=(1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("shape", [SMALL_SHAPE, None])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        lambda: (Standardised(4, 4, 3), nn.BatchNorm2d(4)),
+        lambda: (nn.Conv2d(4, 4, 3), Activated(4)),
+        lambda: (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)),
+    ],
+    ids=["standardised weight", "norm with an activation", "computed weight"],
+)
+def test_what_is_more_than_a_convolution_and_its_norm_stays_and_the_others_are_folded(
+    pair: Callable[[], tuple[nn.Module, nn.BatchNorm2d]], shape: tuple[int, ...] | None
+) -> None:
+    torch.manual_seed(0)
+    convolution, norm = pair()
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), busy(nn.BatchNorm2d(4)), convolution, busy(norm))
+    folded, notes = folds(model, shape)
+    assert isinstance(folded[1], nn.Identity)
+    assert notes == ("batch norms that can't be folded into a convolution: 1",)
+
+
+def test_nothing_is_folded_where_the_outputs_would_be_others() -> None:
+    """A list is no place where a module can be replaced."""
+
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 4, 3), busy(nn.BatchNorm2d(4))
+            self.order = [self.conv, self.norm]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for part in self.order:
+                x = part(x)
+            return x
+
+    folded, notes = folds(Listed())
+    assert notes == ("batch norm is not folded: the outputs would not stay the same",)
+    assert norms(folded) == 1
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_b0"])
+def test_a_norm_of_timm_is_folded_and_its_activation_stays(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, BATCH_NORMS):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    folded, notes = fold_batch_norm(model, (3, 32, 32))
+    assert (norms(folded), notes) == (0, ())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-4)

@@ -7,6 +7,7 @@ import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -110,6 +111,24 @@ def test_a_download_is_kept_checked_and_loaded(
     assert torch.equal(loaded.preprocess(image), weights.transforms()(image))
     catalogue.load(NAME)
     assert site.asked == 1
+
+
+def test_threads_that_load_one_model_get_their_own_weights_one_after_the_other() -> None:
+    weights = torchvision.models.SqueezeNet1_1_Weights.IMAGENET1K_V1
+    first, second = {"first": 1}, {"second": 2}
+
+    def load() -> object:
+        with torchvision_hub._giving(weights, second):
+            return weights.get_state_dict()
+
+    with ThreadPoolExecutor(1) as pool:
+        with torchvision_hub._giving(weights, first):
+            other = pool.submit(load)
+            wait([other], 0.1)
+            assert not other.done()
+            assert weights.get_state_dict() is first
+        assert other.result(60) is second
+    assert "get_state_dict" not in vars(weights)
 
 
 def test_a_download_that_breaks_off_leaves_nothing(site: Site, tmp_path: Path) -> None:

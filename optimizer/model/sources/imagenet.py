@@ -20,6 +20,16 @@ def is_imagenet(names: Sequence[str]) -> bool:
     return len(names) == len(ours) and equal > 0.9 * len(ours)
 
 
+def has_folders(folders: Sequence[str]) -> bool:
+    """Whether most of these class folders are named after these classes, by WordNet id or by name."""
+    known = {*wordnet_ids(), *map(_plain, class_names())}
+    return 2 * sum(_plain(folder.split(",")[0]) in known for folder in folders) > len(folders)
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.casefold()))
+
+
 def wordnet_ids() -> tuple[str, ...]:
     """One WordNet id a class, such as ``n01440764`` for the first."""
     return tuple(asset("imagenet_wordnet_ids.txt").read_text().split())

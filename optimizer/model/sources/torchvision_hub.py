@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import pickle
 import re
+import threading
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30
 _ANEW = "Delete it and choose the model again: it is then downloaded anew"
 CHUNK_BYTES = 1 << 20
+_one_gives = threading.Lock()
 CARDS_VERSION = 1
 """Raised with every change of what :func:`_card` says."""
 
@@ -197,13 +199,15 @@ def _checked(name: str, path: Path, report: Report) -> Iterator[BinaryIO]:
 def _giving(weights: "WeightsEnum", state: dict[str, Any]) -> Iterator[None]:
     """Have torchvision's builders take ``state`` where they would open and unpickle the file themselves.
 
-    Each asks its weights with ``get_state_dict``, and some rename what they get.
+    Each asks its weights with ``get_state_dict``, and some rename what they get. The weights are the whole
+    process's: one thread at a time.
     """
-    vars(weights)["get_state_dict"] = lambda *args, **kwargs: state
-    try:
-        yield
-    finally:
-        del vars(weights)["get_state_dict"]
+    with _one_gives:
+        vars(weights)["get_state_dict"] = lambda *args, **kwargs: state
+        try:
+            yield
+        finally:
+            del vars(weights)["get_state_dict"]
 
 
 def _fetch(name: str, weights: "WeightsEnum", path: Path, report: Report) -> None:
