@@ -10,13 +10,14 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimizer.errors import InputError
+from optimizer.formats import format_bytes
 from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_NAME, MAX_TENSORS
 
@@ -29,8 +30,8 @@ COLOURS = (1, 3)
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
     """What the file holds, for people to read and for :mod:`optimizer.model.added.onnx_file`.
 
-    ``external`` data may lie beside it; ``grow`` is told how many bytes they have. Raises InputError, and
-    whatever damaged bytes make protobuf raise.
+    ``external`` data may lie beside it; ``grow`` is told how many bytes they have in all. Raises InputError,
+    and whatever damaged bytes make protobuf raise.
     """
     model = onnx.load(file, load_external_data=False)
     graph = model.graph
@@ -111,35 +112,51 @@ def _take_in(graph: Any, folder: Path | None, grow: Callable[[int], None]) -> No
             "its weights are in other files (external data), which don't come with it: save it as one file, "
             "or add it with `paretoscope add NAME --onnx FILE` where they lie beside it"
         )
-    for tensor in outside:
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        place = said.get("location", "")
-        if place != os.path.basename(place) or place in ("", ".", "..") or "\\" in place:
-            raise InputError(
-                f"tensor {tensor.name[:80]!r} points to {place[:80]!r}: external data are read from files "
-                "beside the model alone"
-            )
-        tensor.raw_data = _read_beside(folder, place, said, grow)
+    places = [_place(tensor, folder) for tensor in outside]
+    if (total := sum(length for _, _, length in places)) > MAX_FILE_BYTES:
+        raise InputError(
+            f"its external data have {format_bytes(total)}: up to {format_bytes(MAX_FILE_BYTES)} are read"
+        )
+    grow(total)
+    for tensor, (file, offset, length) in zip(outside, places, strict=True):
+        with _opened(file) as opened:
+            opened.seek(offset)
+            tensor.raw_data = opened.read(length)
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
 
 
-def _read_beside(folder: Path, place: str, said: dict[str, str], grow: Callable[[int], None]) -> bytes:
+def _place(tensor: Any, folder: Path) -> tuple[Path, int, int]:
+    """In which file a tensor's external data lie, from which byte on, and how many they are."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    place = said.get("location", "")
+    if place != os.path.basename(place) or place in ("", ".", "..") or "\\" in place:
+        raise InputError(
+            f"tensor {tensor.name[:80]!r} points to {place[:80]!r}: external data are read from files "
+            "beside the model alone"
+        )
+    with _opened(folder / place) as opened:
+        size = os.fstat(opened.fileno()).st_size
     try:
-        offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
-        descriptor = os.open(folder / place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
+        offset = int(said.get("offset", 0))
+        length = int(said.get("length", size - offset))
+    except ValueError as error:
         raise InputError(f"its external data {place[:80]!r} can't be read ({error})") from error
-    with os.fdopen(descriptor, "rb") as opened:
-        found = os.fstat(descriptor)
-        length = found.st_size - offset if length < 0 else length
-        if not stat.S_ISREG(found.st_mode) or offset < 0 or not 0 <= length <= found.st_size - offset:
-            raise InputError(f"its external data {place[:80]!r} is no file, or shorter than it is said to be")
-        if length > MAX_FILE_BYTES:
-            raise InputError(f"its external data {place[:80]!r} is too large")
-        grow(length)
-        opened.seek(offset)
-        return opened.read(length)
+    if offset < 0 or not 0 <= length <= size - offset:
+        raise InputError(f"its external data {place[:80]!r} is shorter than it is said to be")
+    return folder / place, offset, length
+
+
+def _opened(file: Path) -> BinaryIO:
+    """Raises InputError for what is no plain file."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise InputError(f"its external data {file.name[:80]!r} can't be read ({error})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"its external data {file.name[:80]!r} is no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _check_tensor(tensor: Any) -> None:
