@@ -353,3 +353,19 @@ def test_external_data_may_be_no_larger_than_a_file(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(onnx_reading, "MAX_FILE_BYTES", 5000)  # each of its tensors has fewer bytes
     with pytest.raises(InputError, match=r"external data have 5\.\d+ kB: up to 5\.00 kB are read"):
         read_onnx(source, tmp_path / "kept.onnx", True, lambda more: None)
+
+
+def test_shapes_are_inferred_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    infer = onnx.shape_inference.infer_shapes
+    monkeypatch.setattr(
+        onnx.shape_inference,
+        "infer_shapes",
+        lambda model, **how: sizes.append(model.ByteSize()) or infer(model, **how),
+    )
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4, 5000)}
+    nodes = [node("Conv", "x w", "a"), node("GlobalAveragePool", "a", "b"), node("Flatten", "b", "c")]
+    kept, found = read(graph([*nodes, node("Gemm", "c v")], tensors, sides=("n", 3, "h", "w")), tmp_path)
+    assert found["asks_shape"]
+    assert max(sizes) < 2000
+    assert kept.stat().st_size > 80_000

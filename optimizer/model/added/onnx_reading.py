@@ -25,6 +25,8 @@ MAX_NODES = 50_000
 SIDES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 160, 192, 320, 352, 416, 512, 640)
 """Heights and widths that are tried for a network that does not say its own."""
 COLOURS = (1, 3)
+SMALL_BYTES = 1 << 10
+"""A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
 
 
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
@@ -301,11 +303,22 @@ def _image_shape(model: Any) -> tuple[list[int], bool]:
     group = next((one.i for one in first.attribute if one.name == "group"), 1) if first is not None else 1
     guessed = weights[first.input[1]][1] * group if first is not None else 3
     channels = sides[0] if isinstance(sides[0], int) else guessed
+    bare = _without_weights(model)
     for side in SIDES:
         shape = [int(channels), *(one if isinstance(one, int) else side for one in sides[1:])]
-        if _agrees(model, shape):
+        if _agrees(bare, shape):
             return shape, True
     return [int(channels), *(one if isinstance(one, int) else SIDES[0] for one in sides[1:])], True
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy for shapes to be inferred of, which takes a minute a gigabyte with weights and reads none."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) > SMALL_BYTES:
+            tensor.ClearField("raw_data")
+    return bare
 
 
 def _agrees(model: Any, shape: list[int]) -> bool:
