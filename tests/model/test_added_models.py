@@ -104,6 +104,17 @@ def test_what_is_said_to_be_no_classifier_has_keys_of_its_own(about: Examined) -
     assert request_key(Request("one")) != key
 
 
+def test_what_is_said_to_be_no_classifier_opens_with_all_its_outputs(
+    about: Examined, network: CifarResNet
+) -> None:
+    catalogue.add(about, Choices("one", classifier=False))
+    loaded = catalogue.load("one")
+    assert loaded.card.classes == 0
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), network(images))
+
+
 def test_a_classifier_s_version_stays_what_it_was() -> None:
     """Results of releases before this one are found under it."""
     model = cards.AddedModel("one", "onnx", f"{'0' * 20}.onnx", IMAGENET, classes=4)

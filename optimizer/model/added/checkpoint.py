@@ -67,7 +67,10 @@ def module(model: AddedModel) -> nn.Module:
     """The architecture with its weights. Raises InputError where the file is damaged."""
     if model.architecture.startswith(TRANSFORMERS):
         return load(model.architecture, model.config, model.file)[0]
-    made = build(model.architecture, model.classes or 1, shapes_of(model.file), model.config)
+    shapes = shapes_of(model.file)
+    # A network that is no classifier has outputs as well: how many is read off the weights.
+    outputs = fit_of(model.architecture, shapes, model.config).classes
+    made = build(model.architecture, outputs, shapes, model.config)
     made.load_state_dict(safetensors.torch.load_file(content_path(model.file)), strict=False)
     return made
 
