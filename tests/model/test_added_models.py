@@ -1,8 +1,10 @@
 """A user's own weights file becomes a model of this machine's, and goes again."""
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -274,6 +276,53 @@ def test_an_unknown_architecture_lists_the_close_names() -> None:
     if not architectures.has_timm():
         with pytest.raises(UnavailableError, match=r"paretoscope\[timm\]"):
             architectures.build("timm/resnet18", 10)
+
+
+NETWORKS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        pool = nn.AdaptiveAvgPool2d(1)
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.Flatten(), nn.Linear(4, classes))
+
+    def forward(self, images):
+        return self.net(images)
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Of an architecture that a package adds, whose names all begin with ``net.``."""
+    (tmp_path / "nets_of_a_package.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    install(monkeypatch, net="nets_of_a_package:Net")
+    return importlib.import_module("nets_of_a_package").Net(5).eval()
+
+
+def install(patch: pytest.MonkeyPatch, **points: str) -> None:
+    """Entry points of the group, as pip leaves them."""
+    found = [EntryPoint(name, value, architectures.GROUP) for name, value in points.items()]
+    patch.setattr(architectures, "entry_points", lambda group: found)
+    architectures._shapes.cache_clear()
+
+
+@pytest.mark.parametrize("before", ["", "module.", "model.module."])
+@pytest.mark.parametrize("named", ["", "net"])
+def test_a_prefix_may_be_the_architecture_s_own(
+    before: str, named: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    path = tmp_path / "net.pt"
+    torch.save({f"{before}{name}": value for name, value in net.state_dict().items()}, path)
+    about = files.examine(path, named)
+    assert about.architecture == "net"
+    catalogue.add(about, Choices("mine"))
+    loaded, images = catalogue.load("mine"), torch.rand(2, 3, 32, 32)
+    assert loaded.card.classes == 5
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), net(images))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")

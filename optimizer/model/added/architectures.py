@@ -26,6 +26,7 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.model import cifar_resnet
 from optimizer.model.added import declared
+from optimizer.model.added.tensors import prefix_of
 from optimizer.model.architectures import ARCHITECTURES
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import bundled
@@ -222,10 +223,12 @@ def default_preprocessing(name: str) -> Preprocessing:
 
 @lru_cache(maxsize=512)
 def _shapes(name: str, classes: int, config: str = "") -> dict[str, tuple[int, ...]]:
-    """Of every parameter and buffer, without memory for them."""
+    """Of every parameter and buffer, without memory for them, by its name as a kept file has it: a prefix
+    before every name goes, also where it is the architecture's own (``self.net = ...``)."""
     with _Unfilled(), torch.random.fork_rng(devices=[]):
-        module = build(name, classes, config=config)
-    return {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
+        tensors = build(name, classes, config=config).state_dict()
+    prefix = prefix_of(tensors)
+    return {tensor.removeprefix(prefix): tuple(value.shape) for tensor, value in tensors.items()}
 
 
 class _Unfilled(TorchFunctionMode):

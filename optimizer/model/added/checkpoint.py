@@ -18,6 +18,7 @@ from optimizer.model.added.architectures import (
     fitting,
 )
 from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
+from optimizer.model.added.tensors import prefix_of
 from optimizer.model.added.transformers_files import TRANSFORMERS, load
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 
@@ -71,7 +72,9 @@ def module(model: AddedModel) -> nn.Module:
     # A network that is no classifier has outputs as well: how many is read off the weights.
     outputs = fit_of(model.architecture, shapes, model.config).classes
     made = build(model.architecture, outputs, shapes, model.config)
-    made.load_state_dict(safetensors.torch.load_file(content_path(model.file)), strict=False)
+    prefix = prefix_of(made.state_dict())
+    tensors = safetensors.torch.load_file(content_path(model.file))
+    made.load_state_dict({prefix + name: tensor for name, tensor in tensors.items()}, strict=False)
     return made
 
 

@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,21 @@ def _said_in(loaded: Any) -> dict[str, Any]:
     return found
 
 
+def prefix_of(names: Collection[str]) -> str:
+    """What wrappers put before every name."""
+    prefix = ""
+    while names and (more := next((one for one in PREFIXES if _all_begin(names, prefix + one)), "")):
+        prefix += more
+    return prefix
+
+
+def _all_begin(names: Collection[str], prefix: str) -> bool:
+    return all(name.startswith(prefix) for name in names)
+
+
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {str(name): tensor for name, tensor in tensors.items()}
-    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), None):
-        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-    return names
+    prefix = prefix_of([str(name) for name in tensors])
+    return {str(name).removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
