@@ -325,6 +325,29 @@ def test_a_prefix_may_be_the_architecture_s_own(
         assert torch.equal(loaded.module(images), net(images))
 
 
+@pytest.mark.parametrize("before", ["", "model."])
+def test_averaged_weights_are_found(
+    before: str, network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    path = tmp_path / "ema.pt"
+    torch.save({f"{before}{name}": value for name, value in averaged.state_dict().items()}, path)
+    assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+
+
+def test_of_two_models_in_a_file_the_other_is_named(
+    network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    path = tmp_path / "both.pt"
+    weights = network.state_dict()
+    torch.save({"model_ema": {"module": weights}, "model": weights, "params": {"width": 3}}, path)
+    about = files.examine(path, "cifar-resnet20")
+    (words,) = [words for what, words in about.facts if what == "left out"]
+    assert words.startswith("other weights, under model_ema: those under model are taken")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no {REAL}")
 def test_a_checkpoint_as_people_have_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["add", "real", "--checkpoint", str(REAL / "cifar-resnet20.pt")]) == 0

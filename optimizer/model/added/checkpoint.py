@@ -33,7 +33,7 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     if not (about.config or (fits and fits[0].exact)):
         fits = fitting(shapes, about.name)
     exact = fits[0].architecture if fits[0].exact else ""
-    facts = [("tensors", f"{len(shapes):,}")]
+    facts = [("tensors", f"{len(shapes):,}"), *(("left out", words) for words in found["left_out"])]
     if exact:
         facts.append(("fits", exact))
         facts.append(("classes", f"{fits[0].classes:,}"))
