@@ -15,7 +15,7 @@ from torch import Tensor
 
 from optimizer.analysis import stored
 from optimizer.cli.main import main
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model import catalogue
 from optimizer.model.added import architectures, cards, files, tensors
 from optimizer.model.added.cards import Choices, Examined
@@ -323,6 +323,24 @@ def test_a_prefix_may_be_the_architecture_s_own(
     assert loaded.card.classes == 5
     with torch.inference_mode():
         assert torch.equal(loaded.module(images), net(images))
+
+
+def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
+    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    install(monkeypatch, ada="no_such_module:Net", eve="math:factorial", net="nets_of_a_package:Net")
+    path = tmp_path / "net.pt"
+    torch.save(net.state_dict(), path)
+    about = files.examine(path)
+    assert about.architecture == "net"
+    left_out = [words for what, words in about.facts if what == "left out"]
+    assert [words.partition(" can't be built")[0] for words in left_out] == [
+        "architecture ada",
+        "architecture eve",
+    ]
+    with pytest.raises(WorkError, match="architecture ada can't be built"):
+        files.examine(path, "ada")
 
 
 @pytest.mark.parametrize("before", ["", "model."])

@@ -14,6 +14,7 @@ from optimizer.model.added.architectures import (
     Fit,
     build,
     default_preprocessing,
+    failures,
     fit_of,
     fitting,
 )
@@ -30,10 +31,12 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     Raises InputError for an unknown one."""
     shapes = shapes_of(about.file)
     fits = [_fit(architecture, about)] if architecture else []
+    left_out = list(found["left_out"])
     if not (about.config or (fits and fits[0].exact)):
         fits = fitting(shapes, about.name)
+        left_out += failures().values()
     exact = fits[0].architecture if fits[0].exact else ""
-    facts = [("tensors", f"{len(shapes):,}"), *(("left out", words) for words in found["left_out"])]
+    facts = [("tensors", f"{len(shapes):,}"), *(("left out", words) for words in left_out)]
     if exact:
         facts.append(("fits", exact))
         facts.append(("classes", f"{fits[0].classes:,}"))
