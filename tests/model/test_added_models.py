@@ -1,8 +1,10 @@
 """A user's own weights file becomes a model of this machine's, and goes again."""
 
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from optimizer.analysis import stored
 from optimizer.cli.main import main
-from optimizer.errors import InputError, UnavailableError
+from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.model import catalogue
 from optimizer.model.added import architectures, cards, files, tensors
 from optimizer.model.added.cards import Choices, Examined
@@ -103,6 +105,17 @@ def test_what_is_said_to_be_no_classifier_has_keys_of_its_own(about: Examined) -
     catalogue.remove("one")
     catalogue.add(files.examine(_again(about), "cifar-resnet20"), Choices("one", classifier=False))
     assert request_key(Request("one")) != key
+
+
+def test_what_is_said_to_be_no_classifier_opens_with_all_its_outputs(
+    about: Examined, network: CifarResNet
+) -> None:
+    catalogue.add(about, Choices("one", classifier=False))
+    loaded = catalogue.load("one")
+    assert loaded.card.classes == 0
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), network(images))
 
 
 def test_a_classifier_s_version_stays_what_it_was() -> None:
@@ -265,6 +278,94 @@ def test_an_unknown_architecture_lists_the_close_names() -> None:
     if not architectures.has_timm():
         with pytest.raises(UnavailableError, match=r"paretoscope\[timm\]"):
             architectures.build("timm/resnet18", 10)
+
+
+NETWORKS = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        pool = nn.AdaptiveAvgPool2d(1)
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), pool, nn.Flatten(), nn.Linear(4, classes))
+
+    def forward(self, images):
+        return self.net(images)
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Of an architecture that a package adds, whose names all begin with ``net.``."""
+    (tmp_path / "nets_of_a_package.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(tmp_path)
+    install(monkeypatch, net="nets_of_a_package:Net")
+    return importlib.import_module("nets_of_a_package").Net(5).eval()
+
+
+def install(patch: pytest.MonkeyPatch, **points: str) -> None:
+    """Entry points of the group, as pip leaves them."""
+    found = [EntryPoint(name, value, architectures.GROUP) for name, value in points.items()]
+    patch.setattr(architectures, "entry_points", lambda group: found)
+    architectures._shapes.cache_clear()
+
+
+@pytest.mark.parametrize("before", ["", "module.", "model.module."])
+@pytest.mark.parametrize("named", ["", "net"])
+def test_a_prefix_may_be_the_architecture_s_own(
+    before: str, named: str, net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    path = tmp_path / "net.pt"
+    torch.save({f"{before}{name}": value for name, value in net.state_dict().items()}, path)
+    about = files.examine(path, named)
+    assert about.architecture == "net"
+    catalogue.add(about, Choices("mine"))
+    loaded, images = catalogue.load("mine"), torch.rand(2, 3, 32, 32)
+    assert loaded.card.classes == 5
+    with torch.inference_mode():
+        assert torch.equal(loaded.module(images), net(images))
+
+
+def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
+    net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    install(monkeypatch, ada="no_such_module:Net", eve="math:factorial", net="nets_of_a_package:Net")
+    path = tmp_path / "net.pt"
+    torch.save(net.state_dict(), path)
+    about = files.examine(path)
+    assert about.architecture == "net"
+    left_out = [words for what, words in about.facts if what == "left out"]
+    assert [words.partition(" can't be built")[0] for words in left_out] == [
+        "architecture ada",
+        "architecture eve",
+    ]
+    with pytest.raises(WorkError, match="architecture ada can't be built"):
+        files.examine(path, "ada")
+
+
+@pytest.mark.parametrize("before", ["", "model."])
+def test_averaged_weights_are_found(
+    before: str, network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    averaged = torch.optim.swa_utils.AveragedModel(network)
+    path = tmp_path / "ema.pt"
+    torch.save({f"{before}{name}": value for name, value in averaged.state_dict().items()}, path)
+    assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+
+
+def test_of_two_models_in_a_file_the_other_is_named(
+    network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    path = tmp_path / "both.pt"
+    weights = network.state_dict()
+    torch.save({"model_ema": {"module": weights}, "model": weights, "params": {"width": 3}}, path)
+    about = files.examine(path, "cifar-resnet20")
+    (words,) = [words for what, words in about.facts if what == "left out"]
+    assert words.startswith("other weights, under model_ema: those under model are taken")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from hostile_graphs import SIDES, classifier, graph, node, save
 
 from optimizer.engine import engine_named
 from optimizer.errors import InputError
-from optimizer.model.added import onnx_check
+from optimizer.model.added import cards, files, onnx_check, onnx_reading
 from optimizer.model.added.onnx_conversion import convert
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.layers import fold_batch_norm, walk
@@ -321,11 +321,51 @@ def test_a_shape_that_is_left_open_is_offered_so_that_it_fits(
 def test_external_data_beside_the_file_are_taken_in(tmp_path: Path) -> None:
     source = tmp_path / "given.onnx"
     onnx.save(classifier(), source, save_as_external_data=True, location="given.data", size_threshold=0)
-    assert (tmp_path / "given.data").stat().st_size > 5000
+    size = (tmp_path / "given.data").stat().st_size
+    assert size > 5000
     kept = tmp_path / "kept.onnx"
     more: list[int] = []
     read_onnx(source, kept, True, more.append)
-    assert sum(more) >= 5120
+    assert len(more) == 1  # before any is read, of all tensors together
+    assert 5120 <= more[0] <= size
     assert onnx_check.check(kept, SIDES)["difference"] < 1e-5
     with pytest.raises(InputError, match="in other files"):
         read_onnx(source, kept, False, more.append)
+
+
+def test_external_data_of_many_tensors_have_room_in_the_limited_process(tmp_path: Path) -> None:
+    """The last tensor is small, and what is written has all."""
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4 * 8 * 8, 24_000), "b": weights(24_000)}
+    nodes = [
+        node("Conv", "x w", "a", strides=[2, 2], pads=[1, 1, 1, 1]),
+        node("Flatten", "a", "c"),
+        node("Gemm", "c v b"),
+    ]
+    source = tmp_path / "given.onnx"
+    onnx.save(graph(nodes, tensors), source, save_as_external_data=True, size_threshold=0)
+    about = files.examine(source)
+    assert cards.content_path(about.file).stat().st_size > 24e6
+
+
+def test_external_data_may_be_no_larger_than_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "given.onnx"
+    onnx.save(classifier(), source, save_as_external_data=True, size_threshold=0)
+    monkeypatch.setattr(onnx_reading, "MAX_FILE_BYTES", 5000)  # each of its tensors has fewer bytes
+    with pytest.raises(InputError, match=r"external data have 5\.\d+ kB: up to 5\.00 kB are read"):
+        read_onnx(source, tmp_path / "kept.onnx", True, lambda more: None)
+
+
+def test_shapes_are_inferred_without_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    infer = onnx.shape_inference.infer_shapes
+    monkeypatch.setattr(
+        onnx.shape_inference,
+        "infer_shapes",
+        lambda model, **how: sizes.append(model.ByteSize()) or infer(model, **how),
+    )
+    tensors = {"w": weights(4, 3, 3, 3), "v": weights(4, 5000)}
+    nodes = [node("Conv", "x w", "a"), node("GlobalAveragePool", "a", "b"), node("Flatten", "b", "c")]
+    kept, found = read(graph([*nodes, node("Gemm", "c v")], tensors, sides=("n", 3, "h", "w")), tmp_path)
+    assert found["asks_shape"]
+    assert max(sizes) < 2000
+    assert kept.stat().st_size > 80_000

@@ -22,10 +22,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError
 from optimizer.formats import count
 from optimizer.model import cifar_resnet
 from optimizer.model.added import declared
+from optimizer.model.added.tensors import prefix_of
 from optimizer.model.architectures import ARCHITECTURES
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import bundled
@@ -103,6 +104,18 @@ def architectures() -> dict[str, Build]:
     return found
 
 
+def failures() -> dict[str, str]:
+    """The architectures of packages that can't be built, and why."""
+    found = {}
+    for point in entry_points(group=GROUP):
+        try:
+            for classes in (USUAL_CLASSES, OTHER_CLASSES):
+                _shapes(point.name, classes)
+        except ParetoscopeError as error:
+            found[point.name] = str(error)
+    return found
+
+
 def has_timm() -> bool:
     return importlib.util.find_spec("timm") is not None
 
@@ -169,10 +182,12 @@ def fit_of(name: str, weights: Shapes, config: str = "") -> Fit:
 def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
     """The one architecture that weights fit, or the nearest, the best first. There are many, and each has to
     be built: those with about as many parameters are tried first, of them those whose names are most like
-    ``hint``, such as a file's name."""
+    ``hint``, such as a file's name. Those of :func:`failures` are left out."""
     near: list[tuple[int, str]] = []
     elements = sum(map(math.prod, weights.values()))
-    for name in sorted(architectures(), key=lambda name: (_distance(name, elements), -_likeness(name, hint))):
+    failing = failures()
+    names = [name for name in architectures() if name not in failing]
+    for name in sorted(names, key=lambda name: (_distance(name, elements), -_likeness(name, hint))):
         shapes = _shapes(name, USUAL_CLASSES)
         apart = len(shapes.keys() ^ weights.keys())
         apart += sum(shapes[tensor] != weights[tensor] for tensor in shapes.keys() & weights.keys())
@@ -222,10 +237,12 @@ def default_preprocessing(name: str) -> Preprocessing:
 
 @lru_cache(maxsize=512)
 def _shapes(name: str, classes: int, config: str = "") -> dict[str, tuple[int, ...]]:
-    """Of every parameter and buffer, without memory for them."""
+    """Of every parameter and buffer, without memory for them, by its name as a kept file has it: a prefix
+    before every name goes, also where it is the architecture's own (``self.net = ...``)."""
     with _Unfilled(), torch.random.fork_rng(devices=[]):
-        module = build(name, classes, config=config)
-    return {tensor: tuple(value.shape) for tensor, value in module.state_dict().items()}
+        tensors = build(name, classes, config=config).state_dict()
+    prefix = prefix_of(tensors)
+    return {tensor.removeprefix(prefix): tuple(value.shape) for tensor, value in tensors.items()}
 
 
 class _Unfilled(TorchFunctionMode):

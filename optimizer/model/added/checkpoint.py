@@ -14,10 +14,12 @@ from optimizer.model.added.architectures import (
     Fit,
     build,
     default_preprocessing,
+    failures,
     fit_of,
     fitting,
 )
 from optimizer.model.added.cards import AddedModel, Choices, Examined, content_path
+from optimizer.model.added.tensors import prefix_of
 from optimizer.model.added.transformers_files import TRANSFORMERS, load
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 
@@ -29,10 +31,12 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     Raises InputError for an unknown one."""
     shapes = shapes_of(about.file)
     fits = [_fit(architecture, about)] if architecture else []
+    left_out = list(found["left_out"])
     if not (about.config or (fits and fits[0].exact)):
         fits = fitting(shapes, about.name)
+        left_out += failures().values()
     exact = fits[0].architecture if fits[0].exact else ""
-    facts = [("tensors", f"{len(shapes):,}")]
+    facts = [("tensors", f"{len(shapes):,}"), *(("left out", words) for words in left_out)]
     if exact:
         facts.append(("fits", exact))
         facts.append(("classes", f"{fits[0].classes:,}"))
@@ -67,8 +71,13 @@ def module(model: AddedModel) -> nn.Module:
     """The architecture with its weights. Raises InputError where the file is damaged."""
     if model.architecture.startswith(TRANSFORMERS):
         return load(model.architecture, model.config, model.file)[0]
-    made = build(model.architecture, model.classes or 1, shapes_of(model.file), model.config)
-    made.load_state_dict(safetensors.torch.load_file(content_path(model.file)), strict=False)
+    shapes = shapes_of(model.file)
+    # A network that is no classifier has outputs as well: how many is read off the weights.
+    outputs = fit_of(model.architecture, shapes, model.config).classes
+    made = build(model.architecture, outputs, shapes, model.config)
+    prefix = prefix_of(made.state_dict())
+    tensors = safetensors.torch.load_file(content_path(model.file))
+    made.load_state_dict({prefix + name: tensor for name, tensor in tensors.items()}, strict=False)
     return made
 
 

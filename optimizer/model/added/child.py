@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.model.added.containers import SAFETENSORS, check_safetensors, check_zip
-from optimizer.model.added.limits import limit_this_process, refusal
+from optimizer.model.added.limits import SECONDS_A_GIGABYTE, limit_this_process, refusal
 
 # Threads reserve memory of their own, which would count.
 os.environ |= {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -41,7 +41,7 @@ def _onnx(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
         Path(asked["file"]),
         Path(asked["target"]),
         asked["external"],
-        lambda more: limit(size=asked["size"] + more),
+        lambda more: limit(more=more),
     )
 
 
@@ -64,7 +64,7 @@ def _zip(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
     from optimizer.model.added.network_reading import read_zip
 
     limit()
-    return read_zip(Path(asked["file"]), Path(asked["target"]), lambda more: limit(size=asked["size"] + more))
+    return read_zip(Path(asked["file"]), Path(asked["target"]), lambda more: limit(more=more))
 
 
 def _onnx_check(asked: dict[str, Any], limit: Callable[..., None]) -> dict[str, Any]:
@@ -88,8 +88,9 @@ READERS: dict[str, Callable[[dict[str, Any], Callable[..., None]], dict[str, Any
 def main() -> None:
     reader, asked = sys.argv[1], json.loads(sys.argv[2])
 
-    def limit(libraries: bool = False, size: int = asked["size"]) -> None:
-        limit_this_process(asked["seconds"], size, libraries)
+    def limit(libraries: bool = False, more: int = 0) -> None:
+        seconds = asked["seconds"] + SECONDS_A_GIGABYTE * more / 1e9
+        limit_this_process(seconds, asked["size"] + more, libraries)
 
     try:
         limit()

@@ -10,13 +10,14 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from optimizer.errors import InputError
+from optimizer.formats import format_bytes
 from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_DIMENSIONS, MAX_FILE_BYTES, MAX_NAME, MAX_TENSORS
 
@@ -24,13 +25,15 @@ MAX_NODES = 50_000
 SIDES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 160, 192, 320, 352, 416, 512, 640)
 """Heights and widths that are tried for a network that does not say its own."""
 COLOURS = (1, 3)
+SMALL_BYTES = 1 << 10
+"""A tensor of numbers that shapes may depend on, such as how far an image is enlarged, has no more."""
 
 
 def read_onnx(file: Path, target: Path, external: bool, grow: Callable[[int], None]) -> dict[str, Any]:
     """What the file holds, for people to read and for :mod:`optimizer.model.added.onnx_file`.
 
-    ``external`` data may lie beside it; ``grow`` is told how many bytes they have. Raises InputError, and
-    whatever damaged bytes make protobuf raise.
+    ``external`` data may lie beside it; ``grow`` is told how many bytes they have in all. Raises InputError,
+    and whatever damaged bytes make protobuf raise.
     """
     model = onnx.load(file, load_external_data=False)
     graph = model.graph
@@ -111,35 +114,51 @@ def _take_in(graph: Any, folder: Path | None, grow: Callable[[int], None]) -> No
             "its weights are in other files (external data), which don't come with it: save it as one file, "
             "or add it with `paretoscope add NAME --onnx FILE` where they lie beside it"
         )
-    for tensor in outside:
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        place = said.get("location", "")
-        if place != os.path.basename(place) or place in ("", ".", "..") or "\\" in place:
-            raise InputError(
-                f"tensor {tensor.name[:80]!r} points to {place[:80]!r}: external data are read from files "
-                "beside the model alone"
-            )
-        tensor.raw_data = _read_beside(folder, place, said, grow)
+    places = [_place(tensor, folder) for tensor in outside]
+    if (total := sum(length for _, _, length in places)) > MAX_FILE_BYTES:
+        raise InputError(
+            f"its external data have {format_bytes(total)}: up to {format_bytes(MAX_FILE_BYTES)} are read"
+        )
+    grow(total)
+    for tensor, (file, offset, length) in zip(outside, places, strict=True):
+        with _opened(file) as opened:
+            opened.seek(offset)
+            tensor.raw_data = opened.read(length)
         tensor.data_location = TensorProto.DEFAULT
         del tensor.external_data[:]
 
 
-def _read_beside(folder: Path, place: str, said: dict[str, str], grow: Callable[[int], None]) -> bytes:
+def _place(tensor: Any, folder: Path) -> tuple[Path, int, int]:
+    """In which file a tensor's external data lie, from which byte on, and how many they are."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    place = said.get("location", "")
+    if place != os.path.basename(place) or place in ("", ".", "..") or "\\" in place:
+        raise InputError(
+            f"tensor {tensor.name[:80]!r} points to {place[:80]!r}: external data are read from files "
+            "beside the model alone"
+        )
+    with _opened(folder / place) as opened:
+        size = os.fstat(opened.fileno()).st_size
     try:
-        offset, length = int(said.get("offset", 0)), int(said.get("length", -1))
-        descriptor = os.open(folder / place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
+        offset = int(said.get("offset", 0))
+        length = int(said.get("length", size - offset))
+    except ValueError as error:
         raise InputError(f"its external data {place[:80]!r} can't be read ({error})") from error
-    with os.fdopen(descriptor, "rb") as opened:
-        found = os.fstat(descriptor)
-        length = found.st_size - offset if length < 0 else length
-        if not stat.S_ISREG(found.st_mode) or offset < 0 or not 0 <= length <= found.st_size - offset:
-            raise InputError(f"its external data {place[:80]!r} is no file, or shorter than it is said to be")
-        if length > MAX_FILE_BYTES:
-            raise InputError(f"its external data {place[:80]!r} is too large")
-        grow(length)
-        opened.seek(offset)
-        return opened.read(length)
+    if offset < 0 or not 0 <= length <= size - offset:
+        raise InputError(f"its external data {place[:80]!r} is shorter than it is said to be")
+    return folder / place, offset, length
+
+
+def _opened(file: Path) -> BinaryIO:
+    """Raises InputError for what is no plain file."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        raise InputError(f"its external data {file.name[:80]!r} can't be read ({error})") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise InputError(f"its external data {file.name[:80]!r} is no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _check_tensor(tensor: Any) -> None:
@@ -284,11 +303,22 @@ def _image_shape(model: Any) -> tuple[list[int], bool]:
     group = next((one.i for one in first.attribute if one.name == "group"), 1) if first is not None else 1
     guessed = weights[first.input[1]][1] * group if first is not None else 3
     channels = sides[0] if isinstance(sides[0], int) else guessed
+    bare = _without_weights(model)
     for side in SIDES:
         shape = [int(channels), *(one if isinstance(one, int) else side for one in sides[1:])]
-        if _agrees(model, shape):
+        if _agrees(bare, shape):
             return shape, True
     return [int(channels), *(one if isinstance(one, int) else SIDES[0] for one in sides[1:])], True
+
+
+def _without_weights(model: Any) -> Any:
+    """A copy for shapes to be inferred of, which takes a minute a gigabyte with weights and reads none."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for tensor in bare.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.raw_data) > SMALL_BYTES:
+            tensor.ClearField("raw_data")
+    return bare
 
 
 def _agrees(model: Any, shape: list[int]) -> bool:

@@ -9,7 +9,7 @@ import json
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,24 @@ WRAPPERS = (
 MAX_WRAPPERS = 4
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Before every name, of DataParallel, torch.compile, Lightning and others."""
+AVERAGED = "n_averaged"
+"""What ``AveragedModel`` (EMA, SWA) counts, outside the prefix that it puts before every other name."""
 WAY_OUT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
 def rewrite(file: Path, target: Path) -> dict[str, Any]:
     """Write the tensors of a file as safetensors: unwrapped, all finite. Gives their names with ``shapes``,
-    and the ``metadata`` beside them. Raises InputError, and whatever a damaged file makes torch raise."""
+    the ``metadata`` beside them, and ``left_out``, in words. Raises InputError, and whatever a damaged file
+    makes torch raise."""
     if target.exists():
         raise InputError(f"{target.name} is there already")
+    left_out: list[str] = []
     if file.suffix.lower() == SAFETENSORS:
         metadata = plain(check_safetensors(file))
         tensors = safetensors.torch.load_file(file)
     else:
         loaded = _unpickled(file)
-        metadata, tensors = _said_in(loaded), _weights_in(loaded)
+        metadata, tensors = _said_in(loaded), _weights_in(loaded, left_out)
     tensors = _checked(_without_prefix(tensors))
     seen: set[int] = set()
     separate = {}
@@ -53,7 +57,7 @@ def rewrite(file: Path, target: Path) -> dict[str, Any]:
         separate[name] = tensor.detach().clone() if tied else tensor.detach().contiguous()
     safetensors.torch.save_file(separate, target)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    return {"shapes": shapes, "metadata": metadata}
+    return {"shapes": shapes, "metadata": metadata, "left_out": left_out}
 
 
 def _unpickled(file: Path) -> Any:
@@ -77,20 +81,32 @@ def _code(named: str) -> InputError:
     )
 
 
-def _weights_in(loaded: Any, depth: int = 0) -> dict[str, Tensor]:
-    """The dict of tensors, from whatever it was put into."""
+def _weights_in(loaded: Any, left_out: list[str], depth: int = 0) -> dict[str, Tensor]:
+    """The dict of tensors, from whatever it was put into. Other weights beside them are ``left_out``."""
     if depth > MAX_WRAPPERS:
         raise InputError(f"its tensors are wrapped in more than {MAX_WRAPPERS} dicts: {WAY_OUT}")
     if not isinstance(loaded, Mapping):
         raise InputError(f"it holds {type(loaded).__name__}, not tensors by name: {WAY_OUT}")
-    inner = next((loaded[name] for name in WRAPPERS if isinstance(loaded.get(name), Mapping)), None)
-    if inner is not None:
-        return _weights_in(inner, depth + 1)
+    inner = [name for name in WRAPPERS if isinstance(loaded.get(name), Mapping)]
+    if inner:
+        taken, *others = inner
+        left_out += [
+            f"other weights, under {other}: those under {taken} are taken. Save the others alone to have them"
+            for other in others
+            if _holds_tensors(loaded[other])
+        ]
+        return _weights_in(loaded[taken], left_out, depth + 1)
     tensors = {name: value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         known = ", ".join(map(str, list(loaded)[:5])) or "nothing"
         raise InputError(f"it holds no tensors by name but {known[:200]}: {WAY_OUT}")
     return tensors
+
+
+def _holds_tensors(wrapped: Mapping[Any, Any]) -> bool:
+    """Itself, or in a dict of its own."""
+    parts = [wrapped, *(part for part in wrapped.values() if isinstance(part, Mapping))]
+    return any(isinstance(value, Tensor) for part in parts for value in part.values())
 
 
 def _said_in(loaded: Any) -> dict[str, Any]:
@@ -107,11 +123,24 @@ def _said_in(loaded: Any) -> dict[str, Any]:
     return found
 
 
+def prefix_of(names: Collection[str]) -> str:
+    """What wrappers put before every name."""
+    prefix = ""
+    while names and (more := next((one for one in PREFIXES if _all_begin(names, prefix + one)), "")):
+        prefix += more
+    return prefix
+
+
+def _all_begin(names: Collection[str], prefix: str) -> bool:
+    return all(name.startswith(prefix) for name in names)
+
+
 def _without_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {str(name): tensor for name, tensor in tensors.items()}
-    while prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in names)), None):
-        names = {name.removeprefix(prefix): tensor for name, tensor in names.items()}
-    return names
+    names = {
+        str(name): tensor for name, tensor in tensors.items() if str(name).rpartition(".")[2] != AVERAGED
+    }
+    prefix = prefix_of(names)
+    return {name.removeprefix(prefix): tensor for name, tensor in names.items()}
 
 
 def _checked(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
