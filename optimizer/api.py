@@ -336,7 +336,9 @@ def compress(
 
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
-        opened, _ = open_given(model, None, calibration, shape, report, needs_data=recipe.needs_data)
+        opened, _ = open_given(
+            model, None, calibration, shape, report, needs_data=recipe.needs_data, evaluates=False
+        )
         return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
 
 
