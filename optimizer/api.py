@@ -284,7 +284,8 @@ def compare(
 
     Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
     model of the catalogue. All of ``data`` is compared on, as :func:`measure` takes it; without, images that
-    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``. ``engine`` is
+    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``,
+    without one as for that which they were saved from, or as they say; a note says which. ``engine`` is
     openvino or onnxruntime; the first that runs both otherwise. What comes back prints itself;
     ``to_dict()`` has every figure.
 

@@ -107,6 +107,8 @@ def run_gate(options: argparse.Namespace) -> int:
     else:
         print(f"{verdict.outcome.upper()}: {described(verdict)}")
         print("\n".join(f"  {check.words}" for check in verdict.checks))
+        for note in verdict.result.notes:
+            print(f"  note: {note}")
     if options.save and isinstance(verdict.result, Result):
         _write(options.save, encode(verdict.result))
     if options.junit:
@@ -199,6 +201,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "series": verdict.series,
         "seconds": round(verdict.seconds, 1),
         "checks": [check.to_dict() for check in verdict.checks],
+        "notes": verdict.result.notes,
     }
 
 
@@ -209,7 +212,9 @@ def markdown(verdict: Verdict) -> str:
         for check in verdict.checks
     ]
     heading = f"**{verdict.outcome.upper()}**: {described(verdict)}"
-    return "\n".join([heading, "", "| | value | 95 % interval | allowed | |", "|---|---|---|---|---|", *rows])
+    header = ["| | value | 95 % interval | allowed | |", "|---|---|---|---|---|"]
+    notes = ["", *(f"- {note}" for note in verdict.result.notes)] if verdict.result.notes else []
+    return "\n".join([heading, "", *header, *rows, *notes])
 
 
 def junit(verdict: Verdict) -> bytes:
