@@ -283,7 +283,8 @@ def compare(
 
     Each is an ONNX file, an OpenVINO ``.xml`` with its ``.bin`` beside it, a ``.zip`` of :func:`save`, or a
     model of the catalogue. All of ``data`` is compared on, as :func:`measure` takes it; without, images that
-    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``. ``engine`` is
+    come with a model, or made-up ones. Files are preprocessed for as for the model ``like``,
+    without one as for that which they were saved from, or as they say; a note says which. ``engine`` is
     openvino or onnxruntime; the first that runs both otherwise. What comes back prints itself;
     ``to_dict()`` has every figure.
 
@@ -335,7 +336,9 @@ def compress(
 
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
-        opened, _ = open_given(model, None, calibration, shape, report, needs_data=recipe.needs_data)
+        opened, _ = open_given(
+            model, None, calibration, shape, report, needs_data=recipe.needs_data, evaluates=False
+        )
         return copy.deepcopy(compressed_model(opened, recipe.canonical(), report=report).module)
 
 

@@ -350,6 +350,8 @@ def comparison(
     from optimizer.model import catalogue
 
     a, b = (opened(one, report) for one in (request.a, request.b))
+    if request.data.path is not None and not request.like:
+        request = replace(request, like=two_files.like_of(a, b))
 
     @cache
     def made() -> two_files.Comparison:

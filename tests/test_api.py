@@ -165,6 +165,24 @@ def test_a_dataset_is_data_too(net: nn.Module, images: Tensor, labels: Tensor) -
     assert dataset.record == pair.record
 
 
+def test_what_is_evaluated_on_beside_calibration_images_is_the_model_s_own(tmp_path: Path) -> None:
+    grey = torch.rand(9, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    folder = photographs(tmp_path / "photos", "apple pear")
+    usual = given.open_given("fashion-mlp", None, None, None, quiet)[0].images
+    for calibration in (grey, folder):
+        workspace, request = given.open_given("fashion-mlp", None, calibration, None, quiet)
+        evaluated, calibrating = workspace.images.evaluation, workspace.images.calibration
+        assert torch.equal(evaluated.images, usual.evaluation.images)
+        assert evaluated.labels is not None
+        assert usual.evaluation.labels is not None
+        assert torch.equal(evaluated.labels, usual.evaluation.labels)
+        assert len(calibrating.images) == (9 if calibration is grey else 12)
+        assert request.data.path is None
+    for calibration in (grey, folder):
+        with pytest.raises(InputError, match="needs images: give data"):
+            measured(Net(), None, calibration=calibration, input_shape=(1, 28, 28))
+
+
 def photographs(folder: Path, classes: str, each: int = 6) -> Path:
     random = np.random.default_rng(len(str(folder)))
     for name in classes.split():

@@ -26,7 +26,11 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
 def add_files_options(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument(
-        "--like", metavar="MODEL", default="", help="preprocess images and name classes as for this model"
+        "--like",
+        metavar="MODEL",
+        default="",
+        help="preprocess images and name classes as for this model; by default as for that which a file was "
+        "saved from, or as the file says",
     )
     files.add_argument(
         "--input-shape", type=shape_of, default=(), metavar="CxHxW", help="of files that leave it open"

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from optimizer import on_demand
 from optimizer.analysis.gate import GateLimits, Outcome
 from optimizer.analysis.two_files import TwoFiles, is_network_file
 from optimizer.cli.compare import add_files_options, compare_request
-from optimizer.cli.options import add_experiment_options, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, check_writable, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError, UnavailableError
 from optimizer.formats import capital
@@ -96,8 +95,8 @@ def run_gate(options: argparse.Namespace) -> int:
     if files and options.save:
         raise InputError("--save writes the result of a recipe, and two files give none: leave it out")
     for option, path in (("--save", options.save), ("--junit", options.junit)):
-        if path and (problem := _unwritable(Path(path))):
-            raise InputError(f"{option} {path} can't be written: {problem}. Give another file")
+        if path:
+            check_writable(option, Path(path))
     verdict = _against_file(options, limits) if files else _against_result(options, limits)
     end_of_line()
     if options.json:
@@ -107,21 +106,13 @@ def run_gate(options: argparse.Namespace) -> int:
     else:
         print(f"{verdict.outcome.upper()}: {described(verdict)}")
         print("\n".join(f"  {check.words}" for check in verdict.checks))
+        for note in verdict.result.notes:
+            print(f"  note: {note}")
     if options.save and isinstance(verdict.result, Result):
         _write(options.save, encode(verdict.result))
     if options.junit:
         _write(options.junit, junit(verdict))
     return EXIT_CODES[verdict.outcome]
-
-
-def _unwritable(path: Path) -> str:
-    """Why no file can be written there, or nothing."""
-    # Methods of Path raise where a folder above can't be entered.
-    if os.path.isdir(path):
-        return "it is a folder"
-    if not os.path.isdir(path.parent):
-        return f"there is no folder {path.parent}"
-    return "" if os.access(path if os.path.exists(path) else path.parent, os.W_OK) else "permission denied"
 
 
 def _write(path: str, content: bytes) -> None:
@@ -199,6 +190,7 @@ def as_json(verdict: Verdict) -> dict[str, object]:
         "series": verdict.series,
         "seconds": round(verdict.seconds, 1),
         "checks": [check.to_dict() for check in verdict.checks],
+        "notes": verdict.result.notes,
     }
 
 
@@ -209,7 +201,9 @@ def markdown(verdict: Verdict) -> str:
         for check in verdict.checks
     ]
     heading = f"**{verdict.outcome.upper()}**: {described(verdict)}"
-    return "\n".join([heading, "", "| | value | 95 % interval | allowed | |", "|---|---|---|---|---|", *rows])
+    header = ["| | value | 95 % interval | allowed | |", "|---|---|---|---|---|"]
+    notes = ["", *(f"- {note}" for note in verdict.result.notes)] if verdict.result.notes else []
+    return "\n".join([heading, "", *header, *rows, *notes])
 
 
 def junit(verdict: Verdict) -> bytes:

@@ -1,6 +1,7 @@
 """From a command line to a recipe and a request: the options that commands share."""
 
 import argparse
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,17 @@ def settings_of(options: argparse.Namespace) -> Settings:
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else absolute(path)
+
+
+def check_writable(option: str, path: Path) -> None:
+    """Raises InputError where no file can be written: before there is anything to write."""
+    # Methods of Path raise where a folder above can't be entered.
+    if os.path.isdir(path):
+        problem = "it is a folder"
+    elif not os.path.isdir(path.parent):
+        problem = f"there is no folder {path.parent}"
+    elif not os.access(path if os.path.exists(path) else path.parent, os.W_OK):
+        problem = "permission denied"
+    else:
+        return
+    raise InputError(f"{option} {path} can't be written: {problem}. Give another file")

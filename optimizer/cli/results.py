@@ -8,7 +8,7 @@ from pathlib import Path
 from optimizer import on_demand, work
 from optimizer.analysis import stored
 from optimizer.analysis.result_json import as_json
-from optimizer.cli.options import add_experiment_options, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, check_writable, recipe_of, request_of
 from optimizer.cli.terminal import print_result, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
@@ -68,10 +68,10 @@ def add_save_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_save(options: argparse.Namespace) -> None:
-    request = request_of(options, recipe_of(options))
+    request, path = request_of(options, recipe_of(options)), _output(options, "zip")
     content = work.run("artifact", (options.format, request), tell)
     assert isinstance(content, bytes)
-    _write(options, content, "zip")
+    _write(path, content)
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     exporter = EXPORTERS[options.format]
-    _write(options, exporter.write(_selected(options)), exporter.extension)
+    path = _output(options, exporter.extension)
+    _write(path, exporter.write(_selected(options)))
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -93,7 +94,8 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 def run_report(options: argparse.Namespace) -> None:
     from optimizer.export.report import report
 
-    _write(options, report(_selected(options)).encode(), "html")
+    path = _output(options, "html")
+    _write(path, report(_selected(options)).encode())
 
 
 def _selected(options: argparse.Namespace) -> list[Result]:
@@ -110,8 +112,14 @@ def _selected(options: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _write(options: argparse.Namespace, content: bytes, extension: str) -> None:
+def _output(options: argparse.Namespace, extension: str) -> Path:
+    """Raises InputError where nothing can be written."""
     path = Path(options.output or f"{options.model.replace('/', '-')}.{extension}")
+    check_writable("--output", path)
+    return path
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:

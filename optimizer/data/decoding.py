@@ -6,7 +6,7 @@ from pathlib import Path
 from threading import Condition
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from optimizer.data.folders import open_file
 from optimizer.system.environment import environment
@@ -66,6 +66,15 @@ def decoded(file: Path, mode: str, allowance: Allowance) -> Iterator[Image.Image
             _check(image, allowance)
             with allowance.take(width * height * _bytes_per_pixel(image)):
                 yield _converted(image, mode)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether its metadata say that a decoded image is to be turned or mirrored. Pillow has done so with a
+    TIFF."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+    except Exception:  # damaged metadata can raise anything, and cost no image
+        return False
 
 
 def _check(image: Image.Image, allowance: Allowance) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from optimizer.data.classes import ClassMapping
-from optimizer.data.decoding import DECODERS, Allowance, decoded
+from optimizer.data.decoding import DECODERS, Allowance, decoded, is_turned
 from optimizer.data.duplicates import copies, digest_of
 from optimizer.data.folders import list_folder
 from optimizer.data.selection import (
@@ -278,6 +278,7 @@ def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) 
     """Decode and preprocess."""
     images = torch.empty(len(files), *model.card.input_shape)
     allowance = Allowance.of_this_machine()
+    turned = [False] * len(files)
 
     def read(position: int) -> bytes | str:
         """Fill one row and give its digest, or say why it can't be filled."""
@@ -286,6 +287,7 @@ def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) 
                 row = model.preprocess(image)
                 if row.shape == images.shape[1:]:
                     images[position] = row
+                    turned[position] = is_turned(image)
                     return digest_of(image, images[position])
         except Exception as error:  # a damaged file can make a decoder raise anything
             return " ".join(str(error).split()) or type(error).__name__
@@ -307,9 +309,16 @@ def _read(model: LoadedModel, files: Sequence[Path], what: str, report: Report) 
                 digests.append(read_or_not)
             else:
                 skipped.append(f"{files[position].name} ({read_or_not})")
-    notes = (f"{len(skipped):,} of {len(files):,} {what} skipped: {_first(skipped)}",) if skipped else ()
+    notes = []
+    if skipped:
+        notes.append(f"{len(skipped):,} of {len(files):,} {what} skipped: {_first(skipped)}")
+    if number := sum(turned):
+        notes.append(
+            f"{number:,} of {len(files):,} {what} read as stored, as torchvision does, though their EXIF "
+            "orientation says to turn them"
+        )
     problem = f"none of the {len(files):,} {what} can be read: {_first(skipped)}"
-    return _Read(images[: len(kept)], kept, digests, notes, problem)
+    return _Read(images[: len(kept)], kept, digests, tuple(notes), problem)
 
 
 def _mode(model: LoadedModel) -> str:

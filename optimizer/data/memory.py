@@ -1,13 +1,14 @@
 """Images given in memory: arrays, tensors, or a dataset, in the place of a folder."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from optimizer.data.classes import ClassMapping
 from optimizer.data.loading import Datasets, Images
@@ -20,14 +21,15 @@ from optimizer.records import DataSpec
 Given = Any
 """Images ``[N, ...]`` as an array or tensor, a pair of them and labels ``[N]``, or a ``Dataset``."""
 PAIR = 2
+LABELS_WANTED = "give one whole number an image, the index of the model's output that is right"
 
 
 def in_memory(data: Given, calibration: Given = None, report: Report = quiet) -> Datasets:
     """Evaluation images with their labels, if they have any, and calibration images.
 
     Without ``calibration`` a fifth of the images, up to 512, is drawn and set aside for it. Of a dataset at
-    most 10,000 examples are read, in its order. Raises InputError for no example, images that are no floats
-    or differ in shape, and labels that are not one whole number an image.
+    most 10,000 examples are read: drawn, or the first of an ``IterableDataset``. Raises InputError for no
+    example, images that are no floats or differ in shape, and labels that are not one whole number an image.
     """
     images, labels, notes = _read(data, report)
     if calibration is not None:
@@ -113,35 +115,56 @@ def _images(images: Any) -> Tensor:
 def _labels(labels: Any, images: int) -> Tensor | None:
     if labels is None:
         return None
-    found = torch.as_tensor(np.asarray(labels))
+    try:
+        found = torch.as_tensor(np.asarray(labels))
+    except (TypeError, ValueError, RuntimeError) as error:  # text, objects, rows of different lengths
+        raise InputError(f"labels can't be read ({error}): {LABELS_WANTED}") from error
+    if found.shape == (images, 1):
+        found = found[:, 0]
     if found.ndim != 1 or len(found) != images or found.is_floating_point():
         raise InputError(
             f"labels of shape {list(found.shape)} and type {found.dtype} don't fit {count(images, 'image')}: "
-            "give one whole number an image, the index of the model's output that is right"
+            f"{LABELS_WANTED}"
         )
     return found.long()
 
 
-def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, Sequence[int] | None, tuple[str, ...]]:
-    limit = DataSpec().limit
-    length = len(data) if hasattr(data, "__len__") else limit
+def _of_dataset(data: Dataset[Any], report: Report) -> tuple[Tensor, list[Any] | None, tuple[str, ...]]:
+    examples, total, notes = _examples(data)
     images: list[Tensor] = []
-    labels: list[int] = []
-    for number in range(min(length, limit)):
+    labels: list[Any] = []
+    for number, example in enumerate(examples):
         if number % 100 == 0:
-            report(number / min(length, limit), f"reading the dataset: {number:,} of {length:,}")
-        try:
-            example = data[number]
-        except (IndexError, StopIteration):
-            break
+            report(number / total, f"reading the dataset: {number:,} of {total:,}")
         image, *rest = example if isinstance(example, tuple | list) else (example,)
-        images.append(torch.as_tensor(image))
-        labels += [int(one) for one in rest[:1]]
+        try:
+            images.append(torch.as_tensor(image))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"the dataset gives {type(image).__name__} as an image: have it give floats [C, H, W] as the "
+                "model takes them, such as by transform=weights.transforms() of torchvision"
+            ) from error
+        labels += [one.tolist() if isinstance(one, Tensor) else one for one in rest[:1]]
     if not images:
         raise InputError("the dataset has no example: give one of length 2 or more")
     if len({image.shape for image in images}) > 1:
         raise InputError(
             f"the dataset's images differ in shape ({list(images[0].shape)} and others): resize them to one"
         )
-    notes = (f"the first {limit:,} of {length:,} examples are used",) if length > limit else ()
-    return torch.stack(images), labels if len(labels) == len(images) else None, notes
+    labelled = len(labels) == len(images)
+    return torch.stack(images), labels if labelled else None, notes if len(images) == total else ()
+
+
+def _examples(data: Dataset[Any]) -> tuple[Iterable[Any], int, tuple[str, ...]]:
+    """Those to read, how many at most, and a note for where there are as many: datasets come sorted by
+    class, so that a part of one is drawn."""
+    usual = DataSpec()
+    if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+        note = f"the first {usual.limit:,} examples are used, of a dataset that can't be drawn from"
+        return islice(iter(data), usual.limit), usual.limit, (note,)
+    length = len(data)
+    if length <= usual.limit:
+        return (data[number] for number in range(length)), length, ()
+    drawn = np.random.default_rng(usual.seed).permutation(length)[: usual.limit].tolist()
+    note = f"{usual.limit:,} of {length:,} examples are used, drawn with seed {usual.seed}"
+    return (data[number] for number in drawn), usual.limit, (note,)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
-from PIL import Image
 
 from optimizer.data.decoding import Allowance, decoded
 from optimizer.data.loading import classes_of
@@ -38,33 +38,31 @@ def try_preprocessing(
         return Trial(0, 0)
     if found.labels is None:
         return Trial(0, 0)
-    images, labels = [], []
-    for path, label in zip(found.evaluation, found.labels, strict=True):
-        try:
-            with decoded(path, "RGB", Allowance.of_this_machine()) as image:
-                images.append(image.copy())
-        except Exception:  # a damaged file can make a decoder raise anything
-            continue
-        labels.append(label)
-    if not images:
-        return Trial(0, 0)
     report(0.0, "trying the preprocessing")
-    right = _right(loaded, chosen, images, labels)
-    trial = Trial(len(images), int(right.sum()))
+    answers = [_answers(loaded, [chosen], path) for path in found.evaluation]
+    read = [place for place, answer in enumerate(answers) if answer is not None]
+    if not read:
+        return Trial(0, 0)
+    labels = np.array(found.labels)[read]
+    right = np.array([answers[place] for place in read])[:, 0] == labels
+    trial = Trial(len(read), int(right.sum()))
+    if 100 * (1 - right.mean()) < MIN_POINTS:  # none can be so much better
+        return trial
     others = alternatives(chosen)
-    for number, (name, other) in enumerate(others.items(), 1):
-        if 100 * (1 - right.mean()) < MIN_POINTS:  # none can be so much better
-            break
-        report(number / (len(others) + 1), f"trying {name}")
-        theirs = _right(loaded, other, images, labels)
-        gained, lost = int((theirs & ~right).sum()), int((right & ~theirs).sum())
-        far = 100 * (gained - lost) / len(images) >= MIN_POINTS
+    theirs = np.zeros((len(read), len(others)), bool)
+    for number, place in enumerate(read):
+        report(number / len(read), "trying other preprocessings")
+        answer = _answers(loaded, [*others.values()], found.evaluation[place])
+        theirs[number] = answer == labels[number]
+    for name, one in zip(others, theirs.T, strict=True):
+        gained, lost = int((one & ~right).sum()), int((right & ~one).sum())
+        far = 100 * (gained - lost) / len(read) >= MIN_POINTS
         if (
             far
             and 2 * scipy.special.bdtr(lost, gained + lost, 0.5) < MAX_P
-            and theirs.sum() > trial.better_right
+            and one.sum() > trial.better_right
         ):
-            trial = replace(trial, better=name, better_right=int(theirs.sum()))
+            trial = replace(trial, better=name, better_right=int(one.sum()))
     return trial
 
 
@@ -80,12 +78,13 @@ def alternatives(chosen: Preprocessing) -> dict[str, Preprocessing]:
     return {name: one for name, one in found.items() if one != chosen}
 
 
-def _right(
-    loaded: LoadedModel, preprocessing: Preprocessing, images: Sequence[Image.Image], labels: Sequence[int]
-) -> np.ndarray:
-    """Whether each image is answered rightly, ``[N]`` bool."""
-    batch = torch.from_numpy(np.stack([preprocessing(image) for image in images]))
+def _answers(loaded: LoadedModel, tried: Sequence[Preprocessing], path: Path) -> np.ndarray | None:
+    """The class that an image is answered with, ``[T]``, preprocessed as in each of ``tried``; None for a
+    file that is none. One is in memory at a time: each may be as large as is decoded at all."""
+    try:
+        with decoded(path, "RGB", Allowance.of_this_machine()) as image:
+            batch = torch.from_numpy(np.stack([one(image) for one in tried]))
+    except Exception:  # a damaged file can make a decoder raise anything
+        return None
     with torch.inference_mode():
-        answers = torch.cat([loaded.module(part).argmax(1) for part in batch.split(16)])
-    found: np.ndarray = (answers == torch.tensor(labels)).numpy()
-    return found
+        return np.asarray(loaded.module(batch).argmax(1))

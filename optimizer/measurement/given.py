@@ -11,7 +11,7 @@ from torch import nn
 
 from optimizer.data import memory
 from optimizer.data.folders import absolute, list_folder
-from optimizer.data.loading import Datasets
+from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
 from optimizer.measurement.workspace import OpenModel, Workspace, open_model, open_workspace
@@ -37,18 +37,23 @@ def open_given(
     input_shape: Sequence[int] | None,
     report: Report,
     needs_data: bool = True,
+    evaluates: bool = True,
 ) -> tuple[Workspace, Request]:
-    """The workspace of a model and data, and a request that names them."""
+    """The workspace of a model and data, and a request that names them. Where something ``evaluates`` them,
+    calibration images alone do for a model that comes with others. Raises InputError."""
     images = _in_memory(data, calibration, report)
-    spec = _folders(data, calibration) if images is None else DataSpec(content=memory.content(images))
+    spec = _folders(data, calibration, evaluates) if images is None else DataSpec()
     file = isinstance(model, PathLike) or (isinstance(model, str) and _is_file(model))
     if isinstance(model, str) and not file and images is None:
         return open_workspace(model, spec if needs_data else None, report), Request(model, data=spec)
     if isinstance(model, str) and not file:
         opened = open_workspace(model, None, report).model
+        if images is not None and evaluates and data is None:
+            images = replace(load_images(opened.loaded, spec, report), calibration=images.calibration)
     else:
-        if needs_data and data is None and calibration is None:
-            raise InputError("a model of your own needs images: give data, or calibration to compress it")
+        wanted = "data" if evaluates else "calibration"
+        if needs_data and data is None and (evaluates or calibration is None):
+            raise InputError(f"a model of your own needs images: give {wanted}")
         if isinstance(model, str | PathLike):
             loaded = _read_file(model, input_shape, report)
         else:
@@ -56,6 +61,7 @@ def open_given(
         opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
+        spec = DataSpec(content=memory.content(images))
     name, files = opened.loaded.card.name, fingerprint(spec) if needs_data else ""
     made = Workspace(opened, spec if needs_data else None, files, images)
     return _workspaces.setdefault((name, spec, files), made), Request(name, data=spec)
@@ -96,9 +102,9 @@ def named_only(model: Any, data: Any, calibration: Any) -> Request:
     return Request(model, data=_folders(data, calibration))
 
 
-def _folders(data: Any, calibration: Any) -> DataSpec:
-    """Of a folder for calibration alone a share calibrates."""
-    folder, other = (calibration, None) if data is None else (data, calibration)
+def _folders(data: Any, calibration: Any, evaluates: bool = True) -> DataSpec:
+    """Where nothing ``evaluates``, a share of a folder for calibration alone calibrates."""
+    folder, other = (data, calibration) if evaluates or data is not None else (calibration, None)
     path, calibrating = (None if one is None else absolute(one) for one in (folder, other))
     return DataSpec(path, calibrating)
 

@@ -21,6 +21,7 @@ from optimizer.measurement.experiment import TIMED_IMAGES
 from optimizer.measurement.timing import time_latency
 from optimizer.measurement.two_files_layers import clipped, matching
 from optimizer.model.added.cards import version_of
+from optimizer.model.catalogue import catalogue
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import LoadedModel
 from optimizer.model.sources.imagenet import class_names, wordnet_ids
@@ -45,7 +46,8 @@ COARSE = 16
 class Candidate:
     """One of the two, opened but not compiled. ``shape`` ``[C, H, W]`` is what it takes; with ``asks_shape``
     it is only an offer. ``preprocessing`` is a guess unless the file ``declared`` it; ``class_names`` are the
-    file's. ``loaded`` is the model, where it is one, whose images and classes are known."""
+    file's, and ``made_of`` the model that it says it was exported from. ``loaded`` is the model, where it is
+    one, whose images and classes are known."""
 
     name: str
     kind: str
@@ -57,6 +59,7 @@ class Candidate:
     preprocessing: Preprocessing = IMAGENET
     declared: bool = False
     class_names: tuple[str, ...] = ()
+    made_of: str = ""
     loaded: LoadedModel | None = None
 
 
@@ -93,6 +96,16 @@ class Comparison:
     labels: Array | None
     made_up: bool
     notes: tuple[str, ...]
+
+
+def like_of(a: Candidate, b: Candidate) -> str:
+    """The model that images are preprocessed as for where no other is asked for: that which a file says it
+    was made of, if it is on this machine. Empty for none, and where one of the two is a model itself."""
+    if a.loaded or b.loaded:
+        return ""
+    known = catalogue()
+    cards = ((one, known[one.made_of]) for one in (a, b) if one.made_of in known)
+    return next((card.name for one, card in cards if card.ready and card.input_shape == one.shape), "")
 
 
 def prepare(
@@ -168,7 +181,8 @@ def key_of(a: Candidate, b: Candidate, request: CompareRequest) -> str:
     plain = replace(request, a=NetworkRef(a.content, a.name), b=NetworkRef(b.content, b.name))
     named = [request.like, *(one.loaded.card.name for one in (a, b) if one.loaded)]
     added = [version for version in map(version_of, named) if version not in ("", a.content, b.content)]
-    return digest(["two files", SCHEMA, plain, fingerprint(request.data), environment().key, *added])
+    said = [[one.preprocessing, one.class_names] for one in (a, b)]
+    return digest(["two files", SCHEMA, plain, fingerprint(request.data), environment().key, said, *added])
 
 
 # Compiling
@@ -263,8 +277,9 @@ def _images(
     known = next((one for one in (like, a.loaded, b.loaded) if one is not None), None)
     if given is None and request.data.path is None and not (known and known.card.bundled_images):
         return _made_up(pair.shape), None, True, ()
+    notes: tuple[str, ...] = ()
     if given is None:
-        model = known or _model_of_files((a, b), pair)
+        model, notes = _preprocessed_for(a, b, pair, like)
         if model.card.input_shape != pair.shape:
             raise InputError(
                 f"images are preprocessed to {list(model.card.input_shape)} for {model.card.name}, and the "
@@ -284,10 +299,35 @@ def _images(
             f"labels from {labels.min()} to {labels.max()} are out of range: the networks have "
             f"{classes} classes"
         )
-    return images.images.numpy(), labels, False, given.notes
+    return images.images.numpy(), labels, False, (*notes, *given.notes)
 
 
-def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> LoadedModel:
+def _preprocessed_for(
+    a: Candidate, b: Candidate, pair: Pair, like: LoadedModel | None
+) -> tuple[LoadedModel, tuple[str, ...]]:
+    """The model whose preprocessing and classes are those of the images, and what is to be said of it."""
+    if like is None and (model := a.loaded or b.loaded):
+        return model, ()
+    if like is not None:
+        name = like.card.name
+        made = [one.name for one in (a, b) if one.made_of == name]
+        were = "was" if len(made) == 1 else "were"
+        why = f": {' and '.join(made)} {were} exported from it" if made else ""
+        return like, (f"Images are preprocessed and classes named as for {name}{why}.",)
+    model, preprocessing = _model_of_files((a, b), pair)
+    told = [one for one in (a, b) if one.declared]
+    if not told:
+        return model, (
+            f"Neither file says how images are preprocessed for it. A guess was taken: "
+            f"{preprocessing.describe()}. Where it is wrong so is every accuracy: name a model with the "
+            "right one (--like MODEL).",
+        )
+    apart = len({one.preprocessing for one in told}) > 1
+    but = f" {told[1].name} says otherwise: {told[1].preprocessing.describe()}." if apart else ""
+    return model, (f"Images are preprocessed as {told[0].name} says: {preprocessing.describe()}.{but}",)
+
+
+def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[LoadedModel, Preprocessing]:
     """What stands for files that no model is known of: preprocessing and classes as one of them says, else
     the usual ones."""
     channels, *size = pair.shape
@@ -299,13 +339,14 @@ def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> LoadedMode
     classes = pair.a.outputs[0][1][0] if pair.logits else 0
     known = (*(one.class_names for one in both), class_names())
     names = next((names for names in known if len(names) == classes), ())
-    return LoadedModel(
+    model = LoadedModel(
         ModelCard(chosen.name, "file", "", None, pair.shape, classes),
         nn.Identity(),
         lambda image: torch.from_numpy(preprocessing(image)),
         names,
         wordnet_ids() if names == class_names() else (),
     )
+    return model, preprocessing
 
 
 def _made_up(shape: tuple[int, ...]) -> Array:

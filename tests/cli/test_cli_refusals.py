@@ -1,5 +1,7 @@
 """What the command line refuses, and what goes wrong: one clear line on standard error, and an exit code."""
 
+import errno
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from factories import make_result
 from refusals import refused
 from torchvision.models import ResNet18_Weights
 
+from optimizer.cli import results
 from optimizer.cli.main import main
 from optimizer.model.sources.torchvision_hub import checkpoint_path
 from optimizer.recipe import Recipe
@@ -167,10 +170,28 @@ def test_a_model_is_saved_without_images_where_none_are_needed(
     assert "give an image folder" in refused([*save, "--activation-bits", "8"], capsys)
 
 
-def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", ["save", "export", "report"])
+def test_a_file_that_cannot_be_written_is_said_before_anything_is_done(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(results.work, "run", lambda *_: pytest.fail("compressed"))
+    monkeypatch.setattr(results, "_selected", lambda *_: pytest.fail("read"))
+    for place, why in ((tmp_path / "no" / "file", "there is no folder"), (tmp_path, "it is a folder")):
+        line = refused([command, "fashion-mlp", "--output", str(place)], capsys)
+        assert f"--output {place} can't be written: {why}" in line
+        assert "Give another file" in line
+
+
+def test_a_disk_that_is_full_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     Store().put(make_result(model="fashion-mlp"))
-    line = refused(["report", "fashion-mlp", "--output", str(tmp_path / "no" / "report.html")], capsys)
-    assert "give another --output" in line
+    monkeypatch.setattr(Path, "write_bytes", full)
+    line = refused(["report", "fashion-mlp", "--output", str(tmp_path / "report.html")], capsys)
+    assert "(No space left on device): give another --output" in line
 
 
 def test_pictures_without_a_chrome(

@@ -51,6 +51,15 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
     assert (code == 0) == (bad == 0)
 
 
+def test_what_was_found_out_about_the_images_is_said_with_the_verdict(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = "200 of 10,000 images are evaluated, drawn with seed 0"
+    for form, shown in ((), f"  note: {words}"), (["--markdown"], f"- {words}"), (["--json"], f'"{words}"'):
+        assert main([*GATE, "--max-size", "100", *form]) == 0
+        assert shown in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("option", ["--save", "--junit"])
 def test_a_file_that_can_t_be_written_is_refused_before_anything_is_measured(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

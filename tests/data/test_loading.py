@@ -56,6 +56,19 @@ def test_bad_files_are_skipped_counted_and_named(colours: Path) -> None:
     assert torch.equal(predicted(model, loaded.evaluation.images), loaded.evaluation.labels)  # type: ignore[arg-type]
 
 
+def test_images_that_say_to_turn_them_are_read_as_stored_and_counted(colours: Path, paint: Paint) -> None:
+    spec = DataSpec(str(colours), calibration=str(paint("others", 2) / "others"))
+    assert load_images(colour_model(), spec).notes == ()
+    for name, orientation in (("0", 1), ("1", 6), ("2", 3)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.new("RGB", (60, 20), "red").save(colours / "red" / f"turned {name}.jpg", exif=exif)
+    Image.new("RGB", (50, 20), "red").save(colours / "red" / "broken.jpg", exif=b"Exif\0\0II*\0\xff\xff")
+    assert [note for note in load_images(colour_model(), spec).notes if "EXIF" in note] == [
+        "2 of 16 images read as stored, as torchvision does, though their EXIF orientation says to turn them"
+    ]
+
+
 def test_a_folder_of_damaged_images_is_refused(paint: Paint) -> None:
     top = paint("good", 1)
     (top / "bad").mkdir()

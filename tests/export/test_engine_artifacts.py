@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
@@ -20,6 +21,7 @@ from optimizer.engine import onnx_export
 from optimizer.engine import openvino as openvino_engine
 from optimizer.engine import torch as torch_engine
 from optimizer.export.artifacts import CARD_FILE, RECIPE_FILE, ArtifactSource, write
+from optimizer.model.added.network_reading import read_ir
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.catalogue import load as load_model
 from optimizer.model.layers import uses
@@ -65,6 +67,18 @@ def test_openvino_reads_the_graph_that_the_runner_runs(
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     again = openvino_logits(write("openvino", replace(source, build=build)), small_images, tmp_path)
     np.testing.assert_allclose(again, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_openvino_file_says_what_it_was_made_of(
+    small: Small, small_images: Tensor, tmp_path: Path
+) -> None:
+    source = taken(small("cnn"), Recipe().canonical(), small_images)
+    for name, content in entries(write("openvino", source)).items():
+        (tmp_path / name).write_bytes(content)
+    said = read_ir(tmp_path / "model.xml", tmp_path / "model.bin", tmp_path / "kept.partial")["metadata"]
+    assert said == {"model": source.card.name, "recipe": json.loads(Recipe().canonical().to_json())}
+    again = read_ir(tmp_path / "kept.xml", tmp_path / "kept.bin", tmp_path / "again.partial")
+    assert again["metadata"] == said
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 """Two files against each other: every figure against numpy on what ONNX Runtime answers."""
 
+import json
+import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,15 @@ from optimizer.engine.files import ENGINES
 from optimizer.engine.opened import InnerLayer, Network
 from optimizer.errors import InputError, WorkError
 from optimizer.export.artifacts import networks
-from optimizer.measurement.two_files import Candidate, key_of
+from optimizer.measurement import two_files as measurement
+from optimizer.measurement.two_files import Candidate, Comparison, key_of
 from optimizer.measurement.two_files_layers import matching
 from optimizer.model.added import cards, files
-from optimizer.model.added.network_reading import read_ir
+from optimizer.model.added.network_reading import read_ir, read_zip
 from optimizer.model.added.onnx_reading import read_onnx
 from optimizer.model.preprocessing import IMAGENET
 from optimizer.model.sources import LoadedModel
+from optimizer.progress import Report
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import DataSpec, Request, Settings
 
@@ -50,6 +55,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(reader: str, file: Path, name: str, target: str, **options: Any) -> dict[str, Any]:
         if reader == "onnx":
             return read_onnx(file, Path(target), False, lambda more: None)
+        if reader == "zip":
+            return read_zip(file, Path(target), lambda more: None)
         assert reader == "ir"
         return read_ir(file, Path(options["weights"]), Path(target))
 
@@ -233,6 +240,78 @@ def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -
     assert drop is not None
     assert (drop.lost, drop.gained) == (0, 0), "twice the logits, the same answers"
     assert run.outputs[0].sqnr_db == pytest.approx(0, abs=1e-3)
+
+
+def clothes(folder: Path) -> DataSpec:
+    for number, name in enumerate(["Pullover", "Sandal"] * 5):
+        place = folder / "photos" / name / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RANDOM.integers(0, 255, (28, 28), np.uint8)).save(place)
+    return DataSpec(str(folder / "photos"))
+
+
+def of_clothes(file: Path, said: dict[str, str]) -> NetworkRef:
+    """A network of ten classes, zipped, with metadata."""
+    weight = np.random.default_rng(0).normal(size=(784, 10)).astype(np.float32)
+    model = graph([node("Flatten", "x", "r"), node("MatMul", "r u")], {"u": weight}, sides=(1, 1, 28, 28))
+    onnx.helper.set_model_props(model, said)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("model.onnx", model.SerializeToString())
+    return NetworkRef(str(file))
+
+
+class PreparedError(Exception):
+    """All is read and compiled."""
+
+
+def prepared(request: CompareRequest) -> Comparison:
+    """What would be measured."""
+    found: list[Comparison] = []
+
+    def measure(made: Comparison, report: Report) -> None:
+        found.append(made)
+        raise PreparedError
+
+    with pytest.MonkeyPatch.context() as patch, suppress(PreparedError):
+        patch.setattr(measurement, "measure", measure)
+        on_demand.compare(request)
+    return found[0]
+
+
+@HERE
+def test_images_are_preprocessed_as_for_the_model_that_a_file_was_saved_from(tmp_path: Path) -> None:
+    ours = of_clothes(tmp_path / "ours.zip", {"model": "fashion-mlp", "recipe": "{}"})
+    other = of_clothes(tmp_path / "other.zip", {"model": "fashion-mlp"})
+    request = CompareRequest(other, ours, clothes(tmp_path), settings=QUICK)
+    made, asked = prepared(request), prepared(replace(request, like="fashion-mlp"))
+    assert made.notes[0].endswith("named as for fashion-mlp: ours.zip was exported from it.")
+    assert made.notes == asked.notes
+    assert made.request == asked.request
+    assert np.array_equal(made.images, asked.images)
+    assert made.labels is not None
+    assert set(made.labels.tolist()) == {2, 5}, "its classes are known"
+    for said in ({"model": "fashion-mlp"}, {"model": "of another machine", "recipe": "{}"}):
+        unknown = of_clothes(tmp_path / "unknown.zip", said)
+        with pytest.raises(InputError, match="none of the 2 folders"):
+            prepared(replace(request, a=unknown, b=unknown))
+
+
+@HERE
+def test_that_preprocessing_is_guessed_or_said_is_told(tmp_path: Path) -> None:
+    names = json.dumps([f"class {number}" for number in range(8)] + ["Pullover", "Sandal"])
+    plain = of_clothes(tmp_path / "plain.zip", {"class_names": names})
+    said = of_clothes(tmp_path / "said.zip", {"class_names": names, "mean": "[0.1]", "std": "[0.2]"})
+    request = CompareRequest(plain, plain, clothes(tmp_path), settings=QUICK)
+    guessed, *_ = prepared(request).notes
+    assert guessed.startswith("Neither file says how images are preprocessed for it. A guess was taken: ")
+    told, *_ = prepared(replace(request, b=said)).notes
+    assert told.startswith("Images are preprocessed as said.zip says: ")
+    assert "values from -0.5 to 4.5" in told
+    differs = of_clothes(tmp_path / "differs.zip", {"mean": "[0.1]", "std": "[0.1]"})
+    both = prepared(replace(request, a=said, b=differs))
+    assert "differs.zip says otherwise: " in both.notes[0]
+    assert both.a.content == both.b.content, "the same network"
+    assert key_of(both.a, both.b, request) != key_of(both.a, both.a, request)
 
 
 def test_another_model_under_the_name_that_images_are_preprocessed_for_has_another_key() -> None:

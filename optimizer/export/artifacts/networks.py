@@ -5,9 +5,11 @@ model of the catalogue. Files are read by the limited process first.
 import hashlib
 import uuid
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,9 +20,9 @@ from optimizer.export.artifacts.archive import DENSE_FILE, PACKED_FILE, check_di
 from optimizer.export.artifacts.restore import load, model_named
 from optimizer.measurement.two_files import Candidate
 from optimizer.measurement.workspace import open_workspace
-from optimizer.model.added import cards, files
+from optimizer.model.added import cards, declared, files, onnx_file
 from optimizer.model.added.limits import read_limited
-from optimizer.model.preprocessing import IMAGENET
+from optimizer.model.preprocessing import CHANNELS, IMAGENET
 from optimizer.model.sources import LoadedModel
 from optimizer.progress import Report, quiet
 from optimizer.store.keys import weights_version
@@ -29,11 +31,12 @@ from optimizer.store.keys import weights_version
 @dataclass(frozen=True)
 class _Kept:
     """A network that the limited process has written anew: ``kind`` onnx or ir, and the shape of its images,
-    0 where a side is open."""
+    0 where a side is open; ``metadata`` are the file's."""
 
     kind: str
     path: Path
     shape: tuple[int, ...]
+    metadata: Mapping[str, Any]
 
 
 def opened(ref: NetworkRef, report: Report = quiet) -> Candidate:
@@ -75,6 +78,7 @@ def _of_onnx(ref: NetworkRef, path: Path, report: Report) -> Candidate:
         usual,
         bool(about.preprocessing_of),
         about.class_names,
+        about.made_of,
     )
 
 
@@ -128,7 +132,18 @@ def _candidate(ref: NetworkRef, kept: _Kept, words: str, size: int) -> Candidate
     )
     network = Network(onnx=kept.path) if kept.kind == "onnx" else Network(ir=kept.path)
     shape = (channels, height, width)
-    return Candidate(ref.name, words, kept.path.stem, size, network, shape, asks)
+    found = Candidate(ref.name, words, kept.path.stem, size, network, shape, asks)
+    if channels not in CHANNELS.values():
+        return found
+    usual = onnx_file.usual_for(channels, height, width)
+    said = declared.read(kept.metadata, usual, fixed_size=not asks)
+    return replace(
+        found,
+        preprocessing=said.preprocessing or usual,
+        declared=said.preprocessing is not None,
+        class_names=said.class_names,
+        made_of=said.made_of,
+    )
 
 
 def _read(reader: str, file: Path, called: str, **options: str) -> _Kept:
@@ -148,7 +163,7 @@ def _read(reader: str, file: Path, called: str, **options: str) -> _Kept:
             suffix = ".onnx" if part == target else part.suffix
             part.replace(cards.content_path(f"{name}{suffix}"))
         path = cards.content_path(f"{name}{'.onnx' if found['kind'] == 'onnx' else '.xml'}")
-        return _Kept(found["kind"], path, tuple(found["shape"]))
+        return _Kept(found["kind"], path, tuple(found["shape"]), found["metadata"])
     finally:
         for part in parts:
             with suppress(OSError):

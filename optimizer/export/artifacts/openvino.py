@@ -4,20 +4,30 @@ import tempfile
 from pathlib import Path
 
 from optimizer.engine import openvino
+from optimizer.engine.openvino_core import core
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.model.added.network_reading import INFORMATION, MADE_OF
 from optimizer.recipe import PRECISIONS
 
 
 def write_openvino(source: ArtifactSource) -> bytes:
-    """The graph that the OpenVINO engine compiles, weights, activation ranges and all."""
+    """The graph that the OpenVINO engine compiles, weights, activation ranges and all, and what it was made
+    of."""
+    recipe = source.compressed.recipe
+    precision = recipe.quantize.precision
     build = source.build or openvino.prepare(source.module, source.card.input_shape)
     runner = build(source.compressed, source.calibration, threads=source.threads, batch=1)
     assert runner.memory_probe is not None
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
-        files = {name: (Path(folder) / name).read_bytes() for name in ("model.xml", "model.bin")}
-    precision = source.compressed.recipe.quantize.precision
+        graph = core().read_model(Path(folder, "model.xml"))
+        for name, said in zip(MADE_OF, (source.card.name, recipe.to_json()), strict=True):
+            graph.set_rt_info(said, [INFORMATION, name])
+        named = Path(folder, "named")  # elsewhere: the first one's weights are read where they lie
+        named.mkdir()
+        openvino.save_graph(graph, named, precision)
+        files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
     loading = (
         "import openvino\n"
         f'model = openvino.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})\n'

@@ -75,7 +75,8 @@ class Examined:
     ``facts`` are pairs of words to show. ``architecture`` fits a checkpoint exactly; without one ``problem``
     says what stands apart. ``preprocessing`` is as ``preprocessing_of`` says in words: as the file says, or
     as its architecture's own weights; where that is empty it is a guess, as is its size with ``asks_shape``.
-    ``class_names`` are the file's; ``config`` is as in the card.
+    ``class_names`` are the file's, and ``made_of`` the model that it says it was exported from; ``config`` is
+    as in the card.
     """
 
     kind: str
@@ -88,6 +89,7 @@ class Examined:
     asks_shape: bool = False
     preprocessing_of: str = ""
     class_names: tuple[str, ...] = ()
+    made_of: str = ""
     config: str = ""
 
     def with_declared(self, declared: Declared, usual: Preprocessing, usual_of: str = "") -> "Examined":
@@ -106,6 +108,7 @@ class Examined:
             preprocessing=declared.preprocessing or usual,
             preprocessing_of=of,
             class_names=names,
+            made_of=declared.made_of,
         )
 
 

@@ -34,11 +34,13 @@ RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic")
 
 @dataclass(frozen=True)
 class Declared:
-    """``preprocessing`` is None where nothing is said of it. ``left_out``: in words, what can't be."""
+    """``preprocessing`` is None where nothing is said of it. ``left_out``: in words, what can't be.
+    ``made_of``: the model that a file of ours was exported from."""
 
     preprocessing: Preprocessing | None = None
     class_names: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    made_of: str = ""
 
 
 def plain(said: Mapping[str, str]) -> dict[str, Any]:
@@ -81,7 +83,8 @@ def read(said: Mapping[str, Any], usual: Preprocessing, fixed_size: bool) -> Dec
         names = _class_names(flat)
     except InputError as error:
         left_out.append(str(error))
-    return Declared(preprocessing, names, tuple(left_out))
+    model = said.get("model") if "recipe" in said else None  # as our files say both
+    return Declared(preprocessing, names, tuple(left_out), model if isinstance(model, str) else "")
 
 
 # Preprocessing

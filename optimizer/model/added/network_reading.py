@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import InputError
+from optimizer.model.added.declared import plain
 from optimizer.model.added.limits import MAX_FILE_BYTES
 
 ONNX_FILE, IR_FILES = "model.onnx", ("model.xml", "model.bin")
 MAX_ENTRIES = 16
 MAX_RATIO, ALWAYS_BYTES = 100, 64 << 20
 """To how many times its size a zip may unpack, or to so many bytes: a pruned network is packed far."""
+INFORMATION = "paretoscope"
+"""Where an IR says what it was made of, among what OpenVINO calls runtime information."""
+MADE_OF = ("model", "recipe")
 HAVE_GRAPHS = {"If", "Loop", "TensorIterator"}
 
 
@@ -75,4 +79,6 @@ def _kept(graph: Any, target: Path) -> dict[str, Any]:
         raise InputError(f"{' and '.join(sorted(inner))} holds a graph of its own, which is not read")
     openvino.save_model(graph, target.with_suffix(".xml"), compress_to_fp16=False)
     shape = [0 if side.is_dynamic else side.get_length() for side in sides]
-    return {"kind": "ir", "shape": shape[1:]}
+    paths = [[INFORMATION, name] for name in MADE_OF]
+    said = {path[-1]: str(graph.get_rt_info(path).value) for path in paths if graph.has_rt_info(path)}
+    return {"kind": "ir", "shape": shape[1:], "metadata": plain(said)}

@@ -25,15 +25,19 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
         raise InputError(
             f"{about.name} takes {channels} channels: grey images (1) or colours (3) can be given"
         )
-    usual = replace(
-        IMAGENET, size=(height, width), resize=round(min(height, width) / 0.875) if height == width else None
-    )
-    usual = usual.with_channels("grey" if channels == 1 else "RGB")
+    usual = usual_for(channels, height, width)
     facts = (*about.facts, *((what, words) for what, words in found["facts"]))
     asks = found["asks_shape"]
     return replace(about, facts=facts, asks_shape=asks).with_declared(
         declared.read(found["metadata"], usual, fixed_size=not asks), usual
     )
+
+
+def usual_for(channels: int, height: int, width: int) -> Preprocessing:
+    """ImageNet's, for a network of another size, or of grey images."""
+    resize = round(min(height, width) / 0.875) if height == width else None
+    usual = replace(IMAGENET, size=(height, width), resize=resize)
+    return usual.with_channels("grey" if channels == 1 else "RGB")
 
 
 def described(about: Examined, choices: Choices) -> AddedModel:

@@ -1,0 +1,95 @@
+"""Images given in memory: what of a dataset is read, and what is no image or label."""
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset
+
+from optimizer.data.memory import for_evaluation
+from optimizer.errors import InputError
+
+
+class Examples(Dataset[Any]):
+    """``examples``, whatever they are."""
+
+    def __init__(self, examples: list[Any]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.examples[index]
+
+
+class Streamed(IterableDataset[Any]):
+    """Images and labels 0, 1, 2 and so on, to the ``end`` if there is one."""
+
+    def __init__(self, end: int | None = None) -> None:
+        self.end = end
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in count() if self.end is None else range(self.end):
+            yield torch.full((1, 1, 1), float(number)), number
+
+
+class Sorted(Dataset[Any]):
+    """As many images as most training sets, by class."""
+
+    def __len__(self) -> int:
+        return 50_000
+
+    def __getitem__(self, index: int) -> Any:
+        return torch.full((1, 1, 1), float(index)), index // 50
+
+
+def test_a_part_of_a_dataset_is_drawn_over_all_of_it() -> None:
+    read = for_evaluation(Sorted())
+    assert read.evaluation.labels is not None
+    assert len(read.evaluation.labels) == len(read.evaluation.images.unique()) == 10_000
+    assert len(read.evaluation.labels.unique()) == 1_000, "it comes sorted by class"
+    assert torch.equal(read.evaluation.labels, read.evaluation.images.flatten().long() // 50)
+    assert read.notes == ("10,000 of 50,000 examples are used, drawn with seed 0",)
+
+
+def test_of_a_stream_the_first_examples_are_read() -> None:
+    read = for_evaluation(Streamed())
+    assert read.evaluation.labels is not None
+    assert read.evaluation.labels.tolist() == list(range(10_000))
+    assert "the first 10,000 examples" in read.notes[0]
+    assert len(for_evaluation(Streamed(20)).evaluation.images) == 20
+    assert for_evaluation(Streamed(20)).notes == ()
+
+
+@pytest.mark.parametrize("label", [np.array([2]), torch.tensor([2]), torch.tensor(2), np.int64(2), 2])
+def test_a_label_is_one_whole_number_however_it_is_wrapped(label: object) -> None:
+    read = for_evaluation(Examples([(torch.rand(1, 2, 2), label)] * 3))
+    assert read.evaluation.labels is not None
+    assert read.evaluation.labels.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("example", "words"),
+    [
+        ((Image.new("RGB", (2, 2)), 1), r"gives Image as an image: have it give floats.*transforms\(\)"),
+        ({"image": torch.rand(1, 2, 2), "label": 1}, "gives dict as an image"),
+        ((torch.rand(1, 2, 2), np.eye(3)[1]), r"labels of shape \[2, 3\].*one whole number an image"),
+        ((torch.rand(1, 2, 2), torch.eye(3)[1]), r"labels of shape \[2, 3\].*one whole number an image"),
+        ((torch.rand(1, 2, 2), 0.5), "labels of shape .*one whole number an image"),
+        ((torch.rand(1, 2, 2), "cat"), "labels can't be read .*one whole number an image"),
+        ((torch.rand(1, 2, 2), {"boxes": []}), "labels can't be read .*one whole number an image"),
+    ],
+)
+def test_what_is_no_image_or_label_is_refused_with_what_to_do(example: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        for_evaluation(Examples([example, example]))
+
+
+def test_labels_of_different_lengths_are_refused() -> None:
+    with pytest.raises(InputError, match="one whole number an image"):
+        for_evaluation((torch.rand(2, 1, 2, 2), [[1], [1, 2]]))
