@@ -1,0 +1,130 @@
+"""Benchmarks judge what they claim: each ends with 1 where a claim is not reached, and says which.
+
+Nothing is timed here: what they would measure is made up.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from optimizer.analysis.statistics import LatencyVerdict
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+class Benchmark:
+    """A file of the folder, some of whose names may be given another meaning."""
+
+    def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.syspath_prepend(BENCHMARKS)
+        self.name, self.patch = name, monkeypatch
+        path = str(BENCHMARKS / f"{name}.py")
+        self.named = runpy.run_path(path)
+        functions = [one for one in self.named.values() if isinstance(one, FunctionType)]
+        self.globals = next(one.__globals__ for one in functions if one.__code__.co_filename == path)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.named[name]
+
+    def put(self, **others: Any) -> None:
+        for name, other in others.items():
+            self.patch.setitem(self.globals, name, other)
+
+    def ends(self, *options: str) -> object:
+        """What its ``main`` ends with: None, or what is to be said."""
+        self.patch.setattr(sys, "argv", [self.name, *options])
+        with pytest.raises(SystemExit) as ended:
+            self["main"]()
+        return ended.value.code
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Benchmark]:
+    return lambda name: Benchmark(name, monkeypatch)
+
+
+# Engines
+
+
+class Engines:
+    """Runners of a benchmark of engines, by the order in which they were built and first called."""
+
+    def __init__(self, file: Benchmark, low: float, ratio: float, high: float, *noise: str) -> None:
+        self.built: list[str] = []
+        self.called: list[str] = []
+        verdict = LatencyVerdict.NOISY if noise else LatencyVerdict.SAME
+        self.judged = SimpleNamespace(
+            median_ns=1.0, ratio=ratio, ratio_low=low, ratio_high=high, verdict=verdict, noise=noise, rounds=9
+        )
+        file.put(
+            network=lambda name: (nn.Sequential(nn.Linear(4, 2)), (4,)),
+            engine_named=lambda engine: SimpleNamespace(
+                prepare=lambda *_: lambda *_, **__: self.runner(engine)
+            ),
+            by_nncf=lambda *_: self.runner("nncf"),
+            time_interleaved=self.timed,
+        )
+
+    def runner(self, name: str) -> Any:
+        self.built.append(name)
+        return SimpleNamespace(infer=lambda images: self.called.append(name))
+
+    def timed(self, baselines: Any, variants: dict[str, Any], *_: Any) -> Any:
+        assert self.called == self.built, "what the first call does counts to its place in the order"
+        visits = SimpleNamespace(medians_ns=np.ones(3))
+        return SimpleNamespace(summaries=dict.fromkeys(variants, self.judged), baseline=[visits, visits])
+
+
+def test_the_dense_baseline_is_built_before_the_sparse_engines_and_after(benchmark: Any) -> None:
+    file = benchmark("engines")
+    engines = Engines(file, 0.4, 0.5, 0.6)
+    assert len(list(file["networks"](["fashion-mlp"], 1))) == len(file["SHARES"])
+    assert engines.built == ["openvino", *["sparse"] * len(file["SHARES"]), "openvino"]
+
+
+def test_a_speed_up_is_reached_where_its_whole_interval_is(benchmark: Any) -> None:
+    """Half the weights of ``fashion-mlp`` are to be no slower, 5 % of them three times as fast."""
+    file = benchmark("engines")
+    Engines(file, 0.3, 0.9, 1.01)
+    rows = {row["variant"]: row for row in file["networks"](["fashion-mlp"], 1)}
+    assert [share for share, row in rows.items() if not row["reached"]] == ["50%", "95%"]
+    assert file["not_reached"]({"environment": "", "networks": rows.values()}) == [
+        "not reached, networks: fashion-mlp, 50%: 1.11x, of which 0.99x is sure, and 1x is claimed",
+        "not reached, networks: fashion-mlp, 95%: 1.11x, of which 0.99x is sure, and 3x is claimed",
+    ]
+    Engines(file, 0.2, 0.3, 0.33)
+    assert all(row["reached"] for row in file["networks"](["fashion-mlp"], 1))
+
+
+@pytest.mark.parametrize(
+    ("high", "noise", "reached"), [(1.02, (), True), (1.05, (), False), (0.9, ("x",), False)]
+)
+def test_an_int8_network_is_as_fast_as_nncfs_where_its_interval_says_so_and_nothing_was_noisy(
+    benchmark: Any, high: float, noise: tuple[str, ...], reached: bool
+) -> None:
+    file = benchmark("engines")
+    engines = Engines(file, 0.8, 0.85, high, *noise)
+    rows = list(file["int8"](["fashion-mlp"], 1))
+    assert engines.built == ["openvino", "nncf", "nncf", "openvino"]
+    assert [row["reached"] for row in rows] == [reached] * 2
+
+
+def test_engines_end_with_1_for_a_kernel_that_is_not_straight(benchmark: Any) -> None:
+    file = benchmark("engines")
+    row = {"model": "m", "shape": "8 x 8 x 9", "form": "matrix", "at_most": None, "dense_us": 1.0}
+    row |= {f"{share:.0%}": 7.0 for share in file["KERNEL_SHARES"]}
+    bad = row | {"r_squared": 0.9, "80%": 1.5, "reached": False}
+    file.put(kernel=lambda names: [row | {"r_squared": 1.0, "reached": True}])
+    assert file.ends("--parts", "kernel") is None
+    file.put(kernel=lambda names: [bad])
+    lacks = "1.5x at 80% (2 is claimed), 0.9 r squared (0.98 is claimed)"
+    said = f"not reached, kernel: m, 8 x 8 x 9, matrix: {lacks}"
+    assert file.ends("--parts", "kernel") == said
+    assert file.ends("--parts", "kernel", "--json") == said
