@@ -3,6 +3,7 @@
 Nothing is timed here: what they would measure is made up.
 """
 
+import os
 import runpy
 import sys
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 from torch import nn
 
 from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.records import DataSpec
+from optimizer.system.paths import HOME_VARIABLE
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -128,3 +131,48 @@ def test_engines_end_with_1_for_a_kernel_that_is_not_straight(benchmark: Any) ->
     said = f"not reached, kernel: m, 8 x 8 x 9, matrix: {lacks}"
     assert file.ends("--parts", "kernel") == said
     assert file.ends("--parts", "kernel", "--json") == said
+
+
+# Gate
+
+
+@pytest.mark.parametrize(
+    ("same", "more", "said"),
+    [
+        (["pass"] * 20, ["fail"] * 19 + ["undecided"], None),
+        (
+            ["pass"] * 20,
+            ["fail"] * 18 + ["undecided"] * 2,
+            "5 % more: of 20, 18 were told rightly and 0 wrongly",
+        ),
+        (["pass"] * 99 + ["fail"], ["fail"] * 100, "same: of 100, 99 were told rightly and 1 wrongly"),
+    ],
+)
+def test_the_gate_is_to_be_right_95_times_of_100_and_never_wrong(
+    benchmark: Any, same: list[str], more: list[str], said: str | None
+) -> None:
+    file, outcomes = benchmark("gate"), {"same": iter(same), "5 % more": iter(more)}
+
+    def gate(options: Any, before: Path, after: str, seed: int) -> tuple[str, float, float]:
+        return next(outcomes[after]), 0.0, 0.0
+
+    kinds = {"same": "same", "5": "5 % more"}
+    file.put(gate=gate, exported=lambda folder, layers, name: kinds.get(name))
+    file.patch.setenv(HOME_VARIABLE, os.environ[HOME_VARIABLE])
+    ended = file.ends("--repeats", str(len(same)))
+    assert ended == (said and f"not reached, {said}; 95% and none are claimed")
+
+
+# Sweep
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"), [({}, False), ({"same_frontier": True}, False), ({"same_frontier": False}, True)]
+)
+def test_a_frontier_that_is_another_measured_whole_ends_the_sweep_with_1(
+    benchmark: Any, tmp_path: Path, figures: dict[str, bool], missed: bool
+) -> None:
+    file = benchmark("sweep")
+    file.put(halves=lambda images, folder: DataSpec(), grids=lambda data, options: figures)
+    ended = file.ends("--images", str(tmp_path), "--part", "grid")
+    assert (ended is not None and "another frontier" in ended) == missed
