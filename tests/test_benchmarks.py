@@ -6,18 +6,24 @@ Nothing is timed here: what they would measure is made up.
 import os
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from small_models import SMALL_SHAPE
 from torch import nn
 
 from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.data.memory import in_memory
+from optimizer.measurement.compressed import compressed_model
+from optimizer.measurement.workspace import Workspace, open_model
+from optimizer.model.own import own_model
 from optimizer.records import DataSpec
-from optimizer.system.paths import HOME_VARIABLE
+from optimizer.system.paths import HOME_VARIABLE, home
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -176,3 +182,71 @@ def test_a_frontier_that_is_another_measured_whole_ends_the_sweep_with_1(
     file.put(halves=lambda images, folder: DataSpec(), grids=lambda data, options: figures)
     ended = file.ends("--images", str(tmp_path), "--part", "grid")
     assert (ended is not None and "another frontier" in ended) == missed
+
+
+# Compression
+
+
+@pytest.fixture
+def compression(benchmark: Any) -> Iterator[Benchmark]:
+    file = benchmark("compression")
+    file.patch.setenv(HOME_VARIABLE, os.environ[HOME_VARIABLE])
+    threads = torch.get_num_threads()
+    yield file
+    torch.set_num_threads(threads)
+
+
+def test_compression_ends_with_1_without_photographs(compression: Benchmark, tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    assert compression.ends("--images", str(missing)) == f"no photographs at {missing}: give --images FOLDER"
+
+
+def test_and_where_no_other_library_ran(compression: Benchmark, tmp_path: Path) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("another version")
+
+    (tmp_path.parent / "imagenet_class_index.json").write_text("{}")
+    images = compression["Images"](torch.zeros(2, 4), np.zeros(2, int), torch.zeros(1, 4))
+    library, ours = compression["PEERS"]["torch"], lambda *_: lambda part: torch.zeros(len(part), 3)
+    compression.put(open_workspace=lambda *_: SimpleNamespace(model=None), images_of=lambda workspace: images)
+    options = ("--images", str(tmp_path), "--recipes", "none", "--peers", "torch,nncf")
+    for runs, said in ((fails, "nothing to compare with: none of torch, nncf ran"), (ours, None)):
+        known = {
+            "torch": type(library)("torch", {"pruned": runs}),
+            "nncf": type(library)("not.there", {"x": ours}),
+        }
+        compression.put(PEERS=known)
+        assert compression.ends(*options) == said
+
+
+def test_each_row_of_compression_works_out_all_but_the_statistics(compression: Benchmark) -> None:
+    """And has the engine's build in its seconds where activations are rounded, as NNCF's row has."""
+    now, met = [0.0], []
+
+    def compressed(workspace: Any, recipe: Any) -> Any:
+        now[0] += 1
+        studies = {path.name for path in (home() / "studies").glob("*.safetensors")}
+        met.append((home(), studies, len(workspace.kept), len(workspace.model.kept)))
+        return compressed_model(workspace, recipe)
+
+    def runner_of(workspace: Any, compressed: Any) -> None:
+        now[0] += 7
+
+    clock = SimpleNamespace(process_time=lambda: now[0])
+    images = torch.randn(32, *SMALL_SHAPE, generator=torch.Generator().manual_seed(0))
+    given = in_memory((images, torch.zeros(32, dtype=torch.int64)), images)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+    ).eval()
+    opened = Workspace(open_model(own_model(network, SMALL_SHAPE)), given=given)
+    compression.put(open_workspace=lambda *_: opened)
+    compression.put(compressed_model=compressed, runner_of=runner_of, answered=lambda *_: 0, time=clock)
+    before = home()
+    names = ["20 % of channels", "8 bits int8 kernels", "4 bits"]
+    rows = compression["rows_of"]("small", DataSpec(), names)
+    assert [row.seconds for row in rows[2:]] == [1, 8, 1]
+    assert home() == before
+    homes, studies, *kept = zip(*met[1:], strict=True)  # the first is the uncompressed network
+    assert len(set(homes)) == len(names)
+    assert all(known == studies[0] for known in studies)
+    assert kept == [(1,) * len(names), (0,) * len(names)], "the statistics, and nothing converted"
