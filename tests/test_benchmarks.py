@@ -3,6 +3,8 @@
 Nothing is timed here: what they would measure is made up.
 """
 
+import asyncio
+import contextlib
 import os
 import runpy
 import sys
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import websockets
 from small_models import SMALL_SHAPE
 from torch import nn
 
@@ -250,3 +253,81 @@ def test_each_row_of_compression_works_out_all_but_the_statistics(compression: B
     assert len(set(homes)) == len(names)
     assert all(known == studies[0] for known in studies)
     assert kept == [(1,) * len(names), (0,) * len(names)], "the statistics, and nothing converted"
+
+
+# What a visitor waits for
+
+
+def test_what_is_late_counts_as_the_longest_wait_and_is_told(benchmark: Any) -> None:
+    file = benchmark("browser_waits")
+    whole = dict.fromkeys(file["FIGURES"], 1000.0)
+    found = file["summary"]([whole] * 3 + [{"counts and size": 500.0}] * 2 + [None] * 4)
+    assert found["unchanged"] == 4
+    assert found["counts and size"] == {"median_ms": 1000, "p95_ms": 1000, "positions": 5, "late": 0}
+    late = found["everything"]
+    assert (late["median_ms"], late["p95_ms"], late["late"]) == (1000, file["MAX_WAIT_MS"], 2)
+    assert file["never_seen"]({"Sparsity": found, "Method": file["summary"]([None])}) == [
+        "no new position of Method could be seen on the page"
+    ]
+
+
+def test_a_dashboard_that_ends_is_not_waited_for(benchmark: Any, tmp_path: Path) -> None:
+    dashboard = benchmark("browser_waits")["dashboard"]
+    with pytest.raises(SystemExit, match="ended with 2 before"), dashboard(tmp_path, "--no-such-option"):
+        pass
+
+
+def test_nor_one_that_does_not_answer(benchmark: Any, tmp_path: Path) -> None:
+    file = benchmark("browser_waits")
+    file.put(START_SECONDS=0.0)
+    with pytest.raises(SystemExit, match="not answered within 0 s"), file["dashboard"](tmp_path):
+        pass
+
+
+def test_a_view_that_is_never_whole_is_an_error_and_counts_as_the_longest(benchmark: Any) -> None:
+    file = benchmark("visitors")
+    file.put(MAX_VIEW_SECONDS=0.2)
+    seen = file["Seen"]()
+
+    async def silent(connection: Any) -> None:
+        await connection.wait_closed()
+
+    async def viewed() -> float:
+        async with websockets.serve(silent, "127.0.0.1", 0, subprotocols=[file["SUBPROTOCOL"]]) as server:
+            port = server.sockets[0].getsockname()[1]
+            seconds: float = await file["view"](f"ws://127.0.0.1:{port}", "", seen)
+            return seconds
+
+    seen.seconds.append(asyncio.run(viewed()))
+    assert seen.seconds == [0.2]
+    assert file["missed"](seen) == ["1 x a page was not whole within 0.2 s"]
+
+
+def test_visitors_who_viewed_nothing_have_no_median_and_end_with_1(benchmark: Any) -> None:
+    file = benchmark("visitors")
+    nothing, something = file["Seen"](), file["Seen"]([1.0, 3.0])
+    assert (file["figures"](nothing)["median, s"], file["figures"](something)["median, s"]) == (None, 2)
+    assert "was viewed" in file["missed"](nothing)[0]
+    assert not file["missed"](something)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "errors", "said"),
+    [([1.0], [], None), ([1.0], ["no", "no"], "2 x no"), ([], [], "nothing that is measured was viewed")],
+)
+def test_visitors_end_with_1_after_an_error_or_without_a_view(
+    benchmark: Any, seconds: list[float], errors: list[str], said: str | None
+) -> None:
+    file = benchmark("visitors")
+
+    async def visit(*_: Any) -> Any:
+        return file["Seen"](seconds, errors)
+
+    file.put(
+        subprocess=SimpleNamespace(run=lambda *_, **__: None),
+        dashboard=lambda home: contextlib.nullcontext("http://nowhere"),
+        resident_mb=lambda: 0.0,
+        visit=visit,
+    )
+    ended = file.ends("--json")
+    assert ended is None if said is None else str(ended).startswith(said)
