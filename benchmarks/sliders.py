@@ -6,12 +6,14 @@ On the bundled residual CNN: the page drawn anew at a position that is already m
 the server), exact counts and size of a new position, its accuracy on the first of 10,000 images and on all of
 them with quick latency, and the worker's resident memory over many configurations. New positions are plain
 (magnitude and nearest) and compensated, which first works the weights out. ``--browser`` times only what a
-visitor sees in headless Chromium, from a control's change to each figure.
+visitor sees in headless Chromium, from a control's change to each figure; it ends with 1 where there is none
+of a control.
 """
 
 import argparse
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -119,7 +121,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.browser:
-        from browser_waits import waits
+        from browser_waits import never_seen, waits
         from compression import MODEL as LARGE
         from compression import PHOTOGRAPHS, photographs
 
@@ -127,8 +129,9 @@ def main() -> None:
             asked = MODEL, DataSpec()
             if options.photographs:
                 asked = LARGE, photographs(PHOTOGRAPHS, Path(place))
-            print(json.dumps(waits(options.positions, *asked), indent=None if options.json else 2))
-        return
+            found = waits(options.positions, *asked)
+        print(json.dumps(found, indent=None if options.json else 2))
+        sys.exit("\n".join(never_seen(found)) or None)
     with tempfile.TemporaryDirectory() as home:
         os.environ["PARETOSCOPE_HOME"] = home
         figures = {

@@ -5,7 +5,8 @@
 Each opens a link to a measured position of Explore, looks at it for some seconds, and opens the next; two
 others ask for positions that are not measured yet, all the time. Visitors speak the protocol of Streamlit's
 own page, without a browser: twenty of these would take the processor from the server. A view takes from the
-request to the end of the page's script. Ends with 1 where a page showed an error.
+request to the end of the page's script. Ends with 1 where a page showed an error or was not whole within a
+minute (it counts as that), and where nothing was viewed.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +38,7 @@ SPARSITIES, BITS = (0, 30, 50, 70), (32, 8, 4)
 MOVING = 2
 """Visitors who ask for what is not measured yet."""
 MOVES_SECONDS = 1.0
+MAX_VIEW_SECONDS = 60.0
 SUBPROTOCOL = websockets.Subprotocol("streamlit")
 
 
@@ -53,8 +56,19 @@ def link(sparsity: int, bits: int) -> str:
 
 
 async def view(address: str, query: str, seen: Seen) -> float:
-    """Open a link in a session of its own; the seconds until its page is whole."""
-    async with websockets.connect(address, subprotocols=[SUBPROTOCOL], max_size=None) as connection:
+    """Open a link in a session of its own; the seconds until its page is whole, MAX_VIEW_SECONDS where it is
+    not by then."""
+    try:
+        async with asyncio.timeout(MAX_VIEW_SECONDS):
+            return await whole(address, query, seen)
+    except TimeoutError:
+        seen.errors.append(f"a page was not whole within {MAX_VIEW_SECONDS:g} s")
+        return MAX_VIEW_SECONDS
+
+
+async def whole(address: str, query: str, seen: Seen) -> float:
+    asking = websockets.connect(address, subprotocols=[SUBPROTOCOL], max_size=None, open_timeout=None)
+    async with asking as connection:
         asked, begun = BackMsg(), time.perf_counter()
         asked.rerun_script.query_string = query
         await connection.send(asked.SerializeToString())
@@ -105,6 +119,23 @@ def resident_mb() -> float:
     return next(one.memory_info().rss for one in started if "pages.serve" in one.cmdline()) / 1e6
 
 
+def figures(seen: Seen) -> dict[str, object]:
+    median, most = np.percentile(seen.seconds, (50, 95)).round(3).tolist() if seen.seconds else (None, None)
+    return {
+        "views of what is measured": len(seen.seconds),
+        "median, s": median,
+        "95th percentile, s": most,
+        "positions asked for meanwhile": seen.asked,
+        "errors": seen.errors,
+    }
+
+
+def missed(seen: Seen) -> list[str]:
+    """A sentence for each thing that should not be."""
+    views = [] if seen.seconds else ["nothing that is measured was viewed: give more --seconds or --visitors"]
+    return views + [f"{number} x {error}" for error, number in Counter(seen.errors).items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--visitors", type=int, default=20)
@@ -129,20 +160,15 @@ def main() -> None:
             before = resident_mb()
             seen = asyncio.run(visit(address, options.visitors, options.seconds, options.looks))
             after = resident_mb()
-    seconds = np.array(seen.seconds)
     found = {
         "machine": describe(environment()),
         "visitors": options.visitors,
         "seconds at a position": options.looks,
-        "views of what is measured": len(seconds),
-        "median, s": round(float(np.median(seconds)), 3),
-        "95th percentile, s": round(float(np.percentile(seconds, 95)), 3),
-        "positions asked for meanwhile": seen.asked,
         "server's memory before and after, MB": [round(before), round(after)],
-        "errors": seen.errors,
+        **figures(seen),
     }
     print(json.dumps(found, indent=None if options.json else 2))
-    sys.exit(bool(seen.errors))
+    sys.exit("\n".join(missed(seen)) or None)
 
 
 if __name__ == "__main__":
