@@ -89,6 +89,16 @@ def test_zeros_of_rounding_are_not_taken_for_pruning() -> None:
     assert summary.zeros_percent == pytest.approx(75)
 
 
+@pytest.mark.parametrize("bits", [32, 2])
+def test_what_went_beyond_the_share_since_weights_tie_is_shown(bits: int) -> None:
+    result = make_result(recipe(0.3, bits))
+    layers = result.inspection.layers
+    for share, shown in ((0.3001, 30), (0.338, 33.8)):
+        counted = tuple(replace(one, pruned=round(share * one.elements)) for one in layers)
+        summary = summarise(remade(result, inspection=replace(result.inspection, layers=counted)))
+        assert summary.pruned_percent == pytest.approx(shown, abs=0.001)
+
+
 def test_badges_say_how_far_to_trust() -> None:
     assert names(make_result()) == ["measured"]
     assert names(make_result(recipe(0, 4))) == ["simulated"]
