@@ -19,6 +19,7 @@ from optimizer.analysis.statistics import (
     LatencySummary,
     LatencyVerdict,
     NoiseKind,
+    mean_time_interval,
     median_ratio,
     process_ratios,
     ratio_interval,
@@ -422,6 +423,20 @@ def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(bu
     assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
     whole = summarise_latency(series[0][:2], series[0][2], processes=PROCESSES)
     assert (whole.ratio, whole.ratio_low, whole.ratio_high) == found[0]
+
+
+@pytest.mark.parametrize("build_scatter", [0.0, 0.01])
+def test_the_interval_of_the_mean_over_processes_covers_95_percent_however_builds_scatter(
+    build_scatter: float,
+) -> None:
+    random, count = np.random.default_rng(45), 1_000
+    series = [times_in_processes(random, 1, build_scatter)[2] for _ in range(count)]
+    found = [mean_time_interval(times, PROCESSES) for times in series]
+    covered = np.mean([low <= 1e6 <= high for _, low, high in found])
+    assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
+    if build_scatter:  # taken as one series, rounds say that they hang together, and no more
+        widths = [[high - low for _, low, high in one] for one in (found, map(mean_time_interval, series))]
+        assert np.median(widths[0]) < 0.7 * np.median(widths[1])
 
 
 @pytest.mark.slow

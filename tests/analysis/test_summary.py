@@ -10,7 +10,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
-from optimizer.analysis.statistics import summarise_visits
+from optimizer.analysis.statistics import mean_time_interval, summarise_visits
 from optimizer.analysis.summary import summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
@@ -59,6 +59,10 @@ def test_throughput_is_images_over_all_the_time() -> None:
     assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant.means_ns))
     _, _, longest = mean_interval(result.latency.variant.means_ns)
     assert measures["throughput"].low == pytest.approx(8e9 / longest)
+    processes = (40,) * 5
+    in_full = remade(result, latency=replace(result.latency, processes=processes))
+    _, _, longest = mean_time_interval(result.latency.variant.means_ns, processes)
+    assert summarise(in_full).measures["throughput"].low == pytest.approx(8e9 / longest)
 
 
 def test_operations_count_only_non_zero_weights() -> None:
