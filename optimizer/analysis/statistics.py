@@ -31,8 +31,9 @@ BLOCK_ROUNDS = 10
 """Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
 MIN_BLOCKS = 5
 """With too few rounds for this many blocks the blocks are shorter."""
-MIN_PROCESSES = 3
-"""From so many on, an interval is over processes."""
+MIN_PROCESSES = 2
+"""From so many on, an interval is over processes: two, of which others were lost, say little, and rounds of
+one build would claim more."""
 
 MIN_CHANGE = 0.02
 AA_LIMIT = 0.03

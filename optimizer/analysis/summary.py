@@ -22,6 +22,7 @@ from optimizer.analysis.outcomes import (
 )
 from optimizer.analysis.realisation import Realisation, realisation, skipping
 from optimizer.analysis.statistics import (
+    MIN_PROCESSES,
     LatencySummary,
     process_ratios,
 )
@@ -48,8 +49,9 @@ class Summary:
     another (weights of one magnitude go together) or none was asked for; ``zeros_percent`` is the share that
     are zero, to which rounding adds its own. ``timed`` is the recipe that was really timed when another one
     with the same instructions was. ``processes`` are the rounds of each process that timed, and
-    ``process_ratios`` the ratio that each found. ``outcomes`` are bits, packed, one an image, ``image_files``
-    names which these were; ``baseline_outcomes`` is a digest of those of the uncompressed model.
+    ``process_ratios`` the ratio that each found; ``lost`` are those that ended before their time.
+    ``outcomes`` are bits, packed, one an image, ``image_files`` names which these were; ``baseline_outcomes``
+    is a digest of those of the uncompressed model.
     ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
     ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
     says why these were not ours. ``simulated`` are reasons in words. ``environment`` is that which was timed,
@@ -93,6 +95,7 @@ class Summary:
     notes: tuple[str, ...]
     scored_on: str = ""
     weights: str = ""
+    lost: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -135,9 +138,21 @@ class Summary:
             describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers),
             self.noise,
             self.quick,
+            self.of_one_build,
             self.environment if self.other_machine else "",
             self.scored_elsewhere,
         )
+
+    @property
+    def of_one_build(self) -> str:
+        """That one process alone was left of several, in words; empty where it was not."""
+        if not self.lost or len(self.processes) >= MIN_PROCESSES:
+            return ""
+        return f"{count(self.lost, 'process', 'processes')} ended early, and one build says little of others"
+
+    @property
+    def preliminary(self) -> bool:
+        return self.quick or bool(self.of_one_build)
 
     @property
     def scored_elsewhere(self) -> str:
@@ -309,6 +324,7 @@ def derive(result: Result) -> Summary:
         notes=result.notes,
         scored_on=describe(result.scored_on) if result.scored_on else "",
         weights=result.weights,
+        lost=result.latency.lost,
     )
 
 

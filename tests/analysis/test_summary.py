@@ -112,6 +112,15 @@ def test_badges_say_how_far_to_trust() -> None:
     assert set(names(make_result(recipe(0, 4), noisy=True, quick=True, other_machine=True))) < set(BADGES)
 
 
+def test_a_time_of_the_one_process_that_was_left_is_preliminary() -> None:
+    made = make_result()
+    few = remade(made, latency=replace(made.latency, lost=4))
+    assert names(few) == ["measured", "preliminary"]
+    assert summarise(few).badges[-1].words.startswith("4 processes ended early")
+    halves = (made.latency.processes[0] // 2,) * 2
+    assert names(remade(made, latency=replace(made.latency, lost=3, processes=halves))) == ["measured"]
+
+
 def test_badges_carry_their_reasons() -> None:
     badges = {badge.kind: badge.words for badge in summarise(make_result(recipe(0, 4), noisy=True)).badges}
     assert badges["simulated"] == "4-bit weights: the values are exact, the kernels are f32"
