@@ -130,7 +130,8 @@ class Environment:
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """One layer that a recipe may touch, counted after it."""
+    """One layer that a recipe may touch, counted after it. ``pruned`` are the weights that pruning took, not
+    those rounded to zero; None in results that were stored before they were counted."""
 
     name: str
     kind: str
@@ -140,6 +141,7 @@ class LayerFacts:
     threshold: float
     bits: int
     macs: int
+    pruned: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,6 +495,10 @@ class KernelTime:
         return cls("between operations", "between", "", what, (max(0, time_ns),))
 
 
+SAME_PERCENT = 0.05
+"""Shares of weights nearer than this are one: what goes are whole weights, or blocks of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What a recipe does to the weights, known without running an image."""
@@ -500,6 +506,14 @@ class Inspection:
     layers: tuple[LayerFacts, ...]
     size: Size
     baseline_size: Size
+
+    @property
+    def pruned_percent(self) -> float | None:
+        """Of all weights, what pruning took; None where it was not counted."""
+        pruned = [layer.pruned for layer in self.layers if layer.pruned is not None]
+        if not pruned or len(pruned) < len(self.layers):
+            return None
+        return 100 * sum(pruned) / sum(layer.elements for layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,14 @@ class Encoder(nn.Module):
         return self.head((tokens + attended).mean(1))
 
 
+class Pooled(Encoder):
+    """Four queries over its sixteen tokens."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(self.attention(tokens[:, ::4], tokens, value=tokens)[0].mean(1))
+
+
 class Shared(nn.Module):
     """One linear module called twice."""
 

@@ -224,8 +224,8 @@ def slowdown_check(
 
 
 def instructions_check(latency: Latency, against: Result | None, limit: float) -> Check:
-    """Instructions added a call, in percent of the uncompressed model's, or of an earlier result's: the
-    median of the processes, least and most.
+    """Instructions added a call, in percent of the uncompressed model's, or of an earlier result's; the
+    interval is over processes, which build anew. One process alone decides nothing.
 
     Raises InputError where one of them was timed without a count.
     """
@@ -233,10 +233,13 @@ def instructions_check(latency: Latency, against: Result | None, limit: float) -
     if before is None or now is None:
         which = "the earlier result" if now else "this one"
         raise InputError(f"{which} was timed without a count of instructions: leave out --max-instructions")
-    base = np.median(before.variant if against else before.baseline)
-    added = 100 * (np.array(now.variant) / base - 1)
-    value, low, high = map(float, (np.median(added), added.min(), added.max()))
-    return Check("instructions added", "%", limit, value, low, high)
+    if against is None:
+        middle, half = mean_of_processes(np.log(np.array(now.variant) / now.baseline))
+    else:
+        middle, half = _difference(np.log(now.variant), np.log(before.variant), CONFIDENCE)
+    value, low, high = (100 * math.expm1(one) for one in (middle, middle - half, middle + half))
+    takes = "counts of several processes would decide it: leave out --quick" if half == math.inf else ""
+    return Check("instructions added", "%", limit, value, low, high, takes)
 
 
 def check_comparable(result: Result, against: Result) -> None:
@@ -275,6 +278,8 @@ def _difference(logs: np.ndarray, earlier: np.ndarray, confidence: float) -> tup
     if min(len(logs), len(earlier)) < 2:
         return float(logs.mean() - earlier.mean()), math.inf
     parts = [one.var(ddof=1) / len(one) for one in (logs, earlier)]
+    if not sum(parts):  # counts can be alike to the last one
+        return float(logs.mean() - earlier.mean()), 0.0
     freedom = sum(parts) ** 2 / sum(
         part**2 / (len(one) - 1) for part, one in zip(parts, (logs, earlier), strict=True)
     )

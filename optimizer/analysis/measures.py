@@ -15,8 +15,14 @@ from optimizer.analysis.outcomes import (
     share_interval,
     skewed_mean_interval,
 )
-from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, mean_interval
-from optimizer.analysis.statistics import LatencySummary, first_call_ratio, summarise_visits, time_interval
+from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS
+from optimizer.analysis.statistics import (
+    LatencySummary,
+    first_call_ratio,
+    mean_time_interval,
+    summarise_visits,
+    time_interval,
+)
 from optimizer.records import Accuracy, Latency, OutputFidelity, Result
 
 
@@ -40,7 +46,7 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
     summary = summarise_visits(baseline, variant, latency.stolen_share, processes)
     times = {
         "latency": time_interval(variant.medians_ns, processes),
-        "mean": mean_interval(variant.means_ns),
+        "mean": mean_time_interval(variant.means_ns, processes),
         "first_call": time_interval(variant.first_ns, processes),
     }
     before = {

@@ -5,7 +5,7 @@ Nothing here draws random numbers: the bootstrap distribution of a median is com
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, lru_cache
@@ -16,7 +16,14 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, MIN_ROUNDS, median_interval, percentile_bound, t_quantile
+from optimizer.analysis.rounds import (
+    CONFIDENCE,
+    MIN_ROUNDS,
+    mean_interval,
+    median_interval,
+    percentile_bound,
+    t_quantile,
+)
 from optimizer.errors import InputError
 from optimizer.records import Latency, Visits
 
@@ -24,8 +31,9 @@ BLOCK_ROUNDS = 10
 """Rounds a block of the bootstrap holds, so that what one round hands to the next stays inside a block."""
 MIN_BLOCKS = 5
 """With too few rounds for this many blocks the blocks are shorter."""
-MIN_PROCESSES = 3
-"""From so many on, an interval is over processes."""
+MIN_PROCESSES = 2
+"""From so many on, an interval is over processes: two, of which others were lost, say little, and rounds of
+one build would claim more."""
 
 MIN_CHANGE = 0.02
 AA_LIMIT = 0.03
@@ -250,7 +258,7 @@ def process_ratios(latency: Latency) -> tuple[float, ...]:
         return ()
     before = np.array([build.medians_ns for build in latency.baseline])
     logs = np.log(latency.variant.medians_ns / before).T
-    return tuple(np.exp(_process_medians(logs, latency.processes)).tolist())
+    return tuple(np.exp(_by_process(logs, latency.processes)).tolist())
 
 
 def time_interval(times_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[float, float, float]:
@@ -259,8 +267,16 @@ def time_interval(times_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[f
     times = np.asarray(times_ns, float)
     if len(processes) < MIN_PROCESSES:
         return median_interval(times)
-    middle, low, high = _over_processes(np.log(times)[:, None], processes)
-    return math.exp(middle), math.exp(low), math.exp(high)
+    return _over_processes(np.log(times)[:, None], processes)
+
+
+def mean_time_interval(means_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[float, float, float]:
+    """The same of the mean of times. Within a process these are averaged as they are, which is what a
+    throughput goes by, and over processes their logarithms."""
+    means = np.asarray(means_ns, float)
+    if len(processes) < MIN_PROCESSES:
+        return mean_interval(means)
+    return _over_processes(means, processes, lambda part: np.log(part.mean()))
 
 
 def ratio_interval(logs: NDArray[np.float64], processes: Sequence[int] = ()) -> tuple[float, float, float]:
@@ -268,18 +284,22 @@ def ratio_interval(logs: NDArray[np.float64], processes: Sequence[int] = ()) -> 
     MIN_PROCESSES, else over rounds."""
     if len(processes) < MIN_PROCESSES:
         return median_ratio(logs)
-    middle, low, high = _over_processes(logs, processes)
-    return math.exp(middle), math.exp(low), math.exp(high)
+    return _over_processes(logs, processes)
 
 
-def _over_processes(logs: NDArray[np.float64], processes: Sequence[int]) -> tuple[float, float, float]:
-    """The mean of the processes' medians and its 95 % interval, by the t of one degree of freedom less.
+def _over_processes(
+    values: NDArray[np.float64],
+    processes: Sequence[int],
+    log_of: Callable[[NDArray[np.float64]], float] = np.median,
+) -> tuple[float, float, float]:
+    """The mean of what ``log_of`` gives of each process's rounds of ``values`` ``[R, ...]``, and its 95 %
+    interval, by the t of one degree of freedom less; not as logarithms.
 
-    The medians scatter by what builds differ in and by what rounds leave open, so that the interval holds
+    The processes scatter by what builds differ in and by what rounds leave open, so that the interval holds
     both. A bootstrap of five processes would be too narrow.
     """
-    middle, half = mean_of_processes(_process_medians(logs, processes))
-    return middle, middle - half, middle + half
+    middle, half = mean_of_processes(_by_process(values, processes, log_of))
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
 
 
 def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -291,9 +311,13 @@ def mean_of_processes(values: NDArray[np.float64], confidence: float = CONFIDENC
     return float(values.mean()), float(t * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def _process_medians(values: NDArray[np.float64], processes: Sequence[int]) -> NDArray[np.float64]:
-    """Of ``values`` ``[R, K]``, of which each process has so many rounds."""
-    return np.array([np.median(part) for part in np.split(values, np.cumsum(processes)[:-1])])
+def _by_process(
+    values: NDArray[np.float64],
+    processes: Sequence[int],
+    of: Callable[[NDArray[np.float64]], float] = np.median,
+) -> NDArray[np.float64]:
+    """Medians, or another figure, of ``values`` ``[R, ...]``, of which each process has so many rounds."""
+    return np.array([of(part) for part in np.split(values, np.cumsum(processes)[:-1])])
 
 
 def median_ratio(logs: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -22,6 +22,7 @@ from optimizer.analysis.outcomes import (
 )
 from optimizer.analysis.realisation import Realisation, realisation, skipping
 from optimizer.analysis.statistics import (
+    MIN_PROCESSES,
     LatencySummary,
     process_ratios,
 )
@@ -29,7 +30,9 @@ from optimizer.formats import count
 from optimizer.methods.engines import engine_info
 from optimizer.recipe import Recipe
 from optimizer.records import (
+    SAME_PERCENT,
     DataSpec,
+    Inspection,
     Known,
     Request,
     Result,
@@ -42,12 +45,13 @@ from optimizer.system.environment import describe, environment
 class Summary:
     """Everything that one result says. ``measures`` has an entry for each metric.
 
-    ``pruned_percent`` is the share of weights that pruning was asked to remove (by threshold: that are zero),
-    ``zeros_percent`` the share that are zero, to which rounding adds its own. ``timed`` is the recipe that
-    was really timed when another one with the same instructions was. ``processes`` are the rounds of each
-    process that timed, and ``process_ratios`` the ratio that each found. ``outcomes`` are bits, packed,
-    one an image, ``image_files`` names which these were; ``baseline_outcomes`` is a digest of those of the
-    uncompressed model.
+    ``pruned_percent`` is the share of weights that pruning was asked to remove, or did remove where that is
+    another (weights of one magnitude go together) or none was asked for; ``zeros_percent`` is the share that
+    are zero, to which rounding adds its own. ``timed`` is the recipe that was really timed when another one
+    with the same instructions was. ``processes`` are the rounds of each process that timed, and
+    ``process_ratios`` the ratio that each found; ``lost`` are those that ended before their time.
+    ``outcomes`` are bits, packed, one an image, ``image_files`` names which these were; ``baseline_outcomes``
+    is a digest of those of the uncompressed model.
     ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
     ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
     says why these were not ours. ``simulated`` are reasons in words. ``environment`` is that which was timed,
@@ -91,6 +95,7 @@ class Summary:
     notes: tuple[str, ...]
     scored_on: str = ""
     weights: str = ""
+    lost: int = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -133,9 +138,21 @@ class Summary:
             describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers),
             self.noise,
             self.quick,
+            self.of_one_build,
             self.environment if self.other_machine else "",
             self.scored_elsewhere,
         )
+
+    @property
+    def of_one_build(self) -> str:
+        """That one process alone was left of several, in words; empty where it was not."""
+        if not self.lost or len(self.processes) >= MIN_PROCESSES:
+            return ""
+        return f"{count(self.lost, 'process', 'processes')} ended early, and one build says little of others"
+
+    @property
+    def preliminary(self) -> bool:
+        return self.quick or bool(self.of_one_build)
 
     @property
     def scored_elsewhere(self) -> str:
@@ -269,8 +286,7 @@ def derive(result: Result) -> Summary:
     recipe = result.request.recipe
     timed = result.latency.recipe
     zeros_percent = 100 * (1 - size.nonzero / size.elements) if size.elements else 0.0
-    prune, skipped = recipe.prune, skipping(result.execution)
-    counted = prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers
+    skipped = skipping(result.execution)
     return Summary(
         key=result.key,
         request=result.request,
@@ -287,7 +303,7 @@ def derive(result: Result) -> Summary:
         latency=latency,
         size=size,
         baseline_size=result.inspection.baseline_size,
-        pruned_percent=zeros_percent if counted else 100 * prune.share,
+        pruned_percent=_pruned_percent(recipe, result.inspection, zeros_percent),
         zeros_percent=zeros_percent,
         batch=result.latency.batch,
         threads=result.latency.threads,
@@ -308,7 +324,17 @@ def derive(result: Result) -> Summary:
         notes=result.notes,
         scored_on=describe(result.scored_on) if result.scored_on else "",
         weights=result.weights,
+        lost=result.latency.lost,
     )
+
+
+def _pruned_percent(recipe: Recipe, inspection: Inspection, zeros_percent: float) -> float:
+    """As asked where that is what went, to the rounding of weights and blocks; a result that was stored
+    before it was counted knows zeros at most."""
+    prune, found, asked = recipe.prune, inspection.pruned_percent, 100 * recipe.prune.share
+    if prune.threshold is not None or prune.fixed_sparsity or prune.shrinks or recipe.layers:
+        return zeros_percent if found is None else found
+    return asked if found is None or abs(found - asked) < SAME_PERCENT else found
 
 
 def describe_images(data: DataSpec, total: int) -> str:

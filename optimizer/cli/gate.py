@@ -42,7 +42,7 @@ def add_gate_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="PERCENT",
         help="additional CPU instructions allowed per call: other programs hardly change their number; needs "
-        "Linux performance counters (rare in virtual machines)",
+        "Linux performance counters (rare in virtual machines), and no --quick",
     )
     limits.add_argument("--max-size", type=float, metavar="MB", help="size of the file")
     limits.add_argument(

@@ -105,12 +105,12 @@ class _Calls(Watch):
 
 
 def calls_of(model: nn.Module, image: Tensor) -> Counter[str]:
-    """How often each layer runs for one image ``[1, ...]``, by name."""
+    """How often each layer runs for one image ``[1, ...]``, by name; 0 where not all of its rows do."""
     watch = _Calls(walk(model))
     watch.batch = 1
     with whole_attention(), torch.inference_mode(), watch:
         model(image.clone())
-    return watch.found
+    return Counter({name: times for name, times in watch.found.items() if name not in watch.in_part})
 
 
 def _together(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -138,7 +138,7 @@ class _Inputs(Watch):
 
     def add(self, name: str, inputs: Tensor) -> None:
         self.found[name] = inputs
-        if len(self.found) == len(self.names):
+        if len(self.found) == len(self.layers):
             raise _Seen
 
     def sample(self, count: int, most: int) -> Tensor:

@@ -148,7 +148,7 @@ def latency_sentence(summary: Summary) -> str:
         )
     if summary.shared_with:
         sentence += f" (time shared with: {summary.shared_with}, which runs the same instructions)"
-    return sentence + (", preliminary" if summary.quick else "")
+    return sentence + (", preliminary" if summary.preliminary else "")
 
 
 def findings(summaries: Sequence[Summary]) -> Section | None:

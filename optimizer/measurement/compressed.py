@@ -34,7 +34,7 @@ from optimizer.measurement.workspace import OpenModel, Workspace, once
 from optimizer.model.layers import walk
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
+from optimizer.records import SAME_PERCENT, Anatomy, GroupSensitivity, Inspection, LayerFacts, Sensitivity
 from optimizer.system.machine_lock import exclusive
 
 
@@ -291,6 +291,7 @@ def inspection_of(model: OpenModel, compressed: CompressedModel) -> Inspection:
             threshold=weights[layer.name].threshold,
             bits=weights[layer.name].bits,
             macs=layer.weight.numel() * model.multiplications[layer.name],
+            pruned=layer.weight.numel() - int(weights[layer.name].mask.count_nonzero()),
         )
         for layer in walk(model.module)
     )
@@ -309,3 +310,14 @@ def notes_on_equalisation(model: nn.Module, recipe: Recipe) -> tuple[str, ...]:
     specs = recipe.quantize_for(layer.name for layer in walk(model))
     asked = any(spec.equalises for spec in specs.values())
     return (NOTHING_TO_EQUALISE,) if asked and not equalised_pairs(model, specs) else ()
+
+
+def notes_on_ties(recipe: Recipe, inspection: Inspection) -> tuple[str, ...]:
+    """What is to be said where more went than was asked for: a share becomes a threshold."""
+    found, asked = inspection.pruned_percent, 100 * recipe.prune.share
+    by_share = recipe.prune.pattern == "unstructured" and not (recipe.prune.shrinks or recipe.layers)
+    if found is None or not asked or not by_share or found < asked + SAME_PERCENT:
+        return ()
+    return (
+        f"{found:.3g} % of the weights were pruned, not {asked:.3g} %: those of one magnitude go together",
+    )

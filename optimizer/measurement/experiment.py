@@ -21,6 +21,7 @@ from optimizer.measurement.compressed import (
     inspect,
     inspection_of,
     notes_on_equalisation,
+    notes_on_ties,
 )
 from optimizer.measurement.latency import efforts_afresh
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
@@ -146,6 +147,7 @@ def score(
         *workspace.model.notes,
         *compressed.notes,
         *notes_on_equalisation(workspace.model.module, request.recipe),
+        *notes_on_ties(request.recipe, inspection),
         *_notes_on_scoring(runner),
         *workspace.images.notes,
     )

@@ -50,7 +50,7 @@ def time_in_processes(
     report: Report,
 ) -> LatencySeries:
     """One series over ``images`` ``[N, C, H, W]``, its rounds in ``effort.processes`` processes, one after
-    the other. One that dies costs its share.
+    the other. One that dies costs its share, and one that takes too long that of those after it.
 
     Raises UnavailableError where the engine has no loader, a network can't be written for another process, or
     none could time anything.
@@ -67,10 +67,13 @@ def time_in_processes(
             left = (time.monotonic() - began) / number * (total - number) if number else 0
             words = f", about {left:.0f} s left" if left else ""
             report(number / total, f"timing in fresh processes, {number + 1} of {total}{words}")
+            own = time.monotonic()
             try:
                 found.append(_run(folder, number))
             except WorkError as error:
                 problem = str(error)
+                if time.monotonic() - own >= MAX_SECONDS:  # the others would, too
+                    break
     if not found:
         raise UnavailableError(f"none of {total} processes could time these networks: {problem}")
     return _together(found, total)

@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import LatencySummary, summarise_visits
 from optimizer.engine.base import Runner
 from optimizer.errors import UnavailableError
@@ -24,11 +25,18 @@ from optimizer.system.counters import counting
 from optimizer.system.environment import stolen_share
 
 BASELINE = ("baseline", "baseline again")
+MAX_WARMUP_SECONDS = 20.0
+"""Of one network; two calls it has in any case, as the first may have to compile."""
+MAX_SERIES_SECONDS = 300.0
+"""What rounds are cut down to where calls take seconds: five processes are as many times that."""
+MIN_LONG_ROUNDS = 2
+"""Of a process that is one of several: together they have enough for an interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyEffort:
-    """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``min_rounds``. A noisy
+    """Warm-up and length of one series. Rounds stop at ``seconds``, but not before ``min_rounds``, of which
+    calls that take seconds get fewer (:meth:`within`). A noisy
     series is measured again, up to ``attempts`` in all and each time longer: a short one may lie within a
     single disturbance, and more rounds tell better what the baseline is against itself. ``processes`` share
     the rounds of a series, each with builds of its own; 0 is the process that asks."""
@@ -44,6 +52,15 @@ class LatencyEffort:
     def again(self, attempt: int) -> "LatencyEffort":
         """That of the first, second, ... attempt: longer each time."""
         return replace(self, seconds=attempt * self.seconds, min_rounds=attempt * self.min_rounds)
+
+    def within(self, max_seconds: float, round_seconds: float) -> "LatencyEffort":
+        """With fewer calls a visit, then fewer rounds, where the least of them would take longer. One call of
+        all networks takes ``round_seconds``; a visit has one more than it times."""
+        most = max_seconds / max(round_seconds, 1e-9)
+        calls = min(self.visit.min_calls, max(1, int(most / self.min_rounds) - 1))
+        least = MIN_LONG_ROUNDS if self.processes else MIN_ROUNDS
+        rounds = min(self.min_rounds, max(least, int(most / (1 + calls))))
+        return replace(self, min_rounds=rounds, visit=replace(self.visit, min_calls=calls))
 
 
 EFFORTS = {
@@ -111,6 +128,9 @@ def time_interleaved(
 ) -> LatencySeries:
     """One series of rounds over ``images`` ``[N, C, H, W]``; a round gives all runners the same batch.
 
+    Where the least effort would take over MAX_SERIES_SECONDS, by the last calls of the warm-up, there are
+    fewer calls and rounds.
+
     The baseline comes as two runners built alike. One runner visited twice a round would keep its weights in
     the cache better than the variants keep theirs, and where in memory a runner happens to lie is part of
     what "no difference" looks like.
@@ -123,7 +143,8 @@ def time_interleaved(
     with ExitStack() as stack:
         for runner in runners.values():
             stack.enter_context(runner.session())
-        warmups = [warm_up(runner, parts[0], effort) for runner in runners.values()]
+        warmups, seconds = zip(*(warm_up(one, parts[0], effort) for one in runners.values()), strict=True)
+        effort = effort.within(MAX_SERIES_SECONDS, sum(seconds))
         stack.enter_context(no_garbage_collection())
         stolen = stack.enter_context(stolen_share())
         end, rounds = visits.clock() + 1e9 * effort.seconds, 0
@@ -147,13 +168,18 @@ def time_interleaved(
     )
 
 
-def warm_up(runner: Runner, batch: np.ndarray, effort: LatencyEffort) -> int:
-    """The first calls of a runner; how many there were."""
-    end, calls = visits.clock() + 1e9 * effort.warmup_seconds, 0
+def warm_up(runner: Runner, batch: np.ndarray, effort: LatencyEffort) -> tuple[int, float]:
+    """The first calls of a runner: how many there were, and the seconds of the last one. They end early,
+    after the second at least, where they take long."""
+    began, calls, taken = visits.clock(), 0, 0.0
+    end, latest = began + 1e9 * effort.warmup_seconds, began + 1e9 * MAX_WARMUP_SECONDS
     while calls < effort.warmup_calls or visits.clock() < end:
+        before = visits.clock()
         runner.infer(batch)
-        calls += 1
-    return calls
+        calls, taken = calls + 1, (visits.clock() - before) / 1e9
+        if calls > 1 and visits.clock() > latest:
+            break
+    return calls, taken
 
 
 def instructions(runners: Mapping[str, Runner], batch: np.ndarray, effort: VisitEffort) -> dict[str, float]:

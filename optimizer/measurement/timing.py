@@ -102,5 +102,5 @@ def _time(
         try:
             return time_in_processes(baselines[0], variants, images, settings, effort, report)
         except UnavailableError:
-            effort = replace(effort, seconds=effort.processes * effort.seconds)
+            effort = replace(effort, seconds=effort.processes * effort.seconds, processes=0)
     return time_interleaved(baselines, variants, images, settings, effort)

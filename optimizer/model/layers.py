@@ -88,32 +88,40 @@ def multiplications(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str,
     """How often each weight of a layer is multiplied for one input of ``input_shape`` (``[C, H, W]``).
 
     Pixels of the output for a convolution, also those of frames or patches that the model makes a batch of;
-    tokens for a linear layer. Times the weights it is the layer's multiply-accumulates. Layers that do not
-    run get 0.
+    tokens for a linear layer; for the joint projection of attention the mean (to a whole number) of those of
+    queries, keys and values. Times the weights it is the layer's multiply-accumulates. Layers that do not run
+    get 0.
     """
     names = {id(layer.weight): layer.name for layer in walk(model)}
     counts = dict.fromkeys(names.values(), 0)
 
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        weights: list[Any]
+    def count(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        runs: list[tuple[Any, int]]
         if isinstance(module, nn.MultiheadAttention):  # multiplies with both itself: out_proj is never called
-            weights = [module.in_proj_weight, module.out_proj.weight]
-            runs = output[0].numel() // output[0].shape[-1]
+            read = [*inputs, *(named[one] for one in ("query", "key", "value")[len(inputs) :])][:3]
+            mean = round(sum(_tokens(one) for one in read) / 3)
+            runs = [(module.in_proj_weight, mean), (module.out_proj.weight, _tokens(output[0]))]
         elif isinstance(module, nn.Linear):
-            weights, runs = [module.weight], output.numel() // output.shape[-1]
+            runs = [(module.weight, _tokens(output))]
         else:
-            weights, runs = [module.weight], output.numel() // module.out_channels
-        for weight in weights:
+            runs = [(module.weight, output.numel() // module.out_channels)]
+        for weight, times in runs:
             if id(weight) in names:
-                counts[names[id(weight)]] += runs
+                counts[names[id(weight)]] += times
 
-    handles = [module.register_forward_hook(count) for module in model.modules() if _kind(module)]
+    handles = [
+        module.register_forward_hook(count, with_kwargs=True) for module in model.modules() if _kind(module)
+    ]
     try:
         model(torch.zeros(1, *input_shape))
     finally:
         for handle in handles:
             handle.remove()
     return counts
+
+
+def _tokens(values: Tensor) -> int:
+    return values.numel() // values.shape[-1]
 
 
 class LayerTracer(torch.fx.Tracer):

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike
 
-from optimizer.analysis.rounds import median_interval
 from optimizer.analysis.statistics import (
     SAME,
     LatencySummary,
     LatencyVerdict,
     NoiseKind,
+    mean_time_interval,
     median_ratio,
     process_ratios,
     ratio_interval,
@@ -427,6 +427,20 @@ def test_the_interval_over_processes_covers_95_percent_however_builds_scatter(bu
     assert (whole.ratio, whole.ratio_low, whole.ratio_high) == found[0]
 
 
+@pytest.mark.parametrize("build_scatter", [0.0, 0.01])
+def test_the_interval_of_the_mean_over_processes_covers_95_percent_however_builds_scatter(
+    build_scatter: float,
+) -> None:
+    random, count = np.random.default_rng(45), 1_000
+    series = [times_in_processes(random, 1, build_scatter)[2] for _ in range(count)]
+    found = [mean_time_interval(times, PROCESSES) for times in series]
+    covered = np.mean([low <= 1e6 <= high for _, low, high in found])
+    assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
+    if build_scatter:  # taken as one series, rounds say that they hang together, and no more
+        widths = [[high - low for _, low, high in one] for one in (found, map(mean_time_interval, series))]
+        assert np.median(widths[0]) < 0.7 * np.median(widths[1])
+
+
 @pytest.mark.slow
 def test_builds_that_scatter_are_not_told_apart_and_a_change_of_five_percent_is() -> None:
     random = np.random.default_rng(42)
@@ -447,12 +461,18 @@ def test_rounds_of_one_process_can_not_know_what_other_builds_would_give() -> No
     assert np.mean([low <= 1 <= high for _, low, high in found]) < 0.5
 
 
-def test_fewer_than_three_processes_are_taken_as_rounds() -> None:
-    random = np.random.default_rng(44)
-    times = 1e6 * np.exp(random.normal(0, 0.01, (3, 24)))
-    whole = summarise_latency(times[:2], times[2])
-    assert summarise_latency(times[:2], times[2], processes=(12, 12)) == whole
-    assert summarise_latency(times[:2], times[2], processes=(8, 8, 8)) != whole
+def test_two_processes_that_are_left_cover_95_percent_and_one_is_taken_as_rounds() -> None:
+    random, count, left = np.random.default_rng(44), 1_000, (8, 8)
+    series = [times_in_processes(random, 1, 0.006)[:, :16] for _ in range(count)]
+    found = [ratio_interval(np.log(one[2] / one[:2]).T, left) for one in series]
+    alone = [time_interval(one[2], left) for one in series]
+    for intervals, true in ((found, 1), (alone, 1e6)):
+        covered = np.mean([low <= true <= high for _, low, high in intervals])
+        assert covered == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / count) ** 0.5)
+    told = [summarise_latency(one[:2], one[2], processes=left).verdict for one in series[:200]]
+    assert np.mean([verdict in ("faster", "slower") for verdict in told]) <= 0.02
+    times = series[0]
+    assert summarise_latency(times[:2], times[2], processes=(16,)) == summarise_latency(times[:2], times[2])
     assert process_ratios(replace(make_latency(rounds=24), processes=(24,))) == ()
 
 
@@ -466,11 +486,8 @@ def test_each_process_has_its_ratio(processes: tuple[int, ...]) -> None:
         assert ratio == pytest.approx(np.exp(np.median(logs)))
     assert len(process_ratios(made)) == len(processes)
     logs = [np.log(ratio) for ratio in process_ratios(made)]
-    if len(processes) > 2:
-        assert summarise_visits(made.baseline, made.variant, 0, processes).ratio == pytest.approx(
-            np.exp(np.mean(logs))
-        )
-        middle, low, high = time_interval(made.variant.medians_ns, processes)
-        assert low < middle < high
-    else:
-        assert time_interval(made.variant.medians_ns, processes) == median_interval(made.variant.medians_ns)
+    assert summarise_visits(made.baseline, made.variant, 0, processes).ratio == pytest.approx(
+        np.exp(np.mean(logs))
+    )
+    middle, low, high = time_interval(made.variant.medians_ns, processes)
+    assert low < middle < high

@@ -10,7 +10,7 @@ from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
-from optimizer.analysis.statistics import summarise_visits
+from optimizer.analysis.statistics import mean_time_interval, summarise_visits
 from optimizer.analysis.summary import summarise
 from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import Execution, LayerExecution, Result
@@ -59,6 +59,10 @@ def test_throughput_is_images_over_all_the_time() -> None:
     assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant.means_ns))
     _, _, longest = mean_interval(result.latency.variant.means_ns)
     assert measures["throughput"].low == pytest.approx(8e9 / longest)
+    processes = (40,) * 5
+    in_full = remade(result, latency=replace(result.latency, processes=processes))
+    _, _, longest = mean_time_interval(result.latency.variant.means_ns, processes)
+    assert summarise(in_full).measures["throughput"].low == pytest.approx(8e9 / longest)
 
 
 def test_operations_count_only_non_zero_weights() -> None:
@@ -89,6 +93,16 @@ def test_zeros_of_rounding_are_not_taken_for_pruning() -> None:
     assert summary.zeros_percent == pytest.approx(75)
 
 
+@pytest.mark.parametrize("bits", [32, 2])
+def test_what_went_beyond_the_share_since_weights_tie_is_shown(bits: int) -> None:
+    result = make_result(recipe(0.3, bits))
+    layers = result.inspection.layers
+    for share, shown in ((0.3001, 30), (0.338, 33.8)):
+        counted = tuple(replace(one, pruned=round(share * one.elements)) for one in layers)
+        summary = summarise(remade(result, inspection=replace(result.inspection, layers=counted)))
+        assert summary.pruned_percent == pytest.approx(shown, abs=0.001)
+
+
 def test_badges_say_how_far_to_trust() -> None:
     assert names(make_result()) == ["measured"]
     assert names(make_result(recipe(0, 4))) == ["simulated"]
@@ -96,6 +110,15 @@ def test_badges_say_how_far_to_trust() -> None:
     assert names(make_result(noisy=True, quick=True)) == ["measured", "noisy", "preliminary"]
     assert names(make_result(other_machine=True)) == ["measured", "other machine"]
     assert set(names(make_result(recipe(0, 4), noisy=True, quick=True, other_machine=True))) < set(BADGES)
+
+
+def test_a_time_of_the_one_process_that_was_left_is_preliminary() -> None:
+    made = make_result()
+    few = remade(made, latency=replace(made.latency, lost=4))
+    assert names(few) == ["measured", "preliminary"]
+    assert summarise(few).badges[-1].words.startswith("4 processes ended early")
+    halves = (made.latency.processes[0] // 2,) * 2
+    assert names(remade(made, latency=replace(made.latency, lost=3, processes=halves))) == ["measured"]
 
 
 def test_badges_carry_their_reasons() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import Pooled
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -201,6 +202,19 @@ def test_a_layer_that_runs_more_than_once_stays_as_it_is(
         found = refined(made.module, teacher, masks, chosen, small_images, always)
         same = [torch.equal(layer.weight, made.weights[layer.name].values) for layer in walk(found)]
         assert same == [False, True]
+
+
+def test_attention_to_other_tokens_stays_as_it_is(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    teacher = Pooled().eval()
+    made = compress(teacher, COARSE)
+    masks = {layer: one.mask for layer, one in made.weights.items()}
+    found = {
+        layer.name: layer.weight
+        for layer in walk(refined(made.module, teacher, masks, {}, small_images, always))
+    }
+    same = {name for name, weight in found.items() if torch.equal(weight, made.weights[name].values)}
+    assert same == {"attention.in_proj_weight"}
 
 
 def test_where_nothing_varies_no_weight_is_lost() -> None:

@@ -11,6 +11,7 @@ import torch
 from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
 
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.prune.channels import masked_model, shrink, shrink_to
@@ -75,6 +76,21 @@ class Branches(nn.Module):
         x = torch.cat([self.left(x), self.right(x)], 1)
         x = torch.relu(self.fixed(torch.relu(self.grouped(x))))
         return self.head(torch.relu(self.free(x.view(len(x), 12, -1).mean(-1))))
+
+
+class Upsampled(nn.Module):
+    """A convolution that a transposed one reads too, and one that reads what that makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3)
+        self.down = nn.Conv2d(8, 4, 1)
+        self.up = nn.ConvTranspose2d(8, 6, 2, 2)
+        self.last = nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return torch.relu(self.down(x)).mean((2, 3)) + self.last(torch.relu(self.up(x))).mean((2, 3))
 
 
 def made(kind: type[nn.Module]) -> nn.Module:
@@ -181,6 +197,18 @@ def test_joined_grouped_and_fixed_channels_are_held() -> None:
     assert "grouped" in found["grouped.weight"]
     assert "own code" in found["fixed.weight"]
     assert found["free.weight"] == ""
+
+
+def test_what_a_transposed_convolution_reads_is_held() -> None:
+    assert "a ConvTranspose2d makes or reads them" in reasons(made(Upsampled))["first.weight"]
+
+
+def test_what_a_layer_of_computed_weights_reads_is_held() -> None:
+    normed = [weight_norm(nn.Conv2d(*widths, 1)) for widths in ((8, 7), (7, 6))]
+    model = nn.Sequential(nn.Conv2d(1, 8, 1), *normed, nn.Conv2d(6, 5, 1), nn.Conv2d(5, 4, 1)).eval()
+    found = reasons(model)
+    assert "a ParametrizedConv2d makes or reads them" in found.pop("0.weight")
+    assert found == {"3.weight": "", "4.weight": "they are the model's output"}
 
 
 def test_gated_channels_have_two_producers_and_two_consumers() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import SMALL_MODELS
+from small_models import SMALL_MODELS, Pooled
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -98,6 +98,11 @@ def test_attention_is_seen_into(small: Small, small_images: Tensor) -> None:
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_attention_to_other_tokens_gets_no_moments_of_its_queries_alone(small_images: Tensor) -> None:
+    found = collect(Pooled().eval(), small_images)
+    assert set(found) == {"patches.weight", "attention.out_proj.weight", "head.weight"}
 
 
 def test_what_few_images_say_of_many_columns_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,15 @@ def test_where_no_process_can_time_the_reason_is_said(ready: Ready, monkeypatch:
     monkeypatch.setattr(fresh_processes, "MAX_SECONDS", 0.01)
     with pytest.raises(UnavailableError, match=r"took longer than 0\.01 s"):
         time_in_processes(made, {}, IMAGES.numpy(), SETTINGS, replace(SHORT, processes=1), quiet)
+
+
+def test_after_a_process_that_takes_too_long_no_other_is_tried(
+    ready: Ready, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, words = runner("torch", ready), list[str]()
+    monkeypatch.setattr(fresh_processes, "MAX_SECONDS", 0.01)
+    with pytest.raises(UnavailableError, match=r"took longer than 0\.01 s"):
+        time_in_processes(
+            made, {}, IMAGES.numpy(), SETTINGS, SHORT, lambda share, message: words.append(message)
+        )
+    assert words == ["timing in fresh processes, 1 of 2"]

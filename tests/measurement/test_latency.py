@@ -11,6 +11,7 @@ import torch
 from simulated_clock import Clock
 from torch import nn
 
+from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import SAME, first_call_ratio, summarise_visits
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
@@ -148,6 +149,28 @@ def test_a_warm_up_lasts_for_its_calls_and_for_its_time(clock: Clock) -> None:
     names = [call.network for call in clock.calls]
     assert names[:102] == ["baseline"] * 50 + ["baseline again"] * 50 + ["slow"] * 2
     assert series.warmup_calls == 2
+
+
+@pytest.mark.parametrize(
+    ("call_seconds", "rounds", "timed"), [(0.5, 8, 8), (2.0, 8, 5), (8.0, 6, 1), (20.0, 2, 1)]
+)
+def test_calls_that_take_seconds_get_fewer_rounds_of_fewer_calls(
+    clock: Clock, call_seconds: float, rounds: int, timed: int
+) -> None:
+    """So that one process takes minutes, and five do not take hours."""
+    slow = clock.network("slow", 1e9 * call_seconds)
+    series = time_interleaved(
+        clock.pair(1e9 * call_seconds), {"slow": slow}, IMAGES, Settings(), EFFORTS[False]
+    )
+    assert series.processes == (rounds,)
+    assert series.variants["slow"].timed == (timed,) * rounds
+    assert clock.now_ns / 1e9 < 300 + 3 * (20 + call_seconds)  # rounds and the warm-up
+
+
+def test_in_one_process_there_are_rounds_enough_for_an_interval_however_long_calls_take(clock: Clock) -> None:
+    slow = {"slow": clock.network("slow", 6e10)}  # that no other process can load
+    series, attempts = time_series(clock.pair(6e10), slow, IMAGES, Settings(quick=False))
+    assert (series.processes, attempts) == ((MIN_ROUNDS,), 1)
 
 
 # What is reported

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from small_models import SMALL_MODELS, SMALL_SHAPE
+from small_models import SMALL_MODELS, SMALL_SHAPE, Pooled
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -150,6 +150,11 @@ def test_attention_multiplies_with_both_projections_once_a_token(batch_first: bo
 
     counts = multiplications(Attention().eval(), (5, 4))
     assert counts == {"attention.in_proj_weight": 5, "attention.out_proj.weight": 5}
+
+
+def test_attention_to_other_tokens_counts_queries_keys_and_values_apart() -> None:
+    counts = multiplications(Pooled().eval(), SMALL_SHAPE)
+    assert (counts["attention.in_proj_weight"], counts["attention.out_proj.weight"]) == (12, 4)
 
 
 def test_torch_s_own_encoder_layer_is_counted_off_its_fused_path() -> None:

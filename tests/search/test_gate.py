@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from factories import detector, make_latency, make_result, recipe, visits
 
-from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, overall
+from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, instructions_check, overall
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
@@ -147,13 +147,19 @@ def counted(baseline: Sequence[float], variant: Sequence[float]) -> Result:
 
 @pytest.mark.parametrize(
     ("variant", "outcome"),
-    [([101, 101, 102], "pass"), ([101, 104, 102], "undecided"), ([104, 104, 105], "fail")],
+    [
+        ([101, 101, 101.5], "pass"),
+        ([101, 104, 102], "undecided"),
+        ([104, 104, 104.5], "fail"),
+        ([100], "undecided"),  # nobody knows what another process would count
+        ([200], "undecided"),
+    ],
 )
 def test_instructions_are_held_against_their_limit_by_all_processes(
     variant: list[float], outcome: str
 ) -> None:
     """Without a series of timing but the first."""
-    result = counted([100, 100, 100], variant)
+    result = counted([100] * len(variant), variant)
     found = judge(
         REQUEST,
         GateLimits(instructions_percent=2.5),
@@ -163,7 +169,21 @@ def test_instructions_are_held_against_their_limit_by_all_processes(
     )
     assert found.outcome is Outcome(outcome)
     (check,) = found.checks
-    assert (check.low, check.high) == pytest.approx((min(variant) - 100, max(variant) - 100))
+    assert check.low < check.value < check.high
+    assert ("leave out --quick" in check.words) == (len(variant) == 1)
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_the_interval_of_instructions_covers_95_percent_where_the_baseline_scatters_too(
+    against: bool,
+) -> None:
+    random, simulations, inside = np.random.default_rng(7), 1_000, 0
+    for _ in range(simulations):
+        before, now = 1e6 * np.exp(0.002 * random.standard_normal((2, 5)))
+        made = counted(before, 1.03 * now)
+        check = instructions_check(made.latency, counted(before, before) if against else None, limit=3)
+        inside += check.outcome is Outcome.UNDECIDED
+    assert inside / simulations == pytest.approx(0.95, abs=0.01 + 3 * (0.95 * 0.05 / simulations) ** 0.5)
 
 
 def test_instructions_of_an_earlier_result_are_compared_with_directly() -> None:
@@ -176,7 +196,7 @@ def test_instructions_of_an_earlier_result_are_compared_with_directly() -> None:
 
 
 def test_what_was_timed_before_instructions_were_counted_is_timed_again() -> None:
-    again = counted([100], [100]).latency
+    again = counted([100, 100], [100, 100]).latency
     limits = GateLimits(instructions_percent=1)
     found = judge(REQUEST, limits, lambda request: HALF, lambda request: again, 9)
     assert found.outcome is Outcome.PASS

@@ -85,7 +85,8 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
     """Moments of every layer that runs, by name, over ``images`` ``[N, C, H, W]``.
 
-    Layers wider than ``MAX_COLUMNS`` are left out. The off-diagonal is shrunk as far as its sampling
+    Layers wider than ``MAX_COLUMNS`` are left out, and those whose rows don't all see the same (the joint
+    projection of attention to other tokens than its own). The off-diagonal is shrunk as far as its sampling
     error, with whole images as the samples, says (Schäfer and Strimmer 2005): a classifier of 1,280 columns
     that saw 256 images keeps less of it than a convolution that saw thousands of positions of each.
 
@@ -103,7 +104,8 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
             watch.batch = end - start
             with watch:
                 model(images[start:end])
-    return {layer.name: sums[layer.name].moments() for layer in walk(model) if layer.name in sums}
+    names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
+    return {name: sums[name].moments() for name in names}
 
 
 @contextmanager
@@ -123,13 +125,15 @@ def positions_for(columns: int) -> int:
 
 
 class Watch(TorchDispatchMode):
-    """Sees every product with the weight of a layer among ``names`` (by address), whichever module or
-    function makes it, and adds its inputs to ``sums``."""
+    """Sees every product with the weight of one of the ``layers`` (by address), whichever module or
+    function makes it, and adds its inputs to ``sums``. Layers ``in_part`` had products with some of their
+    rows, which are not added: the others see something else."""
 
     def __init__(self, layers: Iterable[Layer], sums: dict[str, "Sums"]) -> None:
         super().__init__()
-        self.names = {one.weight.data_ptr(): one.name for one in layers}
+        self.layers = {one.weight.data_ptr(): (one.name, len(one.weight)) for one in layers}
         self.sums = sums
+        self.in_part: set[str] = set()
         self.generator = torch.Generator().manual_seed(0)
         self.batch = 0
 
@@ -137,9 +141,11 @@ class Watch(TorchDispatchMode):
         self, operation: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
     ) -> Any:
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
-        if known and (name := self.names.get(arguments[1].data_ptr())):
-            columns = arguments[1][0].numel()
-            if columns <= MAX_COLUMNS:
+        if known and (layer := self.layers.get(arguments[1].data_ptr())):
+            name, rows = layer
+            if len(arguments[1]) < rows:
+                self.in_part.add(name)
+            elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
         return operation(*arguments, **(options or {}))
 

@@ -49,8 +49,9 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     """Every coupled group of a model for inputs ``[C, H, W]``, in the order of its layers.
 
     A group is held where a residual sum, attention, a norm across channels, a split or the model's output
-    ties it to something else, where one of its layers is grouped or used twice, and where the model does not
-    run without one of its channels (a width that its own code relies on).
+    ties it to something else, where what is no layer makes or reads it (a transposed convolution), where one
+    of its layers is grouped or used twice, and where the model does not run without one of its channels (a
+    width that its own code relies on).
 
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
@@ -58,7 +59,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}
-    coupled = [_described(graph, members) for members in graph.groups()]
+    coupled = [_described(graph, members) for members in graph.groups() if _layers(graph, members)]
     found = [group for group in coupled if not makers.issuperset(group.makers)] + heads
     found.sort(key=lambda one: place[one.name])
     if _runs(model, input_shape, [group for group in found if not group.held]):
@@ -153,15 +154,18 @@ def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependenci
     return _Dependencies(graph, {layer.name: layer.module for layer in layers}, calls, names)
 
 
+def _layers(graph: _Dependencies, members: Any) -> list[Any]:
+    """Those of a group's members that are layers."""
+    return [item for item in members if id(item.dep.target.module) in graph.names]
+
+
 def _described(graph: _Dependencies, members: Any) -> Group:
     """A group of torch-pruning's, in our words."""
     producers: list[str] = []
     through: list[str] = []
     consumers: list[str] = []
-    for dependency, _ in members:
+    for dependency, _ in _layers(graph, members):
         module = dependency.target.module
-        if id(module) not in graph.names:
-            continue
         if isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.out_channels:
             part = through
         else:
@@ -180,6 +184,8 @@ def _held(graph: _Dependencies, members: Any, group: Group) -> str:
     operations = {node: str(node.module._grad_fn) for node in nodes if hasattr(node.module, "_grad_fn")}
     layers = group.members
     modules = [graph.modules[name] for name in (*group.producers, *group.consumers)]
+    if others := [type(node.module).__name__ for node in nodes if _multiplies_unseen(graph, node.module)]:
+        return f"a {others[0]} makes or reads them, whose weights no recipe touches"
     if not group.consumers:
         return "they are the model's output"
     if not group.producers:
@@ -202,6 +208,14 @@ def _held(graph: _Dependencies, members: Any, group: Group) -> str:
     if not all(_in_order(graph, item, group.channels) for item in members):
         return "they are rearranged on the way"
     return ""
+
+
+def _multiplies_unseen(graph: _Dependencies, module: Any) -> bool:
+    """Whether it has weights that mix channels and is no layer: neither ranking nor refitting would see
+    them."""
+    if id(module) in graph.names or type(module).__name__ in TIES or not isinstance(module, nn.Module):
+        return False
+    return any(parameter.dim() > 1 for parameter in module.parameters())
 
 
 def _multiplies_weight(node: Any, name: str) -> bool:

@@ -1,0 +1,39 @@
+"""What is counted of a recipe's weights."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from optimizer.measurement.compressed import compressed_model, inspection_of, notes_on_ties
+from optimizer.measurement.workspace import Workspace, open_model
+from optimizer.model.catalogue import LoadedModel
+from optimizer.recipe import Recipe
+
+
+def recipe(bits: int) -> Recipe:
+    return Recipe.of(sparsity=0.3, weight_bits=bits, pruning="magnitude", rounding="nearest")
+
+
+@pytest.mark.parametrize("bits", [32, 2])
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_pruning_took_is_counted_apart_from_what_was_rounded_to_zero(
+    resnet: LoadedModel, tied: bool, bits: int
+) -> None:
+    module = copy.deepcopy(resnet.module)
+    if tied:
+        for parameter in module.parameters():  # on a grid already
+            step = parameter.detach().abs().max() / 7
+            parameter.data = step * (parameter.detach() / step).round()
+    workspace = Workspace(open_model(replace(resnet, module=module)))
+    made = compressed_model(workspace, recipe(bits))
+    found = inspection_of(workspace.model, made)
+    removed = sum(int((~one.mask).sum()) for one in made.weights.values())
+    assert found.pruned_percent == pytest.approx(100 * removed / found.size.elements)
+    notes = notes_on_ties(recipe(bits), found)
+    if not tied:
+        assert found.pruned_percent == pytest.approx(30, abs=0.001)
+        assert not notes
+    else:
+        assert found.pruned_percent > 30.1
+        assert notes[0].startswith(f"{found.pruned_percent:.3g} % of the weights were pruned, not 30 %")
