@@ -122,6 +122,12 @@ def weights_of(summaries: Sequence[Summary]) -> list[str]:
     return _filled_in([one.weights for one in summaries], [one.request.model for one in summaries])
 
 
+def baselines_of(summaries: Sequence[Summary]) -> list[tuple[str, str, str]]:
+    """For each its uncompressed model: the name, which weights it had, and the engine."""
+    weights = weights_of(summaries)
+    return [(one.request.model, its, one.request.engine) for one, its in zip(summaries, weights, strict=True)]
+
+
 def image_files(summaries: Sequence[Summary]) -> list[str]:
     """For each which images these were, of those of one folder and number. Where that was not recorded yet:
     those of all others, if they came with this program; else empty, and the number is all that is known."""
