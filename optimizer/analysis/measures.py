@@ -128,11 +128,19 @@ def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
 
 
 def _worst_sqnr(accuracy: Accuracy) -> Measure:
-    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too."""
+    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too. None
+    where nothing moved, and where one was silent and is no more: it is the worst, and has no figure."""
+    if any(one.was_silent for one in accuracy.outputs):
+        return Measure(None)
     found = [sqnr_of(one) for one in accuracy.outputs or (accuracy,)]
     moved = [(one.value, one.low, one.high) for one in found if one.value is not None]
     ends = (None if None in column else min(column) for column in zip(*moved, strict=True))
     return Measure(*ends) if moved else Measure(None)
+
+
+def all_equal(measures: Mapping[str, Measure]) -> bool:
+    """Of outputs that are no logits, whether all are as the uncompressed network's."""
+    return measures["sqnr"].value is None and not measures["largest"].value
 
 
 def _worst_cosine(accuracy: Accuracy) -> float | None:

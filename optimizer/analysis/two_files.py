@@ -180,7 +180,7 @@ def db_of(layer: OutputFidelity) -> float:
     """Its SQNR in dB, at most ``EQUAL_DB``. Where it has none: that if nothing differs, 0 otherwise."""
     if layer.sqnr_db is not None:
         return min(layer.sqnr_db, EQUAL_DB)
-    return EQUAL_DB if layer.largest == 0 else 0.0
+    return 0.0 if layer.was_silent else EQUAL_DB
 
 
 # Words

@@ -9,6 +9,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import all_equal
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
 from optimizer.analysis.rounds import confidence_of_each
@@ -94,8 +95,8 @@ def accuracy_sentence(summary: Summary) -> str:
     """``accuracy falls by 1.2 points (0.4 to 2.0), p = 0.004, to 92.2 % (91.7 to 92.7)``."""
     if summary.fidelity:
         figures = ", ".join(f"{metric(name).label} {summary.text(name)}" for name in FIDELITY)
-        moved = summary.measures["sqnr"].value is not None
-        return f"outputs: {figures if moved else 'equal to the uncompressed ones'} on {summary.images}"
+        words = "equal to the uncompressed ones" if all_equal(summary.measures) else figures
+        return f"outputs: {words} on {summary.images}"
     drop = summary.drop
     what = "accuracy" if summary.reference == "labels" else "agreement with the uncompressed model"
     if summary.recipe.identity:
