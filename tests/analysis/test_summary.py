@@ -11,9 +11,9 @@ from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import summarise_visits
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import Execution, LayerExecution, Result
+from optimizer.records import Execution, Known, LayerExecution, Result
 
 
 def names(result: Result) -> list[str]:
@@ -200,3 +200,21 @@ def test_balanced_accuracy_is_the_mean_over_the_classes() -> None:
         100 * np.mean([outcomes[classes == one].mean() for one in range(3)])
     )
     assert summarise(make_result()).measures["balanced_accuracy"].value is None
+
+
+def test_balanced_accuracy_has_no_interval_while_images_are_scored() -> None:
+    """Its own holds at one look, and whoever waits looks often."""
+    result = unbalanced(0)
+    known = Known(
+        result.request, result.inspection, result.accuracy.total, result.accuracy, result.baseline_accuracy
+    )
+    whole, growing = summarise_scores(known), summarise_scores(replace(known, images=1_000))
+    assert whole
+    assert growing
+    assert " to " in whole.text("balanced_accuracy")
+    assert " to " not in growing.text("balanced_accuracy")
+    for name in ("value", "baseline"):
+        assert getattr(growing.measures["balanced_accuracy"], name) == getattr(
+            whole.measures["balanced_accuracy"], name
+        )
+    assert growing.measures["sqnr"].low is None
