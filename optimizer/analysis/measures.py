@@ -44,9 +44,9 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
         "first_call": time_interval(variant.first_ns, processes),
     }
     before = {
-        "latency": np.median([build.medians_ns for build in baseline]),
+        "latency": time_interval(np.stack([build.medians_ns for build in baseline], 1), processes)[0],
         "mean": np.mean([build.means_ns for build in baseline]),
-        "first_call": np.median([build.first_ns for build in baseline]),
+        "first_call": time_interval(np.stack([build.first_ns for build in baseline], 1), processes)[0],
     }
     measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}
     if summary.rounds < MIN_ROUNDS:

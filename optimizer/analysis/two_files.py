@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import PairedDrop, paired_drop, share_interval
-from optimizer.analysis.statistics import LatencySummary, summarise_visits
+from optimizer.analysis.statistics import LatencySummary, summarise_visits, time_interval
 from optimizer.records import (
     DataSpec,
     Environment,
@@ -157,6 +157,13 @@ def accuracy_lost(run: TwoFiles) -> PairedDrop | None:
 def time_taken(latency: Latency) -> LatencySummary:
     """B's time over A's."""
     return summarise_visits(latency.baseline, latency.variant, latency.stolen_share, latency.processes)
+
+
+@lru_cache(maxsize=64)
+def times_of(latency: Latency) -> tuple[tuple[float, float, float], ...]:
+    """Nanoseconds a call of A, by both of its builds, and of B, each with its interval."""
+    before = np.stack([build.medians_ns for build in latency.baseline], 1)
+    return tuple(time_interval(times, latency.processes) for times in (before, latency.variant.medians_ns))
 
 
 def size_ratio(run: TwoFiles) -> float:

@@ -3,12 +3,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
+from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade, visits
 
 from optimizer.analysis.badges import BADGES
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
+from optimizer.analysis.result_json import as_json
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import summarise_visits
 from optimizer.analysis.summary import summarise, summarise_scores
@@ -59,6 +60,24 @@ def test_throughput_is_images_over_all_the_time() -> None:
     assert measures["throughput"].value == pytest.approx(8e9 / np.mean(result.latency.variant.means_ns))
     _, _, longest = mean_interval(result.latency.variant.means_ns)
     assert measures["throughput"].low == pytest.approx(8e9 / longest)
+
+
+def test_a_latency_over_processes_is_one_figure_wherever_it_is_told() -> None:
+    """The middle of the processes, which the interval is of: the median of all rounds is another one."""
+    pace = np.repeat([1.0, 1.1, 1.9], [10, 30, 20])
+    first, again, variant = (visits(time * pace) for time in (1e6, 1.2e6, 5e5))
+    latency = replace(
+        make_latency(rounds=60), baseline=(first, again), variant=variant, processes=(10, 30, 20)
+    )
+    result = remade(make_result(recipe(0.5)), latency=latency)
+    summary, told = summarise(result), as_json(result)
+    measure = summary.measures["latency"]
+    middle = (1.1 * 1.9) ** (1 / 3)
+    assert measure.value == pytest.approx(5e5 * middle)
+    assert summary.latency.median_ns == told["latency"]["median_ns"] == measure.value
+    assert measure.baseline == pytest.approx(1.2**0.5 * 1e6 * middle), "of both builds"
+    assert told["baseline"]["latency_median_ns"] == measure.baseline
+    assert summary.latency.ratio == pytest.approx(measure.value / measure.baseline)
 
 
 def test_operations_count_only_non_zero_weights() -> None:
