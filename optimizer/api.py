@@ -401,8 +401,8 @@ def plot_frontier(
 ) -> "go.Figure":
     """What accuracy is paid for a cost: the Pareto-optimal results joined, as a Plotly figure.
 
-    ``cost`` and ``loss`` are metrics such as ``latency_ratio`` or ``file_size``. Raises InputError for an
-    unknown one.
+    ``cost`` and ``loss`` are metrics such as ``latency_ratio`` or ``file_size``; of several engines or models
+    accuracy stands in for ``drop``. Raises InputError for an unknown one.
     """
     from optimizer.charts import figure, frontier_info
 

@@ -205,10 +205,11 @@ class OutputFidelity:
     """How far one output of a network, or a tensor inside it, lies from a reference's, over all images.
 
     ``shape`` is one image's; ``reference`` what the tensor is called there. ``sqnr_db`` is the
-    signal-to-quantization-noise ratio (None where nothing moved), ``cosine`` the mean cosine similarity of an
-    image's values (None where all are zero), ``largest`` the largest difference of all, in the values' unit,
-    and ``span`` the range of the reference's values. An image each have ``noise_images`` and
-    ``signal_images`` (sums of squares), ``angle_images`` (1 - cosine) and ``largest_images``.
+    signal-to-quantization-noise ratio (None where nothing moved, or nothing was there), ``cosine`` the mean
+    cosine similarity of an image's values (None where all are zero), ``largest`` the largest difference of
+    all, in the values' unit, and ``span`` the range of the reference's values. An image each have
+    ``noise_images`` and ``signal_images`` (sums of squares), ``angle_images`` (1 - cosine) and
+    ``largest_images``.
     """
 
     name: str
@@ -222,6 +223,11 @@ class OutputFidelity:
     signal_images: PerImage | None
     angle_images: PerImage | None
     largest_images: PerImage | None
+
+    @property
+    def was_silent(self) -> bool:
+        """Whether the reference is zero everywhere and this is not: no ratio says how far that is."""
+        return self.sqnr_db is None and self.largest > 0
 
     @property
     def largest_share(self) -> float:

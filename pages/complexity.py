@@ -113,9 +113,15 @@ def stored() -> dict[str, ComplexityRun]:
 
 
 def alike(request: ComplexityRequest, runs: dict[str, ComplexityRun]) -> ComplexityRun | None:
-    """The newest run of the same family and threads, to predict from while the asked one is measured."""
-    wanted = (request.family, request.threads)
-    same = [run for run in runs.values() if (run.request.family, run.request.threads) == wanted]
+    """The newest run of the same family, threads and batch size that this machine would measure again as it
+    is, to predict from while the asked one is measured."""
+    wanted = (request.family, request.threads, request.inputs)
+    same = [
+        run
+        for key, run in runs.items()
+        if (run.request.family, run.request.threads, run.request.inputs) == wanted
+        and key == scaling.complexity_key(run.request)  # no other machine, library or network of that name
+    ]
     return same[-1] if same else None
 
 

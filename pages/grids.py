@@ -343,11 +343,10 @@ def draw(results: Sequence[Summary]) -> None:
     if chart != CHARTS[0]:
         drawing.chart(charts.parallel_info(results), "sweep parallel", 340)
         return
-    loss = "drop" if len({result.request.engine for result in results}) == 1 else "accuracy"
     taken = session().swept
     for column, cost in zip(st.columns(2), ("compressed_size", "latency"), strict=True):
         with column:
-            info = charts.frontier_info(results, taken or None, cost, loss)
+            info = charts.frontier_info(results, taken or None, cost)
             drawing.chart(info, f"sweep {cost}", 300, on_click=take)
 
 

@@ -11,7 +11,7 @@ from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import MIN_ROUNDS
 from optimizer.analysis.statistics import MIN_CHANGE, LatencyVerdict
-from optimizer.analysis.summary import Summary
+from optimizer.analysis.summary import Measured, Summary
 from optimizer.records import unpacked
 
 PAIRED = ("accuracy", "drop")
@@ -84,7 +84,7 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
     own, its = (unpacked(one.outcomes, one.total) for one in (summary, reference))
     if summary.reference == "labels":
         return paired_drop(its, own), None
-    if _baseline_of(summary) != _baseline_of(reference):
+    if not same_baseline(summary, reference):
         return None, NotComparable.BASELINES
     if reference.recipe.identity:  # right by definition
         return disagreement(own), None
@@ -96,8 +96,12 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
     return paired_drop(its, own), None
 
 
-def _baseline_of(summary: Summary) -> tuple[str, str]:
-    return summary.request.model, summary.request.engine
+def same_baseline(one: Measured, other: Measured) -> bool:
+    """Whether both are held against the same uncompressed model. Another network may have had the name
+    before: what is known of the weights must not differ."""
+    if one.weights and other.weights and one.weights != other.weights:
+        return False
+    return (one.request.model, one.request.engine) == (other.request.model, other.request.engine)
 
 
 def _same_images(one: Summary, other: Summary) -> bool:
@@ -108,7 +112,7 @@ def _same_images(one: Summary, other: Summary) -> bool:
     if one.image_files and other.image_files:
         return one.image_files == other.image_files
     return one.request.data.path is None or (
-        _baseline_of(one) == _baseline_of(other) and one.baseline_outcomes == other.baseline_outcomes
+        same_baseline(one, other) and one.baseline_outcomes == other.baseline_outcomes
     )
 
 
@@ -116,6 +120,12 @@ def weights_of(summaries: Sequence[Summary]) -> list[str]:
     """For each which weights its network had. Where that was not recorded yet: those of all others of its
     name, if these are one; else empty."""
     return _filled_in([one.weights for one in summaries], [one.request.model for one in summaries])
+
+
+def baselines_of(summaries: Sequence[Summary]) -> list[tuple[str, str, str]]:
+    """For each its uncompressed model: the name, which weights it had, and the engine."""
+    weights = weights_of(summaries)
+    return [(one.request.model, its, one.request.engine) for one, its in zip(summaries, weights, strict=True)]
 
 
 def image_files(summaries: Sequence[Summary]) -> list[str]:
@@ -146,7 +156,7 @@ def _time(
     The interval joins both: on the logarithm the squared distances to either end add up (G. Y. Zou and A.
     Donner, Statistics in Medicine 27, 2008, 1693-1702), which keeps what each interval knows of its rounds.
     """
-    if _timed(summary) != _timed(reference):
+    if not same_baseline(summary, reference) or _timed(summary) != _timed(reference):
         return Measure(None), None, NotComparable.TIMING
     own, its = summary.latency, reference.latency
     if own == its:  # the same instructions share a measurement
@@ -167,4 +177,4 @@ def _time(
 
 
 def _timed(summary: Summary) -> tuple[object, ...]:
-    return (*_baseline_of(summary), summary.batch, summary.threads, summary.environment_key)
+    return summary.batch, summary.threads, summary.environment_key

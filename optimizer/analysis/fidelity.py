@@ -28,8 +28,8 @@ def sqnrs(
 
 def _sqnr_with_ends(one: OutputFidelity | Accuracy, confidence: float) -> tuple[float, float, float]:
     if one.sqnr_db is None:  # no noise, or no signal that it could be held against
-        silent = isinstance(one, OutputFidelity) and one.largest > 0
-        return (-math.inf if silent else math.inf,) * 3
+        lost = isinstance(one, OutputFidelity) and one.was_silent
+        return (-math.inf if lost else math.inf,) * 3
     return one.sqnr_db, *sqnr_ends(one, one.sqnr_db, confidence)
 
 
@@ -61,7 +61,7 @@ def sqnr_text(one: OutputFidelity) -> str:
     """In dB with its interval, or that the two are equal."""
     measure = sqnr(one)
     if measure.value is None:
-        return "equal" if one.largest == 0 else MISSING
+        return MISSING if one.was_silent else "equal"
     return METRICS["sqnr"].format(measure.value, measure.low, measure.high)
 
 

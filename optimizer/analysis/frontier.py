@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike, NDArray
 
-from optimizer.analysis.comparison import PAIRED, image_files, measurably_better, weights_of
+from optimizer.analysis.comparison import PAIRED, baselines_of, image_files, measurably_better
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
 from optimizer.analysis.summary import Summary, quality
@@ -82,12 +82,13 @@ class Frontier:
     """Which of N results are Pareto-optimal, boolean ``[N]`` each.
 
     ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
-    trusted: they neither beat nor join.
+    trusted: they neither beat nor join. Those of one ``group`` (integers) are ranked with each other.
     """
 
     optimal: np.ndarray
     tied: np.ndarray
     noisy: np.ndarray
+    group: np.ndarray
 
 
 def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER) -> Frontier:
@@ -101,7 +102,9 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     noisy = _noisy(summaries, metrics)
     quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
-    for members in _comparable(summaries, metrics):
+    group = np.full(len(summaries), -1)
+    for number, members in enumerate(_comparable(summaries, metrics)):
+        group[members] = number
         optimal[members] = pareto_mask(losses[members])
         best = [index for index in members if optimal[index]]
         for index in members:
@@ -112,7 +115,7 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
                     for name in quickly_told  # what is paired image by image takes longest
                     for one in beating
                 )
-    return Frontier(optimal, tied, noisy)
+    return Frontier(optimal, tied, noisy, group)
 
 
 def _noisy(summaries: Sequence[Summary], metrics: Sequence[str]) -> np.ndarray:
@@ -124,14 +127,13 @@ def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[li
     """Indices of those that can be ranked with each other, noisy ones left out."""
     served = any(METRICS[name].served for name in metrics)
     relative = any(METRICS[name].relative for name in metrics)
-    files, weights = image_files(summaries), weights_of(summaries)
+    files, baselines = image_files(summaries), baselines_of(summaries)
     groups: dict[object, list[int]] = {}
     for index in np.flatnonzero(~_noisy(summaries, metrics)).tolist():
         summary = summaries[index]
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         # Another network may have had the name before, and a folder may have changed.
-        named = (summary.request.model, weights[index])
-        baseline = (*named, summary.request.engine) if relative else ()
+        baseline = baselines[index] if relative else ()
         images = (summary.request.data, summary.total, files[index])
         groups.setdefault((images, machine, baseline), []).append(index)
     return [*groups.values()]

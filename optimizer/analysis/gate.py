@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from optimizer.analysis.comparison import same_baseline
 from optimizer.analysis.outcomes import PairedDrop, disagreement, paired_drop
 from optimizer.analysis.rounds import CONFIDENCE, t_quantile
 from optimizer.analysis.statistics import (
@@ -152,8 +153,8 @@ def no_accuracy(name: str, instead: str = "--min-sqnr in place of --max-drop") -
 
 
 def drop_of(result: Result, against: Result | None) -> PairedDrop:
-    """Against the uncompressed model or an earlier result. Raises InputError where that has other images, and
-    for outputs that are no answers."""
+    """Against the uncompressed model or an earlier result. Raises InputError where that has other images, or
+    without labels another uncompressed model, and for outputs that are no answers."""
     if result.accuracy.is_fidelity:
         raise no_accuracy(result.request.model)
     if against is None:
@@ -164,6 +165,14 @@ def drop_of(result: Result, against: Result | None) -> PairedDrop:
             f"the earlier result was scored on {count(before.total, 'image')} against {before.reference}, "
             f"this one on {count(after.total, 'image')} against {after.reference}, which are not the same: "
             "give the same --data, --limit and --seed"
+        )
+    if after.reference == "baseline" and not same_baseline(result, against):
+        here, earlier = (f"{one.request.model} on {one.request.engine}" for one in (result, against))
+        raise InputError(
+            "without labels the answers are held against those of the uncompressed model, which is another "
+            f"one here ({here}) than in the earlier result "
+            f"({earlier if earlier != here else 'other weights of that name'}): give images with labels, or "
+            "an earlier result of the same model and engine"
         )
     return paired_drop(before.outcomes, after.outcomes)
 

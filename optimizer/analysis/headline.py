@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import all_equal
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import AccuracyVerdict, PairedDrop
 from optimizer.analysis.statistics import LatencyVerdict
@@ -141,7 +142,7 @@ def _accuracy(summary: Summary | ScoreSummary | None) -> Headline:
 def _fidelity(summary: Summary | ScoreSummary) -> Headline:
     """Of a network whose outputs are no logits: how far they moved."""
     value, interval = summary.parts("sqnr")
-    equal = summary.measures["sqnr"].value is None
+    equal = all_equal(summary.measures)
     largest = "" if equal else f"largest difference {summary.parts('largest')[0]} of its output's range; "
     partial = isinstance(summary, ScoreSummary) and summary.partial
     return Headline(

@@ -50,9 +50,9 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
         "first_call": time_interval(variant.first_ns, processes),
     }
     before = {
-        "latency": np.median([build.medians_ns for build in baseline]),
+        "latency": time_interval(np.stack([build.medians_ns for build in baseline], 1), processes)[0],
         "mean": np.mean([build.means_ns for build in baseline]),
-        "first_call": np.median([build.first_ns for build in baseline]),
+        "first_call": time_interval(np.stack([build.first_ns for build in baseline], 1), processes)[0],
     }
     measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}
     if summary.rounds < MIN_ROUNDS:
@@ -134,11 +134,19 @@ def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
 
 
 def _worst_sqnr(accuracy: Accuracy) -> Measure:
-    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too."""
+    """Of several outputs the lowest, with the lowest of either end: a limit is held against that too. None
+    where nothing moved, and where one was silent and is no more: it is the worst, and has no figure."""
+    if any(one.was_silent for one in accuracy.outputs):
+        return Measure(None)
     found = [sqnr_of(one) for one in accuracy.outputs or (accuracy,)]
     moved = [(one.value, one.low, one.high) for one in found if one.value is not None]
     ends = (None if None in column else min(column) for column in zip(*moved, strict=True))
     return Measure(*ends) if moved else Measure(None)
+
+
+def all_equal(measures: Mapping[str, Measure]) -> bool:
+    """Of outputs that are no logits, whether all are as the uncompressed network's."""
+    return measures["sqnr"].value is None and not measures["largest"].value
 
 
 def _worst_cosine(accuracy: Accuracy) -> float | None:

@@ -235,7 +235,7 @@ def summarise_latency(
     single = np.asarray(single_ns, float)
     single = single if single.size else variant
     return LatencySummary(
-        median_ns=float(np.median(variant)),
+        median_ns=time_interval(variant, processes)[0],
         p95_ns=percentile_bound(single, 0.95),
         p99_ns=percentile_bound(single, 0.99),
         rounds=rounds,
@@ -262,12 +262,12 @@ def process_ratios(latency: Latency) -> tuple[float, ...]:
 
 
 def time_interval(times_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[float, float, float]:
-    """The median of times ``[R]``, one a round, and its 95 % interval: over processes where there are
-    MIN_PROCESSES, else over rounds."""
+    """The median of times ``[R]`` or ``[R, K]`` (K a round) and its 95 % interval: over processes where there
+    are MIN_PROCESSES, of whose medians it is the geometric mean, else over rounds."""
     times = np.asarray(times_ns, float)
     if len(processes) < MIN_PROCESSES:
         return median_interval(times)
-    return _over_processes(np.log(times)[:, None], processes)
+    return _over_processes(np.log(times.reshape(len(times), -1)), processes)
 
 
 def mean_time_interval(means_ns: ArrayLike, processes: Sequence[int] = ()) -> tuple[float, float, float]:

@@ -218,7 +218,8 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         low, high = growing_share_interval(correct(accuracy), accuracy.total)
         share = replace(measures["accuracy"], low=100 * low, high=100 * high)
         measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
-        measures["sqnr"] = Measure(measures["sqnr"].value)  # no interval of it holds at every look
+        for name in ("balanced_accuracy", "sqnr"):  # no interval of them holds at every look
+            measures[name] = replace(measures[name], low=None, high=None)
     return ScoreSummary(
         request=known.request,
         images=f"{accuracy.total:,} of {images} so far" if partial else images,

@@ -12,7 +12,7 @@ import numpy as np
 
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import PairedDrop, paired_drop, share_interval
-from optimizer.analysis.statistics import LatencySummary, summarise_visits
+from optimizer.analysis.statistics import LatencySummary, summarise_visits, time_interval
 from optimizer.records import (
     DataSpec,
     Environment,
@@ -159,6 +159,13 @@ def time_taken(latency: Latency) -> LatencySummary:
     return summarise_visits(latency.baseline, latency.variant, latency.stolen_share, latency.processes)
 
 
+@lru_cache(maxsize=64)
+def times_of(latency: Latency) -> tuple[tuple[float, float, float], ...]:
+    """Nanoseconds a call of A, by both of its builds, and of B, each with its interval."""
+    before = np.stack([build.medians_ns for build in latency.baseline], 1)
+    return tuple(time_interval(times, latency.processes) for times in (before, latency.variant.medians_ns))
+
+
 def size_ratio(run: TwoFiles) -> float:
     return run.b.size_bytes / run.a.size_bytes
 
@@ -180,7 +187,7 @@ def db_of(layer: OutputFidelity) -> float:
     """Its SQNR in dB, at most ``EQUAL_DB``. Where it has none: that if nothing differs, 0 otherwise."""
     if layer.sqnr_db is not None:
         return min(layer.sqnr_db, EQUAL_DB)
-    return EQUAL_DB if layer.largest == 0 else 0.0
+    return 0.0 if layer.was_silent else EQUAL_DB
 
 
 # Words

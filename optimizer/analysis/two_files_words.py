@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.outcomes import AccuracyVerdict
-from optimizer.analysis.statistics import LatencyVerdict, time_interval
+from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import describe_images
 from optimizer.analysis.two_files import (
     SAME_DB,
@@ -24,6 +23,7 @@ from optimizer.analysis.two_files import (
     precisions,
     size_ratio,
     time_taken,
+    times_of,
     widest_fall,
 )
 from optimizer.formats import (
@@ -150,10 +150,7 @@ def images_words(run: TwoFiles) -> str:
 def figures(run: TwoFiles) -> list[dict[str, str]]:
     """The two beside each other, and B against A: a row a figure."""
     taken, both, alike = time_taken(run.latency), accuracies(run), answers_alike(run)
-    before, own = (
-        time_interval(build.medians_ns, run.latency.processes)
-        for build in (run.latency.baseline[0], run.latency.variant)
-    )
+    before, own = times_of(run.latency)
     drop = accuracy_lost(run)
     found = [
         (
@@ -249,6 +246,7 @@ def as_json(run: TwoFiles) -> dict[str, Any]:
         accuracies(run),
     )
     first, fall = parting(run), widest_fall(run)
+    before, own = times_of(run.latency)
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -290,8 +288,8 @@ def as_json(run: TwoFiles) -> dict[str, Any]:
             },
             "size_ratio": size_ratio(run),
             "latency": {
-                "a_ns": float(np.median([build.medians_ns for build in run.latency.baseline])),
-                "b_ns": taken.median_ns,
+                "a_ns": before[0],
+                "b_ns": own[0],
                 "ratio": taken.ratio,
                 "low": taken.ratio_low,
                 "high": taken.ratio_high,

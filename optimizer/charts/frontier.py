@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
+from optimizer.analysis.comparison import PAIRED, baselines_of
 from optimizer.analysis.frontier import chances, frontier_of
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, quality, summarise
@@ -28,9 +29,13 @@ def frontier_info(
 ) -> Lines:
     """What accuracy is paid for a ``cost``: the Pareto-optimal results joined, the dominated ones faint.
 
-    Raises InputError for a metric that does not exist.
+    What several uncompressed models lost can't be ranked: of several engines, accuracy stands in for what was
+    lost of it. Where a metric still is against the uncompressed model, each has a line of its own. Raises
+    InputError for a metric that does not exist.
     """
     summaries = [summarise(result) for result in results]
+    if loss == "drop" and len({*baselines_of(summaries)}) > 1:
+        loss = "accuracy"
     loss = quality(loss, summaries)
     paid, lost = metric(cost), metric(loss)
     title = f"Frontier: {lost.label} against {paid.label}"
@@ -59,7 +64,9 @@ def frontier_info(
     if not points:
         return Lines(title, x, y)
     baseline = baseline_of(summaries, selected, loss)
-    near = [point for point in points if _is_near(point, loss) or point.key == selected]
+    lost_points = {summary.key: summary.drop.points if loss in PAIRED else 0.0 for summary in summaries}
+    # A collapsed model would squeeze all the others.
+    near = [point for point in points if lost_points[point.key] <= MAX_DROP_POINTS or point.key == selected]
     low, high = extent(near or points, baseline)
     prices = [value for point in near or points for value in (point.x, point.x_high) if value is not None]
     above = [value for value in prices if value > 0] or [1.0]  # a cost of the baseline may be 0
@@ -71,7 +78,8 @@ def frontier_info(
     even = tuple(point for point in points if point.key in level)
     noisy = tuple(point for point in points if point.noisy)
     dominated = tuple(point for point in points if point.key not in optimal | level)
-    line = tuple(replace(point, hover="") for point in best if point.key not in elsewhere)
+    group = {summary.key: one for summary, one in zip(summaries, found.group.tolist(), strict=True)}
+    joined = [replace(point, hover="") for point in best if point.key not in elsewhere]
     far = len(points) - len(near) if near else 0
     return Lines(
         title,
@@ -86,7 +94,11 @@ def frontier_info(
                 for width in sorted(set(bits.values()), reverse=True)
                 if (chosen := tuple(point for point in even if bits[point.key] == width))
             ),
-            Series("frontier", "baseline", line, line="steps", markers=False, legend=False),
+            *(
+                Series("frontier", "baseline", line, line="steps", markers=False, legend=False)
+                for one in sorted({group[point.key] for point in joined})
+                if (line := tuple(point for point in joined if group[point.key] == one))
+            ),
             *(
                 Series(f"{width:g} bits", bits_role(width), chosen, line="none")
                 for width in sorted(set(bits.values()), reverse=True)
@@ -99,7 +111,7 @@ def frontier_info(
             ["faint: beaten"] * (len(dominated) > len(noisy))
             + ["small: uncertain"] * bool(even)
             + ["noisy: not ranked"] * bool(noisy)
-            + [f"{far} {'lies' if far == 1 else 'lie'} above {MAX_DROP_POINTS:.0f}"] * bool(far)
+            + [f"{far} lost more than {MAX_DROP_POINTS:.0f} points"] * bool(far)
         ),
     )
 
@@ -119,8 +131,3 @@ def _placed(baseline: Reference, points: list[Point], x: Axis, y: Axis) -> Refer
     low, high = max(pairwise((left, *under, right)), key=lambda gap: gap[1] - gap[0])
     middle = (low + high) / 2
     return replace(baseline, at=math.exp(middle) if x.log else middle)
-
-
-def _is_near(point: Point, loss: str) -> bool:
-    """Whether a point deserves a place on the axis: a collapsed model would squeeze all the others."""
-    return loss != "drop" or point.y <= MAX_DROP_POINTS

@@ -9,6 +9,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.headline import may_be
 from optimizer.analysis.labels import engine_label
+from optimizer.analysis.measures import all_equal
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import AccuracyVerdict, images_needed, shown_within
 from optimizer.analysis.rounds import confidence_of_each
@@ -94,8 +95,8 @@ def accuracy_sentence(summary: Summary) -> str:
     """``accuracy falls by 1.2 points (0.4 to 2.0), p = 0.004, to 92.2 % (91.7 to 92.7)``."""
     if summary.fidelity:
         figures = ", ".join(f"{metric(name).label} {summary.text(name)}" for name in FIDELITY)
-        moved = summary.measures["sqnr"].value is not None
-        return f"outputs: {figures if moved else 'equal to the uncompressed ones'} on {summary.images}"
+        words = "equal to the uncompressed ones" if all_equal(summary.measures) else figures
+        return f"outputs: {words} on {summary.images}"
     drop = summary.drop
     what = "accuracy" if summary.reference == "labels" else "agreement with the uncompressed model"
     if summary.recipe.identity:
@@ -178,10 +179,13 @@ def findings(summaries: Sequence[Summary]) -> Section | None:
         return Section("What was found", (words,), (f"The surest{_of(tried)} is {_with_sentences(best)}",))
     items = []
     faster = [summary for summary in sure if summary.latency.verdict is LatencyVerdict.FASTER]
-    if faster:
-        fastest = min(faster, key=lambda summary: (summary.latency.ratio, summary.drop.points))
-        items.append(f"The fastest of these{_of(tried)} is {_with_sentences(fastest)}")
-    else:
+    alike = _timed_alike(compressed)
+    for words, its in alike.items():
+        if sooner := [summary for summary in its if summary in faster]:
+            fastest = min(sooner, key=lambda summary: (summary.latency.ratio, summary.drop.points))
+            of = f" for {words}" if len(alike) > 1 else ""
+            items.append(f"The fastest of these{of}{_of(len(its))} is {_with_sentences(fastest)}")
+    if not faster:
         items.append("None of these is measurably faster than the uncompressed model.")
     smallest = min(sure, key=lambda s: (s.size.file_bytes, s.size.compressed_bytes, s.drop.points))
     items.append(f"The smallest of these{_of(tried)} is {_with_sentences(smallest)}")
@@ -192,6 +196,18 @@ def findings(summaries: Sequence[Summary]) -> Section | None:
 
 def _of(tried: int) -> str:
     return f", best of {tried} tried," if tried > 1 else ""
+
+
+def _timed_alike(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
+    """By what their times are ratios to, in words: half of a slow engine's time may be more than all of a
+    fast one's."""
+    machines = {summary.environment_key for summary in summaries}
+    found = dict[str, list[Summary]]()
+    for summary in summaries:
+        words = f"{summary.request.model} on {engine_label(summary.request.engine)}, {summary.served}"
+        words += f" ({summary.environment})" if len(machines) > 1 else ""
+        found.setdefault(words, []).append(summary)
+    return found
 
 
 def _luck(compressed: Sequence[Summary]) -> str:

@@ -155,8 +155,9 @@ HOW_TO_READ = Section(
         "a short measurement.",
         "Sizes: the file as it would be served, the same file through zstd, and packed: counted at k bits a "
         "surviving weight, in a coding that no file here is written in.",
-        "The frontier joins the configurations that no other one of the same model and engine beats in both "
-        "figures; noisy times are left out. Tied ones are beaten, but by nothing measurably better.",
+        "The frontier joins the configurations that no other one beats in both figures: of the same model "
+        "and engine, where a figure is against the uncompressed model. Noisy times are left out. Tied ones "
+        "are beaten, but by nothing measurably better.",
     ),
 )
 

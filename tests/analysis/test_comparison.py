@@ -92,6 +92,21 @@ def test_times_are_compared_only_where_timed_alike() -> None:
         assert missing.no_ratio is NotComparable.TIMING
 
 
+def test_another_network_of_the_same_name_is_another_baseline() -> None:
+    """Removed and added anew. Of results from before weights were kept it is taken for the same."""
+    slow, fast = (
+        make_result(recipe(sparsity), ratio=ratio, labelled=False)
+        for sparsity, ratio in ((0.5, 0.8), (0.7, 0.5))
+    )
+    before, after = remade(slow, weights="one"), remade(fast, weights="two")
+    found = compare(*against(after, before))
+    assert (found.no_drop, found.no_ratio) == (NotComparable.BASELINES, NotComparable.TIMING)
+    for other in (slow, remade(slow, weights="two")):
+        assert compare(*against(after, other)).missing == ()
+    labelled = [remade(make_result(recipe(0.5)), weights=weights) for weights in ("one", "two")]
+    assert compare(*against(*labelled)).drop is not None, "labels are nobody's answers"
+
+
 def test_a_shared_measurement_differs_in_nothing_and_noise_says_nothing() -> None:
     one, other = make_result(recipe(0.3)), make_result(recipe(0.5))
     shared = compare(*against(one, other))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from factories import BEFORE, after, detector, make_result, recipe
+from factories import BEFORE, NOISE, PARTS, after, detector, make_result, recipe, remade
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.frame import table
@@ -12,7 +12,9 @@ from optimizer.analysis.summary import quality, summarise
 from optimizer.charts import accuracy_info, compare_info, frontier_info
 from optimizer.cli.terminal import print_result
 from optimizer.export.report import accuracy_sentence, report
+from optimizer.formats import MISSING
 from optimizer.recipe import Recipe
+from optimizer.tasks import accuracy_of
 
 PLAIN, HALF, MORE = detector(Recipe(), 0), detector(recipe(0.5), 0.1), detector(recipe(0.7), 0.4)
 
@@ -71,6 +73,26 @@ def test_cards_and_charts_say_fidelity_in_place_of_agreement() -> None:
         assert any(series.points for series in info.series)
     hovers = [point.hover for series in chart.series for point in series.points]
     assert all("cosine similarity" in hover and "accuracy" not in hover for hover in hovers)
+
+
+@pytest.mark.parametrize("boxes", [0.0, 0.1])
+def test_an_output_that_was_silent_and_is_no_more_is_not_called_equal(boxes: float) -> None:
+    """It is the worst, whatever the others' figures are, and has no SQNR."""
+    silent = BEFORE.copy()
+    silent[..., 12:] = 0
+    before = accuracy_of(silent, silent, None, "", PARTS)
+    spoke = silent + boxes * NOISE
+    spoke[..., 12:] = 0.3
+    result = remade(HALF, accuracy=accuracy_of(spoke, silent, None, "", PARTS), baseline_accuracy=before)
+    summary = summarise(result)
+    assert summary.measures["sqnr"].value is None
+    card = headlines(summary, result.inspection)[0]
+    assert (card.value, card.interval) == (MISSING, "")
+    assert "largest difference 100 % of its output's range" in card.basis
+    assert "equal" not in accuracy_sentence(summary)
+    assert f"SQNR {MISSING}, " in accuracy_sentence(summary)
+    whole = summarise(remade(PLAIN, accuracy=before, baseline_accuracy=before))
+    assert "equal to the uncompressed ones" in accuracy_sentence(whole)
 
 
 def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:

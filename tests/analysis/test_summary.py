@@ -3,17 +3,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade
+from factories import OTHER_MACHINE, make_latency, make_result, recipe, remade, visits
 
 from optimizer.analysis.badges import BADGES
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import paired_drop, wilson
 from optimizer.analysis.realisation import Realisation, realisation
+from optimizer.analysis.result_json import as_json
 from optimizer.analysis.rounds import mean_interval
 from optimizer.analysis.statistics import mean_time_interval, summarise_visits
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import summarise, summarise_scores
 from optimizer.recipe import PruneSpec, Recipe
-from optimizer.records import Execution, LayerExecution, Result
+from optimizer.records import Execution, Known, LayerExecution, Result
 
 
 def names(result: Result) -> list[str]:
@@ -63,6 +64,24 @@ def test_throughput_is_images_over_all_the_time() -> None:
     in_full = remade(result, latency=replace(result.latency, processes=processes))
     _, _, longest = mean_time_interval(result.latency.variant.means_ns, processes)
     assert summarise(in_full).measures["throughput"].low == pytest.approx(8e9 / longest)
+
+
+def test_a_latency_over_processes_is_one_figure_wherever_it_is_told() -> None:
+    """The middle of the processes, which the interval is of: the median of all rounds is another one."""
+    pace = np.repeat([1.0, 1.1, 1.9], [10, 30, 20])
+    first, again, variant = (visits(time * pace) for time in (1e6, 1.2e6, 5e5))
+    latency = replace(
+        make_latency(rounds=60), baseline=(first, again), variant=variant, processes=(10, 30, 20)
+    )
+    result = remade(make_result(recipe(0.5)), latency=latency)
+    summary, told = summarise(result), as_json(result)
+    measure = summary.measures["latency"]
+    middle = (1.1 * 1.9) ** (1 / 3)
+    assert measure.value == pytest.approx(5e5 * middle)
+    assert summary.latency.median_ns == told["latency"]["median_ns"] == measure.value
+    assert measure.baseline == pytest.approx(1.2**0.5 * 1e6 * middle), "of both builds"
+    assert told["baseline"]["latency_median_ns"] == measure.baseline
+    assert summary.latency.ratio == pytest.approx(measure.value / measure.baseline)
 
 
 def test_operations_count_only_non_zero_weights() -> None:
@@ -223,3 +242,21 @@ def test_balanced_accuracy_is_the_mean_over_the_classes() -> None:
         100 * np.mean([outcomes[classes == one].mean() for one in range(3)])
     )
     assert summarise(make_result()).measures["balanced_accuracy"].value is None
+
+
+def test_balanced_accuracy_has_no_interval_while_images_are_scored() -> None:
+    """Its own holds at one look, and whoever waits looks often."""
+    result = unbalanced(0)
+    known = Known(
+        result.request, result.inspection, result.accuracy.total, result.accuracy, result.baseline_accuracy
+    )
+    whole, growing = summarise_scores(known), summarise_scores(replace(known, images=1_000))
+    assert whole
+    assert growing
+    assert " to " in whole.text("balanced_accuracy")
+    assert " to " not in growing.text("balanced_accuracy")
+    for name in ("value", "baseline"):
+        assert getattr(growing.measures["balanced_accuracy"], name) == getattr(
+            whole.measures["balanced_accuracy"], name
+        )
+    assert growing.measures["sqnr"].low is None

@@ -1,7 +1,7 @@
 """What the chart of the frontier says."""
 
 import pytest
-from factories import make_result, recipe
+from factories import make_latency, make_result, make_sweep, recipe, remade
 from test_charts import SWEEP, key_of, series
 
 from optimizer.analysis.summary import summarise
@@ -35,7 +35,7 @@ def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:
     info = frontier_info(SWEEP)
     far = sum(summarise(result).drop.points > 15 for result in SWEEP)
     assert far > 0
-    assert info.note.endswith(f"{far} lie above 15")
+    assert info.note.endswith(f"{far} lost more than 15 points")
     assert info.y.span is not None
     assert info.y.span[1] < 25
     collapsed = key_of(SWEEP, 0.9, 3)
@@ -43,6 +43,29 @@ def test_collapsed_models_do_not_squeeze_the_frontier_and_are_counted() -> None:
     assert shown.selected is not None
     assert shown.y.span is not None
     assert shown.y.span[0] <= shown.selected.y <= shown.y.span[1]
+
+
+def test_engines_share_a_frontier_where_their_figures_can_be_ranked_and_have_their_own_where_not() -> None:
+    fast, slow = (
+        [
+            remade(one, latency=make_latency(0.5, center_ns=center_ns, seed=number))
+            for number, one in enumerate(make_sweep((0.3, 0.7, 0.9), (32,), int8=False, engine=engine))
+        ]
+        for engine, center_ns in (("openvino", 5e5), ("torch", 2e6))
+    )
+    info = frontier_info([*fast, *slow], cost="latency")
+    assert info.y.title == "accuracy"
+    assert {point.key for point in series(info, "frontier").points} <= {one.key for one in fast}
+    assert info.note.endswith("lost more than 15 points"), "nor do collapsed models squeeze it then"
+    assert frontier_info(fast, cost="latency").y.title == "accuracy lost"
+    lines = [
+        {point.key for point in line.points}
+        for line in frontier_info([*fast, *slow], cost="latency_ratio").series
+        if line.name == "frontier"
+    ]
+    assert len(lines) == 2
+    for line, engine in zip(lines, (fast, slow), strict=True):
+        assert line <= {one.key for one in engine}
 
 
 @pytest.mark.parametrize("log", [False, True])

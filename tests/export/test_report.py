@@ -138,6 +138,31 @@ def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
     assert "best of" not in alone
 
 
+def test_half_of_a_slow_engine_is_not_called_faster_than_most_of_a_fast_one() -> None:
+    """A ratio ranks what was timed against one uncompressed model, so each has a fastest of its own."""
+    timed = (("torch", 0.5, 20e6), ("torch", 0.6, 20e6), ("openvino", 0.9, 5e6))
+    results = [
+        remade(
+            make_result(recipe(0.3), engine=engine, ratio=ratio),
+            latency=make_latency(ratio, center_ns=center_ns, rounds=400),
+        )
+        for engine, ratio, center_ns in timed
+    ]
+    section = findings([summarise(result) for result in results])
+    assert section
+    fastest = [item for item in section.items if item.startswith("The fastest")]
+    assert len(fastest) == 2
+    assert fastest[0].startswith(
+        "The fastest of these for fashion-resnet on torch eager, 2 threads, best of 2 tried, is 30 %"
+    )
+    assert "0.50" in fastest[0]
+    assert fastest[1].startswith("The fastest of these for fashion-resnet on OpenVINO, 2 threads is 30 %")
+    elsewhere = remade(results[2], environment=OTHER_MACHINE)
+    section = findings([summarise(result) for result in (results[2], elsewhere)])
+    assert section
+    assert ["Another CPU" in item for item in section.items] == [False, True, False]
+
+
 def findings_of(flips: Sequence[tuple[int, int]], images: int) -> str:
     """What a report says first of recipes with so many images lost and gained."""
     drops = [paired_drop(*outcomes_of(lost, gained, images)) for lost, gained in flips]

@@ -13,6 +13,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from factories import visits
 from hostile_graphs import graph, node, save
 from PIL import Image
 from torch import nn
@@ -444,6 +445,12 @@ def test_the_first_sentence_says_all_four_from_values(tmp_path: Path) -> None:
     assert words.startswith("b.onnx ")
     assert "no measurable difference in accuracy" in words
     assert words.endswith("as large.")
+    slow = replace(run.latency, baseline=(visits([1e6] * 8), visits([3e6] * 8)), variant=visits([1e6] * 8))
+    taken = replace(run, latency=replace(slow, processes=(8,)))
+    (row,) = (row for row in two_files_words.figures(taken) if row[""] == "latency")
+    assert list(row.values())[1].startswith("2.00 ms"), "of both builds of the first"
+    figures = two_files_words.as_json(taken)["latency"]
+    assert (figures["a_ns"], figures["b_ns"]) == (2e6, 1e6)
     said = two_files_words.as_json(run)
     assert said["sentence"] == two_files_words.sentence(run)
     assert said["a"]["size_bytes"] == run.a.size_bytes

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from factories import OTHER_MACHINE
 from page_runs import try_again, words
 from started import Started, open_page
 from streamlit.testing.v1 import AppTest
@@ -34,6 +35,28 @@ def test_what_was_measured_is_shown_and_concluded_from(started: Started, family:
     assert "what it predicts for 50%" in words(page)
     (job,) = (job for job in started.listed.values() if job.task == "complexity")
     assert job.request == replace(request, removed_share=0.5)
+
+
+def test_times_of_another_machine_are_not_shown_as_of_this_one(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store may hold them, from there or from before a library was changed."""
+    made = run(0.9)
+    with monkeypatch.context() as there:
+        there.setattr(scaling, "environment", lambda: OTHER_MACHINE)
+        key = scaling.complexity_key(made.request)
+    store = tasks.store()
+    store.put_document("complexity", key, encode(replace(made, key=key, environment=OTHER_MACHINE)))
+    more = replace(made.request, batch=4)
+    store.put_document(
+        "complexity", scaling.complexity_key(more), encode(replace(made, request=more, batch=4))
+    )
+    page = open_page("complexity", {"model": "fashion-mlp", "removed": "50"})
+    assert "complexity" in started.tasks()
+    assert "Shown until then" not in words(page)
+    assert not page.metric
+    store.put_document("complexity", made.key, encode(made))
+    assert "Shown until then" in words(page.run())
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from factories import detector, make_latency, make_result, recipe, visits
+from factories import detector, make_latency, make_result, recipe, remade, visits
 
 from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, instructions_check, overall
 from optimizer.errors import InputError
@@ -206,6 +206,29 @@ def test_what_was_timed_before_instructions_were_counted_is_timed_again() -> Non
 def test_other_images_are_not_paired() -> None:
     with pytest.raises(InputError, match="scored on 500 images"):
         drop_of(HALF, make_result(recipe(0.3), images=500))
+
+
+@pytest.mark.parametrize(
+    ("of", "weights", "words"),
+    [
+        ({"model": "another"}, "", "fashion-resnet on openvino.*another on openvino"),
+        ({"engine": "torch"}, "", "fashion-resnet on torch"),
+        ({}, "retrained", "other weights of that name"),
+    ],
+    ids=["model", "engine", "weights"],
+)
+def test_without_labels_a_network_that_agrees_with_itself_says_nothing_of_another(
+    of: dict[str, str], weights: str, words: str
+) -> None:
+    now, before = (
+        remade(make_result(made, labelled=False), weights="first") for made in (recipe(0.5), recipe(0.3))
+    )
+    unknown = remade(before, weights="")
+    assert drop_of(now, before) == drop_of(now, unknown)
+    other = remade(make_result(recipe(0.3), labelled=False, **of), weights=weights)
+    with pytest.raises(InputError, match=words):
+        drop_of(now, other)
+    assert drop_of(HALF, remade(make_result(recipe(0.3), **of), weights=weights)).p is not None
 
 
 @pytest.mark.parametrize(
