@@ -88,7 +88,9 @@ def _add(task: str, asked: object, data: DataSpec) -> None:
         if adding.state == "done":
             tasks.pool().forget(key)
             visit.chosen = tasks.finished(adding, AddedModel).name
-            uploads.forget_upload(visit.upload[1])
+            if visit.upload[1]:
+                uploads.forget_upload(visit.upload[1])
+                visit.upload = "", ""
             visit.uploads += 1  # an uploader of its own, with nothing in it
             st.rerun()
 

@@ -144,3 +144,26 @@ def test_uploads_are_bounded_one_by_one_and_in_all(monkeypatch: pytest.MonkeyPat
         with pytest.raises(InputError, match=r"--uploads"):
             uploads.keep_upload("b.pt", 3, io.BytesIO(b"xyz"))
     assert len(list(cards.folder().iterdir())) == 1
+
+
+def test_an_upload_of_the_same_file_takes_it_from_no_other_visitor() -> None:
+    kept = uploads.keep_upload("a.pt", 3, io.BytesIO(b"uvw"))
+    with cards.content_path(kept).open("rb") as reading:
+        assert uploads.keep_upload("a.pt", 3, Interrupting(b"uvw", kept)) == kept
+        assert reading.read() == b"uvw"
+    uploads.forget_upload(kept)
+    assert cards.content_path(kept).read_bytes() == b"uvw"
+    uploads.forget_upload(kept)
+    assert not list(cards.folder().iterdir())
+
+
+class Interrupting(io.BytesIO):
+    """While it is copied, what is there already stays whole."""
+
+    def __init__(self, content: bytes, kept: str) -> None:
+        super().__init__(content)
+        self.kept = kept
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert cards.content_path(self.kept).read_bytes() == b"uvw"
+        return super().read(size)

@@ -2,6 +2,9 @@
 added or forgotten. No torch."""
 
 import hashlib
+import threading
+import uuid
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +13,9 @@ from optimizer.model.added import cards
 from optimizer.system.uploads import check_room, check_size, not_kept
 
 CHUNK_BYTES = 1 << 20
+_holders: Counter[str] = Counter()
+"""By how many an upload is held; who goes without a word holds theirs until it is old."""
+_changing = threading.Lock()
 
 
 def keep_upload(name: str, size: int, content: BinaryIO) -> str:
@@ -22,18 +28,28 @@ def keep_upload(name: str, size: int, content: BinaryIO) -> str:
         digest.update(part)
     kept = f"{digest.hexdigest()[:20]}.upload{Path(name).suffix.lower()[:12]}"
     content.seek(0)
+    path = cards.content_path(kept)
+    partial = path.with_name(f"{kept}.{uuid.uuid4().hex}.partial")
     try:
-        with cards.content_path(kept).open("wb") as file:
+        with partial.open("xb") as file:
             for part in iter(lambda: content.read(CHUNK_BYTES), b""):
                 file.write(part)
+        with _changing:
+            partial.replace(path)
+            _holders[kept] += 1
     except OSError as error:
-        with suppress(OSError):
-            cards.content_path(kept).unlink()
         raise not_kept(name, error) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
     return kept
 
 
 def forget_upload(kept: str) -> None:
-    """It was read, or nobody wants it."""
-    with suppress(OSError):
-        cards.content_path(kept).unlink()
+    """It was read, or who uploaded it does not want it. Another who uploaded the same still has it."""
+    with _changing:
+        _holders[kept] -= 1
+        if _holders[kept] <= 0:
+            del _holders[kept]
+            with suppress(OSError):
+                cards.content_path(kept).unlink()
