@@ -63,24 +63,38 @@ def run_preset(options: argparse.Namespace) -> None:
 
 def add_save_options(parser: argparse.ArgumentParser) -> None:
     add_experiment_options(parser)
-    parser.add_argument("--format", choices=tuple(ARTIFACTS), default="safetensors")
-    parser.add_argument("--output", "-o", metavar="FILE")
+    parser.add_argument(
+        "--format", choices=tuple(ARTIFACTS), help="by default that of FILE's extension, or safetensors"
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="a .zip has the recipe and a model card too (default: MODEL.zip)",
+    )
 
 
 def run_save(options: argparse.Namespace) -> None:
+    from optimizer.export.artifacts import saving
+
     request, path = request_of(options, recipe_of(options)), _output(options, "zip")
-    content = work.run("artifact", (options.format, request), tell)
+    kind = saving.format_of(path, options.format)
+    content = work.run("artifact", (kind, request), tell)
     assert isinstance(content, bytes)
-    _write(path, content)
+    print(saving.save(content, kind, path), file=sys.stderr)
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
     add_report_options(parser)
-    parser.add_argument("--format", choices=tuple(EXPORTERS), default="html")
+    parser.add_argument(
+        "--format", choices=tuple(EXPORTERS), help="by default that of FILE's extension, or html"
+    )
 
 
 def run_export(options: argparse.Namespace) -> None:
-    exporter = EXPORTERS[options.format]
+    extension = Path(options.output or "").suffix.lower().removeprefix(".")
+    by_extension = {one.extension: one for one in EXPORTERS.values()}
+    exporter = EXPORTERS[options.format] if options.format else by_extension.get(extension, EXPORTERS["html"])
     path = _output(options, exporter.extension)
     _write(path, exporter.write(_selected(options)))
 

@@ -171,11 +171,13 @@ def _frozen(model: nn.Module) -> nn.Module:
 
 
 def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
-    """Fold the second of each pair of modules into the first, under whatever names the model has them."""
+    """Fold the second of each pair of modules into the first, under whatever names the model has them. A
+    weight that several layers share stays as it is: each would be scaled by a norm of its own."""
     modules = dict(model.named_modules())
+    users = Counter(id(own) for one in modules.values() for own in one.parameters(recurse=False))
     left: dict[nn.Module, nn.Module] = {}
     for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):
-        if found := _fused(convolution, norm):
+        if users[id(convolution.weight)] <= 1 and (found := _fused(convolution, norm)):
             convolution.weight, convolution.bias = found[0].weight, found[0].bias
             left[norm] = found[1].eval()
     for name, module in [*model.named_modules(remove_duplicate=False)]:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from by_request import close_all
 from factories import make_result
@@ -168,6 +169,21 @@ def test_a_model_is_saved_without_images_where_none_are_needed(
         assert Recipe.from_json(archive.read("recipe.json")).identity == (not options)
     capsys.readouterr()
     assert "give an image folder" in refused([*save, "--activation-bits", "8"], capsys)
+
+
+def test_the_extension_says_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnx
+
+    file, table = tmp_path / "mine.onnx", tmp_path / "mine.csv"
+    assert main(["save", "fashion-mlp", "--output", str(file)]) == 0
+    assert onnx.load(file).graph.output[0].name == "logits"
+    Store().put(make_result(model="fashion-mlp"))
+    assert main(["export", "fashion-mlp", "--output", str(table)]) == 0
+    assert len(pd.read_csv(table)) == 1
+    capsys.readouterr()
+    other = ["save", "fashion-mlp", "--output", str(file), "--format", "packed"]
+    assert "mine.onnx has the extension of onnx, but packed was asked for" in refused(other, capsys)
+    assert ".onnx" in refused(["save", "fashion-mlp", "--output", str(tmp_path / "mine.h5")], capsys)
 
 
 @pytest.mark.parametrize("command", ["save", "export", "report"])

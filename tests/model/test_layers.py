@@ -455,3 +455,14 @@ def test_a_norm_of_timm_is_folded_and_its_activation_stays(name: str) -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(folded(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_weight_that_two_convolutions_share_stays_shared() -> None:
+    first, second, norm, other = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    second.weight, norm.running_var = first.weight, torch.full((3,), 4.0)
+    model = nn.Sequential(first, norm, second, other).eval()
+    folded, notes = fold_batch_norm(model, (3, 4, 4))
+    assert [layer.name for layer in walk(folded)] == [layer.name for layer in walk(model)]
+    assert notes == ("batch norms that can't be folded into a convolution: 2",)
+    images = torch.randn(2, 3, 4, 4)
+    assert torch.equal(folded(images), model(images))
