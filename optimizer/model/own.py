@@ -91,8 +91,8 @@ def _copied(module: nn.Module) -> nn.Module:
         )
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise InputError(
-            f"{_kind(module)} is TorchScript, or has a part that is, whose layers can't be replaced: give the "
-            "module that it was made from, with its weights"
+            f"{_kind(module)} is TorchScript, or has a part that is, whose layers can't be replaced: give "
+            "the module that it was made from, with its weights"
         )
     try:
         taken = copy.deepcopy(module)
