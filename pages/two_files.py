@@ -57,7 +57,8 @@ def show(chosen: SidebarChoice) -> None:
         else:
             st.info(
                 "Give two: an ONNX file, an OpenVINO IR (its .xml and its .bin together), a zip that was "
-                "exported here, or a model. Results are B relative to A, on the images of the sidebar.",
+                "exported here, or a model. Results are B relative to A, on the folder of images in the "
+                "sidebar. Without one, two files are compared on made-up images.",
                 icon=":material/info:",
             )
     run = tasks.store().get_document("compare", st.query_params.get("files", ""), TwoFiles)
