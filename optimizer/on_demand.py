@@ -78,7 +78,7 @@ def load_or_measure(
             store.put_failure(request_key(request), request, str(error), attempts=1)
         raise
     stored.put(store, result)
-    if begun:
+    if not request.settings.quick:
         store.forget_document(UNFINISHED, result.key)
     return result
 

@@ -212,8 +212,8 @@ def measure(
     ``shared_latency`` may give an earlier measurement of an execution signature: dense kernels run the same
     instructions whatever the weights' values, so it is used, noisy or not, instead of timing again. A
     result whose latency is noisy is published before it is timed again. With ``scores``, which another
-    machine worked out, nothing is scored here. ``keep`` is given all but memory and cold start where the work
-    is ended while those are measured.
+    machine worked out, nothing is scored here. ``keep`` is given all but memory and cold start before those
+    are measured.
     """
     ready = checked(request)
     settings, way = ready.settings, _way(ready)
@@ -248,6 +248,7 @@ def measure(
             )
     if settings.quick:
         return made(latency)
+    keep(made(latency))  # this may be cancelled, or killed
     shape = (settings.batch, *workspace.model.input_shape)
     try:
         with exclusive(report):
@@ -256,7 +257,6 @@ def measure(
     except Exception as error:  # all that was measured before is not to be lost to it
         return made(latency, note=f"memory and cold start are not known: {_last_line(error)}")
     except BaseException:  # it is not wanted any more, or the program is ended
-        keep(made(latency))
         publish(made(latency, note="memory and cold start are not known: that was ended"))
         raise
     return made(latency, starts)

@@ -479,6 +479,9 @@ def test_what_is_ended_while_starts_are_measured_is_gone_on_with(
     ended: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end(*others: object) -> None:
+        assert store.documents(UNFINISHED, Result), (
+            "a kill, which nothing can be done about, loses it neither"
+        )
         raise ended
 
     monkeypatch.setattr(experiment, "measure_start", end)
