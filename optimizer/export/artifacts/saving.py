@@ -33,9 +33,10 @@ def format_of(path: Path, format: str | None = None) -> str:
 
 def save(content: bytes, kind: str, path: Path) -> Path:
     """Write the zip of a format, or where ``path`` is no ``.zip`` the model's own files in it, without recipe
-    and card; gives the path of the first. Raises UnavailableError where that can't be written."""
+    and card; gives the path of the first. What a plugin writes may be no zip, and is written as it is. Raises
+    UnavailableError where that can't be written."""
     try:
-        if path.suffix.lower() == ".zip":
+        if path.suffix.lower() == ".zip" or not zipfile.is_zipfile(io.BytesIO(content)):
             path.write_bytes(content)
             return path
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
