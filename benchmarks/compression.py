@@ -86,7 +86,7 @@ RECIPES |= {
     f"{name} best effort": replace(RECIPES[name], effort_seconds=EFFORT_SECONDS)
     for name in ("50 %", "60 %", "70 %", "2:4", "4 bits", "3 bits", "50 % and 4 bits", "20 % of channels")
 }
-DEPTHWISE_IN_FLOAT = {f"{name}, depthwise in float": RECIPES[name] for name in ("4 bits", "3 bits")}
+DEPTHWISE_IN_FLOAT = {f"{name} depthwise in float": RECIPES[name] for name in ("4 bits", "3 bits")}
 """The setting that other libraries keep most in."""
 ON_BUNDLED = (
     "50 %",
