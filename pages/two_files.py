@@ -37,7 +37,8 @@ def show(chosen: SidebarChoice) -> None:
             like = st.selectbox(
                 "Preprocess images as for",
                 [AS_USUAL, *ready],
-                help="Also sets the class names. By default that of A or B, where one is a model.",
+                help="Also sets the class names. By default as for A or B, where one is a model, else as for "
+                "the model that a file was saved from, or as a file says.",
             )
             written = st.text_input(
                 "Input shape",

@@ -247,7 +247,8 @@ def instructions_check(latency: Latency, against: Result | None, limit: float) -
     else:
         middle, half = _difference(np.log(now.variant), np.log(before.variant), CONFIDENCE)
     value, low, high = (100 * math.expm1(one) for one in (middle, middle - half, middle + half))
-    takes = "counts of several processes would decide it: leave out --quick" if half == math.inf else ""
+    several = "counts of several processes would decide it" + ": leave out --quick" * latency.quick
+    takes = several if half == math.inf else ""
     return Check("instructions added", "%", limit, value, low, high, takes)
 
 

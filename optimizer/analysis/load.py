@@ -14,7 +14,7 @@ import numpy as np
 
 from optimizer import __version__
 from optimizer.analysis.measures import Measure
-from optimizer.analysis.rounds import PERCENTILE_ROUNDS, quantile_interval
+from optimizer.analysis.rounds import MIN_ROUNDS, PERCENTILE_ROUNDS, quantile_interval
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, format_ns, format_rate
 from optimizer.methods.engines import DEFAULT_ENGINE
@@ -105,7 +105,7 @@ def percentiles(answered: Answered) -> dict[str, Measure]:
     times = answered.times.values.astype(float)
     found = {}
     for name, share in PERCENTILES.items():
-        enough = len(times) >= PERCENTILE_ROUNDS.get(share, 1) and not answered.behind
+        enough = len(times) >= PERCENTILE_ROUNDS.get(share, MIN_ROUNDS) and not answered.behind
         found[name] = Measure(*quantile_interval(times, share)) if enough else Measure(None)
     return found
 

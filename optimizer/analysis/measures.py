@@ -51,7 +51,7 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
     }
     before = {
         "latency": time_interval(np.stack([build.medians_ns for build in baseline], 1), processes)[0],
-        "mean": np.mean([build.means_ns for build in baseline]),
+        "mean": mean_time_interval(np.mean([build.means_ns for build in baseline], 0), processes)[0],
         "first_call": time_interval(np.stack([build.first_ns for build in baseline], 1), processes)[0],
     }
     measures = {name: Measure(*interval, float(before[name])) for name, interval in times.items()}

@@ -29,12 +29,13 @@ def frontier_info(
 ) -> Lines:
     """What accuracy is paid for a ``cost``: the Pareto-optimal results joined, the dominated ones faint.
 
-    What several uncompressed models lost can't be ranked: of several engines, accuracy stands in for what was
-    lost of it. Where a metric still is against the uncompressed model, each has a line of its own. Raises
-    InputError for a metric that does not exist.
+    What several uncompressed models lost can't be ranked: of several engines, accuracy on labels stands in
+    for what was lost of it. Where a metric still is against the uncompressed model, each has a line of its
+    own. Raises InputError for a metric that does not exist.
     """
     summaries = [summarise(result) for result in results]
-    if loss == "drop" and len({*baselines_of(summaries)}) > 1:
+    labelled = all(summary.reference == "labels" for summary in summaries)  # else each agrees with its own
+    if loss == "drop" and labelled and len({*baselines_of(summaries)}) > 1:
         loss = "accuracy"
     loss = quality(loss, summaries)
     paid, lost = metric(cost), metric(loss)

@@ -93,8 +93,16 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 def run_export(options: argparse.Namespace) -> None:
     extension = Path(options.output or "").suffix.lower().removeprefix(".")
-    by_extension = {one.extension: one for one in EXPORTERS.values()}
-    exporter = EXPORTERS[options.format] if options.format else by_extension.get(extension, EXPORTERS["html"])
+    by_extension = {one.extension: name for name, one in EXPORTERS.items()}
+    name = options.format or (by_extension.get(extension, extension) if extension else "html")
+    if name not in EXPORTERS:
+        raise unknown("format", name, EXPORTERS)
+    if by_extension.get(extension, name) != name:
+        raise InputError(
+            f"{Path(options.output).name} has the extension of {by_extension[extension]}, but {name} was asked "
+            f"for: give a name that ends in .{EXPORTERS[name].extension}, or leave --format out"
+        )
+    exporter = EXPORTERS[name]
     path = _output(options, exporter.extension)
     _write(path, exporter.write(_selected(options)))
 

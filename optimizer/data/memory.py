@@ -1,7 +1,7 @@
 """Images given in memory: arrays, tensors, or a dataset, in the place of a folder."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -164,7 +164,19 @@ def _examples(data: Dataset[Any]) -> tuple[Iterable[Any], int, tuple[str, ...]]:
         return islice(iter(data), usual.limit), usual.limit, (note,)
     length = len(data)
     if length <= usual.limit:
-        return (data[number] for number in range(length)), length, ()
+        return _indexed(data, range(length)), length, ()
     drawn = np.random.default_rng(usual.seed).permutation(length)[: usual.limit].tolist()
     note = f"{usual.limit:,} of {length:,} examples are used, drawn with seed {usual.seed}"
-    return (data[number] for number in drawn), usual.limit, (note,)
+    return _indexed(data, drawn), usual.limit, (note,)
+
+
+def _indexed(data: Dataset[Any], numbers: Iterable[int]) -> Iterator[Any]:
+    """Raises InputError where the dataset has fewer examples than it says."""
+    for number in numbers:
+        try:
+            yield data[number]
+        except IndexError as error:
+            raise InputError(
+                f"the dataset says that it has {len(data):,} examples, and gives none for {number} "  # type: ignore[arg-type]
+                f"({error}): give one whose length is right"
+            ) from error

@@ -316,7 +316,11 @@ def notes_on_ties(recipe: Recipe, inspection: Inspection) -> tuple[str, ...]:
     """What is to be said where more went than was asked for: a share becomes a threshold."""
     found, asked = inspection.pruned_percent, 100 * recipe.prune.share
     by_share = recipe.prune.pattern == "unstructured" and not (recipe.prune.shrinks or recipe.layers)
-    if found is None or not asked or not by_share or found < asked + SAME_PERCENT:
+    if found is None or not asked or not by_share:
+        return ()
+    layers = inspection.layers
+    rounded = 50 * len(layers) / sum(layer.elements for layer in layers)  # whole weights go of each layer
+    if found < asked + SAME_PERCENT + rounded:
         return ()
     return (
         f"{found:.3g} % of the weights were pruned, not {asked:.3g} %: those of one magnitude go together",

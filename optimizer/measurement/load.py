@@ -1,5 +1,6 @@
 """Send requests at random moments, as users do, and time them from the moment when they came."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ behind: the turn ends."""
 MAX_WAIT_CALLS = 50
 MAX_REQUESTS = 20_000
 """In a turn."""
+ENOUGH_REQUESTS = 100
+"""In a turn, to see whether the queue grew. Of fewer the gaps between them differ too much."""
+SLOW_NS = 50_000_000
+"""After a call that takes longer, it is looked whether the measurement is still wanted."""
 EMPTY_SHARE = 0.1
 """Of a turn's requests, which find the queue shorter than it is later: not counted."""
 SPIN_SECONDS = 0.0002
@@ -118,8 +123,9 @@ def _at_rate(
             arrivals = np.cumsum(random.exponential(1e9 / rate, count))
             with runners[name].session():
                 settle(partial(runners[name].infer, images[0]), effort.visit.settle_seconds)
-                turns[name].append(serve(runners[name].infer, images, arrivals, longest))
-    return {name: _together(found) for name, found in turns.items()}
+                turn = serve(runners[name].infer, images, arrivals, longest, 1e9 * effort.max_seconds)
+                turns[name].append(turn)
+    return {name: _together(found, rate * service_ns[name] / 1e9) for name, found in turns.items()}
 
 
 def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
@@ -130,11 +136,12 @@ def requests_in_a_turn(rate: float, effort: LoadEffort) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Nanoseconds from each arrival to its answer, and how much of the time the network computed."""
+    """Nanoseconds from each arrival to its answer, and how much of the time the network computed. ``behind``:
+    the queue grew; None where there were too few requests to see that."""
 
     times_ns: list[int]
     busy: float
-    behind: bool
+    behind: bool | None
 
 
 def serve(
@@ -142,25 +149,31 @@ def serve(
     images: Sequence[np.ndarray],
     arrivals_ns: np.ndarray,
     max_wait_ns: float,
+    max_ns: float = math.inf,
 ) -> Turn:
-    """Answer requests that come at ``arrivals_ns`` ``[N]`` from now, one after the other. Ends early where
-    one has waited for longer than ``max_wait_ns``."""
+    """Answer requests that come at ``arrivals_ns`` ``[N]`` from now, one after the other; those that come
+    after ``max_ns`` are left out, but for the first. Ends early where one has waited for longer than
+    ``max_wait_ns``, or some still wait when twice ``max_ns`` are over."""
     begun = visits.clock()
     times: list[int] = []
-    computed = 0
+    computed = last = 0
     for number, arrival in enumerate(arrivals_ns):
+        if number and arrival > max_ns:
+            break
         due = begun + int(arrival)
         wait_until(due)
         started = visits.clock()
-        if started - due > max_wait_ns:
+        if started - due > max_wait_ns or (started > due and started - begun > 2 * max_ns):
             return Turn(times, 1.0, True)
         infer(images[number % len(images)])
         ended = visits.clock()
-        computed += ended - started
+        computed, last = computed + ended - started, int(arrival)
         times.append(ended - due)
+        if ended - started > SLOW_NS:
+            stop_if_cancelled()
     passed = visits.clock() - begun
     # A queue that empties computes for less than all of the time that requests came.
-    behind = computed >= int(arrivals_ns[-1])
+    behind = computed >= last if len(times) >= ENOUGH_REQUESTS else None
     return Turn(times, computed / passed, behind)
 
 
@@ -171,10 +184,12 @@ def wait_until(due: int) -> None:
             sleep(left / 1e9 - SPIN_SECONDS)
 
 
-def _together(turns: Sequence[Turn]) -> Answered:
+def _together(turns: Sequence[Turn], load: float) -> Answered:
+    """``load``: how many requests come while one is answered."""
     counted = [turn.times_ns[int(EMPTY_SHARE * len(turn.times_ns)) :] for turn in turns]
+    seen = [turn.behind for turn in turns if turn.behind is not None]
     return Answered(
         Times.of(np.concatenate([np.array(times, np.int64) for times in counted])),
         float(np.mean([turn.busy for turn in turns])),
-        any(turn.behind for turn in turns),
+        any(seen) if seen else load >= 1,
     )

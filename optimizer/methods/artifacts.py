@@ -7,7 +7,7 @@ from optimizer.methods.entries import Entry, by_name, load, named
 
 @dataclass(frozen=True, slots=True)
 class ArtifactInfo(Entry):
-    """A kind of file; each is a zip that also holds the recipe and a model card.
+    """A kind of file: a zip that also holds the recipe and a model card, or of a plugin what it makes.
 
     ``code`` names a function that makes bytes of an :class:`optimizer.export.artifacts.ArtifactSource`, or is
     one. ``needs`` names a function that says in words what is missing here to write it, or gives None.

@@ -62,6 +62,9 @@ def test_throughput_is_images_over_all_the_time() -> None:
     assert measures["throughput"].low == pytest.approx(8e9 / longest)
     processes = (40,) * 5
     in_full = remade(result, latency=replace(result.latency, processes=processes))
+    alike = replace(in_full.latency, baseline=(in_full.latency.variant,) * 2)
+    throughput = summarise(remade(in_full, latency=alike)).measures["throughput"]
+    assert throughput.value == pytest.approx(throughput.baseline), "it is the same mean of both"
     _, _, longest = mean_time_interval(result.latency.variant.means_ns, processes)
     assert summarise(in_full).measures["throughput"].low == pytest.approx(8e9 / longest)
 

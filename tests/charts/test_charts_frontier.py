@@ -1,5 +1,7 @@
 """What the chart of the frontier says."""
 
+from dataclasses import replace
+
 import pytest
 from factories import make_latency, make_result, make_sweep, recipe, remade
 from test_charts import SWEEP, key_of, series
@@ -66,6 +68,20 @@ def test_engines_share_a_frontier_where_their_figures_can_be_ranked_and_have_the
     assert len(lines) == 2
     for line, engine in zip(lines, (fast, slow), strict=True):
         assert line <= {one.key for one in engine}
+
+
+def test_models_that_agree_with_themselves_are_not_ranked_with_each_other() -> None:
+    """Without labels accuracy is agreement with a model's own uncompressed one: each begins at 100 %."""
+    models = [
+        [
+            remade(one, accuracy=replace(one.accuracy, reference="baseline"))
+            for one in make_sweep((0.3, 0.7), (32,), int8=False, model=model)
+        ]
+        for model in ("fashion-resnet", "fashion-mlp")
+    ]
+    info = frontier_info([*models[0], *models[1]])
+    assert info.y.title == "accuracy lost"
+    assert len([line for line in info.series if line.name == "frontier"]) == 2
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -184,6 +184,10 @@ def test_the_extension_says_what_is_written(tmp_path: Path, capsys: pytest.Captu
     other = ["save", "fashion-mlp", "--output", str(file), "--format", "packed"]
     assert "mine.onnx has the extension of onnx, but packed was asked for" in refused(other, capsys)
     assert ".onnx" in refused(["save", "fashion-mlp", "--output", str(tmp_path / "mine.h5")], capsys)
+    export = ["export", "fashion-mlp", "--output"]
+    assert "unknown format 'xlsx'" in refused([*export, str(tmp_path / "mine.xlsx")], capsys)
+    said = refused([*export, str(table), "--format", "html"], capsys)
+    assert "mine.csv has the extension of csv, but html was asked for" in said
 
 
 @pytest.mark.parametrize("command", ["save", "export", "report"])

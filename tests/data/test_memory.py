@@ -57,6 +57,20 @@ def test_a_part_of_a_dataset_is_drawn_over_all_of_it() -> None:
     assert read.notes == ("10,000 of 50,000 examples are used, drawn with seed 0",)
 
 
+class Short(Sorted):
+    """Shorter than it says."""
+
+    def __getitem__(self, index: int) -> Any:
+        if index >= 20_000:
+            raise IndexError("no more")
+        return super().__getitem__(index)
+
+
+def test_a_dataset_that_ends_before_its_length_is_refused_in_words() -> None:
+    with pytest.raises(InputError, match=r"says that it has 50,000 examples, and gives none for \d+"):
+        for_evaluation(Short())
+
+
 def test_of_a_stream_the_first_examples_are_read() -> None:
     read = for_evaluation(Streamed())
     assert read.evaluation.labels is not None

@@ -4,11 +4,13 @@ import copy
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from optimizer.measurement.compressed import compressed_model, inspection_of, notes_on_ties
 from optimizer.measurement.workspace import Workspace, open_model
 from optimizer.model.catalogue import LoadedModel
-from optimizer.recipe import Recipe
+from optimizer.model.own import own_model
+from optimizer.recipe import PruneSpec, Recipe
 
 
 def recipe(bits: int) -> Recipe:
@@ -37,3 +39,11 @@ def test_what_pruning_took_is_counted_apart_from_what_was_rounded_to_zero(
     else:
         assert found.pruned_percent > 30.1
         assert notes[0].startswith(f"{found.pruned_percent:.3g} % of the weights were pruned, not 30 %")
+
+
+def test_whole_weights_of_small_layers_are_no_ties() -> None:
+    workspace = Workspace(open_model(own_model(nn.Sequential(nn.Flatten(), nn.Linear(3, 1)), (3, 1, 1))))
+    uniform = Recipe(PruneSpec(sparsity=0.5, allocation="uniform"))
+    found = inspection_of(workspace.model, compressed_model(workspace, uniform))
+    assert found.pruned_percent == pytest.approx(200 / 3)
+    assert not notes_on_ties(uniform, found)

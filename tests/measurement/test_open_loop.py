@@ -81,9 +81,13 @@ def test_the_turns_of_a_slow_network_end_in_time(clock: Clock, quick: bool) -> N
     effort, service_ns = load.EFFORTS[quick], 2e9
     runners = {name: clock.network(name, service_ns) for name in (UNCOMPRESSED, RECIPE)}
     random, service = np.random.default_rng(0), dict.fromkeys(runners, service_ns)
-    found = load._at_rate(runners, IMAGES, 0.3, service, effort, random)
-    assert clock.now_ns / 1e9 < 3 * len(runners) * effort.turns * effort.max_seconds
-    assert all(len(answered.times.values) for answered in found.values())
+    for rate in (0.05, 0.3, 0.6, 5.0):
+        clock.now_ns = 0
+        found = load._at_rate(runners, IMAGES, rate, service, effort, random)
+        longest = 2 * effort.max_seconds + 25 * (rate < 0.1) + 3 * 2  # the first request is waited for
+        assert clock.now_ns / 1e9 < len(runners) * effort.turns * longest
+        assert {answered.behind for answered in found.values()} == {rate > 0.5}
+        assert all(len(answered.times.values) for answered in found.values()) or rate == 5.0
 
 
 def test_what_is_not_wanted_any_more_ends_before_the_next_turn(clock: Clock) -> None:

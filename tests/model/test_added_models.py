@@ -291,6 +291,11 @@ class Net(nn.Module):
 
     def forward(self, images):
         return self.net(images)
+
+class Odd(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.add_module(f"head{classes}", nn.Linear(4, classes))
 """
 
 
@@ -331,7 +336,8 @@ def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
     net: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process(monkeypatch)
-    install(monkeypatch, ada="no_such_module:Net", eve="math:factorial", net="nets_of_a_package:Net")
+    networks = {"odd": "nets_of_a_package:Odd", "net": "nets_of_a_package:Net"}
+    install(monkeypatch, ada="no_such_module:Net", eve="math:factorial", **networks)
     path = tmp_path / "net.pt"
     torch.save(net.state_dict(), path)
     about = files.examine(path)
@@ -340,6 +346,7 @@ def test_a_package_s_architecture_that_fails_is_named_and_the_others_are_tried(
     assert [words.partition(" can't be built")[0] for words in left_out] == [
         "architecture ada",
         "architecture eve",
+        "the names of odd's tensors change with the number of classes",
     ]
     with pytest.raises(WorkError, match="architecture ada can't be built"):
         files.examine(path, "ada")

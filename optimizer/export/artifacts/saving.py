@@ -33,10 +33,10 @@ def format_of(path: Path, format: str | None = None) -> str:
 
 def save(content: bytes, kind: str, path: Path) -> Path:
     """Write the zip of a format, or where ``path`` is no ``.zip`` the model's own files in it, without recipe
-    and card; gives the path of the first. What a plugin writes may be no zip, and is written as it is. Raises
-    UnavailableError where that can't be written."""
+    and card; gives the path of the first. What a plugin writes without a recipe beside it is a file as it is.
+    Raises UnavailableError where it can't be written."""
     try:
-        if path.suffix.lower() == ".zip" or not zipfile.is_zipfile(io.BytesIO(content)):
+        if path.suffix.lower() == ".zip" or not _holds_recipe(content):
             path.write_bytes(content)
             return path
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -47,3 +47,8 @@ def save(content: bytes, kind: str, path: Path) -> Path:
     except OSError as error:
         raise UnavailableError(f"can't write {path}: {error}. Give a folder that is there") from error
     return next((place for place in places if place.suffix == ARTIFACTS[kind].extension), places[0])
+
+
+def _holds_recipe(content: bytes) -> bool:
+    packed = io.BytesIO(content)
+    return zipfile.is_zipfile(packed) and RECIPE_FILE in zipfile.ZipFile(packed).namelist()

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError
+from optimizer.errors import InputError, UnavailableError, WorkError, words_of
 from optimizer.formats import count
 from optimizer.model import cifar_resnet
 from optimizer.model.added import declared
@@ -105,14 +105,15 @@ def architectures() -> dict[str, Build]:
 
 
 def failures() -> dict[str, str]:
-    """The architectures of packages that can't be built, and why."""
+    """The architectures of packages that can't be built, or not be compared with weights, and why."""
     found = {}
     for point in entry_points(group=GROUP):
         try:
-            for classes in (USUAL_CLASSES, OTHER_CLASSES):
-                _shapes(point.name, classes)
-        except ParetoscopeError as error:
-            found[point.name] = str(error)
+            usual, other = (_shapes(point.name, classes) for classes in (USUAL_CLASSES, OTHER_CLASSES))
+            if usual.keys() != other.keys():
+                found[point.name] = f"the names of {point.name}'s tensors change with the number of classes"
+        except Exception as error:  # a package's code may give anything
+            found[point.name] = words_of(error)
     return found
 
 
