@@ -99,8 +99,8 @@ def run_export(options: argparse.Namespace) -> None:
         raise unknown("format", name, EXPORTERS)
     if by_extension.get(extension, name) != name:
         raise InputError(
-            f"{Path(options.output).name} has the extension of {by_extension[extension]}, but {name} was asked "
-            f"for: give a name that ends in .{EXPORTERS[name].extension}, or leave --format out"
+            f"{Path(options.output).name} has the extension of {by_extension[extension]}, but {name} was "
+            f"asked for: give a name that ends in .{EXPORTERS[name].extension}, or leave --format out"
         )
     exporter = EXPORTERS[name]
     path = _output(options, exporter.extension)
