@@ -97,6 +97,7 @@ def run_add(options: argparse.Namespace) -> None:
     from optimizer.data.classes import class_names
     from optimizer.model import catalogue
     from optimizer.model.added.files import examine
+    from optimizer.model.sources.imagenet import CLASSES
 
     if options.hub:
         about = catalogue.examine_hub(options.hub, tell)
@@ -125,8 +126,9 @@ def run_add(options: argparse.Namespace) -> None:
         print(f"{'':<14}the file leaves its input shape open, {shape} is a guess: --input-shape says another")
     print(f"{'':<14}{model.description}")
     if model.classes and not model.class_names:
+        imagenet = "ImageNet's are known by theirs, other " if model.classes == CLASSES else ""
         print(
-            f"{'classes':<14}{model.classes:,}, without names (--classes): folders are numbered in "
+            f"{'classes':<14}{model.classes:,}, without names (--classes): {imagenet}folders are numbered in "
             "alphabetical order"
         )
     if options.data and (said := _tried(model, options.data)):

@@ -28,6 +28,7 @@ from optimizer.data.selection import (
 from optimizer.errors import InputError, WorkError
 from optimizer.formats import count
 from optimizer.model.catalogue import LoadedModel
+from optimizer.model.sources import imagenet
 from optimizer.progress import Report, quiet
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment, threads_available
@@ -113,7 +114,8 @@ def _forget_oldest() -> None:
 
 def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int | None) -> Datasets:
     report(None, f"listing {spec.path}")
-    chosen = select(spec, classes_of(model, spec), model.wordnet_ids)
+    names, wordnet_ids = classes_of(model, spec)
+    chosen = select(spec, names, wordnet_ids)
     evaluation = chosen.evaluation[:limit]
     _make_room(model, len(evaluation), len(chosen.calibration))
     read = _read(model, evaluation, "images", report)
@@ -132,21 +134,45 @@ def _load_folder(model: LoadedModel, spec: DataSpec, report: Report, limit: int 
     return Datasets(
         evaluation=Images(images, labels),
         calibration=Images(without, None),
-        notes=(*chosen.notes, *read.notes, *notes, *covered, *calibration.notes, *copied),
+        notes=(
+            *chosen.notes,
+            *_order_of(() if model.classes else names or ()),
+            *read.notes,
+            *notes,
+            *covered,
+            *calibration.notes,
+            *copied,
+        ),
         mapping=chosen.mapping,
     )
 
 
-def classes_of(model: LoadedModel, spec: DataSpec) -> Sequence[str] | None:
-    """The names of the model's classes; None for a network that has none. Where they are not known, as many
-    folders are numbered in alphabetical order, as ``torchvision.datasets.ImageFolder`` does."""
+def classes_of(model: LoadedModel, spec: DataSpec) -> tuple[Sequence[str] | None, Sequence[str]]:
+    """Names of the model's classes, and their WordNet ids; None and none for a network without classes.
+
+    Where they are not known, 1,000 outputs are ImageNet's classes if most folders are. Else as many folders
+    as outputs are numbered in alphabetical order, as ``torchvision.datasets.ImageFolder`` does.
+    """
     if not model.card.classes:
-        return None
+        return None, ()
     if model.classes:
-        return model.classes
+        return model.classes, model.wordnet_ids
     folders = sorted(list_folder(spec.path or "").classes)
+    if model.card.classes == imagenet.CLASSES and imagenet.has_folders(folders):
+        return imagenet.class_names(), imagenet.wordnet_ids()
     numbers = list(map(str, range(model.card.classes)))
-    return folders if len(folders) == len(numbers) else numbers
+    return folders if len(folders) == len(numbers) else numbers, ()
+
+
+def _order_of(names: Sequence[str]) -> tuple[str, ...]:
+    """In words that classes are in another order than the numbers which are their names, where they are."""
+    if not all(name.isdecimal() for name in names) or list(names) == sorted(names, key=int):
+        return ()
+    place = next(place for place, name in enumerate(names) if int(name) != place)
+    return (
+        f"folders named by numbers are in alphabetical order, as ImageFolder has them: {names[place]!r} is "
+        f"the model's output {place}. Where they are numbers of outputs, give a class index file",
+    )
 
 
 def _calibration(

@@ -33,7 +33,7 @@ def try_preprocessing(
     if spec.path is None or not loaded.card.classes:
         return Trial(0, 0)
     try:
-        found = select(replace(spec, limit=IMAGES), classes_of(loaded, spec), loaded.wordnet_ids)
+        found = select(replace(spec, limit=IMAGES), *classes_of(loaded, spec))
     except InputError:  # no class that maps, or too few images
         return Trial(0, 0)
     if found.labels is None:

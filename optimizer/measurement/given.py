@@ -10,7 +10,7 @@ from cachetools import LRUCache
 from torch import nn
 
 from optimizer.data import memory
-from optimizer.data.folders import absolute, list_folder
+from optimizer.data.folders import absolute
 from optimizer.data.loading import Datasets, load_images
 from optimizer.data.selection import fingerprint
 from optimizer.errors import InputError
@@ -57,7 +57,7 @@ def open_given(
         if isinstance(model, str | PathLike):
             loaded = _read_file(model, input_shape, report)
         else:
-            loaded = _own(model, input_shape or _shape_of(images), spec if needs_data else DataSpec())
+            loaded = own_model(model, input_shape or _shape_of(images))
         opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)
@@ -68,14 +68,9 @@ def open_given(
 
 
 def _opened(loaded: LoadedModel) -> OpenModel:
-    """One that is open already, with the classes of this call: a card knows only how many there are."""
-    models = [one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card]
-    if not models:
-        return open_model(loaded)
-    if known := next((one for one in models if one.loaded.classes == loaded.classes), None):
-        return known
-    named = replace(models[0].loaded, classes=loaded.classes, wordnet_ids=loaded.wordnet_ids)
-    return replace(models[0], loaded=named)
+    """One that is open already, or it."""
+    opened = (one.model for one in _workspaces.values() if one.model.loaded.card == loaded.card)
+    return next(opened, None) or open_model(loaded)
 
 
 def _in_memory(data: Any, calibration: Any, report: Report) -> Datasets | None:
@@ -113,12 +108,6 @@ def _shape_of(images: Datasets | None) -> Sequence[int]:
     if images is None:
         raise InputError("the model's input shape is not known: give input_shape, such as (3, 224, 224)")
     return images.calibration.images.shape[1:]
-
-
-def _own(module: nn.Module, input_shape: Sequence[int], spec: DataSpec) -> LoadedModel:
-    """A module of one's own. A folder's classes are numbered in alphabetical order, as
-    ``torchvision.datasets.ImageFolder`` does."""
-    return own_model(module, input_shape, list_folder(spec.path).classes if spec.path else ())
 
 
 def _is_file(model: str) -> bool:

@@ -24,7 +24,7 @@ from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import catalogue
 from optimizer.model.preprocessing import IMAGENET, Preprocessing
 from optimizer.model.sources import LoadedModel
-from optimizer.model.sources.imagenet import class_names, wordnet_ids
+from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Latency, ModelCard, OutputFidelity, Part, digest
@@ -337,14 +337,13 @@ def _model_of_files(both: tuple[Candidate, Candidate], pair: Pair) -> tuple[Load
         usual if usual.size == tuple(size) else replace(usual, size=(size[0], size[1]), resize=None)
     )
     classes = pair.a.outputs[0][1][0] if pair.logits else 0
-    known = (*(one.class_names for one in both), class_names())
-    names = next((names for names in known if len(names) == classes), ())
+    names = next((one.class_names for one in both if len(one.class_names) == classes), ())
     model = LoadedModel(
         ModelCard(chosen.name, "file", "", None, pair.shape, classes),
         nn.Identity(),
         lambda image: torch.from_numpy(preprocessing(image)),
         names,
-        wordnet_ids() if names == class_names() else (),
+        wordnet_ids() if is_imagenet(names) else (),
     )
     return model, preprocessing
 

@@ -12,7 +12,6 @@ from optimizer.errors import InputError
 from optimizer.model.identity import content
 from optimizer.model.layers import walk
 from optimizer.model.sources import LoadedModel
-from optimizer.model.sources.imagenet import class_names, has_folders, wordnet_ids
 from optimizer.records import ModelCard
 
 SOURCE_NAME = "your own"
@@ -21,26 +20,20 @@ CROP_SHARE = 0.875
 NAME_DIGITS = 10
 
 
-def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[str] = ()) -> LoadedModel:
+def own_model(module: nn.Module, input_shape: Sequence[int]) -> LoadedModel:
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
 
     ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
-    another model. ``classes`` are the folders that it is evaluated on: ImageNet's, all or some, or as many as
-    outputs in alphabetical order. Files of photographs are preprocessed as is usual for ImageNet. Raises
-    InputError for a module that is TorchScript or can't be copied, has weights that are not finite, nothing
-    to compress, or does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
+    another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
+    module that is TorchScript or can't be copied, has weights that are not finite, nothing to compress, or
+    does not answer a batch of one input tensor with one tensor of floats in evaluation mode.
     """
     shape = tuple(int(side) for side in input_shape)
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
     outputs = tried(taken, shape)
-    names = tuple(sorted(classes))
-    if outputs.shape[1:] == (1000,) and has_folders(classes):
-        names = class_names()
-    if len(names) != outputs.shape[1]:  # which output a folder is for is not known
-        names = ()
     card = ModelCard(
         name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
         source=SOURCE_NAME,
@@ -49,8 +42,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int], classes: Sequence[s
         input_shape=shape,
         classes=outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 0,
     )
-    ids = wordnet_ids() if names == class_names() else ()
-    return LoadedModel(card, taken, _photograph_preset(shape), names, ids)
+    return LoadedModel(card, taken, _photograph_preset(shape), ())
 
 
 def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -14,11 +14,12 @@ from PIL import Image
 
 from optimizer.data import loading, selection
 from optimizer.data.classes import ClassMapping
-from optimizer.data.loading import held_images, load_images
+from optimizer.data.loading import classes_of, held_images, load_images
 from optimizer.data.selection import fingerprint, select
 from optimizer.errors import InputError, WorkError
 from optimizer.measurement.workspace import open_workspace
 from optimizer.model.catalogue import LoadedModel, load
+from optimizer.model.sources import imagenet
 from optimizer.records import DataSpec
 from optimizer.system.environment import environment
 
@@ -282,6 +283,46 @@ def test_without_class_names_as_many_folders_are_numbered_in_alphabetical_order(
     fewer = replace(unnamed, card=replace(named.card, classes=len(COLOURS) + 1))
     with pytest.raises(InputError, match="is a class of the model"):
         load_images(fewer, DataSpec(str(colours)))
+
+
+OWN = tuple(f"part {number:03}" for number in range(1000))
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (OWN, OWN),
+        (("banana", *OWN[1:]), ("banana", *OWN[1:])),
+        (OWN[:10], tuple(map(str, range(1000)))),
+        ((), tuple(map(str, range(1000)))),
+        (imagenet.wordnet_ids(), imagenet.class_names()),
+        (imagenet.wordnet_ids()[:7], imagenet.class_names()),
+        (("Golden_Retriever", "tench, Tinca tinca", "other"), imagenet.class_names()),
+    ],
+    ids=["own", "one of a name", "some of its own", "unknown", "ids", "some ids", "names"],
+)
+def test_a_thousand_outputs_are_imagenet_s_where_the_folders_are(
+    folders: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    for folder in ("", *folders):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "an.png").touch()
+    model = colour_model()
+    unnamed = replace(model, card=replace(model.card, classes=1000), classes=())
+    ids = imagenet.wordnet_ids() if names == imagenet.class_names() else ()
+    found, found_ids = classes_of(unnamed, DataSpec(str(tmp_path)))
+    assert tuple(found or ()) == tuple(sorted(names) if names[0] == "banana" else names)
+    assert found_ids == ids
+
+
+def test_folders_named_by_numbers_are_said_to_be_in_alphabetical_order(colours: Path) -> None:
+    for number, colour in enumerate(COLOURS):
+        (colours / colour).rename(colours / str(10**number))
+    model = replace(colour_model(), classes=())
+    assert not [note for note in load_images(model, DataSpec(str(colours))).notes if "numbers" in note]
+    (colours / "1").rename(colours / "9")
+    notes = load_images(model, DataSpec(str(colours))).notes
+    assert [note for note in notes if "'10' is the model's output 0" in note]
 
 
 def test_folders_are_no_labels_to_a_network_that_is_no_classifier(colours: Path) -> None:

@@ -27,7 +27,7 @@ from optimizer.model.added.hub import Repository
 from optimizer.model.added.limits import read_limited
 from optimizer.model.own import tried
 from optimizer.model.sources import LoadedModel
-from optimizer.model.sources.imagenet import class_names, is_imagenet, wordnet_ids
+from optimizer.model.sources.imagenet import is_imagenet, wordnet_ids
 from optimizer.progress import Report, quiet
 
 UNUSED_SECONDS = 86_400
@@ -147,8 +147,8 @@ def _built(about: Examined, choices: Choices, report: Report) -> tuple[AddedMode
         raise InputError(
             f"{len(choices.class_names):,} class names were given, and the network has {classes:,} classes"
         )
-    usual = (choices.class_names, about.class_names, class_names())
-    names = next((names for names in usual if len(names) == classes), ())
+    known = (choices.class_names, about.class_names)
+    names = next((names for names in known if len(names) == classes), ())
     parameters = sum(parameter.numel() for parameter in module.parameters())
     return replace(model, parameters=parameters, classes=classes, class_names=tuple(names)), module
 

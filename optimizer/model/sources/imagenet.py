@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from optimizer.system.paths import asset
 
+CLASSES = 1000
+
 
 def class_names() -> tuple[str, ...]:
     """One short English name a class, as torchvision gives it."""
