@@ -27,6 +27,9 @@ SCHEMA = 3
 """Version of everything in this file. A change of meaning raises it, and old results are measured anew.
 3: latency is timed in visits; up to 2 a sample was the second call after another network's."""
 
+MAX_INTEGER = 2**63 - 1
+"""Larger ones can't be stored."""
+
 
 @dataclass(frozen=True, slots=True)
 class DataSpec:
@@ -51,8 +54,8 @@ class DataSpec:
             raise InputError(
                 f"calibration share {self.calibration_share:g} is out of range: between 0 and 1, such as 0.2"
             )
-        if self.limit < 1:
-            raise InputError(f"image limit {self.limit} is too small: at least 1")
+        if not 1 <= self.limit <= MAX_INTEGER:
+            raise InputError(f"image limit {self.limit} is not allowed: from 1 to {MAX_INTEGER:,}")
         check_seed(self.seed)
 
 
@@ -74,9 +77,9 @@ class Settings:
 
 
 def check_seed(seed: int) -> None:
-    """Raises InputError for one that no generator takes."""
-    if seed < 0:
-        raise InputError(f"seed {seed} is not allowed: 0 or more")
+    """Raises InputError for one that no generator takes, or that can't be stored."""
+    if not 0 <= seed <= MAX_INTEGER:
+        raise InputError(f"seed {seed} is not allowed: from 0 to {MAX_INTEGER:,}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ def test_a_calibration_share_lies_between_0_and_1(share: float) -> None:
 
 
 def test_at_least_one_image_is_evaluated() -> None:
-    with pytest.raises(InputError, match="image limit 0 is too small: at least 1"):
+    with pytest.raises(InputError, match="image limit 0 is not allowed: from 1 to"):
         DataSpec(limit=0)
 
 
@@ -139,9 +139,11 @@ def test_a_batch_has_at_least_one_image(batch: int) -> None:
 @pytest.mark.parametrize(
     "request_of", [DataSpec, Settings, partial(ServingRequest, "fashion-mlp"), ComplexityRequest]
 )
-def test_a_seed_is_not_negative(request_of: Callable[..., object]) -> None:
-    with pytest.raises(InputError, match="seed -1 is not allowed: 0 or more"):
-        request_of(seed=-1)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_is_not_negative_and_can_be_stored(request_of: Callable[..., object], seed: int) -> None:
+    request_of(seed=2**63 - 1)
+    with pytest.raises(InputError, match=f"seed {seed} is not allowed: from 0 to 9,223,"):
+        request_of(seed=seed)
 
 
 def test_threads_are_not_negative() -> None:

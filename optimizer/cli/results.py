@@ -13,6 +13,7 @@ from optimizer.cli.terminal import print_result, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.entries import format_of
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
 from optimizer.records import Result
@@ -92,16 +93,9 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    extension = Path(options.output or "").suffix.lower().removeprefix(".")
-    by_extension = {one.extension: name for name, one in EXPORTERS.items()}
-    name = options.format or (by_extension.get(extension, extension) if extension else "html")
-    if name not in EXPORTERS:
-        raise unknown("format", name, EXPORTERS)
-    if by_extension.get(extension, name) != name:
-        raise InputError(
-            f"{Path(options.output).name} has the extension of {by_extension[extension]}, but {name} was "
-            f"asked for: give a name that ends in .{EXPORTERS[name].extension}, or leave --format out"
-        )
+    file = Path(options.output or "")
+    format = options.format or (None if file.suffix else "html")
+    name = format_of(file, format, {one.name: (f".{one.extension}",) for one in EXPORTERS.values()})
     exporter = EXPORTERS[name]
     path = _output(options, exporter.extension)
     _write(path, exporter.write(_selected(options)))

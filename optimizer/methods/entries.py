@@ -3,9 +3,10 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
-from optimizer.errors import unknown
+from optimizer.errors import InputError, unknown
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,3 +55,22 @@ def named(kind: str, name: str, registry: Mapping[str, E]) -> E:
     if name not in registry:
         raise unknown(kind, name, registry)
     return registry[name]
+
+
+def format_of(path: Path, format: str | None, extensions: dict[str, tuple[str, ...]]) -> str:
+    """The ``format`` that a file is to have, or else that of its name, of several the first.
+
+    ``extensions`` (``.onnx``) are those of each format. Raises InputError for an extension that stands for
+    none, an unknown format, and an extension that is another format's.
+    """
+    suffix = path.suffix.lower()
+    by_extension = {one: name for name, own in reversed(extensions.items()) for one in own}
+    kind = format or by_extension.get(suffix, "")
+    if kind not in extensions:
+        raise unknown("format", format or path.suffix or str(path), [*extensions, *by_extension])
+    if suffix in by_extension and suffix not in extensions[kind]:
+        raise InputError(
+            f"{path.name} has the extension of {by_extension[suffix]}, but {kind} was asked for: give a "
+            f"name that ends in {' or '.join(extensions[kind])}, or leave the format out"
+        )
+    return kind

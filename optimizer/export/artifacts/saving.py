@@ -4,8 +4,9 @@ import io
 import zipfile
 from pathlib import Path
 
-from optimizer.errors import InputError, UnavailableError, unknown
+from optimizer.errors import UnavailableError
 from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE
+from optimizer.methods import entries
 from optimizer.methods.artifacts import ARTIFACTS
 
 ZIPPED = "safetensors"
@@ -13,22 +14,11 @@ ZIPPED = "safetensors"
 
 
 def format_of(path: Path, format: str | None = None) -> str:
-    """The format that a name stands for, or ``format``. Raises InputError for an extension that stands for
-    none, an unknown format, and an extension that is another format's."""
-    suffix = path.suffix.lower()
-    # Of two formats with one extension the first is meant.
-    by_extension = {entry.extension: name for name, entry in reversed(ARTIFACTS.items()) if entry.extension}
-    kind = format or ({".zip": ZIPPED} | by_extension).get(suffix, "")
-    if kind not in ARTIFACTS:
-        raise unknown("format", format or path.suffix or str(path), [*ARTIFACTS, *by_extension, ".zip"])
-    own = ARTIFACTS[kind].extension
-    if suffix in by_extension and suffix != own:
-        ends = f"{own} or .zip" if own else ".zip"
-        raise InputError(
-            f"{path.name} has the extension of {by_extension[suffix]}, but {kind} was asked for: give a "
-            f"name that ends in {ends}, or leave the format out"
-        )
-    return kind
+    """The format that a name stands for, or ``format``. Raises InputError as
+    :func:`optimizer.methods.entries.format_of`."""
+    first = {ZIPPED: ARTIFACTS[ZIPPED]} | ARTIFACTS
+    own = {name: (entry.extension,) if entry.extension else () for name, entry in first.items()}
+    return entries.format_of(path, format, {name: (*extensions, ".zip") for name, extensions in own.items()})
 
 
 def save(content: bytes, kind: str, path: Path) -> Path:
