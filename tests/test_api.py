@@ -165,6 +165,7 @@ def test_a_dataset_is_data_too(net: nn.Module, images: Tensor, labels: Tensor) -
     assert dataset.record == pair.record
 
 
+@pytest.mark.slow
 def test_what_is_evaluated_on_beside_calibration_images_is_the_model_s_own(tmp_path: Path) -> None:
     grey = torch.rand(9, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     folder = photographs(tmp_path / "photos", "apple pear")
@@ -383,6 +384,7 @@ def test_what_can_not_be_saved_is_said(net: nn.Module, images: Tensor, tmp_path:
         px.save(result, tmp_path / "nowhere" / "net.zip")
 
 
+@pytest.mark.slow
 def test_a_result_is_saved_with_the_images_that_it_was_measured_with_or_not_at_all(
     net: nn.Module, images: Tensor, tmp_path: Path
 ) -> None:

@@ -271,6 +271,7 @@ def test_what_is_late_counts_as_the_longest_wait_and_is_told(benchmark: Any) -> 
     ]
 
 
+@pytest.mark.slow
 def test_a_dashboard_that_ends_is_not_waited_for(benchmark: Any, tmp_path: Path) -> None:
     dashboard = benchmark("browser_waits")["dashboard"]
     with pytest.raises(SystemExit, match="ended with 2 before"), dashboard(tmp_path, "--no-such-option"):

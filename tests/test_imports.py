@@ -125,6 +125,7 @@ def test_every_file_has_its_stage() -> None:
     assert len([*PACKAGE.glob("*.py")]) <= 8
 
 
+@pytest.mark.slow
 def test_a_stage_imports_only_stages_above_it() -> None:
     from_below = {
         (module, other)
@@ -145,6 +146,7 @@ def test_torch_is_never_reached(name: str) -> None:
     assert not roots(reached(within(name), lazy=True)) & TORCH
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TORCH_WHEN_CALLED)
 def test_torch_is_reached_only_when_called(name: str) -> None:
     assert not roots(reached(within(name), lazy=False)) & TORCH
@@ -168,6 +170,7 @@ def loaded_by(code: str) -> set[str]:
 LIGHT = {"torch", "numpy", "pandas", "scipy", "plotly", "streamlit", "msgspec", "sqlalchemy"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "never"),
     [
@@ -194,6 +197,7 @@ def test_a_bundled_model_is_measured_without_torchvision() -> None:
     assert not found & {"torchvision", "torch._dynamo"}
 
 
+@pytest.mark.slow
 def test_what_shows_results_is_imported_without_torch_or_streamlit() -> None:
     """Other packages are followed too: this asks the interpreter."""
     names = sorted(set().union(*map(within, (*NEVER_TORCH, *TORCH_WHEN_CALLED))))

@@ -81,6 +81,7 @@ def test_the_order_is_not_said_to_stay_where_it_is_not_shown(power: float) -> No
     assert not [one for one in told if one.startswith("Linear growth is shown")]
 
 
+@pytest.mark.slow
 def test_a_line_that_is_bent_is_said_to_be() -> None:
     smooth = run()
     largest = smooth.points[-1]

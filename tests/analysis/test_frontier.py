@@ -124,6 +124,7 @@ def test_a_network_that_had_the_name_before_is_no_rival() -> None:
         assert frontier_of(pair, whole).optimal.tolist() == [True, not rivals]
 
 
+@pytest.mark.slow
 @given(
     arrays(
         float, st.tuples(st.integers(1, 4), st.integers(0, 12), st.integers(1, 5)), elements=st.integers(0, 3)

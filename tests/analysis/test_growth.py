@@ -116,6 +116,7 @@ def test_the_fit_recovers_the_slope_under_an_overhead(power: float) -> None:
         assert fit.floor_ns == pytest.approx(FLOORS[execution], rel=0.05)  # ten weights are in it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scatter", [0.006, 0.01])
 def test_where_builds_lie_in_memory_is_not_told_as_an_effect(scatter: float) -> None:
     """Each build has a speed of its own: two before the removal, and one after it."""
@@ -247,6 +248,7 @@ def test_what_was_measured_is_what_is_predicted_for_it() -> None:
 PREDICTED = run(sizes=(10, 1000))
 
 
+@pytest.mark.slow
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 99).map(lambda percent: percent / 100))
 def test_predicted_operations_are_those_that_would_be_counted(rows: int, columns: int, share: float) -> None:
     point = replace(PREDICTED.points[-1], layers=(layer(rows, columns, 0.5),))
@@ -351,6 +353,7 @@ def test_a_network_added_under_the_same_name_is_timed_anew() -> None:
     assert complexity_key(bundled) == digest(asked)
 
 
+@pytest.mark.slow
 def test_no_torch_is_needed_to_read_a_run() -> None:
     check = "import sys, optimizer.analysis.scaling; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

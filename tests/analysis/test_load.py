@@ -67,6 +67,7 @@ def test_percentiles_have_intervals_and_need_requests_enough() -> None:
     assert all(measure.value is None for measure in behind.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.5, 0.95])
 @pytest.mark.parametrize("dependence", [0.0, 0.5])
 def test_a_quantile_s_interval_covers_it(share: float, dependence: float) -> None:

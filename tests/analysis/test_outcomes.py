@@ -262,6 +262,7 @@ def test_the_paired_interval_covers_95_percent_and_is_not_wide(shares: tuple[flo
     assert np.mean([drop.high - drop.low for drop in drops]) <= 1.12 * 100 * 2 * 1.96 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flipped", [0.002, 0.005, 0.01, 0.02, 0.1])
 def test_equal_models_are_rarely_called_different(flipped: float) -> None:
     counts = np.random.default_rng(2).multinomial(
@@ -292,6 +293,7 @@ SKEWED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "least"), [(20, 0.90), (50, 0.92), (500, 0.935)])
 @pytest.mark.parametrize("kind", SKEWED)
 def test_the_mean_of_skewed_values_is_covered(number: int, least: float, kind: str) -> None:
@@ -323,6 +325,7 @@ def test_the_interval_of_a_mean_holds_it_and_scales_with_it() -> None:
         skewed_mean_interval([1.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "recalls", "images", "at_most"),
     [
@@ -346,6 +349,7 @@ def test_the_interval_of_balanced_accuracy_covers(
 # While more images are scored
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.93])
 def test_the_growing_interval_holds_at_every_look_at_once(share: float) -> None:
     """The interval for a fixed number of images misses at one look or another."""

@@ -79,6 +79,7 @@ def test_several_values_a_round_count_as_the_rounds_they_are() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho", "rounds"), [(0, 130), (0.5, 130), (0.8, 130), (0.8, 400), (0.5, 30)])
 def test_a_mean_s_interval_covers_95_percent(rho: float, rounds: int) -> None:
     assert 0.935 <= covered(mean_interval, correlated(rho), rounds, 0.0) <= 0.985

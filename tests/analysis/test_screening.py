@@ -58,6 +58,7 @@ def optimal(results: list[Result]) -> set[str]:
     return {one.key for one, is_on in zip(summaries, found.optimal, strict=True) if is_on}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [True, False])
 @pytest.mark.parametrize("images", [50, 2000])
 def test_the_frontier_is_that_of_the_whole_grid_and_less_than_half_of_the_images_are_scored(

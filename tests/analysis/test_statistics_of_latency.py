@@ -85,6 +85,7 @@ def test_the_ratio_intervals_cover(noise: Noise, rounds: int) -> None:
     assert aa_coverage >= 0.95 - TOLERANCE
 
 
+@pytest.mark.slow
 def test_blocks_keep_coverage_when_rounds_depend_on_each_other() -> None:
     coverage = np.mean([s.ratio_low <= 1 <= s.ratio_high for s in identical(correlated, 130)])
     assert coverage == pytest.approx(0.95, abs=TOLERANCE)
@@ -106,6 +107,7 @@ def test_builds_that_lie_differently_are_not_called_different() -> None:
     assert np.mean([verdict == "noisy" for verdict in told]) <= 0.06
 
 
+@pytest.mark.slow
 def test_a_long_series_of_skewed_noise_is_not_biased() -> None:
     random = np.random.default_rng(4)
     summaries = [compare(skewed(random, 662)) for _ in range(100)]
@@ -125,6 +127,7 @@ def test_the_interval_is_the_one_that_resampling_estimates() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratio", "verdict"), [(1.1, "slower"), (1 / 1.1, "faster")])
 @pytest.mark.parametrize("rounds", [20, 130])
 def test_a_tenth_is_told(ratio: float, verdict: str, rounds: int) -> None:
@@ -327,6 +330,7 @@ def test_the_ratio_s_interval_covers_95_percent(noise: Noise) -> None:
         assert np.mean([low <= 1 <= high for _, low, high in found]) == COVERED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [20, 40])
 def test_of_few_rounds_the_ratio_s_interval_errs_on_the_wide_side(rounds: int) -> None:
     """With so few blocks it has to be wide, lest rounds that depend on each other make it too narrow."""
@@ -373,6 +377,7 @@ def test_faster_by_the_median_and_not_by_the_mean_is_not_faster() -> None:
 # What could have been detected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [40, 130])
 def test_a_change_that_could_have_been_detected_is_told(rounds: int) -> None:
     random = np.random.default_rng(32)
@@ -461,6 +466,7 @@ def test_rounds_of_one_process_can_not_know_what_other_builds_would_give() -> No
     assert np.mean([low <= 1 <= high for _, low, high in found]) < 0.5
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_left_cover_95_percent_and_one_is_taken_as_rounds() -> None:
     random, count, left = np.random.default_rng(44), 1_000, (8, 8)
     series = [times_in_processes(random, 1, 0.006)[:, :16] for _ in range(count)]

@@ -55,6 +55,7 @@ def test_a_shell_ends_without_looking_through_what_it_imported() -> None:
     assert done.stdout.splitlines()[-1] == "left alone: True"
 
 
+@pytest.mark.slow
 def test_a_result_is_measured_once_and_then_read_also_in_words_for_people(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_result_is_measured_once_and_then_read_also_in_words_for_people(
     assert Store().count() == 1
 
 
+@pytest.mark.slow
 def test_a_threshold_removes_what_lies_below_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", "fashion-mlp", "--threshold", "0.02", *QUICK, "--json"]) == 0
     weights = json.loads(capsys.readouterr().out)["weights"]
@@ -101,6 +103,7 @@ def test_a_sweep_measures_the_grid_and_prints_a_line_each_and_that_is_exported_a
     assert "fashion-mlp" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_stopped_is_listed_and_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -137,6 +140,7 @@ def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(repr(name) in err or f" {name}" in err or f"{name}," in err for name in EXPORTERS)
 
 
+@pytest.mark.slow
 def test_complexity_prints_what_the_run_it_asks_for_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +167,7 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert names == {"fashion-mlp", "fashion-resnet", "fashion-mobilenet", "fashion-vit"}
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_measured_and_its_oddities_counted(
     photographs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_model_is_saved_without_images_where_none_are_needed(
     assert "give an image folder" in refused([*save, "--activation-bits", "8"], capsys)
 
 
+@pytest.mark.slow
 def test_the_extension_says_what_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import onnx
 

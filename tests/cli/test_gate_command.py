@@ -51,6 +51,7 @@ def test_a_saved_result_is_a_later_gates_measure_and_reports_are_read_by_others(
     assert (code == 0) == (bad == 0)
 
 
+@pytest.mark.slow
 def test_what_was_found_out_about_the_images_is_said_with_the_verdict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_file_that_can_t_be_written_is_refused_before_anything_is_measured(
         assert f"{option} {place} can't be written: {why}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_verdict_is_told_though_it_can_t_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

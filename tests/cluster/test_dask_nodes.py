@@ -122,6 +122,7 @@ def test_a_node_is_chosen_by_its_name(cluster: DaskCluster) -> None:
             connect(cluster.address, name)
 
 
+@pytest.mark.slow
 def test_images_reach_a_node_once_and_again_where_half_are_missing(
     cluster: DaskCluster, notes: Path, fill: Fill
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_configuration_whose_node_dies_is_measured_by_another(
     assert {item.state for item in work_off(Store(), nodes, again)} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_cancelled_sweep_ends_at_the_nodes_too_and_goes_on(nodes: Nodes, notes: Path) -> None:
     requests = [replace(one, settings=Settings(seed=made_up.WAITS)) for one in REQUESTS[:2]]
     sweep = asked(nodes, requests)
@@ -211,6 +213,7 @@ def test_what_a_killed_process_had_handed_out_is_handed_out_again(
     assert len(begun(notes)) <= len(REQUESTS) + left.counts["running"]
 
 
+@pytest.mark.slow
 def test_the_command_sweeps_on_a_cluster(cluster: DaskCluster, capsys: pytest.CaptureFixture[str]) -> None:
     there = ["--cluster", cluster.address]
     assert main(["sweep", "fashion-mlp", "--sparsities", "0,0.5", "--bits", "32", "--json", *there]) == 0
@@ -301,6 +304,7 @@ def test_what_a_node_gives_has_the_key_that_it_has_here(nodes: Nodes) -> None:
     assert item.key == request_key(REQUESTS[0], device=nodes.environment.key)
 
 
+@pytest.mark.slow
 def test_a_dashboard_hands_out_what_waits_for_the_nodes(cluster: DaskCluster, notes: Path) -> None:
     made = Attached(Store(), cluster.address)
     try:

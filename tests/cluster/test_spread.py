@@ -193,6 +193,7 @@ def test_a_node_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert b"install the same" in words
 
 
+@pytest.mark.slow
 def test_what_another_kind_of_machine_took_is_told_and_not_kept(store: Store) -> None:
     """An executor's nodes are not all alike: one of them is this machine."""
     executor = Elsewhere(1)
@@ -284,6 +285,7 @@ def test_px_sweep_tells_that_it_was_cancelled(store: Store) -> None:
         px.sweep("fashion-mlp", [0, 0.5], [32], executor=executor, progress=False)
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_a_process_leave_each_others_work_alone(store: Store) -> None:
     executor, begun, go = Elsewhere(1), threading.Event(), threading.Event()
 

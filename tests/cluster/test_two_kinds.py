@@ -117,6 +117,7 @@ def test_a_dashboard_has_accuracy_worked_out_there_too_and_the_other_way_round_n
         attached.close()
 
 
+@pytest.mark.slow
 def test_what_a_killed_server_was_to_score_is_measured_by_the_device_once_each(
     cluster: DaskCluster, notes: Path
 ) -> None:

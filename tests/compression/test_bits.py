@@ -44,6 +44,7 @@ def bits_of(found: dict[str, int], sizes: dict[str, int]) -> int:
     return sum(width * sizes[name] for name, width in found.items())
 
 
+@pytest.mark.slow
 @given(layers, st.floats(0, 1))
 def test_the_allocation_is_the_best_of_all(
     drawn: list[tuple[int, dict[int, float]]], generosity: float
@@ -74,6 +75,7 @@ def network(count: int, seed: int) -> tuple[dict[str, int], dict[str, dict[int, 
     return sizes, given_errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [2.3, 3, 4.5, 7.9])
 def test_forty_layers_against_a_table_of_every_sum(average: float) -> None:
     sizes, given_errors = network(40, 1)

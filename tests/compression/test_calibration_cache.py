@@ -126,6 +126,7 @@ def another_fact(whole: bytes) -> bytes:
     return whole[:place] + b"mEasured" + whole[place + 8 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [zeros_at_the_end, one_bit_flipped, another_fact, lambda whole: b""])
 def test_a_file_that_is_not_as_it_was_written_is_none(
     model: nn.Module, small_images: Tensor, home: Path, damage: Callable[[bytes], bytes]
@@ -172,6 +173,7 @@ def test_what_is_kept_is_on_the_disk_before_it_has_its_name(
     assert len(synced) <= 2
 
 
+@pytest.mark.slow
 def test_those_that_were_not_used_for_longest_go_first(
     model: nn.Module, small_images: Tensor, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +377,7 @@ def test_what_was_ended_with_the_best_so_far_is_the_result(
         assert all(torch.equal(first.state_dict()[name], one) for name, one in again.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_damaged_beginning_is_no_beginning(model: nn.Module, small_images: Tensor, home: Path) -> None:
     student, masks = halved(model)
     expected = fine_tuned(student, model, masks, small_images, 20)[0].state_dict()

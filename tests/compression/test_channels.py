@@ -306,6 +306,7 @@ def test_kept_channels_never_grow_with_the_ratio(planned: Callable[[str, str], C
     assert all(counts[-1][group.name] >= group.channels / 16 for group in found.free)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-mobilenet", order)
@@ -316,6 +317,7 @@ def test_wide_groups_are_snapped(order: str, planned: Callable[[str, str], Chann
     assert kept_counts(found, 0.3, 1) != counts
 
 
+@pytest.mark.slow
 def test_by_magnitude_each_group_loses_the_same_share(planned: Callable[[str, str], ChannelPlan]) -> None:
     found = planned("fashion-resnet", "magnitude")
     assert kept_counts(found, 0.25) == {group.name: 3 * group.channels // 4 for group in found.free}
@@ -415,6 +417,7 @@ def test_the_mean_of_what_goes_is_put_into_the_bias(small_images: Tensor) -> Non
     assert error < 0.5 * worse
 
 
+@pytest.mark.slow
 def test_matching_is_kept_where_it_helps(
     planned: Callable[[str, str], ChannelPlan], fashion: Datasets
 ) -> None:

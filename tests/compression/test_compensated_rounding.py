@@ -108,6 +108,7 @@ def test_columns_that_have_nothing_in_common_are_rounded_to_nearest(seed: int) -
     assert torch.equal(feedback(weight, almost, grid), grid.nearest(weight))
 
 
+@pytest.mark.slow
 @given(
     st.integers(0, 1000),
     st.sampled_from((1, 3)),
@@ -298,6 +299,7 @@ def test_each_row_of_a_depthwise_convolution_gets_the_best_of_the_grids_that_are
         assert (best <= depthwise_costs(weight, matrix, spec) * (1 + 1e-3) + 1e-6).all()
 
 
+@pytest.mark.slow
 def test_rows_of_a_depthwise_convolution_cost_hardly_more_than_by_brute_force() -> None:
     """Against all codes of three columns on steps of every size."""
     weight, matrix = drawn((12, 1, 1, 3)), covariance(12, 3, 2)
@@ -326,6 +328,7 @@ def test_a_pruned_weight_is_rounded_towards_the_original(exact: int, monkeypatch
     assert cost(found, weight, matrix) < 0.5 * cost(plain, weight, matrix)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", [spec for _, spec in CASES], ids=str)
 def test_singular_statistics_dead_inputs_and_layers_of_zeros(spec: QuantizeSpec) -> None:
     weight = drawn((5, 12))

@@ -57,6 +57,7 @@ def test_it_comes_nearer_and_holds_masks_and_grids_bit_for_bit(
             assert now.stored.max() <= 3
 
 
+@pytest.mark.slow
 def test_both_models_are_left_as_they_were(small: Small, small_images: Tensor) -> None:
     teacher = small("cnn")
     made = compress(teacher, HALF)
@@ -82,6 +83,7 @@ def test_whatever_the_budget_it_is_never_worse(small: Small, small_images: Tenso
         assert all(torch.equal(one, found.state[name]) for name, one in made.module.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_it_makes_worse_is_not_kept(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,7 @@ def test_what_it_makes_worse_is_not_kept(
     assert all(torch.equal(found.state[name], one) for name, one in teacher.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blunt", [0.6, 1.4])
 def test_logits_come_out_as_sharp_as_it_says(small: Small, small_images: Tensor, blunt: float) -> None:
     teacher = small("cnn")
@@ -149,6 +152,7 @@ def test_too_few_images_and_a_negative_budget_are_refused(
         improve(model, model, {}, small_images, -1)
 
 
+@pytest.mark.slow
 def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
     small: Small, small_images: Tensor
 ) -> None:
@@ -228,6 +232,7 @@ def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: L
     assert again.after < plain.after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("further", "budget"), [(0.05, 0), (10.0, 0), (10.0, 500)])
 def test_rounding_once_more_that_answers_less_nearly_is_gone_back_on(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, further: float, budget: float
@@ -250,6 +255,7 @@ def test_rounding_once_more_that_answers_less_nearly_is_gone_back_on(
         assert all(torch.allclose(one, found.state[name]) for name, one in state.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "taken"), [(2.0, 1.0), (0.8, 0.8), (-0.2, 0.0)])
 def test_it_begins_from_the_nearest_of_what_was_there_what_was_refitted_and_between(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, share: float, taken: float

@@ -34,6 +34,7 @@ def half_gone(model: nn.Module) -> dict[str, Tensor]:
     return masks
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_masks_and_comes_nearer_to_the_dense_model(
     small: Small, small_images: Tensor
 ) -> None:
@@ -74,6 +75,7 @@ def test_without_a_budget_the_student_comes_back_as_it_is(small: Small, small_im
     assert all(torch.equal(found.state[name], tensor) for name, tensor in student.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_fine_tuning_makes_worse_is_not_kept(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +94,7 @@ def test_bad_budgets_and_too_few_images_are_refused(small: Small, small_images: 
         recover(model, model, {}, small_images[:3], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 45])
 def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, steps: int) -> None:
     """Constant images, as few as are allowed, a layer of zeros, a layer of which nothing is left."""
@@ -153,6 +156,7 @@ def rounded(model: nn.Module, bits: int) -> tuple[nn.Module, dict[str, Codes], d
     return made.module, codes, {name: held_grid(one, made.weights[name].spec) for name, one in codes.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True])
 def test_rounded_weights_stay_on_their_grids_bit_for_bit(
     small: Small, small_images: Tensor, masked: bool
@@ -216,6 +220,7 @@ def test_one_that_was_stopped_ends_where_it_would_have_ended(
     assert all(torch.equal(rest.state[name], tensor) for name, tensor in whole.state.items())
 
 
+@pytest.mark.slow
 def test_the_outcome_does_not_depend_on_the_clock(
     small: Small, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

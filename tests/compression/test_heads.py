@@ -231,6 +231,7 @@ def test_the_output_projection_makes_up_for_them_as_least_squares_does(
     assert least < 0.9 * (untouched - wanted).square().mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", MODELS)
 def test_shrunk_equals_masked(name: str, order: str, small_images: Tensor) -> None:

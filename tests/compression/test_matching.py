@@ -118,6 +118,7 @@ def test_plain_magnitude_gains_by_it(resnet: LoadedModel) -> None:
     assert other.inspection.size.packed_bytes == told.size.packed_bytes
 
 
+@pytest.mark.slow
 def test_it_comes_before_rounding(resnet: LoadedModel) -> None:
     recipe = replace(MAX_MATCHED, quantize=QuantizeSpec(weight_bits=4))
     made = compressed_model(Request("fashion-resnet", recipe, data=DATA))

@@ -106,6 +106,7 @@ def weights(draw: st.DrawFn) -> tuple[Tensor, QuantizeSpec]:
     return torch.randn(shape, generator=random) * scale * kept, spec
 
 
+@pytest.mark.slow
 @given(weights())
 @example((torch.zeros(4, 5), QuantizeSpec(weight_bits=3, symmetric=False)))
 @example((-torch.zeros(4, 5), QuantizeSpec()))
@@ -251,6 +252,7 @@ def test_a_stream_that_does_not_fit_is_refused(coding: str) -> None:
             unpack(wrong)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(CODINGS), st.data())
 def test_a_stream_of_noise_is_refused_or_read(coding: str, data: st.DataObject) -> None:
     """Whatever the bytes, no other error, and nothing outside the weight is written to."""

@@ -44,6 +44,7 @@ def test_a_weight_survives_if_it_is_larger_than_the_threshold(values: list[float
     assert mask.flatten().tolist() == [abs(w) > threshold for w in matrix(values).flatten().tolist()]
 
 
+@pytest.mark.slow
 @given(st.lists(weights, min_size=1, max_size=4), sparsities)
 def test_layer_by_layer_masks_against_brute_force(layers: list[list[float]], sparsity: float) -> None:
     named = {str(index): matrix(values) for index, values in enumerate(layers)}
@@ -61,6 +62,7 @@ def test_global_masks_are_those_of_one_long_layer(layers: list[list[float]], spa
     assert together.tolist() == survives_by_hand(torch.cat(list(named.values()), 1), sparsity)
 
 
+@pytest.mark.slow
 @given(weights, sparsities, st.sampled_from(["uniform", "global"]))
 def test_a_sparsity_and_the_threshold_it_becomes_give_the_same_mask(
     values: list[float], sparsity: float, allocation: str
@@ -90,6 +92,7 @@ def test_without_ties_exactly_the_share_goes(magnitudes: list[float], sparsity: 
     assert abs(gone - sparsity * len(magnitudes)) <= 0.5
 
 
+@pytest.mark.slow
 @given(weights, sparsities)
 def test_with_ties_at_least_the_share_goes_and_ties_go_together(values: list[float], sparsity: float) -> None:
     weight = matrix(values)

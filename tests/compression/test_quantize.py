@@ -48,6 +48,7 @@ def squared_error(weight: Tensor, codes: Codes) -> float:
     return float((codes.values.double() - weight.double()).square().sum())
 
 
+@pytest.mark.slow
 @given(tensors, specs)
 def test_values_lie_on_an_integer_grid_that_contains_zero(weight: Tensor, spec: QuantizeSpec) -> None:
     codes = quantize(weight, spec)
@@ -71,6 +72,7 @@ def test_zero_stays_exactly_zero(weight: Tensor, spec: QuantizeSpec) -> None:
     assert (quantize(weight, spec).values[weight == 0] == 0).all()
 
 
+@pytest.mark.slow
 @given(tensors, absmax)
 def test_no_value_moves_by_more_than_half_a_step(weight: Tensor, spec: QuantizeSpec) -> None:
     codes = quantize(weight, spec)
@@ -78,6 +80,7 @@ def test_no_value_moves_by_more_than_half_a_step(weight: Tensor, spec: QuantizeS
     assert steps.max() <= 0.5 + 1e-4
 
 
+@pytest.mark.slow
 @given(tensors, specs)
 def test_inside_the_grid_each_value_goes_to_its_nearest_code(weight: Tensor, spec: QuantizeSpec) -> None:
     """Every code in turn, in double precision: none is nearer than the one chosen."""
@@ -97,6 +100,7 @@ def test_a_symmetric_grid_is_odd(weight: Tensor, spec: QuantizeSpec) -> None:
     assert not quantize(weight, spec).zero_point.any()
 
 
+@pytest.mark.slow
 @given(tensors, specs)
 def test_codes_are_a_channel_s_own(weight: Tensor, spec: QuantizeSpec) -> None:
     spec = changed(spec, granularity="channel")
@@ -106,6 +110,7 @@ def test_codes_are_a_channel_s_own(weight: Tensor, spec: QuantizeSpec) -> None:
         torch.testing.assert_close(alone[0], whole[index], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @given(tensors, specs)
 def test_the_least_squares_range_is_never_worse_than_the_absolute_maximum(
     weight: Tensor, spec: QuantizeSpec
@@ -170,6 +175,7 @@ def test_more_bits_never_give_a_larger_worst_error(weight: Tensor, spec: Quantiz
     assert (steps[1] <= steps[0]).all()
 
 
+@pytest.mark.slow
 @given(tensors, absmax)
 def test_quantizing_again_changes_no_code(weight: Tensor, spec: QuantizeSpec) -> None:
     """Where the codes reach both ends. (A tie at an end, rounded inwards, gives a narrower grid.)"""
@@ -231,6 +237,7 @@ def test_an_asymmetric_grid_by_hand() -> None:
     assert codes.values.tolist() == [[-1.0, 2.0, 0.0, 1.0]]
 
 
+@pytest.mark.slow
 @given(tensors, specs)
 def test_quantizing_leaves_the_weight_alone(weight: Tensor, spec: QuantizeSpec) -> None:
     before = weight.clone()
@@ -244,6 +251,7 @@ wide = st.tuples(st.sampled_from(WIDE), st.integers(0, 1000)).map(
 )
 
 
+@pytest.mark.slow
 @given(wide, specs)
 def test_each_group_of_inputs_has_a_grid_of_its_own_and_the_last_may_be_smaller(
     weight: Tensor, spec: QuantizeSpec

@@ -45,6 +45,7 @@ def test_photographs_of_odd_classes_are_evaluated_and_even_ones_calibrate(
     assert right > 0.75  # 0.87 of all 500
 
 
+@pytest.mark.slow
 def test_small_photographs_map_through_a_class_index_file(lite: LoadedModel, tmp_path: Path) -> None:
     folder = shared_folder("cifar10-sample")
     with pytest.raises(

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from image_folders import colour_model, noise
 from PIL import Image
@@ -35,6 +36,7 @@ class Watching(nn.Module):
         return torch.eye(4)[[3] * len(images)]
 
 
+@pytest.mark.slow
 def test_one_image_is_in_memory_at_a_time(tmp_path: Path) -> None:
     for number in range(12):
         (tmp_path / "red").mkdir(exist_ok=True)

@@ -162,6 +162,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(home: Path, monkeypatch: pytest.
     assert [*(home / IMAGES).iterdir()] == []
 
 
+@pytest.mark.slow
 def test_whatever_is_damaged_is_kept_or_refused_in_words() -> None:
     content = packed("a/one.jpg", "b/zwei é.jpg").getvalue()
     for place in range(len(content)):

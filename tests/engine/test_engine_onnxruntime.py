@@ -40,6 +40,7 @@ def test_onnx_runtime_says_what_no_int8_kernel_takes(
     assert "not fit int8" in " ".join(runner.execution.simulated)
 
 
+@pytest.mark.slow
 def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tensor) -> None:
     """In units of its tiny scale the bias is beyond an int32."""
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()

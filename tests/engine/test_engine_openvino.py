@@ -124,6 +124,7 @@ def test_activations_of_fewer_bits_are_rounded_to_fewer_levels(
     assert 1.3 * noise(bits + 2) < noise(bits) < 6 * noise(bits + 2)
 
 
+@pytest.mark.slow
 def test_bias_changes_reach_the_kernels(small: Small, small_images: Tensor) -> None:
     for name in ("cnn", "encoder", "shared", "tied"):
         model, _ = fold_batch_norm(small(name))

@@ -84,6 +84,7 @@ def test_infer_and_score_agree(
     close(np.concatenate(timed), scored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_scoring_takes_any_number_of_images_in_order(ready: Ready, engine: str) -> None:
     model, build = ready(engine, "cnn")
@@ -167,6 +168,7 @@ def test_openvino_runs_the_bundled_models_as_eager_torch_does_and_8_bits_on_int8
     assert runner.execution.simulated == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn", "encoder", "shared", "tied"])
 def test_the_sparse_engine_rounds_inputs_of_every_kind_of_layer(
     small: Small, small_images: Tensor, name: str
@@ -200,6 +202,7 @@ class Doubled(nn.Module):
         return nn.functional.linear(x.flatten(1), self.head.weight * 2) + self.head(x.flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", QUICK)
 def test_what_is_worked_out_from_a_weight_follows_it_or_is_refused(small_images: Tensor, engine: str) -> None:
     torch.manual_seed(0)
@@ -212,6 +215,7 @@ def test_what_is_worked_out_from_a_weight_follows_it_or_is_refused(small_images:
         close(answers, eager(model, Recipe(PRUNED), small_images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("engine", "words"),
     [

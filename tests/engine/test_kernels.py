@@ -1,7 +1,10 @@
 """The sparse kernels against torch: every instruction set, path, tile, stride and thread count."""
 
+import hashlib
+import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +17,8 @@ from torch import Tensor, nn
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, kernels, sparse
 from optimizer.engine.base import Runner
-from optimizer.engine.kernels import Kind, Step
-from optimizer.engine.kernels.build import Target, compiled, targets
+from optimizer.engine.kernels import Kind, Step, build
+from optimizer.engine.kernels.build import SOURCE, Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
 from optimizer.engine.kernels.layout import MemoryLayout
 from optimizer.engine.kernels.matrix import (
@@ -48,10 +51,15 @@ PORTABLE = Target("four floats a vector", (), 4, ())
 
 
 @pytest.fixture(scope="module")
-def libraries(tmp_path_factory: pytest.TempPathFactory) -> list[kernels.Kernels]:
-    """Those of this machine, and the portable one."""
-    file = tmp_path_factory.mktemp("kernels") / "portable.so"
-    assert compiled(PORTABLE, file) is None
+def libraries(request: pytest.FixtureRequest) -> list[kernels.Kernels]:
+    """Those of this machine, and the portable one, which is compiled anew where its source or how it is
+    compiled has changed."""
+    made_of = SOURCE.read_bytes() + Path(build.__file__).read_bytes() + repr(PORTABLE).encode()
+    file = request.config.cache.mkdir("kernels") / f"portable-{hashlib.sha256(made_of).hexdigest()[:16]}.so"
+    if not file.exists():
+        beside = file.with_suffix(f".{os.getpid()}.so")
+        assert compiled(PORTABLE, beside) is None
+        beside.replace(file)
     return [*LIBRARIES, kernels.opened(PORTABLE.name, file)]
 
 
@@ -129,6 +137,7 @@ def padded(kernel: int, uneven: bool) -> nn.Module:
 SIZES = st.integers(1, 40)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     inputs=st.integers(1, 9),

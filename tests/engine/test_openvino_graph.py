@@ -1,6 +1,7 @@
 """OpenVINO's graph of layers that have a form of their own there."""
 
 import numpy as np
+import pytest
 import torch
 from engine_runs import INT8, ON_INT8_KERNELS
 from torch import nn
@@ -9,6 +10,7 @@ from optimizer.compression.apply import compress
 from optimizer.engine import openvino
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_groups_of_several_outputs_run_on_int8_kernels() -> None:
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ def test_one_placement_gives_what_nncf_gives_each_recipe(
     np.testing.assert_array_equal(placed_once, logits())
 
 
+@pytest.mark.slow
 def test_what_is_concatenated_has_one_range(small_images: Tensor) -> None:
     torch.manual_seed(0)
     prepared = convert(Bounded().eval(), SMALL_SHAPE)

@@ -35,6 +35,7 @@ def test_a_cut_zip_is_refused(zipped: bytes, cnn: nn.Module) -> None:
             load(zipped[:length], cnn)
 
 
+@pytest.mark.slow
 def test_noise_in_a_zip_is_refused_or_changes_nothing(zipped: bytes, cnn: nn.Module) -> None:
     random = np.random.default_rng(0)
     whole = values(load(zipped, cnn))
@@ -52,6 +53,7 @@ def model_of(zipped: bytes) -> tuple[str, bytes]:
     return next((name, content) for name, content in entries(zipped).items() if name.startswith("model"))
 
 
+@pytest.mark.slow
 def test_noise_in_a_model_is_refused_or_read(zipped: bytes, cnn: nn.Module) -> None:
     """The check sum of the zip is right: whatever the bytes, no other error."""
     random = np.random.default_rng(1)

@@ -124,6 +124,7 @@ def test_latency_is_said_by_its_verdict() -> None:
     assert "shared with: uncompressed" in latency_sentence(summarise(make_result(recipe(0.5))))
 
 
+@pytest.mark.slow
 def test_report_finds_the_fastest_and_the_smallest_that_are_sure() -> None:
     words = words_of(report(make_sweep()))
     assert re.search(r"\d+ of 29 compressed configurations surely lost at most 1 point", words)
@@ -180,6 +181,7 @@ def outcomes_of(lost: int, gained: int, images: int) -> tuple[np.ndarray, np.nda
     return before, after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [0.01, 0.03])
 def test_of_many_that_lose_a_little_too_much_hardly_any_is_called_sure(lost: float) -> None:
     """24 recipes lose 1 point and a hair each, so that every one called sure is wrong: in 1 of 20 reports at
@@ -215,6 +217,7 @@ def test_report_says_so_when_nothing_is_sure_or_faster() -> None:
     assert "None of these is measurably faster than the uncompressed model" in slow
 
 
+@pytest.mark.slow
 def test_report_of_few_tells_each_and_of_many_the_frontier() -> None:
     few = make_sweep()[:4]
     words = words_of(report(few))

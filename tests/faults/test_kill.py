@@ -110,6 +110,7 @@ def test_a_dead_worker_whose_child_holds_its_pipes_is_noticed(pool: Pool, tmp_pa
     until(lambda: gone(lines(request["child"])[0]))
 
 
+@pytest.mark.slow
 def test_cancelling_a_running_job_kills_its_worker_and_what_that_started(pool: Pool, tmp_path: Path) -> None:
     job, request = begin(pool, tmp_path, "fork")
     queued = pool.submit("measure", "echo", "next", "next")
@@ -155,6 +156,7 @@ def test_closing_leaves_no_process(tmp_path: Path) -> None:
     until(lambda: gone(lines(request["child"])[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_die_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
     code = (
@@ -221,6 +223,7 @@ def test_a_worker_in_a_native_call_can_be_stopped(pool: Pool, tmp_path: Path) ->
         until(partial(gone, lines(file)[0]))
 
 
+@pytest.mark.slow
 def test_guards_go_with_what_they_guard(tmp_path: Path) -> None:
     before = {process.pid for process in psutil.Process().children()}
     with Pool("tasks:run") as pool:
@@ -243,6 +246,7 @@ def test_a_killed_holder_gives_the_lock_back(lock: str, pool: Pool, tmp_path: Pa
         assert job.state == "cancelled"
 
 
+@pytest.mark.slow
 def test_results_stored_before_a_kill_are_there(pool: Pool, tmp_path: Path) -> None:
     path, file = str(tmp_path / "results.sqlite"), str(tmp_path / "in")
     Store(path).put(make_result("before"))
@@ -262,6 +266,7 @@ def test_results_stored_before_a_kill_are_there(pool: Pool, tmp_path: Path) -> N
     assert store.get("after") is not None
 
 
+@pytest.mark.slow
 def test_processes_may_open_a_new_file_and_write_at_once(tmp_path: Path) -> None:
     path, file = str(tmp_path / "new" / "results.sqlite"), str(tmp_path / "in")
     with Pool("tasks:run", lanes=("a", "b", "c", "d")) as pool:

@@ -54,6 +54,7 @@ def alive(process: int) -> bool:
 # How long
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "words"),
     [
@@ -84,6 +85,7 @@ def test_what_hangs_after_its_visitor_has_moved_on_is_stopped_too(pool: Pool, tm
     until(lambda: not alive(worker))
 
 
+@pytest.mark.slow
 def test_time_in_the_queue_does_not_count(pool: Pool, tmp_path: Path) -> None:
     gate = Gate(pool, tmp_path)
     job = pool.submit("measure", "hang", {"begun": str(tmp_path / "hangs")}, "k")
@@ -157,6 +159,7 @@ def test_what_is_kept_of_finished_jobs_is_bounded_in_bytes(
 # Who waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("running", [False, True])
 def test_a_job_ends_when_the_last_who_waits_withdraws(pool: Pool, tmp_path: Path, running: bool) -> None:
     gate = Gate(pool, tmp_path)

@@ -133,6 +133,7 @@ def test_a_server_is_told_to_stop_and_answers_with_the_best_so_far(store: Store,
     assert max(kept(home).values()) == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_shell_that_waits_for_others_leaves_their_search(store: Store) -> None:
     number = ask(store, QUESTION, "ann")
     item = ledger.claim(store, f"{identity()}/server", number)

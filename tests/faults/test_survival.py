@@ -48,6 +48,7 @@ def failing(function: Callable[..., Any], error: Exception, times: int) -> Calla
 NO_PROCESS = BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "error"),
     [
@@ -123,6 +124,7 @@ def test_an_answer_that_this_process_can_not_hold_fails_its_job(
     assert serves(pool)
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_job_in_words_and_loses_nothing(pool: Pool, tmp_path: Path) -> None:
     path, file = str(tmp_path / "results.sqlite"), str(tmp_path / "in")
     job = pool.wait(pool.submit("measure", "fill up", (path, file, "k", 1_000), "k"), 60)

@@ -239,6 +239,7 @@ def test_silencing_the_beta_warning_leaves_the_filters_alone() -> None:
     assert warnings.filters == before
 
 
+@pytest.mark.slow
 def test_a_tiny_stack_for_real() -> None:
     reports: list[tuple[float | None, str]] = []
     request = ComplexityRequest(batch=2, sizes=(1000, 200), quick=True)
@@ -333,6 +334,7 @@ def test_a_models_own_layers_for_real(tiny: str) -> None:
     assert "together" in conclusions(run)[0]
 
 
+@pytest.mark.slow
 def test_a_layer_too_large_to_unroll_is_skipped_with_its_reason(
     tiny: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,6 +39,7 @@ def test_openvino_s_facts_are_those_of_the_timed_batch(
     assert [layer.kernel for layer in runner.scored()] == ["batch 50"]
 
 
+@pytest.mark.slow
 def test_onnx_runtime_s_facts_are_those_of_the_timed_batch(
     ready: Ready, small_images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +92,7 @@ def test_a_layer_that_is_scored_in_another_precision_is_reported(monkeypatch: py
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("favourite", range(4))
 def test_the_sparse_engine_scores_alike_whichever_kernels_are_the_fastest(
     ready: Ready, small_images: Tensor, monkeypatch: pytest.MonkeyPatch, favourite: int
@@ -150,6 +152,7 @@ def test_without_kernels_scoring_does_not_depend_on_which_layers_are_faster(
     assert np.array_equal(runner.score(small_images.numpy()), expected)
 
 
+@pytest.mark.slow
 def test_layers_that_are_one_kernel_when_timed_are_read_off_it(ready: Ready, small_images: Tensor) -> None:
     """OpenVINO makes one kernel of small linear layers and a single image, and one each of many images."""
     for recipe, precision in ((Recipe(), "f32"), (ON_INT8_KERNELS[0], "i8")):

@@ -116,6 +116,7 @@ def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: 
     assert verdict in (SAME, "noisy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "engine"), [(Recipe(), "openvino"), (FOUR_BITS, "torch"), (INT8, "openvino")]
 )
@@ -141,6 +142,7 @@ def test_a_recipe_is_measured_as_it_is_inspected(measured: Measured, recipe: Rec
     assert measured(recipe).inspection == inspect(request(recipe))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_accuracy_is_that_of_a_loop_over_the_model_and_its_images(
     measured: Measured, resnet: LoadedModel, engine: str
@@ -261,6 +263,7 @@ def test_recipes_that_run_the_same_kernels_share_a_signature(measured: Measured)
     assert measured(asymmetric).latency.signature not in float32 | int8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"engine": "openvino"}, {"settings": Settings(threads=1, batch=2)}, {"model": "fashion-mlp"}],
@@ -282,6 +285,7 @@ def test_no_thread_count_means_every_core_and_is_another_signature(measured: Mea
     assert every.signature != measured(**small).latency.signature
 
 
+@pytest.mark.slow
 def test_the_limit_of_images_and_the_seed_do_not_change_the_signature(measured: Measured) -> None:
     other = measured(data=DataSpec(limit=50, seed=1), settings=Settings(threads=1, seed=9))
     assert other.latency.signature == measured().latency.signature
@@ -310,6 +314,7 @@ def steady(signature: str, noisy: bool = False) -> Latency:
     return Latency(signature, Recipe(), (calm, calm), variant, 1, 1, True, 0, 10, 0.0, 1, (rounds,))
 
 
+@pytest.mark.slow
 def test_an_earlier_measurement_of_the_same_kernels_is_used_instead_of_timing() -> None:
     asked: list[tuple[str, bool]] = []
 
@@ -341,6 +346,7 @@ def test_scores_are_published_before_anything_is_timed(monkeypatch: pytest.Monke
     assert headlines(None, scores.inspection, early)[2].basis == "being measured"
 
 
+@pytest.mark.slow
 def test_a_noisy_latency_is_published_with_its_result_before_it_is_timed_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -400,6 +406,7 @@ def test_an_earlier_measurement_that_was_noisy_is_used_too() -> None:
     assert result.latency == steady(result.latency.signature, noisy=True)
 
 
+@pytest.mark.slow
 def test_the_cached_model_and_torch_s_state_are_left_as_they_were() -> None:
     module = open_model("fashion-resnet").module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -443,6 +450,7 @@ def in_full(module: nn.Module, engine: str) -> Result:
     return experiment.measure(workspace, asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "sparse"])
 def test_a_module_that_no_other_process_can_load_is_measured_in_this_one(engine: str) -> None:
     class Local(Own):

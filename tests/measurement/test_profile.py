@@ -72,6 +72,7 @@ def test_openvino_names_int8_kernels_and_what_quantizes_for_them(ready: Ready) -
     assert not [row for row in plain if row.role == "conversion" and any(row.times_ns)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("onnxruntime" not in PROFILED, reason="onnxruntime is not installed")
 def test_onnx_runtime_names_integer_kernels_and_what_converts_for_them(ready: Ready) -> None:
     told = profiled(ready("onnxruntime", "cnn"), INT8)

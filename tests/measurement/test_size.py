@@ -110,6 +110,7 @@ def sparse_codes(draw: st.DrawFn) -> tuple[list[list[int]], int]:
     return [[one if random.random() < filled else 0 for _ in range(columns)] for _ in range(rows)], width
 
 
+@pytest.mark.slow
 @given(sparse_codes())
 @example(([[5] + [0] * 99] * 3 + [[0] * 100] * 4, 4))  # 8 starts of 2 bits and 3 x (7 + 4): 49 bits, 7 bytes
 def test_packed_bytes_are_those_of_the_shortest_of_three_real_bit_streams(

@@ -48,6 +48,7 @@ def quiet(share: float | None, words: str) -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch", "streams"), [(1, 1), (3, 1), (2, 2)])
 def test_openvino_answers_every_request_with_the_network_s_logits(batch: int, streams: int, small) -> None:  # type: ignore[no-untyped-def]
     model, _ = fold_batch_norm(small("cnn"))
@@ -163,11 +164,13 @@ def test_a_recipe_is_served_beside_its_baseline_and_torch_eager() -> None:
     assert any(words.startswith("serving, round") for words in told)
 
 
+@pytest.mark.slow
 def test_torch_is_its_own_baseline_and_has_no_eager_beside_it() -> None:
     run = serve(ServingRequest("fashion-mlp", recipe(0.5), "torch", batches=(1,), threads=(1,)), quiet)
     assert run.points[0].eager is None
 
 
+@pytest.mark.slow
 def test_an_engine_that_can_only_be_built_is_built_for_each_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -185,6 +185,7 @@ def test_a_layer_whose_kernel_clips_is_held_against_one_that_is_clipped_after(
     assert layer.sqnr_db > 25
 
 
+@pytest.mark.slow
 @HERE
 def test_outputs_are_compared_one_by_one_whatever_they_are_called(tmp_path: Path) -> None:
     run = compared(detector(), detector(1.5, "loc conf"), tmp_path)
@@ -226,6 +227,7 @@ def test_an_ir_is_compared_with_the_file_that_it_was_made_of(tmp_path: Path) -> 
         on_demand.compare(CompareRequest(*places, engine="onnxruntime", settings=QUICK))
 
 
+@pytest.mark.slow
 @HERE
 def test_files_are_right_or_wrong_on_a_folder_of_their_classes(tmp_path: Path) -> None:
     for number, name in enumerate("abcde" * 3):
@@ -401,6 +403,7 @@ def test_an_open_size_is_that_of_the_other_file_or_asked_for(tmp_path: Path) -> 
     assert {layer.shape for layer in run.layers if layer.reference == "Conv_first"} == {(8, 24, 40)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -434,6 +437,7 @@ def test_a_network_that_gives_what_is_not_finite_is_said(tmp_path: Path) -> None
         compared(broken, broken, tmp_path)
 
 
+@pytest.mark.slow
 @HERE
 def test_the_first_sentence_says_all_four_from_values(tmp_path: Path) -> None:
     run = compared(network(), network(), tmp_path, (IMAGES, LABELS))

@@ -216,6 +216,7 @@ def test_average_bits_are_shared_out_for_a_quantizer_without_costs_of_its_own(to
     assert mixed.quantizer.load_costs() is QUANTIZERS["nearest"].load_costs()
 
 
+@pytest.mark.slow
 def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["measure", "--help"])
@@ -234,6 +235,7 @@ def test_the_command_line_offers_and_measures_them(capsys: pytest.CaptureFixture
     assert {layer.kernel for layer in result.execution.layers} == {"toy"}
 
 
+@pytest.mark.slow
 def test_a_smaller_network_comes_of_one_that_shrinks() -> None:
     recipe, images = Recipe.of(sparsity=0.5, pruning="thin"), torch.rand(100, 1, 28, 28)
     result = px.measure("fashion-mlp", recipe, images, calibration=CALIBRATION, engine="toy", progress=False)

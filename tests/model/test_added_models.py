@@ -231,6 +231,7 @@ def test_the_class_count_is_read_from_the_weights(name: str, classes: int) -> No
     assert found == fit
 
 
+@pytest.mark.slow
 def test_of_many_architectures_few_are_built(monkeypatch: pytest.MonkeyPatch) -> None:
     with architectures._Unfilled():
         weights = shapes(torchvision.models.resnet50(num_classes=5))

@@ -287,6 +287,7 @@ def test_a_model_that_cannot_be_traced_is_left_unfolded_and_noted() -> None:
     assert "batch norm is not folded: the model can't be traced" in notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["densenet121", "mobilenet_v3_small"])
 def test_a_model_that_cannot_be_traced_is_folded_as_it_runs(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -442,6 +443,7 @@ def test_nothing_is_folded_where_the_outputs_would_be_others() -> None:
     assert norms(folded) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "tf_efficientnet_b0"])
 def test_a_norm_of_timm_is_folded_and_its_activation_stays(name: str) -> None:
     timm = pytest.importorskip("timm")

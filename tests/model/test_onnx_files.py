@@ -333,6 +333,7 @@ def test_external_data_beside_the_file_are_taken_in(tmp_path: Path) -> None:
         read_onnx(source, kept, False, more.append)
 
 
+@pytest.mark.slow
 def test_external_data_of_many_tensors_have_room_in_the_limited_process(tmp_path: Path) -> None:
     """The last tensor is small, and what is written has all."""
     tensors = {"w": weights(4, 3, 3, 3), "v": weights(4 * 8 * 8, 24_000), "b": weights(24_000)}

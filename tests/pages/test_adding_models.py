@@ -75,6 +75,7 @@ def test_a_checkpoint_is_looked_into_added_chosen_and_removed(
     assert not cards.added_models()
 
 
+@pytest.mark.slow
 def test_what_was_removed_is_looked_into_again(page: AppTest, started: Started, content: bytes) -> None:
     """A repository of the hub has one name, and its job one key; its file is gone with the model."""
     give(page, NAME, content)
@@ -105,6 +106,7 @@ def test_what_is_refused_is_said_and_can_be_tried_again(page: AppTest, started: 
     assert any(button.label == "Try again" for button in page.button)
 
 
+@pytest.mark.slow
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:
     give(page, NAME, content)
     started.do("examine")
@@ -118,6 +120,7 @@ def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Star
     assert "give numbers with commas between" in words(page)
 
 
+@pytest.mark.slow
 def test_a_size_that_is_given_is_cropped_to_in_proportion(
     page: AppTest, started: Started, content: bytes
 ) -> None:

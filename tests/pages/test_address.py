@@ -33,6 +33,7 @@ def compact(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_recipe_layers_and_pins_are_in_the_address_of_every_page(started: Started, name: str) -> None:
     link = {"recipe": compact(RECIPE), "layers": compact(LAYERS), "pins": f"{KEYS[0]}.{KEYS[1]}"}
@@ -81,6 +82,7 @@ def test_an_address_with_many_pins_stays_short(started: Started) -> None:
     assert re.fullmatch(r"[\w.~-]+", kept), "nothing that an address has to escape"
 
 
+@pytest.mark.slow
 def test_no_more_are_pinned_than_an_address_holds(started: Started) -> None:
     key = request_key(Request("fashion-resnet", Recipe()))
     tasks.store().put(replace(make_result(quick=True), key=key))
@@ -122,6 +124,7 @@ def test_the_links_of_before_say_every_name() -> None:
     assert not missing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", earlier_links(), ids=lambda link: " ".join(link.values()))
 def test_a_link_by_the_names_of_before_restores_the_setting(started: Started, link: dict[str, str]) -> None:
     meant = {key: names[link[key]] for key, names in earlier_names().items() if link.get(key) in names}
@@ -140,6 +143,7 @@ def test_a_name_of_before_that_a_control_never_had_is_left_out(started: Started)
     assert page.selectbox(key="channels_allocation").value == "measured"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", ["1e309", "-1e309", "nan", "999999999999", "-1", "words"])
 def test_a_number_that_a_control_can_not_have_is_left_out(started: Started, steps: str) -> None:
     page = open_page("explore", {"finetune": steps})

@@ -18,6 +18,7 @@ def test_compare_shows_pinned_configurations(stored: AppTest) -> None:
     assert len(page.dataframe[0].value) == 2
 
 
+@pytest.mark.slow
 def test_what_is_pinned_is_compared(stored: AppTest) -> None:
     page = stored.run()
     next(button for button in page.button if button.label == "Pin for Compare").click().run()
@@ -46,6 +47,7 @@ def test_compare_tells_configurations_of_one_recipe_apart(stored: AppTest) -> No
     assert len(page.dataframe[0].value) == len(alike)
 
 
+@pytest.mark.slow
 def test_compare_shows_the_raw_times_of_any_configuration(stored: AppTest) -> None:
     plain, half = (results()[recipe].key for recipe in (Recipe(), HALF.recipe))
     stored.query_params["pins"] = f"{plain}.{half}"

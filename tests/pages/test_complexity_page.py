@@ -15,6 +15,7 @@ from optimizer.records import encode
 from pages import tasks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "address"), [(STACK, "stacks of 10 to 10 M weights"), ("fashion-mlp", "fashion-mlp's layers")]
 )

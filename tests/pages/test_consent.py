@@ -41,6 +41,7 @@ def asked(page: AppTest) -> str:
     return "\n".join(info.value for info in page.info if "This link asks for" in info.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", [{"finetune": "2000"}, {"training": "86400"}])
 def test_a_link_to_long_fine_tuning_starts_when_the_visitor_says_so(
     app: AppTest, started: Started, link: dict[str, str]
@@ -117,6 +118,7 @@ def test_layers_never_fine_tune_and_are_shown(app: AppTest, started: Started) ->
     assert started.tasks() == ["inspect"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["explore", "layers", "latency", "models_and_data"])
 def test_a_link_to_many_images_waits(
     app: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str

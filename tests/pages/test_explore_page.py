@@ -59,6 +59,7 @@ def test_curves_need_no_raw_samples_but_those_of_the_position(stored: AppTest) -
     assert MISSING not in shown(page).values()
 
 
+@pytest.mark.slow
 def test_of_very_many_results_the_newest_are_drawn_and_the_position(
     stored: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +96,7 @@ def test_a_measured_position_is_shown_at_once(stored: AppTest) -> None:
     assert shown(page) == expected(results()[Recipe()])
 
 
+@pytest.mark.slow
 def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest) -> None:
     offered = [one.label for one in stored.run().button if one.label.startswith("Fill the curves")]
     assert offered == ["Fill the curves (22 to measure)"]
@@ -107,6 +109,7 @@ def test_curves_that_were_measured_in_full_are_not_to_be_filled(stored: AppTest)
             assert any(label.startswith("Fill") for label in labels) == (number == 0)
 
 
+@pytest.mark.slow
 def test_a_time_that_a_search_has_taken_once_more_is_told_beside_the_one_of_the_charts(
     stored: AppTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +163,7 @@ def test_the_threads_are_chosen(started: Started) -> None:
     assert {request.settings.threads for request in started.requests()} == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("control", "key", "value", "quantize"),
     [
@@ -310,6 +314,7 @@ def test_a_noisy_latency_is_on_its_card_while_it_is_timed_again(started: Started
     assert not page.exception
 
 
+@pytest.mark.slow
 def test_charts_mark_the_position_before_until_this_one_is_measured_or_late(
     stored: AppTest, started: Started
 ) -> None:
@@ -336,6 +341,7 @@ def test_charts_mark_the_position_before_until_this_one_is_measured_or_late(
     assert (session.marked, marks()) == (measured, before)
 
 
+@pytest.mark.slow
 def test_the_positions_beside_one_are_measured_ahead_and_dropped_when_it_is_left(
     stored: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:

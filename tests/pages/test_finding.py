@@ -140,6 +140,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     assert list(history["came of it"]) == ["nothing keeps to the limits"]
 
 
+@pytest.mark.slow
 def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="1 minute")
     item = claimed()
@@ -162,6 +163,7 @@ def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None
     assert not ledger.items(tasks.store(), sweep.id)[0].enough
 
 
+@pytest.mark.slow
 def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started) -> None:
     page, sweep = asked(find_drop="1", find_seconds="30 s")
     page = press(page, "Cancel")
@@ -180,6 +182,7 @@ def test_a_question_is_cancelled_resumed_repeated_and_extended(started: Started)
     assert page.query_params["sweep"] == str(longer.id)
 
 
+@pytest.mark.slow
 def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(started: Started) -> None:
     _, sweep = asked(find_drop="1", find_seconds="30 s")
     given = replace(question_of(sweep), data=DataSpec(content="0" * 20))
@@ -209,6 +212,7 @@ def damage(key: str) -> None:
         connection.exec_driver_sql("UPDATE results SET json = 'damaged' WHERE key = ?", (key,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lose", [lambda key: tasks.store().forget([key]), damage], ids=["dropped", "damaged"]
 )
@@ -227,6 +231,7 @@ def test_what_is_there_no_more_is_said_and_found_anew(
     assert newest().state == "queued"
 
 
+@pytest.mark.slow
 def test_one_who_asks_the_same_gets_the_answer_of_another(started: Started) -> None:
     _, sweep = asked(find_drop="1")
     question = question_of(sweep)

@@ -33,6 +33,7 @@ def remarks(page: AppTest) -> list[str]:
     return [caption.help for caption in page.sidebar.caption if "can't be used" in caption.value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize(
     ("images", "words"),
@@ -105,6 +106,7 @@ def test_a_limit_that_can_not_be_is_left_out(started: Started, clothes: Path, li
     assert "limit" not in page.query_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAGES)
 def test_images_are_looked_at_once_a_run(
     started: Started, clothes: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -134,6 +136,7 @@ def test_a_folder_that_would_be_refused_is_not_in_the_list(started: Started, clo
     assert page.selectbox(key="images").options == [sidebar.BUNDLED, "clothes"]
 
 
+@pytest.mark.slow
 def test_images_are_uploaded_where_they_are_lacking_and_removed_again(started: Started) -> None:
     image = io.BytesIO()
     Image.new("RGB", (40, 40), 60).save(image, "PNG")

@@ -33,6 +33,7 @@ def test_the_address_restores_the_view(stored: AppTest) -> None:
     assert shown(stored.run()) == expected(results()[HALF.recipe])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", EVERYTHING)
 def test_a_link_to_layers_restores_the_sliders(stored: AppTest, way: Recipe) -> None:
     stored.query_params["recipe"] = json.dumps(way.differences())
@@ -47,6 +48,7 @@ def test_a_link_to_layers_restores_the_sliders(stored: AppTest, way: Recipe) -> 
     assert way.describe() in words(page)
 
 
+@pytest.mark.slow
 def test_an_older_link_s_seconds_are_read_as_steps(stored: AppTest) -> None:
     stored.query_params["training"] = "60"
     page = stored.run()
@@ -59,6 +61,7 @@ def test_an_older_link_s_seconds_are_read_as_steps(stored: AppTest) -> None:
     assert page.number_input(key="finetune").value == 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", ["long", "-1", "nan", "inf"])
 def test_an_older_link_with_bad_seconds_says_so(stored: AppTest, seconds: str) -> None:
     stored.query_params["training"] = seconds
@@ -99,6 +102,7 @@ def test_a_link_beyond_the_controls_is_shown_as_near_as_they_can_and_says_so(sto
     assert "99.9 % sparsity, shown as 99 %" in page.toast[0].value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "link",
     [{"sparsity": "500"}, {"bits": "9", "activations": "1"}, {"model": "nope", "engine": "tvm"}],

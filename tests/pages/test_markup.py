@@ -29,6 +29,7 @@ def test_any_text_stays_text(text: str) -> None:
     assert parsed == as_shown(visible)
 
 
+@pytest.mark.slow
 @given(TEXTS)
 def test_what_is_read_after_markdown_stands_in_code(text: str) -> None:
     """Backslashes don't keep addresses, emoji and icons from being read: those stay in code, or in pieces."""

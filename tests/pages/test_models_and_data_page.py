@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.system.downloads import DEFAULT_DOWNLOADS, DOWNLOADS_VARIABLE
 
 
+@pytest.mark.slow
 def test_models_and_data_lists_what_there_is_and_reads_the_images(stored: AppTest, started: Started) -> None:
     page = stored.switch_page("pages/models_and_data.py").run()
     started.do("images")

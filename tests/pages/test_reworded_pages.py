@@ -80,6 +80,7 @@ def printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[Any]:
     return [*found, *({name: cell for name, cell in row.items() if name not in WORDS} for row in rows)]
 
 
+@pytest.mark.slow
 def test_reworded_nothing_but_the_words_is_shown_and_printed_otherwise(
     rewordable: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,7 @@ def test_every_page_opens_with_images_of_ones_own(
     assert page.selectbox(key="images").value == str(tmp_path / "clothes")
 
 
+@pytest.mark.slow
 def test_the_images_follow_the_model(
     stored: AppTest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ def test_what_explore_has_no_control_for_is_said_when_a_result_is_opened(stored:
     assert told == "It was measured with 500 of the bundled images, for which Explore has no control."
 
 
+@pytest.mark.slow
 def test_what_a_preset_found_for_another_model_moves_no_slider(stored: AppTest) -> None:
     page = stored.run()
     before = page.slider(key="sparsity").value

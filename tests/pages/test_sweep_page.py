@@ -80,6 +80,7 @@ def test_a_link_holds_the_grid(started: Started) -> None:
     assert asked.base.recipe.prune.method == "channels"
 
 
+@pytest.mark.slow
 def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(started: Started) -> None:
     page = open_page("sweep", {"model": "fashion-mlp"})
     page.checkbox(key="sweep_frontier_only").check().run()
@@ -105,6 +106,7 @@ def test_a_sweep_of_the_frontier_lists_what_it_left_out_and_is_extended_as_one(s
     assert decode(newest().asked, Grid).frontier_only
 
 
+@pytest.mark.slow
 def test_a_running_sweep_tells_how_far_it_is_and_is_cancelled_and_resumed(started: Started) -> None:
     store_some(3)
     item = ledger.claim(tasks.store(), "me")
@@ -154,6 +156,7 @@ def test_the_time_left_has_what_a_question_of_others_may_take(
     assert "about 62 seconds left" in line.proto.text
 
 
+@pytest.mark.slow
 def test_results_are_shown_and_one_is_opened_or_pinned(started: Started) -> None:
     store_some(4)
     page = open_page("sweep", {})
@@ -185,6 +188,7 @@ def test_what_was_not_measured_says_why(started: Started) -> None:
     assert list(page.dataframe[0].value["why"]) == ["no *such* engine"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_repeated_and_extended(started: Started) -> None:
     store_some(4)
     page = press(open_page("sweep", {}), "Repeat")
@@ -237,6 +241,7 @@ def test_without_a_cluster_there_is_nothing_to_choose(started: Started) -> None:
     assert newest().device == ""
 
 
+@pytest.mark.slow
 def test_a_grid_is_timed_on_the_node_that_is_chosen(lent: Lent) -> None:
     page = open_page("sweep", {"model": "fashion-mlp"})
     assert page.selectbox(key="sweep_on").options == ["this machine", "rpi5"]

@@ -51,6 +51,7 @@ def test_two_uploads_are_compared_and_a_link_shows_it_again(page: AppTest, start
     assert "gives the outputs of old.onnx exactly" in words(again)
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_said(page: AppTest, started: Started) -> None:
     give(page, "A", "old.onnx", b"no network")
     page.selectbox(key="side B").set_value("fashion-mlp")

@@ -93,6 +93,7 @@ def test_json_and_dict_round_trips_give_an_equal_recipe(made: Recipe) -> None:
     assert json.loads(made.to_json()) == made.to_dict()
 
 
+@pytest.mark.slow
 @given(recipes, recipes)
 def test_equal_recipes_are_those_of_equal_json(one: Recipe, other: Recipe) -> None:
     assert (one == other) == (one.to_json() == other.to_json())

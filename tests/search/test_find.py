@@ -49,6 +49,7 @@ def test_with_time_for_everything_the_best_of_everything_is_found(search: str, l
     assert found.key in {one.key for one in kept}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", STRATEGIES)
 def test_nothing_is_measured_twice_and_the_time_is_kept(search: str) -> None:
     bench = Bench()
@@ -61,6 +62,7 @@ def test_nothing_is_measured_twice_and_the_time_is_kept(search: str) -> None:
     assert [step.measured for step in progress.steps][-1] == len(bench.measured)
 
 
+@pytest.mark.slow
 def test_the_same_question_asks_for_the_same_positions() -> None:
     first, second = Bench(), Bench()
     for bench in (first, second):

@@ -31,6 +31,7 @@ def bench() -> Bench:
     return Bench(noise=noise_of)
 
 
+@pytest.mark.slow
 def test_what_is_found_keeps_to_it_by_the_bound_of_the_worst_output(bench: Bench) -> None:
     limits = Limits(sqnr_db=30, size_mb=1)
     found = bench.ask(limits)

@@ -48,6 +48,7 @@ MANY = replace(SMALL, sparsity=tuple(number / 100 for number in range(30, 50)))
 """Most of which keep to what may be lost."""
 
 
+@pytest.mark.slow
 def test_a_time_that_stays_uncertain_is_taken_again_now_and_then() -> None:
     bench = Bench(is_noisy=is_int8, calm_at=math.inf)
     found = bench.ask(Limits(drop_points=1, latency_ms=0.34), space=MANY)
@@ -225,6 +226,7 @@ def test_a_ratio_that_is_uncertain_is_taken_again_and_must_hold_afresh() -> None
     assert len(found.answer.refused) == 1
 
 
+@pytest.mark.slow
 def test_what_may_be_in_time_is_shown_to_keep_to_the_other_limits_among_all() -> None:
     """Among many, one seems to lose little by chance."""
     limits, space = Limits(drop_points=1.3, latency_ms=0.34), replace(MANY, pruning=("compensated",))
@@ -251,6 +253,7 @@ def test_what_is_found_early_is_not_lost_by_a_longer_search() -> None:
     assert not shown_within(alike, 1.1)[best], "as one of many like it"
 
 
+@pytest.mark.slow
 def test_what_keeps_to_the_limits_by_itself_alone_is_told() -> None:
     limits, space = Limits(drop_points=1), replace(MANY, pruning=("compensated",))
     found = Bench(images=600).ask(limits, space=space)

@@ -286,6 +286,7 @@ def test_a_script_is_told_what_is_left_out(home: object) -> None:
     assert len(found.frame()) == len(found)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_left_out(home: object, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--sparsities", "0,0.9", "--bits", "32,4", "--limit", str(IMAGES), "--quick"]
     plain = ["--prune", "magnitude", "--rounding", "nearest"]

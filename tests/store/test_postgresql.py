@@ -218,6 +218,7 @@ def test_a_full_disk_is_said_so(empty: str) -> None:
         connection.exec_driver_sql("DO $$ BEGIN RAISE EXCEPTION SQLSTATE '53100'; END $$")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_connection_that_is_lost_in_the_middle_is_found_again(
     postgresql: Server, empty: str, how: signal.Signals
@@ -244,6 +245,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_found_again(
     assert store.get("k") == make_result("k")
 
 
+@pytest.mark.slow
 def test_a_server_that_stays_away_is_told_and_not_waited_for_for_ever(
     postgresql: Server, empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

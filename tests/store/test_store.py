@@ -48,6 +48,7 @@ def test_a_result_comes_back_whole_and_a_second_one_replaces_it(place: Path | st
     assert Store(place).get("k") == second
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
@@ -202,6 +203,7 @@ def damaged(result: Result) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", range(len(damaged(make_result("bad")))))
 def test_a_row_that_cannot_be_read_is_passed_over_until_it_is_dropped(
     place: Path | str, store: Store, bad: int

@@ -36,6 +36,7 @@ def no_home(own_locks: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     return temporary
 
 
+@pytest.mark.slow
 def test_it_is_held_by_one_process_at_a_time_whatever_its_data_folder(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_model_against_itself_loses_nothing(both: np.ndarray) -> None:
     assert accuracy.kl == 0
 
 
+@pytest.mark.slow
 @given(logits)
 def test_outcomes_against_a_loop(both: np.ndarray) -> None:
     variant, baseline = both
