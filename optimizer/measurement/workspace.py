@@ -25,6 +25,7 @@ from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
 from optimizer.model.layers import fold_batch_norm, multiplications, walk
+from optimizer.model.own import check_keeps_input
 from optimizer.progress import Report, quiet, uninterrupted
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Request, Size
@@ -211,8 +212,10 @@ def _open_model(opened: Opened, model: str, version: str, *, report: Report) -> 
 
 
 def open_model(loaded: LoadedModel) -> OpenModel:
-    """A loaded model made ready for recipes; its module is left as it was."""
+    """A loaded model made ready for recipes; its module is left as it was. Raises InputError for one that
+    changes its input."""
     module, notes = fold_batch_norm(loaded.module, loaded.card.input_shape)
+    check_keeps_input(module, loaded.card.input_shape, loaded.card.name)
     return OpenModel(
         loaded,
         module,

@@ -55,7 +55,23 @@ def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
         raise InputError(
             f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
         )
-    return _answer(module, shape)
+    outputs = _answer(module, shape)
+    check_keeps_input(module, shape, _kind(module))
+    return outputs
+
+
+def check_keeps_input(module: nn.Module, shape: tuple[int, ...], name: str) -> None:
+    """Raises InputError for a module that writes into its input: images are evaluated by several networks,
+    one after the other."""
+    images = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    before = images.clone()
+    with torch.random.fork_rng(devices=()), torch.inference_mode():
+        module(images)
+    if not torch.equal(images, before):
+        raise InputError(
+            f"{name} changes its input in place, and whatever is given the same images after it would see "
+            "other ones: write x = x - 0.5 in place of x -= 0.5 there, and give a first layer no inplace=True"
+        )
 
 
 def _photograph_preset(shape: tuple[int, ...]) -> Callable[[Image.Image], Tensor]:

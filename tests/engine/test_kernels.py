@@ -3,7 +3,7 @@
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -514,6 +514,41 @@ def test_layers_whose_weights_are_computed_run_in_torch(libraries: list[kernels.
 
     for network in agree(thinned(Split(), 0.5), torch.randn(2, 1, 3, 3), libraries):
         assert not network.kernels
+
+
+def around(values: Tensor) -> Tensor:
+    return nn.functional.pad(values, (1, 1, 1, 1))
+
+
+class Ways(nn.Module):
+    """Two convolutions of one input, of which the second leaves the borders out, and a gain a channel."""
+
+    def __init__(self, joined: Callable[["Ways", Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.whole, self.inner = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3)
+        self.gain = nn.Parameter(torch.linspace(-1, 1, 8).reshape(1, 8, 1, 1))
+        self.joined = joined
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.joined(self, self.whole(images), self.inner(images))
+
+
+@pytest.mark.parametrize(
+    "joined",
+    [
+        lambda own, whole, inner: torch.cat([whole, around(inner)], 1),
+        lambda own, whole, inner: whole + around(inner),
+        lambda own, whole, inner: around(inner),
+        lambda own, whole, inner: whole * own.gain.relu(),
+        lambda own, whole, inner: whole * own.gain.clamp(min=0.1),
+        lambda own, whole, inner: whole.mean((2, 3)) * own.gain.flatten(1),
+    ],
+    ids=["padded, second", "padded, added", "padded, in the end", "relu", "clamp", "flatten"],
+)
+def test_padding_and_parameters_wherever_they_are_read(
+    joined: Callable[[Ways, Tensor, Tensor], Tensor],
+) -> None:
+    agree(thinned(Ways(joined), 0.5), torch.randn(2, 3, 9, 9), LIBRARIES)
 
 
 @given(

@@ -1,12 +1,14 @@
 """A module of one's own, named by what it computes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.errors import InputError
+from optimizer.measurement.workspace import open_model
 from optimizer.model.own import own_model
 
 
@@ -30,3 +32,29 @@ def test_torchscript_is_refused_with_what_to_give(make: Callable[[nn.Module], nn
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     with pytest.raises(InputError, match="is TorchScript.*: give the module that it was made from"):
         own_model(make(net), (3, 2, 2))
+
+
+class Normalised(nn.Module):
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        images -= 0.5
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Normalised, lambda net: nn.Sequential(net[0], nn.ReLU(inplace=True), net[1])],
+    ids=["subtracted", "clipped"],
+)
+def test_a_module_that_writes_into_its_input_is_refused(make: Callable[[nn.Module], nn.Module]) -> None:
+    """Of images that several networks see the second would see other ones."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    with pytest.raises(InputError, match="changes its input in place.*x = x - 0.5"):
+        own_model(make(net), (3, 2, 2))
+    loaded = replace(own_model(net, (3, 2, 2)), module=make(net).eval())
+    with pytest.raises(InputError, match="Sequential-.* changes its input in place"):
+        open_model(loaded)
+    own_model(nn.Sequential(*net, nn.ReLU(inplace=True)), (3, 2, 2))

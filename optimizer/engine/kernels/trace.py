@@ -158,7 +158,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Trace:
     if len(signature.user_outputs) != 1 or output is None:
         raise WorkError(f"the model gives {len(signature.user_outputs)} outputs: the sparse engine knows one")
     source = signature.user_inputs[0]
-    return Trace(tuple(_merged(_padded(ops, shapes), output)), source, output, shapes, constants)
+    return Trace(tuple(_merged(_padded(ops, shapes, output), output)), source, output, shapes, constants)
 
 
 def _shape(node: Node) -> tuple[int, ...]:
@@ -183,7 +183,7 @@ def _read(node: Node, constants: dict[str, Any], shapes: dict[str, tuple[int, ..
     reader = READERS.get(node.target)
     known = reader(op, *_arguments(node)) if reader else None
     computed = known and {known.weight, known.bias} - {""} - constants.keys()  # as attention splits its own
-    return op if known is None or computed else known
+    return op if known is None or computed or not known.inputs else known
 
 
 def _arguments(node: Node) -> list[Any]:
@@ -313,16 +313,15 @@ def _pair(size: Any) -> tuple[int, int]:
     return (values[0], values[-1])
 
 
-def _padded(ops: Sequence[Op], shapes: dict[str, tuple[int, ...]]) -> list[Op]:
+def _padded(ops: Sequence[Op], shapes: dict[str, tuple[int, ...]], output: str) -> list[Op]:
     """Padding that only convolutions see becomes part of their windows; any other is left to torch."""
     pads = {op.output: op for op in ops if op.kind == "pad"}
     widened = [_widened(op, pads[op.inputs[0]]) if op.inputs and op.inputs[0] in pads else op for op in ops]
-    outside = {
-        before.inputs[0]
+    outside = {output} | {
+        name
         for before, after in zip(ops, widened, strict=True)
-        if before.inputs
-        and before.inputs[0] in pads
-        and not (after.window and fits(after, shapes[after.inputs[0]]))
+        for place, name in enumerate(before.reads)
+        if not (place == 0 and after.window and fits(after, shapes[after.inputs[0]]))
     }
     result = []
     for before, after in zip(ops, widened, strict=True):
