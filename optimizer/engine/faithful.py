@@ -30,12 +30,15 @@ ROUNDING = 1e-4
 
 @torch.inference_mode()
 def check_follows(build: Build, model: nn.Module, input_shape: tuple[int, ...], engine: str) -> None:
-    """Raises WorkError where a runner of other weights does not answer as ``model`` with these does."""
+    """Raises WorkError where a runner of other weights does not answer as ``model`` with these does, which
+    says whether one of its own does."""
     changed = compress(model, OTHER_WEIGHTS)
     images = torch.randn(IMAGES, *input_shape, generator=torch.Generator().manual_seed(0))
     before, after = model(images), changed.module(images)
     found = torch.from_numpy(build(changed, images, threads=1, batch=1).score(images.numpy()))
     if (found - after).norm() > TOLERANCE * (after - before).norm() + ROUNDING * after.norm():
+        own = build(compress(model, Recipe()), images, threads=1, batch=1)
+        check_answers(model, images.numpy(), own.score(images.numpy()), engine)
         raise WorkError(
             f"{engine} can't take other weights for this model: it multiplies with values that are worked "
             "out from a layer's weight, and they would stay as they are. Use engine torch for it."

@@ -32,7 +32,7 @@ from optimizer.engine.base import (
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
-from optimizer.engine.realised import execution_of, simulated
+from optimizer.engine.realised import execution_of, named, simulated, some_of
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -94,12 +94,24 @@ def build(
         infer=infer,
         score=score,
         scored=lambda: scoring()[1],
-        execution=Execution(layers, tuple(simulated(compressed, layers, "onnxruntime"))),
+        execution=Execution(
+            layers, (*simulated(compressed, layers, "onnxruntime"), *_unrounded(compressed, graph))
+        ),
         memory_probe=partial(save_content, content, folded),
         profile=partial(_profile, content, graph, folded, threads),
         serve=partial(_serve, content, graph, folded),
         loader=saved,
     )
+
+
+def _unrounded(compressed: CompressedModel, graph: Graph) -> list[str]:
+    """In words which layers no rounding reaches: those whose weight is split first, as by an attention that
+    reads other values than it asks with."""
+    bits, reached = compressed.recipe.quantize.activation_bits, set(graph.nodes.values())
+    missed = [name for name in graph.running if name not in reached]
+    if bits == 32 or not missed:
+        return []
+    return [f"{bits}-bit activations: {some_of(missed, graph.running)} take them in float32: {named(missed)}"]
 
 
 def _serve(content: bytes, graph: Graph, folded: bool, *, batch: int, threads: int, streams: int) -> Service:
@@ -274,10 +286,15 @@ def _results(graph: Graph) -> dict[str, str]:
         while True:
             found.setdefault(tensor, graph.nodes[node.name])
             following = readers.get(tensor, [])
-            if len(following) != 1 or following[0].op_type not in ("Relu", "Clip", "Add"):
+            if len(following) != 1 or following[0].op_type not in FUSED:
                 break
             tensor = following[0].output[0]
     return found
+
+
+FUSED = {"Add", "Clip", "Elu", "HardSigmoid", "LeakyRelu", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"}
+"""What ONNX Runtime computes in the kernel of the convolution or product before it (its transformers
+ConvActivationFusion, GemmActivationFusion and NchwcTransformer)."""
 
 
 def save_content(content: bytes, folded: bool, folder: str) -> None:

@@ -179,7 +179,8 @@ def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tens
     _shift_biases(graph, prepared, compressed)
     if bits <= 8:
         graph = _quantize_activations(graph, prepared, calibration.numpy(), bits)
-        _replace_weights(graph, prepared, compressed, as_codes=True)
+        # Activations of fewer bits: codes would make int8 kernels of some layers alone.
+        _replace_weights(graph, prepared, compressed, as_codes=bits == 8)
     return graph
 
 

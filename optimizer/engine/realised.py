@@ -41,7 +41,7 @@ def simulated(
         if any(weight.bits < 8 for weight in weights):
             words.append(f"{widths}: the values are exact, the kernels are int8")
         if others:
-            words.append(f"{_some_of(others, layers)} did not run on int8 kernels: {named(others)}")
+            words.append(f"{some_of(others, layers)} did not run on int8 kernels: {named(others)}")
     else:
         if widths:
             words.append(f"{widths}: {values}, the kernels are {kernels}")
@@ -53,7 +53,7 @@ def simulated(
         missed = [name for name in others if ran[name] != {quantize.precision}]
         if missed:
             asked = PRECISIONS[quantize.precision]
-            words.append(f"{asked}: {_some_of(missed, layers)} did not run in it: {named(missed)}")
+            words.append(f"{asked}: {some_of(missed, layers)} did not run in it: {named(missed)}")
     return words
 
 
@@ -64,7 +64,7 @@ def _unfit(compressed: CompressedModel) -> str:
     return f", since {reason} not fit int8"
 
 
-def _some_of(names: Sequence[str], layers: Sequence[LayerExecution]) -> str:
+def some_of(names: Sequence[str], layers: Sequence[object]) -> str:
     return f"{len(names)} of {len(layers)} layers"
 
 

@@ -73,3 +73,36 @@ def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
     close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
     with pytest.raises(WorkError, match="one image at a time, not for a batch size of 4: use batch size 1"):
         run("onnxruntime", model, Recipe(), small_images, batch=4)
+
+
+@pytest.mark.slow
+def test_activations_that_are_fused_hide_no_layer(small_images: Tensor) -> None:
+    activations = nn.LeakyReLU(0.1), nn.Sigmoid(), nn.Hardsigmoid(), nn.Tanh(), nn.ReLU6()
+    layers = [part for one in activations for part in (nn.Conv2d(1, 1, 3, padding=1), one)]
+    runner = run("onnxruntime", nn.Sequential(*layers).eval(), Recipe(), small_images)
+    assert runner.execution.precisions == {"f32": len(activations)}
+    times = runner.profile(small_images[:1].numpy(), 1)
+    assert sum(one.role == "layer" for one in times) == len(activations)
+
+
+class Asks(nn.Module):
+    """Asks with other values than it reads, as detectors that attend do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+        self.places = nn.Parameter(torch.linspace(-1, 1, 64).reshape(8, 8))
+
+    def forward(self, images: Tensor) -> Tensor:
+        values = images.flatten(1, 2)
+        asked = values + self.places
+        return self.head(self.attention(asked, asked, values, need_weights=False)[0].mean(1))
+
+
+@pytest.mark.slow
+def test_a_layer_whose_weight_is_split_is_not_passed_off_as_int8(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    runner = run("onnxruntime", Asks().eval(), ON_INT8_KERNELS[0], small_images)
+    said = "8-bit activations: 1 of 3 layers take them in float32: attention.in_proj_weight"
+    assert said in runner.execution.simulated

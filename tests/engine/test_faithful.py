@@ -76,6 +76,23 @@ def test_where_both_are_no_number_they_agree_and_where_one_is_they_do_not(built:
         score(built(lambda _: network(bias=float("nan"))), Recipe())
 
 
+@pytest.mark.parametrize(
+    ("misread", "reason"),
+    [
+        (lambda compressed: network(-1.0), "does not give torch's answers"),
+        (lambda compressed: network(), "can't take other weights"),
+    ],
+    ids=["whatever its weights are", "other weights alone"],
+)
+def test_why_other_weights_are_not_followed(misread: Any, reason: str) -> None:
+    def build(compressed: CompressedModel, calibration: Tensor, **how: Any) -> Runner:
+        other = compress(misread(compressed), Recipe())
+        return engine_named("torch").prepare(network(), SHAPE)(other, calibration, **how)
+
+    with pytest.raises(WorkError, match=reason):
+        faithful.check_follows(build, network(), SHAPE, "OpenVINO")
+
+
 def test_kernels_that_round_activations_are_not_held_to_torchs_answers(built: Any) -> None:
     score(built(lambda _: network(-1.0)), Recipe(quantize=QuantizeSpec(activation_bits=8)))
 

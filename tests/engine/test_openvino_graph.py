@@ -8,6 +8,7 @@ from torch import nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import openvino
+from optimizer.recipe import QuantizeSpec, Recipe
 
 
 @pytest.mark.slow
@@ -24,3 +25,16 @@ def test_groups_of_several_outputs_run_on_int8_kernels() -> None:
         noise = np.linalg.norm(runner.infer(image.numpy()) - expected) / np.linalg.norm(expected)
         assert noise < 0.05, recipe
         assert {layer.precision for layer in runner.execution.layers} <= {*INT8}, runner.execution.layers
+
+
+@pytest.mark.slow
+def test_activations_below_8_bits_run_in_float32_in_every_layer() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 16), nn.Linear(16, 5))
+    compressed = compress(model.eval(), Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=6)))
+    images = torch.randn(8, 3, 6, 6)
+    runner = openvino.prepare(model, (3, 6, 6))(compressed, images, threads=1, batch=1)
+    assert runner.execution.precisions == {"f32": 3}
+    assert "6-bit activations: rounded between float32 kernels" in runner.execution.simulated
+    expected = compressed.module(images).detach().numpy()
+    assert 1e-3 < np.linalg.norm(runner.score(images.numpy()) - expected) / np.linalg.norm(expected) < 0.2
