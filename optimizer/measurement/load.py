@@ -44,6 +44,8 @@ EMPTY_SHARE = 0.1
 """Of a turn's requests, which find the queue shorter than it is later: not counted."""
 SPIN_SECONDS = 0.0002
 """Before a request is due, what sleeping may overshoot."""
+MAX_SLEEP_SECONDS = 0.5
+"""After which it is looked whether the measurement is still wanted."""
 
 sleep = time.sleep
 
@@ -120,7 +122,8 @@ def _at_rate(
                 continue
             stop_if_cancelled()
             longest = max(1e9 * MAX_WAIT_SECONDS, MAX_WAIT_CALLS * service_ns[name])
-            arrivals = np.cumsum(random.exponential(1e9 / rate, count))
+            gaps = random.exponential(1e9 / rate, count - 1)  # the first comes as the turn begins
+            arrivals = np.concatenate([[0], np.cumsum(gaps)])
             with runners[name].session():
                 settle(partial(runners[name].infer, images[0]), effort.visit.settle_seconds)
                 turn = serve(runners[name].infer, images, arrivals, longest, 1e9 * effort.max_seconds)
@@ -152,18 +155,18 @@ def serve(
     max_ns: float = math.inf,
 ) -> Turn:
     """Answer requests that come at ``arrivals_ns`` ``[N]`` from now, one after the other; those that come
-    after ``max_ns`` are left out, but for the first. Ends early where one has waited for longer than
-    ``max_wait_ns``, or some still wait when twice ``max_ns`` are over."""
-    begun = visits.clock()
+    after ``max_ns`` are left out. Ends early where one has waited for longer than ``max_wait_ns``, or some
+    still wait when twice ``max_ns`` are over."""
+    begun = ended = visits.clock()
     times: list[int] = []
     computed = last = 0
     for number, arrival in enumerate(arrivals_ns):
-        if number and arrival > max_ns:
+        if arrival > max_ns:
             break
         due = begun + int(arrival)
         wait_until(due)
         started = visits.clock()
-        if started - due > max_wait_ns or (started > due and started - begun > 2 * max_ns):
+        if started - due > max_wait_ns or (ended > due and started - begun > 2 * max_ns):
             return Turn(times, 1.0, True)
         infer(images[number % len(images)])
         ended = visits.clock()
@@ -181,7 +184,9 @@ def wait_until(due: int) -> None:
     """Sleep for the most of it, since other programs want the core too, and spin for the rest."""
     while (left := due - visits.clock()) > 0:
         if left > 1e9 * SPIN_SECONDS:
-            sleep(left / 1e9 - SPIN_SECONDS)
+            sleep(min(left / 1e9 - SPIN_SECONDS, MAX_SLEEP_SECONDS))
+        if left > 1e9 * MAX_SLEEP_SECONDS:
+            stop_if_cancelled()
 
 
 def _together(turns: Sequence[Turn], load: float) -> Answered:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import csr, kernels, sparse
-from optimizer.engine.base import Runner
+from optimizer.engine.base import Runner, Service, one_by_one
 from optimizer.engine.kernels import Kind, Step, build
 from optimizer.engine.kernels.build import Target, compiled, targets
 from optimizer.engine.kernels.fusion import BANDED
@@ -628,18 +628,33 @@ def test_a_csr_layer_is_its_layer(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(csr.CsrLayer(linear)(images.movedim(1, -1)), linear(images.movedim(1, -1)))
 
 
-def runner_that_takes(seconds: float, kernel: str) -> Runner:
+def runner_that_takes(seconds: float, kernel: str, more: float = 0.0) -> Runner:
+    """``more``: seconds for each image of a batch after the first."""
+
     def infer(images: np.ndarray) -> np.ndarray:
-        time.sleep(seconds)
+        time.sleep(seconds + more * (len(images) - 1))
         return images
 
-    return Runner(infer, infer, Execution((LayerExecution("layer", "f32", kernel),), ()))
+    def serve(*, batch: int, threads: int, streams: int) -> Service:
+        return Service(one_by_one(infer))
+
+    return Runner(infer, infer, Execution((LayerExecution("layer", "f32", kernel),), ()), serve=serve)
 
 
 def test_the_faster_of_two_executions_serves() -> None:
     own, whole = runner_that_takes(0.001, "sparse"), runner_that_takes(0.004, "brgconv")
     images = np.zeros((1, 3))
-    assert sparse.faster(own, whole, images) is own
+    assert sparse.faster(own, whole, images).infer is own.infer
     left = sparse.faster(whole, own, images)
     assert left.infer is own.infer
     assert left.execution.layers[0].kernel == "OpenVINO sparse, dense: the fastest here"
+
+
+def test_which_one_serves_is_compared_for_each_batch() -> None:
+    own, whole = runner_that_takes(0.001, "sparse", more=0.003), runner_that_takes(0.004, "brgconv")
+    found = sparse.faster(own, whole, np.zeros((1, 3)))
+    assert found.infer is own.infer
+    assert found.serve
+    for batch, seconds in (1, 0.001), (3, 0.004):
+        taken = found.serve(batch=batch, threads=1, streams=1).run(np.zeros((batch, 3)), 5)
+        assert seconds <= taken.min() / 1e9 < seconds + 0.0025

@@ -1,5 +1,7 @@
 """Requests at random moments, on a simulated clock and against the theory of queues."""
 
+import itertools
+
 import numpy as np
 import pytest
 from by_request import open_workspace
@@ -80,14 +82,21 @@ def test_both_networks_are_served_in_turns_at_every_rate(clock: Clock) -> None:
 def test_the_turns_of_a_slow_network_end_in_time(clock: Clock, quick: bool) -> None:
     effort, service_ns = load.EFFORTS[quick], 2e9
     runners = {name: clock.network(name, service_ns) for name in (UNCOMPRESSED, RECIPE)}
-    random, service = np.random.default_rng(0), dict.fromkeys(runners, service_ns)
-    for rate in (0.05, 0.3, 0.6, 5.0):
+    service = dict.fromkeys(runners, service_ns)
+    for rate, seed in itertools.product((0.01, 0.05, 0.15, 0.6, 5.0), range(8)):
         clock.now_ns = 0
-        found = load._at_rate(runners, IMAGES, rate, service, effort, random)
-        longest = 2 * effort.max_seconds + 25 * (rate < 0.1) + 3 * 2  # the first request is waited for
+        found = load._at_rate(runners, IMAGES, rate, service, effort, np.random.default_rng(seed))
+        longest = 2 * effort.max_seconds + 3 * 2
         assert clock.now_ns / 1e9 < len(runners) * effort.turns * longest
         assert {answered.behind for answered in found.values()} == {rate > 0.5}
         assert all(len(answered.times.values) for answered in found.values()) or rate == 5.0
+
+
+def test_a_long_wait_for_a_request_ends_where_it_is_not_wanted(clock: Clock) -> None:
+    infer = clock.network("one", SERVICE_NS).infer
+    with ended_by(lambda: clock.now_ns > 2e9), pytest.raises(Cancelled):
+        serve(infer, IMAGES, np.array([0.0, 60e9]), 1e12)
+    assert clock.now_ns < 4e9
 
 
 def test_what_is_not_wanted_any_more_ends_before_the_next_turn(clock: Clock) -> None:
