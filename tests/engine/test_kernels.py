@@ -628,14 +628,14 @@ def test_a_csr_layer_is_its_layer(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(csr.CsrLayer(linear)(images.movedim(1, -1)), linear(images.movedim(1, -1)))
 
 
-CALLED: list[str] = []
+called: list[str] = []
 
 
 def runner_that_takes(seconds: float, kernel: str, more: float = 0.0) -> Runner:
-    """``more``: seconds for each image of a batch after the first. Its calls are in CALLED."""
+    """``more``: seconds for each image of a batch after the first. Its calls are in called."""
 
     def infer(images: np.ndarray) -> np.ndarray:
-        CALLED.append(kernel)
+        called.append(kernel)
         time.sleep(seconds + more * (len(images) - 1))
         return images
 
@@ -661,6 +661,6 @@ def test_which_one_serves_is_compared_for_each_batch() -> None:
     assert found.serve
     for batch, kernel in (1, "sparse"), (3, "brgconv"):
         service = found.serve(batch=batch, threads=1, streams=1)
-        CALLED.clear()
+        called.clear()
         service.run(np.zeros((batch, 3)), 2)
-        assert CALLED == [kernel, kernel]
+        assert called == [kernel, kernel]
