@@ -49,7 +49,8 @@ def frame(
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("sparsity", "threshold", "p_value", *_FIGURES):  # of all missing: a column without a type
+    plain = ("sparsity", "threshold", "p_value", "baseline_accuracy_percent")
+    for column in (*plain, *_FIGURES):  # of all missing: a column without a type
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
@@ -138,7 +139,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "lost_images": summary.drop.lost,
         "gained_images": summary.drop.gained,
         "p_value": summary.drop.p,
-        "accuracy_verdict": str(summary.drop.verdict),
+        "accuracy_verdict": "" if summary.fidelity else str(summary.drop.verdict),
         "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
         "baseline_file_bytes": summary.baseline_size.file_bytes,
         "baseline_latency_ns": summary.measures["latency"].baseline,
@@ -200,7 +201,7 @@ WRITTEN = {
 }
 """Columns of :func:`table` that are metrics."""
 FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
-"""Of networks whose outputs are no logits; their accuracy is missing."""
+"""Of networks whose outputs are no logits."""
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
@@ -224,7 +225,7 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
                 Column.THREADS: summary.threads,
                 Column.BATCH: summary.batch,
                 Column.RECIPE: summary.description,
-                **{column: _written(summary, name) for column, name in WRITTEN.items()},
+                **{column: summary.text(name) for column, name in WRITTEN.items()},
                 Column.VERDICT: summary.latency.verdict.label,
                 Column.BADGES: ", ".join(badge.kind.label for badge in summary.badges),
                 Column.FRONTIER: "yes" if optimal else "tied" if tied else "",
@@ -239,10 +240,6 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
     )
     columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
-
-
-def _written(summary: Summary, name: str) -> str:
-    return MISSING if summary.fidelity and name in ("accuracy", "drop") else summary.text(name)
 
 
 def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:

@@ -203,12 +203,14 @@ def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator)
     that the uncompressed model gets right."""
     if name in PAIRED:
         weights = _weights(summaries[0].total).T
-        return -np.concatenate(
+        losses = -np.concatenate(
             [
                 _outcomes(summaries[first : first + AT_ONCE]) @ weights
                 for first in range(0, len(summaries), AT_ONCE)
             ]
         )
+        losses[[summary.fidelity for summary in summaries]] = math.nan
+        return losses
     scatter: dict[Measure, np.ndarray] = {}
     for summary in summaries:
         measure = summary.measures[name]

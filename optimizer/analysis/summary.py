@@ -52,7 +52,8 @@ class Summary:
     ``process_ratios`` the ratio that each found; ``lost`` are those that ended before their time.
     ``outcomes`` are bits, packed, one an image, ``image_files`` names which these were; ``baseline_outcomes``
     is a digest of those of the uncompressed model.
-    ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
+    ``fidelity``: the network's outputs are no logits, accuracy and what is lost of it are missing, and SQNR
+    stands in their place (:func:`quality`).
     ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
     says why these were not ours. ``simulated`` are reasons in words. ``environment`` is that which was timed,
     ``scored_on`` another that worked out the accuracy, both in words. Hashes by identity: :func:`summarise`
@@ -215,10 +216,11 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
     measures = accuracy_measures(accuracy, baseline, drop)
     if partial:
         drop = growing_drop(drop)
-        low, high = growing_share_interval(correct(accuracy), accuracy.total)
-        share = replace(measures["accuracy"], low=100 * low, high=100 * high)
-        measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
-        for name in ("balanced_accuracy", "sqnr"):  # no interval of them holds at every look
+        if not accuracy.is_fidelity:
+            low, high = growing_share_interval(correct(accuracy), accuracy.total)
+            share = replace(measures["accuracy"], low=100 * low, high=100 * high)
+            measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
+        for name in ("balanced_accuracy", "agreement", "sqnr"):  # no interval of them holds at every look
             measures[name] = replace(measures[name], low=None, high=None)
     return ScoreSummary(
         request=known.request,
