@@ -170,6 +170,8 @@ class Column(Labelled):
     RECIPE = "recipe"
     ACCURACY = "accuracy"
     LOST = "accuracy lost"
+    AGREEMENT = "agreement"
+    AGREEMENT_LOST = "agreement lost"
     SQNR = "SQNR"
     COSINE = "cosine"
     LARGEST = "largest difference"
@@ -190,6 +192,8 @@ class Column(Labelled):
 WRITTEN = {
     Column.ACCURACY: "accuracy",
     Column.LOST: "drop",
+    Column.AGREEMENT: "accuracy",
+    Column.AGREEMENT_LOST: "drop",
     Column.SQNR: "sqnr",
     Column.COSINE: "cosine",
     Column.LARGEST: "largest",
@@ -200,6 +204,9 @@ WRITTEN = {
     Column.RATIO: "latency_ratio",
 }
 """Columns of :func:`table` that are metrics."""
+ACCURACIES = (Column.ACCURACY, Column.LOST)
+AGREEMENTS = (Column.AGREEMENT, Column.AGREEMENT_LOST)
+"""Of classifiers whose images have no labels; their accuracy is missing."""
 FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
 """Of networks whose outputs are no logits."""
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
@@ -226,20 +233,25 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
                 Column.BATCH: summary.batch,
                 Column.RECIPE: summary.description,
                 **{column: summary.text(name) for column, name in WRITTEN.items()},
+                **dict.fromkeys(AGREEMENTS if summary.reference == "labels" else ACCURACIES, MISSING),
                 Column.VERDICT: summary.latency.verdict.label,
                 Column.BADGES: ", ".join(badge.kind.label for badge in summary.badges),
                 Column.FRONTIER: "yes" if optimal else "tied" if tied else "",
                 **(_compared(summary, reference) if reference else {}),
             }
         )
-    judged = {summary.fidelity for summary in summaries}
-    left_out = (
-        *(() if reference else COMPARING),
-        *(() if True in judged else FIDELITIES),
-        *((Column.ACCURACY, Column.LOST) if judged == {True} else ()),
-    )
+    judged = {_judged(summary) for summary in summaries} or {ACCURACIES}
+    groups = {ACCURACIES, AGREEMENTS, FIDELITIES} - judged
+    left_out = {*(() if reference else COMPARING), *(column for group in groups for column in group)}
     columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
+
+
+def _judged(summary: Summary) -> tuple[Column, ...]:
+    """The columns of how good its outputs are."""
+    if summary.fidelity:
+        return FIDELITIES
+    return ACCURACIES if summary.reference == "labels" else AGREEMENTS
 
 
 def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:

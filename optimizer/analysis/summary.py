@@ -206,6 +206,15 @@ def quality(name: str, summaries: Iterable[Summary]) -> str:
     return "sqnr" if name in ("accuracy", "drop") and of and all(of) else name
 
 
+def label_of(name: str, summaries: Iterable[Summary]) -> str:
+    """What the metric is called that is shown: where no classifier's images have labels, accuracy is
+    agreement with the uncompressed model."""
+    of = tuple(summaries)
+    label, judged = metric(quality(name, of)).label, {one.reference for one in of if not one.fidelity}
+    agreement = name in ("accuracy", "drop") and judged == {"baseline"}
+    return label.replace("accuracy", "agreement") if agreement else label
+
+
 def summarise_scores(known: Known) -> ScoreSummary | None:
     """All that is known of the scores; None before there are any."""
     accuracy, baseline = known.accuracy, known.baseline_accuracy

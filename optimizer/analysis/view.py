@@ -9,7 +9,7 @@ from optimizer.analysis.frame import frame
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import FIDELITY, Summary, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, label_of, summarise
 from optimizer.records import Request, Result
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ResultView:
         """Label, value with its interval, and the uncompressed model's."""
         found = self.summary
         return [
-            (METRICS[name].label, found.text(name), _before(name, found.measures[name].baseline))
+            (label_of(name, [found]), found.text(name), _before(name, found.measures[name].baseline))
             for name in (*(FIDELITY if found.fidelity else KEPT), *ROWS)
         ]
 

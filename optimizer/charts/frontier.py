@@ -8,7 +8,7 @@ from itertools import pairwise
 from optimizer.analysis.comparison import PAIRED, baselines_of
 from optimizer.analysis.frontier import chances, frontier_of
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, quality, summarise
+from optimizer.analysis.summary import Measured, label_of, quality, summarise
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
 from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
@@ -38,10 +38,10 @@ def frontier_info(
     if loss == "drop" and labelled and len({*baselines_of(summaries)}) > 1:
         loss = "accuracy"
     loss = quality(loss, summaries)
-    paid, lost = metric(cost), metric(loss)
-    title = f"Frontier: {lost.label} against {paid.label}"
+    paid, lost, called = metric(cost), metric(loss), label_of(loss, summaries)
+    title = f"Frontier: {called} against {paid.label}"
     x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)
-    y = Axis(lost.label, lost.unit, lost.direction)
+    y = Axis(called, lost.unit, lost.direction)
     points: list[Point] = []
     optimal: set[str] = set()
     level: set[str] = set()

@@ -80,7 +80,7 @@ def test_models_that_agree_with_themselves_are_not_ranked_with_each_other() -> N
         for model in ("fashion-resnet", "fashion-mlp")
     ]
     info = frontier_info([*models[0], *models[1]])
-    assert info.y.title == "accuracy lost"
+    assert info.y.title == "agreement lost"
     assert len([line for line in info.series if line.name == "frontier"]) == 2
 
 
