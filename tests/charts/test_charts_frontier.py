@@ -107,3 +107,11 @@ def test_a_cost_may_be_0_everywhere(cost: str, log: bool) -> None:
     assert info.x.span is not None
     assert info.x.span[1] > 0
     assert figure(info).layout.xaxis.range
+
+
+@pytest.mark.parametrize(("cost", "shape"), [("latency", "hv"), ("throughput", "vh")])
+def test_steps_of_the_frontier_go_through_what_was_measured_alone(cost: str, shape: str) -> None:
+    """What a point has is had at any higher cost, and at any lower throughput."""
+    (line,) = [trace for trace in figure(frontier_info(SWEEP, cost=cost)).data if trace.name == "frontier"]
+    assert len(line.x) > 1
+    assert line.line.shape == shape
