@@ -68,7 +68,7 @@ def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
         return drop.verdict is AccuracyVerdict.BETTER
     if name in ("latency", "latency_ratio", "throughput") and (verdict := _time(summary, other)[1]):
         return verdict is LatencyVerdict.FASTER
-    own, its = summary.measures[name], other.measures[name]
+    own, its = summary.ranked(name), other.ranked(name)
     if own.value is None or its.value is None:
         return False
     if own.low is None or own.high is None or its.low is None or its.high is None:

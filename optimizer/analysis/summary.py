@@ -4,6 +4,7 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 """
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,14 @@ from pathlib import PurePath
 from threading import Lock
 
 from optimizer.analysis.badges import MAX_NAMED, Badge, badges, describe_skipped
-from optimizer.analysis.measures import Measure, accuracy_measures, all_measures, correct, latency_measures
+from optimizer.analysis.measures import (
+    Measure,
+    accuracy_measures,
+    all_equal,
+    all_measures,
+    correct,
+    latency_measures,
+)
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -163,6 +171,12 @@ class Summary:
     @property
     def noise(self) -> tuple[str, ...]:
         return self.latency.noise
+
+    def ranked(self, name: str) -> Measure:
+        """A metric as it is compared with others': of outputs that are no logits, equal ones have no SQNR and
+        are the best."""
+        equal = self.fidelity and name == "sqnr" and all_equal(self.measures)
+        return Measure(math.inf) if equal else self.measures[name]
 
     def text(self, name: str) -> str:
         """A metric as it is written, with its interval where it has one."""

@@ -32,7 +32,7 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
     measured = [values_of(summaries, name) for name in found]
     columns += zip((_axis(name, summaries) for name in found), measured, strict=True)
     rows = [*zip(*(values for _, values in columns), strict=True)]
-    whole = [number for number, row in enumerate(rows) if not any(map(math.isnan, row))]
+    whole = [number for number, row in enumerate(rows) if all(map(math.isfinite, row))]
     return Parallel(
         "All that was asked, and what came of it",
         tuple(axis for axis, _ in columns),

@@ -118,6 +118,21 @@ def test_they_have_no_accuracy_in_frames_comparisons_and_charts() -> None:
     assert frame(mixed)["frontier_chance"][:2].tolist() == [0, 0]
 
 
+def test_what_equals_the_uncompressed_network_is_ranked_before_all_others() -> None:
+    lossless = detector(recipe(0, 16), 0)
+    results = [PLAIN, lossless, HALF, MORE, detector(recipe(0, 16), 0.1)]
+    rows = frame(results, ("sqnr", "file_size"))
+    assert rows["frontier"].tolist() == [False, True, False, False, False]
+    assert rows["frontier_tied"].tolist() == [False] * 5
+    assert rows["frontier_chance"].tolist() == [0, 1, 0, 0, 0]
+    assert table([PLAIN, HALF])["frontier"].tolist() == ["yes", "yes"]
+    info = frontier_info(results, cost="file_size")
+    assert "2 equal the uncompressed network" in info.note
+    assert len({point.key for series in info.series for point in series.points}) == 3
+    assert frontier_info([PLAIN, lossless]).empty.startswith("No recipe has changed the outputs")
+    assert len(parallel_info(results).rows) == 3
+
+
 def test_a_result_and_results_show_fidelity_of_themselves() -> None:
     view = ResultView(HALF)
     assert "SQNR" in repr(view)
