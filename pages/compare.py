@@ -9,8 +9,7 @@ from optimizer import charts
 from optimizer.analysis import frame, stored
 from optimizer.analysis.frame import Column
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import Summary, quality
+from optimizer.analysis.summary import Summary, label_of
 from optimizer.charts.drawing import row_pixels
 from optimizer.charts.samples import View
 from optimizer.export.report import report
@@ -27,9 +26,9 @@ QUIET_TAGS = """<style>.st-key-configurations [data-tag] {
 
 # What a laptop's screen shows without scrolling comes first: the figures to argue about, and their trust.
 COLUMNS = (
-    Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, Column.ACCURACY, Column.LOST,
-    *frame.FIDELITIES, *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT, Column.BADGES,
-    Column.LATENCY, Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
+    Column.MODEL, Column.ENGINE, Column.THREADS, Column.BATCH, Column.RECIPE, *frame.ACCURACIES,
+    *frame.AGREEMENTS, *frame.FIDELITIES, *frame.COMPARING, Column.FILE, Column.RATIO, Column.VERDICT,
+    Column.BADGES, Column.LATENCY, Column.COMPRESSED, Column.PACKED, Column.FRONTIER,
 )  # fmt: skip
 VIEWS: dict[View, str] = {
     "rounds": "round by round",
@@ -132,7 +131,7 @@ def configurations() -> None:
         COMPARED,
         default="drop",
         required=True,
-        format_func=lambda name: METRICS[quality(name, chosen)].label,
+        format_func=lambda name: label_of(name, chosen),
         **address.in_address("metric"),
     )
     info = charts.compare_info(chosen, metric, reference)

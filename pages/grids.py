@@ -48,8 +48,9 @@ HERE = "this machine"
 CHARTS = ("frontiers", "parallel coordinates")
 VIEWS = ("all", "on the frontier", "not measured")
 COLUMNS = (
-    Column.ENGINE, Column.RECIPE, Column.ACCURACY, Column.LOST, Column.COMPRESSED, Column.LATENCY,
-    Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER, Column.FILE, Column.PACKED,
+    Column.ENGINE, Column.RECIPE, *frame.ACCURACIES, *frame.AGREEMENTS, *frame.FIDELITIES,
+    Column.COMPRESSED, Column.LATENCY, Column.RATIO, Column.VERDICT, Column.BADGES, Column.FRONTIER,
+    Column.FILE, Column.PACKED,
 )  # fmt: skip
 
 

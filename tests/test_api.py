@@ -252,7 +252,7 @@ def test_outputs_of_any_shape_are_compared(images: Tensor) -> None:
     half, eight = (measured(net, images, recipe) for recipe in (HALF, px.Recipe.of(weight_bits=8)))
     assert half.record.accuracy.kl is None
     assert half.accuracy.sqnr.value < eight.accuracy.sqnr.value
-    assert eight.accuracy.value.value == 100  # within 10 % of the uncompressed model's
+    assert eight.accuracy.value.value is None
     assert "SQNR" in accuracy_info([half.record, eight.record]).y.title
 
 

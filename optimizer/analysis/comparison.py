@@ -23,6 +23,7 @@ class NotComparable(Labelled):
 
     IMAGES = "not the same images"
     LABELS = "one has labels and the other has not"
+    CLASSES = "outputs that are no logits have no accuracy"
     BASELINES = "without labels each is judged by another uncompressed model"
     TIMING = "not timed alike: another model, engine, batch size, threads or machine"
 
@@ -31,7 +32,7 @@ class NotComparable(Labelled):
 class Comparison:
     """What a result loses against a ``reference`` that is not its baseline, and its time over that one's.
 
-    ``drop`` is None where the two did not see the same images (``no_drop``), ``ratio`` without a value and
+    ``drop`` is None where the two did not answer the same images (``no_drop``), ``ratio`` without a value and
     ``time_verdict`` None where they were not timed alike (``no_ratio``).
     """
 
@@ -67,7 +68,7 @@ def measurably_better(summary: Summary, other: Summary, name: str) -> bool:
         return drop.verdict is AccuracyVerdict.BETTER
     if name in ("latency", "latency_ratio", "throughput") and (verdict := _time(summary, other)[1]):
         return verdict is LatencyVerdict.FASTER
-    own, its = summary.measures[name], other.measures[name]
+    own, its = summary.ranked(name), other.ranked(name)
     if own.value is None or its.value is None:
         return False
     if own.low is None or own.high is None or its.low is None or its.high is None:
@@ -81,6 +82,8 @@ def _drop(summary: Summary, reference: Summary) -> tuple[PairedDrop | None, NotC
         return None, NotComparable.IMAGES
     if summary.reference != reference.reference:
         return None, NotComparable.LABELS
+    if summary.fidelity or reference.fidelity:
+        return None, NotComparable.CLASSES
     own, its = (unpacked(one.outcomes, one.total) for one in (summary, reference))
     if summary.reference == "labels":
         return paired_drop(its, own), None

@@ -49,7 +49,8 @@ def frame(
     summaries = [summarise(result) for result in results]
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    for column in ("sparsity", "threshold", "p_value", *_FIGURES):  # of all missing: a column without a type
+    plain = ("sparsity", "threshold", "p_value", "baseline_accuracy_percent")
+    for column in (*plain, *_FIGURES):  # of all missing: a column without a type
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
@@ -138,7 +139,7 @@ def _row(summary: Summary) -> dict[str, object]:
         "lost_images": summary.drop.lost,
         "gained_images": summary.drop.gained,
         "p_value": summary.drop.p,
-        "accuracy_verdict": str(summary.drop.verdict),
+        "accuracy_verdict": "" if summary.fidelity else str(summary.drop.verdict),
         "baseline_accuracy_percent": summary.measures["accuracy"].baseline,
         "baseline_file_bytes": summary.baseline_size.file_bytes,
         "baseline_latency_ns": summary.measures["latency"].baseline,
@@ -169,6 +170,8 @@ class Column(Labelled):
     RECIPE = "recipe"
     ACCURACY = "accuracy"
     LOST = "accuracy lost"
+    AGREEMENT = "agreement"
+    AGREEMENT_LOST = "agreement lost"
     SQNR = "SQNR"
     COSINE = "cosine"
     LARGEST = "largest difference"
@@ -189,6 +192,8 @@ class Column(Labelled):
 WRITTEN = {
     Column.ACCURACY: "accuracy",
     Column.LOST: "drop",
+    Column.AGREEMENT: "accuracy",
+    Column.AGREEMENT_LOST: "drop",
     Column.SQNR: "sqnr",
     Column.COSINE: "cosine",
     Column.LARGEST: "largest",
@@ -199,8 +204,11 @@ WRITTEN = {
     Column.RATIO: "latency_ratio",
 }
 """Columns of :func:`table` that are metrics."""
+ACCURACIES = (Column.ACCURACY, Column.LOST)
+AGREEMENTS = (Column.AGREEMENT, Column.AGREEMENT_LOST)
+"""Of classifiers whose images have no labels; their accuracy is missing."""
 FIDELITIES = (Column.SQNR, Column.COSINE, Column.LARGEST)
-"""Of networks whose outputs are no logits; their accuracy is missing."""
+"""Of networks whose outputs are no logits."""
 COMPARING = (Column.LOST_AGAINST, Column.ACCURACY_DIFFERS, Column.TIME_OVER, Column.TIME_DIFFERS)
 
 
@@ -224,25 +232,26 @@ def table(results: Iterable[Measured], against: Measured | None = None) -> "pd.D
                 Column.THREADS: summary.threads,
                 Column.BATCH: summary.batch,
                 Column.RECIPE: summary.description,
-                **{column: _written(summary, name) for column, name in WRITTEN.items()},
+                **{column: summary.text(name) for column, name in WRITTEN.items()},
+                **dict.fromkeys(AGREEMENTS if summary.reference == "labels" else ACCURACIES, MISSING),
                 Column.VERDICT: summary.latency.verdict.label,
                 Column.BADGES: ", ".join(badge.kind.label for badge in summary.badges),
                 Column.FRONTIER: "yes" if optimal else "tied" if tied else "",
                 **(_compared(summary, reference) if reference else {}),
             }
         )
-    judged = {summary.fidelity for summary in summaries}
-    left_out = (
-        *(() if reference else COMPARING),
-        *(() if True in judged else FIDELITIES),
-        *((Column.ACCURACY, Column.LOST) if judged == {True} else ()),
-    )
+    judged = {_judged(summary) for summary in summaries} or {ACCURACIES}
+    groups = {ACCURACIES, AGREEMENTS, FIDELITIES} - judged
+    left_out = {*(() if reference else COMPARING), *(column for group in groups for column in group)}
     columns = [column for column in Column if column not in left_out]
     return pd.DataFrame(rows, columns=columns).set_axis([column.label for column in columns], axis=1)
 
 
-def _written(summary: Summary, name: str) -> str:
-    return MISSING if summary.fidelity and name in ("accuracy", "drop") else summary.text(name)
+def _judged(summary: Summary) -> tuple[Column, ...]:
+    """The columns of how good its outputs are."""
+    if summary.fidelity:
+        return FIDELITIES
+    return ACCURACIES if summary.reference == "labels" else AGREEMENTS
 
 
 def _compared(summary: Summary, reference: Summary) -> dict[Column, str]:

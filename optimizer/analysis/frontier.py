@@ -203,18 +203,20 @@ def _drawn(summaries: Sequence[Summary], name: str, random: np.random.Generator)
     that the uncompressed model gets right."""
     if name in PAIRED:
         weights = _weights(summaries[0].total).T
-        return -np.concatenate(
+        losses = -np.concatenate(
             [
                 _outcomes(summaries[first : first + AT_ONCE]) @ weights
                 for first in range(0, len(summaries), AT_ONCE)
             ]
         )
+        losses[[summary.fidelity for summary in summaries]] = math.nan
+        return losses
     scatter: dict[Measure, np.ndarray] = {}
     for summary in summaries:
-        measure = summary.measures[name]
+        measure = summary.ranked(name)
         if measure not in scatter:
             scatter[measure] = metric(name).loss(_scattered(measure, random))
-    return np.array([scatter[summary.measures[name]] for summary in summaries])
+    return np.array([scatter[summary.ranked(name)] for summary in summaries])
 
 
 def _outcomes(summaries: Sequence[Summary]) -> np.ndarray:
@@ -243,6 +245,6 @@ def _scattered(measure: Measure, random: np.random.Generator) -> np.ndarray:
 
 
 def values_of(summaries: Sequence[Summary], name: str) -> list[float]:
-    """A metric's value in each, NaN where it is missing."""
-    values = [summary.measures[name].value for summary in summaries]
+    """A metric's value in each, as it is ranked; NaN where it is missing."""
+    values = [summary.ranked(name).value for summary in summaries]
     return [math.nan if value is None else float(value) for value in values]

@@ -24,13 +24,16 @@ from optimizer.analysis.statistics import (
 from optimizer.analysis.summary import summarise
 from optimizer.analysis.two_files import TwoFiles, accuracy_lost, same_answers
 from optimizer.errors import InputError
-from optimizer.formats import count
+from optimizer.formats import count, decimals
 from optimizer.records import Latency, Result
 
 MEGABYTE = 1e6
 NARROWER = 0.8
 """By how much narrower than just enough an interval is to be, when it is said what that takes: it is known
 only roughly."""
+
+MIN_DIGITS, MAX_DIGITS = 3, 17
+"""Of a figure beside its limit; with the last ones each float is told from the next."""
 
 
 class Outcome(StrEnum):
@@ -101,7 +104,8 @@ class Check:
     @property
     def allowed(self) -> str:
         """``at most 1``."""
-        return f"at {'least' if self.at_least else 'most'} {self.limit:g}"
+        limit = np.format_float_positional(self.limit, trim="-").replace("-", "−")
+        return f"at {'least' if self.at_least else 'most'} {limit}"
 
     @property
     def said(self) -> str:
@@ -110,8 +114,14 @@ class Check:
         return f"{self.outcome}; {takes}" if takes else self.outcome
 
     @property
+    def written(self) -> tuple[str, str, str]:
+        """The value and both ends, each with digits enough to stand on its side of the limit."""
+        value, low, high = (_beside(one, self.limit) for one in (self.value, self.low, self.high))
+        return value, low, high
+
+    @property
     def words(self) -> str:
-        value, low, high = (f"{one:.3g}".replace("-", "−") for one in (self.value, self.low, self.high))
+        value, low, high = self.written
         interval = "" if self.low == self.high else f" ({low} to {high})"
         figure = f"{self.name} {value} {self.unit}".rstrip()
         return f"{figure}{interval}, {self.allowed} allowed: {self.said}"
@@ -121,6 +131,17 @@ class Check:
         fields = asdict(self).items()
         finite = {name: None if value in (math.inf, -math.inf) else value for name, value in fields}
         return finite | {"outcome": self.outcome}
+
+
+def _beside(value: float, limit: float) -> str:
+    """Without an exponent; with a true minus sign."""
+    text = ""
+    for digits in range(MIN_DIGITS, MAX_DIGITS + 1):
+        text = f"{value + 0.0:.{decimals(value, None, None, digits)}f}"
+        written = float(text)
+        if (written > limit, written < limit) == (value > limit, value < limit):
+            break
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
 def overall(checks: Sequence[Check]) -> Outcome:

@@ -65,16 +65,22 @@ def latency_measures(latency: Latency) -> tuple[LatencySummary, dict[str, Measur
     }
 
 
+OF_CLASSES = ("accuracy", "balanced_accuracy", "drop", "agreement")
+"""Metrics of answers: missing where outputs are no logits."""
+
+
 def accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) -> dict[str, Measure]:
     total = accuracy.total
-    return {
+    found = {
         "accuracy": _share(correct(accuracy), total, 100 * correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
+        "agreement": _share(accuracy.agreement, total, 100.0),
         "sqnr": _worst_sqnr(accuracy),
         "cosine": Measure(_worst_cosine(accuracy), baseline=1.0),
         "largest": _largest(accuracy),
     }
+    return found | dict.fromkeys(OF_CLASSES, Measure(None)) if accuracy.is_fidelity else found
 
 
 TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_p95", "latency_p99")
@@ -82,7 +88,7 @@ TIMED = ("latency", "latency_ratio", "first_call", "first_call_ratio", "latency_
 
 def all_measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure]) -> dict[str, Measure]:
     size, baseline_size = result.inspection.size, result.inspection.baseline_size
-    layers, total, start = result.inspection.layers, result.accuracy.total, result.cold_start
+    layers, start = result.inspection.layers, result.cold_start
     found = {
         **accuracy_measures(result.accuracy, result.baseline_accuracy, drop),
         "file_size": Measure(size.file_bytes, baseline=baseline_size.file_bytes),
@@ -97,7 +103,6 @@ def all_measures(result: Result, drop: PairedDrop, timed: Mapping[str, Measure])
             sum(layer.macs * layer.nonzero / layer.elements for layer in layers if layer.elements),
             baseline=sum(layer.macs for layer in layers),
         ),
-        "agreement": _share(result.accuracy.agreement, total, 100.0),
         "kl": _kl(result.accuracy),
     }
     return {name: found[name] for name in METRICS}

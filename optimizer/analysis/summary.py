@@ -4,6 +4,7 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 """
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +13,14 @@ from pathlib import PurePath
 from threading import Lock
 
 from optimizer.analysis.badges import MAX_NAMED, Badge, badges, describe_skipped
-from optimizer.analysis.measures import Measure, accuracy_measures, all_measures, correct, latency_measures
+from optimizer.analysis.measures import (
+    Measure,
+    accuracy_measures,
+    all_equal,
+    all_measures,
+    correct,
+    latency_measures,
+)
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import (
     PairedDrop,
@@ -52,7 +60,8 @@ class Summary:
     ``process_ratios`` the ratio that each found; ``lost`` are those that ended before their time.
     ``outcomes`` are bits, packed, one an image, ``image_files`` names which these were; ``baseline_outcomes``
     is a digest of those of the uncompressed model.
-    ``fidelity``: the network's outputs are no logits, and SQNR stands in accuracy's place (:func:`quality`).
+    ``fidelity``: the network's outputs are no logits, accuracy and what is lost of it are missing, and SQNR
+    stands in their place (:func:`quality`).
     ``skipping`` of ``layers`` ran on kernels that skip zeros, ``skipped`` are the first of them; ``fallback``
     says why these were not ours. ``simulated`` are reasons in words. ``environment`` is that which was timed,
     ``scored_on`` another that worked out the accuracy, both in words. Hashes by identity: :func:`summarise`
@@ -163,6 +172,12 @@ class Summary:
     def noise(self) -> tuple[str, ...]:
         return self.latency.noise
 
+    def ranked(self, name: str) -> Measure:
+        """A metric as it is compared with others': of outputs that are no logits, equal ones have no SQNR and
+        are the best."""
+        equal = self.fidelity and name == "sqnr" and all_equal(self.measures)
+        return Measure(math.inf) if equal else self.measures[name]
+
     def text(self, name: str) -> str:
         """A metric as it is written, with its interval where it has one."""
         return _text(self.measures[name], name)
@@ -205,6 +220,15 @@ def quality(name: str, summaries: Iterable[Summary]) -> str:
     return "sqnr" if name in ("accuracy", "drop") and of and all(of) else name
 
 
+def label_of(name: str, summaries: Iterable[Summary]) -> str:
+    """What the metric is called that is shown: where no classifier's images have labels, accuracy is
+    agreement with the uncompressed model."""
+    of = tuple(summaries)
+    label, judged = metric(quality(name, of)).label, {one.reference for one in of if not one.fidelity}
+    agreement = name in ("accuracy", "drop") and judged == {"baseline"}
+    return label.replace("accuracy", "agreement") if agreement else label
+
+
 def summarise_scores(known: Known) -> ScoreSummary | None:
     """All that is known of the scores; None before there are any."""
     accuracy, baseline = known.accuracy, known.baseline_accuracy
@@ -215,10 +239,11 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
     measures = accuracy_measures(accuracy, baseline, drop)
     if partial:
         drop = growing_drop(drop)
-        low, high = growing_share_interval(correct(accuracy), accuracy.total)
-        share = replace(measures["accuracy"], low=100 * low, high=100 * high)
-        measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
-        for name in ("balanced_accuracy", "sqnr"):  # no interval of them holds at every look
+        if not accuracy.is_fidelity:
+            low, high = growing_share_interval(correct(accuracy), accuracy.total)
+            share = replace(measures["accuracy"], low=100 * low, high=100 * high)
+            measures |= {"accuracy": share, "drop": Measure(drop.points, drop.low, drop.high, 0.0)}
+        for name in ("balanced_accuracy", "agreement", "sqnr"):  # no interval of them holds at every look
             measures[name] = replace(measures[name], low=None, high=None)
     return ScoreSummary(
         request=known.request,

@@ -9,19 +9,18 @@ from optimizer.analysis.frame import frame
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS, metric
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import FIDELITY, Summary, label_of, summarise
 from optimizer.records import Request, Result
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = ("accuracy", "drop", "file_size", "latency", "latency_ratio")
-"""Metrics that a result shows of itself."""
-COLUMNS = (
-    *("sparsity", "weight_bits", "accuracy_percent", "drop_points", "file_bytes"),
-    *("latency_ratio", "latency_ratio_low", "latency_ratio_high", "frontier"),
-)
-"""Columns of :func:`optimizer.analysis.frame.frame` that results show of themselves."""
+KEPT = ("accuracy", "drop")
+"""Metrics of what is left of a classifier; FIDELITY stands in their place where outputs are no logits."""
+ROWS = ("file_size", "latency", "latency_ratio")
+"""Metrics that a result shows of itself, after these."""
+COLUMNS = ("file_bytes", "latency_ratio", "latency_ratio_low", "latency_ratio_high", "frontier")
+"""Columns of :func:`optimizer.analysis.frame.frame` that results show of themselves, after those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,8 @@ class AccuracyMeasures:
     """Accuracy in percent, and what was lost in points; each has ``value``, ``low``, ``high``, ``baseline``.
 
     ``reference`` is ``labels``, or ``baseline`` where without labels "right" means as the uncompressed model
-    answers. ``verdict`` says whether a difference was shown.
+    answers. ``verdict`` says whether a difference was shown. Where outputs are no logits it is empty, and
+    ``sqnr`` alone has a value.
     """
 
     value: Measure
@@ -85,7 +85,8 @@ class ResultView:
     def accuracy(self) -> AccuracyMeasures:
         found = self.summary
         value, drop, agreement, sqnr = self._measures("accuracy", "drop", "agreement", "sqnr")
-        return AccuracyMeasures(value, drop, agreement, sqnr, found.reference, str(found.drop.verdict))
+        verdict = "" if found.fidelity else str(found.drop.verdict)
+        return AccuracyMeasures(value, drop, agreement, sqnr, found.reference, verdict)
 
     @property
     def latency(self) -> LatencyMeasures:
@@ -128,8 +129,8 @@ class ResultView:
         """Label, value with its interval, and the uncompressed model's."""
         found = self.summary
         return [
-            (METRICS[name].label, found.text(name), _before(name, found.measures[name].baseline))
-            for name in ROWS
+            (label_of(name, [found]), found.text(name), _before(name, found.measures[name].baseline))
+            for name in (*(FIDELITY if found.fidelity else KEPT), *ROWS)
         ]
 
 
@@ -204,4 +205,7 @@ class Results(Sequence[ResultView]):
         ]
 
     def _shown(self) -> "pd.DataFrame":
-        return self.frame()[list(COLUMNS)].round(4)
+        of = {result.summary.fidelity for result in self}
+        names = (*(KEPT if of != {True} else ()), *(FIDELITY if True in of else ()))
+        columns = ("sparsity", "weight_bits", *(METRICS[name].column for name in names), *COLUMNS)
+        return self.frame()[list(columns)].round(4)

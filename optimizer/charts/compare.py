@@ -4,14 +4,15 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from optimizer.analysis.comparison import compare
+from optimizer.analysis.comparison import PAIRED, compare
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, Summary, quality, summarise
+from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.axes import padded
 from optimizer.charts.points import bits_role, brief, point_of
 from optimizer.charts.spec import Axis, Lines, Series
+from optimizer.formats import capital
 
 
 def compare_info(
@@ -25,9 +26,9 @@ def compare_info(
     """
     summaries = [summarise(result) for result in results]
     name = quality(name, summaries)
-    measured = metric(name)
+    measured, called = metric(name), label_of(name, summaries)
     reference = summarise(against) if against and name in ("drop", "latency_ratio") else None
-    names = brief([(_label(one, summaries, False), _label(one, summaries)) for one in summaries])
+    names = brief([(_label(one, summaries, name, False), _label(one, summaries, name)) for one in summaries])
     labels = tuple("\n".join(textwrap.wrap(label, 30)) for label in names)
     points = [
         (
@@ -37,10 +38,10 @@ def compare_info(
         for row, summary in enumerate(summaries)
         if (point := point_of(summary, row, _measure(summary, name, reference), timed=metric(name).timed))
     ]
-    title = measured.label[0].upper() + measured.label[1:]
+    title = capital(called)
     if reference:
         title += f" against {reference.recipe.describe(details=False)}"
-    x = Axis(measured.label, measured.unit, measured.direction)
+    x = Axis(called, measured.unit, measured.direction)
     y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
     if not points:
         return Lines(title, x, y, empty="Pin configurations to compare them here.")
@@ -48,7 +49,7 @@ def compare_info(
     if measured.unit in ("%", "points", "dB"):
         x = replace(x, span=padded(min(values), max(values)))
     else:
-        x = replace(x, title=f"{measured.label}, from 0", span=(0.0, 1.08 * max(values)))
+        x = replace(x, title=f"{called}, from 0", span=(0.0, 1.08 * max(values)))
     series = tuple(
         Series(f"{width:g} bits", bits_role(width), chosen, line="none", legend=False)
         for width in sorted({bits for bits, _ in points})
@@ -71,8 +72,9 @@ def _measure(summary: Summary, name: str, reference: Summary | None) -> Measure:
     return Measure(drop.points, drop.low, drop.high, 0.0) if drop else Measure(None)
 
 
-def _label(summary: Summary, others: Sequence[Summary], details: bool = True) -> str:
-    """The recipe, and model, engine, threads and batch where these differ."""
+def _label(summary: Summary, others: Sequence[Summary], name: str, details: bool = True) -> str:
+    """The recipe, and model, engine, threads and batch where these differ; and beside accuracy, what is
+    agreement."""
     parts = [summary.recipe.describe(details)]
     if len({other.request.model for other in others}) > 1:
         parts.insert(0, summary.request.model)
@@ -80,4 +82,6 @@ def _label(summary: Summary, others: Sequence[Summary], details: bool = True) ->
         parts.append(engine_label(summary.request.engine))
     if len({other.served for other in others}) > 1:
         parts.append(summary.served)
+    if name in PAIRED and (own := label_of(name, [summary])) != label_of(name, others):
+        parts.append(own)
     return " · ".join(parts)

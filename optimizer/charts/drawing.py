@@ -276,7 +276,7 @@ def _trace(series: Series, info: Lines, colours: Theme) -> dict[str, Any]:
             "color": colour,
             "width": 2 if series.markers else 1.6,
             "dash": _DASHES[series.line],
-            "shape": "hv" if series.line == "steps" else "linear",
+            "shape": ("vh" if info.x.better == "higher" else "hv") if series.line == "steps" else "linear",
         },
     }
     if labels:

@@ -6,12 +6,13 @@ from dataclasses import replace
 from itertools import pairwise
 
 from optimizer.analysis.comparison import PAIRED, baselines_of
-from optimizer.analysis.frontier import chances, frontier_of
+from optimizer.analysis.frontier import chances, frontier_of, values_of
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, quality, summarise
+from optimizer.analysis.summary import Measured, label_of, quality, summarise
+from optimizer.charts.accuracy import ONLY_EQUAL
 from optimizer.charts.axes import baseline_of, extent, padded
 from optimizer.charts.points import bits_role, point_of, selected_point
-from optimizer.charts.spec import Axis, Lines, Point, Reference, Series
+from optimizer.charts.spec import NO_RESULTS, Axis, Lines, Point, Reference, Series
 
 MAX_DROP_POINTS = 15.0
 NAME_WIDE, NAME_HIGH = 0.2, 0.2
@@ -38,10 +39,10 @@ def frontier_info(
     if loss == "drop" and labelled and len({*baselines_of(summaries)}) > 1:
         loss = "accuracy"
     loss = quality(loss, summaries)
-    paid, lost = metric(cost), metric(loss)
-    title = f"Frontier: {lost.label} against {paid.label}"
+    paid, lost, called = metric(cost), metric(loss), label_of(loss, summaries)
+    title = f"Frontier: {called} against {paid.label}"
     x = Axis(f"{paid.label}, {'log' if log else 'from 0'}", paid.unit, paid.direction, log)
-    y = Axis(lost.label, lost.unit, lost.direction)
+    y = Axis(called, lost.unit, lost.direction)
     points: list[Point] = []
     optimal: set[str] = set()
     level: set[str] = set()
@@ -62,8 +63,9 @@ def frontier_info(
             points.append(replace(point, x_low=price.low, x_high=price.high, hover=hover))
             optimal |= {summary.key} if on_frontier else set()
             level |= {summary.key} if tied or (on_frontier and chance < LIKELY) else set()
+    equal = sum(math.isinf(value) for value in values_of(summaries, loss))
     if not points:
-        return Lines(title, x, y)
+        return Lines(title, x, y, empty=ONLY_EQUAL if equal else NO_RESULTS)
     baseline = baseline_of(summaries, selected, loss)
     lost_points = {summary.key: summary.drop.points if loss in PAIRED else 0.0 for summary in summaries}
     # A collapsed model would squeeze all the others.
@@ -112,6 +114,7 @@ def frontier_info(
             ["faint: beaten"] * (len(dominated) > len(noisy))
             + ["small: uncertain"] * bool(even)
             + ["noisy: not ranked"] * bool(noisy)
+            + [f"{equal} equal the uncompressed network, at no SQNR"] * bool(equal)
             + [f"{far} lost more than {MAX_DROP_POINTS:.0f} points"] * bool(far)
         ),
     )

@@ -57,7 +57,7 @@ def latency_info(
         if (point := point_of(summary, summary.pruned_percent, summary.measures[name], timed=True))
     ]
     if not placed:
-        return Lines("Latency against sparsity", x, y, empty="This metric is measured only in full.")
+        return Lines("Latency against sparsity", x, y, empty=NO_FIGURE)
     points = [item.point for item in placed]
     baseline = baseline_of(summaries, selected, name)
     series = group(placed, selected, "others")
@@ -79,6 +79,7 @@ def latency_info(
     )
 
 
+NO_FIGURE = "No result has this metric:<br>percentiles need more calls, cold start a full measurement."
 NOISY_ROOM = 1.5
 """So far above the calm points, as a factor, a noisy one still has its place on the axis."""
 

@@ -1,12 +1,12 @@
 """Every result as one line through all that was asked for and all that came of it: parallel coordinates."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from optimizer.analysis.frontier import values_of
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.summary import Measured, quality, summarise
+from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
 from optimizer.charts.points import bits_role
 from optimizer.charts.spec import Axis, Parallel
 
@@ -30,9 +30,9 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
         if len(known) > 1:
             columns.append((Axis(title, categories=tuple(known)), [float(known.index(one)) for one in names]))
     measured = [values_of(summaries, name) for name in found]
-    columns += zip((_axis(name) for name in found), measured, strict=True)
+    columns += zip((_axis(name, summaries) for name in found), measured, strict=True)
     rows = [*zip(*(values for _, values in columns), strict=True)]
-    whole = [number for number, row in enumerate(rows) if not any(map(math.isnan, row))]
+    whole = [number for number, row in enumerate(rows) if all(map(math.isfinite, row))]
     return Parallel(
         "All that was asked, and what came of it",
         tuple(axis for axis, _ in columns),
@@ -42,8 +42,8 @@ def parallel_info(results: Iterable[Measured]) -> Parallel:
     )
 
 
-def _axis(name: str) -> Axis:
-    return Axis(metric(name).label, metric(name).unit, metric(name).direction)
+def _axis(name: str, summaries: Sequence[Summary]) -> Axis:
+    return Axis(label_of(name, summaries), metric(name).unit, metric(name).direction)
 
 
 def _in_order(name: str) -> tuple[float, str]:

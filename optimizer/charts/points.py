@@ -11,7 +11,7 @@ from optimizer.analysis.badges import BadgeKind
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import FALLBACK, FIDELITY, Summary
+from optimizer.analysis.summary import FALLBACK, FIDELITY, Summary, label_of
 from optimizer.charts.spec import Point
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import count, format_count, format_p
@@ -49,7 +49,7 @@ def hover(summary: Summary) -> str:
         *(
             [f"{METRICS[name].label} {summary.text(name)}" for name in FIDELITY]
             if summary.fidelity
-            else [f"accuracy {summary.text('accuracy')}", html.escape(lost(summary))]
+            else [f"{label_of('accuracy', [summary])} {summary.text('accuracy')}", html.escape(lost(summary))]
         ),
         f"file {summary.text('file_size')} · packed {summary.text('packed_size')}"
         f" · compressed {summary.text('compressed_size')}",

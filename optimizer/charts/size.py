@@ -1,6 +1,7 @@
 """Size against the bits of a weight."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,20 +23,19 @@ KINDS = {
 
 
 def size_info(results: Iterable[Measured], selected: str | None = None) -> Lines:
-    """Size against weight bits, one line a kind of size, at the selected result's pruning (else unpruned)."""
+    """Size against weight bits, one line a kind of size, at the selected result's pruning; without one
+    unpruned, or at the commonest pruning where all are pruned."""
     summaries = [summarise(result) for result in results]
     x = Axis("weight bits", categories=tuple(map(str, WEIGHT_BITS)), span=(-0.4, len(WEIGHT_BITS) - 0.6))
     if not summaries:
         return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
     chosen = next((summary for summary in summaries if summary.key == selected), None)
-    prune = chosen.recipe.prune if chosen else Recipe().prune
+    prune = chosen.recipe.prune if chosen else _usual([summary.recipe.prune for summary in summaries])
     at = [
         summary
         for summary in summaries
         if summary.recipe.prune == prune or not (summary.recipe.prune.active or prune.active)
     ]
-    if not at:
-        return Lines("Size against bits", x, Axis("size, from 0", "B", "lower"))
     main = main_family(at, selected)
     lines = [summary for summary in at if belongs(family(summary.recipe), main)]
     placed = [
@@ -54,6 +54,11 @@ def size_info(results: Iterable[Measured], selected: str | None = None) -> Lines
         baseline,
         selected_point(points, selected),
     )
+
+
+def _usual(prunes: Sequence[PruneSpec]) -> PruneSpec:
+    nothing = [prune for prune in prunes if not prune.active]
+    return nothing[0] if nothing else Counter(prunes).most_common(1)[0][0]
 
 
 def _position(summary: Summary) -> float:

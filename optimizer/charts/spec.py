@@ -52,7 +52,8 @@ class Point:
 class Series:
     """Points of one colour role (:mod:`optimizer.charts.theme`) and how they are joined.
 
-    ``line``: measured values ``solid``, a fitted or predicted one ``dot``, a frontier ``steps``, or ``none``.
+    ``line``: measured values ``solid``, a fitted or predicted one ``dot``, a frontier ``steps`` (each point
+    holds as far as the next on the worse side of the axis), or ``none``.
     """
 
     name: str

@@ -196,9 +196,9 @@ def as_json(verdict: Verdict) -> dict[str, object]:
 
 def markdown(verdict: Verdict) -> str:
     rows = [
-        f"| {capital(check.name)}, {check.unit} | {check.value:.3g} | {check.low:.3g} to {check.high:.3g} "
-        f"| {check.allowed} | {check.said} |"
-        for check in verdict.checks
+        f"| {capital(one.name)}, {one.unit} | {value} | {low} to {high} | {one.allowed} | {one.said} |"
+        for one in verdict.checks
+        for value, low, high in [one.written]
     ]
     heading = f"**{verdict.outcome.upper()}**: {described(verdict)}"
     header = ["| | value | 95 % interval | allowed | |", "|---|---|---|---|---|"]

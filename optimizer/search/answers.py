@@ -20,7 +20,7 @@ from optimizer.analysis.limits import (
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
-from optimizer.analysis.summary import quality, summarise
+from optimizer.analysis.summary import label_of, quality, summarise
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
@@ -239,7 +239,8 @@ def trial_frame(found: Answered) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    lost = quality("drop", map(summarise, found.measured))
+    measured = [summarise(result) for result in found.measured]
+    lost = quality("drop", measured)
     for trial in found.answer.progress.trials:
         request, result = found.answer.question.request(trial.position), found.results.get(trial.key)
         summary = summarise(result) if result else None
@@ -251,7 +252,7 @@ def trial_frame(found: Answered) -> "pd.DataFrame":
                 "engine": engine_label(request.engine),
                 "recipe": request.recipe.describe(),
                 "outcome": trial.message or trial.outcome.label,
-                **{metric(name).label: value for name, value in figures.items()},
+                **{label_of(name, measured): value for name, value in figures.items()},
             }
         )
     return pd.DataFrame(rows)

@@ -5,15 +5,19 @@ import pytest
 from factories import BEFORE, NOISE, PARTS, after, detector, make_result, recipe, remade
 
 from optimizer.analysis import fidelity
-from optimizer.analysis.frame import table
+from optimizer.analysis.comparison import NotComparable
+from optimizer.analysis.frame import frame, table
 from optimizer.analysis.headline import headlines
+from optimizer.analysis.measures import Measure
 from optimizer.analysis.result_json import as_json
-from optimizer.analysis.summary import quality, summarise
-from optimizer.charts import accuracy_info, compare_info, frontier_info
+from optimizer.analysis.summary import quality, summarise, summarise_scores
+from optimizer.analysis.view import Results, ResultView
+from optimizer.charts import accuracy_info, compare_info, frontier_info, parallel_info
 from optimizer.cli.terminal import print_result
 from optimizer.export.report import accuracy_sentence, report
 from optimizer.formats import MISSING
 from optimizer.recipe import Recipe
+from optimizer.records import Known
 from optimizer.tasks import accuracy_of
 
 PLAIN, HALF, MORE = detector(Recipe(), 0), detector(recipe(0.5), 0.1), detector(recipe(0.7), 0.4)
@@ -93,6 +97,59 @@ def test_an_output_that_was_silent_and_is_no_more_is_not_called_equal(boxes: flo
     assert f"SQNR {MISSING}, " in accuracy_sentence(summary)
     whole = summarise(remade(PLAIN, accuracy=before, baseline_accuracy=before))
     assert "equal to the uncompressed ones" in accuracy_sentence(whole)
+
+
+def test_they_have_no_accuracy_in_frames_comparisons_and_charts() -> None:
+    rows = frame([HALF, MORE], against=PLAIN)
+    figures = ("accuracy_percent", "drop_points", "agreement_percent", "baseline_accuracy_percent")
+    lost = [name for name in rows.columns if name.startswith("against_lost") or name in figures]
+    assert len(lost) == 7
+    assert rows[lost].isna().all(axis=None)
+    assert {*rows["accuracy_verdict"], *rows["against_accuracy_verdict"]} == {""}
+    assert rows["sqnr_db"].notna().all()
+    told = table([HALF, MORE], against=PLAIN)
+    assert {*told["lost against reference"]} == {MISSING}
+    assert {*told["accuracy differs"]} == {NotComparable.CLASSES.label}
+    mixed = [HALF, MORE, *(make_result(recipe(one), images=50) for one in (0, 0.5))]
+    classifiers = {one.key for one in mixed[2:]}
+    for info in (compare_info(mixed), frontier_info(mixed), accuracy_info(mixed)):
+        assert {point.key for series in info.series for point in series.points} - {""} == classifiers
+    assert len(parallel_info(mixed).rows) == 2
+    assert frame(mixed)["frontier_chance"][:2].tolist() == [0, 0]
+
+
+def test_what_equals_the_uncompressed_network_is_ranked_before_all_others() -> None:
+    lossless = detector(recipe(0, 16), 0)
+    results = [PLAIN, lossless, HALF, MORE, detector(recipe(0, 16), 0.1)]
+    rows = frame(results, ("sqnr", "file_size"))
+    assert rows["frontier"].tolist() == [False, True, False, False, False]
+    assert rows["frontier_tied"].tolist() == [False] * 5
+    assert rows["frontier_chance"].tolist() == [0, 1, 0, 0, 0]
+    assert table([PLAIN, HALF])["frontier"].tolist() == ["yes", "yes"]
+    info = frontier_info(results, cost="file_size")
+    assert "2 equal the uncompressed network" in info.note
+    assert len({point.key for series in info.series for point in series.points}) == 3
+    assert frontier_info([PLAIN, lossless]).empty.startswith("No recipe has changed the outputs")
+    assert len(parallel_info(results).rows) == 3
+
+
+def test_a_result_and_results_show_fidelity_of_themselves() -> None:
+    view = ResultView(HALF)
+    assert "SQNR" in repr(view)
+    assert "accuracy" not in repr(view)
+    assert (view.accuracy.value.value, view.accuracy.drop.value, view.accuracy.verdict) == (None, None, "")
+    heads = list(Results((view,))._shown().columns[2:6])
+    assert heads == ["sqnr_db", "cosine", "largest_percent", "file_bytes"]
+    both = Results((view, ResultView(make_result(recipe(0.3)))))._shown()
+    assert {"accuracy_percent", "drop_points", "sqnr_db"} <= {*both.columns}
+
+
+def test_of_some_images_they_have_no_accuracy_either() -> None:
+    known = Known(HALF.request, HALF.inspection, 100, HALF.accuracy, HALF.baseline_accuracy)
+    scores = summarise_scores(known)
+    assert scores is not None
+    assert scores.partial
+    assert scores.measures["accuracy"] == scores.measures["drop"] == Measure(None)
 
 
 def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,11 @@ from optimizer.analysis.frame import AGAINST, COLUMNS, frame, table, timed_alike
 from optimizer.analysis.frontier import frontier_of
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.result_json import JSON_VERSION, as_json
-from optimizer.analysis.summary import Summary, summarise
+from optimizer.analysis.summary import Summary, label_of, summarise
+from optimizer.analysis.view import ResultView
+from optimizer.charts import compare_info, frontier_info, parallel_info
 from optimizer.errors import InputError
+from optimizer.formats import MISSING
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Accuracy, ColdStart, Result, Settings, decode, encode
 from optimizer.system.environment import threads_available
@@ -212,6 +215,30 @@ def test_table_writes_units_and_intervals() -> None:
     assert row["file"] == "593 kB"
     assert row["accuracy"].startswith("92.9 % (92.4 to ")
     assert row["badges"] == "simulated"
+
+
+def test_without_labels_tables_and_charts_say_agreement() -> None:
+    alone = [make_result(recipe(one), labelled=False) for one in (0.3, 0.5)]
+    (first, _), kept = table(alone).iloc, summarise(alone[0])
+    assert (first["agreement"], first["agreement lost"]) == (kept.text("accuracy"), kept.text("drop"))
+    assert not {"accuracy", "accuracy lost"} & {*table(alone).columns}
+    assert "agreement" not in table([make_result()]).columns
+    assert "accuracy" in table([]).columns
+    mixed = [*alone, make_result(recipe(0.5))]
+    assert [[one == MISSING for one in table(mixed)[name]] for name in ("accuracy", "agreement")] == [
+        [True, True, False],
+        [False, False, True],
+    ]
+    titles = [info.title for info in (compare_info(alone), compare_info(alone, "drop"), frontier_info(alone))]
+    assert titles == ["Agreement", "Agreement lost", "Frontier: agreement lost against zstd size"]
+    assert "agreement" in [axis.title for axis in parallel_info(alone).axes]
+    info = compare_info(mixed)
+    assert info.title == "Accuracy"
+    assert [name.endswith("agreement") for name in info.y.categories] == [True, True, False]
+    (hover,) = [one.hover for line in info.series for one in line.points if one.key == alone[0].key]
+    assert f"agreement {kept.text('accuracy')}" in hover
+    assert "agreement lost" in repr(ResultView(alone[0]))
+    assert label_of("file_size", map(summarise, alone)) == "file size"
 
 
 def test_quantize_details_are_columns() -> None:

@@ -80,7 +80,7 @@ def test_models_that_agree_with_themselves_are_not_ranked_with_each_other() -> N
         for model in ("fashion-resnet", "fashion-mlp")
     ]
     info = frontier_info([*models[0], *models[1]])
-    assert info.y.title == "accuracy lost"
+    assert info.y.title == "agreement lost"
     assert len([line for line in info.series if line.name == "frontier"]) == 2
 
 
@@ -107,3 +107,11 @@ def test_a_cost_may_be_0_everywhere(cost: str, log: bool) -> None:
     assert info.x.span is not None
     assert info.x.span[1] > 0
     assert figure(info).layout.xaxis.range
+
+
+@pytest.mark.parametrize(("cost", "shape"), [("latency", "hv"), ("throughput", "vh")])
+def test_steps_of_the_frontier_go_through_what_was_measured_alone(cost: str, shape: str) -> None:
+    """What a point has is had at any higher cost, and at any lower throughput."""
+    (line,) = [trace for trace in figure(frontier_info(SWEEP, cost=cost)).data if trace.name == "frontier"]
+    assert len(line.x) > 1
+    assert line.line.shape == shape

@@ -175,10 +175,12 @@ def test_a_calm_slow_point_is_never_left_out() -> None:
     assert info.note == ""
 
 
-def test_percentiles_need_a_full_measurement() -> None:
-    info = latency_info([make_result(rounds=40)], name="latency_p95")
-    assert info.series == ()
-    assert "only in full" in info.empty
+def test_percentiles_need_many_calls_and_a_full_measurement_may_have_too_few() -> None:
+    for name in ("latency_p95", "latency_p99"):
+        info = latency_info([make_result(rounds=40)], name=name)
+        assert info.series == ()
+        assert "percentiles need more calls" in info.empty
+    assert latency_info([make_result(rounds=200)], name="latency_p99").series == ()
     assert latency_info([make_result(rounds=200)], name="latency_p95").series
 
 

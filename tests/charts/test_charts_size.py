@@ -1,6 +1,6 @@
 """What the chart of size against bits says."""
 
-from factories import make_result
+from factories import make_result, make_sweep
 from test_charts import SWEEP, key_of, series
 
 from optimizer.charts import size_info
@@ -28,3 +28,11 @@ def test_size_is_drawn_at_the_selected_pruning() -> None:
     assert info.y.span is not None
     assert info.y.span[0] == 0
     assert size_info(SWEEP).title == "Size against bits, nothing pruned"
+
+
+def test_where_all_are_pruned_size_is_at_the_commonest_pruning() -> None:
+    pruned = [*make_sweep((0.7,), (4,), int8=False), *make_sweep((0.5,), (8, 4), int8=False)]
+    info = size_info(pruned)
+    assert info.title == "Size against bits, 50 % of all weights pruned"
+    assert {point.key for line in info.series for point in line.points} == {one.key for one in pruned[1:]}
+    assert info.series

@@ -1,5 +1,6 @@
 """A gate: decided by bounds, measured until it can be told, and by no machine's time but this one's."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,15 @@ import numpy as np
 import pytest
 from factories import detector, make_latency, make_result, recipe, remade, visits
 
-from optimizer.analysis.gate import Check, GateLimits, Outcome, drop_of, instructions_check, overall
+from optimizer.analysis.gate import (
+    Check,
+    GateLimits,
+    Outcome,
+    drop_of,
+    instructions_check,
+    overall,
+    size_check,
+)
 from optimizer.errors import InputError
 from optimizer.records import Instructions, Latency, Request, Result
 from optimizer.search.gate import MAX_LOOKS, Verdict, judge
@@ -61,6 +70,31 @@ def test_a_limit_is_decided_by_the_bounds_and_never_by_the_point(
     low: float, high: float, outcome: str
 ) -> None:
     assert [Check("lost", "points", 1.0, value, low, high).outcome for value in (low, high)] == [outcome] * 2
+
+
+@pytest.mark.parametrize(
+    ("check", "words"),
+    [
+        (size_check(100_400_000, 100), "size of the file 100.4 MB, at most 100 allowed: fail"),
+        (size_check(1_234_000_000, 1300), "size of the file 1234 MB, at most 1300 allowed: pass"),
+        (size_check(100_000_000, 100), "size of the file 100 MB, at most 100 allowed: pass"),
+        (size_check(2_000_001_000_000, 2e6), "size of the file 2000001 MB, at most 2000000 allowed: fail"),
+        (
+            Check("accuracy lost", "points", 1, 0.8, 0.5, 1.004),
+            "accuracy lost 0.8 points (0.5 to 1.004), at most 1 allowed: undecided",
+        ),
+        (
+            Check("SQNR of the outputs", "dB", -0.5, 0.1234, -0.499999, 2, at_least=True),
+            "SQNR of the outputs 0.123 dB (−0.499999 to 2), at least −0.5 allowed: pass",
+        ),
+        (
+            Check("time added", "%", 2.5, 2.50004, -math.inf, math.inf),
+            "time added 2.50004 % (−inf to inf), at most 2.5 allowed: undecided",
+        ),
+    ],
+)
+def test_what_is_said_never_contradicts_the_outcome(check: Check, words: str) -> None:
+    assert check.words == words
 
 
 def test_one_broken_limit_fails_and_an_open_one_leaves_it_open() -> None:

@@ -82,8 +82,7 @@ def _recipe_words(source: ArtifactSource) -> list[str]:
 def _measured(result: Result) -> str:
     summary = summarise(result)
     labelled = summary.reference == "labels"
-    no_logits = ("accuracy", "balanced_accuracy", "drop", "agreement")
-    names = (*FIDELITY, *(one for one in FIGURES if one not in no_logits)) if summary.fidelity else FIGURES
+    names = (*FIDELITY, *FIGURES) if summary.fidelity else FIGURES
     rows = ["| | this model | uncompressed |", "|---|---|---|"]
     for name in names:
         measure, metric = summary.measures[name], METRICS[name]
