@@ -140,7 +140,6 @@ def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labe
     assert Store().count() == 4
 
 
-@pytest.mark.slow
 def test_page_and_command_line_find_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     recipe = px.Recipe.of(sparsity=0.5, pruning="magnitude")
     result = px.measure(
@@ -325,7 +324,6 @@ def test_compressed_is_what_was_measured(
     assert (result.record.accuracy.outcomes == right).all()
 
 
-@pytest.mark.slow
 def test_a_result_is_saved_by_the_extension(net: nn.Module, images: Tensor, tmp_path: Path) -> None:
     onnxruntime, openvino = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     result = measured(net, images, EIGHT_BITS)

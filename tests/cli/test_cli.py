@@ -140,7 +140,6 @@ def test_every_format_has_an_exporter(capsys: pytest.CaptureFixture[str]) -> Non
     assert all(repr(name) in err or f" {name}" in err or f"{name}," in err for name in EXPORTERS)
 
 
-@pytest.mark.slow
 def test_complexity_prints_what_the_run_it_asks_for_found(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

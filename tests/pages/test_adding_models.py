@@ -106,7 +106,6 @@ def test_what_is_refused_is_said_and_can_be_tried_again(page: AppTest, started: 
     assert any(button.label == "Try again" for button in page.button)
 
 
-@pytest.mark.slow
 def test_a_preset_changes_what_the_network_will_see(page: AppTest, started: Started, content: bytes) -> None:
     give(page, NAME, content)
     started.do("examine")

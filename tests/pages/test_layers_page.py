@@ -23,7 +23,6 @@ def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
     assert set(table["bits"]) == {4}
 
 
-@pytest.mark.slow
 def test_layers_apart_come_with_a_link(app: AppTest) -> None:
     app.query_params["layers"] = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
     page = app.switch_page("pages/layers.py").run()

@@ -75,7 +75,6 @@ def truly_losing(points: float, images: int, seed: int) -> Result:
     return replace(made, accuracy=accuracy, baseline_accuracy=baseline)
 
 
-@pytest.mark.slow
 def test_what_truly_loses_more_is_hardly_ever_taken() -> None:
     """Twice the limit on 500 images was accepted in 28 % of cases by its point estimate."""
     preset = Preset("little", 0.5, 30, CANDIDATES[:1])
