@@ -61,8 +61,9 @@ def _outputs(source: ArtifactSource) -> str:
     result = source.result
     if source.card.classes and not (result and result.accuracy.is_fidelity):
         return f"logits `[N, {source.card.classes}]`"
-    outputs = result.accuracy.outputs if result else ()
-    return ", ".join(f"{one.name} `[N, {', '.join(map(str, one.shape))}]`" for one in outputs) or "as it was"
+    measured = result.accuracy.outputs if result else ()
+    outputs = source.parts or [(one.name, one.shape) for one in measured]
+    return ", ".join(f"{name} `[N, {', '.join(map(str, shape))}]`" for name, shape in outputs) or "as it was"
 
 
 def _recipe_words(source: ArtifactSource) -> list[str]:
