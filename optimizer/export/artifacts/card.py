@@ -9,13 +9,10 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import FIDELITY, summarise
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.methods.artifacts import RECIPE_FILE
 from optimizer.model.layers import BATCH_NORMS
 from optimizer.records import Result
 from optimizer.system.environment import describe
-
-RECIPE_FILE = "recipe.json"
-CARD_FILE = "MODEL_CARD.md"
-"""What lies beside a model's own files in every zip."""
 
 FIGURES = (
     *("accuracy", "balanced_accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
