@@ -27,9 +27,10 @@ limit_visitors()  # before a worker is started, which inherits it
 page = sidebar.navigation()
 st.html(f"<style>{COMPACT}</style>")
 with tasks.errors_in_words(), one_moment():
+    linked = st.query_params.get("model", "")  # before the sidebar, where one that is not here leaves it
     sidebar.open_result()
     sidebar.sidebar()
-    address.read(sidebar.selection().card.name)
+    address.read(sidebar.selection().card.name, linked)
     tasks.fill_first()
     tasks.go_on()
     tasks.begin_page()

@@ -326,6 +326,7 @@ def artifact(
         threads=resolve_threads(request.settings.threads),
         result=result,
         build=build_of(workspace, recipe, entry.engine, report) if entry.engine else None,
+        parts=workspace.model.loaded.joined,
     )
     report(None, f"writing {entry.label}")
     return artifacts.write(kind, source)

@@ -14,6 +14,7 @@ from optimizer.analysis.two_files import CompareRequest
 from optimizer.data.classes import ClassMapping
 from optimizer.errors import unknown
 from optimizer.methods import plugins
+from optimizer.methods.artifacts import ARTIFACTS, ArtifactInfo
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import artifact, compare, load_or_measure, measure_for, search, time_afresh
 from optimizer.progress import Report
@@ -50,13 +51,15 @@ class Catalogue:
     """Every model that can be picked, and in words what could not be listed.
 
     ``engines``: for each engine by name why it can't run here, or nothing; ``lacking``: why something else
-    takes the place of its kernels here, of those where it does.
+    takes the place of its kernels here, of those where it does. ``files``: for each kind of file of a model
+    why it can't be written here, or nothing.
     """
 
     cards: dict[str, ModelCard]
     problems: tuple[str, ...]
     engines: dict[str, str]
     lacking: dict[str, str]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,15 @@ def _catalogue(request: None, report: Report) -> Catalogue:
         (*catalogue.problems(), *plugins.problems),
         engines,
         {name: lacking for name, engine in run.items() if (lacking := engine.lacking())},
+        {name: _file_problem(entry) for name, entry in ARTIFACTS.items()},
     )
+
+
+def _file_problem(entry: ArtifactInfo) -> str:
+    try:
+        return entry.problem() or ""
+    except Exception as error:  # of a plugin: whatever it raises, the other kinds stay
+        return f"its code fails ({type(error).__name__}: {error})"
 
 
 def _download(model: str, report: Report) -> str:

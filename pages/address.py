@@ -49,17 +49,21 @@ def whole_number(
     return int(number)
 
 
-def read(model: str) -> None:
+def read(model: str, linked: str) -> None:
     """Take over what the address says, at the first run of a visit; later the address follows the visit.
 
-    What is malformed is said and left out. Layer overrides are of the ``model`` that comes with them, and go
-    with it.
+    What is malformed is said and left out. Layer overrides are of the model that comes with them, ``linked``
+    where the address named one, and go with it: to the ``model`` that is chosen, or not at all.
     """
     visit = session()
     if not visit.address_read:
+        apart = linked not in ("", model) and not visit.model  # which a result that is opened has set
         visit.address_read, visit.model = True, model
         for words, part in PARTS.items():
             _said(words, part)
+        if apart and visit.recipe.layers:
+            visit.model = linked
+            _tell(LAYERS_LEFT_OUT, f"they are of {linked[:80]!r}, which is not among the models here")
     if visit.model != model:
         visit.model, visit.recipe = model, replace(visit.recipe, layers=())
 
@@ -168,9 +172,10 @@ EARLIER_LABELS = {
     "granularity": {"a tensor": "tensor", "a channel": "channel", "a group": "group"},
 }
 
+LAYERS_LEFT_OUT = "The layer overrides of this link are left out"
 PARTS: dict[str, Callable[[], None]] = {
     "The recipe of this link is left out": _read_recipe,
-    "The layer overrides of this link are left out": _read_layers,
+    LAYERS_LEFT_OUT: _read_layers,
     "Some pins of this link are left out": _read_pins,
     "The fine-tuning of this link is left out": _read_earlier_budget,
     "Settings of this link are left out": _read_earlier_labels,
@@ -179,12 +184,16 @@ PARTS: dict[str, Callable[[], None]] = {
 
 
 def _said(words: str, part: Callable[[], None]) -> None:
-    """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
-    later, has nothing left to complain of."""
     try:
         part()
     except ParetoscopeError as error:
-        st.toast(f"{words}: {plain(error)}.", icon=":material/error:", duration="infinite")
+        _tell(words, str(error))
+
+
+def _tell(words: str, problem: str) -> None:
+    """What is wrong with a part of the address stays on screen until it is closed: the next run, a moment
+    later, has nothing left to complain of."""
+    st.toast(f"{words}: {plain(problem)}.", icon=":material/error:", duration="infinite")
 
 
 def _compact(value: object) -> str:

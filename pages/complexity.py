@@ -71,13 +71,15 @@ def main() -> None:
 
 
 def controls(model: ModelCard) -> ComplexityRequest:
+    # Without weights it is another control, which has stacks, whatever was chosen or linked before.
+    kept = address.in_address("family") if model.ready else {"key": "stacks alone"}
     with st.container(horizontal=True, vertical_alignment="bottom"):
         what = st.segmented_control(
             "Weights of",
             ["stacks", "model"],
             default="stacks",
             required=True,
-            **address.in_address("family"),
+            **kept,
             format_func={
                 "stacks": "stacks of 10 to 10 M weights",
                 "model": f"{plain(model.name)}'s layers",
@@ -102,7 +104,7 @@ def controls(model: ModelCard) -> ComplexityRequest:
             help="More sizes and rounds: about half a minute in place of 8 seconds.",
         )
     return ComplexityRequest(
-        family=model.name if what == "model" and model.ready else STACK,
+        family=model.name if what == "model" else STACK,
         removed_share=percent / 100,
         quick=not full,
     )

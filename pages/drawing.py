@@ -1,6 +1,6 @@
 """How pages show results: figures, badges, charts, and what to take away. (Not a page.)"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -14,13 +14,14 @@ from optimizer.charts import alternative, figure
 from optimizer.charts.spec import Lines, Parallel, Stacks
 from optimizer.export.pictures import chrome
 from optimizer.export.tables import file_name
-from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.artifacts import ARTIFACTS, as_zip
 from optimizer.methods.exporters import EXPORTERS, ExporterInfo
 from optimizer.records import Request
 from optimizer.store.keys import request_key
 from optimizer.store.results import Store
+from pages import tasks
 from pages.markup import plain
-from pages.tasks import finished, pool, store, visitor
+from pages.tasks import finished, store, visitor
 
 MAX_DRAWN = 3_000
 """Results of one model in a chart, those that were measured last: a browser is sent each of them."""
@@ -125,11 +126,16 @@ def badges(summary: Summary) -> None:
 
 
 def export_menu(
-    keys: Sequence[str], name: str, request: Request | None = None, against: str | None = None
+    keys: Sequence[str],
+    name: str,
+    request: Request | None = None,
+    against: str | None = None,
+    problems: Mapping[str, str] | None = None,
 ) -> None:
     """What to take away: charts and tables of the results under ``keys``, and below them a request's model.
 
-    Tables compare every result with that under ``against``, where there is one.
+    Tables compare every result with that under ``against``, where there is one. ``problems`` say for kinds of
+    model files why those can't be written here.
     """
     with st.popover("Export", icon=":material/download:", disabled=not keys):
         st.caption("What was measured")
@@ -157,16 +163,21 @@ def export_menu(
         if request:
             st.caption(f"The model: {plain(request.recipe.describe())}")
             for kind, artifact in ARTIFACTS.items():
+                key, problem = f"artifact {kind} {request_key(request)}", (problems or {}).get(kind, "")
                 st.download_button(
                     artifact.label,
-                    data=_model_file(kind, request),
+                    data=_model_file(kind, request, key),
                     file_name=file_name(f"{request.model} {kind}", "zip"),
                     mime="application/zip",
                     key=f"model {kind}",
                     on_click="ignore",
-                    help=artifact.help,
+                    disabled=bool(problem),
+                    help=plain(problem) or artifact.help,
                     width="stretch",
                 )
+                job = tasks.pool().get(key)  # where it failed; Streamlit says no more than that it did
+                if job is not None and job.state == "failed":
+                    st.error(plain(job.error), icon=":material/error:")
 
 
 def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], against: str | None) -> bytes:
@@ -175,15 +186,16 @@ def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], agains
     return exporter.write(results, *[one for one in results if one.key == against])
 
 
-def _model_file(kind: str, request: Request) -> Callable[[], bytes]:
-    """Written by a worker when it is asked for, with recipe and model card."""
+def _model_file(kind: str, request: Request, key: str) -> Callable[[], bytes]:
+    """Written by a worker when it is asked for, with recipe and model card; a job that failed is kept."""
 
     asks = visitor()  # where it is written, in a thread of a download, there is no session
 
     def written() -> bytes:
-        key = f"artifact {kind} {request_key(request)}"
-        job = pool().wait(pool().submit("interactive", "artifact", (kind, request), key, visitor=asks))
-        pool().forget(key)  # megabytes
-        return finished(job, bytes)
+        pool = tasks.pool()
+        job = pool.wait(pool.submit("interactive", "artifact", (kind, request), key, visitor=asks))
+        if job.state == "done":
+            pool.forget(key)  # megabytes
+        return as_zip(finished(job, bytes), kind)
 
     return written

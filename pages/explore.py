@@ -266,7 +266,8 @@ def toolbar(
         searching = presets(request)
         if st.button("Pin for Compare", icon=":material/keep:", disabled=not result) and result:
             address.pin(result.key)
-        drawing.export_menu([one.key for one in results], request.model, request)
+        files = sidebar.catalogue().files
+        drawing.export_menu([one.key for one in results], request.model, request, problems=files)
         if filling:
             if st.button(
                 "Stop filling",

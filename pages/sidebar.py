@@ -28,6 +28,8 @@ from pages.tasks import FIRST_MODEL, cluster, finished, pool, store
 OPEN = "open"
 """In an address: the key of a result that Explore is to show."""
 BUNDLED = "bundled test images"
+MAX_IMAGES = 100_000
+"""To evaluate, as the control has it."""
 
 
 def catalogue() -> Catalogue:
@@ -127,11 +129,15 @@ def selection() -> SidebarChoice:
 
 
 def why_not_open(request: Request) -> str:
-    """Why Explore can't be set to a result: its sliders would measure another model, or on other images."""
+    """Why Explore can't be set to a result: its sliders would measure another model, on other images or
+    another engine."""
     if request.data.content:
         return f"{request.model} was measured from Python, on images in memory: Explore has not got them."
     if request.model not in catalogue().cards:
         return f"{request.model} is not among the models here: Explore can't be set to it."
+    if problem := catalogue().engines.get(request.engine, "it is not among the engines here"):
+        label = engine_info(request.engine).label
+        return f"It was measured on {label}, which does not run here ({problem}): Explore can't be set to it."
     return ""
 
 
@@ -146,6 +152,7 @@ def no_control_for(request: Request) -> list[str]:
         f"{100 * data.calibration_share:g} % of the images for calibration": data.calibration is None
         and data.calibration_share != usual.calibration_share,
         f"{data.limit:,} of the bundled images": data.path is None and data.limit != usual.limit,
+        f"up to {data.limit:,} images": data.path is not None and data.limit > MAX_IMAGES,
         "a calibration folder beside the bundled images": data.path is None and data.calibration is not None,
     }
     return [words for words, applies in found.items() if applies]
@@ -171,7 +178,7 @@ def open_result() -> None:
     st.session_state["images"] = BUNDLED if data.path is None else data.path
     visit.bundled_images = None  # no other model's images are to be replaced
     if data.path is not None:
-        st.session_state["limit"] = float(data.limit)
+        st.session_state["limit"] = float(min(data.limit, MAX_IMAGES))
         st.session_state["calibration"] = data.calibration or ""
         st.session_state["class_index"] = data.class_index or ""
     visit.model, visit.recipe = request.model, request.recipe
@@ -282,7 +289,9 @@ def _choose_images(card: ModelCard) -> DataSpec:
             **in_address("class_index"),
             help="Maps folder names to the model's outputs. WordNet ids and class names need none.",
         )
-        limit = whole_number("Maximum images to evaluate", (1, 100_000), 1_000, "limit", **by_hand("limit"))
+        limit = whole_number(
+            "Maximum images to evaluate", (1, MAX_IMAGES), 1_000, "limit", **by_hand("limit")
+        )
     return DataSpec(
         path=str(check_allowed(path)),
         calibration=str(check_allowed(calibration)) if calibration else None,

@@ -70,9 +70,13 @@ def show(chosen: SidebarChoice) -> None:
 def _shape(written: str) -> tuple[int, ...]:
     """Raises InputError."""
     parts = [part.strip() for part in written.lower().split("x") if part.strip()]
-    if parts and not (len(parts) == 3 and all(part.isdigit() for part in parts)):
-        raise InputError(f"input shape {written!r}: give channels, height and width such as 3x224x224")
-    return tuple(map(int, parts))
+    try:
+        sides = tuple(map(int, parts))
+    except ValueError:  # no digits, or thousands of them
+        sides = (0,)
+    if sides and not (len(sides) == 3 and min(sides) > 0):
+        raise InputError(f"input shape {written[:40]!r}: give channels, height and width such as 3x224x224")
+    return sides
 
 
 def _side(name: str, ready: list[str]) -> NetworkRef | None:

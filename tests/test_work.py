@@ -11,6 +11,7 @@ from optimizer import on_demand
 from optimizer.analysis.stored import timed_again
 from optimizer.engine import Engine, kernels
 from optimizer.errors import InputError, UnavailableError
+from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.engines import ENGINES
 from optimizer.on_demand import measure_unless
 from optimizer.progress import (
@@ -81,6 +82,22 @@ def test_the_catalogue_lists_bundled_and_torchvision_models() -> None:
     assert catalogue.cards["fashion-resnet"].bundled_images
     assert catalogue.cards["resnet18"].download_bytes
     assert catalogue.engines.keys() == ENGINES.keys()
+    assert catalogue.files.keys() == ARTIFACTS.keys()
+    assert catalogue.files["packed"] == ""
+
+
+def test_the_catalogue_says_which_kinds_of_files_cannot_be_written_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails() -> str:
+        raise ValueError("broken")
+
+    for kind, needs in (("onnx", lambda: "no package onnx"), ("packed", fails)):
+        monkeypatch.setitem(ARTIFACTS, kind, replace(ARTIFACTS[kind], needs=needs))
+    catalogue = run("catalogue", None, quiet)
+    assert isinstance(catalogue, Catalogue)
+    assert catalogue.files["onnx"] == "no package onnx"
+    assert catalogue.files["packed"] == "its code fails (ValueError: broken)"
 
 
 def test_the_catalogue_says_what_each_engine_lacks_here(

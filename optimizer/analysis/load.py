@@ -7,7 +7,7 @@ follows. No torch.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Request, Settings, Times, digest
 from optimizer.store.keys import request_key
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, threads_available
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +58,10 @@ class LoadRequest:
 
 def load_key(request: LoadRequest) -> str:
     """Equal for two requests that would give the same on this machine; the key of the run."""
-    asked = Request(request.model, request.recipe, request.engine, request.data, request.settings)
-    return digest(["load", SCHEMA, __version__, request, request_key(asked), environment().key])
+    settings = replace(request.settings, threads=request.settings.threads or threads_available())
+    same = replace(request, settings=settings, rates=tuple(sorted({*request.rates})))
+    asked = Request(request.model, request.recipe, request.engine, request.data, settings)
+    return digest(["load", SCHEMA, __version__, same, request_key(asked), environment().key])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ In a stack of linear layers that is the number of weights; a convolution visits 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ from optimizer.analysis.labels import Labelled
 from optimizer.errors import InputError, unknown
 from optimizer.model.added.cards import version_of
 from optimizer.records import Environment, check_seed, digest
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, threads_available
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +125,14 @@ def complexity_key(request: ComplexityRequest) -> str:
     """Equal for two requests that would give the same on this machine; the key of the run. Another network
     may have been added under the family's name."""
     added = version_of(request.family) if request.family != STACK else ""
-    return digest([SCHEMA, __version__, request, environment().key, *([added] if added else [])])
+    usual = replace(request, batch=None, sizes=())
+    same = replace(
+        request,
+        batch=None if request.inputs == usual.inputs else request.batch,
+        threads=request.threads or threads_available(),
+        sizes=() if request.stack_sizes == usual.stack_sizes else request.stack_sizes,
+    )
+    return digest([SCHEMA, __version__, same, environment().key, *([added] if added else [])])
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ What is asked, what :mod:`optimizer.measurement.throughput` measures, and all th
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE,
 from optimizer.recipe import Recipe
 from optimizer.records import DataSpec, Environment, Execution, Request, check_seed, digest
 from optimizer.store.keys import request_key
-from optimizer.system.environment import environment, resolve_threads
+from optimizer.system.environment import environment, resolve_threads, threads_available
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,7 +117,13 @@ def configurations(request: ServingRequest) -> tuple[Configuration, ...]:
 def serving_key(request: ServingRequest) -> str:
     """Equal for two requests that would give the same on this machine; the key of the run."""
     asked = Request(request.model, request.recipe, request.engine, request.data)
-    return digest(["serving", SCHEMA, __version__, request, request_key(asked), environment().key])
+    same = replace(
+        request,
+        batches=tuple(sorted({*request.batches})),
+        threads=tuple(sorted({one or threads_available() for one in request.threads})),
+        streams=tuple(sorted({*request.streams})),
+    )
+    return digest(["serving", SCHEMA, __version__, same, request_key(asked), environment().key])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from optimizer.cli.terminal import print_result, tell
 from optimizer.errors import InputError, unknown
 from optimizer.formats import count
 from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.engines import ENGINES
 from optimizer.methods.entries import format_of
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import PRESETS, Recipe
@@ -122,10 +123,22 @@ def _selected(options: argparse.Namespace) -> list[Result]:
         words = f"{count(earlier, 'result')} of another network that had this name before left out"
         print(f"paretoscope: {words}", file=sys.stderr)
     if not results:
-        raise InputError(
-            f"nothing is measured yet for {options.model}: run `paretoscope sweep {options.model}` first"
-        )
+        raise _nothing(store, options.model, options.engine)
     return results
+
+
+def _nothing(store: Store, model: str, engine: str | None) -> InputError:
+    """What there is to say where there are no results."""
+    if not engine:
+        return InputError(f"nothing is measured yet for {model}: run `paretoscope sweep {model}` first")
+    if engine not in ENGINES:
+        return unknown("engine", engine, ENGINES)
+    others = dict.fromkeys(one.request.engine for one in of_today(model, store.results(model=model)))
+    there = f", or leave --engine out: there are results on {', '.join(others)}" if others else ""
+    return InputError(
+        f"nothing is measured yet for {model} on {engine}: run `paretoscope sweep {model} --engine {engine}` "
+        f"first{there}"
+    )
 
 
 def _output(options: argparse.Namespace, extension: str) -> Path:

@@ -57,12 +57,12 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
 def _model(network: Network, shape: tuple[int, ...]) -> Any:
     import onnx
 
-    from optimizer.engine.onnx_export import export
+    from optimizer.engine.onnx_export import export, taken_apart
 
     if network.ir is not None:
         raise InputError("ONNX Runtime can't run an OpenVINO IR: give engine openvino")
     if network.module is not None:
-        return export(network.module, shape).model
+        return taken_apart(export(network.module, shape).model, network.parts)
     assert network.onnx is not None
     return onnx.load(network.onnx)
 

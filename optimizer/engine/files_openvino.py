@@ -13,7 +13,7 @@ from optimizer.engine import openvino
 from optimizer.engine.base import Array, Runner
 from optimizer.engine.opened import Answer, InnerLayer, Network, Opened, check_static, short
 from optimizer.engine.openvino_core import core
-from optimizer.engine.openvino_graph import Converted, convert
+from optimizer.engine.openvino_graph import Converted, convert, taken_apart
 from optimizer.engine.openvino_quantizers import WEIGHTED
 from optimizer.errors import InputError
 from optimizer.records import Execution
@@ -62,7 +62,7 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
 def _graph(network: Network, shape: tuple[int, ...]) -> Any:
     """For one image. Raises InputError where shapes inside don't fit, or are left open."""
     if network.module is not None:
-        return convert(network.module, shape).graph
+        return taken_apart(convert(network.module, shape).graph, network.parts)
     try:
         graph = core().read_model(network.onnx or network.ir)
         graph.reshape([1, *shape])

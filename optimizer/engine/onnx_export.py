@@ -2,8 +2,9 @@
 
 import importlib.util
 import io
+import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import WorkError
 from optimizer.model.layers import multiplications, walk
+from optimizer.records import Part
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -91,6 +93,39 @@ def _export(module: nn.Module, images: Tensor, dynamic: Any) -> Any:
         )
     assert program is not None
     return program.model_proto
+
+
+def taken_apart(model: Any, parts: Sequence[Part]) -> Any:
+    """``model``, changed to give each of the ``parts`` under its own name, where its output is several, one
+    behind the other."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    if not parts:
+        return model
+    graph, names = model.graph, [name for name, _ in parts]
+    new = max(names, key=len)  # with more behind it, it is none of theirs
+    _rename(graph, {name: f"{new} inner {number}" for number, name in enumerate(names)})
+    joined, images = graph.output[0].name, graph.input[0].type.tensor_type.shape.dim[0]
+    rows = [f"{new} row {number}" for number in range(len(parts))]
+    arrays = {f"{new} sizes": np.array([math.prod(shape) for _, shape in parts])}
+    graph.node.append(helper.make_node("Split", [joined, *arrays], rows, f"{new} rows", axis=-1))
+    del graph.output[:]
+    for (name, shape), row in zip(parts, rows, strict=True):
+        arrays[f"{row} shape"] = np.array([-1, *shape])
+        graph.node.append(helper.make_node("Reshape", [row, f"{row} shape"], [name], f"{row} shaped"))
+        sizes = [images.dim_param or images.dim_value, *shape]
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
+    graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give tensors other names."""
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for tensors in (node.input, node.output):
+            tensors[:] = [names.get(name, name) for name in tensors]
 
 
 @contextmanager

@@ -17,11 +17,13 @@ Answer = Callable[[Array], list[Array]]
 @dataclass(frozen=True)
 class Network:
     """What can be run as it is: one of an ONNX file and an IR, as they were read and kept
-    (:mod:`optimizer.model.added.files`), and a ``module`` whose batch norm is folded."""
+    (:mod:`optimizer.model.added.files`), and a ``module`` whose batch norm is folded. Its ``parts`` are the
+    outputs that lie one behind the other in what it gives, where those are several."""
 
     onnx: Path | None = None
     ir: Path | None = None
     module: nn.Module | None = None
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ compressed model; the weights are then written in the recipe's own codes and sca
 and the int8 kernels run.
 """
 
+import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,7 @@ from optimizer.engine.openvino_quantizers import (
 )
 from optimizer.errors import WorkError
 from optimizer.model.layers import multiplications, uses, walk
+from optimizer.records import Part
 
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
@@ -182,6 +184,24 @@ def graph_of(prepared: Converted, compressed: CompressedModel, calibration: Tens
         # Activations of fewer bits: codes would make int8 kernels of some layers alone.
         _replace_weights(graph, prepared, compressed, as_codes=bits == 8)
     return graph
+
+
+def taken_apart(graph: Any, parts: Sequence[Part]) -> Any:
+    """A graph that gives each of the ``parts`` under its own name, of one whose output is several, one behind
+    the other."""
+    import openvino
+    from openvino import opset13 as ops
+
+    if not parts:
+        return graph
+    joined = graph.outputs[0].get_node().input_value(0)
+    split = ops.variadic_split(joined, -1, [math.prod(shape) for _, shape in parts])
+    outputs = []
+    for (name, shape), row in zip(parts, split.outputs(), strict=True):
+        output = ops.reshape(row, np.array([-1, *shape]), False).output(0)
+        output.set_names({name})
+        outputs.append(output)
+    return openvino.Model(outputs, graph.get_parameters(), graph.get_friendly_name())
 
 
 def _replace_weights(graph: Any, prepared: Converted, compressed: CompressedModel, as_codes: bool) -> None:

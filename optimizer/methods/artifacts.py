@@ -1,8 +1,14 @@
 """Every kind of file that a compressed model can be saved as."""
 
+import io
+import zipfile
 from dataclasses import dataclass
 
 from optimizer.methods.entries import Entry, by_name, load, named
+
+RECIPE_FILE = "recipe.json"
+CARD_FILE = "MODEL_CARD.md"
+"""What lies beside a model's own files in every zip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +71,19 @@ ARTIFACTS: dict[str, ArtifactInfo] = by_name(
 def artifact_info(name: str) -> ArtifactInfo:
     """The entry of that name. Raises InputError for an unknown one."""
     return named("kind of file", name, ARTIFACTS)
+
+
+def holds_recipe(content: bytes) -> bool:
+    """Whether it is a zip with a recipe, as every kind but a plugin's is."""
+    packed = io.BytesIO(content)
+    return zipfile.is_zipfile(packed) and RECIPE_FILE in zipfile.ZipFile(packed).namelist()
+
+
+def as_zip(content: bytes, kind: str) -> bytes:
+    """The file of a kind as a zip: a plugin's that is none in one, under the kind's extension."""
+    if holds_recipe(content):
+        return content
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"model{artifact_info(kind).extension or ''}", content)
+    return packed.getvalue()

@@ -42,7 +42,7 @@ from optimizer.errors import InputError
 from optimizer.model.added import cards
 from optimizer.model.preprocessing import IMAGENET
 from optimizer.records import decode, digest, encode
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, threads_available
 
 DENSE, KERNEL, CSR, ROWS, INT8 = EXECUTIONS = tuple(ExecutionKind)
 
@@ -331,13 +331,21 @@ def test_the_key_changes_with_the_request() -> None:
             {},
             {"removed_share": 0.6},
             {"batch": 1},
-            {"threads": 0},
+            {"threads": 2},
             {"quick": True},
             {"seed": 1},
         )
     }
     assert len(keys) == 6
-    assert complexity_key(ComplexityRequest()) == complexity_key(ComplexityRequest())
+    every = ComplexityRequest(threads=threads_available())
+    for one, same in (
+        (ComplexityRequest(), ComplexityRequest(batch=32)),
+        (ComplexityRequest("fashion-mlp"), ComplexityRequest("fashion-mlp", batch=1)),
+        (ComplexityRequest(), ComplexityRequest(sizes=ComplexityRequest().stack_sizes[1:])),
+        (ComplexityRequest(sizes=(100, 30)), ComplexityRequest(sizes=(30, 100, 10))),
+        (ComplexityRequest(threads=0), every),
+    ):
+        assert complexity_key(one) == complexity_key(same)
 
 
 def test_a_network_added_under_the_same_name_is_timed_anew() -> None:

@@ -28,7 +28,7 @@ from optimizer.charts import figure, load_info
 from optimizer.errors import InputError
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.records import Settings, Times, decode, encode
-from optimizer.system.environment import environment
+from optimizer.system.environment import environment, threads_available
 
 INT8 = Recipe(quantize=QuantizeSpec(weight_bits=8, activation_bits=8))
 
@@ -185,3 +185,6 @@ def test_what_is_asked_is_in_the_key() -> None:
         replace(one, engine="torch"),
     ]
     assert len({load_key(request) for request in (one, *others)}) == 5
+    for asked, same in (((3.0, 1.0, 3.0), (1.0, 3.0)), ((), ())):
+        every = replace(one, settings=Settings(threads=threads_available()), rates=same)
+        assert load_key(replace(one, rates=asked)) == load_key(every)

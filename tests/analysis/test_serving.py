@@ -151,6 +151,14 @@ def test_the_key_changes_with_what_would_be_measured() -> None:
     assert serving_key(REQUEST) == serving_key(ServingRequest("fashion-resnet", INT8))
 
 
+def test_the_same_grid_has_one_key() -> None:
+    key = serving_key(replace(REQUEST, batches=(1, 4), streams=(1, 2)))
+    assert serving_key(replace(REQUEST, batches=(4, 1, 4), streams=(2, 1))) == key
+    every = replace(REQUEST, threads=(threads_available(),))
+    assert serving_key(every) == serving_key(REQUEST) == serving_key(replace(every, threads=(0, 0)))
+    assert serving_key(replace(REQUEST, threads=(4096,))) != key, "of a larger machine"
+
+
 # What follows from the times
 
 

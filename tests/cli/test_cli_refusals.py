@@ -191,6 +191,23 @@ def test_the_extension_says_what_is_written(tmp_path: Path, capsys: pytest.Captu
     assert "mine.csv has the extension of csv, but html was asked for" in said
 
 
+@pytest.mark.parametrize("command", ["export", "report"])
+def test_results_of_another_engine_than_asked_for_are_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [command, "fashion-mlp", "--engine"]
+    needed = (
+        "nothing is measured yet for fashion-mlp on torch: run `paretoscope sweep fashion-mlp --engine torch`"
+    )
+    assert refused([*asked, "torch"], capsys).endswith(f"{needed} first")
+    Store().put(make_result(model="fashion-mlp"))
+    told = refused([*asked, "torch"], capsys)
+    assert f"{needed} first, or leave --engine out: there are results on openvino" in told
+    assert "unknown engine 'nosuch': use one of openvino" in refused([*asked, "nosuch"], capsys)
+    assert main([*asked, "openvino"]) == 0
+
+
 @pytest.mark.parametrize("command", ["save", "export", "report"])
 def test_a_file_that_cannot_be_written_is_said_before_anything_is_done(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

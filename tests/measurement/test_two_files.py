@@ -47,6 +47,7 @@ IMAGES = RANDOM.normal(size=(40, 3, 16, 16)).astype(np.float32)
 KERNEL = {"w": FIRST, "b": BIAS}
 SIDES_1 = (1, 3, 16, 16)
 LABELS = RANDOM.integers(0, 5, 40)
+EIGHT = Recipe(quantize=QuantizeSpec(weight_bits=8))
 
 
 @pytest.fixture
@@ -202,6 +203,32 @@ def test_outputs_are_compared_one_by_one_whatever_they_are_called(tmp_path: Path
 
 
 @HERE
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "openvino", "safetensors"])
+def test_a_saved_file_has_the_several_outputs_of_the_one_it_came_from(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also under names that tensors inside an exported graph have. Its card's code gives them too."""
+    file, saved = save(detector(names="logits conv2d"), tmp_path / "det.onnx"), tmp_path / "model.zip"
+    files.add(files.examine(file), cards.Choices("det"))
+    saved.write_bytes(on_demand.artifact(kind, Request("det", EIGHT), None, None))
+    a, b = (networks.opened(NetworkRef(str(one))) for one in (file, saved))
+    pair = measurement.paired(a, b, CompareRequest(NetworkRef("a"), NetworkRef("b")), 1)
+    assert pair.a.outputs == pair.b.outputs == (("logits", (8, 14, 14)), ("conv2d", (2, 14, 14)))
+    with zipfile.ZipFile(saved) as archive:
+        archive.extractall(tmp_path)
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "Output: logits `[N, 8, 14, 14]`, conv2d `[N, 2, 14, 14]`." in card
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, Any] = {"images": torch.tensor(IMAGES[:1]) if kind == "safetensors" else IMAGES[:1]}
+    exec(card.partition("```python\n")[2].partition("```")[0], said)
+    for found, compared_with, original in zip(
+        said["outputs"], pair.b.answer(IMAGES[:1]), pair.a.answer(IMAGES[:1]), strict=True
+    ):
+        np.testing.assert_allclose(found, compared_with, atol=1e-4)
+        np.testing.assert_allclose(found, original, atol=0.5)
+
+
+@HERE
 def test_equal_files_are_called_so_and_made_up_images_too(tmp_path: Path) -> None:
     run = compared(network(), network(prefix="model/"), tmp_path, None)
     assert run.made_up
@@ -347,7 +374,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "safetensors"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=pytest.mark.slow), "openvino", "safetensors"])
 def test_what_we_export_is_compared_with_its_model(artifacts: dict[str, Path], kind: str) -> None:
     spec = DataSpec(limit=300)
     request = CompareRequest(

@@ -46,6 +46,22 @@ def test_recipe_layers_and_pins_are_in_the_address_of_every_page(started: Starte
     assert {name: reloaded.query_params[name] for name in link} == link
 
 
+def test_layer_overrides_of_a_model_that_is_not_here_go_to_no_other(started: Started) -> None:
+    page = open_page("explore", {"model": "nosuch", "layers": compact(LAYERS), "recipe": compact(RECIPE)})
+    assert page.session_state["session"].recipe.layers == ()
+    assert page.slider(key="sparsity").value == 50
+    (told,) = (one.value for one in page.toast)
+    assert "layer overrides of this link are left out: they are of 'nosuch', which is not among" in told
+    assert "layers" not in page.query_params
+    for named in ({"model": "fashion-mlp"}, {}):
+        page = open_page("explore", {**named, "layers": compact(LAYERS)})
+        assert [one.layer for one in page.session_state["session"].recipe.layers] == ["9.weight"]
+    opened = make_result(Recipe.from_json(compact({"layers": LAYERS})), model="fashion-mlp")
+    tasks.store().put(opened)
+    page = open_page("explore", {"model": "nosuch", "open": opened.key})
+    assert page.session_state["session"].recipe.layers == opened.request.recipe.layers != ()
+
+
 def test_a_link_to_compare_of_before_keeps_its_configurations(started: Started) -> None:
     results = [make_result(quick=quick) for quick in (True, False)]
     for result in results:

@@ -60,6 +60,19 @@ def test_times_of_another_machine_are_not_shown_as_of_this_one(
     assert "Shown until then" in words(page.run())
 
 
+def test_stacks_are_chosen_where_the_models_weights_are_not_here(started: Started) -> None:
+    page = open_page("complexity", {"model": "alexnet", "family": "alexnet's layers"})
+    chosen = page.segmented_control(key="stacks alone")
+    assert (chosen.value, chosen.proto.disabled) == ("stacks", True)
+    (job,) = (job for job in started.listed.values() if job.task == "complexity")
+    assert job.request == ComplexityRequest(quick=True)
+    page = open_page("complexity", {"model": "fashion-mlp", "family": "fashion-mlp's layers"})
+    assert page.segmented_control(key="family").value == "model"
+    page.selectbox(key="model").set_value("alexnet").run()
+    assert page.segmented_control(key="stacks alone").value == "stacks"
+    assert not page.exception
+
+
 @pytest.mark.slow
 def test_complexity_that_failed_is_tried_again_when_asked(app: AppTest) -> None:
     share = 0.37

@@ -1,13 +1,21 @@
 """The controls of Explore by themselves: each value is its own, and what is set is what is read."""
 
+import io
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import streamlit as st
+from started import Started
 from streamlit.testing.v1 import AppTest
 
+from optimizer.errors import ParetoscopeError
 from optimizer.methods.artifacts import ARTIFACTS
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.recipe import NORMAL, PruneSpec, QuantizeSpec, Recipe, best_grid
+from optimizer.system.process_pool import Job
 
 
 def script() -> None:
@@ -62,10 +70,56 @@ def menu() -> None:
     from pages import drawing
 
     result = make_result()
-    drawing.export_menu([result], "fashion-resnet", result.request)
+    problems = {"onnx": "no package onnxscript", "packed": ""}
+    drawing.export_menu([result], "fashion-resnet", result.request, problems=problems)
 
 
-def test_charts_and_tables_are_exported_above_model_files() -> None:
+def test_a_kind_of_file_that_cannot_be_written_here_is_not_offered(started: Started) -> None:
+    page = AppTest.from_function(menu).run()
+    told = {button.proto.id.rpartition("-")[2]: button.proto for button in page.get("download_button")}
+    assert {kind for kind, button in told.items() if button.disabled} - {"export png", "export svg"} == {
+        "model onnx"
+    }
+    assert told["model onnx"].help == "no package onnxscript"
+    assert told["model packed"].help == ARTIFACTS["packed"].help
+
+
+def test_what_a_download_of_a_model_fails_for_is_said_at_the_next_run(
+    started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Callable[[], bytes]] = {}
+    button = st.download_button
+
+    def keep(label: str, data: Callable[[], bytes], **more: Any) -> Any:
+        made[label] = data
+        return button(label, data, **more)
+
+    monkeypatch.setattr(st, "download_button", keep)
+    page = AppTest.from_function(menu).run()
+
+    def ended(job: Job, timeout: float | None = None) -> Job:
+        job.state, job.error = "failed", "writing a model file: it is larger than 2 GiB"
+        return job
+
+    monkeypatch.setattr(started, "wait", ended)
+    with pytest.raises(ParetoscopeError, match="2 GiB"):
+        made["Weights packed to their bits"]()
+    page.run()
+    (error,) = page.error
+    assert error.value == "writing a model file: it is larger than 2 GiB"
+
+    def written(job: Job, timeout: float | None = None) -> Job:
+        job.state, job.result = "done", b"no zip"
+        return job
+
+    monkeypatch.setattr(started, "wait", written)
+    taken = made["Weights packed to their bits"]()
+    with zipfile.ZipFile(io.BytesIO(taken)) as archive:
+        assert archive.read("model.safetensors") == b"no zip", "a plugin's: every file is named a zip"
+    assert not page.run().error
+
+
+def test_charts_and_tables_are_exported_above_model_files(started: Started) -> None:
     page = AppTest.from_function(menu).run()
     assert not page.exception
     labels = [button.proto.label for button in page.get("download_button")]

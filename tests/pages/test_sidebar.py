@@ -107,6 +107,42 @@ def test_what_explore_has_no_control_for_is_said_when_a_result_is_opened(stored:
     assert told == "It was measured with 500 of the bundled images, for which Explore has no control."
 
 
+def test_more_images_than_the_control_takes_are_said_and_the_most_of_it_evaluated(
+    stored: AppTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clothes" / "Bag").mkdir(parents=True)
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(tmp_path))
+    data = DataSpec(str(tmp_path / "clothes"), limit=200_000)
+    assert sidebar.no_control_for(Request("fashion-mlp", data=replace(data, limit=100_000))) == []
+    many = replace(make_result(recipe(0.4)), request=Request("fashion-mlp", data=data))
+    tasks.store().put(many)
+    stored.query_params[sidebar.OPEN] = many.key
+    page = stored.run()
+    assert page.number_input(key="limit").value == 100_000
+    (told,) = (one.value for one in page.toast)
+    assert told == "It was measured with up to 200,000 images, for which Explore has no control."
+
+
+def test_a_result_of_an_engine_that_does_not_run_here_is_not_opened(
+    stored: AppTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = sidebar.catalogue()
+    engines = found.engines | {"compile": "there is no C++ compiler"}
+    monkeypatch.setattr(sidebar, "catalogue", lambda: replace(found, engines=engines))
+    for engine, words_of_it in (
+        ("compile", "torch.compile, which does not run here (there is no C++ compiler)"),
+        ("of a plugin", "of a plugin, which does not run here (it is not among the engines here)"),
+    ):
+        result = replace(make_result(recipe(0.4)), request=Request("fashion-mlp", engine=engine))
+        assert words_of_it in sidebar.why_not_open(result.request)
+    tasks.store().put(result)
+    stored.query_params[sidebar.OPEN] = result.key
+    page = stored.run()
+    assert not page.exception
+    assert [one.value for one in page.info if "of a plugin" in one.value]
+    assert page.session_state["session"].recipe != result.request.recipe
+
+
 @pytest.mark.slow
 def test_what_a_preset_found_for_another_model_moves_no_slider(stored: AppTest) -> None:
     page = stored.run()

@@ -70,3 +70,18 @@ def test_several_networks_for_one_side_are_refused(page: AppTest) -> None:
     page.run()
     assert not page.exception
     assert "give one network" in words(page)
+
+
+@pytest.mark.parametrize(
+    "written", ["²x3x3", "0x0x0", "3x0x8", "3x-8x8", "3x8", "axbxc", f"3x3x{'9' * 5_000}"]
+)
+def test_an_input_shape_that_is_none_is_refused_in_words(page: AppTest, written: str) -> None:
+    for side in ("A", "B"):
+        page.selectbox(key=f"side {side}").set_value("fashion-mlp")
+    page.run()
+    (shape,) = (one for one in page.text_input if one.label == "Input shape")
+    shape.set_value(written).run()
+    assert not page.exception
+    assert "give channels, height and width such as 3x224x224" in words(page)
+    shape.set_value(" 1 X 28x28").run()
+    assert "give channels" not in words(page)

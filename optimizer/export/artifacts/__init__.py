@@ -6,10 +6,9 @@ model's own files, ``recipe.json`` and ``MODEL_CARD.md``, and the same model giv
 """
 
 from optimizer.errors import UnavailableError
-from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE
 from optimizer.export.artifacts.restore import load
 from optimizer.export.artifacts.source import ArtifactSource
-from optimizer.methods.artifacts import ArtifactInfo, artifact_info
+from optimizer.methods.artifacts import CARD_FILE, RECIPE_FILE, ArtifactInfo, artifact_info
 
 
 def writable(kind: str) -> ArtifactInfo:

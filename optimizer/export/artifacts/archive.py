@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import InputError, ParetoscopeError
-from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE, model_card
+from optimizer.export.artifacts.card import model_card
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.methods.artifacts import CARD_FILE, RECIPE_FILE
 
 DENSE_FILE = "model.safetensors"
 PACKED_FILE = "model.packed.safetensors"

@@ -9,13 +9,10 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.summary import FIDELITY, summarise
 from optimizer.export.artifacts.source import ArtifactSource
+from optimizer.methods.artifacts import RECIPE_FILE
 from optimizer.model.layers import BATCH_NORMS
 from optimizer.records import Result
 from optimizer.system.environment import describe
-
-RECIPE_FILE = "recipe.json"
-CARD_FILE = "MODEL_CARD.md"
-"""What lies beside a model's own files in every zip."""
 
 FIGURES = (
     *("accuracy", "balanced_accuracy", "drop", "agreement", "file_size", "packed_size", "compressed_size"),
@@ -61,8 +58,9 @@ def _outputs(source: ArtifactSource) -> str:
     result = source.result
     if source.card.classes and not (result and result.accuracy.is_fidelity):
         return f"logits `[N, {source.card.classes}]`"
-    outputs = result.accuracy.outputs if result else ()
-    return ", ".join(f"{one.name} `[N, {', '.join(map(str, one.shape))}]`" for one in outputs) or "as it was"
+    measured = result.accuracy.outputs if result else ()
+    outputs = source.parts or [(one.name, one.shape) for one in measured]
+    return ", ".join(f"{name} `[N, {', '.join(map(str, shape))}]`" for name, shape in outputs) or "as it was"
 
 
 def _recipe_words(source: ArtifactSource) -> list[str]:

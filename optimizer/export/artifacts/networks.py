@@ -121,8 +121,8 @@ def _of_model(name: str, report: Report) -> Candidate:
 def _of_loaded(
     name: str, kind: str, content: str, size: int, module: nn.Module, loaded: LoadedModel
 ) -> Candidate:
-    shape = loaded.card.input_shape
-    return Candidate(name, kind, content, size, Network(module=module), shape, loaded=loaded)
+    shape, network = loaded.card.input_shape, Network(module=module, parts=loaded.joined)
+    return Candidate(name, kind, content, size, network, shape, loaded=loaded)
 
 
 def _candidate(ref: NetworkRef, kept: _Kept, words: str, size: int) -> Candidate:

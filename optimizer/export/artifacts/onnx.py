@@ -18,21 +18,22 @@ def write_onnx(source: ArtifactSource) -> bytes:
     except WorkError as error:
         raise WorkError(f"{error}. Export it in another format.") from error
     graph = onnx_graph.graph_of(exported, compressed, source.calibration, source.threads)
-    onnx.helper.set_model_props(
-        graph.model, {"model": source.card.name, "recipe": compressed.recipe.to_json()}
-    )
+    model = onnx_export.taken_apart(graph.model, source.parts)
+    onnx.helper.set_model_props(model, {"model": source.card.name, "recipe": compressed.recipe.to_json()})
     try:
-        content: bytes = graph.model.SerializeToString()
+        content: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's own, for more than its 2 GiB
         raise WorkError(f"{source.card.name} can't be written as ONNX: {error}") from error
     folded = compressed.recipe.quantize.integer and not graph.int8
+    names, given = [name for name, _ in source.parts], model.graph.input[0].name
+    answer = f"outputs = session.run({names}, " if names else "logits = session.run(None, "
     loading = "\n".join(
         [
             "import onnxruntime",
             "options = onnxruntime.SessionOptions()",
             *(['options.add_session_config_entry("session.disable_quant_qdq", "1")'] if folded else []),
             'session = onnxruntime.InferenceSession("model.onnx", options)',
-            'logits = session.run(None, {"images": images})[0]  # images: float32 '
+            f"{answer}{{{given!r}: images}}){'' if names else '[0]'}  # images: float32 "
             f"{_batch_of(shape, graph.dynamic)}",
         ]
     )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optimizer.engine import openvino
 from optimizer.engine.openvino_core import core
+from optimizer.engine.openvino_graph import taken_apart
 from optimizer.export.artifacts.archive import zipped
 from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.model.added.network_reading import INFORMATION, MADE_OF
@@ -21,18 +22,22 @@ def write_openvino(source: ArtifactSource) -> bytes:
     assert runner.memory_probe is not None
     with tempfile.TemporaryDirectory(prefix="paretoscope-") as folder:
         runner.memory_probe(folder)
-        graph = core().read_model(Path(folder, "model.xml"))
+        graph = taken_apart(core().read_model(Path(folder, "model.xml")), source.parts)
         for name, said in zip(MADE_OF, (source.card.name, recipe.to_json()), strict=True):
             graph.set_rt_info(said, [INFORMATION, name])
         named = Path(folder, "named")  # elsewhere: the first one's weights are read where they lie
         named.mkdir()
         openvino.save_graph(graph, named, precision)
         files = {name: (named / name).read_bytes() for name in ("model.xml", "model.bin")}
+    names = [name for name, _ in source.parts]
+    answer = "answer = model([images])" if names else "logits = model([images])[0]"
     loading = (
         "import openvino\n"
         f'model = openvino.compile_model("model.xml", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})\n'
-        f"logits = model([images])[0]  # images: float32 {[1, *source.card.input_shape]}"
+        f"{answer}  # images: float32 {[1, *source.card.input_shape]}"
     )
+    if names:
+        loading += f"\noutputs = [answer[name] for name in {names}]"
     hint = (
         "Without the float32 hint OpenVINO computes in bfloat16 on CPUs that can, and answers differ."
         if precision == "f32"

@@ -5,9 +5,8 @@ import zipfile
 from pathlib import Path
 
 from optimizer.errors import UnavailableError
-from optimizer.export.artifacts.card import CARD_FILE, RECIPE_FILE
 from optimizer.methods import entries
-from optimizer.methods.artifacts import ARTIFACTS
+from optimizer.methods.artifacts import ARTIFACTS, CARD_FILE, RECIPE_FILE, holds_recipe
 
 ZIPPED = "safetensors"
 """What a ``.zip`` holds where no format is given."""
@@ -26,7 +25,7 @@ def save(content: bytes, kind: str, path: Path) -> Path:
     and card; gives the path of the first. What a plugin writes without a recipe beside it is a file as it is.
     Raises UnavailableError where it can't be written."""
     try:
-        if path.suffix.lower() == ".zip" or not _holds_recipe(content):
+        if path.suffix.lower() == ".zip" or not holds_recipe(content):
             path.write_bytes(content)
             return path
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -37,8 +36,3 @@ def save(content: bytes, kind: str, path: Path) -> Path:
     except OSError as error:
         raise UnavailableError(f"can't write {path}: {error}. Give a folder that is there") from error
     return next((place for place in places if place.suffix == ARTIFACTS[kind].extension), places[0])
-
-
-def _holds_recipe(content: bytes) -> bool:
-    packed = io.BytesIO(content)
-    return zipfile.is_zipfile(packed) and RECIPE_FILE in zipfile.ZipFile(packed).namelist()

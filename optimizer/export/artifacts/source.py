@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Build
 from optimizer.errors import InputError
-from optimizer.records import ModelCard, Result
+from optimizer.records import ModelCard, Part, Result
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class ArtifactSource:
     ``module`` is the uncompressed one that ``compressed`` was made of, its batch norm folded; ``calibration``
     float32 ``[N, C, H, W]`` gives activation ranges: N may be 0 where activations keep 32 bits. ``result`` is
     its measurement, if there is one. ``build`` is what the OpenVINO engine prepared of ``module``, where that
-    is at hand: it takes seconds.
+    is at hand: it takes seconds. ``parts`` are the outputs that lie one behind the other in what ``module``
+    gives, where those are several; a graph that is exported has each apart.
     """
 
     card: ModelCard
@@ -27,6 +28,7 @@ class ArtifactSource:
     threads: int = 1
     result: Result | None = None
     build: Build | None = None
+    parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
         if self.result is None:

@@ -1,5 +1,7 @@
 """``safetensors`` and ``packed``: the weights themselves, for the same module to hold again."""
 
+import math
+
 import msgspec
 import safetensors.torch
 import torch
@@ -75,10 +77,18 @@ def _load_again(source: ArtifactSource) -> str:
         imported, folded, shape = "layers", "module.cpu().float()", str(tuple(source.card.input_shape))
         begin = f"# module: your own, as it was when {name} was measured"
     smaller = f", {shape}" if source.compressed.recipe.prune.shrinks else ""
+    apart = ""
+    if source.parts:  # the module's one tensor, taken apart
+        names, shapes = [name for name, _ in source.parts], [shape for _, shape in source.parts]
+        apart = (
+            f"\nrows = module(images).flatten(1).split({[*map(math.prod, shapes)]}, 1)  # {names}\n"
+            f"outputs = [row.reshape(-1, *shape) for row, shape in zip(rows, {shapes})]"
+        )
     return (
         "from optimizer.export import artifacts\n"
         f"from optimizer.model import {imported}\n"
         f"{begin}\n"
         f"module, _ = layers.fold_batch_norm({folded}, {shape})\n"
         f'module = artifacts.load("model.zip", module{smaller})  # this zip, under the name that you gave it'
+        f"{apart}"
     )

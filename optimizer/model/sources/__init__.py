@@ -35,6 +35,11 @@ class LoadedModel:
     wordnet_ids: tuple[str, ...] = ()
     parts: tuple[Part, ...] = ()
 
+    @property
+    def joined(self) -> tuple[Part, ...]:
+        """The outputs of a module that joins several."""
+        return self.parts if len(self.parts) > 1 else ()
+
 
 @dataclass(frozen=True)
 class Source:
