@@ -185,7 +185,8 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     chosen_at, at_last = (
         ", ".join(one.text(name) for name in times_of(found.answer.question)) for one in (before, after)
     )
-    times = f"{chosen_at}, timed afresh {at_last}{noisy}"
+    is_afresh = one.afresh.checksum != result.latency.checksum
+    times = f"{chosen_at}, {f'timed afresh {at_last}' if is_afresh else 'not taken again'}{noisy}"
     if before.fidelity:
         return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
     chosen, rest = halves(result, MIN_CONFIRMING)

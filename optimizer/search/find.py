@@ -179,6 +179,7 @@ class _Search:
         question, asked = self.question, set[Request]()
         self.keep(self.progress)
         for name in dict.fromkeys((question.search, "random")):
+            self._forget_what_may_be_faster()
             chooser = STRATEGIES[name](question.space, question.settings.seed, len(self.losses))
             known = 0
             while known < chooser.patience and self._goes_on():
@@ -297,6 +298,16 @@ class _Search:
             return Outcome.NO_FASTER if time >= bound(self.best, "latency") else None
         return None
 
+    def _forget_what_may_be_faster(self) -> None:
+        """What was no faster than a best that holds no more, so that it is tried."""
+        requests = {self.question.request(one.position): one for one in self.trials}
+        self.trials = [
+            trial
+            for request, trial in requests.items()
+            if trial.outcome is not Outcome.NO_FASTER or self._known_by_time(request)
+        ]
+        self.told = {self.question.request(one.position): one.losses for one in self.trials}
+
     def _learn_times(self, result: Result) -> None:
         """The time of a result, and that of the uncompressed model, which was timed beside it."""
         summary, request = summarise(result), result.request
@@ -353,8 +364,9 @@ class _Search:
 
     def _choose(self) -> None:
         surely, perhaps = candidates(self.results, self.question)
-        self.best = surely[0] if surely else None
-        self.may_answer = bool(surely or perhaps)
+        # What loses too much on the other images is no answer: what is no faster than that may be one.
+        self.best = next((one for one in surely if not loses(one, self.question)), None)
+        self.may_answer = self.best is not None or not all(loses(one, self.question) for one in perhaps)
 
     def _step(self) -> None:
         self._choose()
