@@ -83,9 +83,12 @@ class Bench:
         if self.noise:
             told = detector(request.recipe, self.noise(request))
             made = replace(made, accuracy=told.accuracy, baseline_accuracy=told.baseline_accuracy)
-        if lost := self.lost(request):
+        lost = self.lost(request)
+        if lost is not None:
             made = losing(made, *lost)
-        return replace(made, request=request, key=digest([request, made.accuracy.is_fidelity]))
+        return replace(
+            made, request=request, key=digest([request, made.accuracy.is_fidelity, self.images, lost])
+        )
 
     def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
         made = self.result(request)

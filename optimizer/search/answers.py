@@ -25,7 +25,7 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
-from optimizer.search.confirming import loses
+from optimizer.search.confirming import loses, loses_elsewhere
 from optimizer.search.questions import Answered, answer_of, question_of
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
@@ -143,7 +143,7 @@ def by_itself(found: Answered) -> Result | None:
     shown = {one.key for one in keeping(measured, question.limits)}
     refused = {found.results[one.key].latency.checksum for one in found.answer.refused}
     others = [one for one in measured if one.key not in shown and one.latency.checksum not in refused]
-    kept = [one for one in others if keeping([one], question.limits)]
+    kept = [one for one in others if keeping([one], question.limits) and not loses(one, question)]
     return next(iter(in_order(kept, question.minimise)), None)
 
 
@@ -167,13 +167,17 @@ def missed(found: Answered, one: Confirmed) -> list[str]:
 
 def missed_words(found: Answered, one: Confirmed) -> str:
     """Why it did not hold when it was looked at again."""
-    given = found.answer.question.limits.given
-    said = [
-        f"more than {metric(name).format(given[name])} are lost on other images"
-        if name == "drop"
-        else f"a {metric(name).label} of at most {metric(name).format(given[name])} is not shown"
-        for name in missed(found, one)
-    ]
+    result, question = found.results[one.key], found.answer.question
+
+    def words(name: str) -> str:
+        limit = metric(name).format(question.limits.given[name])
+        if name != "drop":
+            return f"a {metric(name).label} of at most {limit} is not shown"
+        if loses_elsewhere(result, question):
+            return f"more than {limit} are lost on other images"
+        return f"on all images together it is not shown that at most {limit} are lost"
+
+    said = [words(name) for name in missed(found, one)]
     return f"{' and '.join(said)}. " if said else ""
 
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
+from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
+from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
 from optimizer.records import Latency, Result
 from optimizer.search.records import Confirmed, Question
@@ -70,6 +72,16 @@ def confirmed(
 
 
 def loses(result: Result, question: Question) -> bool:
+    """Whether it loses more than is allowed on images that did not choose it, or these and those that did
+    together leave it open."""
+    others, limit = halves(result, MIN_CONFIRMING)[1], question.limits.drop_points
+    if others is None or limit is None:
+        return False
+    on_all = drop_check(summarise(result).drop, limit)
+    return loses_elsewhere(result, question) or on_all.outcome is not Outcome.PASS
+
+
+def loses_elsewhere(result: Result, question: Question) -> bool:
     """Whether it loses more than is allowed on images that did not choose it."""
     others = halves(result, MIN_CONFIRMING)[1]
     return others is not None and others.points > question.limits.given.get("drop", math.inf)

@@ -102,16 +102,20 @@ def find(
     afresh = {checksums[one.key]: one.afresh for one in (*refused, *([best] if best else []))}
     results = retimed(search.results, afresh)
     chosen = next((one for one in results if best and one.key == best.key), None)
+    others = [one for one in results if not _seems_to_lose_little(one, question)]
     return Answer(
         question,
         search.progress,
         best,
         refused,
-        relaxations(
-            [one for one in results if not loses(one, question)], question.limits, question.minimise, chosen
-        ),
+        relaxations(others, question.limits, question.minimise, chosen),
         search.is_early,
     )
+
+
+def _seems_to_lose_little(result: Result, question: Question) -> bool:
+    """On the images that choose alone: it keeps to no limit on what is lost, and is not said to."""
+    return loses(result, question) and bound(result, "drop") <= question.limits.given["drop"]
 
 
 class _Search:
