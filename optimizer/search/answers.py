@@ -355,7 +355,7 @@ class AnswerView:
         failed = [
             Failed(question.request(one.position), one.message)
             for one in trials
-            if one.outcome is Outcome.FAILED
+            if one.outcome in (Outcome.FAILED, Outcome.GONE)
         ]
         return Results(tuple(ResultView(one, self.workspace) for one in self.found.measured), tuple(failed))
 

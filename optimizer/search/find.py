@@ -218,7 +218,7 @@ class _Search:
             self.at, self.times = position, 0
         if self.times >= MAX_TIMES:
             words = f"the process that measured it was gone {MAX_TIMES} times in a row"
-            self._note(position, request, Outcome.FAILED, message=words)
+            self._note(position, request, Outcome.GONE, message=words)
             return
         self.times += 1
         self.keep(self.progress)

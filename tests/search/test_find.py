@@ -1,6 +1,7 @@
 """Search under limits: what is tried, given up and announced; on results that are made up."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +13,9 @@ from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by
 from optimizer.records import Request, Result, decode, encode
-from optimizer.search.answers import answer_json, details, headline
-from optimizer.search.find import Unwanted
+from optimizer.search.answers import AnswerView, answer_json, details, headline
+from optimizer.search.find import MAX_TIMES, Unwanted
+from optimizer.search.questions import Answered
 from optimizer.search.records import Answer, Outcome, Progress, Question
 from optimizer.search.space import Position, Space
 from optimizer.search.strategies import STRATEGIES
@@ -339,6 +341,36 @@ def test_what_failed_once_is_tried_again_and_what_can_t_be_kept_ends_the_search(
     assert (
         len(bench.measured) == len(set(bench.measured)) == len({SMALL.request(BASE, p) for p in SMALL.all()})
     )
+
+
+def test_each_position_that_ends_its_process_is_given_up_for_good_and_the_search_goes_on() -> None:
+    asked, bench = question(Limits(size_mb=1000)), Bench()
+    requests = list(dict.fromkeys(SMALL.request(BASE, position) for position in SMALL.all()))
+    deadly, deaths = {requests[1], requests[4]}, list[Request]()
+
+    def measure(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
+        if request in deadly:
+            deaths.append(request)
+            raise KeyboardInterrupt
+        return bench.measure(request, unwanted)
+
+    def until_answered(asked: Question, before: Progress) -> Answered:
+        while len(deaths) < 2 * MAX_TIMES + 1:
+            with suppress(KeyboardInterrupt):
+                return bench.go_on(asked, before, measure)
+            before = bench.kept[-1]
+        raise AssertionError
+
+    found = until_answered(asked, Progress())
+    assert sorted(map(str, deaths)) == sorted(map(str, [*deadly] * MAX_TIMES))
+    assert len(found.measured) == len(requests) - len(deadly)
+    gone = [trial for trial in trials(found) if trial.outcome is Outcome.GONE]
+    assert {asked.request(trial.position) for trial in gone} == deadly
+    assert {one.message for one in gone} == {"the process that measured it was gone 3 times in a row"}
+    longer = until_answered(replace(asked, budget_seconds=2000), found.answer.progress)
+    assert len(deaths) == 2 * MAX_TIMES, "nor by a larger budget"
+    assert decode(encode(longer.answer), Answer) == longer.answer
+    assert [one.message for one in AnswerView(longer).results.failed] == [one.message for one in gone]
 
 
 def test_json_is_whole() -> None:
