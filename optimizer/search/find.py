@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome as Verdict
@@ -88,7 +89,8 @@ def find(
     ``stored``. How far it is now goes to ``keep``, again and again. It ends with what it has found when that
     is ``enough``. ``again`` takes a time that is too uncertain once more, ``confirm`` that of the winner.
 
-    Raises what the first measurement raises; later ones that fail are told.
+    Raises what the first measurement raises where it fails on each engine and number of threads; later ones
+    that fail are told.
     """
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
@@ -238,9 +240,12 @@ class _Search:
         except UnavailableError:  # nothing could be kept of the others either
             raise
         except Exception as error:  # engines raise what they like
-            if not self.trials:
-                raise
+            is_first = not self.trials
             self._note(position, request, Outcome.FAILED, message=words_of(error))
+            if is_first:
+                self._try_elsewhere(position)
+                if all(trial.outcome is Outcome.FAILED for trial in self.trials):
+                    raise
             return
         if result is None:
             self._note(position, request, why, seen)
@@ -248,6 +253,18 @@ class _Search:
             losses = tuple(bound(result, name) for name in self.losses)
             self._take(Trial(position, Outcome.MEASURED, self.seconds, losses, result.key), result)
         self._step()
+
+    def _try_elsewhere(self, position: Position) -> None:
+        """The first position, which has failed, on the other engines and numbers of threads, until it is
+        measured: one that can't run the network at all may not be the only one."""
+        space = self.question.space
+        for engine, threads in product(space.engine, space.threads):
+            other = position | {"engine": engine, "threads": threads}
+            request = self.question.request(other)
+            if self.results or not self._goes_on():
+                return
+            if request not in self.told:
+                self._try(other, request)
 
     def _take(self, trial: Trial, result: Result | None) -> None:
         """What became of a position, now or before. Raises InputError where limits don't fit the network."""

@@ -322,6 +322,40 @@ def test_the_first_failure_is_raised_and_later_ones_are_told() -> None:
     assert any(trial.message == "out of memory" for trial in trials(answer))
 
 
+@pytest.mark.parametrize("search", ["guided", "grid"])
+def test_an_engine_or_a_number_of_threads_that_fails_first_does_not_fail_the_question(search: str) -> None:
+    small = replace(SMALL, sparsity=(0.5,), weight_bits=(32, 8))
+    for space in (replace(small, engine=("onnxruntime", "openvino")), replace(small, threads=(2, 1))):
+        first, bench = space.request(BASE, space.all()[0]), Bench()
+
+        def measure(
+            bench: Bench, first: Request, request: Request, unwanted: Unwanted, report: Report
+        ) -> Result | None:
+            if (request.engine, request.settings.threads) == (first.engine, first.settings.threads):
+                raise WorkError("can't convert the model")
+            return bench.measure(request, unwanted)
+
+        asked = question(Limits(size_mb=1000), search, space=space)
+        found = bench.go_on(asked, Progress(), partial(measure, bench, first))
+        assert len(found.measured) == len({small.request(BASE, position) for position in small.all()})
+        assert {trial.message for trial in trials(found)} == {"", "can't convert the model"}
+        assert trials(found)[0].message, "its own turn comes first"
+        assert trials(found)[1].key, "then that of another"
+
+
+def test_what_fails_on_each_engine_fails_the_question_with_what_the_first_said() -> None:
+    tried = list[str]()
+
+    def measure(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
+        tried.append(request.engine)
+        raise WorkError(f"no images for {request.engine}")
+
+    space = replace(SMALL, engine=("onnxruntime", "openvino"))
+    with pytest.raises(WorkError, match="no images for onnxruntime"):
+        Bench().go_on(question(Limits(size_mb=1000), space=space), Progress(), measure)
+    assert tried == ["onnxruntime", "openvino"]
+
+
 def test_what_failed_once_is_tried_again_and_what_can_t_be_kept_ends_the_search() -> None:
     """An engine's own error is a failure like any other."""
     bench, errors = Bench(), {2: RuntimeError("bad graph"), 6: UnavailableError("the disk is full")}
