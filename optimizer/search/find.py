@@ -369,7 +369,9 @@ class _Search:
         message: str = "",
     ) -> None:
         """What was not measured to the end, with a guess of its losses, none better than what is known."""
-        worst = [max((self.told[one][i] for one in self.told), default=1.0) for i in range(len(self.losses))]
+        worst = [
+            max((losses[i] for losses in self.told.values()), default=1.0) for i in range(len(self.losses))
+        ]
         guess = dict(zip(self.losses, worst, strict=True))
         if "drop" in guess:
             scores = summarise_scores(known) if known else None

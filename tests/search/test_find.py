@@ -407,6 +407,26 @@ def test_each_position_that_ends_its_process_is_given_up_for_good_and_the_search
     assert [one.message for one in AnswerView(longer).results.failed] == [one.message for one in gone]
 
 
+def test_what_a_search_does_between_measurements_does_not_grow_with_the_square_of_all_it_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Requests are nested, and hashing one takes as long as noting one."""
+    hashed, plain = 0, Request.__hash__
+
+    def counted(request: Request) -> int:
+        nonlocal hashed
+        hashed += 1
+        return plain(request)
+
+    space = replace(SMALL, sparsity=tuple(number / 50 for number in range(1, 50)), weight_bits=(8, 4))
+    asked = question(Limits(latency_ms=0.1), space=space)
+    monkeypatch.setattr(Request, "__hash__", counted)
+    found = Bench().go_on(asked, Progress())
+    noted = [trial for trial in trials(found) if trial.outcome is Outcome.TOO_SLOW]
+    assert len(noted) > 150
+    assert hashed < 20 * space.positions
+
+
 def test_json_is_whole() -> None:
     answer = Bench().ask(Limits(drop_points=1, size_mb=1))
     said = answer_json(answer)
