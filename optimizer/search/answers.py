@@ -50,7 +50,9 @@ def headline(found: Answered) -> str:
     """One sentence that can be read aloud."""
     question, trials = found.answer.question, found.answer.progress.trials
     early = "Ended early. " if found.answer.is_early else ""
-    if all(trial.outcome is Outcome.UNFINISHED for trial in trials):
+    if nothing_measured(found):
+        if failed := next((trial.message for trial in trials if trial.message), ""):
+            return f"{early}Nothing could be measured: {failed.rstrip('.')}."
         if early:
             return f"{early}Nothing was measured yet."
         return (
@@ -66,6 +68,11 @@ def headline(found: Answered) -> str:
         f"{metric(name).label} {summary.text(name)}" for name in (labelled, *times_of(question), "file_size")
     )
     return f"{early}{capital(named(found.best))}: {figures}."
+
+
+def nothing_measured(found: Answered) -> bool:
+    """Whether nothing was: whether anything keeps to the limits was not found out then."""
+    return all(trial.outcome is not Outcome.MEASURED for trial in found.answer.progress.trials)
 
 
 def named(result: Result) -> str:
@@ -110,6 +117,9 @@ def came_of_it(store: Store, sweep: Sweep) -> str:
     if found is None:
         return sweep.state
     early = ", ended early" if found.answer.is_early else ""
+    if nothing_measured(found):
+        failed = any(trial.message for trial in found.answer.progress.trials)
+        return f"nothing could be measured{early}" if failed else f"nothing was measured{early or ' in time'}"
     return f"{named(found.best) if found.best else 'nothing keeps to the limits'}{early}"
 
 
