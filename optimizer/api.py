@@ -247,8 +247,7 @@ def find(
     axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
     question = Question("", limits, minimise or "latency", searched, search, budget_seconds)
-    for name in searched.engine:
-        _check_engine(name)
+    on_demand.check_space(searched)
     with progress_line(progress) as report:
         workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report

@@ -168,15 +168,23 @@ def engines_to_search() -> tuple[str, ...]:
 
 
 def check(question: Question) -> None:
-    """Whether its model is there and has what is limited, and its engines run here: what would fail all that
-    it asks for. Raises InputError, UnavailableError."""
-    from optimizer.engine import engine_named
+    """Whether its model is there and has what is limited, and its engines and threads run here: what would
+    fail all that it asks for, or a part. Raises InputError, UnavailableError."""
     from optimizer.model import catalogue
 
     if not catalogue.card(question.model).classes:
         question.limits.check_for(question.model, question.minimise)
-    for name in question.space.engine:
+    check_space(question.space)
+
+
+def check_space(space: Space) -> None:
+    """Whether its engines and threads run here. Raises InputError, UnavailableError."""
+    from optimizer.engine import engine_named
+
+    for name in space.engine:
         engine_named(name)
+    for threads in space.threads:
+        resolve_threads(threads)
 
 
 def search(

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 
+import numpy as np
 from factories import detector, make_result
 
 from optimizer.analysis.limits import Limits
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Recipe
-from optimizer.records import Known, Latency, Request, Result, digest
+from optimizer.records import Known, Latency, Request, Result, digest, unpacked
 from optimizer.search.find import Unwanted, find
 from optimizer.search.questions import Answered
 from optimizer.search.records import Progress, Question, Trial
@@ -43,15 +44,27 @@ def _made(recipe: Recipe, engine: str, images: int, ratio: float | None, noisy: 
     return make_result(recipe, engine=engine, quick=True, images=images, ratio=ratio, noisy=noisy)
 
 
+def losing(result: Result, chosen: int, others: int) -> Result:
+    """With so many answers lost on the images that choose, and on the others."""
+    total = result.accuracy.total
+    correct = unpacked(result.baseline_accuracy.correct, total).copy()
+    first = np.random.default_rng(0).permutation(total) < total // 2
+    for half, lost in ((first, chosen), (~first, others)):
+        correct[np.flatnonzero(half & correct)[:lost]] = False
+    return replace(result, accuracy=replace(result.accuracy, correct=np.packbits(correct).tobytes()))
+
+
 @dataclass
 class Bench:
     """A machine that measures what is made up, in ``SECONDS`` each, and counts. With ``noise``, of a network
-    that is no classifier. The times of what ``is_noisy`` are; those that are taken again until the second
-    ``calm_at``."""
+    that is no classifier. ``lost``: how many answers are lost on the images that choose and on the others,
+    where that is not made up from the recipe. The times of what ``is_noisy`` are; those that are taken again
+    until the second ``calm_at``."""
 
     ratio: Callable[[Request], float | None] = lambda request: None
     images: int = 10_000
     noise: Callable[[Request], float] | None = None
+    lost: Callable[[Request], tuple[int, int] | None] = lambda request: None
     is_noisy: Callable[[Request], bool] = lambda request: False
     calm_at: float = 0.0
     now: float = 0.0
@@ -70,7 +83,12 @@ class Bench:
         if self.noise:
             told = detector(request.recipe, self.noise(request))
             made = replace(made, accuracy=told.accuracy, baseline_accuracy=told.baseline_accuracy)
-        return replace(made, request=request, key=digest([request, made.accuracy.is_fidelity]))
+        lost = self.lost(request)
+        if lost is not None:
+            made = losing(made, *lost)
+        return replace(
+            made, request=request, key=digest([request, made.accuracy.is_fidelity, self.images, lost])
+        )
 
     def measure(self, request: Request, unwanted: Unwanted, report: Report = quiet) -> Result | None:
         made = self.result(request)

@@ -25,7 +25,7 @@ from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
-from optimizer.search.confirming import loses
+from optimizer.search.confirming import loses, loses_elsewhere
 from optimizer.search.questions import Answered, answer_of, question_of
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
@@ -50,7 +50,9 @@ def headline(found: Answered) -> str:
     """One sentence that can be read aloud."""
     question, trials = found.answer.question, found.answer.progress.trials
     early = "Ended early. " if found.answer.is_early else ""
-    if all(trial.outcome is Outcome.UNFINISHED for trial in trials):
+    if nothing_measured(found):
+        if failed := next((trial.message for trial in trials if trial.message), ""):
+            return f"{early}Nothing could be measured: {failed.rstrip('.')}."
         if early:
             return f"{early}Nothing was measured yet."
         return (
@@ -66,6 +68,11 @@ def headline(found: Answered) -> str:
         f"{metric(name).label} {summary.text(name)}" for name in (labelled, *times_of(question), "file_size")
     )
     return f"{early}{capital(named(found.best))}: {figures}."
+
+
+def nothing_measured(found: Answered) -> bool:
+    """Whether nothing was: whether anything keeps to the limits was not found out then."""
+    return all(trial.outcome is not Outcome.MEASURED for trial in found.answer.progress.trials)
 
 
 def named(result: Result) -> str:
@@ -110,6 +117,9 @@ def came_of_it(store: Store, sweep: Sweep) -> str:
     if found is None:
         return sweep.state
     early = ", ended early" if found.answer.is_early else ""
+    if nothing_measured(found):
+        failed = any(trial.message for trial in found.answer.progress.trials)
+        return f"nothing could be measured{early}" if failed else f"nothing was measured{early or ' in time'}"
     return f"{named(found.best) if found.best else 'nothing keeps to the limits'}{early}"
 
 
@@ -143,7 +153,7 @@ def by_itself(found: Answered) -> Result | None:
     shown = {one.key for one in keeping(measured, question.limits)}
     refused = {found.results[one.key].latency.checksum for one in found.answer.refused}
     others = [one for one in measured if one.key not in shown and one.latency.checksum not in refused]
-    kept = [one for one in others if keeping([one], question.limits)]
+    kept = [one for one in others if keeping([one], question.limits) and not loses(one, question)]
     return next(iter(in_order(kept, question.minimise)), None)
 
 
@@ -167,13 +177,17 @@ def missed(found: Answered, one: Confirmed) -> list[str]:
 
 def missed_words(found: Answered, one: Confirmed) -> str:
     """Why it did not hold when it was looked at again."""
-    given = found.answer.question.limits.given
-    said = [
-        f"more than {metric(name).format(given[name])} are lost on other images"
-        if name == "drop"
-        else f"a {metric(name).label} of at most {metric(name).format(given[name])} is not shown"
-        for name in missed(found, one)
-    ]
+    result, question = found.results[one.key], found.answer.question
+
+    def words(name: str) -> str:
+        limit = metric(name).format(question.limits.given[name])
+        if name != "drop":
+            return f"a {metric(name).label} of at most {limit} is not shown"
+        if loses_elsewhere(result, question):
+            return f"more than {limit} are lost on other images"
+        return f"on all images together it is not shown that at most {limit} are lost"
+
+    said = [words(name) for name in missed(found, one)]
     return f"{' and '.join(said)}. " if said else ""
 
 
@@ -185,7 +199,8 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     chosen_at, at_last = (
         ", ".join(one.text(name) for name in times_of(found.answer.question)) for one in (before, after)
     )
-    times = f"{chosen_at}, timed afresh {at_last}{noisy}"
+    is_afresh = one.afresh.checksum != result.latency.checksum
+    times = f"{chosen_at}, {f'timed afresh {at_last}' if is_afresh else 'not taken again'}{noisy}"
     if before.fidelity:
         return f"SQNR {before.text('sqnr')} on {before.images}. Time when it was chosen {times}."
     chosen, rest = halves(result, MIN_CONFIRMING)
@@ -351,7 +366,7 @@ class AnswerView:
         failed = [
             Failed(question.request(one.position), one.message)
             for one in trials
-            if one.outcome is Outcome.FAILED
+            if one.outcome in (Outcome.FAILED, Outcome.GONE)
         ]
         return Results(tuple(ResultView(one, self.workspace) for one in self.found.measured), tuple(failed))
 

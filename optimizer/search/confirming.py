@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Sequence
 
+from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
+from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
 from optimizer.records import Latency, Result
 from optimizer.search.records import Confirmed, Question
@@ -18,7 +20,8 @@ that is."""
 TIMED_SHARE = 0.6
 """Of those seconds, for how many it is timed: its networks are built anew before."""
 MAX_CONFIRMED = 3
-"""The best so many are looked at again, one after the other, until one holds."""
+"""The best so many are timed again, one after the other, until one holds; and of those that lose too much, so
+many are named."""
 
 
 def candidates(results: Sequence[Result], question: Question) -> tuple[list[Result], list[Result]]:
@@ -39,34 +42,46 @@ def confirmed(
     report: Report,
 ) -> tuple[Confirmed | None, tuple[Confirmed, ...]]:
     """The first of the candidates that holds when it is looked at again, and those before it that did not.
+    What loses too much is no answer, whatever its time: of such, the best are named, and none is timed.
     One time is taken afresh once, however many share it: of several tries one would be lucky. With
     ``is_early`` somebody waits for the answer, and nothing is timed for longer than it must be."""
     refused: list[Confirmed] = []
-    late = set[int]()
+    late, lossy = set[int](), 0
     for result in candidates:
-        left = seconds_left()
-        if len(refused) == MAX_CONFIRMED or (refused and left <= 0):
-            break
         if result.latency.checksum in late:
             continue
+        if loses(result, question):
+            lossy += 1
+            if lossy <= MAX_CONFIRMED:
+                refused.append(Confirmed(result.key, result.latency))
+            continue
+        left = seconds_left()
+        if len(late) == MAX_CONFIRMED or (late and left <= 0):
+            break
         report(
             1 - max(left, 0.0) / question.budget_seconds, f"timing {result.request.recipe.describe()} afresh"
         )
-        # A limit that a long measurement shows to be kept may be too near for a short one. What loses too
-        # much is no answer, whatever its time.
-        is_lossy = loses(result, question)
-        seconds = 0.0 if is_early or is_lossy else TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
+        # A limit that a long measurement shows to be kept may be too near for a short one.
+        seconds = 0.0 if is_early else TIMED_SHARE * min(max(left, 0.0), MAX_CONFIRMING_SECONDS)
         one = Confirmed(result.key, confirm(result, seconds))
-        is_late = not is_in_time(one.timed(result), question.limits)
-        if not is_late and not is_lossy:
+        if is_in_time(one.timed(result), question.limits):
             return one, tuple(refused)
         refused.append(one)
-        if is_late:
-            late.add(result.latency.checksum)
+        late.add(result.latency.checksum)
     return None, tuple(refused)
 
 
 def loses(result: Result, question: Question) -> bool:
+    """Whether it loses more than is allowed on images that did not choose it, or these and those that did
+    together leave it open."""
+    others, limit = halves(result, MIN_CONFIRMING)[1], question.limits.drop_points
+    if others is None or limit is None:
+        return False
+    on_all = drop_check(summarise(result).drop, limit)
+    return loses_elsewhere(result, question) or on_all.outcome is not Outcome.PASS
+
+
+def loses_elsewhere(result: Result, question: Question) -> bool:
     """Whether it loses more than is allowed on images that did not choose it."""
     others = halves(result, MIN_CONFIRMING)[1]
     return others is not None and others.points > question.limits.given.get("drop", math.inf)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import Outcome as Verdict
@@ -88,7 +89,8 @@ def find(
     ``stored``. How far it is now goes to ``keep``, again and again. It ends with what it has found when that
     is ``enough``. ``again`` takes a time that is too uncertain once more, ``confirm`` that of the winner.
 
-    Raises what the first measurement raises; later ones that fail are told.
+    Raises what the first measurement raises where it fails on each engine and number of threads; later ones
+    that fail are told.
     """
     search = _Search(question, measure, again, report, before, stored, keep, enough, clock)
     search.run()
@@ -102,16 +104,20 @@ def find(
     afresh = {checksums[one.key]: one.afresh for one in (*refused, *([best] if best else []))}
     results = retimed(search.results, afresh)
     chosen = next((one for one in results if best and one.key == best.key), None)
+    others = [one for one in results if not _seems_to_lose_little(one, question)]
     return Answer(
         question,
         search.progress,
         best,
         refused,
-        relaxations(
-            [one for one in results if not loses(one, question)], question.limits, question.minimise, chosen
-        ),
+        relaxations(others, question.limits, question.minimise, chosen),
         search.is_early,
     )
+
+
+def _seems_to_lose_little(result: Result, question: Question) -> bool:
+    """On the images that choose alone: it keeps to no limit on what is lost, and is not said to."""
+    return loses(result, question) and bound(result, "drop") <= question.limits.given["drop"]
 
 
 class _Search:
@@ -179,6 +185,7 @@ class _Search:
         question, asked = self.question, set[Request]()
         self.keep(self.progress)
         for name in dict.fromkeys((question.search, "random")):
+            self._forget_what_may_be_faster()
             chooser = STRATEGIES[name](question.space, question.settings.seed, len(self.losses))
             known = 0
             while known < chooser.patience and self._goes_on():
@@ -213,7 +220,7 @@ class _Search:
             self.at, self.times = position, 0
         if self.times >= MAX_TIMES:
             words = f"the process that measured it was gone {MAX_TIMES} times in a row"
-            self._note(position, request, Outcome.FAILED, message=words)
+            self._note(position, request, Outcome.GONE, message=words)
             return
         self.times += 1
         self.keep(self.progress)
@@ -233,9 +240,12 @@ class _Search:
         except UnavailableError:  # nothing could be kept of the others either
             raise
         except Exception as error:  # engines raise what they like
-            if not self.trials:
-                raise
+            is_first = not self.trials
             self._note(position, request, Outcome.FAILED, message=words_of(error))
+            if is_first:
+                self._try_elsewhere(position)
+                if all(trial.outcome is Outcome.FAILED for trial in self.trials):
+                    raise
             return
         if result is None:
             self._note(position, request, why, seen)
@@ -243,6 +253,18 @@ class _Search:
             losses = tuple(bound(result, name) for name in self.losses)
             self._take(Trial(position, Outcome.MEASURED, self.seconds, losses, result.key), result)
         self._step()
+
+    def _try_elsewhere(self, position: Position) -> None:
+        """The first position, which has failed, on the other engines and numbers of threads, until it is
+        measured: one that can't run the network at all may not be the only one."""
+        space = self.question.space
+        for engine, threads in product(space.engine, space.threads):
+            other = position | {"engine": engine, "threads": threads}
+            request = self.question.request(other)
+            if self.results or not self._goes_on():
+                return
+            if request not in self.told:
+                self._try(other, request)
 
     def _take(self, trial: Trial, result: Result | None) -> None:
         """What became of a position, now or before. Raises InputError where limits don't fit the network."""
@@ -297,6 +319,16 @@ class _Search:
             return Outcome.NO_FASTER if time >= bound(self.best, "latency") else None
         return None
 
+    def _forget_what_may_be_faster(self) -> None:
+        """What was no faster than a best that holds no more, so that it is tried."""
+        requests = {self.question.request(one.position): one for one in self.trials}
+        self.trials = [
+            trial
+            for request, trial in requests.items()
+            if trial.outcome is not Outcome.NO_FASTER or self._known_by_time(request)
+        ]
+        self.told = {self.question.request(one.position): one.losses for one in self.trials}
+
     def _learn_times(self, result: Result) -> None:
         """The time of a result, and that of the uncompressed model, which was timed beside it."""
         summary, request = summarise(result), result.request
@@ -337,7 +369,9 @@ class _Search:
         message: str = "",
     ) -> None:
         """What was not measured to the end, with a guess of its losses, none better than what is known."""
-        worst = [max((self.told[one][i] for one in self.told), default=1.0) for i in range(len(self.losses))]
+        worst = [
+            max((losses[i] for losses in self.told.values()), default=1.0) for i in range(len(self.losses))
+        ]
         guess = dict(zip(self.losses, worst, strict=True))
         if "drop" in guess:
             scores = summarise_scores(known) if known else None
@@ -353,8 +387,9 @@ class _Search:
 
     def _choose(self) -> None:
         surely, perhaps = candidates(self.results, self.question)
-        self.best = surely[0] if surely else None
-        self.may_answer = bool(surely or perhaps)
+        # What loses too much on the other images is no answer: what is no faster than that may be one.
+        self.best = next((one for one in surely if not loses(one, self.question)), None)
+        self.may_answer = self.best is not None or not all(loses(one, self.question) for one in perhaps)
 
     def _step(self) -> None:
         self._choose()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import (
@@ -54,7 +55,8 @@ def judge(
 ) -> Verdict:
     """Measure once, and time again until the limits are kept, broken, or ``budget_seconds`` are spent.
 
-    At least one series is timed, and none is begun that would not end in time by what one took on average.
+    At least one series is timed, and none is begun that would not end in time by what those before took: the
+    first, which is scored too or comes from the store, by its calls alone, later ones on average.
     Raises InputError where ``against`` can't be compared with, and what the measurement raises.
     """
     begun = clock()
@@ -109,10 +111,18 @@ def _timed(
 ) -> Verdict:
     """With time checked too, where that has a limit."""
     latency, others = verdict.result.latency, verdict.checks
+    took = list[float]()
+
+    def timed_again() -> Latency:
+        begun = spent()
+        found = time_again()
+        took.append(spent() - begun)
+        return found
+
     if limits.instructions_percent is not None:
         result = verdict.result
         if latency.instructions is None:  # kept from before they were counted
-            latency = time_again()
+            latency = timed_again()
             result = replace(result, latency=latency)
         others = (*others, instructions_check(latency, against, limits.instructions_percent))
         verdict = Verdict(result, others, 1, spent())
@@ -125,11 +135,11 @@ def _timed(
         failed = overall(others) is Outcome.FAIL if others else False
         if timed.outcome is not Outcome.UNDECIDED or failed or len(latencies) == MAX_LOOKS:
             return verdict
-        each = verdict.seconds / len(latencies)
+        each = fmean(took) if took else latency.seconds
         if verdict.seconds + each > budget_seconds:
             return verdict
         report(
             verdict.seconds / budget_seconds,
             f"{timed.words}; timing series {len(latencies) + 1} of at most {MAX_LOOKS}",
         )
-        latencies.append(time_again())
+        latencies.append(timed_again())

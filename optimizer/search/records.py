@@ -60,6 +60,7 @@ class Outcome(Labelled):
     NO_FASTER = "no faster", "no faster than the best so far, as others with the same kernels were"
     UNFINISHED = "unfinished", "not done when the time was over"
     FAILED = "failed"
+    GONE = "gone", "given up, since each process that measured it was gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Step:
 class Progress:
     """How far a search is: the ``seconds`` that it took so far, in whatever processes, and what it tried; and
     the position ``at`` which it is, begun for so many ``times``: what ends each process that measures it is
-    given up. ``seconds_again`` went into times that were taken again."""
+    given up for good. ``seconds_again`` went into times that were taken again."""
 
     seconds: float = 0.0
     trials: tuple[Trial, ...] = ()

@@ -61,6 +61,16 @@ def test_what_is_found_keeps_to_the_limits_and_asked_again_it_is_at_hand(
     assert capsys.readouterr().out.splitlines()[0].startswith(said["words"].split(":")[0])
 
 
+def test_threads_that_the_machine_lacks_are_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([*FIND, "--max-drop", "1", "--threads", "1,99999"]) == 2
+    assert "99999 threads are more than this machine's" in capsys.readouterr().err
+    with pytest.raises(InputError, match="99999 threads are more"):
+        px.find("fashion-mlp", max_drop=1, space=Space(threads=(1, 99999)), engines=["openvino"])
+    assert not ledger.sweeps(Store())
+
+
 @pytest.mark.slow
 def test_exit_codes_and_words_where_nothing_keeps_to_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FIND, "--max-drop", "1e-9", "--max-size-mb", "0.01", *BUDGET]) == 3

@@ -28,11 +28,11 @@ HALF = make_result(recipe(0.5))
 REQUEST = HALF.request
 
 
-def series(ratio: float, random: np.random.Generator) -> Latency:
+def series(ratio: float, random: np.random.Generator, call_ns: float = 1e6) -> Latency:
     """Five processes of twenty rounds, each with builds of its own."""
     builds = np.repeat(np.exp(BUILD_SCATTER * random.standard_normal(5)), 20)
     rounds = 1 + 0.01 * random.standard_normal((3, 100))
-    first, again, variant = 1e6 * rounds * np.array([np.ones(100), np.ones(100), ratio * builds])
+    first, again, variant = call_ns * rounds * np.array([np.ones(100), np.ones(100), ratio * builds])
     made = make_latency(rounds=100)
     return replace(
         made, baseline=(visits(first), visits(again)), variant=visits(variant), processes=(20,) * 5
@@ -40,21 +40,35 @@ def series(ratio: float, random: np.random.Generator) -> Latency:
 
 
 def gate(
-    ratio: float, limits: GateLimits, seed: int = 0, budget: float = 1e9, seconds: float = 1.0, **more: Result
+    ratio: float,
+    limits: GateLimits,
+    seed: int = 0,
+    budget: float = 1e9,
+    seconds: float = 1.0,
+    before: float = 0.0,
+    is_stored: bool = False,
+    **more: Result,
 ) -> Verdict:
-    """On a clock by which each series takes so many ``seconds``."""
+    """On a clock by which each series takes so many ``seconds``, two thirds of it in calls, and what comes
+    ``before`` the first; both nothing where that ``is_stored``."""
     random = np.random.default_rng([seed, round(1000 * ratio)])
     now = 0.0
 
     def timed(request: Request) -> Latency:
         nonlocal now
         now += seconds
-        return series(ratio, random)
+        return series(ratio, random, 1e6 * seconds)
+
+    def measured(request: Request) -> Result:
+        nonlocal now
+        latency = timed(request)
+        now = 0.0 if is_stored else now + before
+        return replace(HALF, latency=latency)
 
     return judge(
         REQUEST,
         limits,
-        lambda request: replace(HALF, latency=timed(request)),
+        measured,
         timed,
         budget,
         clock=lambda: now,
@@ -127,6 +141,15 @@ def test_it_is_timed_again_only_while_that_can_decide_and_ends_in_time() -> None
     assert gate(1.5, near).series == 1
     assert gate(1.025, GateLimits(slowdown_percent=2.5, size_mb=0.001)).series == 1, "it has failed"
     assert gate(1.025, GateLimits(size_mb=1e3)).series == 0
+
+
+def test_what_a_series_takes_is_not_what_comes_before_the_first() -> None:
+    near = GateLimits(slowdown_percent=2.5)
+    late = gate(1.025, near, budget=300, seconds=30, before=170)
+    assert (late.series, late.seconds) == (4, 290), "three more fit"
+    stored = gate(1.025, near, budget=60, seconds=90, is_stored=True)
+    assert (stored.series, stored.seconds) == (1, 0), "the first alone fits"
+    assert gate(1.025, near, budget=100, seconds=90, is_stored=True).series == 2
 
 
 def test_an_earlier_result_takes_the_place_of_the_uncompressed_model() -> None:

@@ -1,0 +1,71 @@
+"""What became of a question, in words: also where it was not found out."""
+
+from collections.abc import Callable
+
+import pytest
+from search_bench import SMALL, Bench, question
+
+from optimizer.analysis.limits import Limits
+from optimizer.errors import WorkError
+from optimizer.progress import Report
+from optimizer.records import Request, Result, encode
+from optimizer.search.answers import came_of_it, headline
+from optimizer.search.find import MAX_TIMES, Unwanted
+from optimizer.search.questions import ask
+from optimizer.search.records import Progress
+from optimizer.store import ledger
+from optimizer.store.results import ANSWER, EARLY_ANSWER, Store
+
+Measure = Callable[[Request, Unwanted, Report], Result | None]
+
+
+def fails(request: Request, unwanted: Unwanted, report: Report) -> Result | None:
+    raise WorkError("out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_early", "measure", "before", "came", "said"),
+    [
+        (
+            1e-9,
+            False,
+            None,
+            Progress(),
+            "nothing was measured in time",
+            "Nothing could be measured in 1e-09 s",
+        ),
+        (
+            60,
+            True,
+            None,
+            Progress(),
+            "nothing was measured, ended early",
+            "Ended early. Nothing was measured",
+        ),
+        (
+            60,
+            False,
+            fails,
+            Progress(at=SMALL.all()[0], times=MAX_TIMES),
+            "nothing could be measured",
+            "Nothing could be measured: the process that measured it was gone 3 times in a row.",
+        ),
+        (60, False, None, Progress(), "nothing keeps to the limits", "No configuration that was tried"),
+    ],
+)
+def test_the_history_says_of_a_question_what_its_answer_says(
+    budget: float, is_early: bool, measure: Measure | None, before: Progress, came: str, said: str
+) -> None:
+    store, bench = Store(), Bench()
+    asked = question(Limits(size_mb=1e-6), budget=budget)
+    ask(store, asked, "ann")
+    item = ledger.claim(store, "me")
+    assert item is not None
+    found = bench.go_on(asked, before, measure, enough=lambda: is_early)
+    for result in found.measured:
+        store.put(result)
+    store.put_document(EARLY_ANSWER if is_early else ANSWER, str(item.answer), encode(found.answer))
+    ledger.finish(store, item, str(item.answer), 1.0)
+    (sweep,) = ledger.sweeps(store)
+    assert came_of_it(store, sweep) == came
+    assert headline(found).startswith(said)
