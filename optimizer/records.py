@@ -114,7 +114,11 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the libraries that gave a number."""
+    """The machine and the libraries that gave a number.
+
+    ``threads`` can run at once where this machine's cores run several each (SMT). None where each runs one,
+    so that they are ``cores``, and in what was stored before they were counted.
+    """
 
     cpu: str
     instruction_sets: tuple[str, ...]
@@ -124,11 +128,13 @@ class Environment:
     system: str
     python: str
     libraries: dict[str, str]
+    threads: int | None = None
 
     @property
     def key(self) -> str:
         """Equal for two results whose latencies may share an axis."""
-        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries])
+        threads = [] if self.threads is None else [self.threads]
+        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries, *threads])
 
 
 @dataclass(frozen=True, slots=True)
@@ -659,6 +665,7 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
     PruneSpec: {"match": (False, {})},
     QuantizeSpec: {"precision": ("f32", {}), "equalise": (False, {})},
     DataSpec: {"content": ("", {})},
+    Environment: {"threads": (None, {})},
     LayerExecution: {"precision": ("f32", {}), "others": ((), {}), "skips_zeros": (False, {})},
 }
 """Fields that came after results were stored: the value that those have, and what a digest has in its place
