@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, number
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -69,6 +69,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("threads", "batch", "seed"):
+            number(name, getattr(self, name))
         if self.batch < 1:
             raise InputError(f"batch size {self.batch} is too small: at least 1 image")
         if self.threads < 0:
