@@ -133,7 +133,8 @@ def sweep(
     and is listed in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
     channels removed) is measured whole. Small ones come first. Not with an ``executor``.
 
-    Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
+    Raises InputError for an empty or impossible grid, UnavailableError where nothing more could be kept, and
+    as :func:`measure` does for the model and data.
 
     >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
     >>> [result.request.recipe.prune.share for result in results]
@@ -176,6 +177,7 @@ def sweep(
                 number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
             )
             if isinstance(outcome, Failed):
+                store.check_room()  # nothing is wrong with what could only not be kept
                 failed.append(outcome)
             elif isinstance(outcome, Screened):
                 screened.append(outcome)

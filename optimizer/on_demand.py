@@ -54,12 +54,14 @@ def load_or_measure(
     that was ended while its memory and cold start were measured is gone on with.
 
     ``workspace`` is that of a model or images that the request names but no catalogue has, ``scores`` what
-    another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does: with a
-    ``screen`` also ScreenedOut, of which nothing is stored.
+    another machine worked out. Raises UnavailableError where a new one could not be kept, and what
+    :func:`optimizer.measurement.experiment.measure` does: with a ``screen`` also ScreenedOut, of which
+    nothing is stored.
     """
     result = store.get(request_key(request))
     if result is not None:
         return result
+    store.check_room()
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 

@@ -309,6 +309,22 @@ def test_a_recipe_that_fails_is_told_and_the_others_go_on(
     assert "not measured" in repr(results)
 
 
+def test_a_sweep_ends_where_nothing_more_could_be_kept_and_what_is_kept_is_read(
+    net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizer.measurement import experiment
+
+    def full(store: Store) -> None:
+        raise UnavailableError("no room is left")
+
+    px.sweep(net, 0, 32, images, engine="torch", progress=False)
+    monkeypatch.setattr(Store, "check_room", full)
+    monkeypatch.setattr(experiment, "measure", lambda *given: pytest.fail("it would be lost"))
+    assert len(px.sweep(net, 0, 32, images, engine="torch", progress=False)) == 1
+    with pytest.raises(UnavailableError, match="no room is left"):
+        px.sweep(net, [0, 0.5, 0.7], 32, images, engine="torch", progress=False)
+
+
 def test_compressed_is_what_was_measured(
     net: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
