@@ -126,6 +126,9 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
     report = answer_report(found)
     assert "What was asked" in report
     assert "paretoscope find fashion-mlp --max-drop=1.0" in report
+    report = answer_report(found, only_python=True)
+    assert "ask px.find again with them" in report
+    assert "paretoscope find fashion-mlp" not in report
 
 
 @pytest.mark.slow
@@ -205,6 +208,19 @@ def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(s
     tasks.store().forget([found.best.key])
     page.run()
     assert "was dropped." in words(page)
+
+
+def test_a_question_of_a_module_is_not_asked_again_here(started: Started) -> None:
+    _, sweep = asked(find_drop="1", find_seconds="30 s")
+    given = replace(question_of(sweep), model="Sequential-20b8178076")
+    number = ask(tasks.store(), given, "ann")
+    for one in (sweep.id, number):
+        assert ledger.cancel(tasks.store(), one) == 1
+    page = open_page("sweep", {"sweep": str(number)})
+    told = words(page)
+    assert "Sequential-20b8178076 is not among the models here. One that was given in Python" in told
+    assert "What was measured is kept." in told
+    assert not {button.label for button in page.button} & {"Repeat", "Resume", "Extend to 1 minute"}
 
 
 def damage(key: str) -> None:
