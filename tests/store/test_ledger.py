@@ -26,7 +26,7 @@ from optimizer.records import DataSpec, Request
 from optimizer.store import ledger
 from optimizer.store.items import Item, Line
 from optimizer.store.ledger import MAX_ATTEMPTS, SILENT_SECONDS
-from optimizer.store.results import Store
+from optimizer.store.results import ANSWER, Store
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4)
 OWNERS = st.sampled_from(["one", "two"])
@@ -333,6 +333,16 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
         ledger.extend(store, sweep, b"", asked_for(["a", "c", "d"]))
     assert [one.total for one in ledger.sweeps(store)] == [2]
     assert ledger.extend(store, sweep, b"", asked_for(["a", "c"])) == 1
+
+
+def test_a_question_that_is_answered_needs_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_WAITING", 1)
+    ledger.create(store, b"", asked_for(["a"]), "ann")
+    with pytest.raises(UnavailableError, match="1 wait already"):
+        ledger.ask(store, b"", Request("fashion-mlp"), "search", "answer", "ann")
+    store.put_document(ANSWER, "answer", b"{}")
+    number = ledger.ask(store, b"", Request("fashion-mlp"), "search", "answer", "ann")
+    assert ledger.find(store, number).state == "done"
 
 
 def test_what_waits_for_other_machines_takes_no_room_here(
