@@ -347,7 +347,8 @@ def line(store: Store, sweep: int) -> Line:
     return Line(
         earlier + before(earlier + 1),
         earlier + before(earlier + own),
-        (*(row[0] for row in at_work), *questions),
+        tuple(questions),
+        tuple(row[0] for row in at_work),
     )
 
 

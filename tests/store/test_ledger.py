@@ -395,7 +395,7 @@ def test_questions_of_others_that_come_first_are_named(store: Store) -> None:
     item = ledger.claim(store, "me")
     assert item is not None
     assert item.sweep == 1
-    assert ledger.line(store, mine) == Line(1, 1, (1, 3)), "which is at work now"
+    assert ledger.line(store, mine) == Line(1, 1, (3,), (1,)), "which is at work now"
 
 
 def test_what_is_resumed_is_meant_for_the_images_of_today(
