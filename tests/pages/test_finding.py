@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from page_runs import words
 from search_bench import Bench
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
 from optimizer.records import DataSpec, encode
+from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
@@ -53,6 +55,22 @@ def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
     store.put_document(SEARCH, item.key, encode(found.answer.progress))
     store.put_document(EARLY_ANSWER if early else ANSWER, item.answer, encode(found.answer))
     ledger.finish(store, item, item.answer, 30.0)
+
+
+def history_of(page: AppTest) -> pd.DataFrame:
+    """What the history says once it is opened."""
+    page.session_state["sweep_history_open"] = True
+    return next(table.value for table in page.run().dataframe if "came of it" in table.value)
+
+
+def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[int]()
+    monkeypatch.setattr(answers, "came_of_it", lambda store, sweep: read.append(sweep.id) or "found")
+    page, sweep = asked(find_drop="1")
+    page.run()
+    assert not read
+    assert list(history_of(page)["came of it"]) == ["found"]
+    assert read == [sweep.id]
 
 
 def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(started: Started) -> None:
@@ -139,8 +157,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     told = words(page.run())
     assert "No configuration that was tried is shown to keep to the limits" in told
     assert "more than allowed is the nearest" in told
-    history = next(table.value for table in page.dataframe if "came of it" in table.value)
-    assert list(history["came of it"]) == ["nothing keeps to the limits"]
+    assert list(history_of(page)["came of it"]) == ["nothing keeps to the limits"]
 
 
 @pytest.mark.slow
@@ -159,8 +176,7 @@ def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None
     answer(sweep, Bench(), early=True)
     page.run()
     assert "Ended early. " in words(page)
-    history = next(table.value for table in page.dataframe if "came of it" in table.value)
-    assert history["came of it"][0].endswith(", ended early")
+    assert history_of(page)["came of it"][0].endswith(", ended early")
     page = press(page, "Resume")
     assert newest().state == "queued"
     assert not ledger.items(tasks.store(), sweep.id)[0].enough
