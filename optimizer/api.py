@@ -28,7 +28,7 @@ from optimizer.analysis.limits import Limits
 from optimizer.analysis.two_files import CompareRequest, NetworkRef, TwoFiles
 from optimizer.analysis.view import Failed, Results, ResultView, Screened
 from optimizer.cluster.spread import Executor, Nodes, check, connect, work_off
-from optimizer.errors import InputError, WorkError
+from optimizer.errors import InputError, WorkError, number
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Report, progress_line
 from optimizer.recipe import Recipe
@@ -37,7 +37,7 @@ from optimizer.search.answers import AnswerView
 from optimizer.search.drain import until_over
 from optimizer.search.questions import ask
 from optimizer.search.records import DEFAULT_BUDGET_SECONDS, Question
-from optimizer.search.space import Space, subspace
+from optimizer.search.space import Space, several, subspace
 from optimizer.search.sweep import Grid
 from optimizer.search.sweep import sweep as each
 from optimizer.store import ledger
@@ -105,8 +105,8 @@ def measure(
 
 def sweep(
     model: "str | PathLike[str] | nn.Module",
-    sparsities: Sequence[float] = (0.0, 0.5, 0.7, 0.8),
-    weight_bits: Sequence[int] = (32, 8, 4),
+    sparsities: float | Sequence[float] = (0.0, 0.5, 0.7, 0.8),
+    weight_bits: int | Sequence[int] = (32, 8, 4),
     data: Any = None,
     *,
     recipe: Recipe | None = None,
@@ -133,7 +133,8 @@ def sweep(
     and is listed in ``screened``: the same frontier, sooner. What takes a time of its own (sparse kernels,
     channels removed) is measured whole. Small ones come first. Not with an ``executor``.
 
-    Raises InputError for an empty or impossible grid, and as :func:`measure` does for the model and data.
+    Raises InputError for an empty or impossible grid, UnavailableError where nothing more could be kept, and
+    as :func:`measure` does for the model and data.
 
     >>> results = sweep("fashion-mlp", [0, 0.5], [32], progress=False)
     >>> [result.request.recipe.prune.share for result in results]
@@ -141,6 +142,7 @@ def sweep(
     """
     from optimizer.measurement.given import named_only, open_given
 
+    amounts = _numbers("sparsities", sparsities), _numbers("weight_bits", weight_bits)
     if executor is not None:
         if frontier_only:
             raise InputError("frontier_only works on this machine alone: leave it out, or leave executor out")
@@ -150,7 +152,7 @@ def sweep(
         )
         check(request)
         activations = (request.recipe.quantize.activation_bits,)
-        asked = Grid(request, tuple(sparsities), tuple(weight_bits), activations, (engine,))
+        asked = Grid(request, *amounts, activations, (engine,))
         with progress_line(progress) as report, connect(executor, on, report) as nodes:
             return _sweep_elsewhere(replace(asked, on=nodes.environment.cpu), nodes, report)
     _check_engine(engine)
@@ -160,8 +162,8 @@ def sweep(
         )
         base = replace(request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings())
         activations = (base.recipe.quantize.activation_bits,)
-        axes = tuple(sparsities), tuple(weight_bits), activations, (engine,)
-        requests, store = Grid(base, *axes, frontier_only=frontier_only).requests(), Store()
+        grid = Grid(base, *amounts, activations, (engine,), frontier_only=frontier_only)
+        requests, store = grid.requests(), Store()
         keys = request_keys(requests)
         found: list[ResultView] = []
         failed: list[Failed] = []
@@ -175,6 +177,7 @@ def sweep(
                 number / len(requests), f"{number} of {len(requests)}: {outcome.request.recipe.describe()}"
             )
             if isinstance(outcome, Failed):
+                store.check_room()  # nothing is wrong with what could only not be kept
                 failed.append(outcome)
             elif isinstance(outcome, Screened):
                 screened.append(outcome)
@@ -212,7 +215,7 @@ def find(
     min_sqnr_db: float | None = None,
     max_latency_ratio: float | None = None,
     minimise: str | None = None,
-    engines: Sequence[str] | None = None,
+    engines: str | Sequence[str] | None = None,
     space: Space | None = None,
     budget_seconds: float = DEFAULT_BUDGET_SECONDS,
     search: str = "guided",
@@ -243,7 +246,15 @@ def find(
     """
     from optimizer.measurement.given import open_given
 
-    limits = Limits(max_drop, max_latency_ms, max_size_mb, min_sqnr_db, max_latency_ratio)
+    given = {
+        "max_drop": max_drop,
+        "max_latency_ms": max_latency_ms,
+        "max_size_mb": max_size_mb,
+        "min_sqnr_db": min_sqnr_db,
+        "max_latency_ratio": max_latency_ratio,
+    }
+    limits = Limits(*(value if value is None else number(name, value) for name, value in given.items()))
+    budget_seconds = number("budget_seconds", budget_seconds)
     axes = {"engine": engines or (on_demand.engines_to_search() if space is None else None)}
     searched = subspace(space or Space(), axes)
     question = Question("", limits, minimise or "latency", searched, search, budget_seconds)
@@ -413,6 +424,10 @@ def plot_frontier(
 
 def _records(results: "Sequence[ResultView]") -> list[Any]:
     return [result.record for result in results]
+
+
+def _numbers(name: str, given: object) -> tuple[Any, ...]:
+    return tuple(number(name, value) for value in several(given))
 
 
 def _check_engine(name: str) -> None:

@@ -1,5 +1,8 @@
 """The one root exception. A message names the value, what is allowed, and what to do."""
 
+from numbers import Integral, Real
+from typing import Any
+
 
 class ParetoscopeError(Exception):
     """Anything this package refuses or cannot do, in words meant for its user."""
@@ -24,6 +27,18 @@ def unknown(kind: str, value: object, known: object) -> InputError:
     "unknown engine 'tvm': use one of openvino, torch"
     """
     return InputError(f"unknown {kind} {value!r}: use one of {', '.join(map(str, known))}")  # type: ignore[call-overload]
+
+
+def number(name: str, value: object) -> Any:
+    """A number from outside, such as one of NumPy's, as Python's own int or float. Raises InputError for
+    text, and what else is none."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise InputError(
+        f"{name.replace('_', ' ')} {value!r} is no number: give one without quotes, such as 8 or 0.5"
+    )
 
 
 def words_of(error: Exception) -> str:

@@ -16,7 +16,7 @@ from optimizer.analysis import stored
 from optimizer.analysis.screening import Bar, Screen, bar_for
 from optimizer.analysis.two_files import CompareRequest, TwoFiles
 from optimizer.data.selection import check_at_hand
-from optimizer.errors import ParetoscopeError, UnavailableError, WorkError
+from optimizer.errors import InputError, ParetoscopeError, UnavailableError, WorkError
 from optimizer.progress import Cancelled, Report, quiet, satisfied, stop_if_cancelled, while_wanted
 from optimizer.records import Inspection, Known, Latency, Request, Result, Scores, encode
 from optimizer.search.drain import Work
@@ -54,12 +54,14 @@ def load_or_measure(
     that was ended while its memory and cold start were measured is gone on with.
 
     ``workspace`` is that of a model or images that the request names but no catalogue has, ``scores`` what
-    another machine worked out. Raises what :func:`optimizer.measurement.experiment.measure` does: with a
-    ``screen`` also ScreenedOut, of which nothing is stored.
+    another machine worked out. Raises UnavailableError where a new one could not be kept, and what
+    :func:`optimizer.measurement.experiment.measure` does: with a ``screen`` also ScreenedOut, of which
+    nothing is stored.
     """
     result = store.get(request_key(request))
     if result is not None:
         return result
+    store.check_room()
     from optimizer.measurement import experiment
     from optimizer.measurement.workspace import open_workspace
 
@@ -187,6 +189,18 @@ def check_space(space: Space) -> None:
         resolve_threads(threads)
 
 
+def check_can_go_on(question: Question) -> None:
+    """Raises InputError for a question of images in memory, or of a model that is none of the catalogue: who
+    has them may go on with it."""
+    from optimizer.model import catalogue
+
+    check_at_hand(question.data)
+    try:
+        catalogue.card(question.model)
+    except InputError as error:
+        raise InputError(f"{error}. One that was given in Python: ask again from there, with it") from error
+
+
 def search(
     question: Question, store: Store, report: Report = quiet, workspace: "Workspace | None" = None
 ) -> str:
@@ -201,7 +215,7 @@ def search(
     if known and not known.answer.is_early:
         return key
     if workspace is None:
-        check_at_hand(question.data)
+        check_can_go_on(question)
     before, kept = progress_of(store, shared), -math.inf
     tried, begun = len(before.trials), (before.at, before.times)
 

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optimizer.errors import InputError
+from optimizer.errors import InputError, number
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -69,6 +69,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("threads", "batch", "seed"):
+            number(name, getattr(self, name))
         if self.batch < 1:
             raise InputError(f"batch size {self.batch} is too small: at least 1 image")
         if self.threads < 0:
@@ -114,7 +116,11 @@ class ModelCard:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """The machine and the libraries that gave a number."""
+    """The machine and the libraries that gave a number.
+
+    ``threads`` can run at once where this machine's cores run several each (SMT). None where each runs one,
+    so that they are ``cores``, and in what was stored before they were counted.
+    """
 
     cpu: str
     instruction_sets: tuple[str, ...]
@@ -124,11 +130,13 @@ class Environment:
     system: str
     python: str
     libraries: dict[str, str]
+    threads: int | None = None
 
     @property
     def key(self) -> str:
         """Equal for two results whose latencies may share an axis."""
-        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries])
+        threads = [] if self.threads is None else [self.threads]
+        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries, *threads])
 
 
 @dataclass(frozen=True, slots=True)
@@ -659,6 +667,7 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
     PruneSpec: {"match": (False, {})},
     QuantizeSpec: {"precision": ("f32", {}), "equalise": (False, {})},
     DataSpec: {"content": ("", {})},
+    Environment: {"threads": (None, {})},
     LayerExecution: {"precision": ("f32", {}), "others": ((), {}), "skips_zeros": (False, {})},
 }
 """Fields that came after results were stored: the value that those have, and what a digest has in its place

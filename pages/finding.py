@@ -12,7 +12,7 @@ from optimizer.errors import InputError
 from optimizer.export.report import answer_report
 from optimizer.formats import MISSING, count
 from optimizer.methods.engines import ENGINES
-from optimizer.records import Result
+from optimizer.records import Request, Result
 from optimizer.search.answers import findings, headline, named, trial_frame, why_noisy
 from optimizer.search.questions import Answered, answer_of, progress_of, question_of
 from optimizer.search.records import Question, Step
@@ -170,17 +170,18 @@ def found_of(sweep: Sweep) -> Answered | None:
 def show(sweep: Sweep, found: Answered | None) -> None:
     """How far it is, or what was found."""
     (item,) = ledger.items(tasks.store(), sweep.id)
+    only_python = item.request is not None and why_only_python(item.request)
     if sweep.open:
         tasks.follow(sweep, lambda now: goes_on(item, sweep))
     elif sweep.state == "failed":
         st.error(plain(item.message), icon=":material/error:")
     elif sweep.state == "cancelled":
-        st.info("Cancelled. What was measured is kept: Resume goes on from there.", icon=":material/cancel:")
+        words = "" if only_python else ": Resume goes on from there"
+        st.info(f"Cancelled. What was measured is kept{words}.", icon=":material/cancel:")
     elif found:
         show_answer(found)
     else:
-        given = item.request is not None and item.request.data.content
-        words = "" if given else ": Resume finds it anew"
+        words = "" if only_python else ": Resume finds it anew"
         st.info(f"What the answer rests on was dropped{words}.", icon=":material/delete:")
 
 
@@ -249,7 +250,7 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     if found:
         st.download_button(
             "Report",
-            lambda: answer_report(found).encode(),
+            lambda: answer_report(found, bool(why_only_python(found.answer.question))).encode(),
             f"paretoscope-question-{sweep.id}.html",
             "text/html",
             icon=":material/description:",
@@ -261,8 +262,8 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     except InputError as error:
         st.caption(plain(error))
         return None
-    if question.data.content:
-        st.caption("Its images were given in memory: ask it again, or with more time, from Python.")
+    if words := why_only_python(question):
+        st.caption(plain(words))
         return None
     if not sweep.open:
         whole = found is not None and not found.answer.is_early
@@ -278,6 +279,18 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     ):
         return tasks.ask(replace(question, budget_seconds=float(longer)))
     return None
+
+
+def why_only_python(asked: Question | Request) -> str:
+    """Why nothing here can go on with it; empty where it can."""
+    if asked.data.content:
+        return "Its images were given in memory: ask it again, or with more time, from Python."
+    if asked.model not in sidebar.catalogue().cards:
+        return (
+            f"{asked.model} is not among the models here. One that was given in Python: ask again, or with "
+            "more time, from there."
+        )
+    return ""
 
 
 def take(result: Result, words: str) -> None:

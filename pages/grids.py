@@ -323,7 +323,7 @@ def standing(sweep: Sweep) -> str:
         others = line.before_last - len(line.questions)
         number = len(left) + max(0, others)
         seconds = each * number / slots_of(sweep.device, number)
-        seconds += seconds_left(store, line.questions)
+        seconds += seconds_left(store, (*line.questions, *line.at_work))
         most = "at most " if is_frontier_only(sweep.asked) else ""
         words.append(f"{most}{consent.in_words(seconds)} left")
     for item in items:

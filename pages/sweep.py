@@ -122,7 +122,10 @@ def show_history(history: Sequence[Sweep]) -> None:
     """Who asked what, when, and what came of it; a row that is ticked is shown."""
     questions = sum(sweep.answer is not None for sweep in history)
     kinds = f"{count(len(history) - questions, 'sweep')}, {count(questions, 'question')}"
-    with st.expander(f"History: {kinds}", icon=":material/history:"):
+    label, icon = f"History: {kinds}", ":material/history:"
+    with st.expander(label, key="sweep_history_open", icon=icon, on_change="rerun") as history_of_all:
+        if not history_of_all.open:
+            return  # answers are large: to read a hundred takes a second
         rows = [
             {
                 "number": sweep.id,

@@ -22,6 +22,7 @@ from torch.utils.data import TensorDataset
 import optimizer as px
 from optimizer import api
 from optimizer.analysis import fidelity
+from optimizer.analysis.view import Failed
 from optimizer.charts import accuracy_info
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
@@ -30,7 +31,7 @@ from optimizer.measurement import given, latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
 from optimizer.progress import quiet
-from optimizer.records import DataSpec
+from optimizer.records import DataSpec, digest
 from optimizer.search import confirming
 from optimizer.search.answers import came_of_it
 from optimizer.store import ledger
@@ -307,6 +308,22 @@ def test_a_recipe_that_fails_is_told_and_the_others_go_on(
     assert "not measured" in repr(results)
 
 
+def test_a_sweep_ends_where_nothing_more_could_be_kept_and_what_is_kept_is_read(
+    net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from optimizer.measurement import experiment
+
+    def full(store: Store) -> None:
+        raise UnavailableError("no room is left")
+
+    px.sweep(net, 0, 32, images, engine="torch", progress=False)
+    monkeypatch.setattr(Store, "check_room", full)
+    monkeypatch.setattr(experiment, "measure", lambda *given: pytest.fail("it would be lost"))
+    assert len(px.sweep(net, 0, 32, images, engine="torch", progress=False)) == 1
+    with pytest.raises(UnavailableError, match="no room is left"):
+        px.sweep(net, [0, 0.5, 0.7], 32, images, engine="torch", progress=False)
+
+
 def test_compressed_is_what_was_measured(
     net: nn.Module, images: Tensor, labels: Tensor, tmp_path: Path
 ) -> None:
@@ -502,6 +519,35 @@ def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
         px.measure(net, HALF, images, engine="tvm", progress=False)
     with pytest.raises(InputError, match="unknown engine 'tvm'"):
         px.sweep("no such model", engine="tvm", progress=False)
+
+
+TEXT_FOR_A_NUMBER: list[tuple[Callable[[], object], str]] = [
+    (lambda: px.sweep("fashion-mlp", "0.5"), "sparsities '0.5' is no number"),  # type: ignore[arg-type]
+    (lambda: px.sweep("fashion-mlp", weight_bits=["8"]), "weight bits '8' is no number"),  # type: ignore[list-item]
+    (lambda: px.find("fashion-mlp", "1"), "max drop '1' is no number"),  # type: ignore[arg-type]
+    (lambda: px.find("fashion-mlp", 1, budget_seconds="60"), "budget seconds '60' is no number"),  # type: ignore[arg-type]
+    (lambda: px.Recipe.of(weight_bits="8"), "weight bits '8' is no number"),  # type: ignore[arg-type]
+    (lambda: px.Settings(threads="2"), "threads '2' is no number"),  # type: ignore[arg-type]
+    (lambda: px.Space(sparsity=("0.5",)), "sparsity '0.5' is no number"),  # type: ignore[arg-type]
+    (lambda: px.find("fashion-mlp", 1, engines="tvm"), "unknown engine 'tvm'"),
+]
+
+
+@pytest.mark.parametrize(("asked", "words"), TEXT_FOR_A_NUMBER)
+def test_text_in_place_of_a_number_is_refused_at_the_door(asked: Callable[[], object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        asked()
+
+
+def test_a_value_alone_and_numpy_s_numbers_are_taken_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "each", lambda requests, measure: [Failed(one, "") for one in requests])
+
+    def asked(*amounts: Any) -> list[str]:
+        return [digest(one.request) for one in px.sweep("fashion-mlp", *amounts, progress=False).failed]
+
+    assert asked(0.5, 8) == asked([0.5], [8]) == asked(np.array([0.5], "f4"), np.array([8]))
+    assert digest(px.Recipe.of(np.float64(0.5), np.int64(8))) == digest(px.Recipe.of(0.5, 8))
+    assert px.Space("openvino", threads=4) == px.Space(("openvino",), threads=(4,))
 
 
 def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:

@@ -161,6 +161,7 @@ def test_threads_are_not_negative() -> None:
         ({"instruction_sets": ()}, False),
         ({"cores": 2}, False),
         ({"governor": "powersave"}, False),
+        ({"threads": 8}, False),
         ({"libraries": {"torch": "2.14"}}, False),
     ],
 )
@@ -168,6 +169,13 @@ def test_latencies_share_an_axis_on_equal_machines_and_libraries(
     change: dict[str, object], shares_axis: bool
 ) -> None:
     assert (dataclasses.replace(MACHINE, **change).key == MACHINE.key) is shares_axis  # type: ignore[arg-type]
+    assert MACHINE.key == "7c5ac90c40a6d1e272ae"  # what is stored is found by it
+
+
+def test_an_environment_that_was_stored_before_threads_were_counted_is_read() -> None:
+    before = json.loads(encode(MACHINE))
+    del before["threads"]
+    assert decode(json.dumps(before), Environment) == MACHINE
 
 
 def ask(recipe: Recipe) -> Request:
@@ -225,6 +233,7 @@ FIRST_DIGESTS: list[tuple[object, str]] = [
         [LayerExecution("9.weight", "f32", "brgconv"), LayerExecution("0.weight", "i8", "brgconv")],
         "1a39ac95f290c15c2ac3",
     ),
+    (MACHINE, "763d0e20c40544622c5a"),
     (["f32", 0.5, None, {"b": 1, "a": [2]}], "80fb291fb356a23eeff9"),
 ]
 """What is stored is found by these: they never change, whatever fields come."""

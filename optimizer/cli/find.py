@@ -9,7 +9,6 @@ from optimizer.analysis.limits import MINIMISED, Limits
 from optimizer.cli.options import add_image_options, check_alone, data_of, numbers, settings_of
 from optimizer.cli.sweeps import work_off
 from optimizer.cli.terminal import end_of_line, first_interrupt
-from optimizer.data.selection import check_at_hand
 from optimizer.errors import InputError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
@@ -110,7 +109,7 @@ def run_find(options: argparse.Namespace) -> int:
         number = options.resume
         asked = question_of(sweep := ledger.find(store, number))  # of a sweep there is no answer
         if answer_of(store, sweep.answer, tried=False) is None:
-            check_at_hand(asked.data)
+            on_demand.check_can_go_on(asked)
         ledger.resume(store, number)
     elif options.model is None:
         raise InputError("say which model, or which question to go on with: --resume ID")

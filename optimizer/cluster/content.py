@@ -172,14 +172,18 @@ def receive(parcel: Parcel, sender: str, arrived: Iterable[Piece]) -> None:
         raise UnavailableError(f"can't write to {home() / FOLDER} ({error.strerror}): make room") from error
 
 
-def keep(parcel: Parcel, sender: str) -> None:
-    """Put a whole parcel into its place. Raises InputError for a model that is damaged."""
+def keep(parcel: Parcel, sender: str, asked: Asked) -> None:
+    """Put a whole parcel of what is asked for into its place, unless another sender's is there: that may be
+    read already. Raises InputError for a model that is damaged."""
     partial = _partial(parcel, sender)
     if parcel.kind == "images":
         place = home() / FOLDER / parcel.name
-        shutil.rmtree(place, ignore_errors=True)  # what is there is not whole
-        with suppress(OSError):  # another sender's came in between
+        with suppress(OSError):  # something is there
             partial.rename(place)
+        if _place(asked) is None:  # and it is not whole
+            shutil.rmtree(place, ignore_errors=True)
+            with suppress(OSError):
+                partial.rename(place)
     elif parcel.kind == "weights":
         if target := _weights_path(parcel.name):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -355,7 +355,7 @@ class DaskNodes(Nodes):
             for pieces in content.loads(asked, parcel):
                 stop_if_cancelled()
                 self._told(address, content.receive, parcel, sender, pieces)
-            self._told(address, content.keep, parcel, sender)
+            self._told(address, content.keep, parcel, sender, asked)
 
     def _told(self, address: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """The same. Raises NotTaken where the node can't do it, Gone where it is gone meanwhile."""

@@ -136,6 +136,7 @@ def _facts(one: Environment) -> dict[str, object]:
         "the processor": one.cpu,
         "instruction sets": " ".join(one.instruction_sets),
         "cores": one.cores,
+        "threads": "one a core" if one.threads is None else one.threads,
         "governor": one.governor,
         **one.libraries,
     }

@@ -67,12 +67,15 @@ def report(
     )
 
 
-def answer_report(found: Answered) -> str:
+def answer_report(found: Answered, only_python: bool = False) -> str:
     """The report of a question under limits: what was asked and what is the answer, how to repeat it, and all
-    that was tried."""
+    that was tried. ``only_python`` can ask again of a model or images that no name or path leads to."""
     question, steps = found.answer.question, found.answer.progress.steps
     limit = question.limits.given.get(question.minimise)
-    repeat = command(question) or "It was asked in Python, of images in memory: ask px.find again with them."
+    repeat = "" if only_python else command(question)
+    repeat = (
+        repeat or "It was asked in Python, of a model or images that it had: ask px.find again with them."
+    )
     asked = (
         f"{capital(asked_words(question))}.",
         f"Searched: {question.space.positions:,} configurations, {question.search}, seed "

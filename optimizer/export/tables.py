@@ -35,6 +35,7 @@ from optimizer.charts.theme import DARK, FONT, LIGHT
 from optimizer.export.pictures import PICTURE_SCALE, render, sheet
 from optimizer.formats import count, format_bytes
 from optimizer.records import Result
+from optimizer.system.environment import describe_cores
 
 TABLE_VERSION = 1
 Charts = Mapping[str, Lines]
@@ -210,7 +211,7 @@ def _environments(results: Sequence[Result]) -> Section:
                 "measured": " and ".join(
                     what for what, those in (("time", timed), ("accuracy", scored)) if key in those
                 ),
-                "cores": machine.cores,
+                "cores": describe_cores(machine),
                 "instruction sets": ", ".join(machine.instruction_sets),
                 "governor": machine.governor or "not readable",
                 "memory": format_bytes(machine.memory_bytes),

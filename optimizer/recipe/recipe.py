@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, number, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
 from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
@@ -91,6 +91,15 @@ class Recipe:
         >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
         '50 % of all weights pruned · 4-bit weights'
         """
+        given: dict[str, Any] = {
+            "sparsity": sparsity,
+            "weight_bits": weight_bits,
+            "threshold": threshold,
+            "average_bits": average_bits,
+        }
+        sparsity, weight_bits, threshold, average_bits = (
+            value if value is None else number(name, value) for name, value in given.items()
+        )
         usual = NORMAL_PRUNE if threshold is None else PruneSpec()
         if pruning not in (None, usual.method):
             usual = PruneSpec(pruning, allocation=pruner_info(pruning).allocation)

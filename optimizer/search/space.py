@@ -1,11 +1,11 @@
 """Where a search looks: the choices on each axis, and the request that they make."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, number, unknown
 from optimizer.methods.engines import ENGINES
 from optimizer.methods.pruners import PRUNERS
 from optimizer.methods.quantizers import QUANTIZERS
@@ -17,15 +17,24 @@ Position = dict[str, Value]
 """One choice on each axis."""
 
 UNPRUNED = "none"
+NUMBERS = ("threads", "sparsity", "weight_bits", "activation_bits")
+"""Axes that have them."""
 MAX_POSITIONS = 200_000
+
+
+def several(given: object) -> tuple[Any, ...]:
+    """Choices, or one that was given alone."""
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Choices, in the order in which a grid goes through them. ``pruning`` has methods, or ``none``;
-    ``sparsity`` is of those. Engines without integer kernels compute on activations as they are.
+    """Choices, in the order in which a grid goes through them; one alone needs no brackets. ``pruning`` has
+    methods, or ``none``; ``sparsity`` is of those. Engines without integer kernels compute on activations as
+    they are.
 
-    Raises InputError for an axis without choices, an unknown one, or too many positions in all.
+    Raises InputError for an axis without choices, an unknown one, text in place of a number, or too many
+    positions in all.
     """
 
     engine: tuple[str, ...] = tuple(name for name, one in ENGINES.items() if one.int8 or one.skips_zeros)
@@ -38,6 +47,11 @@ class Space:
     rounding: tuple[str, ...] = ("compensated", "nearest")
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            choices = several(getattr(self, one.name))
+            if one.name in NUMBERS:
+                choices = tuple(number(one.name, choice) for choice in choices)
+            object.__setattr__(self, one.name, choices)
         known: dict[str, Collection[object]] = {
             "engine": ENGINES,
             "precision": PRECISIONS,
@@ -63,7 +77,7 @@ class Space:
 
     @property
     def axes(self) -> dict[str, tuple[Value, ...]]:
-        return {one.name: tuple(getattr(self, one.name)) for one in fields(self)}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @property
     def positions(self) -> int:
@@ -120,7 +134,7 @@ class Space:
 LATER[Space] = {"rounding": (("compensated",), {})}
 
 
-def subspace(space: Space, given: Mapping[str, Sequence[Value] | None]) -> Space:
+def subspace(space: Space, given: Mapping[str, Value | Sequence[Value] | None]) -> Space:
     """With other choices on the axes that are given."""
-    changed: dict[str, Any] = {name: tuple(choices) for name, choices in given.items() if choices is not None}
+    changed: dict[str, Any] = {name: choices for name, choices in given.items() if choices is not None}
     return replace(space, **changed)

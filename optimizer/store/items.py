@@ -96,11 +96,12 @@ class Item:
 @dataclass(frozen=True, slots=True)
 class Line:
     """Where a sweep stands: items of others that come before its next one, and before its last one, and the
-    numbers of the ``questions`` among these or at work now, which take longer than an item."""
+    numbers of the ``questions`` among these, and of those ``at_work`` now, which take longer than an item."""
 
     before_next: int
     before_last: int
     questions: tuple[int, ...] = ()
+    at_work: tuple[int, ...] = ()
 
 
 KNOWN = (

@@ -37,8 +37,9 @@ from optimizer.store.items import (
     settle,
 )
 from optimizer.store.keys import request_keys, weights_version
-from optimizer.store.results import MAX_MESSAGE, Store
+from optimizer.store.results import ANSWER, MAX_MESSAGE, Store
 from optimizer.store.tables import OPEN, QUEUED, RUNNING
+from optimizer.store.tables import documents as DOCUMENTS
 from optimizer.store.tables import items as ITEMS
 from optimizer.store.tables import sweeps as SWEEPS
 from optimizer.system.environment import environment
@@ -75,13 +76,15 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
     early, was cancelled or has failed waits again; ``who`` asked first stays.
 
     Of questions with one ``key`` one is worked on at a time. Raises UnavailableError when too many items wait
-    already.
+    already, unless its answer is stored, so that it does not.
     """
     versions = _versions([base])  # folders are looked at before others wait
     with store.writing() as connection:
         question = connection.scalar(select(ITEMS.c.sweep).where(ITEMS.c.answer == answer))
         if question is None:
-            _check_room(connection, 1)
+            there = (DOCUMENTS.c.kind == ANSWER) & (DOCUMENTS.c.key == answer)
+            if connection.scalar(select(DOCUMENTS.c.key).where(there)) is None:
+                _check_room(connection, 1)
             question = _new(connection, asked, who)
             row = _row(question, 0, key, base)
             connection.execute(insert(ITEMS).values(row | {"answer": answer}))
@@ -344,7 +347,8 @@ def line(store: Store, sweep: int) -> Line:
     return Line(
         earlier + before(earlier + 1),
         earlier + before(earlier + own),
-        (*(row[0] for row in at_work), *questions),
+        tuple(questions),
+        tuple(row[0] for row in at_work),
     )
 
 

@@ -76,6 +76,7 @@ def environment() -> Environment:
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         libraries=_versions(),
+        threads=threads_available() if shares_cores() else None,
     )
 
 
@@ -109,7 +110,7 @@ def describe(machine: Environment) -> str:
         [
             machine.cpu,
             ", ".join(machine.instruction_sets) or "instruction sets unknown",
-            count(machine.cores, "core"),
+            describe_cores(machine),
             *([f"governor {machine.governor}"] if machine.governor else []),
             f"{machine.memory_bytes / 2**30:.1f} GiB",
             machine.system,
@@ -117,6 +118,12 @@ def describe(machine: Environment) -> str:
             ", ".join(f"{name} {version}" for name, version in sorted(machine.libraries.items())),
         ]
     )
+
+
+def describe_cores(machine: Environment) -> str:
+    """How many, and how many threads run on them at once where that is another number."""
+    cores = count(machine.cores, "core")
+    return f"{cores}, {count(machine.threads, 'thread')}" if machine.threads else cores
 
 
 def missing(machine: Environment) -> tuple[str, ...]:
@@ -263,6 +270,16 @@ def physical_cores(cpus: Set[int], root: Path = Path("/")) -> int:
     if all(siblings.values()):
         return len(set(siblings.values()))
     return min(len(cpus), psutil.cpu_count(logical=False) or len(cpus))
+
+
+def shares_cores(root: Path = Path("/")) -> bool:
+    """Whether any core of this machine runs several threads at once, so that those available are not told by
+    its cores."""
+    folder = root / "sys/devices/system/cpu"
+    siblings = {read(file) for file in folder.glob("cpu[0-9]*/topology/thread_siblings_list")} - {""}
+    if siblings:
+        return not all(map(str.isdecimal, siblings))
+    return (psutil.cpu_count(logical=False) or math.inf) < (psutil.cpu_count() or 1)
 
 
 def governor(cpus: Set[int], root: Path = Path("/")) -> str | None:

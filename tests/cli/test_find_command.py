@@ -116,6 +116,16 @@ def test_a_question_of_images_in_memory_is_gone_on_with_in_python_alone(
     assert "8-bit" in capsys.readouterr().out, "what was found is told"
 
 
+def test_a_question_of_a_module_is_gone_on_with_in_python_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    store, model = Store(), "Sequential-20b8178076"
+    question = replace(bench_question(Limits(drop_points=1)), model=model)
+    assert main(["find", "--resume", str(ask(store, question, "ann"))]) == 2
+    assert f"unknown model '{model}'" in (told := capsys.readouterr().err)
+    assert "ask again from there" in told
+    with pytest.raises(InputError, match="given in Python: ask again from there, with it"):
+        on_demand.search(question, store)
+
+
 @pytest.mark.slow
 def test_a_search_in_python_gives_views_of_what_it_measured() -> None:
     space = Space(

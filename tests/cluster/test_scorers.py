@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,15 +164,24 @@ def test_a_scorer_that_is_lost_leaves_it_to_the_device(connected: Connected) -> 
     assert nodes.scorer(Recipe()) is None
 
 
-def test_nodes_that_share_a_disk_are_sent_images_at_once(
-    connected: Connected, monkeypatch: pytest.MonkeyPatch, fill: Fill
+def test_nodes_that_share_a_disk_are_sent_images_at_once_and_keep_those_that_came_first(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, fill: Fill, home: Path
 ) -> None:
     client, nodes = connected(one=SERVER)
     scorer = nodes.scorer(Recipe())
     assert scorer
     asked = content.pack(replace(REQUESTS[0], data=DataSpec(str(fill("a.png", "b.png")))))
     monkeypatch.setattr(content, "fingerprint", made_up.fingerprint)
-    waiting = [lambda: scorer.deliver(asked)]
+    first: list[int] = []
+
+    def delivered_before() -> None:
+        scorer.deliver(asked)
+        first.extend(kept())
+
+    def kept() -> list[int]:
+        return sorted(file.stat().st_ino for file in (home / content.FOLDER / asked.files).rglob("*.png"))
+
+    waiting = [delivered_before]
 
     def run(function: Callable[..., Any], *arguments: Any, workers: list[str], **how: Any) -> Any:
         if function is content.keep and waiting:
@@ -181,6 +191,8 @@ def test_nodes_that_share_a_disk_are_sent_images_at_once(
     client.run = run  # type: ignore[method-assign]
     nodes.deliver(asked)
     assert not content.lacking(asked)
+    assert kept() == first  # a node may be reading them
+    assert len(first) == 2
 
 
 def test_a_folder_that_calibrates_travels_also_where_the_bundled_images_are_evaluated(fill: Fill) -> None:
@@ -193,7 +205,7 @@ def test_a_folder_that_calibrates_travels_also_where_the_bundled_images_are_eval
     pieces = [*content.pieces(asked, parcel)]
     folder.rename(folder.with_name("elsewhere"))
     content.receive(parcel, "sender", pieces)
-    content.keep(parcel, "sender")
+    content.keep(parcel, "sender", asked)
     assert content.lacking(asked) is None
     there = content.at_this_place(asked).data
     assert there.path is None

@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -191,6 +192,13 @@ def test_a_node_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     ending, words = node.measure("0.0.1", b"", b"")
     assert ending == node.FAILED
     assert b"install the same" in words
+
+
+def test_a_node_that_runs_other_numbers_of_threads_is_of_another_kind() -> None:
+    six, eight = replace(OTHER_MACHINE, threads=6), replace(OTHER_MACHINE, threads=8)
+    assert node.differences(six, eight) == "threads 6 and not 8"
+    assert node.differences(six, OTHER_MACHINE) == "threads 6 and not one a core"
+    assert not node.differences(six, replace(six))
 
 
 @pytest.mark.slow

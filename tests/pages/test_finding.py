@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from page_runs import words
 from search_bench import Bench
@@ -12,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from optimizer.analysis.limits import Limits
 from optimizer.export.report import answer_report
 from optimizer.records import DataSpec, encode
+from optimizer.search import answers
 from optimizer.search.questions import ask, question_of
 from optimizer.search.records import Progress, Step
 from optimizer.store import ledger
@@ -53,6 +55,22 @@ def answer(sweep: Sweep, bench: Bench, early: bool = False) -> None:
     store.put_document(SEARCH, item.key, encode(found.answer.progress))
     store.put_document(EARLY_ANSWER if early else ANSWER, item.answer, encode(found.answer))
     ledger.finish(store, item, item.answer, 30.0)
+
+
+def history_of(page: AppTest) -> pd.DataFrame:
+    """What the history says once it is opened."""
+    page.session_state["sweep_history_open"] = True
+    return next(table.value for table in page.run().dataframe if "came of it" in table.value)
+
+
+def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[int]()
+    monkeypatch.setattr(answers, "came_of_it", lambda store, sweep: read.append(sweep.id) or "found")
+    page, sweep = asked(find_drop="1")
+    page.run()
+    assert not read
+    assert list(history_of(page)["came of it"]) == ["found"]
+    assert read == [sweep.id]
 
 
 def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(started: Started) -> None:
@@ -126,6 +144,9 @@ def test_an_answer_is_told_with_what_it_rests_on_and_opens_in_explore(started: S
     report = answer_report(found)
     assert "What was asked" in report
     assert "paretoscope find fashion-mlp --max-drop=1.0" in report
+    report = answer_report(found, only_python=True)
+    assert "ask px.find again with them" in report
+    assert "paretoscope find fashion-mlp" not in report
 
 
 @pytest.mark.slow
@@ -136,8 +157,7 @@ def test_where_nothing_keeps_to_the_limits_that_is_said(started: Started, link: 
     told = words(page.run())
     assert "No configuration that was tried is shown to keep to the limits" in told
     assert "more than allowed is the nearest" in told
-    history = next(table.value for table in page.dataframe if "came of it" in table.value)
-    assert list(history["came of it"]) == ["nothing keeps to the limits"]
+    assert list(history_of(page)["came of it"]) == ["nothing keeps to the limits"]
 
 
 @pytest.mark.slow
@@ -156,8 +176,7 @@ def test_a_search_is_followed_stopped_and_gone_on_with(started: Started) -> None
     answer(sweep, Bench(), early=True)
     page.run()
     assert "Ended early. " in words(page)
-    history = next(table.value for table in page.dataframe if "came of it" in table.value)
-    assert history["came of it"][0].endswith(", ended early")
+    assert history_of(page)["came of it"][0].endswith(", ended early")
     page = press(page, "Resume")
     assert newest().state == "queued"
     assert not ledger.items(tasks.store(), sweep.id)[0].enough
@@ -205,6 +224,19 @@ def test_a_question_of_images_in_memory_is_shown_and_not_asked_again_of_others(s
     tasks.store().forget([found.best.key])
     page.run()
     assert "was dropped." in words(page)
+
+
+def test_a_question_of_a_module_is_not_asked_again_here(started: Started) -> None:
+    _, sweep = asked(find_drop="1", find_seconds="30 s")
+    given = replace(question_of(sweep), model="Sequential-20b8178076")
+    number = ask(tasks.store(), given, "ann")
+    for one in (sweep.id, number):
+        assert ledger.cancel(tasks.store(), one) == 1
+    page = open_page("sweep", {"sweep": str(number)})
+    told = words(page)
+    assert "Sequential-20b8178076 is not among the models here. One that was given in Python" in told
+    assert "What was measured is kept." in told
+    assert not {button.label for button in page.button} & {"Repeat", "Resume", "Extend to 1 minute"}
 
 
 def damage(key: str) -> None:

@@ -144,16 +144,18 @@ def test_who_comes_first_is_said(started: Started) -> None:
     assert "1 configuration of others first" in line.proto.text
 
 
+@pytest.mark.parametrize(("line", "seconds"), [(Line(1, 1, (2,)), 62), (Line(1, 1, (), (2,)), 64)])
 def test_the_time_left_has_what_a_question_of_others_may_take(
-    started: Started, monkeypatch: pytest.MonkeyPatch
+    started: Started, monkeypatch: pytest.MonkeyPatch, line: Line, seconds: int
 ) -> None:
+    """One that waits is of those that come before, one at work is not."""
     store_some(3)
-    monkeypatch.setattr(ledger, "line", lambda store, sweep: Line(1, 1, (2,)))
+    monkeypatch.setattr(ledger, "line", lambda store, sweep: line)
     questions.ask(
         tasks.store(), Question("fashion-mlp", Limits(size_mb=1), "latency", budget_seconds=60), "bob"
     )
-    (line,) = open_page("sweep", {"sweep": "1"}).get("progress")
-    assert "about 62 seconds left" in line.proto.text
+    (told,) = open_page("sweep", {"sweep": "1"}).get("progress")
+    assert f"about {seconds} seconds left" in told.proto.text
 
 
 @pytest.mark.slow

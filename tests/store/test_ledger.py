@@ -26,7 +26,7 @@ from optimizer.records import DataSpec, Request
 from optimizer.store import ledger
 from optimizer.store.items import Item, Line
 from optimizer.store.ledger import MAX_ATTEMPTS, SILENT_SECONDS
-from optimizer.store.results import Store
+from optimizer.store.results import ANSWER, Store
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4)
 OWNERS = st.sampled_from(["one", "two"])
@@ -335,6 +335,16 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
     assert ledger.extend(store, sweep, b"", asked_for(["a", "c"])) == 1
 
 
+def test_a_question_that_is_answered_needs_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_WAITING", 1)
+    ledger.create(store, b"", asked_for(["a"]), "ann")
+    with pytest.raises(UnavailableError, match="1 wait already"):
+        ledger.ask(store, b"", Request("fashion-mlp"), "search", "answer", "ann")
+    store.put_document(ANSWER, "answer", b"{}")
+    number = ledger.ask(store, b"", Request("fashion-mlp"), "search", "answer", "ann")
+    assert ledger.find(store, number).state == "done"
+
+
 def test_what_waits_for_other_machines_takes_no_room_here(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +395,7 @@ def test_questions_of_others_that_come_first_are_named(store: Store) -> None:
     item = ledger.claim(store, "me")
     assert item is not None
     assert item.sweep == 1
-    assert ledger.line(store, mine) == Line(1, 1, (1, 3)), "which is at work now"
+    assert ledger.line(store, mine) == Line(1, 1, (3,), (1,)), "which is at work now"
 
 
 def test_what_is_resumed_is_meant_for_the_images_of_today(

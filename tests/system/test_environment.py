@@ -178,6 +178,31 @@ def test_hyperthreads_are_one_core(tmp_path: Path) -> None:
     root = write(tmp_path, files)
     assert module.physical_cores({0, 1, 2, 3}, root) == 2
     assert module.physical_cores({0, 2}, root) == 1
+    assert module.shares_cores(root)
+
+
+def test_where_a_core_runs_one_thread_none_is_counted(tmp_path: Path) -> None:
+    files = {f"sys/devices/system/cpu/cpu{n}/topology/thread_siblings_list": str(n) for n in (0, 1)}
+    assert not module.shares_cores(write(tmp_path, files))
+
+
+def test_machines_that_run_other_numbers_of_threads_on_as_many_cores_are_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "usable_cpus", lambda: set(range(8)))
+    monkeypatch.setattr(module, "physical_cores", lambda cpus: 4)
+
+    def limited(quota: float, shares: bool = True) -> Environment:
+        monkeypatch.setattr(module, "quota_cpus", lambda: quota)
+        monkeypatch.setattr(module, "shares_cores", lambda: shares)
+        return environment.__wrapped__()
+
+    eight, six, four, plain = limited(8), limited(6), limited(4), limited(4, shares=False)
+    assert [one.cores for one in (eight, six, four, plain)] == [4] * 4
+    assert [one.threads for one in (eight, six, four, plain)] == [8, 6, 4, None]
+    assert len({one.key for one in (eight, six, four, plain)}) == 4
+    assert eight.key == limited(8).key
+    assert "4 cores, 6 threads" in describe(six)
 
 
 def test_the_governor_is_unknown_or_read_from_the_usable_cpus(tmp_path: Path) -> None:
