@@ -99,6 +99,7 @@ def heard() -> Iterator[tuple[int, list[bytes]]]:
     listener.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["/?images=", "/models_and_data?images="])
 def test_a_picture_in_the_address_is_shown_as_text(
     visit: Visit, heard: tuple[int, list[bytes]], place: str
