@@ -11,7 +11,15 @@ import msgspec
 from optimizer.errors import InputError, number, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
-from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
+from optimizer.recipe.specs import (
+    NORMAL_PRUNE,
+    NORMAL_QUANTIZE,
+    Override,
+    PruneSpec,
+    QuantizeSpec,
+    best_grid,
+    take_numbers,
+)
 from optimizer.recipe.words import describe_layers, describe_learning, describe_prune, describe_quantize
 
 MAX_FINETUNE_STEPS = 2_000
@@ -46,6 +54,7 @@ class Recipe:
     effort_seconds: int = 0
 
     def __post_init__(self) -> None:
+        take_numbers(self, whole=("finetune_steps", "effort_seconds"))
         if not 0 <= self.effort_seconds <= MAX_EFFORT_SECONDS:
             raise InputError(
                 f"{self.effort_seconds:,} seconds of best effort are not allowed: give 0 (none) to "
