@@ -302,10 +302,8 @@ EARLIER_BUDGET = "training_seconds"
 def steps_of_seconds(seconds: float) -> int:
     """The fine-tuning steps that a budget in ``seconds`` is read as: five a second, at most as many as are
     allowed, and at least one of any. Raises InputError for what is not a number of at least 0."""
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(
-            f"{seconds:g} seconds of fine-tuning are not allowed: give a number of steps instead"
-        )
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{seconds} seconds of fine-tuning are not allowed: give a number of steps instead")
     return min(MAX_FINETUNE_STEPS, math.ceil(STEPS_A_SECOND * seconds))
 
 
@@ -325,7 +323,8 @@ EARLIER_EFFORT = "effort"
 def _with_seconds(data: dict[str, Any]) -> dict[str, Any]:
     prune = {key: value for key, value in data["prune"].items() if key != EARLIER_EFFORT}
     effort = data["prune"][EARLIER_EFFORT]
-    if effort not in (known := {"fast": 0, "best": EFFORT_SECONDS}):
+    known = {"fast": 0, "best": EFFORT_SECONDS}
+    if not isinstance(effort, str) or effort not in known:
         raise unknown(EARLIER_EFFORT, effort, known)
     return {"effort_seconds": known[effort]} | data | {"prune": prune}
 
