@@ -41,6 +41,14 @@ def number(name: str, value: object) -> Any:
     )
 
 
+def whole_number(name: str, value: object) -> int:
+    """The same of what counts something. Raises InputError for what has a fraction too."""
+    taken = number(name, value)
+    if isinstance(taken, float) and not taken.is_integer():
+        raise InputError(f"{name.replace('_', ' ')} {value!r} is no whole number: give one, such as 8")
+    return int(taken)
+
+
 def words_of(error: Exception) -> str:
     """What to tell of an error: its own words, and of one that is not ours its kind as well.
 

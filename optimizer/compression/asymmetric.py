@@ -32,7 +32,7 @@ from optimizer.compression.quantize.columns import Coupling, Grid, by_column, by
 from optimizer.compression.quantize.compensated import UNBIASED, descend, fed_back, scale_factors
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import BATCH, chains, outputs
-from optimizer.model.layers import Layer, walk
+from optimizer.model.layers import Layer, walk, with_shared_bias
 
 IMAGES = 256
 """Of which every eighth is left for others to judge by. By half of them EfficientNet-Lite0 at 3 bits is 0.206
@@ -59,7 +59,7 @@ def refined(
 
     ``keep_going`` is asked before each layer, and told how many there were before it, of how many; those
     after a no stay as they are. So do layers that run more than once, or of another shape than the teacher's,
-    and those whose inputs hardly vary. Where all do, it is ``student`` itself.
+    that share their bias, and those whose inputs hardly vary. Where all do, it is ``student`` itself.
     """
     model = copy.deepcopy(student).eval()
     asymmetry, positions = ROUNDED if grids else PRUNED
@@ -72,7 +72,8 @@ def refined(
     dense = {layer.name: layer for layer in walk(teacher)}
     calls = calls_of(model, seen[:1])
     layers = {layer.name: layer for layer in walk(model) if layer.name in (grids or masks)}
-    layers = {name: one for name, one in layers.items() if calls[name] == 1}
+    shared = with_shared_bias(model)
+    layers = {name: one for name, one in layers.items() if calls[name] == 1 and name not in shared}
     layers = {name: one for name, one in layers.items() if one.weight.shape == dense[name].weight.shape}
     count, given, wanted = len(layers), seen, seen
     with whole_attention():

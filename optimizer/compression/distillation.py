@@ -6,7 +6,8 @@ to no weights, take most of the time, and stay as they are. Wide depthwise convo
 gradients of their few weights take longer than all else in their segment.
 
 No labels, and nothing that was decided before changes: pruned weights stay pruned, rounded ones on their
-grids. An eighth of the images is held out, the same that the statistics hold out; what answers those most
+grids. Buffers stay, and parameters move, also frozen ones: a frozen backbone, once pruned, has the most to
+win back. An eighth of the images is held out, the same that the statistics hold out; what answers those most
 nearly as the uncompressed network does is kept, and that may be what was there before.
 
 How long it takes is up to a budget: seconds (:mod:`optimizer.compression.effort`) or steps

@@ -72,6 +72,17 @@ def uses(model: nn.Module) -> Iterator[Layer]:
         yield Layer(name, kind, module, weight)
 
 
+def with_shared_bias(model: nn.Module) -> set[str]:
+    """Layers of :func:`walk`, by name, whose bias is also that of another weight, or of what is no layer: a
+    change of it for one would change the other."""
+    names = {id(layer.module): layer.name for layer in uses(model)}
+    holders: defaultdict[int, set[str | int]] = defaultdict(set)
+    for module in model.modules():
+        for own in module.parameters(recurse=False):
+            holders[id(own)].add(names.get(id(module), id(module)))
+    return {layer.name for layer in uses(model) if len(holders[id(layer.bias)]) > 1}
+
+
 def _kind(module: nn.Module) -> str | None:
     if isinstance(module, CONVOLUTIONS):
         depthwise = module.groups > 1 and module.groups == module.in_channels

@@ -11,7 +11,15 @@ import msgspec
 from optimizer.errors import InputError, number, unknown
 from optimizer.methods.pruners import PRUNE_OPTIONS, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS
-from optimizer.recipe.specs import NORMAL_PRUNE, NORMAL_QUANTIZE, Override, PruneSpec, QuantizeSpec, best_grid
+from optimizer.recipe.specs import (
+    NORMAL_PRUNE,
+    NORMAL_QUANTIZE,
+    Override,
+    PruneSpec,
+    QuantizeSpec,
+    best_grid,
+    take_numbers,
+)
 from optimizer.recipe.words import describe_layers, describe_learning, describe_prune, describe_quantize
 
 MAX_FINETUNE_STEPS = 2_000
@@ -46,6 +54,7 @@ class Recipe:
     effort_seconds: int = 0
 
     def __post_init__(self) -> None:
+        take_numbers(self, whole=("finetune_steps", "effort_seconds"))
         if not 0 <= self.effort_seconds <= MAX_EFFORT_SECONDS:
             raise InputError(
                 f"{self.effort_seconds:,} seconds of best effort are not allowed: give 0 (none) to "
@@ -293,10 +302,8 @@ EARLIER_BUDGET = "training_seconds"
 def steps_of_seconds(seconds: float) -> int:
     """The fine-tuning steps that a budget in ``seconds`` is read as: five a second, at most as many as are
     allowed, and at least one of any. Raises InputError for what is not a number of at least 0."""
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise InputError(
-            f"{seconds:g} seconds of fine-tuning are not allowed: give a number of steps instead"
-        )
+    if not 0 <= seconds < math.inf:
+        raise InputError(f"{seconds} seconds of fine-tuning are not allowed: give a number of steps instead")
     return min(MAX_FINETUNE_STEPS, math.ceil(STEPS_A_SECOND * seconds))
 
 
@@ -316,7 +323,8 @@ EARLIER_EFFORT = "effort"
 def _with_seconds(data: dict[str, Any]) -> dict[str, Any]:
     prune = {key: value for key, value in data["prune"].items() if key != EARLIER_EFFORT}
     effort = data["prune"][EARLIER_EFFORT]
-    if effort not in (known := {"fast": 0, "best": EFFORT_SECONDS}):
+    known = {"fast": 0, "best": EFFORT_SECONDS}
+    if not isinstance(effort, str) or effort not in known:
         raise unknown(EARLIER_EFFORT, effort, known)
     return {"effort_seconds": known[effort]} | data | {"prune": prune}
 

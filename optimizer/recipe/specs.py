@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
-from optimizer.errors import InputError, unknown
+from optimizer.errors import InputError, number, unknown, whole_number
 from optimizer.methods.pruners import PRUNE_OPTIONS, PrunerInfo, pruner_info
 from optimizer.methods.quantizers import QUANTIZE_OPTIONS, QuantizerInfo, quantizer_info
 
@@ -21,6 +22,16 @@ PRECISIONS = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 def _one_of(kind: str, value: object, known: Iterable[object]) -> None:
     if value not in known:
         raise unknown(kind, value, known)
+
+
+def take_numbers(spec: Any, whole: Iterable[str] = (), real: Iterable[str] = ()) -> None:
+    """Makes these fields of a frozen ``spec`` Python's own numbers, as JSON and keys need them; those that
+    are None by default may be. Raises InputError for what is none."""
+    for names, taken in ((whole, whole_number), (real, number)):
+        for name in names:
+            value = getattr(spec, name)
+            if value is not None or spec.__dataclass_fields__[name].default is not None:
+                object.__setattr__(spec, name, taken(name, value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,7 @@ class PruneSpec:
     match: bool = False
 
     def __post_init__(self) -> None:
+        take_numbers(self, whole=("snap",), real=("sparsity", "threshold"))
         pruner = pruner_info(self.method)
         _one_of("snap", self.snap, SNAPS)
         _one_of("allocation", self.allocation, ALLOCATIONS)
@@ -160,6 +172,7 @@ class QuantizeSpec:
     equalise: bool = False
 
     def __post_init__(self) -> None:
+        take_numbers(self, whole=("weight_bits", "activation_bits"), real=("average_bits",))
         quantizer_info(self.method)
         _one_of("weight bits", self.weight_bits, WEIGHT_BITS)
         _one_of("activation bits", self.activation_bits, ACTIVATION_BITS)
@@ -242,6 +255,7 @@ class Override:
     rounding: str | None = None
 
     def __post_init__(self) -> None:
+        take_numbers(self, whole=("weight_bits",), real=("sparsity",))
         if self.pruning is not None and not pruner_info(self.pruning).per_layer:
             raise InputError(
                 f"pruning method {self.pruning} changes the network, not one layer: override with another "

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.apply import compress
+from optimizer.compression.asymmetric import refined
 from optimizer.compression.calibration import cache
 from optimizer.compression.calibration.cache import (
     coupled,
@@ -24,13 +26,15 @@ from optimizer.compression.calibration.sensitivity import Trial, divergences_tog
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
-from optimizer.compression.prune.plan import ChannelPlan
+from optimizer.compression.prune.matching import matched
+from optimizer.compression.prune.plan import ChannelPlan, plan
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.progress import Asker, asked_by
+from optimizer.recipe import Recipe
 from optimizer.records import DataSpec
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
@@ -209,6 +213,49 @@ def test_every_layer_that_matters_has_an_effect(model: nn.Module, small_images: 
     for name in made.moments:
         assert made.alone[name] > 0, name
         assert (made.effects[name] > 0).all(), name
+
+
+class SharedBias(nn.Module):
+    """Two convolutions of one bias, whose errors it can't both make up for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+        self.b.bias = self.a.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x).relu()).relu().mean((2, 3)))
+
+
+def test_a_bias_that_layers_share_takes_up_nothing(small_images: Tensor) -> None:
+    torch.manual_seed(5)
+    model, images = SharedBias().eval().requires_grad_(False), small_images + 1
+    statistics = make(model, images)
+    assert statistics.biased == {"head.weight"}
+    wanted = model(images)
+    for recipe in (Recipe.of(sparsity=0.6), Recipe.of(weight_bits=3)):
+        made = compress(model, recipe, statistics=statistics).module
+        assert made.b.bias is made.a.bias
+        assert torch.equal(made.b.bias, model.b.bias)
+        assert (made(images) - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_what_changes_the_bias_of_one_layer_leaves_those_that_share_it(small_images: Tensor) -> None:
+    torch.manual_seed(5)
+    model, images = SharedBias().eval().requires_grad_(False), small_images + 1
+    pruned = copy.deepcopy(model)
+    for layer in (pruned.a, pruned.b, pruned.head):
+        layer.weight.mul_(layer.weight.abs() > layer.weight.abs().median())
+    masks = {f"{name}.weight": getattr(pruned, name).weight != 0 for name in ("a", "b", "head")}
+    refitted = refined(pruned, model, masks, {}, images, lambda done, count: True)
+    better = matched(model, pruned, images)
+    assert better is not None
+    for made in (refitted, better):
+        assert torch.equal(made.b.bias, model.b.bias)
+        assert not torch.equal(made.head.bias, model.head.bias)
+    smaller = shrink(plan(model, images), 0.4).module
+    model.b.bias = nn.Parameter(model.b.bias.clone(), requires_grad=False)
+    assert torch.equal(smaller(images), shrink(plan(model, images), 0.4).module(images))
 
 
 def test_progress_is_reported(model: nn.Module, small_images: Tensor) -> None:

@@ -3,7 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
 import pytest
@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from optimizer.compression.calibration.moments import collect
 from optimizer.compression.prune.channels import masked_model, shrink, shrink_to
-from optimizer.compression.prune.coupling import groups
+from optimizer.compression.prune.coupling import MIXED, groups
 from optimizer.compression.prune.plan import ORDERS, ChannelPlan, plan
 from optimizer.compression.prune.ranking import removal_order
 from optimizer.compression.prune.readers import refit
@@ -209,6 +209,37 @@ def test_what_a_layer_of_computed_weights_reads_is_held() -> None:
     found = reasons(model)
     assert "a ParametrizedConv2d makes or reads them" in found.pop("0.weight")
     assert found == {"3.weight": "", "4.weight": "they are the model's output"}
+
+
+class Between(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between = between
+        self.first, self.second, self.head = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 8, 3), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(self.between(self.first(x)))).mean((2, 3)))
+
+
+BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "gate by the mean of each": lambda x: x * torch.sigmoid(x.mean((2, 3), keepdim=True)),
+    "gate by the mean of all": lambda x: x * torch.sigmoid(x.mean(1, keepdim=True)),
+    "relative to the mean": lambda x: x / (1 + x.relu().mean(1, keepdim=True)),
+    "neighbours": lambda x: (
+        x
+        * nn.functional.avg_pool1d(x.mean((2, 3)).unsqueeze(1), 3, 1, 1).squeeze(1).sigmoid()[..., None, None]
+    ),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_channels_that_are_mixed_on_the_way_are_held(between: str) -> None:
+    model = made(partial(Between, BETWEEN[between]))
+    found = reasons(model)
+    assert found["first.weight"] == ("" if between == "gate by the mean of each" else MIXED)
+    assert found["second.weight"] == ""
 
 
 def test_gated_channels_have_two_producers_and_two_consumers() -> None:

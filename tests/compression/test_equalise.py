@@ -125,6 +125,78 @@ def test_no_clip_curve_or_sum_may_stand_between(small: Small) -> None:
     assert named(small("encoder")) == []
 
 
+class Standardised(nn.Conv2d):
+    """As libraries do it: the stored weight's scale makes no difference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return self._conv_forward(input, weight / weight.std((1, 2, 3), keepdim=True), self.bias)
+
+
+class Padded(nn.Conv2d):
+    """As libraries do it: it pads by itself, and else is a convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(nn.functional.pad(input, (1, 0, 1, 0)), self.weight, self.bias)
+
+
+class Adapted(nn.Conv2d):
+    """It adds to what it gives."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) + input.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales"), [(nn.Conv2d, True), (Padded, True), (Standardised, False), (Adapted, False)]
+)
+def test_a_convolution_of_a_library_must_keep_to_scale(kind: type[nn.Conv2d], scales: bool) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), kind(8, 16, 1, groups=8), nn.ReLU(), kind(16, 5, 1))
+    assert named(plain) == ([("0", "2"), ("2", "4")] if scales else [])
+
+
+class ReadTwice(nn.Module):
+    """Three linear layers, of which something else reads the second's weight, or its data type."""
+
+    def __init__(self, read: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.read = read
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.embedding = nn.Embedding(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self, self.c(self.b(self.a(x).relu()).relu()))
+
+
+READS = {
+    "not": lambda model, x: x,
+    "type": lambda model, x: x.to(model.b.weight.dtype) + model.b.weight.shape[0],
+    "transposed": lambda model, x: nn.functional.linear(x, model.b.weight.t()),
+    "penalty": lambda model, x: x * model.b.weight.square().mean(),
+    "bias": lambda model, x: x + model.b.bias,
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_what_is_read_elsewhere_keeps_its_scale(read: str) -> None:
+    """A layer's bias only changes with its rows: it may be read where its columns are scaled."""
+    model = uneven(ReadTwice(READS[read]))
+    before = [("a", "b"), ("b", "c")]
+    assert named(model) == {"not": before, "type": before, "bias": before[:1]}.get(read, [])
+    images = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    wanted = model(images)
+    torch.testing.assert_close(with_weights(model, equalised(pairs(model), whole(model)))(images), wanted)
+
+
+def test_what_modules_share_keeps_its_scale() -> None:
+    model = ReadTwice(READS["not"])
+    model.embedding.weight = model.b.weight
+    assert named(model) == []
+    model = ReadTwice(READS["not"])
+    model.c.bias = model.a.bias
+    assert named(model) == [("b", "c")]
+
+
 def test_the_bundled_networks() -> None:
     counts = {
         name: len(pairs(open_model(name).module))

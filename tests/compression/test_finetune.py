@@ -1,5 +1,6 @@
 """What fine-tuning may and may not do, on small models that learn fast."""
 
+import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -64,6 +65,29 @@ def test_both_models_are_left_as_they_were(small: Small, small_images: Tensor) -
         assert not model.training
         assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+class Constants(nn.Module):
+    """Of two constants, one is a buffer and one a frozen parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("held", torch.ones(16))
+        self.frozen = nn.Parameter(torch.ones(16), requires_grad=False)
+        self.body, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.body(x.flatten(1))) * self.held * self.frozen)
+
+
+def test_frozen_parameters_learn_and_buffers_stay(small_images: Tensor) -> None:
+    torch.manual_seed(0)
+    teacher = Constants().eval()
+    student = copy.deepcopy(teacher)
+    found = recover(student, teacher, half_gone(student), small_images, 40)
+    assert found.after < found.before
+    assert torch.equal(found.state["held"], teacher.held)
+    assert not torch.equal(found.state["frozen"], teacher.frozen)
 
 
 def test_without_a_budget_the_student_comes_back_as_it_is(small: Small, small_images: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optimizer.model import layers
 from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.layers import BATCH_NORMS, fold_batch_norm, multiplications, uses, walk
+from optimizer.model.layers import BATCH_NORMS, fold_batch_norm, multiplications, uses, walk, with_shared_bias
 
 Small = Callable[[str], nn.Module]
 
@@ -53,6 +53,15 @@ def test_names_lead_to_the_weights(small: Small, name: str) -> None:
     model = small(name)
     for layer in walk(model):
         assert model.get_parameter(layer.name) is layer.weight
+
+
+def test_biases_that_something_else_adds_too() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)), nn.LayerNorm(4))
+    assert with_shared_bias(model) == set()
+    model[1].bias = model[0].bias
+    model[2].weight, model[2].bias = model[3].weight, model[3].bias  # one layer, used twice
+    model[4].bias = model[6].bias
+    assert with_shared_bias(model) == {"0.weight", "1.weight", "4.weight"}
 
 
 def test_a_weight_of_two_modules_comes_once_and_both_modules_use_it(small: Small) -> None:

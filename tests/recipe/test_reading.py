@@ -4,6 +4,8 @@ import contextlib
 import cProfile
 import dataclasses
 import json
+import math
+import re
 from collections.abc import Callable
 
 import pytest
@@ -240,9 +242,12 @@ LINKED = _fields(
     quantize=_fields(QuantizeSpec) | JSON,
     layers=st.lists(_fields(Override) | JSON, max_size=4) | JSON,
 )
+EARLIER = st.fixed_dictionaries(
+    {}, optional={"training_seconds": NUMBERS | JSON, "prune": st.fixed_dictionaries({"effort": JSON})}
+)
 
 
-@given(LINKED | JSON)
+@given(LINKED | EARLIER | JSON)
 def test_whatever_a_link_holds_is_a_recipe_or_refused_in_words(data: object) -> None:
     text = json.dumps(data)
     try:
@@ -255,7 +260,16 @@ def test_whatever_a_link_holds_is_a_recipe_or_refused_in_words(data: object) -> 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "steps"), [(0, 0), (0.0, 0), (0.01, 1), (30, 150), (30.5, 153), (86_400, MAX_FINETUNE_STEPS)]
+    ("seconds", "steps"),
+    [
+        (0, 0),
+        (0.0, 0),
+        (0.01, 1),
+        (30, 150),
+        (30.5, 153),
+        (86_400, MAX_FINETUNE_STEPS),
+        (10**400, MAX_FINETUNE_STEPS),
+    ],
 )
 def test_a_budget_in_seconds_is_read_as_steps(seconds: float, steps: int) -> None:
     data = {"prune": {"sparsity": 0.5}, "training_seconds": seconds}
@@ -275,12 +289,18 @@ def test_an_effort_of_pruning_is_read_as_a_budget(effort: str, seconds: int) -> 
         ({"training_seconds": "long"}, "'long' is not a number: give finetune_steps"),
         ({"training_seconds": True}, "True is not a number"),
         ({"training_seconds": -1}, "-1 seconds of fine-tuning are not allowed"),
+        ({"training_seconds": -(10**400)}, "0 seconds of fine-tuning are not allowed"),
+        ({"training_seconds": math.inf}, "inf seconds of fine-tuning are not allowed"),
         ({"training_seconds": 1, "finetune_steps": 5}, "two ways to say one thing: give the steps"),
         ({"finetune_steps": MAX_FINETUNE_STEPS + 1}, r"2,001 fine-tuning steps .* 0 \(none\) to 2,000"),
         ({"finetune_steps": -1}, "-1 fine-tuning steps are not allowed"),
         ({"finetune_steps": 1.5}, "not a recipe"),
         ({"effort_seconds": 601}, r"601 seconds of best effort .* 0 \(none\) to 600"),
         ({"prune": {"effort": "worst"}}, "effort 'worst': use one of fast, best"),
+        *(
+            ({"prune": {"effort": value}}, f"effort {re.escape(repr(value))}: use one of fast, best")
+            for value in (None, [1], {}, 1)
+        ),
     ],
 )
 def test_bad_budgets_are_refused(data: dict[str, object], words: str) -> None:

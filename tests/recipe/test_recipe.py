@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 
+import numpy as np
 import pytest
 
 from optimizer import errors, recipe
@@ -47,6 +48,52 @@ NO_SPECS = [
 def test_what_is_no_spec_is_refused_with_what_is_allowed(
     kind: type, fields: dict[str, object], words: str
 ) -> None:
+    with pytest.raises(InputError, match=words):
+        kind(**fields)
+
+
+NUMBERS = [
+    (PruneSpec, {"sparsity": np.float32(0.5), "snap": np.int64(8)}, PruneSpec(sparsity=0.5, snap=8)),
+    (PruneSpec, {"threshold": np.float64(0.25)}, PruneSpec(threshold=0.25)),
+    (QuantizeSpec, {"weight_bits": np.int64(4)}, QuantizeSpec(weight_bits=4)),
+    (
+        QuantizeSpec,
+        {"weight_bits": 4.0, "activation_bits": 8.0},
+        QuantizeSpec(weight_bits=4, activation_bits=8),
+    ),
+    (QuantizeSpec, {"average_bits": np.float32(3.5)}, QuantizeSpec(average_bits=3.5)),
+    (QuantizeSpec, {"average_bits": 4}, QuantizeSpec(average_bits=4)),
+    (Override, {"layer": "a", "sparsity": np.float64(0.5), "weight_bits": 4.0}, Override("a", 0.5, 4)),
+    (
+        Recipe,
+        {"finetune_steps": np.int32(5), "effort_seconds": 60.0},
+        Recipe(finetune_steps=5, effort_seconds=60),
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "fields", "same"), NUMBERS, ids=lambda value: str(value)[:40])
+def test_numbers_from_outside_become_pythons_own(kind: type, fields: dict[str, object], same: object) -> None:
+    made = kind(**fields)
+    for name in fields:
+        one, other = getattr(made, name), getattr(same, name)
+        assert (one, type(one)) == (other, type(other)), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "words"),
+    [
+        (PruneSpec, {"sparsity": "0.5"}, "sparsity '0.5' is no number: give one without quotes"),
+        (QuantizeSpec, {"weight_bits": "4"}, "weight bits '4' is no number"),
+        (QuantizeSpec, {"weight_bits": None}, "weight bits None is no number"),
+        (QuantizeSpec, {"weight_bits": 4.5}, "weight bits 4.5 is no whole number: give one, such as 8"),
+        (QuantizeSpec, {"activation_bits": INFINITY}, "activation bits inf is no whole number"),
+        (Override, {"layer": "a", "weight_bits": 4.5}, "weight bits 4.5 is no whole number"),
+        (Recipe, {"finetune_steps": 2.5}, "finetune steps 2.5 is no whole number"),
+        (Recipe, {"effort_seconds": NAN}, "effort seconds nan is no whole number"),
+    ],
+)
+def test_what_is_no_number_is_refused(kind: type, fields: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         kind(**fields)
 

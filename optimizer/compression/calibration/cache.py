@@ -28,7 +28,7 @@ from optimizer.compression.prune.plan import ChannelPlan, plan, with_biases
 from optimizer.compression.prune.ranking import Ranking
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.model import identity
-from optimizer.model.layers import walk
+from optimizer.model.layers import walk, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.recipe import PruneSpec
 from optimizer.records import GroupSensitivity
@@ -316,6 +316,7 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     moments = collect(model, seen, report)
     layers = {layer.name: layer for layer in walk(model) if layer.name in moments}
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
+    biased -= with_shared_bias(model)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
     predicted = Statistics(moments, effects, {}, frozenset(), biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}

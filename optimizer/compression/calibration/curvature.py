@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import Moments, as_rows
 from optimizer.compression.divergence import direction
-from optimizer.model.layers import Layer, walk
+from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 
 
@@ -30,6 +30,7 @@ def row_effects(
     """
     copied = copy.deepcopy(model).eval().requires_grad_(True)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
+    shared = with_shared_bias(copied)
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
     with torch.enable_grad():
@@ -39,11 +40,11 @@ def row_effects(
             outputs = copied(images[index : index + 1])[0]
             (outputs * direction(outputs.detach(), generator)).sum().backward()
             for name, layer in layers.items():
-                energies[name].append(_energies(layer, moments[name]))
+                energies[name].append(_energies(layer, moments[name], name not in shared))
     return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
 
 
-def _energies(layer: Layer, moments: Moments) -> Tensor:
+def _energies(layer: Layer, moments: Moments, own_bias: bool) -> Tensor:
     """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs."""
     groups = len(moments.mean)
     if layer.weight.grad is None:
@@ -51,7 +52,7 @@ def _energies(layer: Layer, moments: Moments) -> Tensor:
     gradient = as_rows(layer.weight.grad, groups)
     size = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
     if (
-        layer.bias is not None and layer.bias.grad is not None
+        own_bias and layer.bias is not None and layer.bias.grad is not None
     ):  # it takes up the mean: what counts is about it
         gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
     else:

@@ -19,8 +19,8 @@ class Statistics:
     ``effects`` float32 ``[out]``: divergence of the outputs (KL, nats, mean over images) for each unit of
     ``change M change`` in each row. ``alone``: that divergence with the layer pruned as far as in a model of
     60 % sparsity and no other layer touched, for those in ``measured`` as it was measured, else as expected.
-    ``biased``: layers whose bias takes up what a change does to the mean. Layers without moments (too wide,
-    or never run) are in none of them.
+    ``biased``: layers whose bias, theirs alone, takes up what a change does to the mean. Layers without
+    moments (too wide, or never run) are in none of them.
     """
 
     moments: Mapping[str, Moments]

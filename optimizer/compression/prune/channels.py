@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from optimizer.compression.prune.coupling import groups, without
+from optimizer.compression.prune.coupling import MIXED, groups, without
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan, with_biases
@@ -110,7 +110,8 @@ def shrink_to(
     gone = {}
     for group in groups(dense, input_shape):
         name = group.makers[0] if group.makers else ""
-        if group.held or shapes[name][0] == widths[name][0]:
+        held = group.held not in ("", MIXED)  # mixed channels were once taken out all the same
+        if held or shapes[name][0] == widths[name][0]:
             continue
         left, rest = divmod(group.channels * shapes[name][0], widths[name][0])
         if rest or not 0 < left < group.channels:

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
-from optimizer.model.layers import CONVOLUTIONS, uses
+from optimizer.model.layers import CONVOLUTIONS, uses, walk
 
 INSTALL = "pip install torch-pruning"
 TIES = {
@@ -42,7 +43,10 @@ CHANNELWISE = re.compile(
     r"Pool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|ConstantPadNd|T|Addmm|Transpose|Permute|Clone|Squeeze|"
     r"Unsqueeze|Mul|Div|Add|Sub|Rsub|Alias|NativeDropout|ToCopy|Upsample\w*)Backward\d*"
 )
-"""Operations, as autograd names them, that treat each channel by itself."""
+"""Operations, as autograd names them, that treat each channel by itself, unless they go along channels."""
+MIXED = "the model mixes them on the way"
+TOLERANCE = 1e-4
+"""Of the outputs: more than they differ by rounding without channels that nothing reads."""
 
 
 def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
@@ -50,8 +54,9 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
     A group is held where a residual sum, attention, a norm across channels, a split or the model's output
     ties it to something else, where what is no layer makes or reads it (a transposed convolution), where one
-    of its layers is grouped or used twice, and where the model does not run without one of its channels (a
-    width that its own code relies on).
+    of its layers is grouped or used twice, where the model does not run without one of its channels (a width
+    that its own code relies on), and where it gives something else without half of them than if nothing reads
+    those (it takes a mean over channels).
 
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
@@ -62,13 +67,13 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
     coupled = [_described(graph, members) for members in graph.groups() if _layers(graph, members)]
     found = [group for group in coupled if not makers.issuperset(group.makers)] + heads
     found.sort(key=lambda one: place[one.name])
-    if _runs(model, input_shape, [group for group in found if not group.held]):
-        return found
-    fixed = "the model's own code relies on their number"
-    return [
-        replace(group, held=fixed) if not group.held and not _runs(model, input_shape, [group]) else group
-        for group in found
-    ]
+    for goes_well, why in ((_runs, "the model's own code relies on their number"), (_keeps_apart, MIXED)):
+        if not goes_well(model, input_shape, [group for group in found if not group.held]):
+            found = [
+                group if group.held or goes_well(model, input_shape, [group]) else replace(group, held=why)
+                for group in found
+            ]
+    return found
 
 
 def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
@@ -248,3 +253,41 @@ def _runs(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group])
     except Exception:  # whatever the model's own code makes of a width that it did not expect
         return False
     return True
+
+
+def _keeps_apart(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[Group]) -> bool:
+    """Whether the model without half of the channels of each of these groups gives what it gives if nothing
+    reads them. True where that can't be told."""
+    gone = {group: torch.arange(1, group.channels, 2) for group in some if group.channels > 1}
+    if not gone:
+        return True
+    try:
+        smaller, whole = without(model, input_shape, gone), _unread(model, gone)
+        left, expected = (_outputs(one, input_shape) for one in (smaller, whole))
+        return all(
+            torch.linalg.norm(one - other) <= TOLERANCE * torch.linalg.norm(other)
+            for one, other in zip(left, expected, strict=True)
+        )
+    except Exception:  # the model's own code again: it may take no float64, or not do with half
+        return True
+
+
+def _unread(model: nn.Module, gone: Mapping[Group, Tensor]) -> nn.Module:
+    """A copy in which nothing reads these channels of each group."""
+    copied = copy.deepcopy(model).eval()
+    layers = {layer.name: layer.weight for layer in walk(copied)}
+    for group, some in gone.items():
+        for weight in (layers[name] for name in group.consumers):
+            kept = group.staying(some).repeat_interleave(weight[0].numel() // group.channels)
+            weight.data = weight.data * kept.reshape(weight[0].shape)
+    return copied
+
+
+@torch.inference_mode()
+def _outputs(model: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
+    """What it gives in float64 for a random input, the same each time; 0 in the place of what is not
+    finite."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        given = model.double()(torch.randn(1, *input_shape, dtype=torch.float64))
+    return [one.double().nan_to_num(0, 0, 0) for one in tree_leaves(given) if isinstance(one, Tensor)]

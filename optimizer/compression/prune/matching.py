@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.errors import InputError
-from optimizer.model.layers import CONVOLUTIONS, Layer, uses
+from optimizer.model.layers import CONVOLUTIONS, Layer, uses, with_shared_bias
 from optimizer.progress import Report, quiet
 from optimizer.system.threads import pinned_threads
 
@@ -43,9 +43,9 @@ def matched(
 
     Both take ``images`` ``[N, C, H, W]`` and have layers of the same names and output channels; both stay as
     they were. ``names`` are the layers that may be touched (all, without); of them those are that run once
-    and have a bias to move. In the order in which they run, so that each sees what those before it give now.
-    It helps if the outputs (KL) for other images come closer to the dense ones. Raises InputError for fewer
-    than 16 images.
+    and have a bias of their own to move. In the order in which they run, so that each sees what those before
+    it give now. It helps if the outputs (KL) for other images come closer to the dense ones. Raises
+    InputError for fewer than 16 images.
     """
     if len(images) < MIN_IMAGES:
         raise InputError(
@@ -64,6 +64,7 @@ def matched(
     before = _divergence(_outputs(copied, others), answers)
     modules = Counter(layer.name for layer in uses(dense))
     wanted = {name for name, times in modules.items() if times == 1}
+    wanted -= with_shared_bias(dense)
     if names is not None:
         wanted &= set(names)
     spreads: dict[str, tuple[Tensor, Tensor]] = {}

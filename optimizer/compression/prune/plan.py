@@ -15,7 +15,7 @@ from optimizer.compression.prune.coupling import groups
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.ranking import Ranking, by_cost, by_magnitude
 from optimizer.errors import InputError, unknown
-from optimizer.model.layers import CONVOLUTIONS, multiplications, walk
+from optimizer.model.layers import CONVOLUTIONS, multiplications, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 
 ORDERS = ("magnitude", "compensated")
@@ -96,11 +96,14 @@ def plan(
 
 
 def with_biases(model: nn.Module) -> nn.Module:
-    """A copy whose layers all have a bias: it takes up the mean of what goes."""
+    """A copy whose layers all have a bias of their own: it takes up the mean of what goes."""
     copied = copy.deepcopy(model).eval()
+    shared = with_shared_bias(copied)
     for layer in walk(copied):
-        if layer.bias is None and isinstance(layer.module, (*CONVOLUTIONS, nn.Linear)):
-            layer.module.bias = nn.Parameter(torch.zeros(len(layer.weight)), requires_grad=False)
+        missing = layer.bias is None or layer.name in shared
+        if missing and isinstance(layer.module, (*CONVOLUTIONS, nn.Linear)):
+            bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach().clone()
+            layer.module.bias = nn.Parameter(bias, requires_grad=False)
     return copied
 
 

@@ -5,6 +5,7 @@ computes the same, if only what keeps to scale stands between: ReLU, pooling, no
 not, nor does a curve (GELU, SiLU) or a sum with something else.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +36,10 @@ POOLING: frozenset[Any] = frozenset(
 )
 FLATTEN: frozenset[Any] = frozenset({torch.flatten, "flatten"})
 MEAN: frozenset[Any] = frozenset({torch.mean, "mean"})
+VALUELESS = frozenset({"device", "dim", "dtype", "ndim", "numel", "shape", "size"})
+"""What the model's code may ask of a weight without reading its values."""
+TOLERANCE = 1e-4
+"""Of a layer's outputs: more than scaling changes in them by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +57,62 @@ def pairs(model: nn.Module) -> list[LayerPair]:
     except Exception:  # tracing runs the model's own code
         return []
     layers = {layer.module_name: layer for layer in uses(model)}
-    shared = Counter(layer.name for layer in uses(model))
+    elsewhere = _read_elsewhere(model, graph)
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
     modules = dict(model.named_modules())
 
     def alone(node: torch.fx.Node) -> Layer | None:
         layer = layers.get(str(node.target)) if node.op == "call_module" else None
-        if layer is None or shared[layer.name] > 1 or calls[node.target] > 1:
+        if layer is None or id(layer.weight) in elsewhere or calls[node.target] > 1:
             return None
         return layer if isinstance(layer.module, (*CONVOLUTIONS, nn.Linear)) else None
 
     found = []
     for node in graph.nodes:
         first = alone(node)
-        second = _reader(node, first, modules, alone) if first else None
+        second = _reader(node, first, modules, alone) if first and id(first.bias) not in elsewhere else None
         if first and second and _scales(first, second) is not None:
             found.append(LayerPair(first, second))
-    return found
+    scaling = {one.name: _keeps_to_scale(one) for pair in found for one in (pair.first, pair.second)}
+    return [pair for pair in found if scaling[pair.first.name] and scaling[pair.second.name]]
+
+
+def _read_elsewhere(model: nn.Module, graph: torch.fx.Graph) -> set[int]:
+    """By ``id``, the parameters that several modules hold, or whose values the model's own code reads."""
+    holders = Counter(id(one) for part in model.modules() for one in part.parameters(recurse=False))
+    parameters = dict(model.named_parameters())
+    read = {
+        id(parameters[str(node.target)])
+        for node in graph.nodes
+        if node.op == "get_attr" and str(node.target) in parameters
+        for user in node.users
+        if (user.args[1] if user.target is getattr else user.target) not in VALUELESS
+    }
+    return read | {one for one, times in holders.items() if times > 1}
+
+
+@torch.no_grad()
+def _keeps_to_scale(layer: Layer) -> bool:
+    """Whether outputs of a random input follow the scales of the weight's rows and of its inputs. A library's
+    own class may standardise its weight, or add to what it gives."""
+    module: Any = copy.deepcopy(layer.module)
+    if not isinstance(module, CONVOLUTIONS) or type(module) in CONVOLUTIONS:  # linear ones are traced through
+        return True
+    sides = [2 * side * apart for side, apart in zip(module.kernel_size, module.dilation, strict=True)]
+    flat = (-1, *(1 for _ in sides))
+    random = torch.Generator().manual_seed(0)
+    images = torch.randn(1, module.in_channels, *sides, generator=random)
+    rows, columns = (0.5 + torch.rand(n, generator=random) for n in (module.out_channels, module.in_channels))
+    read = columns.reshape(module.groups, 1, -1).expand(-1, len(rows) // module.groups, -1)
+    scaled = copy.deepcopy(module)
+    scaled.weight.mul_(rows.reshape(*flat, 1) * read.reshape(len(rows), *flat))
+    if scaled.bias is not None:
+        scaled.bias.mul_(rows)
+    try:
+        expected = module(images * columns.reshape(flat)) * rows.reshape(flat)
+        return bool((scaled(images) - expected).norm() <= TOLERANCE * expected.norm())
+    except Exception:  # its own code: it may want another input
+        return False
 
 
 def _reader(node: torch.fx.Node, first: Layer, modules: Mapping[str, nn.Module], alone: Any) -> Layer | None:
