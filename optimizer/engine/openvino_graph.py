@@ -9,6 +9,7 @@ and the int8 kernels run.
 import math
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from optimizer.engine.base import Array
 from optimizer.engine.openvino_quantizers import (
     WEIGHTED,
     Quantizer,
+    best_reach,
     insert,
     nncf_quantized,
     nodes_of,
@@ -39,6 +41,9 @@ from optimizer.records import Part
 # OpenVINO's converter and NNCF report their use to Google Analytics, and write to the home folder for that,
 # unless this package is missing. Nothing is to leave the machine: it counts as missing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+REACH_IMAGES = 32
+"""Calibration images on which it is found how far ranges are to reach."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,19 @@ class Converted:
         """Where activations are quantized, found when it is first asked for (a second or more)."""
         weighted = {operation for operations in self.operations.values() for operation in operations}
         return place(self.graph, self.input_shape, weighted)
+
+    @cached_property
+    def _reaches(self) -> dict[tuple[int, int], float]:
+        return {}
+
+    def reach(self, calibration: Array, bits: int) -> float:
+        """How far the ranges of its quantizers reach, by the uncompressed network on the first of these
+        images: the same for every recipe, and found when it is first asked for (seconds)."""
+        images = np.ascontiguousarray(calibration[:REACH_IMAGES])
+        key = bits, zlib.crc32(images.data)
+        if key not in self._reaches:
+            self._reaches[key] = best_reach(self.graph, self.quantizers or (), images, bits)
+        return self._reaches[key]
 
 
 def convert(model: nn.Module, input_shape: tuple[int, ...]) -> Converted:
@@ -263,12 +281,13 @@ def _int8_constant(weight: CompressedWeight, shape: list[int]) -> Any:
 
 
 def _quantize_activations(graph: Any, prepared: Converted, calibration: Array, bits: int) -> Any:
-    """With quantizers where NNCF places them, with the ranges that it would give them. Its grids are of 8
-    bits; fewer take fewer levels between the same ends."""
+    """With quantizers where NNCF places them, and ranges that reach as far as suits the network. Its own
+    grids are of 8 bits; fewer take fewer levels between the same ends."""
     placed = prepared.quantizers
     if placed is None:
         graph = nncf_quantized(graph, calibration)
         set_levels(graph, bits)
     else:
-        insert(graph, placed, ranges(graph, placed, calibration), bits)
+        reach = prepared.reach(calibration, bits)
+        insert(graph, placed, ranges(graph, placed, calibration, reach), bits)
     return graph

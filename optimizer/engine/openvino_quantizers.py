@@ -1,8 +1,8 @@
 """Activation quantizers in OpenVINO's graph: placed by NNCF once a network, given ranges for each recipe.
 
 Where quantizers belong depends on the graph alone, and to find it takes NNCF longer than all else that an
-8-bit recipe needs. Their ranges depend on its weights: they are read off the recipe's own graph, by NNCF's
-rules for symmetric grids.
+8-bit recipe needs. Their ranges depend on its weights: they are read off the recipe's own graph, on symmetric
+grids as NNCF has them, and how far they reach is what suits the network best.
 """
 
 import io
@@ -29,6 +29,8 @@ MIN_HIGH, MIN_SHARE = 8e-5, 0.01
 """The least upper end, where an activation is zero on all images; and of a channel, as a share of the largest
 one's."""
 NOISE_SEED = 0
+REACHES = (0.0, 0.5, 1.0)
+"""How far ranges may reach, see :func:`ranges`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,40 @@ def _constant(node: Any) -> bool:
     return all(map(_constant, sources)) if sources else node.get_type_name() == "Constant"
 
 
-def ranges(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple[Array, Array]]:
-    """Lower and upper end of each quantizer, on images ``[N, C, H, W]`` one by one."""
+def ranges(
+    graph: Any, placed: Sequence[Quantizer], images: Array, reach: float = 0.0
+) -> list[tuple[Array, Array]]:
+    """Lower and upper end of each quantizer, on images ``[N, C, H, W]`` one by one.
+
+    ``reach`` 0 gives NNCF's: of whole activations the mean of the images' extremes. With 1 they are those of
+    all images, and nothing is clipped; between, they lie between. Ranges of channels have these always.
+    """
+    return _at(reach, placed, _extremes(graph, placed, images))
+
+
+def best_reach(graph: Any, placed: Sequence[Quantizer], images: Array, bits: int) -> float:
+    """That of REACHES with which grids of so many ``bits`` change the outputs for ``images`` least.
+
+    Networks differ in it: clipping what is rare makes all other steps finer, and costs whatever depended on
+    what was clipped.
+    """
+    expected, seen = _answers(graph, images), _extremes(graph, placed, images)
+
+    def error(reach: float) -> float:
+        quantized = graph.clone()
+        insert(quantized, placed, _at(reach, placed, seen), bits)
+        return float(np.square(_answers(quantized, images) - expected).sum())
+
+    return min(REACHES, key=error)
+
+
+def _answers(graph: Any, images: Array) -> Array:
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
+    return run_batches(core().compile_model(graph, "CPU", settings), 1, images)
+
+
+def _extremes(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple[Array, Array]]:
+    """For each quantizer the lowest value and the largest magnitude in each image, ``[N, ranges]``."""
     import openvino
     from openvino import opset13 as ops
 
@@ -111,17 +145,22 @@ def ranges(graph: Any, placed: Sequence[Quantizer], images: Array) -> list[tuple
         for reduce in (ops.reduce_min, ops.reduce_max):
             found.append(ops.reshape(reduce(source, np.array(axes)), [1, -1], False))
             widths.append(math.prod(dimensions))
-    probe = openvino.Model([ops.concat(found, 1)], graph.get_parameters())
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"}
-    told = run_batches(core().compile_model(probe, "CPU", settings), 1, images)
+    told = _answers(openvino.Model([ops.concat(found, 1)], graph.get_parameters()), images)
     parts = np.split(told, np.cumsum(widths)[:-1], 1)
-    extremes: dict[int, list[tuple[Array, Array]]] = {}
-    for quantizer, low, high in zip(placed, parts[::2], parts[1::2], strict=True):
-        magnitude = np.maximum(-low, high)
-        usual = (low.mean(0), magnitude.mean(0))
-        widest = (low.min(0), magnitude.max(0))
-        extremes.setdefault(quantizer.group, []).append(widest if quantizer.shape else usual)
-    return [_ends(quantizer.shape, extremes[quantizer.group]) for quantizer in placed]
+    return [(low, np.maximum(-low, high)) for low, high in zip(parts[::2], parts[1::2], strict=True)]
+
+
+def _at(
+    reach: float, placed: Sequence[Quantizer], extremes: Sequence[tuple[Array, Array]]
+) -> list[tuple[Array, Array]]:
+    """The ends of each quantizer's range; those of a group have one range."""
+    groups: dict[int, list[tuple[Array, Array]]] = {}
+    for quantizer, (low, magnitude) in zip(placed, extremes, strict=True):
+        own = 1.0 if quantizer.shape else reach
+        lowest = (1 - own) * low.mean(0) + own * low.min(0)
+        largest = (1 - own) * magnitude.mean(0) + own * magnitude.max(0)
+        groups.setdefault(quantizer.group, []).append((lowest, largest))
+    return [_ends(quantizer.shape, groups[quantizer.group]) for quantizer in placed]
 
 
 def _ends(shape: tuple[int, ...], extremes: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:

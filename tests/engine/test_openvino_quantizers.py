@@ -1,5 +1,7 @@
 """Quantizers placed once and given ranges for each recipe are those that NNCF gives each recipe's graph."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine.openvino import build
+from optimizer.engine.openvino_batches import run_batches
+from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert
-from optimizer.engine.openvino_quantizers import Quantizer, place, ranges
+from optimizer.engine.openvino_quantizers import REACHES, Quantizer, insert, place, ranges
 from optimizer.model.layers import fold_batch_norm
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -44,6 +48,7 @@ def test_one_placement_gives_what_nncf_gives_each_recipe(
     prepared = convert(model, SMALL_SHAPE)
     assert prepared.quantizers, "placed"
     compressed = compress(model, HALF)
+    monkeypatch.setattr(Converted, "reach", lambda *_: 0.0)  # NNCF's own
 
     def logits() -> np.ndarray:
         return build(prepared, compressed, small_images, threads=1, batch=1).score(small_images.numpy())
@@ -63,6 +68,36 @@ def test_what_is_concatenated_has_one_range(small_images: Tensor) -> None:
     assert len({one.group for one in together}) == 1
     ends = ranges(prepared.graph, together, small_images.numpy())
     assert len({float(high) for _, high in ends}) == 1
+
+
+@pytest.mark.parametrize("rare", [1.0, 100.0])
+def test_ranges_reach_as_far_as_suits_the_outputs(rare: float) -> None:
+    """Of two images in a hundred that are as large as the rest, and far larger."""
+    torch.manual_seed(0)
+    prepared = convert(
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), SMALL_SHAPE
+    )
+    placed, images = prepared.quantizers, torch.randn(32, *SMALL_SHAPE)
+    images[0] *= rare
+    assert placed
+    means, half, whole = (ranges(prepared.graph, placed, images.numpy(), reach) for reach in REACHES)
+    for low, middle, high in zip(means, half, whole, strict=True):
+        assert low[1] < middle[1] < high[1]
+        np.testing.assert_allclose(middle[1], (low[1] + high[1]) / 2, rtol=1e-6)
+
+    def noise(reach: float) -> float:
+        graph = prepared.graph.clone()
+        insert(graph, placed, ranges(graph, placed, images.numpy(), reach), 8)
+        return float(np.square(answers(graph) - answers(prepared.graph)).sum())
+
+    def answers(graph: Any) -> np.ndarray:
+        return run_batches(
+            core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), 1, images.numpy()
+        )
+
+    found = prepared.reach(images.numpy(), 8)
+    assert noise(found) == min(noise(reach) for reach in REACHES)
+    assert found > 0, "what is clipped costs more than finer steps win"
 
 
 def test_a_channel_that_is_nearly_zero_keeps_a_grid(small: Small, small_images: Tensor) -> None:
