@@ -4,6 +4,7 @@ import copy
 import os
 import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,56 @@ def test_constant_images_and_a_single_one_are_survived(model: nn.Module, images:
     made = make(model, images)
     assert all(torch.isfinite(one.covariance).all() for one in made.moments.values())
     assert all((effects >= 0).all() and effects.isfinite().all() for effects in made.effects.values())
+
+
+class Probe(nn.Module):
+    """A linear head on what a backbone gives, in a ``way`` that gradients don't pass; a layer of its own is
+    for nothing."""
+
+    def __init__(self, way: str = "") -> None:
+        super().__init__()
+        self.way = way
+        self.backbone = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.unread = nn.Linear(8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = {"no_grad": torch.no_grad, "inference": torch.inference_mode}
+        with contexts.get(self.way, nullcontext)():
+            x = self.backbone(x).mean((2, 3))
+        self.unread(x)
+        answers: Tensor = self.head(x.detach() if self.way == "detached" else x)
+        return answers.detach() if self.way == "nowhere" else answers
+
+
+def probe(way: str = "") -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Probe(way).eval()
+
+
+def test_what_a_model_runs_without_gradients_has_the_same_effects(small_images: Tensor) -> None:
+    made = make(probe("no_grad"), small_images)
+    assert_equal(made, make(probe(), small_images))
+    assert made.alone["unread.weight"] == 0
+    assert not made.effects["unread.weight"].any()
+
+
+@pytest.mark.parametrize("way", ["detached", "inference"])
+def test_layers_that_no_gradient_reaches_are_measured(small_images: Tensor, way: str) -> None:
+    made = make(probe(way), small_images)
+    for name in ("backbone.0.weight", "backbone.2.weight"):
+        assert name in made.measured
+        assert made.alone[name] > 0
+        assert (made.effects[name] > 0).all()
+    assert made.alone["unread.weight"] == 0
+    assert not made.effects["unread.weight"].any()
+
+
+def test_a_model_that_has_no_gradients_at_all_is_measured_whole(small_images: Tensor) -> None:
+    made = make(probe("nowhere"), small_images)
+    assert made.measured == set(made.moments)
+    assert all(effects.all() for name, effects in made.effects.items() if name != "unread.weight")
 
 
 @pytest.fixture

@@ -7,9 +7,12 @@ pass an image tells it for all rows of all layers at once, without labels.
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from optimizer.compression.calibration.moments import Moments, as_rows
 from optimizer.compression.divergence import direction
@@ -26,7 +29,7 @@ def row_effects(
     those of logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
-    images shows would seem to be worth nothing.
+    images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(True)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
@@ -35,12 +38,36 @@ def row_effects(
     with torch.enable_grad():
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
-            copied.zero_grad()
-            outputs = copied(images[index : index + 1])[0]
-            (outputs * direction(outputs.detach(), generator)).sum().backward()
+            _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
                 energies[name].append(_energies(layer, moments[name]))
     return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
+
+
+class _WithGradients(TorchFunctionMode):
+    """What a model's own code does without gradients (``torch.no_grad``) has them too."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is torch._C._set_grad_enabled:
+            return None
+        return function(*arguments, **(options or {}))
+
+
+def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) -> None:
+    """Gradients of the outputs for ``image`` ``[1, ...]`` into the parameters; none where there are none."""
+    for context in (_WithGradients(), nullcontext()):
+        model.zero_grad()
+        try:
+            with context:
+                outputs = model(image)[0]
+            if outputs.requires_grad:
+                (outputs * direction(outputs.detach(), generator)).sum().backward()
+            return
+        except RuntimeError:  # what it does without gradients may be nothing that can be done with them
+            continue
+    model.zero_grad()
 
 
 def _energies(layer: Layer, moments: Moments) -> Tensor:

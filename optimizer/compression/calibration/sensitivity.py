@@ -97,6 +97,7 @@ def _replay(model: nn.Module) -> Any:
         def run(changed: Sequence[Layer]) -> Tensor:
             everything = set(graph.graph.nodes)
             again = set().union(*(behind(layer.module_name) or everything for layer in changed))
+            again |= {node for node in graph.graph.nodes if node.op == "output"}
             kept = {node: value for node, value in values.items() if node not in again}
             result: Tensor = interpreter.run(images, initial_env=kept)
             return result
