@@ -286,6 +286,40 @@ def test_a_model_that_has_no_gradients_at_all_is_measured_whole(small_images: Te
     assert all(effects.all() for name, effects in made.effects.items() if name != "unread.weight")
 
 
+class Branched(nn.Module):
+    """Adds what a second layer makes of a first one that gives the same for every image."""
+
+    def __init__(self, zeros: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3)
+        self.constant = nn.Conv2d(8, 8, 3, padding=1)
+        self.after = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 10)
+        self.vector = nn.Parameter(torch.randn(8, 1, 1))
+        self.zeros = zeros
+        if zeros:
+            nn.init.zeros_(self.constant.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        same = torch.relu(self.constant(x)) if self.zeros else self.vector.expand_as(x)
+        answers: Tensor = self.head(torch.relu(x + self.after(same)).mean((2, 3)))
+        return answers
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_a_layer_that_sees_a_constant_is_free_and_the_others_are_measured(
+    small_images: Tensor, zeros: bool
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = make(Branched(zeros).eval(), small_images)
+    assert made.alone["after.weight"] == pytest.approx(0, abs=1e-9)
+    assert made.effects["after.weight"].max() < 1e-6 < made.effects["stem.weight"].min()
+    assert made.measured >= {"head.weight", "after.weight"}
+    assert all(effects.isfinite().all() for effects in made.effects.values())
+
+
 @pytest.fixture
 def plain() -> nn.Module:
     """Whose channels can go."""

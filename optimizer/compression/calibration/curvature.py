@@ -19,6 +19,9 @@ from optimizer.compression.divergence import direction
 from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report, quiet
 
+ROUNDING = 1e-12
+"""Inputs that vary by no larger share of their mean square are constant: what is left is rounding."""
+
 
 def row_effects(
     model: nn.Module, images: Tensor, moments: Mapping[str, Moments], report: Report = quiet
@@ -29,7 +32,8 @@ def row_effects(
     those of logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
-    images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere.
+    images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
+    have those with a bias to take up inputs that never change.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(True)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
@@ -41,7 +45,7 @@ def row_effects(
             _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
                 energies[name].append(_energies(layer, moments[name]))
-    return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
+    return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
 
 
 class _WithGradients(TorchFunctionMode):
@@ -81,6 +85,8 @@ def _energies(layer: Layer, moments: Moments) -> Tensor:
         layer.bias is not None and layer.bias.grad is not None
     ):  # it takes up the mean: what counts is about it
         gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
+        if size.sum() <= ROUNDING * moments.mean.square().sum():
+            return torch.zeros(len(layer.weight))
     else:
         size = size + moments.mean.square().sum(1)
     floor = 1e-6 * size.mean().clamp(min=torch.finfo(size.dtype).tiny)
