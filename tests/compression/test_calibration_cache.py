@@ -25,6 +25,7 @@ from optimizer.compression.calibration.sensitivity import Trial, divergences_tog
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.plan import ChannelPlan
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.data.loading import load_images
@@ -32,6 +33,7 @@ from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.progress import Asker, asked_by
+from optimizer.recipe import PruneSpec
 from optimizer.records import DataSpec
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
@@ -234,6 +236,23 @@ def test_constant_images_and_a_single_one_are_survived(model: nn.Module, images:
     made = make(model, images)
     assert all(torch.isfinite(one.covariance).all() for one in made.moments.values())
     assert all((effects >= 0).all() and effects.isfinite().all() for effects in made.effects.values())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_classifier_is_not_wiped_where_few_images_say_that_its_inputs_never_change(
+    model: nn.Module, small_images: Tensor, count: int
+) -> None:
+    made = make(model, small_images[:count])
+    assert made.alone["head.weight"] > 0
+    assert (made.effects["head.weight"] > 0).all()
+    weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    pruned = prune(weights, weights, PruneSpec("compensated", 0.3, allocation="measured"), made)
+    assert pruned["head.weight"].mask.float().mean() > 0.5
+
+
+def test_copies_of_an_image_tell_what_it_tells(model: nn.Module, small_images: Tensor) -> None:
+    one = small_images[:1]
+    assert_equal(make(model, one.repeat(24, 1, 1, 1)), make(model, one))
 
 
 class Probe(nn.Module):

@@ -130,6 +130,13 @@ def test_constant_images_cost_nothing_and_break_nothing() -> None:
     assert torch.linalg.cholesky(damped(found.covariance)).isfinite().all()
 
 
+def test_few_images_leave_it_open_how_far_a_mean_varies() -> None:
+    inputs = torch.cat([torch.full((12, 1), 3.0), torch.zeros(12, 1)], 1)
+    for count, variance in {1: 4.5, 2: 3.0, 8: 0.0, 12: 0.0}.items():
+        found = collect(nn.Sequential(nn.Linear(2, 3)), inputs[:count])["0.weight"]
+        torch.testing.assert_close(found.covariance[0], torch.tensor([[variance, 0.0], [0.0, 0.0]]))
+
+
 def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "MIN_POSITIONS", 60)
     layer, images = nn.Conv2d(2, 3, 3), torch.randn(200, 2, 20, 20)

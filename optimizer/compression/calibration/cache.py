@@ -311,6 +311,8 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
     not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
     """
+    if len(images) and torch.equal(images, images[:1].expand_as(images)):
+        images = images[:1]  # copies of it tell no more
     model, images = channels_last(model, images)
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
@@ -331,8 +333,11 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
         costs[name] = quadratic(change, predicted.matrix(name))
         alone[name] = predicted.divergence(name, costs[name])
     least = NEGLIGIBLE * sum(alone.values())
+    bias_changes = {name: one.bias_change for name, one in pruned.items()}
+    if held_out is seen:  # a bias that was fitted to a single image would undo any change there
+        bias_changes = dict.fromkeys(pruned)
     trials = {
-        name: Trial(pruned[name].weight, pruned[name].bias_change)
+        name: Trial(pruned[name].weight, bias_changes[name])
         for name, expected in alone.items()
         if expected >= least or name in silent
     }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from optimizer.compression.calibration.moments import Moments, as_rows
+from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
 from optimizer.compression.divergence import direction
 from optimizer.model.layers import Layer, walk
 from optimizer.progress import Report, quiet
@@ -33,7 +33,7 @@ def row_effects(
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
     images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
-    have those with a bias to take up inputs that never change.
+    have those with a bias to take up inputs that never change; few images don't tell those.
     """
     copied = copy.deepcopy(model).eval().requires_grad_(True)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
@@ -44,7 +44,7 @@ def row_effects(
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
             _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
-                energies[name].append(_energies(layer, moments[name]))
+                energies[name].append(_energies(layer, moments[name], len(images) >= ENOUGH_IMAGES))
     return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
 
 
@@ -74,16 +74,16 @@ def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) 
     model.zero_grad()
 
 
-def _energies(layer: Layer, moments: Moments) -> Tensor:
-    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs."""
+def _energies(layer: Layer, moments: Moments, centred: bool) -> Tensor:
+    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs (unless it is
+    ``centred``, or without a bias, their mean square)."""
     groups = len(moments.mean)
     if layer.weight.grad is None:
         return torch.zeros(len(layer.weight))
     gradient = as_rows(layer.weight.grad, groups)
     size = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
-    if (
-        layer.bias is not None and layer.bias.grad is not None
-    ):  # it takes up the mean: what counts is about it
+    if centred and layer.bias is not None and layer.bias.grad is not None:
+        # It takes up the mean: what counts is about it.
         gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
         if size.sum() <= ROUNDING * moments.mean.square().sum():
             return torch.zeros(len(layer.weight))

@@ -31,6 +31,8 @@ DEPTHWISE_POSITIONS = 8
 tell, and neighbours say much the same."""
 NARROW = 64
 """Covariances of fewer columns are taken as they are: hundreds of images tell them well enough."""
+ENOUGH_IMAGES = 8
+"""Fewer may agree by chance: what an input was for one or two of them is no constant that a bias takes up."""
 MAX_COLUMNS = 9_216
 """A wider layer (VGG's first linear one) would take gigabytes: it gets no moments, and is treated by
 magnitude alone. The covariance of the widest that is taken is 324 MiB."""
@@ -260,7 +262,10 @@ class Sums:
     def moments(self) -> Moments:
         mean = self.first / self.images
         covariance = self.second / self.images - mean.unsqueeze(2) * mean.unsqueeze(1)
-        diagonal = torch.diag_embed(covariance.diagonal(dim1=1, dim2=2).clamp(min=0))
+        variances = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
+        if self.images < ENOUGH_IMAGES:  # as if one more of them had shown another mean, as far off as zero
+            variances = variances + (mean + self.shift).square() / (self.images + 1)
+        diagonal = torch.diag_embed(variances)
         off = covariance - covariance.diagonal(dim1=1, dim2=2).diag_embed()
         shrinkage = self._shrinkage(off.square().sum().item())
         return Moments(diagonal + (1 - shrinkage) * off, mean + self.shift, shrinkage)
