@@ -183,6 +183,25 @@ def test_models_that_take_no_other_layout_stay_as_they_are(small: Small, small_i
         assert (left, same.data_ptr()) == (model, images.data_ptr())
 
 
+class Deep(nn.Module):
+    """A convolution of volumes after one of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(1, 4, 3), nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deep(self.flat(x).unsqueeze(1)).mean((3, 4)).flatten(1)
+
+
+def test_a_model_with_weights_of_five_dimensions_stays_as_it_is(small_images: Tensor) -> None:
+    model = Deep().eval()
+    same, images = channels_last(model, small_images)
+    assert same is model
+    assert images is small_images
+    assert set(collect(model, small_images)) == {"flat.weight", "deep.weight"}
+
+
 def test_layers_that_are_too_wide_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "MAX_COLUMNS", 20)
     model = nn.Sequential(nn.Flatten(), nn.Linear(30, 10), nn.Linear(10, 2))

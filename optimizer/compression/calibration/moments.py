@@ -74,12 +74,12 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     if images.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, images
     copied = copy.deepcopy(model).eval()
-    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     laid_out = images.contiguous(memory_format=torch.channels_last)
     try:
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             copied(laid_out[:1])
-    except RuntimeError:  # a view of activations that lie otherwise
+    except RuntimeError:  # a view of activations that lie otherwise, or a weight of five dimensions
         return model, images
     return copied, laid_out
 
