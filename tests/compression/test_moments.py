@@ -105,6 +105,44 @@ def test_attention_to_other_tokens_gets_no_moments_of_its_queries_alone(small_im
     assert set(found) == {"patches.weight", "attention.out_proj.weight", "head.weight"}
 
 
+class Tied(nn.Module):
+    """Decodes with the encoder's weight, the other way round."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.first, self.encoder = nn.Linear(64, 16), nn.Linear(16, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.encoder(self.first(x.flatten(1))), self.encoder.weight.t())
+
+
+@pytest.mark.parametrize("hidden", [12, 16, 20])
+def test_a_weight_that_is_also_used_the_other_way_round_gets_no_moments(
+    small_images: Tensor, hidden: int
+) -> None:
+    assert set(collect(Tied(hidden).eval(), small_images)) == {"first.weight"}
+
+
+class Flattened(nn.Module):
+    """Multiplies patches with a convolution's weight, as one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = functional.unfold(x, 2, stride=2).mT
+        return functional.linear(rows, self.patches.weight.view(4, -1), self.patches.bias)
+
+
+def test_a_weight_may_be_used_in_another_shape(small_images: Tensor) -> None:
+    model = Flattened().eval()
+    found = collect(model, small_images)["patches.weight"]
+    expected = collect(model.patches, small_images)["weight"]
+    torch.testing.assert_close(found.covariance, expected.covariance)
+    torch.testing.assert_close(found.mean, expected.mean)
+
+
 def test_what_few_images_say_of_many_columns_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(80, 4))
     mixing = torch.randn(12, 80, generator=torch.Generator().manual_seed(1))

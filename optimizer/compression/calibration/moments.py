@@ -129,11 +129,12 @@ def positions_for(columns: int) -> int:
 class Watch(TorchDispatchMode):
     """Sees every product with the weight of one of the ``layers`` (by address), whichever module or
     function makes it, and adds its inputs to ``sums``. Layers ``in_part`` had products with some of their
-    rows, which are not added: the others see something else."""
+    rows, or with their weight the other way round (as a tied decoder's), which are not added: those see
+    something else."""
 
     def __init__(self, layers: Iterable[Layer], sums: dict[str, "Sums"]) -> None:
         super().__init__()
-        self.layers = {one.weight.data_ptr(): (one.name, len(one.weight)) for one in layers}
+        self.layers = {one.weight.data_ptr(): (one.name, one.weight) for one in layers}
         self.sums = sums
         self.in_part: set[str] = set()
         self.generator = torch.Generator().manual_seed(0)
@@ -144,8 +145,8 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (layer := self.layers.get(arguments[1].data_ptr())):
-            name, rows = layer
-            if len(arguments[1]) < rows:
+            name, weight = layer
+            if len(arguments[1]) < len(weight) or not _alike(arguments[1], weight):
                 self.in_part.add(name)
             elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
@@ -210,6 +211,14 @@ class Watch(TorchDispatchMode):
         if count <= most:
             return torch.arange(count)
         return torch.randperm(count, generator=self.generator)[:most]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether rows are the same where two views of some memory begin at the same place."""
+    if one.shape[1:] == other.shape[1:] and one.stride() == other.stride():
+        return True
+    one, other = one.flatten(1), other.flatten(1)
+    return one.shape[1] == other.shape[1] and one.stride() == other.stride()
 
 
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)
