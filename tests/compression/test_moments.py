@@ -143,6 +143,25 @@ def test_a_weight_may_be_used_in_another_shape(small_images: Tensor) -> None:
     torch.testing.assert_close(found.mean, expected.mean)
 
 
+class Gated(nn.Module):
+    """Scales channels by what a layer makes of a learnt vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(1, 8, 3), nn.Linear(5, 8)
+        self.vector = nn.Parameter(torch.arange(5.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x).mean((2, 3)) * self.gate(self.vector)
+
+
+def test_a_layer_may_read_a_vector_that_no_image_is_in(small_images: Tensor) -> None:
+    model = Gated().eval()
+    found = collect(model, small_images)["gate.weight"]
+    torch.testing.assert_close(found.mean[0], model.vector.detach())
+    assert found.covariance.abs().max() == 0
+
+
 def test_what_few_images_say_of_many_columns_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(80, 4))
     mixing = torch.randn(12, 80, generator=torch.Generator().manual_seed(1))

@@ -164,7 +164,8 @@ class Watch(TorchDispatchMode):
         return self._patches(inputs, weight, stride, padding, dilation, groups)
 
     def _tokens(self, inputs: Tensor) -> Tensor:
-        """Whatever the axes before the last are, one of them is the images."""
+        """Whatever the axes before the last are, one of them is the images; a vector has none."""
+        inputs = inputs[None] if inputs.dim() == 1 else inputs
         columns = inputs.shape[-1]
         if (len(inputs) % self.batch == 0 and inputs.dim() != 2) or len(inputs) == self.batch:
             tokens = inputs.reshape(self.batch, -1, columns)
