@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import Indexed
 from torch import Tensor, nn
 
 from optimizer.compression.calibration import cache
@@ -303,6 +304,11 @@ def test_a_model_that_has_no_gradients_at_all_is_measured_whole(small_images: Te
     made = make(probe("nowhere"), small_images)
     assert made.measured == set(made.moments)
     assert all(effects.all() for name, effects in made.effects.items() if name != "unread.weight")
+
+
+def test_parameters_may_be_whole_numbers(small_images: Tensor) -> None:
+    made = make(Indexed().eval(), small_images)
+    assert all((effects > 0).all() for effects in made.effects.values())
 
 
 class Branched(nn.Module):

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, Indexed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
@@ -209,6 +209,12 @@ def test_what_a_layer_of_computed_weights_reads_is_held() -> None:
     found = reasons(model)
     assert "a ParametrizedConv2d makes or reads them" in found.pop("0.weight")
     assert found == {"3.weight": "", "4.weight": "they are the model's output"}
+
+
+def test_what_an_index_in_a_parameter_shuffles_is_held() -> None:
+    found = reasons(Indexed().eval())
+    assert found["stem.weight"]
+    assert not found["mix.weight"]
 
 
 def test_gated_channels_have_two_producers_and_two_consumers() -> None:

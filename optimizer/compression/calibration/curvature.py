@@ -35,7 +35,9 @@ def row_effects(
     images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
     have those with a bias to take up inputs that never change; few images don't tell those.
     """
-    copied = copy.deepcopy(model).eval().requires_grad_(True)
+    copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
