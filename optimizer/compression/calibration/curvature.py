@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
 from torch.overrides import TorchFunctionMode
 
 from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
@@ -63,15 +64,22 @@ class _WithGradients(TorchFunctionMode):
 
 def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) -> None:
     """Gradients of the outputs for ``image`` ``[1, ...]`` into the parameters; none where there are none."""
-    for context in (_WithGradients(), nullcontext()):
+    random = generator.get_state()
+    for more, context in (
+        (nullcontext(), _WithGradients()),
+        (allow_mutation_on_saved_tensors(), _WithGradients()),
+        (allow_mutation_on_saved_tensors(), nullcontext()),
+    ):
         model.zero_grad()
+        generator.set_state(random)
         try:
-            with context:
-                outputs = model(image)[0]
-            if outputs.requires_grad:
-                (outputs * direction(outputs.detach(), generator)).sum().backward()
+            with more:
+                with context:
+                    outputs = model(image.clone())[0]
+                if outputs.requires_grad:
+                    (outputs * direction(outputs.detach(), generator)).sum().backward()
             return
-        except RuntimeError:  # what it does without gradients may be nothing that can be done with them
+        except RuntimeError:  # values that it changes in place, or what can't be done with gradients
             continue
     model.zero_grad()
 

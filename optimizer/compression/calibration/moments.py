@@ -105,7 +105,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
             report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
             watch.batch = end - start
             with watch:
-                model(images[start:end])
+                model(images[start:end].clone())
     names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
     return {name: sums[name].moments() for name in names}
 
