@@ -148,8 +148,8 @@ class Gated(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.gate = nn.Conv2d(1, 8, 3), nn.Linear(5, 8)
-        self.vector = nn.Parameter(torch.arange(5.0))
+        self.stem, self.gate = nn.Conv2d(1, 8, 3), nn.Linear(32, 8)
+        self.vector = nn.Parameter(torch.arange(32.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stem(x).mean((2, 3)) * self.gate(self.vector)
