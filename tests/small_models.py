@@ -90,4 +90,17 @@ class WithAuxiliary(nn.Module):
         return self.head(x) + self.auxiliary(x) if self.training else self.head(x)
 
 
+class Indexed(nn.Module):
+    """Shuffles channels by an index that is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        self.index = nn.Parameter(torch.arange(8).flip(0), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))[:, self.index]
+        return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
 SMALL_MODELS = {"cnn": Cnn, "encoder": Encoder, "shared": Shared, "tied": Tied, "auxiliary": WithAuxiliary}

@@ -344,7 +344,7 @@ class Distillation:
             if layer.kind == "depthwise convolution" and layer.weight[0].numel() > WIDE_KERNEL:
                 known |= set(layer.module.parameters())  # torch works out the gradients of both at once
         own = dict.fromkeys(one for part in self.parts[self.first :] for one in part.parameters())
-        return [one for one in own if one not in known]
+        return [one for one in own if one not in known and one.is_floating_point()]
 
     def loss(self) -> Tensor:
         """Of some images: how far the answers are from those wanted, and the outputs of the parts."""

@@ -133,7 +133,8 @@ def _halfway(student: nn.Module, refitted: nn.Module) -> nn.Module:
     0.85, and halfway 0.66 and 0.80; networks that are small for the images are nearest refitted."""
     middle = copy.deepcopy(refitted)
     for one, before in zip(middle.parameters(), student.parameters(), strict=True):
-        one.lerp_(before, 0.5)
+        if one.is_floating_point():
+            one.lerp_(before, 0.5)
     return middle
 
 

@@ -4,11 +4,13 @@ import copy
 import os
 import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from small_models import Indexed
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -26,6 +28,7 @@ from optimizer.compression.calibration.sensitivity import Trial, divergences_tog
 from optimizer.compression.calibration.statistics import Statistics
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.prune.channels import shrink
+from optimizer.compression.prune.compensated import prune
 from optimizer.compression.prune.matching import matched
 from optimizer.compression.prune.plan import ChannelPlan, plan
 from optimizer.compression.quantize.held import HeldGrid
@@ -34,7 +37,7 @@ from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
 from optimizer.model.layers import fold_batch_norm, walk
 from optimizer.progress import Asker, asked_by
-from optimizer.recipe import Recipe
+from optimizer.recipe import PruneSpec, Recipe
 from optimizer.records import DataSpec
 from optimizer.system import disk_cache
 from optimizer.system.disk_cache import beside, kept, read, write
@@ -280,6 +283,112 @@ def test_constant_images_and_a_single_one_are_survived(model: nn.Module, images:
     made = make(model, images)
     assert all(torch.isfinite(one.covariance).all() for one in made.moments.values())
     assert all((effects >= 0).all() and effects.isfinite().all() for effects in made.effects.values())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_classifier_is_not_wiped_where_few_images_say_that_its_inputs_never_change(
+    model: nn.Module, small_images: Tensor, count: int
+) -> None:
+    made = make(model, small_images[:count])
+    assert made.alone["head.weight"] > 0
+    assert (made.effects["head.weight"] > 0).all()
+    weights = {layer.name: layer.weight.detach() for layer in walk(model)}
+    pruned = prune(weights, weights, PruneSpec("compensated", 0.3, allocation="measured"), made)
+    assert pruned["head.weight"].mask.float().mean() > 0.5
+
+
+def test_copies_of_an_image_tell_what_it_tells(model: nn.Module, small_images: Tensor) -> None:
+    one = small_images[:1]
+    assert_equal(make(model, one.repeat(24, 1, 1, 1)), make(model, one))
+
+
+class Probe(nn.Module):
+    """A linear head on what a backbone gives, in a ``way`` that gradients don't pass; a layer of its own is
+    for nothing."""
+
+    def __init__(self, way: str = "") -> None:
+        super().__init__()
+        self.way = way
+        self.backbone = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU())
+        self.unread = nn.Linear(8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        contexts = {"no_grad": torch.no_grad, "inference": torch.inference_mode}
+        with contexts.get(self.way, nullcontext)():
+            x = self.backbone(x).mean((2, 3))
+        self.unread(x)
+        answers: Tensor = self.head(x.detach() if self.way == "detached" else x)
+        return answers.detach() if self.way == "nowhere" else answers
+
+
+def probe(way: str = "") -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Probe(way).eval()
+
+
+def test_what_a_model_runs_without_gradients_has_the_same_effects(small_images: Tensor) -> None:
+    made = make(probe("no_grad"), small_images)
+    assert_equal(made, make(probe(), small_images))
+    assert made.alone["unread.weight"] == 0
+    assert not made.effects["unread.weight"].any()
+
+
+@pytest.mark.parametrize("way", ["detached", "inference"])
+def test_layers_that_no_gradient_reaches_are_measured(small_images: Tensor, way: str) -> None:
+    made = make(probe(way), small_images)
+    for name in ("backbone.0.weight", "backbone.2.weight"):
+        assert name in made.measured
+        assert made.alone[name] > 0
+        assert (made.effects[name] > 0).all()
+    assert made.alone["unread.weight"] == 0
+    assert not made.effects["unread.weight"].any()
+
+
+def test_a_model_that_has_no_gradients_at_all_is_measured_whole(small_images: Tensor) -> None:
+    made = make(probe("nowhere"), small_images)
+    assert made.measured == set(made.moments)
+    assert all(effects.all() for name, effects in made.effects.items() if name != "unread.weight")
+
+
+def test_parameters_may_be_whole_numbers(small_images: Tensor) -> None:
+    made = make(Indexed().eval(), small_images)
+    assert all((effects > 0).all() for effects in made.effects.values())
+
+
+class Branched(nn.Module):
+    """Adds what a second layer makes of a first one that gives the same for every image."""
+
+    def __init__(self, zeros: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3)
+        self.constant = nn.Conv2d(8, 8, 3, padding=1)
+        self.after = nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 10)
+        self.vector = nn.Parameter(torch.randn(8, 1, 1))
+        self.zeros = zeros
+        if zeros:
+            nn.init.zeros_(self.constant.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        same = torch.relu(self.constant(x)) if self.zeros else self.vector.expand_as(x)
+        answers: Tensor = self.head(torch.relu(x + self.after(same)).mean((2, 3)))
+        return answers
+
+
+@pytest.mark.parametrize("zeros", [True, False])
+def test_a_layer_that_sees_a_constant_is_free_and_the_others_are_measured(
+    small_images: Tensor, zeros: bool
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = make(Branched(zeros).eval(), small_images)
+    assert made.alone["after.weight"] == pytest.approx(0, abs=1e-9)
+    assert made.effects["after.weight"].max() < 1e-6 < made.effects["stem.weight"].min()
+    assert made.measured >= {"head.weight", "after.weight"}
+    assert all(effects.isfinite().all() for effects in made.effects.values())
 
 
 @pytest.fixture

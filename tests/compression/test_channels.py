@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_models import SMALL_SHAPE
+from small_models import SMALL_SHAPE, Indexed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
@@ -240,6 +240,12 @@ def test_channels_that_are_mixed_on_the_way_are_held(between: str) -> None:
     found = reasons(model)
     assert found["first.weight"] == ("" if between == "gate by the mean of each" else MIXED)
     assert found["second.weight"] == ""
+
+
+def test_what_an_index_in_a_parameter_shuffles_is_held() -> None:
+    found = reasons(Indexed().eval())
+    assert found["stem.weight"]
+    assert not found["mix.weight"]
 
 
 def test_gated_channels_have_two_producers_and_two_consumers() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from small_models import Indexed
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, compress
@@ -139,6 +140,14 @@ def test_odd_input_is_no_trouble(small: Small, small_images: Tensor, recipe: Rec
         found = improved(made, teacher, images, 150)
         assert found.after <= found.before
         assert all(one.isfinite().all() for one in found.state.values())
+
+
+@pytest.mark.parametrize("recipe", [HALF, COARSE], ids=["pruned", "pruned and rounded"])
+def test_whole_numbers_among_the_parameters_stay(small_images: Tensor, recipe: Recipe) -> None:
+    teacher = Indexed().eval()
+    found = improved(compress(teacher, recipe), teacher, small_images, 100)
+    assert found.after < found.before
+    assert torch.equal(found.state["index"], teacher.index)
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 15])

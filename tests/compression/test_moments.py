@@ -105,6 +105,63 @@ def test_attention_to_other_tokens_gets_no_moments_of_its_queries_alone(small_im
     assert set(found) == {"patches.weight", "attention.out_proj.weight", "head.weight"}
 
 
+class Tied(nn.Module):
+    """Decodes with the encoder's weight, the other way round."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.first, self.encoder = nn.Linear(64, 16), nn.Linear(16, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(self.encoder(self.first(x.flatten(1))), self.encoder.weight.t())
+
+
+@pytest.mark.parametrize("hidden", [12, 16, 20])
+def test_a_weight_that_is_also_used_the_other_way_round_gets_no_moments(
+    small_images: Tensor, hidden: int
+) -> None:
+    assert set(collect(Tied(hidden).eval(), small_images)) == {"first.weight"}
+
+
+class Flattened(nn.Module):
+    """Multiplies patches with a convolution's weight, as one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(1, 4, 2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = functional.unfold(x, 2, stride=2).mT
+        return functional.linear(rows, self.patches.weight.view(4, -1), self.patches.bias)
+
+
+def test_a_weight_may_be_used_in_another_shape(small_images: Tensor) -> None:
+    model = Flattened().eval()
+    found = collect(model, small_images)["patches.weight"]
+    expected = collect(model.patches, small_images)["weight"]
+    torch.testing.assert_close(found.covariance, expected.covariance)
+    torch.testing.assert_close(found.mean, expected.mean)
+
+
+class Gated(nn.Module):
+    """Scales channels by what a layer makes of a learnt vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate = nn.Conv2d(1, 8, 3), nn.Linear(32, 8)
+        self.vector = nn.Parameter(torch.arange(32.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stem(x).mean((2, 3)) * self.gate(self.vector)
+
+
+def test_a_layer_may_read_a_vector_that_no_image_is_in(small_images: Tensor) -> None:
+    model = Gated().eval()
+    found = collect(model, small_images)["gate.weight"]
+    torch.testing.assert_close(found.mean[0], model.vector.detach())
+    assert found.covariance.abs().max() == 0
+
+
 def test_what_few_images_say_of_many_columns_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(80, 4))
     mixing = torch.randn(12, 80, generator=torch.Generator().manual_seed(1))
@@ -128,6 +185,13 @@ def test_constant_images_cost_nothing_and_break_nothing() -> None:
     found = collect(nn.Sequential(nn.Conv2d(1, 3, 3)), torch.ones(20, 1, 8, 8))["0.weight"]
     assert found.covariance.abs().max() < 1e-6
     assert torch.linalg.cholesky(damped(found.covariance)).isfinite().all()
+
+
+def test_few_images_leave_it_open_how_far_a_mean_varies() -> None:
+    inputs = torch.cat([torch.full((12, 1), 3.0), torch.zeros(12, 1)], 1)
+    for count, variance in {1: 4.5, 2: 3.0, 8: 0.0, 12: 0.0}.items():
+        found = collect(nn.Sequential(nn.Linear(2, 3)), inputs[:count])["0.weight"]
+        torch.testing.assert_close(found.covariance[0], torch.tensor([[variance, 0.0], [0.0, 0.0]]))
 
 
 def test_positions_are_drawn_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +238,25 @@ def test_models_that_take_no_other_layout_stay_as_they_are(small: Small, small_i
     for model, images in ((viewer, torch.randn(4, 2, 8, 8)), (linear, small_images)):
         left, same = channels_last(model, images)
         assert (left, same.data_ptr()) == (model, images.data_ptr())
+
+
+class Deep(nn.Module):
+    """A convolution of volumes after one of images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat, self.deep = nn.Conv2d(1, 4, 3), nn.Conv3d(1, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.deep(self.flat(x).unsqueeze(1)).mean((3, 4)).flatten(1)
+
+
+def test_a_model_with_weights_of_five_dimensions_stays_as_it_is(small_images: Tensor) -> None:
+    model = Deep().eval()
+    same, images = channels_last(model, small_images)
+    assert same is model
+    assert images is small_images
+    assert set(collect(model, small_images)) == {"flat.weight", "deep.weight"}
 
 
 def test_layers_that_are_too_wide_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

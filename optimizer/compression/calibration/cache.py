@@ -5,7 +5,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from optimizer.records import GroupSensitivity
 from optimizer.system.disk_cache import Parts, beside, kept, read, write
 from optimizer.system.threads import pinned_threads
 
-VERSION = 3
+VERSION = 4
 """Raised with every change of what statistics hold or how they come about."""
 IMAGES = 256
 """Calibration images that statistics are taken of."""
@@ -309,8 +309,10 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
 
     Curvature says how much each row counts. How much a whole layer does is measured, on images that nothing
     was fitted to: a classifier that was refitted to 224 images answers those almost as before, and others
-    not.
+    not. Layers that gradients say nothing of (the model detaches what they give) are told by that alone.
     """
+    if len(images) and torch.equal(images, images[:1].expand_as(images)):
+        images = images[:1]  # copies of it tell no more
     model, images = channels_last(model, images)
     seen, held_out = seen_and_held_out(images)
     moments = collect(model, seen, report)
@@ -318,22 +320,35 @@ def make(model: nn.Module, images: Tensor, report: Report = quiet) -> Statistics
     biased = frozenset(name for name, layer in layers.items() if layer.bias is not None)
     biased -= with_shared_bias(model)
     effects = row_effects(model, seen[:CURVATURE_IMAGES], moments, report)
+    silent = {name for name, one in effects.items() if not one.any()}
     predicted = Statistics(moments, effects, {}, frozenset(), biased)
     weights = {name: layer.weight.detach() for name, layer in layers.items()}
     pruned = prune(weights, weights, REFERENCE, predicted)
-    alone = {}
+    if silent:  # rows alike, for want of a better guess
+        guessed = replace(predicted, effects={name: torch.ones_like(effects[name]) for name in silent})
+        unknown = {name: weights[name] for name in weights if name in silent}
+        pruned |= prune(unknown, unknown, replace(REFERENCE, allocation="uniform"), guessed)
+    alone, costs = {}, {}
     for name, weight in weights.items():
         change = as_rows(weight - pruned[name].weight, len(moments[name].mean))
-        alone[name] = predicted.divergence(name, quadratic(change, predicted.matrix(name)))
+        costs[name] = quadratic(change, predicted.matrix(name))
+        alone[name] = predicted.divergence(name, costs[name])
     least = NEGLIGIBLE * sum(alone.values())
+    bias_changes = {name: one.bias_change for name, one in pruned.items()}
+    if held_out is seen:  # a bias that was fitted to a single image would undo any change there
+        bias_changes = dict.fromkeys(pruned)
     trials = {
-        name: Trial(pruned[name].weight, pruned[name].bias_change)
+        name: Trial(pruned[name].weight, bias_changes[name])
         for name, expected in alone.items()
-        if expected >= least
+        if expected >= least or name in silent
     }
     for name, divergence in divergences(model, held_out, trials, report).items():
-        ratio = divergence / alone[name] if alone[name] > 0 else 1.0
-        effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
+        if name in silent:
+            spent = costs[name].sum().item()
+            effects[name] = torch.full_like(effects[name], max(0.0, divergence) / spent if spent > 0 else 0.0)
+        else:
+            ratio = divergence / alone[name] if alone[name] > 0 else 1.0
+            effects[name] = effects[name] * min(max(ratio, 1 / MAX_RATIO), MAX_RATIO)
         alone[name] = max(0.0, divergence)
     return Statistics(moments, effects, alone, frozenset(trials), biased)
 

@@ -7,14 +7,21 @@ pass an image tells it for all rows of all layers at once, without labels.
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors
+from torch.overrides import TorchFunctionMode
 
-from optimizer.compression.calibration.moments import Moments, as_rows
+from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
 from optimizer.compression.divergence import direction
 from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.progress import Report, quiet
+
+ROUNDING = 1e-12
+"""Inputs that vary by no larger share of their mean square are constant: what is left is rounding."""
 
 
 def row_effects(
@@ -26,9 +33,12 @@ def row_effects(
     those of logits projected on ``(diag(p) - p p^T)^(1/2) z`` with random signs ``z``, whose mean square
     is the Fisher information: steadier than drawing labels. Rows are shrunk towards their layer's mean as far
     as the sampling error, images being the samples, says: a classifier's rows for classes that none of the
-    images shows would seem to be worth nothing.
+    images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
+    have those with a bias to take up inputs that never change; few images don't tell those.
     """
-    copied = copy.deepcopy(model).eval().requires_grad_(True)
+    copied = copy.deepcopy(model).eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
     shared = with_shared_bias(copied)
     generator = torch.Generator().manual_seed(0)
@@ -36,25 +46,59 @@ def row_effects(
     with torch.enable_grad():
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
-            copied.zero_grad()
-            outputs = copied(images[index : index + 1])[0]
-            (outputs * direction(outputs.detach(), generator)).sum().backward()
+            _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
-                energies[name].append(_energies(layer, moments[name], name not in shared))
-    return {name: _shrunk(torch.stack(one)) for name, one in energies.items()}
+                centred = name not in shared and len(images) >= ENOUGH_IMAGES
+                energies[name].append(_energies(layer, moments[name], centred))
+    return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
 
 
-def _energies(layer: Layer, moments: Moments, own_bias: bool) -> Tensor:
-    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs."""
+class _WithGradients(TorchFunctionMode):
+    """What a model's own code does without gradients (``torch.no_grad``) has them too."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function is torch._C._set_grad_enabled:
+            return None
+        return function(*arguments, **(options or {}))
+
+
+def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) -> None:
+    """Gradients of the outputs for ``image`` ``[1, ...]`` into the parameters; none where there are none."""
+    random = generator.get_state()
+    for more, context in (
+        (nullcontext(), _WithGradients()),
+        (allow_mutation_on_saved_tensors(), _WithGradients()),
+        (allow_mutation_on_saved_tensors(), nullcontext()),
+    ):
+        model.zero_grad()
+        generator.set_state(random)
+        try:
+            with more:
+                with context:
+                    outputs = model(image.clone())[0]
+                if outputs.requires_grad:
+                    (outputs * direction(outputs.detach(), generator)).sum().backward()
+            return
+        except RuntimeError:  # values that it changes in place, or what can't be done with gradients
+            continue
+    model.zero_grad()
+
+
+def _energies(layer: Layer, moments: Moments, centred: bool) -> Tensor:
+    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs (unless it is
+    ``centred``, or without a bias, their mean square)."""
     groups = len(moments.mean)
     if layer.weight.grad is None:
         return torch.zeros(len(layer.weight))
     gradient = as_rows(layer.weight.grad, groups)
     size = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
-    if (
-        own_bias and layer.bias is not None and layer.bias.grad is not None
-    ):  # it takes up the mean: what counts is about it
+    if centred and layer.bias is not None and layer.bias.grad is not None:
+        # It takes up the mean: what counts is about it.
         gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
+        if size.sum() <= ROUNDING * moments.mean.square().sum():
+            return torch.zeros(len(layer.weight))
     else:
         size = size + moments.mean.square().sum(1)
     floor = 1e-6 * size.mean().clamp(min=torch.finfo(size.dtype).tiny)

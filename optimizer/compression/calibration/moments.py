@@ -31,6 +31,8 @@ DEPTHWISE_POSITIONS = 8
 tell, and neighbours say much the same."""
 NARROW = 64
 """Covariances of fewer columns are taken as they are: hundreds of images tell them well enough."""
+ENOUGH_IMAGES = 8
+"""Fewer may agree by chance: what an input was for one or two of them is no constant that a bias takes up."""
 MAX_COLUMNS = 9_216
 """A wider layer (VGG's first linear one) would take gigabytes: it gets no moments, and is treated by
 magnitude alone. The covariance of the widest that is taken is 324 MiB."""
@@ -72,12 +74,12 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     if images.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, images
     copied = copy.deepcopy(model).eval()
-    copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     laid_out = images.contiguous(memory_format=torch.channels_last)
     try:
+        copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             copied(laid_out[:1])
-    except RuntimeError:  # a view of activations that lie otherwise
+    except RuntimeError:  # a view of activations that lie otherwise, or a weight of five dimensions
         return model, images
     return copied, laid_out
 
@@ -103,7 +105,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
             report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
             watch.batch = end - start
             with watch:
-                model(images[start:end])
+                model(images[start:end].clone())
     names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
     return {name: sums[name].moments() for name in names}
 
@@ -127,11 +129,12 @@ def positions_for(columns: int) -> int:
 class Watch(TorchDispatchMode):
     """Sees every product with the weight of one of the ``layers`` (by address), whichever module or
     function makes it, and adds its inputs to ``sums``. Layers ``in_part`` had products with some of their
-    rows, which are not added: the others see something else."""
+    rows, or with their weight the other way round (as a tied decoder's), which are not added: those see
+    something else."""
 
     def __init__(self, layers: Iterable[Layer], sums: dict[str, "Sums"]) -> None:
         super().__init__()
-        self.layers = {one.weight.data_ptr(): (one.name, len(one.weight)) for one in layers}
+        self.layers = {one.weight.data_ptr(): (one.name, one.weight) for one in layers}
         self.sums = sums
         self.in_part: set[str] = set()
         self.generator = torch.Generator().manual_seed(0)
@@ -142,8 +145,8 @@ class Watch(TorchDispatchMode):
     ) -> Any:
         known = operation is aten.linear.default or operation in CONVOLUTIONS + PADDED_BY_NAME
         if known and (layer := self.layers.get(arguments[1].data_ptr())):
-            name, rows = layer
-            if len(arguments[1]) < rows:
+            name, weight = layer
+            if len(arguments[1]) < len(weight) or not _alike(arguments[1], weight):
                 self.in_part.add(name)
             elif arguments[1][0].numel() <= MAX_COLUMNS:
                 self.add(name, self._inputs(operation, *arguments))
@@ -161,7 +164,8 @@ class Watch(TorchDispatchMode):
         return self._patches(inputs, weight, stride, padding, dilation, groups)
 
     def _tokens(self, inputs: Tensor) -> Tensor:
-        """Whatever the axes before the last are, one of them is the images."""
+        """Whatever the axes before the last are, one of them is the images; a vector has none."""
+        inputs = inputs[None] if inputs.dim() == 1 else inputs
         columns = inputs.shape[-1]
         if (len(inputs) % self.batch == 0 and inputs.dim() != 2) or len(inputs) == self.batch:
             tokens = inputs.reshape(self.batch, -1, columns)
@@ -208,6 +212,14 @@ class Watch(TorchDispatchMode):
         if count <= most:
             return torch.arange(count)
         return torch.randperm(count, generator=self.generator)[:most]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Whether rows are the same where two views of some memory begin at the same place."""
+    if one.shape[1:] == other.shape[1:] and one.stride() == other.stride():
+        return True
+    one, other = one.flatten(1), other.flatten(1)
+    return one.shape[1] == other.shape[1] and one.stride() == other.stride()
 
 
 DEFAULTS: tuple[Any, ...] = (None, 1, 0, 1, 1)
@@ -260,7 +272,10 @@ class Sums:
     def moments(self) -> Moments:
         mean = self.first / self.images
         covariance = self.second / self.images - mean.unsqueeze(2) * mean.unsqueeze(1)
-        diagonal = torch.diag_embed(covariance.diagonal(dim1=1, dim2=2).clamp(min=0))
+        variances = covariance.diagonal(dim1=1, dim2=2).clamp(min=0)
+        if self.images < ENOUGH_IMAGES:  # as if one more of them had shown another mean, as far off as zero
+            variances = variances + (mean + self.shift).square() / (self.images + 1)
+        diagonal = torch.diag_embed(variances)
         off = covariance - covariance.diagonal(dim1=1, dim2=2).diag_embed()
         shrinkage = self._shrinkage(off.square().sum().item())
         return Moments(diagonal + (1 - shrinkage) * off, mean + self.shift, shrinkage)

@@ -5,7 +5,7 @@ replayed from where it stands: only what depends on it runs again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.model.layers import Layer, LayerTracer, walk
@@ -83,27 +84,81 @@ def _replay(model: nn.Module) -> Any:
     try:
         graph = torch.fx.GraphModule(model, LayerTracer().trace(model))
     except Exception:  # tracing runs the model's own code; untraceable models run whole each time
-        return lambda images: (model(images), lambda layers: model(images))
+        return lambda images: (model(images.clone()), lambda layers: model(images.clone()))
     interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
+    everything = set(graph.graph.nodes)
+    changed_at: dict[torch.fx.Node, int] | None = None
 
     @cache
     def behind(path: str) -> set[torch.fx.Node]:
         return _downstream(graph.graph, path)
 
     def start(images: Tensor) -> tuple[Tensor, Any]:
-        logits = interpreter.run(images)
+        nonlocal changed_at
+        if changed_at is None:
+            changed_at = _changed_at(graph, images[:1])
+        logits = interpreter.run(images.clone())
         values = dict(interpreter.env)
 
         def run(changed: Sequence[Layer]) -> Tensor:
-            everything = set(graph.graph.nodes)
             again = set().union(*(behind(layer.module_name) or everything for layer in changed))
+            again |= {node for node in graph.graph.nodes if node.op == "output"}
+            if _reads_what_changed(graph.graph, again, changed_at or {}):
+                again = everything
             kept = {node: value for node, value in values.items() if node not in again}
-            result: Tensor = interpreter.run(images, initial_env=kept)
+            result: Tensor = interpreter.run(images.clone(), initial_env=kept)
             return result
 
         return logits, run
 
     return start
+
+
+class _Changes(torch.fx.Interpreter):
+    """Notes in ``at`` after how many nodes each value was last changed in place, of those that were."""
+
+    def __init__(self, graph: torch.fx.GraphModule) -> None:
+        super().__init__(graph, garbage_collect_values=False)
+        self.at: dict[torch.fx.Node, int] = {}
+        self.versions: dict[torch.fx.Node, int] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if any(_version(self.env[one]) != self.versions[one] for one in n.all_input_nodes):
+            for one, version in self.versions.items():  # views of it too
+                if (now := _version(self.env[one])) != version:
+                    self.at[one], self.versions[one] = len(self.versions), now
+        self.versions[n] = _version(result)
+        return result
+
+
+def _version(value: Any) -> int:
+    """Rises with each change in place."""
+    return sum(
+        one._version for one in tree_leaves(value) if isinstance(one, Tensor) and not one.is_inference()
+    )
+
+
+def _changed_at(graph: torch.fx.GraphModule, image: Tensor) -> dict[torch.fx.Node, int]:
+    """By node, the place of the last node that changes its value in place, where one does."""
+    changes = _Changes(graph)
+    with torch.inference_mode(False), torch.no_grad(), suppress(RuntimeError):  # which counts changes
+        changes.run(image.clone())
+    return changes.at
+
+
+def _reads_what_changed(
+    graph: torch.fx.Graph, again: set[torch.fx.Node], changed_at: Mapping[torch.fx.Node, int]
+) -> bool:
+    """Whether some of ``again`` would read a value of another node, and not as it was when they first did:
+    they or later ones changed it in place."""
+    return any(
+        changed_at.get(source, -1) >= place
+        for place, node in enumerate(graph.nodes)
+        if node in again
+        for source in node.all_input_nodes
+        if source not in again
+    )
 
 
 def _downstream(graph: torch.fx.Graph, path: str) -> set[torch.fx.Node]:

@@ -132,7 +132,7 @@ def _trainable(model: nn.Module) -> nn.Module:
     with torch.inference_mode(False):
         copied = copy.deepcopy(model).eval()
     for parameter in copied.parameters():
-        parameter.requires_grad_(True)
+        parameter.requires_grad_(parameter.is_floating_point())
     return copied
 
 
