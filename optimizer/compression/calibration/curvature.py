@@ -87,15 +87,14 @@ def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) 
 
 
 def _energies(layer: Layer, moments: Moments, centred: bool) -> Tensor:
-    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs (unless it is
-    ``centred``, or without a bias, their mean square)."""
+    """Half the squared gradient of each row ``[out]``, relative to the variance of its inputs if it is
+    ``centred`` and has a bias that takes up their mean, else to their mean square."""
     groups = len(moments.mean)
     if layer.weight.grad is None:
         return torch.zeros(len(layer.weight))
     gradient = as_rows(layer.weight.grad, groups)
     size = moments.covariance.diagonal(dim1=1, dim2=2).sum(1)
     if centred and layer.bias is not None and layer.bias.grad is not None:
-        # It takes up the mean: what counts is about it.
         gradient = gradient - moments.mean.unsqueeze(1) * layer.bias.grad.reshape(groups, -1, 1)
         if size.sum() <= ROUNDING * moments.mean.square().sum():
             return torch.zeros(len(layer.weight))
