@@ -521,6 +521,24 @@ def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
         px.sweep("no such model", engine="tvm", progress=False)
 
 
+NO_RECIPE: list[Callable[[Any], object]] = [
+    lambda given: px.measure("fashion-mlp", given),
+    lambda given: px.measure("fashion-mlp", given, isolated=True),
+    lambda given: px.sweep("fashion-mlp", recipe=given),
+    lambda given: px.sweep("fashion-mlp", recipe=given, executor="tcp://127.0.0.1:1"),
+    lambda given: px.compress("fashion-mlp", given),
+]
+
+
+@pytest.mark.parametrize("asked", NO_RECIPE)
+@pytest.mark.parametrize("given", [{"sparsity": 0.5}, {}, torch.zeros(2, 3)], ids=["dict", "empty", "images"])
+def test_what_is_no_recipe_is_refused_with_how_to_make_one(
+    asked: Callable[[Any], object], given: object
+) -> None:
+    with pytest.raises(InputError, match=r"recipe is (dict|Tensor), no px.Recipe: give one of px.Recipe.of"):
+        asked(given)
+
+
 TEXT_FOR_A_NUMBER: list[tuple[Callable[[], object], str]] = [
     (lambda: px.sweep("fashion-mlp", "0.5"), "sparsities '0.5' is no number"),  # type: ignore[arg-type]
     (lambda: px.sweep("fashion-mlp", weight_bits=["8"]), "weight bits '8' is no number"),  # type: ignore[list-item]
