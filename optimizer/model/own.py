@@ -162,7 +162,8 @@ def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
         what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(
             f"{_kind(module)} gives {what}, not one tensor of floats with a row for each input: wrap it in a "
-            "module that gives its logits [N, K]"
+            "module that gives its logits [N, K], or export it to ONNX and give the file: there several "
+            "outputs are compared"
         )
     if len(outputs) != 2:
         raise InputError(f"{_kind(module)} gives {len(outputs)} rows for 2 inputs: it must give one for each")

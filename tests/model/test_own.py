@@ -94,3 +94,17 @@ class Dotted(nn.Module):
 def test_a_module_s_own_words_end_with_one_full_stop() -> None:
     with pytest.raises(InputError, match=r"only 8 inputs are taken\. Give the shape"):
         own_model(Dotted(), (4,))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(images), self.second(images)
+
+
+def test_a_module_of_several_outputs_is_sent_to_onnx() -> None:
+    with pytest.raises(InputError, match=r"gives tuple.*or export it to ONNX.*several outputs are compared"):
+        own_model(TwoHeads(), (4,))
