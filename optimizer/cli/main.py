@@ -71,7 +71,10 @@ class CommandParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.complete()
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:  # refused here, with the command's own help: argparse leaves it to the whole parser
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
