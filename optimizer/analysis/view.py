@@ -135,7 +135,7 @@ class ResultView:
 
 
 def _before(name: str, baseline: float | None) -> str:
-    if baseline is None or name in ("drop", "latency_ratio"):
+    if baseline is None or metric(name).relative:  # against itself it has none
         return ""
     return f", uncompressed {metric(name).format(baseline)}"
 

@@ -1,7 +1,7 @@
 """Results as a notebook shows them."""
 
 import numpy as np
-from factories import make_latency, make_result, recipe, remade
+from factories import detector, make_latency, make_result, recipe, remade
 
 from optimizer.analysis.view import Results, ResultView
 
@@ -18,3 +18,9 @@ def test_results_say_which_are_too_noisy_to_be_ranked() -> None:
     assert words in results._repr_html_()
     assert "not ranked" not in repr(results[:1])
     assert results[1].latency.noise
+
+
+def test_what_is_told_against_the_uncompressed_model_has_no_value_of_its_own_there() -> None:
+    lines = repr(ResultView(detector(recipe(0.5), 0.1))).splitlines()
+    assert ["uncompressed" in line for line in lines if "cosine similarity" in line] == [False]
+    assert ["uncompressed" in line for line in lines if "file size" in line] == [True]
