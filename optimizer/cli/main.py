@@ -42,7 +42,10 @@ COMMANDS = {
     "coverage": ("timing", "each layer's precision, kernel and share of the time, as it ran"),
     "throughput": ("timing", "throughput against latency: batch sizes, threads and streams"),
     "export": ("results", "write the charts and the table of what was measured"),
-    "save": ("results", "write the compressed model, its recipe and a model card as a zip"),
+    "save": (
+        "results",
+        "write the compressed model: a file such as .onnx, or a zip with recipe and model card",
+    ),
     "report": ("results", "write one HTML report that opens without a network"),
     "stored": ("results", "say what is stored, what failed and what can't be read"),
     "mcp": ("mcp_server", "serve commands as tools (Model Context Protocol) to an assistant"),
