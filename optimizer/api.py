@@ -88,6 +88,7 @@ def measure(
     >>> round(result.accuracy.drop.value) < 5
     True
     """
+    recipe = _recipe(recipe)
     _check_engine(engine)
     asked = settings or Settings()
     from optimizer.measurement.given import open_given
@@ -99,7 +100,7 @@ def measure(
         workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        request = replace(request, recipe=(recipe or Recipe()).canonical(), engine=engine, settings=asked)
+        request = replace(request, recipe=recipe.canonical(), engine=engine, settings=asked)
         return ResultView(on_demand.load_or_measure(request, Store(), report, workspace), workspace)
 
 
@@ -142,14 +143,13 @@ def sweep(
     """
     from optimizer.measurement.given import named_only, open_given
 
+    recipe = _recipe(recipe)
     amounts = _numbers("sparsities", sparsities), _numbers("weight_bits", weight_bits)
     if executor is not None:
         if frontier_only:
             raise InputError("frontier_only works on this machine alone: leave it out, or leave executor out")
         request = named_only(model, data, calibration)
-        request = replace(
-            request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings()
-        )
+        request = replace(request, recipe=recipe, engine=engine, settings=settings or Settings())
         check(request)
         activations = (request.recipe.quantize.activation_bits,)
         asked = Grid(request, *amounts, activations, (engine,))
@@ -160,7 +160,7 @@ def sweep(
         workspace, request = open_given(
             model, data, calibration, _example_shape(input_shape, example_input), report
         )
-        base = replace(request, recipe=recipe or Recipe.of(), engine=engine, settings=settings or Settings())
+        base = replace(request, recipe=recipe, engine=engine, settings=settings or Settings())
         activations = (base.recipe.quantize.activation_bits,)
         grid = Grid(base, *amounts, activations, (engine,), frontier_only=frontier_only)
         requests, store = grid.requests(), Store()
@@ -344,6 +344,7 @@ def compress(
     from optimizer.measurement.compressed import compressed_model
     from optimizer.measurement.given import open_given
 
+    recipe = _recipe(recipe)
     with progress_line(progress) as report:
         shape = _example_shape(input_shape, example_input)
         opened, _ = open_given(
@@ -428,6 +429,18 @@ def _records(results: "Sequence[ResultView]") -> list[Any]:
 
 def _numbers(name: str, given: object) -> tuple[Any, ...]:
     return tuple(number(name, value) for value in several(given))
+
+
+def _recipe(given: object) -> Recipe:
+    """What was given, or for None one that compresses nothing. Raises InputError for what is no recipe."""
+    if given is None:
+        return Recipe.of()
+    if not isinstance(given, Recipe):
+        raise InputError(
+            f"the recipe is {type(given).__name__}, no px.Recipe: give one of px.Recipe.of, such as "
+            "px.Recipe.of(sparsity=0.5, weight_bits=8)"
+        )
+    return given
 
 
 def _check_engine(name: str) -> None:

@@ -480,7 +480,7 @@ REFUSED: list[tuple[Callable[[Tensor], Any], Callable[[Tensor], Any], str]] = [
     (lambda _: Net(), lambda images: None, "needs images: give data"),
     (lambda _: Net(), lambda images: TensorDataset(images[:0]), "no example"),
     (lambda _: Net(), lambda images: images[:1], "single image"),
-    (lambda _: Net(), lambda images: images[:, :2], "fails in evaluation mode on inputs of shape"),
+    (lambda _: Net(), lambda images: images[:, :2], "fails in evaluation mode.*The images decide the shape"),
     (lambda _: Net(), lambda images: (images, torch.full((60,), 10)), "labels from 10 to 10 are out of"),
     (lambda _: Net(), lambda images: (images, torch.arange(59)), "don't fit 60 images"),
     (lambda _: Net(), lambda images: (images, torch.rand(60)), "one whole number an image"),
@@ -519,6 +519,24 @@ def test_an_engine_that_is_not_there_is_refused_before_anything_is_loaded(
         px.measure(net, HALF, images, engine="tvm", progress=False)
     with pytest.raises(InputError, match="unknown engine 'tvm'"):
         px.sweep("no such model", engine="tvm", progress=False)
+
+
+NO_RECIPE: list[Callable[[Any], object]] = [
+    lambda given: px.measure("fashion-mlp", given),
+    lambda given: px.measure("fashion-mlp", given, isolated=True),
+    lambda given: px.sweep("fashion-mlp", recipe=given),
+    lambda given: px.sweep("fashion-mlp", recipe=given, executor="tcp://127.0.0.1:1"),
+    lambda given: px.compress("fashion-mlp", given),
+]
+
+
+@pytest.mark.parametrize("asked", NO_RECIPE)
+@pytest.mark.parametrize("given", [{"sparsity": 0.5}, {}, torch.zeros(2, 3)], ids=["dict", "empty", "images"])
+def test_what_is_no_recipe_is_refused_with_how_to_make_one(
+    asked: Callable[[Any], object], given: object
+) -> None:
+    with pytest.raises(InputError, match=r"recipe is (dict|Tensor), no px.Recipe: give one of px.Recipe.of"):
+        asked(given)
 
 
 TEXT_FOR_A_NUMBER: list[tuple[Callable[[], object], str]] = [

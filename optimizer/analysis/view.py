@@ -135,7 +135,7 @@ class ResultView:
 
 
 def _before(name: str, baseline: float | None) -> str:
-    if baseline is None or name in ("drop", "latency_ratio"):
+    if baseline is None or metric(name).relative:  # against itself it has none
         return ""
     return f", uncompressed {metric(name).format(baseline)}"
 
@@ -191,21 +191,30 @@ class Results(Sequence[ResultView]):
         return frame(self.records)
 
     def __repr__(self) -> str:
-        return "\n".join((self._shown().to_string(), *self._left_out()))
+        return "\n".join((self._shown().to_string(), *self._notes()))
 
     def _repr_html_(self) -> str:
-        left_out = "".join(f"<p>{html.escape(words)}</p>" for words in self._left_out())
-        return f"{self._shown().to_html()}{left_out}"
+        notes = "".join(f"<p>{html.escape(words)}</p>" for words in self._notes())
+        return f"{self._shown().to_html()}{notes}"
 
-    def _left_out(self) -> list[str]:
+    def _notes(self) -> list[str]:
+        noisy = sum(bool(one.summary.noise) for one in self)
+        unranked = (
+            f"noisy: {noisy} of {len(self)} results, which are not ranked for the frontier; latency.noise of "
+            "each says why"
+        )
         return [
-            f"{what}: {one.request.recipe.describe()}: {one.message}"
-            for what, those in (("not measured", self.failed), ("screened out", self.screened))
-            for one in those
+            *([unranked] if noisy else ()),
+            *(
+                f"{what}: {one.request.recipe.describe()}: {one.message}"
+                for what, those in (("not measured", self.failed), ("screened out", self.screened))
+                for one in those
+            ),
         ]
 
     def _shown(self) -> "pd.DataFrame":
         of = {result.summary.fidelity for result in self}
         names = (*(KEPT if of != {True} else ()), *(FIDELITY if True in of else ()))
         columns = ("sparsity", "weight_bits", *(METRICS[name].column for name in names), *COLUMNS)
-        return self.frame()[list(columns)].round(4)
+        whole = self.frame()
+        return whole[list(columns)].round(4).assign(noisy=whole["noise"] != "")

@@ -42,7 +42,10 @@ COMMANDS = {
     "coverage": ("timing", "each layer's precision, kernel and share of the time, as it ran"),
     "throughput": ("timing", "throughput against latency: batch sizes, threads and streams"),
     "export": ("results", "write the charts and the table of what was measured"),
-    "save": ("results", "write the compressed model, its recipe and a model card as a zip"),
+    "save": (
+        "results",
+        "write the compressed model: a file such as .onnx, or a zip with recipe and model card",
+    ),
     "report": ("results", "write one HTML report that opens without a network"),
     "stored": ("results", "say what is stored, what failed and what can't be read"),
     "mcp": ("mcp_server", "serve commands as tools (Model Context Protocol) to an assistant"),
@@ -71,7 +74,10 @@ class CommandParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.complete()
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:  # refused here, with the command's own help: argparse leaves it to the whole parser
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ from optimizer.records import LayerExecution
 
 INT8_OR_IDLE = {"i8", "u8", "unknown"}
 """Precisions of int8 kernels, and that of a layer which never runs."""
+TAKES_TIME = ", which takes time of its own"
+"""Said of activations that are rounded by steps between the kernels."""
 
 
 def execution_of(name: str, kernels: Iterable[tuple[str, str]]) -> LayerExecution:

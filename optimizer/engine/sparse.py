@@ -25,7 +25,7 @@ from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, i
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
-from optimizer.engine.realised import simulated
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.engine.torch import RoundActivations, activation_ranges
 from optimizer.errors import WorkError
 from optimizer.model.layers import walk
@@ -170,7 +170,7 @@ def _build(
     runner = Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(simulated(compressed, layers, "sparse"))),
+        execution=Execution(layers, tuple(simulated(compressed, layers, "sparse", TAKES_TIME))),
         memory_probe=lambda folder: torch.save(module, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),

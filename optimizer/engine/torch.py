@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine.base import Array, Engine, Load, Runner, Service, one_by_one
-from optimizer.engine.realised import simulated
+from optimizer.engine.realised import TAKES_TIME, simulated
 from optimizer.model.layers import uses, walk
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 from optimizer.system.threads import pinned_threads, thread_count
@@ -242,7 +242,7 @@ def _layers(compressed: CompressedModel, model: nn.Module) -> tuple[LayerExecuti
 
 def _simulated(compressed: CompressedModel, model: nn.Module) -> Iterator[str]:
     layers = _layers(compressed, model)
-    yield from simulated(compressed, layers, "torch", rounding=", which takes time of its own")
+    yield from simulated(compressed, layers, "torch", rounding=TAKES_TIME)
     bits = compressed.recipe.quantize.activation_bits
     if bits < 32 and any(isinstance(module, nn.MultiheadAttention) for module in model.modules()):
         yield f"{bits}-bit activations: attention's output projection, inside torch's own code, is left out"

@@ -57,7 +57,7 @@ def open_given(
         if isinstance(model, str | PathLike):
             loaded = _read_file(model, input_shape, report)
         else:
-            loaded = own_model(model, input_shape or _shape_of(images))
+            loaded = own_model(model, input_shape or _shape_of(images), of_images=not input_shape)
         opened = _opened(loaded)
     if images is not None:
         memory.check_shape(images, opened.input_shape, opened.loaded.card.name)

@@ -18,12 +18,16 @@ SOURCE_NAME = "your own"
 CROP_SHARE = 0.875
 """Of a photograph's shorter side, what ImageNet's usual preprocessing keeps."""
 NAME_DIGITS = 10
+CHANNELS = (1, 3, 4)
+"""Of images that are grey, in colour, and in colour with transparency."""
+GIVE_SHAPE = "Give the shape that it takes with input_shape, or an example_input"
 
 
-def own_model(module: nn.Module, input_shape: Sequence[int]) -> LoadedModel:
+def own_model(module: nn.Module, input_shape: Sequence[int], of_images: bool = False) -> LoadedModel:
     """A copy of ``module`` on the CPU in float32 and evaluation mode; the module itself is left as it was.
 
-    ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``. The name holds a digest
+    ``input_shape`` is that of one example without its batch, such as ``[C, H, W]``; ``of_images`` where it is
+    that of the images that were given, so that an error asks for other images. The name holds a digest
     of code, weights and that shape (:func:`optimizer.model.identity.content`), so that retrained weights are
     another model. Files of photographs are preprocessed as is usual for ImageNet. Raises InputError for a
     module that is TorchScript or can't be copied, has weights that are not finite, nothing to compress, or
@@ -33,7 +37,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int]) -> LoadedModel:
     if not shape or min(shape) < 1:
         raise InputError(f"input shape {shape} is not allowed: sides of 1 or more, such as (3, 224, 224)")
     taken = _copied(module)
-    outputs = tried(taken, shape)
+    outputs = tried(taken, shape, of_images)
     card = ModelCard(
         name=f"{_kind(module)}-{content((taken, shape))[:NAME_DIGITS]}",
         source=SOURCE_NAME,
@@ -45,7 +49,7 @@ def own_model(module: nn.Module, input_shape: Sequence[int]) -> LoadedModel:
     return LoadedModel(card, taken, _photograph_preset(shape), ())
 
 
-def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
+def tried(module: nn.Module, shape: tuple[int, ...], of_images: bool = False) -> Tensor:
     """What a module in evaluation mode answers to two inputs of ``shape``: ``[2, ...]``. Raises InputError
     for one that can't be measured, as :func:`own_model` says."""
     for name, tensor in module.state_dict().items():
@@ -55,7 +59,7 @@ def tried(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
         raise InputError(
             f"{_kind(module)} has nothing to compress: no convolution, linear layer or attention projection"
         )
-    outputs = _answer(module, shape)
+    outputs = _answer(module, shape, _advice(shape) if of_images else GIVE_SHAPE)
     check_keeps_input(module, shape, _kind(module))
     return outputs
 
@@ -119,8 +123,19 @@ def _kind(module: nn.Module) -> str:
     return type(module).__name__
 
 
-def _answer(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    """What it gives for two inputs: one tensor ``[2, ...]`` of floats. Raises InputError."""
+def _advice(shape: tuple[int, ...]) -> str:
+    """What to do about images of a shape that a module fails on."""
+    words = (
+        "The images decide the shape: give them as the model takes them, [N, C, H, W] for a network of images"
+    )
+    if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
+        return f"{words}. These look like [N, H, W, C]: put the channels first"
+    return words
+
+
+def _answer(module: nn.Module, shape: tuple[int, ...], advice: str) -> Tensor:
+    """What it gives for two inputs: one tensor ``[2, ...]`` of floats. Raises InputError, with ``advice``
+    where it fails on them."""
     needed = [
         name
         for name, one in inspect.signature(module.forward).parameters.items()
@@ -139,7 +154,7 @@ def _answer(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
     except Exception as error:  # a model's own code: anything may come out of it
         raise InputError(
             f"{_kind(module)} fails in evaluation mode on inputs of shape {[2, *shape]}: {_first_line(error)}"
-            ". Give the shape that it takes with input_shape, or an example_input"
+            f". {advice}"
         ) from error
     finally:
         torch.set_rng_state(state)
@@ -147,7 +162,8 @@ def _answer(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
         what = f"a tensor {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise InputError(
             f"{_kind(module)} gives {what}, not one tensor of floats with a row for each input: wrap it in a "
-            "module that gives its logits [N, K]"
+            "module that gives its logits [N, K], or export it to ONNX and give the file: there several "
+            "outputs are compared"
         )
     if len(outputs) != 2:
         raise InputError(f"{_kind(module)} gives {len(outputs)} rows for 2 inputs: it must give one for each")
@@ -155,4 +171,5 @@ def _answer(module: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line.rstrip('. ')}"

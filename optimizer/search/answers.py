@@ -237,15 +237,18 @@ def relaxation_words(found: Answered, one: Relaxation) -> str:
 
 
 def tried(found: Answered) -> str:
-    """How many positions were tried, and what became of them."""
+    """How many positions were tried, and what became of them; where nothing keeps to the limits, whether the
+    time was over before it was found out."""
     progress = found.answer.progress
     counts = {one: sum(trial.outcome is one for trial in progress.trials) for one in Outcome}
     others = "; ".join(
         f"{number:,} {one.label}" for one, number in counts.items() if number and one is not Outcome.MEASURED
     )
+    short = found.best is None and counts[Outcome.UNFINISHED] and not found.answer.is_early
+    more = " The budget was too short to judge more: with a larger one the search goes on." if short else ""
     return (
         f"{count(len(progress.trials), 'configuration')} in {progress.seconds:.0f} s: "
-        f"{counts[Outcome.MEASURED]:,} measured{f'; {others}' if others else ''}."
+        f"{counts[Outcome.MEASURED]:,} measured{f'; {others}' if others else ''}.{more}"
     )
 
 

@@ -287,3 +287,11 @@ def test_a_method_s_label_may_have_a_percent_sign(
     with pytest.raises(SystemExit):
         main(["measure", "--help"])
     assert "odd (10 % at a time)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_save_says_that_one_file_is_written_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["save", "--help"])
+    assert "a file such as .onnx, or a zip with recipe and model card" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -258,3 +258,22 @@ def test_a_data_folder_that_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("PARETOSCOPE_HOME", str(tmp_path / "file" / "home"))
     assert "set PARETOSCOPE_HOME" in refused(["measure", "fashion-mlp"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "program"),
+    [
+        (["report", "r20", "--data", "x"], "paretoscope report"),
+        (["measure", "fashion-mlp", "--data", "x", "--no-such"], "paretoscope measure"),
+        (["--no-such", "models"], "paretoscope"),
+    ],
+)
+def test_an_unknown_option_names_the_help_of_what_was_called(
+    arguments: list[str], program: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    words = capsys.readouterr().err
+    assert words.startswith(f"{program}: unrecognized arguments: --")
+    assert words.endswith(f"(see {program} --help)\n")

@@ -273,6 +273,31 @@ def test_a_near_miss_is_explained(about: Examined, monkeypatch: pytest.MonkeyPat
     )
 
 
+@pytest.mark.parametrize(
+    ("layer", "nearest"),
+    [("stem", False), ("conv1", True)],
+    ids=["nothing in common", "a tensor in common"],
+)
+def test_what_shares_no_tensor_is_not_near_and_onnx_is_named(
+    layer: str, nearest: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    known = {name: architectures.OWN[name] for name in ("cifar-resnet20", "fashion-mlp")}
+    monkeypatch.setattr(architectures, "architectures", lambda: known)
+    weights = {
+        f"{layer}.weight": CifarResNet(20).state_dict()["conv1.weight"],
+        "bn1.num_batches_tracked": torch.tensor(3),
+        "tail.weight": torch.zeros(7, 16),
+    }
+    torch.save(weights, tmp_path / "net.pt")
+    about = files.examine(tmp_path / "net.pt")
+    assert "Export the network to ONNX and add that file" in about.problem
+    assert ("Nearest are cifar-resnet20" in about.problem) == nearest
+    assert "fashion-mlp" not in about.problem
+    with pytest.raises(InputError, match="don't fit fashion-mlp"):
+        catalogue.add(about, Choices("mine", architecture="fashion-mlp"))
+
+
 def test_an_unknown_architecture_lists_the_close_names() -> None:
     with pytest.raises(InputError, match=r"unknown architecture 'resnet81'.*resnet1?\d"):
         architectures.build("resnet81", 10)

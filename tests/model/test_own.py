@@ -58,3 +58,53 @@ def test_a_module_that_writes_into_its_input_is_refused(make: Callable[[nn.Modul
     with pytest.raises(InputError, match="Sequential-.* changes its input in place"):
         open_model(loaded)
     own_model(nn.Sequential(*net, nn.ReLU(inplace=True)), (3, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("shape", "of_images", "words"),
+    [
+        (
+            (8, 8, 3),
+            True,
+            r"\. The images decide the shape.*These look like \[N, H, W, C\]: put the channels",
+        ),
+        ((3, 4, 4), True, r"\. The images decide the shape: give them as the model takes them.*of images$"),
+        ((3, 4, 4), False, r"\. Give the shape that it takes with input_shape, or an example_input$"),
+    ],
+    ids=["channels last", "too small", "a shape alone"],
+)
+def test_inputs_that_a_module_fails_on_are_told_with_what_can_be_changed(
+    shape: tuple[int, ...], of_images: bool, words: str
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 2, 8), nn.Flatten(), nn.Linear(2, 5))
+    with pytest.raises(InputError, match=rf"fails in evaluation mode on inputs of shape.*{words}") as raised:
+        own_model(net, shape, of_images)
+    assert ".." not in str(raised.value)
+
+
+class Dotted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        raise ValueError("only 8 inputs are taken.")
+
+
+def test_a_module_s_own_words_end_with_one_full_stop() -> None:
+    with pytest.raises(InputError, match=r"only 8 inputs are taken\. Give the shape"):
+        own_model(Dotted(), (4,))
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 2), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(images), self.second(images)
+
+
+def test_a_module_of_several_outputs_is_sent_to_onnx() -> None:
+    with pytest.raises(InputError, match=r"gives tuple.*or export it to ONNX.*several outputs are compared"):
+        own_model(TwoHeads(), (4,))

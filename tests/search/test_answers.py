@@ -1,6 +1,7 @@
 """What became of a question, in words: also where it was not found out."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from search_bench import SMALL, Bench, question
@@ -9,10 +10,10 @@ from optimizer.analysis.limits import Limits
 from optimizer.errors import WorkError
 from optimizer.progress import Report
 from optimizer.records import Request, Result, encode
-from optimizer.search.answers import came_of_it, headline
+from optimizer.search.answers import came_of_it, details, headline
 from optimizer.search.find import MAX_TIMES, Unwanted
 from optimizer.search.questions import ask
-from optimizer.search.records import Progress
+from optimizer.search.records import Outcome, Progress
 from optimizer.store import ledger
 from optimizer.store.results import ANSWER, EARLY_ANSWER, Store
 
@@ -69,3 +70,20 @@ def test_the_history_says_of_a_question_what_its_answer_says(
     (sweep,) = ledger.sweeps(store)
     assert came_of_it(store, sweep) == came
     assert headline(found).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_early", "short"),
+    [(Outcome.UNFINISHED, False, True), (Outcome.UNFINISHED, True, False), (Outcome.TOO_LARGE, False, False)],
+)
+def test_where_nothing_is_found_it_is_said_whether_the_budget_was_too_short(
+    outcome: Outcome, is_early: bool, short: bool
+) -> None:
+    found = Bench().go_on(question(Limits(size_mb=1e-6)), Progress(), None)
+    progress = found.answer.progress
+    trials = (*progress.trials[:-1], replace(progress.trials[-1], outcome=outcome))
+    found = replace(
+        found,
+        answer=replace(found.answer, is_early=is_early, progress=replace(progress, trials=trials)),
+    )
+    assert ("budget was too short to judge" in details(found)[-1]) == short

@@ -181,9 +181,10 @@ def fit_of(name: str, weights: Shapes, config: str = "") -> Fit:
 
 
 def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
-    """The one architecture that weights fit, or the nearest, the best first. There are many, and each has to
-    be built: those with about as many parameters are tried first, of them those whose names are most like
-    ``hint``, such as a file's name. Those of :func:`failures` are left out."""
+    """The one architecture that weights fit, or the nearest of those that share a tensor with them, the best
+    first: there may be none. There are many, and each has to be built: those with about as many parameters
+    are tried first, of them those whose names are most like ``hint``, such as a file's name. Those of
+    :func:`failures` are left out."""
     near: list[tuple[int, str]] = []
     elements = sum(map(math.prod, weights.values()))
     failing = failures()
@@ -191,10 +192,12 @@ def fitting(weights: Shapes, hint: str = "") -> list[Fit]:
     for name in sorted(names, key=lambda name: (_distance(name, elements), -_likeness(name, hint))):
         shapes = _shapes(name, USUAL_CLASSES)
         apart = len(shapes.keys() ^ weights.keys())
-        apart += sum(shapes[tensor] != weights[tensor] for tensor in shapes.keys() & weights.keys())
+        alike = [shape for tensor, shape in shapes.items() if weights.get(tensor) == shape]
+        apart += len(shapes.keys() & weights.keys()) - len(alike)
         if apart <= MAX_APART and (fit := fit_of(name, weights)).exact:
             return [fit]
-        near.append((apart, name))
+        if any(alike):  # one number, as batch norms count their batches, is like any other
+            near.append((apart - len(alike), name))
     return sorted((fit_of(name, weights) for _, name in sorted(near)[:NEAREST]), key=lambda fit: fit.apart)
 
 

@@ -35,7 +35,7 @@ def examined(about: Examined, found: dict[str, Any], architecture: str) -> Exami
     if not (about.config or (fits and fits[0].exact)):
         fits = fitting(shapes, about.name)
         left_out += failures().values()
-    exact = fits[0].architecture if fits[0].exact else ""
+    exact = fits[0].architecture if fits and fits[0].exact else ""
     facts = [("tensors", f"{len(shapes):,}"), *(("left out", words) for words in left_out)]
     if exact:
         facts.append(("fits", exact))
@@ -101,14 +101,16 @@ def shapes_of(file: str) -> Shapes:
 
 def _nearest(fits: list[Fit]) -> str:
     near = ". ".join(f"{fit.architecture}: {fit.describe()}" for fit in fits)
+    nearest = f"Nearest are {near}. " if fits else ""
     return (
-        f"its weights fit no architecture that is known here. Nearest are {near}. An architecture of your "
-        "own comes with a package (entry points paretoscope.architectures), one of timm's is named timm/NAME"
+        f"its weights fit no architecture that is known here. {nearest}Export the network to ONNX and add "
+        "that file, or give the module itself to px.measure. An architecture of your own also comes with a "
+        "package (entry points paretoscope.architectures), one of timm's is named timm/NAME"
     )
 
 
 def _misfit(fit: Fit, shapes: Shapes) -> str:
-    best = fitting(shapes, fit.architecture)[0]
+    best = next(iter(fitting(shapes, fit.architecture)), fit)
     words = f"the weights don't fit {fit.architecture}: {fit.describe()}"
     if best.exact:
         return f"{words}. They fit {best.architecture}"
