@@ -340,9 +340,16 @@ def small_network() -> Runner:
 
 @pytest.mark.timing
 def test_two_identical_variants_are_not_called_different() -> None:
+    """One comparison in a hundred may be wrong, and not two of three, each of networks built anew."""
     images = np.zeros((4, 1, 28, 28), np.float32)
-    one, two, three = (small_network() for _ in range(3))
-    series, _ = time_series((one, two), {"three": three}, images, Settings(threads=1))
-    assert series.summaries["three"].verdict in (SAME, "noisy")
-    told = summarise_visits(series.baseline, series.variants["three"], series.stolen_share, series.processes)
-    assert told == series.summaries["three"]
+    verdicts = []
+    for _ in range(3):
+        one, two, three = (small_network() for _ in range(3))
+        series, _ = time_series((one, two), {"three": three}, images, Settings(threads=1))
+        found = series.summaries["three"]
+        told = summarise_visits(
+            series.baseline, series.variants["three"], series.stolen_share, series.processes
+        )
+        assert told == found
+        verdicts.append(found.verdict)
+    assert sum(one in (SAME, "noisy") for one in verdicts) >= 2, verdicts
