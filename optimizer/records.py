@@ -17,9 +17,10 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from optimizer.errors import InputError, number
+from optimizer.errors import InputError
 from optimizer.methods.engines import DEFAULT_ENGINE
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
+from optimizer.recipe.specs import take_numbers
 
 T = TypeVar("T")
 
@@ -69,8 +70,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("threads", "batch", "seed"):
-            number(name, getattr(self, name))
+        take_numbers(self, whole=("threads", "batch", "seed"))
         if self.batch < 1:
             raise InputError(f"batch size {self.batch} is too small: at least 1 image")
         if self.threads < 0:

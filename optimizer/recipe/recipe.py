@@ -100,24 +100,17 @@ class Recipe:
         >>> Recipe.of(sparsity=0.5, weight_bits=4, pruning="magnitude", rounding="nearest").describe()
         '50 % of all weights pruned · 4-bit weights'
         """
-        given: dict[str, Any] = {
-            "sparsity": sparsity,
-            "weight_bits": weight_bits,
-            "threshold": threshold,
-            "average_bits": average_bits,
-        }
-        sparsity, weight_bits, threshold, average_bits = (
-            value if value is None else number(name, value) for name, value in given.items()
-        )
         usual = NORMAL_PRUNE if threshold is None else PruneSpec()
         if pruning not in (None, usual.method):
             usual = PruneSpec(pruning, allocation=pruner_info(pruning).allocation)
         prune = replace(usual, sparsity=sparsity)
         quantize = NORMAL_QUANTIZE if rounding in (None, NORMAL_QUANTIZE.method) else QuantizeSpec(rounding)
         if weight_bits is not None:
-            quantize = quantize.at(weight_bits)
+            quantize = quantize.at(number("weight_bits", weight_bits))
         elif average_bits is not None:
-            quantize = replace(quantize, symmetric=best_grid(quantize.method, average_bits))
+            quantize = replace(
+                quantize, symmetric=best_grid(quantize.method, number("average_bits", average_bits))
+            )
         return cls(
             replace(prune, threshold=threshold),
             replace(quantize, average_bits=average_bits, activation_bits=activation_bits),

@@ -72,7 +72,7 @@ def test_what_is_concatenated_has_one_range(small_images: Tensor) -> None:
 
 @pytest.mark.parametrize("rare", [1.0, 100.0])
 def test_ranges_reach_as_far_as_suits_the_outputs(rare: float) -> None:
-    """Of two images in a hundred that are as large as the rest, and far larger."""
+    """One of 32 images is as large as the others, or far larger."""
     torch.manual_seed(0)
     prepared = convert(
         nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)), SMALL_SHAPE
