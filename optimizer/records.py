@@ -119,7 +119,8 @@ class Environment:
     """The machine and the libraries that gave a number.
 
     ``threads`` can run at once where this machine's cores run several each (SMT). None where each runs one,
-    so that they are ``cores``, and in what was stored before they were counted.
+    so that they are ``cores``, and in what was stored before they were counted. ``variables`` are those set
+    in the process that libraries read when they choose kernels or how threads wait.
     """
 
     cpu: str
@@ -131,12 +132,13 @@ class Environment:
     python: str
     libraries: dict[str, str]
     threads: int | None = None
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Equal for two results whose latencies may share an axis."""
-        threads = [] if self.threads is None else [self.threads]
-        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries, *threads])
+        later = [one for one in (self.threads, self.variables) if one]
+        return digest([self.cpu, self.instruction_sets, self.cores, self.governor, self.libraries, *later])
 
 
 @dataclass(frozen=True, slots=True)
@@ -667,7 +669,7 @@ LATER: dict[type, dict[str, tuple[object, dict[str, object]]]] = {
     PruneSpec: {"match": (False, {})},
     QuantizeSpec: {"precision": ("f32", {}), "equalise": (False, {})},
     DataSpec: {"content": ("", {})},
-    Environment: {"threads": (None, {})},
+    Environment: {"threads": (None, {}), "variables": ({}, {})},
     LayerExecution: {"precision": ("f32", {}), "others": ((), {}), "skips_zeros": (False, {})},
 }
 """Fields that came after results were stored: the value that those have, and what a digest has in its place

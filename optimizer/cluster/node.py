@@ -106,10 +106,11 @@ def may_score(scorer: Environment, device: Environment, recipe: Recipe) -> bool:
 
 
 def other_libraries(here: Environment, wanted: Environment) -> str:
-    """Versions of libraries that one environment has and another has not, in words; what a wheel was built
-    for (``+cpu``) makes no other version."""
+    """Versions of libraries, and variables that choose their kernels, that one environment has and another
+    has not, in words; what a wheel was built for (``+cpu``) makes no other version."""
     mine, others = (
-        {name: version.partition("+")[0] for name, version in one.libraries.items()} for one in (here, wanted)
+        {name: version.partition("+")[0] for name, version in one.libraries.items()} | one.variables
+        for one in (here, wanted)
     )
     return _apart(mine, others)
 
@@ -138,6 +139,7 @@ def _facts(one: Environment) -> dict[str, object]:
         "cores": one.cores,
         "threads": "one a core" if one.threads is None else one.threads,
         "governor": one.governor,
+        **one.variables,
         **one.libraries,
     }
 

@@ -217,6 +217,8 @@ def _environments(results: Sequence[Result]) -> Section:
                 "memory": format_bytes(machine.memory_bytes),
                 "system": f"{machine.system}, Python {machine.python}",
                 "libraries": ", ".join(f"{name} {version}" for name, version in machine.libraries.items()),
+                "variables": ", ".join(f"{name}={value}" for name, value in machine.variables.items())
+                or "none",
             }
             for key, machine in (timed | scored).items()
         ]

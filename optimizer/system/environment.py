@@ -59,6 +59,33 @@ ACCELERATES = {
 COMPUTES = {"f32": (), "bf16": ACCELERATES["bf16"], "f16": ("avx512_fp16", "amx_fp16", "fp16")}
 """For each precision that a recipe may ask for, the instruction sets of which one is needed."""
 
+VARIABLES = (
+    # oneDNN, in OpenVINO and torch
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ONEDNN_CPU_ISA_HINTS",
+    "DNNL_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    # torch and NumPy, and the libraries that they multiply with
+    "ATEN_CPU_CAPABILITY",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "MKL_CBWR",
+    "OPENBLAS_CORETYPE",
+    # where threads run, and how they wait
+    "OMP_WAIT_POLICY",
+    "OMP_PROC_BIND",
+    "OMP_PLACES",
+    "GOMP_CPU_AFFINITY",
+    "GOMP_SPINCOUNT",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    # another allocator or OpenMP
+    "LD_PRELOAD",
+)
+"""What libraries read when they choose kernels, place threads or take memory: with another value a network
+may be faster or slower, or compute in another precision."""
+
 LANES = {"avx512f": 16, "avx2": 8}
 """Numbers in float32 that a vector holds, by instruction set; 4 with any other."""
 
@@ -77,6 +104,7 @@ def environment() -> Environment:
         python=platform.python_version(),
         libraries=_versions(),
         threads=threads_available() if shares_cores() else None,
+        variables={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
     )
 
 
@@ -115,6 +143,7 @@ def describe(machine: Environment) -> str:
             f"{machine.memory_bytes / 2**30:.1f} GiB",
             machine.system,
             f"Python {machine.python}",
+            *(f"{name}={value}" for name, value in machine.variables.items()),
             ", ".join(f"{name} {version}" for name, version in sorted(machine.libraries.items())),
         ]
     )

@@ -201,6 +201,13 @@ def test_a_node_that_runs_other_numbers_of_threads_is_of_another_kind() -> None:
     assert not node.differences(six, replace(six))
 
 
+def test_a_node_whose_variables_choose_other_kernels_is_of_another_kind() -> None:
+    capped = replace(OTHER_MACHINE, variables={"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    assert node.differences(capped, OTHER_MACHINE) == "ONEDNN_MAX_CPU_ISA AVX2 and not none"
+    assert not node.may_score(capped, OTHER_MACHINE, px.Recipe())
+    assert node.may_score(capped, replace(capped), px.Recipe())
+
+
 @pytest.mark.slow
 def test_what_another_kind_of_machine_took_is_told_and_not_kept(store: Store) -> None:
     """An executor's nodes are not all alike: one of them is this machine."""

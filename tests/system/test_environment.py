@@ -205,6 +205,20 @@ def test_machines_that_run_other_numbers_of_threads_on_as_many_cores_are_others(
     assert "4 cores, 6 threads" in describe(six)
 
 
+def test_a_process_whose_variables_choose_other_kernels_is_another_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in module.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    plain = environment.__wrapped__()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_VNNI")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    capped = environment.__wrapped__()
+    assert (plain.variables, capped.variables) == ({}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"})
+    assert capped.key != plain.key == replace(capped, variables={}).key
+    assert "ONEDNN_MAX_CPU_ISA=AVX512_CORE_VNNI" in describe(capped)
+
+
 def test_the_governor_is_unknown_or_read_from_the_usable_cpus(tmp_path: Path) -> None:
     assert module.governor({0, 1}, tmp_path) is None
     folder = "sys/devices/system/cpu"
