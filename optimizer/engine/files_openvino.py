@@ -42,7 +42,7 @@ def opened(network: Network, shape: tuple[int, ...], threads: int, batch: int) -
         compiled = openvino.compile_graph(graph, sizes, "LATENCY", threads, "f32")
     except Exception as error:  # of its own kinds
         raise InputError(f"OpenVINO can't compile it for {sizes}: {short(error)}") from error
-    executed = openvino.executed(compiled, Converted(graph, operations, {}, shape))
+    executed = openvino.executed(compiled, graph, Converted(graph, operations, {}, shape))
     infer = openvino.one_call(compiled)
     return Opened(
         tuple((_output_name(output), tuple(output.get_shape()[1:])) for output in graph.outputs),

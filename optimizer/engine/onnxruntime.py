@@ -32,7 +32,7 @@ from optimizer.engine.base import (
 from optimizer.engine.faithful import check_follows
 from optimizer.engine.onnx_export import Exported, export, lacking
 from optimizer.engine.onnx_graph import Graph, graph_of
-from optimizer.engine.realised import execution_of, named, simulated, some_of
+from optimizer.engine.realised import UNTOLD, execution_of, named, simulated, some_of
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -246,11 +246,7 @@ def executed(optimised: Any, graph: Graph) -> tuple[LayerExecution, ...]:
     for node in optimised.node:
         if layer := _layer_of(node, graph, results):
             ran.setdefault(layer, []).append(_how(node))
-    layers = []
-    for name in graph.running:
-        kernels = ran.get(name, [("unknown", "unknown")])
-        layers.append(execution_of(name, kernels))
-    return tuple(layers)
+    return tuple(execution_of(name, ran.get(name, [UNTOLD])) for name in graph.running)
 
 
 def _layer_of(node: Any, graph: Graph, results: dict[str, str]) -> str | None:

@@ -7,7 +7,7 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache, partial
@@ -32,7 +32,7 @@ from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
 from optimizer.engine.openvino_quantizers import nodes_of
-from optimizer.engine.realised import execution_of, simulated
+from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError
 from optimizer.records import Execution, KernelTime, LayerExecution, Role
 
@@ -86,11 +86,11 @@ def build(
         is asked, never does."""
         return compile_graph(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
 
-    layers = executed(timed, prepared)
+    layers = executed(timed, graph, prepared)
     return Runner(
         infer=one_call(timed),
         score=lambda images: run_batches(scoring(), scoring_batch, images),
-        scored=lambda: executed(scoring(), prepared),
+        scored=lambda: executed(scoring(), graph, prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
         memory_probe=lambda folder: save_graph(graph, Path(folder), precision),
         loader=saved,
@@ -175,20 +175,15 @@ FIRST_CALLS = 3
 def _profiler(
     graph: Any, prepared: Converted, shape: list[int], threads: int, precision: str
 ) -> Callable[[Array, int], tuple[KernelTime, ...]]:
-    exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
-    layers = {_call_site(name): layer for name, layer in exactly.items()}
+    names = _Names(graph, prepared)
     types = {name: node.get_type_name() for name, node in nodes_of(graph).items()}
 
     def timed(name: str, node: Any, time_ns: int) -> KernelTime:
-        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        fused = info["originalLayersNames"].split(",")
+        info = _told(node)
         how = info["runtimePrecision"], info["primitiveType"]
-        if info["layerType"] in EXECUTED:
-            for layer in (layers[site] for site in map(_call_site, fused) if site in layers):
-                return KernelTime.of_layers([layer], *how, time_ns)
-        several = dict.fromkeys(exactly[one] for one in fused if one in exactly)
-        if several:  # one kernel of them all
-            return KernelTime.of_layers(several, *how, time_ns)
+        if layers := dict.fromkeys(names.layers(node, info)):
+            return KernelTime.of_layers(layers, *how, time_ns)
+        fused = info["originalLayersNames"].split(",")
         converts = info["layerType"] in CONVERSIONS or {types.get(one) for one in fused} <= CONVERSIONS
         role: Role = "conversion" if converts else "other"
         return KernelTime(name, role, *how, (time_ns,))
@@ -224,28 +219,56 @@ def _total_ns(request: Any, calls: int) -> dict[str, float]:
     }
 
 
-def executed(compiled: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
-    """Precision and kernel of each layer, read off the executed graph.
-
-    Operations are fused there and take the name of one of them (a bias makes ``head/linear/MatMul`` into
-    ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
-    names all that is in it: one that only adds a layer's bias does not run that layer.
-    """
-    multiplies = {operation for operations in prepared.operations.values() for operation in operations}
-    ran: dict[str, tuple[str, str]] = {}
+def executed(compiled: Any, graph: Any, prepared: Converted) -> tuple[LayerExecution, ...]:
+    """Precision and kernel of each layer, read off what a ``graph`` was compiled to."""
+    names, ran = _Names(graph, prepared), dict[str, list[tuple[str, str]]]()
     for node in compiled.get_runtime_model().get_ops():
-        info = {key: str(value.value) for key, value in node.get_rt_info().items()}
-        kind = info.get("layerType")
-        if kind not in (*EXECUTED, TOGETHER_IN_ONE):
-            continue
-        for name in info["originalLayersNames"].split(","):
-            if kind in EXECUTED or name in multiplies:
-                ran[_call_site(name)] = info["runtimePrecision"], info["primitiveType"]
-    layers = []
-    for name, operations in prepared.operations.items():
-        kernels = [ran.get(_call_site(operation), ("unknown", "unknown")) for operation in operations]
-        layers.append(execution_of(name, kernels))
-    return tuple(layers)
+        info = _told(node)
+        for layer in names.layers(node, info):
+            ran.setdefault(layer, []).append((info["runtimePrecision"], info["primitiveType"]))
+    return tuple(execution_of(name, ran.get(name, [UNTOLD])) for name in prepared.operations)
+
+
+def _told(node: Any) -> dict[str, str]:
+    """What OpenVINO tells of an operation that it executes."""
+    return {key: str(value.value) for key, value in node.get_rt_info().items()}
+
+
+class _Names:
+    """By which names the layers of a graph are found among the operations that it is executed as.
+
+    Those are fused, and take the name of one of what they are made of (a bias makes ``head/linear/MatMul``
+    into ``head/linear/Add``), so what is compared is the call that they come from. A kernel of several layers
+    names all that is in it: one that only adds a layer's bias does not run that layer. Where all names are
+    lost, as where a scale of the whole weight takes the product's place, that of the weight's values is left.
+    """
+
+    def __init__(self, graph: Any, prepared: Converted) -> None:
+        nodes = nodes_of(graph)
+        self.exactly = {name: layer for layer, names in prepared.operations.items() for name in names}
+        self.sites = {_call_site(name): layer for name, layer in self.exactly.items()}
+        self.weights = {_values(nodes[name]): layer for name, layer in self.exactly.items()}
+
+    def layers(self, node: Any, info: Mapping[str, str]) -> list[str]:
+        """Those whose products an executed operation computes."""
+        kind, fused = info.get("layerType"), info.get("originalLayersNames", "").split(",")
+        if kind == TOGETHER_IN_ONE:
+            return [self.exactly[one] for one in fused if one in self.exactly]
+        if kind not in EXECUTED:
+            return []
+        sites = [site for site in map(_call_site, fused) if site in self.sites]
+        if sites:
+            return [self.sites[site] for site in dict.fromkeys(sites)]
+        read = [source.get_source_output().get_node().get_friendly_name() for source in node.inputs()]
+        return [self.weights[name] for name in read if name in self.weights]
+
+
+def _values(product: Any) -> str:
+    """The name of the constant that an operation's weight is made of."""
+    node = product.input_value(1).get_node()
+    while node.get_input_size():
+        node = node.input_value(0).get_node()
+    return str(node.get_friendly_name())
 
 
 def _call_site(operation: str) -> str:

@@ -7,8 +7,9 @@ from optimizer.methods.engines import engine_info
 from optimizer.recipe import PRECISIONS
 from optimizer.records import LayerExecution
 
-INT8_OR_IDLE = {"i8", "u8", "unknown"}
-"""Precisions of int8 kernels, and that of a layer which never runs."""
+INT8 = {"i8", "u8"}
+UNTOLD = "unknown", "unknown"
+"""Precision and kernel of a layer that is not found among what an engine says it executes."""
 TAKES_TIME = ", which takes time of its own"
 """Said of activations that are rounded by steps between the kernels."""
 
@@ -29,7 +30,7 @@ def simulated(
     int8 = engine_info(engine).int8
     weights = list(compressed.weights.values())
     quantize = compressed.recipe.quantize
-    ran = {layer.name: {*layer.precisions} - INT8_OR_IDLE for layer in layers}
+    ran = {layer.name: {*layer.precisions} - INT8 - {*UNTOLD} for layer in layers}
     others = [name for name, precisions in ran.items() if precisions]
     floats = dict.fromkeys(PRECISIONS.get(one, one) for name in others for one in sorted(ran[name]))
     kernels = " and ".join(floats) or PRECISIONS[quantize.precision]
@@ -44,6 +45,8 @@ def simulated(
             words.append(f"{widths}: the values are exact, the kernels are int8")
         if others:
             words.append(f"{some_of(others, layers)} did not run on int8 kernels: {named(others)}")
+        if untold := [layer.name for layer in layers if UNTOLD[0] in layer.precisions]:
+            words.append(f"{some_of(untold, layers)} ran on kernels that are not told: {named(untold)}")
     else:
         if widths:
             words.append(f"{widths}: {values}, the kernels are {kernels}")

@@ -2,15 +2,13 @@
 
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from engine_runs import EXACT, ON_INT8_KERNELS, Small, close, eager, needs_compiler, run
-from torch import Tensor
+from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
 from optimizer.engine import engine_named
@@ -73,17 +71,20 @@ def test_the_compiler_that_is_tried_is_the_one_that_inductor_takes() -> None:
     assert compile.cpp_compiler() == cpp_builder.get_cpp_compiler()
 
 
-@pytest.mark.slow
-def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(home: Path, tmp_path: Path) -> None:
-    """In a fresh process: importing torch's compiler names a folder that anybody may make first."""
-    prepared = "compile.prepare(torch.nn.Linear(2, 2), (1, 2, 2)); print(os.environ[compile.CACHE_VARIABLE])"
-    code = (
-        "import os, torch; from optimizer.engine import compile; from torch._inductor import compile_fx;"
-        f" {prepared}; os.environ[compile.CACHE_VARIABLE] = {str(tmp_path / 'named')!r}; {prepared}"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != CACHE_VARIABLE}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+@needs_compiler
+def test_compiled_code_is_loaded_from_a_folder_of_the_user_s_own(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing torch's compiler names a folder that anybody may make first."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    monkeypatch.delenv(CACHE_VARIABLE)
+    cache_dir()
     folder = home / "inductor"
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split("\n") == [str(folder), str(tmp_path / "named"), ""]
+    assert os.environ[CACHE_VARIABLE] != str(folder)
+    engine_named("compile").prepare(nn.Linear(2, 2), (1, 2, 2))
+    assert os.environ[CACHE_VARIABLE] == str(folder)
     assert os.name != "posix" or stat.S_IMODE(folder.stat().st_mode) == 0o700
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "named"))
+    engine_named("compile").prepare(nn.Linear(2, 2), (1, 2, 2))
+    assert os.environ[CACHE_VARIABLE] == str(tmp_path / "named")

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from engine_runs import ON_INT8_KERNELS, ROUNDED_ONLY, Ready, close, eager, run
+from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
+from optimizer.engine import engine_named
 from optimizer.errors import WorkError
 from optimizer.recipe import Recipe
 
@@ -48,8 +50,9 @@ def test_a_channel_of_next_to_nothing_keeps_its_bias_in_int8(small_images: Tenso
         model[0].weight[1] *= 1e-9
         model[0].bias.fill_(2.0)
     float32 = eager(model, Recipe(), small_images)
+    build = engine_named("onnxruntime").prepare(model, SMALL_SHAPE)
     for recipe in ON_INT8_KERNELS[0], ON_INT8_KERNELS[2]:
-        runner = run("onnxruntime", model, recipe, small_images)
+        runner = build(compress(model, recipe), small_images, threads=1, batch=1)
         noise = np.linalg.norm(runner.score(small_images.numpy()) - float32) / np.linalg.norm(float32)
         assert noise < 0.1
         assert runner.execution.precisions == {"u8": 2}
@@ -69,10 +72,11 @@ class OneImage(nn.Module):
 @pytest.mark.slow
 def test_a_model_that_takes_one_image_at_a_time(small_images: Tensor) -> None:
     model = OneImage().eval()
-    runner = run("onnxruntime", model, Recipe(), small_images)
+    build, uncompressed = engine_named("onnxruntime").prepare(model, SMALL_SHAPE), compress(model, Recipe())
+    runner = build(uncompressed, small_images, threads=1, batch=1)
     close(runner.score(small_images.numpy()), eager(model, Recipe(), small_images))
     with pytest.raises(WorkError, match="one image at a time, not for a batch size of 4: use batch size 1"):
-        run("onnxruntime", model, Recipe(), small_images, batch=4)
+        build(uncompressed, small_images, threads=1, batch=4)
 
 
 @pytest.mark.slow

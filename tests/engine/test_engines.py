@@ -1,16 +1,12 @@
 """Every engine: what it computes, what it says ran, and what it says when it can't."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from by_request import open_model
 from engine_runs import (
     EXACT,
-    INT8,
     ON_INT8_KERNELS,
     PRUNED,
     QUICK,
@@ -30,26 +26,10 @@ from optimizer.compression.apply import compress
 from optimizer.engine import Engine, engine_named
 from optimizer.errors import InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
-from optimizer.model.architectures import ARCHITECTURES, IMAGE_SHAPE
-from optimizer.model.layers import fold_batch_norm, walk
+from optimizer.model.layers import fold_batch_norm
 from optimizer.recipe import QuantizeSpec, Recipe
 from optimizer.store.results import Store
 from optimizer.system.environment import check_precision, environment, precisions
-from optimizer.system.paths import assets_dir
-
-
-@pytest.fixture(scope="module")
-def builds() -> Callable[[str, str], Any]:
-    """``builds(engine, model)``: prepared once for all tests here."""
-    cache: dict[tuple[str, str], Any] = {}
-
-    def prepared(engine: str, name: str) -> Any:
-        if (engine, name) not in cache:
-            cache[engine, name] = engine_named(engine).prepare(open_model(name).module, IMAGE_SHAPE)
-        return cache[engine, name]
-
-    return prepared
-
 
 # Every engine
 
@@ -141,31 +121,6 @@ def test_an_engine_that_cannot_run_here_says_why(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(ENGINES, "openvino", missing)
     with pytest.raises(UnavailableError, match="engine openvino can't run here: the package openvino is not"):
         engine_named("openvino")
-
-
-# The bundled models
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_openvino_runs_the_bundled_models_as_eager_torch_does_and_8_bits_on_int8_kernels(
-    builds: Callable[[str, str], Any], name: str
-) -> None:
-    if not (assets_dir() / f"{name}.safetensors").exists():
-        pytest.skip(f"{name} is not in assets/ yet")
-    images = torch.randn(40, *IMAGE_SHAPE, generator=torch.Generator().manual_seed(0))
-    build, module = builds("openvino", name), open_model(name).module
-    layers = [layer.name for layer in walk(module)]
-    words = {32: (), 4: ("4-bit weights: the values are exact, the kernels are float32",)}
-    for recipe in (EXACT[0], EXACT[3]):
-        runner = build(compress(module, recipe), images, threads=1, batch=1)
-        close(runner.score(images.numpy()), eager(module, recipe, images))
-        assert [layer.name for layer in runner.execution.layers] == layers
-        assert runner.execution.precisions == {"f32": len(layers)}
-        assert runner.execution.simulated == words[recipe.quantize.weight_bits]
-    runner = build(compress(module, ON_INT8_KERNELS[0]), images[:16], threads=1, batch=1)
-    assert set(runner.execution.precisions) <= set(INT8), runner.execution.layers
-    assert runner.execution.simulated == ()
 
 
 @pytest.mark.slow

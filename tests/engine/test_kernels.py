@@ -46,8 +46,9 @@ def test_this_machine_has_kernels() -> None:
     assert [library.name for library in LIBRARIES] == [target.name for target in kernels.usable()]
 
 
-PORTABLE = Target("portable", (), 4, ())
-"""What runs on NEON, compiled for this processor: nothing in it is of one kind of processor."""
+PORTABLE = Target("portable", ("-O1",), 4, ())
+"""What runs on NEON, compiled for this processor: nothing in it is of one kind of processor. Its answers are
+looked at, not its times: with fewer optimisations it is there in half the time."""
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ SIZES = st.integers(1, 40)
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=16, deadline=None)
 @given(
     inputs=st.integers(1, 9),
     outputs=st.integers(1, 20),
@@ -168,7 +169,7 @@ def test_a_convolution_is_torchs(
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(
     channels=st.integers(1, 12),
     kernel=st.sampled_from([3, 5, 7]),
@@ -342,7 +343,7 @@ def test_a_band_goes_on_to_the_projection(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("threads", "inputs", "outputs", "kernel", "size"),
-    [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (3, 150, 140, 3, 9), (1, 300, 530, 1, 40)],
+    [(3, 700, 300, 1, 7), (1, 150, 140, 3, 9), (2, 150, 140, 3, 9), (1, 300, 530, 1, 22)],
 )
 def test_many_columns_are_taken_in_blocks(
     libraries: list[kernels.Kernels], threads: int, inputs: int, outputs: int, kernel: int, size: int
@@ -435,7 +436,7 @@ def test_a_sum_with_a_depthwise_convolution(libraries: list[kernels.Kernels]) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     inputs=st.integers(1, 150),
     outputs=st.integers(1, 150),
@@ -472,7 +473,7 @@ class Residual(nn.Module):
 
 
 @pytest.mark.slow
-@pairs(threads=[1, 3], batch=[1, 3], size=[29, 40])
+@pairs(threads=[1, 2], batch=[1, 3], size=[29, 40])
 def test_a_whole_network_is_torchs(
     libraries: list[kernels.Kernels], threads: int, batch: int, size: int
 ) -> None:
@@ -483,7 +484,7 @@ def test_a_whole_network_is_torchs(
         assert all("sparse" in kernel for kernel in used)
 
 
-def test_what_the_kernels_do_not_know_runs_in_torch(libraries: list[kernels.Kernels]) -> None:
+def test_what_the_kernels_do_not_know_runs_in_torch() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -496,11 +497,11 @@ def test_what_the_kernels_do_not_know_runs_in_torch(libraries: list[kernels.Kern
             first, second = values.unbind(1)[:2]
             return torch.stack([first.mean((1, 2)), second.amax((1, 2))], 1)
 
-    for network in agree(thinned(Odd(), 0.5), torch.randn(2, 4, 9, 9), libraries):
+    for network in agree(thinned(Odd(), 0.5), torch.randn(2, 4, 9, 9), LIBRARIES):
         assert not network.kernels
 
 
-def test_layers_whose_weights_are_computed_run_in_torch(libraries: list[kernels.Kernels]) -> None:
+def test_layers_whose_weights_are_computed_run_in_torch() -> None:
     """As an attention does that takes its projections out of one weight."""
 
     class Split(nn.Module):
@@ -512,7 +513,7 @@ def test_layers_whose_weights_are_computed_run_in_torch(libraries: list[kernels.
             values, (weight, gate) = images.flatten(1), self.both.weight.chunk(2)
             return nn.functional.linear(values, weight) * nn.functional.linear(values, gate).sigmoid()
 
-    for network in agree(thinned(Split(), 0.5), torch.randn(2, 1, 3, 3), libraries):
+    for network in agree(thinned(Split(), 0.5), torch.randn(2, 1, 3, 3), LIBRARIES):
         assert not network.kernels
 
 

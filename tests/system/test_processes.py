@@ -1,4 +1,4 @@
-"""Which process is gone, by the name that it gave itself."""
+"""Which process is gone, by the name that it gave itself, and how one ended."""
 
 import os
 import socket
@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from optimizer.errors import WorkError
 from optimizer.system import processes
-from optimizer.system.processes import identity, is_gone
+from optimizer.system.processes import identity, is_gone, run_module
 
 
 def test_a_process_of_another_boot_or_container_is_not_judged_by_its_number(
@@ -50,3 +51,8 @@ def test_where_nothing_tells_boots_apart_a_host_is_its_name(monkeypatch: pytest.
 def test_who_was_named_before_boots_were_told_apart_is_known_by_its_silence_alone() -> None:
     began = psutil.Process().create_time()
     assert not is_gone(f"{socket.gethostname()}/999999999/{began:.2f}")
+
+
+def test_a_module_that_fails_says_why() -> None:
+    with pytest.raises(WorkError, match=r"(?s)a fresh process ended with exit code \d: .*nowhere"):
+        run_module("json.tool", "nowhere", max_seconds=60)
