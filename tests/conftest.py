@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from optimizer.cluster.attached import CLUSTER_VARIABLE
 from optimizer.data.folders import RECENT_SECONDS
-from optimizer.engine import engine_named, onnx_export
+from optimizer.engine import engine_named, onnx_export, openvino_kernels
 from optimizer.engine.base import Build
 from optimizer.engine.compile import CACHE_VARIABLE
 from optimizer.model.catalogue import LoadedModel, load
@@ -151,6 +151,21 @@ def operators_read_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnx_export, "_export", with_those_that_were_read)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_chosen_once() -> Iterator[None]:
+    """Not for each test's own data folder: half a second for a small network."""
+    chosen = dict[str, Any]()
+
+    def in_this_process(content: str, make: Callable[[None], Any], *_: Any) -> Any:
+        if content not in chosen:
+            chosen[content] = make(None)
+        return chosen[content]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(openvino_kernels, "kept", in_this_process)
         yield
 
 

@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from optimizer.engine.faithful import check_follows
 from optimizer.engine.openvino_batches import run_batches
 from optimizer.engine.openvino_core import core
 from optimizer.engine.openvino_graph import Converted, convert, graph_of
+from optimizer.engine.openvino_kernels import chosen, prioritised, total_ns
 from optimizer.engine.openvino_quantizers import nodes_of
 from optimizer.engine.realised import UNTOLD, execution_of, simulated
 from optimizer.errors import WorkError
@@ -78,7 +78,8 @@ def build(
     scoring_batch = most if prepared.any_batch else 1
     precision = compressed.recipe.quantize.precision
     shape = [batch, *prepared.input_shape]
-    timed = compile_graph(graph, shape, "LATENCY", threads, precision)
+    plain = compile_graph(graph, shape, "LATENCY", threads, precision)
+    fast, timed = _on_fastest_kernels(graph, plain, shape, threads, precision)
 
     @cache
     def scoring() -> Any:
@@ -86,17 +87,34 @@ def build(
         is asked, never does."""
         return compile_graph(graph, [scoring_batch, *shape[1:]], "THROUGHPUT", threads, precision)
 
-    layers = executed(timed, graph, prepared)
+    layers = executed(timed, fast, prepared)
     return Runner(
         infer=one_call(timed),
         score=lambda images: run_batches(scoring(), scoring_batch, images),
         scored=lambda: executed(scoring(), graph, prepared),
         execution=Execution(layers, tuple(simulated(compressed, layers, "openvino"))),
-        memory_probe=lambda folder: save_graph(graph, Path(folder), precision),
+        memory_probe=lambda folder: save_graph(fast, Path(folder), precision),
         loader=saved,
-        profile=_profiler(graph, prepared, shape, threads, precision),
+        profile=_profiler(fast, prepared, shape, threads, precision),
         serve=partial(_serve, prepared, graph, precision),
     )
+
+
+def _on_fastest_kernels(
+    graph: Any, plain: Any, shape: list[int], threads: int, precision: str
+) -> tuple[Any, Any]:
+    """The graph with int8 kernels chosen by timing, and what it is compiled to: both as they are where
+    OpenVINO's choice is as good."""
+
+    def compiling(graph: Any, **more: Any) -> Any:
+        return compile_graph(graph, shape, "LATENCY", threads, precision, **more)
+
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    first = chosen(graph, plain, compiling, images, threads)
+    if not first:
+        return graph, plain
+    fast = prioritised(graph, first)
+    return fast, compiling(fast)
 
 
 def _check_batch(prepared: Converted, batch: int) -> None:
@@ -193,30 +211,18 @@ def _profiler(
         request = compiled.create_infer_request()
         for _ in range(FIRST_CALLS):
             request.infer([images], share_inputs=True)
-        before, walls = _total_ns(request, FIRST_CALLS), []
+        before, walls = total_ns(request, FIRST_CALLS), []
         for _ in range(calls):
             begun = time.perf_counter_ns()
             request.infer([images], share_inputs=True)
             walls.append(time.perf_counter_ns() - begun)
-        after, nodes = _total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
+        after, nodes = total_ns(request, FIRST_CALLS + calls), nodes_of(compiled.get_runtime_model())
         spent = {name: max(0, round((total - before[name]) / calls)) for name, total in after.items()}
         between = round(np.median(walls)) - sum(spent.values())
         rows = (timed(name, nodes[name], taken) for name, taken in spent.items())
         return (*rows, KernelTime.between_operations(between))
 
     return profile
-
-
-def _total_ns(request: Any, calls: int) -> dict[str, float]:
-    """Nanoseconds in each operation so far, fused ones left out. What OpenVINO tells is the mean of all calls
-    since compiling, in whole microseconds, cut off: on average by a half. (Below one it says "not run", too,
-    of what is run.)"""
-    return {
-        one.node_name: calls * 1000 * (microseconds + 0.5 if microseconds else 0)
-        for one in request.profiling_info
-        if one.exec_type != "undef"
-        for microseconds in (one.real_time // timedelta(microseconds=1),)
-    }
 
 
 def executed(compiled: Any, graph: Any, prepared: Converted) -> tuple[LayerExecution, ...]:

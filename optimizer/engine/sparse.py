@@ -8,7 +8,6 @@ Without kernels, torch's own sparse matrices are used.
 
 import copy
 import math
-import timeit
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from optimizer.compression.apply import CompressedModel
 from optimizer.engine import csr, kernels, openvino
 from optimizer.engine.base import Array, Build, Engine, Load, Runner, Service, in_batches, one_by_one
+from optimizer.engine.faster import is_faster
 from optimizer.engine.kernels.network import Network, fixed
 from optimizer.engine.kernels.plan import plan
 from optimizer.engine.kernels.trace import Trace, trace
@@ -37,9 +37,6 @@ MAX_BATCH = 64
 """Images are scored in batches of about so many input values: one photograph, 64 thumbnails."""
 SURELY_SPARSE = 0.25
 """Share of the weights up to which no dense execution of the whole network is tried."""
-COMPARED = 15
-CLEARLY = 0.98
-"""Share of the dense execution's time that ours must stay under: what can't be told apart is left to it."""
 
 
 def problem() -> str | None:
@@ -86,7 +83,7 @@ def faster(own: Runner, whole: Runner, images: Array) -> Runner:
     """
     serve = partial(_faster_service, own, whole, images)
     with own.session(), whole.session():
-        if _is_faster(lambda: own.infer(images), lambda: whole.infer(images)):
+        if is_faster(lambda: own.infer(images), lambda: whole.infer(images)):
             return replace(own, serve=serve)
     layers = tuple(
         replace(layer, kernel=f"OpenVINO {layer.kernel}, dense: the fastest here")
@@ -108,18 +105,8 @@ def _faster_service(
         return ours
     images = np.zeros((batch, *images.shape[1:]), images.dtype)
     with ours.session(), dense.session():
-        first = _is_faster(lambda: ours.run(images, streams), lambda: dense.run(images, streams))
+        first = is_faster(lambda: ours.run(images, streams), lambda: dense.run(images, streams))
     return ours if first else dense
-
-
-def _is_faster(ours: Callable[[], object], dense: Callable[[], object]) -> bool:
-    """Of calls in turns, the second of each visit: clearly, in the median."""
-    taken: list[list[float]] = [[], []]
-    for _ in range(COMPARED):
-        for times, call in zip(taken, (ours, dense), strict=True):
-            call()
-            times.append(timeit.timeit(call, number=1))
-    return bool(np.median(taken[0]) <= CLEARLY * np.median(taken[1]))
 
 
 def _build(

@@ -14,7 +14,7 @@ from small_models import SMALL_SHAPE
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
-from optimizer.engine import csr, engine_named, onnxruntime, openvino, sparse
+from optimizer.engine import csr, engine_named, faster, onnxruntime, openvino, sparse
 from optimizer.engine.kernels import network
 from optimizer.engine.kernels.matrix import Algorithm
 from optimizer.recipe import PruneSpec, Recipe
@@ -28,7 +28,7 @@ def test_openvino_s_facts_are_those_of_the_timed_batch(
 ) -> None:
     """A stand-in names the kernel by the batch that its graph was compiled for."""
 
-    def by_batch(compiled: Any, prepared: object) -> tuple[LayerExecution, ...]:
+    def by_batch(compiled: Any, *_: object) -> tuple[LayerExecution, ...]:
         return (LayerExecution("head.weight", "f32", f"batch {compiled.input(0).shape[0]}"),)
 
     monkeypatch.setattr(openvino, "executed", by_batch)
@@ -125,8 +125,8 @@ def test_the_sparse_engine_scores_alike_whoever_executes_the_network(
     model, build = ready("sparse", "cnn")
     compressed, images = compress(model, Recipe(PRUNED)), small_images.numpy()
     expected = build(compressed, small_images, threads=1, batch=1).score(images)
-    seconds = iter([0.0, 1.0] * sparse.COMPARED if not whole_is_faster else [1.0, 0.0] * sparse.COMPARED)
-    monkeypatch.setattr(sparse, "timeit", SimpleNamespace(timeit=lambda *_, **__: next(seconds)))
+    seconds = iter([0.0, 1.0] * faster.COMPARED if not whole_is_faster else [1.0, 0.0] * faster.COMPARED)
+    monkeypatch.setattr(faster, "timeit", SimpleNamespace(timeit=lambda *_, **__: next(seconds)))
     runner = build(compressed, small_images, threads=1, batch=1)
     assert whole_is_faster == any("OpenVINO" in layer.kernel for layer in runner.execution.layers)
     assert np.array_equal(runner.score(images), expected)
