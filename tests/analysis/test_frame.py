@@ -161,7 +161,7 @@ def test_json_has_the_documented_keys_and_plain_values() -> None:
     result = make_result(recipe(0.5, 4), notes=("3 images were skipped",))
     plain = as_json(result)
     assert json.loads(json.dumps(plain, allow_nan=False)) == plain
-    assert plain["version"] == JSON_VERSION == 2
+    assert plain["version"] == JSON_VERSION == 3
     for key in plain:
         assert f"``{key}``" in as_json.__doc__  # type: ignore[operator]
     for part in ("agreement", "weights", "latency", "drop", "accuracy", "baseline", "execution"):
