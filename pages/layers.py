@@ -82,6 +82,8 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
+        elif any(job.task == "sensitivities" for job in jobs):
+            st.caption("Sensitivity of each layer alone: being measured, as told at the end of this page.")
     key = f"coupled {request_key(uncompressed)}"
     job = tasks.pool().get(key)
     if job is None or not (job.over or tasks.is_stopped(key)):
@@ -134,8 +136,9 @@ def edit(request: Request, inspection: Inspection) -> None:
             width="stretch",
         )
     table = pd.DataFrame(layer_rows(inspection, request.recipe))
+    shown = table.assign(layer=table["layer"].str.removesuffix(".weight"))  # as elsewhere on this page
     edited = st.data_editor(
-        table.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
+        shown.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
         key=f"layers {request.model} {session().layer_edits}",
         hide_index=True,
         height="content",
@@ -167,7 +170,7 @@ def edit(request: Request, inspection: Inspection) -> None:
         },
     )
     with tasks.errors_in_words():
-        wanted = overrides_of(edited.to_dict("records"))
+        wanted = overrides_of(edited.assign(layer=table["layer"]).to_dict("records"))
         if wanted != overrides_of(table.to_dict("records")):
             change(wanted)
 

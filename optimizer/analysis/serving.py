@@ -153,6 +153,9 @@ class Side(Labelled):
     UNCOMPRESSED = "uncompressed"
 
 
+NAMES = {Side.RECIPE: "the compressed model", Side.UNCOMPRESSED: "the uncompressed model"}
+
+
 @dataclass(frozen=True, slots=True)
 class BestServed:
     """The configuration with the highest throughput of those that answer in time, and in words which.
@@ -194,7 +197,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
         found = _of(network, one)
         words = (
-            f"Under {format_ns(limit_ns)}, most images a second: {_name(run, network)} at "
+            f"Under {format_ns(limit_ns)}, most images a second: {NAMES[network]} at "
             f"{one.configuration.words}, best of {len(compared)} tried: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
@@ -203,7 +206,8 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     found = _of(network, one)
     words = (
         f"Nothing here is shown to answer within {format_ns(limit_ns)}. The quickest is "
-        f"{_name(run, network)} at {one.configuration.words}: {format_ns(found.latency_ns)} a request."
+        f"{NAMES[network]} at {one.configuration.words}: "
+        f"{format_ns(found.latency_ns, found.latency_low, found.latency_high)} a request."
     )
     return BestServed(network, one, False, words)
 
@@ -215,10 +219,6 @@ def _networks(run: ServingRun) -> tuple[Side, ...]:
 
 def _of(network: Side, one: ServedComparison) -> Performance:
     return one.variant if network is Side.RECIPE else one.baseline
-
-
-def _name(run: ServingRun, network: Side) -> str:
-    return run.request.recipe.describe() if network is Side.RECIPE else "the uncompressed model"
 
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
@@ -285,7 +285,7 @@ def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable
     most = max(compared, key=lambda one: _of(network, one).throughput)
     throughput = metric("throughput").format
     few, many = _of(network, quickest), _of(network, most)
-    name = capital(_name(run, network))
+    name = capital(NAMES[network])
     if many.throughput_low <= few.throughput_high:
         yield (
             f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
