@@ -375,7 +375,6 @@ def as_json(run: ServingRun) -> dict[str, Any]:
       engine: no baseline) or null
     - ``simulated``: what kernels did not do; ``conclusions``: sentences
     """
-    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -391,7 +390,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     **asdict(one.configuration),
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
-                    "fair": {name: getattr(one.fair, name) for name in fields},
+                    "fair": one.fair.to_dict(),
                     "eager_ratio": one.eager and one.eager.ratio,
                 }
                 for one in comparisons(run)

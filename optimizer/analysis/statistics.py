@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import scipy
@@ -150,6 +151,11 @@ class LatencySummary:
     def noise(self) -> tuple[str, ...]:
         """The reasons in words."""
         return tuple(reason.words for reason in self.reasons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of a comparison what its JSON says: plain but for the verdict."""
+        names = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def detectable_words(self) -> str:
