@@ -25,13 +25,6 @@ from pages.session import session
 T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
-STACKED = """
-.st-key-serving-charts [data-testid="stColumn"], .st-key-kernel-charts [data-testid="stColumn"] {
-    min-width: min(27rem, 100%);
-}
-"""
-"""Charts narrower than that come one below the other."""
-
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
 CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
 
@@ -43,7 +36,6 @@ def main() -> None:
         return
     recipe = choose_recipe()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
-    st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
     under_load(request)
@@ -104,7 +96,7 @@ def serve(request: Request) -> None:
     if run is None:
         drawing.chart(charts.serving_info(None), "serving", 200)
         return
-    left, right = st.container(key="serving-charts").columns(2)
+    left, right = st.container(key="charts-serving").columns(2)
     with left:
         drawing.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
     with right:
@@ -241,7 +233,7 @@ def kernels(request: Request, jobs: list[Job]) -> None:
         jobs += tasks.ask_for("coverage", request, key, work)
         return
     measured = stored.best(tasks.store(), request)
-    left, right = st.container(key="kernel-charts").columns(2)
+    left, right = st.container(key="charts-kernels").columns(2)
     with left:
         drawing.chart(charts.parts_info(run), "parts", 270)
         drawing.sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))

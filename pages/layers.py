@@ -21,10 +21,6 @@ from pages.session import session
 
 WAIT_SECONDS = 0.5
 HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
-STACKED = """
-.st-key-layer-charts [data-testid="stColumn"] { min-width: min(27rem, 100%); }
-"""
-"""Charts narrower than that come one below the other."""
 
 
 def main() -> None:
@@ -71,8 +67,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         format_func=lambda name: name.removesuffix(".weight"),
     )
     uncompressed = replace(request, recipe=Recipe())
-    st.html(f"<style>{STACKED}</style>")
-    left, right = st.container(key="layer-charts").columns(2)
+    left, right = st.container(key="charts-layer").columns(2)
     with left:
         anatomy = result_of(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
         if isinstance(anatomy, Anatomy):
