@@ -91,7 +91,7 @@ def test_blocks_keep_coverage_when_rounds_depend_on_each_other() -> None:
     assert coverage == pytest.approx(0.95, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("rounds", [20, 40, 130])
+@pytest.mark.parametrize("rounds", [20, pytest.param(40, marks=pytest.mark.slow), 130])
 @pytest.mark.parametrize("noise", [iid, skewed, drifting, correlated])
 def test_identical_variants_are_not_called_different(noise: Noise, rounds: int) -> None:
     verdicts = [summary.verdict for summary in identical(noise, rounds)]

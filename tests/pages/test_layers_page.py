@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from by_request import inspect
 from page_runs import HALF, SMALL, settled, words
-from started import Started
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 
@@ -23,10 +23,11 @@ def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
     assert set(table["bits"]) == {4}
 
 
-def test_layers_apart_come_with_a_link(app: AppTest) -> None:
-    app.query_params["layers"] = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
-    page = app.switch_page("pages/layers.py").run()
-    settled(page, lambda page: len(page.dataframe) >= 1)
+def test_layers_apart_come_with_a_link(started: Started) -> None:
+    own = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
+    page = open_page("layers", {"model": SMALL.model, "recipe": "{}", "layers": own})
+    started.do("inspect")
+    page.run()
     row = page.dataframe[0].value.set_index("layer").loc["4"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
