@@ -1,7 +1,6 @@
 """Latency: throughput against latency as one would serve it, and the kernels that really ran."""
 
 from dataclasses import replace
-from typing import TypeVar
 
 import streamlit as st
 
@@ -22,7 +21,6 @@ from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
@@ -73,7 +71,7 @@ def serve(request: Request) -> None:
         st.error(plain(error), icon=":material/error:")
         return
     key = serving.serving_key(wanted)
-    run = document("throughput", key, ServingRun)
+    run = tasks.store().get_document("throughput", key, ServingRun)
     job = tasks.pool().get(key)
     if run is None and (job is None or job.over):
         words = (
@@ -121,7 +119,7 @@ def time_afresh(run: ServingRun, best: BestServed, limit_ns: float) -> None:
     """The best of several once more, by itself, as soon as it is named."""
     wanted = afresh.alone(run, best)
     key = serving.serving_key(wanted)
-    again = document("throughput", key, ServingRun)
+    again = tasks.store().get_document("throughput", key, ServingRun)
     if again:
         st.markdown(plain(afresh.timed_afresh(best, again, limit_ns)))
     else:
@@ -201,7 +199,7 @@ def under_load(request: Request) -> None:
     settings = replace(request.settings, quick=not full)
     wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
     key = load_key(wanted)
-    run, job = document("load", key, LoadRun), tasks.pool().get(key)
+    run, job = tasks.store().get_document("load", key, LoadRun), tasks.pool().get(key)
     if run is None and (job is None or job.over):
         words = (
             "Requests come at random moments, at rates up to what the faster network can serve, whether it "
@@ -227,7 +225,7 @@ def under_load(request: Request) -> None:
 
 def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(request)
-    run = document("coverage", key, Coverage)
+    run = tasks.store().get_document("coverage", key, Coverage)
     if run is None:
         work = consent.work_of(request, sidebar.selection().card)
         jobs += tasks.ask_for("coverage", request, key, work)
@@ -265,13 +263,6 @@ def repeat(summary: Summary) -> None:
             )
             st.code(summary.repeat, language="bash", wrap_lines=True)
             st.caption("Its median is of calls that follow each other, as ours; both agree within 3 %.")
-
-
-# Both
-
-
-def document(kind: str, key: str, record: type[T]) -> T | None:
-    return tasks.store().get_document(kind, key, record)
 
 
 main()
