@@ -86,7 +86,7 @@ def _break_even(
 
 
 def _change(summary: LatencySummary, of: str = "of the time before") -> str:
-    ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
+    ratio = f"{summary.ratio_words} {of}"
     if summary.verdict is LatencyVerdict.NOISY:
         return f"{ratio}, but noisy: {summary.noise[0]}"
     if summary.verdict is LatencyVerdict.SAME:

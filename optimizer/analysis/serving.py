@@ -23,7 +23,7 @@ from optimizer.analysis.served import (
     ServedPoint,
     compare_served,
 )
-from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
+from optimizer.analysis.statistics import SAME, LatencyVerdict
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
@@ -266,9 +266,9 @@ def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[st
         return
     ends = sorted(faster, key=lambda one: verdicts[one].ratio)
     best, least = (verdicts[one] for one in (ends[0], ends[-1]))
-    words = f"{_ratio(best)} of the time at {ends[0].words}"
+    words = f"{best.ratio_words} of the time at {ends[0].words}"
     if len(ends) > 1:
-        words += f", {_ratio(least)} at {ends[-1].words}"
+        words += f", {least.ratio_words} at {ends[-1].words}"
     yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
 
 
@@ -316,10 +316,6 @@ def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
         )
 
 
-def _ratio(summary: LatencySummary) -> str:
-    return format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)
-
-
 def frame(run: ServingRun) -> "pd.DataFrame":
     """One row a configuration and network (``recipe``, ``uncompressed``). Times in ns, images a second.
 
@@ -358,7 +354,7 @@ def table(run: ServingRun) -> str:
                 format_ns(performance.latency_ns),
                 MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
                 f"{performance.throughput:,.0f}",
-                f"{_ratio(one.fair)} {one.fair.verdict.label}",
+                f"{one.fair.ratio_words} {one.fair.verdict.label}",
                 format_ratio(one.eager.ratio) if one.eager else MISSING,
             )
         )

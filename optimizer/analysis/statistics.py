@@ -26,6 +26,7 @@ from optimizer.analysis.rounds import (
     t_quantile,
 )
 from optimizer.errors import InputError
+from optimizer.formats import format_ratio
 from optimizer.records import Latency, Visits
 
 BLOCK_ROUNDS = 10
@@ -156,6 +157,11 @@ class LatencySummary:
         """Of a comparison what its JSON says: plain but for the verdict."""
         names = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def ratio_words(self) -> str:
+        """``0.450× (0.449 to 0.451)``."""
+        return format_ratio(self.ratio, self.ratio_low, self.ratio_high)
 
     @property
     def detectable_words(self) -> str:

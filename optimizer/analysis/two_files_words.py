@@ -61,8 +61,7 @@ def _time_words(run: TwoFiles) -> str:
         return f"takes as long, as far as can be measured ({taken.detectable_words})"
     if taken.verdict is LatencyVerdict.NOISY:
         return "could not be timed, since the machine was not quiet enough"
-    ratio = format_ratio(taken.ratio, taken.ratio_low, taken.ratio_high)
-    return f"is {taken.verdict.label}, at {ratio} of its time"
+    return f"is {taken.verdict.label}, at {taken.ratio_words} of its time"
 
 
 def _answer_words(run: TwoFiles) -> Iterator[str]:
@@ -163,7 +162,7 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
             "latency",
             format_ns(*before),
             format_ns(*own),
-            f"{format_ratio(taken.ratio, taken.ratio_low, taken.ratio_high)}, {taken.verdict.label}",
+            f"{taken.ratio_words}, {taken.verdict.label}",
         ),
         ("layers ran in", _ran(run.a), _ran(run.b), ""),
     ]

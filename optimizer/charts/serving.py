@@ -19,7 +19,7 @@ from optimizer.charts.axes import rows_axis
 from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
-from optimizer.formats import count, format_ns, format_ratio
+from optimizer.formats import count, format_ns
 
 
 def serving_info(
@@ -168,8 +168,7 @@ def _hover(name: str, one: ServedComparison, performance: Performance, network: 
         images,
     ]
     if network is Side.RECIPE:
-        ratio = format_ratio(one.fair.ratio, one.fair.ratio_low, one.fair.ratio_high)
-        lines.append(f"{ratio} of uncompressed, same configuration: {one.fair.verdict.label}")
+        lines.append(f"{one.fair.ratio_words} of uncompressed, same configuration: {one.fair.verdict.label}")
         if one.fair.verdict is LatencyVerdict.SAME:
             lines.append(one.fair.detectable_words)
     lines.append(count(one.fair.rounds, "round"))

@@ -31,6 +31,7 @@ def test_layers_apart_come_with_a_link(started: Started) -> None:
     row = page.dataframe[0].value.set_index("layer").loc["4"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
+    assert "Sensitivity of each layer alone: being measured" in words(page), "where its chart will be"
 
 
 def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
