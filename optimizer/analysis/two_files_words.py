@@ -7,7 +7,7 @@ import msgspec
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.measures import Measure
+from optimizer.analysis.measures import Measure, sqnr
 from optimizer.analysis.outcomes import AccuracyVerdict
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import describe_images
@@ -191,7 +191,7 @@ def layer_frame(run: TwoFiles) -> "pd.DataFrame":
             " and ".join(side[name].precisions) if name in side else ""
             for side, name in zip(ran, (layer.reference, layer.name), strict=True)
         ]
-        measure = fidelity.sqnr(layer)
+        measure = sqnr(layer)
         found.append(
             {
                 "layer": layer.reference,

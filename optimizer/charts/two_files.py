@@ -3,6 +3,7 @@
 import html
 
 from optimizer.analysis import fidelity
+from optimizer.analysis.measures import sqnr
 from optimizer.analysis.two_files import SAME_DB, TwoFiles, db_of, parting
 from optimizer.charts.axes import padded, rows_axis
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
@@ -15,7 +16,7 @@ def parting_info(run: TwoFiles) -> Lines:
     dB what differs from nothing but zeros."""
     first, points = parting(run), []
     for row, layer in enumerate(run.layers):
-        measure = fidelity.sqnr(layer)
+        measure = sqnr(layer)
         points.append(
             Point(
                 db_of(layer),
