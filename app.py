@@ -17,6 +17,7 @@ COMPACT = """
 @media (min-width: 40rem) {
     [data-testid="stColumn"]:has([data-testid="stMetric"]) { min-width: min(9rem, 100%); }
     [data-testid="stColumn"]:has(.stPlotlyChart) { min-width: min(22rem, 100%); }
+    [class*="st-key-charts-"] [data-testid="stColumn"] { min-width: min(27rem, 100%); }
     .st-key-recipe [data-testid="stColumn"] { flex: none; width: auto; min-width: 0; }
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSelectbox"]) { flex: 1 0 10rem; }
     .st-key-recipe [data-testid="stColumn"]:has([data-testid="stSlider"]) { flex: 2 0 7.25rem; }

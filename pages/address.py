@@ -6,9 +6,9 @@ pages without sliders, the layer overrides and the pins are read once a visit an
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -19,6 +19,7 @@ from optimizer.recipe import NORMAL, Recipe, steps_of_seconds
 from pages.markup import plain
 from pages.session import session
 
+T = TypeVar("T")
 MAX_PINS = 64
 """In an address: so many take 1,350 of the 2,000 characters that every program passes on. A result's key is
 shorter than any recipe, and says which of several measurements of one recipe is meant."""
@@ -47,6 +48,27 @@ def whole_number(
         label, low, high, float(value), float(step), format="%.0f", **in_address(key), **more
     )
     return int(number)
+
+
+def pills(
+    label: str,
+    options: Sequence[T],
+    default: Collection[T],
+    key: str,
+    words: Callable[[T], str] = str,
+    help: str | None = None,
+) -> list[T]:
+    """A control of several options, kept in the page's address; those of ``default`` to begin with."""
+    return st.pills(
+        label,
+        options,
+        selection_mode="multi",
+        default=[one for one in options if one in default],
+        format_func=words,
+        wrap=True,
+        help=help,
+        **in_address(key),
+    )
 
 
 def read(model: str, linked: str) -> None:

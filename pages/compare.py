@@ -117,15 +117,7 @@ def configurations() -> None:
         st.caption(AGAINST)
     with st.container(horizontal=True):
         drawing.export_menu(keys, "comparison", against=reference.key if reference else None)
-        st.download_button(
-            "Report",
-            lambda: report(stored.known(store, store.several(keys))).encode(),
-            "paretoscope-report.html",
-            "text/html",
-            icon=":material/description:",
-            on_click="ignore",
-            help="One HTML file with verdicts, charts and method; it opens without a network.",
-        )
+        drawing.report_button(lambda: report(stored.known(store, store.several(keys))), "report", "verdicts")
     metric = st.segmented_control(
         "Metric",
         COMPARED,

@@ -1,7 +1,5 @@
 """Complexity: time is O(n) in the weights that remain; whether a clock shows it depends on what executes."""
 
-import json
-
 import streamlit as st
 
 from optimizer import charts
@@ -62,12 +60,12 @@ def main() -> None:
             height=380,
         )
     st.subheader("What the numbers say")
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in conclusions(run, runs.values())))
+    drawing.sentences(conclusions(run, runs.values()))
     with st.expander("Operations, layer by layer"):
         st.dataframe(scaling.counts(run), hide_index=True)
         for reason in run.skipped:
             st.caption(plain(reason))
-    take_away(run)
+    drawing.take_away("complexity", run, growth.frame, as_json)
 
 
 def controls(model: ModelCard) -> ComplexityRequest:
@@ -160,26 +158,6 @@ def effects(run: ComplexityRun, share: float) -> None:
                 )
                 st.caption(words)
                 st.badge("predicted", color="gray")
-
-
-def take_away(run: ComplexityRun) -> None:
-    with st.container(horizontal=True):
-        st.download_button(
-            "CSV",
-            lambda: growth.frame(run).to_csv(index=False).encode(),
-            "paretoscope-complexity.csv",
-            "text/csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
-        st.download_button(
-            "JSON",
-            lambda: json.dumps(as_json(run)),
-            "paretoscope-complexity.json",
-            "application/json",
-            icon=":material/download:",
-            on_click="ignore",
-        )
 
 
 main()

@@ -1,9 +1,11 @@
 """How pages show results: figures, badges, charts, and what to take away. (Not a page.)"""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import pandas as pd
 import streamlit as st
 
 from optimizer.analysis import stored
@@ -23,6 +25,7 @@ from pages import tasks
 from pages.markup import plain
 from pages.tasks import finished, store, visitor
 
+T = TypeVar("T")
 MAX_DRAWN = 3_000
 """Results of one model in a chart, those that were measured last: a browser is sent each of them."""
 Colour = Literal["red", "orange", "green", "violet", "gray"]
@@ -125,6 +128,48 @@ def badges(summary: Summary) -> None:
             st.badge(badge.kind.label, color=BADGE_COLOURS[badge.kind], help=words)
 
 
+def sentences(words: Iterable[str]) -> None:
+    """A list of them."""
+    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in words))
+
+
+def download(
+    label: str,
+    data: Callable[[], str],
+    name: str,
+    mime: str,
+    icon: str = ":material/download:",
+    **more: Any,
+) -> None:
+    """A button that saves what is written when it is pressed."""
+    st.download_button(label, data, f"paretoscope-{name}", mime, icon=icon, on_click="ignore", **more)
+
+
+def take_away(name: str, run: T, frame: Callable[[T], pd.DataFrame], as_json: Callable[[T], object]) -> None:
+    """Buttons for a run as a table and as JSON."""
+    with st.container(horizontal=True):
+        download("CSV", lambda: frame(run).to_csv(index=False), f"{name}.csv", "text/csv", key=f"{name} csv")
+        download(
+            "JSON",
+            lambda: json.dumps(as_json(run)),
+            f"{name}.json",
+            "application/json",
+            key=f"{name} json",
+        )
+
+
+def report_button(html: Callable[[], str], name: str, contents: str, disabled: bool = False) -> None:
+    download(
+        "Report",
+        html,
+        f"{name}.html",
+        "text/html",
+        icon=":material/description:",
+        disabled=disabled,
+        help=f"One HTML file with {contents}, charts and method; it opens without a network.",
+    )
+
+
 def export_menu(
     keys: Sequence[str],
     name: str,
@@ -175,9 +220,7 @@ def export_menu(
                     help=plain(problem) or artifact.help,
                     width="stretch",
                 )
-                job = tasks.pool().get(key)  # where it failed; Streamlit says no more than that it did
-                if job is not None and job.state == "failed":
-                    st.error(plain(job.error), icon=":material/error:")
+                tasks.show_failure(tasks.pool().get(key))  # Streamlit says no more than that it failed
 
 
 def _table_file(exporter: ExporterInfo, kept: Store, keys: Sequence[str], against: str | None) -> bytes:

@@ -112,15 +112,13 @@ def form() -> Question | None:
             **address.in_address("find_seconds"),
         )
         possible = [name for name, problem in sidebar.catalogue().engines.items() if not problem]
-        engines = st.pills(
+        engines = address.pills(
             "Engines",
             possible,
-            selection_mode="multi",
-            default=[name for name in Space().engine if name in possible],
-            format_func=lambda name: ENGINES[name].label,
-            wrap=True,
-            **address.in_address("find_engines"),
-            help="Times of different engines are compared in milliseconds, each loss with its own baseline.",
+            Space().engine,
+            "find_engines",
+            lambda name: ENGINES[name].label,
+            "Times of different engines are compared in milliseconds, each loss with its own baseline.",
         )
     if limits is None:
         return None
@@ -216,7 +214,7 @@ def show_answer(found: Answered) -> None:
         if reasons := why_noisy(found):
             noisy = BadgeKind.NOISY
             st.badge(noisy.label, color=drawing.BADGE_COLOURS[noisy], help="\n\n".join(map(plain, reasons)))
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in findings(found)))
+    drawing.sentences(findings(found))
     with st.container(horizontal=True):
         if best:
             take(best, "the answer")
@@ -248,14 +246,10 @@ def buttons(sweep: Sweep, found: Answered | None) -> int | None:
     ):
         ledger.conclude(tasks.store(), sweep.id)
     if found:
-        st.download_button(
-            "Report",
-            lambda: answer_report(found, bool(why_only_python(found.answer.question))).encode(),
-            f"paretoscope-question-{sweep.id}.html",
-            "text/html",
-            icon=":material/description:",
-            on_click="ignore",
-            help="One HTML file with question, answer, charts and method; it opens without a network.",
+        drawing.report_button(
+            lambda: answer_report(found, bool(why_only_python(found.answer.question))),
+            f"question-{sweep.id}",
+            "question, answer",
         )
     try:
         question = question_of(sweep)

@@ -1,8 +1,7 @@
 """A grid of configurations: asked for, shown while it is measured, and taken further."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
@@ -40,7 +39,6 @@ from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-T = TypeVar("T")
 SHARES = (0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95)
 """Percent of the weights."""
 ACTIVATIONS = (32, 8)
@@ -81,15 +79,15 @@ def ask() -> int | None:
             help=" ".join(f"{pruner.label}: {pruner.help}" for pruner in PRUNERS.values())
             + " Other options are those of the Explore page, if the same method is chosen there.",
         )
-        shares = pills(
+        shares = address.pills(
             "Sparsity, %", SHARES, [round(100 * one) for one in STARTER_SPARSITIES], key="sweep_shares"
         )
-        bits = pills("Weight bits", WEIGHT_BITS[::-1], STARTER_BITS, key="sweep_bits")
+        bits = address.pills("Weight bits", WEIGHT_BITS[::-1], STARTER_BITS, key="sweep_bits")
     with right:
-        engines = pills(
+        engines = address.pills(
             "Engines", runnable, [chosen.engine], key="sweep_engines", words=lambda name: ENGINES[name].label
         )
-        activations = pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
+        activations = address.pills("Activation bits", ACTIVATIONS, [32], key="sweep_activations")
         chosen_on = (there.device, "") if there else time_on()
     if chosen_on is None:
         return None
@@ -136,25 +134,6 @@ def frontier_only(disabled: bool) -> bool:
         "listed under *not measured*. With sparse kernels, removed channels, or on another machine, all "
         "configurations are measured.",
         **address.in_address("sweep_frontier_only"),
-    )
-
-
-def pills(
-    label: str,
-    options: Sequence[T],
-    default: Sequence[T],
-    key: str,
-    words: Callable[[T], str] = str,
-) -> list[T]:
-    """Several of the options, those of ``default`` to begin with."""
-    return st.pills(
-        label,
-        options,
-        selection_mode="multi",
-        default=[one for one in options if one in default],
-        format_func=words,
-        wrap=True,
-        **address.in_address(key),
     )
 
 
@@ -369,17 +348,12 @@ def table(sweep: Sweep, items: Sequence[Item], results: dict[str, Summary]) -> N
             ]
         keys, store = [one.key for one in shown], tasks.store()
         drawing.export_menu(keys, f"sweep {sweep.id}")
-        st.download_button(
-            "Report",
-            lambda: report(
-                stored.known(store, store.several(keys)), f"{capital(sweep.title)}: {describe(sweep)}"
-            ).encode(),
-            f"paretoscope-sweep-{sweep.id}.html",
-            "text/html",
-            icon=":material/description:",
-            on_click="ignore",
+        title = f"{capital(sweep.title)}: {describe(sweep)}"
+        drawing.report_button(
+            lambda: report(stored.known(store, store.several(keys)), title),
+            f"sweep-{sweep.id}",
+            "verdicts",
             disabled=not shown,
-            help="One HTML file with verdicts, charts and method; it opens without a network.",
         )
     if view == "not measured":
         rows = [row_of(item) for item in items if item.key not in results]

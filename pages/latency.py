@@ -1,9 +1,6 @@
 """Latency: throughput against latency as one would serve it, and the kernels that really ran."""
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import streamlit as st
 
@@ -24,16 +21,8 @@ from pages import address, consent, drawing, sidebar, tasks
 from pages.markup import plain
 from pages.session import session
 
-T = TypeVar("T")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CHART_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 150
-STACKED = """
-.st-key-serving-charts [data-testid="stColumn"], .st-key-kernel-charts [data-testid="stColumn"] {
-    min-width: min(27rem, 100%);
-}
-"""
-"""Charts narrower than that come one below the other."""
-
 INT8 = QuantizeSpec(weight_bits=8, activation_bits=8)
 CHOICES = {"explore": "recipe of the Explore page", "int8": "int8 weights and activations"}
 
@@ -45,7 +34,6 @@ def main() -> None:
         return
     recipe = choose_recipe()
     request = Request(chosen.card.name, recipe, chosen.engine, chosen.data, chosen.settings)
-    st.html(f"<style>{STACKED}</style>")
     jobs: list[Job] = []
     serve(request)
     under_load(request)
@@ -83,10 +71,14 @@ def serve(request: Request) -> None:
         st.error(plain(error), icon=":material/error:")
         return
     key = serving.serving_key(wanted)
-    run = document("throughput", key, ServingRun)
+    run = tasks.store().get_document("throughput", key, ServingRun)
     job = tasks.pool().get(key)
     if run is None and (job is None or job.over):
-        offer(wanted, key, len(grid), job)
+        words = (
+            f"{count(len(grid), 'configuration')}; each times the recipe, two builds of the uncompressed "
+            "model and torch eager, interleaved. More streams than threads are left out."
+        )
+        offer("Measure", "throughput", wanted, key, words)
     elif job is not None and not job.over:
         tasks.refresh_when_over([job])
     limit_ns = limit_ms * 1e6 if limit_ms else None
@@ -102,13 +94,13 @@ def serve(request: Request) -> None:
     if run is None:
         drawing.chart(charts.serving_info(None), "serving", 200)
         return
-    left, right = st.container(key="serving-charts").columns(2)
+    left, right = st.container(key="charts-serving").columns(2)
     with left:
         drawing.chart(charts.serving_info(run, limit_ns, best), "serving", CHART_PIXELS)
     with right:
         height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(grid))
         drawing.chart(charts.gains_info(run), "gains", height)
-    sentences(serving.conclusions(run))
+    drawing.sentences(serving.conclusions(run))
     with st.expander("Every configuration, and torch eager beside it"):
         st.dataframe(
             serving.frame(run),
@@ -120,14 +112,14 @@ def serve(request: Request) -> None:
             "Ratios are to the uncompressed model on the same engine, with the same batch size, threads, "
             "streams and folding. The last column is the ratio to torch eager, another engine: no baseline."
         )
-    take_away("throughput", lambda: serving.frame(run).to_csv(index=False), lambda: serving.as_json(run))
+    drawing.take_away("throughput", run, serving.frame, serving.as_json)
 
 
 def time_afresh(run: ServingRun, best: BestServed, limit_ns: float) -> None:
     """The best of several once more, by itself, as soon as it is named."""
     wanted = afresh.alone(run, best)
     key = serving.serving_key(wanted)
-    again = document("throughput", key, ServingRun)
+    again = tasks.store().get_document("throughput", key, ServingRun)
     if again:
         st.markdown(plain(afresh.timed_afresh(best, again, limit_ns)))
     else:
@@ -140,16 +132,20 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     able = [engine.label for engine in serving.streaming_engines().values()]
     streaming = engine_info(request.engine).streams
     with st.container(horizontal=True, gap="medium"):
-        batches = pills("Batch size", "batches", list(BATCHES), [1, 4, 16], "Images in one request.")
-        threads = pills(
-            "Total threads", "threads", counts, [request.settings.threads or cores], "Shared by the streams."
+        batches = address.pills("Batch size", BATCHES, (1, 4, 16), "batches", help="Images in one request.")
+        threads = address.pills(
+            "Total threads",
+            counts,
+            [request.settings.threads or cores],
+            "threads",
+            help="Shared by the streams.",
         )
-        streams = pills(
+        streams = address.pills(
             "Streams",
-            "streams",
             counts if streaming else [1],
             [1],
-            "Requests worked on at once, each with its share of the threads. More of them answer more "
+            "streams",
+            help="Requests worked on at once, each with its share of the threads. More of them answer more "
             f"images a second, and each one later. Only {' and '.join(able)} {'have' if able[1:] else 'has'} "
             "them here.",
         )
@@ -183,30 +179,14 @@ def controls(request: Request) -> tuple[ServingRequest, float | None]:
     return wanted, limit
 
 
-def pills(label: str, key: str, options: list[int], default: list[int], words: str) -> list[int]:
-    picked: list[int] = st.pills(
-        label,
-        options,
-        selection_mode="multi",
-        default=default,
-        wrap=True,
-        **address.in_address(key),
-        help=words,
-    )
-    return picked
-
-
-def offer(wanted: ServingRequest, key: str, configurations: int, job: Job | None) -> None:
+def offer(label: str, task: str, wanted: object, key: str, words: str) -> None:
+    """A button that has something measured, and what that is; why it failed, where it did."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        if st.button("Measure", key="measure", type="primary", icon=":material/play_arrow:"):
-            tasks.start("measure", "throughput", wanted, key)
+        if st.button(label, key=f"measure {task}", type="primary", icon=":material/play_arrow:"):
+            tasks.start("measure", task, wanted, key)
             st.rerun()
-        st.caption(
-            f"{count(configurations, 'configuration')}; each times the recipe, two builds of the "
-            "uncompressed model and torch eager, interleaved. More streams than threads are left out."
-        )
-    if job is not None and job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
+        st.caption(words)
+    tasks.show_failure(tasks.pool().get(key))
 
 
 # Load as it comes
@@ -219,18 +199,13 @@ def under_load(request: Request) -> None:
     settings = replace(request.settings, quick=not full)
     wanted = LoadRequest(request.model, request.recipe, request.engine, request.data, settings)
     key = load_key(wanted)
-    run, job = document("load", key, LoadRun), tasks.pool().get(key)
+    run, job = tasks.store().get_document("load", key, LoadRun), tasks.pool().get(key)
     if run is None and (job is None or job.over):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            if st.button("Measure under load", icon=":material/play_arrow:"):
-                tasks.start("measure", "load", wanted, key)
-                st.rerun()
-            st.caption(
-                "Requests come at random moments, at rates up to what the faster network can serve, whether "
-                "it is free or not. A request's time includes its wait."
-            )
-        if job is not None and job.state == "failed":
-            st.error(plain(job.error), icon=":material/error:")
+        words = (
+            "Requests come at random moments, at rates up to what the faster network can serve, whether it "
+            "is free or not. A request's time includes its wait."
+        )
+        offer("Measure under load", "load", wanted, key, words)
         return
     if run is None:
         tasks.refresh_when_over([job] if job else [])
@@ -241,8 +216,8 @@ def under_load(request: Request) -> None:
             icon = "flag" if best.rate else "block"
             st.markdown(f":material/{icon}: **{plain(capital(best.words))}.**")
     drawing.chart(charts.load_info(run, limit_ns), "load", CHART_PIXELS)
-    sentences(load.conclusions(run))
-    take_away("load", lambda: load.frame(run).to_csv(index=False), lambda: load.as_json(run))
+    drawing.sentences(load.conclusions(run))
+    drawing.take_away("load", run, load.frame, load.as_json)
 
 
 # Kernels
@@ -250,16 +225,16 @@ def under_load(request: Request) -> None:
 
 def kernels(request: Request, jobs: list[Job]) -> None:
     key = coverage.coverage_key(request)
-    run = document("coverage", key, Coverage)
+    run = tasks.store().get_document("coverage", key, Coverage)
     if run is None:
         work = consent.work_of(request, sidebar.selection().card)
         jobs += tasks.ask_for("coverage", request, key, work)
         return
     measured = stored.best(tasks.store(), request)
-    left, right = st.container(key="kernel-charts").columns(2)
+    left, right = st.container(key="charts-kernels").columns(2)
     with left:
         drawing.chart(charts.parts_info(run), "parts", 270)
-        sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
+        drawing.sentences(coverage.conclusions(run, summarise(measured).latency if measured else None))
     with right:
         info = charts.kernels_info(run)
         height = max(CHART_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(info.y.categories))
@@ -274,7 +249,7 @@ def kernels(request: Request, jobs: list[Job]) -> None:
         )
     if measured:
         repeat(summarise(measured))
-    take_away("kernels", lambda: coverage.frame(run).to_csv(index=False), lambda: coverage.as_json(run))
+    drawing.take_away("kernels", run, coverage.frame, coverage.as_json)
 
 
 def repeat(summary: Summary) -> None:
@@ -288,39 +263,6 @@ def repeat(summary: Summary) -> None:
             )
             st.code(summary.repeat, language="bash", wrap_lines=True)
             st.caption("Its median is of calls that follow each other, as ours; both agree within 3 %.")
-
-
-# Both
-
-
-def document(kind: str, key: str, record: type[T]) -> T | None:
-    return tasks.store().get_document(kind, key, record)
-
-
-def sentences(words: tuple[str, ...]) -> None:
-    st.markdown("\n".join(f"- {plain(sentence)}" for sentence in words))
-
-
-def take_away(name: str, table: Callable[[], str], figures: Callable[[], object]) -> None:
-    with st.container(horizontal=True):
-        st.download_button(
-            "CSV",
-            table,
-            f"paretoscope-{name}.csv",
-            "text/csv",
-            key=f"{name} csv",
-            icon=":material/download:",
-            on_click="ignore",
-        )
-        st.download_button(
-            "JSON",
-            lambda: json.dumps(figures()),
-            f"paretoscope-{name}.json",
-            "application/json",
-            key=f"{name} json",
-            icon=":material/download:",
-            on_click="ignore",
-        )
 
 
 main()

@@ -21,10 +21,6 @@ from pages.session import session
 
 WAIT_SECONDS = 0.5
 HISTOGRAM_PIXELS, ROW_PIXELS, AROUND_ROWS_PIXELS = 400, 22, 200
-STACKED = """
-.st-key-layer-charts [data-testid="stColumn"] { min-width: min(27rem, 100%); }
-"""
-"""Charts narrower than that come one below the other."""
 
 
 def main() -> None:
@@ -71,8 +67,7 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         format_func=lambda name: name.removesuffix(".weight"),
     )
     uncompressed = replace(request, recipe=Recipe())
-    st.html(f"<style>{STACKED}</style>")
-    left, right = st.container(key="layer-charts").columns(2)
+    left, right = st.container(key="charts-layer").columns(2)
     with left:
         anatomy = result_of(jobs, "anatomy", (request, layer), f"{layer} {request_key(request)}")
         if isinstance(anatomy, Anatomy):
@@ -82,6 +77,8 @@ def draw(request: Request, inspection: Inspection, jobs: list[Job]) -> None:
         if isinstance(found, tuple):
             height = max(HISTOGRAM_PIXELS, AROUND_ROWS_PIXELS + ROW_PIXELS * len(found))
             drawing.chart(charts.sensitivity_info(found, layer), "sensitivity", height)
+        elif any(job.task == "sensitivities" for job in jobs):
+            st.caption("Sensitivity of each layer alone: being measured, as told at the end of this page.")
     key = f"coupled {request_key(uncompressed)}"
     job = tasks.pool().get(key)
     if job is None or not (job.over or tasks.is_stopped(key)):
@@ -134,8 +131,9 @@ def edit(request: Request, inspection: Inspection) -> None:
             width="stretch",
         )
     table = pd.DataFrame(layer_rows(inspection, request.recipe))
+    shown = table.assign(layer=table["layer"].str.removesuffix(".weight"))  # as elsewhere on this page
     edited = st.data_editor(
-        table.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
+        shown.astype({"own sparsity": float, "own bits": float}),  # also where nothing is in them yet
         key=f"layers {request.model} {session().layer_edits}",
         hide_index=True,
         height="content",
@@ -167,7 +165,7 @@ def edit(request: Request, inspection: Inspection) -> None:
         },
     )
     with tasks.errors_in_words():
-        wanted = overrides_of(edited.to_dict("records"))
+        wanted = overrides_of(edited.assign(layer=table["layer"]).to_dict("records"))
         if wanted != overrides_of(table.to_dict("records")):
             change(wanted)
 

@@ -24,6 +24,9 @@ COLOURS: dict[str, Colour] = {
 }
 ASKING = {"grid": "A grid", "limits": "The best under limits"}
 
+ANSWER_SECONDS, MAX_ANSWERS = 60, 10_000
+"""What questions of the history found is read once in that time; so many are known."""
+
 
 def main() -> None:
     sidebar.selection()
@@ -125,7 +128,7 @@ def show_history(history: Sequence[Sweep]) -> None:
     label, icon = f"History: {kinds}", ":material/history:"
     with st.expander(label, key="sweep_history_open", icon=icon, on_change="rerun") as history_of_all:
         if not history_of_all.open:
-            return  # answers are large: to read a hundred takes a second
+            return
         rows = [
             {
                 "number": sweep.id,
@@ -133,7 +136,7 @@ def show_history(history: Sequence[Sweep]) -> None:
                 "by": sweep.who,
                 "when": f"{sweep.created[:16].replace('T', ' ')} UTC",
                 "state": sweep.state,
-                "came of it": came_of_it(tasks.store(), sweep),
+                "came of it": came_of(sweep),
             }
             for sweep in history
         ]
@@ -149,6 +152,19 @@ def show_history(history: Sequence[Sweep]) -> None:
             selection_mode="single-row",
             key="sweep_history",
         )
+
+
+def came_of(sweep: Sweep) -> str:
+    """What came of it; of a question that is over, as it was found lately."""
+    if sweep.answer is None or sweep.open:
+        return came_of_it(tasks.store(), sweep)
+    return answered(tasks.store().place, sweep.id, sweep.state, sweep)
+
+
+@st.cache_data(ttl=ANSWER_SECONDS, max_entries=MAX_ANSWERS, show_spinner=False)
+def answered(place: str, number: int, state: str, _sweep: Sweep) -> str:
+    """Answers are large: to read a hundred takes a second, and the page is drawn anew each second or so."""
+    return came_of_it(tasks.store(), _sweep)
 
 
 main()

@@ -220,8 +220,8 @@ def held_back(key: str, work: Sequence[consent.Work] = ()) -> bool:
         return not runs and consent.held_back(work, key)
     if stopped:
         st.info("Stopped, as you asked. What was done on the way is kept.", icon=":material/stop_circle:")
-    elif job:
-        st.error(plain(job.error), icon=":material/error:")
+    else:
+        show_failure(job)
     if st.button("Resume" if stopped else "Try again", icon=":material/refresh:", key=f"again {key}"):
         session().stopped.discard(key)
         pool().forget(key)
@@ -338,11 +338,16 @@ def refresh_when_over(shown: Sequence[Job], unseen: Sequence[Job] = ()) -> None:
     watch()
 
 
+def show_failure(job: Job | None) -> None:
+    """Why a job failed, where it did."""
+    if job is not None and job.state == "failed":
+        st.error(plain(job.error), icon=":material/error:")
+
+
 def show_job(job: Job) -> None:
     """One line: what a job is doing, with its share done where it can tell, and a button that stops it."""
-    if job.state == "failed":
-        st.error(plain(job.error), icon=":material/error:")
-    elif not job.over:
+    show_failure(job)
+    if not job.over:
         session().shown.add(job.key)
         with st.container(horizontal=True, vertical_alignment="center"):
             if job.progress is not None:

@@ -121,8 +121,7 @@ def _compare(request: CompareRequest) -> None:
             tasks.pool().forget(key)
             tasks.start("measure", "compare", request, key)
             st.rerun()
-        if job is not None and job.state == "failed":
-            st.error(plain(job.error), icon=":material/error:")
+        tasks.show_failure(job)
         if job is not None and job.state == "done":
             st.query_params["files"] = tasks.finished(job, str)
         return
@@ -132,7 +131,7 @@ def _compare(request: CompareRequest) -> None:
 def _show(run: TwoFiles) -> None:
     st.markdown(f"**{plain(two_files_words.sentence(run))}**")
     st.dataframe(two_files_words.figures(run), hide_index=True, alt="The two beside each other")
-    st.markdown("\n".join(f"- {plain(words)}" for words in two_files_words.conclusions(run)))
+    drawing.sentences(two_files_words.conclusions(run))
     st.subheader("Outputs")
     st.dataframe(fidelity.rows(run.outputs), hide_index=True, alt="How far each output lies from the other's")
     st.caption(plain(f"On {two_files_words.images_words(run)}. Intervals are of 95 %, over the images."))
@@ -150,11 +149,6 @@ def _show(run: TwoFiles) -> None:
             )
     else:
         st.caption("No layer was found in both, by its name or by its order and shape.")
-    st.download_button(
-        "JSON",
-        lambda: json.dumps(two_files_words.as_json(run)),
-        "paretoscope-two-files.json",
-        "application/json",
-        icon=":material/download:",
-        on_click="ignore",
+    drawing.download(
+        "JSON", lambda: json.dumps(two_files_words.as_json(run)), "two-files.json", "application/json"
     )

@@ -13,12 +13,13 @@ from optimizer.records import Request
 from optimizer.system.process_pool import SERVER, Job
 from optimizer.work import Catalogue
 
-PAGES = ("explore", "layers", "latency", "sweep", "compare", "complexity", "models_and_data")
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.stem for path in (ROOT / "pages").glob("*.py") if "(Not a page.)" not in path.read_text())
 
 
 def open_page(name: str, link: Mapping[str, str | list[str]]) -> AppTest:
     """A page of a new visit, as a link opens it."""
-    page = AppTest.from_file(str(Path(__file__).parents[1] / "app.py"), default_timeout=60)
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
     page.query_params |= link
     page.switch_page(f"pages/{name}.py").run()
     assert not page.exception

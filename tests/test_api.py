@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 
 import optimizer as px
 from optimizer import api
-from optimizer.analysis import fidelity
+from optimizer.analysis import measures
 from optimizer.analysis.view import Failed
 from optimizer.charts import accuracy_info
 from optimizer.cli.main import main, parser
@@ -610,7 +610,7 @@ def test_of_a_network_that_is_no_classifier_the_least_sqnr_is_a_limit(images: Te
     found = px.find(parts, max_size_mb=1, min_sqnr_db=30, search="grid", **asked)
     assert found.best is not None
     (output,) = found.best.record.accuracy.outputs
-    sqnr = fidelity.sqnr(output)
+    sqnr = measures.sqnr(output)
     assert sqnr.value is None or sqnr.low >= 30
     few = replace(space, weight_bits=(3,))
     assert px.find(parts, min_sqnr_db=60, **{**asked, "space": few}).best is None

@@ -56,25 +56,3 @@ def describe_skipped(engine: str, names: Sequence[str], skipping: int, layers: i
     rest = layers - skipping
     dense = f"; the other {rest} ran dense, which was faster there" if rest else ""
     return f"{skipping} of {layers} layers skipped zeros: {listed}{more}{dense}"
-
-
-def badges(
-    simulated: Sequence[str],
-    skipped: str,
-    noise: Sequence[str],
-    quick: bool,
-    of_one_build: str,
-    elsewhere: str,
-    scored_elsewhere: str,
-) -> tuple[Badge, ...]:
-    """How far the figures of a result can be trusted: of words on what was ``simulated``, which layers
-    ``skipped`` zeros, why it is noisy, that it was timed ``of_one_build``, the other environment that it was
-    measured in, and that its accuracy was ``scored_elsewhere``."""
-    reasons: dict[BadgeKind, Sequence[str]] = {
-        BadgeKind.MEASURED: () if simulated else (BADGES[BadgeKind.MEASURED], skipped, scored_elsewhere),
-        BadgeKind.SIMULATED: (*simulated, skipped, scored_elsewhere) if simulated else (),
-        BadgeKind.NOISY: noise,
-        BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY] if quick else "", of_one_build),
-        BadgeKind.OTHER_MACHINE: (f"{BADGES[BadgeKind.OTHER_MACHINE]} ({elsewhere})",) if elsewhere else (),
-    }
-    return tuple(Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if any(words))

@@ -86,7 +86,7 @@ def _break_even(
 
 
 def _change(summary: LatencySummary, of: str = "of the time before") -> str:
-    ratio = f"{format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)} {of}"
+    ratio = f"{summary.ratio_words} {of}"
     if summary.verdict is LatencyVerdict.NOISY:
         return f"{ratio}, but noisy: {summary.noise[0]}"
     if summary.verdict is LatencyVerdict.SAME:
@@ -194,7 +194,6 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
     - ``conclusions``: sentences
     - ``skipped``: layers that were not timed, and why
     """
-    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     fits_before, fits_after = fits(run, removed=False), fits(run)
     plain: dict[str, Any] = msgspec.to_builtins(
         {
@@ -211,10 +210,7 @@ def as_json(run: ComplexityRun) -> dict[str, Any]:
             "layers": counts(run).to_dict("records"),
             "before": frame(run, removed=False).to_dict("records"),
             "after": frame(run).to_dict("records"),
-            "effects": {
-                name: {field: getattr(summary, field) for field in fields}
-                for name, summary in effects(run).items()
-            },
+            "effects": {name: summary.to_dict() for name, summary in effects(run).items()},
             "effects_at": [point.name for point in headline(run)],
             "fits_before": fits_before,
             "fits_after": fits_after,

@@ -13,7 +13,7 @@ import msgspec
 from optimizer.analysis.labels import Labelled
 from optimizer.analysis.realisation import HALF_PRECISIONS, INT8_PRECISIONS
 from optimizer.analysis.statistics import LatencySummary, LatencyVerdict
-from optimizer.formats import columns, count, format_ns, format_ratio
+from optimizer.formats import columns, count, format_ns
 from optimizer.records import Environment, KernelTime, Request, Role, digest
 from optimizer.store.keys import request_key
 from optimizer.system.environment import missing
@@ -265,8 +265,7 @@ def _zeros(run: Coverage, latency: LatencySummary | None) -> Iterator[str]:
     elif latency.verdict == LatencyVerdict.FASTER:
         yield f"What is faster is so by its kernels and shapes, not by its zeros: {zeros}."
     else:
-        ratio = format_ratio(latency.ratio, latency.ratio_low, latency.ratio_high)
-        yield f"Pruned, and not faster, {ratio} of the time: {zeros}."
+        yield f"Pruned, and not faster, {latency.ratio_words} of the time: {zeros}."
 
 
 def _slowest(run: Coverage) -> Iterator[str]:

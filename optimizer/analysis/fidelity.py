@@ -4,17 +4,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from optimizer.analysis.measures import Measure, sqnr_ends, sqnr_of
+from optimizer.analysis.measures import Measure, sqnr, sqnr_ends
 from optimizer.analysis.metrics import METRICS
 from optimizer.analysis.outcomes import skewed_mean_interval
 from optimizer.analysis.rounds import CONFIDENCE
 from optimizer.formats import MISSING
 from optimizer.records import Accuracy, OutputFidelity, PerImage
-
-
-def sqnr(one: OutputFidelity | Accuracy) -> Measure:
-    """In dB, with its interval."""
-    return sqnr_of(one)
 
 
 def sqnrs(

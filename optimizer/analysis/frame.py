@@ -50,7 +50,7 @@ def frame(
     rows = [_row(summary) for summary in summaries]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     plain = ("sparsity", "threshold", "p_value", "baseline_accuracy_percent")
-    for column in (*plain, *_FIGURES):  # of all missing: a column without a type
+    for column in (*plain, *_COUNTS, *_FIGURES):  # of all missing: a column without a type
         table[column] = pd.to_numeric(table[column])
     found = frontier_of(summaries, frontier)
     table["frontier"], table["frontier_tied"] = found.optimal, found.tied
@@ -82,6 +82,8 @@ _INTERVALS = (
     *("accuracy", "balanced_accuracy", "drop"),
     *("latency", "latency_ratio", "throughput", "agreement", "sqnr", "kl"),
 )
+_COUNTS = ("correct", "lost_images", "gained_images")
+"""Of answers: missing where outputs are no logits."""
 _FIGURES = [
     f"{METRICS[name].column}{end}"
     for name in METRICS
@@ -103,6 +105,7 @@ COLUMNS = (
 
 def _row(summary: Summary) -> dict[str, object]:
     recipe = summary.recipe
+    counts = summary.correct, summary.drop.lost, summary.drop.gained
     figures: dict[str, object] = {}
     for name, measure in summary.measures.items():
         column = METRICS[name].column
@@ -133,11 +136,9 @@ def _row(summary: Summary) -> dict[str, object]:
         "pruned_percent": summary.pruned_percent,
         "zeros_percent": summary.zeros_percent,
         **figures,
-        "correct": summary.correct,
+        **(dict.fromkeys(_COUNTS) if summary.fidelity else dict(zip(_COUNTS, counts, strict=True))),
         "total": summary.total,
         "reference": summary.reference,
-        "lost_images": summary.drop.lost,
-        "gained_images": summary.drop.gained,
         "p_value": summary.drop.p,
         "accuracy_verdict": "" if summary.fidelity else str(summary.drop.verdict),
         "baseline_accuracy_percent": summary.measures["accuracy"].baseline,

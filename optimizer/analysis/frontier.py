@@ -81,13 +81,12 @@ def _not_larger(some: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray
 class Frontier:
     """Which of N results are Pareto-optimal, boolean ``[N]`` each.
 
-    ``tied`` are beaten, though by nothing that is measurably better. ``noisy`` have a time that can't be
-    trusted: they neither beat nor join. Those of one ``group`` (integers) are ranked with each other.
+    ``tied`` are beaten, though by nothing that is measurably better. What has a time that can't be trusted
+    neither beats nor joins. Those of one ``group`` (integers) are ranked with each other.
     """
 
     optimal: np.ndarray
     tied: np.ndarray
-    noisy: np.ndarray
     group: np.ndarray
 
 
@@ -99,7 +98,6 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
     """
     metrics = [quality(name, summaries) for name in metrics]
     losses = np.array([metric(name).loss(values_of(summaries, name)) for name in metrics], float).T
-    noisy = _noisy(summaries, metrics)
     quickly_told = sorted(metrics, key=PAIRED.__contains__)
     optimal, tied = np.zeros(len(summaries), bool), np.zeros(len(summaries), bool)
     group = np.full(len(summaries), -1)
@@ -115,22 +113,19 @@ def frontier_of(summaries: Sequence[Summary], metrics: Sequence[str] = FRONTIER)
                     for name in quickly_told  # what is paired image by image takes longest
                     for one in beating
                 )
-    return Frontier(optimal, tied, noisy, group)
-
-
-def _noisy(summaries: Sequence[Summary], metrics: Sequence[str]) -> np.ndarray:
-    timed = any(METRICS[name].timed for name in metrics)
-    return np.array([timed and bool(summary.noise) for summary in summaries], bool)
+    return Frontier(optimal, tied, group)
 
 
 def _comparable(summaries: Sequence[Summary], metrics: Sequence[str]) -> list[list[int]]:
     """Indices of those that can be ranked with each other, noisy ones left out."""
+    timed = any(METRICS[name].timed for name in metrics)
     served = any(METRICS[name].served for name in metrics)
     relative = any(METRICS[name].relative for name in metrics)
     files, baselines = image_files(summaries), baselines_of(summaries)
     groups: dict[object, list[int]] = {}
-    for index in np.flatnonzero(~_noisy(summaries, metrics)).tolist():
-        summary = summaries[index]
+    for index, summary in enumerate(summaries):
+        if timed and summary.noise:
+            continue
         machine = (summary.batch, summary.threads, summary.environment_key) if served else ()
         # Another network may have had the name before, and a folder may have changed.
         baseline = baselines[index] if relative else ()

@@ -32,6 +32,7 @@ SHARES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.97)
 """Of what the faster network can serve: the rates, where none are given."""
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 RECIPE, UNCOMPRESSED = "recipe", "uncompressed"
+NAMES = {RECIPE: "the compressed model", UNCOMPRESSED: "the uncompressed model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def best_rates(run: LoadRun, limit_ns: float) -> tuple[BestRate, ...]:
 
 
 def _best_rate(run: LoadRun, network: str, limit_ns: float) -> BestRate:
-    name = _name(run, network)
+    name = NAMES[network]
     service, limit = format_ns(run.service_ns[network]), format_ns(limit_ns)
     if run.service_ns[network] > limit_ns:
         return BestRate(network, None, f"{name} takes {service} by itself, longer than {limit}")
@@ -158,23 +159,19 @@ def conclusions(run: LoadRun) -> tuple[str, ...]:
         behind = [point.rate for point in run.points if point.answered[network].behind]
         if behind:
             sentences.append(
-                f"At {format_rate(min(behind))} requests come faster than {_name(run, network)} answers: the "
-                "queue grows for as long as they come."
+                f"At {format_rate(min(behind))} they come faster than {NAMES[network]} answers: the queue "
+                "grows for as long as they come."
             )
         steady = [point for point in run.points if not point.answered[network].behind]
         found = percentiles(steady[-1].answered[network])["p99"].value if steady else None
         if found is not None:
-            name, service = capital(_name(run, network)), format_ns(run.service_ns[network])
+            name, service = capital(NAMES[network]), format_ns(run.service_ns[network])
             last, busy = steady[-1].rate, steady[-1].answered[network].busy
             sentences.append(
                 f"{name} takes {service} by itself; at {format_rate(last)}, {busy:.0%} busy, one request in "
                 f"a hundred takes over {format_ns(found)}, its wait included."
             )
     return tuple(sentences)
-
-
-def _name(run: LoadRun, network: str) -> str:
-    return run.request.recipe.describe() if network == RECIPE else "the uncompressed model"
 
 
 def table(run: LoadRun) -> str:

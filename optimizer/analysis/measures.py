@@ -72,10 +72,10 @@ OF_CLASSES = ("accuracy", "balanced_accuracy", "drop", "agreement")
 def accuracy_measures(accuracy: Accuracy, baseline: Accuracy, drop: PairedDrop) -> dict[str, Measure]:
     total = accuracy.total
     found = {
-        "accuracy": _share(correct(accuracy), total, 100 * correct(baseline) / total),
+        "accuracy": share_measure(correct(accuracy), total, 100 * correct(baseline) / total),
         "balanced_accuracy": _balanced(accuracy, baseline),
         "drop": Measure(drop.points, drop.low, drop.high, 0.0),
-        "agreement": _share(accuracy.agreement, total, 100.0),
+        "agreement": share_measure(accuracy.agreement, total, 100.0),
         "sqnr": _worst_sqnr(accuracy),
         "cosine": Measure(_worst_cosine(accuracy), baseline=1.0),
         "largest": _largest(accuracy),
@@ -126,8 +126,8 @@ def _kl(accuracy: Accuracy) -> Measure:
     return Measure(accuracy.kl, max(0.0, min(low, accuracy.kl)), max(high, accuracy.kl), 0.0)
 
 
-def sqnr_of(one: OutputFidelity | Accuracy) -> Measure:
-    """Of an output, or of logits: without an interval where one of its ends is not known."""
+def sqnr(one: OutputFidelity | Accuracy) -> Measure:
+    """In dB, of an output or of logits: without an interval where one of its ends is not known."""
     if one.sqnr_db is None:
         return Measure(None)
     low, high = sqnr_ends(one, one.sqnr_db)
@@ -143,7 +143,7 @@ def _worst_sqnr(accuracy: Accuracy) -> Measure:
     where nothing moved, and where one was silent and is no more: it is the worst, and has no figure."""
     if any(one.was_silent for one in accuracy.outputs):
         return Measure(None)
-    found = [sqnr_of(one) for one in accuracy.outputs or (accuracy,)]
+    found = [sqnr(one) for one in accuracy.outputs or (accuracy,)]
     moved = [(one.value, one.low, one.high) for one in found if one.value is not None]
     ends = (None if None in column else min(column) for column in zip(*moved, strict=True))
     return Measure(*ends) if moved else Measure(None)
@@ -191,6 +191,7 @@ def _balanced(accuracy: Accuracy, baseline: Accuracy) -> Measure:
     return Measure(*(100 * one for one in (*balanced_share(accuracy.outcomes, classes), before)))
 
 
-def _share(count: int, total: int, baseline_percent: float) -> Measure:
+def share_measure(count: int, total: int, baseline_percent: float | None = None) -> Measure:
+    """In percent."""
     low, high = share_interval(count, total)
     return Measure(100 * count / total, 100 * low, 100 * high, baseline_percent)

@@ -13,7 +13,7 @@ import scipy
 from numpy.typing import ArrayLike, NDArray
 
 from optimizer.analysis.labels import Labelled
-from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, t_quantile
+from optimizer.analysis.rounds import CONFIDENCE, normal_quantile, skewed, t_quantile
 from optimizer.errors import InputError
 
 MAX_RARE = 3
@@ -318,8 +318,7 @@ def skewed_mean_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> t
     skew = float((((sample - mean) / spread) ** 3).mean()) / math.sqrt(number)
     error = spread / math.sqrt(number - 1)
     quantile = t_quantile(number - 1, confidence)
-    straight = _unskewed(skew)
-    return mean - straight(quantile) * error, mean - straight(-quantile) * error
+    return mean - skewed(quantile, skew) * error, mean - skewed(-quantile, skew) * error
 
 
 def ratio_interval(above: ArrayLike, below: ArrayLike, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -329,10 +328,3 @@ def ratio_interval(above: ArrayLike, below: ArrayLike, confidence: float = CONFI
     ratio = numerator.sum() / denominator.sum()
     influence = ratio + (numerator - ratio * denominator) / denominator.mean()
     return skewed_mean_interval(influence, confidence)
-
-
-def _unskewed(skew: float) -> Callable[[float], float]:
-    """From a quantile of t to that of the skewed statistic. ``skew`` is the mean's."""
-    if abs(skew) < 1e-6:
-        return lambda quantile: quantile
-    return lambda quantile: 3 / skew * float(np.cbrt(1 + skew * (quantile - skew / 6)) - 1)

@@ -7,19 +7,20 @@ import numpy as np
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.outcomes import share_interval
-from optimizer.analysis.summary import summarise
+from optimizer.analysis.summary import Summary, summarise
 from optimizer.records import Result, Size
 
-JSON_VERSION = 2
+JSON_VERSION = 3
 """Version of :func:`as_json`. A key that changes its meaning or goes raises it; a new key does not.
-2: latency is that of a network at its steady pace, and ``calls_a_sample`` went."""
+2: latency is that of a network at its steady pace, and ``calls_a_sample`` went. 3: a network without classes
+has no accuracy, which was how often the places of its largest values agreed."""
 
 
 def as_json(result: Result) -> dict[str, Any]:
     """What ``paretoscope measure --json`` prints: plain data, no NaN, missing figures are null.
 
     ================  ====================================================================================
-    ``version``       of this object, 2
+    ``version``       of this object, 3
     ``key``           name of the result in the store
     ``model``         name
     ``engine``        name
@@ -27,7 +28,9 @@ def as_json(result: Result) -> dict[str, Any]:
     ``data``          which images, and how many (``images``) were evaluated
     ``accuracy``      shares from 0 to 1: ``value``, 95 % interval ``low``, ``high``; ``correct`` of
                       ``total`` images; ``reference``: right against ``labels``, or against the
-                      uncompressed model's answers (``baseline``) where images have none
+                      uncompressed model's answers (``baseline``) where images have none. Where outputs are
+                      no logits all but the last two are null, and so are the figures of ``drop``, the shares
+                      of ``agreement``, and the accuracy of ``baseline``
     ``agreement``     share of images answered like the uncompressed model: ``value``, ``low``, ``high``;
                       ``sqnr_db`` and ``kl_nats`` of the logits (or of the worst output), with
                       ``sqnr_db_low``, ``sqnr_db_high``, ``kl_nats_low`` and ``kl_nats_high``
@@ -73,14 +76,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "recipe": summary.recipe.to_dict(),
         "recipe_words": summary.description,
         "data": {**msgspec.to_builtins(summary.request.data), "images": summary.total},
-        "accuracy": {
-            **_fraction(summary.correct, summary.total),
-            "correct": summary.correct,
-            "total": summary.total,
-            "reference": summary.reference,
-        },
+        "accuracy": _accuracy(summary, summary.correct),
         "agreement": {
-            **_fraction(result.accuracy.agreement, summary.total),
+            **_fraction(summary, result.accuracy.agreement),
             "sqnr_db": measures["sqnr"].value,
             "sqnr_db_low": measures["sqnr"].low,
             "sqnr_db_high": measures["sqnr"].high,
@@ -90,23 +88,13 @@ def as_json(result: Result) -> dict[str, Any]:
         },
         "outputs": fidelity.as_json(result.accuracy.outputs),
         "baseline": {
-            "accuracy": {
-                **_fraction(summary.baseline_correct, summary.total),
-                "correct": summary.baseline_correct,
-                "total": summary.total,
-                "reference": summary.reference,
-            },
+            "accuracy": _accuracy(summary, summary.baseline_correct),
             "size_bytes": _size_bytes(summary.baseline_size),
             "latency_median_ns": measures["latency"].baseline,
         },
         "drop": {
-            "points": drop.points,
-            "low": drop.low,
-            "high": drop.high,
-            "p": drop.p,
-            "verdict": str(drop.verdict),
-            "lost": drop.lost,
-            "gained": drop.gained,
+            name: None if summary.fidelity else getattr(drop, name)
+            for name in ("points", "low", "high", "p", "verdict", "lost", "gained")
         },
         "size_bytes": _size_bytes(summary.size),
         "packed_coding": summary.size.coding,
@@ -170,9 +158,21 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} can't be written as JSON")
 
 
-def _fraction(count: int, total: int) -> dict[str, float]:
-    low, high = share_interval(count, total)
-    return {"value": count / total, "low": low, "high": high}
+def _accuracy(summary: Summary, count: int) -> dict[str, Any]:
+    return {
+        **_fraction(summary, count),
+        "correct": None if summary.fidelity else count,
+        "total": summary.total,
+        "reference": summary.reference,
+    }
+
+
+def _fraction(summary: Summary, count: int) -> dict[str, float | None]:
+    """Of all images; missing where outputs are no logits, so that there are no answers to count."""
+    if summary.fidelity:
+        return dict.fromkeys(("value", "low", "high"))
+    low, high = share_interval(count, summary.total)
+    return {"value": count / summary.total, "low": low, "high": high}
 
 
 def _size_bytes(size: Size) -> dict[str, int | None]:

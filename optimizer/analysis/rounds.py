@@ -120,12 +120,13 @@ def mean_interval(values: ArrayLike) -> tuple[float, float, float]:
     # The mean of so many dependent rounds keeps the skewness of as many fewer independent ones.
     a = skewness / math.sqrt(known.effective)
     t = known.quantile()
-    low, high = (mean - _skewed(end, a) * known.standard_error for end in (t, -t))
+    low, high = (mean - skewed(end, a) * known.standard_error for end in (t, -t))
     return mean, min(low, mean), max(high, mean)
 
 
-def _skewed(t: float, a: float) -> float:
-    """Hall's transformation, inverted: where the studentised mean has its quantile, at skewness ``a``."""
+def skewed(t: float, a: float) -> float:
+    """Hall's transformation, inverted: where the studentised mean, of skewness ``a``, has the quantile that
+    Student's has at ``t``."""
     if abs(a) < 1e-6:
         return t
     return float(3 / a * (np.cbrt(1 + a * (t - a / 6)) - 1))

@@ -23,7 +23,7 @@ from optimizer.analysis.served import (
     ServedPoint,
     compare_served,
 )
-from optimizer.analysis.statistics import SAME, LatencySummary, LatencyVerdict
+from optimizer.analysis.statistics import SAME, LatencyVerdict
 from optimizer.errors import InputError
 from optimizer.formats import MISSING, capital, columns, count, format_ns, format_ratio
 from optimizer.methods.engines import DEFAULT_ENGINE, ENGINES, REFERENCE_ENGINE, EngineInfo, engine_info
@@ -153,6 +153,9 @@ class Side(Labelled):
     UNCOMPRESSED = "uncompressed"
 
 
+NAMES = {Side.RECIPE: "the compressed model", Side.UNCOMPRESSED: "the uncompressed model"}
+
+
 @dataclass(frozen=True, slots=True)
 class BestServed:
     """The configuration with the highest throughput of those that answer in time, and in words which.
@@ -194,7 +197,7 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
         network, one = max(in_time, key=lambda pair: _of(*pair).throughput)
         found = _of(network, one)
         words = (
-            f"Under {format_ns(limit_ns)}, most images a second: {_name(run, network)} at "
+            f"Under {format_ns(limit_ns)}, most images a second: {NAMES[network]} at "
             f"{one.configuration.words}, best of {len(compared)} tried: {throughput(found.throughput)}, "
             f"{format_ns(found.latency_ns)} a request."
         )
@@ -203,7 +206,8 @@ def best_under(run: ServingRun, limit_ns: float) -> BestServed:
     found = _of(network, one)
     words = (
         f"Nothing here is shown to answer within {format_ns(limit_ns)}. The quickest is "
-        f"{_name(run, network)} at {one.configuration.words}: {format_ns(found.latency_ns)} a request."
+        f"{NAMES[network]} at {one.configuration.words}: "
+        f"{format_ns(found.latency_ns, found.latency_low, found.latency_high)} a request."
     )
     return BestServed(network, one, False, words)
 
@@ -215,10 +219,6 @@ def _networks(run: ServingRun) -> tuple[Side, ...]:
 
 def _of(network: Side, one: ServedComparison) -> Performance:
     return one.variant if network is Side.RECIPE else one.baseline
-
-
-def _name(run: ServingRun, network: Side) -> str:
-    return run.request.recipe.describe() if network is Side.RECIPE else "the uncompressed model"
 
 
 def badges(run: ServingRun) -> dict[BadgeKind, str]:
@@ -266,9 +266,9 @@ def _gains(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable[st
         return
     ends = sorted(faster, key=lambda one: verdicts[one].ratio)
     best, least = (verdicts[one] for one in (ends[0], ends[-1]))
-    words = f"{_ratio(best)} of the time at {ends[0].words}"
+    words = f"{best.ratio_words} of the time at {ends[0].words}"
     if len(ends) > 1:
-        words += f", {_ratio(least)} at {ends[-1].words}"
+        words += f", {least.ratio_words} at {ends[-1].words}"
     yield f"Compressed, {against}: faster in {len(faster)} of {len(compared)}, from {words}."
 
 
@@ -285,7 +285,7 @@ def _batching(run: ServingRun, compared: Sequence[ServedComparison]) -> Iterable
     most = max(compared, key=lambda one: _of(network, one).throughput)
     throughput = metric("throughput").format
     few, many = _of(network, quickest), _of(network, most)
-    name = capital(_name(run, network))
+    name = capital(NAMES[network])
     if many.throughput_low <= few.throughput_high:
         yield (
             f"{name}: {quickest.configuration.words} answers soonest, in {format_ns(few.latency_ns)}, "
@@ -314,10 +314,6 @@ def _against_eager(compared: Sequence[ServedComparison]) -> Iterable[str]:
             f"Against torch eager, which is another engine and no baseline: {format_ratio(low)} to "
             f"{format_ratio(high)} of its time. Most of that is the engine's doing, not the recipe's."
         )
-
-
-def _ratio(summary: LatencySummary) -> str:
-    return format_ratio(summary.ratio, summary.ratio_low, summary.ratio_high)
 
 
 def frame(run: ServingRun) -> "pd.DataFrame":
@@ -358,7 +354,7 @@ def table(run: ServingRun) -> str:
                 format_ns(performance.latency_ns),
                 MISSING if performance.p95_ns is None else format_ns(performance.p95_ns),
                 f"{performance.throughput:,.0f}",
-                f"{_ratio(one.fair)} {one.fair.verdict.label}",
+                f"{one.fair.ratio_words} {one.fair.verdict.label}",
                 format_ratio(one.eager.ratio) if one.eager else MISSING,
             )
         )
@@ -375,7 +371,6 @@ def as_json(run: ServingRun) -> dict[str, Any]:
       engine: no baseline) or null
     - ``simulated``: what kernels did not do; ``conclusions``: sentences
     """
-    fields = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
     plain: dict[str, Any] = msgspec.to_builtins(
         {
             "schema": run.schema,
@@ -391,7 +386,7 @@ def as_json(run: ServingRun) -> dict[str, Any]:
                     **asdict(one.configuration),
                     Side.RECIPE: one.variant,
                     Side.UNCOMPRESSED: one.baseline,
-                    "fair": {name: getattr(one.fair, name) for name in fields},
+                    "fair": one.fair.to_dict(),
                     "eager_ratio": one.eager and one.eager.ratio,
                 }
                 for one in comparisons(run)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cache, lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import scipy
@@ -25,6 +26,7 @@ from optimizer.analysis.rounds import (
     t_quantile,
 )
 from optimizer.errors import InputError
+from optimizer.formats import format_ratio
 from optimizer.records import Latency, Visits
 
 BLOCK_ROUNDS = 10
@@ -150,6 +152,16 @@ class LatencySummary:
     def noise(self) -> tuple[str, ...]:
         """The reasons in words."""
         return tuple(reason.words for reason in self.reasons)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Of a comparison what its JSON says: plain but for the verdict."""
+        names = ("ratio", "ratio_low", "ratio_high", "verdict", "detectable", "noise", "rounds")
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def ratio_words(self) -> str:
+        """``0.450× (0.449 to 0.451)``."""
+        return format_ratio(self.ratio, self.ratio_low, self.ratio_high)
 
     @property
     def detectable_words(self) -> str:

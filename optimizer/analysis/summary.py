@@ -6,13 +6,13 @@ That takes tens of milliseconds: :mod:`optimizer.analysis.stored` keeps it besid
 import hashlib
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import PurePath
 from threading import Lock
 
-from optimizer.analysis.badges import MAX_NAMED, Badge, badges, describe_skipped
+from optimizer.analysis.badges import BADGES, MAX_NAMED, Badge, BadgeKind, describe_skipped
 from optimizer.analysis.measures import (
     Measure,
     accuracy_measures,
@@ -49,8 +49,30 @@ from optimizer.records import (
 from optimizer.system.environment import describe, environment
 
 
+class _Figures:
+    """What is said of the ``measures`` of a request, by name."""
+
+    __slots__ = ()
+    request: Request
+    measures: Mapping[str, Measure]
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.request.recipe
+
+    def text(self, name: str) -> str:
+        """A metric as it is written, with its interval where it has one."""
+        measure = self.measures[name]
+        return metric(name).format(measure.value, measure.low, measure.high)
+
+    def parts(self, name: str) -> tuple[str, str]:
+        """A metric's value and its interval (empty where it has none), as they are written."""
+        measure = self.measures[name]
+        return metric(name).format.parts(measure.value, measure.low, measure.high)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Summary:
+class Summary(_Figures):
     """Everything that one result says. ``measures`` has an entry for each metric.
 
     ``pruned_percent`` is the share of weights that pruning was asked to remove, or did remove where that is
@@ -107,10 +129,6 @@ class Summary:
     lost: int = 0
 
     @property
-    def recipe(self) -> Recipe:
-        return self.request.recipe
-
-    @property
     def served(self) -> str:
         """``2 threads``, and the batch size where that is not 1."""
         batch = f", batch size {self.batch}" if self.batch > 1 else ""
@@ -142,14 +160,19 @@ class Summary:
 
     @property
     def badges(self) -> tuple[Badge, ...]:
-        return badges(
-            self.simulated,
-            describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers),
-            self.noise,
-            self.quick,
-            self.of_one_build,
-            self.environment if self.other_machine else "",
-            self.scored_elsewhere,
+        """How far its figures can be trusted."""
+        skipped = describe_skipped(self.request.engine, self.skipped, self.skipping, self.layers)
+        measured = BadgeKind.SIMULATED if self.simulated else BadgeKind.MEASURED
+        values = self.simulated or (BADGES[BadgeKind.MEASURED],)
+        elsewhere = f"{BADGES[BadgeKind.OTHER_MACHINE]} ({self.environment})" if self.other_machine else ""
+        reasons: dict[BadgeKind, Sequence[str]] = {
+            measured: (*values, skipped, self.scored_elsewhere),
+            BadgeKind.NOISY: self.noise,
+            BadgeKind.PRELIMINARY: (BADGES[BadgeKind.PRELIMINARY] if self.quick else "", self.of_one_build),
+            BadgeKind.OTHER_MACHINE: (elsewhere,),
+        }
+        return tuple(
+            Badge(kind, "; ".join(filter(None, words))) for kind, words in reasons.items() if any(words)
         )
 
     @property
@@ -178,17 +201,9 @@ class Summary:
         equal = self.fidelity and name == "sqnr" and all_equal(self.measures)
         return Measure(math.inf) if equal else self.measures[name]
 
-    def text(self, name: str) -> str:
-        """A metric as it is written, with its interval where it has one."""
-        return _text(self.measures[name], name)
-
-    def parts(self, name: str) -> tuple[str, str]:
-        """A metric's value and its interval (empty where it has none), as they are written."""
-        return _parts(self.measures[name], name)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScoreSummary:
+class ScoreSummary(_Figures):
     """The part of a :class:`Summary` that is known before anything is timed, by the same names. ``partial``:
     on some of the images yet, with intervals that hold at every look."""
 
@@ -201,16 +216,6 @@ class ScoreSummary:
     fidelity: bool
     drop: PairedDrop
     partial: bool
-
-    @property
-    def recipe(self) -> Recipe:
-        return self.request.recipe
-
-    def text(self, name: str) -> str:
-        return _text(self.measures[name], name)
-
-    def parts(self, name: str) -> tuple[str, str]:
-        return _parts(self.measures[name], name)
 
 
 def quality(name: str, summaries: Iterable[Summary]) -> str:
@@ -256,14 +261,6 @@ def summarise_scores(known: Known) -> ScoreSummary | None:
         drop=drop,
         partial=partial,
     )
-
-
-def _text(measure: Measure, name: str) -> str:
-    return metric(name).format(measure.value, measure.low, measure.high)
-
-
-def _parts(measure: Measure, name: str) -> tuple[str, str]:
-    return metric(name).format.parts(measure.value, measure.low, measure.high)
 
 
 Measured = Result | Summary

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from optimizer.analysis.measures import Measure
-from optimizer.analysis.outcomes import PairedDrop, paired_drop, share_interval
+from optimizer.analysis.measures import Measure, share_measure
+from optimizer.analysis.outcomes import PairedDrop, paired_drop
 from optimizer.analysis.statistics import LatencySummary, summarise_visits, time_interval
 from optimizer.records import (
     DataSpec,
@@ -124,9 +124,7 @@ def answers_alike(run: TwoFiles) -> Measure | None:
     """Percent of the images on which both give the same first answer; None for outputs that are no logits."""
     if not run.same:
         return None
-    same = int(same_answers(run).sum())
-    low, high = share_interval(same, run.total)
-    return Measure(100 * same / run.total, 100 * low, 100 * high)
+    return share_measure(int(same_answers(run).sum()), run.total)
 
 
 def same_answers(run: TwoFiles) -> np.ndarray:
@@ -138,10 +136,8 @@ def accuracies(run: TwoFiles) -> tuple[Measure, Measure] | None:
     """Percent right of A and of B; None without labels."""
     if not run.a.correct:
         return None
-    right = [int(unpacked(side.correct, run.total).sum()) for side in (run.a, run.b)]
     first, second = (
-        Measure(100 * one / run.total, *(100 * end for end in share_interval(one, run.total)))
-        for one in right
+        share_measure(int(unpacked(side.correct, run.total).sum()), run.total) for side in (run.a, run.b)
     )
     return first, second
 

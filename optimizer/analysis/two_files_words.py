@@ -7,7 +7,7 @@ import msgspec
 
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
-from optimizer.analysis.measures import Measure
+from optimizer.analysis.measures import Measure, sqnr
 from optimizer.analysis.outcomes import AccuracyVerdict
 from optimizer.analysis.statistics import LatencyVerdict
 from optimizer.analysis.summary import describe_images
@@ -61,8 +61,7 @@ def _time_words(run: TwoFiles) -> str:
         return f"takes as long, as far as can be measured ({taken.detectable_words})"
     if taken.verdict is LatencyVerdict.NOISY:
         return "could not be timed, since the machine was not quiet enough"
-    ratio = format_ratio(taken.ratio, taken.ratio_low, taken.ratio_high)
-    return f"is {taken.verdict.label}, at {ratio} of its time"
+    return f"is {taken.verdict.label}, at {taken.ratio_words} of its time"
 
 
 def _answer_words(run: TwoFiles) -> Iterator[str]:
@@ -163,7 +162,7 @@ def figures(run: TwoFiles) -> list[dict[str, str]]:
             "latency",
             format_ns(*before),
             format_ns(*own),
-            f"{format_ratio(taken.ratio, taken.ratio_low, taken.ratio_high)}, {taken.verdict.label}",
+            f"{taken.ratio_words}, {taken.verdict.label}",
         ),
         ("layers ran in", _ran(run.a), _ran(run.b), ""),
     ]
@@ -192,7 +191,7 @@ def layer_frame(run: TwoFiles) -> "pd.DataFrame":
             " and ".join(side[name].precisions) if name in side else ""
             for side, name in zip(ran, (layer.reference, layer.name), strict=True)
         ]
-        measure = fidelity.sqnr(layer)
+        measure = sqnr(layer)
         found.append(
             {
                 "layer": layer.reference,

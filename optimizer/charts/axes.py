@@ -1,10 +1,16 @@
-"""The baseline on an axis, and how far an axis goes."""
+"""Axes of rows, the baseline on an axis, and how far an axis goes."""
 
 from collections.abc import Iterable, Sequence
 
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Summary
-from optimizer.charts.spec import Point, Reference
+from optimizer.charts.spec import Axis, Point, Reference
+
+
+def rows_axis(names: Iterable[str]) -> Axis:
+    """An axis of rows, the first at the top."""
+    categories = tuple(names)
+    return Axis("", categories=categories, span=(len(categories) - 0.5, -0.5))
 
 
 def baseline_of(summaries: Sequence[Summary], selected: str | None, name: str) -> Reference | None:

@@ -1,6 +1,5 @@
 """One metric of chosen configurations, row by row."""
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,8 +8,8 @@ from optimizer.analysis.labels import engine_label
 from optimizer.analysis.measures import Measure
 from optimizer.analysis.metrics import metric
 from optimizer.analysis.summary import Measured, Summary, label_of, quality, summarise
-from optimizer.charts.axes import padded
-from optimizer.charts.points import bits_role, brief, point_of
+from optimizer.charts.axes import padded, rows_axis
+from optimizer.charts.points import bits_role, brief, point_of, wrapped
 from optimizer.charts.spec import Axis, Lines, Series
 from optimizer.formats import capital
 
@@ -29,7 +28,6 @@ def compare_info(
     measured, called = metric(name), label_of(name, summaries)
     reference = summarise(against) if against and name in ("drop", "latency_ratio") else None
     names = brief([(_label(one, summaries, name, False), _label(one, summaries, name)) for one in summaries])
-    labels = tuple("\n".join(textwrap.wrap(label, 30)) for label in names)
     points = [
         (
             summary.recipe.quantize.bits,
@@ -42,7 +40,7 @@ def compare_info(
     if reference:
         title += f" against {reference.recipe.describe(details=False)}"
     x = Axis(called, measured.unit, measured.direction)
-    y = Axis("", categories=labels, span=(len(labels) - 0.5, -0.5))
+    y = rows_axis(wrapped(name, 30) for name in names)
     if not points:
         return Lines(title, x, y, empty="Pin configurations to compare them here.")
     values = [end for _, point in points for end in (point.x, point.x_low, point.x_high) if end is not None]

@@ -1,7 +1,7 @@
 """What accuracy is paid for a cost: the Pareto frontier."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -84,29 +84,25 @@ def frontier_info(
     group = {summary.key: one for summary, one in zip(summaries, found.group.tolist(), strict=True)}
     joined = [replace(point, hover="") for point in best if point.key not in elsewhere]
     far = len(points) - len(near) if near else 0
+
+    def by_width(chosen: Sequence[Point], ending: str = "", **look: bool) -> Iterator[Series]:
+        for width in sorted(set(bits.values()), reverse=True):
+            if its := tuple(point for point in chosen if bits[point.key] == width):
+                yield Series(f"{width:g} bits{ending}", bits_role(width), its, line="none", **look)
+
     return Lines(
         title,
         replace(x, span=across),
         replace(y, span=up),
         (
             Series("dominated", "faint", dominated, line="none", small=True, legend=False),
-            *(
-                Series(
-                    f"{width:g} bits, tied", bits_role(width), chosen, line="none", small=True, legend=False
-                )
-                for width in sorted(set(bits.values()), reverse=True)
-                if (chosen := tuple(point for point in even if bits[point.key] == width))
-            ),
+            *by_width(even, ", tied", small=True, legend=False),
             *(
                 Series("frontier", "baseline", line, line="steps", markers=False, legend=False)
                 for one in sorted({group[point.key] for point in joined})
                 if (line := tuple(point for point in joined if group[point.key] == one))
             ),
-            *(
-                Series(f"{width:g} bits", bits_role(width), chosen, line="none")
-                for width in sorted(set(bits.values()), reverse=True)
-                if (chosen := tuple(p for p in best if bits[p.key] == width and p.key not in level))
-            ),
+            *by_width([point for point in best if point.key not in level]),
         ),
         _placed(baseline, near or points, replace(x, span=across), replace(y, span=up)) if baseline else None,
         selected_point(points, selected),

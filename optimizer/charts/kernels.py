@@ -1,12 +1,12 @@
 """Where the time of a call goes: by the kind of kernel, and layer by layer."""
 
 import html
-import textwrap
 
 from optimizer.analysis.coverage import Coverage, Part, part, parts, uncompressed_ns
 from optimizer.analysis.coverage import rows as operations
 from optimizer.analysis.realisation import Realisation
-from optimizer.charts.points import clip
+from optimizer.charts.axes import rows_axis
+from optimizer.charts.points import clip, wrapped
 from optimizer.charts.spec import Axis, Lines, Point, Segment, Series, StackPart, Stacks
 from optimizer.charts.theme import MARKERS
 from optimizer.formats import format_ns
@@ -25,7 +25,7 @@ def parts_info(run: Coverage) -> Stacks:
     """The time of a call by what ran, uncompressed and compressed, under the engine's profiler."""
     networks = {"uncompressed": run.baseline}
     if not run.request.recipe.identity:
-        networks["\n".join(textwrap.wrap(run.request.recipe.describe(), 26))] = run.kernels
+        networks[wrapped(run.request.recipe.describe(), 26)] = run.kernels
     bars = []
     for name, kernels in networks.items():
         taken = parts(kernels)
@@ -86,7 +86,7 @@ def kernels_info(run: Coverage) -> Lines:
     return Lines(
         "Time of each layer, and the kernels that ran",
         Axis("time a call, from 0", "ns", "lower", span=(0.0, 1.08 * longest)),
-        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        rows_axis(names),
         tuple(series),
         note="profiled: compare layers, not with the latency",
     )

@@ -3,6 +3,7 @@ pointed at."""
 
 import html
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -83,6 +84,12 @@ def lost(summary: Summary) -> str:
 def clip(text: str, most: int = 90) -> str:
     """The text, cut off where it is longer than ``most`` letters."""
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def wrapped(text: str, most: int) -> str:
+    """In lines of at most so many letters; a dot between two parts stays with the first."""
+    lines = textwrap.wrap(text.replace(" · ", "\N{NO-BREAK SPACE}· "), most)
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def brief(names: Sequence[tuple[str, str]]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optimizer.analysis.realisation import Realisation
+from optimizer.charts.axes import rows_axis
 from optimizer.charts.spec import Axis, Lines, Point, Series
 from optimizer.records import Sensitivity
 
@@ -44,7 +45,7 @@ def sensitivity_info(sensitivities: Sequence[Sensitivity], selected: str | None 
     return Lines(
         "Sensitivity of each layer alone",
         Axis("divergence of the outputs", "nats", "lower", log=True),
-        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        rows_axis(names),
         (*found, Series("this layer", "accent", chosen, line="none")),
         note="filled: measured · hollow: predicted from it",
         empty="No layer of this model has been measured.",

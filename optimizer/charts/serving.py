@@ -15,10 +15,11 @@ from optimizer.analysis.serving import (
     comparisons,
 )
 from optimizer.analysis.statistics import LatencyVerdict
+from optimizer.charts.axes import rows_axis
 from optimizer.charts.points import clip
 from optimizer.charts.spec import Axis, Corner, Limit, Lines, Point, Series
 from optimizer.charts.theme import MARKERS
-from optimizer.formats import count, format_ns, format_ratio
+from optimizer.formats import count, format_ns
 
 
 def serving_info(
@@ -167,8 +168,7 @@ def _hover(name: str, one: ServedComparison, performance: Performance, network: 
         images,
     ]
     if network is Side.RECIPE:
-        ratio = format_ratio(one.fair.ratio, one.fair.ratio_low, one.fair.ratio_high)
-        lines.append(f"{ratio} of uncompressed, same configuration: {one.fair.verdict.label}")
+        lines.append(f"{one.fair.ratio_words} of uncompressed, same configuration: {one.fair.verdict.label}")
         if one.fair.verdict is LatencyVerdict.SAME:
             lines.append(one.fair.detectable_words)
     lines.append(count(one.fair.rounds, "round"))
@@ -193,10 +193,13 @@ def gains_info(run: ServingRun | None) -> Lines:
     if run is None:
         return Lines(title, x, Axis(""), empty="Measured with the throughput.")
     compared, kind = comparisons(run), realisation(run.execution)
-    names = tuple(
-        f"{one.configuration.batch} · {one.configuration.threads} · {one.configuration.streams}"
-        for one in compared
-    )
+    columns = {
+        "batch size": [one.configuration.batch for one in compared],
+        "threads": [one.configuration.threads for one in compared],
+        "streams": [one.configuration.streams for one in compared],
+    }
+    told = [name for name, values in columns.items() if name == "batch size" or len({*values}) > 1]
+    rows = zip(*(columns[name] for name in told), strict=True)
     points = tuple(
         Point(
             one.fair.ratio,
@@ -214,10 +217,10 @@ def gains_info(run: ServingRun | None) -> Lines:
     return Lines(
         title,
         replace(x, span=(0.0, 1.08 * max(1.0, *(point.x_high or point.x for point in points)))),
-        Axis("", categories=names, span=(len(compared) - 0.5, -0.5)),
+        rows_axis(" · ".join(map(str, row)) for row in rows),
         (
             Series("uncompressed", "baseline", even, line="dash", markers=False),
             Series(kind.label, kind, points, line="none"),
         ),
-        note="batch size · threads · streams",
+        note=f"rows: {' · '.join(told)}",
     )

@@ -3,8 +3,9 @@
 import html
 
 from optimizer.analysis import fidelity
+from optimizer.analysis.measures import sqnr
 from optimizer.analysis.two_files import SAME_DB, TwoFiles, db_of, parting
-from optimizer.charts.axes import padded
+from optimizer.charts.axes import padded, rows_axis
 from optimizer.charts.spec import Axis, Limit, Lines, Point, Series
 
 MARKED = "where the two part first"
@@ -15,7 +16,7 @@ def parting_info(run: TwoFiles) -> Lines:
     dB what differs from nothing but zeros."""
     first, points = parting(run), []
     for row, layer in enumerate(run.layers):
-        measure = fidelity.sqnr(layer)
+        measure = sqnr(layer)
         points.append(
             Point(
                 db_of(layer),
@@ -27,12 +28,11 @@ def parting_info(run: TwoFiles) -> Lines:
             )
         )
     values = [point.x for point in points]
-    names = tuple(layer.reference for layer in run.layers)
     marked = tuple(point for point in points if first and point.key == first.reference)
     return Lines(
         "What each layer gives, against the other's",
         Axis("SQNR", "dB", "higher", span=padded(min([0.0, *values]), max([SAME_DB, *values]))),
-        Axis("", categories=names, span=(len(names) - 0.5, -0.5)),
+        rows_axis(layer.reference for layer in run.layers),
         (
             Series("layers", "dense fp32", tuple(points), line="none", legend=False),
             Series(MARKED, "accent", marked, line="none"),

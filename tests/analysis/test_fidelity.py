@@ -102,8 +102,9 @@ def test_an_output_that_was_silent_and_is_no_more_is_not_called_equal(boxes: flo
 def test_they_have_no_accuracy_in_frames_comparisons_and_charts() -> None:
     rows = frame([HALF, MORE], against=PLAIN)
     figures = ("accuracy_percent", "drop_points", "agreement_percent", "baseline_accuracy_percent")
-    lost = [name for name in rows.columns if name.startswith("against_lost") or name in figures]
-    assert len(lost) == 7
+    counts = ("correct", "lost_images", "gained_images", "p_value")
+    lost = [name for name in rows.columns if name.startswith("against_lost") or name in (*figures, *counts)]
+    assert len(lost) == 11
     assert rows[lost].isna().all(axis=None)
     assert {*rows["accuracy_verdict"], *rows["against_accuracy_verdict"]} == {""}
     assert rows["sqnr_db"].notna().all()
@@ -116,6 +117,20 @@ def test_they_have_no_accuracy_in_frames_comparisons_and_charts() -> None:
         assert {point.key for series in info.series for point in series.points} - {""} == classifiers
     assert len(parallel_info(mixed).rows) == 2
     assert frame(mixed)["frontier_chance"][:2].tolist() == [0, 0]
+
+
+def test_they_have_no_accuracy_in_json_either() -> None:
+    told = as_json(HALF)
+    assert [one["name"] for one in told["outputs"]] == ["boxes", "scores"]
+    lost = {"points", "low", "high", "p", "verdict", "lost", "gained"}
+    assert told["drop"] == dict.fromkeys(lost)
+    for accuracy in (told["accuracy"], told["baseline"]["accuracy"]):
+        assert accuracy.pop("total") == 50
+        assert accuracy.pop("reference") == "baseline"
+        assert accuracy == dict.fromkeys(("value", "low", "high", "correct"))
+    agreement = told["agreement"]
+    assert {name for name, value in agreement.items() if value is None} >= {"value", "low", "high"}
+    assert agreement["sqnr_db"] == summarise(HALF).measures["sqnr"].value
 
 
 def test_what_equals_the_uncompressed_network_is_ranked_before_all_others() -> None:
@@ -164,4 +179,3 @@ def test_tables_reports_and_the_command_line_say_it_too(capsys: pytest.CaptureFi
     said = capsys.readouterr().out
     assert "agreement" not in said
     assert "boxes" in said
-    assert [one["name"] for one in as_json(HALF)["outputs"]] == ["boxes", "scores"]

@@ -108,8 +108,8 @@ def test_up_to_a_rate_means_at_every_lower_one_too() -> None:
 def test_what_falls_behind_is_said() -> None:
     words = conclusions(RUN)
     assert words[0] == (
-        "At 150 requests/s requests come faster than the uncompressed model answers: the queue grows for as "
-        "long as they come."
+        "At 150 requests/s they come faster than the uncompressed model answers: the queue grows for as long "
+        "as they come."
     )
     assert "The uncompressed model takes 10.0 ms by itself; at 90.0 requests/s, 90% busy" in words[1]
     assert len(words) == 3
@@ -138,7 +138,7 @@ def test_the_chart_has_a_line_for_each_percentile_and_leaves_out_what_falls_behi
     }
     assert info.reference is not None
     assert info.reference.y == 20e6
-    assert info.note == "no point: the queue grows, from 150 requests/s on"
+    assert info.note == "no point: the queue grows, first at 150 requests/s"
     assert load_info(None).empty == "Not measured yet."
     last = RUN.points[-1]
     lost = replace(last, answered=dict.fromkeys(last.answered, last.answered[UNCOMPRESSED]))

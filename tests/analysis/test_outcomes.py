@@ -55,14 +55,6 @@ def test_wilson_holds_the_proportion_and_stays_a_share(counts: tuple[int, int], 
     assert wilson(total - successes, total, confidence) == pytest.approx((1 - high, 1 - low), abs=1e-9)
 
 
-def test_wilson_covers() -> None:
-    random = np.random.default_rng(0)
-    for total, share in ((200, 0.9), (1000, 0.5)):
-        intervals = [wilson(int(k), total) for k in random.binomial(total, share, SIMULATIONS)]
-        coverage = np.mean([low <= share <= high for low, high in intervals])
-        assert coverage == pytest.approx(0.95, abs=TOLERANCE)
-
-
 @pytest.mark.parametrize(("successes", "total"), [(-1, 5), (6, 5), (0, 0)])
 def test_what_is_no_proportion_is_refused(successes: int, total: int) -> None:
     with pytest.raises(InputError, match=f"{successes} of {total}"):

@@ -218,8 +218,8 @@ def test_the_best_under_a_limit_has_the_highest_throughput_of_those_in_time() ->
         "its own bound is under it, not the one for all six at once"
     )
     assert tight.words.startswith(
-        "Under 600 µs, most images a second: 8-bit weights · 8-bit activations at batch size 1, 1 thread, "
-        "1 stream, best of 6 tried: "
+        "Under 600 µs, most images a second: the compressed model at batch size 1, 1 thread, 1 stream, best "
+        "of 6 tried: "
     )
 
 
@@ -249,7 +249,12 @@ def test_where_nothing_is_in_time_the_quickest_is_reported() -> None:
     found = best_under(make_run(), 1_000)
     assert not found.met
     assert found.comparison.configuration == GRID[0]
-    assert found.words.startswith("Nothing here is shown to answer within 1.00 µs. The quickest is ")
+    assert found.words.startswith(
+        "Nothing here is shown to answer within 1.00 µs. The quickest is the compressed model at "
+    )
+    few = found.performance
+    told = format_ns(few.latency_ns, few.latency_low, few.latency_high)
+    assert found.words.endswith(f": {told} a request."), "one under the limit may have a bound beyond it"
     with pytest.raises(InputError, match="above 0"):
         best_under(make_run(), 0)
 

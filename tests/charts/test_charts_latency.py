@@ -52,19 +52,19 @@ def test_engines_are_told_apart_by_name_and_line() -> None:
     assert series(info, "dense fp32, torch eager").line == "dash"
 
 
+def skipped(fallback: str = "") -> Result:
+    """Of which every layer skipped zeros."""
+    made = make_result(recipe(0.7), engine="sparse", ratio=0.8)
+    layers = tuple(replace(layer, skips_zeros=True) for layer in made.execution.layers)
+    return remade(made, execution=replace(made.execution, layers=layers, fallback=fallback))
+
+
 def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> None:
-    skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
-    kernels = tuple(replace(layer, skips_zeros=True) for layer in skipped.execution.layers)
-    skipped = remade(skipped, execution=replace(skipped.execution, layers=kernels))
     eager = make_result(recipe(0.5), engine="torch", ratio=1.1)
-    results = [*SWEEP, skipped, eager]
+    results = [*SWEEP, skipped(), eager]
     lines = {
         "openvino": [("dense fp32", "solid"), ("int8 kernels", "solid"), ("sparse kernels", "dash")],
-        "sparse": [
-            ("dense fp32", "dash"),
-            ("int8 kernels", "dash"),
-            ("sparse kernels", "solid"),
-        ],
+        "sparse": [("dense fp32", "dash"), ("int8 kernels", "dash"), ("sparse kernels", "solid")],
         "torch": [("dense fp32", "solid"), ("int8 kernels", "dash"), ("sparse kernels", "dash")],
     }  # fmt: skip
     for engine, expected in lines.items():
@@ -77,10 +77,7 @@ def test_the_chosen_engine_has_the_line_of_each_realisation_that_it_has() -> Non
 
 
 def test_where_torch_stands_in_for_our_kernels_its_name_is_on_the_line() -> None:
-    skipped = make_result(recipe(0.7), engine="sparse", ratio=0.8)
-    layers = tuple(replace(layer, skips_zeros=True) for layer in skipped.execution.layers)
-    skipped = remade(skipped, execution=replace(skipped.execution, layers=layers, fallback="none was built"))
-    line = series(latency_info([*SWEEP, skipped], engine="sparse"), "torch CSR")
+    line = series(latency_info([*SWEEP, skipped("none was built")], engine="sparse"), "torch CSR")
     assert (line.colour, line.points[0].marker) == ("sparse kernels", "diamond")
     assert "ran: torch CSR" in line.points[0].hover
 

@@ -4,7 +4,7 @@ from factories import make_result, recipe
 
 from optimizer.analysis.summary import summarise
 from optimizer.charts import accuracy_info, frontier_info, latency_info
-from optimizer.charts.points import hover
+from optimizer.charts.points import hover, wrapped
 
 
 def test_noise_fades_times_and_nothing_else() -> None:
@@ -39,3 +39,8 @@ def test_hover_escapes_what_users_name() -> None:
     text = hover(summarise(result))
     assert "<img" not in text
     assert "<b>bold" not in text
+
+
+def test_no_line_of_a_long_name_begins_with_the_dot_between_its_parts() -> None:
+    lines = wrapped("60 % of all weights pruned · 4-bit weights", 26).splitlines()
+    assert lines == ["60 % of all weights", "pruned · 4-bit weights"]

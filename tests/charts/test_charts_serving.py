@@ -1,5 +1,6 @@
 """What the charts of throughput and of gains say, and that they are drawn."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -106,6 +107,9 @@ def test_noise_fades_and_an_uncompressed_recipe_is_drawn_once() -> None:
 def test_gains_are_rows_with_the_baseline_at_one() -> None:
     info = gains_info(RUN)
     assert info.y.categories == ("1 · 1 · 1", "4 · 1 · 1", "4 · 2 · 2")
+    assert info.note == "rows: batch size · threads · streams"
+    alike = gains_info(replace(RUN, points=RUN.points[:2]))
+    assert (alike.y.categories, alike.note) == (("1", "4"), "rows: batch size"), "no more than what differs"
     assert [point.x for point in info.series[0].points] == [1, 1]
     assert [point.x for point in info.series[1].points] == [one.fair.ratio for one in comparisons(RUN)]
     assert len(info.series[1].points) == len(GRID)

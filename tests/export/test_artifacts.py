@@ -227,6 +227,7 @@ def test_a_card_of_images_without_labels_speaks_of_agreement(resnet: LoadedModel
         taken(resnet.module, RECIPES["pruned"], torch.zeros(1, 1, 28, 28), resnet.card, result), (), ""
     )
     assert "| agreement with the uncompressed model |" in card
+    assert "| agreement lost |" in card
     assert "| accuracy |" not in card
     for badge in ("simulated", "noisy", "other machine"):
         assert (f"**{badge}**" in card) == any(given.kind == badge for given in summarise(result).badges)

@@ -10,6 +10,7 @@ import pytest
 import streamlit as st
 from factories import make_result
 from page_runs import DEADLINE_SECONDS, HALF, PLAIN, ROOT, SMALL
+from PIL import Image
 from started import Idle, Started
 from streamlit.components.v2 import manifest_scanner
 from streamlit.runtime.pages_manager import PagesManager
@@ -84,6 +85,16 @@ def stored(started: Started) -> AppTest:
         made = make_result(request.recipe, quick=True)
         tasks.store().put(replace(made, key=request_key(request), request=request))
     return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+
+
+@pytest.fixture
+def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images that a link may ask for by its name."""
+    folder = tmp_path / "images" / "clothes"
+    (folder / "Bag").mkdir(parents=True)
+    Image.new("L", (28, 28), 60).save(folder / "Bag" / "one.png")
+    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from started import Started
 from streamlit.testing.v1 import AppTest
 
@@ -21,13 +20,6 @@ TUNED = {"method": "Magnitude", "sparsity": "51"}
 @pytest.fixture
 def app(started: Started) -> AppTest:
     return AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
-
-
-def own_images(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """A folder named clothes that a link may ask for."""
-    (folder / "clothes" / "Bag").mkdir(parents=True)
-    Image.new("L", (28, 28), 60).save(folder / "clothes" / "Bag" / "one.png")
-    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder))
 
 
 def start(page: AppTest) -> AppTest:
@@ -120,10 +112,7 @@ def test_layers_never_fine_tune_and_are_shown(app: AppTest, started: Started) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["explore", "layers", "latency", "models_and_data"])
-def test_a_link_to_many_images_waits(
-    app: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
-    own_images(monkeypatch, tmp_path)
+def test_a_link_to_many_images_waits(app: AppTest, started: Started, clothes: Path, name: str) -> None:
     app.query_params |= {"images": "clothes", "limit": "5000"}
     page = app.switch_page(f"pages/{name}.py").run()
     assert "up to 5,000 images, which can take about 100 seconds" in asked(page)
@@ -132,10 +121,7 @@ def test_a_link_to_many_images_waits(
     assert started.tasks()
 
 
-def test_many_images_that_a_visitor_sets_start_at_once(
-    app: AppTest, started: Started, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    own_images(monkeypatch, tmp_path)
+def test_many_images_that_a_visitor_sets_start_at_once(app: AppTest, started: Started, clothes: Path) -> None:
     app.query_params["images"] = "clothes"
     page = app.run()
     assert not asked(page)

@@ -71,6 +71,11 @@ def test_the_history_is_read_where_it_is_open(started: Started, monkeypatch: pyt
     assert not read
     assert list(history_of(page)["came of it"]) == ["found"]
     assert read == [sweep.id]
+    item = claimed()
+    ledger.finish(tasks.store(), item, item.answer, 30.0)
+    for _ in range(2):
+        assert list(history_of(page)["came of it"]) == ["found"]
+    assert read == [sweep.id] * 2, "an answer that is there is read once"
 
 
 def test_a_question_needs_a_limit_and_stands_in_the_ledger_as_a_link_says(started: Started) -> None:

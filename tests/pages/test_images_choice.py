@@ -16,15 +16,6 @@ from optimizer.system import recent
 from pages import sidebar
 
 
-@pytest.fixture
-def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "images" / "clothes"
-    (folder / "Bag").mkdir(parents=True)
-    Image.new("L", (28, 28), 60).save(folder / "Bag" / "one.png")
-    monkeypatch.setenv("PARETOSCOPE_IMAGE_ROOTS", str(folder.parent))
-    return folder
-
-
 def opened(name: str, images: Path | str) -> AppTest:
     return open_page(name, {"model": "fashion-mlp", "images": str(images)})
 
@@ -63,6 +54,7 @@ def test_the_other_controls_stay_where_images_cannot_be_used(
     ("link", "told"),
     [
         ({"images": "clothes", "class_index": "/etc/passwd", "limit": "-4"}, "leads outside the folders"),
+        ({"images": "/etc"}, "outside the folders that are allowed"),
         ({"images": "nothing"}, "holds nothing"),
         ({"images": "texts"}, "no image, only 1 other file"),
     ],
@@ -99,7 +91,7 @@ def test_images_that_changed_are_read_again(
     assert started.tasks().count("images") == 2
 
 
-@pytest.mark.parametrize("limit", ["1e309", "nan", "0", "1000000"])
+@pytest.mark.parametrize("limit", ["1e309", "-1e309", "nan", "words", "0", "1000000"])
 def test_a_limit_that_can_not_be_is_left_out(started: Started, clothes: Path, limit: str) -> None:
     page = open_page("explore", {"model": "fashion-mlp", "images": str(clothes), "limit": limit})
     assert page.number_input(key="limit").value == 1_000

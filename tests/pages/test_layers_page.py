@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from by_request import inspect
 from page_runs import HALF, SMALL, settled, words
-from started import Started
+from started import Started, open_page
 from streamlit.testing.v1 import AppTest
 
 
@@ -23,13 +23,15 @@ def test_layers_shows_a_layer_and_what_it_is_worth(app: AppTest) -> None:
     assert set(table["bits"]) == {4}
 
 
-def test_layers_apart_come_with_a_link(app: AppTest) -> None:
-    app.query_params["layers"] = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
-    page = app.switch_page("pages/layers.py").run()
-    settled(page, lambda page: len(page.dataframe) >= 1)
-    row = page.dataframe[0].value.set_index("layer").loc["4.weight"]
+def test_layers_apart_come_with_a_link(started: Started) -> None:
+    own = '[{"layer":"4.weight","sparsity":0.25,"weight_bits":8}]'
+    page = open_page("layers", {"model": SMALL.model, "recipe": "{}", "layers": own})
+    started.do("inspect")
+    page.run()
+    row = page.dataframe[0].value.set_index("layer").loc["4"]
     assert (row["own sparsity"], row["own bits"], row["removed"], row["bits"]) == (25, 8, 25, 8)
     assert "1 layer override" in words(page)
+    assert "Sensitivity of each layer alone: being measured" in words(page), "where its chart will be"
 
 
 def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
@@ -37,10 +39,10 @@ def test_layers_apart_go_with_their_model(stored: AppTest) -> None:
     page = stored.run()
     assert "1 layer override" in words(page)
     page.selectbox(key="model").set_value("fashion-mlp").run()
-    assert "apart" not in words(page)
+    assert "override" not in words(page)
     assert "layers" not in page.query_params
     page.selectbox(key="model").set_value("fashion-resnet").run()
-    assert "apart" not in words(page)
+    assert "override" not in words(page)
 
 
 @pytest.mark.slow

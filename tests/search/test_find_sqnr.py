@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_bench import BASE, SMALL, Bench, question
 
-from optimizer.analysis.fidelity import sqnr, sqnrs
+from optimizer.analysis.fidelity import sqnrs
 from optimizer.analysis.gate import sqnr_check
 from optimizer.analysis.limits import Limits, bound, keeping, loss_of, noise, value_of
+from optimizer.analysis.measures import sqnr
 from optimizer.charts import search_info
 from optimizer.cli.main import main
 from optimizer.errors import InputError

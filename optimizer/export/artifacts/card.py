@@ -7,7 +7,7 @@ from optimizer import __version__
 from optimizer.analysis import fidelity
 from optimizer.analysis.labels import engine_label
 from optimizer.analysis.metrics import METRICS
-from optimizer.analysis.summary import FIDELITY, summarise
+from optimizer.analysis.summary import FIDELITY, label_of, summarise
 from optimizer.export.artifacts.source import ArtifactSource
 from optimizer.methods.artifacts import RECIPE_FILE
 from optimizer.model.layers import BATCH_NORMS
@@ -86,7 +86,8 @@ def _measured(result: Result) -> str:
         measure, metric = summary.measures[name], METRICS[name]
         if measure.value is None or (name == "agreement" and not labelled):
             continue
-        label = metric.label if labelled or name != "accuracy" else "agreement with the uncompressed model"
+        unlabelled = name == "accuracy" and not labelled
+        label = "agreement with the uncompressed model" if unlabelled else label_of(name, [summary])
         before = "" if measure.baseline is None else metric.format(measure.baseline, None, None)
         rows.append(f"| {label} | {summary.text(name)} | {before} |")
     kernels = ", ".join(f"{layers} in {precision}" for precision, layers in summary.precisions.items())
