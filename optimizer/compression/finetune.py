@@ -117,7 +117,7 @@ def recover(
 
     With 0 steps the student comes back as it is. ``keep`` is given a checkpoint at each look, and ``begun``
     is such a one of the same fine-tuning, which was stopped: it goes on from there. Raises InputError for a
-    budget below 0, or fewer than 16 images.
+    budget below 0, fewer than 16 images, or a student that can't learn.
     """
     if steps < 0:
         raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_models import half_gone
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -23,16 +24,6 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
 Small = Callable[[str], nn.Module]
-
-
-def half_gone(model: nn.Module) -> dict[str, Tensor]:
-    """Prune every second weight in place, and give the masks."""
-    masks = {}
-    for layer in walk(model):
-        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
-        masks[layer.name] = mask
-        layer.weight.data *= mask
-    return masks
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from optimizer.compression.gradients import trainable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
@@ -60,7 +61,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
-    graph = _dependencies(_trainable(model), input_shape)
+    graph = _dependencies(trainable(model), input_shape)
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}
@@ -78,7 +79,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
 def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
     """A copy of ``model`` without these channels of each group."""
-    smaller = _trainable(model)
+    smaller = trainable(model)
     channels = {group: some for group, some in gone.items() if not group.attention}
     graph = _dependencies(smaller, input_shape) if channels else None
     for group, some in channels.items():
@@ -125,15 +126,6 @@ def _following() -> Iterator[None]:
             raise WorkError(
                 f"torch-pruning can't follow this model's channels ({reason}): prune its weights instead"
             ) from error
-
-
-def _trainable(model: nn.Module) -> nn.Module:
-    """A copy that autograd can trace, which is how torch-pruning reads it."""
-    with torch.inference_mode(False):
-        copied = copy.deepcopy(model).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return copied
 
 
 def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependencies:
