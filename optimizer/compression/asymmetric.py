@@ -110,7 +110,7 @@ def calls_of(model: nn.Module, image: Tensor) -> Counter[str]:
     watch = _Calls(walk(model))
     watch.batch = 1
     with whole_attention(), torch.inference_mode(), watch:
-        model(image.clone())
+        model(image)
     return Counter({name: times for name, times in watch.found.items() if name not in watch.in_part})
 
 

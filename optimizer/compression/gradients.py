@@ -48,7 +48,7 @@ def way_to_learn(model: nn.Module, image: Tensor) -> Callable[[], AbstractContex
         way = partial(gradients, in_place, everywhere)
         try:
             with torch.enable_grad(), way():
-                outputs = copied(image.clone())
+                outputs = copied(image)
                 if outputs.requires_grad:
                     outputs.sum().backward()
                     return way

@@ -56,7 +56,7 @@ def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) 
         generator.set_state(random)
         # values that it changes in place, or what can't be done with gradients
         with suppress(RuntimeError), gradients(in_place, everywhere):
-            outputs = model(image.clone())[0]
+            outputs = model(image)[0]
             if outputs.requires_grad:
                 (outputs * direction(outputs.detach(), generator)).sum().backward()
             return
