@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from optimizer.compression.distillation import BATCH, MIN_IMAGES, Checkpoint, learning
@@ -133,7 +132,6 @@ def recover(
 
 def _fits(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether both are states of one kind of model."""
-    shapes: list[dict[str, torch.Size]] = [
-        {name: one.shape for name, one in each.items()} for each in (state, other)
-    ]
-    return shapes[0] == shapes[1]
+    return {name: one.shape for name, one in state.items()} == {
+        name: one.shape for name, one in other.items()
+    }

@@ -38,13 +38,13 @@ def row_effects(
     shared = with_shared_bias(copied)
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
+    centred = len(images) >= ENOUGH_IMAGES
     with torch.enable_grad():
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
             _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
-                centred = name not in shared and len(images) >= ENOUGH_IMAGES
-                energies[name].append(_energies(layer, moments[name], centred))
+                energies[name].append(_energies(layer, moments[name], centred and name not in shared))
     return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
 
 
