@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.apply import CompressedModel
+from optimizer.compression.quantize.held import HeldGrid, held_grid
 from optimizer.model.layers import walk
 
 SMALL_SHAPE = (1, 8, 8)
@@ -140,6 +142,12 @@ def twins(way: str) -> tuple[nn.Module, nn.Module]:
         one, other = InPlace(way, True).eval(), InPlace(way, False).eval()
     one.load_state_dict(other.state_dict())
     return one, other
+
+
+def masks_and_grids(made: CompressedModel) -> tuple[dict[str, Tensor], dict[str, HeldGrid]]:
+    """What learning holds of a compressed model, by layer."""
+    masks = {name: one.mask for name, one in made.weights.items()}
+    return masks, {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
 
 
 def half_gone(model: nn.Module) -> dict[str, Tensor]:
