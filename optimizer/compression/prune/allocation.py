@@ -119,10 +119,8 @@ def inverse_diagonal(matrix: Tensor) -> Tensor:
 
 
 def row_effects(name: str, statistics: Statistics) -> Tensor:
-    """Effects of a layer's rows ``[G, R, 1]``; 1 ``[1]`` where the statistics have none yet."""
-    effects = torch.as_tensor(statistics.effects.get(name, 1.0), dtype=torch.float32)
-    groups = len(statistics.moments[name].mean)
-    return effects.reshape(groups, -1, 1) if effects.ndim else effects.reshape(1)
+    """Effects of a layer's rows ``[G, R, 1]``."""
+    return statistics.effects[name].reshape(len(statistics.moments[name].mean), -1, 1)
 
 
 def live_inputs(name: str, statistics: Statistics) -> Tensor:
