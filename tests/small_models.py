@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from optimizer.compression.apply import CompressedModel
+from optimizer.compression.quantize.held import HeldGrid, held_grid
+from optimizer.model.layers import walk
+
 SMALL_SHAPE = (1, 8, 8)
 
 
@@ -101,6 +105,59 @@ class Indexed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.stem(x))[:, self.index]
         return self.head(torch.relu(self.mix(x)).mean((2, 3)))
+
+
+class InPlace(nn.Module):
+    """Its ``way`` of computing changes values in place, or does not."""
+
+    def __init__(self, way: str, in_place: bool) -> None:
+        super().__init__()
+        self.way, self.in_place = way, in_place
+        self.stem, self.gate, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        self.other = nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, z = self.stem(x), self.other(x)
+        gate = torch.sigmoid(self.gate(y))
+        if self.way == "gate":
+            y = y.mul_(gate) if self.in_place else y * gate
+        elif self.way == "sum":
+            y = y.add_(z) if self.in_place else y + z
+        elif self.way == "view" and self.in_place:
+            y[:, :4].add_(gate[:, :4])
+        elif self.way == "view":
+            y = torch.cat([y[:, :4] + gate[:, :4], y[:, 4:]], 1)
+        elif self.way == "activation":
+            y = torch.relu_(y) if self.in_place else torch.relu(y)
+        return self.head(torch.tanh(y + 0.1 * gate * z).mean((2, 3)))
+
+
+IN_PLACE_WAYS = ("gate", "sum", "view", "activation")
+
+
+def twins(way: str) -> tuple[nn.Module, nn.Module]:
+    """One that changes values in place and one that does not, of the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        one, other = InPlace(way, True).eval(), InPlace(way, False).eval()
+    one.load_state_dict(other.state_dict())
+    return one, other
+
+
+def masks_and_grids(made: CompressedModel) -> tuple[dict[str, Tensor], dict[str, HeldGrid]]:
+    """What learning holds of a compressed model, by layer."""
+    masks = {name: one.mask for name, one in made.weights.items()}
+    return masks, {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+
+
+def half_gone(model: nn.Module) -> dict[str, Tensor]:
+    """Prune every second weight in place, and give the masks."""
+    masks = {}
+    for layer in walk(model):
+        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
+        masks[layer.name] = mask
+        layer.weight.data *= mask
+    return masks
 
 
 SMALL_MODELS = {"cnn": Cnn, "encoder": Encoder, "shared": Shared, "tied": Tied, "auxiliary": WithAuxiliary}

@@ -94,9 +94,8 @@ def compress_weights(
         raise InputError(
             f"{recipe.describe()} works from calibration images: give some, or take magnitude and nearest"
         )
-    _check_pattern(weights, recipe)
-    scored = weights if published is None else {name: published[name] for name in weights}
-    kept = pruned or _prune(weights, scored, recipe, statistics)
+    scored = weights if published is None else published
+    kept = pruned or prune_weights(model, recipe, scored, statistics)
     prune_specs, specs = recipe.prune_for(weights), _quantize_specs(weights, recipe, statistics)
     kept = equalise.equalised(equalised_pairs(model, specs), kept)
     return {
@@ -117,11 +116,23 @@ def compress_weights(
 def prune_weights(
     model: nn.Module, recipe: Recipe, published: Mapping[str, Tensor], statistics: Statistics | None
 ) -> dict[str, Pruned]:
-    """The first half of :func:`compress_weights`, which recipes share that round otherwise. Raises
-    InputError."""
+    """The first half of :func:`compress_weights`, which recipes share that round otherwise. Layers that one
+    spec holds for are pruned together: a global share is shared out among them. Raises InputError."""
     weights = {layer.name: layer.weight.detach() for layer in walk(model)}
     _check_pattern(weights, recipe)
-    return _prune(weights, {name: published[name] for name in weights}, recipe, statistics)
+    alike: dict[PruneSpec, list[str]] = {}
+    for name, spec in recipe.prune_for(weights).items():
+        alike.setdefault(spec, []).append(name)
+    pruned: dict[str, Pruned] = {}
+    for spec, names in alike.items():
+        pruner: Pruner = spec.pruner.load()
+        pruned |= pruner(
+            {name: weights[name] for name in names},
+            {name: published[name] for name in names},
+            spec,
+            statistics,
+        )
+    return pruned
 
 
 def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
@@ -135,22 +146,6 @@ def _check_pattern(weights: Mapping[str, Tensor], recipe: Recipe) -> None:
             f"{SPARSE_OUTPUTS} and inputs in multiples of {SPARSE_INPUTS}, as sparse tensor "
             "cores do; take pattern unstructured, or blocks"
         )
-
-
-def _prune(
-    weights: Mapping[str, Tensor], scored: Mapping[str, Tensor], recipe: Recipe, statistics: Statistics | None
-) -> dict[str, Pruned]:
-    """Layers that one spec holds for are pruned together: a global share is shared out among them."""
-    alike: dict[PruneSpec, list[str]] = {}
-    for name, spec in recipe.prune_for(weights).items():
-        alike.setdefault(spec, []).append(name)
-    pruned: dict[str, Pruned] = {}
-    for spec, names in alike.items():
-        pruner: Pruner = spec.pruner.load()
-        pruned |= pruner(
-            {name: weights[name] for name in names}, {name: scored[name] for name in names}, spec, statistics
-        )
-    return pruned
 
 
 def _quantize_specs(

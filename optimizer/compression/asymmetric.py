@@ -78,6 +78,8 @@ def refined(
     count, given, wanted = len(layers), seen, seen
     with whole_attention():
         for part, original in zip(parts, originals, strict=True):
+            if not layers:
+                break
             found = inputs_of(part, given[:1], layers.values(), positions)
             for names in _together({name: one[0].nbytes * len(seen) for name, one in found.items()}):
                 before = inputs_of(original, wanted, [dense[name] for name in names], positions)
@@ -110,7 +112,7 @@ def calls_of(model: nn.Module, image: Tensor) -> Counter[str]:
     watch = _Calls(walk(model))
     watch.batch = 1
     with whole_attention(), torch.inference_mode(), watch:
-        model(image.clone())
+        model(image)
     return Counter({name: times for name, times in watch.found.items() if name not in watch.in_part})
 
 

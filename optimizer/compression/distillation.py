@@ -17,6 +17,7 @@ How long it takes is up to a budget: seconds (:mod:`optimizer.compression.effort
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Protocol
@@ -28,6 +29,7 @@ from torch.nn import functional
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.calibration.statistics import HELD_OUT, seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.gradients import way_to_learn
 from optimizer.compression.learner import Learner, Moments
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.compression.segments import chains, outputs
@@ -143,8 +145,9 @@ def learning(
     models stay as they were.
 
     ``masks``, by layer name, are True where a weight survived. ``grids``, likewise, are those that the
-    student's weights lie on, and are to stay on.
+    student's weights lie on, and are to stay on. Raises InputError for a student that can't learn.
     """
+    way = way_to_learn(student, images[:1])
     model = copy.deepcopy(student).eval()  # batch norm, where any is left, keeps its statistics
     laid_out, images = channels_last(teacher, images)
     if laid_out is not teacher:
@@ -158,7 +161,7 @@ def learning(
     first = _first_to_learn(parts, kept)
     given = len(images)
     images, wanted = _kept_outputs(originals, first, images, budget)
-    return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report)
+    return Distillation(model, parts, first, images, given, wanted, kept, held, budget, report, way)
 
 
 def _kept_outputs(
@@ -234,7 +237,8 @@ class Distillation:
     ``kept`` has the masks of weights, ``held`` the grids of those that were rounded; ``best`` is the state
     that answers the images held out most nearly as is wanted. ``before`` and ``after`` are divergences (KL,
     nats) on those, of logits that are as sharp as suits them: being sharper or blunter makes no answer
-    another. ``suits`` is how sharp that is of what all began from, ``sharpness`` of the best.
+    another. ``suits`` is how sharp that is of what all began from, ``sharpness`` of the best. Gradients are
+    had by the ``way`` of :func:`optimizer.compression.gradients.way_to_learn`.
     """
 
     model: nn.Module
@@ -247,6 +251,7 @@ class Distillation:
     held: Mapping[nn.Parameter, HeldGrid]
     budget: Budget
     report: Report
+    way: Callable[[], AbstractContextManager[None]]
     random: torch.Generator = field(default_factory=lambda: torch.Generator().manual_seed(0))
     inputs: Tensor = field(init=False)
     divergence_weight: float = field(init=False)
@@ -334,7 +339,9 @@ class Distillation:
         """A step that is the smaller the more of ``length`` of the budget is spent since the share
         ``begun``."""
         done = (self.budget.share - begun) / max(length, 1e-9)
-        learner.descend(self.loss(), rate * max(0.0, 1 - done))
+        with self.way():
+            self.loss().backward()
+        learner.descend(rate * max(0.0, 1 - done))
         self.budget.stepped()
 
     def learning(self) -> list[nn.Parameter]:

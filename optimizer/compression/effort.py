@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.asymmetric import refined
 from optimizer.compression.distillation import MIN_IMAGES, learning
+from optimizer.compression.gradients import way_to_learn
 from optimizer.compression.quantize.held import HeldGrid
 from optimizer.errors import InputError
 from optimizer.progress import Report, is_enough, quiet, stop_if_cancelled
@@ -105,8 +106,8 @@ def improve(
 
     Weights are rounded or refitted once more first (``refine``), which a network whose channels were scaled
     can't take.
-    Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, or fewer
-    than 16 images.
+    Ends early where :func:`optimizer.progress.is_enough`. Raises InputError for a budget below 0, fewer than
+    16 images, or a student that can't learn.
     """
     if seconds < 0:
         raise InputError(f"{seconds:g} seconds of best effort are not allowed: give 0 (none) or more")
@@ -114,6 +115,7 @@ def improve(
         raise InputError(
             f"{len(images)} images are too few for best effort: give at least {MIN_IMAGES}, or 0 seconds"
         )
+    way_to_learn(student, images[:1])  # refining it first would take minutes
     budget, made = Seconds(seconds, clock), student
     if refine and (grids or not all(mask.all() for mask in masks.values())):
         keep_going = partial(_keep_going, budget, report, "rounding" if grids else "refitting")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from optimizer.compression.distillation import BATCH, MIN_IMAGES, Checkpoint, learning
@@ -117,7 +116,7 @@ def recover(
 
     With 0 steps the student comes back as it is. ``keep`` is given a checkpoint at each look, and ``begun``
     is such a one of the same fine-tuning, which was stopped: it goes on from there. Raises InputError for a
-    budget below 0, or fewer than 16 images.
+    budget below 0, fewer than 16 images, or a student that can't learn.
     """
     if steps < 0:
         raise InputError(f"{steps} fine-tuning steps are not allowed: give 0 (none) or more")
@@ -133,7 +132,6 @@ def recover(
 
 def _fits(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether both are states of one kind of model."""
-    shapes: list[dict[str, torch.Size]] = [
-        {name: one.shape for name, one in each.items()} for each in (state, other)
-    ]
-    return shapes[0] == shapes[1]
+    return {name: one.shape for name, one in state.items()} == {
+        name: one.shape for name, one in other.items()
+    }

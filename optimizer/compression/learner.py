@@ -52,19 +52,18 @@ class Learner:
         size = (parameter.detach().square().sum() / left).sqrt().nan_to_num().item()
         return max(SMALLEST, size)
 
-    def descend(self, loss: Tensor, rate: float) -> None:
-        """One step that makes ``loss`` smaller, by ``rate`` of each tensor's size."""
+    @torch.no_grad()
+    def descend(self, rate: float) -> None:
+        """One step against the gradients that there are, by ``rate`` of each tensor's size; none are left."""
         for group in self.optimiser.param_groups:
             group["lr"] = group["size"] * rate
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        with torch.no_grad():
-            for weight, exact in self.behind.items():
-                weight.copy_(exact)
-            self.optimiser.step()
-            for weight, mask in self.kept.items():
-                weight.mul_(mask)
-            self.round()
+        for weight, exact in self.behind.items():
+            weight.copy_(exact)
+        self.optimiser.step()
+        for weight, mask in self.kept.items():
+            weight.mul_(mask)
+        self.round()
+        self.optimiser.zero_grad()
 
     @torch.no_grad()
     def round(self) -> None:

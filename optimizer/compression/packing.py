@@ -30,8 +30,8 @@ from optimizer.recipe import WEIGHT_BITS
 
 CODINGS = ("dense", "bitmap", "index")
 
-_GROUPS = 1 << 15
-"""Groups of eight numbers that are packed at a time: what they need in between stays in the cache."""
+_AT_A_TIME = 1 << 16
+"""Numbers, a multiple of eight, that are packed at a time: what they need in between stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,38 +340,25 @@ def _read(stream: np.ndarray, at: int, count: int, width: int) -> np.ndarray:
 
 
 def _pack_numbers(numbers: np.ndarray, width: int) -> np.ndarray:
-    """Numbers of ``width`` bits (1 to 32) as bytes. Eight of them take ``width`` bytes: a group a row."""
-    packed = np.zeros((math.ceil(len(numbers) / 8), width), np.uint8)
-    for start in range(0, len(packed), _GROUPS):
-        rows = packed[start : start + _GROUPS]
-        some = numbers[8 * start : 8 * (start + _GROUPS)]
-        lanes = np.zeros((len(rows), 8), np.uint64)
-        lanes.reshape(-1)[: len(some)] = some
-        for lane, byte, shift, size in _lanes(width):
-            shifted = lanes[:, lane] << np.uint64(shift)
-            for step in range(size):
-                rows[:, byte + step] |= (shifted >> np.uint64(8 * step)).astype(np.uint8)
-    return packed.reshape(-1)[: math.ceil(len(numbers) * width / 8)]
+    """Numbers of ``width`` bits (1 to 32) as bytes."""
+    packed = np.zeros(math.ceil(len(numbers) * width / 8), np.uint8)
+    for start in range(0, len(numbers), _AT_A_TIME):
+        some = numbers[start : start + _AT_A_TIME].astype("<u4")
+        bits = np.unpackbits(some.view(np.uint8).reshape(-1, 4), 1, width, "little")
+        part = np.packbits(bits, bitorder="little")
+        packed[start // 8 * width :][: len(part)] = part
+    return packed
 
 
 def _unpack_numbers(packed: np.ndarray, count: int, width: int) -> np.ndarray:
     """What :func:`_pack_numbers` packed, uint32; bits behind the last number are not looked at."""
-    groups = math.ceil(count / 8)
-    bytes_ = np.zeros((groups, width), np.uint8)
-    bytes_.reshape(-1)[: len(packed)] = packed
-    numbers = np.empty((groups, 8), np.uint32)
-    mask = np.uint64((1 << width) - 1)
-    for start in range(0, groups, _GROUPS):
-        rows = bytes_[start : start + _GROUPS]
-        for lane, byte, shift, size in _lanes(width):
-            wide = np.zeros(len(rows), np.uint64)
-            for step in range(size):
-                wide |= rows[:, byte + step].astype(np.uint64) << np.uint64(8 * step)
-            numbers[start : start + _GROUPS, lane] = (wide >> np.uint64(shift)) & mask
-    return numbers.reshape(-1)[:count]
-
-
-def _lanes(width: int) -> list[tuple[int, int, int, int]]:
-    """For each of eight numbers: which one, its first byte, its first bit there, the bytes it touches."""
-    places = [(lane, *divmod(lane * width, 8)) for lane in range(8)]
-    return [(lane, byte, shift, math.ceil((shift + width) / 8)) for lane, byte, shift in places]
+    numbers = np.empty(count, "<u4")
+    for start in range(0, count, _AT_A_TIME):
+        some = numbers[start : start + _AT_A_TIME]
+        bits = np.zeros((len(some), 32), np.uint8)
+        part = packed[start // 8 * width :]
+        bits[:, :width] = np.unpackbits(part, count=bits[:, :width].size, bitorder="little").reshape(
+            -1, width
+        )
+        some[:] = np.packbits(bits, bitorder="little").view("<u4")
+    return numbers

@@ -83,6 +83,11 @@ def with_shared_bias(model: nn.Module) -> set[str]:
     return {layer.name for layer in uses(model) if len(holders[id(layer.bias)]) > 1}
 
 
+def holders(model: nn.Module) -> Counter[int]:
+    """How many modules hold each parameter, by its ``id``."""
+    return Counter(id(one) for module in model.modules() for one in module.parameters(recurse=False))
+
+
 def _kind(module: nn.Module) -> str | None:
     if isinstance(module, CONVOLUTIONS):
         depthwise = module.groups > 1 and module.groups == module.in_channels
@@ -166,9 +171,9 @@ def fold_batch_norm(
     except Exception as error:  # both run the model's own code: anything may come out of it
         return folded, (f"batch norm is not folded: the model can't be traced ({error})",)
     try:
-        before = _answers(folded, input_shape)
+        before = answers(folded, input_shape) if input_shape else []
         _fold(folded, pairs)
-        alike = _agree(before, _answers(folded, input_shape))
+        alike = _agree(before, answers(folded, input_shape) if input_shape else [])
     except Exception:  # the model's own code again
         alike = False
     if not alike:
@@ -185,7 +190,7 @@ def _fold(model: nn.Module, pairs: list[tuple[str, str]]) -> None:
     """Fold the second of each pair of modules into the first, under whatever names the model has them. A
     weight that several layers share stays as it is: each would be scaled by a norm of its own."""
     modules = dict(model.named_modules())
-    users = Counter(id(own) for one in modules.values() for own in one.parameters(recurse=False))
+    users = holders(model)
     left: dict[nn.Module, nn.Module] = {}
     for convolution, norm in ((modules[first], modules[second]) for first, second in pairs):
         if users[id(convolution.weight)] <= 1 and (found := _fused(convolution, norm)):
@@ -209,22 +214,22 @@ def _fused(convolution: Any, norm: Any) -> tuple[Any, nn.Module] | None:
         2 * side * apart for side, apart in zip(convolution.kernel_size, convolution.dilation, strict=True)
     ]
     shape = (convolution.in_channels, *sides)
-    expected = _answers(nn.Sequential(convolution, norm), shape)
+    expected = answers(nn.Sequential(convolution, norm), shape)
     for rest in (nn.Identity(), nn.Sequential(*norm.children())):
-        if _agree(expected, _answers(nn.Sequential(fused, rest), shape)):
+        if _agree(expected, answers(nn.Sequential(fused, rest), shape)):
             return fused, rest
     return None
 
 
 @torch.inference_mode()
-def _answers(module: nn.Module, input_shape: tuple[int, ...] | None) -> list[Tensor]:
-    """All that it gives for a random input of ``input_shape`` (nothing where that is not known), the same
-    each time."""
-    if input_shape is None:
-        return []
+def answers(
+    module: nn.Module, input_shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """All that it gives for a random input of ``input_shape``, the same each time."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        return [one for one in tree_leaves(module(torch.randn(1, *input_shape))) if isinstance(one, Tensor)]
+        given = module(torch.randn(1, *input_shape, dtype=dtype))
+    return [one for one in tree_leaves(given) if isinstance(one, Tensor)]
 
 
 def _agree(some: list[Tensor], others: list[Tensor]) -> bool:

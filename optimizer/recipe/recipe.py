@@ -178,7 +178,12 @@ class Recipe:
     def prune_specs(self) -> tuple[PruneSpec, ...]:
         """The recipe's own, then those of its overrides, each once."""
         own = {(override.pruning, override.sparsity): override for override in self.layers}
-        return (self.prune, *(override.prune(self.prune) for override in own.values()))
+        return (self.prune, *(override.prune(self._prune_of_layers) for override in own.values()))
+
+    @property
+    def _prune_of_layers(self) -> PruneSpec:
+        """What holds for single layers: nothing where channels are removed, which is of the whole network."""
+        return PruneSpec() if self.prune.pruner.shrinks else self.prune
 
     @property
     def quantize_specs(self) -> tuple[QuantizeSpec, ...]:
@@ -188,8 +193,9 @@ class Recipe:
 
     def prune_for(self, layers: Iterable[str]) -> dict[str, PruneSpec]:
         """What holds for each of these layers, by name."""
-        own = {override.layer: override.prune(self.prune) for override in self.layers}
-        return {layer: own.get(layer, self.prune) for layer in layers}
+        rest = self._prune_of_layers
+        own = {override.layer: override.prune(rest) for override in self.layers}
+        return {layer: own.get(layer, rest) for layer in layers}
 
     def quantize_for(self, layers: Iterable[str]) -> dict[str, QuantizeSpec]:
         """What holds for each of these layers, by name."""
@@ -297,7 +303,7 @@ def steps_of_seconds(seconds: float) -> int:
     allowed, and at least one of any. Raises InputError for what is not a number of at least 0."""
     if not 0 <= seconds < math.inf:
         raise InputError(f"{seconds} seconds of fine-tuning are not allowed: give a number of steps instead")
-    return min(MAX_FINETUNE_STEPS, math.ceil(STEPS_A_SECOND * seconds))
+    return math.ceil(min(MAX_FINETUNE_STEPS, STEPS_A_SECOND * seconds))
 
 
 def _with_steps(data: dict[str, Any]) -> dict[str, Any]:

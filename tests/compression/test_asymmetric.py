@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Pooled
+from small_models import Pooled, masks_and_grids
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,7 +15,7 @@ from optimizer.compression.calibration.moments import damped
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.prune.compensated import MAX_SCALE
 from optimizer.compression.quantize.compensated import MAX_GAIN, UNBIASED
-from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
+from optimizer.compression.quantize.held import HeldGrid, moved
 from optimizer.model.layers import walk
 from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 
@@ -33,8 +33,7 @@ def test_masks_and_grids_stay_and_both_networks_are_left_as_they_were(
 ) -> None:
     teacher = small(name)
     made = compress(teacher, COARSE)
-    masks = {layer: one.mask for layer, one in made.weights.items()}
-    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
     before = [
         {key: one.clone() for key, one in model.state_dict().items()} for model in (teacher, made.module)
     ]
@@ -148,8 +147,7 @@ def test_moments_of_both_inputs_are_those_of_all_images_at_once() -> None:
 def test_layers_that_there_is_no_time_for_stay_as_they_are(small: Small, small_images: Tensor) -> None:
     teacher = small("cnn")
     made = compress(teacher, COARSE)
-    masks = {layer: one.mask for layer, one in made.weights.items()}
-    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
     asked: list[tuple[int, int]] = []
 
     def twice(done: int, count: int) -> bool:
@@ -196,8 +194,7 @@ def test_a_layer_that_runs_more_than_once_stays_as_it_is(
     torch.manual_seed(0)
     teacher = kind().eval()
     made = compress(teacher, COARSE)
-    masks = {layer: one.mask for layer, one in made.weights.items()}
-    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
     for chosen in (grids, {}):
         found = refined(made.module, teacher, masks, chosen, small_images, always)
         same = [torch.equal(layer.weight, made.weights[layer.name].values) for layer in walk(found)]
@@ -208,7 +205,7 @@ def test_attention_to_other_tokens_stays_as_it_is(small_images: Tensor) -> None:
     torch.manual_seed(0)
     teacher = Pooled().eval()
     made = compress(teacher, COARSE)
-    masks = {layer: one.mask for layer, one in made.weights.items()}
+    masks, _ = masks_and_grids(made)
     found = {
         layer.name: layer.weight
         for layer in walk(refined(made.module, teacher, masks, {}, small_images, always))
@@ -227,7 +224,7 @@ def test_where_nothing_varies_no_weight_is_lost() -> None:
         nn.Linear(24, 10, bias=False),
     ).eval()
     made = compress(teacher, Recipe(quantize=QuantizeSpec(weight_bits=2, symmetric=False)))
-    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    _, grids = masks_and_grids(made)
     for value in (0.0, 0.3, 1.0):
         found = refined(made.module, teacher, {}, grids, torch.full((16, 3, 16, 16), value), always)
         assert all(one.isfinite().all() for one in found.state_dict().values())
@@ -249,8 +246,7 @@ def test_what_does_not_fit_into_memory_at_once_gives_the_same(
 ) -> None:
     teacher = small("cnn")
     made = compress(teacher, COARSE)
-    masks = {layer: one.mask for layer, one in made.weights.items()}
-    grids = {layer: held_grid(one.codes, one.spec) for layer, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
     found = []
     for most in (2**30, 1):
         monkeypatch.setattr(asymmetric, "MAX_BYTES", most)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import Indexed
+from small_models import Indexed, half_gone
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -436,12 +436,8 @@ def test_plans_of_two_orders_are_kept_apart(plain: nn.Module, small_images: Tens
 
 def halved(model: nn.Module) -> tuple[nn.Module, dict[str, Tensor]]:
     """A copy without every second weight, and the masks."""
-    student, masks = copy.deepcopy(model), {}
-    for layer in walk(student):
-        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
-        masks[layer.name] = mask
-        layer.weight.data *= mask
-    return student, masks
+    student = copy.deepcopy(model)
+    return student, half_gone(student)
 
 
 def test_fine_tuning_is_done_once(

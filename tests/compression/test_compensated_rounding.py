@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairs import sample
 from torch import Tensor
@@ -87,14 +87,14 @@ def plain_grid(weight: Tensor, levels: int = 7, step: float = 0.4) -> Grid:
     return Grid(steps, -ends, ends)
 
 
-@given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 5))
-def test_a_single_column_is_rounded_to_nearest(seed: int, groups: int, rows: int) -> None:
-    weight = drawn((groups, 1, rows), seed)
+@pytest.mark.parametrize(("groups", "rows"), [(1, 1), (1, 5), (6, 4)])
+def test_a_single_column_is_rounded_to_nearest(groups: int, rows: int) -> None:
+    weight = drawn((groups, 1, rows), groups)
     grid = plain_grid(weight)
-    assert torch.equal(feedback(weight, Coupling(covariance(groups, 1, seed)), grid), grid.nearest(weight))
+    assert torch.equal(feedback(weight, Coupling(covariance(groups, 1, 0)), grid), grid.nearest(weight))
 
 
-@given(st.integers(0, 1000))
+@pytest.mark.parametrize("seed", range(5))
 def test_columns_that_have_nothing_in_common_are_rounded_to_nearest(seed: int) -> None:
     weight = drawn((2, 9, 4), seed)
     matrix = torch.diag_embed(0.1 + drawn((2, 9), seed + 1).abs())
@@ -160,6 +160,7 @@ def test_feedback_is_gptq(columns: int) -> None:
     assert (found != expected).float().mean() < 0.005  # in float32 a tie may fall to the other side
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(2, 40), st.sampled_from((1, 3)))
 def test_descending_never_costs_a_row_anything(seed: int, columns: int, groups: int) -> None:
     weight, matrix = drawn((groups, columns, 4), seed), damped(covariance(groups, columns, seed))
@@ -184,7 +185,7 @@ def test_descending_crosses_blocks_as_it_would_without() -> None:
     assert (found != codes).float().mean() < 0.01
 
 
-@pytest.mark.slow
+@settings(max_examples=20)
 @given(st.integers(0, 300), st.sampled_from((2, 3, 4)), st.booleans())
 def test_the_outputs_never_differ_by_more_than_with_rounding_to_nearest(
     seed: int, bits: int, symmetric: bool

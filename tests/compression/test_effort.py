@@ -5,14 +5,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import Indexed
+from small_models import Indexed, masks_and_grids
 from torch import Tensor, nn
 
 from optimizer.compression.apply import CompressedModel, compress
 from optimizer.compression.calibration.statistics import seen_and_held_out
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.effort import Improved, improve
-from optimizer.compression.quantize.held import held_grid, moved
+from optimizer.compression.quantize.held import moved
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
@@ -33,8 +33,7 @@ def ticks() -> Callable[[], float]:
 
 
 def improved(made: CompressedModel, teacher: nn.Module, images: Tensor, budget: float) -> Improved:
-    masks = {name: one.mask for name, one in made.weights.items()}
-    grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
     return improve(made.module, teacher, masks, images, budget, grids=grids, clock=ticks())
 
 
@@ -167,7 +166,7 @@ def test_who_has_enough_gets_the_best_so_far_and_who_cancels_nothing(
 ) -> None:
     teacher = small("cnn")
     made = compress(teacher, HALF)
-    masks = {name: one.mask for name, one in made.weights.items()}
+    masks, _ = masks_and_grids(made)
     told: list[str] = []
 
     def asked(**answers: Callable[[], bool]) -> Improved:
@@ -218,8 +217,7 @@ def test_what_is_on_grids_is_rounded_once_more_and_answers_more_nearly(resnet: L
     mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
     made = compress(teacher, Recipe(quantize=QuantizeSpec(weight_bits=3)))
     unseen, told = images.evaluation.images, list[str]()
-    masks = {name: one.mask for name, one in made.weights.items()}
-    grids = {name: held_grid(one.codes, one.spec) for name, one in made.weights.items() if one.codes}
+    masks, grids = masks_and_grids(made)
 
     def apart(refine: bool) -> tuple[Improved, float]:
         def report(share: float | None, words: str) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from small_models import half_gone, masks_and_grids
 from torch import Tensor, nn
 
 from optimizer.compression.apply import compress
@@ -14,7 +15,7 @@ from optimizer.compression.distillation import SHARPNESS, Checkpoint
 from optimizer.compression.divergence import divergence, prepared
 from optimizer.compression.finetune import look_steps, recover
 from optimizer.compression.quantize.grid import Codes
-from optimizer.compression.quantize.held import HeldGrid, held_grid, moved
+from optimizer.compression.quantize.held import HeldGrid, moved
 from optimizer.data.loading import load_images
 from optimizer.errors import InputError
 from optimizer.model.catalogue import LoadedModel
@@ -23,16 +24,6 @@ from optimizer.recipe import PruneSpec, QuantizeSpec, Recipe
 from optimizer.records import DataSpec
 
 Small = Callable[[str], nn.Module]
-
-
-def half_gone(model: nn.Module) -> dict[str, Tensor]:
-    """Prune every second weight in place, and give the masks."""
-    masks = {}
-    for layer in walk(model):
-        mask = (torch.arange(layer.weight.numel()) % 2 == 0).reshape(layer.weight.shape)
-        masks[layer.name] = mask
-        layer.weight.data *= mask
-    return masks
 
 
 @pytest.mark.slow
@@ -158,8 +149,7 @@ def test_a_residual_network_pruned_by_magnitude_is_won_back_in_few_steps(
     images = load_images(resnet, DataSpec(limit=256))
     mixed = images.calibration.images[:: len(images.calibration.images) // 128]  # they are sorted by class
     pruned = compress(teacher, Recipe(PruneSpec(sparsity=0.85), QuantizeSpec(weight_bits=bits)))
-    masks = {name: weight.mask for name, weight in pruned.weights.items()}
-    grids = {name: held_grid(one.codes, one.spec) for name, one in pruned.weights.items() if one.codes}
+    masks, grids = masks_and_grids(pruned)
     found = recover(pruned.module, teacher, masks, mixed, 60, grids=grids)
     unseen = images.evaluation.images
 
@@ -177,7 +167,7 @@ def rounded(model: nn.Module, bits: int) -> tuple[nn.Module, dict[str, Codes], d
     """A copy on grids of so many bits, its codes, and the grids."""
     made = compress(model, Recipe(quantize=QuantizeSpec(weight_bits=bits)))
     codes = {name: weight.codes for name, weight in made.weights.items() if weight.codes}
-    return made.module, codes, {name: held_grid(one, made.weights[name].spec) for name, one in codes.items()}
+    return made.module, codes, masks_and_grids(made)[1]
 
 
 @pytest.mark.slow

@@ -123,16 +123,14 @@ def test_heads_of_every_attention_are_found(name: str) -> None:
     ]
     assert [group.attention for group in found] == attends
     assert all(group.channels == HEADS for group in found)
-
-
-@pytest.mark.parametrize("name", ["encoder", "encoder, norm first", "torchvision"])
-def test_so_are_the_hidden_channels_behind_them(name: str) -> None:
-    found = [group for group in free(made(MODELS[name])) if not group.attention]
-    assert [group.channels for group in found] == [2 * WIDTH] * 2
+    hidden = [group.channels for group in free(model) if not group.attention]
+    assert hidden == [2 * WIDTH] * (2 if name in ("encoder", "encoder, norm first", "torchvision") else 0)
 
 
 def test_bundled_transformers_heads_are_found() -> None:
     model, _ = fold_batch_norm(ARCHITECTURES["fashion-vit"]())
+    names = [group.name for group in free(model, IMAGE_SHAPE)]
+    assert names == [f"blocks.{index}.{layer}.weight" for index in range(4) for layer in ("qkv", "mlp.0")]
     found = heads(model, IMAGE_SHAPE)
     assert [group.producers for group in found] == [(f"blocks.{index}.qkv.weight",) for index in range(4)]
     assert [group.consumers for group in found] == [(f"blocks.{index}.output.weight",) for index in range(4)]

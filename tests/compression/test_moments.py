@@ -233,9 +233,20 @@ def test_channels_last_is_a_copy_that_tells_the_same(small: Small, small_images:
         torch.testing.assert_close(found[name].mean, wanted.mean, rtol=1e-3, atol=1e-4)
 
 
-def test_models_that_take_no_other_layout_stay_as_they_are(small: Small, small_images: Tensor) -> None:
-    viewer, linear = Viewer(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    for model, images in ((viewer, torch.randn(4, 2, 8, 8)), (linear, small_images)):
+class Centred(nn.Module):
+    """Has channels last by itself: on images that lie so already, it would write into them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x.contiguous(memory_format=torch.channels_last).sub_(0.5)).mean((2, 3))
+
+
+def test_models_that_take_no_other_layout_stay_as_they_are(small_images: Tensor) -> None:
+    viewer, linear, two = Viewer(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), torch.randn(4, 2, 8, 8)
+    for model, images in ((viewer, two), (Centred(), two), (linear, small_images)):
         left, same = channels_last(model, images)
         assert (left, same.data_ptr()) == (model, images.data_ptr())
 

@@ -112,13 +112,6 @@ def test_a_layer_keeps_at_least_one_weight(removed: int) -> None:
         keep_mask(random_costs((4, 10)), PATTERNS["unstructured"], removed)
 
 
-def test_fixed_sparsity() -> None:
-    assert {name: pattern.fixed_sparsity for name, pattern in PATTERNS.items()} == {
-        **dict.fromkeys(GROUPS, 0.5),
-        **dict.fromkeys(("unstructured", *BLOCKS)),
-    }
-
-
 def test_an_unknown_pattern_lists_the_known_ones() -> None:
     with pytest.raises(InputError, match="unknown pattern '1:2': use one of unstructured, 2:4"):
         named("1:2")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import SMALL_MODELS
+from small_models import IN_PLACE_WAYS, SMALL_MODELS, twins
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -102,58 +102,15 @@ def test_a_layer_that_never_runs_has_no_effect(small: Small, small_images: Tenso
     assert divergences(model, small_images[:4], trials(model))["auxiliary.weight"] == 0
 
 
-class InPlace(nn.Module):
-    """Its ``way`` of computing changes values in place, or does not."""
-
-    def __init__(self, way: str, in_place: bool) -> None:
-        super().__init__()
-        self.way, self.in_place = way, in_place
-        self.stem, self.gate, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
-        self.other = nn.Conv2d(1, 8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.way == "input":
-            x = x.mul_(2) if self.in_place else x * 2
-        y, z = self.stem(x), self.other(x)
-        gate = torch.sigmoid(self.gate(y))
-        if self.way == "gate":
-            y = y.mul_(gate) if self.in_place else y * gate
-        elif self.way == "sum":
-            y = y.add_(z) if self.in_place else y + z
-        elif self.way == "view" and self.in_place:
-            y[:, :4].add_(gate[:, :4])
-        elif self.way == "view":
-            y = torch.cat([y[:, :4] + gate[:, :4], y[:, 4:]], 1)
-        elif self.way == "activation":
-            y = torch.relu_(y) if self.in_place else torch.relu(y)
-        return self.head(torch.tanh(y + 0.1 * gate * z).mean((2, 3)))
-
-
-@pytest.fixture(params=["gate", "sum", "view", "activation", "input"])
-def twins(request: pytest.FixtureRequest) -> tuple[nn.Module, nn.Module]:
-    """One that changes values in place and one that does not, of the same weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        one, other = InPlace(request.param, True).eval(), InPlace(request.param, False).eval()
-    one.load_state_dict(other.state_dict())
-    return one, other
-
-
-def test_values_that_change_in_place_are_replayed_as_they_were(
-    twins: tuple[nn.Module, nn.Module], small_images: Tensor
-) -> None:
-    images = small_images[:10]
-    found, expected = (divergences(one, images.clone(), trials(one)) for one in twins)
+@pytest.mark.parametrize("way", IN_PLACE_WAYS)
+def test_what_changes_in_place_tells_the_same(small_images: Tensor, way: str) -> None:
+    images, models = small_images[:10], twins(way)
+    found, expected = (divergences(one, images, trials(one)) for one in models)
     assert found == pytest.approx(expected, rel=1e-5)
-
-
-def test_what_changes_in_place_has_the_same_effects(
-    twins: tuple[nn.Module, nn.Module], small_images: Tensor
-) -> None:
-    images, moments = small_images[:10], collect(twins[1], small_images)
-    found, expected = (row_effects(one, images.clone(), moments) for one in twins)
-    for name, effects in expected.items():
-        torch.testing.assert_close(found[name], effects)
+    moments = collect(models[1], small_images)
+    effects, wanted = (row_effects(one, images, moments) for one in models)
+    for name, one in wanted.items():
+        torch.testing.assert_close(effects[name], one)
 
 
 def test_activations_in_place_cost_no_more(small_images: Tensor) -> None:

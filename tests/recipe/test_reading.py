@@ -268,6 +268,7 @@ def test_whatever_a_link_holds_is_a_recipe_or_refused_in_words(data: object) -> 
         (30, 150),
         (30.5, 153),
         (86_400, MAX_FINETUNE_STEPS),
+        (1e308, MAX_FINETUNE_STEPS),
         (10**400, MAX_FINETUNE_STEPS),
     ],
 )

@@ -137,6 +137,14 @@ def test_an_override_is_what_its_layer_has_to_itself() -> None:
         Recipe(layers=(Override("a"), Override("a", sparsity=0.1)))
 
 
+@pytest.mark.parametrize("share", [None, 0.25])
+def test_a_layer_is_overridden_by_magnitude_where_channels_are_chosen(share: float | None) -> None:
+    made = Recipe(PruneSpec("channels", sparsity=share, snap=8), layers=(Override("a", sparsity=0.1),))
+    own = PruneSpec(sparsity=0.1, allocation="uniform")
+    assert made.prune_for("ab") == {"a": own, "b": PruneSpec()}, "no layer is left to what removes channels"
+    assert made.prune_specs == (made.prune, own)
+
+
 def test_what_makes_no_difference_is_not_in_the_canonical_recipe() -> None:
     assert Recipe(PruneSpec("compensated"), effort_seconds=60).canonical() == Recipe()
     assert Recipe(quantize=QuantizeSpec("compensated", symmetric=False)).canonical() == Recipe()

@@ -5,18 +5,15 @@ information. Its part for one row and one input weight is the mean square of a g
 pass an image tells it for all rows of all layers at once, without labels.
 """
 
-import copy
 from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import Any
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import allow_mutation_on_saved_tensors
-from torch.overrides import TorchFunctionMode
 
 from optimizer.compression.calibration.moments import ENOUGH_IMAGES, Moments, as_rows
 from optimizer.compression.divergence import direction
+from optimizer.compression.gradients import gradients, trainable
 from optimizer.model.layers import Layer, walk, with_shared_bias
 from optimizer.progress import Report, quiet
 
@@ -36,53 +33,33 @@ def row_effects(
     images shows would seem to be worth nothing. Layers that no gradient reaches have 0 everywhere, as
     have those with a bias to take up inputs that never change; few images don't tell those.
     """
-    copied = copy.deepcopy(model).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+    copied = trainable(model)
     layers = {layer.name: layer for layer in walk(copied) if layer.name in moments}
     shared = with_shared_bias(copied)
     generator = torch.Generator().manual_seed(0)
     energies: dict[str, list[Tensor]] = {name: [] for name in layers}
+    centred = len(images) >= ENOUGH_IMAGES
     with torch.enable_grad():
         for index in range(len(images)):
             report(index / len(images), f"measuring sensitivities: image {index} of {len(images)}")
             _differentiate(copied, images[index : index + 1], generator)
             for name, layer in layers.items():
-                centred = name not in shared and len(images) >= ENOUGH_IMAGES
-                energies[name].append(_energies(layer, moments[name], centred))
+                energies[name].append(_energies(layer, moments[name], centred and name not in shared))
     return {name: _shrunk(torch.stack(one)).nan_to_num(0, 0, 0) for name, one in energies.items()}
-
-
-class _WithGradients(TorchFunctionMode):
-    """What a model's own code does without gradients (``torch.no_grad``) has them too."""
-
-    def __torch_function__(
-        self, function: Any, types: Any, arguments: Any = (), options: Mapping[str, Any] | None = None
-    ) -> Any:
-        if function is torch._C._set_grad_enabled:
-            return None
-        return function(*arguments, **(options or {}))
 
 
 def _differentiate(model: nn.Module, image: Tensor, generator: torch.Generator) -> None:
     """Gradients of the outputs for ``image`` ``[1, ...]`` into the parameters; none where there are none."""
     random = generator.get_state()
-    for more, context in (
-        (nullcontext(), _WithGradients()),
-        (allow_mutation_on_saved_tensors(), _WithGradients()),
-        (allow_mutation_on_saved_tensors(), nullcontext()),
-    ):
+    for in_place, everywhere in ((False, True), (True, True), (True, False)):
         model.zero_grad()
         generator.set_state(random)
-        try:
-            with more:
-                with context:
-                    outputs = model(image.clone())[0]
-                if outputs.requires_grad:
-                    (outputs * direction(outputs.detach(), generator)).sum().backward()
+        # values that it changes in place, or what can't be done with gradients
+        with suppress(RuntimeError), gradients(in_place, everywhere):
+            outputs = model(image)[0]
+            if outputs.requires_grad:
+                (outputs * direction(outputs.detach(), generator)).sum().backward()
             return
-        except RuntimeError:  # values that it changes in place, or what can't be done with gradients
-            continue
     model.zero_grad()
 
 

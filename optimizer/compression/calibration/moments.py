@@ -69,7 +69,7 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     """A copy of the model and of ``images`` ``[N, C, H, W]`` with channels side by side in memory.
 
     Convolutions and statistics are faster with them. Both come back as they are where the model's code can't
-    take that, or has no convolution of images.
+    take that, or would then write into its input, or has no convolution of images.
     """
     if images.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         return model, images
@@ -78,10 +78,11 @@ def channels_last(model: nn.Module, images: Tensor) -> tuple[nn.Module, Tensor]:
     try:
         copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
-            copied(laid_out[:1])
+            image = laid_out[:1].clone()
+            copied(image)
     except RuntimeError:  # a view of activations that lie otherwise, or a weight of five dimensions
         return model, images
-    return copied, laid_out
+    return (copied, laid_out) if torch.equal(image, images[:1]) else (model, images)
 
 
 def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[str, Moments]:
@@ -105,7 +106,7 @@ def collect(model: nn.Module, images: Tensor, report: Report = quiet) -> dict[st
             report(start / len(images), f"reading layer inputs: image {start:,} of {len(images):,}")
             watch.batch = end - start
             with watch:
-                model(images[start:end].clone())
+                model(images[start:end])
     names = [layer.name for layer in walk(model) if layer.name in sums and layer.name not in watch.in_part]
     return {name: sums[name].moments() for name in names}
 

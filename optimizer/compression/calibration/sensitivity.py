@@ -84,7 +84,7 @@ def _replay(model: nn.Module) -> Any:
     try:
         graph = torch.fx.GraphModule(model, LayerTracer().trace(model))
     except Exception:  # tracing runs the model's own code; untraceable models run whole each time
-        return lambda images: (model(images.clone()), lambda layers: model(images.clone()))
+        return lambda images: (model(images), lambda layers: model(images))
     interpreter = torch.fx.Interpreter(graph, garbage_collect_values=False)
     everything = set(graph.graph.nodes)
     changed_at: dict[torch.fx.Node, int] | None = None
@@ -97,7 +97,7 @@ def _replay(model: nn.Module) -> Any:
         nonlocal changed_at
         if changed_at is None:
             changed_at = _changed_at(graph, images[:1])
-        logits = interpreter.run(images.clone())
+        logits = interpreter.run(images)
         values = dict(interpreter.env)
 
         def run(changed: Sequence[Layer]) -> Tensor:
@@ -106,7 +106,7 @@ def _replay(model: nn.Module) -> Any:
             if _reads_what_changed(graph.graph, again, changed_at or {}):
                 again = everything
             kept = {node: value for node, value in values.items() if node not in again}
-            result: Tensor = interpreter.run(images.clone(), initial_env=kept)
+            result: Tensor = interpreter.run(images, initial_env=kept)
             return result
 
         return logits, run
@@ -143,7 +143,7 @@ def _changed_at(graph: torch.fx.GraphModule, image: Tensor) -> dict[torch.fx.Nod
     """By node, the place of the last node that changes its value in place, where one does."""
     changes = _Changes(graph)
     with torch.inference_mode(False), torch.no_grad(), suppress(RuntimeError):  # which counts changes
-        changes.run(image.clone())
+        changes.run(image)
     return changes.at
 
 

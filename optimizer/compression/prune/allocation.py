@@ -12,7 +12,7 @@ from torch import Tensor
 
 from optimizer.compression.calibration.moments import as_rows
 from optimizer.compression.calibration.statistics import Statistics
-from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest
+from optimizer.compression.prune.patterns import Pattern, block_costs, cheapest, nearest_count
 from optimizer.errors import InputError, unknown
 from optimizer.recipe import ALLOCATIONS
 
@@ -78,7 +78,7 @@ def removed_counts(
             f"{int(1e4 * allowed / total) / 1e4:g}"
         )
     alone = pattern.outputs * pattern.inputs == 1
-    goes = cheapest(means, wanted) if alone else _cheapest_blocks(means, sizes, wanted)
+    goes = cheapest(means, wanted if alone else nearest_count(means, sizes, wanted))
     parts = (goes * sizes).split([one.numel() for one, _ in blocks.values()])
     return {name: int(part.sum(dtype=torch.float64)) for name, part in zip(costs, parts, strict=True)}
 
@@ -119,10 +119,8 @@ def inverse_diagonal(matrix: Tensor) -> Tensor:
 
 
 def row_effects(name: str, statistics: Statistics) -> Tensor:
-    """Effects of a layer's rows ``[G, R, 1]``; 1 ``[1]`` where the statistics have none yet."""
-    effects = torch.as_tensor(statistics.effects.get(name, 1.0), dtype=torch.float32)
-    groups = len(statistics.moments[name].mean)
-    return effects.reshape(groups, -1, 1) if effects.ndim else effects.reshape(1)
+    """Effects of a layer's rows ``[G, R, 1]``."""
+    return statistics.effects[name].reshape(len(statistics.moments[name].mean), -1, 1)
 
 
 def live_inputs(name: str, statistics: Statistics) -> Tensor:
@@ -147,12 +145,3 @@ def _without_dearest(means: Tensor) -> Tensor:
     flat = means.flatten().clone()
     flat[flat.argmax()] = torch.inf
     return flat
-
-
-def _cheapest_blocks(means: Tensor, sizes: Tensor, wanted: int) -> Tensor:
-    """Boolean ``[n]``: the cheapest blocks, as many as hold nearest to ``wanted`` weights."""
-    order = means.argsort(stable=True)[: int(means.isfinite().sum())]
-    held = torch.cat([torch.zeros(1, dtype=torch.float64), sizes[order].cumsum(0, dtype=torch.float64)])
-    goes = torch.zeros_like(means, dtype=torch.bool)
-    goes[order[: int((held - wanted).abs().argmin())]] = True
-    return goes

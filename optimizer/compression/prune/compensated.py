@@ -39,14 +39,13 @@ def prune(
     published: Mapping[str, Tensor],
     spec: PruneSpec,
     statistics: Statistics | None,
-    match: bool = True,
 ) -> dict[str, Pruned]:
     """Each layer pruned as ``spec`` says and refitted; ``weights`` are those that run, batch norm folded.
 
     ``published`` are those before it was folded: thresholds and the allocations by magnitude look at them.
-    With ``match`` each row's outputs keep their variance too; see :func:`match_variance`. Layers that the
-    statistics lack lose their smallest published weights and keep the others as they are. Raises InputError
-    without statistics, and for a sparsity that can't be met.
+    Each row's outputs keep their variance; see :func:`match_variance`. Layers that the statistics lack lose
+    their smallest published weights and keep the others as they are. Raises InputError without statistics,
+    and for a sparsity that can't be met.
     """
     if statistics is None:
         raise InputError(
@@ -63,7 +62,7 @@ def prune(
             pruned[name] = Pruned(weight * mask, mask)
         else:
             pruned[name] = _prune_layer(
-                name, weight, published[name], spec, pattern, counts[name], statistics, match
+                name, weight, published[name], spec, pattern, counts[name], statistics
             )
     return pruned
 
@@ -96,7 +95,6 @@ def _prune_layer(
     pattern: Pattern,
     count: int,
     statistics: Statistics,
-    match: bool,
 ) -> Pruned:
     matrix = statistics.matrix(name)
     rows = as_rows(weight, len(matrix))
@@ -107,9 +105,7 @@ def _prune_layer(
         costs = choice_costs(rows, inverse_of(name, statistics)) * effects * live_inputs(name, statistics)
         mask = keep_mask(costs.reshape(weight.shape), pattern, count)
     kept = as_rows(mask, len(matrix))
-    values = refit(rows, kept, matrix)
-    if match:
-        values = match_variance(rows, values, matrix)
+    values = match_variance(rows, refit(rows, kept, matrix), matrix)
     biased = name in statistics.biased
     change = bias_change(rows, values, statistics.moments[name].mean) if biased else None
     return Pruned(values.reshape(weight.shape), mask, change)

@@ -18,12 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from optimizer.compression.gradients import trainable
 from optimizer.compression.prune.group import Group
 from optimizer.compression.prune.heads import head_groups, remove_heads
 from optimizer.errors import UnavailableError, WorkError
-from optimizer.model.layers import CONVOLUTIONS, uses, walk
+from optimizer.model.layers import CONVOLUTIONS, answers, uses, walk
 
 INSTALL = "pip install torch-pruning"
 TIES = {
@@ -60,7 +60,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
     Raises UnavailableError without torch-pruning, WorkError for a model that it can't follow.
     """
-    graph = _dependencies(_trainable(model), input_shape)
+    graph = _dependencies(trainable(model), input_shape)
     place = {name: index for index, name in enumerate(graph.modules)}
     heads = head_groups(model, input_shape)
     makers = {name for group in heads for name in group.producers}
@@ -78,7 +78,7 @@ def groups(model: nn.Module, input_shape: tuple[int, ...]) -> list[Group]:
 
 def without(model: nn.Module, input_shape: tuple[int, ...], gone: Mapping[Group, Tensor]) -> nn.Module:
     """A copy of ``model`` without these channels of each group."""
-    smaller = _trainable(model)
+    smaller = trainable(model)
     channels = {group: some for group, some in gone.items() if not group.attention}
     graph = _dependencies(smaller, input_shape) if channels else None
     for group, some in channels.items():
@@ -125,15 +125,6 @@ def _following() -> Iterator[None]:
             raise WorkError(
                 f"torch-pruning can't follow this model's channels ({reason}): prune its weights instead"
             ) from error
-
-
-def _trainable(model: nn.Module) -> nn.Module:
-    """A copy that autograd can trace, which is how torch-pruning reads it."""
-    with torch.inference_mode(False):
-        copied = copy.deepcopy(model).eval()
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    return copied
 
 
 def _dependencies(model: nn.Module, input_shape: tuple[int, ...]) -> _Dependencies:
@@ -263,7 +254,10 @@ def _keeps_apart(model: nn.Module, input_shape: tuple[int, ...], some: Sequence[
         return True
     try:
         smaller, whole = without(model, input_shape, gone), _unread(model, gone)
-        left, expected = (_outputs(one, input_shape) for one in (smaller, whole))
+        left, expected = (
+            [part.double().nan_to_num(0, 0, 0) for part in answers(one.double(), input_shape, torch.float64)]
+            for one in (smaller, whole)
+        )
         return all(
             torch.linalg.norm(one - other) <= TOLERANCE * torch.linalg.norm(other)
             for one, other in zip(left, expected, strict=True)
@@ -281,13 +275,3 @@ def _unread(model: nn.Module, gone: Mapping[Group, Tensor]) -> nn.Module:
             kept = group.staying(some).repeat_interleave(weight[0].numel() // group.channels)
             weight.data = weight.data * kept.reshape(weight[0].shape)
     return copied
-
-
-@torch.inference_mode()
-def _outputs(model: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
-    """What it gives in float64 for a random input, the same each time; 0 in the place of what is not
-    finite."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        given = model.double()(torch.randn(1, *input_shape, dtype=torch.float64))
-    return [one.double().nan_to_num(0, 0, 0) for one in tree_leaves(given) if isinstance(one, Tensor)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from optimizer.compression.calibration.moments import channels_last
 from optimizer.compression.divergence import divergence, prepared
+from optimizer.compression.segments import outputs
 from optimizer.errors import InputError
 from optimizer.model.layers import CONVOLUTIONS, Layer, uses, with_shared_bias
 from optimizer.progress import Report, quiet
@@ -60,8 +61,12 @@ def matched(
         copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count = min(MATCHED_IMAGES, len(images) // 2)
     seen, others = images[:count], images[-count:]
-    answers = _outputs(dense, others)
-    before = _divergence(_outputs(copied, others), answers)
+    answers = prepared(outputs(dense, others))
+
+    def apart() -> float:
+        return divergence(prepared(outputs(copied, others)), answers).item()
+
+    before = apart()
     modules = Counter(layer.name for layer in uses(dense))
     wanted = {name for name, times in modules.items() if times == 1}
     wanted -= with_shared_bias(dense)
@@ -87,7 +92,7 @@ def matched(
 
     _run_with(dense, seen, wanted, note)
     _run_with(copied, seen, {name for name in wanted if calls[name] == 1}, follow)
-    if _divergence(_outputs(copied, others), answers) >= before:
+    if apart() >= before:
         return None
     return copied.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
 
@@ -110,11 +115,3 @@ def _spread(layer: Layer, output: Tensor) -> tuple[Tensor, Tensor]:
     mean = output.mean(others)
     deviation = (output.square().mean(others) - mean.square()).clamp(min=0).sqrt()
     return mean, deviation
-
-
-def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([prepared(model(part)) for part in images.split(4)])
-
-
-def _divergence(after: Tensor, before: Tensor) -> float:
-    return divergence(after, before).item() / len(before)

@@ -28,11 +28,6 @@ class Pattern:
     inputs: int = 1
     kept: int | None = None
 
-    @property
-    def fixed_sparsity(self) -> float | None:
-        """The share that goes of the weights in groups; None where it is open."""
-        return None if self.kept is None else 1 - self.kept / self.inputs
-
 
 SPARSE_OUTPUTS = 8
 SPARSE_INPUTS = 16
@@ -76,8 +71,9 @@ def keep_mask(costs: Tensor, pattern: Pattern, removed: int = 0) -> Tensor:
             f"to {costs.numel() - 1:,}"
         )
     means, sizes = block_costs(costs, pattern)
-    count = removed if pattern == PATTERNS["unstructured"] else _nearest(means, sizes, removed)
-    goes = cheapest(means.flatten(), count).reshape(means.shape)
+    if pattern != PATTERNS["unstructured"]:
+        removed = min(nearest_count(means.flatten(), sizes.flatten(), removed), means.numel() - 1)
+    goes = cheapest(means.flatten(), removed).reshape(means.shape)
     spread = goes.repeat_interleave(pattern.outputs, 0).repeat_interleave(pattern.inputs, 1)
     return _back(~spread[: flat.shape[0], : flat.shape[1]], costs.shape)
 
@@ -105,11 +101,11 @@ def cheapest(costs: Tensor, count: int) -> Tensor:
     return below
 
 
-def _nearest(means: Tensor, sizes: Tensor, removed: int) -> int:
-    """How many of the cheapest blocks hold nearest to ``removed`` weights; not all of them."""
-    order = means.flatten().argsort(stable=True)
-    held = torch.cat([torch.zeros(1), sizes.flatten()[order].cumsum(0)])
-    return min(int((held - removed).abs().argmin()), len(order) - 1)
+def nearest_count(means: Tensor, sizes: Tensor, removed: int) -> int:
+    """How many of the cheapest blocks ``[n]`` (of finite cost) hold nearest to ``removed`` weights."""
+    order = means.argsort(stable=True)[: int(means.isfinite().sum())]
+    held = torch.cat([torch.zeros(1, dtype=torch.float64), sizes[order].cumsum(0, dtype=torch.float64)])
+    return int((held - removed).abs().argmin())
 
 
 def _keep_in_groups(flat: Tensor, shape: torch.Size, pattern: Pattern) -> Tensor:

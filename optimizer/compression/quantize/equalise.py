@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from optimizer.compression.prune.pruned import Pruned
-from optimizer.model.layers import CONVOLUTIONS, Layer, LayerTracer, uses
+from optimizer.model.layers import CONVOLUTIONS, Layer, LayerTracer, holders, uses
 
 SWEEPS = 20
 CONVERGED = 1e-3
@@ -79,7 +79,6 @@ def pairs(model: nn.Module) -> list[LayerPair]:
 
 def _read_elsewhere(model: nn.Module, graph: torch.fx.Graph) -> set[int]:
     """By ``id``, the parameters that several modules hold, or whose values the model's own code reads."""
-    holders = Counter(id(one) for part in model.modules() for one in part.parameters(recurse=False))
     parameters = dict(model.named_parameters())
     read = {
         id(parameters[str(node.target)])
@@ -88,7 +87,7 @@ def _read_elsewhere(model: nn.Module, graph: torch.fx.Graph) -> set[int]:
         for user in node.users
         if (user.args[1] if user.target is getattr else user.target) not in VALUELESS
     }
-    return read | {one for one, times in holders.items() if times > 1}
+    return read | {one for one, times in holders(model).items() if times > 1}
 
 
 @torch.no_grad()
