@@ -109,5 +109,5 @@ def refusal(error: BaseException) -> str:
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error of torch's or another library's says that it got no memory."""
-    words = ("alloc", "memory", "could not create a primitive")  # oneDNN's
+    words = ("alloc", "out of memory", "not enough memory", "could not create a primitive")  # oneDNN's
     return isinstance(error, MemoryError) or any(one in str(error).lower() for one in words)
