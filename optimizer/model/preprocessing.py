@@ -11,6 +11,8 @@ from optimizer.errors import InputError, unknown
 
 MAX_SIDE = 4096
 """Pixels; of what a network takes, and of what is cropped to that."""
+MAX_SCALED = 80_000_000
+"""Pixels that an image may be scaled to before its middle is cropped: a long strip becomes many."""
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -66,7 +68,10 @@ class Preprocessing:
         return CHANNELS[self.channels], *self.size
 
     def picture(self, image: Image.Image) -> Image.Image:
-        """What is left of an image: its middle, at the network's size, grey where it takes one channel."""
+        """What is left of an image: its middle, at the network's size, grey where it takes one channel.
+
+        Raises InputError for a strip that would be scaled to more than MAX_SCALED pixels.
+        """
         image = image.convert("L" if self.channels == "grey" else "RGB")
         height, width = self.size
         kind = INTERPOLATIONS[self.interpolation]
@@ -74,6 +79,11 @@ class Preprocessing:
             return image if image.size == (width, height) else image.resize((width, height), kind)
         shorter, longer = sorted(image.size)
         long_side = int(self.resize * longer / shorter)
+        if self.resize * long_side > MAX_SCALED:
+            raise InputError(
+                f"{image.width} x {image.height} pixels would be scaled to {self.resize:,} x {long_side:,}, "
+                f"more than {MAX_SCALED:,}"
+            )
         scaled = (self.resize, long_side) if image.width <= image.height else (long_side, self.resize)
         if image.size != scaled:
             image = image.resize(scaled, kind)

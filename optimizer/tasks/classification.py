@@ -23,7 +23,7 @@ def score(outputs: np.ndarray, baseline: np.ndarray, labels: np.ndarray, images:
             f"labels from {labels.min()} to {labels.max()} are out of range: the model has "
             f"{outputs.shape[1]:,} outputs, so give 0 to {outputs.shape[1] - 1:,}"
         )
-    return compared(outputs, baseline, images, outputs.argmax(1) == labels, "labels", _unequal(labels))
+    return compared(outputs, baseline, images, "labels", outputs.argmax(1) == labels, _unequal(labels))
 
 
 def _unequal(labels: np.ndarray) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from optimizer.records import Accuracy, Part
-from optimizer.tasks.outputs import agreeing, compared
+from optimizer.tasks.outputs import compared
 
 
 def score(
@@ -14,7 +14,7 @@ def score(
     """Outputs ``[N, ...]`` of a compressed model and of its baseline, which consist of ``parts``.
 
     An example is right where it agrees with the uncompressed model
-    (:func:`optimizer.tasks.outputs.agreeing`). ``images`` is the fingerprint of which they are. Raises
+    (:func:`optimizer.tasks.outputs.compared`). ``images`` is the fingerprint of which they are. Raises
     WorkError for outputs that are infinite or not a number.
     """
-    return compared(outputs, baseline, images, agreeing(outputs, baseline), "baseline", parts=parts)
+    return compared(outputs, baseline, images, "baseline", parts=parts)

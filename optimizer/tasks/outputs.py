@@ -22,17 +22,8 @@ class Outputs(Protocol):
 ALIKE_NOISE = 0.01
 """Outputs that are no logits agree where the power of their change is at most this share of their own: they
 are within 10 %, at 20 dB."""
-
-
-def agreeing(outputs: np.ndarray, baseline: np.ndarray) -> np.ndarray:
-    """Boolean ``[N]``: the same first answer for logits ``[N, K]``; for outputs of another shape, or of a
-    single number, that they are within 10 % of the uncompressed model's."""
-    if is_logits(outputs):
-        agrees: np.ndarray = outputs.argmax(1) == baseline.argmax(1)
-        return agrees
-    apart = Differences.of(outputs, baseline)
-    agrees = apart.noise <= ALIKE_NOISE * apart.signal
-    return agrees
+VALUES_AT_ONCE = 1 << 22
+"""In float64 they are 32 MB."""
 
 
 def is_logits(outputs: Outputs) -> bool:
@@ -55,7 +46,15 @@ class Differences:
 
     @classmethod
     def of(cls, outputs: np.ndarray, reference: np.ndarray) -> "Differences":
-        """From outputs ``[N, ...]`` of both, image by image."""
+        """From outputs ``[N, ...]`` of both, image by image: some at a time, as all in float64 would take
+        many times their memory."""
+        step = max(1, VALUES_AT_ONCE // max(1, math.prod(outputs.shape[1:])))
+        starts = range(0, max(1, len(outputs)), step)
+        parts = [cls._of(outputs[one : one + step], reference[one : one + step]) for one in starts]
+        return cls.joined(parts)
+
+    @classmethod
+    def _of(cls, outputs: np.ndarray, reference: np.ndarray) -> "Differences":
         rows, before = (
             each.reshape(len(each), -1).astype(np.float64, copy=False) for each in (outputs, reference)
         )
@@ -116,12 +115,14 @@ def compared(
     outputs: np.ndarray,
     baseline: np.ndarray,
     images: str,
-    correct: np.ndarray,
     reference: str,
+    correct: np.ndarray | None = None,
     labels: bytes = b"",
     parts: Sequence[Part] = (),
 ) -> Accuracy:
-    """What both tasks record beside which examples are ``correct`` ``[N]`` against the ``reference``.
+    """What both tasks record beside which examples are ``correct`` ``[N]`` against the ``reference``: without
+    them those that agree with the uncompressed model. They do with the same first answer for logits
+    ``[N, K]``; outputs of another shape, or of a single number, where they are within 10 % of its own.
 
     ``sqnr_db`` is the outputs' signal-to-quantization-noise ratio in dB (None when nothing moved),
     ``cosine`` the mean cosine similarity of an example's outputs, ``kl`` the mean Kullback-Leibler divergence
@@ -135,10 +136,13 @@ def compared(
     moved = whole.sqnr_db is not None
     logits = is_logits(outputs)
     kl = _divergences(outputs, baseline) if logits else None
+    agrees: np.ndarray = (
+        outputs.argmax(1) == baseline.argmax(1) if logits else whole.noise <= ALIKE_NOISE * whole.signal
+    )
     return Accuracy.of(
-        correct,
+        agrees if correct is None else correct,
         reference=reference,
-        agreement=int(agreeing(outputs, baseline).sum()),
+        agreement=int(agrees.sum()),
         sqnr_db=whole.sqnr_db,
         kl=None if kl is None else float(kl.mean()),
         images=images,

@@ -2,12 +2,15 @@
 
 import importlib
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from factories import make_result, recipe
@@ -387,6 +390,29 @@ def test_averaged_weights_are_found(
     path = tmp_path / "ema.pt"
     torch.save({f"{before}{name}": value for name, value in averaged.state_dict().items()}, path)
     assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+
+
+def test_options_and_numbers_beside_the_weights_are_no_code(
+    network: CifarResNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    path = tmp_path / "best.pt"
+    said = {"args": Namespace(lr=0.1, nested=Namespace()), "best": np.float64(0.9), "epoch": np.int64(3)}
+    for as_zip in (True, False):
+        torch.save({"model": network.state_dict(), **said}, path, _use_new_zipfile_serialization=as_zip)
+        assert files.examine(path, "cifar-resnet20").architecture == "cifar-resnet20"
+
+
+def test_tensors_may_lie_in_one_another(tmp_path: Path) -> None:
+    """As queries, keys and values that are parts of one projection."""
+    joint = torch.arange(12.0).reshape(6, 2)
+    path, target = tmp_path / "net.pt", tmp_path / "target.safetensors"
+    torch.save({"joint": joint, "query": joint[:2], "key": joint[2:4]}, path)
+    tensors.rewrite(path, target)
+    kept = safetensors.torch.load_file(target)
+    assert torch.equal(kept["joint"], joint)
+    assert torch.equal(kept["query"], joint[:2])
+    assert torch.equal(kept["key"], joint[2:4])
 
 
 def test_of_two_models_in_a_file_the_other_is_named(

@@ -51,6 +51,7 @@ BYTES = {"Image.BitmapPixelFormat": "Bgr8", "Image.NominalPixelRange": "NominalR
         (HUGGING_FACE, replace(BICUBIC, size=(64, 64), resize=72)),
         ({"size": 32, "image_mean": HALF, "image_std": HALF}, Preprocessing((32, 32), mean=HALF, std=HALF)),
         (CAFFE, replace(USUAL, channels="BGR", range=255, mean=(103.53, 116.28, 123.675))),
+        ({"author": "Ultralytics", "imgsz": [160, 96], "stride": 32}, Preprocessing((160, 96))),
         (OFFSET, replace(USUAL, mean=HALF, std=HALF)),
         (BYTES, replace(USUAL, channels="BGR", range=255)),
         ({"Image.NominalPixelRange": "Normalized_1_1"}, replace(USUAL, mean=HALF, std=HALF)),

@@ -86,7 +86,8 @@ def test_the_limited_process_ends_as_it_should(
 @pytest.mark.parametrize("name", sorted(HOSTILE)[::EVERY])
 def test_some_in_processes_of_their_own_within_5_seconds_and_512_mb(name: str, tmp_path: Path) -> None:
     path = written(name, tmp_path)
-    asked = {"file": str(path), "target": str(tmp_path / "x"), "seconds": 5, "size": path.stat().st_size}
+    limits_of_it = {"seconds": 5, "size": path.stat().st_size, "runs": False}
+    asked = {"file": str(path), "target": str(tmp_path / "x"), **limits_of_it}
     command = [sys.executable, "-P", "-m", "optimizer.model.added.child", "checkpoint", json.dumps(asked)]
     printed = subprocess.run(
         [sys.executable, "-c", MEASURED, *command],

@@ -34,6 +34,9 @@ GRAPHS: dict[str, Any] = {
     "same padding": graph([node("Conv", "x w", auto_pad="SAME_UPPER", strides=[2, 2])], CONV),
     "same padding, lower": graph([node("Conv", "x w", auto_pad="SAME_LOWER", strides=[2, 2])], CONV),
     "dilated": graph([node("Conv", "x w", dilations=[2, 2])], CONV),
+    "nodes out of order": graph(
+        [node("Relu", "b"), node("Add", "a a", "b"), node("Conv", "x w", "a")], {"w": CONV["w"]}
+    ),
     "depthwise": graph([node("Conv", "x w", group=3)], {"w": weights(6, 1, 3, 3)}),
     "transposed": graph(
         [node("ConvTranspose", "x w", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])],

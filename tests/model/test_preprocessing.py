@@ -124,3 +124,10 @@ def test_at_another_size_no_border_is_black(size: tuple[int, int], resize: int |
 def test_what_can_t_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(InputError):
         Preprocessing(**({"size": (8, 8)} | wrong))  # type: ignore[arg-type]
+
+
+def test_a_long_strip_is_not_scaled_to_more_than_memory_holds() -> None:
+    large = Preprocessing((1024, 1024), resize=1024).with_channels("grey")
+    assert large(Image.new("L", (20, 1000))).shape == (1, 1024, 1024)
+    with pytest.raises(InputError, match="20 x 2000 pixels would be scaled to 1,024 x 102,400, more than"):
+        large(Image.new("L", (20, 2000)))

@@ -90,7 +90,7 @@ def main() -> None:
 
     def limit(libraries: bool = False, more: int = 0) -> None:
         seconds = asked["seconds"] + SECONDS_A_GIGABYTE * more / 1e9
-        limit_this_process(seconds, asked["size"] + more, libraries)
+        limit_this_process(seconds, asked["size"] + more, libraries, asked["runs"])
 
     try:
         limit()

@@ -22,6 +22,8 @@ MAX_CLASSES, MAX_CLASS_NAME = 50_000, 200
 NESTED = ("pretrained_cfg", "preprocessor_config", "image_processor", "preprocessing")
 CLASSES = ("class_names", "classes", "labels", "label_names", "names", "categories", "id2label")
 NUMBERED = ("class_to_idx", "label2id")
+ULTRALYTICS = "Ultralytics"
+"""Whose exporter writes itself as the author, and no mean: its networks take values from 0 to 1."""
 PIXEL_FORMATS = {"Gray8": "grey", "Rgb8": "RGB", "Rgba8": "RGB", "Bgr8": "BGR", "Bgra8": "BGR"}
 PIXEL_RANGES: dict[str, dict[str, Any]] = {
     "NominalRange_0_255": {"do_rescale": False},
@@ -129,7 +131,8 @@ def _values(said: Mapping[str, Any], channels: int) -> dict[str, Any]:
     mean, std = said.get("mean", said.get("image_mean")), said.get("std", said.get("image_std"))
     rescales, factor = said.get("do_rescale"), said.get("rescale_factor")
     if mean is None and std is None and rescales is None and factor is None:
-        return {}
+        as_they_are = {"range": 1, "mean": _each(None, 0.0, channels), "std": _each(None, 1.0, channels)}
+        return as_they_are if said.get("author") == ULTRALYTICS else {}
     if said.get("do_normalize") is False:
         mean = std = None
     means, deviations = _each(mean, 0.0, channels), _each(std, 1.0, channels)

@@ -25,20 +25,24 @@ BASE_SECONDS, SECONDS_A_GIGABYTE = 4.0, 60.0
 """Processor seconds that reading may take once the libraries are loaded."""
 BASE_MEMORY_BYTES, MEMORY_A_BYTE = 192 << 20, 4
 """Memory beyond that of the libraries."""
+RUN_SECONDS, RUN_BYTES = 150.0, 2 << 30
+"""What more it takes to run a network on a few images. A small file may have much to do: a U-Net on 512
+pixels takes half of it."""
 LIBRARIES_SECONDS, LIBRARIES_BYTES = 60.0, 2 << 30
 """To load them, on a machine that has other things to do."""
 
 
-def read_limited(reader: str, file: Path, name: str, **options: Any) -> dict[str, Any]:
-    """What ``reader``, one of :mod:`optimizer.model.added.child`, says of a file, given ``options``. Raises
-    InputError, which calls the file ``name``, for one that is refused."""
+def read_limited(reader: str, file: Path, name: str, runs: bool = False, **options: Any) -> dict[str, Any]:
+    """What ``reader``, one of :mod:`optimizer.model.added.child`, says of a file, given ``options``; with
+    ``runs`` it has the network answer images. Raises InputError, which calls the file ``name``, for one that
+    is refused."""
     size = file.stat().st_size
     if size > MAX_FILE_BYTES:
         raise InputError(
             f"{name} has {format_bytes(size)}: files of up to {format_bytes(MAX_FILE_BYTES)} are read"
         )
-    seconds = BASE_SECONDS + SECONDS_A_GIGABYTE * size / 1e9
-    asked = {"file": str(file), "seconds": seconds, "size": size, **options}
+    seconds = BASE_SECONDS + SECONDS_A_GIGABYTE * size / 1e9 + runs * RUN_SECONDS
+    asked = {"file": str(file), "seconds": seconds, "size": size, "runs": runs, **options}
     try:
         printed = run_module(
             "optimizer.model.added.child",
@@ -64,9 +68,9 @@ def _short(error: Exception) -> str:
 # In the limited process
 
 
-def limit_this_process(seconds: float, size: int, libraries: bool = False) -> None:
+def limit_this_process(seconds: float, size: int, libraries: bool = False, runs: bool = False) -> None:
     """From now on: what was loaded and spent already does not count. ``size`` is the file's in bytes; with
-    ``libraries`` there is room to load these."""
+    ``libraries`` there is room to load these, and where it ``runs`` for what a network makes of images."""
     try:
         import resource
     except ImportError:  # Windows
@@ -76,7 +80,7 @@ def limit_this_process(seconds: float, size: int, libraries: bool = False) -> No
     now = psutil.Process()
     used = now.cpu_times()
     spent = used.user + used.system
-    memory = BASE_MEMORY_BYTES + MEMORY_A_BYTE * size + libraries * LIBRARIES_BYTES
+    memory = BASE_MEMORY_BYTES + MEMORY_A_BYTE * size + libraries * LIBRARIES_BYTES + runs * RUN_BYTES
     seconds += libraries * LIBRARIES_SECONDS
     data = getattr(now.memory_info(), "data", now.memory_info().vms)
     for kind, limit in (
@@ -97,7 +101,13 @@ def refusal(error: BaseException) -> str:
     """Why a file is refused, in one sentence, of whatever reading it raised."""
     if isinstance(error, ParetoscopeError):
         return str(error)
-    text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "alloc" in text or "memory" in text.lower():
+    if lacks_memory(error):
         return "reading it would take more memory than a file of its size may"
+    text = " ".join(str(error).split())
     return f"it is damaged or of another kind ({type(error).__name__}: {text[:200]})"
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error of torch's or another library's says that it got no memory."""
+    words = ("alloc", "out of memory", "not enough memory", "could not create a primitive")  # oneDNN's
+    return isinstance(error, MemoryError) or any(one in str(error).lower() for one in words)

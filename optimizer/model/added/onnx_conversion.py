@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import InputError
 from optimizer.model.added import onnx_shapes  # noqa: F401  (adds its operators)
+from optimizer.model.added.limits import lacks_memory
 from optimizer.model.added.onnx_layers import LAYERS
 from optimizer.model.added.onnx_operators import KINDS, OPERATORS, Attributes, UnsupportedError
 from optimizer.model.added.onnx_reading import dimensions, named
@@ -111,11 +112,15 @@ class _Conversion:
                 self._let_go(node)
             except UnsupportedError as error:
                 raise InputError(f"it can't be converted: {named(node)} has {error}") from error
-            except (InputError, MemoryError):
+            except InputError:
                 raise
             except Exception as error:
                 reason = " ".join(str(error).split())[:200]
                 shapes = [list(one.shape) for one in map(self.samples.get, node.input) if one is not None]
+                if lacks_memory(error):
+                    raise InputError(
+                        f"it can't be converted: {named(node)} on {shapes} takes more memory than it may"
+                    ) from error
                 raise InputError(
                     f"it can't be converted for this input shape: {named(node)} fails on {shapes} ({reason})"
                 ) from error

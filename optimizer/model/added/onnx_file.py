@@ -58,7 +58,7 @@ def described(about: Examined, choices: Choices) -> AddedModel:
 @lru_cache(maxsize=64)
 def _checked(file: str, name: str, shape: tuple[int, int, int]) -> dict[str, Any]:
     """How far it answers as ONNX Runtime does, once for a content: a file may be opened again and again."""
-    return read_limited("onnx check", content_path(file), name, shape=shape)
+    return read_limited("onnx check", content_path(file), name, runs=True, shape=shape)
 
 
 def module(model: AddedModel) -> nn.Module:

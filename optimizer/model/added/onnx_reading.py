@@ -9,6 +9,8 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -68,6 +70,7 @@ def _check_nodes(model: Any) -> None:
         raise InputError("it has functions of its own: export it with them inlined (onnx.inliner)")
     if graph.sparse_initializer:
         raise InputError("it has sparse tensors, which are not read: export it with dense ones")
+    _put_in_order(graph)
     known = {""} | {one.name for one in (*graph.input, *graph.initializer)}
     for node in graph.node:
         for attribute in node.attribute:
@@ -79,8 +82,8 @@ def _check_nodes(model: Any) -> None:
         for name in node.input:
             if name not in known:
                 raise InputError(
-                    f"{named(node)} reads {name[:80]!r}, which nothing before it gives: the graph has a "
-                    "cycle, or its nodes are out of order"
+                    f"{named(node)} reads {name[:80]!r}, which nothing gives, or only what depends "
+                    "on it: the graph has a cycle, or was cut off"
                 )
         for name in node.output:
             if name and name in known:
@@ -88,6 +91,23 @@ def _check_nodes(model: Any) -> None:
             known.add(name)
     if missing := [one.name for one in graph.output if one.name not in known]:
         raise InputError(f"nothing gives its output {missing[0][:80]!r}")
+
+
+def _put_in_order(graph: Any) -> None:
+    """Nodes behind those that they read. ONNX asks for that; ONNX Runtime does not, and its converter to
+    float16 does not write them so. With a cycle they stay as they are."""
+    gives = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
+    reads = {
+        number: {gives[name] for name in node.input if name in gives}
+        for number, node in enumerate(graph.node)
+    }
+    if all(number > max(before, default=-1) for number, before in reads.items()):
+        return
+    with suppress(CycleError):
+        places = {number: place for place, number in enumerate(TopologicalSorter(reads).static_order())}
+        graph.node.sort(
+            key=lambda node: max((places[gives[name]] for name in node.output if name), default=0)
+        )
 
 
 def named(node: Any) -> str:

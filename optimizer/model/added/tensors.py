@@ -9,10 +9,12 @@ import json
 import pickle
 import re
 import zipfile
+from argparse import Namespace
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -32,6 +34,11 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 """Before every name, of DataParallel, torch.compile, Lightning and others."""
 AVERAGED = "n_averaged"
 """What ``AveragedModel`` (EMA, SWA) counts, outside the prefix that it puts before every other name."""
+NUMBERS = [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")]
+SCALAR: Any = np.float64(0).__reduce__()[0]
+BESIDE = [Namespace, np.dtype, *NUMBERS, SCALAR, (SCALAR, "numpy.core.multiarray.scalar")]
+"""What training scripts keep beside the weights: their options, and numbers that NumPy gave them. Making one
+runs nothing of a file's."""
 WAY_OUT = "save the weights alone: torch.save(model.state_dict(), 'weights.pt')"
 
 
@@ -52,8 +59,9 @@ def rewrite(file: Path, target: Path) -> dict[str, Any]:
     seen: set[int] = set()
     separate = {}
     for name, tensor in tensors.items():
-        tied = tensor.data_ptr() in seen  # safetensors keeps no two names of the same memory
-        seen.add(tensor.data_ptr())
+        storage = tensor.untyped_storage().data_ptr()
+        tied = storage in seen  # safetensors keeps no two names of the same memory
+        seen.add(storage)
         separate[name] = tensor.detach().clone() if tied else tensor.detach().contiguous()
     safetensors.torch.save_file(separate, target)
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
@@ -62,12 +70,13 @@ def rewrite(file: Path, target: Path) -> dict[str, Any]:
 
 def _unpickled(file: Path) -> Any:
     """Raises InputError for what names code, and says what it names."""
-    if zipfile.is_zipfile(file):
-        named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-        if named:
-            raise _code(", ".join(named[:3]) + (" ..." if len(named) > 3 else ""))
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(BESIDE):
+            if zipfile.is_zipfile(file):
+                named = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+                if named:
+                    raise _code(", ".join(named[:3]) + (" ..." if len(named) > 3 else ""))
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if named_code := re.search(r"(?:GLOBAL|reduce|call) ([\w.]+)", str(error)):
             raise _code(named_code[1]) from error
