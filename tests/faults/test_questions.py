@@ -158,7 +158,7 @@ def test_a_shell_s_search_is_killed_gone_on_with_and_stopped(store: Store) -> No
     """Of a real network; another host that had it meanwhile goes silent, and a waiting shell takes it up."""
     command = [
         *("find", "fashion-mlp", "--limit=200", "--engine=torch", "--prune=magnitude", "--rounding=nearest"),
-        *("--search=grid", "--max-size-mb=100", "--budget=3600", "--json"),
+        *("--threads=1", "--search=grid", "--max-size-mb=100", "--budget=3600", "--json"),
     ]
     shell = [sys.executable, "-m", "optimizer.cli", *command]
     paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
