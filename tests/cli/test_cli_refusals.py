@@ -26,7 +26,6 @@ from optimizer.store.results import Store
 from optimizer.system.paths import asset
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
