@@ -20,6 +20,10 @@ class WorkError(ParetoscopeError):
     """Work that was accepted and failed: a worker that died twice, a model an engine can't convert."""
 
 
+class EngineError(WorkError):
+    """An engine that can't run a network even uncompressed: no recipe of it will do."""
+
+
 def unknown(kind: str, value: object, known: object) -> InputError:
     """The error for a name that is not in a registry, listing the names that are.
 

@@ -75,9 +75,7 @@ class ImagesReport:
 
 def run(task: str, request: Any, report: Report) -> object:
     """Run one task. Raises InputError for an unknown one, else what the task raises."""
-    if task not in JOB_KINDS:
-        raise unknown("task", task, JOB_KINDS)
-    return JOB_KINDS[task].run(request, report)
+    return _kind_of(task).run(request, report)
 
 
 def limits(task: str, request: Any) -> Limits:
@@ -85,19 +83,22 @@ def limits(task: str, request: Any) -> Limits:
 
     Raises InputError for an unknown task.
     """
-    if task not in JOB_KINDS:
-        raise unknown("task", task, JOB_KINDS)
+    kind = _kind_of(task)
     parts = request if isinstance(request, tuple) else (request,)
     recipes = [part.recipe for part in parts if isinstance(part, Request | ServingRequest | LoadRequest)]
     learning = sum(map(_learning_seconds, recipes))
-    return Limits(60 * JOB_KINDS[task].minutes + learning, 60 * JOB_KINDS[task].silent_minutes + learning)
+    return Limits(60 * kind.minutes + learning, 60 * kind.silent_minutes + learning)
 
 
 def label_of(task: str) -> str:
     """What a task does, in words. Raises InputError for an unknown one."""
+    return _kind_of(task).label
+
+
+def _kind_of(task: str) -> "JobKind":
     if task not in JOB_KINDS:
         raise unknown("task", task, JOB_KINDS)
-    return JOB_KINDS[task].label
+    return JOB_KINDS[task]
 
 
 def _learning_seconds(recipe: Recipe) -> float:
@@ -271,18 +272,14 @@ def _compare(request: CompareRequest, report: Report) -> str:
 def _complexity(request: Any, report: Report) -> str:
     from optimizer.measurement import complexity
 
-    run = complexity.measure(request, report)
-    Store().put_document("complexity", run.key, encode(run))
-    return run.key
+    return _kept("complexity", complexity.measure(request, report))
 
 
 def _coverage(request: Request, report: Report) -> str:
     from optimizer.measurement.profile import profile
     from optimizer.measurement.workspace import open_workspace
 
-    found = profile(open_workspace(request.model, request.data, report), request, report)
-    Store().put_document("coverage", found.key, encode(found))
-    return found.key
+    return _kept("coverage", profile(open_workspace(request.model, request.data, report), request, report))
 
 
 def _throughput(request: ServingRequest, report: Report) -> str:
@@ -290,18 +287,22 @@ def _throughput(request: ServingRequest, report: Report) -> str:
     from optimizer.measurement.workspace import open_workspace
 
     configurations(request)  # what can't be is said before anything is loaded
-    run = throughput.measure(open_workspace(request.model, request.data, report), request, report)
-    Store().put_document("throughput", run.key, encode(run))
-    return run.key
+    workspace = open_workspace(request.model, request.data, report)
+    return _kept("throughput", throughput.measure(workspace, request, report))
 
 
 def _load(request: LoadRequest, report: Report) -> str:
     from optimizer.measurement import load
     from optimizer.measurement.workspace import open_workspace
 
-    run = load.measure(open_workspace(request.model, request.data, report), request, report)
-    Store().put_document("load", run.key, encode(run))
-    return run.key
+    workspace = open_workspace(request.model, request.data, report)
+    return _kept("load", load.measure(workspace, request, report))
+
+
+def _kept(kind: str, run: Any) -> str:
+    """The key of what was measured, which is in the store by then."""
+    Store().put_document(kind, run.key, encode(run))
+    return str(run.key)
 
 
 def _check(request: None, report: Report) -> tuple[Unreadable, ...]:

@@ -14,8 +14,10 @@ import plotly.graph_objects as go
 import pytest
 import safetensors
 import torch
+from factories import make_result
 from hostile_graphs import classifier, save
 from PIL import Image
+from quick_timing import A_FEW_CALLS
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -27,11 +29,10 @@ from optimizer.charts import accuracy_info
 from optimizer.cli.main import main, parser
 from optimizer.cli.options import data_of
 from optimizer.errors import InputError, UnavailableError, WorkError
-from optimizer.measurement import given, latency
-from optimizer.measurement.latency import LatencyEffort
-from optimizer.measurement.visits import VisitEffort
+from optimizer.measurement import experiment, given, latency, workspace
+from optimizer.measurement.workspace import Workspace
 from optimizer.progress import quiet
-from optimizer.records import DataSpec, digest
+from optimizer.records import DataSpec, Request, Result, digest
 from optimizer.search import confirming
 from optimizer.search.answers import came_of_it
 from optimizer.store import ledger
@@ -73,9 +74,7 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long calls are timed is tested elsewhere."""
-    visit = VisitEffort(settle_seconds=0, seconds=0, min_calls=2, max_calls=2)
-    effort = LatencyEffort(1, warmup_seconds=0, seconds=0, min_rounds=10, visit=visit)
-    monkeypatch.setitem(latency.EFFORTS, True, effort)
+    monkeypatch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
     monkeypatch.setattr(confirming, "MAX_CONFIRMING_SECONDS", 0.1)
 
 
@@ -141,11 +140,16 @@ def test_the_same_weights_are_measured_once(net: nn.Module, images: Tensor, labe
     assert Store().count() == 4
 
 
-def test_page_and_command_line_find_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = px.Recipe.of(sparsity=0.5, pruning="magnitude")
-    result = px.measure(
-        "fashion-mlp", recipe, engine="torch", settings=px.Settings(threads=1), progress=False
-    )
+def test_page_and_command_line_find_what_was_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_up(workspace: Workspace, request: Request, *_: object) -> Result:
+        made = make_result(request.recipe, engine="torch", quick=True)
+        return replace(made, key=request_key(request, workspace.files), request=request)
+
+    monkeypatch.setattr(experiment, "measure", make_up)
+    result = px.measure("fashion-mlp", HALF, engine="torch", settings=px.Settings(threads=1), progress=False)
+    monkeypatch.setattr(experiment, "measure", lambda *_: pytest.fail("it was measured twice"))
     command = ["measure", "fashion-mlp", "--prune", "magnitude", "--sparsity", "0.5", "--engine", "torch"]
     assert main([*command, "--threads", "1", "--quick", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["key"] == result.record.key
@@ -292,8 +296,6 @@ def test_a_sweep_is_a_table_and_charts(net: nn.Module, images: Tensor, labels: T
 def test_a_recipe_that_fails_is_told_and_the_others_go_on(
     net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optimizer.measurement import experiment
-
     measure = experiment.measure
 
     def some(workspace: Any, request: Any, *others: Any) -> Any:
@@ -311,8 +313,6 @@ def test_a_recipe_that_fails_is_told_and_the_others_go_on(
 def test_a_sweep_ends_where_nothing_more_could_be_kept_and_what_is_kept_is_read(
     net: nn.Module, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from optimizer.measurement import experiment
-
     def full(store: Store) -> None:
         raise UnavailableError("no room is left")
 
@@ -568,7 +568,9 @@ def test_a_value_alone_and_numpy_s_numbers_are_taken_too(monkeypatch: pytest.Mon
     assert px.Space("openvino", threads=4) == px.Space(("openvino",), threads=(4,))
 
 
-def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:
+def test_an_operation_that_an_engine_lacks_is_said_and_found_out_once(
+    images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -577,8 +579,20 @@ def test_an_operation_that_an_engine_lacks_is_said(images: Tensor) -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.head(torch.linalg.matrix_exp(images[:, 0]).flatten(1).repeat(1, 3))
 
-    with pytest.raises(WorkError, match=r"Odd|OpenVINO|convert"):
-        px.measure(Odd(), HALF, images, engine="openvino", progress=False)
+    prepared, prepare = list[str](), workspace.prepare
+
+    def counted(engine: str, *others: Any) -> Any:
+        prepared.append(engine)
+        return prepare(engine, *others)
+
+    monkeypatch.setattr(workspace, "prepare", counted)
+    plain = {"pruning": ("none",), "activation_bits": (32,), "rounding": ("nearest",)}
+    space = px.Space(("openvino", "torch"), weight_bits=(32, 8, 4), **plain)
+    asked = {"data": images, "space": space, "search": "grid", "progress": False}
+    found = px.find(Odd(), max_size_mb=1, budget_seconds=600, **asked)
+    assert len(found.results) == len(found.results.failed) == 3
+    assert all(re.search(r"Odd|OpenVINO|convert", failed.message) for failed in found.results.failed)
+    assert prepared == ["openvino", "torch"]
 
 
 @pytest.mark.slow

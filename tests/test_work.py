@@ -28,7 +28,7 @@ from optimizer.records import DataSpec, Inspection, Known, Latency, Request
 from optimizer.store.results import Store
 from optimizer.work import JOB_KINDS, Catalogue, ImagesReport, label_of, limits, run
 
-SMALL = Request("fashion-resnet", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
+SMALL = Request("fashion-mlp", Recipe(PruneSpec(sparsity=0.5)), data=DataSpec(limit=64))
 
 
 def quiet(share: float | None, message: str) -> None:

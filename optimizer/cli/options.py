@@ -203,29 +203,12 @@ def check_alone(
         )
 
 
-def rates(text: str) -> list[float]:
-    """``auto``, which is none in particular, or a list of numbers."""
-    found: list[float] = [] if text == "auto" else numbers(float)(text)
-    return found
-
-
 SCOPES = {"layer": "uniform", "global": "global"}
 """What ``--scope`` says, as an allocation."""
 
 RECIPE_OPTIONS = (
-    *(
-        "best_effort",
-        "finetune",
-        "train",
-        "prune",
-        "sparsity",
-        "threshold",
-        "allocation",
-        "scope",
-        "pattern",
-        "snap",
-        "match",
-    ),
+    *("best_effort", "finetune", "train"),
+    *("prune", "sparsity", "threshold", "allocation", "scope", "pattern", "snap", "match"),
     *("rounding", "weight_bits", "average_bits", "activation_bits", "granularity", "asymmetric", "symmetric"),
     *("range", "precision", "equalise"),
 )

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from optimizer import work
 from optimizer.analysis import serving
 from optimizer.analysis.afresh import alone, timed_afresh
-from optimizer.cli.options import add_experiment_options, rates, recipe_of, request_of
+from optimizer.cli.options import add_experiment_options, numbers, recipe_of, request_of
 from optimizer.cli.terminal import end_of_line, tell
 from optimizer.errors import InputError
 from optimizer.formats import capital
@@ -120,6 +120,12 @@ def add_throughput_options(parser: argparse.ArgumentParser) -> None:
         "and number of threads; auto: up to what can be served",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+
+
+def rates(text: str) -> list[float]:
+    """``auto``, which is none in particular, or a list of numbers."""
+    found: list[float] = [] if text == "auto" else numbers(float)(text)
+    return found
 
 
 def run_throughput(options: argparse.Namespace) -> None:

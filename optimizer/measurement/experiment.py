@@ -26,7 +26,7 @@ from optimizer.measurement.compressed import (
 from optimizer.measurement.latency import efforts_afresh
 from optimizer.measurement.scoring import score_at_random, score_unless_beaten
 from optimizer.measurement.timing import time_latency
-from optimizer.measurement.workspace import Workspace, once
+from optimizer.measurement.workspace import Workspace, once, uncompressed_alone
 from optimizer.methods.engines import engine_info
 from optimizer.model.added.cards import version_of
 from optimizer.progress import Report, is_heard, publish, quiet, uninterrupted
@@ -350,8 +350,9 @@ def _run_by(workspace: Workspace, build: Build, compressed: CompressedModel, req
 @once
 @uninterrupted()
 def _baseline(workspace: Workspace, engine: str, threads: int, batch: int) -> Baseline:
-    runner = _first_baseline(workspace, engine, threads, batch)
-    return Baseline(runner, runner.score(workspace.images.evaluation.images.numpy()))
+    runner, images = _first_baseline(workspace, engine, threads, batch), workspace.images.evaluation.images
+    with uncompressed_alone():
+        return Baseline(runner, runner.score(images.numpy()))
 
 
 @once
@@ -369,9 +370,9 @@ def _second_baseline(workspace: Workspace, engine: str, threads: int, batch: int
 def uncompressed(workspace: Workspace, engine: str, threads: int, batch: int) -> Runner:
     """A baseline's runner, built anew."""
     compressed = compress(workspace.model.module, Recipe())
-    return workspace.model.builder(engine)(
-        compressed, workspace.images_for(compressed.recipe), threads=threads, batch=batch
-    )
+    build, images = workspace.model.builder(engine), workspace.images_for(compressed.recipe)
+    with uncompressed_alone():
+        return build(compressed, images, threads=threads, batch=batch)
 
 
 def _with_memory(inspection: Inspection, memory_bytes: int, baseline_bytes: int) -> Inspection:

@@ -3,7 +3,8 @@
 The last ones stay open in this process, so that a new position of a slider costs only what is new in it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -20,7 +21,7 @@ from optimizer.data.loading import Datasets, held_images
 from optimizer.data.selection import check_at_hand, fingerprint
 from optimizer.engine.base import Build
 from optimizer.engine.faithful import prepare
-from optimizer.errors import InputError
+from optimizer.errors import EngineError, InputError, UnavailableError, words_of
 from optimizer.measurement.size import size_of
 from optimizer.model.added.cards import version_of
 from optimizer.model.catalogue import LoadedModel, load
@@ -67,6 +68,17 @@ def once(make: Callable[Concatenate[K, P], T]) -> Callable[Concatenate[K, P], T]
     return made_once
 
 
+@contextmanager
+def uncompressed_alone() -> Iterator[None]:
+    """What fails in the block, whatever it raises, fails of the uncompressed model: an EngineError."""
+    try:
+        yield
+    except (InputError, UnavailableError):
+        raise
+    except Exception as error:
+        raise EngineError(words_of(error)) from error
+
+
 @dataclass(frozen=True, eq=False)
 class OpenModel:
     """A loaded model, its batch norm folded, ready for any recipe.
@@ -91,8 +103,9 @@ class OpenModel:
     @once
     @uninterrupted()
     def builder(self, engine: str) -> Build:
-        """What an engine prepares of the model, once. Raises InputError, UnavailableError."""
-        return prepare(engine, self.module, self.input_shape)
+        """What an engine prepares of the model, once. Raises InputError, UnavailableError, EngineError."""
+        with uncompressed_alone():
+            return prepare(engine, self.module, self.input_shape)
 
 
 @dataclass(frozen=True, eq=False)

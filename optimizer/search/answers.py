@@ -18,14 +18,13 @@ from optimizer.analysis.limits import (
     keeping,
 )
 from optimizer.analysis.metrics import metric
-from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.result_json import as_json as result_json
 from optimizer.analysis.summary import label_of, quality, summarise
 from optimizer.analysis.view import Failed, Results, ResultView
 from optimizer.errors import InputError
 from optimizer.formats import capital, count
 from optimizer.records import Result
-from optimizer.search.confirming import loses, loses_elsewhere
+from optimizer.search.confirming import loses, loses_elsewhere, points_words
 from optimizer.search.questions import Answered, answer_of, question_of
 from optimizer.search.records import Confirmed, Outcome, Question
 from optimizer.search.space import Space
@@ -206,18 +205,14 @@ def confirmed_words(found: Answered, one: Confirmed) -> str:
     chosen, rest = halves(result, MIN_CONFIRMING)
     others = "too few to confirm it on others"
     if rest:
-        others = f"{_points(rest)} on {rest.total:,} others"
-    loss = f"{_points(chosen)} on the {chosen.total:,} images that chose it, {others}"
+        others = f"{points_words(rest)} on {rest.total:,} others"
+    loss = f"{points_words(chosen)} on the {chosen.total:,} images that chose it, {others}"
     return f"Lost {loss}. Time when it was chosen {times}."
 
 
 def times_of(question: Question) -> list[str]:
     """The latency, and its ratio to the uncompressed model's where that has a limit."""
     return ["latency", *(["latency_ratio"] if question.limits.latency_ratio is not None else [])]
-
-
-def _points(drop: PairedDrop) -> str:
-    return metric("drop").format(drop.points, drop.low, drop.high)
 
 
 def relaxation_words(found: Answered, one: Relaxation) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 from optimizer.analysis.gate import Outcome, drop_check
 from optimizer.analysis.limits import MIN_CONFIRMING, TIMES, halves, in_order, keeping
+from optimizer.analysis.metrics import metric
+from optimizer.analysis.outcomes import PairedDrop
 from optimizer.analysis.summary import summarise
 from optimizer.progress import Report
 from optimizer.records import Latency, Result
@@ -69,6 +71,11 @@ def confirmed(
         refused.append(one)
         late.add(result.latency.checksum)
     return None, tuple(refused)
+
+
+def points_words(drop: PairedDrop) -> str:
+    """The points that are lost, with their interval."""
+    return metric("drop").format(drop.points, drop.low, drop.high)
 
 
 def loses(result: Result, question: Question) -> bool:

@@ -32,7 +32,7 @@ from optimizer.analysis.limits import (
     value_of,
 )
 from optimizer.analysis.summary import summarise, summarise_scores
-from optimizer.errors import UnavailableError, words_of
+from optimizer.errors import EngineError, UnavailableError, words_of
 from optimizer.progress import Report, quiet, stop_if_cancelled
 from optimizer.recipe import Recipe
 from optimizer.records import Known, Latency, Request, Result
@@ -147,6 +147,7 @@ class _Search:
         self.told: dict[Request, tuple[float, ...]] = {}
         self.timed: dict[object, KernelTimes] = {}
         self.newest: dict[int, Latency] = {}
+        self.unable: dict[tuple[str, int], str] = {}
         self.seconds_again = before.seconds_again
         self.best: Result | None = None
         self.may_answer = self.is_early = False
@@ -216,11 +217,15 @@ class _Search:
         if outcome := self._known_by_time(request):
             self._note(position, request, outcome)
             return
+        way = request.engine, request.settings.threads
+        if words := self.unable.get(way):
+            self._note(position, request, Outcome.FAILED, message=words)
+            return
         if position != self.at:
             self.at, self.times = position, 0
         if self.times >= MAX_TIMES:
-            words = f"the process that measured it was gone {MAX_TIMES} times in a row"
-            self._note(position, request, Outcome.GONE, message=words)
+            gone = f"the process that measured it was gone {MAX_TIMES} times in a row"
+            self._note(position, request, Outcome.GONE, message=gone)
             return
         self.times += 1
         self.keep(self.progress)
@@ -240,8 +245,10 @@ class _Search:
         except UnavailableError:  # nothing could be kept of the others either
             raise
         except Exception as error:  # engines raise what they like
-            is_first = not self.trials
-            self._note(position, request, Outcome.FAILED, message=words_of(error))
+            is_first, words = not self.trials, words_of(error)
+            if isinstance(error, EngineError):
+                self.unable[way] = words
+            self._note(position, request, Outcome.FAILED, message=words)
             if is_first:
                 self._try_elsewhere(position)
                 if all(trial.outcome is Outcome.FAILED for trial in self.trials):

@@ -21,6 +21,7 @@ from optimizer.analysis.summary import summarise
 from optimizer.progress import Report, quiet
 from optimizer.recipe import Preset
 from optimizer.records import Latency, Request, Result
+from optimizer.search.confirming import points_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
     chosen, confirmed = halves(result, max(needed, MIN_CONFIRMING))
     kept = chosen.high_at(confidence) <= preset.points
     kept = kept and (confirmed is None or confirmed.points <= preset.points)
-    words = f"loses {_loss(chosen, confirmed, result)}"
+    words = f"loses {_loss(chosen, confirmed)}"
     if chosen.total < needed:
         words += (
             f". With so few images nothing can be shown to lose at most {preset.points:g} points: "
@@ -101,19 +102,11 @@ def _by_accuracy(preset: Preset, result: Result, confidence: float) -> _Judged:
     return _Judged(result, kept, chosen.high, words)
 
 
-def _loss(chosen: PairedDrop, confirmed: PairedDrop | None, result: Result) -> str:
-    total = result.accuracy.total
-    if confirmed is None:
-        return f"{_points(chosen)} on the {total:,} images that chose it, too few to confirm it on others"
-    half = total // 2
-    return (
-        f"{_points(chosen)} on the {half:,} images that chose it, and {_points(confirmed)} on "
-        f"{total - half:,} others"
-    )
-
-
-def _points(drop: PairedDrop) -> str:
-    return metric("drop").format(drop.points, drop.low, drop.high)
+def _loss(chosen: PairedDrop, confirmed: PairedDrop | None) -> str:
+    others = "too few to confirm it on others"
+    if confirmed is not None:
+        others = f"and {points_words(confirmed)} on {confirmed.total:,} others"
+    return f"{points_words(chosen)} on the {chosen.total:,} images that chose it, {others}"
 
 
 def _times(result: Result, afresh: Latency) -> str:

@@ -8,8 +8,8 @@ store before its item is done, so that a kill in between costs nothing: the item
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, func, insert, select, update
@@ -37,9 +37,8 @@ from optimizer.store.items import (
     settle,
 )
 from optimizer.store.keys import request_keys, weights_version
-from optimizer.store.results import ANSWER, MAX_MESSAGE, Store
+from optimizer.store.results import MAX_MESSAGE, Store
 from optimizer.store.tables import OPEN, QUEUED, RUNNING
-from optimizer.store.tables import documents as DOCUMENTS
 from optimizer.store.tables import items as ITEMS
 from optimizer.store.tables import sweeps as SWEEPS
 from optimizer.system.environment import environment
@@ -63,8 +62,7 @@ def create(store: Store, asked: bytes, requests: Sequence[Request], who: str, de
     if not requests:
         raise InputError("a sweep needs at least one configuration")
     keyed = _keyed(requests, device)
-    with store.writing() as connection:
-        _check_room(connection, len(keyed), device)
+    with store.writing() as connection, _room(connection, device):
         sweep = _new(connection, asked, who, device)
         _append(connection, sweep, 0, keyed)
     return sweep
@@ -76,21 +74,19 @@ def ask(store: Store, asked: bytes, base: Request, key: str, answer: str, who: s
     early, was cancelled or has failed waits again; ``who`` asked first stays.
 
     Of questions with one ``key`` one is worked on at a time. Raises UnavailableError when too many items wait
-    already, unless its answer is stored, so that it does not.
+    already.
     """
     versions = _versions([base])  # folders are looked at before others wait
     with store.writing() as connection:
         question = connection.scalar(select(ITEMS.c.sweep).where(ITEMS.c.answer == answer))
         if question is None:
-            there = (DOCUMENTS.c.kind == ANSWER) & (DOCUMENTS.c.key == answer)
-            if connection.scalar(select(DOCUMENTS.c.key).where(there)) is None:
-                _check_room(connection, 1)
-            question = _new(connection, asked, who)
-            row = _row(question, 0, key, base)
-            connection.execute(insert(ITEMS).values(row | {"answer": answer}))
+            with _room(connection):
+                question = _new(connection, asked, who)
+                row = _row(question, 0, key, base)
+                connection.execute(insert(ITEMS).values(row | {"answer": answer}))
         else:
             again(connection, question, versions)
-        settle(connection)
+            settle(connection)
     return int(question)
 
 
@@ -105,10 +101,10 @@ def extend(store: Store, sweep: int, asked: bytes, requests: Sequence[Request]) 
     with store.writing() as connection:
         known = connection.scalars(select(ITEMS.c.key).where(ITEMS.c.sweep == sweep)).all()
         new = {key: request for key, request in keyed.items() if key not in set(known)}
-        _check_room(connection, len(new), device)
         connection.execute(update(SWEEPS).where(SWEEPS.c.id == sweep).values(asked=asked))
         _move_here(connection, sweep)
-        _append(connection, sweep, len(known), new)
+        with _room(connection, device):
+            _append(connection, sweep, len(known), new)
     return len(new)
 
 
@@ -375,10 +371,18 @@ def _keyed(requests: Sequence[Request], device: str) -> dict[str, Request]:
 # In a transaction
 
 
-def _check_room(connection: Connection, more: int, device: str = "") -> None:
+@contextmanager
+def _room(connection: Connection, device: str = "") -> Iterator[None]:
+    """For items that the block adds: what is in the store is done, and does not wait. Raises UnavailableError
+    where too many do."""
     waits = (ITEMS.c.state == QUEUED) & (ITEMS.c.sweep == SWEEPS.c.id) & (SWEEPS.c.device == device)
-    waiting = connection.execute(select(func.count(ITEMS.c.key)).where(waits)).scalar_one()
-    if waiting + more > MAX_WAITING:
+    count = select(func.count(ITEMS.c.key)).where(waits)
+    settle(connection)
+    waiting = connection.execute(count).scalar_one()
+    yield
+    settle(connection)
+    more = connection.execute(count).scalar_one() - waiting
+    if more and waiting + more > MAX_WAITING:
         raise UnavailableError(
             f"{more:,} configurations are too many now: {waiting:,} wait already, and {MAX_WAITING:,} may."
             " Ask for fewer, try again when some of them are done, or cancel a sweep"
@@ -404,7 +408,6 @@ def _append(connection: Connection, sweep: int, first: int, keyed: Mapping[str, 
     rows = [_row(sweep, number, key, request) for number, (key, request) in enumerate(keyed.items(), first)]
     if rows:
         connection.execute(insert(ITEMS), rows)
-    settle(connection)
 
 
 def _row(sweep: int, number: int, key: str, request: Request) -> dict[str, object]:

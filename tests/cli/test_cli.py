@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from factories import make_result
 from refusals import refused
 from test_growth import run as complexity_run
 
@@ -23,7 +24,8 @@ from optimizer.errors import InputError
 from optimizer.methods.exporters import EXPORTERS
 from optimizer.methods.pruners import PRUNERS
 from optimizer.recipe import Recipe
-from optimizer.records import encode
+from optimizer.records import Request, Result, encode
+from optimizer.store.keys import request_key
 from optimizer.store.results import Store
 
 QUICK = ["--limit", "200", "--quick"]
@@ -78,7 +80,15 @@ def test_a_threshold_removes_what_lies_below_it(capsys: pytest.CaptureFixture[st
     assert 0 < weights["nonzero"] < weights["total"]
 
 
-def test_a_sweep_prunes_and_rounds_as_it_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_prunes_and_rounds_as_it_is_asked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_up(request: Request, store: Store, report: object) -> Result:
+        made = replace(make_result(request.recipe), key=request_key(request), request=request)
+        store.put(made)
+        return made
+
+    monkeypatch.setattr(on_demand, "load_or_measure", make_up)
     way = ["--prune", "compensated", "--allocation", "uniform", "--rounding", "compensated", "--range", "mse"]
     arguments = ["sweep", "fashion-mlp", "--sparsities", "0.5", "--bits", "4", *way, *QUICK, "--json"]
     assert main(arguments) == 0

@@ -19,13 +19,13 @@ from torchvision.models import ResNet18_Weights
 
 from optimizer.cli import results
 from optimizer.cli.main import main
+from optimizer.cluster import dask_nodes
 from optimizer.model.sources.torchvision_hub import checkpoint_path
 from optimizer.recipe import Recipe
 from optimizer.store.results import Store
 from optimizer.system.paths import asset
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -68,8 +68,9 @@ from optimizer.system.paths import asset
     ],
 )  # fmt: skip
 def test_bad_input_is_answered_in_one_line(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(dask_nodes, "CONNECT_SECONDS", 0.1)  # till then it is tried again and again
     assert words in refused(arguments, capsys)
 
 

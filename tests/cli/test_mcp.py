@@ -20,8 +20,8 @@ from optimizer.store.results import Store
 
 mcp = pytest.importorskip("mcp")
 
-QUICK_FIND = {"model": "fashion-mlp", "limit": 200, "max_size_mb": 100, "engine": "openvino"}
-QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1}
+QUICK_FIND = {"model": "fashion-mlp", "limit": 200, "max_size_mb": 100, "engine": "torch"}
+QUICK = {"model": "fashion-mlp", "quick": True, "limit": 200, "threads": 1, "engine": "torch"}
 
 
 @asynccontextmanager

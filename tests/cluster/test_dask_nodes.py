@@ -244,14 +244,20 @@ def website() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.mark.slow
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects tries again and again till then: seconds, of which a tenth will do here."""
+    monkeypatch.setattr(dask_nodes, "CONNECT_SECONDS", dask_nodes.CONNECT_SECONDS / 10)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("address", ["nobody", "website"])
 def test_what_is_no_scheduler_is_told_soon(address: str, request: pytest.FixtureRequest) -> None:
     with pytest.raises(UnavailableError, match="no Dask scheduler answers at tcp://127"):
         connect(request.getfixturevalue(address))
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("impatient")
 def test_where_nothing_listens_is_told_soon() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

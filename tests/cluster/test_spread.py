@@ -330,7 +330,8 @@ def test_submitit_is_an_executor_like_any(store: Store, monkeypatch: pytest.Monk
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     nodes = Nodes(slurm_executor(cluster="local"), 2)
     assert nodes.environment.cpu == environment().cpu
-    request = Request("fashion-mlp", px.Recipe.of(sparsity=0.5, pruning="magnitude"), data=DataSpec(limit=50))
+    recipe, data = px.Recipe.of(sparsity=0.5, pruning="magnitude"), DataSpec(limit=50)
+    request = Request("fashion-mlp", recipe, "torch", data)
     sweep = ledger.create(store, b"", [request], "ann", nodes.environment.key)
     (item,) = work_off(store, nodes, sweep)
     assert item.state == "done", item.message

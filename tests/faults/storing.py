@@ -87,7 +87,7 @@ def make_up(request: Request, store: Store, report: Report, workspace: object = 
     if found := store.get(key):
         return found
     _die_of(key)
-    time.sleep(0.02)
+    time.sleep(0.1)
     report(0.5, "half way")
     made = factories.make_result(request.recipe, engine=request.engine, quick=True, images=600)
     store.put(replace(made, key=key, request=request))
@@ -108,10 +108,10 @@ def find_here(number: int, report: Report) -> str:
 def screen_here(sweep: int) -> None:
     """Work off a sweep of the frontier alone, with no more than two calls a round. The first that is to be
     left out is noted as soon as that is known, and nothing more is done."""
+    from quick_timing import A_FEW_CALLS
+
     from optimizer.measurement import experiment, latency
-    from optimizer.measurement.latency import LatencyEffort
     from optimizer.measurement.scoring import score_unless_beaten
-    from optimizer.measurement.visits import VisitEffort
     from optimizer.on_demand import do_here
     from optimizer.search.drain import drain
 
@@ -124,8 +124,7 @@ def screen_here(sweep: int) -> None:
 
         return score_unless_beaten(score, images, bar, baseline, counted)
 
-    visit = VisitEffort(settle_seconds=0, seconds=0, min_calls=2, max_calls=2)
-    latency.EFFORTS[True] = LatencyEffort(1, warmup_seconds=0, seconds=0, min_rounds=10, visit=visit)
+    latency.EFFORTS[True] = A_FEW_CALLS
     experiment.score_unless_beaten = held
     store = Store()
     for _ in drain(store, do_here(store, quiet), sweep):

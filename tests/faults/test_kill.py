@@ -139,7 +139,7 @@ def test_a_retry_can_be_cancelled(pool: Pool, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_cancelling_again_and_again_never_hurts_the_next_job(pool: Pool, tmp_path: Path) -> None:
-    for number in range(10):
+    for number in range(6):
         pool.submit("measure", "wait", {"begun": str(tmp_path / "begun"), "go": "never"}, "k")
         queued = pool.submit("measure", "echo", number, str(number))
         if number % 2:
@@ -250,7 +250,7 @@ def test_a_killed_holder_gives_the_lock_back(lock: str, pool: Pool, tmp_path: Pa
 def test_results_stored_before_a_kill_are_there(pool: Pool, tmp_path: Path) -> None:
     path, file = str(tmp_path / "results.sqlite"), str(tmp_path / "in")
     Store(path).put(make_result("before"))
-    for kills in range(5):
+    for kills in range(3):
         seen = len(lines(file))
         pool.submit("measure", "fill", (path, file, "k", 10_000), f"k{kills}")
         until_lines(file, seen + 4)
@@ -259,7 +259,7 @@ def test_results_stored_before_a_kill_are_there(pool: Pool, tmp_path: Path) -> N
     store = Store(path)
     keys = {result.key for result in store.results()}
     assert keys >= {"before", *lines(file)}
-    assert len(keys) <= 1 + len(lines(file)) + 5  # one may be in, and its writer killed before it said so
+    assert len(keys) <= 1 + len(lines(file)) + 3  # one may be in, and its writer killed before it said so
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     store.put(make_result("after"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, score
+from by_request import build_of, close_all, compressed_model, inspect, measure, open_model, opened, score
 from factories import OTHER_MACHINE, visits
 from torch import Tensor, nn
 
@@ -21,9 +21,9 @@ from optimizer.compression.apply import compress
 from optimizer.data.loading import load_images
 from optimizer.data.memory import in_memory
 from optimizer.data.selection import fingerprint
-from optimizer.engine import engine_named
+from optimizer.engine import Runner, engine_named
 from optimizer.engine.memory import Start
-from optimizer.errors import InputError, WorkError
+from optimizer.errors import EngineError, InputError, WorkError
 from optimizer.measurement import experiment, latency
 from optimizer.measurement.latency import LatencyEffort
 from optimizer.measurement.visits import VisitEffort
@@ -51,6 +51,8 @@ from optimizer.store.results import UNFINISHED, Store
 from optimizer.system.environment import environment, threads_available
 
 IMAGES = 120
+MLP = "fashion-mlp"
+"""Where it makes no difference which network it is: an engine prepares it in a fifth of the time."""
 BASE = Request("fashion-resnet", data=DataSpec(limit=IMAGES), settings=Settings(threads=1))
 HALF = Recipe(PruneSpec(sparsity=0.5))
 FOUR_BITS = Recipe(PruneSpec(sparsity=0.5), QuantizeSpec(weight_bits=4))
@@ -112,8 +114,11 @@ def test_the_baseline_against_itself_loses_exactly_nothing(measured: Measured, e
 @pytest.mark.timing
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: str) -> None:
-    verdict = summarise(measured(engine=engine)).latency.verdict
-    assert verdict in (SAME, "noisy")
+    """One comparison in a hundred may be wrong, and not two of three, each of a network built anew."""
+    asked, result = request(Recipe(), engine=engine), measured(engine=engine)
+    times = [result.latency, *(experiment.time_again(opened(asked), asked) for _ in range(2))]
+    verdicts = [summarise(replace(result, latency=one)).latency.verdict for one in times]
+    assert sum(one in (SAME, "noisy") for one in verdicts) >= 2, verdicts
 
 
 @pytest.mark.slow
@@ -123,8 +128,8 @@ def test_the_baseline_is_not_told_apart_from_itself(measured: Measured, engine: 
 def test_a_result_says_what_was_run_and_survives_json(
     measured: Measured, recipe: Recipe, engine: str
 ) -> None:
-    result = measured(recipe, engine=engine)
-    assert result.request == request(recipe, engine=engine)
+    result = measured(recipe, engine=engine, model=MLP)
+    assert result.request == request(recipe, engine=engine, model=MLP)
     assert result.key == request_key(result.request)
     assert result.environment == environment()
     assert decode(encode(result), Result) == result
@@ -139,7 +144,7 @@ def test_a_result_says_what_was_run_and_survives_json(
 
 @pytest.mark.parametrize("recipe", [Recipe(), HALF, FOUR_BITS, INT8], ids=Recipe.describe)
 def test_a_recipe_is_measured_as_it_is_inspected(measured: Measured, recipe: Recipe) -> None:
-    assert measured(recipe).inspection == inspect(request(recipe))
+    assert measured(recipe, model=MLP).inspection == inspect(request(recipe, model=MLP))
 
 
 @pytest.mark.slow
@@ -164,7 +169,8 @@ def test_accuracy_is_that_of_a_loop_over_the_model_and_its_images(
 def test_with_the_scores_of_another_machine_a_recipe_is_timed_and_not_scored(
     measured: Measured, recipe: Recipe, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, whole = request(recipe, engine=engine), measured(recipe, engine=engine)
+    asked = request(recipe, engine=engine, model=MLP)
+    whole = measured(recipe, engine=engine, model=MLP)
     scores = score(asked).scores
     assert scores.environment == environment()
     there = decode(encode(replace(scores, environment=OTHER_MACHINE)), Scores)
@@ -255,18 +261,19 @@ def test_weights_on_an_engine_are_those_that_were_inspected() -> None:
 
 @pytest.mark.slow
 def test_recipes_that_run_the_same_kernels_share_a_signature(measured: Measured) -> None:
-    float32 = {measured(recipe).latency.signature for recipe in (Recipe(), HALF, FOUR_BITS)}
-    int8 = {measured(recipe).latency.signature for recipe in (INT8, INT8_KERNELS)}
-    assert len(float32) == len(int8) == 1
-    assert float32 != int8
     asymmetric = replace(INT8, quantize=replace(INT8.quantize, symmetric=False))
-    assert measured(asymmetric).latency.signature not in float32 | int8
+    float32, int8, others = (
+        {measured(recipe, model=MLP).latency.signature for recipe in recipes}
+        for recipes in ((Recipe(), HALF, FOUR_BITS), (INT8, INT8_KERNELS), (asymmetric,))
+    )
+    assert len(float32) == len(int8) == 1
+    assert len(float32 | int8 | others) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
-    [{"engine": "openvino"}, {"settings": Settings(threads=1, batch=2)}, {"model": "fashion-mlp"}],
+    [{"engine": "openvino"}, {"settings": Settings(threads=1, batch=2)}, {"model": MLP}],
     ids=["engine", "batch", "model"],
 )
 def test_another_engine_batch_or_model_is_another_signature(
@@ -279,7 +286,7 @@ def test_another_engine_batch_or_model_is_another_signature(
 @pytest.mark.skipif(threads_available() < 2, reason="one core")
 def test_no_thread_count_means_every_core_and_is_another_signature(measured: Measured) -> None:
     # A small network: threads of this test's and of others wait for each other.
-    small = {"engine": "torch", "model": "fashion-mlp"}
+    small = {"engine": "torch", "model": MLP}
     every = measured(settings=Settings(threads=0), **small).latency
     assert every.threads == threads_available()
     assert every.signature != measured(**small).latency.signature
@@ -390,7 +397,8 @@ def test_accuracy_grows_in_a_random_order_with_an_interval_for_every_look() -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("last", "bits"), [("preparing", 5), ("scoring", 6), ("timing", 7)])
 def test_work_that_is_not_wanted_any_more_ends_and_the_next_is_as_without_it(last: str, bits: int) -> None:
-    asked, reached = request(replace(HALF, quantize=QuantizeSpec(weight_bits=bits))), [""]
+    asked = request(replace(HALF, quantize=QuantizeSpec(weight_bits=bits)), model=MLP)
+    reached = [""]
     with pytest.raises(Cancelled), asked_by(Asker(lambda known: None, lambda: reached[-1] == last)):
         measure(asked, lambda share, message: reached.append(message.split()[0]))
     assert reached[-1] == last
@@ -525,7 +533,7 @@ def test_equal_requests_have_one_key_and_others_another() -> None:
         BASE,
         request(HALF),
         request(Recipe(), engine="torch"),
-        request(Recipe(), model="fashion-mlp"),
+        request(Recipe(), model=MLP),
         request(Recipe(), data=DataSpec(limit=IMAGES + 1)),
         request(Recipe(), settings=Settings(threads=1, quick=False)),
     ]
@@ -550,6 +558,21 @@ def test_unknown_names_are_refused(task: Callable[[Request], object], bad: Reque
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(InputError, match="unknown engine 'tvm': use one of openvino, onnxruntime, "):
         measure(request(HALF, engine="tvm"))
+
+
+def test_what_fails_of_the_uncompressed_network_is_the_engine_s_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    runner = Runner(fail, fail, Execution((), ()))
+    for prepared in (fail, lambda *_: fail, lambda *_: lambda *_, **__: runner):
+        close_all()
+        monkeypatch.setattr("optimizer.measurement.workspace.prepare", prepared)
+        with pytest.raises(EngineError, match="^RuntimeError: no such kernel$"):
+            measure(request(HALF, engine="torch", model=MLP))
+    close_all()
 
 
 def test_more_threads_than_cores_are_refused() -> None:

@@ -34,8 +34,7 @@ IMAGES = torch.rand(4, 1, 8, 8)
 
 
 def runner(engine: str, ready: Ready, recipe: Recipe = Recipe()) -> Runner:  # noqa: B008
-    """Where each process compiles, of the network with the fewest kernels."""
-    module, build = ready(engine, "auxiliary" if engine == "compile" else "cnn")
+    module, build = ready(engine, "auxiliary")  # with the fewest kernels
     return build(compress(module, recipe), IMAGES, threads=1, batch=1)
 
 

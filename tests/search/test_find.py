@@ -9,7 +9,7 @@ import pytest
 from search_bench import BASE, SECONDS, SMALL, Bench, question, trials
 
 from optimizer.analysis.limits import MIN_CONFIRMING, Limits, bound, halves, keeping
-from optimizer.errors import InputError, UnavailableError, WorkError
+from optimizer.errors import EngineError, InputError, UnavailableError, WorkError
 from optimizer.methods.engines import ENGINES
 from optimizer.progress import Cancelled, Report, ended_by
 from optimizer.records import Request, Result, decode, encode
@@ -322,22 +322,35 @@ def test_the_first_failure_is_raised_and_later_ones_are_told() -> None:
     assert any(trial.message == "out of memory" for trial in trials(answer))
 
 
+@pytest.mark.parametrize("error", [WorkError, EngineError])
 @pytest.mark.parametrize("search", ["guided", "grid"])
-def test_an_engine_or_a_number_of_threads_that_fails_first_does_not_fail_the_question(search: str) -> None:
+def test_an_engine_or_a_number_of_threads_that_fails_first_does_not_fail_the_question(
+    search: str, error: type[WorkError]
+) -> None:
+    """One that can't run the network at all is tried once, others at each of their positions."""
     small = replace(SMALL, sparsity=(0.5,), weight_bits=(32, 8))
     for space in (replace(small, engine=("onnxruntime", "openvino")), replace(small, threads=(2, 1))):
-        first, bench = space.request(BASE, space.all()[0]), Bench()
+        first, bench, failed = space.request(BASE, space.all()[0]), Bench(), list[Request]()
 
         def measure(
-            bench: Bench, first: Request, request: Request, unwanted: Unwanted, report: Report
+            bench: Bench,
+            first: Request,
+            failed: list[Request],
+            request: Request,
+            unwanted: Unwanted,
+            report: Report,
         ) -> Result | None:
             if (request.engine, request.settings.threads) == (first.engine, first.settings.threads):
-                raise WorkError("can't convert the model")
+                failed.append(request)
+                raise error("can't convert the model")
             return bench.measure(request, unwanted)
 
         asked = question(Limits(size_mb=1000), search, space=space)
-        found = bench.go_on(asked, Progress(), partial(measure, bench, first))
-        assert len(found.measured) == len({small.request(BASE, position) for position in small.all()})
+        found = bench.go_on(asked, Progress(), partial(measure, bench, first, failed))
+        each = len({small.request(BASE, position) for position in small.all()})
+        assert len(found.measured) == each
+        assert len(found.answer.progress.trials) == 2 * each
+        assert len(failed) == (1 if error is EngineError else each)
         assert {trial.message for trial in trials(found)} == {"", "can't convert the model"}
         assert trials(found)[0].message, "its own turn comes first"
         assert trials(found)[1].key, "then that of another"

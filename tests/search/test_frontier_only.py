@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 from faults.tasks import lines, until
+from quick_timing import A_FEW_CALLS
 
 import optimizer as px
 from optimizer import on_demand, work
@@ -21,8 +22,6 @@ from optimizer.analysis.summary import summarise
 from optimizer.cli.main import main
 from optimizer.errors import InputError
 from optimizer.measurement import latency
-from optimizer.measurement.latency import LatencyEffort
-from optimizer.measurement.visits import VisitEffort
 from optimizer.progress import Cancelled, ended_by, quiet
 from optimizer.recipe import NORMAL, Recipe
 from optimizer.records import DataSpec, Request, Result, Settings, encode
@@ -39,21 +38,19 @@ IMAGES = 300
 BASE = Request("fashion-mlp", Recipe(), data=DataSpec(limit=IMAGES), settings=Settings(threads=1))
 WHOLE = Grid(BASE, (0.0, 0.6, 0.95), (32, 8, 3), (32,), ("openvino",))
 ASKED = replace(WHOLE, frontier_only=True)
-VISIT = VisitEffort(settle_seconds=0, seconds=0, min_calls=2, max_calls=2)
-EFFORT = LatencyEffort(1, warmup_seconds=0, seconds=0, min_rounds=10, visit=VISIT)
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """How long a series of calls lasts is tested elsewhere."""
-    monkeypatch.setitem(latency.EFFORTS, True, EFFORT)
+    monkeypatch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Result]]:
     """The grid, all of it measured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(latency.EFFORTS, True, EFFORT)
+        patch.setitem(latency.EFFORTS, True, A_FEW_CALLS)
         store = Store(tmp_path_factory.mktemp("whole") / "results.sqlite")
         yield [on_demand.load_or_measure(request, store) for request in WHOLE.requests()]
 

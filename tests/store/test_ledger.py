@@ -335,6 +335,18 @@ def test_too_many_are_refused_whole(store: Store, monkeypatch: pytest.MonkeyPatc
     assert ledger.extend(store, sweep, b"", asked_for(["a", "c"])) == 1
 
 
+def test_what_is_in_the_store_needs_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "MAX_WAITING", 1)
+    for key in "abc":
+        store.put(make_result(key))
+    sweep = ledger.create(store, b"", asked_for(["a", "b", "d"]), "ann")
+    assert ledger.find(store, sweep).counts == {"done": 2, "queued": 1}
+    assert ledger.extend(store, sweep, b"", asked_for(["a", "b", "c", "d"])) == 1
+    assert ledger.find(store, sweep).counts == {"done": 3, "queued": 1}
+    with pytest.raises(UnavailableError, match="1 configurations are too many now: 1 wait already"):
+        ledger.create(store, b"", asked_for(["a", "e"]), "ann")
+
+
 def test_a_question_that_is_answered_needs_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "MAX_WAITING", 1)
     ledger.create(store, b"", asked_for(["a"]), "ann")
