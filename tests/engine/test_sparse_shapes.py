@@ -12,7 +12,8 @@ from optimizer.compression.apply import compress
 from optimizer.engine import csr, kernels
 from optimizer.engine.kernels.network import Network
 from optimizer.engine.kernels.trace import trace
-from optimizer.engine.sparse import parameters_of, prepare
+from optimizer.engine.sparse import prepare
+from optimizer.engine.torch import parameters_of
 from optimizer.recipe import Recipe
 
 
