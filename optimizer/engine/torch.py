@@ -104,7 +104,7 @@ def build(compressed: CompressedModel, calibration: Tensor, *, threads: int, bat
     return Runner(
         infer=infer,
         score=score,
-        execution=Execution(layers, tuple(_simulated(compressed, layers))),
+        execution=Execution(layers, tuple(simulated_in_words(compressed, layers))),
         memory_probe=lambda folder: torch.save(model, Path(folder) / "model.pt"),
         loader=saved,
         session=lambda: thread_count(threads),
@@ -244,7 +244,7 @@ def saved() -> Load:
     return load
 
 
-def _simulated(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> Iterator[str]:
+def simulated_in_words(compressed: CompressedModel, layers: Sequence[LayerExecution]) -> Iterator[str]:
     yield from simulated(compressed, layers, "torch", rounding=TAKES_TIME)
     bits = compressed.recipe.quantize.activation_bits
     attends = any(isinstance(module, nn.MultiheadAttention) for module in compressed.module.modules())
